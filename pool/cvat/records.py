@@ -1,0 +1,115 @@
+"""What the pool wants to know of CVAT's answers, and nothing more. Unknown fields are ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, BinaryIO
+
+#: Called with (bytes sent, bytes in all) while an upload runs.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerInfo:
+    """``GET /api/server/about``."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class User:
+    """``GET /api/users/self``."""
+
+    id: int
+    username: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AccessToken:
+    """``GET /api/auth/access_tokens/self`` (CVAT 2.48 and later)."""
+
+    name: str
+    read_only: bool
+    expiry_date: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskInfo:
+    """What tells whether a task still is what the pool left on the server.
+
+    ``size`` is the number of frames: 0 for an empty task, with or without a prepared upload.
+    ``jobs`` is how many jobs it has.
+    """
+
+    id: int
+    name: str
+    size: int
+    has_data: bool
+    jobs: int
+    project_id: int | None
+    organization_id: int | None
+
+    @property
+    def empty(self) -> bool:
+        """Whether no frames and no jobs are in the task."""
+        return self.size == 0 and self.jobs == 0
+
+
+class ImportStatus(StrEnum):
+    """The state of an import by its request id, with the two ways in which it can be missing."""
+
+    QUEUED = "queued"
+    STARTED = "started"
+    FINISHED = "finished"
+    FAILED = "failed"
+    #: 404: never started, or finished and forgotten (500 s after success).
+    UNKNOWN = "unknown"
+    #: 400: the task itself was deleted.
+    TASK_GONE = "task_gone"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImportState:
+    """``GET /api/requests/{id}``; ``message`` is CVAT's own when the import has failed."""
+
+    status: ImportStatus
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """One file to upload: a path on this machine, or the bytes themselves under a name.
+
+    ``name`` is the file's name inside the task. ``size`` is in bytes.
+    """
+
+    name: str
+    source: Path | bytes | BinaryIO
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Upload:
+    """Data for one task; exactly one of the four kinds is given.
+
+    ``files`` come from here; ``share`` names files and folders on the server's share;
+    ``urls`` the server fetches itself; ``cloud`` is a cloud storage's id and keys in it.
+    """
+
+    files: tuple[LocalFile, ...] = ()
+    share: tuple[str, ...] = ()
+    urls: tuple[str, ...] = ()
+    cloud: tuple[int, tuple[str, ...]] | None = None
+    #: One job for each entry, each a sequence of file names; not with ``segment_size``.
+    job_file_mapping: Sequence[Sequence[str]] | None = None
+    #: Data parameters beside those of the template, by CVAT's names.
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes to send from here."""
+        return sum(file.size for file in self.files)

@@ -1,0 +1,232 @@
+"""Everything that can go wrong, one class a failure; a class's docstring is its message.
+
+Every error carries what the three doors need: ``exit_code`` for the command line, ``status``
+for HTTP, ``code`` as a stable machine-readable name. ``str(error)`` is one line that says what
+is wrong and, where a person can do something about it, what to do.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_TIMED_OUT = 3
+EXIT_REFUSED = 4
+EXIT_EMPTY = 5
+
+
+class PoolError(Exception):
+    """Something went wrong."""
+
+    code: ClassVar[str] = "failed"
+    exit_code: ClassVar[int] = EXIT_FAILED
+    status: ClassVar[int] = 500
+
+    def __init__(self, detail: str = "") -> None:
+        self.detail = detail
+        super().__init__(detail)
+
+    def __str__(self) -> str:
+        summary = (type(self).__doc__ or "").strip().splitlines()[0]
+        detail = " ".join(self.detail.split())
+        return f"{summary.rstrip('.')}: {detail}" if detail else summary
+
+
+# --- What the caller asked for -----------------------------------------------------------------
+
+
+class ConfigError(PoolError):
+    """The configuration is wrong."""
+
+    code = "config"
+    exit_code = EXIT_USAGE
+
+
+class InputError(PoolError):
+    """The input cannot be used."""
+
+    code = "input"
+    exit_code = EXIT_USAGE
+    status = 422
+
+
+class UnknownTemplate(InputError):
+    """There is no such template in the configuration."""
+
+    code = "unknown-template"
+    status = 404
+
+
+class UnknownLease(InputError):
+    """There is no such lease."""
+
+    code = "unknown-lease"
+    status = 404
+
+
+class UnknownRequest(InputError):
+    """There is no such request."""
+
+    code = "unknown-request"
+    status = 404
+
+
+class LeaseInUse(PoolError):
+    """The lease cannot be given back, since its task has been touched."""
+
+    code = "lease-in-use"
+    status = 409
+
+
+class LeaseEnded(PoolError):
+    """The lease has ended."""
+
+    code = "lease-ended"
+    status = 409
+
+
+class IdempotencyConflict(InputError):
+    """The idempotency key was used before with other content."""
+
+    code = "idempotency-conflict"
+    status = 409
+
+
+class PoolClosed(PoolError):
+    """The pool is closed."""
+
+    code = "closed"
+
+
+class PoolEmpty(PoolError):
+    """No warm task is available."""
+
+    code = "pool-empty"
+    exit_code = EXIT_EMPTY
+    status = 503
+
+
+class WaitTimeout(PoolError, TimeoutError):
+    """Not ready in time; it is still running."""
+
+    code = "timeout"
+    exit_code = EXIT_TIMED_OUT
+    status = 504
+
+
+class RequestCancelled(PoolError):
+    """The request was cancelled."""
+
+    code = "cancelled"
+    status = 409
+
+
+# --- What the store says -----------------------------------------------------------------------
+
+
+class StoreError(PoolError):
+    """The store cannot be used."""
+
+    code = "store"
+    status = 503
+
+
+# --- What the import came to -------------------------------------------------------------------
+
+
+class ImportFailed(PoolError):
+    """CVAT could not import the data."""
+
+    code = "import-failed"
+    status = 422
+
+
+class ImportTimedOut(PoolError):
+    """CVAT did not finish the import within the template's time-out."""
+
+    code = "import-timed-out"
+    status = 504
+
+
+class TaskGone(PoolError):
+    """The task was deleted on the server while it was in use."""
+
+    code = "task-gone"
+    status = 409
+
+
+class OwnerGone(PoolError):
+    """The process that held the data ended before the upload was complete."""
+
+    code = "owner-gone"
+
+
+# --- What CVAT answers -------------------------------------------------------------------------
+
+
+class CvatError(PoolError):
+    """CVAT answered with an error."""
+
+    code = "cvat"
+    status = 502
+
+    def __init__(self, detail: str = "", *, http_status: int | None = None) -> None:
+        self.http_status = http_status
+        super().__init__(detail)
+
+
+class CvatUnreachable(CvatError):
+    """CVAT cannot be reached."""
+
+    code = "cvat-unreachable"
+
+
+class CvatAmbiguous(CvatUnreachable):
+    """The connection to CVAT was lost after the call was sent, so its outcome is unknown."""
+
+    code = "cvat-ambiguous"
+
+
+class CvatBusy(CvatError):
+    """CVAT is overloaded or failing."""
+
+    code = "cvat-busy"
+
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        http_status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        #: Seconds that the server asked to wait for (``Retry-After``), or None.
+        self.retry_after = retry_after
+        super().__init__(detail, http_status=http_status)
+
+
+class CvatRefusedCredentials(CvatError):
+    """CVAT refused the credentials."""
+
+    code = "cvat-unauthorized"
+    exit_code = EXIT_REFUSED
+
+
+class CvatForbidden(CvatError):
+    """CVAT does not allow this with these credentials."""
+
+    code = "cvat-forbidden"
+    exit_code = EXIT_REFUSED
+
+
+class CvatNotFound(CvatError):
+    """CVAT does not know this."""
+
+    code = "cvat-not-found"
+
+
+class CvatRejected(CvatError):
+    """CVAT rejected the call."""
+
+    code = "cvat-rejected"
+    status = 422

@@ -1,0 +1,284 @@
+"""The pool's records, their states and the transitions that are legal. No I/O.
+
+Times are seconds since the Unix epoch, UTC; sizes are bytes; durations are seconds.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+
+class TaskState(StrEnum):
+    """Where a pooled task stands. ``WARM`` can be handed out; ``READY`` means its jobs exist."""
+
+    CREATING = "creating"
+    WARM = "warm"
+    LEASED = "leased"
+    IMPORTING = "importing"
+    READY = "ready"
+    FAILED = "failed"
+    RETIRED = "retired"
+    DELETING = "deleting"
+    DELETED = "deleted"
+
+
+TASK_TRANSITIONS: Final[Mapping[TaskState, frozenset[TaskState]]] = {
+    # A cold task goes straight to the caller that it was created for, so that nobody else
+    # can take it in between.
+    TaskState.CREATING: frozenset({TaskState.WARM, TaskState.LEASED, TaskState.FAILED}),
+    TaskState.WARM: frozenset({TaskState.LEASED, TaskState.RETIRED}),
+    # Back to warm when the caller gave it back untouched. Straight to ready when the caller
+    # uploaded by itself and the jobs were there before the import was noticed.
+    TaskState.LEASED: frozenset(
+        {
+            TaskState.WARM,
+            TaskState.IMPORTING,
+            TaskState.READY,
+            TaskState.FAILED,
+            TaskState.RETIRED,
+        }
+    ),
+    TaskState.IMPORTING: frozenset({TaskState.READY, TaskState.FAILED}),
+    TaskState.READY: frozenset(),
+    TaskState.FAILED: frozenset({TaskState.DELETING}),
+    TaskState.RETIRED: frozenset({TaskState.DELETING}),
+    TaskState.DELETING: frozenset({TaskState.DELETED}),
+    TaskState.DELETED: frozenset(),
+}
+
+#: States in which a task still takes up room on the server because of the pool.
+LIVE_TASK_STATES: Final = (
+    TaskState.CREATING,
+    TaskState.WARM,
+    TaskState.LEASED,
+    TaskState.IMPORTING,
+    TaskState.FAILED,
+    TaskState.RETIRED,
+    TaskState.DELETING,
+)
+
+
+class LeaseState(StrEnum):
+    """Where a lease stands: it waits for a task, holds one, or has ended in one of four ways."""
+
+    WAITING = "waiting"
+    ACTIVE = "active"
+    USED = "used"
+    RELEASED = "released"
+    EXPIRED = "expired"
+    ABANDONED = "abandoned"
+
+
+class RequestState(StrEnum):
+    """Where data that a caller gave to the pool stands on its way to job ids."""
+
+    QUEUED = "queued"
+    UPLOADING = "uploading"
+    IMPORTING = "importing"
+    READY = "ready"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will happen to the request."""
+        return self in (RequestState.READY, RequestState.FAILED, RequestState.CANCELLED)
+
+
+REQUEST_TRANSITIONS: Final[Mapping[RequestState, frozenset[RequestState]]] = {
+    RequestState.QUEUED: frozenset(
+        {RequestState.UPLOADING, RequestState.FAILED, RequestState.CANCELLED}
+    ),
+    # Back to queued when its task turned out to be unusable and it needs another one.
+    RequestState.UPLOADING: frozenset(
+        {RequestState.IMPORTING, RequestState.QUEUED, RequestState.FAILED}
+    ),
+    RequestState.IMPORTING: frozenset(
+        {RequestState.READY, RequestState.QUEUED, RequestState.FAILED}
+    ),
+    RequestState.READY: frozenset(),
+    RequestState.FAILED: frozenset(),
+    RequestState.CANCELLED: frozenset(),
+}
+
+
+class Outcome(StrEnum):
+    """How a hand-out was served: from the pool, after waiting, or created on the spot."""
+
+    HIT = "hit"
+    WAIT = "wait"
+    COLD = "cold"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PooledTask:
+    """A CVAT task owned by the pool.
+
+    ``id`` is ours, chosen before the task exists, and stands in ``name``; ``task_id`` is
+    CVAT's, None until the server has answered. ``prepared`` tells that ``Upload-Start`` was
+    sent, so that CVAT has made the data row and folders already.
+    """
+
+    id: str
+    template: str
+    fingerprint: str
+    state: TaskState
+    name: str
+    task_id: int | None = None
+    prepared: bool = False
+    lease_id: str | None = None
+    reason: str = ""
+    created_at: float
+    warm_at: float | None = None
+    changed_at: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeaseRecord:
+    """One hand-out of one task to one caller, as the store has it.
+
+    ``pooled_id`` and ``task_id`` are None while the lease waits for a task. ``outcome`` is
+    None until then as well.
+    """
+
+    id: str
+    template: str
+    state: LeaseState
+    owner: str
+    pooled_id: str | None = None
+    task_id: int | None = None
+    task_name: str = ""
+    outcome: Outcome | None = None
+    idempotency_key: str | None = None
+    created_at: float
+    handed_out_at: float | None = None
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestRecord:
+    """Data that a caller gave to the pool, as the store has it.
+
+    ``files`` are the names inside the task, in the caller's order. ``payload`` is a digest of
+    all that was asked for, which an idempotency key is bound to. ``owner`` is the process that
+    works on the request. ``error_code`` is the ``code`` of a class in :mod:`pool.errors`.
+    """
+
+    id: str
+    template: str
+    state: RequestState
+    owner: str
+    lease_id: str
+    pooled_id: str | None = None
+    task_id: int | None = None
+    outcome: Outcome | None = None
+    name: str | None = None
+    assignee: int | None = None
+    files: tuple[str, ...] = ()
+    size: int = 0
+    payload: str = ""
+    idempotency_key: str | None = None
+    created_at: float
+    handed_out_at: float | None = None
+    uploaded_at: float | None = None
+    deadline_at: float | None = None
+    finished_at: float | None = None
+    error_code: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One annotation job. Frames are numbered inside the task; ``stop_frame`` is included."""
+
+    id: int
+    url: str
+    start_frame: int
+    stop_frame: int
+    assignee: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Handout:
+    """What a claim came to: the lease, its task, and the request it serves, if any."""
+
+    lease: LeaseRecord
+    task: PooledTask
+    request: RequestRecord | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Levels:
+    """How many tasks of a template are in each live state."""
+
+    counts: Mapping[TaskState, int] = field(default_factory=dict)
+
+    def __getitem__(self, state: TaskState) -> int:
+        return self.counts.get(state, 0)
+
+    @property
+    def capacity(self) -> int:
+        """Tasks that are warm or will be: what refilling compares with the target."""
+        return self[TaskState.WARM] + self[TaskState.CREATING]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Demand:
+    """Hand-outs of one template in one bucket of time that begins at ``start``."""
+
+    template: str
+    start: float
+    hits: int = 0
+    waits: int = 0
+    colds: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.hits + self.waits + self.colds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hold:
+    """Why no task of a template is being created, since when, and when it is tried again."""
+
+    template: str
+    code: str
+    reason: str
+    since: float
+    retry_at: float | None
+    attempts: int = 1
+
+
+# --- Identifiers -------------------------------------------------------------------------------
+
+_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, in lower case
+
+
+def new_id(now: float | None = None) -> str:
+    """A fresh identifier: 26 characters that sort by time, as https://github.com/ulid/spec."""
+    milliseconds = int((time.time() if now is None else now) * 1000)
+    value = (milliseconds << 80) | secrets.randbits(80)
+    characters = []
+    for _ in range(26):
+        value, digit = divmod(value, 32)
+        characters.append(_ALPHABET[digit])
+    return "".join(reversed(characters))
+
+
+def pool_mark(pool_id: str) -> str:
+    """The text by which the tasks of one pool, and of no other, are known on the server."""
+    return f"[cvat-pool {pool_id}]"
+
+
+def task_name(pool_id: str, template: str, pooled_id: str) -> str:
+    """The unique name that a pooled task bears on the server until its data is in.
+
+    Empty tasks stand at the top of everybody's list, so the name says what they are. CVAT
+    allows 256 characters.
+    """
+    return f"{pool_mark(pool_id)} {template[:160]}: empty, waiting for data {pooled_id}"

@@ -1,0 +1,168 @@
+"""The settings, frozen and typed, as :mod:`pool.config` reads them from ``config.toml``.
+
+Durations are seconds, sizes are bytes. The defaults here are the product's defaults; the
+``config.toml`` in the repository documents every one of them, which a test checks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+OnEmpty = Literal["wait", "create", "fail"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CvatSettings:
+    """How the server is reached. Credentials never stand here, only where they are found."""
+
+    url: str = "http://localhost:8080"
+    organization: str = ""
+    timeout: float = 30.0
+    verify_tls: bool = True
+    access_token_file: Path | None = None
+    profile: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSettings:
+    """Where the rows are."""
+
+    url: str = "sqlite:///pool.db"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DaemonSettings:
+    """The daemon: where it listens, and how often its services run."""
+
+    host: str = "127.0.0.1"
+    port: int = 8765
+    tick: float = 5.0
+    stop_timeout: float = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSettings:
+    """Fields of the task itself (``POST /api/tasks``)."""
+
+    subset: str = ""
+    bug_tracker: str = ""
+    segment_size: int = 0
+    overlap: int | None = None
+    consensus_replicas: int = 0
+    assignee: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Data parameters that go with the upload (``POST /api/tasks/{id}/data``).
+
+    None leaves a parameter to the server. ``chunk_size`` is in frames.
+    """
+
+    image_quality: int = 70
+    chunk_size: int | None = None
+    sorting_method: Literal["lexicographical", "natural", "predefined", "random"] | None = None
+    use_cache: bool | None = None
+    use_zip_chunks: bool | None = None
+    copy_data: bool | None = None
+    start_frame: int | None = None
+    stop_frame: int | None = None
+    frame_filter: str | None = None
+    storage: Literal["local", "share", "cloud_storage"] | None = None
+    storage_method: Literal["cache", "file_system"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolSettings:
+    """How the pool of a template is sized and handed out."""
+
+    min_size: int = 5
+    max_size: int = 200
+    hit_rate: float = 0.99
+    max_age: float = 24 * 3600.0
+    on_empty: OnEmpty = "create"
+    max_wait: float = 2.0
+    create_concurrency: int = 2
+    lease_ttl: float = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportSettings:
+    """How data goes in. Data up to ``single_request_limit`` goes in one request."""
+
+    timeout: float = 600.0
+    grouping: Literal["off"] = "off"
+    single_request_limit: int = 64 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """What a pooled task looks like, and how its pool is sized.
+
+    Either ``labels`` (CVAT's own label-constructor JSON, one mapping a label) or ``project``
+    (a project's id) is given, never both; neither makes tasks without labels.
+    """
+
+    name: str
+    labels: tuple[Mapping[str, Any], ...] = ()
+    project: int | None = None
+    task: TaskSettings = field(default_factory=TaskSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    pool: PoolSettings = field(default_factory=PoolSettings)
+    importing: ImportSettings = field(default_factory=ImportSettings)
+    server: CvatSettings = field(default_factory=CvatSettings)
+
+    @cached_property
+    def create_fields(self) -> Mapping[str, Any]:
+        """The body of ``POST /api/tasks``, less the name."""
+        fields: dict[str, Any] = {}
+        if self.project is not None:
+            fields["project_id"] = self.project
+        else:
+            fields["labels"] = [dict(label) for label in self.labels]
+        task = self.task
+        if task.subset:
+            fields["subset"] = task.subset
+        if task.bug_tracker:
+            fields["bug_tracker"] = task.bug_tracker
+        if task.segment_size:
+            fields["segment_size"] = task.segment_size
+        if task.overlap is not None:
+            fields["overlap"] = task.overlap
+        if task.consensus_replicas:
+            fields["consensus_replicas"] = task.consensus_replicas
+        if task.assignee is not None:
+            fields["assignee_id"] = task.assignee
+        return fields
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of all that the server is told when a task is created, and of where.
+
+        Two templates with one fingerprint make tasks that cannot be told apart. What goes
+        with the data, and how the pool is sized, is not part of it.
+        """
+        told = {
+            "server": self.server.url.rstrip("/"),
+            "organization": self.server.organization,
+            "fields": self.create_fields,
+        }
+        canonical = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The whole configuration."""
+
+    cvat: CvatSettings = field(default_factory=CvatSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
+    daemon: DaemonSettings = field(default_factory=DaemonSettings)
+    templates: Mapping[str, Template] = field(default_factory=dict)
+    path: Path | None = None

@@ -1,0 +1,365 @@
+"""What a store must do. ``tests/conformance`` is the definition; this is its vocabulary.
+
+The protocol speaks of what happens to tasks, leases and requests, never of SQL. Three rules
+hold for every method that changes something:
+
+* It is one transaction, durable when the method returns: after a power cut the change is there.
+* It says the state that it expects. When the row is in another one, nothing changes and the
+  method answers None, False or an empty list; nobody's decision is overwritten.
+* ``now`` is given by the caller (seconds since the epoch), so a store has no clock of its own.
+
+A store may be used from any number of threads and, on one machine, processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pool.model import (
+    Demand,
+    Handout,
+    Hold,
+    Job,
+    LeaseRecord,
+    LeaseState,
+    Levels,
+    Outcome,
+    PooledTask,
+    RequestRecord,
+    RequestState,
+    TaskState,
+)
+
+#: Seconds in one bucket of the demand history.
+DEMAND_BUCKET = 10.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewRequest:
+    """The part of a request that its caller decides; see :class:`pool.model.RequestRecord`."""
+
+    id: str
+    name: str | None = None
+    assignee: int | None = None
+    files: tuple[str, ...] = ()
+    size: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewLease:
+    """A caller's wish for a task.
+
+    ``fingerprint`` is the only one that will do: a task made by an older template is never
+    handed out. ``ttl`` is how long the hand-out lasts, in seconds. ``payload`` is a digest of
+    what is asked for; an ``idempotency_key`` is bound to it.
+    """
+
+    id: str
+    template: str
+    fingerprint: str
+    owner: str
+    ttl: float
+    idempotency_key: str | None = None
+    payload: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opened:
+    """What :meth:`Store.open_lease` did.
+
+    ``replayed`` tells that the idempotency key was known, so that ``lease`` and ``request``
+    are those of the first call, in whatever state they are now. ``task`` is None while the
+    lease waits for one.
+    """
+
+    lease: LeaseRecord
+    task: PooledTask | None
+    request: RequestRecord | None
+    replayed: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CreateLimit:
+    """How many tasks of a template may be warm or on their way, and how many on their way."""
+
+    capacity: int
+    concurrency: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """One page of requests, newest first, and the cursor of the next one, if there is one."""
+
+    requests: tuple[RequestRecord, ...]
+    next_cursor: str | None
+
+
+class Store(Protocol):
+    """The rows of one pool."""
+
+    @property
+    def pool_id(self) -> str:
+        """Eight characters chosen when the store was made; they mark this pool's tasks."""
+
+    def close(self) -> None:
+        """Let go of all connections. Closing twice does nothing."""
+
+    def check_writable(self) -> None:
+        """Raise :class:`pool.errors.StoreError` when a durable write is not possible now."""
+
+    def change_token(self) -> object:
+        """A value that differs from the last one when anybody has changed the store since.
+
+        Cheap enough to ask several times a second; False alarms are allowed, misses are not.
+        The value means nothing across threads.
+        """
+
+    # --- Owners: the processes at work on the store ---------------------------------------
+
+    def renew_owner(self, owner: str, *, until: float) -> None:
+        """Say that the process ``owner`` is alive, and will have said so again by ``until``."""
+
+    def forget_owner(self, owner: str) -> None:
+        """The process ``owner`` ends in an orderly way: what it owns is free at once."""
+
+    # --- Creating ---------------------------------------------------------------------------
+
+    def begin_create(
+        self,
+        pooled_id: str,
+        template: str,
+        fingerprint: str,
+        *,
+        limit: CreateLimit | None,
+        owner: str,
+        now: float,
+    ) -> PooledTask | None:
+        """Write down the intent to create a task, as ``CREATING``, before the server is told.
+
+        With a ``limit``, only while fewer than ``limit.capacity`` tasks of the template and
+        fingerprint are warm or creating, and fewer than ``limit.concurrency`` of the template
+        are creating for the pool (cold ones, that is without a limit, do not count). None when the
+        limit is reached: count and insert are one statement.
+        """
+
+    def record_created(self, pooled_id: str, *, task_id: int, now: float) -> bool:
+        """CVAT has answered with its id; the task is still ``CREATING``."""
+
+    def finish_create(self, pooled_id: str, *, prepared: bool, now: float) -> bool:
+        """``CREATING`` to ``WARM``; needs :meth:`record_created` before."""
+
+    def finish_cold(
+        self, pooled_id: str, lease_id: str, *, prepared: bool, now: float
+    ) -> Handout | None:
+        """``CREATING`` to ``LEASED``, for the waiting lease that it was created for (``COLD``).
+
+        None when the lease waits no longer; the task is then left as it is, and
+        :meth:`finish_create` can put it into the pool.
+        """
+
+    def fail_create(self, pooled_id: str, *, reason: str, now: float) -> bool:
+        """``CREATING`` to ``FAILED``: the server certainly has no such task, or it is no use."""
+
+    # --- Handing out ------------------------------------------------------------------------
+
+    def open_lease(
+        self,
+        lease: NewLease,
+        *,
+        request: NewRequest | None = None,
+        now: float,
+    ) -> Opened:
+        """Accept a wish for a task and, in the same transaction, claim a warm one if there is.
+
+        With a task: the lease is ``ACTIVE``, the task ``LEASED``, a request ``UPLOADING``,
+        and a ``HIT`` is counted. Without: the lease is ``WAITING`` and a request ``QUEUED``.
+        The oldest warm task of the fingerprint is taken; no two callers get the same one.
+
+        A known ``idempotency_key`` changes nothing and answers what it answered before. Keys of
+        leases and of requests are separate.
+
+        :raises pool.errors.IdempotencyConflict: the key is known with another ``payload``.
+        """
+
+    def claim_warm(self, lease_id: str, fingerprint: str, *, now: float) -> Handout | None:
+        """Claim a warm task for a ``WAITING`` lease; a ``WAIT`` is counted.
+
+        None when there is no warm task, or when the lease does not wait (any more). A cheap
+        read comes first, so that many waiters can ask often.
+        """
+
+    def abandon_lease(self, lease_id: str, *, now: float) -> bool:
+        """A ``WAITING`` lease stops waiting; its idempotency key is free for another try."""
+
+    def give_back(self, lease_id: str, *, now: float, expired: bool = False) -> bool:
+        """An ``ACTIVE`` lease without a request ends, and its untouched task is ``WARM`` again.
+
+        The lease becomes ``RELEASED``, or ``EXPIRED`` when ``expired`` is set.
+        """
+
+    def end_lease(self, lease_id: str, *, reason: str, now: float) -> bool:
+        """An ``ACTIVE`` lease without a request ends (``EXPIRED``), its task is ``RETIRED``."""
+
+    def expired_leases(self, *, now: float, limit: int = 100) -> Sequence[Handout]:
+        """``ACTIVE`` leases without a request whose ``expires_at`` has passed."""
+
+    def watched_leases(self) -> Sequence[Handout]:
+        """``ACTIVE`` leases without a request, and ``USED`` ones whose task is ``IMPORTING``:
+        their callers upload by themselves, and the pool watches."""
+
+    # --- Data on its way --------------------------------------------------------------------
+
+    def begin_import(self, request_id: str, *, deadline: float, now: float) -> bool:
+        """CVAT has accepted the data: request and task are ``IMPORTING``, the lease ``USED``."""
+
+    def begin_foreign_import(self, lease_id: str, *, now: float) -> bool:
+        """A caller's own upload was noticed: the task is ``IMPORTING``, the lease ``USED``."""
+
+    def complete_import(self, pooled_id: str, jobs: Sequence[Job], *, now: float) -> bool:
+        """The jobs exist: the task is ``READY`` from ``IMPORTING`` or ``LEASED``, its lease
+        ``USED``, its requests (``IMPORTING`` or ``UPLOADING``) ``READY``; the jobs are kept."""
+
+    def fail_import(self, pooled_id: str, *, code: str, message: str, now: float) -> bool:
+        """The task is burnt: ``FAILED`` from ``IMPORTING`` or ``LEASED``, its lease ``USED``,
+        and its requests ``FAILED`` with ``code`` and ``message``."""
+
+    def fail_request(self, request_id: str, *, code: str, message: str, now: float) -> bool:
+        """A request fails before CVAT has accepted its data.
+
+        From ``QUEUED``: its waiting lease is ``ABANDONED``. From ``UPLOADING``: its lease is
+        ``USED`` and its task ``FAILED``, since data may have touched it.
+        """
+
+    def return_request(self, request_id: str, *, code: str, message: str, now: float) -> bool:
+        """A request fails before any data was sent: as :meth:`fail_request`, but from
+        ``UPLOADING`` its untouched task is ``WARM`` again and its lease ``RELEASED``."""
+
+    def requeue_request(self, request_id: str, *, lease_id: str, reason: str, now: float) -> bool:
+        """A request needs another task: ``QUEUED`` from ``UPLOADING`` or ``IMPORTING``, with a
+        fresh waiting lease ``lease_id``. The old task is ``FAILED``, the old lease ``USED``."""
+
+    def cancel_request(self, request_id: str, *, now: float) -> bool:
+        """A ``QUEUED`` request is ``CANCELLED``, and its waiting lease ``ABANDONED``."""
+
+    def adopt_requests(self, owner: str, *, now: float) -> Sequence[RequestRecord]:
+        """Take over all unfinished requests whose owner is gone (not renewed in time, or
+        forgotten). Each is taken over by one process only. Answers those taken."""
+
+    def importing_tasks(self, *, owner: str) -> Sequence[tuple[PooledTask, RequestRecord]]:
+        """``IMPORTING`` requests that ``owner`` tracks, with their tasks."""
+
+    # --- Retiring and deleting --------------------------------------------------------------
+
+    def retire(self, pooled_id: str, *, reason: str, now: float) -> bool:
+        """``WARM`` to ``RETIRED``."""
+
+    def retire_older(self, template: str, *, warm_before: float, reason: str, now: float) -> int:
+        """Retire the template's warm tasks that became warm before ``warm_before``."""
+
+    def retire_other_fingerprints(
+        self, template: str, fingerprint: str, *, reason: str, now: float
+    ) -> int:
+        """Retire the template's warm tasks of any other fingerprint."""
+
+    def retire_excess(self, template: str, *, keep: int, reason: str, now: float) -> int:
+        """Retire the template's oldest warm tasks beyond ``keep``."""
+
+    def begin_delete(
+        self, *, owner: str, limit: int, retry_after: float, now: float
+    ) -> Sequence[PooledTask]:
+        """Take up to ``limit`` tasks to delete on the server, and call them ``DELETING``.
+
+        They are ``RETIRED``, ``FAILED``, or ``DELETING`` since more than ``retry_after``
+        seconds without an end; the longest-untried first, so that one that cannot be deleted
+        does not starve the others. Of two processes that ask, each gets others.
+        """
+
+    def finish_delete(self, pooled_id: str, *, now: float) -> bool:
+        """``DELETING`` to ``DELETED``: the server has the task no more."""
+
+    # --- Looking ----------------------------------------------------------------------------
+
+    def levels(self) -> Mapping[str, Levels]:
+        """Live tasks by template and state. Costs the same however many rows are finished."""
+
+    def warm_of(self, template: str, fingerprint: str) -> int:
+        """How many warm tasks of the fingerprint there are."""
+
+    def in_flight(self) -> int:
+        """Requests ``UPLOADING`` or ``IMPORTING``, of all processes: the foreground."""
+
+    def waiting(self, template: str) -> int:
+        """How many leases wait for a task of the template, of all processes."""
+
+    def task(self, pooled_id: str) -> PooledTask | None:
+        """One task by our id."""
+
+    def tasks(
+        self, *, template: str | None = None, states: Sequence[TaskState] = ()
+    ) -> Sequence[PooledTask]:
+        """Tasks in live states (or in ``states``), oldest first."""
+
+    def lease(self, lease_id: str) -> LeaseRecord | None:
+        """One lease."""
+
+    def leases(
+        self, states: Sequence[LeaseState] = (), *, limit: int = 100
+    ) -> Sequence[LeaseRecord]:
+        """The newest leases first."""
+
+    def request(self, request_id: str) -> RequestRecord | None:
+        """One request."""
+
+    def requests(
+        self,
+        *,
+        state: RequestState | None = None,
+        template: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page:
+        """The newest requests first, a page at a time."""
+
+    def jobs_of(self, pooled_id: str) -> Sequence[Job]:
+        """The jobs of a ready task, by id; empty before that."""
+
+    # --- Demand, holds, maintenance -----------------------------------------------------------
+
+    def demand(self, template: str, *, since: float) -> Sequence[Demand]:
+        """Hand-outs by bucket of :data:`DEMAND_BUCKET` seconds, oldest first, empty ones left
+        out."""
+
+    def hand_outs(self) -> Mapping[str, Mapping[Outcome, int]]:
+        """All hand-outs ever, by template and outcome."""
+
+    def hold(self, hold: Hold) -> None:
+        """Keep a template's hold, in place of the one before."""
+
+    def release_hold(self, template: str) -> bool:
+        """End a template's hold; False when there was none."""
+
+    def holds(self) -> Mapping[str, Hold]:
+        """All holds by template."""
+
+    def pause(self, template: str, *, now: float) -> None:
+        """Stop creating tasks of a template until :meth:`resume`."""
+
+    def resume(self, template: str) -> bool:
+        """End a pause; False when there was none."""
+
+    def paused(self) -> Mapping[str, float]:
+        """Paused templates, and since when."""
+
+    def acquire_maintenance(self, owner: str, *, until: float, now: float) -> bool:
+        """Become, or stay, the one process that maintains the store, up to ``until``.
+
+        False while another owner's term lasts.
+        """
+
+    def release_maintenance(self, owner: str) -> bool:
+        """End one's own term now; False when it was not one's own."""
+
+    def maintainer(self, *, now: float) -> str | None:
+        """Who maintains the store now, if anybody does."""
