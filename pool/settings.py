@@ -74,7 +74,6 @@ class DataSettings:
     start_frame: int | None = None
     stop_frame: int | None = None
     frame_filter: str | None = None
-    storage: Literal["local", "share", "cloud_storage"] | None = None
     storage_method: Literal["cache", "file_system"] | None = None
 
 

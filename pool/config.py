@@ -1,0 +1,380 @@
+"""``config.toml``, read into the frozen settings of :mod:`pool.settings`.
+
+The whole file is read before anything is said, so that one run names every problem. A problem
+names the line, the key, what was expected and what was found; what looks like a credential is
+never shown. ``config.toml`` at the root of the repository documents every key.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pool.config_keys import (
+    CVAT,
+    DAEMON,
+    DEFAULT_TABLES,
+    LABEL_SOURCES,
+    STORE,
+    TEMPLATE_NAME,
+    TEMPLATE_TABLES,
+    TOP_TABLES,
+    explain_unknown,
+)
+from pool.config_lines import Key, key_lines, show_key
+from pool.config_values import Reader, Unfit, expected, text, unknown_key, whole
+from pool.errors import ConfigError
+from pool.labels import name_of, read_labels, read_labels_file
+from pool.settings import (
+    CvatSettings,
+    DaemonSettings,
+    DataSettings,
+    ImportSettings,
+    PoolSettings,
+    Settings,
+    StoreSettings,
+    TaskSettings,
+    Template,
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: on which line (from 1; 0 is the file as a whole), at which key."""
+
+    line: int
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.message}" if self.key else self.message
+
+
+class InvalidConfig(ConfigError):
+    """The configuration is wrong."""
+
+    def __init__(self, problems: tuple[Problem, ...], path: Path | None = None) -> None:
+        self.problems = problems
+        self.path = path
+        first, *others = self.lines()
+        super().__init__(first + (f" (and {len(others)} more)" if others else ""))
+
+    def lines(self) -> tuple[str, ...]:
+        """Every problem on a line of its own, ``file:line: key: what is wrong``."""
+        return tuple(f"{self._place(problem.line)}: {problem}" for problem in self.problems)
+
+    def _place(self, line: int) -> str:
+        if self.path is None:
+            return f"line {line}" if line else "configuration"
+        return f"{self.path}:{line}" if line else str(self.path)
+
+
+def find_config(environ: Mapping[str, str]) -> Path:
+    """The configuration to use: the file that ``POOL_CONFIG`` names, else ``./config.toml``."""
+    named = environ.get("POOL_CONFIG")
+    path = Path(named) if named else Path("config.toml")
+    if path.is_file():
+        return path
+    if named:
+        raise ConfigError(f"POOL_CONFIG names {path}, which is not a file")
+    raise ConfigError(
+        f"there is no config.toml in {Path.cwd()}: go where it is, or name it in POOL_CONFIG"
+    )
+
+
+def load(path: str | Path, *, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read a file. Relative paths in it start from its own folder.
+
+    ``${NAME}`` in ``access_token_file`` and ``labels_file`` is taken from ``environ`` (default:
+    the process's), as for ``${CREDENTIALS_DIRECTORY}`` of systemd. Raises
+    :class:`~pool.errors.ConfigError`.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from None
+    try:
+        decoded = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InvalidConfig((Problem(line, "", "not valid UTF-8"),), path) from None
+    return _Reading(decoded, path, os.environ if environ is None else environ).settings()
+
+
+def loads(text: str, *, path: str | Path | None = None) -> Settings:
+    """Read a text. ``path`` is what messages call it, and where its relative paths start from."""
+    return _Reading(text, None if path is None else Path(path), os.environ).settings()
+
+
+@dataclass
+class _Table:
+    """What a table of the file says, as far as it will do."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    places: dict[str, Key] = field(default_factory=dict)
+    wrong: set[str] = field(default_factory=set)
+
+    def over(self, other: _Table) -> _Table:
+        """This table with what the other one says where this one is silent."""
+        return _Table(
+            {**other.values, **self.values},
+            {**other.places, **self.places},
+            (other.wrong - self.values.keys()) | self.wrong,
+        )
+
+    def only(self, names: Container[str]) -> _Table:
+        """This table without any other keys."""
+        return _Table(
+            {name: value for name, value in self.values.items() if name in names},
+            {name: place for name, place in self.places.items() if name in names},
+            {name for name in self.wrong if name in names},
+        )
+
+
+class _Reading:
+    """One reading of one text: from the top down, collecting problems."""
+
+    def __init__(self, text: str, path: Path | None, environ: Mapping[str, str]) -> None:
+        self._path = path
+        self._environ = environ
+        self._problems: list[Problem] = []
+        self._raw = _parse(text, path)
+        self._lines = key_lines(text)
+
+    def settings(self) -> Settings:
+        for name in self._raw:
+            if name not in TOP_TABLES:
+                self._problem((name,), unknown_key(name, TOP_TABLES))
+        server = self._cvat()
+        store = self._read(("store",), self._raw.get("store", {}), STORE).values
+        daemon = self._read(("daemon",), self._raw.get("daemon", {}), DAEMON).values
+        templates = self._templates(server)
+        if self._problems:
+            in_order = sorted(dict.fromkeys(self._problems), key=lambda problem: problem.line)
+            raise InvalidConfig(tuple(in_order), self._path)
+        if self._path is not None:
+            store["url"] = self._store_url(store.get("url", StoreSettings.url))
+        return Settings(
+            cvat=server,
+            store=StoreSettings(**store),
+            daemon=DaemonSettings(**daemon),
+            templates=templates,
+            path=self._path,
+        )
+
+    # --- The tables, in the order of the file ---------------------------------------------------
+
+    def _cvat(self) -> CvatSettings:
+        values = self._read(("cvat",), self._raw.get("cvat", {}), CVAT).values
+        if "access_token_file" in values:
+            key = ("cvat", "access_token_file")
+            values["access_token_file"] = self._file(values["access_token_file"], key)
+        return CvatSettings(**values)
+
+    def _templates(self, server: CvatSettings) -> dict[str, Template]:
+        defaults = self._defaults()
+        templates = {}
+        for name, raw in self._members(("templates",), self._raw.get("templates", {})).items():
+            key = ("templates", name)
+            if not TEMPLATE_NAME.fullmatch(name):
+                what = "a name of 1 to 64 letters, digits, -, _ and ."
+                self._problem(key, str(expected(what, name)))
+            templates[name] = self._template(name, self._members(key, raw), defaults, server)
+        return templates
+
+    def _defaults(self) -> dict[str, _Table]:
+        """[defaults], whose keys stand there flat or in tables named as in a template."""
+        raw = self._members(("defaults",), self._raw.get("defaults", {}))
+        flat = {name: value for name, value in raw.items() if name not in DEFAULT_TABLES}
+        readers = {
+            name: reader
+            for table in DEFAULT_TABLES
+            for name, reader in TEMPLATE_TABLES[table].items()
+        }
+        both = self._read(("defaults",), flat, readers)
+        defaults = {}
+        for table in DEFAULT_TABLES:
+            key = ("defaults", table)
+            own = self._read(key, raw.get(table, {}), TEMPLATE_TABLES[table])
+            for name in own.places.keys() & both.places.keys():
+                self._problem(own.places[name], f"given twice, as defaults.{name} too")
+            defaults[table] = own.over(both.only(TEMPLATE_TABLES[table]))
+        return defaults
+
+    def _template(
+        self,
+        name: str,
+        raw: Mapping[str, Any],
+        defaults: Mapping[str, _Table],
+        server: CvatSettings,
+    ) -> Template:
+        key = ("templates", name)
+        known = (*LABEL_SOURCES, *TEMPLATE_TABLES)
+        for given in raw:
+            if given not in known:
+                self._problem((*key, given), explain_unknown((*key, given), known))
+        tables = {}
+        for table, readers in TEMPLATE_TABLES.items():
+            own = self._read((*key, table), raw.get(table, {}), readers)
+            tables[table] = own.over(defaults.get(table, _Table()))
+        task, data = TaskSettings(**tables["task"].values), DataSettings(**tables["data"].values)
+        pool = PoolSettings(**tables["pool"].values)
+        self._contradictions(task, tables["task"])
+        self._contradictions(data, tables["data"])
+        self._contradictions(pool, tables["pool"])
+        labels, project = self._labels(key, raw)
+        return Template(
+            name=name,
+            labels=labels,
+            project=project,
+            task=task,
+            data=data,
+            pool=pool,
+            importing=ImportSettings(**tables["import"].values),
+            server=server,
+        )
+
+    def _labels(
+        self, key: Key, raw: Mapping[str, Any]
+    ) -> tuple[tuple[dict[str, Any], ...], int | None]:
+        """A template's labels, or the project that has them: from exactly one of three keys."""
+        given = [source for source in LABEL_SOURCES if source in raw]
+        if len(given) > 1:
+            message = f"give only one of {', '.join(given)}"
+            self._problem((*key, given[1]), message)
+        elif not given:
+            self._problem(
+                key,
+                'labels are missing: give labels = [{ name = "car" }], labels_file = "labels.json" '
+                "or project = 12 (labels = [] makes tasks without labels)",
+            )
+        elif given == ["project"]:
+            values = self._read(key, {"project": raw["project"]}, {"project": whole(1)}).values
+            return (), values.get("project")
+        elif given == ["labels"]:
+            place = (*key, "labels")
+            return read_labels(
+                raw["labels"], lambda at, what: self._problem(place + at, what)
+            ), None
+        else:
+            return self._labels_from_file((*key, "labels_file"), raw["labels_file"]), None
+        return (), None
+
+    def _labels_from_file(self, key: Key, value: object) -> tuple[dict[str, Any], ...]:
+        try:
+            path = self._file(text(most=4096, blank=False)(value), key)
+            content = read_labels_file(path) if path else []
+        except Unfit as error:
+            self._problem(key, str(error))
+            return ()
+
+        def complain(at: Key, what: str) -> None:
+            named = name_of(content, at)
+            self._problem(key, ": ".join(filter(None, (str(path), named, show_key(at), what))))
+
+        return read_labels(content, complain)
+
+    # --- The steps that all tables share --------------------------------------------------------
+
+    def _read(self, key: Key, raw: object, readers: Mapping[str, Reader]) -> _Table:
+        table = _Table()
+        for name, value in self._members(key, raw).items():
+            place = (*key, name)
+            reader = readers.get(name)
+            if reader is None:
+                self._problem(place, explain_unknown(place, readers))
+                continue
+            table.places[name] = place
+            try:
+                table.values[name] = reader(value)
+            except Unfit as error:
+                table.wrong.add(name)
+                self._problem(place, str(error))
+        return table
+
+    def _members(self, key: Key, raw: object) -> Mapping[str, Any]:
+        if isinstance(raw, dict):
+            return raw
+        self._problem(key, str(expected(f"a table, [{show_key(key)}]", raw)))
+        return {}
+
+    def _contradictions(
+        self, settings: TaskSettings | DataSettings | PoolSettings, table: _Table
+    ) -> None:
+        """Values that will do, each for itself, but not together."""
+        match settings:
+            case PoolSettings(min_size=low, max_size=high) if low > high:
+                names, message = (
+                    ("min_size", "max_size"),
+                    f"min_size, {low}, is above max_size, {high}",
+                )
+            case TaskSettings(overlap=int(low), segment_size=high) if low >= high > 0:
+                names = ("overlap", "segment_size")
+                message = f"overlap, {low}, must be less than segment_size, {high}"
+            case DataSettings(start_frame=int(low), stop_frame=int(high)) if low > high:
+                names = ("start_frame", "stop_frame")
+                message = f"start_frame, {low}, is after stop_frame, {high}"
+            case _:
+                return
+        if not table.wrong.intersection(names):
+            places = [table.places[name] for name in names if name in table.places]
+            # A template's own key rather than a default, which may suit other templates.
+            places.sort(key=lambda place: place[0] == "defaults")
+            self._problem(places[0], message)
+
+    def _problem(self, key: Key, message: str) -> None:
+        place = key
+        while place and place not in self._lines:
+            place = place[:-1]
+        line = self._lines.get(place, 0)
+        self._problems.append(Problem(line, show_key(key), " ".join(message.split())))
+
+    # --- Paths ----------------------------------------------------------------------------------
+
+    def _file(self, value: str, key: Key) -> Path | None:
+        """A path from the file: ``${NAME}`` and ``~`` filled in, relative to the file's folder."""
+        missing = [name for name in re.findall(r"\$\{(\w+)\}", value) if name not in self._environ]
+        if missing:
+            self._problem(key, f"the environment has no {missing[0]}")
+            return None
+        filled = re.sub(r"\$\{(\w+)\}", lambda match: self._environ[match[1]], value)
+        try:
+            return self._folder() / Path(filled).expanduser()
+        except RuntimeError:
+            self._problem(key, str(expected("a path from a home folder that exists", value)))
+            return None
+
+    def _store_url(self, url: str) -> str:
+        """The same store from whatever folder a process is started in."""
+        scheme, _, path = url.partition(":///")
+        return f"{scheme}:///{self._folder().resolve() / path}"
+
+    def _folder(self) -> Path:
+        return self._path.parent if self._path else Path()
+
+
+def _parse(text: str, path: Path | None) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise InvalidConfig((Problem(0, "", "not valid TOML: nested too deeply"),), path) from None
+    except ValueError as error:
+        raise InvalidConfig((_syntax_problem(str(error), text),), path) from None
+
+
+def _syntax_problem(message: str, text: str) -> Problem:
+    """tomllib's message in our form; it names the place as "(at line 3, column 5)"."""
+    what, _, place = message.partition(" (at ")
+    if what == "Cannot overwrite a value":
+        what = "a key or a table that has a value already is given again"
+    numbers = re.match(r"line (\d+), column (\d+)", place)
+    line = int(numbers[1]) if numbers else len(text.splitlines())
+    column = f", column {numbers[2]}" if numbers else ""
+    return Problem(line, "", f"not valid TOML{column}: {what[:1].lower()}{what[1:]}")

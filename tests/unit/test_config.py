@@ -1,0 +1,371 @@
+"""``config.toml``: what is read from it, and what is said about mistakes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from pool import config_keys, settings
+from pool.config import InvalidConfig, Problem, load, loads
+from pool.errors import EXIT_USAGE, ConfigError
+from pool.settings import (
+    CvatSettings,
+    DaemonSettings,
+    DataSettings,
+    ImportSettings,
+    PoolSettings,
+    Settings,
+    StoreSettings,
+    TaskSettings,
+    Template,
+)
+
+CARS = '[templates.cars]\nlabels = [{ name = "car" }]\n'
+
+
+def problems(text: str, **arguments: Any) -> tuple[Problem, ...]:
+    with pytest.raises(InvalidConfig) as caught:
+        loads(text, **arguments)
+    return caught.value.problems
+
+
+def only_problem(text: str) -> Problem:
+    (problem,) = problems(text)
+    return problem
+
+
+def cars(text: str = "") -> Template:
+    return loads(CARS + text).templates["cars"]
+
+
+# --- What is read ---------------------------------------------------------------------------------
+
+
+def test_an_empty_file_is_the_defaults() -> None:
+    assert loads("") == Settings()
+
+
+def test_every_table_is_read() -> None:
+    read = loads(
+        """
+        [cvat]
+        url = "https://cvat.example.org:8443/"
+        organization = "lab"
+        timeout = "1m"
+        verify_tls = false
+        access_token_file = "/run/secrets/cvat"
+        profile = "bot"
+        [store]
+        url = "sqlite:////var/lib/pool.db"
+        [daemon]
+        host = "0.0.0.0"
+        port = 0
+        tick = "500ms"
+        stop_timeout = "1m"
+        [templates."cars.v2"]
+        project = 12
+        task = { subset = "train", segment_size = 10, overlap = 2, consensus_replicas = 3 }
+        data = { image_quality = 90, chunk_size = 2, sorting_method = "natural" }
+        pool = { min_size = 1, max_size = 9, hit_rate = 0.5, max_age = "7d", on_empty = "wait" }
+        import = { timeout = "1h30m", grouping = "off", single_request_limit = "1GiB" }
+        """
+    )
+    server = CvatSettings(
+        url="https://cvat.example.org:8443",
+        organization="lab",
+        timeout=60.0,
+        verify_tls=False,
+        access_token_file=Path("/run/secrets/cvat"),
+        profile="bot",
+    )
+    assert read == Settings(
+        cvat=server,
+        store=StoreSettings(url="sqlite:////var/lib/pool.db"),
+        daemon=DaemonSettings(host="0.0.0.0", port=0, tick=0.5, stop_timeout=60.0),
+        templates={
+            "cars.v2": Template(
+                name="cars.v2",
+                project=12,
+                task=TaskSettings(subset="train", segment_size=10, overlap=2, consensus_replicas=3),
+                data=DataSettings(image_quality=90, chunk_size=2, sorting_method="natural"),
+                pool=PoolSettings(
+                    min_size=1, max_size=9, hit_rate=0.5, max_age=604800.0, on_empty="wait"
+                ),
+                importing=ImportSettings(timeout=5400.0, single_request_limit=2**30),
+                server=server,
+            )
+        },
+    )
+
+
+def test_defaults_stand_flat_or_in_tables_and_a_template_overrides_them() -> None:
+    read = loads(
+        """
+        [defaults]
+        min_size = 3
+        timeout = "1m"
+        image_quality = 50
+        [defaults.pool]
+        max_size = 30
+        [templates.a]
+        labels = []
+        [templates.b]
+        labels = []
+        pool = { min_size = 7 }
+        data.image_quality = 80
+        """
+    ).templates
+    assert read["a"].pool == PoolSettings(min_size=3, max_size=30)
+    assert read["b"].pool == PoolSettings(min_size=7, max_size=30)
+    assert read["a"].importing.timeout == read["b"].importing.timeout == 60.0
+    assert (read["a"].data.image_quality, read["b"].data.image_quality) == (50, 80)
+
+
+def test_a_default_given_twice_is_refused() -> None:
+    problem = only_problem("[defaults]\nmin_size = 1\n[defaults.pool]\nmin_size = 2\n")
+    assert problem == Problem(4, "defaults.pool.min_size", "given twice, as defaults.min_size too")
+
+
+def test_the_keys_of_the_default_tables_are_distinct() -> None:
+    names = [
+        name for table in config_keys.DEFAULT_TABLES for name in config_keys.TEMPLATE_TABLES[table]
+    ]
+    assert len(set(names)) == len(names)
+    assert not set(names) & set(config_keys.DEFAULT_TABLES)
+
+
+@pytest.mark.parametrize(
+    ("readers", "cls"),
+    [
+        (config_keys.CVAT, CvatSettings),
+        (config_keys.STORE, StoreSettings),
+        (config_keys.DAEMON, DaemonSettings),
+        (config_keys.TASK, TaskSettings),
+        (config_keys.DATA, DataSettings),
+        (config_keys.POOL, PoolSettings),
+        (config_keys.IMPORT, ImportSettings),
+    ],
+)
+def test_every_field_of_the_settings_has_a_reader(readers: dict[str, Any], cls: type) -> None:
+    hints = get_type_hints(cls, vars(settings))
+    assert list(readers) == [field.name for field in dataclasses.fields(cls)]
+    for name, hint in hints.items():
+        for option in _options(hint):
+            assert readers[name](option) == option
+
+
+def _options(hint: Any) -> list[str]:
+    return [
+        option
+        for arg in get_args(hint)
+        for option in ([arg] if isinstance(arg, str) else _options(arg))
+    ]
+
+
+# --- What is said about mistakes ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[cvat]\nurl = 5", 'expected an address such as "http://localhost:8080"'),
+        ('[cvat]\nurl = "localhost:8080"', "expected an address"),
+        ('[cvat]\nurl = "ftp://cvat"', "expected an address"),
+        ('[cvat]\nurl = "http://"', "expected an address"),
+        ('[cvat]\nurl = "http://cvat:99999"', "expected an address"),
+        ('[cvat]\nurl = "http://[cvat"', "expected an address"),
+        ('[cvat]\nurl = "http://cvat/api/"', "expected the address without /api"),
+        ('[cvat]\nurl = "http://cvat/?org=x"', "expected an address without ? and #"),
+        ('[cvat]\norganization = "My lab"', "expected an organization's slug"),
+        ("[cvat]\ntimeout = 30", 'expected a duration with a unit: "30s" for seconds'),
+        ("[cvat]\ntimeout = 0", "expected a duration longer than 0s, found 0"),
+        ('[cvat]\nverify_tls = "no"', 'expected true or false, found "no"'),
+        ('[cvat]\nprofile = ""', 'expected text that is not blank, found ""'),
+        ('[store]\nurl = "pool.db"', 'expected "sqlite:///" and the path of a file'),
+        ('[store]\nurl = "sqlite:///:memory:"', "memory will not do"),
+        ("[daemon]\nport = 65536", "expected a whole number from 0 to 65535, found 65536"),
+        ("[daemon]\nport = true", "expected a whole number from 0 to 65535, found true"),
+        ('[daemon]\nhost = "http://x/"', "expected a host name or an IP address"),
+        ("[defaults]\nmin_size = -1", "expected a whole number of at least 0, found -1"),
+        ("[defaults]\nmax_size = 0", "expected a whole number of at least 1, found 0"),
+        ("[defaults]\nhit_rate = 1", "expected a number between 0 and 1"),
+        ("[defaults]\nhit_rate = nan", "expected a number between 0 and 1"),
+        ("[defaults]\ncreate_concurrency = 33", "expected a whole number from 1 to 32"),
+        ('[defaults]\non_empty = "creat"', 'found "creat"; did you mean "create"?'),
+        ('[defaults]\ngrouping = "auto"', "other values are not available in this version"),
+        ("[defaults]\nsingle_request_limit = 0", "expected a size of more than 0B"),
+        ('[defaults]\nsingle_request_limit = "64M"', "expected a size such as"),
+        ("[defaults]\nimage_quality = 101", "expected a whole number from 1 to 100, found 101"),
+        ("[defaults]\nchunk_size = 0", "expected a whole number of at least 1, found 0"),
+        ('[defaults]\nframe_filter = "step=0"', 'expected "step=N"'),
+        ("[defaults]\npool = 3", "expected a table, [defaults.pool], found 3"),
+        ("[defaults]\nmin_size = 1979-05-27", "found 1979-05-27"),
+        ("cvat = 3", "expected a table, [cvat], found 3"),
+        ("templates = []", "expected a table, [templates], found an array"),
+    ],
+)
+def test_a_value_that_will_not_do_says_what_was_expected(text: str, message: str) -> None:
+    problem = only_problem(text)
+    assert message in problem.message
+    assert problem.line == text.count("\n") + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "message"),
+    [
+        ("task = { consensus_replicas = 1 }", "task.consensus_replicas", "at least 2"),
+        ("task = { segment_size = 5, overlap = 5 }", "task.overlap", "must be less than"),
+        ("data = { start_frame = 9, stop_frame = 1 }", "data.start_frame", "is after stop_frame"),
+        ("pool = { min_size = 300 }", "pool.min_size", "min_size, 300, is above max_size, 200"),
+        ("pool = { max_size = 2 }", "pool.max_size", "min_size, 5, is above max_size, 2"),
+        ("task = { assignee = 0 }", "task.assignee", "at least 1"),
+    ],
+)
+def test_values_of_a_template_are_checked_also_together(text: str, key: str, message: str) -> None:
+    problem = only_problem(CARS + text)
+    assert (problem.line, problem.key) == (3, f"templates.cars.{key}")
+    assert message in problem.message
+
+
+@pytest.mark.parametrize("text", ["task.overlap = 5", "task = { overlap = 5, segment_size = 0 }"])
+def test_an_overlap_without_a_segment_size_has_no_bound(text: str) -> None:
+    assert cars(text).task.overlap == 5
+
+
+def test_a_contradiction_with_a_default_is_told_at_the_template() -> None:
+    text = f"[defaults]\nmax_size = 3\nmin_size = 1\n{CARS}pool.min_size = 4\n"
+    assert only_problem(text).line == 6
+
+
+def test_a_contradiction_among_defaults_is_told_once() -> None:
+    text = f"[defaults]\nmax_size = 3\n{CARS}[templates.others]\nlabels = []\n"
+    assert only_problem(text).line == 2
+
+
+def test_a_value_that_will_not_do_is_not_compared() -> None:
+    assert len(problems(CARS + "pool = { min_size = 300, max_size = 9.5 }")) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[cvatt]", "unknown key; did you mean cvat?"),
+        ("[x]", "unknown key; known: cvat, store, daemon, defaults, templates"),
+        ("[cvat]\nurll = 1", "unknown key; did you mean url?"),
+        ("[defaults]\nmin_sise = 1", "unknown key; did you mean min_size?"),
+        ("[defaults]\nsubset = ''", "it belongs in a template's table task = { … }"),
+        (f"{CARS}min_size = 1", "it belongs in a template's table pool = { … }"),
+        (f"{CARS}labls = 1", "unknown key; did you mean labels?"),
+        (f"{CARS}pool = {{ segment_size = 1 }}", "template's table task = { … }"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_or_its_place(text: str, message: str) -> None:
+    problem = only_problem(text)
+    assert message in problem.message
+    assert problem.line == text.count("\n") + 1
+
+
+SECRETS = ["token", "password", "access_token", "username", "api_key", "API_TOKEN", "secret"]
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_credential_is_sent_where_it_belongs_and_never_shown(name: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        loads(f'[cvat]\n{name} = "hunter2"')
+    for where in ("CVAT_ACCESS_TOKEN", "CVAT_USERNAME", "CVAT_PASSWORD", "access_token_file"):
+        assert where in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_token_of_the_daemon_is_sent_to_the_environment() -> None:
+    assert "POOL_API_TOKEN" in only_problem("[daemon]\ntoken = 'x'").message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://bob:hunter2@cvat.example.org",
+        "http://hunter2@cvat.example.org",
+        "http://bob:hunter2@cvat:port",
+        "http://[bob:hunter2",
+        "bob:hunter2@cvat.example.org",
+    ],
+)
+def test_credentials_in_the_address_are_refused_and_never_shown(url: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        loads(f"[cvat]\nurl = '{url}'")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_password_in_the_address_of_the_store_is_never_shown() -> None:
+    problem = only_problem("[store]\nurl = 'postgresql://pool:hunter2@db/pool'")
+    assert "not available in this version" in problem.message
+    assert "hunter2" not in problem.message
+
+
+@pytest.mark.parametrize("name", ["a" * 65, "two words", "ä", ""])
+def test_a_template_has_a_plain_name(name: str) -> None:
+    problem = only_problem(f'[templates."{name}"]\nlabels = []')
+    assert "expected a name of 1 to 64 letters" in problem.message
+
+
+def test_a_template_says_in_one_way_what_its_labels_are() -> None:
+    missing = only_problem("[templates.cars]\npool.min_size = 1")
+    assert (missing.line, missing.key) == (1, "templates.cars")
+    assert "labels are missing: give labels = " in missing.message
+    both = only_problem(f'{CARS}project = 3\nlabels_file = "x.json"')
+    assert both.message == "give only one of labels, labels_file, project"
+    assert cars().labels == ({"name": "car", "type": "any", "attributes": []},)
+    assert loads("[templates.x]\nlabels = []").templates["x"].labels == ()
+    assert loads("[templates.x]\nproject = 3").templates["x"].project == 3
+    assert "at least 1" in only_problem("[templates.x]\nproject = 0").message
+
+
+def test_all_problems_are_known_and_the_first_stands_in_the_line(tmp_path: Path) -> None:
+    text = (
+        '[daemon]\nport = "x"\n\n[cvat]\ntimeout = 5\n[templates.a]\nlabels = [\n'
+        '  { nam = "x" },\n]\n'
+    )
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(InvalidConfig) as caught:
+        load(path)
+    error = caught.value
+    assert [problem.line for problem in error.problems] == [2, 5, 8, 8]
+    assert str(error) == (
+        f"The configuration is wrong: {path}:2: daemon.port: expected a whole number from 0 to "
+        '65535, found "x" (and 3 more)'
+    )
+    assert error.lines()[3] == f"{path}:8: templates.a.labels[0]: the name is missing"
+    assert error.lines()[2].endswith("labels[0].nam: unknown key; did you mean name?")
+    assert isinstance(error, ConfigError)
+    assert error.exit_code == EXIT_USAGE
+
+
+def test_every_problem_stays_on_one_line() -> None:
+    text = '"a\\nb" = 1\n[templates."c\\nd"]\nlabels = [{ name = "e\\nf" }]\ntask."g\\nh" = 1'
+    with pytest.raises(InvalidConfig) as caught:
+        loads(text)
+    assert len(caught.value.lines()) == 4
+    assert not any("\n" in line for line in caught.value.lines())
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("[cvat]\nurl = \n", 2, "not valid TOML, column 7: invalid value"),
+        ("[cvat]\nurl 5\n", 2, "not valid TOML, column 5: expected '=' after a key"),
+        ("a = 1\na = 2\n", 2, "a key or a table that has a value already is given again"),
+        ("[cvat]\n\n[cvat]\n", 3, "twice"),
+        ('x = """\n\n', 2, "not valid TOML: unterminated string"),
+        ("a = " + "[" * 20_000, 0, "nested too deeply"),
+        ("a = " + "9" * 5_000, 1, "not valid TOML"),
+    ],
+)
+def test_what_is_not_toml_is_told_with_its_place(text: str, line: int, message: str) -> None:
+    problem = only_problem(text)
+    assert problem.line == line
+    assert message in problem.message

@@ -1,0 +1,99 @@
+"""``config.toml`` at the root of the repository: complete, commented, and true."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pool import config_keys
+from pool.config import loads
+from pool.settings import (
+    CvatSettings,
+    DaemonSettings,
+    DataSettings,
+    ImportSettings,
+    PoolSettings,
+    StoreSettings,
+    TaskSettings,
+    Template,
+)
+
+EXAMPLE = Path(__file__).parents[2] / "config.toml"
+
+TABLES: list[tuple[tuple[str, ...], type]] = [
+    (("cvat",), CvatSettings),
+    (("store",), StoreSettings),
+    (("daemon",), DaemonSettings),
+    (("defaults",), PoolSettings),
+    (("defaults",), ImportSettings),
+    (("defaults",), DataSettings),
+    (("templates", "street-scenes", "task"), TaskSettings),
+]
+
+
+def uncommented(text: str) -> str:
+    """The example with every key that is unset by default taken out of its comment."""
+    return re.sub(r"(?m)^#(?=[a-z\[])", "", text)
+
+
+def test_config_toml_is_valid_and_says_nothing_but_the_defaults() -> None:
+    read = loads(EXAMPLE.read_text())
+    assert (read.cvat, read.store, read.daemon) == (
+        CvatSettings(),
+        StoreSettings(),
+        DaemonSettings(),
+    )
+    assert list(read.templates) == ["street-scenes"]
+    template = read.templates["street-scenes"]
+    assert {"car", "person"} <= {label["name"] for label in template.labels}
+    assert template == Template(name="street-scenes", labels=template.labels)
+
+
+@pytest.mark.parametrize(("table", "cls"), TABLES)
+def test_config_toml_has_every_key(table: tuple[str, ...], cls: Any) -> None:
+    text = EXAMPLE.read_text()
+    set_keys, all_keys = tomllib.loads(text), tomllib.loads(uncommented(text))
+    for name in table:
+        set_keys, all_keys = set_keys[name], all_keys[name]
+    defaults = cls()
+    for field in dataclasses.fields(cls):
+        unset = getattr(defaults, field.name) is None
+        assert (field.name in set_keys) != unset, f"{field.name} in [{'.'.join(table)}]"
+        assert field.name in all_keys, f"{field.name} in [{'.'.join(table)}]"
+
+
+def test_config_toml_speaks_of_every_key_of_a_template() -> None:
+    text = EXAMPLE.read_text()
+    for key in (*config_keys.LABEL_SOURCES, *config_keys.TEMPLATE_TABLES):
+        assert re.search(rf"\b{key}\b", text), key
+    known = {field.name for field in dataclasses.fields(Template)} - {"name", "server"}
+    keys = {*config_keys.LABEL_SOURCES, *config_keys.TEMPLATE_TABLES} - {"labels_file"}
+    assert known == keys - {"import"} | {"importing"}
+
+
+def test_config_toml_is_valid_with_every_key_set() -> None:
+    read = loads(uncommented(EXAMPLE.read_text()))
+    assert len(read.templates) == 2
+    for table, cls in TABLES:
+        holder: Any = {
+            CvatSettings: read.cvat,
+            StoreSettings: read.store,
+            DaemonSettings: read.daemon,
+            PoolSettings: read.templates["street-scenes"].pool,
+            ImportSettings: read.templates["street-scenes"].importing,
+            DataSettings: read.templates["street-scenes"].data,
+            TaskSettings: read.templates["street-scenes"].task,
+        }[cls]
+        unset = [name for name, value in dataclasses.asdict(holder).items() if value is None]
+        assert not unset, f"not set in [{'.'.join(table)}]"
+
+
+def test_every_key_of_config_toml_has_a_comment_above_it() -> None:
+    blocks = re.split(r"\n\s*\n", EXAMPLE.read_text())
+    bare = [block for block in blocks if re.match(r"#?[a-z_]+ = ", block)]
+    assert not bare

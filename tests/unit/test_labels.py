@@ -1,0 +1,245 @@
+"""Labels and what they come to: the form that is sent, what is refused, and the fingerprint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pool.config import InvalidConfig, Problem, loads
+from pool.settings import Template
+
+CARS = '[templates.cars]\nlabels = [{ name = "car" }]\n'
+
+
+def problems(text: str) -> tuple[Problem, ...]:
+    with pytest.raises(InvalidConfig) as caught:
+        loads(text)
+    return caught.value.problems
+
+
+def only_problem(text: str) -> Problem:
+    (problem,) = problems(text)
+    return problem
+
+
+def cars(text: str = "") -> Template:
+    return loads(CARS + text).templates["cars"]
+
+
+def labels(raw: object, tmp_path: Path) -> list[dict[str, Any]]:
+    (tmp_path / "labels.json").write_text(json.dumps(raw))
+    read = loads('[templates.a]\nlabels_file = "labels.json"', path=tmp_path / "config.toml")
+    return [dict(label) for label in read.templates["a"].labels]
+
+
+def test_labels_are_brought_into_one_form(tmp_path: Path) -> None:
+    exported = {
+        "id": 7,
+        "task_id": 3,
+        "parent_id": None,
+        "has_parent": False,
+        "sublabels": [],
+        "color": "#FF8800",
+        "name": " car ",
+        "type": "rectangle",
+        "attributes": [
+            {
+                "id": 9,
+                "name": "make",
+                "input_type": "select",
+                "mutable": False,
+                "values": ["unknown", "fiat"],
+            }
+        ],
+    }
+    assert labels([exported, {"name": "person", "color": ""}], tmp_path) == [
+        {
+            "name": "car",
+            "color": "#ff8800",
+            "type": "rectangle",
+            "attributes": [
+                {
+                    "name": "make",
+                    "input_type": "select",
+                    "mutable": False,
+                    "default_value": "unknown",
+                    "values": ["unknown", "fiat"],
+                }
+            ],
+        },
+        {"name": "person", "type": "any", "attributes": []},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("attribute", "default", "values"),
+    [
+        ('input_type = "checkbox"', "false", ["false"]),
+        ('input_type = "checkbox", default_value = true', "true", ["true"]),
+        ('input_type = "number", values = [0, 10, 1]', "0", ["0", "10", "1"]),
+        ('input_type = "number", values = [0, 1, 0.1], default_value = 0.5', "0.5", None),
+        ('input_type = "radio", values = ["a", "b"], default_value = "b"', "b", ["a", "b"]),
+        ('input_type = "text", values = ["?"]', "?", ["?"]),
+        ('input_type = "text"', "", []),
+    ],
+)
+def test_attributes_may_be_written_in_toml(
+    attribute: str, default: str, values: list[str] | None
+) -> None:
+    text = f'labels = [{{ name = "car", attributes = [{{ name = "x", {attribute} }}] }}]'
+    ((label,),) = (loads(f"[templates.a]\n{text}").templates["a"].labels,)
+    (read,) = label["attributes"]
+    assert read["default_value"] == default
+    assert values is None or read["values"] == values
+
+
+@pytest.mark.parametrize(
+    ("label", "key", "message"),
+    [
+        ('"car"', "", "expected a label"),
+        ('{ name = "" }', ".name", "not blank"),
+        (f'{{ name = "{"x" * 65}" }}', ".name", "at most 64 characters"),
+        ('{ name = "a", color = "red" }', ".color", 'a colour such as "#ff8800", found "red"'),
+        ('{ name = "a", type = "box" }', ".type", 'expected one of "any", "cuboid"'),
+        ('{ name = "a", type = "rectangel" }', ".type", 'did you mean "rectangle"?'),
+        ('{ name = "a", colour = "#ffffff" }', ".colour", "did you mean color?"),
+        ('{ name = "a", svg = "<g/>" }', ".svg", 'only a label of type "skeleton"'),
+        ('{ name = "a", type = "skeleton" }', "", "needs sublabels"),
+        ('{ name = "a", type = "skeleton", sublabels = [{ name = "b" }] }', "", "needs svg"),
+        ('{ name = "a", attributes = 5 }', ".attributes", "expected an array of attributes"),
+    ],
+)
+def test_a_label_that_will_not_do_is_told(label: str, key: str, message: str) -> None:
+    problem = only_problem(f"[templates.a]\nlabels = [\n  {label},\n]")
+    assert (problem.line, problem.key) == (3, f"templates.a.labels[0]{key}")
+    assert message in problem.message
+
+
+@pytest.mark.parametrize(
+    ("attribute", "key", "message"),
+    [
+        ('input_type = "list"', "input_type", 'expected one of "checkbox"'),
+        ("values = []", "", "input_type is missing; it is one of checkbox, radio"),
+        ('input_type = "select"', "values", "needs values to choose from"),
+        ('input_type = "select", values = ["a", "a "]', "values", "twice"),
+        ('input_type = "select", values = ["a", []]', "values", "expected texts"),
+        ('input_type = "select", values = "a"', "values", "expected an array"),
+        ('input_type = "select", values = ["a\\nb"]', "values", "on one line"),
+        ('input_type = "radio", values = ["a"], default_value = "b"', "default_value", "(a)"),
+        ('input_type = "number", values = [0, 10]', "values", "three values"),
+        ('input_type = "number", values = [9, 1, 1]', "values", "three values"),
+        ('input_type = "number", values = [0, 1, 0]', "values", "the step"),
+        (
+            'input_type = "number", values = [0, 9, 1], default_value = 10',
+            "default_value",
+            "0 to 9",
+        ),
+        ('input_type = "checkbox", values = ["maybe"]', "values", '"true" or "false"'),
+        ('input_type = "checkbox", default_value = "x"', "default_value", '"true" or "false"'),
+        ('input_type = "text", default_value = []', "default_value", "expected text"),
+        ('input_type = "text", mutable = "yes"', "mutable", "expected true or false"),
+        ('input_type = "text", mutabel = true', "mutabel", "did you mean mutable?"),
+    ],
+)
+def test_an_attribute_that_will_not_do_is_told(attribute: str, key: str, message: str) -> None:
+    text = f'labels = [{{ name = "a", attributes = [{{ name = "x", {attribute} }}] }}]'
+    found = problems(f"[templates.a]\n{text}")
+    assert any(
+        problem.key == f"templates.a.labels[0].attributes[0].{key}".rstrip(".")
+        and message in problem.message
+        for problem in found
+    ), found
+
+
+def test_names_of_labels_are_unique() -> None:
+    text = '[templates.a]\nlabels = [\n  { name = "car" },\n  { name = " car" },\n]'
+    problem = only_problem(text)
+    assert (problem.line, problem.key) == (4, "templates.a.labels[1].name")
+    assert problem.message == 'another label is named "car" as well'
+
+
+def skeleton(svg: str) -> dict[str, Any]:
+    points = [{"id": 11, "name": "head", "type": "points"}, {"id": 12, "name": "tail"}]
+    return {"id": 10, "name": "cat", "type": "skeleton", "svg": svg, "sublabels": points}
+
+
+def test_a_skeleton_that_was_exported_is_tied_to_its_points_by_name(tmp_path: Path) -> None:
+    svg = '<circle data-label-id="11"/><circle data-label-name="tail"/>'
+    (read,) = labels([skeleton(svg)], tmp_path)
+    assert read["svg"] == '<circle data-label-name="head"/><circle data-label-name="tail"/>'
+    assert read["sublabels"] == [
+        {"name": "head", "type": "points", "attributes": []},
+        {"name": "tail", "type": "any", "attributes": []},
+    ]
+
+
+@pytest.mark.parametrize("svg", ['<g data-label-id="99"/>', '<g data-label-name="paw"/>'])
+def test_a_skeleton_with_a_point_of_another_one_is_refused(tmp_path: Path, svg: str) -> None:
+    with pytest.raises(InvalidConfig, match=r"\[0\].svg: a point belongs to sublabel"):
+        labels([skeleton(svg)], tmp_path)
+
+
+def test_a_skeleton_has_no_skeletons(tmp_path: Path) -> None:
+    raw = skeleton("<g/>")
+    raw["sublabels"][0] = skeleton("<g/>")
+    with pytest.raises(InvalidConfig) as caught:
+        labels([raw], tmp_path)
+    assert len(caught.value.problems) == 3  # its type, its sublabels and its svg
+
+
+# --- Fingerprints ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[templates.a]\nproject = 3",
+        '[templates.a]\nlabels = [{ name = "bus" }]',
+        '[templates.a]\nlabels = [{ name = "car" }, { name = "bus" }]',
+        '[templates.a]\nlabels = [{ name = "car", color = "#ffffff" }]',
+        '[templates.a]\nlabels = [{ name = "car" }]\ntask = { subset = "train" }',
+        '[templates.a]\nlabels = [{ name = "car" }]\ntask = { segment_size = 5 }',
+        '[templates.a]\nlabels = [{ name = "car" }]\n[cvat]\nurl = "http://other"',
+        '[templates.a]\nlabels = [{ name = "car" }]\n[cvat]\norganization = "lab"',
+    ],
+)
+def test_a_fingerprint_changes_with_what_the_server_is_told(text: str) -> None:
+    assert loads(text).templates["a"].fingerprint != cars().fingerprint
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "data = { image_quality = 5, chunk_size = 2 }",
+        'pool = { min_size = 1, max_age = "1h" }',
+        'import = { timeout = "1m" }',
+        "[cvat]\nurl = 'http://localhost:8080/'",
+        "[cvat]\ntimeout = '1m'\nprofile = 'bot'\nverify_tls = false",
+        "[defaults]\nmin_size = 1",
+        "task = { subset = '', segment_size = 0 }",
+    ],
+)
+def test_a_fingerprint_does_not_change_with_the_rest(text: str) -> None:
+    assert cars(text).fingerprint == cars().fingerprint
+
+
+def test_a_fingerprint_does_not_depend_on_the_order_of_keys_or_on_how_defaults_are_said() -> None:
+    one, other = (
+        loads(f"[templates.a]\nlabels = [{label}]").templates["a"].fingerprint
+        for label in (
+            '{ name = "car", color = "#FF0000", type = "any", attributes = [] }',
+            '{ color = "#ff0000", name = "car" }',
+        )
+    )
+    assert one == other
+
+
+def test_a_fingerprint_depends_on_the_order_of_labels() -> None:
+    one, other = (
+        loads(f"[templates.a]\nlabels = [{label}]").templates["a"].fingerprint
+        for label in ('{ name = "a" }, { name = "b" }', '{ name = "b" }, { name = "a" }')
+    )
+    assert one != other
