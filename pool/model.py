@@ -94,9 +94,15 @@ REQUEST_TRANSITIONS: Final[Mapping[RequestState, frozenset[RequestState]]] = {
     RequestState.QUEUED: frozenset(
         {RequestState.UPLOADING, RequestState.FAILED, RequestState.CANCELLED}
     ),
-    # Back to queued when its task turned out to be unusable and it needs another one.
+    # Back to queued when its task turned out to be unusable and it needs another one. Straight
+    # to ready when the jobs were seen before the upload's answer.
     RequestState.UPLOADING: frozenset(
-        {RequestState.IMPORTING, RequestState.QUEUED, RequestState.FAILED}
+        {
+            RequestState.IMPORTING,
+            RequestState.READY,
+            RequestState.QUEUED,
+            RequestState.FAILED,
+        }
     ),
     RequestState.IMPORTING: frozenset(
         {RequestState.READY, RequestState.QUEUED, RequestState.FAILED}

@@ -175,10 +175,11 @@ class Store(Protocol):
 
         With a task: the lease is ``ACTIVE``, the task ``LEASED``, a request ``UPLOADING``,
         and a ``HIT`` is counted. Without: the lease is ``WAITING`` and a request ``QUEUED``.
-        The oldest warm task of the fingerprint is taken; no two callers get the same one.
+        The template's oldest warm task of the fingerprint is taken; no two callers get the same.
 
-        A known ``idempotency_key`` changes nothing and answers what it answered before. Keys of
-        leases and of requests are separate.
+        A known ``idempotency_key`` changes nothing and answers what it answered before, except
+        for a task that was given back: ``task`` is None then. Keys of leases and of requests are
+        separate; with a request, the key stands in the request alone.
 
         :raises pool.errors.IdempotencyConflict: the key is known with another ``payload``.
         """
@@ -190,8 +191,16 @@ class Store(Protocol):
         read comes first, so that many waiters can ask often.
         """
 
+    def attach_request(
+        self, lease_id: str, request: NewRequest, *, owner: str, now: float
+    ) -> Handout | None:
+        """The holder of an ``ACTIVE`` lease gives data to the pool: the request is ``UPLOADING``
+        into the lease's task, with the lease's outcome. None when the lease is not active, or
+        has a request already. No hand-out is counted: the lease was."""
+
     def abandon_lease(self, lease_id: str, *, now: float) -> bool:
-        """A ``WAITING`` lease stops waiting; its idempotency key is free for another try."""
+        """A ``WAITING`` lease stops waiting; its idempotency key is free for another try. So is
+        that of the request that waits with it, if one does, which is ``CANCELLED``."""
 
     def give_back(self, lease_id: str, *, now: float, expired: bool = False) -> bool:
         """An ``ACTIVE`` lease without a request ends, and its untouched task is ``WARM`` again.
@@ -228,7 +237,8 @@ class Store(Protocol):
     def fail_request(self, request_id: str, *, code: str, message: str, now: float) -> bool:
         """A request fails before CVAT has accepted its data.
 
-        From ``QUEUED``: its waiting lease is ``ABANDONED``. From ``UPLOADING``: its lease is
+        From ``QUEUED``: its waiting lease is ``ABANDONED``, and its idempotency key is free for
+        another try, since nothing was done for it. From ``UPLOADING``: its lease is
         ``USED`` and its task ``FAILED``, since data may have touched it.
         """
 
@@ -245,10 +255,21 @@ class Store(Protocol):
 
     def adopt_requests(self, owner: str, *, now: float) -> Sequence[RequestRecord]:
         """Take over all unfinished requests whose owner is gone (not renewed in time, or
-        forgotten). Each is taken over by one process only. Answers those taken."""
+        forgotten), with their leases. Each is taken over by one process only. Answers those
+        taken. Leases that wait without a request, and whose owner is gone, are ``ABANDONED``."""
 
     def importing_tasks(self, *, owner: str) -> Sequence[tuple[PooledTask, RequestRecord]]:
         """``IMPORTING`` requests that ``owner`` tracks, with their tasks."""
+
+    def unfinished_tasks(
+        self, *, ready_before: float, limit: int
+    ) -> Sequence[tuple[PooledTask, RequestRecord | None]]:
+        """``READY`` tasks that have been so since before ``ready_before`` and for which
+        :meth:`finish_task` was not called, with their request, if one was: they still bear the
+        pool's name."""
+
+    def finish_task(self, pooled_id: str, *, name: str, now: float) -> bool:
+        """A ``READY`` task has got its final name; once only."""
 
     # --- Retiring and deleting --------------------------------------------------------------
 
@@ -287,6 +308,10 @@ class Store(Protocol):
     def warm_of(self, template: str, fingerprint: str) -> int:
         """How many warm tasks of the fingerprint there are."""
 
+    def capacity_of(self, template: str, fingerprint: str) -> int:
+        """How many tasks of the fingerprint are warm, or being created for the pool (not cold):
+        what ``CreateLimit.capacity`` is compared with."""
+
     def in_flight(self) -> int:
         """Requests ``UPLOADING`` or ``IMPORTING``, of all processes: the foreground."""
 
@@ -320,7 +345,10 @@ class Store(Protocol):
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page:
-        """The newest requests first, a page at a time."""
+        """The newest requests first, a page at a time.
+
+        :raises pool.errors.InputError: no page gave such a cursor, or ``limit`` is below 1.
+        """
 
     def jobs_of(self, pooled_id: str) -> Sequence[Job]:
         """The jobs of a ready task, by id; empty before that."""

@@ -1,0 +1,239 @@
+"""Connections to a SQLite file: one a thread, and the transactions on them."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from urllib.parse import quote
+
+from sqlite_utils import Database
+
+from pool.errors import PoolClosed, StoreError
+from pool.store.failures import explain, is_busy, spoils_connection
+
+#: Seconds between two tries to get the turn at writing, while another process has it.
+LONGEST_PAUSE = 0.004
+
+_serials = count()
+
+
+class _Slot:
+    """The place of one thread's connection. It ends with the thread, and the connection with it.
+
+    The lock is there for those who close connections that are not theirs: SQLite does not
+    stand a close in the middle of a statement. It is reentrant so that a store used from a
+    signal handler or a finalizer gets an error instead of a deadlock.
+    """
+
+    __slots__ = ("__weakref__", "db", "lock", "serial")
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.db: Database | None = None
+        self.serial = -1
+
+    def open(self, db: Database) -> None:
+        self.db = db
+        self.serial = next(_serials)
+
+    def close(self) -> None:
+        db, self.db = self.db, None
+        if db is not None:
+            db.conn.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Connections:
+    """The connections of one process to one file."""
+
+    def __init__(self, path: Path, *, busy_timeout: float) -> None:
+        self.path = path
+        self.busy_timeout = busy_timeout
+        self._slots: weakref.WeakSet[_Slot] = weakref.WeakSet()
+        self._register = threading.Lock()
+        self._threads = threading.local()
+        # Threads of one process queue for writing here: SQLite's own waiting is polling, with
+        # pauses of up to 0.1 s.
+        self._writer = threading.Lock()
+        self._closed = False
+        _all.add(self)
+
+    @contextmanager
+    def reading(self) -> Iterator[Database]:
+        """This thread's connection, for one query."""
+        with self._borrowed() as slot:
+            assert slot.db is not None
+            yield slot.db
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Database]:
+        """This thread's connection, for several queries that see the same rows."""
+        with self._borrowed() as slot:
+            assert slot.db is not None
+            with _transaction(slot.db, lambda db: db.execute("BEGIN")):
+                yield slot.db
+
+    @contextmanager
+    def writing(self) -> Iterator[Database]:
+        """This thread's connection in a transaction, which is durable when the block has ended.
+
+        It is the only one that writes from its beginning: a transaction that began by reading
+        could find, when it comes to write, that another one has written since, and fail.
+        """
+        with self._borrowed() as slot:
+            assert slot.db is not None
+            if slot.db.conn.in_transaction:
+                raise StoreError("it was called from within one of its own calls")
+            if not self._writer.acquire(timeout=self.busy_timeout):
+                raise StoreError(
+                    f"another thread has been writing to {self.path} for {self.busy_timeout:g} s"
+                )
+            try:
+                with _transaction(slot.db, self._begin_writing):
+                    yield slot.db
+            finally:
+                self._writer.release()
+
+    def change_token(self) -> tuple[int, int, int]:
+        """Differs after every commit: of another connection, or of this thread's own."""
+        with self._borrowed() as slot:
+            assert slot.db is not None
+            version = slot.db.execute("PRAGMA data_version").fetchone()[0]
+            return slot.serial, version, slot.db.conn.total_changes
+
+    def close(self) -> None:
+        """Close all connections, each when its thread's call has ended."""
+        with self._register:
+            self._closed = True
+            slots = list(self._slots)
+        for slot in slots:
+            with slot.lock:
+                slot.close()
+
+    @property
+    def open_count(self) -> int:
+        """How many connections there are now."""
+        with self._register:
+            return sum(slot.db is not None for slot in self._slots)
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[_Slot]:
+        slot = self._slot()
+        with slot.lock:
+            if self._closed:
+                raise PoolClosed("the store is closed")
+            try:
+                if slot.db is None:
+                    slot.open(connect(self.path, busy_timeout=self.busy_timeout, create=False))
+                yield slot
+            except sqlite3.Error as error:
+                if spoils_connection(error):
+                    slot.close()
+                raise explain(error, self.path, busy_timeout=self.busy_timeout) from error
+
+    def _begin_writing(self, db: Database) -> None:
+        """Get the turn at writing. SQLite's own waiting lengthens its pauses up to 0.1 s, so that
+        the one that has waited longest is the least likely to be next, for seconds at worst."""
+        give_up = time.monotonic() + self.busy_timeout
+        db.execute("PRAGMA busy_timeout = 0")
+        try:
+            while True:
+                try:
+                    db.execute("BEGIN IMMEDIATE")
+                    return
+                except sqlite3.OperationalError as error:
+                    if not is_busy(error) or time.monotonic() >= give_up:
+                        raise
+                time.sleep(random.uniform(0.0, LONGEST_PAUSE))
+        finally:
+            db.execute(f"PRAGMA busy_timeout = {int(1000 * self.busy_timeout)}")
+
+    def _slot(self) -> _Slot:
+        slot: _Slot | None = getattr(self._threads, "slot", None)
+        if slot is None:
+            slot = _Slot()
+            with self._register:
+                self._slots.add(slot)
+            self._threads.slot = slot
+        return slot
+
+    # --- Forks ----------------------------------------------------------------------------------
+
+    # SQLite keeps the locks that it holds on files in memory, which a fork copies, while the
+    # kernel gives the child none of them: a child that used a copied connection, or opened the
+    # file next to one, could destroy it. So no connection is open while a process forks; each
+    # thread, of the parent and of the child, opens its own again when it needs it.
+
+    def before_fork(self) -> None:
+        self._register.acquire()
+        self._forking = list(self._slots)
+        for slot in self._forking:
+            slot.lock.acquire()
+            slot.close()
+
+    def after_fork(self) -> None:
+        for slot in self._forking:
+            slot.lock.release()
+        self._forking = []
+        self._register.release()
+
+
+@contextmanager
+def _transaction(db: Database, begin: Callable[[Database], object]) -> Iterator[None]:
+    try:
+        begin(db)
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        # Some errors, a full disk among them, have ended the transaction already.
+        if db.conn.in_transaction:
+            db.conn.rollback()
+        raise
+
+
+def connect(path: Path, *, busy_timeout: float, create: bool) -> Database:
+    """A connection whose commits are on the disk when they return."""
+    mode = "rwc" if create else "rw"
+    conn = sqlite3.connect(
+        f"file:{quote(str(path))}?mode={mode}",
+        uri=True,
+        timeout=busy_timeout,
+        check_same_thread=False,
+    )
+    try:
+        db = Database(conn, execute_plugins=False, strict=True)
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA foreign_keys = ON")
+    except BaseException:
+        conn.close()
+        raise
+    return db
+
+
+_all: weakref.WeakSet[Connections] = weakref.WeakSet()
+_forking: list[Connections] = []
+
+
+def _before_fork() -> None:
+    _forking.extend(_all)
+    for connections in _forking:
+        connections.before_fork()
+
+
+def _after_fork() -> None:
+    for connections in _forking:
+        connections.after_fork()
+    _forking.clear()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

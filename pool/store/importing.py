@@ -1,0 +1,128 @@
+"""Data on its way into tasks. Each function is one transaction of the SQLite store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from sqlite_utils import Database
+
+from pool.model import Job, LeaseState, RequestRecord
+from pool.store import queries
+from pool.store.handing_out import end_lease_as
+from pool.store.rows import changed, one, request_of, rows, text
+
+
+def begin_import(db: Database, request_id: str, *, deadline: float, now: float) -> bool:
+    row = one(db, queries.BEGIN_IMPORT, {"id": request_id, "deadline": deadline, "now": now})
+    if row is None:
+        return False
+    changed(db, queries.IMPORT_INTO_TASK, {"lease_id": row[0], "now": now})
+    end_lease_as(db, row[0], LeaseState.USED)
+    return True
+
+
+def begin_foreign_import(db: Database, lease_id: str, *, now: float) -> bool:
+    if not changed(db, queries.IMPORT_INTO_FOREIGN_TASK, {"lease_id": lease_id, "now": now}):
+        return False
+    end_lease_as(db, lease_id, LeaseState.USED)
+    return True
+
+
+def complete_import(db: Database, pooled_id: str, jobs: Sequence[Job], *, now: float) -> bool:
+    row = one(db, queries.COMPLETE_TASK, {"id": pooled_id, "now": now})
+    if row is None:
+        return False
+    changed(db, queries.COMPLETE_REQUESTS, {"id": pooled_id, "now": now})
+    end_lease_as(db, row[0], LeaseState.USED)
+    for job in jobs:
+        changed(db, queries.INSERT_JOB, {"pooled_id": pooled_id, **asdict(job)})
+    return True
+
+
+def finish_task(db: Database, pooled_id: str, *, name: str, now: float) -> bool:
+    return bool(changed(db, queries.FINISH_TASK, {"id": pooled_id, "name": text(name), "now": now}))
+
+
+def fail_import(db: Database, pooled_id: str, *, code: str, message: str, now: float) -> bool:
+    failure = {"code": code, "message": text(message), "now": now}
+    if not _burn(db, pooled_id, code, message, now=now):
+        return False
+    changed(db, queries.FAIL_REQUESTS, {"id": pooled_id, **failure})
+    return True
+
+
+def fail_request(db: Database, request_id: str, *, code: str, message: str, now: float) -> bool:
+    row = _fail(db, request_id, code, message, now=now)
+    if row is None:
+        return False
+    lease_id, pooled_id = row
+    if pooled_id is None:
+        end_lease_as(db, lease_id, LeaseState.ABANDONED)
+    else:
+        _burn(db, pooled_id, code, message, now=now)
+    return True
+
+
+def return_request(db: Database, request_id: str, *, code: str, message: str, now: float) -> bool:
+    row = _fail(db, request_id, code, message, now=now)
+    if row is None:
+        return False
+    lease_id, pooled_id = row
+    if pooled_id is None:
+        end_lease_as(db, lease_id, LeaseState.ABANDONED)
+    else:
+        changed(db, queries.RETURN_TASK, {"id": pooled_id, "now": now})
+        end_lease_as(db, lease_id, LeaseState.RELEASED)
+    return True
+
+
+def requeue_request(
+    db: Database, request_id: str, *, lease_id: str, reason: str, now: float
+) -> bool:
+    moved = {"id": request_id, "new_lease_id": lease_id, "now": now}
+    old = one(db, "SELECT pooled_id FROM requests WHERE id = :id", moved)
+    if old is None or not changed(db, queries.INSERT_FRESH_LEASE, moved):
+        return False
+    changed(db, queries.REQUEUE_REQUEST, moved)
+    _burn(db, old[0], "", reason, now=now)
+    return True
+
+
+def cancel_request(db: Database, request_id: str, *, now: float) -> bool:
+    row = one(db, queries.CANCEL_REQUEST, {"id": request_id, "now": now})
+    if row is None:
+        return False
+    end_lease_as(db, row[0], LeaseState.ABANDONED)
+    return True
+
+
+def adopt_requests(db: Database, owner: str, *, now: float) -> Sequence[RequestRecord]:
+    adopter = {"owner": owner, "now": now}
+    changed(db, queries.ABANDON_ORPHANED_LEASES, adopter)
+    adopted = [request_of(row) for row in rows(db, queries.ADOPT_REQUESTS, adopter)]
+    for request in adopted:
+        changed(db, queries.ADOPT_LEASE, {"owner": owner, "id": request.lease_id})
+    return sorted(adopted, key=lambda request: (request.created_at, request.id))
+
+
+def _fail(
+    db: Database, request_id: str, code: str, message: str, *, now: float
+) -> tuple[str, str | None] | None:
+    """Fail a request whose data has not been accepted; answers its lease and its task, if any."""
+    row = one(
+        db,
+        queries.FAIL_REQUEST,
+        {"id": request_id, "code": code, "message": text(message), "now": now},
+    )
+    return (row[0], row[1]) if row else None
+
+
+def _burn(db: Database, pooled_id: str, code: str, message: str, *, now: float) -> bool:
+    """Fail a task that is no use any more; its lease is used up."""
+    reason = ": ".join(part for part in (code, text(message)) if part)
+    row = one(db, queries.BURN_TASK, {"id": pooled_id, "reason": reason, "now": now})
+    if row is None:
+        return False
+    end_lease_as(db, row[0], LeaseState.USED)
+    return True

@@ -1,0 +1,169 @@
+"""The queries that only look. What changes rows is in :mod:`pool.store.queries`.
+
+Where a query says INDEXED BY, the planner could as well choose an index that is full of finished
+rows, since it does not know how many there are; a CROSS JOIN likewise keeps the order of tables.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pool.store.migrations import EXPIRING, LIVE, OPEN, UNNAMED
+from pool.store.rows import LEASE_COLUMNS, REQUEST_COLUMNS, TASK_COLUMNS, listed
+
+_TASK: Final = listed(TASK_COLUMNS, "tasks")
+_LEASE: Final = listed(LEASE_COLUMNS, "leases")
+_REQUEST: Final = listed(REQUEST_COLUMNS, "requests")
+
+# --- Single rows ----------------------------------------------------------------------------------
+
+#: One task by our id.
+TASK: Final = f"SELECT {_TASK} FROM tasks WHERE id = :id"
+
+#: One lease.
+LEASE: Final = f"SELECT {_LEASE} FROM leases WHERE id = :id"
+
+#: One request.
+REQUEST: Final = f"SELECT {_REQUEST} FROM requests WHERE id = :id"
+
+#: The task that a lease holds or has used up; none when somebody else may have it by now.
+TASK_OF_LEASE: Final = f"SELECT {_TASK} FROM tasks WHERE lease_id = :id"
+
+#: The lease that a key was given for, with what was asked for.
+LEASE_BY_KEY: Final = f"""
+    SELECT {_LEASE}, leases.payload FROM leases WHERE idempotency_key = :key
+"""
+
+#: The request that a key was given for.
+REQUEST_BY_KEY: Final = f"SELECT {_REQUEST} FROM requests WHERE idempotency_key = :key"
+
+#: Whether a lease waits and there is a task for it.
+CAN_CLAIM: Final = """
+    SELECT 1 FROM leases WHERE leases.id = :id AND leases.state = 'waiting' AND EXISTS (
+        SELECT 1 FROM tasks
+        WHERE tasks.state = 'warm' AND tasks.template = leases.template
+          AND tasks.fingerprint = :fingerprint)
+"""
+
+#: The template that a waiting lease wants a task of.
+WAITS_FOR: Final = "SELECT template FROM leases WHERE id = :id AND state = 'waiting'"
+
+# --- Levels ---------------------------------------------------------------------------------------
+
+#: Live tasks by template and state.
+LEVELS: Final = f"""
+    SELECT template, state, COUNT(*) FROM tasks INDEXED BY tasks_live
+    WHERE {LIVE} GROUP BY template, state
+"""
+
+#: Warm tasks of a template as it is now.
+WARM_OF: Final = """
+    SELECT COUNT(*) FROM tasks INDEXED BY tasks_warm
+    WHERE state = 'warm' AND template = :template AND fingerprint = :fingerprint
+"""
+
+#: Tasks of a template as it is now that are warm, or on their way into the pool.
+CAPACITY_OF: Final = f"""
+    SELECT COUNT(*) FROM tasks INDEXED BY tasks_live
+    WHERE {LIVE} AND template = :template AND state IN ('warm', 'creating')
+      AND fingerprint = :fingerprint AND (state = 'warm' OR NOT cold)
+"""
+
+#: Requests that keep the server busy: the foreground.
+IN_FLIGHT: Final = f"""
+    SELECT COUNT(*) FROM requests INDEXED BY requests_open
+    WHERE {OPEN} AND state IN ('uploading', 'importing')
+"""
+
+#: Leases that wait for a task of a template.
+WAITING: Final = """
+    SELECT COUNT(*) FROM leases INDEXED BY leases_waiting
+    WHERE state = 'waiting' AND template = :template
+"""
+
+# --- Lists ----------------------------------------------------------------------------------------
+
+#: The newest leases in one state.
+LEASES_IN_STATE: Final = f"""
+    SELECT leases.seq, {_LEASE} FROM leases WHERE state = :state ORDER BY seq DESC LIMIT :limit
+"""
+
+#: Leases whose time is up, with their tasks; the longest overdue first.
+EXPIRED_LEASES: Final = f"""
+    SELECT {listed(LEASE_COLUMNS, "overdue")}, {_TASK}
+    FROM (SELECT * FROM leases INDEXED BY leases_expiring
+          WHERE {EXPIRING} AND expires_at < :now
+          ORDER BY expires_at LIMIT :limit) AS overdue
+    CROSS JOIN tasks ON tasks.id = overdue.pooled_id
+    ORDER BY overdue.expires_at
+"""
+
+#: Leases whose callers upload by themselves, with their tasks, oldest first.
+WATCHED_LEASES: Final = f"""
+    SELECT {_LEASE}, {_TASK}
+    FROM (SELECT * FROM tasks INDEXED BY tasks_live
+          WHERE {LIVE} AND state IN ('leased', 'importing')) AS tasks
+    CROSS JOIN leases ON leases.id = tasks.lease_id
+    WHERE leases.request_id IS NULL AND leases.state IN ('active', 'used')
+    ORDER BY tasks.seq
+"""
+
+#: What one process tracks, oldest first.
+IMPORTING_TASKS: Final = f"""
+    SELECT {_TASK}, {_REQUEST}
+    FROM (SELECT * FROM requests INDEXED BY requests_open
+          WHERE {OPEN} AND owner = :owner AND state = 'importing') AS requests
+    CROSS JOIN tasks ON tasks.id = requests.pooled_id
+    ORDER BY requests.seq
+"""
+
+#: Ready tasks that nobody has named yet, with their requests, the longest ready first.
+UNFINISHED_TASKS: Final = f"""
+    SELECT {listed(TASK_COLUMNS, "unnamed")}, {_REQUEST}
+    FROM (SELECT * FROM tasks INDEXED BY tasks_unnamed
+          WHERE {UNNAMED} AND changed_at < :ready_before
+          ORDER BY changed_at, seq LIMIT :limit) AS unnamed
+    LEFT JOIN leases ON leases.id = unnamed.lease_id
+    LEFT JOIN requests ON requests.id = leases.request_id
+    ORDER BY unnamed.changed_at, unnamed.seq
+"""
+
+#: The jobs of a ready task.
+JOBS: Final = """
+    SELECT id, url, start_frame, stop_frame, assignee FROM jobs
+    WHERE pooled_id = :id ORDER BY id
+"""
+
+#: A template's hand-outs by bucket of time.
+DEMAND: Final = """
+    SELECT template, start, hits, waits, colds FROM demand
+    WHERE template = :template AND start >= :since ORDER BY start
+"""
+
+
+def tasks_in(count: int, *, live: bool, template: bool) -> str:
+    """Tasks in ``count`` states, oldest first; ``live`` when all of these are live ones."""
+    states = ", ".join(f":state{number}" for number in range(count))
+    where = [f"state IN ({states})"]
+    by_index = ""
+    if live:
+        where.append(LIVE)
+        by_index = "INDEXED BY tasks_live"
+    if template:
+        where.append("template = :template")
+    return f"SELECT {_TASK} FROM tasks {by_index} WHERE {' AND '.join(where)} ORDER BY seq"
+
+
+def requests_page(*, state: bool, template: bool, cursor: bool) -> str:
+    """Requests, the newest first, that come after a cursor and are of a state and template."""
+    where = []
+    if state:
+        where.append("state = :state")
+    if template:
+        where.append("template = :template")
+    if cursor:
+        where.append("seq < :before")
+    condition = f"WHERE {' AND '.join(where)}" if where else ""
+    return f"""
+        SELECT seq, {_REQUEST} FROM requests {condition} ORDER BY seq DESC LIMIT :limit
+    """

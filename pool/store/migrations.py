@@ -1,0 +1,211 @@
+"""The tables, as migrations: what is released is never edited, only added to.
+
+``tasks``, ``leases`` and ``requests`` grow for ever, and nearly all of their rows are finished.
+Hence the partial indexes: each holds only the rows that one question is about, so that the
+question costs the same however many are finished. A query uses such an index only when it
+repeats the index's condition, which is why the conditions have names here.
+
+References go one way, to rows that are there before. Two that point at each other would have to
+be deferred, and SQLite settles a deferred one by searching the whole table of the other side.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+from sqlite_utils import Database, Migrations
+
+#: Tasks that still take up room on the server because of the pool.
+LIVE: Final = "state NOT IN ('ready', 'deleted')"
+#: Tasks that are to go from the server.
+DOOMED: Final = "state IN ('retired', 'failed', 'deleting')"
+#: Tasks whose jobs exist and that have not got their name and assignee yet.
+UNNAMED: Final = "state = 'ready' AND named = 0"
+#: Leases that end when their time is up.
+EXPIRING: Final = "state = 'active' AND request_id IS NULL"
+#: Requests that somebody still works on.
+OPEN: Final = "state IN ('queued', 'uploading', 'importing')"
+
+_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+
+migrations = Migrations("pool")
+
+
+@migrations()
+def m001_tasks_leases_requests(db: Database) -> None:
+    """The rows that the pool is about. ``seq`` is the order in which they were written."""
+    outcomes = "('hit', 'wait', 'cold')"
+    for statement in (
+        """
+        CREATE TABLE tasks (
+            seq INTEGER PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            template TEXT NOT NULL,
+            fingerprint TEXT NOT NULL,
+            state TEXT NOT NULL CHECK (state IN
+                ('creating', 'warm', 'leased', 'importing', 'ready',
+                 'failed', 'retired', 'deleting', 'deleted')),
+            name TEXT NOT NULL,
+            named INTEGER NOT NULL DEFAULT 0 CHECK (named IN (0, 1)),
+            task_id INTEGER,
+            prepared INTEGER NOT NULL DEFAULT 0 CHECK (prepared IN (0, 1)),
+            cold INTEGER NOT NULL CHECK (cold IN (0, 1)),
+            lease_id TEXT,
+            owner TEXT NOT NULL,
+            reason TEXT NOT NULL DEFAULT '',
+            created_at REAL NOT NULL,
+            warm_at REAL,
+            changed_at REAL NOT NULL,
+            CHECK (state <> 'warm' OR
+                   (task_id IS NOT NULL AND warm_at IS NOT NULL AND lease_id IS NULL)),
+            CHECK (state NOT IN ('leased', 'importing') OR
+                   (task_id IS NOT NULL AND lease_id IS NOT NULL))
+        ) STRICT
+        """,
+        "CREATE INDEX tasks_warm ON tasks (template, fingerprint, warm_at) WHERE state = 'warm'",
+        f"CREATE INDEX tasks_live ON tasks (template, state, fingerprint) WHERE {LIVE}",
+        f"CREATE INDEX tasks_doomed ON tasks (changed_at) WHERE {DOOMED}",
+        f"CREATE INDEX tasks_unnamed ON tasks (changed_at) WHERE {UNNAMED}",
+        "CREATE UNIQUE INDEX tasks_lease ON tasks (lease_id) WHERE lease_id IS NOT NULL",
+        f"""
+        CREATE TABLE leases (
+            seq INTEGER PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            template TEXT NOT NULL,
+            state TEXT NOT NULL CHECK (state IN
+                ('waiting', 'active', 'used', 'released', 'expired', 'abandoned')),
+            owner TEXT NOT NULL,
+            request_id TEXT,
+            pooled_id TEXT REFERENCES tasks (id),
+            task_id INTEGER,
+            task_name TEXT NOT NULL DEFAULT '',
+            outcome TEXT CHECK (outcome IN {outcomes}),
+            ttl REAL NOT NULL,
+            idempotency_key TEXT,
+            payload TEXT NOT NULL,
+            created_at REAL NOT NULL,
+            handed_out_at REAL,
+            expires_at REAL,
+            CHECK (state NOT IN ('active', 'used') OR pooled_id IS NOT NULL)
+        ) STRICT
+        """,
+        """
+        CREATE UNIQUE INDEX leases_key ON leases (idempotency_key)
+        WHERE idempotency_key IS NOT NULL
+        """,
+        "CREATE INDEX leases_by_state ON leases (state)",
+        "CREATE INDEX leases_waiting ON leases (template) WHERE state = 'waiting'",
+        f"CREATE INDEX leases_expiring ON leases (expires_at) WHERE {EXPIRING}",
+        f"""
+        CREATE TABLE requests (
+            seq INTEGER PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            template TEXT NOT NULL,
+            state TEXT NOT NULL CHECK (state IN
+                ('queued', 'uploading', 'importing', 'ready', 'failed', 'cancelled')),
+            owner TEXT NOT NULL,
+            lease_id TEXT NOT NULL REFERENCES leases (id),
+            pooled_id TEXT REFERENCES tasks (id),
+            task_id INTEGER,
+            outcome TEXT CHECK (outcome IN {outcomes}),
+            name TEXT,
+            assignee INTEGER,
+            files TEXT NOT NULL,
+            size INTEGER NOT NULL,
+            payload TEXT NOT NULL,
+            idempotency_key TEXT,
+            created_at REAL NOT NULL,
+            handed_out_at REAL,
+            uploaded_at REAL,
+            deadline_at REAL,
+            finished_at REAL,
+            error_code TEXT NOT NULL DEFAULT '',
+            error TEXT NOT NULL DEFAULT '',
+            CHECK (state NOT IN ('uploading', 'importing', 'ready') OR pooled_id IS NOT NULL)
+        ) STRICT
+        """,
+        """
+        CREATE UNIQUE INDEX requests_key ON requests (idempotency_key)
+        WHERE idempotency_key IS NOT NULL
+        """,
+        f"CREATE INDEX requests_open ON requests (owner, state) WHERE {OPEN}",
+        f"CREATE INDEX requests_open_task ON requests (pooled_id) WHERE {OPEN}",
+        "CREATE INDEX requests_by_state ON requests (state, template)",
+        "CREATE INDEX requests_by_template ON requests (template)",
+    ):
+        db.execute(statement)
+    db.table("jobs").create(
+        {
+            "pooled_id": str,
+            "id": int,
+            "url": str,
+            "start_frame": int,
+            "stop_frame": int,
+            "assignee": str,
+        },
+        pk=("pooled_id", "id"),
+        foreign_keys=[("pooled_id", "tasks", "id")],
+        not_null=("url", "start_frame", "stop_frame"),
+        strict=True,
+    )
+
+
+@migrations()
+def m002_demand(db: Database) -> None:
+    """Hand-outs by bucket of time, for the sizing, and all there ever were, for the metrics."""
+    db.table("demand").create(
+        {"template": str, "start": float, "hits": int, "waits": int, "colds": int},
+        pk=("template", "start"),
+        not_null=("hits", "waits", "colds"),
+        strict=True,
+    )
+    db.table("hand_outs").create(
+        {"template": str, "outcome": str, "total": int},
+        pk=("template", "outcome"),
+        not_null=("total",),
+        strict=True,
+    )
+
+
+@migrations()
+def m003_owners_holds_maintenance(db: Database) -> None:
+    """Who is at work on the store, and what is not to be created for now."""
+    db.table("owners").create({"owner": str, "until": float}, pk="owner", strict=True)
+    db.table("maintenance").create(
+        {"id": int, "owner": str, "until": float},
+        pk="id",
+        not_null=("owner", "until"),
+        strict=True,
+    )
+    db.table("holds").create(
+        {
+            "template": str,
+            "code": str,
+            "reason": str,
+            "since": float,
+            "retry_at": float,
+            "attempts": int,
+        },
+        pk="template",
+        not_null=("code", "reason", "since", "attempts"),
+        strict=True,
+    )
+    db.table("pauses").create({"template": str, "since": float}, pk="template", strict=True)
+
+
+@migrations()
+def m004_pool_id(db: Database) -> None:
+    """Eight characters that mark this pool's tasks; a row that proves that writing works."""
+    db.table("meta").create({"key": str, "value": str}, pk="key", strict=True)
+    pool_id = "".join(secrets.choice(_ALPHABET) for _ in range(8))
+    db.table("meta").insert_all(
+        [{"key": "pool_id", "value": pool_id}, {"key": "writes_checked", "value": "0"}]
+    )
+
+
+def unknown_to_us(db: Database) -> set[str]:
+    """Names of migrations that were applied and that this version does not have."""
+    with Database(memory=True) as empty:
+        ours = {migration.name for migration in migrations.pending(empty)}
+    return {migration.name for migration in migrations.applied(db)} - ours

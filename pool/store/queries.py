@@ -1,0 +1,353 @@
+"""The statements that change rows. What is only looked up is in :mod:`pool.store.lookups`.
+
+Each names the state that it expects; a row in another state is left alone, and the number of
+rows that were met decides. Those that end in RETURNING answer the row as it is afterwards.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pool.store.migrations import DOOMED, LIVE, OPEN
+from pool.store.rows import LEASE_COLUMNS, REQUEST_COLUMNS, TASK_COLUMNS, listed
+
+_TASK: Final = listed(TASK_COLUMNS)
+_LEASE: Final = listed(LEASE_COLUMNS)
+_REQUEST: Final = listed(REQUEST_COLUMNS)
+
+# --- Creating -------------------------------------------------------------------------------------
+
+#: Write down the intent to create a task, while its template is below its limits.
+BEGIN_CREATE: Final = f"""
+    INSERT INTO tasks
+        (id, template, fingerprint, state, name, cold, owner, created_at, changed_at)
+    SELECT :id, :template, :fingerprint, 'creating', :name, :cold, :owner, :now, :now
+    WHERE :cold OR (
+        (SELECT COUNT(*) FROM tasks INDEXED BY tasks_live
+         WHERE {LIVE} AND template = :template AND state IN ('warm', 'creating')
+           AND fingerprint = :fingerprint AND (state = 'warm' OR NOT cold)) < :capacity
+        AND
+        (SELECT COUNT(*) FROM tasks INDEXED BY tasks_live
+         WHERE {LIVE} AND template = :template AND state = 'creating'
+           AND NOT cold) < :concurrency)
+    RETURNING {_TASK}
+"""
+
+#: Keep the server's id of a task that is being created; another id is not taken afterwards.
+RECORD_CREATED: Final = """
+    UPDATE tasks SET task_id = :task_id, changed_at = :now
+    WHERE id = :id AND state = 'creating' AND (task_id IS NULL OR task_id = :task_id)
+"""
+
+#: A created task goes into the pool.
+FINISH_CREATE: Final = """
+    UPDATE tasks SET state = 'warm', prepared = :prepared, warm_at = :now, changed_at = :now
+    WHERE id = :id AND state = 'creating' AND task_id IS NOT NULL
+"""
+
+#: A created task goes straight to the lease that waits for it.
+FINISH_COLD: Final = f"""
+    UPDATE tasks
+    SET state = 'leased', lease_id = :lease_id, prepared = :prepared, changed_at = :now
+    WHERE id = :id AND state = 'creating' AND task_id IS NOT NULL
+      AND EXISTS (SELECT 1 FROM leases WHERE leases.id = :lease_id AND state = 'waiting')
+    RETURNING {_TASK}
+"""
+
+#: A create came to nothing.
+FAIL_CREATE: Final = """
+    UPDATE tasks SET state = 'failed', reason = :reason, changed_at = :now
+    WHERE id = :id AND state = 'creating'
+"""
+
+# --- Handing out ----------------------------------------------------------------------------------
+
+#: The hand-out: the oldest warm task goes to one lease. One statement, so that no two get it.
+CLAIM: Final = f"""
+    UPDATE tasks SET state = 'leased', lease_id = :lease_id, changed_at = :now
+    WHERE seq = (SELECT seq FROM tasks INDEXED BY tasks_warm
+                 WHERE state = 'warm' AND template = :template AND fingerprint = :fingerprint
+                 ORDER BY warm_at, seq LIMIT 1)
+      AND state = 'warm'
+    RETURNING {_TASK}
+"""
+
+#: Accept a wish for a task, with the task if there was one.
+INSERT_LEASE: Final = f"""
+    INSERT INTO leases
+        (id, template, state, owner, request_id, pooled_id, task_id, task_name, outcome, ttl,
+         idempotency_key, payload, created_at, handed_out_at, expires_at)
+    VALUES
+        (:id, :template, :state, :owner, :request_id, :pooled_id, :task_id, :task_name, :outcome,
+         :ttl, :idempotency_key, :payload, :now, :handed_out_at, :handed_out_at + :ttl)
+    RETURNING {_LEASE}
+"""
+
+#: A waiting lease gets its task.
+ACTIVATE_LEASE: Final = f"""
+    UPDATE leases
+    SET state = 'active', pooled_id = :pooled_id, task_id = :task_id, task_name = :task_name,
+        outcome = :outcome, handed_out_at = :now, expires_at = :now + ttl
+    WHERE id = :id AND state = 'waiting'
+    RETURNING {_LEASE}
+"""
+
+#: The request of a lease that got its task goes on its way.
+START_REQUEST: Final = f"""
+    UPDATE requests
+    SET state = 'uploading', pooled_id = :pooled_id, task_id = :task_id, outcome = :outcome,
+        handed_out_at = :now
+    WHERE id = (SELECT request_id FROM leases WHERE id = :lease_id) AND state = 'queued'
+    RETURNING {_REQUEST}
+"""
+
+#: A lease waits no longer; the key that it was asked for with is free again.
+ABANDON_LEASE: Final = """
+    UPDATE leases SET state = 'abandoned', idempotency_key = NULL
+    WHERE id = :id AND state = 'waiting'
+    RETURNING request_id
+"""
+
+#: The untouched task of an active lease without a request is warm again.
+UNLEASE_TASK: Final = """
+    UPDATE tasks
+    SET state = 'warm', lease_id = NULL, warm_at = COALESCE(warm_at, :now), changed_at = :now
+    WHERE lease_id = :lease_id AND state = 'leased'
+      AND EXISTS (SELECT 1 FROM leases
+                  WHERE id = :lease_id AND state = 'active' AND request_id IS NULL)
+"""
+
+#: The task of an active lease without a request is no use any more.
+RETIRE_LEASED_TASK: Final = """
+    UPDATE tasks SET state = 'retired', reason = :reason, changed_at = :now
+    WHERE lease_id = :lease_id AND state = 'leased'
+      AND EXISTS (SELECT 1 FROM leases
+                  WHERE id = :lease_id AND state = 'active' AND request_id IS NULL)
+"""
+
+#: A lease ends, in one of the ways in which it can.
+END_LEASE: Final = """
+    UPDATE leases SET state = :state WHERE id = :id AND state IN ('waiting', 'active')
+"""
+
+# --- Data on its way ------------------------------------------------------------------------------
+
+#: Accept a caller's data, with the task that it goes into if there was one.
+INSERT_REQUEST: Final = f"""
+    INSERT INTO requests
+        (id, template, state, owner, lease_id, pooled_id, task_id, outcome, name, assignee, files,
+         size, payload, idempotency_key, created_at, handed_out_at)
+    VALUES
+        (:id, :template, :state, :owner, :lease_id, :pooled_id, :task_id, :outcome, :name,
+         :assignee, :files, :size, :payload, :idempotency_key, :now, :handed_out_at)
+    RETURNING {_REQUEST}
+"""
+
+#: An active lease without a request gets one.
+ATTACH_REQUEST: Final = f"""
+    UPDATE leases SET request_id = :request_id
+    WHERE id = :id AND state = 'active' AND request_id IS NULL
+    RETURNING {_LEASE}
+"""
+
+#: CVAT has accepted a request's data.
+BEGIN_IMPORT: Final = """
+    UPDATE requests SET state = 'importing', uploaded_at = :now, deadline_at = :deadline
+    WHERE id = :id AND state = 'uploading'
+    RETURNING lease_id
+"""
+
+#: The task of a lease is being imported into.
+IMPORT_INTO_TASK: Final = """
+    UPDATE tasks SET state = 'importing', changed_at = :now
+    WHERE lease_id = :lease_id AND state = 'leased'
+"""
+
+#: As IMPORT_INTO_TASK, for a caller who uploads by itself.
+IMPORT_INTO_FOREIGN_TASK: Final = (
+    IMPORT_INTO_TASK
+    + """
+      AND EXISTS (SELECT 1 FROM leases
+                  WHERE id = :lease_id AND state = 'active' AND request_id IS NULL)
+"""
+)
+
+#: A task's jobs exist.
+COMPLETE_TASK: Final = """
+    UPDATE tasks SET state = 'ready', changed_at = :now
+    WHERE id = :id AND state IN ('leased', 'importing')
+    RETURNING lease_id
+"""
+
+#: The requests of a task whose jobs exist. Being imported is what lies between uploading and
+#: ready, even when nobody had the time to write it down.
+COMPLETE_REQUESTS: Final = f"""
+    UPDATE requests
+    SET state = 'ready', uploaded_at = COALESCE(uploaded_at, :now), finished_at = :now
+    WHERE pooled_id = :id AND {OPEN} AND state IN ('uploading', 'importing')
+"""
+
+#: Keep one job of a ready task.
+INSERT_JOB: Final = """
+    INSERT INTO jobs (pooled_id, id, url, start_frame, stop_frame, assignee)
+    VALUES (:pooled_id, :id, :url, :start_frame, :stop_frame, :assignee)
+"""
+
+#: A ready task bears its final name, and its jobs their assignee.
+FINISH_TASK: Final = """
+    UPDATE tasks SET name = :name, named = 1, changed_at = :now
+    WHERE id = :id AND state = 'ready' AND NOT named
+"""
+
+#: A task that data has touched, or may have, is no use any more.
+BURN_TASK: Final = """
+    UPDATE tasks SET state = 'failed', reason = :reason, changed_at = :now
+    WHERE id = :id AND state IN ('leased', 'importing')
+    RETURNING lease_id
+"""
+
+#: The requests of a burnt task.
+FAIL_REQUESTS: Final = f"""
+    UPDATE requests
+    SET state = 'failed', error_code = :code, error = :message, finished_at = :now
+    WHERE pooled_id = :id AND {OPEN} AND state IN ('uploading', 'importing')
+"""
+
+#: A request fails before CVAT has accepted its data. While it was queued nothing was done for it,
+#: so its key may be used for another try.
+FAIL_REQUEST: Final = """
+    UPDATE requests
+    SET state = 'failed', error_code = :code, error = :message, finished_at = :now,
+        idempotency_key = CASE WHEN state = 'queued' THEN NULL ELSE idempotency_key END
+    WHERE id = :id AND state IN ('queued', 'uploading')
+    RETURNING lease_id, pooled_id
+"""
+
+#: The untouched task of a request that failed is warm again.
+RETURN_TASK: Final = """
+    UPDATE tasks
+    SET state = 'warm', lease_id = NULL, warm_at = COALESCE(warm_at, :now), changed_at = :now
+    WHERE id = :id AND state = 'leased'
+"""
+
+#: A request waits for another task: with a fresh lease, and nothing of the old task.
+REQUEUE_REQUEST: Final = """
+    UPDATE requests
+    SET state = 'queued', lease_id = :new_lease_id, pooled_id = NULL, task_id = NULL,
+        outcome = NULL, handed_out_at = NULL, uploaded_at = NULL, deadline_at = NULL
+    WHERE id = :id AND state IN ('uploading', 'importing')
+"""
+
+#: The fresh lease, as the old one was.
+INSERT_FRESH_LEASE: Final = """
+    INSERT INTO leases (id, template, state, owner, request_id, ttl, payload, created_at)
+    SELECT :new_lease_id, leases.template, 'waiting', requests.owner, requests.id, leases.ttl,
+           leases.payload, :now
+    FROM requests JOIN leases ON leases.id = requests.lease_id
+    WHERE requests.id = :id AND requests.state IN ('uploading', 'importing')
+"""
+
+#: A request that still waits for a task is called off.
+CANCEL_REQUEST: Final = """
+    UPDATE requests SET state = 'cancelled', finished_at = :now
+    WHERE id = :id AND state = 'queued'
+    RETURNING lease_id
+"""
+
+#: As CANCEL_REQUEST, and the key that it was asked for with is free again.
+ABANDON_REQUEST: Final = """
+    UPDATE requests SET state = 'cancelled', finished_at = :now, idempotency_key = NULL
+    WHERE id = :id AND state = 'queued'
+"""
+
+#: Take over the requests whose owner is gone.
+ADOPT_REQUESTS: Final = f"""
+    UPDATE requests INDEXED BY requests_open SET owner = :owner
+    WHERE {OPEN} AND owner <> :owner
+      AND NOT EXISTS (SELECT 1 FROM owners
+                      WHERE owners.owner = requests.owner AND owners.until >= :now)
+    RETURNING {_REQUEST}
+"""
+
+#: A lease goes to the process that has taken over its request.
+ADOPT_LEASE: Final = "UPDATE leases SET owner = :owner WHERE id = :id"
+
+#: Nobody waits any more with the leases whose owner is gone.
+ABANDON_ORPHANED_LEASES: Final = """
+    UPDATE leases INDEXED BY leases_waiting SET state = 'abandoned', idempotency_key = NULL
+    WHERE state = 'waiting' AND request_id IS NULL AND owner <> :owner
+      AND NOT EXISTS (SELECT 1 FROM owners
+                      WHERE owners.owner = leases.owner AND owners.until >= :now)
+"""
+
+# --- Retiring and deleting ------------------------------------------------------------------------
+
+#: One warm task leaves the pool.
+RETIRE: Final = """
+    UPDATE tasks SET state = 'retired', reason = :reason, changed_at = :now
+    WHERE id = :id AND state = 'warm'
+"""
+
+#: The warm tasks that have become too old leave the pool.
+RETIRE_OLDER: Final = """
+    UPDATE tasks INDEXED BY tasks_warm SET state = 'retired', reason = :reason, changed_at = :now
+    WHERE state = 'warm' AND template = :template AND warm_at < :warm_before
+"""
+
+#: The warm tasks that an older version of the template has made leave the pool.
+RETIRE_OTHER_FINGERPRINTS: Final = """
+    UPDATE tasks INDEXED BY tasks_warm SET state = 'retired', reason = :reason, changed_at = :now
+    WHERE state = 'warm' AND template = :template AND fingerprint <> :fingerprint
+"""
+
+#: The oldest warm tasks beyond a number leave the pool.
+RETIRE_EXCESS: Final = """
+    UPDATE tasks SET state = 'retired', reason = :reason, changed_at = :now
+    WHERE state = 'warm' AND seq IN (
+        SELECT seq FROM tasks INDEXED BY tasks_warm
+        WHERE state = 'warm' AND template = :template
+        ORDER BY warm_at DESC, seq DESC LIMIT -1 OFFSET :keep)
+"""
+
+#: Take the tasks that have waited longest to be deleted, or to be tried again.
+BEGIN_DELETE: Final = f"""
+    UPDATE tasks SET state = 'deleting', owner = :owner, changed_at = :now
+    WHERE seq IN (SELECT seq FROM tasks INDEXED BY tasks_doomed
+                  WHERE {DOOMED} AND (state <> 'deleting' OR changed_at < :tried_before)
+                  ORDER BY changed_at, seq LIMIT :limit)
+    RETURNING {_TASK}
+"""
+
+#: The server has the task no more.
+FINISH_DELETE: Final = """
+    UPDATE tasks SET state = 'deleted', changed_at = :now WHERE id = :id AND state = 'deleting'
+"""
+
+# --- Demand, maintenance --------------------------------------------------------------------------
+
+#: Count one hand-out in its bucket of time.
+COUNT_DEMAND: Final = """
+    INSERT INTO demand (template, start, hits, waits, colds)
+    VALUES (:template, :start, :outcome = 'hit', :outcome = 'wait', :outcome = 'cold')
+    ON CONFLICT (template, start) DO UPDATE
+    SET hits = hits + excluded.hits, waits = waits + excluded.waits,
+        colds = colds + excluded.colds
+"""
+
+#: Count one hand-out among all that there ever were.
+COUNT_HAND_OUT: Final = """
+    INSERT INTO hand_outs (template, outcome, total) VALUES (:template, :outcome, 1)
+    ON CONFLICT (template, outcome) DO UPDATE SET total = total + 1
+"""
+
+#: Become, or stay, the one that maintains the store.
+ACQUIRE_MAINTENANCE: Final = """
+    INSERT INTO maintenance (id, owner, until) VALUES (1, :owner, :until)
+    ON CONFLICT (id) DO UPDATE SET owner = excluded.owner, until = excluded.until
+    WHERE maintenance.owner = excluded.owner OR maintenance.until <= :now
+"""
+
+#: Write something, to see whether that works.
+CHECK_WRITABLE: Final = """
+    UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'writes_checked'
+"""

@@ -1,0 +1,66 @@
+"""Owners, holds, pauses and maintenance. Each function is one transaction of the SQLite store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from sqlite_utils import Database
+
+from pool.model import Hold
+from pool.store import queries
+from pool.store.rows import changed, text
+
+
+def renew_owner(db: Database, owner: str, *, until: float) -> None:
+    db.table("owners").upsert({"owner": owner, "until": until}, pk="owner")
+
+
+def forget_owner(db: Database, owner: str) -> None:
+    db.table("owners").delete_where("owner = ?", [owner])
+
+
+def hold(db: Database, hold: Hold) -> None:
+    db.table("holds").upsert(asdict(hold) | {"reason": text(hold.reason)}, pk="template")
+
+
+def release_hold(db: Database, template: str) -> bool:
+    return bool(changed(db, "DELETE FROM holds WHERE template = :template", {"template": template}))
+
+
+def holds(db: Database) -> Mapping[str, Hold]:
+    return {row["template"]: Hold(**row) for row in db.table("holds").rows}
+
+
+def pause(db: Database, template: str, *, now: float) -> None:
+    # A second pause changes nothing: the template has been paused since the first.
+    db.table("pauses").insert({"template": template, "since": now}, pk="template", ignore=True)
+
+
+def resume(db: Database, template: str) -> bool:
+    return bool(
+        changed(db, "DELETE FROM pauses WHERE template = :template", {"template": template})
+    )
+
+
+def paused(db: Database) -> Mapping[str, float]:
+    return {row["template"]: row["since"] for row in db.table("pauses").rows}
+
+
+def acquire_maintenance(db: Database, owner: str, *, until: float, now: float) -> bool:
+    return bool(
+        changed(db, queries.ACQUIRE_MAINTENANCE, {"owner": owner, "until": until, "now": now})
+    )
+
+
+def release_maintenance(db: Database, owner: str) -> bool:
+    return bool(changed(db, "DELETE FROM maintenance WHERE owner = :owner", {"owner": owner}))
+
+
+def maintainer(db: Database, *, now: float) -> str | None:
+    row = db.execute("SELECT owner FROM maintenance WHERE until > ?", [now]).fetchone()
+    return str(row[0]) if row else None
+
+
+def check_writable(db: Database) -> None:
+    changed(db, queries.CHECK_WRITABLE, {})

@@ -1,0 +1,318 @@
+"""How fast and how safe the hand-out is. Run by hand: ``python tests/bench/bench_store.py``.
+
+Everything is durable (``synchronous=FULL``) and goes through the store's own methods; only the
+rows to start with are written past them, since a hundred thousand would take minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pool.errors import StoreError
+from pool.model import new_id
+from pool.store.base import NewLease, NewRequest
+from pool.store.sqlite import SqliteStore
+
+TEMPLATE, FINGERPRINT = "streets", "f00d"
+#: What the hand-out may take, in milliseconds.
+GOAL_MEDIAN, GOAL_P99 = 0.5, 3.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """Milliseconds that one kind of call took."""
+
+    what: str
+    calls: int
+    median: float
+    p99: float
+    worst: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contest:
+    """What came of many processes that claimed all tasks there were."""
+
+    processes: int
+    tasks: int
+    seconds: float
+    duplicates: int
+    lost: int
+    errors: int
+    median: float
+    p99: float
+    worst: float
+
+    @property
+    def rate(self) -> float:
+        return self.tasks / self.seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument(
+        "--dir", type=Path, help="where the stores are made (default: a temporary folder)"
+    )
+    parser.add_argument("--warm", type=int, default=1_000, help="warm tasks (default: %(default)s)")
+    parser.add_argument(
+        "--finished", type=int, default=100_000, help="finished rows (default: %(default)s)"
+    )
+    parser.add_argument("--processes", type=int, default=8, help="(default: %(default)s)")
+    parser.add_argument(
+        "--contested", type=int, default=8_000, help="tasks that these claim (default: %(default)s)"
+    )
+    asked = parser.parse_args()
+
+    with tempfile.TemporaryDirectory(dir=asked.dir) as name:
+        folder = Path(name)
+        timings = [
+            timing
+            for finished in (0, asked.finished)
+            for timing in measure(folder / f"{finished}.db", asked.warm, finished)
+        ]
+        contest = compete(folder / "contest.db", asked.processes, asked.contested)
+        fsync = fsync_cost(folder / "fsync")
+
+    show(timings, contest, fsync)
+    if asked.json:
+        asked.json.write_text(
+            json.dumps(
+                {
+                    "timings": [asdict(timing) for timing in timings],
+                    "contest": asdict(contest) | {"rate": contest.rate},
+                    "fsync": asdict(fsync),
+                },
+                indent=2,
+            )
+        )
+
+
+# --- One process ----------------------------------------------------------------------------------
+
+
+def measure(path: Path, warm: int, finished: int) -> Iterator[Timing]:
+    """Time the calls that must not depend on how many rows are finished."""
+    with filled(path, warm, finished) as store:
+        rows = f"{finished:,} finished"
+        yield timed(f"hand-out, {rows}", warm // 2, lambda: claim(store))
+        yield timed(f"hand-out for a request, {rows}", warm // 2, lambda: claim(store, data=True))
+    with filled(path.with_suffix(".status.db"), warm, finished) as store:
+        yield timed(f"levels, {rows}", 500, store.levels)
+        yield timed(f"in_flight, {rows}", 500, store.in_flight)
+        yield timed(f"expired_leases, {rows}", 500, lambda: store.expired_leases(now=time.time()))
+        yield timed(f"adopt_requests, {rows}", 500, lambda: store.adopt_requests("o", now=1.0))
+        yield timed(f"change_token, {rows}", 500, store.change_token)
+
+
+def claim(store: SqliteStore, *, data: bool = False) -> int | None:
+    wanted = NewLease(
+        id=new_id(), template=TEMPLATE, fingerprint=FINGERPRINT, owner="bench", ttl=3600.0
+    )
+    request = NewRequest(id=new_id(), files=("a.jpg",)) if data else None
+    task = store.open_lease(wanted, request=request, now=time.time()).task
+    return task.task_id if task else None
+
+
+def timed(what: str, calls: int, call: Callable[[], object]) -> Timing:
+    taken = []
+    for _ in range(calls):
+        began = time.perf_counter()
+        call()
+        taken.append(1000 * (time.perf_counter() - began))
+    return summary(what, taken)
+
+
+def summary(what: str, taken: list[float]) -> Timing:
+    taken = sorted(taken)
+    return Timing(
+        what=what,
+        calls=len(taken),
+        median=statistics.median(taken),
+        p99=taken[int(len(taken) * 0.99)],
+        worst=taken[-1],
+    )
+
+
+def fsync_cost(path: Path) -> Timing:
+    """What the disk alone takes for a durable write of a page: the floor under a hand-out."""
+    with path.open("wb", buffering=0) as file:
+
+        def write() -> None:
+            file.write(b"x" * 4096)
+            os.fdatasync(file.fileno())
+
+        return timed("write and fsync of 4 KiB, without a store", 500, write)
+
+
+# --- Many processes -------------------------------------------------------------------------------
+
+
+def compete(path: Path, processes: int, tasks: int) -> Contest:
+    """Have processes claim all tasks as fast as they can."""
+    with filled(path, tasks, 0):
+        pass
+    context = multiprocessing.get_context("spawn")
+    gate = context.Barrier(processes + 1)
+    answers = context.Queue()
+    workers = [
+        context.Process(target=claim_all, args=(path, gate, answers)) for _ in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    gate.wait()
+    began = time.perf_counter()
+    results = [answers.get() for _ in workers]
+    seconds = time.perf_counter() - began
+    for worker in workers:
+        worker.join()
+    taken = Counter(task_id for task_ids, _, _ in results for task_id in task_ids)
+    spread = summary("", [one for _, times, _ in results for one in times])
+    return Contest(
+        processes=processes,
+        tasks=tasks,
+        seconds=seconds,
+        duplicates=taken.total() - len(taken),
+        lost=tasks - len(taken),
+        errors=sum(errors for _, _, errors in results),
+        median=spread.median,
+        p99=spread.p99,
+        worst=spread.worst,
+    )
+
+
+def claim_all(path: Path, gate: object, answers: object) -> None:
+    store = SqliteStore(path, busy_timeout=30.0)
+    taken: list[int] = []
+    times: list[float] = []
+    errors = 0
+    gate.wait()  # type: ignore[attr-defined]
+    while True:
+        began = time.perf_counter()
+        try:
+            task_id = claim(store)
+        except StoreError:
+            errors += 1
+            continue
+        times.append(1000 * (time.perf_counter() - began))
+        if task_id is None:
+            break
+        taken.append(task_id)
+    store.close()
+    answers.put((taken, times, errors))  # type: ignore[attr-defined]
+
+
+# --- Rows to start with ---------------------------------------------------------------------------
+
+
+@contextmanager
+def filled(path: Path, warm: int, finished: int) -> Iterator[SqliteStore]:
+    """A store with warm tasks, and with finished tasks, leases, requests and jobs."""
+    store = SqliteStore(path, busy_timeout=30.0)
+    with store.connections.writing() as db:
+        db.execute(
+            """
+            WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT :finished)
+            INSERT INTO tasks (id, template, fingerprint, state, name, named, task_id, cold,
+                               lease_id, owner, created_at, warm_at, changed_at)
+            SELECT 't' || i, :template, :fingerprint, iif(i % 4, 'ready', 'deleted'), 'done ' || i,
+                   1, i, 0, 'l' || i, 'bench', i, i, i
+            FROM n WHERE :finished
+            """,
+            {"finished": finished, "template": TEMPLATE, "fingerprint": FINGERPRINT},
+        )
+        db.execute(
+            """
+            INSERT INTO leases (id, template, state, owner, request_id, pooled_id, task_id, outcome,
+                                ttl, payload, created_at, handed_out_at, expires_at)
+            SELECT lease_id, template, 'used', 'bench', 'r' || task_id, id, task_id, 'hit', 60, '',
+                   created_at, created_at, created_at + 60
+            FROM tasks
+            """
+        )
+        db.execute(
+            """
+            INSERT INTO requests (id, template, state, owner, lease_id, pooled_id, task_id, outcome,
+                                  files, size, payload, created_at, finished_at)
+            SELECT request_id, template, 'ready', 'gone', id, pooled_id, task_id, 'hit',
+                   '["a.jpg"]', 100000, '', created_at, created_at
+            FROM leases
+            """
+        )
+        db.execute(
+            """
+            INSERT INTO jobs (pooled_id, id, url, start_frame, stop_frame)
+            SELECT id, task_id, 'https://cvat.example/api/jobs/' || task_id, 0, 9
+            FROM tasks WHERE state = 'ready'
+            """
+        )
+        db.execute(
+            """
+            WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT :warm)
+            INSERT INTO tasks (id, template, fingerprint, state, name, task_id, cold, owner,
+                               created_at, warm_at, changed_at)
+            SELECT 'w' || i, :template, :fingerprint, 'warm', 'warm ' || i, 1000000 + i, 0, 'bench',
+                   i, i, i
+            FROM n
+            """,
+            {"warm": warm, "template": TEMPLATE, "fingerprint": FINGERPRINT},
+        )
+    # What was filled in goes to the disk now, not while something is being measured.
+    with store.connections.reading() as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    os.sync()
+    yield store
+    store.close()
+
+
+# --- What came out --------------------------------------------------------------------------------
+
+
+def show(timings: list[Timing], contest: Contest, fsync: Timing) -> None:
+    console = Console(width=100)
+    table = Table(title="One process (milliseconds)")
+    for column in ("what", "calls", "median", "p99", "worst", "to none finished"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    without = {timing.what.split(",")[0]: timing for timing in timings[: len(timings) // 2]}
+    for timing in [*timings, fsync]:
+        base = without.get(timing.what.split(",")[0])
+        table.add_row(
+            timing.what,
+            str(timing.calls),
+            f"{timing.median:.3f}",
+            f"{timing.p99:.3f}",
+            f"{timing.worst:.3f}",
+            f"x {timing.median / base.median:.2f}" if base and base is not timing else "",
+        )
+    console.print(table)
+    hand_outs = [timing for timing in timings if timing.what.startswith("hand-out")]
+    met = all(one.median <= GOAL_MEDIAN and one.p99 <= GOAL_P99 for one in hand_outs)
+    console.print(
+        f"Goal: median <= {GOAL_MEDIAN} ms, p99 <= {GOAL_P99} ms: {'met' if met else 'MISSED'}"
+    )
+    console.print(
+        f"{contest.processes} processes claimed {contest.tasks:,} tasks in {contest.seconds:.2f} s "
+        f"({contest.rate:,.0f} a second): {contest.duplicates} handed out twice, {contest.lost} "
+        f"lost, {contest.errors} errors; each took {contest.median:.2f} ms (median), "
+        f"{contest.p99:.1f} ms (p99), {contest.worst:.0f} ms (worst)"
+    )
+
+
+if __name__ == "__main__":
+    main()

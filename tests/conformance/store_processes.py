@@ -1,0 +1,134 @@
+"""What the tests have other processes do, and how they are started.
+
+Every process waits at a gate until all have started, so that they meet in the store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from store_scene import FINGERPRINT, NOW, TEMPLATE, wish
+
+from pool.errors import IdempotencyConflict
+from pool.model import new_id
+from pool.store import open_store
+from pool.store.base import CreateLimit
+
+
+def pool_id(url: str) -> str:
+    """Opens the store, which nobody may have made yet."""
+    store = open_store(url)
+    try:
+        return store.pool_id
+    finally:
+        store.close()
+
+
+def claim_all(url: str) -> list[int]:
+    """Takes tasks until there are none."""
+    store = open_store(url)
+    task_ids = []
+    while (task := store.open_lease(wish(), now=NOW).task) is not None:
+        assert task.task_id is not None
+        task_ids.append(task.task_id)
+    store.close()
+    return task_ids
+
+
+def claim_and_die(url: str) -> None:
+    """Is killed as soon as it has a task."""
+    opened = open_store(url).open_lease(wish(), now=NOW)
+    print(json.dumps(opened.lease.id), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def open_with_key(url: str, key: str, payload: str) -> str:
+    """Asks with a key; says which lease it got, or that the key was taken."""
+    store = open_store(url)
+    try:
+        return store.open_lease(wish(key=key, payload=payload), now=NOW).lease.id
+    except IdempotencyConflict as error:
+        return error.code
+    finally:
+        store.close()
+
+
+def create_all(url: str, capacity: int) -> int:
+    """Begins creates until the limit is reached."""
+    store = open_store(url)
+    limit = CreateLimit(capacity=capacity, concurrency=capacity)
+    begun = 0
+    while store.begin_create(new_id(), TEMPLATE, FINGERPRINT, limit=limit, owner="there", now=NOW):
+        begun += 1
+    store.close()
+    return begun
+
+
+def adopt(url: str, owner: str) -> list[str]:
+    """Takes over what nobody works on."""
+    store = open_store(url)
+    adopted = [request.id for request in store.adopt_requests(owner, now=NOW)]
+    store.close()
+    return adopted
+
+
+def delete_all(url: str, owner: str) -> list[str]:
+    """Takes tasks to delete, a few at a time."""
+    store = open_store(url)
+    taken = []
+    while some := store.begin_delete(owner=owner, limit=3, retry_after=60.0, now=NOW):
+        taken += [task.id for task in some]
+    store.close()
+    return taken
+
+
+def maintain(url: str, owner: str) -> bool:
+    """Tries to become the one that maintains the store."""
+    store = open_store(url)
+    won = store.acquire_maintenance(owner, until=NOW + 10, now=NOW)
+    store.close()
+    return won
+
+
+def run(action: Callable[..., Any], *calls: tuple[Any, ...]) -> list[Any]:
+    """Run an action in as many processes as there are calls, at once; their answers."""
+    processes = [_start(action, call) for call in calls]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return [_answer(process) for process in processes]
+
+
+def _start(action: Callable[..., Any], call: tuple[Any, ...]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, __file__, action.__name__, json.dumps(call)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _answer(process: subprocess.Popen[str]) -> Any:
+    with process:
+        out, complaint = process.communicate()
+    if not out:
+        raise AssertionError(complaint)
+    return json.loads(out)
+
+
+if __name__ == "__main__":
+    wanted, arguments = globals()[sys.argv[1]], json.loads(sys.argv[2])
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(json.dumps(wanted(*arguments)))

@@ -1,0 +1,150 @@
+"""Brings a store into the situation that a test is about, by the store's own methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from pool.model import (
+    Job,
+    LeaseRecord,
+    LeaseState,
+    PooledTask,
+    RequestRecord,
+    RequestState,
+    TaskState,
+    new_id,
+)
+from pool.store.base import CreateLimit, NewLease, NewRequest, Opened, Store
+
+NOW = 1_700_000_000.0
+TEMPLATE = "streets"
+FINGERPRINT = "f00d"
+JOBS = (
+    Job(id=31, url="https://cvat/api/jobs/31", start_frame=0, stop_frame=4, assignee="ann"),
+    Job(id=32, url="https://cvat/api/jobs/32", start_frame=5, stop_frame=7),
+)
+
+
+def wish(
+    *,
+    template: str = TEMPLATE,
+    fingerprint: str = FINGERPRINT,
+    owner: str = "here",
+    ttl: float = 60.0,
+    key: str | None = None,
+    payload: str = "",
+) -> NewLease:
+    """A fresh wish for a task."""
+    return NewLease(
+        id=new_id(),
+        template=template,
+        fingerprint=fingerprint,
+        owner=owner,
+        ttl=ttl,
+        idempotency_key=key,
+        payload=payload,
+    )
+
+
+def data(*files: str) -> NewRequest:
+    """A fresh request."""
+    return NewRequest(id=new_id(), name="monday", assignee=7, files=files or ("a.jpg",), size=99)
+
+
+@dataclass
+class Scene:
+    """A store, and short ways to fill it. Task ids are counted from 1."""
+
+    store: Store
+    task_ids: count[int] = field(default_factory=lambda: count(1))
+
+    def creating(
+        self, *, template: str = TEMPLATE, fingerprint: str = FINGERPRINT, now: float = NOW
+    ) -> PooledTask:
+        task = self.store.begin_create(
+            new_id(),
+            template,
+            fingerprint,
+            limit=CreateLimit(capacity=10_000, concurrency=10_000),
+            owner="here",
+            now=now,
+        )
+        assert task is not None
+        return task
+
+    def warm(
+        self, *, template: str = TEMPLATE, fingerprint: str = FINGERPRINT, now: float = NOW
+    ) -> PooledTask:
+        task = self.creating(template=template, fingerprint=fingerprint, now=now)
+        assert self.store.record_created(task.id, task_id=next(self.task_ids), now=now)
+        assert self.store.finish_create(task.id, prepared=True, now=now)
+        return self.task(task.id)
+
+    def leased(self, *, ttl: float = 60.0, now: float = NOW) -> Opened:
+        self.warm(now=now)
+        return self.store.open_lease(wish(ttl=ttl), now=now)
+
+    def waiting(self, *, key: str | None = None, now: float = NOW) -> Opened:
+        opened = self.store.open_lease(wish(key=key), now=now)
+        assert opened.task is None
+        return opened
+
+    def queued(self, *, key: str | None = None, owner: str = "here", now: float = NOW) -> Opened:
+        opened = self.store.open_lease(wish(key=key, owner=owner), request=data(), now=now)
+        assert opened.task is None
+        return opened
+
+    def uploading(self, *, owner: str = "here", now: float = NOW) -> Opened:
+        self.warm(now=now)
+        return self.store.open_lease(wish(owner=owner), request=data(), now=now)
+
+    def importing(self, *, owner: str = "here", now: float = NOW) -> Opened:
+        opened = self.uploading(owner=owner, now=now)
+        assert opened.request is not None
+        assert self.store.begin_import(opened.request.id, deadline=now + 600, now=now)
+        return opened
+
+    def retired(self, *, now: float = NOW) -> PooledTask:
+        task = self.warm(now=now)
+        assert self.store.retire(task.id, reason="old", now=now)
+        return self.task(task.id)
+
+    # --- Looking --------------------------------------------------------------------------------
+
+    def task(self, pooled_id: str | None) -> PooledTask:
+        assert pooled_id is not None
+        task = self.store.task(pooled_id)
+        assert task is not None
+        return task
+
+    def lease(self, lease_id: str) -> LeaseRecord:
+        lease = self.store.lease(lease_id)
+        assert lease is not None
+        return lease
+
+    def request(self, request: RequestRecord | None) -> RequestRecord:
+        assert request is not None
+        found = self.store.request(request.id)
+        assert found is not None
+        return found
+
+    def states(self, opened: Opened) -> tuple[TaskState | None, LeaseState, RequestState | None]:
+        """Where the task, the lease and the request of one hand-out stand now."""
+        lease = self.lease(opened.lease.id)
+        task = self.store.task(lease.pooled_id) if lease.pooled_id else None
+        return (
+            task.state if task else None,
+            lease.state,
+            self.request(opened.request).state if opened.request else None,
+        )
+
+
+def everything(store: Store) -> tuple[Sequence[object], ...]:
+    """All rows that a caller can see, to compare before and after."""
+    return (
+        store.tasks(states=tuple(TaskState)),
+        store.leases(limit=100_000),
+        store.requests(limit=100_000).requests,
+    )

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import store_processes as processes
+from store_scene import NOW, TEMPLATE
+
+from pool.model import Hold
+from pool.store.base import Store
+
+HOLD = Hold(
+    template=TEMPLATE, code="cvat", reason="403 \udcff", since=NOW, retry_at=NOW + 9, attempts=2
+)
+
+
+def test_a_hold_is_replaced_by_the_next_and_released(store: Store) -> None:
+    store.hold(HOLD)
+    [(name, hold)] = store.holds().items()
+    assert (name, hold.reason, hold.attempts) == (TEMPLATE, "403 ?", 2)
+    later = Hold(template=TEMPLATE, code="x", reason="y", since=NOW + 1, retry_at=None)
+    other = Hold(template="other", code="x", reason="y", since=NOW + 1, retry_at=NOW)
+    store.hold(later)
+    store.hold(other)
+    assert store.holds() == {TEMPLATE: later, "other": other}
+    assert store.release_hold(TEMPLATE)
+    assert not store.release_hold(TEMPLATE)
+    assert store.holds() == {"other": other}
+
+
+def test_a_pause_lasts_until_it_is_ended(store: Store) -> None:
+    store.pause(TEMPLATE, now=NOW)
+    store.pause(TEMPLATE, now=NOW + 5)
+    assert store.paused() == {TEMPLATE: NOW}
+    assert store.resume(TEMPLATE)
+    assert not store.resume(TEMPLATE)
+    assert store.paused() == {}
+
+
+def test_one_maintains_the_store(store: Store, open_another: Callable[[], Store]) -> None:
+    other = open_another()
+    assert store.maintainer(now=NOW) is None
+    assert store.acquire_maintenance("a", until=NOW + 10, now=NOW)
+    assert not other.acquire_maintenance("b", until=NOW + 10, now=NOW + 9)
+    assert other.maintainer(now=NOW + 9) == "a"
+    assert store.acquire_maintenance("a", until=NOW + 20, now=NOW + 9), "it stays"
+    assert not other.acquire_maintenance("b", until=NOW + 30, now=NOW + 19)
+
+
+def test_maintenance_is_taken_over_after_its_term(store: Store) -> None:
+    store.acquire_maintenance("a", until=NOW + 10, now=NOW)
+    assert store.maintainer(now=NOW + 10) is None
+    assert store.acquire_maintenance("b", until=NOW + 20, now=NOW + 10)
+    assert not store.acquire_maintenance("a", until=NOW + 30, now=NOW + 11)
+    assert not store.release_maintenance("a")
+    assert store.maintainer(now=NOW + 11) == "b"
+
+
+def test_maintenance_can_be_given_up(store: Store) -> None:
+    store.acquire_maintenance("a", until=NOW + 10, now=NOW)
+    assert store.release_maintenance("a")
+    assert not store.release_maintenance("a")
+    assert store.maintainer(now=NOW) is None
+    assert store.acquire_maintenance("b", until=NOW + 10, now=NOW)
+
+
+def test_of_many_processes_one_maintains(store: Store, store_url: str) -> None:
+    won = processes.run(processes.maintain, *[(store_url, owner) for owner in "abcd"])
+    assert sorted(won) == [False, False, False, True]
+    assert store.maintainer(now=NOW) == "abcd"[won.index(True)]

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pool.model import new_id
+from pool.store.base import CreateLimit, NewLease
+from pool.store.connections import Connections, connect
+from pool.store.sqlite import SqliteStore
+
+NOW = 1_700_000_000.0
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    store = SqliteStore(tmp_path / "pool.db", busy_timeout=5.0)
+    yield store
+    store.close()
+
+
+def wish() -> NewLease:
+    return NewLease(id=new_id(), template="a", fingerprint="f", owner="o", ttl=60.0)
+
+
+def make_warm(store: SqliteStore) -> str:
+    pooled_id = new_id()
+    limit = CreateLimit(capacity=10**6, concurrency=10**6)
+    assert store.begin_create(pooled_id, "a", "f", limit=limit, owner="o", now=NOW)
+    assert store.record_created(pooled_id, task_id=1, now=NOW)
+    assert store.finish_create(pooled_id, prepared=False, now=NOW)
+    return pooled_id
+
+
+def test_the_connections_of_ended_threads_do_not_stay(store: SqliteStore) -> None:
+    store.levels()
+    for _ in range(20):
+        threads = [threading.Thread(target=store.levels) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert store.connections.open_count == 1
+
+
+def test_closing_closes_the_connections_of_all_threads(store: SqliteStore) -> None:
+    ready, done = threading.Barrier(4), threading.Event()
+
+    def look() -> None:
+        store.levels()
+        ready.wait()
+        done.wait()
+
+    threads = [threading.Thread(target=look) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    assert store.connections.open_count == 3
+    store.close()
+    assert store.connections.open_count == 0
+    done.set()
+    for thread in threads:
+        thread.join()
+
+
+def test_a_forked_process_can_use_the_store_next_to_its_parent(store: SqliteStore) -> None:
+    taken = {make_warm(store), make_warm(store), make_warm(store)}
+    token = store.change_token()
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        pooled_id = store.open_lease(wish(), now=NOW).lease.pooled_id
+        os.write(writing, str(pooled_id).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    by_child = os.read(reading, 100).decode()
+    os.close(reading)
+    os.close(writing)
+    mine = {store.open_lease(wish(), now=NOW).lease.pooled_id for _ in range(2)}
+    assert mine | {by_child} == taken
+    assert store.change_token() != token
+
+
+def test_no_connection_is_open_while_a_process_forks(tmp_path: Path, store: SqliteStore) -> None:
+    connections = Connections(tmp_path / "pool.db", busy_timeout=1.0)
+    with connections.reading():
+        pass
+    assert connections.open_count == 1
+    connections.before_fork()
+    connections.after_fork()
+    assert connections.open_count == 0
+    with connections.reading() as db:
+        assert db.execute("SELECT COUNT(*) FROM tasks").fetchone() == (0,)
+    connections.close()
+
+
+def test_a_connection_that_cannot_be_set_up_is_closed(tmp_path: Path) -> None:
+    with pytest.raises(sqlite3.OperationalError):
+        connect(tmp_path / "none.db", busy_timeout=1.0, create=False)

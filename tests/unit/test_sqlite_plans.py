@@ -1,0 +1,156 @@
+"""What is asked often must cost the same however many rows are finished.
+
+Not measured, but read from SQLite's plans: every query that these calls make goes by a row's
+id, or by an index that has no finished rows in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pool.model import Job, TaskState, new_id
+from pool.store.base import CreateLimit, NewLease, NewRequest
+from pool.store.sqlite import SqliteStore
+
+#: Indexes by a unique id or key, whose cost is that of one row.
+UNIQUE = {
+    "sqlite_autoindex_tasks_1",
+    "sqlite_autoindex_leases_1",
+    "sqlite_autoindex_requests_1",
+    "tasks_lease",
+    "leases_key",
+    "requests_key",
+}
+#: Indexes that hold rows in some states only.
+PARTIAL = {
+    "tasks_warm",
+    "tasks_live",
+    "tasks_doomed",
+    "tasks_unnamed",
+    "leases_waiting",
+    "leases_expiring",
+    "requests_open",
+    "requests_open_task",
+}
+STEP = re.compile(r"(?:SCAN|SEARCH) (tasks|leases|requests)\b(?: USING (.*))?")
+
+LIMIT = CreateLimit(capacity=9, concurrency=9)
+CALLS: dict[str, Callable[[SqliteStore], object]] = {
+    "levels": lambda store: store.levels(),
+    "warm_of": lambda store: store.warm_of("a", "f"),
+    "capacity_of": lambda store: store.capacity_of("a", "f"),
+    "in_flight": lambda store: store.in_flight(),
+    "waiting": lambda store: store.waiting("a"),
+    "tasks": lambda store: store.tasks(),
+    "tasks_creating": lambda store: store.tasks(states=[TaskState.CREATING]),
+    "expired_leases": lambda store: store.expired_leases(now=1.0),
+    "watched_leases": lambda store: store.watched_leases(),
+    "importing_tasks": lambda store: store.importing_tasks(owner="o"),
+    "unfinished_tasks": lambda store: store.unfinished_tasks(ready_before=1.0, limit=9),
+    "adopt_requests": lambda store: store.adopt_requests("o", now=1.0),
+    "begin_create": lambda store: store.begin_create(
+        new_id(), "a", "f", limit=LIMIT, owner="o", now=1.0
+    ),
+    "begin_delete": lambda store: store.begin_delete(owner="o", limit=3, retry_after=1, now=1.0),
+    "retire_older": lambda store: store.retire_older("a", warm_before=1.0, reason="", now=1.0),
+    "retire_others": lambda store: store.retire_other_fingerprints("a", "f", reason="", now=1.0),
+    "retire_excess": lambda store: store.retire_excess("a", keep=9, reason="", now=1.0),
+    "hand_outs": lambda store: store.hand_outs(),
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    store = SqliteStore(tmp_path / "pool.db", busy_timeout=5.0)
+    yield store
+    store.close()
+
+
+def plans(store: SqliteStore, call: Callable[[SqliteStore], object]) -> dict[str, list[str]]:
+    """The plan of every query that a call makes."""
+    asked: list[tuple[str, Any]] = []
+    with store.connections.reading() as db:
+        connection = db
+        # Plans also show how broken references would be looked for; none are ever broken here.
+    with connection.tracer(lambda sql, parameters: asked.append((sql, parameters))):
+        call(store)
+    connection.execute("PRAGMA foreign_keys = OFF")
+    return {
+        sql: [row[3] for row in connection.conn.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)]
+        for sql, parameters in asked
+        if parameters is not None
+    }
+
+
+def check(store: SqliteStore, call: Callable[[SqliteStore], object]) -> None:
+    seen = plans(store, call)
+    assert seen or call is CALLS["hand_outs"]
+    for sql, plan in seen.items():
+        for step in plan:
+            if (met := STEP.search(step)) is None:
+                continue
+            how = met[2] or "nothing"
+            index = re.search(r"INDEX (\w+)", how)
+            cheap = (
+                index is not None and index[1] in PARTIAL
+                if step.startswith("SCAN")
+                else "INTEGER PRIMARY KEY" in how
+                or (index is not None and index[1] in PARTIAL | UNIQUE)
+            )
+            assert cheap, f"{step!r} in\n{sql}"
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_no_call_reads_finished_rows(store: SqliteStore, name: str) -> None:
+    check(store, CALLS[name])
+
+
+def test_the_way_of_a_request_reads_no_finished_rows(store: SqliteStore) -> None:
+    def serve(store: SqliteStore, *, key: str, with_request: bool) -> None:
+        wanted = NewLease(
+            id=new_id(),
+            template="a",
+            fingerprint="f",
+            owner="o",
+            ttl=9.0,
+            idempotency_key=key,
+        )
+        request = NewRequest(id=new_id()) if with_request else None
+        store.open_lease(wanted, request=request, now=1.0)
+        store.open_lease(wanted, request=request, now=1.0)
+        pooled_id = new_id()
+        store.begin_create(pooled_id, "a", "f", limit=LIMIT, owner="o", now=1.0)
+        store.record_created(pooled_id, task_id=1, now=1.0)
+        store.finish_create(pooled_id, prepared=True, now=1.0)
+        assert store.claim_warm(wanted.id, "f", now=1.0)
+        if request:
+            store.begin_import(request.id, deadline=9.0, now=1.0)
+        job = Job(id=1, url="u", start_frame=0, stop_frame=0)
+        assert store.complete_import(pooled_id, [job], now=1.0)
+        assert store.finish_task(pooled_id, name="n", now=1.0)
+
+    check(store, lambda store: serve(store, key="k", with_request=True))
+    check(store, lambda store: serve(store, key="k", with_request=False))
+
+
+def test_the_hand_out_takes_the_oldest_without_sorting(store: SqliteStore) -> None:
+    wanted = NewLease(id=new_id(), template="a", fingerprint="f", owner="o", ttl=9.0)
+    steps = [
+        step
+        for sql, plan in plans(store, lambda store: store.open_lease(wanted, now=1.0)).items()
+        if "ORDER BY warm_at" in sql
+        for step in plan
+    ]
+    assert any("INDEX tasks_warm (template=? AND fingerprint=?)" in step for step in steps)
+    assert not any("TEMP B-TREE" in step for step in steps)
+
+
+def test_no_reference_is_deferred(store: SqliteStore) -> None:
+    """A deferred one is settled by reading all rows of the other table, plan or no plan."""
+    with store.connections.reading() as db:
+        assert "DEFER" not in db.schema.upper()
