@@ -1,0 +1,352 @@
+"""What the pool asks of CVAT, one method a question. See :mod:`pool.cvat.transport` for how."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+from pool.clock import Clock, SystemClock
+from pool.cvat import failures, parse
+from pool.cvat.credentials import Credentials, find_credentials
+from pool.cvat.records import (
+    AccessToken,
+    ImportState,
+    ImportStatus,
+    Progress,
+    ServerInfo,
+    TaskInfo,
+    Upload,
+    User,
+)
+from pool.cvat.transport import Answer, OnCall, Transport
+from pool.cvat.upload import Uploader
+from pool.errors import CvatAmbiguous, CvatError
+from pool.model import Job
+from pool.settings import CvatSettings, DataSettings
+
+__all__ = ["CvatClient", "OnCall", "connect", "request_id"]
+
+#: Ids in one filter: 1,000 answer 414, since they stand in the URL.
+MAX_IDS: Final = 500
+_PAGE_SIZE: Final = 500
+#: How often a listing is begun again because it changed between two pages.
+_MAX_LISTINGS: Final = 3
+
+
+def request_id(task_id: int) -> str:
+    """The id of the import of a task's data, which CVAT makes from the task's."""
+    return f"action=create&target=task&target_id={task_id}"
+
+
+def connect(
+    settings: CvatSettings,
+    environ: Mapping[str, str] | None = None,
+    *,
+    on_call: OnCall | None = None,
+) -> CvatClient:
+    """A client with the credentials that are found in ``environ`` (default: the process's).
+
+    No call is made yet. Raises ConfigError.
+    """
+    credentials = find_credentials(settings, os.environ if environ is None else environ)
+    return CvatClient(settings, credentials, on_call=on_call)
+
+
+class CvatClient:
+    """One client for one server, organization and credential. Thread-safe.
+
+    Every call has a time-out: ``settings.timeout`` seconds for the answer, less to connect.
+    Every method raises the classes below CvatError in :mod:`pool.errors`, and no other for
+    what the server or the network did: CvatUnreachable, CvatBusy, CvatRefusedCredentials,
+    CvatForbidden, CvatNotFound (the organization does not exist), CvatRejected. CvatAmbiguous
+    comes from calls that change something. Nothing is retried here except what cannot be
+    noticed (a keep-alive connection that had died) and the parts of a resumable upload.
+
+    ``on_call`` is called after each call with (operation, seconds, "ok" or the error's code),
+    from the thread that made it; it must not raise.
+    """
+
+    def __init__(
+        self,
+        settings: CvatSettings,
+        credentials: Credentials,
+        *,
+        pool_size: int = 32,
+        user_agent: str | None = None,
+        on_call: OnCall | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._transport = Transport(
+            settings,
+            credentials,
+            clock=clock or SystemClock(),
+            pool_size=pool_size,
+            user_agent=user_agent or _user_agent(),
+            on_call=on_call,
+        )
+        self._uploader = Uploader(self._transport)
+        self.server_url = self._transport.server
+        self.organization = settings.organization
+
+    def __enter__(self) -> CvatClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"CvatClient({self.server_url!r}, organization={self.organization!r})"
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    def warm_up(self, connections: int = 1) -> None:
+        """Open connections ahead of need, and log in, so that the first request pays neither."""
+        self._transport.open_connections("warm_up", "/api/users/self", connections)
+
+    # --- The server and who we are to it ------------------------------------------------------
+
+    def about(self) -> ServerInfo:
+        """The server's name and version. Raises CvatError when it is no CVAT server."""
+        answer = self._transport.call("about", "GET", "/api/server/about", accept=(404,))
+        if answer.status == 404:
+            raise failures.not_cvat(self.server_url, 404, "nothing at /api/server/about")
+        said = answer.json()
+        if not (isinstance(said, dict) and "version" in said):
+            raise failures.not_cvat(self.server_url, answer.status, "no version")
+        return parse.server_info(said)
+
+    def whoami(self) -> User:
+        """The user that the credentials belong to. Raises CvatRefusedCredentials."""
+        return parse.user(self._get("whoami", "/api/users/self").json())
+
+    def access_token(self) -> AccessToken | None:
+        """The access token in use; None with a password, or with a server before 2.48."""
+        if not self._transport.uses_token:
+            return None
+        answer = self._get("access_token", "/api/auth/access_tokens/self", accept=(404,))
+        if answer.status == 404:
+            if failures.organization_unknown(answer.data):
+                raise self._error(answer, "GET")
+            return None
+        return parse.access_token(answer.json())
+
+    # --- Tasks --------------------------------------------------------------------------------
+
+    def create_task(
+        self, fields: Mapping[str, Any], name: str, *, timeout: float | None = None
+    ) -> int:
+        """Create a task and return CVAT's id of it. ``timeout`` is in seconds.
+
+        Raises CvatAmbiguous when it is unknown whether the task exists: look for it by its
+        name after a while. Never tried twice, because CVAT would create two.
+        """
+        answer = self._transport.call(
+            "create_task", "POST", "/api/tasks", data={**fields, "name": name}, timeout=timeout
+        )
+        try:
+            return parse.thing_id(answer.json())
+        except CvatError as error:
+            raise CvatAmbiguous(error.detail, http_status=answer.status) from None
+
+    def prepare_upload(self, task_id: int) -> None:
+        """Have CVAT make the data row and the folders ahead of the data; harmless when repeated."""
+        self._uploader.start(task_id)
+
+    def upload(
+        self,
+        task_id: int,
+        data: Upload,
+        params: DataSettings,
+        *,
+        single_request_limit: int,
+        prepared: bool,
+        progress: Progress | None = None,
+    ) -> str:
+        """Bring data to a task and return the id of its import. See :class:`Uploader.upload`."""
+        return self._uploader.upload(
+            task_id,
+            data,
+            params,
+            single_request_limit=single_request_limit,
+            prepared=prepared,
+            progress=progress,
+        )
+
+    def find_tasks(self, name: str) -> list[TaskInfo]:
+        """The tasks of exactly this name, oldest first."""
+        found = self._list("find_tasks", "/api/tasks", {"name": name})
+        return [task for task in map(parse.task_info, found) if task.name == name]
+
+    def marked_tasks(self, mark: str) -> list[TaskInfo]:
+        """The tasks whose name contains the mark, oldest first."""
+        query = {"filter": _json({"in": [mark, {"var": "name"}]})}
+        found = self._list("marked_tasks", "/api/tasks", query)
+        return [task for task in map(parse.task_info, found) if mark in task.name]
+
+    def tasks(self, task_ids: Sequence[int]) -> dict[int, TaskInfo]:
+        """Those of the tasks that still exist, by id."""
+        found: dict[int, TaskInfo] = {}
+        for ids in _batches(task_ids):
+            query = {"filter": _json({"in": [{"var": "id"}, ids]})}
+            for task in map(parse.task_info, self._list("tasks", "/api/tasks", query)):
+                found[task.id] = task
+        return found
+
+    def rename_task(self, task_id: int, name: str) -> None:
+        """Raises CvatNotFound when the task is gone."""
+        self._patch("rename_task", f"/api/tasks/{task_id}", {"name": name}, task_id)
+
+    def assign_task(self, task_id: int, user_id: int | None) -> None:
+        """Raises CvatNotFound when the task is gone; CvatBusy (500) when the user is unknown."""
+        self._patch("assign_task", f"/api/tasks/{task_id}", {"assignee_id": user_id}, task_id)
+
+    def delete_task(self, task_id: int) -> bool:
+        """Delete a task; False when it was gone already."""
+        answer = self._transport.call(
+            "delete_task", "DELETE", f"/api/tasks/{task_id}", accept=(404,), task_id=task_id
+        )
+        if answer.status != 404:
+            return True
+        # Only CVAT itself says in JSON that a task is gone; a proxy's 404 proves nothing.
+        if failures.organization_unknown(answer.data) or not _is_json(answer):
+            raise self._error(answer, "DELETE")
+        return False
+
+    # --- Jobs and imports ---------------------------------------------------------------------
+
+    def jobs(self, task_ids: Sequence[int]) -> dict[int, tuple[Job, ...]]:
+        """The annotation jobs of those of the tasks that have any, by task, in order of id.
+
+        A task's jobs appear in one transaction, so what is found for a task is complete.
+        """
+        found: dict[int, list[Job]] = {}
+        for ids in _batches(task_ids):
+            if len(ids) == 1:
+                query: dict[str, object] = {"task_id": ids[0]}
+            else:
+                query = {"filter": _json({"in": [{"var": "task_id"}, ids]})}
+            for said in self._list("jobs", "/api/jobs", query):
+                parsed = parse.job(said, self.job_url)
+                if parsed is not None:
+                    found.setdefault(parsed[0], []).append(parsed[1])
+        return {task_id: tuple(jobs) for task_id, jobs in found.items()}
+
+    def assign_job(self, job_id: int, user_id: int | None) -> None:
+        """Raises CvatNotFound when the job is gone."""
+        self._patch("assign_job", f"/api/jobs/{job_id}", {"assignee": user_id}, None)
+
+    def import_state(self, task_id: int) -> ImportState:
+        """Where the import of a task's data stands. See :class:`ImportStatus`."""
+        path = f"/api/requests/{request_id(task_id)}"
+        answer = self._transport.call(
+            "import_state", "GET", path, accept=(400, 404), task_id=task_id
+        )
+        if answer.status == 200:
+            return parse.import_state(answer.json())
+        if failures.organization_unknown(answer.data):
+            raise self._error(answer, "GET")
+        if answer.status == 404:
+            return ImportState(status=ImportStatus.UNKNOWN)
+        if b"does not exist" not in answer.data:
+            raise self._error(answer, "GET")
+        return ImportState(status=ImportStatus.TASK_GONE)
+
+    # --- Pages for people ---------------------------------------------------------------------
+
+    def task_url(self, task_id: int) -> str:
+        """The page of a task."""
+        return f"{self.server_url}/tasks/{task_id}"
+
+    def job_url(self, task_id: int, job_id: int) -> str:
+        """The page of a job, where it is annotated."""
+        return f"{self.server_url}/tasks/{task_id}/jobs/{job_id}"
+
+    # --- Steps --------------------------------------------------------------------------------
+
+    def _get(self, operation: str, path: str, *, accept: tuple[int, ...] = ()) -> Answer:
+        return self._transport.call(operation, "GET", path, accept=accept)
+
+    def _patch(
+        self, operation: str, path: str, data: Mapping[str, Any], task_id: int | None
+    ) -> None:
+        self._transport.call(operation, "PATCH", path, data=data, task_id=task_id)
+
+    def _list(self, operation: str, path: str, query: Mapping[str, object]) -> list[Any]:
+        """All pages of a listing, in order of id, each thing once.
+
+        The pages are numbered here: ``next`` in the answer is an absolute address, with
+        whatever host and scheme the server believes it has. A listing whose count changes
+        between two pages may have skipped something, so it is begun again.
+        """
+        found: dict[int, Any] = {}
+        for _ in range(_MAX_LISTINGS):
+            found, steady = {}, True
+            count: int | None = None
+            for page in self._pages(operation, path, query):
+                count, before = page.get("count"), count
+                steady = steady and before in (None, count)
+                for said in page["results"]:
+                    found[parse.thing_id(said)] = said
+            if steady:
+                break
+        return [found[key] for key in sorted(found)]
+
+    def _pages(
+        self, operation: str, path: str, query: Mapping[str, object]
+    ) -> Iterator[dict[str, Any]]:
+        number = 1
+        while True:
+            paging = {"page_size": _PAGE_SIZE, "sort": "id"}
+            if number > 1:
+                paging["page"] = number
+            answer = self._transport.call(
+                operation,
+                "GET",
+                path,
+                query={**query, **paging},
+                # The last page is gone when things were deleted since the one before it.
+                accept=(404,) if number > 1 else (),
+            )
+            if answer.status == 404:
+                if b"Invalid page" not in answer.data:
+                    raise self._error(answer, "GET")
+                yield {"count": None, "results": []}
+                return
+            said = answer.json()
+            if not (isinstance(said, dict) and isinstance(said.get("results"), list)):
+                raise failures.not_cvat(self.server_url, answer.status, "no list")
+            yield said
+            if not said.get("next"):
+                return
+            number += 1
+
+    def _error(self, answer: Answer, method: str) -> CvatError:
+        return failures.error_from_answer(
+            answer.status, answer.headers, answer.data, method=method, now=0.0
+        )
+
+
+def _batches(task_ids: Sequence[int]) -> Iterator[list[int]]:
+    ids = sorted(set(task_ids))
+    for start in range(0, len(ids), MAX_IDS):
+        yield ids[start : start + MAX_IDS]
+
+
+def _json(rule: Any) -> str:
+    return json.dumps(rule, separators=(",", ":"), ensure_ascii=False)
+
+
+def _is_json(answer: Answer) -> bool:
+    return "json" in answer.headers.get("content-type", "")
+
+
+def _user_agent() -> str:
+    try:
+        return f"cvat-task-pool/{version('cvat-task-pool')}"
+    except PackageNotFoundError:
+        return "cvat-task-pool"

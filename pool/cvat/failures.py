@@ -1,0 +1,252 @@
+"""What an answer or an exception means: every one becomes an error of :mod:`pool.errors`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from http.client import RemoteDisconnected
+from typing import Any
+
+from pool.errors import (
+    ConfigError,
+    CvatAmbiguous,
+    CvatBusy,
+    CvatError,
+    CvatForbidden,
+    CvatNotFound,
+    CvatRefusedCredentials,
+    CvatRejected,
+    CvatUnreachable,
+    InputError,
+)
+
+_LONGEST_WORDS = 500
+_SAFE_METHODS = frozenset({"GET", "HEAD"})
+#: What Django REST framework says when there is no more to say.
+_PLAIN_REFUSALS = ("you do not have permission to perform this action", "not authorized")
+
+
+def error_from_answer(
+    status: int, headers: Mapping[str, str], body: bytes, *, method: str, now: float
+) -> CvatError:
+    """The error that an answer outside of what was expected means; ``now`` in Unix seconds.
+
+    502 and 504 are a proxy's, which lost CVAT on the way: it may still be at work, so to a
+    call that changes something they are CvatAmbiguous. 500 and 503 are CVAT's own (CvatBusy).
+    """
+    words = server_words(headers.get("content-type", ""), body)
+    said = f"HTTP {status} {_phrase(status)}" + (f": {words}" if words else "")
+    if 300 <= status < 400:
+        return _redirected(status, headers.get("location", ""))
+    if status == 401:
+        return CvatRefusedCredentials(said, http_status=status)
+    if status == 403:
+        return CvatForbidden(said + _hint_for_forbidden(words, method), http_status=status)
+    if status == 404:
+        return CvatNotFound(said + _hint_for_not_found(words), http_status=status)
+    if status == 413:
+        return CvatRejected(
+            f"{said}; the upload is larger than the server or a proxy before it takes, "
+            "so lower import.single_request_limit",
+            http_status=status,
+        )
+    if status in (502, 504) and method not in _SAFE_METHODS:
+        return CvatAmbiguous(said, http_status=status)
+    if status == 429 or status >= 500:
+        wait = _retry_after(headers.get("retry-after"), now)
+        return CvatBusy(said, http_status=status, retry_after=wait)
+    if 400 <= status < 500:
+        return CvatRejected(said, http_status=status)
+    return CvatError(said, http_status=status)
+
+
+def error_from_exception(
+    error: Exception,
+    *,
+    method: str,
+    server: str,
+    sent: bool,
+    timeout: float,
+    cut_after: tuple[int, int] | None = None,
+) -> CvatError:
+    """The error that a failure of the connection means.
+
+    ``sent`` says that the whole call was given to the connection, so that the server may have
+    acted on it: then the outcome of a call that changes something is unknown. ``cut_after``
+    tells how much of a body was sent, and of how much.
+    """
+    detail = f"{server}: {_reason(error, timeout)}"
+    if cut_after is not None:
+        # Proxies that find a body too large often do not wait to say so.
+        detail += (
+            f", after {cut_after[0]} of {cut_after[1]} bytes (if this happens again, a proxy may "
+            "refuse uploads of this size: lower import.single_request_limit)"
+        )
+    if sent and method not in _SAFE_METHODS:
+        return CvatAmbiguous(detail)
+    return CvatUnreachable(detail)
+
+
+def not_cvat(server: str, status: int, what: str) -> CvatError:
+    """The error for an answer that no CVAT server gives, such as a proxy's login page."""
+    return CvatError(
+        f"{server} does not look like a CVAT server (HTTP {status} with {what}), check cvat.url",
+        http_status=status,
+    )
+
+
+def organization_unknown(body: bytes) -> bool:
+    """Whether a 404 is about the organization rather than about what was asked for."""
+    return b"organization does not exist" in body
+
+
+# --- What an error leaves behind ---------------------------------------------------------------
+
+_TOUCHED = "_touched_the_task"
+
+
+def mark_touched(error: BaseException) -> None:
+    """Note on the error that data may have reached the task before it was raised."""
+    setattr(error, _TOUCHED, True)
+
+
+def left_untouched(error: BaseException) -> bool:
+    """Whether it is certain that an upload that raised this brought nothing to its task.
+
+    Such a task can go back to warm. Certain are: input that was refused before the first byte
+    was sent, a connection that was never made, and a refusal of the credentials, permissions or
+    rate, which CVAT decides before it looks at the data. After anything else throw the task
+    away, or, after CvatAmbiguous, look for its jobs and its import first.
+    """
+    if getattr(error, _TOUCHED, False) or isinstance(error, CvatAmbiguous):
+        return False
+    if isinstance(error, CvatBusy):
+        return error.http_status == 429
+    return isinstance(
+        error, InputError | ConfigError | CvatUnreachable | CvatRefusedCredentials | CvatForbidden
+    )
+
+
+# --- The server's own words --------------------------------------------------------------------
+
+
+def server_words(content_type: str, body: bytes) -> str:
+    """What the server says in the body of an error, on one line; "" when it says nothing.
+
+    CVAT answers with a list of strings, with ``{"detail": …}``, with ``{"field": […]}`` nested
+    like the body that was sent, and with plain text labelled as HTML (recordings bad_data,
+    create_task and requests). A page made for people is left out.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    text = body.decode("utf-8", "replace").strip()
+    if kind.endswith("json"):
+        try:
+            return _shortened(_flatten(json.loads(text)))
+        except ValueError:
+            return ""
+    if kind.startswith("text/") and not text.startswith("<") and len(text) <= _LONGEST_WORDS:
+        return _shortened(text)
+    return ""
+
+
+def _flatten(said: Any) -> str:
+    if isinstance(said, Mapping):
+        parts = []
+        for key, value in said.items():
+            words = _flatten(value)
+            if words:
+                plain = key in ("detail", "non_field_errors", "message")
+                parts.append(words if plain else f"{key}: {words}")
+        return "; ".join(parts)
+    if isinstance(said, list):
+        return "; ".join(words for words in map(_flatten, said) if words)
+    return "" if said is None else str(said)
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST_WORDS else text[: _LONGEST_WORDS - 1] + "…"
+
+
+# --- Hints -------------------------------------------------------------------------------------
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+def _hint_for_forbidden(words: str, method: str) -> str:
+    if method in _SAFE_METHODS or (words and words.rstrip(".").lower() not in _PLAIN_REFUSALS):
+        return ""
+    return " (the access token may be read-only, as tokens are by default)"
+
+
+def _hint_for_not_found(words: str) -> str:
+    return " (check cvat.organization)" if "organization does not exist" in words else ""
+
+
+def _redirected(status: int, location: str) -> CvatError:
+    # Never followed: a POST would be sent again, and the credentials go to another place.
+    target = location.partition("?")[0] or "another address"
+    return CvatError(
+        f"HTTP {status} redirects to {target}, so cvat.url may be the wrong address",
+        http_status=status,
+    )
+
+
+def _retry_after(value: str | None, now: float) -> float | None:
+    """Seconds to wait, from either form of the header (RFC 9110, section 10.2.3)."""
+    if not value:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _reason(error: Exception, timeout: float) -> str:
+    """What happened to the connection, without the addresses that urllib3 repeats."""
+    from urllib3 import exceptions as urllib3
+
+    match error:
+        case urllib3.NameResolutionError():
+            return "the host name cannot be resolved"
+        case urllib3.NewConnectionError():  # a ConnectTimeoutError as well
+            cause = error.__cause__ or error.__context__
+            return _system_words(cause) or "no connection"
+        case urllib3.ConnectTimeoutError():
+            return "no connection within the time-out"
+        case urllib3.ReadTimeoutError():
+            return f"no answer within {timeout:g} s"
+        case urllib3.SSLError():
+            cause = error.args[0] if error.args else error
+            verify = getattr(cause, "verify_message", "") or getattr(cause, "reason", "")
+            return f"TLS failed: {verify or cause}"
+        case urllib3.ProtocolError() if len(error.args) > 1:
+            return _broken(error.args[1])
+    return _broken(error)
+
+
+def _broken(cause: Any) -> str:
+    match cause:
+        case RemoteDisconnected():
+            return "the server closed the connection without an answer"
+        case TimeoutError():
+            return "the connection stalled while sending"
+        case OSError():
+            return _system_words(cause) or "the connection broke"
+    return f"the connection broke ({type(cause).__name__})"
+
+
+def _system_words(cause: BaseException | None) -> str:
+    words = getattr(cause, "strerror", None)
+    return words[:1].lower() + words[1:] if isinstance(words, str) else ""

@@ -1,0 +1,219 @@
+"""``multipart/form-data`` streamed from files, bytes and open files, with its exact length."""
+
+from __future__ import annotations
+
+import html
+import mimetypes
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from pool.cvat.records import LocalFile
+from pool.errors import InputError
+
+#: Bodies up to this size are built in memory and sent in one go (bytes).
+SMALL: Final = 2**20
+#: Bytes read and sent at a time.
+CHUNK: Final = 256 * 1024
+
+
+def name_on_server(name: str) -> str:
+    """The name that CVAT gives to an uploaded file.
+
+    Django cuts the folders off and resolves character references before CVAT sees the name
+    (``MultiPartParser.sanitize_file_name``), so a mapping or an order must use this name.
+    """
+    name = html.unescape(name).rsplit("/", 1)[-1].rsplit("\\", 1)[-1]
+    return "".join(character for character in name if character.isprintable())
+
+
+def form_fields(params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Parameters as form fields, in the way that Django REST framework nests them.
+
+    ``{"a": [["x"]]}`` is ``a[0][0]=x`` and ``{"a": {"b": 1}}`` is ``a.b=1`` (recording
+    job_file_mapping). None is not sent.
+    """
+    for key, value in params.items():
+        yield from _form_field(key, value)
+
+
+def _form_field(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    if value is None:
+        return
+    if isinstance(value, Mapping):
+        for inner, item in value.items():
+            yield from _form_field(f"{key}.{inner}", item)
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        for index, item in enumerate(value):
+            yield from _form_field(f"{key}[{index}]", item)
+    elif isinstance(value, bool):
+        yield key, "true" if value else "false"
+    else:
+        yield key, str(value)
+
+
+class OpenFile:
+    """A file to upload whose bytes can be read; opened before anything is sent.
+
+    Raises InputError when it cannot be opened or does not have the size that it should.
+    """
+
+    def __init__(self, file: LocalFile, stack: ExitStack) -> None:
+        self.name = file.name
+        self._bytes: bytes | None = None
+        self._stream: BinaryIO | None = None
+        self._start: int | None = None
+        source = file.source
+        if isinstance(source, bytes):
+            self._bytes = source
+            self.size = len(source)
+        elif isinstance(source, Path):
+            self._stream = stack.enter_context(_opened(source))
+            self._start = 0
+            # The file's own size counts, so that one written to since it was listed is whole.
+            self.size = os.fstat(self._stream.fileno()).st_size
+        else:
+            self._stream = source
+            self._start = _position(source, file)
+            self.size = file.size
+
+    @property
+    def replayable(self) -> bool:
+        """Whether the bytes can be read again from the start."""
+        return self._bytes is not None or self._start is not None
+
+    def chunks(self, size: int = CHUNK) -> Iterator[bytes]:
+        """The file's bytes, ``size`` at a time. Raises InputError when it changes meanwhile."""
+        if self._bytes is not None:
+            if len(self._bytes) <= size:
+                yield self._bytes
+                return
+            for start in range(0, len(self._bytes), size):
+                yield self._bytes[start : start + size]
+            return
+        # An OSError must not leave here: it would be taken for one of the connection.
+        try:
+            yield from self._read(size)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise InputError(f"{self.name} cannot be read: {reason}") from None
+
+    def _read(self, size: int) -> Iterator[bytes]:
+        stream = self._stream
+        assert stream is not None
+        if self._start is not None:
+            stream.seek(self._start)
+        left = self.size
+        while left:
+            chunk = stream.read(min(size, left))
+            if not chunk:
+                raise InputError(f"{self.name} became shorter while it was being sent")
+            left -= len(chunk)
+            yield chunk
+        if stream.read(1):
+            raise InputError(f"{self.name} became longer while it was being sent")
+
+
+class Multipart:
+    """One multipart body: the fields first, then the files as ``client_files[i]``."""
+
+    def __init__(self, params: Mapping[str, Any], files: Sequence[OpenFile]) -> None:
+        boundary = secrets.token_hex(16)
+        self.content_type = f"multipart/form-data; boundary={boundary}"
+        self._head = b"".join(
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'
+            f"{value}\r\n".encode()
+            for name, value in form_fields(params)
+        )
+        self._files = [
+            (
+                f"--{boundary}\r\nContent-Disposition: form-data; "
+                f'name="client_files[{index}]"; filename="{_quoted(file.name)}"\r\n'
+                f"Content-Type: {content_type(file.name)}\r\n\r\n".encode(),
+                file,
+            )
+            for index, file in enumerate(files)
+        ]
+        self._tail = f"--{boundary}--\r\n".encode()
+        self.length = (
+            len(self._head)
+            + sum(len(head) + file.size + 2 for head, file in self._files)
+            + len(self._tail)
+        )
+
+    @property
+    def replayable(self) -> bool:
+        return all(file.replayable for _, file in self._files)
+
+    def chunks(self) -> Iterator[bytes]:
+        """The body, :attr:`length` bytes in all. Raises InputError when a file changes."""
+        return self._joined() if self.length <= SMALL else _gathered(self._pieces())
+
+    def _joined(self) -> Iterator[bytes]:
+        yield b"".join(self._pieces())
+
+    def _pieces(self) -> Iterator[bytes]:
+        yield self._head
+        for head, file in self._files:
+            yield head
+            yield from file.chunks()
+            yield b"\r\n"
+        yield self._tail
+
+
+def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in fewer pieces: each one costs a system call and a packet."""
+    waiting: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        if size + len(piece) > CHUNK and waiting:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+        waiting.append(piece)
+        size += len(piece)
+    if waiting:
+        yield b"".join(waiting)
+
+
+def content_type(name: str) -> str:
+    """The media type of a file, by its name."""
+    guessed, encoding = _types().guess_type(Path(name).name)
+    return guessed if guessed and not encoding else "application/octet-stream"
+
+
+@cache
+def _types() -> mimetypes.MimeTypes:
+    # Python's own table and not the machine's, so that every machine sends the same.
+    return mimetypes.MimeTypes()
+
+
+def _quoted(name: str) -> str:
+    return name.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder")
+        return path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened: {error.strerror or error}") from None
+
+
+def _position(stream: BinaryIO, file: LocalFile) -> int | None:
+    """Where an open file stands; None when it cannot be rewound."""
+    try:
+        if not stream.seekable():
+            return None
+        start = stream.tell()
+        left = stream.seek(0, os.SEEK_END) - start
+        stream.seek(start)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file.name} cannot be read: {error}") from None
+    if left != file.size:
+        raise InputError(f"{file.name} holds {left} bytes, not {file.size}")
+    return start

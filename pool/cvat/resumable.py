@@ -1,0 +1,265 @@
+"""Uploads too large for one request: small files in groups, large ones resumably (TUS)."""
+
+from __future__ import annotations
+
+import base64
+import random
+from collections.abc import Sequence
+from typing import Any, Final
+
+from pool.cvat import failures
+from pool.cvat.body import BytesBody
+from pool.cvat.multipart import Multipart, OpenFile, name_on_server
+from pool.cvat.records import Progress
+from pool.cvat.transport import Answer, Transport
+from pool.errors import (
+    CvatAmbiguous,
+    CvatBusy,
+    CvatError,
+    CvatNotFound,
+    CvatRejected,
+    CvatUnreachable,
+    PoolError,
+)
+
+#: Failures in a row, without a byte more on the server, after which a file is given up.
+MAX_FAILURES: Final = 6
+#: Seconds to wait at most after the first failure, and after any; doubled in between.
+FIRST_PAUSE: Final = 0.5
+LONGEST_PAUSE: Final = 15.0
+
+
+class GroupedUpload:
+    """One upload of several requests: ``Upload-Multiple``, TUS, ``Upload-Finish``.
+
+    The protocol is that of ``cvat_sdk.core.uploading``. Its ``DataUploader`` itself does not
+    fit: it takes paths only, reads each group of files into memory, has no time-outs, gives the
+    server no pause after a failure, takes a finished file for a lost one when the last answer
+    is cut off, and follows the ``Location`` that the server makes up, which behind a proxy may
+    name a host or scheme that cannot be reached from here.
+    """
+
+    def __init__(self, transport: Transport, task_id: int, path: str, limit: int) -> None:
+        from cvat_sdk.core.uploading import MAX_REQUEST_SIZE, TUS_CHUNK_SIZE
+
+        self._transport = transport
+        self._task_id = task_id
+        self._path = path
+        self._group_size = max(1, min(limit, MAX_REQUEST_SIZE))
+        self._chunk_size = max(1, min(limit, TUS_CHUNK_SIZE))
+
+    def run(
+        self,
+        fields: dict[str, Any],
+        files: Sequence[OpenFile],
+        patience: float,
+        progress: Progress | None,
+    ) -> Answer:
+        """Send all files and have the import begin; returns the answer to ``Upload-Finish``.
+
+        ``patience`` is the time-out of the last request, in seconds.
+        """
+        meter = _Meter(progress, sum(file.size for file in files))
+        groups, large = _split(files, self._group_size)
+        touched = False
+        try:
+            for group in groups:
+                self._send_group(group, fields, meter)
+                touched = True
+            for file in large:
+                touched = True
+                self._send_large(file, meter)
+            return self._transport.call(
+                "upload_finish",
+                "POST",
+                self._path,
+                data={key: value for key, value in fields.items() if value is not None},
+                headers={"Upload-Finish": ""},
+                timeout=patience,
+                task_id=self._task_id,
+            )
+        except PoolError as error:
+            if touched:
+                failures.mark_touched(error)
+            raise
+
+    # --- Groups of small files ----------------------------------------------------------------
+
+    def _send_group(self, group: Sequence[OpenFile], fields: dict[str, Any], meter: _Meter) -> None:
+        """Never sent twice: the server appends to a file that it has already."""
+        body = Multipart({"image_quality": fields.get("image_quality")}, group)
+        size = sum(file.size for file in group)
+        self._transport.call(
+            "upload_group",
+            "POST",
+            self._path,
+            body=body,
+            headers={"Upload-Multiple": ""},
+            timeout=self._transport.timeout + size / 2**20,
+            task_id=self._task_id,
+            progress=lambda sent: meter.show(size * sent // body.length),
+        )
+        meter.advance(size)
+
+    # --- Large files --------------------------------------------------------------------------
+
+    def _send_large(self, file: OpenFile, meter: _Meter) -> None:
+        path = self._create(file)
+        position = 0
+        for chunk in file.chunks(self._chunk_size):
+            # A read of an open file may come short.
+            position = self._send_chunk(path, file, chunk, position, meter)
+
+    def _create(self, file: OpenFile) -> str:
+        """Announce a file; returns the path to send its bytes to.
+
+        Sent again after a failure: an announcement that nothing follows is left unused.
+        """
+        name = base64.b64encode(name_on_server(file.name).encode()).decode()
+        attempt = _Attempts(self._transport)
+        while True:
+            try:
+                answer = self._transport.call(
+                    "tus_create",
+                    "POST",
+                    f"{self._path}/",
+                    headers={
+                        "Tus-Resumable": "1.0.0",
+                        "Upload-Length": str(file.size),
+                        "Upload-Metadata": f"filename {name}",
+                    },
+                    task_id=self._task_id,
+                )
+                break
+            except (CvatUnreachable, CvatBusy) as error:
+                attempt.failed(error)
+        upload_id = answer.headers.get("location", "").rstrip("/").rpartition("/")[2]
+        if not upload_id:
+            raise CvatError("the answer to a resumable upload names no place to send the data to")
+        return f"{self._path}/{upload_id}"
+
+    def _send_chunk(
+        self, path: str, file: OpenFile, chunk: bytes, start: int, meter: _Meter
+    ) -> int:
+        """Send the bytes that begin at ``start``, from wherever the server has got to.
+
+        Returns where the next chunk begins. The chunk stays in memory until the server has it,
+        so that files that cannot be rewound are resumed as well.
+        """
+        end = start + len(chunk)
+        offset = start
+        attempt = _Attempts(self._transport)
+        while offset < end:
+            try:
+                reached = self._patch(path, memoryview(chunk)[offset - start :], offset, meter)
+            except (CvatUnreachable, CvatBusy, CvatRejected) as error:
+                # 409: the server is elsewhere in the file, for instance because it got a
+                # chunk whose answer was lost.
+                if isinstance(error, CvatRejected) and error.http_status != 409:
+                    raise
+                attempt.failed(error)
+                reached = self._offset(path, file, end, attempt)
+            if not start <= reached <= end:
+                raise CvatError(f"{file.name}: the server is at byte {reached}, not at {offset}")
+            if reached > offset:
+                attempt.succeeded()
+                meter.advance(reached - offset)
+            offset = reached
+        return end
+
+    def _patch(self, path: str, data: memoryview, offset: int, meter: _Meter) -> int:
+        answer = self._transport.call(
+            "tus_chunk",
+            "PATCH",
+            path,
+            body=BytesBody(data, "application/offset+octet-stream"),
+            headers={"Tus-Resumable": "1.0.0", "Upload-Offset": str(offset)},
+            timeout=self._transport.timeout + len(data) / 2**20,
+            repeatable=False,
+            task_id=self._task_id,
+            progress=meter.show,
+        )
+        return _upload_offset(answer)
+
+    def _offset(self, path: str, file: OpenFile, end: int, attempt: _Attempts) -> int:
+        """How many bytes the server has. It forgets a file once that is complete (404)."""
+        while True:
+            try:
+                answer = self._transport.call(
+                    "tus_offset",
+                    "HEAD",
+                    path,
+                    headers={"Tus-Resumable": "1.0.0"},
+                    task_id=self._task_id,
+                )
+                return _upload_offset(answer)
+            except CvatNotFound:
+                if end == file.size:
+                    return end
+                raise
+            except (CvatUnreachable, CvatBusy) as error:
+                attempt.failed(error)
+
+
+class _Attempts:
+    """Counts failures in a row and pauses after each: exponential, with full jitter."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._clock = transport.clock
+        self._failures = 0
+
+    def failed(self, error: CvatError) -> None:
+        """Wait before the next attempt, or raise the error when there were enough."""
+        self._failures += 1
+        if self._failures >= MAX_FAILURES:
+            raise error
+        pause = random.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._failures - 1)))
+        if isinstance(error, CvatBusy) and error.retry_after is not None:
+            pause = max(pause, min(error.retry_after, 4 * LONGEST_PAUSE))
+        self._clock.sleep(pause)
+
+    def succeeded(self) -> None:
+        self._failures = 0
+
+
+class _Meter:
+    """Reports progress over several requests, never backwards beyond what is certain."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._done = 0
+
+    def show(self, sent: int) -> None:
+        """``sent`` bytes of the current request are on their way."""
+        if self._progress is not None:
+            self._progress(min(self._done + sent, self._total), self._total)
+
+    def advance(self, size: int) -> None:
+        """``size`` more bytes have arrived."""
+        self._done += size
+        self.show(0)
+
+
+def _split(files: Sequence[OpenFile], limit: int) -> tuple[list[list[OpenFile]], list[OpenFile]]:
+    """Groups of files that fit into a request together, and files that fit into none."""
+    groups: list[list[OpenFile]] = []
+    large: list[OpenFile] = []
+    room = 0
+    for file in files:
+        if file.size > limit:
+            large.append(file)
+            continue
+        if not groups or file.size > room:
+            groups.append([])
+            room = limit
+        groups[-1].append(file)
+        room -= file.size
+    return groups, large
+
+
+def _upload_offset(answer: Answer) -> int:
+    try:
+        return int(answer.headers.get("upload-offset", ""))
+    except ValueError:
+        raise CvatAmbiguous("the answer to a resumable upload has no offset") from None

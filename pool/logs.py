@@ -1,0 +1,64 @@
+"""Structured logs, one line an event, through the standard library's logging.
+
+As a library the pool is silent unless its host asks for the ``pool`` logger's records; the
+host's own structlog configuration is neither used nor changed. :func:`configure` is what the
+command line does.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, cast
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+_as_json = False
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """A logger that takes an event and key-value pairs."""
+    processors: list[Processor] = [
+        structlog.stdlib.filter_by_level,
+        structlog.processors.add_log_level,
+        structlog.processors.format_exc_info,
+        _render,
+    ]
+    logger = structlog.wrap_logger(
+        logging.getLogger(name),
+        processors=processors,
+        wrapper_class=structlog.stdlib.BoundLogger,
+        context_class=dict,
+    )
+    return cast(structlog.stdlib.BoundLogger, logger)
+
+
+def configure(*, level: str = "info", as_json: bool = False) -> None:
+    """Log to standard error, for people or as JSON. ``level`` is debug, info, warning or error."""
+    global _as_json
+    _as_json = as_json
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s" if as_json else _FOR_PEOPLE))
+    logger = logging.getLogger("pool")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level.upper())
+    logger.propagate = False
+    # What APScheduler warns of is counted and logged by pool.services.scheduler.
+    logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
+
+
+_FOR_PEOPLE = "%(asctime)s %(levelname)-7s %(message)s"
+_stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+_json = structlog.processors.JSONRenderer(default=str)
+_pairs = structlog.processors.KeyValueRenderer(key_order=["event"], drop_missing=True)
+
+
+def _render(logger: WrappedLogger, method: str, event: EventDict) -> str:
+    if _as_json:
+        return str(_json(logger, method, _stamp(logger, method, event)))
+    what: Any = event.pop("event")
+    trace: Any = event.pop("exception", None)
+    event.pop("level", None)
+    line = f"{what}: {_pairs(logger, method, event)}" if event else str(what)
+    return f"{line}\n{trace}" if trace else line

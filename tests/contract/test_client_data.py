@@ -1,0 +1,240 @@
+"""Uploads, imports and jobs, against the simulator and a real CVAT alike."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+from uploads import UNKNOWN_ID, frames, image, images, send
+
+from pool import errors
+from pool.cvat import (
+    CvatClient,
+    ImportState,
+    ImportStatus,
+    LocalFile,
+    Upload,
+)
+from pool.cvat import client as client_module
+from pool.model import Job
+from pool.settings import DataSettings
+
+if TYPE_CHECKING:
+    from conftest import Maker
+
+Connect = Callable[..., CvatClient]
+WaitForJobs = Callable[[int], tuple[Job, ...]]
+WaitForFailure = Callable[[int], ImportState]
+
+
+def test_one_request_brings_a_job(
+    client: CvatClient, make_task: Maker, wait_for_jobs: WaitForJobs
+) -> None:
+    task_id = make_task()
+    assert send(client, task_id, images("a.jpg", "b.jpg")) == (
+        f"action=create&target=task&target_id={task_id}"
+    )
+    (job,) = wait_for_jobs(task_id)
+    assert (job.start_frame, job.stop_frame, job.assignee) == (0, 1, None)
+    assert job.url == f"{client.server_url}/tasks/{task_id}/jobs/{job.id}"
+    task = client.tasks([task_id])[task_id]
+    assert (task.size, task.has_data, task.jobs, task.empty) == (2, True, 1, False)
+    user = client.whoami()
+    client.assign_job(job.id, user.id)
+    assert client.jobs([task_id])[task_id][0].assignee == user.username
+
+
+def test_the_import_is_finished_and_then_gone_with_its_task(
+    client: CvatClient, make_task: Maker, wait_for_jobs: WaitForJobs
+) -> None:
+    task_id = make_task()
+    send(client, task_id, images("a.jpg"))
+    assert client.import_state(task_id).status in (
+        ImportStatus.QUEUED,
+        ImportStatus.STARTED,
+        ImportStatus.FINISHED,
+    )
+    wait_for_jobs(task_id)
+    while (state := client.import_state(task_id)).status is ImportStatus.STARTED:
+        pass
+    assert state.status is ImportStatus.FINISHED
+    client.delete_task(task_id)
+    assert client.import_state(task_id).status is ImportStatus.TASK_GONE
+
+
+def test_a_prepared_task_takes_one_request(
+    client: CvatClient, make_task: Maker, wait_for_jobs: WaitForJobs
+) -> None:
+    task_id = make_task()
+    client.prepare_upload(task_id)
+    send(client, task_id, images("a.jpg"), prepared=True)
+    assert len(wait_for_jobs(task_id)) == 1
+
+
+def test_one_job_for_each_entry_of_the_mapping_in_its_order(
+    client: CvatClient, make_task: Maker, wait_for_jobs: WaitForJobs
+) -> None:
+    task_id = make_task()
+    files = images("a.jpg", "b.jpg", "c.jpg").files
+    mapping = [["c.jpg"], ["a.jpg", "b.jpg"]]
+    send(client, task_id, Upload(files=files, job_file_mapping=mapping))
+    jobs = wait_for_jobs(task_id)
+    assert [(job.start_frame, job.stop_frame) for job in jobs] == [(0, 0), (1, 2)]
+    assert frames(client, task_id) == ["c.jpg", "a.jpg", "b.jpg"]
+
+
+def test_segments(client: CvatClient, make_task: Maker, wait_for_jobs: WaitForJobs) -> None:
+    task_id = make_task("segments", labels=[], segment_size=2, overlap=0)
+    send(client, task_id, images(*(f"{number}.jpg" for number in range(5))))
+    jobs = wait_for_jobs(task_id)
+    assert [(job.start_frame, job.stop_frame) for job in jobs] == [(0, 1), (2, 3), (4, 4)]
+    assert [job.id for job in jobs] == sorted(job.id for job in jobs)
+
+
+def test_folders_in_names_are_left_out_by_the_server(
+    client: CvatClient, make_task: Maker, wait_for_jobs: WaitForJobs
+) -> None:
+    task_id = make_task()
+    files = images("cam1/b.jpg", "cam2/a.jpg").files
+    mapping = [["cam1/b.jpg"], ["cam2/a.jpg"]]
+    send(client, task_id, Upload(files=files, job_file_mapping=mapping))
+    assert len(wait_for_jobs(task_id)) == 2
+    assert frames(client, task_id) == ["b.jpg", "a.jpg"]
+
+
+def test_names_that_need_care(
+    client: CvatClient, make_task: Maker, wait_for_jobs: WaitForJobs
+) -> None:
+    task_id = make_task()
+    names = ["a b.jpg", 'say "hé".jpg', "画像;1.jpg", "100%20.jpg"]
+    params = DataSettings(sorting_method="predefined")
+    send(client, task_id, images(*names), params=params)
+    wait_for_jobs(task_id)
+    assert frames(client, task_id) == names
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_large_uploads_keep_their_order(
+    client: CvatClient,
+    make_task: Maker,
+    wait_for_jobs: WaitForJobs,
+    tmp_path: Path,
+    prepared: bool,
+) -> None:
+    task_id = make_task()
+    if prepared:
+        client.prepare_upload(task_id)
+    large, small = io.BytesIO(), image()
+    Image.effect_noise((640, 480), 90).convert("RGB").save(large, "JPEG", quality=95)
+    size = large.seek(0, io.SEEK_END)
+    large.seek(0)
+    path = tmp_path / "y.jpg"
+    path.write_bytes(small)
+    files = (
+        LocalFile("cam1/z.jpg", large, size),
+        LocalFile("y.jpg", path, len(small)),
+        LocalFile("x.jpg", small, len(small)),
+        LocalFile("w.jpg", small, len(small)),
+    )
+    limit = 2 * len(small) + 1000
+    assert limit < size
+    steps: list[tuple[int, int]] = []
+    rq_id = send(
+        client,
+        task_id,
+        Upload(files=files),
+        single_request_limit=limit,
+        prepared=prepared,
+        params=DataSettings(sorting_method="predefined", image_quality=80),
+        progress=lambda *step: steps.append(step),
+    )
+    assert rq_id == f"action=create&target=task&target_id={task_id}"
+    (job,) = wait_for_jobs(task_id)
+    assert job.stop_frame == 3
+    assert frames(client, task_id) == ["z.jpg", "y.jpg", "x.jpg", "w.jpg"]
+    assert steps[-1] == (size + 3 * len(small),) * 2
+
+
+def test_data_comes_once(client: CvatClient, make_task: Maker, wait_for_jobs: WaitForJobs) -> None:
+    task_id = make_task()
+    send(client, task_id, images("a.jpg"))
+    wait_for_jobs(task_id)
+    with pytest.raises(errors.CvatRejected, match="Adding more data is not supported"):
+        send(client, task_id, images("b.jpg"))
+
+
+def test_a_bad_parameter_is_rejected_in_the_servers_words(
+    client: CvatClient, make_task: Maker
+) -> None:
+    params = DataSettings(image_quality=700)
+    with pytest.raises(errors.CvatRejected, match="image_quality: Ensure this value is less"):
+        send(client, make_task(), images("a.jpg"), params=params)
+
+
+def test_an_import_that_fails_says_why(
+    client: CvatClient, make_task: Maker, wait_for_failure: WaitForFailure
+) -> None:
+    task_id = make_task()
+    send(client, task_id, Upload(files=(LocalFile("a.jpg", b"no image", 8),)))
+    assert "cannot identify image file" in wait_for_failure(task_id).message
+    assert client.jobs([task_id]) == {}
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (Upload(urls=("ftp://example.org/a.jpg",)), "must be http"),
+        (Upload(cloud=(UNKNOWN_ID, ("a.jpg",))), "CloudStorage matching query does not exist"),
+    ],
+)
+def test_sources_that_are_rejected(
+    client: CvatClient, make_task: Maker, data: Upload, words: str
+) -> None:
+    with pytest.raises(errors.CvatRejected, match=words):
+        send(client, make_task(), data)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (Upload(share=("no-such-file.jpg",)), "No such file or directory"),
+        (Upload(urls=("http://127.0.0.1:9/a.jpg",)), "Failed to download"),
+    ],
+)
+def test_sources_that_cannot_be_read(
+    client: CvatClient,
+    make_task: Maker,
+    wait_for_failure: WaitForFailure,
+    data: Upload,
+    words: str,
+) -> None:
+    task_id = make_task()
+    send(client, task_id, data, params=DataSettings(copy_data=False))
+    assert words in wait_for_failure(task_id).message
+
+
+def test_jobs_of_many_tasks_at_once(
+    client: CvatClient,
+    make_task: Maker,
+    wait_for_jobs: WaitForJobs,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = [make_task(str(number)) for number in range(3)]
+    for task_id in made[:2]:
+        files = images("a.jpg", "b.jpg").files
+        send(client, task_id, Upload(files=files, job_file_mapping=[["a.jpg"], ["b.jpg"]]))
+    expected = {task_id: wait_for_jobs(task_id) for task_id in made[:2]}
+    monkeypatch.setattr(client_module, "_PAGE_SIZE", 3)
+    asked = [*range(UNKNOWN_ID, UNKNOWN_ID + 700), *made, *made]
+    assert client.jobs(asked) == expected
+    assert client.jobs([]) == {}
+
+
+def test_500_ids_of_any_length_fit_into_one_call(client: CvatClient) -> None:
+    ids = list(range(2**31 - 501, 2**31 - 1))
+    assert client.jobs(ids) == {}
+    assert client.tasks(ids) == {}

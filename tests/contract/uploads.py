@@ -1,0 +1,38 @@
+"""What the tests of the client upload, and how."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from PIL import Image
+
+from pool.cvat import CvatClient, LocalFile, Upload
+from pool.settings import DataSettings
+
+LIMIT = 64 * 2**20
+UNKNOWN_ID = 2_000_000_000
+
+
+def image(number: int = 0) -> bytes:
+    """A JPEG of some ten kilobytes."""
+    content = io.BytesIO()
+    Image.effect_noise((160, 120), 40 + number).convert("RGB").save(content, "JPEG")
+    return content.getvalue()
+
+
+def images(*names: str) -> Upload:
+    contents = [(name, image(number)) for number, name in enumerate(names)]
+    return Upload(files=tuple(LocalFile(name, data, len(data)) for name, data in contents))
+
+
+def send(client: CvatClient, task_id: int, data: Upload, **options: Any) -> str:
+    params = options.pop("params", DataSettings())
+    options = {"single_request_limit": LIMIT, "prepared": False, **options}
+    return client.upload(task_id, data, params, **options)
+
+
+def frames(client: CvatClient, task_id: int) -> list[str]:
+    """The names of a task's frames; not something that the product asks for."""
+    answer = client._transport.call("frames", "GET", f"/api/tasks/{task_id}/data/meta")
+    return [frame["name"] for frame in answer.json()["frames"]]
