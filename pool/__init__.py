@@ -1,0 +1,109 @@
+"""A warm pool of pre-created CVAT tasks: job ids as soon as the server has them.
+
+>>> from pool import TaskPool                                           # doctest: +SKIP
+>>> with TaskPool.from_config("config.toml") as pool:                   # doctest: +SKIP
+...     jobs = pool.submit("street-scenes", ["a.jpg"]).jobs(timeout=30)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from pool.errors import (
+    ConfigError,
+    CvatAmbiguous,
+    CvatBusy,
+    CvatError,
+    CvatForbidden,
+    CvatNotFound,
+    CvatRefusedCredentials,
+    CvatRejected,
+    CvatUnreachable,
+    IdempotencyConflict,
+    ImportFailed,
+    ImportTimedOut,
+    InputError,
+    LeaseEnded,
+    LeaseInUse,
+    OwnerGone,
+    PoolClosed,
+    PoolEmpty,
+    PoolError,
+    RequestCancelled,
+    StoreError,
+    TaskGone,
+    UnknownLease,
+    UnknownRequest,
+    UnknownTemplate,
+    WaitTimeout,
+)
+
+if TYPE_CHECKING:
+    from pool.handles import Lease, Request
+    from pool.model import Job, LeaseState, Outcome, RequestState, TaskState
+    from pool.status import Status, TemplateStatus
+    from pool.taskpool import TaskPool
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigError",
+    "CvatAmbiguous",
+    "CvatBusy",
+    "CvatError",
+    "CvatForbidden",
+    "CvatNotFound",
+    "CvatRefusedCredentials",
+    "CvatRejected",
+    "CvatUnreachable",
+    "IdempotencyConflict",
+    "ImportFailed",
+    "ImportTimedOut",
+    "InputError",
+    "Job",
+    "Lease",
+    "LeaseEnded",
+    "LeaseInUse",
+    "LeaseState",
+    "Outcome",
+    "OwnerGone",
+    "PoolClosed",
+    "PoolEmpty",
+    "PoolError",
+    "Request",
+    "RequestCancelled",
+    "RequestState",
+    "Status",
+    "StoreError",
+    "TaskGone",
+    "TaskPool",
+    "TaskState",
+    "TemplateStatus",
+    "UnknownLease",
+    "UnknownRequest",
+    "UnknownTemplate",
+    "WaitTimeout",
+    "__version__",
+]
+
+# What needs the store or the SDK is imported when it is first used, so that `import pool` stays
+# quick.
+_LAZY = {
+    "Job": "pool.model",
+    "Lease": "pool.handles",
+    "LeaseState": "pool.model",
+    "Outcome": "pool.model",
+    "Request": "pool.handles",
+    "RequestState": "pool.model",
+    "Status": "pool.status",
+    "TaskPool": "pool.taskpool",
+    "TaskState": "pool.model",
+    "TemplateStatus": "pool.status",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

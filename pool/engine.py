@@ -1,0 +1,138 @@
+"""The parts of one process at work on a pool, wired together: started once, stopped in order."""
+
+from __future__ import annotations
+
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from pool.clock import Clock, SystemClock
+from pool.cvat import CvatClient
+from pool.errors import PoolClosed, PoolError
+from pool.logs import get_logger
+from pool.services.finish import Finish
+from pool.services.handout import HandOut
+from pool.services.heartbeat import Heartbeat, new_owner
+from pool.services.intake import Intake
+from pool.services.signals import Signal
+from pool.services.tracker import Finished, Tracker
+from pool.settings import Settings
+from pool.store import open_store
+from pool.store.base import Store
+
+log = get_logger(__name__)
+
+
+class Engine:
+    """What hands out, uploads and tracks, for the library and for the daemon alike.
+
+    ``warm`` and ``handed_out`` are announced when a task became warm, and when one was handed
+    out, in this process.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        store: Store | None = None,
+        cvat: CvatClient | None = None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.settings = settings
+        self.clock: Clock = clock or SystemClock()
+        self.owner = new_owner()
+        self.store: Store = store if store is not None else open_store(settings.store.url)
+        self._own_store = store is None
+        self._own_cvat = cvat is None
+        self._cvat_client = cvat
+        self._guard = threading.Lock()
+        self._started = False
+        self._closed = False
+        self._afterwards: ThreadPoolExecutor | None = None
+        self.warm = Signal(self.clock)
+        self.handed_out = Signal(self.clock)
+        self.heartbeat = Heartbeat(self.store, self.owner, clock=self.clock)
+        self.tracker = Tracker(
+            self.store,
+            self.cvat,
+            settings.templates,
+            owner=self.owner,
+            clock=self.clock,
+            rng=rng,
+        )
+        self.hand_out = HandOut(
+            self.store,
+            self.cvat,
+            owner=self.owner,
+            clock=self.clock,
+            warm=self.warm,
+            handed_out=self.handed_out,
+        )
+        self.intake = Intake(self.store, self.cvat, self.hand_out, self.tracker, clock=self.clock)
+        self.tracker.listen(self._finish_afterwards)
+
+    def cvat(self) -> CvatClient:
+        """The client for the server, made when it is first needed.
+
+        :raises ConfigError: no credentials were found.
+        """
+        with self._guard:
+            if self._cvat_client is None:
+                from pool.cvat import connect
+
+                self._cvat_client = connect(self.settings.cvat)
+            return self._cvat_client
+
+    def start(self) -> None:
+        """Begin to track; starting twice does nothing.
+
+        :raises PoolClosed: after :meth:`close`.
+        """
+        with self._guard:
+            if self._closed:
+                raise PoolClosed
+            if self._started:
+                return
+            self._started = True
+            # Before anything is owned: another process would take it over at once otherwise.
+            self.heartbeat.start()
+            self.tracker.start()
+
+    def close(self) -> None:
+        """Stop tracking and let go of everything; closing twice does nothing."""
+        with self._guard:
+            if self._closed:
+                return
+            self._closed = True
+            afterwards = self._afterwards
+        self.tracker.stop(self.settings.daemon.stop_timeout)
+        if afterwards is not None:
+            afterwards.shutdown(wait=True)
+        if self._started:
+            self.heartbeat.stop()
+        if self._own_cvat and self._cvat_client is not None:
+            self._cvat_client.close()
+        if self._own_store:
+            self.store.close()
+
+    def _finish_afterwards(self, finished: Finished) -> None:
+        """Rename and assign on another thread: nobody waits for that."""
+        if finished.code:
+            return
+        with self._guard:
+            if self._closed:
+                return
+            if self._afterwards is None:
+                self._afterwards = ThreadPoolExecutor(1, thread_name_prefix="finish")
+            self._afterwards.submit(self._finish, finished)
+
+    def _finish(self, finished: Finished) -> None:
+        try:
+            task = self.store.task(finished.pooled_id)
+            if task is None:
+                return
+            request = self.store.request(finished.request_id) if finished.request_id else None
+            Finish(self.store, self.cvat(), clock=self.clock).finish(task, request)
+        except PoolError as error:
+            log.info("task to be finished later", task_id=finished.task_id, why=str(error))

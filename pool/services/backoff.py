@@ -1,0 +1,51 @@
+"""What to do after a failed create: when to try again, and what to tell people meanwhile."""
+
+from __future__ import annotations
+
+import random
+
+from pool.errors import (
+    CvatBusy,
+    CvatForbidden,
+    CvatRefusedCredentials,
+    CvatRejected,
+    PoolError,
+)
+from pool.model import Hold
+
+#: A passing failure is tried again within this many seconds at first, and doubles up to the cap.
+TRANSIENT_BASE = 1.0
+TRANSIENT_CAP = 60.0
+
+#: A refusal wants a person; asking again this rarely only notices that the person came.
+REFUSED_BASE = 60.0
+REFUSED_CAP = 900.0
+
+REFUSALS = (CvatRefusedCredentials, CvatForbidden, CvatRejected)
+
+
+def hold_after(
+    template: str, error: PoolError, previous: Hold | None, *, now: float, rng: random.Random
+) -> Hold:
+    """The hold that follows a failed create.
+
+    Passing failures (429, 5xx, lost connections) back off exponentially with full jitter
+    (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/) and honour
+    ``Retry-After``; refusals (400, 401, 403) are tried again after minutes.
+    """
+    attempts = previous.attempts + 1 if previous is not None else 1
+    if isinstance(error, REFUSALS):
+        delay = min(REFUSED_CAP, REFUSED_BASE * 2.0 ** min(attempts - 1, 10))
+    else:
+        ceiling = min(TRANSIENT_CAP, TRANSIENT_BASE * 2.0 ** min(attempts - 1, 10))
+        delay = rng.uniform(0.1 * ceiling, ceiling)
+        if isinstance(error, CvatBusy) and error.retry_after is not None:
+            delay = max(delay, error.retry_after)
+    return Hold(
+        template=template,
+        code=error.code,
+        reason=str(error),
+        since=previous.since if previous is not None else now,
+        retry_at=now + delay,
+        attempts=attempts,
+    )

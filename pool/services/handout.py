@@ -1,0 +1,195 @@
+"""Handing out: a warm task at once, or after a wait, or one made on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pool.clock import Clock
+from pool.cvat import CvatClient
+from pool.errors import CvatError, PoolEmpty, PoolError, WaitTimeout
+from pool.logs import get_logger
+from pool.model import Handout, LeaseRecord, LeaseState, new_id
+from pool.services.create import create_on_server
+from pool.services.signals import Signal
+from pool.settings import Template
+from pool.store.base import NewLease, NewRequest, Opened, Store
+
+log = get_logger(__name__)
+
+#: Seconds between two looks into the store while waiting for a task that another process makes.
+FIRST_LOOK = 0.01
+LONGEST_LOOK = 0.1
+
+
+class HandOut:
+    """Gives tasks to callers, each to one."""
+
+    def __init__(
+        self,
+        store: Store,
+        cvat: Callable[[], CvatClient],
+        *,
+        owner: str,
+        clock: Clock,
+        warm: Signal,
+        handed_out: Signal,
+    ) -> None:
+        self._store = store
+        self._cvat = cvat
+        self._owner = owner
+        self._clock = clock
+        self._warm = warm
+        self._handed_out = handed_out
+
+    def open(
+        self,
+        template: Template,
+        *,
+        request: NewRequest | None = None,
+        idempotency_key: str | None = None,
+        payload: str = "",
+        ttl: float | None = None,
+        timeout: float | None = None,
+    ) -> Opened:
+        """A task for one caller, with the request it is for, if any.
+
+        Waits and creates as the template's ``on_empty`` says, at most ``timeout`` seconds. With
+        a known ``idempotency_key`` the answer is that of the first call (``replayed``).
+
+        :raises PoolEmpty: there is none, and the template says not to make one.
+        :raises WaitTimeout: another call with the same key still waits for its task.
+        :raises CvatError: the pool was empty and CVAT did not make one.
+        :raises IdempotencyConflict: the key was used with other content.
+        """
+        now = self._clock.now()
+        lease = NewLease(
+            id=new_id(now),
+            template=template.name,
+            fingerprint=template.fingerprint,
+            owner=self._owner,
+            ttl=template.pool.lease_ttl if ttl is None else ttl,
+            idempotency_key=idempotency_key,
+            payload=payload,
+        )
+        opened = self._store.open_lease(lease, request=request, now=now)
+        if opened.replayed:
+            return self._await_first_call(opened, timeout)
+        self._handed_out.announce()
+        if opened.task is not None:
+            return opened
+        return self._obtain(template, opened, timeout)
+
+    def reopen(self, template: Template, lease: LeaseRecord) -> Handout:
+        """Another task for a request that was queued again with a fresh waiting lease.
+
+        :raises PoolError: as :meth:`open`.
+        """
+        handout = self._store.claim_warm(lease.id, template.fingerprint, now=self._clock.now())
+        if handout is None:
+            handout = self._wait_or_create(template, lease.id, None)
+        self._handed_out.announce()
+        return handout
+
+    def _obtain(self, template: Template, opened: Opened, timeout: float | None) -> Opened:
+        try:
+            handout = self._wait_or_create(template, opened.lease.id, timeout)
+        except BaseException as error:
+            self._give_up(opened, error)
+            raise
+        return Opened(
+            lease=handout.lease, task=handout.task, request=handout.request, replayed=False
+        )
+
+    def _give_up(self, opened: Opened, error: BaseException) -> None:
+        now = self._clock.now()
+        if opened.request is None:
+            self._store.abandon_lease(opened.lease.id, now=now)
+            return
+        code = error.code if isinstance(error, PoolError) else PoolError.code
+        message = error.detail if isinstance(error, PoolError) else "interrupted"
+        self._store.fail_request(opened.request.id, code=code, message=message, now=now)
+
+    def _wait_or_create(self, template: Template, lease_id: str, timeout: float | None) -> Handout:
+        settings = template.pool
+        if settings.on_empty == "fail":
+            raise PoolEmpty(f'template {template.name!r} has on_empty = "fail"')
+        patience = settings.max_wait
+        if timeout is not None:
+            patience = timeout if settings.on_empty == "wait" else min(patience, timeout)
+        if settings.on_empty == "create" and self._nobody_refills(template):
+            patience = 0.0
+        handout = self._wait_for_warm(lease_id, template.fingerprint, patience)
+        if handout is not None:
+            return handout
+        if settings.on_empty == "wait":
+            raise PoolEmpty(
+                f"no task of template {template.name!r} became warm within {patience:g} s; "
+                "see 'cvat-pool status'"
+            )
+        return self._create_cold(template, lease_id)
+
+    def _nobody_refills(self, template: Template) -> bool:
+        now = self._clock.now()
+        if self._store.maintainer(now=now) is None:
+            return True
+        return template.name in self._store.holds() or template.name in self._store.paused()
+
+    def _wait_for_warm(self, lease_id: str, fingerprint: str, patience: float) -> Handout | None:
+        deadline = self._clock.monotonic() + patience
+        look = FIRST_LOOK
+        while (remaining := deadline - self._clock.monotonic()) > 0:
+            seen = self._warm.count
+            handout = self._store.claim_warm(lease_id, fingerprint, now=self._clock.now())
+            if handout is not None:
+                return handout
+            self._warm.wait(seen, min(look, remaining))
+            look = min(LONGEST_LOOK, look * 1.5)
+        return None
+
+    def _create_cold(self, template: Template, lease_id: str) -> Handout:
+        now = self._clock.now()
+        pooled = self._store.begin_create(
+            new_id(now),
+            template.name,
+            template.fingerprint,
+            limit=None,
+            owner=self._owner,
+            now=now,
+        )
+        if pooled is None:
+            raise PoolError("a create without a limit was refused by the store")
+        try:
+            prepared = create_on_server(
+                self._store, self._cvat(), template, pooled, clock=self._clock
+            )
+        except CvatError as error:
+            log.warning("cold create failed", template=template.name, why=str(error))
+            raise
+        now = self._clock.now()
+        handout = self._store.finish_cold(pooled.id, lease_id, prepared=prepared, now=now)
+        if handout is None:
+            # Somebody ended the lease meanwhile; the task is as good as any other.
+            self._store.finish_create(pooled.id, prepared=prepared, now=now)
+            raise PoolEmpty("the lease ended while its task was being created")
+        return handout
+
+    def _await_first_call(self, opened: Opened, timeout: float | None) -> Opened:
+        """The first call with this key may still be waiting for its task; wait with it."""
+        if opened.request is not None:
+            # A request's handle follows the request by itself.
+            return opened
+        deadline = None if timeout is None else self._clock.monotonic() + timeout
+        look = FIRST_LOOK
+        lease: LeaseRecord | None = opened.lease
+        while lease is not None and lease.state is LeaseState.WAITING:
+            if deadline is not None and self._clock.monotonic() >= deadline:
+                raise WaitTimeout("the first call with this idempotency key still waits")
+            seen = self._warm.count
+            self._warm.wait(seen, look)
+            look = min(LONGEST_LOOK, look * 1.5)
+            lease = self._store.lease(opened.lease.id)
+        if lease is None or lease.pooled_id is None:
+            raise PoolEmpty("the first call with this idempotency key got no task; try again")
+        return Opened(
+            lease=lease, task=self._store.task(lease.pooled_id), request=None, replayed=True
+        )

@@ -1,0 +1,122 @@
+"""Takes out of the pool what should not be handed out: too old, of an older template, too many;
+and ends leases whose time is up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pool.clock import Clock
+from pool.cvat import CvatClient
+from pool.cvat.records import ImportStatus, TaskInfo
+from pool.errors import CvatError, ImportFailed
+from pool.logs import get_logger
+from pool.model import Handout, TaskState
+from pool.settings import Template
+from pool.store.base import Store
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecycleReport:
+    """How many warm tasks were retired, and what became of expired leases."""
+
+    retired: int = 0
+    given_back: int = 0
+    followed: int = 0
+    ended: int = 0
+
+
+class Recycle:
+    """Retires warm tasks and ends expired leases."""
+
+    def __init__(
+        self, store: Store, cvat: CvatClient, templates: Mapping[str, Template], *, clock: Clock
+    ) -> None:
+        self._store = store
+        self._cvat = cvat
+        self._templates = templates
+        self._clock = clock
+
+    def run_once(self) -> RecycleReport:
+        """Retire what is due, then look after expired leases."""
+        retired = sum(self._retire(template) for template in self._templates.values())
+        retired += self._retire_unknown_templates()
+        leases = self._end_leases()
+        return RecycleReport(
+            retired=retired,
+            given_back=leases.given_back,
+            followed=leases.followed,
+            ended=leases.ended,
+        )
+
+    def _retire(self, template: Template) -> int:
+        now = self._clock.now()
+        old = self._store.retire_older(
+            template.name,
+            warm_before=now - template.pool.max_age,
+            reason="older than max_age",
+            now=now,
+        )
+        changed = self._store.retire_other_fingerprints(
+            template.name, template.fingerprint, reason="the template has changed", now=now
+        )
+        excess = self._store.retire_excess(
+            template.name, keep=template.pool.max_size, reason="more than max_size", now=now
+        )
+        if old or changed or excess:
+            log.info(
+                "tasks retired", template=template.name, old=old, changed=changed, excess=excess
+            )
+        return old + changed + excess
+
+    def _retire_unknown_templates(self) -> int:
+        retired = 0
+        for name, levels in self._store.levels().items():
+            if name not in self._templates and levels[TaskState.WARM]:
+                retired += self._store.retire_other_fingerprints(
+                    name, "", reason="the template was taken out", now=self._clock.now()
+                )
+        return retired
+
+    def _end_leases(self) -> RecycleReport:
+        expired = self._store.expired_leases(now=self._clock.now())
+        if not expired:
+            return RecycleReport()
+        ids = [handout.task.task_id for handout in expired if handout.task.task_id is not None]
+        given_back = followed = ended = 0
+        try:
+            on_server = self._cvat.tasks(ids)
+            for handout in expired:
+                what = self._end_lease(handout, on_server.get(handout.task.task_id or 0))
+                given_back += what == "given back"
+                followed += what == "followed"
+                ended += what == "ended"
+        except CvatError as error:
+            # Nothing is known, so nothing is decided; the leases stay as they are.
+            log.warning("expired leases not looked at", why=str(error))
+        return RecycleReport(given_back=given_back, followed=followed, ended=ended)
+
+    def _end_lease(self, handout: Handout, info: TaskInfo | None) -> str:
+        now = self._clock.now()
+        lease, task = handout.lease, handout.task
+        if info is None or task.task_id is None:
+            self._store.end_lease(lease.id, reason="deleted on the server", now=now)
+            return "ended"
+        jobs = self._cvat.jobs([task.task_id]).get(task.task_id)
+        if jobs:
+            self._store.complete_import(task.id, jobs, now=now)
+            return "followed"
+        state = self._cvat.import_state(task.task_id)
+        if state.status is ImportStatus.FAILED:
+            self._store.fail_import(task.id, code=ImportFailed.code, message=state.message, now=now)
+            return "ended"
+        if state.status in (ImportStatus.QUEUED, ImportStatus.STARTED, ImportStatus.FINISHED):
+            self._store.begin_foreign_import(lease.id, now=now)
+            return "followed"
+        if not info.empty or info.name != task.name:
+            self._store.end_lease(lease.id, reason="used or renamed by its caller", now=now)
+            return "ended"
+        self._store.give_back(lease.id, now=now, expired=True)
+        return "given back"

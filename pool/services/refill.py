@@ -1,0 +1,218 @@
+"""Keeps the pools filled: on every hand-out, and by the clock as a safety net."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+
+from pool.clock import Clock
+from pool.cvat import CvatClient
+from pool.errors import PoolError
+from pool.logs import get_logger
+from pool.model import Hold, new_id
+from pool.services.backoff import hold_after
+from pool.services.create import create_on_server
+from pool.services.signals import Signal
+from pool.services.sizing import WINDOWS, Target, target_size
+from pool.settings import Template
+from pool.store.base import CreateLimit, Store
+
+log = get_logger(__name__)
+
+#: Seconds that one create takes before any was measured, and the least that sizing assumes:
+#: refilling also waits for the foreground.
+LEAD_TIME = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Situation:
+    """What decides whether one more task of a template is created now."""
+
+    warm: int
+    capacity: int
+    waiting: int
+    in_flight: int
+    paused: bool
+    held: bool
+
+
+def creates_wanted(situation: Situation, target: Target, *, concurrency: int) -> int:
+    """How many creates may run at once for this template now; 0 to leave it alone.
+
+    Foreground first: every create costs the requests in flight some of the server, so while
+    there are any, a pool above its reorder point waits, and one below makes one at a time.
+    """
+    if situation.paused or situation.held:
+        return 0
+    if situation.capacity >= target.size + situation.waiting:
+        return 0
+    if situation.in_flight == 0:
+        return concurrency
+    if situation.warm <= target.reorder_point or situation.waiting > situation.warm:
+        return 1
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefillReport:
+    """How many creates were started, and for which templates refilling stepped back."""
+
+    started: int = 0
+    stepped_back: tuple[str, ...] = ()
+
+
+class Refill:
+    """Creates warm tasks where the pools are below their targets."""
+
+    def __init__(
+        self,
+        store: Store,
+        cvat: CvatClient,
+        templates: Mapping[str, Template],
+        *,
+        owner: str,
+        clock: Clock,
+        warm: Signal,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._store = store
+        self._cvat = cvat
+        self._templates = templates
+        self._owner = owner
+        self._clock = clock
+        self._warm = warm
+        self._rng = rng or random.Random()
+        self._lead_times: dict[str, float] = {}
+        self._running: dict[str, set[Future[None]]] = {name: set() for name in templates}
+        self._guard = threading.Lock()
+        self._stopping = threading.Event()
+        self._again: Callable[[], None] = lambda: None
+        most = sum(template.pool.create_concurrency for template in templates.values())
+        self._workers = ThreadPoolExecutor(max(1, most), thread_name_prefix="refill")
+
+    def on_room(self, again: Callable[[], None]) -> None:
+        """Have ``again`` called when a create has ended and there may be more to do."""
+        self._again = again
+
+    def target(self, template: Template) -> Target:
+        """The size that the template's pool should have now."""
+        now = self._clock.now()
+        history = self._store.demand(template.name, since=now - max(WINDOWS))
+        lead_time = max(LEAD_TIME, self._lead_times.get(template.name, 0.0))
+        return target_size(history, template.pool, lead_time=lead_time, now=now)
+
+    def run_once(self) -> RefillReport:
+        """Start the creates that are needed now, and return without waiting for them."""
+        started = 0
+        stepped_back = []
+        for template in self._templates.values():
+            begun, back = self._fill(template)
+            started += begun
+            if back:
+                stepped_back.append(template.name)
+        return RefillReport(started=started, stepped_back=tuple(stepped_back))
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Wait for the creates that run; False when some still did after ``timeout`` seconds."""
+        with self._guard:
+            pending = {future for running in self._running.values() for future in running}
+        return not wait(pending, timeout).not_done
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Start no more creates and wait for those that run."""
+        self._stopping.set()
+        finished = self.drain(timeout)
+        self._workers.shutdown(wait=False, cancel_futures=True)
+        return finished
+
+    def _fill(self, template: Template) -> tuple[int, bool]:
+        target = self.target(template)
+        started = 0
+        while not self._stopping.is_set():
+            situation = self._situation(template)
+            at_once = creates_wanted(
+                situation, target, concurrency=template.pool.create_concurrency
+            )
+            if at_once == 0:
+                return started, situation.in_flight > 0 and situation.capacity < target.size
+            with self._guard:
+                if len(self._running[template.name]) >= at_once:
+                    return started, False
+            pooled_id = new_id(self._clock.now())
+            pooled = self._store.begin_create(
+                pooled_id,
+                template.name,
+                template.fingerprint,
+                # The room is checked again in the statement that takes it: another process
+                # may have filled it since.
+                limit=CreateLimit(capacity=target.size + situation.waiting, concurrency=at_once),
+                owner=self._owner,
+                now=self._clock.now(),
+            )
+            if pooled is None:
+                return started, False
+            with self._guard:
+                future = self._workers.submit(self._create, template, pooled_id)
+                self._running[template.name].add(future)
+            future.add_done_callback(partial(self._done, template.name))
+            started += 1
+        return started, False
+
+    def _situation(self, template: Template) -> Situation:
+        now = self._clock.now()
+        hold = self._store.holds().get(template.name)
+        capacity = self._store.capacity_of(template.name, template.fingerprint)
+        return Situation(
+            warm=self._store.warm_of(template.name, template.fingerprint),
+            capacity=capacity,
+            waiting=self._store.waiting(template.name),
+            in_flight=self._store.in_flight(),
+            paused=template.name in self._store.paused(),
+            held=hold is not None and hold.retry_at is not None and now < hold.retry_at,
+        )
+
+    def _create(self, template: Template, pooled_id: str) -> None:
+        pooled = self._store.task(pooled_id)
+        if pooled is None:
+            return
+        began = self._clock.monotonic()
+        try:
+            prepared = create_on_server(
+                self._store, self._cvat, template, pooled, clock=self._clock
+            )
+        except PoolError as error:
+            self._hold(template, error)
+            return
+        self._store.finish_create(pooled_id, prepared=prepared, now=self._clock.now())
+        self._store.release_hold(template.name)
+        took = self._clock.monotonic() - began
+        before = self._lead_times.get(template.name, took)
+        self._lead_times[template.name] = 0.8 * before + 0.2 * took
+        log.debug("task is warm", template=template.name, seconds=round(took, 3))
+        self._warm.announce()
+
+    def _hold(self, template: Template, error: PoolError) -> Hold:
+        now = self._clock.now()
+        previous = self._store.holds().get(template.name)
+        hold = hold_after(template.name, error, previous, now=now, rng=self._rng)
+        self._store.hold(hold)
+        log.warning(
+            "template holds",
+            template=template.name,
+            why=hold.reason,
+            retry_in=round((hold.retry_at or now) - now, 1),
+        )
+        return hold
+
+    def _done(self, template: str, future: Future[None]) -> None:
+        with self._guard:
+            self._running[template].discard(future)
+        error = None if future.cancelled() else future.exception()
+        if error is not None:
+            log.error("create crashed", template=template, why=repr(error))
+        if not self._stopping.is_set():
+            self._again()

@@ -1,0 +1,385 @@
+"""The pool as Python code uses it: acquire, submit, release, status."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pool.clock import Clock
+from pool.cvat import CvatClient
+from pool.cvat.records import ImportStatus, Progress, Upload
+from pool.engine import Engine
+from pool.errors import (
+    InputError,
+    LeaseEnded,
+    LeaseInUse,
+    PoolError,
+    UnknownLease,
+    UnknownRequest,
+    UnknownTemplate,
+    WaitTimeout,
+)
+from pool.files import Files, build_upload, digest, names_of
+from pool.handles import Lease, Request, error_of, when
+from pool.model import (
+    Handout,
+    Job,
+    LeaseRecord,
+    LeaseState,
+    PooledTask,
+    RequestRecord,
+    RequestState,
+    TaskState,
+    new_id,
+)
+from pool.settings import Settings, Template
+from pool.status import Status, read_status
+from pool.store.base import NewRequest, Store
+
+#: Seconds between two looks at a request that another process works on.
+LOOK = 0.05
+
+
+class TaskPool:
+    """A warm pool of CVAT tasks.
+
+    Works beside a daemon on the same store, which then keeps the pool filled, and without one:
+    an empty pool creates tasks directly. All methods are thread-safe. Close it, or use it as a
+    context manager; what is not finished then is taken over by the daemon.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        store: Store | None = None,
+        cvat: CvatClient | None = None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.engine = Engine(settings, store=store, cvat=cvat, clock=clock, rng=rng)
+        self.settings = settings
+        self.store = self.engine.store
+        self.clock = self.engine.clock
+
+    @classmethod
+    def from_config(cls, path: str | Path = "config.toml") -> Self:
+        """A pool as ``config.toml`` describes it; the server is not asked anything yet.
+
+        :raises ConfigError: the file, or where it points to, is wrong.
+        :raises StoreError: the store cannot be opened.
+        """
+        from pool.config import load
+
+        return cls(load(path))
+
+    # --- Life -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to track. Happens by itself with the first hand-out."""
+        self.engine.start()
+
+    def close(self) -> None:
+        """Stop tracking; unfinished requests are taken over by the daemon. Closing twice does
+        nothing."""
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- Handing out ------------------------------------------------------------------------------
+
+    def acquire(
+        self,
+        template: str,
+        *,
+        timeout: float | None = None,
+        idempotency_key: str | None = None,
+        ttl: float | None = None,
+    ) -> Lease:
+        """A task for you alone, at once when the pool has a warm one.
+
+        An empty pool waits and creates as the template's ``on_empty`` and ``max_wait`` say, and
+        waits ``timeout`` seconds at most. The same ``idempotency_key`` gives the same lease, for
+        ever. The lease lasts ``ttl`` seconds, by default the template's ``lease_ttl``.
+
+        :raises UnknownTemplate: the configuration has no such template.
+        :raises PoolEmpty: no task in time, and the template says not to create one.
+        :raises CvatError: the pool was empty and CVAT did not create one.
+        """
+        chosen = self._template(template)
+        self.start()
+        opened = self.engine.hand_out.open(
+            chosen,
+            idempotency_key=idempotency_key,
+            payload=f"lease {chosen.name}",
+            ttl=ttl,
+            timeout=timeout,
+        )
+        if opened.task is None:
+            raise LeaseEnded(f"the lease of this idempotency key ended ({opened.lease.state})")
+        return self._lease(opened.lease, opened.task)
+
+    def release(self, lease: Lease | str) -> None:
+        """Give an untouched task back to the pool, as warm as it was.
+
+        The server is asked whether the task really is untouched.
+
+        :raises UnknownLease: there is no such lease.
+        :raises LeaseInUse: data is in the task, or on its way.
+        :raises LeaseEnded: the lease was given back before, or has expired.
+        """
+        lease_id = lease if isinstance(lease, str) else lease.id
+        record = self._lease_record(lease_id)
+        if record.state is LeaseState.USED:
+            raise LeaseInUse(f"lease {lease_id}")
+        if record.state is not LeaseState.ACTIVE or record.task_id is None:
+            raise LeaseEnded(f"lease {lease_id} is {record.state.value}")
+        info = self.engine.cvat().tasks([record.task_id]).get(record.task_id)
+        now = self.clock.now()
+        if info is None:
+            self.store.end_lease(lease_id, reason="deleted on the server", now=now)
+            raise LeaseEnded(f"task {record.task_id} was deleted on the server")
+        if not info.empty or self._import_began(record.task_id):
+            raise LeaseInUse(f"task {record.task_id} has data")
+        if not self.store.give_back(lease_id, now=now):
+            raise LeaseInUse(f"lease {lease_id}")
+        self.engine.tracker.forget(record.pooled_id or "")
+        self.engine.warm.announce()
+
+    def submit(
+        self,
+        template: str,
+        files: Files | None = None,
+        *,
+        share: Sequence[str] | None = None,
+        urls: Sequence[str] | None = None,
+        cloud: tuple[int, Sequence[str]] | None = None,
+        name: str | None = None,
+        assignee: int | None = None,
+        idempotency_key: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        progress: Progress | None = None,
+    ) -> Request:
+        """Put data into a task of the pool; returns as soon as CVAT has accepted it.
+
+        ``files`` are paths, ``(name, bytes)`` pairs, open binary files, an archive or a video;
+        or one of ``share`` (names on the server's share), ``urls`` (fetched by the server) and
+        ``cloud`` (a cloud storage's id and keys in it) is given. ``name`` and ``assignee`` (a
+        user's id) are set once the job ids are out. ``params`` are data parameters by CVAT's
+        names, on top of the template's. ``progress`` is called with (bytes sent, bytes in all).
+        An empty pool is waited for ``timeout`` seconds at most.
+
+        :raises InputError: the input cannot be used; nothing was done.
+        :raises UnknownTemplate: the configuration has no such template.
+        :raises PoolEmpty: no task in time, and the template says not to create one.
+        :raises CvatError: CVAT did not take the data.
+        :raises IdempotencyConflict: the key was used before with other content.
+        """
+        chosen = self._template(template)
+        upload = build_upload(files, share=share, urls=urls, cloud=cloud, params=params)
+        told = {"template": template, "name": name, "assignee": assignee}
+        self.start()
+        opened = self.engine.hand_out.open(
+            chosen,
+            request=self._new_request(upload, name, assignee),
+            idempotency_key=idempotency_key,
+            payload=digest(upload, told) if idempotency_key is not None else "",
+            timeout=timeout,
+        )
+        if opened.request is None:
+            raise PoolError("the store kept no request")
+        if opened.replayed or opened.task is None:
+            return Request(self, opened.request)
+        handout = Handout(lease=opened.lease, task=opened.task, request=opened.request)
+        return self._send(chosen, handout, upload, progress)
+
+    def upload_into(
+        self,
+        lease: Lease,
+        files: Files | None = None,
+        *,
+        share: Sequence[str] | None = None,
+        urls: Sequence[str] | None = None,
+        cloud: tuple[int, Sequence[str]] | None = None,
+        name: str | None = None,
+        assignee: int | None = None,
+        params: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> Request:
+        """What :meth:`Lease.upload` does."""
+        chosen = self._template(lease.template)
+        upload = build_upload(files, share=share, urls=urls, cloud=cloud, params=params)
+        self.start()
+        request = self._new_request(upload, name, assignee)
+        handout = self.store.attach_request(
+            lease.id, request, owner=self.engine.owner, now=self.clock.now()
+        )
+        if handout is None:
+            record = self._lease_record(lease.id)
+            raise LeaseEnded(f"lease {lease.id} is {record.state.value} or has a request already")
+        self.engine.tracker.forget(handout.task.id)
+        return self._send(chosen, handout, upload, progress)
+
+    # --- Requests -----------------------------------------------------------------------------
+
+    def request(self, request_id: str) -> Request:
+        """A request by its id, from whichever process it came.
+
+        :raises UnknownRequest: there is none.
+        """
+        return Request(self, self.read_request(request_id))
+
+    def lease(self, lease_id: str) -> Lease:
+        """A lease by its id, from whichever process it came.
+
+        :raises UnknownLease: there is none, or it never got a task.
+        """
+        record = self._lease_record(lease_id)
+        task = self.store.task(record.pooled_id) if record.pooled_id else None
+        if task is None:
+            raise UnknownLease(f"{lease_id} has no task")
+        return self._lease(record, task)
+
+    def read_request(self, request_id: str) -> RequestRecord:
+        """A request's row.
+
+        :raises UnknownRequest: there is none.
+        """
+        record = self.store.request(request_id)
+        if record is None:
+            raise UnknownRequest(request_id)
+        return record
+
+    def jobs_of_request(self, request: Request, timeout: float | None) -> list[Job]:
+        """What :meth:`Request.jobs` does."""
+        self.start()
+        deadline = None if timeout is None else self.clock.monotonic() + timeout
+        while True:
+            seen = self.engine.tracker.finished.count
+            record = request.refresh()
+            if record.state is RequestState.READY and record.pooled_id is not None:
+                return list(self.store.jobs_of(record.pooled_id))
+            if record.state.finished:
+                raise error_of(record)
+            mine = record.owner == self.engine.owner and record.state is RequestState.IMPORTING
+            self._await(deadline, seen, mine, f"request {request.id}")
+
+    def jobs_of_lease(self, lease: Lease, timeout: float | None) -> list[Job]:
+        """What :meth:`Lease.jobs` does."""
+        self.start()
+        deadline = None if timeout is None else self.clock.monotonic() + timeout
+        while True:
+            seen = self.engine.tracker.finished.count
+            record = self._lease_record(lease.id)
+            task = self.store.task(record.pooled_id) if record.pooled_id else None
+            if task is None or task.state in (TaskState.RETIRED, TaskState.DELETED):
+                raise LeaseEnded(f"lease {lease.id} is {record.state.value}")
+            if task.state is TaskState.READY:
+                return list(self.store.jobs_of(task.id))
+            if task.state in (TaskState.FAILED, TaskState.DELETING):
+                raise PoolError(task.reason)
+            if record.state in (LeaseState.RELEASED, LeaseState.EXPIRED):
+                raise LeaseEnded(f"lease {lease.id} is {record.state.value}")
+            self.engine.tracker.watch_lease(Handout(lease=record, task=task))
+            self._await(deadline, seen, True, f"lease {lease.id}")
+
+    def cancel(self, request: Request) -> bool:
+        """What :meth:`Request.cancel` does."""
+        return self.store.cancel_request(request.id, now=self.clock.now())
+
+    def task_url(self, task_id: int) -> str:
+        """The page of a task."""
+        return f"{self.settings.cvat.url.rstrip('/')}/tasks/{task_id}"
+
+    def _await(self, deadline: float | None, seen: int, mine: bool, what: str) -> None:
+        """Wait for news, or a little while for what another process may do."""
+        pause = None if mine else LOOK
+        if deadline is not None:
+            remaining = deadline - self.clock.monotonic()
+            if remaining <= 0:
+                raise WaitTimeout(what)
+            pause = remaining if pause is None else min(pause, remaining)
+        # Even one's own import may be ended by somebody else, so look again now and then.
+        self.engine.tracker.finished.wait(seen, 1.0 if pause is None else min(pause, 1.0))
+
+    def pause(self, template: str) -> None:
+        """Create no more tasks of a template, in any process, until :meth:`resume`."""
+        self.store.pause(self._template(template).name, now=self.clock.now())
+
+    def resume(self, template: str) -> None:
+        """Create tasks of a template again."""
+        self.store.resume(self._template(template).name)
+        self.store.release_hold(template)
+
+    # --- Status ---------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """Levels, demand and troubles of all templates; reads the store only."""
+        return read_status(self.store, self.settings, now=self.clock.now())
+
+    # --- Inside ---------------------------------------------------------------------------------
+
+    def _template(self, name: str) -> Template:
+        try:
+            return self.settings.templates[name]
+        except KeyError:
+            known = ", ".join(self.settings.templates) or "none at all"
+            raise UnknownTemplate(f"{name!r}; there is {known}") from None
+
+    def _lease(self, record: LeaseRecord, task: PooledTask) -> Lease:
+        expires_at = when(record.expires_at)
+        if record.task_id is None or record.outcome is None or expires_at is None:
+            raise LeaseEnded(f"lease {record.id} has no task")
+        return Lease(
+            id=record.id,
+            task_id=record.task_id,
+            name=task.name,
+            url=self.task_url(record.task_id),
+            template=record.template,
+            outcome=record.outcome,
+            expires_at=expires_at,
+            _pool=self,
+        )
+
+    def _lease_record(self, lease_id: str) -> LeaseRecord:
+        record = self.store.lease(lease_id)
+        if record is None:
+            raise UnknownLease(lease_id)
+        return record
+
+    def _import_began(self, task_id: int) -> bool:
+        return self.engine.cvat().import_state(task_id).status is not ImportStatus.UNKNOWN
+
+    def _new_request(self, upload: Upload, name: str | None, assignee: int | None) -> NewRequest:
+        if name is not None and not 0 < len(name) <= 256:
+            raise InputError("a task's name has 1 to 256 characters")
+        return NewRequest(
+            id=new_id(self.clock.now()),
+            name=name,
+            assignee=assignee,
+            files=names_of(upload),
+            size=upload.size,
+        )
+
+    def _send(
+        self, template: Template, handout: Handout, upload: Upload, progress: Progress | None
+    ) -> Request:
+        if handout.request is None:
+            raise PoolError("the hand-out serves no request")
+        record = self.engine.intake.send(
+            template, handout.request, handout, upload, progress=progress
+        )
+        return Request(self, record)

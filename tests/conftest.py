@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from support.clock import ManualClock
+from support.scripted import ScriptedCvat
+
+from pool.demo import sample_image
+from pool.engine import Engine
+from pool.settings import ImportSettings, PoolSettings, Settings, StoreSettings, Template
+from pool.simulator import OrganizationSettings, SimulatorServer, SimulatorSettings, Timings
+from pool.store import open_store
+from pool.store.base import Store
+from pool.taskpool import TaskPool
+
+
+@pytest.fixture(autouse=True)
+def no_credentials(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Tests say themselves what they log in with; the developer's own does not leak in."""
+    if "real_cvat" in request.keywords:
+        return
+    for name in ("CVAT_ACCESS_TOKEN", "CVAT_USERNAME", "CVAT_PASSWORD", "POOL_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def cvat() -> ScriptedCvat:
+    return ScriptedCvat()
+
+
+@pytest.fixture
+def store_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'pool.db'}"
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    opened = open_store(store_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def template() -> Template:
+    return Template(
+        name="scenes",
+        labels=({"name": "car"},),
+        pool=PoolSettings(min_size=3, max_size=10, max_wait=1.0),
+        importing=ImportSettings(timeout=60.0),
+    )
+
+
+@pytest.fixture
+def settings(template: Template, store_url: str) -> Settings:
+    return Settings(store=StoreSettings(url=store_url), templates={template.name: template})
+
+
+@pytest.fixture
+def engine(
+    settings: Settings, store: Store, cvat: ScriptedCvat, clock: ManualClock
+) -> Iterator[Engine]:
+    """The parts of a process, not started: the test runs each step itself."""
+    engine = Engine(settings, store=store, cvat=cast(Any, cvat), clock=clock)
+    yield engine
+    engine.close()
+
+
+# --- Against the simulator ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatorServer]:
+    """A simulated CVAT that takes no time; one for the whole run, so tests tell their own tasks
+    by their names and ids."""
+    share = tmp_path_factory.mktemp("share")
+    (share / "cam1").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (share / "cam1" / name).write_bytes(sample_image(7, size=5_000))
+    settings = SimulatorSettings(
+        timings=Timings.zero(),
+        share=share,
+        organizations=(OrganizationSettings(slug="lab", owner="bot"),),
+    )
+    with SimulatorServer(settings) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def image() -> bytes:
+    return sample_image(1, size=5_000)
+
+
+@pytest.fixture
+def image_path(tmp_path: Path, image: bytes) -> Path:
+    path = tmp_path / "frame.jpg"
+    path.write_bytes(image)
+    return path
+
+
+@pytest.fixture
+def config_path(tmp_path: Path, simulator: SimulatorServer) -> Path:
+    path = tmp_path / "config.toml"
+    path.write_text(
+        f'''[cvat]
+url = "{simulator.url}"
+timeout = "10s"
+
+[templates.scenes]
+labels = [{{ name = "car" }}, {{ name = "person" }}]
+pool = {{ min_size = 2, max_wait = "5s" }}
+import = {{ timeout = "20s" }}
+'''
+    )
+    return path
+
+
+@pytest.fixture
+def log_in(monkeypatch: pytest.MonkeyPatch, simulator: SimulatorServer) -> None:
+    monkeypatch.setenv("CVAT_ACCESS_TOKEN", simulator.access_token)
+
+
+@pytest.fixture
+def pool(config_path: Path, log_in: None) -> Iterator[TaskPool]:
+    with TaskPool.from_config(config_path) as opened:
+        yield opened

@@ -1,0 +1,579 @@
+"""The services on a real store, with a scripted server and a clock that the test moves."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+from support.clock import ManualClock
+from support.scripted import ScriptedCvat
+
+from pool.cvat.records import ImportState, ImportStatus
+from pool.engine import Engine
+from pool.errors import (
+    CvatAmbiguous,
+    CvatBusy,
+    CvatForbidden,
+    CvatNotFound,
+    CvatRejected,
+    CvatUnreachable,
+    InputError,
+    PoolEmpty,
+)
+from pool.files import build_upload
+from pool.model import Handout, LeaseState, Outcome, RequestRecord, RequestState, TaskState
+from pool.services.deletion import Deletion
+from pool.services.finish import Finish
+from pool.services.heartbeat import TERM
+from pool.services.recycle import Recycle
+from pool.services.refill import Refill, Situation, creates_wanted
+from pool.services.settle import Settle
+from pool.services.sizing import Target
+from pool.settings import Template
+from pool.store.base import NewRequest, Store
+
+IMAGE = build_upload([("a.jpg", b"some bytes")])
+
+
+@pytest.fixture
+def refill(engine: Engine) -> Refill:
+    return Refill(
+        engine.store,
+        engine.cvat(),
+        engine.settings.templates,
+        owner=engine.owner,
+        clock=engine.clock,
+        warm=engine.warm,
+        rng=random.Random(1),
+    )
+
+
+def fill(refill: Refill) -> int:
+    started = 0
+    while report := refill.run_once().started:
+        started += report
+        refill.drain()
+    return started
+
+
+def levels(store: Store, template: Template) -> dict[str, int]:
+    counts = store.levels()[template.name].counts
+    return {state.value: count for state, count in counts.items() if count}
+
+
+def new_request(number: int = 1) -> NewRequest:
+    return NewRequest(id=f"request{number}", files=("a.jpg",), size=10)
+
+
+def hand_out(engine: Engine, template: Template, number: int = 1) -> Handout:
+    opened = engine.hand_out.open(template, request=new_request(number))
+    assert opened.task is not None
+    return Handout(lease=opened.lease, task=opened.task, request=opened.request)
+
+
+def send(engine: Engine, template: Template, handout: Handout) -> RequestRecord:
+    assert handout.request is not None
+    return engine.intake.send(template, handout.request, handout, IMAGE)
+
+
+def read(engine: Engine, number: int = 1) -> RequestRecord:
+    record = engine.store.request(f"request{number}")
+    assert record is not None
+    return record
+
+
+# --- Refill ----------------------------------------------------------------------------------
+
+
+def test_an_empty_pool_is_filled_to_its_target(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
+) -> None:
+    assert fill(refill) == 3
+    assert levels(engine.store, template) == {"warm": 3}
+    assert cvat.count("create_task") == cvat.count("prepare_upload") == 3
+    assert fill(refill) == 0
+
+
+def test_every_task_bears_a_name_of_its_own_with_the_mark(
+    engine: Engine, refill: Refill, cvat: ScriptedCvat
+) -> None:
+    fill(refill)
+    names = {task.name for task in cvat.tasks_there.values()}
+    assert len(names) == 3
+    assert all(f"[cvat-pool {engine.store.pool_id}]" in name for name in names)
+    assert all("empty" in name for name in names)
+
+
+def test_no_more_creates_are_in_flight_than_configured(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
+) -> None:
+    most = 0
+
+    def look(operation: str) -> None:
+        nonlocal most
+        if operation == "create_task":
+            most = max(most, levels(engine.store, template)["creating"])
+
+    cvat.before = look
+    fill(refill)
+    assert 1 <= most <= template.pool.create_concurrency
+
+
+def test_a_failed_create_holds_the_template_and_is_tried_again(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    cvat.failures["create_task"] = [CvatBusy("try later", http_status=429, retry_after=5.0)] * 2
+    fill(refill)
+    hold = engine.store.holds()[template.name]
+    assert "try later" in hold.reason
+    assert levels(engine.store, template) == {"failed": 2}
+    asked = cvat.count("create_task")
+    fill(refill)
+    assert cvat.count("create_task") == asked, "a held template is left alone"
+    clock.advance(10.0)
+    fill(refill)
+    assert levels(engine.store, template)["warm"] == 3
+    assert engine.store.holds() == {}
+
+
+def test_a_paused_template_is_left_alone(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
+) -> None:
+    engine.store.pause(template.name, now=0.0)
+    assert fill(refill) == 0
+    engine.store.resume(template.name)
+    assert fill(refill) == 3
+
+
+TARGET = Target(size=10, reorder_point=2, rate=0.0)
+
+
+@pytest.mark.parametrize(
+    ("warm", "creating", "waiting", "in_flight", "wanted"),
+    [
+        (10, 0, 0, 0, 0),
+        (5, 0, 0, 0, 4),
+        (5, 5, 0, 0, 0),
+        (5, 0, 0, 3, 0),
+        (2, 0, 0, 3, 1),
+        (0, 0, 5, 3, 1),
+        (0, 10, 1, 0, 4),
+    ],
+)
+def test_refilling_steps_back_for_the_foreground(
+    warm: int, creating: int, waiting: int, in_flight: int, wanted: int
+) -> None:
+    situation = Situation(
+        warm=warm,
+        capacity=warm + creating,
+        waiting=waiting,
+        in_flight=in_flight,
+        paused=False,
+        held=False,
+    )
+    assert creates_wanted(situation, TARGET, concurrency=4) == wanted
+
+
+# --- Handing out -----------------------------------------------------------------------------
+
+
+def test_a_warm_task_is_a_hit_without_a_call_to_the_server(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
+) -> None:
+    fill(refill)
+    cvat.calls.clear()
+    handout = hand_out(engine, template)
+    assert handout.lease.outcome is Outcome.HIT
+    assert cvat.calls == []
+
+
+def test_an_empty_pool_without_a_daemon_creates_directly(
+    engine: Engine, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    handout = hand_out(engine, template)
+    assert handout.lease.outcome is Outcome.COLD
+    assert handout.task.task_id in cvat.tasks_there
+    assert clock.monotonic() == 0.0, "there is nobody to wait for"
+
+
+def test_an_empty_pool_with_a_daemon_is_waited_for(
+    engine: Engine, template: Template, clock: ManualClock
+) -> None:
+    engine.store.acquire_maintenance("daemon", until=clock.now() + 99, now=clock.now())
+    handout = hand_out(engine, template)
+    assert handout.lease.outcome is Outcome.COLD
+    assert clock.monotonic() == pytest.approx(template.pool.max_wait)
+
+
+def test_on_empty_fail_fails_at_once(engine: Engine, template: Template) -> None:
+    strict = replace(template, pool=replace(template.pool, on_empty="fail"))
+    with pytest.raises(PoolEmpty):
+        hand_out(engine, strict)
+    assert read(engine).state is RequestState.FAILED
+    assert engine.store.waiting(template.name) == 0
+
+
+def test_a_waiter_that_gives_up_swallows_no_task(
+    engine: Engine, refill: Refill, template: Template, clock: ManualClock
+) -> None:
+    patient = replace(template, pool=replace(template.pool, on_empty="wait"))
+    engine.store.acquire_maintenance("daemon", until=clock.now() + 99, now=clock.now())
+    with pytest.raises(PoolEmpty):
+        hand_out(engine, patient)
+    fill(refill)
+    assert levels(engine.store, template) == {"warm": 3}
+
+
+def test_a_failed_cold_create_leaves_nothing_waiting(
+    engine: Engine, template: Template, cvat: ScriptedCvat
+) -> None:
+    cvat.failures["create_task"] = [CvatForbidden("read-only")]
+    with pytest.raises(CvatForbidden):
+        hand_out(engine, template)
+    assert engine.store.waiting(template.name) == 0
+    assert read(engine).error_code == "cvat-forbidden"
+
+
+# --- Intake ----------------------------------------------------------------------------------
+
+
+def test_one_post_and_nothing_before_it(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
+) -> None:
+    fill(refill)
+    cvat.calls.clear()
+    request = send(engine, template, hand_out(engine, template))
+    assert [call[0] for call in cvat.calls] == ["upload"]
+    assert request.state is RequestState.IMPORTING
+    assert engine.tracker.watching == 1
+
+
+def test_input_that_cannot_be_read_costs_no_task(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
+) -> None:
+    fill(refill)
+    cvat.failures["upload"] = [cast(Any, InputError("a.jpg: gone"))]
+    with pytest.raises(InputError):
+        send(engine, template, hand_out(engine, template))
+    assert levels(engine.store, template) == {"warm": 3}
+    assert read(engine).state is RequestState.FAILED
+
+
+def test_an_unreachable_server_costs_no_task(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
+) -> None:
+    fill(refill)
+    cvat.failures["upload"] = [CvatUnreachable("refused")]
+    with pytest.raises(CvatUnreachable):
+        send(engine, template, hand_out(engine, template))
+    assert levels(engine.store, template) == {"warm": 3}
+
+
+def test_a_refused_upload_burns_the_task(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
+) -> None:
+    fill(refill)
+    cvat.failures["upload"] = [CvatRejected("image_quality")]
+    with pytest.raises(CvatRejected):
+        send(engine, template, hand_out(engine, template))
+    assert levels(engine.store, template) == {"warm": 2, "failed": 1}
+
+
+def test_a_task_deleted_behind_our_back_is_replaced(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
+) -> None:
+    fill(refill)
+    cvat.failures["upload"] = [CvatNotFound("No Task matches the given query.")]
+    handout = hand_out(engine, template)
+    request = send(engine, template, handout)
+    assert request.state is RequestState.IMPORTING
+    assert request.task_id != handout.task.task_id
+    assert levels(engine.store, template) == {"warm": 1, "failed": 1, "importing": 1}
+
+
+def test_a_lost_answer_is_settled_by_looking(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
+) -> None:
+    fill(refill)
+    handout = hand_out(engine, template)
+    assert handout.task.task_id is not None
+    cvat.failures["upload"] = [CvatAmbiguous("reset")]
+    cvat.states[handout.task.task_id] = ImportState(status=ImportStatus.STARTED)
+    request = send(engine, template, handout)
+    assert cvat.count("upload") == 1, "never sent again to the same task"
+    assert (request.state, request.task_id) == (RequestState.IMPORTING, handout.task.task_id)
+
+
+def test_a_post_that_never_arrived_gets_another_task(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
+) -> None:
+    fill(refill)
+    cvat.failures["upload"] = [CvatAmbiguous("reset")]
+    handout = hand_out(engine, template)
+    request = send(engine, template, handout)
+    assert request.task_id != handout.task.task_id
+    uploads = [call[1] for call in cvat.calls if call[0] == "upload"]
+    assert len(set(uploads)) == 2, "each task got the data at most once"
+
+
+def test_a_request_does_not_try_for_ever(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
+) -> None:
+    fill(refill)
+    cvat.failures["upload"] = [CvatNotFound("gone") for _ in range(9)]
+    with pytest.raises(CvatNotFound):
+        send(engine, template, hand_out(engine, template))
+    assert cvat.count("upload") == 3
+    assert read(engine).state is RequestState.FAILED
+
+
+# --- Tracker ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def importing(engine: Engine, refill: Refill, template: Template) -> RequestRecord:
+    fill(refill)
+    return send(engine, template, hand_out(engine, template))
+
+
+def run_until_idle(engine: Engine, clock: ManualClock, *, limit: float = 100.0) -> None:
+    end = clock.monotonic() + limit
+    while (wait := engine.tracker.seconds_until_due()) is not None and clock.monotonic() < end:
+        clock.advance(wait)
+        engine.tracker.run_once()
+
+
+def test_the_first_list_of_jobs_ends_the_wait(
+    engine: Engine, importing: RequestRecord, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    assert importing.task_id is not None and importing.pooled_id is not None
+    cvat.make_ready(importing.task_id, jobs=2)
+    run_until_idle(engine, clock)
+    assert read(engine).state is RequestState.READY
+    assert [job.start_frame for job in engine.store.jobs_of(importing.pooled_id)] == [0, 1]
+    assert cvat.count("jobs") == 1
+    assert cvat.count("import_state") == 0, "asked only when an import is late"
+
+
+def test_imports_due_together_go_into_one_poll(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    fill(refill)
+    requests = [send(engine, template, hand_out(engine, template, n)) for n in (1, 2, 3)]
+    for request in requests:
+        cvat.make_ready(request.task_id or 0)
+    run_until_idle(engine, clock)
+    polls = [call[1] for call in cvat.calls if call[0] == "jobs"]
+    assert [sorted(poll) for poll in polls] == [sorted(r.task_id for r in requests if r.task_id)]
+
+
+def test_a_failed_import_ends_with_the_servers_words(
+    engine: Engine, importing: RequestRecord, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    assert importing.task_id is not None
+    message = "PIL.UnidentifiedImageError: cannot identify image file"
+    cvat.states[importing.task_id] = ImportState(status=ImportStatus.FAILED, message=message)
+    run_until_idle(engine, clock)
+    failed = read(engine)
+    assert (failed.state, failed.error_code) == (RequestState.FAILED, "import-failed")
+    assert message in failed.error
+    assert clock.monotonic() < 3.0
+
+
+def test_a_deleted_task_is_told_apart(
+    engine: Engine, importing: RequestRecord, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    cvat.states[importing.task_id or 0] = ImportState(status=ImportStatus.TASK_GONE)
+    run_until_idle(engine, clock)
+    assert read(engine).error_code == "task-gone"
+
+
+def test_a_forgotten_import_is_given_up_after_several_answers(
+    engine: Engine, importing: RequestRecord, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    run_until_idle(engine, clock)
+    assert read(engine).error_code == "import-failed"
+    assert cvat.count("import_state") == 3
+
+
+def test_an_import_that_hangs_ends_with_the_templates_time_out(
+    engine: Engine, importing: RequestRecord, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    cvat.states[importing.task_id or 0] = ImportState(status=ImportStatus.QUEUED)
+    run_until_idle(engine, clock)
+    assert read(engine).error_code == "import-timed-out"
+    assert 60.0 <= clock.monotonic() < 62.0
+
+
+def test_a_server_that_fails_while_polling_is_asked_again_later(
+    engine: Engine, importing: RequestRecord, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    cvat.failures["jobs"] = [CvatUnreachable("down") for _ in range(5)]
+    cvat.make_ready(importing.task_id or 0)
+    run_until_idle(engine, clock)
+    assert read(engine).state is RequestState.READY
+    assert cvat.count("jobs") == 6
+    assert clock.monotonic() > 2.0, "it backed off"
+
+
+def test_imports_of_a_process_that_died_are_taken_over(
+    engine: Engine, importing: RequestRecord, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    other = Engine(engine.settings, store=engine.store, cvat=cast(Any, cvat), clock=clock)
+    engine.heartbeat.run_once()
+    assert other.tracker.adopt() == 0
+    clock.advance(TERM + 1)
+    assert other.tracker.adopt() == 1
+    assert other.tracker.adopt() == 0
+    cvat.make_ready(importing.task_id or 0)
+    run_until_idle(other, clock)
+    assert read(other).state is RequestState.READY
+    other.close()
+
+
+def test_a_callers_own_upload_is_followed(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    fill(refill)
+    opened = engine.hand_out.open(template)
+    assert opened.task is not None and opened.task.task_id is not None
+    (watched,) = engine.store.watched_leases()
+    engine.tracker.watch_lease(watched)
+    engine.tracker.run_once()
+    cvat.make_ready(opened.task.task_id)
+    run_until_idle(engine, clock)
+    task = engine.store.task(opened.task.id)
+    assert task is not None and task.state is TaskState.READY
+    lease = engine.store.lease(opened.lease.id)
+    assert lease is not None and lease.state is LeaseState.USED
+
+
+# --- Recycle, delete, settle, finish ---------------------------------------------------------
+
+
+def recycle(engine: Engine, *, templates: dict[str, Template] | None = None) -> Recycle:
+    chosen = engine.settings.templates if templates is None else templates
+    return Recycle(engine.store, engine.cvat(), chosen, clock=engine.clock)
+
+
+def deletion(engine: Engine) -> Deletion:
+    return Deletion(engine.store, engine.cvat(), owner=engine.owner, clock=engine.clock)
+
+
+def test_old_tasks_are_retired_and_deleted(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    fill(refill)
+    clock.advance(template.pool.max_age + 1)
+    assert recycle(engine).run_once().retired == 3
+    assert deletion(engine).run_once().deleted == 3
+    assert cvat.tasks_there == {}
+    assert template.name not in engine.store.levels()
+
+
+def test_tasks_of_a_changed_template_are_never_handed_out(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
+) -> None:
+    fill(refill)
+    changed = replace(template, labels=({"name": "tram"},))
+    handout = engine.hand_out.open(changed)
+    assert handout.lease.outcome is Outcome.COLD
+    assert recycle(engine, templates={changed.name: changed}).run_once().retired == 3
+
+
+def test_tasks_of_a_template_that_was_taken_out_are_retired(engine: Engine, refill: Refill) -> None:
+    fill(refill)
+    assert recycle(engine, templates={}).run_once().retired == 3
+
+
+@pytest.mark.parametrize("fate", ["untouched", "deleted", "used", "filled"])
+def test_an_expired_lease_is_followed_to_its_end(
+    engine: Engine,
+    refill: Refill,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
+    fate: str,
+) -> None:
+    fill(refill)
+    opened = engine.hand_out.open(template, ttl=10.0)
+    task = opened.task
+    assert task is not None and task.task_id is not None
+    if fate == "deleted":
+        cvat.tasks_there.pop(task.task_id)
+    if fate == "used":
+        cvat.make_ready(task.task_id)
+    if fate == "filled":
+        cvat.put_task(task.task_id, task.name, size=3)
+    assert recycle(engine).run_once().given_back == 0, "not before its time"
+    clock.advance(11.0)
+    recycle(engine).run_once()
+    states = {"untouched": "warm", "deleted": "retired", "used": "ready", "filled": "retired"}
+    after = engine.store.task(task.id)
+    assert after is not None and after.state.value == states[fate]
+
+
+def test_a_task_that_cannot_be_deleted_does_not_starve_the_others(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    fill(refill)
+    clock.advance(template.pool.max_age + 1)
+    recycle(engine).run_once()
+    cvat.failures["delete_task"] = [CvatBusy("no", http_status=500)]
+    report = deletion(engine).run_once()
+    assert (report.deleted, report.failed) == (2, 1)
+    assert deletion(engine).run_once().deleted == 0
+    clock.advance(61.0)
+    assert deletion(engine).run_once().deleted == 1
+
+
+@pytest.mark.parametrize("happened", [True, False])
+def test_a_create_whose_answer_was_lost_is_settled_by_its_name(
+    engine: Engine,
+    refill: Refill,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
+    happened: bool,
+) -> None:
+    cvat.failures["create_task"] = [CvatAmbiguous("time-out")] * 2
+    fill(refill)
+    creating = engine.store.tasks(states=(TaskState.CREATING,))
+    assert creating
+    if happened:
+        for number, task in enumerate(creating):
+            cvat.put_task(500 + number, task.name)
+    settle = Settle(engine.store, engine.cvat(), http_timeout=30.0, clock=clock)
+    assert settle.run_once().found == 0, "the lost POST may still commit"
+    clock.advance(91.0)
+    report = settle.run_once()
+    assert (report.found, report.missing) == (
+        (len(creating), 0) if happened else (0, len(creating))
+    )
+    expected = {"warm": len(creating)} if happened else {"failed": len(creating)}
+    assert levels(engine.store, template) == expected
+
+
+def test_names_and_assignments_come_after_the_job_ids(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    fill(refill)
+    wish = NewRequest(id="request1", name="night ride", assignee=7, files=("a.jpg",), size=10)
+    opened = engine.hand_out.open(template, request=wish)
+    assert opened.task is not None
+    request = send(
+        engine, template, Handout(lease=opened.lease, task=opened.task, request=opened.request)
+    )
+    cvat.make_ready(request.task_id or 0, jobs=2)
+    wall = clock.now()
+    # Not listened to, as if the process had died before it could do the rest.
+    engine.store.complete_import(opened.task.id, cvat.jobs_there[request.task_id or 0], now=wall)
+    finish = Finish(engine.store, engine.cvat(), clock=clock)
+    assert finish.run_once().finished == 0
+    clock.advance(31.0)
+    assert finish.run_once().finished == 1
+    assert ("rename_task", request.task_id, "night ride") in cvat.calls
+    assert [call[2] for call in cvat.calls if call[0] == "assign_job"] == [7, 7]
+    assert finish.run_once().finished == 0

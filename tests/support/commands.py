@@ -1,0 +1,100 @@
+"""Runs ``cvat-pool`` as a process of its own, as a user does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+COMMAND = [sys.executable, "-m", "pool.cli"]
+PATIENCE = 30.0
+
+
+def environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """The environment without anybody's credentials, and a width that does not depend on the
+    terminal."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("CVAT_", "POOL_"))
+    }
+    return {**kept, "COLUMNS": "100", "PYTHONUNBUFFERED": "1", **extra}
+
+
+def cvat_pool(*arguments: str | Path, cwd: Path, **extra: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        cwd=cwd,
+        env=environment(extra),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+class Running:
+    """A command that runs until it is stopped; its output can be waited for."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._news:
+                self.lines.append(line.rstrip())
+                self._news.notify_all()
+        with self._news:
+            self._news.notify_all()
+
+    def wait_for(self, text: str) -> str:
+        """The first line with ``text`` in it."""
+
+        def found() -> str | None:
+            return next((line for line in self.lines if text in line), None)
+
+        with self._news:
+            if not self._news.wait_for(
+                lambda: found() or not self._reader.is_alive(), timeout=PATIENCE
+            ):
+                raise AssertionError(f"no {text!r} in {self.lines}")
+            line = found()
+        assert line is not None, f"ended without {text!r}: {self.lines}"
+        return line
+
+    def stop(self) -> int:
+        """SIGTERM, and its exit code."""
+        self.process.terminate()
+        code = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return code
+
+
+@contextmanager
+def running(*arguments: str | Path, cwd: Path, **extra: str) -> Iterator[Running]:
+    """A command in the background, killed at the end if it still runs."""
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        cwd=cwd,
+        env=environment(extra),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    command = Running(process)
+    try:
+        yield command
+    finally:
+        process.kill()
+        process.wait()
+        command._reader.join(PATIENCE)
+        assert process.stdout is not None
+        process.stdout.close()

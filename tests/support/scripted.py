@@ -1,0 +1,92 @@
+"""A CVAT client that does what the test says, and writes down what it was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pool.cvat.records import ImportState, ImportStatus, TaskInfo, Upload
+from pool.errors import CvatError
+from pool.model import Job
+
+
+class ScriptedCvat:
+    """Tasks live in a dictionary; errors queued in ``failures`` are raised, one a call."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.tasks_there: dict[int, TaskInfo] = {}
+        self.jobs_there: dict[int, tuple[Job, ...]] = {}
+        self.states: dict[int, ImportState] = {}
+        self.failures: dict[str, list[CvatError]] = {}
+        self.before: Callable[[str], None] = lambda _operation: None
+        self._next_id = 100
+
+    def _call(self, operation: str, *arguments: Any) -> None:
+        self.calls.append((operation, *arguments))
+        self.before(operation)
+        queued = self.failures.get(operation)
+        if queued:
+            raise queued.pop(0)
+
+    def count(self, operation: str) -> int:
+        return sum(call[0] == operation for call in self.calls)
+
+    def make_ready(self, task_id: int, *, jobs: int = 1) -> None:
+        self.jobs_there[task_id] = tuple(
+            Job(id=task_id * 10 + index, url=f"u{index}", start_frame=index, stop_frame=index)
+            for index in range(jobs)
+        )
+
+    def create_task(self, fields: Any, name: str, *, timeout: float | None = None) -> int:
+        self._call("create_task", dict(fields), name)
+        self._next_id += 1
+        self.put_task(self._next_id, name)
+        return self._next_id
+
+    def put_task(self, task_id: int, name: str, *, size: int = 0, jobs: int = 0) -> None:
+        self.tasks_there[task_id] = TaskInfo(
+            id=task_id,
+            name=name,
+            size=size,
+            has_data=size > 0,
+            jobs=jobs,
+            project_id=None,
+            organization_id=None,
+        )
+
+    def prepare_upload(self, task_id: int) -> None:
+        self._call("prepare_upload", task_id)
+
+    def upload(self, task_id: int, data: Upload, params: Any, **options: Any) -> str:
+        self._call("upload", task_id, data)
+        return f"action=create&target=task&target_id={task_id}"
+
+    def jobs(self, task_ids: Sequence[int]) -> dict[int, tuple[Job, ...]]:
+        self._call("jobs", tuple(task_ids))
+        return {each: self.jobs_there[each] for each in task_ids if each in self.jobs_there}
+
+    def import_state(self, task_id: int) -> ImportState:
+        self._call("import_state", task_id)
+        return self.states.get(task_id, ImportState(status=ImportStatus.UNKNOWN))
+
+    def tasks(self, task_ids: Sequence[int]) -> dict[int, TaskInfo]:
+        self._call("tasks", tuple(task_ids))
+        return {each: self.tasks_there[each] for each in task_ids if each in self.tasks_there}
+
+    def find_tasks(self, name: str) -> list[TaskInfo]:
+        self._call("find_tasks", name)
+        return [task for task in self.tasks_there.values() if task.name == name]
+
+    def rename_task(self, task_id: int, name: str) -> None:
+        self._call("rename_task", task_id, name)
+
+    def assign_job(self, job_id: int, user_id: int) -> None:
+        self._call("assign_job", job_id, user_id)
+
+    def delete_task(self, task_id: int) -> bool:
+        self._call("delete_task", task_id)
+        return self.tasks_there.pop(task_id, None) is not None
+
+    def close(self) -> None:
+        self._call("close")

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import math
+import random
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pool.services.pacing import LONGEST_PAUSE, Pace, pause_after, size_class
+
+
+def serve(pace: Pace, times: list[float], *, round_trip: float = 0.028) -> list[tuple[float, int]]:
+    """Imports that take ``times``, each polled as the tracker does: seconds until known, polls."""
+    served = []
+    for time in times:
+        asked_at, before, polls = max(0.0, pace.first - round_trip / 2), 0.0, 1
+        while (looked_at := asked_at + round_trip / 2) < time:
+            before = looked_at
+            answered_at = asked_at + round_trip
+            asked_at = answered_at + pause_after(answered_at, random.Random(polls))
+            polls += 1
+        pace.learn(not_before=before, done_by=looked_at)
+        served.append((asked_at + round_trip, polls))
+    return served
+
+
+def imports(median: float, count: int = 400, seed: int = 5) -> list[float]:
+    """Times as real ones vary: about a tenth around the median, one in fifty twice as long."""
+    rng = random.Random(seed)
+    return [
+        median * math.exp(rng.gauss(0.0, 0.1)) * (2.0 if rng.random() < 0.02 else 1.0)
+        for _ in range(count)
+    ]
+
+
+def test_without_history_there_is_a_first_poll_all_the_same() -> None:
+    assert 0 < Pace().first < 0.2
+
+
+@pytest.mark.parametrize(("median", "most"), [(0.02, 2), (0.15, 3), (2.0, 5), (60.0, 9)])
+def test_polling_adds_a_bounded_share_with_few_polls_at_any_scale(
+    median: float, most: int
+) -> None:
+    times = imports(median)
+    served = serve(Pace(), times)[50:]
+    added = [known - time for (known, _), time in zip(served, times[50:], strict=True)]
+    assert statistics.median(added) <= 0.052 + 0.06 * median
+    assert statistics.mean(polls for _, polls in served) <= most
+
+
+def test_a_server_that_gets_faster_is_found_out() -> None:
+    """When every first poll finds the jobs, they may have been there for long."""
+    pace = Pace()
+    serve(pace, imports(1.0, 50))
+    serve(pace, imports(0.15, 100))
+    assert pace.first < 0.2
+
+
+def test_a_server_that_gets_slower_is_followed() -> None:
+    pace = Pace()
+    serve(pace, imports(0.15, 50))
+    serve(pace, imports(1.0, 200))
+    assert pace.first > 0.6
+
+
+def test_one_slow_import_hardly_delays_the_next() -> None:
+    pace = Pace()
+    serve(pace, imports(0.15, 100))
+    before = pace.first
+    pace.learn(not_before=9.0, done_by=10.0)
+    assert pace.first <= before * 1.05
+
+
+def test_an_import_is_late_only_after_the_usual_time() -> None:
+    pace = Pace()
+    serve(pace, imports(2.0, 50))
+    assert 2.5 < pace.late_after() < 6.0
+
+
+@given(st.floats(0, 3600))
+def test_pauses_are_a_share_of_the_time_waited(waited: float) -> None:
+    pause = pause_after(waited, random.Random(1))
+    assert pause <= LONGEST_PAUSE * 1.1
+    assert pause <= max(0.012, waited * 0.06)
+    assert pause > 0
+
+
+def test_the_number_of_polls_grows_with_the_logarithm_of_the_time() -> None:
+    rng = random.Random(3)
+    waited, polls = 0.2, 0
+    while waited < 10.0:
+        waited += pause_after(waited, rng) + 0.03
+        polls += 1
+    assert polls < 90
+
+
+def test_size_classes_tell_apart_what_takes_longer() -> None:
+    one = size_class("t", files=1, size=100_000, kind="images")
+    assert one == size_class("t", files=1, size=110_000, kind="images")
+    assert one != size_class("t", files=64, size=6_400_000, kind="images")
+    assert one != size_class("t", files=1, size=100_000, kind="video")

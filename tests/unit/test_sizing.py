@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pool.model import Demand
+from pool.services.sizing import demand_rate, poisson_quantile, target_size
+from pool.settings import PoolSettings
+
+SETTINGS = PoolSettings(min_size=5, max_size=40, hit_rate=0.99)
+
+
+def history(*counts: int, now: float = 1000.0) -> list[Demand]:
+    """Buckets of ten seconds, the last one just begun."""
+    return [
+        Demand(template="t", start=now - 10.0 * (len(counts) - 1 - index), hits=count)
+        for index, count in enumerate(counts)
+    ]
+
+
+def test_without_demand_the_minimum_is_kept() -> None:
+    target = target_size([], SETTINGS, lead_time=1.0, now=1000.0)
+    assert (target.size, target.rate) == (5, 0.0)
+    assert target.reorder_point == 1
+
+
+def test_the_busiest_window_counts() -> None:
+    burst = history(60, 0, 0, 0, 0, 0)
+    assert demand_rate(burst, now=1000.0) == pytest.approx(1.0)
+    assert demand_rate(burst, now=1240.0) == pytest.approx(60 / 300)
+
+
+def test_demand_raises_the_target_up_to_the_maximum() -> None:
+    busy = target_size(history(*[100] * 6), SETTINGS, lead_time=1.0, now=1000.0)
+    assert SETTINGS.min_size < busy.size < SETTINGS.max_size
+    busier = target_size(history(*[1000] * 6), SETTINGS, lead_time=1.0, now=1000.0)
+    assert busier.size == SETTINGS.max_size
+
+
+def test_an_empty_pool_may_be_wanted() -> None:
+    none = PoolSettings(min_size=0, max_size=10)
+    target = target_size([], none, lead_time=1.0, now=1000.0)
+    assert (target.size, target.reorder_point) == (0, 0)
+
+
+@given(st.floats(0.01, 400.0), st.floats(0.5, 0.999))
+def test_poisson_quantile_is_the_smallest_that_suffices(mean: float, probability: float) -> None:
+    k = poisson_quantile(mean, probability)
+
+    def cumulative(most: int) -> float:
+        return sum(
+            math.exp(i * math.log(mean) - mean - math.lgamma(i + 1)) for i in range(most + 1)
+        )
+
+    assert cumulative(k) >= probability - 1e-9
+    assert k == 0 or cumulative(k - 1) < probability + 1e-9
+
+
+def test_poisson_quantile_goes_on_smoothly_for_large_means() -> None:
+    below, above = poisson_quantile(499.0, 0.99), poisson_quantile(501.0, 0.99)
+    assert 0 <= above - below <= 5
+
+
+def test_the_target_serves_the_promised_share() -> None:
+    """Simulated: arrivals at a constant rate, refills that each take the lead time."""
+    rng = random.Random(7)
+    rate, lead = 8.0, 1.0
+    size = poisson_quantile(rate * lead, 0.95) + 1
+    now, hits, total = 0.0, 0, 20_000
+    warm_at: list[float] = [0.0] * size
+    for _ in range(total):
+        now += rng.expovariate(rate)
+        warm_at.sort()
+        if warm_at[0] <= now:
+            hits += 1
+        warm_at[0] = max(now, warm_at[0]) + lead
+    assert hits / total >= 0.94
