@@ -1,0 +1,143 @@
+"""Checks a configuration against its server, from the file to a task of each template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from pool.clock import Clock
+from pool.cvat import CvatClient
+from pool.errors import CvatForbidden, PoolError
+from pool.model import new_id, pool_mark
+from pool.settings import Settings, Template
+from pool.store.base import Store
+
+#: The oldest CVAT with personal access tokens, and whose requests have known ids.
+OLDEST_VERSION = (2, 48)
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckResult:
+    """One thing that was checked. ``error`` is None when it is as it should be."""
+
+    name: str
+    detail: str = ""
+    error: PoolError | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is as it should be."""
+        return self.error is None
+
+
+def run_checks(
+    settings: Settings,
+    open_store: Callable[[], Store],
+    connect: Callable[[], CvatClient],
+    *,
+    clock: Clock,
+) -> Iterator[CheckResult]:
+    """Check one thing after the other; what depends on a failed one is left out.
+
+    Each template is tried by creating one task, which is deleted again.
+    """
+    yield CheckResult(
+        name="configuration",
+        detail=f"{settings.path or 'defaults'}: {len(settings.templates)} template(s)",
+    )
+    store_result, store = _attempt("store", open_store, lambda store: f"pool {store.pool_id}")
+    yield store_result
+    if store is None:
+        return
+    yield _attempt("store writable", store.check_writable, lambda _: settings.store.url)[0]
+    client_result, cvat = _attempt("credentials", connect, lambda _: "found")
+    yield client_result
+    if cvat is None:
+        return
+    about_result, about = _attempt("server", cvat.about, lambda info: f"CVAT {info.version}")
+    yield about_result
+    if about is None:
+        return
+    if (version := _version(about.version)) is not None and version < OLDEST_VERSION:
+        yield CheckResult(
+            name="version",
+            error=PoolError(f"CVAT {about.version} is older than 2.48, the oldest supported"),
+        )
+    user_result, user = _attempt("user", cvat.whoami, lambda user: user.username)
+    yield user_result
+    if user is None:
+        return
+    yield _check_token(cvat, clock)
+    organization = settings.cvat.organization
+    organization_result, _ = _attempt(
+        "organization",
+        lambda: cvat.find_tasks(pool_mark(store.pool_id)),
+        lambda _: organization or "personal workspace",
+    )
+    yield organization_result
+    if not organization_result.ok:
+        return
+    for template in settings.templates.values():
+        yield _check_template(cvat, store.pool_id, template, clock)
+
+
+def _attempt(
+    name: str, what: Callable[[], Value], detail: Callable[[Any], str]
+) -> tuple[CheckResult, Value | None]:
+    try:
+        value = what()
+    except PoolError as error:
+        return CheckResult(name=name, error=error), None
+    return CheckResult(name=name, detail=detail(value)), value
+
+
+def _version(text: str) -> tuple[int, int] | None:
+    parts = text.split(".")
+    try:
+        return int(parts[0]), int(parts[1])
+    except (IndexError, ValueError):
+        return None
+
+
+def _check_token(cvat: CvatClient, clock: Clock) -> CheckResult:
+    result, token = _attempt(
+        "access token", cvat.access_token, lambda token: "" if token is None else token.name
+    )
+    if not result.ok:
+        return result
+    if token is None:
+        return CheckResult(name="access token", detail="not used")
+    if token.read_only:
+        return CheckResult(
+            name="access token",
+            error=CvatForbidden(
+                f"token {token.name!r} is read-only; make one that may write, in CVAT's profile "
+                "page under Security"
+            ),
+        )
+    if token.expiry_date is None:
+        return CheckResult(name="access token", detail=f"{token.name}, does not expire")
+    days = (_instant(token.expiry_date) - clock.now()) / 86400
+    return CheckResult(name="access token", detail=f"{token.name}, expires in {days:.0f} day(s)")
+
+
+def _instant(text: str) -> float:
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _check_template(
+    cvat: CvatClient, pool_id: str, template: Template, clock: Clock
+) -> CheckResult:
+    name = f"{pool_mark(pool_id)} check of {template.name[:160]} {new_id(clock.now())}"
+    what = f"template {template.name}"
+    try:
+        task_id = cvat.create_task(template.create_fields, name)
+        cvat.delete_task(task_id)
+    except PoolError as error:
+        return CheckResult(name=what, error=error)
+    return CheckResult(name=what, detail="accepted (one task created and deleted)")

@@ -1,0 +1,346 @@
+"""``cvat-pool``: the pool from the command line.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 timed out (still running), 4 CVAT
+refused the credentials, 5 pool empty.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pool import __version__
+from pool.errors import EXIT_FAILED, ConfigError, InputError, PoolError
+
+if TYPE_CHECKING:
+    from pool.settings import Settings
+    from pool.taskpool import TaskPool
+
+app = typer.Typer(
+    name="cvat-pool",
+    help="A warm pool of pre-created CVAT tasks: job ids as soon as the server has them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        help="The configuration; by default $POOL_CONFIG, else ./config.toml.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TemplateArgument = Annotated[str, typer.Argument(help="A template of the configuration.")]
+TimeoutOption = Annotated[
+    str | None,
+    typer.Option("--timeout", help='How long to wait, such as "30s".', show_default=False),
+]
+SpeedOption = Annotated[
+    float,
+    typer.Option(min=0.0, help="1 takes as long as CVAT does, 0.5 half as long, 0 no time."),
+]
+KeyOption = Annotated[
+    str | None,
+    typer.Option("--key", help="Idempotency key: the same key gives the same answer."),
+]
+
+
+def main() -> None:
+    """The console script: one line for an error, and its exit code."""
+    try:
+        app()
+    except PoolError as error:
+        print(f"cvat-pool: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read the output has had enough; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILED)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"cvat-task-pool {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    context: typer.Context,
+    log_level: Annotated[
+        str | None,
+        typer.Option(
+            help='debug, info, warning or error; "info" for run, else "error".',
+            envvar="POOL_LOG_LEVEL",
+            show_default=False,
+        ),
+    ] = None,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log as JSON.")] = False,
+    _show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    from pool.logs import configure
+
+    # A command ends with one line that says what went wrong; a daemon tells what it does.
+    level = log_level or ("info" if context.invoked_subcommand == "run" else "error")
+    if level not in ("debug", "info", "warning", "error"):
+        raise ConfigError(f"--log-level {level!r}: give debug, info, warning or error")
+    configure(level=level, as_json=log_json)
+
+
+# --- Helpers of the commands -----------------------------------------------------------------
+
+
+def _settings(config: Path | None) -> Settings:
+    from pool.config import find_config, load
+
+    return load(config if config is not None else find_config(os.environ))
+
+
+def _pool(config: Path | None) -> TaskPool:
+    from pool.taskpool import TaskPool
+
+    return TaskPool(_settings(config))
+
+
+def _seconds(text: str | None) -> float | None:
+    from pool.units import parse_duration
+
+    if text is None:
+        return None
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _print_json(value: Any) -> None:
+    from pool.rendering import to_json
+
+    print(to_json(value))
+
+
+# --- Commands ------------------------------------------------------------------------------------
+
+
+@app.command()
+def get(
+    template: TemplateArgument,
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Images, an archive or a video.")
+    ] = None,
+    config: ConfigOption = None,
+    share: Annotated[
+        list[str] | None, typer.Option(help="A file on the server's share; may be repeated.")
+    ] = None,
+    url: Annotated[
+        list[str] | None, typer.Option(help="An address that CVAT fetches; may be repeated.")
+    ] = None,
+    cloud: Annotated[
+        list[str] | None,
+        typer.Option(help="STORAGE_ID:KEY in a cloud storage of CVAT's; may be repeated."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The task's name.")] = None,
+    assignee: Annotated[int | None, typer.Option(help="User id to assign the jobs to.")] = None,
+    timeout: TimeoutOption = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put data into a task of the pool and print its job ids."""
+    from pool.rendering import cloud_keys, print_jobs, upload_progress
+
+    with _pool(config) as pool, upload_progress() as progress:
+        request = pool.submit(
+            template,
+            list(files) if files else None,
+            share=share or None,
+            urls=url or None,
+            cloud=cloud_keys(cloud) if cloud else None,
+            name=name,
+            assignee=assignee,
+            idempotency_key=key,
+            timeout=_seconds(timeout),
+            progress=progress,
+        )
+        jobs = request.jobs(timeout=_seconds(timeout))
+    if as_json:
+        _print_json(
+            {
+                "request_id": request.id,
+                "task_id": request.task_id,
+                "url": request.url,
+                "template": request.template,
+                "outcome": request.outcome,
+                "jobs": jobs,
+            }
+        )
+    else:
+        print_jobs(jobs)
+
+
+@app.command()
+def lease(
+    template: TemplateArgument,
+    config: ConfigOption = None,
+    timeout: TimeoutOption = None,
+    ttl: Annotated[str | None, typer.Option(help='How long to keep it, such as "1h".')] = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take an empty task, to upload into it yourself; the pool watches it."""
+    with _pool(config) as pool:
+        taken = pool.acquire(
+            template, timeout=_seconds(timeout), ttl=_seconds(ttl), idempotency_key=key
+        )
+    if as_json:
+        _print_json(taken)
+    else:
+        print(f"lease {taken.id}")
+        print(f"task  {taken.task_id}  {taken.url}")
+        print(f"until {taken.expires_at:%Y-%m-%d %H:%M:%S} UTC ({taken.outcome.value})")
+
+
+@app.command()
+def release(
+    lease_id: Annotated[str, typer.Argument(metavar="LEASE", help="The id of a lease.")],
+    config: ConfigOption = None,
+) -> None:
+    """Give an untouched task back to the pool."""
+    with _pool(config) as pool:
+        pool.release(lease_id)
+
+
+@app.command()
+def status(
+    config: ConfigOption = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep it up to date.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show levels, demand and troubles of all templates."""
+    from pool.rendering import status_table, watch_status
+
+    with _pool(config) as pool:
+        if watch:
+            watch_status(pool.status)
+        elif as_json:
+            _print_json(pool.status())
+        else:
+            from rich.console import Console
+
+            Console().print(status_table(pool.status()))
+
+
+@app.command()
+def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Check configuration, store, server, credentials and each template.
+
+    Creates and deletes one task a template.
+    """
+    from pool.check import run_checks
+    from pool.clock import SystemClock
+    from pool.cvat import connect
+    from pool.rendering import print_check
+    from pool.store import open_store
+
+    settings = _settings(config)
+    results = []
+    for result in run_checks(
+        settings,
+        lambda: open_store(settings.store.url),
+        lambda: connect(settings.cvat),
+        clock=SystemClock(),
+    ):
+        results.append(result)
+        if not as_json:
+            print_check(result)
+    if as_json:
+        _print_json(
+            [
+                {"name": result.name, "ok": result.ok, "detail": str(result.error or result.detail)}
+                for result in results
+            ]
+        )
+    failed = [result.error for result in results if result.error is not None]
+    if failed:
+        raise typer.Exit(failed[0].exit_code)
+
+
+@app.command()
+def run(config: ConfigOption = None) -> None:
+    """Keep the pools filled, until stopped by SIGTERM or Ctrl-C."""
+
+    from pool.daemon import Daemon
+
+    daemon = Daemon(_settings(config))
+    daemon.install_signals()
+    daemon.run()
+
+
+@app.command()
+def pause(template: TemplateArgument, config: ConfigOption = None) -> None:
+    """Create no more tasks of a template until it is resumed; hand out what is there."""
+    with _pool(config) as pool:
+        pool.pause(template)
+
+
+@app.command()
+def resume(template: TemplateArgument, config: ConfigOption = None) -> None:
+    """Create tasks of a template again."""
+    with _pool(config) as pool:
+        pool.resume(template)
+
+
+@app.command()
+def demo(
+    images: Annotated[int, typer.Option(min=1, max=500, help="Images in a request.")] = 1,
+    labels: Annotated[int, typer.Option(min=1, max=1000, help="Labels of the template.")] = 2,
+    speed: SpeedOption = 1.0,
+    serve: Annotated[bool, typer.Option("--serve", help="Leave it running afterwards.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """See a pool at work, on a simulated CVAT: needs no server and leaves nothing behind."""
+    from pool.demo import Demo
+
+    Demo(images=images, labels=labels, speed=speed, as_json=as_json, serve=serve).run()
+
+
+@app.command()
+def simulator(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
+    speed: SpeedOption = 1.0,
+    share: Annotated[Path | None, typer.Option(help="A folder to offer as the share.")] = None,
+) -> None:
+    """Run a simulated CVAT server, to try things out.
+
+    Prints how to reach it, as shell commands.
+    """
+    import signal
+    import threading
+
+    from pool.simulator import SimulatorServer, SimulatorSettings, Timings
+
+    settings = SimulatorSettings(timings=Timings().scaled(speed), share=share)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with SimulatorServer(settings, host=host, port=port) as server:
+        # Made up for this run alone and worth nothing elsewhere, so it may be shown.
+        print(f"export CVAT_URL={server.url}")
+        print(f"export CVAT_ACCESS_TOKEN={server.access_token}", flush=True)
+        stop.wait()
+
+
+if __name__ == "__main__":
+    main()

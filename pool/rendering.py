@@ -1,0 +1,172 @@
+"""How the command line shows things: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pool.errors import InputError
+from pool.model import Job
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pool.check import CheckResult
+    from pool.cvat.records import Progress
+    from pool.status import Status, TemplateStatus
+
+#: Bytes from which an upload is worth a progress bar.
+WORTH_A_BAR = 2**20
+
+
+def to_json(value: Any) -> str:
+    """JSON of records: times as ISO 8601, states by their values, private fields left out."""
+    return json.dumps(_plain(value), indent=2, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: _plain(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if not field.name.startswith("_")
+        }
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def print_jobs(jobs: Sequence[Job]) -> None:
+    """One line a job: its id first, so that ``cut -f1`` has the ids."""
+    for job in jobs:
+        print(f"{job.id}\t{job.url}\tframes {job.start_frame}-{job.stop_frame}")
+
+
+def print_check(result: CheckResult) -> None:
+    """One line for one check."""
+    mark = "ok  " if result.ok else "FAIL"
+    print(f"{mark}  {result.name}: {result.error or result.detail}", flush=True)
+
+
+def cloud_keys(texts: Sequence[str]) -> tuple[int, list[str]]:
+    """From ``STORAGE_ID:KEY`` to the storage and its keys.
+
+    :raises InputError: not of that form, or of several storages.
+    """
+    storages: set[int] = set()
+    keys = []
+    for text in texts:
+        storage, colon, key = text.partition(":")
+        if not (colon and key and storage.isdecimal()):
+            raise InputError(f"--cloud {text!r}: give STORAGE_ID:KEY, such as 3:cam1/a.jpg")
+        storages.add(int(storage))
+        keys.append(key)
+    if len(storages) != 1:
+        raise InputError("--cloud: all keys of a request are in one storage")
+    return storages.pop(), keys
+
+
+@contextmanager
+def upload_progress() -> Iterator[Progress | None]:
+    """A progress bar on standard error for a long upload, if a person looks on."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+    bar = Progress(
+        "uploading",
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    row: Any = None
+
+    def advance(sent: int, total: int) -> None:
+        nonlocal row
+        if total < WORTH_A_BAR:
+            return
+        if row is None:
+            bar.start()
+            row = bar.add_task("uploading", total=total)
+        bar.update(row, completed=sent, total=total)
+
+    try:
+        yield advance
+    finally:
+        bar.stop()
+
+
+def status_table(status: Status) -> Table:
+    """The status as a table."""
+    from rich import box
+    from rich.table import Table
+
+    keeper = status.maintainer or "nobody: start 'cvat-pool run' to keep the pools filled"
+    table = Table(
+        title=f"{status.server}, requests in flight: {status.in_flight}",
+        caption=f"refilled by {keeper}",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("template", overflow="fold")
+    for heading in ("warm", "target", "leased", "importing", "waiting", "hit/wait/cold"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("state", overflow="fold")
+    for row in status.templates:
+        table.add_row(
+            row.name,
+            str(row.warm),
+            str(row.target),
+            str(row.leased),
+            str(row.importing),
+            str(row.waiting),
+            f"{row.hits}/{row.waits}/{row.colds}",
+            _state(row),
+        )
+    return table
+
+
+def _state(row: TemplateStatus) -> str:
+    if row.held_until is not None:
+        seconds = max(0.0, row.held_until.timestamp() - time.time())
+        return f"holds, next try in {seconds:.0f} s: {row.hold_reason}"
+    if row.paused_since is not None:
+        return "paused"
+    if row.creating:
+        return f"creating {row.creating}"
+    return "below target" if row.warm < row.target else "ok"
+
+
+def watch_status(read: Callable[[], Status], *, every: float = 1.0) -> None:
+    """The status on the screen, up to date until Ctrl-C."""
+    from rich.live import Live
+
+    with Live(status_table(read()), auto_refresh=False) as live:
+        try:
+            while True:
+                time.sleep(every)
+                live.update(status_table(read()), refresh=True)
+        except KeyboardInterrupt:
+            pass

@@ -1,0 +1,267 @@
+"""The command line, as processes of their own, against the simulator."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.commands import cvat_pool
+
+from pool.simulator import SimulatorServer
+
+
+@pytest.fixture
+def folder(config_path: Path) -> Path:
+    return config_path.parent
+
+
+@pytest.fixture
+def token(simulator: SimulatorServer) -> str:
+    return simulator.access_token
+
+
+def one_line(result: subprocess.CompletedProcess[str]) -> str:
+    """What the command complained of: one line, no traceback."""
+    assert "Traceback" not in result.stderr
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("cvat-pool: ")
+    return line
+
+
+def test_get_prints_job_ids(folder: Path, token: str, image_path: Path) -> None:
+    result = cvat_pool("get", "scenes", image_path, cwd=folder, CVAT_ACCESS_TOKEN=token)
+    assert (result.returncode, result.stderr) == (0, "")
+    job_id, url, frames = result.stdout.strip().split("\t")
+    assert job_id.isdecimal()
+    assert url.endswith(f"/jobs/{job_id}")
+    assert frames == "frames 0-0"
+
+
+def test_get_as_json_and_with_a_key(folder: Path, token: str, image_path: Path) -> None:
+    answers = [
+        json.loads(
+            cvat_pool(
+                "get",
+                "scenes",
+                image_path,
+                "--json",
+                "--key",
+                "k",
+                "--name",
+                "n",
+                cwd=folder,
+                CVAT_ACCESS_TOKEN=token,
+            ).stdout
+        )
+        for _ in range(2)
+    ]
+    assert answers[0] == answers[1]
+    assert set(answers[0]) == {"request_id", "task_id", "url", "template", "outcome", "jobs"}
+    assert set(answers[0]["jobs"][0]) == {"id", "url", "start_frame", "stop_frame", "assignee"}
+
+
+def test_get_from_the_share(folder: Path, token: str) -> None:
+    result = cvat_pool(
+        "get",
+        "scenes",
+        "--share",
+        "cam1/a.jpg",
+        "--share",
+        "cam1/b.jpg",
+        cwd=folder,
+        CVAT_ACCESS_TOKEN=token,
+    )
+    assert result.stdout.strip().endswith("frames 0-1")
+
+
+def test_lease_and_release(folder: Path, token: str) -> None:
+    taken = cvat_pool("lease", "scenes", "--json", cwd=folder, CVAT_ACCESS_TOKEN=token)
+    lease = json.loads(taken.stdout)
+    assert set(lease) == {"id", "task_id", "name", "url", "template", "outcome", "expires_at"}
+    back = cvat_pool("release", lease["id"], cwd=folder, CVAT_ACCESS_TOKEN=token)
+    assert (back.returncode, back.stdout, back.stderr) == (0, "", "")
+    again = cvat_pool("release", lease["id"], cwd=folder, CVAT_ACCESS_TOKEN=token)
+    assert again.returncode == 1
+    assert "released" in one_line(again)
+
+
+def test_status_needs_no_server(folder: Path) -> None:
+    table = cvat_pool("status", cwd=folder)
+    assert table.returncode == 0
+    assert "scenes" in table.stdout
+    assert "cvat-pool run" in table.stdout
+    status = json.loads(cvat_pool("status", "--json", cwd=folder).stdout)
+    (template,) = status["templates"]
+    assert (template["name"], template["target"], template["warm"]) == ("scenes", 2, 0)
+
+
+def test_pause_shows_in_the_status(folder: Path) -> None:
+    assert cvat_pool("pause", "scenes", cwd=folder).returncode == 0
+    assert "paused" in cvat_pool("status", cwd=folder).stdout
+    assert cvat_pool("resume", "scenes", cwd=folder).returncode == 0
+    assert "paused" not in cvat_pool("status", cwd=folder).stdout
+
+
+def test_check_passes_and_leaves_nothing_behind(
+    folder: Path, token: str, simulator: SimulatorServer
+) -> None:
+    before = len(simulator.state.tasks)
+    result = cvat_pool("check", cwd=folder, CVAT_ACCESS_TOKEN=token)
+    assert result.returncode == 0, result.stdout
+    assert "CVAT 2.73.0" in result.stdout
+    assert "template scenes: accepted" in result.stdout
+    assert len(simulator.state.tasks) == before
+
+
+# --- What goes wrong: a line that says what to do, and an exit code -----------------------------
+
+
+def test_an_unreachable_server(folder: Path, token: str, image_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        config = folder / "config.toml"
+        config.write_text(
+            f'[cvat]\nurl = "http://127.0.0.1:{port}"\n[templates.scenes]\nlabels = []\n'
+        )
+        result = cvat_pool("get", "scenes", image_path, cwd=folder, CVAT_ACCESS_TOKEN=token)
+    assert result.returncode == 1
+    assert f"127.0.0.1:{port}" in one_line(result)
+
+
+@pytest.mark.parametrize("command", ["get", "check"])
+def test_a_wrong_token(folder: Path, image_path: Path, command: str) -> None:
+    arguments = ["scenes", str(image_path)] if command == "get" else []
+    result = cvat_pool(command, *arguments, cwd=folder, CVAT_ACCESS_TOKEN="wrong-one")
+    assert result.returncode == 4
+    assert "refused the credentials" in result.stdout + result.stderr
+    assert "wrong-one" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("command", ["get", "check"])
+def test_a_read_only_token(
+    folder: Path, simulator: SimulatorServer, image_path: Path, command: str
+) -> None:
+    arguments = ["scenes", str(image_path)] if command == "get" else []
+    result = cvat_pool(command, *arguments, cwd=folder, CVAT_ACCESS_TOKEN=simulator.readonly_token)
+    assert result.returncode == 4
+    assert "read-only" in result.stdout + result.stderr
+
+
+def test_no_credentials(folder: Path, image_path: Path) -> None:
+    result = cvat_pool("get", "scenes", image_path, cwd=folder, HOME=str(folder))
+    assert result.returncode == 2
+    assert "CVAT_ACCESS_TOKEN" in one_line(result)
+
+
+def test_an_unknown_organization(folder: Path, token: str, image_path: Path) -> None:
+    config = folder / "config.toml"
+    config.write_text(config.read_text().replace("[cvat]", '[cvat]\norganization = "nobody"'))
+    result = cvat_pool("get", "scenes", image_path, cwd=folder, CVAT_ACCESS_TOKEN=token)
+    assert result.returncode == 1
+    assert "nobody" in one_line(result)
+
+
+def test_a_template_that_the_server_refuses(folder: Path, token: str, image_path: Path) -> None:
+    config = folder / "config.toml"
+    config.write_text(config.read_text() + "\n[templates.lost]\nproject = 999999\n")
+    result = cvat_pool("get", "lost", image_path, cwd=folder, CVAT_ACCESS_TOKEN=token)
+    assert result.returncode == 1
+    assert "Project matching query does not exist" in one_line(result)
+    check = cvat_pool("check", cwd=folder, CVAT_ACCESS_TOKEN=token)
+    assert check.returncode == 1
+    assert "ok    template scenes" in check.stdout
+    assert "FAIL  template lost" in check.stdout
+
+
+def test_a_missing_file(folder: Path, token: str) -> None:
+    result = cvat_pool("get", "scenes", "nothing.jpg", cwd=folder, CVAT_ACCESS_TOKEN=token)
+    assert result.returncode == 2
+    assert "nothing.jpg" in one_line(result)
+
+
+def test_a_file_that_is_no_image(folder: Path, token: str) -> None:
+    (folder / "text.jpg").write_text("this is no image")
+    result = cvat_pool("get", "scenes", "text.jpg", cwd=folder, CVAT_ACCESS_TOKEN=token)
+    assert result.returncode == 1
+    assert "cannot identify image file" in one_line(result)
+
+
+def test_an_unknown_template(folder: Path, token: str, image_path: Path) -> None:
+    result = cvat_pool("get", "scences", image_path, cwd=folder, CVAT_ACCESS_TOKEN=token)
+    assert result.returncode == 2
+    assert "there is scenes" in one_line(result)
+
+
+def test_an_empty_pool_that_may_not_create(folder: Path, token: str) -> None:
+    config = folder / "config.toml"
+    config.write_text(config.read_text().replace('"5s"', '"200ms", on_empty = "fail"'))
+    result = cvat_pool("lease", "scenes", cwd=folder, CVAT_ACCESS_TOKEN=token)
+    assert result.returncode == 5
+    assert "No warm task" in one_line(result)
+
+
+def test_a_time_out_leaves_the_request_running(
+    folder: Path, token: str, image_path: Path, simulator: SimulatorServer
+) -> None:
+    simulator.hold_imports()
+    try:
+        result = cvat_pool(
+            "get",
+            "scenes",
+            image_path,
+            "--timeout",
+            "100ms",
+            cwd=folder,
+            CVAT_ACCESS_TOKEN=token,
+        )
+    finally:
+        simulator.release_imports()
+    assert result.returncode == 3
+    assert "still running" in one_line(result)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[cvta]\n", "config.toml:1"),
+        ("[templates.scenes]\nlabels = []\nmin_size = 3\n", "config.toml:3"),
+        ("not toml", "config.toml:1"),
+    ],
+)
+def test_a_wrong_configuration_names_its_line(folder: Path, text: str, words: str) -> None:
+    (folder / "config.toml").write_text(text)
+    result = cvat_pool("status", cwd=folder)
+    assert result.returncode == 2
+    assert words in one_line(result)
+
+
+def test_no_configuration(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    result = cvat_pool("status", cwd=empty)
+    assert result.returncode == 2
+    assert "config.toml" in one_line(result)
+
+
+def test_a_store_in_a_folder_that_is_not_there(folder: Path) -> None:
+    config = folder / "config.toml"
+    config.write_text(config.read_text() + '\n[store]\nurl = "sqlite:///nowhere/pool.db"\n')
+    result = cvat_pool("status", cwd=folder)
+    assert result.returncode == 1
+    assert "nowhere" in one_line(result)
+
+
+def test_wrong_usage(folder: Path) -> None:
+    assert cvat_pool("gte", cwd=folder).returncode == 2
+    assert cvat_pool("status", "--nope", cwd=folder).returncode == 2
+    assert cvat_pool("lease", "scenes", "--ttl", "5", cwd=folder).returncode == 2
+
+
+def test_the_version(folder: Path) -> None:
+    from pool import __version__
+
+    assert cvat_pool("--version", cwd=folder).stdout == f"cvat-task-pool {__version__}\n"

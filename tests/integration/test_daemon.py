@@ -1,0 +1,108 @@
+"""The daemon: fills, notices the hand-outs of others, stops in order, hands over."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.commands import PATIENCE, cvat_pool, running
+
+from pool import Outcome, TaskPool
+from pool.daemon import Daemon
+from pool.simulator import SimulatorServer
+
+
+@pytest.fixture
+def daemon(pool: TaskPool) -> Iterator[Daemon]:
+    """A daemon on a thread of this process, with an engine of its own."""
+    daemon = Daemon(pool.settings)
+    ready = threading.Event()
+    thread = threading.Thread(target=daemon.run, kwargs={"on_ready": ready.set})
+    thread.start()
+    assert ready.wait(PATIENCE)
+    yield daemon
+    daemon.stop()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def wait_for_warm(daemon: Daemon, pool: TaskPool, count: int) -> None:
+    signal = daemon.engine.warm
+    while True:
+        seen = signal.count
+        if pool.status().templates[0].warm == count:
+            return
+        assert signal.wait(seen, PATIENCE) > seen, "no task became warm"
+
+
+def test_the_pool_fills_and_is_refilled_after_hand_outs_of_others(
+    daemon: Daemon, pool: TaskPool
+) -> None:
+    wait_for_warm(daemon, pool, 2)
+    leases = [pool.acquire("scenes") for _ in range(2)]
+    assert [lease.outcome for lease in leases] == [Outcome.HIT, Outcome.HIT]
+    wait_for_warm(daemon, pool, 2)
+
+
+def test_a_caller_waits_for_the_daemon_rather_than_create(daemon: Daemon, pool: TaskPool) -> None:
+    wait_for_warm(daemon, pool, 2)
+    outcomes = [pool.acquire("scenes", timeout=PATIENCE).outcome for _ in range(6)]
+    assert Outcome.COLD not in outcomes
+
+
+def test_a_second_daemon_stands_by_and_takes_over(daemon: Daemon, pool: TaskPool) -> None:
+    wait_for_warm(daemon, pool, 2)
+    first = pool.status().maintainer
+    second = Daemon(pool.settings)
+    ready = threading.Event()
+    thread = threading.Thread(target=second.run, kwargs={"on_ready": ready.set})
+    thread.start()
+    try:
+        assert pool.status().maintainer == first
+        daemon.stop()
+        assert ready.wait(PATIENCE)
+        assert pool.status().maintainer == second.engine.owner != first
+    finally:
+        second.stop()
+        thread.join(PATIENCE)
+
+
+def test_sigterm_stops_in_order(
+    config_path: Path, simulator: SimulatorServer, image_path: Path
+) -> None:
+    folder = config_path.parent
+    token = simulator.access_token
+    with running("run", cwd=folder, CVAT_ACCESS_TOKEN=token) as daemon:
+        daemon.wait_for("maintenance begun")
+        got = cvat_pool("get", "scenes", image_path, cwd=folder, CVAT_ACCESS_TOKEN=token)
+        assert got.returncode == 0
+        assert daemon.stop() == 0
+        assert "daemon stopped" in daemon.lines[-1]
+        assert token not in "\n".join(daemon.lines)
+    status = json.loads(cvat_pool("status", "--json", cwd=folder).stdout)
+    assert status["maintainer"] is None
+    assert status["templates"][0]["creating"] == 0
+
+
+def test_a_daemon_without_a_server_waits_for_it(
+    config_path: Path, simulator: SimulatorServer
+) -> None:
+    config_path.write_text(config_path.read_text().replace(simulator.url, "http://127.0.0.1:9"))
+    folder = config_path.parent
+    with running("run", cwd=folder, CVAT_ACCESS_TOKEN=simulator.access_token) as daemon:
+        daemon.wait_for("template holds")
+        status = json.loads(cvat_pool("status", "--json", cwd=folder).stdout)
+        assert "cannot be reached" in status["templates"][0]["hold_reason"]
+        assert daemon.stop() == 0
+
+
+def test_the_log_is_json_when_asked_for(config_path: Path, simulator: SimulatorServer) -> None:
+    with running(
+        "--log-json", "run", cwd=config_path.parent, CVAT_ACCESS_TOKEN=simulator.access_token
+    ) as daemon:
+        event = json.loads(daemon.wait_for("maintenance begun"))
+        assert event["level"] == "info"
+        daemon.stop()

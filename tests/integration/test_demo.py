@@ -1,0 +1,41 @@
+"""The demo, in no time: everything that it does but the waiting."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from support.commands import cvat_pool, running
+
+
+def test_the_demo_shows_levels_ids_and_times(tmp_path: Path) -> None:
+    result = cvat_pool("demo", "--speed", "0", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "Job ids of the first requests" in result.stdout
+    assert "SDK, polling every 500 ms" in result.stdout
+    assert "the server's own time" in result.stdout
+    assert list(tmp_path.iterdir()) == [], "it leaves nothing behind"
+
+
+def test_the_figures_as_json(tmp_path: Path) -> None:
+    result = cvat_pool(
+        "demo", "--speed", "0", "--json", "--labels", "3", "--images", "2", cwd=tmp_path
+    )
+    figures = json.loads(result.stdout)
+    assert (figures["labels"], figures["images"]) == (3, 2)
+    assert figures["flows"]["pool"]["requests"] == 30
+    assert figures["server_own_median_ms"] > 0
+    (template,) = figures["status"]["templates"]
+    assert template["hits"] + template["waits"] + template["colds"] == 30
+
+
+def test_the_simulator_says_how_to_reach_it(tmp_path: Path) -> None:
+    with running("simulator", "--port", "0", "--speed", "0", cwd=tmp_path) as simulator:
+        url = simulator.wait_for("CVAT_URL").removeprefix("export CVAT_URL=")
+        token = simulator.wait_for("TOKEN").removeprefix("export CVAT_ACCESS_TOKEN=")
+        (tmp_path / "config.toml").write_text(
+            f'[cvat]\nurl = "{url}"\n[templates.t]\nlabels = []\n'
+        )
+        check = cvat_pool("check", cwd=tmp_path, CVAT_ACCESS_TOKEN=token)
+        assert check.returncode == 0, check.stdout
+        assert simulator.stop() == 0

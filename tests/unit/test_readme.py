@@ -1,0 +1,62 @@
+"""The README tells the truth about the commands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+from typer.models import CommandInfo
+
+from pool import errors
+from pool.cli import app
+from pool.config import loads
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def commands() -> list[str]:
+    infos: list[CommandInfo] = app.registered_commands
+    return [info.name or info.callback.__name__ for info in infos if info.callback]
+
+
+def options() -> set[str]:
+    root = typer.main.get_command(app)
+    every = [root, *root.commands.values()]
+    return {
+        name
+        for command in every
+        for parameter in command.params
+        for name in parameter.opts
+        if name.startswith("--")
+    } | {"--help"}
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_is_explained(command: str) -> None:
+    assert f"`cvat-pool {command}" in README
+
+
+def test_every_command_in_the_readme_exists() -> None:
+    assert set(re.findall(r"cvat-pool ([a-z]+)", README)) <= set(commands())
+
+
+def test_every_option_is_named_and_no_other() -> None:
+    named = set(re.findall(r"`(--[a-z-]+)", README.split("## Commands")[1].split("## How")[0]))
+    assert named == options()
+
+
+def test_the_example_configuration_is_valid() -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    indented = "\n".join(line.strip() for line in example.splitlines())
+    assert list(loads(indented).templates) == ["street-scenes"]
+
+
+def test_the_errors_in_the_table_have_these_exit_codes() -> None:
+    rows = re.findall(r"^\| (`.*?) \| .*? \| (\d) \|$", README, re.MULTILINE)
+    assert len(rows) >= 10
+    for names, code in rows:
+        for name in re.findall(r"`([A-Z]\w+)`", names):
+            if hasattr(errors, name):
+                assert getattr(errors, name).exit_code == int(code), name
