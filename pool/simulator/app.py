@@ -1,0 +1,149 @@
+"""The application: finds the operation of a request and takes it through the server."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from .auth import authenticate, unauthorized
+from .call import Call
+from .organizations import resolve_organization
+from .replies import HTML, NOT_FOUND, URI_TOO_LARGE, Refusal, Reply, crash, detail
+from .routes import Operation, allowed, by_path
+
+if TYPE_CHECKING:
+    from .simulator import Simulator
+
+logger = logging.getLogger(__name__)
+
+CLIENT_GONE = 499
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+#: Around every operation: gets the call and what would answer it. The place for faults.
+Passage = Callable[[Call, Callable[[], Awaitable[Response]]], Awaitable[Response]]
+
+
+def create_app(simulator: Simulator) -> Starlette:
+    """The server's routes: CVAT's, and two of its own below ``/simulator``."""
+    routes = [
+        Route(path, _endpoint(simulator, path, methods), methods=_all_methods(methods))
+        for path, methods in by_path().items()
+    ]
+
+    async def stats(_: Request) -> Response:
+        return JSONResponse(simulator.stats.to_json())
+
+    async def reset_stats(_: Request) -> Response:
+        simulator.stats.reset()
+        return Response(status_code=204)
+
+    routes.append(Route("/simulator/stats", stats, methods=["GET"]))
+    routes.append(Route("/simulator/reset-stats", reset_stats, methods=["POST"]))
+
+    async def not_found(request: Request, _: Exception) -> Response:
+        if _request_line(request) > simulator.settings.max_request_line:
+            return _too_long()
+        return Response(NOT_FOUND, status_code=404, headers={"content-type": HTML})
+
+    return Starlette(routes=routes, exception_handlers={404: not_found})
+
+
+def _all_methods(methods: dict[str, Operation]) -> list[str]:
+    # Every method comes to the endpoint, which answers 405 in CVAT's words.
+    return sorted({*methods, "GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+
+
+def _endpoint(simulator: Simulator, path: str, methods: dict[str, Operation]) -> Endpoint:
+    allow = allowed(path, methods)
+
+    async def endpoint(request: Request) -> Response:
+        if _request_line(request) > simulator.settings.max_request_line:
+            return _too_long()
+        operation = methods.get(request.method)
+        if operation is None and request.method == "HEAD":
+            operation = methods.get("GET")
+        name = operation.name if operation else f"{request.method} {path}"
+        call = Call(simulator, request, name)
+
+        async def answer() -> Response:
+            reply = await _answer(call, operation)
+            reply.seal(allow, anonymous_possible=call.cookie_mattered)
+            return reply
+
+        try:
+            response = await simulator.passage(call, answer)
+        except ClientDisconnect:
+            # Nobody will read it: what the web server in front notes down for such a request.
+            response = Response(status_code=CLIENT_GONE)
+        finally:
+            await request.close()
+        simulator.stats.count(name, response.status_code)
+        if name == "data:post" and response.status_code == 202 and response.body:
+            simulator.stats.times(call.number()).accepted_at = simulator.clock()
+        return response
+
+    return endpoint
+
+
+async def _answer(call: Call, operation: Operation | None) -> Reply:
+    try:
+        return await _handle(call, operation)
+    except Refusal as refusal:
+        await _drain(call)
+        if call.request.method not in ("GET", "HEAD") and operation and not operation.cost:
+            await call.spend(call.timings.refusal)
+        return Reply.of_refusal(refusal)
+    except ClientDisconnect:
+        raise
+    except Exception:
+        # Our own mistake: the caller sees what CVAT shows for its own, the log says the rest.
+        logger.exception("%s failed", call.operation)
+        return Reply.of_refusal(crash())
+
+
+async def _handle(call: Call, operation: Operation | None) -> Reply:
+    """Authentication, organization, cost, handler: in the order in which Django has them."""
+    if call.request.method == "OPTIONS":
+        return Reply({"name": call.operation})
+    if operation is None or not operation.public:
+        await authenticate(call)
+        if call.is_anonymous:
+            call.simulator.throttle()
+            raise unauthorized("Authentication credentials were not provided.")
+        resolve_organization(call)
+    elif "authorization" not in call.request.headers:
+        call.simulator.throttle()
+        call.cookie_mattered = True
+    if operation is None:
+        raise detail(405, f'Method "{call.request.method}" not allowed.')
+    if operation.cost is not None:
+        await call.spend(getattr(call.timings, operation.cost))
+    return await operation.handler(call)
+
+
+async def _drain(call: Call) -> None:
+    """Read what is left of the body: the web server in front of CVAT takes all of it first."""
+    try:
+        async for _ in call.request.stream():
+            pass
+    except (ClientDisconnect, RuntimeError):
+        # Gone, or already read by somebody else: either way there is nothing left to read.
+        return
+
+
+def _request_line(request: Request) -> int:
+    path: bytes = request.scope.get("raw_path") or request.url.path.encode()
+    query: bytes = request.scope["query_string"]
+    return len(request.method) + len(path) + len(query) + len("  ? HTTP/1.1")
+
+
+def _too_long() -> Response:
+    return Response(
+        URI_TOO_LARGE, status_code=414, headers={"content-type": "text/html", "server": "nginx"}
+    )

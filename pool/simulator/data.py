@@ -1,0 +1,204 @@
+"""The data of a task: one request with everything, or a start, pieces and a finish."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from .call import Call
+from .data_params import DataParams, read_params, unfold
+from .fields import Fields
+from .records import Data, Task
+from .render import data_meta_json
+from .replies import Refusal, Reply, crash, detail, invalid
+from .requests_api import request_id
+from .state import now
+from .tasks import locked_task, task_of
+from .tus import create_upload
+
+#: More files and fields than any request has that CVAT itself would survive.
+MOST_FILES = 100_000
+MEGABYTE = 1_000_000
+
+
+async def post_data(call: Call) -> Reply:
+    """``POST /api/tasks/{id}/data``: which of its five meanings, the headers say."""
+    # The body first: the web server in front of CVAT passes a request on when it has all of it.
+    body = await _receive(call)
+    async with locked_task(call) as task:
+        if task.is_initialized:
+            raise invalid("Adding more data is not supported")
+        headers = call.request.headers.keys()
+        if "upload-finish" in headers:
+            return await _finish(call, task, read_params(body))
+        if "upload-start" in headers:
+            await call.spend(call.timings.upload_start)
+            data_row(call, task)
+            return Reply(status=202)
+        if "upload-length" in headers:
+            await call.spend(call.timings.upload_tus)
+            return create_upload(call, data_row(call, task))
+        params = read_params(body)
+        if "upload-multiple" in headers:
+            await call.spend(call.timings.upload_multiple + _upload_cost(call, params))
+            _check_names(task.data, params.client_files)
+            await _keep_files(data_row(call, task), params.client_files)
+            return Reply(status=200)
+        return await _finish(call, task, params)
+
+
+async def _receive(call: Call) -> Mapping[str, Any]:
+    content_type = call.header("content-type") or ""
+    if content_type.startswith(("multipart/form-data", "application/x-www-form-urlencoded")):
+        try:
+            form = await call.request.form(max_files=MOST_FILES, max_fields=MOST_FILES)
+        except HTTPException as error:
+            raise detail(400, f"Multipart form parse error - {error.detail}") from None
+        return unfold(form)
+    return await call.json_object()
+
+
+def data_row(call: Call, task: Task) -> Data:
+    """The task's data, made now if there is none yet: what ``Upload-Start`` is good for."""
+    if task.data is None:
+        before = call.simulator.events.snapshot(task)
+        number = next(call.state.ids.data)
+        task.data = Data(id=number, folder=call.simulator.folder / "data" / str(number))
+        task.data.raw.mkdir(parents=True)
+        task.updated = now()
+        call.simulator.events.task_updated(task, before, call)
+    return task.data
+
+
+async def _finish(call: Call, task: Task, params: DataParams) -> Reply:
+    """Take the last files and the parameters, and hand the task to an import worker."""
+    await call.spend(call.timings.data_post + _upload_cost(call, params))
+    if params.cloud_storage_id is not None:
+        _check_cloud_storage(call, params.cloud_storage_id)
+    before = call.simulator.events.snapshot(task)
+    _check_names(task.data, params.client_files)
+    data = data_row(call, task)
+    await _keep_files(data, params.client_files)
+    _apply_order(data, params)
+    _save_params(call, data, params)
+    identity = request_id(task.id)
+    existing = call.state.request_of(identity)
+    if existing is not None and existing.status in ("queued", "started"):
+        return Reply({"rq_id": identity}, status=409)
+    task.updated = now()
+    call.simulator.events.task_updated(task, before, call)
+    call.simulator.imports.put(call, task, params)
+    return Reply({"rq_id": identity}, status=202)
+
+
+def _upload_cost(call: Call, params: DataParams) -> float:
+    size = sum(file.size or 0 for file in params.client_files)
+    return call.timings.upload_per_megabyte * size / MEGABYTE
+
+
+def _check_cloud_storage(call: Call, number: int) -> None:
+    if number not in call.state.cloud_storages:
+        raise invalid("CloudStorage matching query does not exist.")
+
+
+def _check_names(data: Data | None, files: tuple[UploadFile, ...]) -> None:
+    """A name that is there already, from before or twice now, violates a unique index."""
+    taken = set(data.client_files) if data else set()
+    for file in files:
+        name = bare_name(file)
+        if name in taken:
+            raise crash()
+        taken.add(name)
+
+
+def bare_name(file: UploadFile) -> str:
+    """The last part of an uploaded file's name: Django drops the folders before it."""
+    name = html.unescape(file.filename or "")
+    return name.replace("\\", "/").rsplit("/", 1)[-1].strip()
+
+
+async def _keep_files(data: Data, files: tuple[UploadFile, ...]) -> None:
+    for file in files:
+        name = bare_name(file)
+        if name in ("", ".", ".."):
+            continue
+        data.client_files[name] = None
+        await _write(data.raw / name, file)
+        await file.close()
+
+
+async def _write(path: Path, file: UploadFile) -> None:
+    if (file.size or 0) <= MEGABYTE:
+        path.write_bytes(await file.read())
+        return
+
+    def copy() -> None:
+        with path.open("wb") as target:
+            shutil.copyfileobj(file.file, target, MEGABYTE)
+
+    await asyncio.to_thread(copy)
+
+
+def _apply_order(data: Data, params: DataParams) -> None:
+    """Put the uploaded files into the order that ``predefined`` sorting asks for."""
+    order = params.upload_file_order
+    if params.sorting_method != "predefined" or not order or not data.client_files:
+        return
+    wrong = [f"{name} (extra)" for name in data.client_files if name not in order]
+    wrong += [f"{name} (missing)" for name in order if name not in data.client_files]
+    if wrong:
+        shown, rest = ", ".join(wrong[:5]), len(wrong) - 5
+        more = f" (and {rest} more). " if rest > 0 else ""
+        raise invalid(
+            "Uploaded files do not match the 'upload_file_order' field contents. "
+            "Please check the uploaded data and the list of uploaded files. "
+            f"Mismatching files: {shown}{more}"
+        )
+    data.client_files = dict.fromkeys(order)
+
+
+def _save_params(call: Call, data: Data, params: DataParams) -> None:
+    if params.image_quality is not None:
+        data.image_quality = params.image_quality
+    if params.chunk_size is not None:
+        data.chunk_size = params.chunk_size
+    data.start_frame = params.start_frame or 0
+    data.stop_frame = params.stop_frame or 0
+    data.frame_filter = params.frame_filter
+    data.sorting_method = params.sorting_method
+    data.server_files += params.server_files
+    data.remote_files += params.remote_files
+    if params.server_files and not params.copy_data:
+        data.storage = "share"
+    if params.cloud_storage_id is not None:
+        data.cloud_storage = call.state.cloud_storages[params.cloud_storage_id]
+        data.storage = "cloud_storage"
+
+
+def _data_of(task: Task) -> Data:
+    if task.data is None or not task.is_initialized:
+        raise invalid("Data is not uploaded for the task yet")
+    return task.data
+
+
+async def get_meta(call: Call) -> Reply:
+    return Reply(data_meta_json(_data_of(task_of(call))))
+
+
+async def patch_meta(call: Call) -> Reply:
+    """Mark frames as deleted; that is all that can be changed here."""
+    data = _data_of(task_of(call))
+    fields = Fields(await call.json_object())
+    if "deleted_frames" in fields:
+        frames = fields.items("deleted_frames")
+        if not all(type(frame) is int for frame in frames):
+            raise Refusal(400, {"deleted_frames": ["A valid integer is required."]})
+        data.deleted_frames = sorted(frame for frame in set(frames) if 0 <= frame < data.size)
+    return Reply(data_meta_json(data))

@@ -1,0 +1,160 @@
+"""What a data request says beside its files: one record for a form and for JSON."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import FormData, UploadFile
+
+from .fields import Fields
+from .media import SORTING_METHODS
+from .replies import Refusal
+
+_INDEXED = re.compile(r"(?P<name>\w+)(?P<indexes>(\[\d+\])+)\Z")
+_STEP = re.compile(r"step\s*=\s*([1-9]\d*)")
+_LISTS = ("server_files", "remote_files", "server_files_exclude", "upload_file_order")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataParams:
+    """The checked parameters of one data request."""
+
+    image_quality: int | None = None
+    chunk_size: int | None = None
+    start_frame: int | None = None
+    stop_frame: int | None = None
+    frame_filter: str = ""
+    sorting_method: str = "lexicographical"
+    use_cache: bool = False
+    use_zip_chunks: bool = False
+    copy_data: bool = False
+    cloud_storage_id: int | None = None
+    filename_pattern: str | None = None
+    job_file_mapping: tuple[tuple[str, ...], ...] | None = None
+    server_files: tuple[str, ...] = ()
+    remote_files: tuple[str, ...] = ()
+    server_files_exclude: tuple[str, ...] = ()
+    upload_file_order: tuple[str, ...] = ()
+    #: The uploaded files of this request, as they came; names are checked where they are kept.
+    client_files: tuple[UploadFile, ...] = field(default=(), repr=False)
+
+    @property
+    def frame_step(self) -> int:
+        match = _STEP.search(self.frame_filter)
+        return int(match[1]) if match else 1
+
+
+def unfold(form: FormData) -> dict[str, Any]:
+    """A multipart form as the nested value it stands for: ``a[0][1]=x`` is a list in a list.
+
+    Lists are ordered by their indexes, which may have gaps, as Django REST framework reads them.
+    """
+    plain: dict[str, Any] = {}
+    indexed: dict[str, dict[tuple[int, ...], Any]] = {}
+    for key, value in form.multi_items():
+        match = _INDEXED.match(key)
+        if match is None:
+            if key in _LISTS:
+                plain.setdefault(key, []).append(value)
+            else:
+                plain[key] = value
+            continue
+        indexes = tuple(int(part) for part in re.findall(r"\d+", match["indexes"]))
+        indexed.setdefault(match["name"], {})[indexes] = value
+    return plain | {name: _nested(values) for name, values in indexed.items()}
+
+
+def _nested(values: Mapping[tuple[int, ...], Any]) -> list[Any]:
+    groups: dict[int, dict[tuple[int, ...], Any]] = {}
+    for indexes, value in values.items():
+        groups.setdefault(indexes[0], {})[indexes[1:]] = value
+    return [
+        group[()] if () in group else _nested(group)
+        for _, group in sorted(groups.items())
+    ]  # fmt: skip
+
+
+def read_params(values: Mapping[str, Any]) -> DataParams:
+    """Check the parameters. Raises 400 with all that is wrong with them."""
+    fields = Fields(values)
+    params = DataParams(
+        image_quality=fields.integer("image_quality", least=0, most=100),
+        chunk_size=_chunk_size(fields),
+        start_frame=fields.integer("start_frame", least=0),
+        stop_frame=fields.integer("stop_frame", least=0),
+        frame_filter=_frame_filter(fields),
+        sorting_method=fields.choice("sorting_method", SORTING_METHODS, default="lexicographical")
+        or "",
+        use_cache=fields.boolean("use_cache"),
+        use_zip_chunks=fields.boolean("use_zip_chunks"),
+        copy_data=fields.boolean("copy_data"),
+        cloud_storage_id=fields.integer("cloud_storage_id", null=True),
+        filename_pattern=fields.text("filename_pattern", null=True),
+        job_file_mapping=_mapping(fields),
+        server_files=_names(fields, "server_files"),
+        remote_files=_urls(fields),
+        server_files_exclude=_names(fields, "server_files_exclude"),
+        upload_file_order=_names(fields, "upload_file_order"),
+        client_files=tuple(
+            file for file in fields.items("client_files") if isinstance(file, UploadFile)
+        ),
+    )
+    fields.check()
+    start, stop = params.start_frame, params.stop_frame
+    if start is not None and stop is not None and start > stop:
+        message = "Stop frame must be more or equal start frame"
+        raise Refusal(400, {"non_field_errors": [message]})
+    return params
+
+
+def _chunk_size(fields: Fields) -> int | None:
+    size = fields.integer("chunk_size", null=True)
+    if size is not None and size <= 0:
+        fields.wrong("chunk_size", "Chunk size must be a positive integer")
+    return size
+
+
+def _frame_filter(fields: Fields) -> str:
+    text = fields.text("frame_filter", default="") or ""
+    if text and not _STEP.search(text):
+        fields.wrong("frame_filter", "Invalid frame filter expression")
+    return text
+
+
+def _names(fields: Fields, name: str) -> tuple[str, ...]:
+    return tuple(str(item).strip() for item in fields.items(name))
+
+
+def _urls(fields: Fields) -> tuple[str, ...]:
+    urls = _names(fields, "remote_files")
+    for url in urls:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            fields.wrong("remote_files", f"{url!r}: remote_files entries must be http(s) URLs.")
+    return urls
+
+
+def _mapping(fields: Fields) -> tuple[tuple[str, ...], ...] | None:
+    if fields.values.get("job_file_mapping") is None:
+        return None
+    mapping: list[tuple[str, ...]] = []
+    seen: set[str] = set()
+    for entry in fields.items("job_file_mapping"):
+        if not isinstance(entry, list):
+            kind = type(entry).__name__
+            fields.wrong("job_file_mapping", f'Expected a list of items but got type "{kind}".')
+            continue
+        names = tuple(str(name) for name in entry)
+        for name in names:
+            if name in seen:
+                fields.wrong(
+                    "job_file_mapping",
+                    f"The same file '{name}' cannot be used multiple times in the job file mapping",
+                )
+            seen.add(name)
+        mapping.append(names)
+    return tuple(mapping)

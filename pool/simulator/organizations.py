@@ -1,0 +1,99 @@
+"""The organization that a call is made in, and who may see what of it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from .call import Call
+from .filters import Field, Listing
+from .paging import page
+from .records import Organization, User
+from .render import organization_json
+from .replies import Reply, detail, invalid, missing
+
+
+class Owned(Protocol):
+    """A row that belongs to a user and perhaps to an organization."""
+
+    @property
+    def organization(self) -> Organization | None: ...
+
+    @property
+    def owner(self) -> User: ...
+
+
+LISTING: Listing[Organization] = Listing(
+    fields={
+        "id": Field(lambda row: row.id, "number"),
+        "name": Field(lambda row: row.name),
+        "slug": Field(lambda row: row.slug),
+        "owner": Field(lambda row: row.owner.username),
+    },
+    simple=("name", "slug", "owner"),
+    search=("name", "owner", "slug"),
+)
+
+
+def resolve_organization(call: Call) -> None:
+    """Read the context from ``X-Organization``, ``org`` or ``org_id``.
+
+    An empty slug is the personal workspace; none of the three is "no context": everything.
+    Raises 404 for an organization that does not exist and 400 for contradictions.
+    """
+    query = call.query
+    slug, number, header = query.get("org"), query.get("org_id"), call.header("x-organization")
+    if number is not None and (slug is not None or header is not None):
+        raise invalid(
+            'You cannot specify "org_id" query parameter with '
+            '"org" query parameter or "X-Organization" HTTP header at the same time.'
+        )
+    if slug is not None and header is not None and slug != header:
+        raise invalid(
+            'You cannot specify "org" query parameter and '
+            '"X-Organization" HTTP header with different values.'
+        )
+    slug = slug if slug is not None else header
+    call.organization_given = slug is not None or number is not None
+    if slug:
+        call.organization = call.state.organization_named(slug)
+    elif number and number.isdigit():
+        call.organization = call.state.organizations.get(int(number))
+    elif number:
+        raise invalid("Invalid organization id")
+    if (slug or number) and call.organization is None:
+        raise detail(404, f"{slug or number} organization does not exist.")
+    if call.organization is not None and not is_member(call.user, call.organization):
+        raise detail(403, "You do not have permission to perform this action.")
+
+
+def is_member(user: User, organization: Organization) -> bool:
+    return user.is_superuser or user.id in organization.members
+
+
+def may_list(call: Call, row: Owned) -> bool:
+    """In an organization its rows; in the workspace the personal ones; else all one may see."""
+    if call.organization_given and row.organization is not call.organization:
+        return False
+    return may_see(call, row)
+
+
+def may_see(call: Call, row: Owned) -> bool:
+    user = call.user
+    if user.is_superuser or row.owner is user:
+        return True
+    return row.organization is not None and user.id in row.organization.members
+
+
+async def list_organizations(call: Call) -> Reply:
+    rows = [row for row in call.state.organizations.values() if is_member(call.user, row)]
+    body, _ = page(
+        call, LISTING.apply(rows, call.query), lambda row: organization_json(row, call.base_url)
+    )
+    return Reply(body)
+
+
+async def get_organization(call: Call) -> Reply:
+    organization = call.state.organizations.get(call.number())
+    if organization is None or not is_member(call.user, organization):
+        raise missing("Organization")
+    return Reply(organization_json(organization, call.base_url))

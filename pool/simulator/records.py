@@ -1,0 +1,224 @@
+"""The rows of the simulated server. No behaviour: that is in the files named for it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+
+
+@dataclass(slots=True, kw_only=True)
+class User:
+    id: int
+    username: str
+    password: str = field(repr=False)
+    email: str
+    is_superuser: bool
+    groups: tuple[str, ...]
+    date_joined: datetime
+    last_login: datetime | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class AccessToken:
+    id: int
+    value: str = field(repr=False)
+    name: str
+    user: User
+    read_only: bool
+    created: datetime
+    expires: datetime | None = None
+    last_used: datetime | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Organization:
+    id: int
+    slug: str
+    name: str
+    owner: User
+    members: set[int]
+    created: datetime
+
+
+@dataclass(slots=True, kw_only=True)
+class CloudStorage:
+    id: int
+    display_name: str
+    resource: str
+    folder: Path
+    owner: User
+    organization: Organization | None
+    created: datetime
+
+
+@dataclass(slots=True, kw_only=True)
+class Label:
+    id: int
+    name: str
+    color: str
+    type: str
+    attributes: list[Json]
+    sublabels: list[Json]
+    task_id: int | None = None
+    project_id: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Project:
+    id: int
+    name: str
+    owner: User
+    assignee: User | None
+    bug_tracker: str
+    organization: Organization | None
+    created: datetime
+    updated: datetime
+    assignee_updated: datetime | None = None
+    label_ids: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class Frame:
+    name: str
+    width: int
+    height: int
+    #: Where its bytes are; ``None`` for a frame of a video, which nothing here decodes.
+    path: Path | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Data:
+    id: int
+    folder: Path
+    #: Names as they are below ``raw``, in the order of their arrival.
+    client_files: dict[str, None] = field(default_factory=dict)
+    server_files: list[str] = field(default_factory=list)
+    remote_files: list[str] = field(default_factory=list)
+    chunk_size: int | None = None
+    image_quality: int = 0
+    start_frame: int = 0
+    stop_frame: int = 0
+    frame_filter: str = ""
+    sorting_method: str = "lexicographical"
+    storage: str = "local"
+    cloud_storage: CloudStorage | None = None
+    size: int = 0
+    frames: list[Frame] = field(default_factory=list)
+    deleted_frames: list[int] = field(default_factory=list)
+    chunks_updated: datetime | None = None
+    compressed_chunk_type: str = "imageset"
+    original_chunk_type: str = "imageset"
+
+    @property
+    def raw(self) -> Path:
+        return self.folder / "raw"
+
+
+@dataclass(slots=True, kw_only=True)
+class Task:
+    id: int
+    name: str
+    owner: User
+    assignee: User | None
+    project: Project | None
+    organization: Organization | None
+    bug_tracker: str
+    subset: str
+    segment_size: int
+    overlap: int | None
+    consensus_replicas: int
+    created: datetime
+    updated: datetime
+    assignee_updated: datetime | None = None
+    label_ids: list[int] = field(default_factory=list)
+    data: Data | None = None
+    dimension: str = ""
+    mode: str = ""
+    media_type: str = ""
+    job_ids: list[int] = field(default_factory=list)
+    #: The lock of the database's row. An import holds it until it commits, so data that is sent
+    #: meanwhile waits, and then finds the task as the import left it.
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+
+    @property
+    def is_initialized(self) -> bool:
+        return bool(self.media_type)
+
+
+@dataclass(slots=True, kw_only=True)
+class Job:
+    id: int
+    task: Task
+    start_frame: int
+    stop_frame: int
+    created: datetime
+    updated: datetime
+    type: str = "annotation"
+    parent_job_id: int | None = None
+    replicas_count: int = 0
+    assignee: User | None = None
+    assignee_updated: datetime | None = None
+    stage: str = "annotation"
+    state: str = "new"
+
+    @property
+    def status(self) -> str:
+        return {"annotation": "annotation", "validation": "validation"}.get(self.stage, "completed")
+
+
+@dataclass(slots=True, kw_only=True)
+class ImportRequest:
+    """A request of CVAT's: the background import of one task's data."""
+
+    id: str
+    task_id: int
+    owner: User
+    project_id: int | None
+    organization: Organization | None
+    created: datetime
+    params: Any
+    base_url: str
+    status: str = "queued"
+    message: str = ""
+    started: datetime | None = None
+    finished: datetime | None = None
+    expires: datetime | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Webhook:
+    id: int
+    target_url: str
+    description: str
+    type: str
+    content_type: str
+    secret: str = field(repr=False)
+    is_active: bool
+    enable_ssl: bool
+    owner: User
+    project_id: int | None
+    organization: Organization | None
+    events: tuple[str, ...]
+    created: datetime
+    updated: datetime
+    deliveries: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class Delivery:
+    id: int
+    webhook_id: int
+    event: str
+    status_code: int | None
+    redelivery: bool
+    request_duration: int
+    created: datetime
+    updated: datetime
+    changed_fields: str
+    request: Json
+    response: str

@@ -1,0 +1,298 @@
+"""Rows as JSON. ``base_url`` is empty in the webhooks that the import worker sends."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from .records import Data, ImportRequest, Job, Json, Label, Organization, Project, Task, User
+from .state import State
+
+
+def timestamp(moment: datetime | None) -> str | None:
+    if moment is None:
+        return None
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def basic_user(user: User | None, base_url: str) -> Json | None:
+    if user is None:
+        return None
+    return {
+        "url": f"{base_url}/api/users/{user.id}",
+        "id": user.id,
+        "username": user.username,
+        "first_name": "",
+        "last_name": "",
+    }
+
+
+def full_user(user: User, base_url: str) -> Json:
+    return {
+        "url": f"{base_url}/api/users/{user.id}",
+        "id": user.id,
+        "username": user.username,
+        "first_name": "",
+        "last_name": "",
+        "email": user.email,
+        "groups": list(user.groups),
+        "is_staff": user.is_superuser,
+        "is_superuser": user.is_superuser,
+        "is_active": True,
+        "last_login": timestamp(user.last_login),
+        "date_joined": timestamp(user.date_joined),
+        "has_analytics_access": user.is_superuser,
+    }
+
+
+def organization_json(organization: Organization, base_url: str) -> Json:
+    return {
+        "id": organization.id,
+        "slug": organization.slug,
+        "name": organization.name,
+        "description": "",
+        "created_date": timestamp(organization.created),
+        "updated_date": timestamp(organization.created),
+        "contact": {},
+        "owner": basic_user(organization.owner, base_url),
+    }
+
+
+def label_json(label: Label) -> Json:
+    body: Json = {
+        "id": label.id,
+        "name": label.name,
+        "color": label.color,
+        "attributes": label.attributes,
+        "type": label.type,
+        "sublabels": label.sublabels,
+        "parent_id": None,
+        "has_parent": False,
+    }
+    if label.task_id is not None:
+        body["task_id"] = label.task_id
+    if label.project_id is not None:
+        body["project_id"] = label.project_id
+    return body
+
+
+def project_json(project: Project, state: State, base_url: str) -> Json:
+    tasks = state.tasks_of(project)
+    dimensions = {task.dimension for task in tasks if task.dimension}
+    return {
+        "url": f"{base_url}/api/projects/{project.id}",
+        "id": project.id,
+        "name": project.name,
+        "owner": basic_user(project.owner, base_url),
+        "assignee": basic_user(project.assignee, base_url),
+        "guide_id": None,
+        "bug_tracker": project.bug_tracker,
+        "task_subsets": sorted({task.subset for task in tasks if task.subset}),
+        "created_date": timestamp(project.created),
+        "updated_date": timestamp(project.updated),
+        "status": "annotation",
+        "dimension": min(dimensions, default=None),
+        "organization": _organization_id(project.organization),
+        "organization_id": _organization_id(project.organization),
+        "target_storage": None,
+        "source_storage": None,
+        "tasks": {
+            "url": f"{base_url}/api/tasks?project_id={project.id}",
+            "count": len(tasks),
+        },
+        "labels": {"url": f"{base_url}/api/labels?project_id={project.id}"},
+        "assignee_updated_date": timestamp(project.assignee_updated),
+    }
+
+
+def task_json(task: Task, state: State, base_url: str) -> Json:
+    body: Json = {
+        "url": f"{base_url}/api/tasks/{task.id}",
+        "id": task.id,
+        "name": task.name,
+        "project_id": task.project.id if task.project else None,
+        "project_name": task.project.name if task.project else None,
+        "owner": basic_user(task.owner, base_url),
+        "assignee": basic_user(task.assignee, base_url),
+        "bug_tracker": task.bug_tracker,
+        "created_date": timestamp(task.created),
+        "updated_date": timestamp(task.updated),
+        "overlap": task.overlap,
+        "segment_size": task.segment_size,
+        "status": "annotation",
+    }
+    body |= _task_data(task)
+    body |= {
+        "guide_id": None,
+        "dimension": task.dimension,
+        "mode": task.mode,
+        "media_type": task.media_type,
+        "subset": task.subset,
+        "organization_id": _organization_id(task.organization),
+        "organization": _organization_id(task.organization),
+        "target_storage": None,
+        "source_storage": None,
+        "jobs": _job_summary(task, state, base_url),
+        "labels": {"url": f"{base_url}/api/labels?task_id={task.id}"},
+        "assignee_updated_date": timestamp(task.assignee_updated),
+        "validation_mode": None,
+        "consensus_enabled": task.consensus_replicas > 0,
+    }
+    if task.job_ids:
+        body["status"] = _task_status(task, state)
+    return body
+
+
+def _task_data(task: Task) -> Json:
+    """The fields of a task that its data brings: none at first, two more when prepared."""
+    data = task.data
+    if data is None:
+        return {"data": None}
+    body: Json = {
+        "data": data.id,
+        "size": data.size,
+        "data_cloud_storage_id": data.cloud_storage.id if data.cloud_storage else None,
+    }
+    if task.is_initialized:
+        body |= {
+            "data_chunk_size": data.chunk_size,
+            "data_original_chunk_type": data.original_chunk_type,
+            "data_compressed_chunk_type": data.compressed_chunk_type,
+            "image_quality": data.image_quality,
+        }
+    return body
+
+
+def _job_summary(task: Task, state: State, base_url: str) -> Json:
+    completed = validation = 0
+    for job in state.jobs_of(task):
+        completed += job.stage == "acceptance" and job.state == "completed"
+        validation += job.stage == "validation"
+    return {
+        "count": len(task.job_ids),
+        "completed": completed,
+        "validation": validation,
+        "url": f"{base_url}/api/jobs?task_id={task.id}",
+    }
+
+
+def _task_status(task: Task, state: State) -> str:
+    stages = {job.stage for job in state.jobs_of(task)}
+    for stage in ("annotation", "validation"):
+        if stage in stages:
+            return stage
+    return "completed"
+
+
+def job_json(job: Job, base_url: str) -> Json:
+    task, data = job.task, job.task.data
+    project = task.project
+    tracker = task.bug_tracker or (project.bug_tracker if project else "")
+    return {
+        "url": f"{base_url}/api/jobs/{job.id}",
+        "id": job.id,
+        "task_id": task.id,
+        "task_name": task.name,
+        "project_id": project.id if project else None,
+        "project_name": project.name if project else None,
+        "assignee": basic_user(job.assignee, base_url),
+        "guide_id": None,
+        "dimension": task.dimension,
+        "mode": task.mode,
+        "media_type": task.media_type,
+        "bug_tracker": tracker or None,
+        "status": job.status,
+        "stage": job.stage,
+        "state": job.state,
+        "frame_count": job.stop_frame - job.start_frame + 1,
+        "start_frame": job.start_frame,
+        "stop_frame": job.stop_frame,
+        "data_chunk_size": data.chunk_size if data else None,
+        "data_compressed_chunk_type": data.compressed_chunk_type if data else "",
+        "data_original_chunk_type": data.original_chunk_type if data else "",
+        "created_date": timestamp(job.created),
+        "updated_date": timestamp(job.updated),
+        "issues": {"url": f"{base_url}/api/issues?job_id={job.id}", "count": 0},
+        "labels": {"url": f"{base_url}/api/labels?job_id={job.id}"},
+        "type": job.type,
+        "organization": _organization_id(task.organization),
+        "target_storage": None,
+        "source_storage": None,
+        "assignee_updated_date": timestamp(job.assignee_updated),
+        "parent_job_id": job.parent_job_id,
+        "replicas_count": job.replicas_count,
+        "consensus_replicas": job.replicas_count,
+    }
+
+
+def created_job_json(job: Job) -> Json:
+    """A job as ``create:job`` tells it: before the import has set what it sets last."""
+    return job_json(job, "") | {
+        "task_name": None,
+        "project_name": None,
+        "dimension": "",
+        "mode": "",
+        "media_type": "",
+        "bug_tracker": "",
+        "frame_count": 1,
+        "data_chunk_size": None,
+        "data_compressed_chunk_type": "",
+        "data_original_chunk_type": "",
+        "issues": None,
+    }
+
+
+def data_meta_json(data: Data) -> Json:
+    return {
+        "chapters": None,
+        "chunks_updated_date": timestamp(data.chunks_updated),
+        "chunk_size": data.chunk_size,
+        "size": data.size,
+        "image_quality": data.image_quality,
+        "start_frame": data.start_frame,
+        "stop_frame": data.stop_frame,
+        "frame_filter": data.frame_filter,
+        "frames": [
+            {
+                "width": frame.width,
+                "height": frame.height,
+                "name": frame.name,
+                "related_files": 0,
+                "has_related_context": False,
+            }
+            for frame in data.frames
+        ],
+        "deleted_frames": sorted(data.deleted_frames),
+        "included_frames": None,
+        "storage": data.storage,
+        "cloud_storage_id": data.cloud_storage.id if data.cloud_storage else None,
+    }
+
+
+def request_json(request: ImportRequest) -> Json:
+    return {
+        "status": request.status,
+        "message": request.message,
+        "id": request.id,
+        "operation": {
+            "type": "create:task",
+            "target": "task",
+            "project_id": request.project_id,
+            "task_id": request.task_id,
+            "job_id": None,
+            "org_id": _organization_id(request.organization),
+            "format": None,
+            "lightweight": None,
+        },
+        "progress": 0.0,
+        "created_date": timestamp(request.created),
+        "started_date": timestamp(request.started),
+        "finished_date": timestamp(request.finished),
+        "expiry_date": timestamp(request.expires),
+        "owner": {"id": request.owner.id, "username": request.owner.username},
+        "result_url": None,
+        "result_id": None,
+    }
+
+
+def _organization_id(organization: Organization | None) -> int | None:
+    return organization.id if organization else None

@@ -1,0 +1,83 @@
+"""Background requests, which here are imports: list, see, cancel."""
+
+from __future__ import annotations
+
+import re
+
+from .call import Call
+from .filters import Field, Listing
+from .paging import page
+from .records import ImportRequest
+from .render import request_json
+from .replies import NEVER_CACHE, Refusal, Reply, forbidden, invalid
+
+_LEGACY_ID = re.compile(r"create:task-(\d+)\Z")
+
+LISTING: Listing[ImportRequest] = Listing(
+    fields={
+        "created_date": Field(lambda row: row.created, "date"),
+        "status": Field(
+            lambda row: row.status, choices=("queued", "started", "failed", "finished")
+        ),
+        "task_id": Field(lambda row: row.task_id, "number"),
+        "project_id": Field(lambda row: row.project_id, "number"),
+        "job_id": Field(lambda _: None, "number"),
+        "action": Field(lambda _: "create"),
+        "target": Field(lambda _: "task"),
+        "subresource": Field(lambda _: None),
+        "format": Field(lambda _: None),
+        "org": Field(lambda row: row.organization.slug if row.organization else None),
+        "org_id": Field(lambda row: row.organization.id if row.organization else None, "number"),
+    },
+    simple=(
+        "status", "project_id", "task_id", "job_id", "action", "target", "subresource", "format",
+        "org", "org_id",
+    ),
+    search=(),
+    sort="-created_date",
+)  # fmt: skip
+
+
+def request_id(task_id: int) -> str:
+    return f"action=create&target=task&target_id={task_id}"
+
+
+def _request_of(call: Call) -> ImportRequest:
+    """The request of the path, by its own or its older id.
+
+    Raises 404 for one that never was or is forgotten, 400 if its task is deleted meanwhile.
+    """
+    given = call.text("rq_id")
+    if legacy := _LEGACY_ID.match(given):
+        given = request_id(int(legacy[1]))
+    request = call.state.request_of(given)
+    if request is None:
+        raise Refusal(404, html="There is no request with specified id", headers=NEVER_CACHE)
+    if request.task_id not in call.state.tasks:
+        raise invalid("Task matching query does not exist.")
+    if request.owner is not call.user and not call.user.is_superuser:
+        raise forbidden()
+    return request
+
+
+async def get_request(call: Call) -> Reply:
+    return Reply(request_json(_request_of(call)), headers=NEVER_CACHE)
+
+
+async def list_requests(call: Call) -> Reply:
+    call.state.forget_expired_requests()
+    rows = [row for row in call.state.requests.values() if row.owner is call.user]
+    body, _ = page(call, LISTING.apply(rows, call.query), request_json)
+    return Reply(body, headers=NEVER_CACHE)
+
+
+async def cancel_request(call: Call) -> Reply:
+    request = _request_of(call)
+    if request.status != "queued":
+        raise Refusal(
+            400,
+            html=f"Requests with status '{request.status}' cannot be cancelled",
+            headers=NEVER_CACHE,
+        )
+    call.simulator.imports.cancel(request)
+    return Reply(status=200, headers=NEVER_CACHE)

@@ -1,0 +1,268 @@
+"""The simulator behind a socket: in a thread for tests, in the foreground for a command."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from types import TracebackType
+from typing import Any, TypeVar
+
+import uvicorn
+
+from .settings import SimulatorSettings
+from .simulator import Simulator
+from .state import State
+from .stats import Stats
+
+T = TypeVar("T")
+
+START_SECONDS = 20.0
+STOP_SECONDS = 10.0
+#: How long an idle connection is kept, as by the web server in front of CVAT.
+KEEP_ALIVE_SECONDS = 75
+#: Far beyond the longest request line, so that it is we who answer 414.
+LONGEST_HEAD = 1 << 20
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that leaves the signals to us."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _uvicorn(simulator: Simulator) -> _Server:
+    config = uvicorn.Config(
+        simulator.app,
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        lifespan="off",
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=1,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        h11_max_incomplete_event_size=LONGEST_HEAD,
+    )
+    return _Server(config)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Named as TCP, because asyncio turns Nagle's algorithm off only for sockets that say so:
+    # without it every answer waits 40 ms for the client's delayed acknowledgement.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(1024)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+class SimulatorServer:
+    """A simulated CVAT server in a thread of this process.
+
+    >>> with SimulatorServer(SimulatorSettings(timings=Timings.zero())) as server:
+    ...     client = make_client(server.url, access_token=server.access_token)
+    """
+
+    def __init__(
+        self,
+        settings: SimulatorSettings | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        self.settings = settings or SimulatorSettings()
+        self._host = host
+        self._port = port
+        self._simulator: Simulator | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+        self._ready = threading.Event()
+        self._error: BaseException | None = None
+        self.url = ""
+
+    def start(self) -> SimulatorServer:
+        """Start and return once requests are answered. Raises ``OSError`` for a taken port."""
+        if self._thread is not None:
+            raise RuntimeError("the server is running already")
+        listener = _listen(self._host, self._port)
+        host, port = listener.getsockname()[:2]
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self._ready.clear()
+        self._error = None
+        self._thread = threading.Thread(
+            target=self._run, args=(listener,), name="cvat-simulator", daemon=True
+        )
+        self._thread.start()
+        if not self._ready.wait(START_SECONDS):
+            raise TimeoutError("the simulator did not start")
+        if self._error is not None:
+            raise RuntimeError("the simulator did not start") from self._error
+        return self
+
+    def stop(self) -> None:
+        """Stop and remove all uploads. Calling it twice, or before a start, does no harm."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        if self._server is not None:
+            self._server.should_exit = True
+        thread.join(STOP_SECONDS)
+
+    def __enter__(self) -> SimulatorServer:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _run(self, listener: socket.socket) -> None:
+        try:
+            asyncio.run(self._serve(listener))
+        except BaseException as error:
+            self._error = error
+        finally:
+            listener.close()
+            self._ready.set()
+
+    async def _serve(self, listener: socket.socket) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._simulator = simulator = Simulator(self.settings)
+        self._server = server = _uvicorn(simulator)
+        await simulator.start()
+        serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+        try:
+            while not server.started and not serving.done():
+                await asyncio.sleep(0.001)
+            self._ready.set()
+            await serving
+        finally:
+            await simulator.stop()
+
+    @property
+    def simulator(self) -> Simulator:
+        """What is behind the socket. Change it through :meth:`call` only."""
+        if self._simulator is None:
+            raise RuntimeError("the server is not running")
+        return self._simulator
+
+    @property
+    def state(self) -> State:
+        return self.simulator.state
+
+    @property
+    def stats(self) -> Stats:
+        return self.simulator.stats
+
+    @property
+    def access_token(self) -> str:
+        """A token of the first user that may read and write."""
+        return self.simulator.access_token
+
+    @property
+    def readonly_token(self) -> str:
+        return self.simulator.readonly_token
+
+    @property
+    def username(self) -> str:
+        return self.simulator.owner.username
+
+    @property
+    def password(self) -> str:
+        return self.simulator.owner.password
+
+    def call(self, function: Callable[[], T], timeout: float = 10.0) -> T:
+        """Run something on the server's loop and return its result."""
+
+        async def run() -> T:
+            return function()
+
+        return self._submit(run(), timeout)
+
+    def wait_idle(self, timeout: float = 10.0) -> None:
+        """Wait until no import and no webhook is under way. Raises ``TimeoutError``."""
+        self._submit(self.simulator.idle(), timeout)
+
+    def wait_for(self, condition: Callable[[State], bool], timeout: float = 10.0) -> None:
+        """Wait until something is true of the state. Raises ``TimeoutError``."""
+
+        async def watch() -> None:
+            while not condition(self.simulator.state):
+                await asyncio.sleep(0.001)
+
+        self._submit(asyncio.wait_for(watch(), timeout), timeout + 1.0)
+
+    def hold_imports(self, at: str = "queued") -> None:
+        """Let imports come to a state, ``queued`` or ``started``, and no further."""
+        self.call(lambda: self.simulator.hold_imports(at))
+
+    def release_imports(self) -> None:
+        self.call(self.simulator.release_imports)
+
+    def _submit(self, work: Coroutine[Any, Any, T], timeout: float) -> T:
+        if self._loop is None or self._thread is None:
+            work.close()
+            raise RuntimeError("the server is not running")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result(timeout)
+        except TimeoutError:
+            future.cancel()
+            raise
+
+
+async def serve_async(
+    settings: SimulatorSettings | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    on_ready: Callable[[Simulator, str], None] | None = None,
+) -> None:
+    """Serve until SIGINT or SIGTERM; a second one does not wait for open connections.
+
+    ``on_ready`` is told the simulator, which has the tokens, and its URL. Raises ``OSError``
+    for a taken port.
+    """
+    listener = _listen(host, port)
+    with contextlib.closing(listener):
+        simulator = Simulator(settings)
+        server = _uvicorn(simulator)
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGINT, signal.SIGTERM)
+        for number in signals:
+            loop.add_signal_handler(number, server.handle_exit, number, None)
+        await simulator.start()
+        try:
+            if on_ready is not None:
+                bound = listener.getsockname()[1]
+                on_ready(simulator, f"http://{f'[{host}]' if ':' in host else host}:{bound}")
+            await server.serve(sockets=[listener])
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+            await simulator.stop()
+
+
+def serve(
+    settings: SimulatorSettings | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    on_ready: Callable[[Simulator, str], None] | None = None,
+) -> None:
+    """As :func:`serve_async`, from the main thread of a program without a loop."""
+    asyncio.run(serve_async(settings, host, port, on_ready))

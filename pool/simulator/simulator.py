@@ -1,0 +1,189 @@
+"""The simulated server: its state, its workers, its processor, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import tempfile
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.responses import Response
+
+from .app import Passage, create_app
+from .call import Call
+from .deliveries import Sender
+from .events import Events
+from .imports import Imports
+from .records import AccessToken, CloudStorage, Data, Organization, User
+from .replies import Refusal
+from .settings import SimulatorSettings
+from .state import State, now
+from .stats import Clock, Stats
+from .timing import Processor
+from .tus import Upload
+
+MINUTE = 60.0
+
+
+class Simulator:
+    """A CVAT server without a socket: everything behind its HTTP.
+
+    Make it, :meth:`start` it on a running loop, serve :attr:`app`, :meth:`stop` it. All of it
+    belongs to that one loop.
+    """
+
+    def __init__(self, settings: SimulatorSettings | None = None) -> None:
+        self.settings = settings or SimulatorSettings()
+        self.state = State()
+        self.stats = Stats()
+        self.clock = Clock()
+        self.processor = Processor(self.settings.cores)
+        self.sender = Sender(self.settings, self.state, self.stats, self.processor, self.busy)
+        self.events = Events(self.state, self.sender)
+        self.imports = Imports(self)
+        self.uploads: dict[str, Upload] = {}
+        self.folder = Path(tempfile.mkdtemp(prefix="cvat-simulator-", dir=self.settings.folder))
+        self.share = self.settings.share or self.folder / "share"
+        #: Wraps every request; replaced to make the server misbehave.
+        self.passage: Passage = _pass_through
+        self.app: Starlette = create_app(self)
+        self._workers: list[asyncio.Task[None]] = []
+        self._busy = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._anonymous: deque[float] = deque()
+        self._populate()
+
+    def _populate(self) -> None:
+        settings, state, moment = self.settings, self.state, now()
+        self.share.mkdir(parents=True, exist_ok=True)
+        for number, given in enumerate(settings.users, start=2):
+            state.users[number] = User(
+                id=number,
+                username=given.username,
+                password=given.password or secrets.token_urlsafe(12),
+                email=given.email,
+                is_superuser=given.is_superuser,
+                groups=given.groups,
+                date_joined=moment,
+                last_login=moment,
+            )
+        self.owner = next(iter(state.users.values()))
+        self.access_token = self.add_token(self.owner, settings.access_token, read_only=False)
+        self.readonly_token = self.add_token(self.owner, settings.readonly_token, read_only=True)
+        for number, organization in enumerate(settings.organizations, start=1):
+            owner = state.user_named(organization.owner or "") or self.owner
+            members = {owner.id}
+            for name in organization.members:
+                if (member := state.user_named(name)) is not None:
+                    members.add(member.id)
+            state.organizations[number] = Organization(
+                id=number,
+                slug=organization.slug,
+                name=organization.name or organization.slug,
+                owner=owner,
+                members=members,
+                created=moment,
+            )
+        for number, storage in enumerate(settings.cloud_storages, start=1):
+            folder = storage.folder or self.folder / "cloud" / str(number)
+            for key, content in storage.objects.items():
+                (folder / key).parent.mkdir(parents=True, exist_ok=True)
+                (folder / key).write_bytes(content)
+            state.cloud_storages[number] = CloudStorage(
+                id=number,
+                display_name=storage.display_name,
+                resource=storage.resource,
+                folder=folder,
+                owner=self.owner,
+                organization=state.organization_named(storage.organization or ""),
+                created=moment,
+            )
+
+    def add_token(
+        self,
+        user: User,
+        value: str | None = None,
+        *,
+        read_only: bool = False,
+        expires: datetime | None = None,
+    ) -> str:
+        """Make an access token for a user and return its value; without one it is drawn."""
+        token = AccessToken(
+            id=len(self.state.tokens) + 1,
+            value=value or f"sim_{secrets.token_urlsafe(24)}",
+            name="read-only" if read_only else "read and write",
+            user=user,
+            read_only=read_only,
+            created=now(),
+            expires=expires,
+        )
+        self.state.tokens[token.value] = token
+        return token.value
+
+    async def start(self) -> None:
+        """Put the workers to work."""
+        workers: list[Callable[[], Awaitable[None]]] = [self.sender.run]
+        workers += [self.imports.work] * self.settings.import_workers
+        self._workers = [asyncio.ensure_future(worker()) for worker in workers]
+
+    async def stop(self) -> None:
+        """Stop the workers and remove every file. Calling it twice does no harm."""
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+        self._workers = []
+        self.sender.close()
+        await asyncio.to_thread(shutil.rmtree, self.folder, True)
+
+    def busy(self, change: int) -> None:
+        """Count work that goes on in the background: imports and deliveries."""
+        self._busy += change
+        if self._busy:
+            self._idle.clear()
+        else:
+            self._idle.set()
+
+    async def idle(self) -> None:
+        """Return once no import and no delivery is waiting or under way."""
+        await self._idle.wait()
+
+    def hold_imports(self, at: str = "queued") -> None:
+        """Let imports come to a state, ``queued`` or ``started``, and no further."""
+        self.imports.gates[at].shut()
+
+    def release_imports(self) -> None:
+        for gate in self.imports.gates.values():
+            gate.open()
+
+    def forget_uploads(self, data: Data) -> None:
+        """Give up what is still being uploaded in pieces to a task that is deleted."""
+        for identity in [key for key, upload in self.uploads.items() if upload.data is data]:
+            del self.uploads[identity]
+
+    def throttle(self) -> None:
+        """Count an anonymous call. Raises 429 when there were too many in the last minute."""
+        most = self.settings.anonymous_calls_per_minute
+        if most is None:
+            return
+        moment = time.monotonic()
+        while self._anonymous and self._anonymous[0] <= moment - MINUTE:
+            self._anonymous.popleft()
+        if len(self._anonymous) >= most:
+            wait = max(1, round(self._anonymous[0] + MINUTE - moment))
+            raise Refusal(
+                429,
+                {"detail": f"Request was throttled. Expected available in {wait} seconds."},
+                headers={"retry-after": str(wait)},
+            )
+        self._anonymous.append(moment)
+
+
+async def _pass_through(_: Call, answer: Callable[[], Awaitable[Response]]) -> Response:
+    return await answer()

@@ -1,0 +1,335 @@
+"""Sends recorded requests to the simulator and compares what comes back.
+
+Ids differ from server to server, so each scenario keeps a map from the recorded ones to ours: it
+begins with the tasks that the scenario presupposes and grows with every answer.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import urllib3
+from PIL import Image
+
+from pool.simulator import SimulatorServer
+
+RECORDINGS = Path(__file__).with_name("recordings")
+RECORDED_HOST = "http://cvat.test"
+#: Headers that are compared where the recording has them.
+HEADERS = (
+    "content-type", "www-authenticate", "allow", "vary", "cache-control", "tus-resumable",
+    "tus-version", "tus-extension", "tus-max-size", "upload-offset", "upload-length",
+    "upload-filename",
+)  # fmt: skip
+#: Values that depend on the server and its history; their types are compared all the same.
+VOLATILE = frozenset({
+    "id", "data", "created_date", "updated_date", "started_date", "finished_date", "expiry_date",
+    "last_used_date", "last_login", "date_joined", "last_delivery_date", "assignee_updated_date",
+    "chunks_updated_date", "request_duration", "key", "data_id", "from", "to", "response",
+})  # fmt: skip
+#: Ids of other objects, by the collection that they belong to.
+REFERENCES = {"task_id": "tasks", "project_id": "projects", "webhook_id": "webhooks"}
+DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\Z")
+_OBJECT = re.compile(r"/api/(tasks|jobs|webhooks|projects)/(\d+)")
+_RAW_FOLDER = re.compile(r"/data/data/\d+/raw")
+
+
+def load(scenario: str) -> list[dict[str, Any]]:
+    recorded: list[dict[str, Any]] = json.loads((RECORDINGS / f"{scenario}.json").read_text())
+    return recorded
+
+
+@functools.cache
+def _plain_jpeg() -> bytes:
+    target = io.BytesIO()
+    Image.new("RGB", (320, 240), "teal").save(target, "JPEG")
+    return target.getvalue()
+
+
+@functools.cache
+def content(size: int, kind: str = "image") -> bytes:
+    """A file of exactly this size: an image, the beginning of one, or no image at all."""
+    image = _plain_jpeg()
+    if kind == "garbage":
+        return (b"this is no picture, whatever its name says " * (size // 43 + 1))[:size]
+    if kind == "truncated":
+        # The header ends before the picture data, which is cut off.
+        return (image[: image.rindex(b"\xff\xda") + 20] + b"\x55" * size)[:size]
+    # What follows the end of a JPEG does not matter to anybody.
+    return image + bytes(size - len(image))
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Replay:
+    """One scenario on one server."""
+
+    server: SimulatorServer
+    #: Recorded id to ours, by the collection it belongs to.
+    ids: dict[str, dict[int, int]] = field(default_factory=dict)
+    #: Other texts that differ, recorded to ours.
+    texts: dict[str, str] = field(default_factory=dict)
+    #: Which uploads are not what their names say, by the recording's name.
+    kinds: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.http = urllib3.PoolManager(retries=False, timeout=20.0)
+
+    def close(self) -> None:
+        self.http.clear()
+
+    def learn(self, collection: str, recorded: int, ours: int) -> None:
+        self.ids.setdefault(collection, {})[recorded] = ours
+
+    def ours(self, collection: str, recorded: int) -> int:
+        return self.ids.get(collection, {}).get(recorded, recorded)
+
+    # Requests
+
+    def post(self, path: str, body: Any = None, **options: Any) -> Any:
+        """A request that no recording has: to set a scene."""
+        headers = {"Authorization": f"Bearer {self.server.access_token}"}
+        if body is not None:
+            options["json"] = body
+        answer = self.http.request("POST", self.server.url + path, headers=headers, **options)
+        assert answer.status < 300, answer.data
+        return answer.json() if answer.data else None
+
+    def create_task(self, recorded: int | None = None, **spec: Any) -> int:
+        body = {"name": "recording", **spec}
+        if "project_id" not in spec:
+            body.setdefault("labels", [{"name": "car"}, {"name": "person"}])
+        task_id = int(self.post("/api/tasks", body)["id"])
+        if recorded is not None:
+            self.learn("tasks", recorded, task_id)
+        return task_id
+
+    def upload(self, task_id: int, *files: bytes, **params: Any) -> None:
+        fields: dict[str, Any] = {"image_quality": "70", **params}
+        for number, data in enumerate(files):
+            fields[f"client_files[{number}]"] = (f"{chr(97 + number)}.jpg", data)
+        self.post(f"/api/tasks/{task_id}/data", fields=fields)
+
+    def send(self, exchange: Mapping[str, Any]) -> Answer:
+        """Send a recorded request, with our ids, files and credentials."""
+        request = exchange["request"]
+        headers = {
+            name: value for name, value in request["headers"].items() if name != "Authorization"
+        }
+        headers |= self._credentials(request["auth"])
+        if "Upload-Multiple" in headers and headers["Upload-Multiple"] == "":
+            headers["Upload-Multiple"] = "true"
+        options = self._body(exchange["name"], request.get("body") or {})
+        response = self.http.request(
+            request["method"],
+            self.server.url + self.translate_path(request["path"]),
+            headers=headers,
+            **options,
+        )
+        answer = Answer(response.status, response.headers, response.data)
+        self._learn_from(exchange["response"], answer)
+        return answer
+
+    def _credentials(self, auth: str | None) -> dict[str, str]:
+        server = self.server
+        match auth:
+            case "pat":
+                return {"Authorization": f"Bearer {server.access_token}"}
+            case "ro":
+                return {"Authorization": f"Bearer {server.readonly_token}"}
+            case "basic":
+                return urllib3.make_headers(basic_auth=f"{server.username}:{server.password}")
+            case "other":
+                return {"Authorization": "Bearer not-a-token-of-this-server"}
+        return {}
+
+    def _body(self, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        if "json" in body:
+            return {"json": self._translate(body["json"])}
+        if "multipart" in body:
+            kinds = self.kinds.get(name, {})
+            fields = {
+                key: (value["file"], content(value["bytes"], kinds.get(value["file"], "image")))
+                if isinstance(value, dict)
+                else value
+                for key, value in body["multipart"].items()
+            }
+            return {"fields": fields}
+        if "bytes" in body:
+            return {"body": self._raw_body(name, body["bytes"])}
+        return {}
+
+    def _raw_body(self, name: str, size: int) -> bytes:
+        if name == "not JSON":
+            return b"{"
+        whole = content(2 * size)
+        return whole[:size] if name == "first half" else whole[size:]
+
+    # From the recording's ids to ours
+
+    def translate_path(self, path: str) -> str:
+        for recorded, ours in self.texts.items():
+            path = path.replace(recorded, ours)
+        path = _OBJECT.sub(
+            lambda match: f"/api/{match[1]}/{self.ours(match[1], int(match[2]))}", path
+        )
+        path = re.sub(
+            r"(task_id=|target_id=|create:task-)(\d+)",
+            lambda match: f"{match[1]}{self.ours('tasks', int(match[2]))}",
+            path,
+        )
+        path = re.sub(
+            r"\b(job|project)(_id=)(\d+)",
+            lambda match: f"{match[1]}{match[2]}{self.ours(f'{match[1]}s', int(match[3]))}",
+            path,
+        )
+        before, mark, rules = path.partition("filter=")
+        if not mark:
+            return path
+        rules, rest = rules.partition("&")[0], rules.partition("&")[1:]
+        text = re.sub(
+            r"\[(\d+(, \d+)*)\]",
+            lambda match: str([self.ours("tasks", int(n)) for n in match[1].split(", ")]),
+            unquote(rules.replace("+", " ")),
+        )
+        return before + mark + quote(text, safe="").replace("%20", "+") + "".join(rest)
+
+    def _translate(self, body: Any) -> Any:
+        """A recorded body with our ids, texts and password."""
+        if isinstance(body, dict):
+            return {
+                key: self.ours("projects", value)
+                if key == "project_id" and isinstance(value, int)
+                else self._translate(value)
+                for key, value in body.items()
+            }
+        if isinstance(body, list):
+            return [self._translate(value) for value in body]
+        if body == "<password>":
+            return self.server.password
+        return self.texts.get(body, body) if isinstance(body, str) else body
+
+    def _learn_from(self, recorded: Mapping[str, Any], answer: Answer) -> None:
+        theirs = recorded["headers"].get("location")
+        ours = answer.headers.get("location")
+        if theirs and ours:
+            if match := re.search(r"/data/(\w+-[\w-]+)\Z", theirs):
+                self.texts[match[1]] = ours.rsplit("/", 1)[1]
+            elif match := _OBJECT.search(theirs):
+                self.learn(match[1], int(match[2]), int(ours.rsplit("/", 1)[1]))
+        if "json" in recorded and answer.body:
+            self.learn_ids(recorded["json"], answer.json)
+
+    def learn_ids(self, recorded: Any, ours: Any) -> None:
+        """Note which of our ids stands where the recording has one of its own."""
+        if isinstance(recorded, dict) and isinstance(ours, dict):
+            for key in recorded.keys() & ours.keys():
+                self.learn_ids(recorded[key], ours[key])
+        elif isinstance(recorded, list) and isinstance(ours, list):
+            for one, other in zip(recorded, ours, strict=False):
+                self.learn_ids(one, other)
+        elif isinstance(recorded, str) and isinstance(ours, str):
+            match, found = _OBJECT.search(recorded), _OBJECT.search(ours)
+            if match and found and match[1] == found[1]:
+                self.ids.setdefault(match[1], {}).setdefault(int(match[2]), int(found[2]))
+
+    # Comparing
+
+    def normal(self, text: str) -> str:
+        """Recorded text as we would say it: our host, our ids, any data folder."""
+        text = self.texts.get(text, text).replace(RECORDED_HOST, self.server.url)
+        text = _RAW_FOLDER.sub("/data/data/N/raw", text)
+        if DATE.match(text):
+            return "a date"
+        # Only what looks like an address has ids in it.
+        return self.translate_path(text) if "/api/" in text or "target_id=" in text else text
+
+    def differences(
+        self, recorded: Any, ours: Any, ignored: frozenset[str], where: str = "$"
+    ) -> list[str]:
+        """What differs: keys, types, lengths, ``null`` or not, and values that can be known."""
+        if type(recorded) is not type(ours):
+            return [f"{where}: {recorded!r} became {ours!r}"]
+        found: list[str] = []
+        if isinstance(recorded, dict):
+            if recorded.keys() != ours.keys():
+                found.append(f"{where}: keys {sorted(recorded.keys() ^ ours.keys())} differ")
+            for key in recorded.keys() & ours.keys():
+                below = f"{where}.{key}"
+                if key in REFERENCES and isinstance(recorded[key], int):
+                    expected = self.ours(REFERENCES[key], recorded[key])
+                    found += self.differences(expected, ours[key], ignored, below)
+                elif key in VOLATILE | ignored and not isinstance(recorded[key], dict | list):
+                    if type(recorded[key]) is not type(ours[key]):
+                        found.append(f"{below}: {recorded[key]!r} became {ours[key]!r}")
+                else:
+                    found += self.differences(recorded[key], ours[key], ignored, below)
+        elif isinstance(recorded, list):
+            if len(recorded) != len(ours):
+                found.append(f"{where}: {len(recorded)} items became {len(ours)}")
+            for number, (one, other) in enumerate(zip(recorded, ours, strict=False)):
+                found += self.differences(one, other, ignored, f"{where}[{number}]")
+        elif isinstance(recorded, str):
+            expected, got = self.normal(recorded), self._normal_ours(ours)
+            if expected != got:
+                found.append(f"{where}: {expected!r} became {got!r}")
+        elif recorded != ours:
+            found.append(f"{where}: {recorded!r} became {ours!r}")
+        return found
+
+    def _normal_ours(self, text: str) -> str:
+        text = _RAW_FOLDER.sub("/data/data/N/raw", text)
+        return "a date" if DATE.match(text) else text
+
+    def compare(
+        self, recorded: Mapping[str, Any], answer: Answer, ignored: frozenset[str]
+    ) -> list[str]:
+        """All differences between a recorded answer and ours."""
+        if recorded["status"] != answer.status:
+            return [f"status {recorded['status']} became {answer.status}: {answer.body[:300]!r}"]
+        found = [
+            f"header {name}: {recorded['headers'].get(name)!r} became {answer.headers.get(name)!r}"
+            for name in HEADERS
+            if recorded["headers"].get(name) != answer.headers.get(name)
+        ]
+        theirs, ours = recorded["headers"].get("location"), answer.headers.get("location")
+        if (theirs and self.normal(theirs)) != ours:
+            found.append(f"header location: {theirs!r} became {ours!r}")
+        if "set-cookie" in recorded["headers"]:
+            found += _compare_cookies(recorded["headers"]["set-cookie"], answer)
+        if "json" in recorded:
+            found += self.differences(recorded["json"], answer.json, ignored)
+        elif recorded.get("text", "") != answer.body.decode():
+            found.append(f"text {recorded.get('text')!r} became {answer.body!r}")
+        return found
+
+
+def _compare_cookies(recorded: str, answer: Answer) -> list[str]:
+    """A cookie of the same name with the same attributes; values and dates are not looked at."""
+
+    def attributes(text: str) -> list[str]:
+        return [part.partition("=")[0] for part in text.split("; ")]
+
+    headers: Any = answer.headers
+    cookies = [attributes(text) for text in headers.getlist("set-cookie")]
+    if attributes(recorded) in cookies:
+        return []
+    return [f"cookie {attributes(recorded)} is not among {cookies}"]

@@ -1,0 +1,146 @@
+"""What each recorded scenario presupposes on the server, and what happens between its requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recording_replay import Replay, content
+
+Step = Callable[[Replay], None]
+RECORDED_HOOK = "http://127.0.0.1:8096/hook"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """How to begin, and what to do before the exchanges with these names."""
+
+    begin: Step
+    before: Mapping[str, Step] = field(default_factory=dict)
+    #: Exchanges before which imports are not waited for: they show a state on the way.
+    unfinished: frozenset[str] = frozenset()
+
+
+def _tasks(*recorded: int, **spec: Any) -> Step:
+    def begin(replay: Replay) -> None:
+        for number in recorded:
+            replay.create_task(number, **spec)
+
+    return begin
+
+
+def _several(*steps: Step) -> Step:
+    def begin(replay: Replay) -> None:
+        for step in steps:
+            step(replay)
+
+    return begin
+
+
+def _project(replay: Replay) -> None:
+    # One before it, so that its id is 2, which a request of the recording has in its path.
+    replay.post("/api/projects", {"name": "first"})
+    project = replay.post("/api/projects", {"name": "recording", "labels": [{"name": "car"}]})
+    replay.learn("projects", 2, project["id"])
+
+
+def _two_tasks_and_a_finished_one(replay: Replay) -> None:
+    replay.create_task()
+    warm = replay.create_task(833, name="warm")
+    replay.upload(warm, content(28000))
+
+
+def _hold(at: str) -> Step:
+    return lambda replay: replay.server.hold_imports(at)
+
+
+def _release(replay: Replay) -> None:
+    replay.server.release_imports()
+    replay.server.wait_idle()
+
+
+def _start_one(replay: Replay) -> None:
+    """Two imports that are finished, and one that is under way and stays so."""
+    for recorded in (876, 877):
+        replay.upload(replay.create_task(recorded), content(28000))
+    replay.server.wait_idle()
+    replay.server.hold_imports("started")
+    task_id = replay.create_task(878)
+    replay.upload(task_id, content(28000))
+    replay.server.wait_for(lambda state: state.requests[_request_id(task_id)].status == "started")
+
+
+def _request_id(task_id: int) -> str:
+    return f"action=create&target=task&target_id={task_id}"
+
+
+def _hooked_imports(replay: Replay) -> None:
+    """The imports that the webhooks of the recording tell of."""
+    good = replay.create_task(879, name="hooked", project_id=replay.ours("projects", 2))
+    replay.upload(good, content(28000), content(28500))
+    replay.server.wait_idle()
+    bad = replay.create_task(880, name="hooked, failing", project_id=replay.ours("projects", 2))
+    replay.upload(bad, content(400, "garbage"))
+    replay.server.wait_idle()
+
+
+def _history(replay: Replay) -> None:
+    """The ten newest tasks as they were when the pages were recorded."""
+    _project(replay)
+    replay.create_task()
+    replay.upload(replay.create_task(876), content(4, "garbage"))
+    replay.upload(replay.create_task(877), content(28000), content(28500), chunk_size="1")
+    replay.upload(replay.create_task(878), content(28000))
+    _hooked_imports(replay)
+    for number in range(5):
+        replay.create_task(881 + number, name=f"page {number}")
+
+
+def write_share(folder: Path) -> Path:
+    """The file share that ``share.json`` was recorded with."""
+    (folder / "rec").mkdir(parents=True)
+    for name in ("0.jpg", "1.jpg"):
+        (folder / "rec" / name).write_bytes(content(28000))
+    return folder
+
+
+SCENES: dict[str, Scene] = {
+    "server_and_auth": Scene(_two_tasks_and_a_finished_one),
+    "create_task": Scene(_project),
+    "empty_task": Scene(_tasks(844, name="empty one")),
+    "upload_single_request": Scene(
+        _several(_tasks(845, 846, 847), _hold("queued")),
+        before={"data again while queued or done": _release},
+        unfinished=frozenset({"one multipart request", "request right away", "jobs right away"}),
+    ),
+    "upload_start_multiple_finish": Scene(_tasks(848, 849, 850)),
+    "upload_tus": Scene(_tasks(851)),
+    "job_file_mapping": Scene(_several(_tasks(852, 853, 854), _tasks(855, segment_size=2))),
+    "segments": Scene(
+        _several(
+            _tasks(856, segment_size=2), _tasks(857, segment_size=2, overlap=1), _tasks(858, 859)
+        )
+    ),
+    "bad_data": Scene(_tasks(*range(860, 877))),
+    "share": Scene(_tasks(877)),
+    "requests": Scene(
+        _start_one,
+        before={"cancel a finished one": _release},
+        unfinished=frozenset({"list by task", "list by status", "unknown id", "malformed id"}),
+    ),
+    "webhooks": Scene(_project, before={"deliveries": _hooked_imports}),
+    "paging": Scene(_history),
+}
+
+#: Uploads that are not what their names say.
+KINDS = {
+    "not an image": {"a.jpg": "garbage"},
+    "truncated image": {"a.jpg": "truncated"},
+    "unknown extension": {"a.xyz": "garbage"},
+    "empty file": {"a.jpg": "garbage"},
+    "one bad of two": {"b.jpg": "garbage"},
+    "image and video": {"b.mp4": "garbage"},
+    "failed once": {"a.jpg": "garbage"},
+}

@@ -1,0 +1,84 @@
+"""Small HTTP servers for tests: one that receives webhooks, one that has files."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Delivered:
+    """A webhook that was received."""
+
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def signed_with(self, secret: str) -> bool:
+        digest = hmac.new(secret.encode(), self.body, hashlib.sha256).hexdigest()
+        return self.headers.get("X-Signature-256") == f"sha256={digest}"
+
+
+class _Silent(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def answer(self, content: bytes = b"") -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def receiver() -> Iterator[tuple[str, list[Delivered]]]:
+    """A webhook receiver: its URL, and what it got so far."""
+    delivered: list[Delivered] = []
+
+    class Handler(_Silent):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            delivered.append(Delivered(dict(self.headers.items()), body))
+            self.answer()
+
+    with _serving(Handler) as url:
+        yield f"{url}/hook", delivered
+
+
+@contextmanager
+def files_at(folder: Path) -> Iterator[str]:
+    """The files of a folder over HTTP: the URL of the folder."""
+
+    class Handler(_Silent):
+        def do_GET(self) -> None:
+            self.answer((folder / self.path.lstrip("/")).read_bytes())
+
+    with _serving(Handler) as url:
+        yield url
+
+
+@contextmanager
+def _serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
