@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -160,7 +161,7 @@ def get(
     """Put data into a task of the pool and print its job ids."""
     from pool.rendering import cloud_keys, print_jobs, upload_progress
 
-    with _pool(config) as pool, upload_progress() as progress:
+    with closing(_pool(config)) as pool, upload_progress() as progress:
         request = pool.submit(
             template,
             list(files) if files else None,
@@ -199,7 +200,7 @@ def lease(
     as_json: JsonOption = False,
 ) -> None:
     """Take an empty task, to upload into it yourself; the pool watches it."""
-    with _pool(config) as pool:
+    with closing(_pool(config)) as pool:
         taken = pool.acquire(
             template, timeout=_seconds(timeout), ttl=_seconds(ttl), idempotency_key=key
         )
@@ -217,7 +218,7 @@ def release(
     config: ConfigOption = None,
 ) -> None:
     """Give an untouched task back to the pool."""
-    with _pool(config) as pool:
+    with closing(_pool(config)) as pool:
         pool.release(lease_id)
 
 
@@ -230,7 +231,7 @@ def status(
     """Show levels, demand and troubles of all templates."""
     from pool.rendering import status_table, watch_status
 
-    with _pool(config) as pool:
+    with closing(_pool(config)) as pool:
         if watch:
             watch_status(pool.status)
         elif as_json:
@@ -290,14 +291,14 @@ def run(config: ConfigOption = None) -> None:
 @app.command()
 def pause(template: TemplateArgument, config: ConfigOption = None) -> None:
     """Create no more tasks of a template until it is resumed; hand out what is there."""
-    with _pool(config) as pool:
+    with closing(_pool(config)) as pool:
         pool.pause(template)
 
 
 @app.command()
 def resume(template: TemplateArgument, config: ConfigOption = None) -> None:
     """Create tasks of a template again."""
-    with _pool(config) as pool:
+    with closing(_pool(config)) as pool:
         pool.resume(template)
 
 

@@ -130,13 +130,15 @@ class Daemon:
             return False
 
     def _notice_hand_outs(self, before: object) -> object:
-        """Refill as soon as anybody, in whatever process, has taken a task."""
+        """Refill as soon as anybody, in whatever process, has taken a task, or when it is quiet
+        again."""
         try:
             token = self.engine.store.change_token()
         except StoreError as error:
             log.error("store not readable", why=str(error))
             return before
-        if token != before and self._scheduler is not None:
+        waits = self._refill is not None and self._refill.stepped_back
+        if (token != before or waits) and self._scheduler is not None:
             self._scheduler.wake("refill")
         return token
 

@@ -15,12 +15,16 @@ from pool.services.handout import HandOut
 from pool.services.heartbeat import Heartbeat, new_owner
 from pool.services.intake import Intake
 from pool.services.signals import Signal
-from pool.services.tracker import Finished, Tracker
+from pool.services.tracker import Tracker
+from pool.services.watched import Finished
 from pool.settings import Settings
 from pool.store import open_store
 from pool.store.base import Store
 
 log = get_logger(__name__)
+
+#: Connections that are opened ahead of need: one for an upload, one for a poll.
+CONNECTIONS = 2
 
 
 class Engine:
@@ -84,8 +88,9 @@ class Engine:
                 self._cvat_client = connect(self.settings.cvat)
             return self._cvat_client
 
-    def start(self) -> None:
-        """Begin to track; starting twice does nothing.
+    def start(self, *, connect: bool = False) -> None:
+        """Begin to track; starting twice does nothing. With ``connect``, connections to the
+        server are opened meanwhile, so that the first request does not have to.
 
         :raises PoolClosed: after :meth:`close`.
         """
@@ -98,6 +103,8 @@ class Engine:
             # Before anything is owned: another process would take it over at once otherwise.
             self.heartbeat.start()
             self.tracker.start()
+        if connect:
+            threading.Thread(target=self._connect, name="connect", daemon=True).start()
 
     def close(self) -> None:
         """Stop tracking and let go of everything; closing twice does nothing."""
@@ -115,6 +122,13 @@ class Engine:
             self._cvat_client.close()
         if self._own_store:
             self.store.close()
+
+    def _connect(self) -> None:
+        try:
+            self.cvat().warm_up(CONNECTIONS)
+        except PoolError as error:
+            # Whoever needs the server next hears of it; until then nobody does.
+            log.info("no connections opened ahead", why=str(error))
 
     def _finish_afterwards(self, finished: Finished) -> None:
         """Rename and assign on another thread: nobody waits for that."""

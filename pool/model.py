@@ -260,6 +260,18 @@ class Hold:
     attempts: int = 1
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnedPace:
+    """What was learned of the imports of one size class; see :mod:`pool.services.pacing`.
+
+    ``first`` is when the first poll looks, ``seen`` the latest times; both in seconds.
+    """
+
+    first: float
+    imports: int
+    seen: tuple[float, ...]
+
+
 # --- Identifiers -------------------------------------------------------------------------------
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, in lower case

@@ -79,8 +79,12 @@ class TaskPool:
     # --- Life -----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to track. Happens by itself with the first hand-out."""
-        self.engine.start()
+        """Begin to track, and open connections to the server in the background.
+
+        Entering the context does this. Without it, it happens with the first hand-out, which
+        then takes a little longer.
+        """
+        self.engine.start(connect=True)
 
     def close(self) -> None:
         """Stop tracking; unfinished requests are taken over by the daemon. Closing twice does
@@ -88,6 +92,7 @@ class TaskPool:
         self.engine.close()
 
     def __enter__(self) -> Self:
+        self.start()
         return self
 
     def __exit__(
@@ -119,7 +124,7 @@ class TaskPool:
         :raises CvatError: the pool was empty and CVAT did not create one.
         """
         chosen = self._template(template)
-        self.start()
+        self.engine.start()
         opened = self.engine.hand_out.open(
             chosen,
             idempotency_key=idempotency_key,
@@ -191,7 +196,7 @@ class TaskPool:
         chosen = self._template(template)
         upload = build_upload(files, share=share, urls=urls, cloud=cloud, params=params)
         told = {"template": template, "name": name, "assignee": assignee}
-        self.start()
+        self.engine.start()
         opened = self.engine.hand_out.open(
             chosen,
             request=self._new_request(upload, name, assignee),
@@ -222,7 +227,7 @@ class TaskPool:
         """What :meth:`Lease.upload` does."""
         chosen = self._template(lease.template)
         upload = build_upload(files, share=share, urls=urls, cloud=cloud, params=params)
-        self.start()
+        self.engine.start()
         request = self._new_request(upload, name, assignee)
         handout = self.store.attach_request(
             lease.id, request, owner=self.engine.owner, now=self.clock.now()
@@ -265,7 +270,7 @@ class TaskPool:
 
     def jobs_of_request(self, request: Request, timeout: float | None) -> list[Job]:
         """What :meth:`Request.jobs` does."""
-        self.start()
+        self.engine.start()
         deadline = None if timeout is None else self.clock.monotonic() + timeout
         while True:
             seen = self.engine.tracker.finished.count
@@ -279,7 +284,7 @@ class TaskPool:
 
     def jobs_of_lease(self, lease: Lease, timeout: float | None) -> list[Job]:
         """What :meth:`Lease.jobs` does."""
-        self.start()
+        self.engine.start()
         deadline = None if timeout is None else self.clock.monotonic() + timeout
         while True:
             seen = self.engine.tracker.finished.count

@@ -129,5 +129,7 @@ def log_in(monkeypatch: pytest.MonkeyPatch, simulator: SimulatorServer) -> None:
 
 @pytest.fixture
 def pool(config_path: Path, log_in: None) -> Iterator[TaskPool]:
-    with TaskPool.from_config(config_path) as opened:
-        yield opened
+    # Not entered, so that no connection is opened ahead, and every call is one of the test's.
+    opened = TaskPool.from_config(config_path)
+    yield opened
+    opened.close()

@@ -12,6 +12,8 @@ import random
 from collections import deque
 from dataclasses import dataclass, field
 
+from pool.model import LearnedPace
+
 #: This share of the imports of a class is to be done when the first poll looks.
 FIRST_POLL_SHARE = 0.25
 #: Without any history, the first poll looks after this many seconds.
@@ -57,12 +59,24 @@ class Pace:
         self.imports += 1
         step = max(LAST_STEP, FIRST_STEP / self.imports)
         if not_before <= 0.0:
-            self.first *= math.exp(-step * (1 - FIRST_POLL_SHARE))
+            # A first poll that went out late, because the poller was busy or had just taken the
+            # import over, says nothing of the moment that was meant for it.
+            if done_by <= LATE_FACTOR * self.first:
+                self.first *= math.exp(-step * (1 - FIRST_POLL_SHARE))
         else:
             self.first *= math.exp(step * FIRST_POLL_SHARE)
             if self.imports == 1:
                 self.first = (not_before + done_by) / 2
         self.seen.append(done_by)
+
+    @classmethod
+    def from_learned(cls, learned: LearnedPace) -> Pace:
+        """A pace as it was kept in the store."""
+        return cls(learned.first, learned.imports, deque(learned.seen, maxlen=MEMORY))
+
+    def learned(self) -> LearnedPace:
+        """What is worth keeping in the store."""
+        return LearnedPace(first=self.first, imports=self.imports, seen=tuple(self.seen))
 
     def late_after(self) -> float:
         """Seconds after which an import is late, so that its own state is worth a call."""

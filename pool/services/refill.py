@@ -26,6 +26,9 @@ log = get_logger(__name__)
 #: Seconds that one create takes before any was measured, and the least that sizing assumes:
 #: refilling also waits for the foreground.
 LEAD_TIME = 1.0
+#: Seconds after the last sign of the foreground for which refilling goes on waiting: callers
+#: who come one after the other leave gaps that are shorter than one create.
+QUIET = 0.25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +38,7 @@ class Situation:
     warm: int
     capacity: int
     waiting: int
-    in_flight: int
+    foreground: bool
     paused: bool
     held: bool
 
@@ -44,13 +47,14 @@ def creates_wanted(situation: Situation, target: Target, *, concurrency: int) ->
     """How many creates may run at once for this template now; 0 to leave it alone.
 
     Foreground first: every create costs the requests in flight some of the server, so while
-    there are any, a pool above its reorder point waits, and one below makes one at a time.
+    there are any, a pool above its reorder point waits, and one at it or below makes one at a
+    time, which keeps up with the demand as long as a create takes less than a request.
     """
     if situation.paused or situation.held:
         return 0
     if situation.capacity >= target.size + situation.waiting:
         return 0
-    if situation.in_flight == 0:
+    if not situation.foreground:
         return concurrency
     if situation.warm <= target.reorder_point or situation.waiting > situation.warm:
         return 1
@@ -90,6 +94,8 @@ class Refill:
         self._running: dict[str, set[Future[None]]] = {name: set() for name in templates}
         self._guard = threading.Lock()
         self._stopping = threading.Event()
+        #: Whether the last round left creates for a quieter moment.
+        self.stepped_back = False
         self._again: Callable[[], None] = lambda: None
         most = sum(template.pool.create_concurrency for template in templates.values())
         self._workers = ThreadPoolExecutor(max(1, most), thread_name_prefix="refill")
@@ -114,6 +120,7 @@ class Refill:
             started += begun
             if back:
                 stepped_back.append(template.name)
+        self.stepped_back = bool(stepped_back)
         return RefillReport(started=started, stepped_back=tuple(stepped_back))
 
     def drain(self, timeout: float | None = None) -> bool:
@@ -138,7 +145,7 @@ class Refill:
                 situation, target, concurrency=template.pool.create_concurrency
             )
             if at_once == 0:
-                return started, situation.in_flight > 0 and situation.capacity < target.size
+                return started, situation.foreground and situation.capacity < target.size
             with self._guard:
                 if len(self._running[template.name]) >= at_once:
                     return started, False
@@ -170,7 +177,7 @@ class Refill:
             warm=self._store.warm_of(template.name, template.fingerprint),
             capacity=capacity,
             waiting=self._store.waiting(template.name),
-            in_flight=self._store.in_flight(),
+            foreground=self._store.in_flight() > 0 or now - self._store.last_activity() < QUIET,
             paused=template.name in self._store.paused(),
             held=hold is not None and hold.retry_at is not None and now < hold.retry_at,
         )
@@ -188,7 +195,8 @@ class Refill:
             self._hold(template, error)
             return
         self._store.finish_create(pooled_id, prepared=prepared, now=self._clock.now())
-        self._store.release_hold(template.name)
+        if template.name in self._store.holds():
+            self._store.release_hold(template.name)
         took = self._clock.monotonic() - began
         before = self._lead_times.get(template.name, took)
         self._lead_times[template.name] = 0.8 * before + 0.2 * took

@@ -10,24 +10,22 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from pool.clock import Clock
 from pool.cvat import CvatClient
-from pool.cvat.records import ImportState, ImportStatus
+from pool.cvat.records import ImportStatus
 from pool.errors import (
     CvatError,
-    ImportFailed,
     ImportTimedOut,
     OwnerGone,
     PoolError,
     StoreError,
-    TaskGone,
 )
 from pool.logs import get_logger
 from pool.model import Handout, Job, RequestRecord, RequestState
 from pool.services.pacing import LONGEST_PAUSE, Pace, pause_after, size_class
 from pool.services.signals import Signal
+from pool.services.watched import Finished, TrackReport, Watched, judge
 from pool.settings import Template
 from pool.store.base import Store
 
@@ -39,82 +37,10 @@ TOGETHER = 0.01
 LEASE_PAUSE = 1.0
 #: Seconds between two questions for the state of one late import.
 STATE_PAUSE = 1.0
-#: CVAT may forget a request while its jobs are being committed; ask this often before giving up.
-UNKNOWN_LIMIT = 3
+#: Seconds between two times of keeping what was learned of import times.
+KEEP_EVERY = 10.0
 #: Seconds for which the upload of a process that died is given time to show up as an import.
 ORPHAN_PATIENCE = 60.0
-
-
-@dataclass(slots=True)
-class Watched:
-    """One task that is being watched. Times are of the monotonic clock."""
-
-    pooled_id: str
-    task_id: int
-    template: str
-    since: float
-    due: float
-    deadline: float
-    pace: str
-    lease_id: str | None = None
-    request_id: str | None = None
-    empty_at: float = 0.0
-    polls: int = 0
-    errors: int = 0
-    state_due: float = 0.0
-    unknown: int = 0
-
-    @property
-    def foreign(self) -> bool:
-        """Whether the caller uploads by itself, so that nobody told us when."""
-        return self.request_id is None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finished:
-    """What came of a watched task: its jobs, or an error code."""
-
-    pooled_id: str
-    task_id: int
-    request_id: str | None
-    jobs: tuple[Job, ...] = ()
-    code: str = ""
-    polls: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrackReport:
-    """What one round did."""
-
-    asked: int = 0
-    ready: int = 0
-    failed: int = 0
-
-
-@dataclass(slots=True)
-class _Round:
-    ready: list[Watched] = field(default_factory=list)
-    failed: list[Watched] = field(default_factory=list)
-
-
-Verdict = PoolError | None
-
-
-def judge(state: ImportState, *, unknown: int) -> Verdict:
-    """What the state of a late import means, its jobs not being there: an error, or None to
-    keep waiting. ``unknown`` counts the answers in a row that knew nothing of it."""
-    match state.status:
-        case ImportStatus.FAILED:
-            return ImportFailed(state.message or "CVAT gave no reason")
-        case ImportStatus.TASK_GONE:
-            return TaskGone("somebody deleted it while its data was being imported")
-        case ImportStatus.UNKNOWN | ImportStatus.FINISHED if unknown >= UNKNOWN_LIMIT:
-            return ImportFailed(
-                "CVAT has no record of the import and made no jobs; "
-                "its queue may have been lost in a restart"
-            )
-        case _:
-            return None
 
 
 class Tracker:
@@ -139,6 +65,8 @@ class Tracker:
         self._guard = threading.Lock()
         self._watched: dict[str, Watched] = {}
         self._paces: dict[str, Pace] = {}
+        self._learned: set[str] = set()
+        self._keep_at = 0.0
         self._round_trip = 0.0
         self._changed = Signal(clock)
         self._stopping = False
@@ -222,6 +150,8 @@ class Tracker:
         """Run rounds on a thread of its own until :meth:`stop`."""
         with self._guard:
             if self._thread is None:
+                for name, learned in self._store.learned_paces().items():
+                    self._paces.setdefault(name, Pace.from_learned(learned))
                 self._thread = threading.Thread(target=self._run, name="tracker", daemon=True)
                 self._thread.start()
 
@@ -231,12 +161,14 @@ class Tracker:
         self._changed.announce()
         if self._thread is not None:
             self._thread.join(timeout)
+        self._keep_learned(at_once=True)
 
     def _run(self) -> None:
         while not self._stopping:
             seen = self._changed.count
             wait = self.seconds_until_due()
             if wait is None or wait > 0:
+                self._keep_learned()
                 self._changed.wait(seen, wait)
                 continue
             try:
@@ -245,6 +177,20 @@ class Tracker:
                 # Whatever it was, the imports go on: look again a little later.
                 log.exception("tracker round failed")
                 self._clock.sleep(LONGEST_PAUSE)
+
+    def _keep_learned(self, *, at_once: bool = False) -> None:
+        """Keep what was learned, now and then: a write costs more than most of it is worth."""
+        now = self._clock.monotonic()
+        if not self._learned or (now < self._keep_at and not at_once):
+            return
+        self._keep_at = now + KEEP_EVERY
+        with self._guard:
+            paces = {name: self._paces[name].learned() for name in self._learned}
+            self._learned.clear()
+        try:
+            self._store.learn_paces(paces)
+        except PoolError as error:
+            log.info("import times not kept", why=str(error))
 
     def seconds_until_due(self) -> float | None:
         """Seconds until the next round has something to ask; None when nothing is followed."""
@@ -271,28 +217,26 @@ class Tracker:
         answered_at = self._clock.monotonic()
         self._round_trip += 0.2 * (answered_at - asked_at - self._round_trip)
         seen_at = (asked_at + answered_at) / 2
-        outcome = _Round()
+        ready = failed = 0
         for watched in due:
             watched.polls += 1
             watched.errors = 0
             jobs = found.get(watched.task_id)
             if jobs:
                 self._ready(watched, jobs, seen_at)
-                outcome.ready.append(watched)
+                ready += 1
             else:
                 self._not_yet(watched, seen_at, answered_at)
         late = self._latest_to_ask(due, answered_at)
-        if late is not None and self._ask_state(late):
-            outcome.failed.append(late)
-        outcome.failed.extend(self._time_out(due, answered_at))
-        return TrackReport(asked=len(due), ready=len(outcome.ready), failed=len(outcome.failed))
+        if late is not None:
+            failed += self._ask_state(late)
+        failed += self._time_out(due, answered_at)
+        return TrackReport(asked=len(due), ready=ready, failed=failed)
 
     def _ready(self, watched: Watched, jobs: Sequence[Job], seen_at: float) -> None:
         self._store.complete_import(watched.pooled_id, jobs, now=self._clock.now())
         if not watched.foreign:
-            self._pace(watched.pace).learn(
-                not_before=watched.empty_at, done_by=seen_at - watched.since
-            )
+            self._learn(watched, seen_at)
         log.info(
             "jobs are ready",
             template=watched.template,
@@ -313,6 +257,12 @@ class Tracker:
             ),
         )
 
+    def _learn(self, watched: Watched, seen_at: float) -> None:
+        pace = self._pace(watched.pace)
+        with self._guard:
+            pace.learn(not_before=watched.empty_at, done_by=seen_at - watched.since)
+            self._learned.add(watched.pace)
+
     def _not_yet(self, watched: Watched, seen_at: float, now: float) -> None:
         watched.empty_at = seen_at - watched.since
         if watched.foreign:
@@ -327,7 +277,7 @@ class Tracker:
             ceiling = min(30.0, 0.25 * 2.0 ** min(watched.errors, 10))
             watched.due = now + self._rng.uniform(0.5, 1.0) * ceiling
         log.warning("poll failed", tasks=len(due), why=str(error))
-        return TrackReport(asked=len(due), failed=len(self._time_out(due, now)))
+        return TrackReport(asked=len(due), failed=self._time_out(due, now))
 
     def _latest_to_ask(self, due: Sequence[Watched], now: float) -> Watched | None:
         """The late import whose state was not asked for longest; one a round, so that the others
@@ -362,7 +312,7 @@ class Tracker:
         self._failed(watched, verdict)
         return True
 
-    def _time_out(self, due: Sequence[Watched], now: float) -> list[Watched]:
+    def _time_out(self, due: Sequence[Watched], now: float) -> int:
         over = [
             watched
             for watched in due
@@ -376,7 +326,7 @@ class Tracker:
             self._failed(
                 watched, ImportTimedOut(f"task {watched.task_id} had no jobs after {limit:.0f} s")
             )
-        return [watched for watched in over if not watched.foreign]
+        return sum(not watched.foreign for watched in over)
 
     def _failed(self, watched: Watched, error: PoolError) -> None:
         self._store.fail_import(

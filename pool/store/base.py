@@ -22,6 +22,7 @@ from pool.model import (
     Handout,
     Hold,
     Job,
+    LearnedPace,
     LeaseRecord,
     LeaseState,
     Levels,
@@ -315,6 +316,9 @@ class Store(Protocol):
     def in_flight(self) -> int:
         """Requests ``UPLOADING`` or ``IMPORTING``, of all processes: the foreground."""
 
+    def last_activity(self) -> float:
+        """When one of the newest requests last began or ended; 0 when there never was one."""
+
     def waiting(self, template: str) -> int:
         """How many leases wait for a task of the template, of all processes."""
 
@@ -361,6 +365,12 @@ class Store(Protocol):
 
     def hand_outs(self) -> Mapping[str, Mapping[Outcome, int]]:
         """All hand-outs ever, by template and outcome."""
+
+    def learned_paces(self) -> Mapping[str, LearnedPace]:
+        """What was kept by :meth:`learn_paces`, by size class."""
+
+    def learn_paces(self, paces: Mapping[str, LearnedPace]) -> None:
+        """Keep what was learned of import times, each in place of what was kept before."""
 
     def hold(self, hold: Hold) -> None:
         """Keep a template's hold, in place of the one before."""

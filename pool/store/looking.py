@@ -56,6 +56,11 @@ def in_flight(db: Database) -> int:
     return number(db, lookups.IN_FLIGHT, {})
 
 
+def last_activity(db: Database) -> float:
+    row = one(db, lookups.LAST_ACTIVITY, {})
+    return float(row[0]) if row else 0.0
+
+
 def waiting(db: Database, template: str) -> int:
     return number(db, lookups.WAITING, {"template": template})
 

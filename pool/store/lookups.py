@@ -75,6 +75,13 @@ IN_FLIGHT: Final = f"""
     WHERE {OPEN} AND state IN ('uploading', 'importing')
 """
 
+#: The latest beginning or end among the newest requests. An older one that ends late is missed,
+#: which is why only the newest are looked at: all would have to be searched.
+LAST_ACTIVITY: Final = """
+    SELECT COALESCE(MAX(MAX(created_at, COALESCE(finished_at, 0))), 0)
+    FROM (SELECT created_at, finished_at FROM requests ORDER BY seq DESC LIMIT 20)
+"""
+
 #: Leases that wait for a task of a template.
 WAITING: Final = """
     SELECT COUNT(*) FROM leases INDEXED BY leases_waiting

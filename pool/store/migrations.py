@@ -204,6 +204,17 @@ def m004_pool_id(db: Database) -> None:
     )
 
 
+@migrations()
+def m005_paces(db: Database) -> None:
+    """How long imports take, as far as was learned."""
+    db.table("paces").create(
+        {"name": str, "first": float, "imports": int, "seen": str},
+        pk="name",
+        not_null=("first", "imports", "seen"),
+        strict=True,
+    )
+
+
 def unknown_to_us(db: Database) -> set[str]:
     """Names of migrations that were applied and that this version does not have."""
     with Database(memory=True) as empty:

@@ -137,6 +137,7 @@ class SqliteStore:
     warm_of = _reads(looking.warm_of)
     capacity_of = _reads(looking.capacity_of)
     in_flight = _reads(looking.in_flight)
+    last_activity = _reads(looking.last_activity)
     waiting = _reads(looking.waiting)
     task = _reads(looking.task)
     tasks = _reads(looking.tasks)
@@ -148,6 +149,8 @@ class SqliteStore:
 
     demand = _reads(looking.demand)
     hand_outs = _reads(looking.hand_outs)
+    learned_paces = _reads(upkeep.learned_paces)
+    learn_paces = _writes(upkeep.learn_paces)
     hold = _writes(upkeep.hold)
     release_hold = _writes(upkeep.release_hold)
     holds = _reads(upkeep.holds)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 
 from sqlite_utils import Database
 
-from pool.model import Hold
+from pool.model import Hold, LearnedPace
 from pool.store import queries
 from pool.store.rows import changed, text
 
@@ -18,6 +19,30 @@ def renew_owner(db: Database, owner: str, *, until: float) -> None:
 
 def forget_owner(db: Database, owner: str) -> None:
     db.table("owners").delete_where("owner = ?", [owner])
+
+
+def learned_paces(db: Database) -> Mapping[str, LearnedPace]:
+    return {
+        row["name"]: LearnedPace(
+            first=row["first"], imports=row["imports"], seen=tuple(json.loads(row["seen"]))
+        )
+        for row in db.table("paces").rows
+    }
+
+
+def learn_paces(db: Database, paces: Mapping[str, LearnedPace]) -> None:
+    db.table("paces").upsert_all(
+        (
+            {
+                "name": text(name),
+                "first": pace.first,
+                "imports": pace.imports,
+                "seen": json.dumps(pace.seen),
+            }
+            for name, pace in paces.items()
+        ),
+        pk="name",
+    )
 
 
 def hold(db: Database, hold: Hold) -> None:

@@ -3,9 +3,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import store_processes as processes
-from store_scene import NOW, TEMPLATE
+from store_scene import NOW, TEMPLATE, Scene
 
-from pool.model import Hold
+from pool.model import Hold, LearnedPace
 from pool.store.base import Store
 
 HOLD = Hold(
@@ -67,3 +67,22 @@ def test_of_many_processes_one_maintains(store: Store, store_url: str) -> None:
     won = processes.run(processes.maintain, *[(store_url, owner) for owner in "abcd"])
     assert sorted(won) == [False, False, False, True]
     assert store.maintainer(now=NOW) == "abcd"[won.index(True)]
+
+
+def test_learned_paces_are_replaced_by_name(store: Store) -> None:
+    assert store.learned_paces() == {}
+    first = LearnedPace(first=0.2, imports=1, seen=(0.21,))
+    second = LearnedPace(first=1.5, imports=40, seen=(1.4, 1.6))
+    store.learn_paces({"a/images/0/8": first, "b/video/0/9": first})
+    store.learn_paces({"a/images/0/8": second})
+    assert store.learned_paces() == {"a/images/0/8": second, "b/video/0/9": first}
+
+
+def test_the_last_activity_is_a_beginning_or_an_end(scene: Scene) -> None:
+    store = scene.store
+    assert store.last_activity() == 0
+    opened = scene.queued(now=NOW + 5)
+    assert store.last_activity() == NOW + 5
+    assert opened.request is not None
+    store.cancel_request(opened.request.id, now=NOW + 7)
+    assert store.last_activity() == NOW + 7

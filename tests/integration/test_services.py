@@ -169,11 +169,36 @@ def test_refilling_steps_back_for_the_foreground(
         warm=warm,
         capacity=warm + creating,
         waiting=waiting,
-        in_flight=in_flight,
+        foreground=in_flight > 0,
         paused=False,
         held=False,
     )
     assert creates_wanted(situation, TARGET, concurrency=4) == wanted
+
+
+def test_refilling_waits_until_it_is_quiet(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    fill(refill)
+    request = send(engine, template, hand_out(engine, template))
+    assert refill.run_once().stepped_back == (template.name,)
+    cvat.make_ready(request.task_id or 0)
+    run_until_idle(engine, clock)
+    assert refill.run_once().stepped_back == (template.name,), "another one may follow"
+    clock.advance(1.0)
+    assert fill(refill) == 1
+    assert not refill.stepped_back
+
+
+def test_a_pool_about_to_run_dry_is_refilled_one_by_one(
+    engine: Engine, refill: Refill, template: Template
+) -> None:
+    fill(refill)
+    for number in range(3):
+        send(engine, template, hand_out(engine, template, number))
+    assert refill.run_once().started == 1
+    refill.drain()
+    assert levels(engine.store, template)["warm"] == 1
 
 
 # --- Handing out -----------------------------------------------------------------------------
@@ -222,6 +247,7 @@ def test_a_waiter_that_gives_up_swallows_no_task(
     engine.store.acquire_maintenance("daemon", until=clock.now() + 99, now=clock.now())
     with pytest.raises(PoolEmpty):
         hand_out(engine, patient)
+    clock.advance(1.0)
     fill(refill)
     assert levels(engine.store, template) == {"warm": 3}
 
@@ -355,6 +381,23 @@ def test_the_first_list_of_jobs_ends_the_wait(
     assert [job.start_frame for job in engine.store.jobs_of(importing.pooled_id)] == [0, 1]
     assert cvat.count("jobs") == 1
     assert cvat.count("import_state") == 0, "asked only when an import is late"
+
+
+def test_what_was_learned_survives_a_restart(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    for number in range(3):
+        fill(refill)
+        request = send(engine, template, hand_out(engine, template, number))
+        cvat.states[request.task_id or 0] = ImportState(status=ImportStatus.STARTED)
+        run_until_idle(engine, clock, limit=2.0)
+        cvat.make_ready(request.task_id or 0)
+        run_until_idle(engine, clock)
+        clock.advance(1.0)
+    engine.tracker.stop()
+    (pace,) = engine.store.learned_paces().values()
+    assert pace.imports == 3
+    assert 1.0 < pace.first < 2.5
 
 
 def test_imports_due_together_go_into_one_poll(

@@ -75,6 +75,14 @@ def test_one_post_for_the_data_and_no_call_before_it(
         simulator.release_imports()
 
 
+def test_connections_are_opened_before_they_are_needed(
+    config_path: Path, log_in: None, simulator: SimulatorServer
+) -> None:
+    simulator.stats.reset()
+    with TaskPool.from_config(config_path):
+        simulator.wait_for(lambda _: simulator.stats.calls["users:self"] >= 1)
+
+
 def test_every_kind_of_input(pool: TaskPool, image: bytes, image_path: Path) -> None:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as content:

@@ -40,9 +40,7 @@ def test_without_history_there_is_a_first_poll_all_the_same() -> None:
 
 
 @pytest.mark.parametrize(("median", "most"), [(0.02, 2), (0.15, 3), (2.0, 5), (60.0, 9)])
-def test_polling_adds_a_bounded_share_with_few_polls_at_any_scale(
-    median: float, most: int
-) -> None:
+def test_polling_adds_a_bounded_share_with_few_polls_at_any_scale(median: float, most: int) -> None:
     times = imports(median)
     served = serve(Pace(), times)[50:]
     added = [known - time for (known, _), time in zip(served, times[50:], strict=True)]
