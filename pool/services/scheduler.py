@@ -43,6 +43,8 @@ class ServiceRecord:
 class _Service:
     name: str
     run_once: Callable[[], object]
+    every: float
+    began: float = 0.0
     record: ServiceRecord = field(default_factory=ServiceRecord)
     wanted: bool = False
     running: bool = False
@@ -76,7 +78,7 @@ class Scheduler:
     def add(self, name: str, run_once: Callable[[], object], *, every: float) -> None:
         """Run ``run_once`` every ``every`` seconds, a tenth of it earlier or later; the first
         time at once."""
-        service = _Service(name, run_once)
+        service = _Service(name, run_once, every)
         self._services[name] = service
         self._scheduler.add_job(
             self._run,
@@ -131,6 +133,7 @@ class Scheduler:
         record = service.record
         if event.code == EVENT_JOB_SUBMITTED:
             service.running = True
+            service.began = self._clock.monotonic()
         elif event.code == EVENT_JOB_EXECUTED:
             record.runs += 1
             record.last_success = self._clock.now()
@@ -143,9 +146,16 @@ class Scheduler:
             self._ended(service)
         elif event.code == EVENT_JOB_MISSED:
             record.missed += 1
-        elif event.code == EVENT_JOB_MAX_INSTANCES and not service.wanted:
-            record.blocked += 1
-            log.warning("service still busy", service=event.job_id)
+        elif event.code == EVENT_JOB_MAX_INSTANCES:
+            self._blocked(service)
+
+    def _blocked(self, service: _Service) -> None:
+        """A run was due while one was under way. Two wake-ups at the same moment do that, and
+        it is harmless; a run that takes longer than its interval is worth a warning."""
+        took = self._clock.monotonic() - service.began
+        if took > service.every:
+            service.record.blocked += 1
+            log.warning("service still busy", service=service.name, seconds=round(took))
 
     def _ended(self, service: _Service) -> None:
         """APScheduler counts the run as ended now, so a wake-up since its last look counts."""
