@@ -6,25 +6,20 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
-from apscheduler.events import (
-    EVENT_JOB_ERROR,
-    EVENT_JOB_EXECUTED,
-    EVENT_JOB_MAX_INSTANCES,
-    EVENT_JOB_MISSED,
-    EVENT_JOB_SUBMITTED,
-    JobEvent,
-)
+from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
-from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.date import DateTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from pool.clock import Clock
 from pool.logs import get_logger
 
 log = get_logger(__name__)
+
+#: Services that run at the same time at the most.
+WORKERS = 4
 
 
 @dataclass(slots=True)
@@ -44,17 +39,19 @@ class _Service:
     name: str
     run_once: Callable[[], object]
     every: float
-    began: float = 0.0
     record: ServiceRecord = field(default_factory=ServiceRecord)
-    wanted: bool = False
     running: bool = False
+    wanted: bool = False
+    woken: bool = False
+    began: float = 0.0
 
 
 class Scheduler:
     """Runs each service by itself every so often, and at once when it is woken.
 
-    A wake-up while the service runs is not lost: it runs once more. (APScheduler alone would
-    skip the run silently, since ``max_instances`` is 1.)
+    A wake-up while the service runs is not lost: it runs once more. Whether it runs is known
+    here and not asked of APScheduler, which skips a run that is due during another, and calls its
+    listeners at times within its own turn, when what they change is overwritten.
     """
 
     def __init__(self, *, clock: Clock) -> None:
@@ -62,18 +59,11 @@ class Scheduler:
         self._guard = threading.Lock()
         self._services: dict[str, _Service] = {}
         self._scheduler = BackgroundScheduler(
-            executors={"default": ThreadPoolExecutor(4)},
+            executors={"default": ThreadPoolExecutor(WORKERS)},
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
             timezone=UTC,
         )
-        self._scheduler.add_listener(
-            self._listen,
-            EVENT_JOB_SUBMITTED
-            | EVENT_JOB_EXECUTED
-            | EVENT_JOB_ERROR
-            | EVENT_JOB_MISSED
-            | EVENT_JOB_MAX_INSTANCES,
-        )
+        self._scheduler.add_listener(self._listen, EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
 
     def add(self, name: str, run_once: Callable[[], object], *, every: float) -> None:
         """Run ``run_once`` every ``every`` seconds, a tenth of it earlier or later; the first
@@ -97,15 +87,12 @@ class Scheduler:
         service = self._services[name]
         with self._guard:
             service.wanted = True
-            if service.running:
-                return  # it looks at ``wanted`` when it ends
-        self._run_now(name)
-
-    def _run_now(self, name: str) -> None:
-        try:
-            self._scheduler.modify_job(name, next_run_time=datetime.now(UTC))
-        except JobLookupError:
-            log.debug("woken after the stop", service=name)
+            if service.running or service.woken:
+                return
+            service.woken = True
+        self._scheduler.add_job(
+            self._run, DateTrigger(), args=(service,), id=f"{name}, woken", replace_existing=True
+        )
 
     def stop(self) -> None:
         """End; runs that are under way finish first."""
@@ -118,49 +105,43 @@ class Scheduler:
         return {name: service.record for name, service in self._services.items()}
 
     def _run(self, service: _Service) -> None:
-        while True:
+        with self._guard:
+            service.woken = False
+            if service.running:
+                service.wanted = True
+                return
+            service.running = True
+        again = True
+        while again:
             with self._guard:
                 service.wanted = False
-            service.run_once()
+                service.began = self._clock.monotonic()
+            self._run_once(service)
             with self._guard:
-                if not service.wanted:
-                    return
+                again = service.running = service.wanted
+
+    def _run_once(self, service: _Service) -> None:
+        record = service.record
+        try:
+            service.run_once()
+        except Exception as error:
+            record.errors += 1
+            record.last_error = str(error)
+            log.exception("service failed", service=service.name)
+        else:
+            record.runs += 1
+            record.last_success = self._clock.now()
 
     def _listen(self, event: JobEvent) -> None:
         service = self._services.get(event.job_id)
         if service is None:
             return
-        record = service.record
-        if event.code == EVENT_JOB_SUBMITTED:
-            service.running = True
-            service.began = self._clock.monotonic()
-        elif event.code == EVENT_JOB_EXECUTED:
-            record.runs += 1
-            record.last_success = self._clock.now()
-            self._ended(service)
-        elif event.code == EVENT_JOB_ERROR:
-            record.errors += 1
-            error: Any = getattr(event, "exception", None)
-            record.last_error = str(error)
-            log.error("service failed", service=event.job_id, why=repr(error))
-            self._ended(service)
-        elif event.code == EVENT_JOB_MISSED:
-            record.missed += 1
-        elif event.code == EVENT_JOB_MAX_INSTANCES:
-            self._blocked(service)
-
-    def _blocked(self, service: _Service) -> None:
-        """A run was due while one was under way. Two wake-ups at the same moment do that, and
-        it is harmless; a run that takes longer than its interval is worth a warning."""
+        if event.code == EVENT_JOB_MISSED:
+            service.record.missed += 1
+            return
+        # Due while it runs, which is harmless once, and worth a warning when the run takes
+        # longer than its interval.
         took = self._clock.monotonic() - service.began
         if took > service.every:
             service.record.blocked += 1
             log.warning("service still busy", service=service.name, seconds=round(took))
-
-    def _ended(self, service: _Service) -> None:
-        """APScheduler counts the run as ended now, so a wake-up since its last look counts."""
-        with self._guard:
-            service.running = False
-            wanted = service.wanted
-        if wanted:
-            self._run_now(service.name)
