@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from .auth import authenticate, unauthorized
 from .call import Call
+from .control import own_routes
 from .organizations import resolve_organization
 from .replies import HTML, NOT_FOUND, URI_TOO_LARGE, Refusal, Reply, crash, detail
 from .routes import Operation, allowed, by_path
@@ -30,21 +31,13 @@ Passage = Callable[[Call, Callable[[], Awaitable[Response]]], Awaitable[Response
 
 
 def create_app(simulator: Simulator) -> Starlette:
-    """The server's routes: CVAT's, and two of its own below ``/simulator``."""
+    """The server's routes: CVAT's, and its own below ``/simulator``."""
     routes = [
         Route(path, _endpoint(simulator, path, methods), methods=_all_methods(methods))
         for path, methods in by_path().items()
     ]
 
-    async def stats(_: Request) -> Response:
-        return JSONResponse(simulator.stats.to_json())
-
-    async def reset_stats(_: Request) -> Response:
-        simulator.stats.reset()
-        return Response(status_code=204)
-
-    routes.append(Route("/simulator/stats", stats, methods=["GET"]))
-    routes.append(Route("/simulator/reset-stats", reset_stats, methods=["POST"]))
+    routes += own_routes(simulator)
 
     async def not_found(request: Request, _: Exception) -> Response:
         if _request_line(request) > simulator.settings.max_request_line:
@@ -95,7 +88,7 @@ async def _answer(call: Call, operation: Operation | None) -> Reply:
     try:
         return await _handle(call, operation)
     except Refusal as refusal:
-        await _drain(call)
+        await call.drain()
         if call.request.method not in ("GET", "HEAD") and operation and not operation.cost:
             await call.spend(call.timings.refusal)
         return Reply.of_refusal(refusal)
@@ -125,16 +118,6 @@ async def _handle(call: Call, operation: Operation | None) -> Reply:
     if operation.cost is not None:
         await call.spend(getattr(call.timings, operation.cost))
     return await operation.handler(call)
-
-
-async def _drain(call: Call) -> None:
-    """Read what is left of the body: the web server in front of CVAT takes all of it first."""
-    try:
-        async for _ in call.request.stream():
-            pass
-    except (ClientDisconnect, RuntimeError):
-        # Gone, or already read by somebody else: either way there is nothing left to read.
-        return
 
 
 def _request_line(request: Request) -> int:

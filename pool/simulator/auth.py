@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import secrets
-from datetime import timedelta
+from datetime import datetime, timedelta
 from email.utils import format_datetime
 
 from .call import Call
@@ -12,7 +12,6 @@ from .fields import Fields
 from .records import AccessToken, Json, User
 from .render import basic_user, timestamp
 from .replies import Refusal, Reply, detail, forbidden
-from .state import now
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 SESSION_SECONDS = 14 * 24 * 3600
@@ -50,11 +49,11 @@ def unauthorized(message: str) -> Refusal:
 
 def _accept_token(call: Call, value: str) -> None:
     token = call.state.tokens.get(value)
-    if token is None or (token.expires is not None and token.expires <= now()):
+    if token is None or (token.expires is not None and token.expires <= call.state.now()):
         raise unauthorized("Invalid token.")
     if token.read_only and call.request.method not in SAFE_METHODS:
         raise forbidden()
-    token.last_used = now()
+    token.last_used = call.state.now()
     call.authenticated_as(token.user)
 
 
@@ -96,18 +95,22 @@ async def login(call: Call) -> Reply:
         user.password.encode(), (password or "").encode()
     ):
         raise Refusal(400, {"non_field_errors": ["Unable to log in with provided credentials."]})
-    user.last_login = now()
+    user.last_login = call.state.now()
     key, session = secrets.token_hex(20), secrets.token_hex(16)
     call.state.session_keys[key] = user
     call.state.sessions[session] = user
     reply = Reply({"key": key}, headers={"vary": "Accept, Cookie, Origin"})
-    _set_cookie(reply, "sessionid", session, SESSION_SECONDS, http_only=True)
-    _set_cookie(reply, "csrftoken", secrets.token_urlsafe(24), CSRF_SECONDS, http_only=False)
+    moment = call.state.now()
+    _set_cookie(reply, "sessionid", session, moment, SESSION_SECONDS, http_only=True)
+    csrf = secrets.token_urlsafe(24)
+    _set_cookie(reply, "csrftoken", csrf, moment, CSRF_SECONDS, http_only=False)
     return reply
 
 
-def _set_cookie(reply: Reply, name: str, value: str, seconds: int, *, http_only: bool) -> None:
-    expires = format_datetime(now() + timedelta(seconds=seconds), usegmt=True)
+def _set_cookie(
+    reply: Reply, name: str, value: str, moment: datetime, seconds: int, *, http_only: bool
+) -> None:
+    expires = format_datetime(moment + timedelta(seconds=seconds), usegmt=True)
     parts = [f"{name}={value}", f"expires={expires}"]
     if http_only:
         parts.append("HttpOnly")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from .records import Json, Organization, User
 from .replies import Refusal, detail
@@ -15,6 +15,22 @@ from .timing import Timings
 
 if TYPE_CHECKING:
     from .simulator import Simulator
+
+
+class Actor(Protocol):
+    """Somebody who does something on a server: a caller, or a person behind our back."""
+
+    @property
+    def simulator(self) -> Simulator: ...
+
+    @property
+    def state(self) -> State: ...
+
+    @property
+    def user(self) -> User: ...
+
+    @property
+    def base_url(self) -> str: ...
 
 
 class Call:
@@ -80,6 +96,15 @@ class Call:
     async def spend(self, milliseconds: float) -> None:
         """Use the server's processor for this request."""
         await self.simulator.processor.use(milliseconds)
+
+    async def drain(self) -> None:
+        """Read what is left of the body: the web server in front of CVAT takes all of it first."""
+        try:
+            async for _ in self.request.stream():
+                pass
+        except (ClientDisconnect, RuntimeError):
+            # Gone, or already read by somebody else: either way there is nothing left to read.
+            return
 
     async def json(self) -> Any:
         """The body as JSON; an empty body is an empty object, as for CVAT."""

@@ -12,14 +12,13 @@ from typing import Any
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from .call import Call
+from .call import Actor, Call
 from .data_params import DataParams, read_params, unfold
 from .fields import Fields
 from .records import Data, Task
 from .render import data_meta_json
 from .replies import Refusal, Reply, crash, detail, invalid
 from .requests_api import request_id
-from .state import now
 from .tasks import locked_task, task_of
 from .tus import create_upload
 
@@ -65,14 +64,14 @@ async def _receive(call: Call) -> Mapping[str, Any]:
     return await call.json_object()
 
 
-def data_row(call: Call, task: Task) -> Data:
+def data_row(call: Actor, task: Task) -> Data:
     """The task's data, made now if there is none yet: what ``Upload-Start`` is good for."""
     if task.data is None:
         before = call.simulator.events.snapshot(task)
         number = next(call.state.ids.data)
         task.data = Data(id=number, folder=call.simulator.folder / "data" / str(number))
         task.data.raw.mkdir(parents=True)
-        task.updated = now()
+        task.updated = call.state.now()
         call.simulator.events.task_updated(task, before, call)
     return task.data
 
@@ -92,7 +91,7 @@ async def _finish(call: Call, task: Task, params: DataParams) -> Reply:
     existing = call.state.request_of(identity)
     if existing is not None and existing.status in ("queued", "started"):
         return Reply({"rq_id": identity}, status=409)
-    task.updated = now()
+    task.updated = call.state.now()
     call.simulator.events.task_updated(task, before, call)
     call.simulator.imports.put(call, task, params)
     return Reply({"rq_id": identity}, status=202)

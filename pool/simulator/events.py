@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from .call import Call
+from .call import Actor
 from .deliveries import Sender
 from .records import ImportRequest, Job, Json, Organization, Task, User, Webhook
 from .render import (
@@ -61,15 +61,15 @@ class Events:
         self._state = state
         self._sender = sender
 
-    def task_created(self, task: Task, call: Call) -> None:
+    def task_created(self, task: Task, call: Actor) -> None:
         self._about_task("create:task", task, call.base_url, _caller(call))
 
-    def task_deleted(self, task: Task, call: Call) -> None:
+    def task_deleted(self, task: Task, call: Actor) -> None:
         for job in self._state.jobs_of(task):
             self._about_job("delete:job", job, job_json(job, call.base_url), _caller(call))
         self._about_task("delete:task", task, call.base_url, _caller(call))
 
-    def task_updated(self, task: Task, before: Snapshot, call: Call) -> None:
+    def task_updated(self, task: Task, before: Snapshot, call: Actor) -> None:
         changes = _changes(before, self.snapshot(task))
         self._about_task("update:task", task, call.base_url, _caller(call), changes)
 
@@ -82,7 +82,7 @@ class Events:
     def job_created(self, job: Job, sender: User) -> None:
         self._about_job("create:job", job, created_job_json(job), _worker(sender))
 
-    def job_updated(self, job: Job, before: Snapshot, call: Call) -> None:
+    def job_updated(self, job: Job, before: Snapshot, call: Actor) -> None:
         changes = _changes(before, self.job_snapshot(job))
         self._about_job("update:job", job, job_json(job, call.base_url), _caller(call), changes)
 
@@ -178,7 +178,7 @@ class Events:
         ]
 
 
-def _caller(call: Call) -> Json | None:
+def _caller(call: Actor) -> Json | None:
     return basic_user(call.user, call.base_url)
 
 

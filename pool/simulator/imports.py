@@ -9,14 +9,15 @@ from collections import deque
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from .call import Call
+from .call import Actor, Call
 from .data_params import DataParams
+from .fault_table import Active, Faults
+from .faults import DeadWorker, FailedImport, HungImport, ImportFault, SlowImport
 from .media import ImportFailed, validation_error
 from .records import Data, ImportRequest, Job, Task
 from .requests_api import request_id
 from .segments import Segments, check_count, check_mapping, divide
 from .sources import Media, read_media
-from .state import now
 
 if TYPE_CHECKING:
     from .simulator import Simulator
@@ -25,9 +26,19 @@ logger = logging.getLogger(__name__)
 
 #: A failed request is kept for a year.
 FAILED_RESULT_TTL = timedelta(days=365)
+#: What rq says of a job whose worker has not been heard of for too long.
+ABANDONED = "Moved to FailedJobRegistry, due to AbandonedJobError, at {}"
 #: Up to so many files are read on the loop: handing them to a thread would take longer.
 FEW_FILES = 4
 PIXELS_PER_MEGAPIXEL = 1_000_000
+
+
+class WorkerDied(Exception):
+    """The worker's process is gone, and with it the import: a fault."""
+
+    def __init__(self, fault: DeadWorker) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
 
 
 class Gate:
@@ -50,34 +61,29 @@ class Gate:
 class Imports:
     """The queue of imports and the workers on it."""
 
-    def __init__(self, simulator: Simulator) -> None:
+    def __init__(self, simulator: Simulator, faults: Faults) -> None:
         self._simulator = simulator
+        self._faults = faults
         settings = simulator.settings
         self._timings = settings.timings
         self._rng = random.Random(settings.seed)
         self._queue: deque[ImportRequest] = deque()
         self._something = asyncio.Event()
+        #: Those that workers have now, and those that a fault keeps from them.
+        self._started: list[ImportRequest] = []
+        self._held: dict[str, ImportRequest] = {}
+        self._interrupted: list[ImportRequest] = []
         #: Before a worker takes a request (``queued``), and once it is ``started``.
         self.gates = {"queued": Gate(), "started": Gate()}
 
     @property
     def waiting(self) -> int:
         """Imports that no worker has taken yet."""
-        return len(self._queue)
+        return len(self._queue) + len(self._held)
 
     def put(self, call: Call, task: Task, params: DataParams) -> ImportRequest:
         """Queue the import of a task's data."""
-        request = ImportRequest(
-            id=request_id(task.id),
-            task_id=task.id,
-            owner=call.user,
-            project_id=task.project.id if task.project else None,
-            organization=task.organization,
-            created=now(),
-            params=params,
-            base_url=call.base_url,
-        )
-        self._simulator.state.requests[request.id] = request
+        request = self._new_request(call, task, params)
         times = self._simulator.stats.times(task.id)
         times.received_at = call.received_at
         self._queue.append(request)
@@ -85,9 +91,24 @@ class Imports:
         self._something.set()
         return request
 
+    def _new_request(self, actor: Actor, task: Task, params: DataParams) -> ImportRequest:
+        request = ImportRequest(
+            id=request_id(task.id),
+            task_id=task.id,
+            owner=actor.user,
+            project_id=task.project.id if task.project else None,
+            organization=task.organization,
+            created=self._simulator.state.now(),
+            params=params,
+            base_url=actor.base_url,
+        )
+        self._simulator.state.requests[request.id] = request
+        return request
+
     def cancel(self, request: ImportRequest) -> None:
         """Take a request that is still queued out of the queue and forget it."""
-        self._queue.remove(request)
+        if self._held.pop(request.id, None) is None:
+            self._queue.remove(request)
         del self._simulator.state.requests[request.id]
         self._simulator.busy(-1)
 
@@ -100,28 +121,57 @@ class Imports:
                 await self._something.wait()
                 continue
             request = self._queue.popleft()
+            faults = self._faults_of(request)
+            if self._hold(request, faults):
+                continue
+            self._started.append(request)
             try:
-                await self._run(request)
+                await self._run(request, faults)
             finally:
+                self._started.remove(request)
                 self._simulator.busy(-1)
 
-    async def _run(self, request: ImportRequest) -> None:
+    def _faults_of(self, request: ImportRequest) -> list[Active[ImportFault]]:
+        task = self._simulator.state.tasks.get(request.task_id)
+        return self._faults.firing(ImportFault, task.name) if task else []
+
+    def _hold(self, request: ImportRequest, faults: list[Active[ImportFault]]) -> bool:
+        """Keep a request queued if a fault wants it so, until that fault is removed."""
+        for active in faults:
+            if isinstance(active.fault, HungImport) and active.fault.at == "queued":
+                self._held[request.id] = request
+                active.when_released(lambda: self._let_go(request))
+                return True
+        return False
+
+    def _let_go(self, request: ImportRequest) -> None:
+        if self._held.get(request.id) is request:
+            del self._held[request.id]
+            self._queue.append(request)
+            self._something.set()
+
+    async def _run(self, request: ImportRequest, faults: list[Active[ImportFault]]) -> None:
         request.status = "started"
-        request.started = now()
+        request.started = self._simulator.state.now()
         times = self._simulator.stats.times(request.task_id)
         times.started_at = self._simulator.clock()
         if self._timings.import_fork_wait > 0:
             await asyncio.sleep(self._timings.import_fork_wait / 1000.0)
         try:
+            slower = await self._disturb(faults)
             task = self._task_of(request)
             async with task.lock:
                 task = self._task_of(request)
                 await self.gates["started"].pass_through()
                 try:
-                    await self._import(request, task)
+                    _fail_early(faults)
+                    await self._import(request, task, slower)
                 except ImportFailed:
                     await self._simulator.processor.use(self._timings.import_failure)
                     raise
+            _die(faults, "after")
+        except WorkerDied as death:
+            self._lose(request, death.fault)
         except ImportFailed as failure:
             self._fail(request, str(failure))
         except Exception as error:
@@ -132,6 +182,28 @@ class Imports:
         else:
             await self._finish(request)
 
+    async def _disturb(self, faults: list[Active[ImportFault]]) -> float:
+        """Hold a started import up as its faults want, before it locks its task's row.
+
+        Returns how many times longer the rest is to take.
+        """
+        slower = 1.0
+        for active in faults:
+            match active.fault:
+                case HungImport():
+                    await active.released.wait()
+                case SlowImport(factor=factor, seconds=seconds, to=to):
+                    slower *= factor
+                    await self._faults.pause(active.seconds(seconds, to))
+        return slower
+
+    def _lose(self, request: ImportRequest, death: DeadWorker) -> None:
+        """Leave of a request what a dead worker leaves of it."""
+        if death.request == "failed":
+            self._fail(request, death.message)
+        elif self._simulator.state.requests.get(request.id) is request:
+            del self._simulator.state.requests[request.id]
+
     def _task_of(self, request: ImportRequest) -> Task:
         task = self._simulator.state.tasks.get(request.task_id)
         if task is None:
@@ -140,23 +212,17 @@ class Imports:
             )
         return task
 
-    async def _import(self, request: ImportRequest, task: Task) -> None:
+    async def _import(self, request: ImportRequest, task: Task, slower: float) -> None:
         data = task.data
         if data is None:
             raise validation_error("Task has no source media info")
         params: DataParams = request.params
         check_mapping(task, params)
         media = await self._read(data, params)
-        segments = divide(
-            media.size,
-            task.segment_size,
-            task.overlap,
-            mode=media.mode,
-            mapping=params.job_file_mapping,
-        )
+        segments = _segments(task, media, params)
         jobs = len(segments.ranges) * (task.consensus_replicas + 1)
         check_count(jobs, self._simulator.settings.max_jobs_per_task)
-        cost = self._cost(media, segments, jobs) * self._luck()
+        cost = self._cost(media, segments, jobs) * self._luck() * slower
         await self._simulator.processor.use(cost)
         self._commit(request, task, data, media, segments)
 
@@ -192,7 +258,8 @@ class Imports:
         self, request: ImportRequest, task: Task, data: Data, media: Media, segments: Segments
     ) -> None:
         """Make the jobs visible, all at once, and tell the webhooks."""
-        state, events, moment = self._simulator.state, self._simulator.events, now()
+        state, events = self._simulator.state, self._simulator.events
+        moment = state.now()
         before = events.snapshot(task)
         data.size, data.frames, data.chunk_size = media.size, media.frames, media.chunk_size
         data.chunks_updated = moment
@@ -218,11 +285,11 @@ class Imports:
         task.updated = moment
         events.task_imported(task, before, request.owner)
         before = events.snapshot(task)
-        task.updated = now()
+        task.updated = state.now()
         events.task_imported(task, before, request.owner)
 
     def _add_job(self, task: Task, start: int, stop: int) -> Job:
-        moment = now()
+        moment = self._simulator.state.now()
         job = Job(
             id=next(self._simulator.state.ids.job),
             task=task,
@@ -239,22 +306,78 @@ class Imports:
         """What the worker does after the commit: the request is ``finished`` only then."""
         processor = self._simulator.processor
         await processor.use(self._timings.import_completed_event)
-        request.finished = now()
-        ttl = timedelta(seconds=self._simulator.settings.request_result_ttl)
-        request.expires = request.finished + ttl
+        self._complete(request)
         self._simulator.events.request_completed(request, status="finished")
         await processor.use(self._timings.import_finish)
         request.status = "finished"
         self._simulator.stats.times(request.task_id).finished_at = self._simulator.clock()
 
+    def _complete(self, request: ImportRequest) -> None:
+        request.finished = self._simulator.state.now()
+        ttl = timedelta(seconds=self._simulator.settings.request_result_ttl)
+        request.expires = request.finished + ttl
+
+    def import_at_once(self, actor: Actor, task: Task, data: Data, params: DataParams) -> None:
+        """Import what is there, past the queue, the workers and all faults. For few files."""
+        request = self._new_request(actor, task, params)
+        media = read_media(
+            data, params, self._simulator.share, self._simulator.settings.remote_timeout, self._rng
+        )
+        self._commit(request, task, data, media, _segments(task, media, params))
+        self._complete(request)
+        request.status = "finished"
+
+    def interrupt(self) -> None:
+        """Note down what the workers have: they are about to be stopped."""
+        self._interrupted += self._started
+
+    def find_abandoned(self) -> None:
+        """Fail what was under way when the workers were stopped, as the queue does in the end."""
+        for request in self._interrupted:
+            self._fail(request, ABANDONED.format(f"{self._simulator.state.now():%F %T}"))
+        self._interrupted.clear()
+
+    def clear(self) -> int:
+        """Lose all that is queued or was interrupted; returns how many imports that are."""
+        lost = len(self._queue) + len(self._held)
+        self._simulator.busy(-lost)
+        lost += len(self._interrupted)
+        for each in (self._queue, self._held, self._interrupted):
+            each.clear()
+        return lost
+
     def _fail(self, request: ImportRequest, message: str) -> None:
         request.status = "failed"
         request.message = message
-        request.finished = now()
+        request.finished = self._simulator.state.now()
         request.expires = request.finished + FAILED_RESULT_TTL
         times = self._simulator.stats.times(request.task_id)
         times.finished_at, times.failed = self._simulator.clock(), True
         self._simulator.events.request_completed(request, status="failed")
+
+
+def _segments(task: Task, media: Media, params: DataParams) -> Segments:
+    return divide(
+        media.size,
+        task.segment_size,
+        task.overlap,
+        mode=media.mode,
+        mapping=params.job_file_mapping,
+    )
+
+
+def _fail_early(faults: list[Active[ImportFault]]) -> None:
+    """Raises :class:`ImportFailed` or :class:`WorkerDied` if a fault wants it so."""
+    for active in faults:
+        if isinstance(active.fault, FailedImport):
+            raise ImportFailed(active.fault.message)
+    _die(faults, "before")
+
+
+def _die(faults: list[Active[ImportFault]], at: str) -> None:
+    for active in faults:
+        if isinstance(active.fault, DeadWorker) and active.fault.at == at:
+            raise WorkerDied(active.fault)
 
 
 def _is_little(data: Data) -> bool:

@@ -12,7 +12,6 @@ from .paging import page
 from .records import Job
 from .render import job_json
 from .replies import Reply, crash, detail, forbidden, invalid, missing
-from .state import now
 
 STAGES = ("annotation", "validation", "acceptance")
 STATES = ("new", "in progress", "completed", "rejected")
@@ -104,11 +103,11 @@ async def patch_job(call: Call) -> Reply:
                 raise crash()
         if assignee is not job.assignee:
             job.assignee = assignee
-            job.assignee_updated = now()
+            job.assignee_updated = call.state.now()
     if stage != job.stage and "state" not in fields:
         state = "new"
     job.stage, job.state = stage or job.stage, state or job.state
-    job.updated = now()
+    job.updated = call.state.now()
     call.simulator.events.job_updated(job, before, call)
     return Reply(job_json(job, call.base_url))
 

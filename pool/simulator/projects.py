@@ -11,7 +11,6 @@ from .paging import page
 from .records import Project
 from .render import project_json
 from .replies import Reply, crash, detail, forbidden, missing
-from .state import now
 from .tasks import remove_task
 
 PATCHABLE = frozenset(
@@ -54,7 +53,7 @@ async def create_project(call: Call) -> Reply:
     assignee = call.state.users.get(assignee_id) if assignee_id is not None else None
     if assignee_id is not None and assignee is None:
         raise crash()
-    moment = now()
+    moment = call.state.now()
     project = Project(
         id=next(call.state.ids.project),
         name=name or "",
@@ -100,10 +99,10 @@ async def patch_project(call: Call) -> Reply:
         assignee = call.state.users.get(assignee_id) if assignee_id is not None else None
         if assignee_id is not None and assignee is None:
             raise crash()
-        project.assignee, project.assignee_updated = assignee, now()
+        project.assignee, project.assignee_updated = assignee, call.state.now()
     project.name, project.bug_tracker = name or project.name, tracker or ""
     update_labels(call.state, project, labels)
-    project.updated = now()
+    project.updated = call.state.now()
     return Reply(project_json(project, call.state, call.base_url))
 
 

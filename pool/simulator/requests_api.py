@@ -11,6 +11,7 @@ from .records import ImportRequest
 from .render import request_json
 from .replies import NEVER_CACHE, Refusal, Reply, forbidden, invalid
 
+_ID = re.compile(r"action=create&target=task&target_id=(\d+)\Z")
 _LEGACY_ID = re.compile(r"create:task-(\d+)\Z")
 
 LISTING: Listing[ImportRequest] = Listing(
@@ -42,6 +43,16 @@ def request_id(task_id: int) -> str:
     return f"action=create&target=task&target_id={task_id}"
 
 
+def task_id_of(given: str) -> int | None:
+    """The task that a request's id, of either form, is about."""
+    match = _ID.match(given) or _LEGACY_ID.match(given)
+    return int(match[1]) if match else None
+
+
+def unknown_request() -> Refusal:
+    return Refusal(404, html="There is no request with specified id", headers=NEVER_CACHE)
+
+
 def _request_of(call: Call) -> ImportRequest:
     """The request of the path, by its own or its older id.
 
@@ -52,7 +63,7 @@ def _request_of(call: Call) -> ImportRequest:
         given = request_id(int(legacy[1]))
     request = call.state.request_of(given)
     if request is None:
-        raise Refusal(404, html="There is no request with specified id", headers=NEVER_CACHE)
+        raise unknown_request()
     if request.task_id not in call.state.tasks:
         raise invalid("Task matching query does not exist.")
     if request.owner is not call.user and not call.user.is_superuser:

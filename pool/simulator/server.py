@@ -11,8 +11,10 @@ from collections.abc import Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
-import uvicorn
-
+from .actions import Actions
+from .door import Door, listen
+from .fault_control import FaultControl, Handle
+from .faults import Fault
 from .settings import SimulatorSettings
 from .simulator import Simulator
 from .state import State
@@ -22,51 +24,6 @@ T = TypeVar("T")
 
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
-#: How long an idle connection is kept, as by the web server in front of CVAT.
-KEEP_ALIVE_SECONDS = 75
-#: Far beyond the longest request line, so that it is we who answer 414.
-LONGEST_HEAD = 1 << 20
-
-
-class _Server(uvicorn.Server):
-    """A uvicorn server that leaves the signals to us."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _uvicorn(simulator: Simulator) -> _Server:
-    config = uvicorn.Config(
-        simulator.app,
-        log_config=None,
-        log_level="critical",
-        access_log=False,
-        lifespan="off",
-        loop="asyncio",
-        http="h11",
-        ws="none",
-        server_header=False,
-        timeout_graceful_shutdown=1,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        h11_max_incomplete_event_size=LONGEST_HEAD,
-    )
-    return _Server(config)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Named as TCP, because asyncio turns Nagle's algorithm off only for sockets that say so:
-    # without it every answer waits 40 ms for the client's delayed acknowledgement.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(1024)
-    except OSError:
-        listener.close()
-        raise
-    return listener
 
 
 class SimulatorServer:
@@ -87,7 +44,7 @@ class SimulatorServer:
         self._port = port
         self._simulator: Simulator | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._server: _Server | None = None
+        self._server: Door | None = None
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
         self._error: BaseException | None = None
@@ -97,7 +54,7 @@ class SimulatorServer:
         """Start and return once requests are answered. Raises ``OSError`` for a taken port."""
         if self._thread is not None:
             raise RuntimeError("the server is running already")
-        listener = _listen(self._host, self._port)
+        listener = listen(self._host, self._port)
         host, port = listener.getsockname()[:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         self._ready.clear()
@@ -144,9 +101,9 @@ class SimulatorServer:
     async def _serve(self, listener: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
         self._simulator = simulator = Simulator(self.settings)
-        self._server = server = _uvicorn(simulator)
+        self._server = server = Door(simulator, listener)
         await simulator.start()
-        serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+        serving = asyncio.ensure_future(server.serve())
         try:
             while not server.started and not serving.done():
                 await asyncio.sleep(0.001)
@@ -169,6 +126,27 @@ class SimulatorServer:
     @property
     def stats(self) -> Stats:
         return self.simulator.stats
+
+    @property
+    def faults(self) -> FaultControl:
+        """What goes wrong with the server, to be changed from any thread but its own."""
+        return FaultControl(self)
+
+    @contextlib.contextmanager
+    def fault(self, *faults: Fault) -> Iterator[Handle]:
+        """Have rules in force for as long as the block; the handle is that of the first."""
+        handles = [self.faults.add(each) for each in faults]
+        try:
+            yield handles[0]
+        finally:
+            # A server that was stopped meanwhile has no rules any more.
+            for handle in handles if self._thread is not None else ():
+                handle.remove()
+
+    @property
+    def actions(self) -> Actions:
+        """What happens once, behind everybody's back."""
+        return Actions(self.simulator, self.call)
 
     @property
     def access_token(self) -> str:
@@ -238,10 +216,10 @@ async def serve_async(
     ``on_ready`` is told the simulator, which has the tokens, and its URL. Raises ``OSError``
     for a taken port.
     """
-    listener = _listen(host, port)
+    listener = listen(host, port)
     with contextlib.closing(listener):
         simulator = Simulator(settings)
-        server = _uvicorn(simulator)
+        server = Door(simulator, listener)
         loop = asyncio.get_running_loop()
         signals = (signal.SIGINT, signal.SIGTERM)
         for number in signals:
@@ -251,7 +229,7 @@ async def serve_async(
             if on_ready is not None:
                 bound = listener.getsockname()[1]
                 on_ready(simulator, f"http://{f'[{host}]' if ':' in host else host}:{bound}")
-            await server.serve(sockets=[listener])
+            await server.serve()
         finally:
             for number in signals:
                 loop.remove_signal_handler(number)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .faults import Fault
 from .timing import Timings
 
 
@@ -80,3 +81,5 @@ class SimulatorSettings:
     #: Seconds until a remote file's server counts as gone.
     remote_timeout: float = 10.0
     max_jobs_per_task: int = 10_000
+    #: What goes wrong from the start on.
+    faults: tuple[Fault, ...] = ()

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 import shutil
 import tempfile
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
-from starlette.responses import Response
 
 from .app import Passage, create_app
-from .call import Call
 from .deliveries import Sender
 from .events import Events
+from .fault_table import Faults
 from .imports import Imports
+from .passage import FaultyPassage
 from .records import AccessToken, CloudStorage, Data, Organization, User
 from .replies import Refusal
+from .routes import OPERATIONS
 from .settings import SimulatorSettings
-from .state import State, now
+from .state import State
 from .stats import Clock, Stats
 from .timing import Processor
 from .tus import Upload
+
+if TYPE_CHECKING:
+    from .door import Door
 
 MINUTE = 60.0
 
@@ -44,24 +50,38 @@ class Simulator:
         self.stats = Stats()
         self.clock = Clock()
         self.processor = Processor(self.settings.cores)
-        self.sender = Sender(self.settings, self.state, self.stats, self.processor, self.busy)
+        operations = {operation.name for operation in OPERATIONS}
+        self.faults = Faults(self.settings.seed, self.stats, sorted(operations))
+        self.sender = Sender(
+            self.settings, self.state, self.stats, self.processor, self.faults, self.busy
+        )
         self.events = Events(self.state, self.sender)
-        self.imports = Imports(self)
+        self.imports = Imports(self, self.faults)
         self.uploads: dict[str, Upload] = {}
         self.folder = Path(tempfile.mkdtemp(prefix="cvat-simulator-", dir=self.settings.folder))
         self.share = self.settings.share or self.folder / "share"
-        #: Wraps every request; replaced to make the server misbehave.
-        self.passage: Passage = _pass_through
+        #: Wraps every request. This one makes the faults of calls.
+        self.passage: Passage = FaultyPassage(self.faults)
+        #: The socket that the server is reached by, if it is by one.
+        self.door: Door | None = None
         self.app: Starlette = create_app(self)
         self._workers: list[asyncio.Task[None]] = []
+        self._later: set[asyncio.Task[None]] = set()
+        #: What is drawn when something happens to any one of several.
+        self.rng = random.Random(f"{self.settings.seed} actions")
+        #: Tokens that are refused, and tokens that are read-only, until they are restored.
+        self.revoked: dict[str, AccessToken] = {}
+        self.restricted: list[AccessToken] = []
         self._busy = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._anonymous: deque[float] = deque()
         self._populate()
+        for fault in self.settings.faults:
+            self.faults.add(fault)
 
     def _populate(self) -> None:
-        settings, state, moment = self.settings, self.state, now()
+        settings, state, moment = self.settings, self.state, self.state.now()
         self.share.mkdir(parents=True, exist_ok=True)
         for number, given in enumerate(settings.users, start=2):
             state.users[number] = User(
@@ -121,7 +141,7 @@ class Simulator:
             name="read-only" if read_only else "read and write",
             user=user,
             read_only=read_only,
-            created=now(),
+            created=self.state.now(),
             expires=expires,
         )
         self.state.tokens[token.value] = token
@@ -129,6 +149,9 @@ class Simulator:
 
     async def start(self) -> None:
         """Put the workers to work."""
+        self._start_workers()
+
+    def _start_workers(self) -> None:
         workers: list[Callable[[], Awaitable[None]]] = [self.sender.run]
         workers += [self.imports.work] * self.settings.import_workers
         self._workers = [asyncio.ensure_future(worker()) for worker in workers]
@@ -141,6 +164,47 @@ class Simulator:
         self._workers = []
         self.sender.close()
         await asyncio.to_thread(shutil.rmtree, self.folder, True)
+
+    def halt(self) -> None:
+        """Stop all work in the background where it is, as when the machine is switched off."""
+        self.imports.interrupt()
+        for worker in self._workers:
+            worker.cancel()
+        self._workers = []
+
+    def resume(self, *, queues: bool) -> None:
+        """Work again after :meth:`halt`: with the queues as they were, or with empty ones.
+
+        Imports that were under way are not taken up again: their requests fail.
+        """
+        if queues:
+            self.imports.find_abandoned()
+        else:
+            self.empty_queues()
+        self._start_workers()
+
+    def empty_queues(self) -> int:
+        """Forget what Redis knows: imports, requests, deliveries. Returns the imports lost."""
+        lost = self.imports.clear()
+        self.sender.clear()
+        self.state.requests.clear()
+        return lost
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something as soon as it can be done."""
+        task = asyncio.ensure_future(work)
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+
+    @property
+    def is_halted(self) -> bool:
+        return not self._workers
+
+    def set_clock(self, seconds: float) -> None:
+        """Have the server's clock be off by so much from now on."""
+        self.state.clock_offset = timedelta(seconds=seconds)
+        if self.door is not None:
+            self.door.stamp()
 
     def busy(self, change: int) -> None:
         """Count work that goes on in the background: imports and deliveries."""
@@ -183,7 +247,3 @@ class Simulator:
                 headers={"retry-after": str(wait)},
             )
         self._anonymous.append(moment)
-
-
-async def _pass_through(_: Call, answer: Callable[[], Awaitable[Response]]) -> Response:
-    return await answer()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from .records import (
     AccessToken,
@@ -19,11 +19,6 @@ from .records import (
     User,
     Webhook,
 )
-
-
-def now() -> datetime:
-    """The wall clock, as rows carry it."""
-    return datetime.now(UTC)
 
 
 class Ids:
@@ -45,6 +40,8 @@ class State:
 
     def __init__(self) -> None:
         self.ids = Ids()
+        #: How far this server's clock is off.
+        self.clock_offset = timedelta()
         self.users: dict[int, User] = {}
         self.tokens: dict[str, AccessToken] = {}
         self.sessions: dict[str, User] = {}
@@ -58,6 +55,10 @@ class State:
         self.requests: dict[str, ImportRequest] = {}
         self.webhooks: dict[int, Webhook] = {}
         self.deliveries: dict[int, Delivery] = {}
+
+    def now(self) -> datetime:
+        """This server's clock, as its rows carry it."""
+        return datetime.now(UTC) + self.clock_offset
 
     def user_named(self, name: str) -> User | None:
         """The user with this user name or mail address."""
@@ -89,13 +90,13 @@ class State:
         request = self.requests.get(request_id)
         if request is None:
             return None
-        if request.expires is not None and request.expires <= now():
+        if request.expires is not None and request.expires <= self.now():
             del self.requests[request_id]
             return None
         return request
 
     def forget_expired_requests(self) -> None:
-        moment = now()
+        moment = self.now()
         gone = [
             key
             for key, request in self.requests.items()

@@ -44,12 +44,17 @@ class Stats:
         self.statuses: Counter[int] = Counter()
         self.tasks: dict[int, TaskTimes] = {}
         self.deliveries = 0
+        #: How often each kind of fault hit each operation or event, and each action was done.
+        self.faults: Counter[str] = Counter()
+        self.actions: Counter[str] = Counter()
 
     def reset(self) -> None:
         """Forget everything counted so far; imports under way are counted from here on."""
         self.calls.clear()
         self.statuses.clear()
         self.tasks.clear()
+        self.faults.clear()
+        self.actions.clear()
         self.deliveries = 0
 
     def count(self, operation: str, status: int) -> None:
@@ -79,6 +84,8 @@ class Stats:
             "calls": dict(self.calls),
             "statuses": {str(status): count for status, count in self.statuses.items()},
             "webhook_deliveries": self.deliveries,
+            "faults": dict(self.faults),
+            "actions": dict(self.actions),
             "tasks": {str(task_id): times.to_json() for task_id, times in self.tasks.items()},
         }
 

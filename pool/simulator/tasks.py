@@ -7,7 +7,7 @@ import contextlib
 import shutil
 from collections.abc import AsyncIterator, Iterable
 
-from .call import Call
+from .call import Actor, Call
 from .fields import Fields
 from .filters import Field, Listing, wanted
 from .labels import add_labels, check_unique, read_labels, update_labels
@@ -16,7 +16,6 @@ from .paging import page
 from .records import Json, Project, Task, User
 from .render import task_json
 from .replies import Reply, crash, detail, forbidden, invalid, missing
-from .state import now
 
 STATUSES = ("annotation", "validation", "completed")
 PATCHABLE = frozenset(
@@ -97,7 +96,7 @@ async def create_task(call: Call) -> Reply:
         organization = project.organization
     check_unique(labels)
     assignee = _user(call, assignee_id)
-    state, moment = call.state, now()
+    state, moment = call.state, call.state.now()
     task = Task(
         id=next(state.ids.task),
         name=name or "",
@@ -186,28 +185,28 @@ def _change(call: Call, task: Task, given: Json) -> None:
     fields.check()
     if project_id is not None and (task.project is None or task.project.id != project_id):
         # A move into a project is all that such a PATCH does: its other fields are dropped.
-        _move(call, task, project_id)
+        move_task(call, task, project_id)
     else:
         task.name = name or task.name
         task.bug_tracker = tracker or ""
         task.subset = subset or ""
         if "assignee_id" in fields:
-            _assign(task, _user(call, assignee_id))
+            _assign(call, task, _user(call, assignee_id))
         if owner_id is not None:
             task.owner = _user(call, owner_id) or task.owner
         if labels and task.project is None:
             check_unique([label for label in labels if label["name"]])
             update_labels(call.state, task, labels)
-    task.updated = now()
+    task.updated = call.state.now()
 
 
-def _assign(task: Task, assignee: User | None) -> None:
+def _assign(call: Call, task: Task, assignee: User | None) -> None:
     if assignee is not task.assignee:
         task.assignee = assignee
-        task.assignee_updated = now()
+        task.assignee_updated = call.state.now()
 
 
-def _move(call: Call, task: Task, project_id: int) -> None:
+def move_task(call: Actor, task: Task, project_id: int) -> None:
     project = call.state.projects.get(project_id)
     if project is None:
         raise invalid("Project matching query does not exist.")
@@ -225,7 +224,7 @@ async def delete_task(call: Call) -> Reply:
     return Reply(status=204)
 
 
-def remove_task(call: Call, task: Task) -> None:
+def remove_task(call: Actor, task: Task) -> None:
     """Delete a task, its jobs, its labels and its files."""
     call.simulator.events.task_deleted(task, call)
     call.state.forget_task(task)

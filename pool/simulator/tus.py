@@ -8,8 +8,6 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from starlette.requests import ClientDisconnect
-
 from .call import Call
 from .records import Data, User
 from .replies import Refusal, Reply
@@ -120,7 +118,11 @@ async def patch_upload(call: Call) -> Reply:
 
 
 async def _append(call: Call, upload: Upload) -> int:
-    """Write the body behind the bytes so far; all of it or nothing. Returns its length."""
+    """Write the body behind the bytes so far; all of it counts, or nothing. Returns its length.
+
+    What a cut connection has left in the file is not taken back: it lies behind the offset, and
+    the client may be writing there again.
+    """
     received = 0
     file = await asyncio.to_thread(upload.path.open, "r+b")
     try:
@@ -130,9 +132,6 @@ async def _append(call: Call, upload: Upload) -> int:
             if upload.offset + received > upload.size:
                 raise _refusal(413)
             file.write(piece)
-    except (Refusal, ClientDisconnect):
-        file.truncate(upload.offset)
-        raise
     finally:
         file.close()
     upload.offset += received

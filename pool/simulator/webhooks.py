@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .call import Call
-from .deliveries import delivery_json
+from .deliveries import Item, delivery_json
 from .events import ALL_EVENTS, ORGANIZATION_EVENTS, PROJECT_EVENTS
 from .fields import Fields
 from .filters import Field, Listing
@@ -14,7 +14,7 @@ from .paging import page
 from .records import Delivery, Json, Webhook
 from .render import basic_user, timestamp
 from .replies import Refusal, Reply, crash, forbidden, invalid, missing
-from .state import State, now
+from .state import State
 
 TYPES = ("organization", "project")
 _OFFERED = {"all": ALL_EVENTS, "project": PROJECT_EVENTS, "organization": ORGANIZATION_EVENTS}
@@ -88,7 +88,7 @@ async def create_webhook(call: Call) -> Reply:
         organization = project.organization
     elif organization is None:
         raise forbidden()
-    moment = now()
+    moment = call.state.now()
     webhook = Webhook(
         id=next(call.state.ids.webhook),
         target_url=target or "",
@@ -161,7 +161,7 @@ async def patch_webhook(call: Call) -> Reply:
         webhook.events = events
     webhook.target_url, webhook.description = target or "", description or ""
     webhook.secret, webhook.is_active, webhook.enable_ssl = secret or "", active, enable_ssl
-    webhook.updated = now()
+    webhook.updated = call.state.now()
     return Reply(webhook_json(webhook, call.state, call.base_url))
 
 
@@ -186,7 +186,7 @@ async def ping_webhook(call: Call) -> Reply:
         "webhook": webhook_json(webhook, call.state, call.base_url),
         "sender": basic_user(call.user, call.base_url),
     }
-    delivery = await call.simulator.sender.deliver(webhook, payload, redelivery=False)
+    delivery = await call.simulator.sender.deliver(Item(webhook, payload))
     return Reply(delivery_json(delivery))
 
 

@@ -1,0 +1,265 @@
+"""What can go wrong with a server: each fault a rule that says where, how often and what.
+
+A rule is data; what it does is in the file of what it disturbs. ``where`` is a pattern with
+``*`` and ``?``: for calls the operation (``tasks:create``, ``data:*``; see
+:data:`pool.simulator.routes.OPERATIONS`), for imports the task's name, for webhooks the event.
+``rate`` is the share of what fits that is hit, drawn from the server's seed; ``times`` ends
+the rule after so many hits. Rules apply in the order in which they were added, the first
+outermost.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
+
+Moment = Literal["before", "after"]
+
+#: What rq says of a job whose process was killed.
+WORK_HORSE_DIED = "Work-horse terminated unexpectedly; waitpid returned 9 (signal 9); "
+
+
+class InvalidFault(ValueError):
+    """The fault cannot be: a value is out of its range, or the pattern fits nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What all rules have."""
+
+    kind: ClassVar[str] = ""
+
+    where: str = field(default="*", kw_only=False)
+    rate: float = 1.0
+    times: int | None = None
+
+    def __init_subclass__(cls) -> None:
+        cls.kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.rate <= 1.0:
+            raise InvalidFault(f"rate: more than 0 and at most 1, not {self.rate}")
+        if self.times is not None and self.times < 1:
+            raise InvalidFault(f"times: 1 or more, not {self.times}")
+        self._check()
+
+    def _check(self) -> None:
+        """Check what the kind adds. Raises :class:`InvalidFault`."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The rule as :mod:`pool.simulator.fault_reading` reads it."""
+        return {"kind": self.kind, **asdict(self)}
+
+
+def _not_negative(name: str, value: float) -> None:
+    if value < 0:
+        raise InvalidFault(f"{name}: 0 or more, not {value}")
+
+
+def _range(seconds: float, to: float | None) -> None:
+    _not_negative("seconds", seconds)
+    if to is not None and to < seconds:
+        raise InvalidFault(f"to: at least seconds ({seconds}), not {to}")
+
+
+# --- Calls -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallFault(Fault):
+    """Something that happens to a call."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency(CallFault):
+    """It takes ``seconds`` longer, or between ``seconds`` and ``to``."""
+
+    seconds: float = 1.0
+    to: float | None = None
+    at: Moment = "before"
+
+    def _check(self) -> None:
+        _range(self.seconds, self.to)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Error(CallFault):
+    """An error is answered, in the words of whoever answers it: CVAT, Django or nginx.
+
+    ``after``: CVAT has done what it was asked for, and the answer is the proxy's invention.
+    """
+
+    status: int = 503
+    message: str | None = None
+    #: Seconds, sent as ``Retry-After``.
+    retry_after: int | None = None
+    at: Moment = "before"
+
+    def _check(self) -> None:
+        if not 400 <= self.status <= 599:
+            raise InvalidFault(f"status: 400 to 599, not {self.status}")
+        _not_negative("retry_after", self.retry_after or 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quota(CallFault):
+    """A create is refused while there are ``limit`` tasks or more, as CVAT's limits refuse it."""
+
+    where: str = field(default="tasks:create", kw_only=False)
+    limit: int = 0
+    message: str = "user tasks limit reached"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut(CallFault):
+    """The TCP connection is cut.
+
+    ``arriving``: before the body is read. ``before``: when it is there, but nothing is done
+    with it. ``after``: when all is done, but no byte of the answer is sent. ``answer``: in the
+    middle of the answer. ``reset``: with a TCP reset; else the stream just ends.
+    """
+
+    at: Literal["arriving", "before", "after", "answer"] = "before"
+    reset: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hang(CallFault):
+    """The answer does not come until the rule is removed.
+
+    ``before``: the call is carried out only then, even if the caller has long gone.
+    """
+
+    at: Moment = "before"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlowBody(CallFault):
+    """The answer's body comes in ``pieces``, ``pause`` seconds apart."""
+
+    pieces: int = 10
+    pause: float = 0.1
+
+    def _check(self) -> None:
+        if self.pieces < 1:
+            raise InvalidFault(f"pieces: 1 or more, not {self.pieces}")
+        _not_negative("pause", self.pause)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgottenRequest(CallFault):
+    """A request is not known while its task has no jobs, though the import goes on."""
+
+    where: str = field(default="requests:get", kw_only=False)
+
+
+# --- Imports -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportFault(Fault):
+    """Something that happens to an import."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HungImport(ImportFault):
+    """It stays ``queued`` or ``started`` until the rule is removed.
+
+    A started one keeps its worker: as many of them as there are workers stop all imports.
+    """
+
+    at: Literal["queued", "started"] = "queued"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedImport(ImportFault):
+    """It fails with ``message``, and the task is burnt."""
+
+    message: str = "OSError: [Errno 28] No space left on device\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlowImport(ImportFault):
+    """It needs ``factor`` times the processor, and ``seconds`` more, or up to ``to``."""
+
+    factor: float = 1.0
+    seconds: float = 0.0
+    to: float | None = None
+
+    def _check(self) -> None:
+        _not_negative("factor", self.factor)
+        _range(self.seconds, self.to)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadWorker(ImportFault):
+    """The worker's process dies with it, before the jobs are committed or just after.
+
+    The request is ``failed`` in the end, or ``gone``, as when its time in Redis is over.
+    """
+
+    at: Moment = "before"
+    request: Literal["failed", "gone"] = "failed"
+    message: str = WORK_HORSE_DIED
+
+
+# --- Webhooks ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebhookFault(Fault):
+    """Something that happens to a webhook's delivery."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LostWebhook(WebhookFault):
+    """It is never sent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoubledWebhook(WebhookFault):
+    """It is sent ``copies`` times."""
+
+    copies: int = 2
+
+    def _check(self) -> None:
+        if self.copies < 1:
+            raise InvalidFault(f"copies: 1 or more, not {self.copies}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LateWebhook(WebhookFault):
+    """It is sent ``seconds`` later, or between ``seconds`` and ``to``; others overtake it."""
+
+    seconds: float = 1.0
+    to: float | None = None
+
+    def _check(self) -> None:
+        _range(self.seconds, self.to)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReversedWebhooks(WebhookFault):
+    """They are held until there are ``count`` of them, or the rule ends; the last goes first."""
+
+    count: int = 2
+
+    def _check(self) -> None:
+        if self.count < 2:
+            raise InvalidFault(f"count: 2 or more, not {self.count}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgedWebhook(WebhookFault):
+    """Its signature was made with another secret."""
+
+
+KINDS: dict[str, type[Fault]] = {
+    kind.kind: kind
+    for kind in (
+        Latency, Error, Quota, Cut, Hang, SlowBody, ForgottenRequest,
+        HungImport, FailedImport, SlowImport, DeadWorker,
+        LostWebhook, DoubledWebhook, LateWebhook, ReversedWebhooks, ForgedWebhook,
+    )
+}  # fmt: skip
