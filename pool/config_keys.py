@@ -13,6 +13,7 @@ from pool.config_lines import Key
 from pool.config_values import (
     Reader,
     choice,
+    chunk_size,
     duration,
     flag,
     matching,
@@ -38,12 +39,13 @@ CVAT: Final[Mapping[str, Reader]] = {
     "access_token_file": text(most=4096, blank=False),
     "profile": text(blank=False),
 }
-STORE: Final[Mapping[str, Reader]] = {"url": store_url}
+STORE: Final[Mapping[str, Reader]] = {"url": store_url, "keep_finished": duration()}
 DAEMON: Final[Mapping[str, Reader]] = {
     "host": matching(r"[0-9A-Za-z.:_-]+", 'a host name or an IP address, such as "127.0.0.1"'),
     "port": whole(0, 65535),
     "tick": duration(),
     "stop_timeout": duration(),
+    "verify_every": duration(),
 }
 TASK: Final[Mapping[str, Reader]] = {
     "subset": text(most=64),
@@ -55,7 +57,7 @@ TASK: Final[Mapping[str, Reader]] = {
 }
 DATA: Final[Mapping[str, Reader]] = {
     "image_quality": whole(1, 100),
-    "chunk_size": whole(1),
+    "chunk_size": chunk_size,
     "sorting_method": choice("lexicographical", "natural", "predefined", "random"),
     "use_cache": flag,
     "use_zip_chunks": flag,
@@ -79,6 +81,7 @@ IMPORT: Final[Mapping[str, Reader]] = {
     "timeout": duration(),
     "grouping": choice("off", note="; other values are not available in this version"),
     "single_request_limit": size,
+    "upload_concurrency": whole(1, 16),
 }
 #: The tables inside a template, and those of them that [defaults] speaks for.
 TEMPLATE_TABLES: Final = {"task": TASK, "data": DATA, "pool": POOL, "import": IMPORT}

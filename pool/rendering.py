@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pool.errors import InputError
+from pool.errors import InputError, WaitTimeout
 from pool.model import Job
 
 if TYPE_CHECKING:
@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 
     from pool.check import CheckResult
     from pool.cvat.records import Progress
+    from pool.handles import Request
     from pool.status import Status, TemplateStatus
 
 #: Bytes from which an upload is worth a progress bar.
 WORTH_A_BAR = 2**20
+#: Seconds after which a wait for jobs is worth a word.
+WORTH_A_SPINNER = 0.5
 
 
 def to_json(value: Any) -> str:
@@ -84,36 +87,84 @@ def cloud_keys(texts: Sequence[str]) -> tuple[int, list[str]]:
 
 @contextmanager
 def upload_progress() -> Iterator[Progress | None]:
-    """A progress bar on standard error for a long upload, if a person looks on."""
+    """A progress bar on standard error for a long upload, if a person looks on.
+
+    It stays on the screen when the upload is over, with the time that it took.
+    """
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
-
-    bar = Progress(
-        "uploading",
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    row: Any = None
-
-    def advance(sent: int, total: int) -> None:
-        nonlocal row
-        if total < WORTH_A_BAR:
-            return
-        if row is None:
-            bar.start()
-            row = bar.add_task("uploading", total=total)
-        bar.update(row, completed=sent, total=total)
-
+    bar = _UploadBar()
     try:
-        yield advance
+        yield bar.show
     finally:
         bar.stop()
+
+
+class _UploadBar:
+    """A bar that appears with the first call that is worth one."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._row: Any = None
+        self._shown = 0
+
+    def show(self, sent: int, total: int) -> None:
+        if total < WORTH_A_BAR:
+            return
+        if self._bar is None:
+            self._bar = self._begin()
+            self._row = self._bar.add_task("uploading", total=total)
+        if sent < self._shown:
+            # The connection was cut, so all of it goes to another task.
+            self._bar.reset(self._row, total=total, description="once more")
+        self._shown = sent
+        self._bar.update(self._row, completed=sent)
+
+    def stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _begin(self) -> Any:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            console=Console(stderr=True),
+        )
+        bar.start()
+        return bar
+
+
+def wait_for_jobs(request: Request, timeout: float | None) -> Sequence[Job]:
+    """The jobs of a request; a person who looks on sees that they are waited for.
+
+    :raises WaitTimeout: as :meth:`pool.Request.jobs`, after ``timeout`` seconds.
+    """
+    if not sys.stderr.isatty() or (timeout is not None and timeout <= WORTH_A_SPINNER):
+        return request.jobs(timeout=timeout)
+    try:
+        return request.jobs(timeout=WORTH_A_SPINNER)
+    except WaitTimeout:
+        pass
+    from rich.console import Console
+
+    with Console(stderr=True).status("importing…"):
+        return request.jobs(timeout=None if timeout is None else timeout - WORTH_A_SPINNER)
 
 
 def status_table(status: Status) -> Table:
@@ -122,9 +173,12 @@ def status_table(status: Status) -> Table:
     from rich.table import Table
 
     keeper = status.maintainer or "nobody: start 'cvat-pool run' to keep the pools filled"
+    title = f"{status.server}, requests in flight: {status.in_flight}"
+    if status.held_until is not None:
+        title += f"\n{_until(status.held_until)}: {status.hold_reason}"
     table = Table(
-        title=f"{status.server}, requests in flight: {status.in_flight}",
-        caption=f"refilled by {keeper}",
+        title=title,
+        caption=f"refilled by {keeper}\n{_hooks(status.templates)}",
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -150,13 +204,28 @@ def status_table(status: Status) -> Table:
 
 def _state(row: TemplateStatus) -> str:
     if row.held_until is not None:
-        seconds = max(0.0, row.held_until.timestamp() - time.time())
-        return f"holds, next try in {seconds:.0f} s: {row.hold_reason}"
+        return f"{_until(row.held_until)}: {row.hold_reason}"
     if row.paused_since is not None:
         return "paused"
     if row.creating:
         return f"creating {row.creating}"
     return "below target" if row.warm < row.target else "ok"
+
+
+def _hooks(rows: Sequence[TemplateStatus]) -> str:
+    """Which templates' webhooks are alive, silent and so on, on one line."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        state = row.hooks.value
+        if row.hooks_silent_since is not None:
+            state += f" since {row.hooks_silent_since.astimezone():%d %b %H:%M:%S}"
+        names.setdefault(state, []).append(row.name)
+    return "hooks: " + ", ".join(f"{state} ({', '.join(them)})" for state, them in names.items())
+
+
+def _until(held_until: datetime) -> str:
+    seconds = max(0.0, held_until.timestamp() - time.time())
+    return f"holds, next try in {seconds:.0f} s"
 
 
 def watch_status(read: Callable[[], Status], *, every: float = 1.0) -> None:

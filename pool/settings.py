@@ -31,9 +31,10 @@ class CvatSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreSettings:
-    """Where the rows are."""
+    """Where the rows are, and how long those are kept that nothing more will happen to."""
 
     url: str = "sqlite:///pool.db"
+    keep_finished: float = 30 * 86400.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,7 @@ class DaemonSettings:
     port: int = 8765
     tick: float = 5.0
     stop_timeout: float = 10.0
+    verify_every: float = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +64,13 @@ class TaskSettings:
 class DataSettings:
     """Data parameters that go with the upload (``POST /api/tasks/{id}/data``).
 
-    None leaves a parameter to the server. ``chunk_size`` is in frames.
+    None leaves a parameter to the server. ``chunk_size`` is in frames; "auto" bounds what the
+    server must encode before the jobs exist (:mod:`pool.cvat.chunking`), "server" leaves it to
+    the server.
     """
 
     image_quality: int = 70
-    chunk_size: int | None = None
+    chunk_size: int | Literal["auto", "server"] = "auto"
     sorting_method: Literal["lexicographical", "natural", "predefined", "random"] | None = None
     use_cache: bool | None = None
     use_zip_chunks: bool | None = None
@@ -93,11 +97,13 @@ class PoolSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportSettings:
-    """How data goes in. Data up to ``single_request_limit`` goes in one request."""
+    """How data goes in. Data up to ``single_request_limit`` goes in one request, more in several,
+    ``upload_concurrency`` of them at a time."""
 
     timeout: float = 600.0
     grouping: Literal["off"] = "off"
     single_request_limit: int = 64 * 2**20
+    upload_concurrency: int = 4
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -184,8 +184,10 @@ class TaskPool:
         or one of ``share`` (names on the server's share), ``urls`` (fetched by the server) and
         ``cloud`` (a cloud storage's id and keys in it) is given. ``name`` and ``assignee`` (a
         user's id) are set once the job ids are out. ``params`` are data parameters by CVAT's
-        names, on top of the template's. ``progress`` is called with (bytes sent, bytes in all).
-        An empty pool is waited for ``timeout`` seconds at most.
+        names, on top of the template's. ``progress`` is called with (bytes sent, bytes in all),
+        maybe from other threads but never from two at a time; a connection that was cut in the
+        middle makes it begin again, with another task. An empty pool is waited for ``timeout``
+        seconds at most.
 
         :raises InputError: the input cannot be used; nothing was done.
         :raises UnknownTemplate: the configuration has no such template.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         PasswordCredentials,
         find_credentials,
     )
-    from pool.cvat.failures import left_untouched
+    from pool.cvat.failures import cut_off, left_untouched, refused_for_data_there
 
 __all__ = [
     "AccessToken",
@@ -47,8 +47,10 @@ __all__ = [
     "Upload",
     "User",
     "connect",
+    "cut_off",
     "find_credentials",
     "left_untouched",
+    "refused_for_data_there",
 ]
 
 _LAZY = {
@@ -58,8 +60,10 @@ _LAZY = {
     "OnCall": "client",
     "PasswordCredentials": "credentials",
     "connect": "client",
+    "cut_off": "failures",
     "find_credentials": "credentials",
     "left_untouched": "failures",
+    "refused_for_data_there": "failures",
 }
 
 

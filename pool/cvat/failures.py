@@ -105,11 +105,41 @@ def organization_unknown(body: bytes) -> bool:
 # --- What an error leaves behind ---------------------------------------------------------------
 
 _TOUCHED = "_touched_the_task"
+_NOT_FINISHED = "_import_not_asked_for"
 
 
 def mark_touched(error: BaseException) -> None:
     """Note on the error that data may have reached the task before it was raised."""
     setattr(error, _TOUCHED, True)
+
+
+def mark_not_finished(error: BaseException) -> None:
+    """Note on the error that the upload was not complete, so no import was asked for."""
+    setattr(error, _NOT_FINISHED, True)
+
+
+def cut_off(error: BaseException) -> bool:
+    """Whether a connection, or an answer, was lost in the middle of an upload.
+
+    The task has a part of the data and is no use any more, but its import has certainly not
+    begun, and with another task the same data may be fine.
+    """
+    if not getattr(error, _TOUCHED, False) and not isinstance(error, CvatAmbiguous):
+        return False
+    if isinstance(error, CvatAmbiguous) or (
+        isinstance(error, CvatBusy) and (error.http_status or 0) >= 500
+    ):
+        return bool(getattr(error, _NOT_FINISHED, False))
+    return isinstance(error, CvatUnreachable)
+
+
+#: What CVAT says to an upload into a task that has data.
+_NO_MORE_DATA = "Adding more data is not supported"
+
+
+def refused_for_data_there(words: str) -> bool:
+    """Whether CVAT refused an upload because somebody else's data is in the task."""
+    return _NO_MORE_DATA in words
 
 
 def left_untouched(error: BaseException) -> bool:

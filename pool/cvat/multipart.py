@@ -59,12 +59,14 @@ def _form_field(key: str, value: Any) -> Iterator[tuple[str, str]]:
 class OpenFile:
     """A file to upload whose bytes can be read; opened before anything is sent.
 
-    Raises InputError when it cannot be opened or does not have the size that it should.
+    Of those that are not to ``keep`` open, each is opened again when it is sent. Raises
+    InputError when it cannot be opened or does not have the size that it should.
     """
 
-    def __init__(self, file: LocalFile, stack: ExitStack) -> None:
+    def __init__(self, file: LocalFile, stack: ExitStack, *, keep: bool = True) -> None:
         self.name = file.name
         self._bytes: bytes | None = None
+        self._path: Path | None = None
         self._stream: BinaryIO | None = None
         self._start: int | None = None
         source = file.source
@@ -72,10 +74,15 @@ class OpenFile:
             self._bytes = source
             self.size = len(source)
         elif isinstance(source, Path):
-            self._stream = stack.enter_context(_opened(source))
+            stream = _opened(source)
             self._start = 0
             # The file's own size counts, so that one written to since it was listed is whole.
-            self.size = os.fstat(self._stream.fileno()).st_size
+            self.size = os.fstat(stream.fileno()).st_size
+            if keep:
+                self._stream = stack.enter_context(stream)
+            else:
+                self._path = source
+                stream.close()
         else:
             self._stream = source
             self._start = _position(source, file)
@@ -97,14 +104,16 @@ class OpenFile:
             return
         # An OSError must not leave here: it would be taken for one of the connection.
         try:
-            yield from self._read(size)
+            if self._path is not None:
+                with self._path.open("rb") as stream:
+                    yield from self._read(stream, size)
+            elif self._stream is not None:
+                yield from self._read(self._stream, size)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise InputError(f"{self.name} cannot be read: {reason}") from None
 
-    def _read(self, size: int) -> Iterator[bytes]:
-        stream = self._stream
-        assert stream is not None
+    def _read(self, stream: BinaryIO, size: int) -> Iterator[bytes]:
         if self._start is not None:
             stream.seek(self._start)
         left = self.size

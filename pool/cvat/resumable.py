@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import random
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 from pool.cvat import failures
 from pool.cvat.body import BytesBody
 from pool.cvat.multipart import Multipart, OpenFile, name_on_server
+from pool.cvat.parallel import Meter, PartMeter, Stop, run_parts
 from pool.cvat.records import Progress
 from pool.cvat.transport import Answer, Transport
 from pool.errors import (
@@ -22,6 +24,9 @@ from pool.errors import (
     PoolError,
 )
 
+#: Bytes of large files that wait in memory until the server has them, over all requests; about
+#: as many again are being read.
+MOST_IN_MEMORY: Final = 64 * 2**20
 #: Failures in a row, without a byte more on the server, after which a file is given up.
 MAX_FAILURES: Final = 6
 #: Seconds to wait at most after the first failure, and after any; doubled in between.
@@ -39,14 +44,19 @@ class GroupedUpload:
     name a host or scheme that cannot be reached from here.
     """
 
-    def __init__(self, transport: Transport, task_id: int, path: str, limit: int) -> None:
+    def __init__(
+        self, transport: Transport, task_id: int, path: str, *, limit: int, at_once: int
+    ) -> None:
         from cvat_sdk.core.uploading import MAX_REQUEST_SIZE, TUS_CHUNK_SIZE
 
         self._transport = transport
         self._task_id = task_id
         self._path = path
+        self._at_once = at_once
         self._group_size = max(1, min(limit, MAX_REQUEST_SIZE))
-        self._chunk_size = max(1, min(limit, TUS_CHUNK_SIZE))
+        self._chunk_size = max(1, min(limit, TUS_CHUNK_SIZE, MOST_IN_MEMORY // at_once))
+        self._stop = Stop(transport.clock)
+        self._touched = False
 
     def run(
         self,
@@ -59,16 +69,19 @@ class GroupedUpload:
 
         ``patience`` is the time-out of the last request, in seconds.
         """
-        meter = _Meter(progress, sum(file.size for file in files))
+        meter = Meter(progress, sum(file.size for file in files), self._stop)
         groups, large = _split(files, self._group_size)
-        touched = False
+        parts = [
+            *(partial(self._send_group, group, fields, meter.part()) for group in groups),
+            *(partial(self._send_large, file, meter.part()) for file in large),
+        ]
+        raised = run_parts(parts, self._at_once, self._stop)
+        if raised:
+            if self._touched or not all(failures.left_untouched(error) for error in raised):
+                failures.mark_touched(raised[0])
+            failures.mark_not_finished(raised[0])
+            raise raised[0]
         try:
-            for group in groups:
-                self._send_group(group, fields, meter)
-                touched = True
-            for file in large:
-                touched = True
-                self._send_large(file, meter)
             return self._transport.call(
                 "upload_finish",
                 "POST",
@@ -79,13 +92,14 @@ class GroupedUpload:
                 task_id=self._task_id,
             )
         except PoolError as error:
-            if touched:
-                failures.mark_touched(error)
+            failures.mark_touched(error)
             raise
 
     # --- Groups of small files ----------------------------------------------------------------
 
-    def _send_group(self, group: Sequence[OpenFile], fields: dict[str, Any], meter: _Meter) -> None:
+    def _send_group(
+        self, group: Sequence[OpenFile], fields: dict[str, Any], meter: PartMeter
+    ) -> None:
         """Never sent twice: the server appends to a file that it has already."""
         body = Multipart({"image_quality": fields.get("image_quality")}, group)
         size = sum(file.size for file in group)
@@ -95,15 +109,18 @@ class GroupedUpload:
             self._path,
             body=body,
             headers={"Upload-Multiple": ""},
-            timeout=self._transport.timeout + size / 2**20,
+            # The server stores the groups of a task one after another.
+            timeout=self._transport.timeout + self._at_once * size / 2**20,
             task_id=self._task_id,
             progress=lambda sent: meter.show(size * sent // body.length),
         )
+        self._touched = True
         meter.advance(size)
 
     # --- Large files --------------------------------------------------------------------------
 
-    def _send_large(self, file: OpenFile, meter: _Meter) -> None:
+    def _send_large(self, file: OpenFile, meter: PartMeter) -> None:
+        self._touched = True
         path = self._create(file)
         position = 0
         for chunk in file.chunks(self._chunk_size):
@@ -116,7 +133,7 @@ class GroupedUpload:
         Sent again after a failure: an announcement that nothing follows is left unused.
         """
         name = base64.b64encode(name_on_server(file.name).encode()).decode()
-        attempt = _Attempts(self._transport)
+        attempt = _Attempts(self._stop)
         while True:
             try:
                 answer = self._transport.call(
@@ -139,7 +156,7 @@ class GroupedUpload:
         return f"{self._path}/{upload_id}"
 
     def _send_chunk(
-        self, path: str, file: OpenFile, chunk: bytes, start: int, meter: _Meter
+        self, path: str, file: OpenFile, chunk: bytes, start: int, meter: PartMeter
     ) -> int:
         """Send the bytes that begin at ``start``, from wherever the server has got to.
 
@@ -148,7 +165,7 @@ class GroupedUpload:
         """
         end = start + len(chunk)
         offset = start
-        attempt = _Attempts(self._transport)
+        attempt = _Attempts(self._stop)
         while offset < end:
             try:
                 reached = self._patch(path, memoryview(chunk)[offset - start :], offset, meter)
@@ -157,6 +174,7 @@ class GroupedUpload:
                 # chunk whose answer was lost.
                 if isinstance(error, CvatRejected) and error.http_status != 409:
                     raise
+                meter.restart()
                 attempt.failed(error)
                 reached = self._offset(path, file, end, attempt)
             if not start <= reached <= end:
@@ -167,7 +185,7 @@ class GroupedUpload:
             offset = reached
         return end
 
-    def _patch(self, path: str, data: memoryview, offset: int, meter: _Meter) -> int:
+    def _patch(self, path: str, data: memoryview, offset: int, meter: PartMeter) -> int:
         answer = self._transport.call(
             "tus_chunk",
             "PATCH",
@@ -204,41 +222,25 @@ class GroupedUpload:
 class _Attempts:
     """Counts failures in a row and pauses after each: exponential, with full jitter."""
 
-    def __init__(self, transport: Transport) -> None:
-        self._clock = transport.clock
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
         self._failures = 0
 
     def failed(self, error: CvatError) -> None:
-        """Wait before the next attempt, or raise the error when there were enough."""
+        """Wait before the next attempt, or raise the error when there were enough.
+
+        Raises Stopped when another part fails meanwhile.
+        """
         self._failures += 1
         if self._failures >= MAX_FAILURES:
             raise error
         pause = random.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._failures - 1)))
         if isinstance(error, CvatBusy) and error.retry_after is not None:
             pause = max(pause, min(error.retry_after, 4 * LONGEST_PAUSE))
-        self._clock.sleep(pause)
+        self._stop.sleep(pause)
 
     def succeeded(self) -> None:
         self._failures = 0
-
-
-class _Meter:
-    """Reports progress over several requests, never backwards beyond what is certain."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress = progress
-        self._total = total
-        self._done = 0
-
-    def show(self, sent: int) -> None:
-        """``sent`` bytes of the current request are on their way."""
-        if self._progress is not None:
-            self._progress(min(self._done + sent, self._total), self._total)
-
-    def advance(self, size: int) -> None:
-        """``size`` more bytes have arrived."""
-        self._done += size
-        self.show(0)
 
 
 def _split(files: Sequence[OpenFile], limit: int) -> tuple[list[list[OpenFile]], list[OpenFile]]:

@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 from pool.cvat import failures
 from pool.cvat.body import BytesBody
+from pool.cvat.chunking import chunk_size_for
 from pool.cvat.multipart import SMALL, Multipart, OpenFile, name_on_server
 from pool.cvat.records import LocalFile, Progress, Upload
 from pool.cvat.resumable import GroupedUpload
@@ -19,6 +21,9 @@ from pool.settings import DataSettings
 
 #: Bytes a second that the slowest server takes in; what time-outs of large uploads allow for.
 _SLOWEST: Final = 2**20
+#: Files of an upload up to which all are held open until the end; more might be too many for
+#: the process.
+MOST_KEPT_OPEN: Final = 64
 #: Seconds at most that an upload's size adds to the time-out.
 _LONGEST_PATIENCE: Final = 600.0
 
@@ -51,15 +56,17 @@ class Uploader:
         *,
         single_request_limit: int,
         prepared: bool,
+        at_once: int = 1,
         progress: Progress | None = None,
     ) -> str:
         """Bring data to an empty task and return the id of its import.
 
         Files of up to ``single_request_limit`` bytes together go in exactly one request.
-        Larger uploads go in requests of at most that size, which a lost connection does not
-        undo for a single large file. ``prepared`` says that :meth:`start` was called before.
-        All files are opened before anything is sent; an open file is read from where it stands,
-        for exactly its ``size``. ``progress`` is called with (bytes sent, bytes in all).
+        Larger uploads go in requests of at most that size, up to ``at_once`` of them at the same
+        time, which a lost connection does not undo for a single large file. ``prepared`` says
+        that :meth:`start` was called before. All files are opened before anything is sent; an
+        open file is read from where it stands, for exactly its ``size``. ``progress`` is called
+        with (bytes sent, bytes in all), from one thread at a time, and never goes back.
 
         Raises, beside the errors of every call, InputError: the files or parameters cannot be
         used, or a file changed while it was sent. When
@@ -82,7 +89,8 @@ class Uploader:
         _check_names(data.files)
         _use_server_names(fields, data.files)
         with ExitStack() as stack:
-            files = [OpenFile(file, stack) for file in data.files]
+            keep = len(data.files) <= MOST_KEPT_OPEN
+            files = [OpenFile(file, stack, keep=keep) for file in data.files]
             total = sum(file.size for file in files)
             patience = self._transport.timeout + min(total / _SLOWEST, _LONGEST_PATIENCE)
             if total <= single_request_limit:
@@ -91,7 +99,11 @@ class Uploader:
                 if not prepared:
                     self.start(task_id)
                 grouped = GroupedUpload(
-                    self._transport, task_id, _data_path(task_id), single_request_limit
+                    self._transport,
+                    task_id,
+                    _data_path(task_id),
+                    limit=single_request_limit,
+                    at_once=1 if _share_a_stream(data.files) else at_once,
                 )
                 answer = grouped.run(fields, files, patience, progress)
         return _request_id(answer, task_id)
@@ -149,6 +161,10 @@ def _request_id(answer: Answer, task_id: int) -> str:
 def _parameters(data: Upload, params: DataSettings) -> dict[str, Any]:
     """All that goes with the data, by CVAT's names; None is for the server to decide."""
     fields: dict[str, Any] = {**asdict(params), **data.extra}
+    if fields["chunk_size"] == "auto":
+        fields["chunk_size"] = chunk_size_for(data.files)
+    elif fields["chunk_size"] == "server":
+        fields["chunk_size"] = None
     if data.job_file_mapping is not None:
         fields["job_file_mapping"] = [list(names) for names in data.job_file_mapping]
     # The kind of storage follows from these on the server (TaskViewSet.upload_finished).
@@ -167,6 +183,12 @@ def _use_server_names(fields: dict[str, Any], files: Sequence[LocalFile]) -> Non
         fields["job_file_mapping"] = [[name_on_server(name) for name in job] for job in mapping]
     if fields.get("sorting_method") == "predefined" and "upload_file_order" not in fields:
         fields["upload_file_order"] = [name_on_server(file.name) for file in files]
+
+
+def _share_a_stream(files: Sequence[LocalFile]) -> bool:
+    """Whether some open file has a part in several of the files: it has one position only."""
+    streams = [id(file.source) for file in files if not isinstance(file.source, bytes | Path)]
+    return len(set(streams)) < len(streams)
 
 
 def _check_one_kind(data: Upload) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from enum import Enum, auto
 
 from pool.clock import Clock
-from pool.cvat import CvatClient, left_untouched
+from pool.cvat import CvatClient, cut_off, left_untouched, refused_for_data_there
 from pool.cvat.records import ImportStatus, Progress, Upload
 from pool.errors import (
     CvatError,
     CvatNotFound,
+    CvatRejected,
     PoolError,
 )
 from pool.files import kind_of
@@ -29,6 +31,9 @@ log = get_logger(__name__)
 MOST_TASKS = 3
 #: Seconds between looks at a task whose answer was lost, until the lost POST must have ended.
 SETTLE_LOOKS = (0.2, 0.5, 1.0, 2.0)
+#: Seconds to wait at most before data whose upload was cut off is sent to a second task, doubled
+#: for each further one.
+CUT_OFF_PAUSE = 1.0
 
 
 class Aftermath(Enum):
@@ -73,8 +78,9 @@ class Intake:
     ) -> RequestRecord:
         """Upload into the task; afterwards the request is ``IMPORTING`` and tracked.
 
-        A task that turns out to be gone, or whose state after a lost answer is no good, is
-        thrown away and another one taken, with the same data.
+        A task that turns out to be gone, that has only a part of the data because the connection
+        was cut, or whose state after a lost answer is no good, is thrown away and another one
+        taken, with the same data, for which ``progress`` begins again.
 
         :raises InputError: the data cannot be read; the request has failed, and the task, which
             nothing has reached, is warm again.
@@ -88,6 +94,8 @@ class Intake:
                     case Aftermath.ARRIVED:
                         pass
                     case Aftermath.TASK_LOST if tasks_left:
+                        if cut_off(error):
+                            self._back_off(MOST_TASKS - 1 - tasks_left)
                         handout = self._another_task(template, request, error)
                         continue
                     case Aftermath.UNTOUCHED:
@@ -113,6 +121,7 @@ class Intake:
             template.data,
             single_request_limit=template.importing.single_request_limit,
             prepared=handout.task.prepared,
+            at_once=template.importing.upload_concurrency,
             progress=progress,
         )
 
@@ -129,11 +138,17 @@ class Intake:
     # --- When it did not work -----------------------------------------------------------------
 
     def _after_failure(self, handout: Handout, error: PoolError) -> Aftermath:
-        if isinstance(error, CvatNotFound):
+        if isinstance(error, CvatNotFound) or cut_off(error):
+            return Aftermath.TASK_LOST
+        if isinstance(error, CvatRejected) and refused_for_data_there(error.detail):
+            # Somebody else's data is in it; theirs is left alone when the task is thrown away.
             return Aftermath.TASK_LOST
         if isinstance(error, CvatError) and outcome_unknown(error):
             return Aftermath.ARRIVED if self._has_arrived(handout) else Aftermath.TASK_LOST
         return Aftermath.UNTOUCHED if left_untouched(error) else Aftermath.REFUSED
+
+    def _back_off(self, earlier: int) -> None:
+        self._clock.sleep(random.uniform(0.0, CUT_OFF_PAUSE * 2.0**earlier))
 
     def _has_arrived(self, handout: Handout) -> bool:
         """Whether data whose POST got no answer is being imported (CVAT.md, fact 10).

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
-from uploads import UNKNOWN_ID, frames, image, images, send
+from uploads import UNKNOWN_ID, data_meta, frames, image, images, original, send
 
 from pool import errors
 from pool.cvat import (
@@ -117,13 +117,14 @@ def test_names_that_need_care(
     assert frames(client, task_id) == names
 
 
-@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize(("prepared", "at_once"), [(False, 1), (True, 1), (False, 4), (True, 4)])
 def test_large_uploads_keep_their_order(
     client: CvatClient,
     make_task: Maker,
     wait_for_jobs: WaitForJobs,
     tmp_path: Path,
     prepared: bool,
+    at_once: int,
 ) -> None:
     task_id = make_task()
     if prepared:
@@ -149,6 +150,7 @@ def test_large_uploads_keep_their_order(
         Upload(files=files),
         single_request_limit=limit,
         prepared=prepared,
+        at_once=at_once,
         params=DataSettings(sorting_method="predefined", image_quality=80),
         progress=lambda *step: steps.append(step),
     )
@@ -157,6 +159,51 @@ def test_large_uploads_keep_their_order(
     assert job.stop_frame == 3
     assert frames(client, task_id) == ["z.jpg", "y.jpg", "x.jpg", "w.jpg"]
     assert steps[-1] == (size + 3 * len(small),) * 2
+
+
+def test_many_requests_at_the_same_time(
+    client: CvatClient, make_task: Maker, wait_for_jobs: WaitForJobs
+) -> None:
+    task_id = make_task()
+    contents = [image(number) for number in range(24)]
+    names = [f"{number:02}.jpg" for number in range(24)]
+    files = tuple(
+        LocalFile(name, content, len(content))
+        for name, content in zip(names, contents, strict=True)
+    )
+    # Half of them fit into a group of their own each, half of them into none.
+    limit = sorted(map(len, contents))[12]
+    steps: list[tuple[int, int]] = []
+    send(
+        client,
+        task_id,
+        Upload(files=files),
+        single_request_limit=limit,
+        at_once=8,
+        progress=lambda *step: steps.append(step),
+    )
+    assert wait_for_jobs(task_id)[0].stop_frame == 23
+    assert frames(client, task_id) == names
+    for number in (0, 11, 23):
+        assert original(client, task_id, number) == contents[number]
+    assert steps == sorted(steps)
+
+
+def test_a_chunk_size_that_was_chosen_for_the_images(
+    client: CvatClient, make_task: Maker, wait_for_jobs: WaitForJobs
+) -> None:
+    content = io.BytesIO()
+    Image.new("L", (1920, 1080)).save(content, "JPEG")
+    files = tuple(
+        LocalFile(f"{number}.jpg", content.getvalue(), content.tell()) for number in range(5)
+    )
+    chunk_sizes = {}
+    for setting in ("auto", "server"):
+        task_id = make_task()
+        send(client, task_id, Upload(files=files), params=DataSettings(chunk_size=setting))
+        wait_for_jobs(task_id)
+        chunk_sizes[setting] = data_meta(client, task_id)["chunk_size"]
+    assert chunk_sizes == {"auto": 4, "server": 36}
 
 
 def test_data_comes_once(client: CvatClient, make_task: Maker, wait_for_jobs: WaitForJobs) -> None:

@@ -32,7 +32,18 @@ def send(client: CvatClient, task_id: int, data: Upload, **options: Any) -> str:
     return client.upload(task_id, data, params, **options)
 
 
+def data_meta(client: CvatClient, task_id: int) -> Any:
+    """What the server says of a task's data; not something that the product asks for."""
+    return client._transport.call("meta", "GET", f"/api/tasks/{task_id}/data/meta").json()
+
+
 def frames(client: CvatClient, task_id: int) -> list[str]:
-    """The names of a task's frames; not something that the product asks for."""
-    answer = client._transport.call("frames", "GET", f"/api/tasks/{task_id}/data/meta")
-    return [frame["name"] for frame in answer.json()["frames"]]
+    """The names of a task's frames."""
+    return [frame["name"] for frame in data_meta(client, task_id)["frames"]]
+
+
+def original(client: CvatClient, task_id: int, number: int) -> bytes:
+    """A frame as it was uploaded."""
+    query = {"type": "frame", "quality": "original", "number": number}
+    path = f"/api/tasks/{task_id}/data"
+    return client._transport.call("frame", "GET", path, query=query).data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Callable
 from email.parser import BytesParser
 from email.policy import HTTP
@@ -27,6 +28,7 @@ class DataEndpoint:
         self.fields: dict[str, str] = {}
         self.finish: dict[str, Any] | None = None
         self.uploads: dict[str, tuple[str, int, bytearray]] = {}
+        self._places = itertools.count()
         #: Asked before and after a request is acted on; a reply given here is sent instead.
         self.before: Callable[[Seen], Reply | None] = lambda _: None
         self.after: Callable[[Seen], Reply | None] = lambda _: None
@@ -48,7 +50,7 @@ class DataEndpoint:
             key, value = headers["Upload-Metadata"].split(" ")
             assert key == "filename"
             name = base64.b64decode(value).decode()
-            place = f"2_{len(self.uploads)}"
+            place = f"2_{next(self._places)}"
             self.uploads[place] = (name, int(headers["Upload-Length"]), bytearray())
             there = f"https://inner.test/api/tasks/7/data/{place}"
             return Reply(status=201, headers={"Location": there, "Upload-Filename": name})

@@ -60,11 +60,13 @@ def test_every_table_is_read() -> None:
         profile = "bot"
         [store]
         url = "sqlite:////var/lib/pool.db"
+        keep_finished = "7d"
         [daemon]
         host = "0.0.0.0"
         port = 0
         tick = "500ms"
         stop_timeout = "1m"
+        verify_every = "5m"
         [templates."cars.v2"]
         project = 12
         task = { subset = "train", segment_size = 10, overlap = 2, consensus_replicas = 3 }
@@ -83,8 +85,10 @@ def test_every_table_is_read() -> None:
     )
     assert read == Settings(
         cvat=server,
-        store=StoreSettings(url="sqlite:////var/lib/pool.db"),
-        daemon=DaemonSettings(host="0.0.0.0", port=0, tick=0.5, stop_timeout=60.0),
+        store=StoreSettings(url="sqlite:////var/lib/pool.db", keep_finished=604800.0),
+        daemon=DaemonSettings(
+            host="0.0.0.0", port=0, tick=0.5, stop_timeout=60.0, verify_every=300.0
+        ),
         templates={
             "cars.v2": Template(
                 name="cars.v2",
@@ -199,7 +203,8 @@ def _options(hint: Any) -> list[str]:
         ("[defaults]\nsingle_request_limit = 0", "expected a size of more than 0B"),
         ('[defaults]\nsingle_request_limit = "64M"', "expected a size such as"),
         ("[defaults]\nimage_quality = 101", "expected a whole number from 1 to 100, found 101"),
-        ("[defaults]\nchunk_size = 0", "expected a whole number of at least 1, found 0"),
+        ("[defaults]\nchunk_size = 0", 'expected "auto", "server" or a whole number of at least 1'),
+        ('[defaults]\nchunk_size = "Auto"', 'expected "auto", "server" or a whole number'),
         ('[defaults]\nframe_filter = "step=0"', 'expected "step=N"'),
         ("[defaults]\npool = 3", "expected a table, [defaults.pool], found 3"),
         ("[defaults]\nmin_size = 1979-05-27", "found 1979-05-27"),

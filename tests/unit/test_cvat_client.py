@@ -229,3 +229,36 @@ def test_connecting_takes_the_credentials_from_the_environment(server: StubServe
         client.whoami()
     assert server.seen[0].headers["Authorization"] == "Bearer abc"
     assert calls == ["whoami"]
+
+
+# --- One task, and how old it is ---------------------------------------------------------------
+
+
+def test_the_age_is_by_the_servers_clock_on_both_sides(
+    server: StubServer, client: CvatClient
+) -> None:
+    task = {"id": 3, "name": "n", "created_date": "2001-02-03T04:05:06.5Z"}
+    date = {"Date": "Sat, 03 Feb 2001 04:06:06 GMT"}
+    server.answer = lambda _: Reply(data=page(task, count=1).data, headers=dict(date))
+    assert client.tasks([3])[3].age == pytest.approx(59.5)
+    server.answer = lambda _: Reply(data=task, headers=dict(date))
+    one = client.task(3)
+    assert one is not None
+    assert one.age == pytest.approx(59.5)
+    server.answer = lambda _: Reply(data={"id": 3, "name": "n"})
+    one = client.task(3)
+    assert one is not None
+    assert one.age is None
+
+
+def test_a_task_that_is_gone_is_told_from_one_we_may_not_see(
+    server: StubServer, client: CvatClient
+) -> None:
+    server.answer = lambda _: Reply(404, {"detail": "No Task matches the given query."})
+    assert client.task(3) is None
+    server.answer = lambda _: Reply(403, {"detail": "You do not have permission."})
+    with pytest.raises(errors.CvatForbidden):
+        client.task(3)
+    server.answer = lambda _: Reply(404, text="<h1>not found</h1>", kind="text/html")
+    with pytest.raises(errors.CvatNotFound):
+        client.task(3)

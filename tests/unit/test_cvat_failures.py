@@ -177,3 +177,29 @@ def test_what_leaves_a_task_untouched() -> None:
     for error in untouched:
         failures.mark_touched(error)
     assert not any(map(failures.left_untouched, untouched))
+
+
+@pytest.mark.parametrize(
+    ("error", "touched", "not_finished", "cut_off"),
+    [
+        # In the middle of a body, and before its first byte.
+        (errors.CvatUnreachable(), True, False, True),
+        (errors.CvatUnreachable(), False, False, False),
+        # A lost answer to a part of an upload, and to the whole of it.
+        (errors.CvatAmbiguous(), True, True, True),
+        (errors.CvatAmbiguous(), True, False, False),
+        (errors.CvatBusy(http_status=502), True, True, True),
+        (errors.CvatBusy(http_status=502), True, False, False),
+        (errors.CvatBusy(http_status=429), True, True, False),
+        (errors.CvatRejected(http_status=400), True, True, False),
+        (errors.InputError(), True, True, False),
+    ],
+)
+def test_what_is_an_upload_that_was_cut_off(
+    error: errors.PoolError, touched: bool, not_finished: bool, cut_off: bool
+) -> None:
+    if touched:
+        failures.mark_touched(error)
+    if not_finished:
+        failures.mark_not_finished(error)
+    assert failures.cut_off(error) is cut_off

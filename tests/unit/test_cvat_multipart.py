@@ -206,3 +206,20 @@ def test_media_types() -> None:
     assert content_type("a.JPG") == "image/jpeg"
     assert content_type("clip.mp4") == "video/mp4"
     assert content_type("a.tar.gz") == "application/octet-stream"
+
+
+def test_a_file_that_is_not_kept_open_is_opened_again(stack: ExitStack, tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"first")
+    file = OpenFile(LocalFile("a.jpg", path, 5), stack, keep=False)
+    assert file.size == 5
+    assert file.replayable
+    assert b"".join(file.chunks(2)) == b"".join(file.chunks()) == b"first"
+    path.write_bytes(b"longer")
+    with pytest.raises(InputError, match=r"a\.jpg became longer"):
+        list(file.chunks())
+    path.unlink()
+    with pytest.raises(InputError, match=r"a\.jpg cannot be read: No such file"):
+        list(file.chunks())
+    with pytest.raises(InputError, match="cannot be opened"):
+        OpenFile(LocalFile("a.jpg", path, 5), stack, keep=False)

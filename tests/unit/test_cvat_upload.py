@@ -151,6 +151,28 @@ def test_input_that_cannot_be_used_is_refused_before_anything_is_sent(
     assert endpoint.server.connections == 0
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc")
+def test_any_number_of_files_takes_few_that_are_open(
+    endpoint: DataEndpoint, client: CvatClient, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"x")
+    before, most = open_files(), 0
+
+    def count(*_: int) -> None:
+        nonlocal most
+        most = max(most, open_files())
+
+    data = Upload(files=tuple(LocalFile(f"{n}.jpg", path, 1) for n in range(500)))
+    send(client, data, limit=100, at_once=4, progress=count)
+    assert len(endpoint.files) == 500
+    assert most - before < 40
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 class Growing(io.BytesIO):
     """A file that is written to while it is read."""
 

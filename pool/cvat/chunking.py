@@ -1,0 +1,97 @@
+"""``chunk_size = "auto"``: how many frames CVAT keeps together, and so encodes at first.
+
+Before the jobs of an import exist, CVAT encodes the whole first chunk, for the task's preview.
+By default that is 36 frames of 1080p, which take four times as long as all the rest of the
+import. Smaller chunks end the import sooner; annotators then fetch more of them, and each has a
+cost of its own (the README has the figures, section "Large uploads").
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import IO, Final
+
+from pool.cvat.records import LocalFile
+
+#: Pixels of the first chunk, which the server encodes for the preview: four frames of 1080p.
+MOST_PIXELS: Final = 4 * 1920 * 1080
+#: Frames in the smallest chunk, here as on the server.
+FEWEST: Final = 2
+#: Images whose size is read; the largest counts.
+_SAMPLES: Final = 3
+#: Suffixes of files that are one frame each. For all others the server's own choice is left.
+_IMAGES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
+
+
+def server_chunk_size(pixels: int) -> int:
+    """What CVAT takes by itself for images of so many pixels (``cvat/apps/engine/task.py``)."""
+    return max(2, min(72, 36 * 1920 * 1080 // pixels))
+
+
+def auto_chunk_size(pixels: int) -> int:
+    """Frames of so many pixels each that make a first chunk of at most ``MOST_PIXELS``.
+
+    Never more than the server would take, and never less than two: a chunk for each frame would
+    double the requests of annotators and save little.
+    """
+    return min(server_chunk_size(pixels), max(FEWEST, MOST_PIXELS // pixels))
+
+
+def chunk_size_for(files: Sequence[LocalFile]) -> int | None:
+    """The chunk size for a set of images; None leaves it to the server.
+
+    So it is with so few images that they are one small chunk anyhow, and with everything that
+    is no image, or whose size cannot be read from its header.
+    """
+    if len(files) <= FEWEST or not all(_is_image(file.name) for file in files):
+        return None
+    step = (len(files) - 1) / (_SAMPLES - 1)
+    samples = [files[round(step * number)] for number in range(_SAMPLES)]
+    pixels = max(map(_pixels, samples))
+    if not pixels:
+        return None
+    size = auto_chunk_size(pixels)
+    return size if size < len(files) else None
+
+
+def _is_image(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in _IMAGES
+
+
+def _pixels(file: LocalFile) -> int:
+    """Width times height, from the header alone; 0 when that does not tell."""
+    with suppress(OSError, ValueError):
+        if isinstance(file.source, bytes):
+            return _read_pixels(io.BytesIO(file.source), file.name)
+        if isinstance(file.source, Path):
+            with file.source.open("rb") as stream:
+                return _read_pixels(stream, file.name)
+        if file.source.seekable():
+            start = file.source.tell()
+            try:
+                return _read_pixels(file.source, file.name)
+            finally:
+                file.source.seek(start)
+    return 0
+
+
+def _read_pixels(stream: IO[bytes], name: str) -> int:
+    from PIL import Image
+
+    Image.preinit()
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix not in Image.EXTENSION:
+        Image.init()
+    factory, _ = Image.OPEN.get(Image.EXTENSION.get(suffix, ""), (None, None))
+    if factory is None:
+        return 0
+    # Not Image.open, which warns of large images, and refuses larger ones, though nothing is
+    # decoded here.
+    try:
+        with factory(stream, name) as image:
+            return image.width * image.height
+    except Exception:  # whatever a plugin makes of a file that is something else
+        return 0

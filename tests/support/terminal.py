@@ -1,0 +1,77 @@
+"""A command with a terminal to talk to, for what only people get to see."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from support.commands import COMMAND, environment
+
+#: What moves the cursor, erases and colours (ECMA-48).
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class Terminal:
+    """The command's standard error is a terminal of 80 columns; its output is not."""
+
+    def __init__(self, process: subprocess.Popen[str], screen: int) -> None:
+        self.process = process
+        self._screen = screen
+        self._seen = ""
+
+    def wait_for(self, text: str) -> None:
+        """Read until a text has been shown; AssertionError when the command ends before."""
+        while text not in self.shown:
+            assert self._read(), f"no {text!r} in {self.shown!r}"
+
+    def finish(self) -> str:
+        """Let the command end; returns its output, the one that was not to the terminal."""
+        while self._read():
+            pass
+        output, _ = self.process.communicate(timeout=30)
+        return output
+
+    @property
+    def shown(self) -> str:
+        """All that has been on the screen, without what controls it."""
+        return _CONTROL.sub("", self._seen)
+
+    def _read(self) -> bool:
+        try:
+            data = os.read(self._screen, 2**16)
+        except OSError:  # Linux's way to say that nobody writes any more
+            return False
+        self._seen += data.decode("utf-8", "replace")
+        return bool(data)
+
+
+@contextmanager
+def in_a_terminal(*arguments: str | Path, cwd: Path, **extra: str) -> Iterator[Terminal]:
+    """Run a command whose standard error is a terminal."""
+    screen, line = pty.openpty()
+    termios.tcsetwinsize(line, (24, 80))
+    extra = {"TERM": "xterm", "COLUMNS": "80", "LC_ALL": "C.UTF-8", **extra}
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        cwd=cwd,
+        env=environment(extra),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=line,
+        text=True,
+    )
+    os.close(line)
+    try:
+        yield Terminal(process, screen)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(screen)
+        assert process.stdout is not None
+        process.stdout.close()
