@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pool.clock import Clock
 from pool.cvat import CvatClient
 from pool.errors import CvatForbidden, PoolError
-from pool.model import new_id, pool_mark
+from pool.model import check_name, new_id, pool_mark
 from pool.settings import Settings, Template
 from pool.store.base import Store
 
@@ -133,7 +133,7 @@ def _instant(text: str) -> float:
 def _check_template(
     cvat: CvatClient, pool_id: str, template: Template, clock: Clock
 ) -> CheckResult:
-    name = f"{pool_mark(pool_id)} check of {template.name[:160]} {new_id(clock.now())}"
+    name = check_name(pool_id, template.name, new_id(clock.now()))
     what = f"template {template.name}"
     try:
         task_id = cvat.create_task(template.create_fields, name)

@@ -7,17 +7,26 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
+from starlette.types import ASGIApp
+
 from pool.clock import Clock
+from pool.config import load
 from pool.cvat import CvatClient
 from pool.engine import Engine
-from pool.errors import PoolError, StoreError
+from pool.errors import CannotListen, PoolError, StoreError
+from pool.http.app import create_app
+from pool.http.server import HttpServer, check_exposure
 from pool.logs import get_logger
+from pool.services.ageing import Ageing
 from pool.services.deletion import Deletion
+from pool.services.deliveries import Deliveries
 from pool.services.finish import Finish
+from pool.services.prune import Prune
+from pool.services.reconcile import DOUBT, Reconcile
 from pool.services.recycle import Recycle
 from pool.services.refill import Refill
+from pool.services.reload import Reload
 from pool.services.scheduler import Scheduler
-from pool.services.settle import Settle
 from pool.settings import Settings
 from pool.store.base import Store
 
@@ -31,17 +40,21 @@ RENEWAL = 3.0
 LOOK = 0.2
 #: Seconds between two runs of the slower services.
 ADOPT_EVERY = 2.0
+RELOAD_EVERY = 1.0
 LEASES_EVERY = 5.0
 DELETE_EVERY = 5.0
 RECYCLE_EVERY = 15.0
-SETTLE_EVERY = 20.0
+AGEING_EVERY = 15.0
+RECONCILE_EVERY = 10.0
 FINISH_EVERY = 20.0
+PRUNE_EVERY = 600.0
 
 
 class Daemon:
-    """Maintains a store: refills, tracks, recycles, deletes.
+    """Maintains a store: refills, tracks, recycles, deletes; and listens for webhooks.
 
-    Of several daemons on one store one maintains it, and the others stand by to take over.
+    Of several daemons on one store one maintains it and listens, and the others stand by to take
+    over. ``api_token`` is what callers from other machines have to show.
     """
 
     def __init__(
@@ -51,11 +64,17 @@ class Daemon:
         store: Store | None = None,
         cvat: CvatClient | None = None,
         clock: Clock | None = None,
+        api_token: str | None = None,
     ) -> None:
+        check_exposure(settings.daemon, api_token)
         self.settings = settings
         self.engine = Engine(settings, store=store, cvat=cvat, clock=clock)
+        self._reload = Reload(settings, self.engine.templates, load)
         self._stop = threading.Event()
         self._maintaining = False
+        self._stood_by = False
+        self.deliveries: Deliveries | None = None
+        self._http = HttpServer(self._app, settings.daemon)
         self._scheduler: Scheduler | None = None
         self._refill: Refill | None = None
 
@@ -66,6 +85,7 @@ class Daemon:
 
         :raises StoreError: the store cannot be used.
         :raises ConfigError: no credentials were found.
+        :raises CannotListen: another program has the address.
         """
         self.engine.cvat()
         self.engine.start()
@@ -82,12 +102,18 @@ class Daemon:
             self.engine.close()
             log.info("daemon stopped")
 
+    @property
+    def url(self) -> str:
+        """Where it listens; "" while it stands by."""
+        return self._http.url
+
     def stop(self) -> None:
         """Have :meth:`run` return in an orderly way; safe to call from a signal handler."""
         self._stop.set()
 
     def install_signals(self) -> None:
-        """SIGTERM and SIGINT stop in an orderly way; a second one stops at once."""
+        """SIGTERM and SIGINT stop in an orderly way; a second one stops at once. SIGHUP reads
+        the configuration again."""
 
         def handle(number: int, _frame: FrameType | None) -> None:
             if self._stop.is_set():
@@ -96,6 +122,7 @@ class Daemon:
 
         signal.signal(signal.SIGTERM, handle)
         signal.signal(signal.SIGINT, handle)
+        signal.signal(signal.SIGHUP, lambda *_: self._reload.force())
 
     def _loop(self, on_ready: Callable[[], None] | None) -> None:
         clock = self.engine.clock
@@ -108,26 +135,68 @@ class Daemon:
                 renewal = now + RENEWAL
                 if self._renew_term():
                     term_ends = now + TERM
+                    self._listen()
                     if self._begin_maintenance() and on_ready is not None:
                         on_ready()
                         on_ready = None
                 elif self._maintaining and now >= term_ends - RENEWAL:
                     log.warning("maintenance lost; standing by")
                     self._end_maintenance()
+                else:
+                    self._stood_by = True
             if self._maintaining:
                 token = self._notice_hand_outs(token)
             seen = self.engine.handed_out.count
             self.engine.handed_out.wait(seen, LOOK)
 
     def _renew_term(self) -> bool:
-        now = self.engine.clock.now()
+        now, store = self.engine.clock.now(), self.engine.store
         try:
-            return self.engine.store.acquire_maintenance(
-                self.engine.owner, until=now + TERM, now=now
-            )
+            broken_off = None if self._maintaining else store.broken_off_maintenance(now=now)
+            if not store.acquire_maintenance(self.engine.owner, until=now + TERM, now=now):
+                return False
+            if broken_off is not None:
+                # Nobody knows what happened last, so look before anything is handed out.
+                doubted = store.doubt_warm(until=now + DOUBT)
+                log.warning("unclean stop", owner=broken_off, tasks_to_verify=doubted)
+            return True
         except StoreError as error:
             log.error("term not renewed", why=str(error))
             return False
+
+    def _app(self) -> ASGIApp:
+        engine = self.engine
+        deliveries = Deliveries(
+            engine.store,
+            engine.tracker,
+            engine.templates,
+            engine.cvat().job_url,
+            clock=engine.clock,
+        )
+        deliveries.start()
+        self.deliveries = deliveries
+        return create_app(receiver=deliveries)
+
+    def _listen(self) -> None:
+        """Listen at the daemon's address, unless it does already."""
+        if self._http.listening:
+            return
+        try:
+            self._http.start()
+        except CannotListen as error:
+            if not (self._maintaining or self._stood_by):
+                self.engine.store.release_maintenance(self.engine.owner)
+                raise
+            # Nobody looks on, and pools are kept filled without it too; try again.
+            log.error("not listening", why=str(error))
+        else:
+            log.info("listening", url=self._http.url)
+
+    def _listen_no_more(self) -> None:
+        self._http.stop(self.settings.daemon.stop_timeout)
+        if self.deliveries is not None:
+            self.deliveries.stop(self.settings.daemon.stop_timeout)
+            self.deliveries = None
 
     def _notice_hand_outs(self, before: object) -> object:
         """Refill as soon as anybody, in whatever process, has taken a task, or when it is quiet
@@ -151,20 +220,33 @@ class Daemon:
         engine, settings = self.engine, self.settings
         store, cvat, clock = engine.store, engine.cvat(), engine.clock
         refill = Refill(
-            store, cvat, settings.templates, owner=engine.owner, clock=clock, warm=engine.warm
+            store, cvat, engine.templates, owner=engine.owner, clock=clock, warm=engine.warm
         )
-        recycle = Recycle(store, cvat, settings.templates, clock=clock)
+        recycle = Recycle(store, cvat, engine.templates, clock=clock)
         deletion = Deletion(store, cvat, owner=engine.owner, clock=clock)
-        settle = Settle(store, cvat, http_timeout=settings.cvat.timeout, clock=clock)
+        ageing = Ageing(store, engine.templates, clock=clock)
+        reconcile = Reconcile(
+            store,
+            cvat,
+            engine.templates,
+            http_timeout=settings.cvat.timeout,
+            verify_every=settings.daemon.verify_every,
+            clock=clock,
+            warm=engine.warm,
+        )
+        prune = Prune(store, keep=settings.store.keep_finished, clock=clock)
         finish = Finish(store, cvat, clock=clock)
         scheduler = Scheduler(clock=clock)
+        scheduler.add("reconcile", reconcile.run_once, every=RECONCILE_EVERY)
         scheduler.add("recycle", recycle.run_once, every=RECYCLE_EVERY)
+        scheduler.add("ageing", ageing.run_once, every=AGEING_EVERY)
         scheduler.add("refill", refill.run_once, every=settings.daemon.tick)
+        scheduler.add("reload", self._reload_configuration, every=RELOAD_EVERY)
         scheduler.add("adopt", engine.tracker.adopt, every=ADOPT_EVERY)
         scheduler.add("leases", self._watch_leases, every=LEASES_EVERY)
         scheduler.add("delete", deletion.run_once, every=DELETE_EVERY)
-        scheduler.add("settle", settle.run_once, every=SETTLE_EVERY)
         scheduler.add("finish", finish.run_once, every=FINISH_EVERY)
+        scheduler.add("prune", prune.run_once, every=PRUNE_EVERY)
         refill.on_room(lambda: scheduler.wake("refill"))
         scheduler.start()
         self._scheduler, self._refill = scheduler, refill
@@ -176,6 +258,8 @@ class Daemon:
         if not self._maintaining:
             return
         self._maintaining = False
+        # Before the term is given up: whoever takes over listens at the same address.
+        self._listen_no_more()
         if self._refill is not None:
             # A create that runs is quick to end, and half-made tasks are worth avoiding.
             self._refill.stop(self.settings.daemon.stop_timeout)
@@ -185,6 +269,12 @@ class Daemon:
             self.engine.store.release_maintenance(self.engine.owner)
         except PoolError as error:
             log.warning("maintenance not released", why=str(error))
+
+    def _reload_configuration(self) -> None:
+        """Put a changed configuration in force, and have the services look at it at once."""
+        if self._reload.run_once().changed and self._scheduler is not None:
+            self._scheduler.wake("refill")
+            self._scheduler.wake("recycle")
 
     def _watch_leases(self) -> None:
         """Follow tasks into which their callers upload by themselves."""

@@ -13,6 +13,7 @@ from pool.logs import get_logger
 from pool.services.finish import Finish
 from pool.services.handout import HandOut
 from pool.services.heartbeat import Heartbeat, new_owner
+from pool.services.hooks import HookWatch
 from pool.services.intake import Intake
 from pool.services.signals import Signal
 from pool.services.tracker import Tracker
@@ -20,6 +21,7 @@ from pool.services.watched import Finished
 from pool.settings import Settings
 from pool.store import open_store
 from pool.store.base import Store
+from pool.templates import Templates
 
 log = get_logger(__name__)
 
@@ -46,6 +48,8 @@ class Engine:
         self.settings = settings
         self.clock: Clock = clock or SystemClock()
         self.owner = new_owner()
+        #: What is in force now; the daemon replaces it when the configuration changes.
+        self.templates = Templates(settings.templates)
         self.store: Store = store if store is not None else open_store(settings.store.url)
         self._own_store = store is None
         self._own_cvat = cvat is None
@@ -60,10 +64,11 @@ class Engine:
         self.tracker = Tracker(
             self.store,
             self.cvat,
-            settings.templates,
+            self.templates,
             owner=self.owner,
             clock=self.clock,
             rng=rng,
+            hooks=HookWatch(self.store, settings, clock=self.clock),
         )
         self.hand_out = HandOut(
             self.store,
@@ -143,10 +148,11 @@ class Engine:
 
     def _finish(self, finished: Finished) -> None:
         try:
-            task = self.store.task(finished.pooled_id)
-            if task is None:
+            # Whoever found the end may have known of a lease only: the store knows of a request.
+            found = self.store.task_on_server(finished.task_id)
+            if found is None:
                 return
-            request = self.store.request(finished.request_id) if finished.request_id else None
+            task, request = found
             Finish(self.store, self.cvat(), clock=self.clock).finish(task, request)
         except PoolError as error:
             log.info("task to be finished later", task_id=finished.task_id, why=str(error))

@@ -115,6 +115,33 @@ class WaitTimeout(PoolError, TimeoutError):
     status = 504
 
 
+class CannotListen(PoolError):
+    """The daemon cannot listen at its address."""
+
+    code = "cannot-listen"
+
+
+class BadSignature(PoolError):
+    """The signature is missing or wrong."""
+
+    code = "bad-signature"
+    status = 401
+
+
+class TooLarge(InputError):
+    """The body is too large."""
+
+    code = "too-large"
+    status = 413
+
+
+class TooBusy(PoolError):
+    """Too much is waiting to be handled."""
+
+    code = "too-busy"
+    status = 503
+
+
 class RequestCancelled(PoolError):
     """The request was cancelled."""
 

@@ -5,6 +5,7 @@ Times are seconds since the Unix epoch, UTC; sizes are bytes; durations are seco
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -31,7 +32,8 @@ TASK_TRANSITIONS: Final[Mapping[TaskState, frozenset[TaskState]]] = {
     # A cold task goes straight to the caller that it was created for, so that nobody else
     # can take it in between.
     TaskState.CREATING: frozenset({TaskState.WARM, TaskState.LEASED, TaskState.FAILED}),
-    TaskState.WARM: frozenset({TaskState.LEASED, TaskState.RETIRED}),
+    # Straight to deleted when somebody has made the task their own: nothing is deleted then.
+    TaskState.WARM: frozenset({TaskState.LEASED, TaskState.RETIRED, TaskState.DELETED}),
     # Back to warm when the caller gave it back untouched. Straight to ready when the caller
     # uploaded by itself and the jobs were there before the import was noticed.
     TaskState.LEASED: frozenset(
@@ -46,9 +48,10 @@ TASK_TRANSITIONS: Final[Mapping[TaskState, frozenset[TaskState]]] = {
     TaskState.IMPORTING: frozenset({TaskState.READY, TaskState.FAILED}),
     TaskState.READY: frozenset(),
     TaskState.FAILED: frozenset({TaskState.DELETING}),
-    TaskState.RETIRED: frozenset({TaskState.DELETING}),
+    TaskState.RETIRED: frozenset({TaskState.DELETING, TaskState.DELETED}),
     TaskState.DELETING: frozenset({TaskState.DELETED}),
-    TaskState.DELETED: frozenset(),
+    # Only a create that was given up, and that had happened after all.
+    TaskState.DELETED: frozenset({TaskState.WARM}),
 }
 
 #: States in which a task still takes up room on the server because of the pool.
@@ -272,6 +275,23 @@ class LearnedPace:
     seen: tuple[float, ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WebhookRecord:
+    """A webhook of CVAT's that the pool has installed, and what came of it.
+
+    ``scope`` is what it speaks for: ``project:12`` or ``organization``. ``hook_id`` is CVAT's.
+    ``heard_at`` is when a delivery last came, to within a few seconds; ``missed`` counts the
+    imports in a row that polling found first, although it had left them to the webhook.
+    """
+
+    scope: str
+    hook_id: int
+    target_url: str
+    installed_at: float
+    heard_at: float | None = None
+    missed: int = 0
+
+
 # --- Identifiers -------------------------------------------------------------------------------
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, in lower case
@@ -300,3 +320,25 @@ def task_name(pool_id: str, template: str, pooled_id: str) -> str:
     allows 256 characters.
     """
     return f"{pool_mark(pool_id)} {template[:160]}: empty, waiting for data {pooled_id}"
+
+
+def check_name(pool_id: str, template: str, unique: str) -> str:
+    """The name of a task that is made to try out a template, and deleted at once."""
+    return f"{pool_mark(pool_id)} check of {template[:160]} {unique}"
+
+
+def named_in(pool_id: str, name: str) -> str | None:
+    """The id at the end of a name that :func:`task_name` or :func:`check_name` has made.
+
+    None for any other name: somebody has renamed the task, even if they left the mark.
+    """
+    rest = name.removeprefix(f"{pool_mark(pool_id)} ")
+    if rest == name:
+        return None
+    match = _OWN_NAME.fullmatch(rest)
+    return match["id"] if match else None
+
+
+_OWN_NAME: Final = re.compile(
+    r"(?:\S.{0,159}: empty, waiting for data|check of \S.{0,159}) (?P<id>\S+)"
+)

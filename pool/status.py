@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pool.handles import when
-from pool.model import Levels, Outcome, TaskState
+from pool.model import Levels, Outcome, TaskState, WebhookRecord
+from pool.services.backoff import SERVER
+from pool.services.hooks import HookState, judge_hook, scope_of
 from pool.services.refill import LEAD_TIME
 from pool.services.sizing import WINDOWS, target_size
 from pool.settings import Settings, Template
@@ -16,7 +18,10 @@ from pool.store.base import Store
 
 @dataclass(frozen=True, kw_only=True)
 class TemplateStatus:
-    """Levels, demand and troubles of one template. ``rate`` is in hand-outs a second."""
+    """Levels, demand and troubles of one template. ``rate`` is in hand-outs a second.
+
+    ``hooks`` tells what its webhook is worth; while it is ``silent``, polling does all the work.
+    """
 
     name: str
     target: int
@@ -34,16 +39,25 @@ class TemplateStatus:
     held_since: datetime | None = None
     held_until: datetime | None = None
     hold_reason: str = ""
+    hooks: HookState = HookState.NOT_INSTALLED
+    hooks_silent_since: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """What the pool looks like now. ``maintainer`` is the process that refills, if any does."""
+    """What the pool looks like now. ``maintainer`` is the process that refills, if any does.
+
+    ``hold_reason`` tells why nothing is created for any template, "" when nothing is wrong with
+    the server as a whole.
+    """
 
     server: str
     store: str
     maintainer: str | None
     in_flight: int
+    held_since: datetime | None
+    held_until: datetime | None
+    hold_reason: str
     templates: tuple[TemplateStatus, ...]
 
 
@@ -51,14 +65,20 @@ def read_status(store: Store, settings: Settings, *, now: float) -> Status:
     """The status of all templates; no call to the server is made."""
     levels = store.levels()
     hand_outs = store.hand_outs()
+    hold = store.holds().get(SERVER)
+    maintainer = store.maintainer(now=now)
+    hooks = _Hooks(store.webhooks(), settings, heard=maintainer is not None)
     return Status(
         server=settings.cvat.url,
         store=settings.store.url,
-        maintainer=store.maintainer(now=now),
+        maintainer=maintainer,
         in_flight=store.in_flight(),
+        held_since=when(hold.since) if hold else None,
+        held_until=when(hold.retry_at) if hold else None,
+        hold_reason=hold.reason if hold else "",
         templates=tuple(
             _template_status(
-                store, template, levels.get(name, Levels()), hand_outs.get(name, {}), now
+                store, template, levels.get(name, Levels()), hand_outs.get(name, {}), hooks, now
             )
             for name, template in settings.templates.items()
         ),
@@ -70,6 +90,7 @@ def _template_status(
     template: Template,
     levels: Levels,
     hand_outs: Mapping[Outcome, int],
+    hooks: _Hooks,
     now: float,
 ) -> TemplateStatus:
     history = store.demand(template.name, since=now - max(WINDOWS))
@@ -92,4 +113,27 @@ def _template_status(
         held_since=when(hold.since) if hold else None,
         held_until=when(hold.retry_at) if hold else None,
         hold_reason=hold.reason if hold else "",
+        hooks=hooks.state(template),
+        hooks_silent_since=hooks.silent_since(template),
     )
+
+
+@dataclass(frozen=True)
+class _Hooks:
+    """The webhooks of all scopes, to look a template's up; ``heard`` as for ``judge_hook``."""
+
+    records: Mapping[str, WebhookRecord]
+    settings: Settings
+    heard: bool
+
+    def state(self, template: Template) -> HookState:
+        scope = scope_of(template, self.settings)
+        if scope is None:
+            return HookState.IMPOSSIBLE
+        return judge_hook(self.records.get(scope), heard=self.heard)
+
+    def silent_since(self, template: Template) -> datetime | None:
+        if self.state(template) is not HookState.SILENT:
+            return None
+        record = self.records[scope_of(template, self.settings) or ""]
+        return when(record.heard_at or record.installed_at)

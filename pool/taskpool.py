@@ -341,9 +341,9 @@ class TaskPool:
 
     def _template(self, name: str) -> Template:
         try:
-            return self.settings.templates[name]
+            return self.engine.templates[name]
         except KeyError:
-            known = ", ".join(self.settings.templates) or "none at all"
+            known = ", ".join(self.engine.templates) or "none at all"
             raise UnknownTemplate(f"{name!r}; there is {known}") from None
 
     def _lease(self, record: LeaseRecord, task: PooledTask) -> Lease:

@@ -113,6 +113,9 @@ def config_path(tmp_path: Path, simulator: SimulatorServer) -> Path:
 url = "{simulator.url}"
 timeout = "10s"
 
+[daemon]
+port = 0
+
 [templates.scenes]
 labels = [{{ name = "car" }}, {{ name = "person" }}]
 pool = {{ min_size = 2, max_wait = "5s" }}

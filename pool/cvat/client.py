@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from pool.cvat.records import (
 )
 from pool.cvat.transport import Answer, OnCall, Transport
 from pool.cvat.upload import Uploader
+from pool.cvat.webhooks import Webhooks
 from pool.errors import CvatAmbiguous, CvatError
 from pool.model import Job
 from pool.settings import CvatSettings, DataSettings
@@ -32,6 +34,8 @@ __all__ = ["CvatClient", "OnCall", "connect", "request_id"]
 #: Ids in one filter: 1,000 answer 414, since they stand in the URL.
 MAX_IDS: Final = 500
 _PAGE_SIZE: Final = 500
+#: Under which name each thing of a listing has the time of its answer.
+_ANSWERED: Final = "_answered"
 #: How often a listing is begun again because it changed between two pages.
 _MAX_LISTINGS: Final = 3
 
@@ -88,6 +92,7 @@ class CvatClient:
             on_call=on_call,
         )
         self._uploader = Uploader(self._transport)
+        self.webhooks = Webhooks(self._transport, self._list)
         self.server_url = self._transport.server
         self.organization = settings.organization
 
@@ -165,6 +170,7 @@ class CvatClient:
         *,
         single_request_limit: int,
         prepared: bool,
+        at_once: int = 1,
         progress: Progress | None = None,
     ) -> str:
         """Bring data to a task and return the id of its import. See :class:`Uploader.upload`."""
@@ -174,28 +180,42 @@ class CvatClient:
             params,
             single_request_limit=single_request_limit,
             prepared=prepared,
+            at_once=at_once,
             progress=progress,
         )
 
     def find_tasks(self, name: str) -> list[TaskInfo]:
         """The tasks of exactly this name, oldest first."""
-        found = self._list("find_tasks", "/api/tasks", {"name": name})
-        return [task for task in map(parse.task_info, found) if task.name == name]
+        found = self._list_tasks("find_tasks", {"name": name})
+        return [task for task in found if task.name == name]
 
     def marked_tasks(self, mark: str) -> list[TaskInfo]:
         """The tasks whose name contains the mark, oldest first."""
         query = {"filter": _json({"in": [mark, {"var": "name"}]})}
-        found = self._list("marked_tasks", "/api/tasks", query)
-        return [task for task in map(parse.task_info, found) if mark in task.name]
+        return [task for task in self._list_tasks("marked_tasks", query) if mark in task.name]
 
     def tasks(self, task_ids: Sequence[int]) -> dict[int, TaskInfo]:
-        """Those of the tasks that still exist, by id."""
+        """Those of the tasks that still exist, by id.
+
+        A task in another organization is left out as if it did not exist; :meth:`task` tells.
+        """
         found: dict[int, TaskInfo] = {}
         for ids in _batches(task_ids):
             query = {"filter": _json({"in": [{"var": "id"}, ids]})}
-            for task in map(parse.task_info, self._list("tasks", "/api/tasks", query)):
-                found[task.id] = task
+            found |= {task.id: task for task in self._list_tasks("tasks", query)}
         return found
+
+    def task(self, task_id: int) -> TaskInfo | None:
+        """One task, in whatever organization it is; None when it does not exist.
+
+        Raises CvatForbidden when it exists and we may not see it.
+        """
+        path = f"/api/tasks/{task_id}"
+        answer = self._transport.call("task", "GET", path, accept=(404,), task_id=task_id)
+        if answer.status != 404:
+            return parse.task_info(answer.json(), _answered(answer))
+        self._check_says_gone(answer, "GET")
+        return None
 
     def rename_task(self, task_id: int, name: str) -> None:
         """Raises CvatNotFound when the task is gone."""
@@ -212,9 +232,7 @@ class CvatClient:
         )
         if answer.status != 404:
             return True
-        # Only CVAT itself says in JSON that a task is gone; a proxy's 404 proves nothing.
-        if failures.organization_unknown(answer.data) or not _is_json(answer):
-            raise self._error(answer, "DELETE")
+        self._check_says_gone(answer, "DELETE")
         return False
 
     # --- Jobs and imports ---------------------------------------------------------------------
@@ -271,10 +289,19 @@ class CvatClient:
     def _get(self, operation: str, path: str, *, accept: tuple[int, ...] = ()) -> Answer:
         return self._transport.call(operation, "GET", path, accept=accept)
 
+    def _check_says_gone(self, answer: Answer, method: str) -> None:
+        """Only CVAT itself says in JSON that a task is gone; a proxy's 404 proves nothing."""
+        if failures.organization_unknown(answer.data) or not _is_json(answer):
+            raise self._error(answer, method)
+
     def _patch(
         self, operation: str, path: str, data: Mapping[str, Any], task_id: int | None
     ) -> None:
         self._transport.call(operation, "PATCH", path, data=data, task_id=task_id)
+
+    def _list_tasks(self, operation: str, query: Mapping[str, object]) -> list[TaskInfo]:
+        found = self._list(operation, "/api/tasks", query)
+        return [parse.task_info(said, said.get(_ANSWERED)) for said in found]
 
     def _list(self, operation: str, path: str, query: Mapping[str, object]) -> list[Any]:
         """All pages of a listing, in order of id, each thing once.
@@ -292,6 +319,7 @@ class CvatClient:
                 steady = steady and before in (None, count)
                 for said in page["results"]:
                     found[parse.thing_id(said)] = said
+                    said[_ANSWERED] = page[_ANSWERED]
             if steady:
                 break
         return [found[key] for key in sorted(found)]
@@ -315,12 +343,12 @@ class CvatClient:
             if answer.status == 404:
                 if b"Invalid page" not in answer.data:
                     raise self._error(answer, "GET")
-                yield {"count": None, "results": []}
+                yield {"count": None, "results": [], _ANSWERED: None}
                 return
             said = answer.json()
             if not (isinstance(said, dict) and isinstance(said.get("results"), list)):
                 raise failures.not_cvat(self.server_url, answer.status, "no list")
-            yield said
+            yield said | {_ANSWERED: _answered(answer)}
             if not said.get("next"):
                 return
             number += 1
@@ -329,6 +357,14 @@ class CvatClient:
         return failures.error_from_answer(
             answer.status, answer.headers, answer.data, method=method, now=0.0
         )
+
+
+def _answered(answer: Answer) -> float | None:
+    """When an answer was made, by the server's clock, to the second."""
+    try:
+        return parsedate_to_datetime(answer.headers.get("date", "")).timestamp()
+    except ValueError:
+        return None
 
 
 def _batches(task_ids: Sequence[int]) -> Iterator[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from pool.cvat.records import (
@@ -40,8 +41,11 @@ def access_token(said: Any) -> AccessToken:
     )
 
 
-def task_info(said: Any) -> TaskInfo:
-    """One task; ``size`` is left out of CVAT's answer while a task has no data row."""
+def task_info(said: Any, answered: float | None = None) -> TaskInfo:
+    """One task; ``size`` is left out of CVAT's answer while a task has no data row.
+
+    ``answered`` is when the answer was made, by the server's clock.
+    """
     return _read(
         lambda: TaskInfo(
             id=int(said["id"]),
@@ -51,8 +55,16 @@ def task_info(said: Any) -> TaskInfo:
             jobs=int((said.get("jobs") or {}).get("count") or 0),
             project_id=said.get("project_id"),
             organization_id=said.get("organization_id", said.get("organization")),
+            age=_age(said.get("created_date"), answered),
         )
     )
+
+
+def _age(created: object, answered: float | None) -> float | None:
+    if not isinstance(created, str) or answered is None:
+        return None
+    moment = datetime.fromisoformat(created)
+    return answered - (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def job(said: Any, url: Callable[[int, int], str]) -> tuple[int, Job] | None:

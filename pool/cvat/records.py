@@ -42,7 +42,9 @@ class TaskInfo:
     """What tells whether a task still is what the pool left on the server.
 
     ``size`` is the number of frames: 0 for an empty task, with or without a prepared upload.
-    ``jobs`` is how many jobs it has.
+    ``jobs`` is how many jobs it has. ``age`` is how many seconds it had existed when CVAT
+    answered, by the server's own clock on both sides, so that ours may be wrong; None when the
+    answer does not tell.
     """
 
     id: int
@@ -52,6 +54,7 @@ class TaskInfo:
     jobs: int
     project_id: int | None
     organization_id: int | None
+    age: float | None = field(default=None, compare=False)
 
     @property
     def empty(self) -> bool:

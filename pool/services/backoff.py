@@ -1,4 +1,9 @@
-"""What to do after a failed create: when to try again, and what to tell people meanwhile."""
+"""What to do after a failed create: who holds, until when, and what to tell people meanwhile.
+
+This is the one policy for failures of creates. The hold of the server as a whole is a circuit
+breaker (Nygard, "Release It!", 2007): while it lasts no template calls; then one create tries, and
+its success ends the hold.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +28,15 @@ REFUSED_CAP = 900.0
 
 REFUSALS = (CvatRefusedCredentials, CvatForbidden, CvatRejected)
 
+#: The name under which the server as a whole is held: no template can be called so.
+SERVER = ""
+
+
+def held_by(template: str, error: PoolError) -> str:
+    """What a failed create holds: its own template when CVAT refused it, and the server as a
+    whole, for all templates, when it could not be reached or was too busy."""
+    return template if isinstance(error, REFUSALS) else SERVER
+
 
 def hold_after(
     template: str, error: PoolError, previous: Hold | None, *, now: float, rng: random.Random
@@ -33,7 +47,11 @@ def hold_after(
     (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/) and honour
     ``Retry-After``; refusals (400, 401, 403) are tried again after minutes.
     """
-    attempts = previous.attempts + 1 if previous is not None else 1
+    attempts = 1
+    if previous is not None:
+        # Creates that ran at the same time fail together; that is one failure, not several.
+        together = previous.retry_at is not None and now < previous.retry_at
+        attempts = previous.attempts + (not together)
     if isinstance(error, REFUSALS):
         delay = min(REFUSED_CAP, REFUSED_BASE * 2.0 ** min(attempts - 1, 10))
     else:

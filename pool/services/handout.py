@@ -9,6 +9,7 @@ from pool.cvat import CvatClient
 from pool.errors import CvatError, PoolEmpty, PoolError, WaitTimeout
 from pool.logs import get_logger
 from pool.model import Handout, LeaseRecord, LeaseState, new_id
+from pool.services.backoff import SERVER
 from pool.services.create import create_on_server
 from pool.services.signals import Signal
 from pool.settings import Template
@@ -132,7 +133,8 @@ class HandOut:
         now = self._clock.now()
         if self._store.maintainer(now=now) is None:
             return True
-        return template.name in self._store.holds() or template.name in self._store.paused()
+        held = self._store.holds().keys() & {template.name, SERVER}
+        return bool(held) or template.name in self._store.paused()
 
     def _wait_for_warm(self, lease_id: str, fingerprint: str, patience: float) -> Handout | None:
         deadline = self._clock.monotonic() + patience
@@ -165,6 +167,8 @@ class HandOut:
         except CvatError as error:
             log.warning("cold create failed", template=template.name, why=str(error))
             raise
+        if SERVER in self._store.holds():
+            self._store.release_hold(SERVER)
         now = self._clock.now()
         handout = self._store.finish_cold(pooled.id, lease_id, prepared=prepared, now=now)
         if handout is None:

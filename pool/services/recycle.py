@@ -1,5 +1,5 @@
-"""Takes out of the pool what should not be handed out: too old, of an older template, too many;
-and ends leases whose time is up."""
+"""Takes out of the pool what should not be handed out: of an older template, too many; and ends
+leases whose time is up."""
 
 from __future__ import annotations
 
@@ -53,23 +53,15 @@ class Recycle:
 
     def _retire(self, template: Template) -> int:
         now = self._clock.now()
-        old = self._store.retire_older(
-            template.name,
-            warm_before=now - template.pool.max_age,
-            reason="older than max_age",
-            now=now,
-        )
         changed = self._store.retire_other_fingerprints(
             template.name, template.fingerprint, reason="the template has changed", now=now
         )
         excess = self._store.retire_excess(
             template.name, keep=template.pool.max_size, reason="more than max_size", now=now
         )
-        if old or changed or excess:
-            log.info(
-                "tasks retired", template=template.name, old=old, changed=changed, excess=excess
-            )
-        return old + changed + excess
+        if changed or excess:
+            log.info("tasks retired", template=template.name, changed=changed, excess=excess)
+        return changed + excess
 
     def _retire_unknown_templates(self) -> int:
         retired = 0

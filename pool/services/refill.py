@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pool.cvat import CvatClient
 from pool.errors import PoolError
 from pool.logs import get_logger
 from pool.model import Hold, new_id
-from pool.services.backoff import hold_after
+from pool.services.backoff import SERVER, held_by, hold_after
 from pool.services.create import create_on_server
 from pool.services.signals import Signal
 from pool.services.sizing import WINDOWS, Target, target_size
@@ -29,6 +30,8 @@ LEAD_TIME = 1.0
 #: Seconds after the last sign of the foreground for which refilling goes on waiting: callers
 #: who come one after the other leave gaps that are shorter than one create.
 QUIET = 0.25
+#: Creates of all templates together at the most.
+WORKERS = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +44,7 @@ class Situation:
     foreground: bool
     paused: bool
     held: bool
+    probing: bool = False
 
 
 def creates_wanted(situation: Situation, target: Target, *, concurrency: int) -> int:
@@ -54,6 +58,8 @@ def creates_wanted(situation: Situation, target: Target, *, concurrency: int) ->
         return 0
     if situation.capacity >= target.size + situation.waiting:
         return 0
+    if situation.probing:
+        return 1
     if not situation.foreground:
         return concurrency
     if situation.warm <= target.reorder_point or situation.waiting > situation.warm:
@@ -91,14 +97,13 @@ class Refill:
         self._warm = warm
         self._rng = rng or random.Random()
         self._lead_times: dict[str, float] = {}
-        self._running: dict[str, set[Future[None]]] = {name: set() for name in templates}
+        self._running: defaultdict[str, set[Future[None]]] = defaultdict(set)
         self._guard = threading.Lock()
         self._stopping = threading.Event()
         #: Whether the last round left creates for a quieter moment.
         self.stepped_back = False
         self._again: Callable[[], None] = lambda: None
-        most = sum(template.pool.create_concurrency for template in templates.values())
-        self._workers = ThreadPoolExecutor(max(1, most), thread_name_prefix="refill")
+        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="refill")
 
     def on_room(self, again: Callable[[], None]) -> None:
         """Have ``again`` called when a create has ended and there may be more to do."""
@@ -147,7 +152,10 @@ class Refill:
             if at_once == 0:
                 return started, situation.foreground and situation.capacity < target.size
             with self._guard:
-                if len(self._running[template.name]) >= at_once:
+                running = (
+                    self._running.values() if situation.probing else [self._running[template.name]]
+                )
+                if sum(map(len, running)) >= at_once:
                     return started, False
             pooled_id = new_id(self._clock.now())
             pooled = self._store.begin_create(
@@ -171,7 +179,8 @@ class Refill:
 
     def _situation(self, template: Template) -> Situation:
         now = self._clock.now()
-        hold = self._store.holds().get(template.name)
+        holds = self._store.holds()
+        mine = [holds[name] for name in (template.name, SERVER) if name in holds]
         capacity = self._store.capacity_of(template.name, template.fingerprint)
         return Situation(
             warm=self._store.warm_of(template.name, template.fingerprint),
@@ -179,7 +188,8 @@ class Refill:
             waiting=self._store.waiting(template.name),
             foreground=self._store.in_flight() > 0 or now - self._store.last_activity() < QUIET,
             paused=template.name in self._store.paused(),
-            held=hold is not None and hold.retry_at is not None and now < hold.retry_at,
+            held=any(hold.retry_at is not None and now < hold.retry_at for hold in mine),
+            probing=SERVER in holds,
         )
 
     def _create(self, template: Template, pooled_id: str) -> None:
@@ -195,8 +205,8 @@ class Refill:
             self._hold(template, error)
             return
         self._store.finish_create(pooled_id, prepared=prepared, now=self._clock.now())
-        if template.name in self._store.holds():
-            self._store.release_hold(template.name)
+        for name in self._store.holds().keys() & {template.name, SERVER}:
+            self._store.release_hold(name)
         took = self._clock.monotonic() - began
         before = self._lead_times.get(template.name, took)
         self._lead_times[template.name] = 0.8 * before + 0.2 * took
@@ -205,11 +215,12 @@ class Refill:
 
     def _hold(self, template: Template, error: PoolError) -> Hold:
         now = self._clock.now()
-        previous = self._store.holds().get(template.name)
-        hold = hold_after(template.name, error, previous, now=now, rng=self._rng)
+        name = held_by(template.name, error)
+        previous = self._store.holds().get(name)
+        hold = hold_after(name, error, previous, now=now, rng=self._rng)
         self._store.hold(hold)
         log.warning(
-            "template holds",
+            "template holds" if name else "all templates hold",
             template=template.name,
             why=hold.reason,
             retry_in=round((hold.retry_at or now) - now, 1),

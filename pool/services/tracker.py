@@ -14,18 +14,24 @@ from collections.abc import Callable, Mapping, Sequence
 from pool.clock import Clock
 from pool.cvat import CvatClient
 from pool.cvat.records import ImportStatus
-from pool.errors import (
-    CvatError,
-    ImportTimedOut,
-    OwnerGone,
-    PoolError,
-    StoreError,
-)
+from pool.errors import CvatError, ImportTimedOut, OwnerGone, PoolError
 from pool.logs import get_logger
 from pool.model import Handout, Job, RequestRecord, RequestState
-from pool.services.pacing import LONGEST_PAUSE, Pace, pause_after, size_class
+from pool.services.endings import Endings
+from pool.services.hooks import HookWatch, safety_net_pause
+from pool.services.paces import Paces
+from pool.services.pacing import LONGEST_PAUSE, pause_after, size_class
 from pool.services.signals import Signal
-from pool.services.watched import Finished, TrackReport, Watched, judge
+from pool.services.watched import (
+    UNDER_WAY,
+    Finished,
+    TrackReport,
+    Watched,
+    borrow,
+    failure,
+    judge,
+    untold,
+)
 from pool.settings import Template
 from pool.store.base import Store
 
@@ -33,12 +39,14 @@ log = get_logger(__name__)
 
 #: Imports that are due within this many seconds go into the same poll.
 TOGETHER = 0.01
-#: Seconds between two polls of a task into which its caller uploads by itself.
+#: Seconds between two polls of a task into which its caller uploads by itself, and while
+#: webhooks are alive.
 LEASE_PAUSE = 1.0
+LEASE_PAUSE_RELAXED = 5.0
+#: Seconds between two looks for imports that a webhook has ended in another process.
+LOOK = 0.01
 #: Seconds between two questions for the state of one late import.
 STATE_PAUSE = 1.0
-#: Seconds between two times of keeping what was learned of import times.
-KEEP_EVERY = 10.0
 #: Seconds for which the upload of a process that died is given time to show up as an import.
 ORPHAN_PATIENCE = 60.0
 
@@ -55,6 +63,7 @@ class Tracker:
         owner: str,
         clock: Clock,
         rng: random.Random | None = None,
+        hooks: HookWatch | None = None,
     ) -> None:
         self._store = store
         self._cvat = cvat
@@ -62,24 +71,25 @@ class Tracker:
         self._owner = owner
         self._clock = clock
         self._rng = rng or random.Random()
+        self._hooks = hooks
         self._guard = threading.Lock()
         self._watched: dict[str, Watched] = {}
-        self._paces: dict[str, Pace] = {}
-        self._learned: set[str] = set()
-        self._keep_at = 0.0
+        self._paces = Paces(store, clock=clock)
         self._round_trip = 0.0
+        self._seen_token: object = None
         self._changed = Signal(clock)
         self._stopping = False
         self._thread: threading.Thread | None = None
-        self._listeners: list[Callable[[Finished], None]] = []
+        self._endings = Endings(store, clock=clock)
         #: Announced whenever a watched task is ready or has failed.
         self.finished = Signal(clock)
 
     # --- Who is watched ---------------------------------------------------------------------
 
     def listen(self, listener: Callable[[Finished], None]) -> None:
-        """Have ``listener`` called, on the tracker's thread, for each task that is done."""
-        self._listeners.append(listener)
+        """Have ``listener`` called for each task that this process was the first to find done,
+        on the thread that found it."""
+        self._endings.listen(listener)
 
     def watch(self, request: RequestRecord, *, kind: str) -> None:
         """Follow a request whose data CVAT has accepted. ``kind`` is the sort of data."""
@@ -88,7 +98,8 @@ class Tracker:
         now, wall = self._clock.monotonic(), self._clock.now()
         since = now - max(0.0, wall - (request.uploaded_at or wall))
         pace = size_class(request.template, files=len(request.files), size=request.size, kind=kind)
-        first = since + self._pace(pace).first - self._round_trip / 2
+        relaxed = self._hooks is not None and self._hooks.alive(request.template)
+        first = since + self._paces.first_poll(pace, relaxed=relaxed) - self._round_trip / 2
         self._add(
             Watched(
                 pooled_id=request.pooled_id,
@@ -99,6 +110,7 @@ class Tracker:
                 due=max(now, first),
                 deadline=now + max(0.0, (request.deadline_at or wall) - wall),
                 pace=pace,
+                relaxed=relaxed,
             )
         )
 
@@ -107,22 +119,12 @@ class Tracker:
         if handout.task.task_id is None or handout.task.id in self._watched:
             return
         now, wall = self._clock.monotonic(), self._clock.now()
-        template = self._templates.get(handout.task.template)
-        patience = (template.importing if template else Template(name="").importing).timeout
+        template = self._templates.get(handout.task.template) or Template(name="")
         expires = (handout.lease.expires_at or wall) - wall
-        self._add(
-            Watched(
-                pooled_id=handout.task.id,
-                task_id=handout.task.task_id,
-                template=handout.task.template,
-                lease_id=handout.lease.id,
-                since=now,
-                due=now,
-                deadline=now + max(0.0, expires) + patience,
-                pace=f"{handout.task.template}/lease",
-                state_due=now + LEASE_PAUSE,
-            )
-        )
+        watched = untold(handout.task, lease_id=handout.lease.id, now=now)
+        watched.deadline = now + max(0.0, expires) + template.importing.timeout
+        watched.state_due = now + LEASE_PAUSE
+        self._add(watched)
 
     def forget(self, pooled_id: str) -> None:
         """Follow a task no longer."""
@@ -138,11 +140,69 @@ class Tracker:
     def _add(self, watched: Watched) -> None:
         with self._guard:
             self._watched.setdefault(watched.pooled_id, watched)
+            self._seen_token = None
         self._changed.announce()
 
-    def _pace(self, name: str) -> Pace:
+    # --- What webhooks tell -------------------------------------------------------------------
+
+    def deliver(self, task_id: int, jobs: Sequence[Job]) -> bool:
+        """A webhook has told of all the jobs of a task, which nobody needs to ask for any more.
+
+        This process need not be the one that watches it. False when nobody waits for them.
+        """
+        watched = self._announced(task_id)
+        return watched is not None and self._ready(watched, jobs, self._clock.monotonic())
+
+    def fail(self, task_id: int, message: str) -> bool:
+        """A webhook has told that an import failed, in CVAT's words. As :meth:`deliver`."""
+        watched = self._announced(task_id)
+        return watched is not None and self._failed(watched, failure(message))
+
+    def expedite(self, task_id: int) -> bool:
+        """A webhook has told that a task has jobs: ask for them at once. As :meth:`deliver`."""
+        watched = self._announced(task_id)
+        if watched is None:
+            return False
+        watched.hurry = True
+        watched.due = self._clock.monotonic()
+        self._add(watched)
+        return True
+
+    def _announced(self, task_id: int) -> Watched | None:
         with self._guard:
-            return self._paces.setdefault(name, Pace())
+            everyone = self._watched.values()
+            watched = next((each for each in everyone if each.task_id == task_id), None)
+        if watched is None:
+            found = self._store.task_on_server(task_id)
+            watched = found and borrow(*found, now=self._clock.monotonic())
+        if watched is not None:
+            watched.announced = True
+        return watched
+
+    def _relaxed(self) -> list[Watched]:
+        with self._guard:
+            return [watched for watched in self._watched.values() if watched.relaxed]
+
+    def look(self) -> None:
+        """End the waits whose end another process has heard of: the one that webhooks go to."""
+        relaxed = self._relaxed()
+        if not relaxed:
+            return
+        try:
+            token = self._store.change_token()
+            if token == self._seen_token:
+                return
+            found = self._store.tasks(states=UNDER_WAY)
+        except PoolError as error:
+            log.info("store not looked at", why=str(error))
+            return
+        self._seen_token = token
+        under_way = {task.id for task in found}
+        for watched in relaxed:
+            if watched.pooled_id not in under_way:
+                watched.announced = True
+                self._paces.learn(watched, self._clock.monotonic())
+                self.forget(watched.pooled_id)
 
     # --- The thread -------------------------------------------------------------------------
 
@@ -150,8 +210,7 @@ class Tracker:
         """Run rounds on a thread of its own until :meth:`stop`."""
         with self._guard:
             if self._thread is None:
-                for name, learned in self._store.learned_paces().items():
-                    self._paces.setdefault(name, Pace.from_learned(learned))
+                self._paces.load()
                 self._thread = threading.Thread(target=self._run, name="tracker", daemon=True)
                 self._thread.start()
 
@@ -161,15 +220,16 @@ class Tracker:
         self._changed.announce()
         if self._thread is not None:
             self._thread.join(timeout)
-        self._keep_learned(at_once=True)
+        self._paces.keep(at_once=True)
 
     def _run(self) -> None:
         while not self._stopping:
             seen = self._changed.count
             wait = self.seconds_until_due()
             if wait is None or wait > 0:
-                self._keep_learned()
-                self._changed.wait(seen, wait)
+                self._paces.keep()
+                self._changed.wait(seen, min(wait, LOOK) if wait and self._relaxed() else wait)
+                self.look()
                 continue
             try:
                 self.run_once()
@@ -177,20 +237,6 @@ class Tracker:
                 # Whatever it was, the imports go on: look again a little later.
                 log.exception("tracker round failed")
                 self._clock.sleep(LONGEST_PAUSE)
-
-    def _keep_learned(self, *, at_once: bool = False) -> None:
-        """Keep what was learned, now and then: a write costs more than most of it is worth."""
-        now = self._clock.monotonic()
-        if not self._learned or (now < self._keep_at and not at_once):
-            return
-        self._keep_at = now + KEEP_EVERY
-        with self._guard:
-            paces = {name: self._paces[name].learned() for name in self._learned}
-            self._learned.clear()
-        try:
-            self._store.learn_paces(paces)
-        except PoolError as error:
-            log.info("import times not kept", why=str(error))
 
     def seconds_until_due(self) -> float | None:
         """Seconds until the next round has something to ask; None when nothing is followed."""
@@ -209,6 +255,8 @@ class Tracker:
             due = [watched for watched in self._watched.values() if watched.due <= now + TOGETHER]
         if not due:
             return TrackReport()
+        for watched in due:
+            watched.hurry = False
         asked_at = self._clock.monotonic()
         try:
             found = self._cvat().jobs([watched.task_id for watched in due])
@@ -233,46 +281,44 @@ class Tracker:
         failed += self._time_out(due, answered_at)
         return TrackReport(asked=len(due), ready=ready, failed=failed)
 
-    def _ready(self, watched: Watched, jobs: Sequence[Job], seen_at: float) -> None:
-        self._store.complete_import(watched.pooled_id, jobs, now=self._clock.now())
-        if not watched.foreign:
-            self._learn(watched, seen_at)
-        log.info(
-            "jobs are ready",
-            template=watched.template,
-            task_id=watched.task_id,
-            request_id=watched.request_id,
-            jobs=len(jobs),
-            seconds=round(seen_at - watched.since, 3),
-            polls=watched.polls,
-        )
-        self._finish(
-            watched,
-            Finished(
-                pooled_id=watched.pooled_id,
-                task_id=watched.task_id,
-                request_id=watched.request_id,
-                jobs=tuple(jobs),
-                polls=watched.polls,
-            ),
-        )
+    def _ready(self, watched: Watched, jobs: Sequence[Job], seen_at: float) -> bool:
+        finished = self._endings.ready(watched, jobs, seen_at)
+        if finished is not None:
+            if watched.relaxed and not watched.announced and self._hooks is not None:
+                self._hooks.missed(watched.template)
+            self._paces.learn(watched, seen_at)
+        return self._end(watched, finished)
 
-    def _learn(self, watched: Watched, seen_at: float) -> None:
-        pace = self._pace(watched.pace)
-        with self._guard:
-            pace.learn(not_before=watched.empty_at, done_by=seen_at - watched.since)
-            self._learned.add(watched.pace)
+    def _failed(self, watched: Watched, error: PoolError) -> bool:
+        return self._end(watched, self._endings.failed(watched, error))
+
+    def _end(self, watched: Watched, finished: Finished | None) -> bool:
+        self.forget(watched.pooled_id)
+        if finished is None:
+            return False  # whoever was first does the rest
+        self._endings.tell(finished)
+        return True
 
     def _not_yet(self, watched: Watched, seen_at: float, now: float) -> None:
         watched.empty_at = seen_at - watched.since
-        if watched.foreign:
-            watched.due = now + LEASE_PAUSE * self._rng.uniform(0.9, 1.1)
+        if watched.hurry:
+            watched.due = now
+        elif watched.borrowed:
+            self.forget(watched.pooled_id)
+        elif watched.foreign:
+            alive = self._hooks is not None and self._hooks.alive(watched.template)
+            pause = LEASE_PAUSE_RELAXED if alive else LEASE_PAUSE
+            watched.due = now + pause * self._rng.uniform(0.9, 1.1)
+        elif watched.relaxed:
+            watched.due = now + safety_net_pause(now - watched.since)
         else:
             watched.due = now + pause_after(now - watched.since, self._rng)
 
     def _poll_failed(self, due: Sequence[Watched], error: CvatError) -> TrackReport:
         now = self._clock.monotonic()
         for watched in due:
+            if watched.borrowed:
+                self.forget(watched.pooled_id)
             watched.errors += 1
             ceiling = min(30.0, 0.25 * 2.0 ** min(watched.errors, 10))
             watched.due = now + self._rng.uniform(0.5, 1.0) * ceiling
@@ -287,7 +333,8 @@ class Tracker:
             for watched in due
             if watched.pooled_id in self._watched
             and watched.state_due <= now
-            and (watched.foreign or now - watched.since > self._pace(watched.pace).late_after())
+            and not watched.borrowed
+            and (watched.foreign or now - watched.since > self._paces.late_after(watched.pace))
         ]
         return min(late, key=lambda watched: watched.state_due) if late else None
 
@@ -309,8 +356,7 @@ class Tracker:
         verdict = judge(state, unknown=watched.unknown)
         if verdict is None:
             return False
-        self._failed(watched, verdict)
-        return True
+        return self._failed(watched, verdict)
 
     def _time_out(self, due: Sequence[Watched], now: float) -> int:
         over = [
@@ -327,38 +373,6 @@ class Tracker:
                 watched, ImportTimedOut(f"task {watched.task_id} had no jobs after {limit:.0f} s")
             )
         return sum(not watched.foreign for watched in over)
-
-    def _failed(self, watched: Watched, error: PoolError) -> None:
-        self._store.fail_import(
-            watched.pooled_id, code=error.code, message=error.detail, now=self._clock.now()
-        )
-        log.warning(
-            "import failed",
-            template=watched.template,
-            task_id=watched.task_id,
-            request_id=watched.request_id,
-            why=str(error),
-        )
-        self._finish(
-            watched,
-            Finished(
-                pooled_id=watched.pooled_id,
-                task_id=watched.task_id,
-                request_id=watched.request_id,
-                code=error.code,
-                polls=watched.polls,
-            ),
-        )
-
-    def _finish(self, watched: Watched, finished: Finished) -> None:
-        with self._guard:
-            self._watched.pop(watched.pooled_id, None)
-        self.finished.announce()
-        for listener in self._listeners:
-            try:
-                listener(finished)
-            except StoreError:
-                log.exception("listener failed", task_id=watched.task_id)
 
     # --- Taking over ----------------------------------------------------------------------------
 

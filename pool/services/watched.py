@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from pool.cvat.records import ImportState, ImportStatus
 from pool.errors import ImportFailed, PoolError, TaskGone
-from pool.model import Job
+from pool.model import Job, PooledTask, RequestRecord, TaskState
 
 #: CVAT may forget a request while its jobs are being committed; ask this often before giving up.
 UNKNOWN_LIMIT = 3
+#: Where a task stands while its import may still end.
+UNDER_WAY = (TaskState.LEASED, TaskState.IMPORTING)
 
 
 @dataclass(slots=True)
@@ -30,6 +33,13 @@ class Watched:
     errors: int = 0
     state_due: float = 0.0
     unknown: int = 0
+    #: The webhook is expected to tell of it, so that polling waits; and it has told.
+    relaxed: bool = False
+    announced: bool = False
+    #: Announced after the poll that is under way was sent, so that another one is due.
+    hurry: bool = False
+    #: Another process watches it; this one has only heard of it.
+    borrowed: bool = False
 
     @property
     def foreign(self) -> bool:
@@ -58,12 +68,43 @@ class TrackReport:
     failed: int = 0
 
 
+def untold(task: PooledTask, *, lease_id: str | None, now: float) -> Watched:
+    """A task of which nobody told this process when its data went in."""
+    assert task.task_id is not None
+    return Watched(
+        pooled_id=task.id,
+        task_id=task.task_id,
+        template=task.template,
+        lease_id=lease_id,
+        since=now,
+        due=now,
+        deadline=math.inf,
+        pace="",
+    )
+
+
+def borrow(task: PooledTask, request: RequestRecord | None, *, now: float) -> Watched | None:
+    """A task of which this process has heard, but which it does not watch; None when nothing
+    more will come of it."""
+    if task.task_id is None or task.state not in UNDER_WAY:
+        return None
+    watched = untold(task, lease_id=task.lease_id, now=now)
+    watched.request_id = request.id if request else None
+    watched.borrowed = True
+    return watched
+
+
+def failure(message: str) -> ImportFailed:
+    """A failed import, in CVAT's words."""
+    return ImportFailed(message or "CVAT gave no reason")
+
+
 def judge(state: ImportState, *, unknown: int) -> PoolError | None:
     """What the state of a late import means, its jobs not being there: an error, or None to
     keep waiting. ``unknown`` counts the answers in a row that knew nothing of it."""
     match state.status:
         case ImportStatus.FAILED:
-            return ImportFailed(state.message or "CVAT gave no reason")
+            return failure(state.message)
         case ImportStatus.TASK_GONE:
             return TaskGone("somebody deleted it while its data was being imported")
         case ImportStatus.UNKNOWN | ImportStatus.FINISHED if unknown >= UNKNOWN_LIMIT:

@@ -32,6 +32,8 @@ from pool.model import (
     RequestState,
     TaskState,
 )
+from pool.store.upkeep_rows import UpkeepRows
+from pool.store.webhook_rows import WebhookRows
 
 #: Seconds in one bucket of the demand history.
 DEMAND_BUCKET = 10.0
@@ -97,7 +99,7 @@ class Page:
     next_cursor: str | None
 
 
-class Store(Protocol):
+class Store(UpkeepRows, WebhookRows, Protocol):
     """The rows of one pool."""
 
     @property
@@ -277,9 +279,6 @@ class Store(Protocol):
     def retire(self, pooled_id: str, *, reason: str, now: float) -> bool:
         """``WARM`` to ``RETIRED``."""
 
-    def retire_older(self, template: str, *, warm_before: float, reason: str, now: float) -> int:
-        """Retire the template's warm tasks that became warm before ``warm_before``."""
-
     def retire_other_fingerprints(
         self, template: str, fingerprint: str, *, reason: str, now: float
     ) -> int:
@@ -357,7 +356,7 @@ class Store(Protocol):
     def jobs_of(self, pooled_id: str) -> Sequence[Job]:
         """The jobs of a ready task, by id; empty before that."""
 
-    # --- Demand, holds, maintenance -----------------------------------------------------------
+    # --- Demand, holds ------------------------------------------------------------------------
 
     def demand(self, template: str, *, since: float) -> Sequence[Demand]:
         """Hand-outs by bucket of :data:`DEMAND_BUCKET` seconds, oldest first, empty ones left
@@ -389,15 +388,3 @@ class Store(Protocol):
 
     def paused(self) -> Mapping[str, float]:
         """Paused templates, and since when."""
-
-    def acquire_maintenance(self, owner: str, *, until: float, now: float) -> bool:
-        """Become, or stay, the one process that maintains the store, up to ``until``.
-
-        False while another owner's term lasts.
-        """
-
-    def release_maintenance(self, owner: str) -> bool:
-        """End one's own term now; False when it was not one's own."""
-
-    def maintainer(self, *, now: float) -> str | None:
-        """Who maintains the store now, if anybody does."""

@@ -82,9 +82,10 @@ def _known(db: Database, lease: NewLease, *, of_request: bool) -> Opened | None:
     )
 
 
-def can_claim(db: Database, lease_id: str, fingerprint: str) -> bool:
+def can_claim(db: Database, lease_id: str, fingerprint: str, *, now: float) -> bool:
     """Whether :func:`claim_warm` is worth a transaction that writes."""
-    return one(db, lookups.CAN_CLAIM, {"id": lease_id, "fingerprint": fingerprint}) is not None
+    wanted = {"id": lease_id, "fingerprint": fingerprint, "now": now}
+    return one(db, lookups.CAN_CLAIM, wanted) is not None
 
 
 def claim_warm(db: Database, lease_id: str, fingerprint: str, *, now: float) -> Handout | None:

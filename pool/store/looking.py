@@ -70,6 +70,11 @@ def task(db: Database, pooled_id: str) -> PooledTask | None:
     return task_of(row) if row else None
 
 
+def task_on_server(db: Database, task_id: int) -> tuple[PooledTask, RequestRecord | None] | None:
+    row = one(db, lookups.TASK_ON_SERVER, {"task_id": task_id})
+    return (task_of(row[: len(TASK_COLUMNS)]), _request_if_any(row)) if row else None
+
+
 def tasks(
     db: Database, *, template: str | None = None, states: Sequence[TaskState] = ()
 ) -> Sequence[PooledTask]:

@@ -20,6 +20,15 @@ _REQUEST: Final = listed(REQUEST_COLUMNS, "requests")
 #: One task by our id.
 TASK: Final = f"SELECT {_TASK} FROM tasks WHERE id = :id"
 
+#: The newest task that has the server's id, with its request.
+TASK_ON_SERVER: Final = f"""
+    SELECT {listed(TASK_COLUMNS, "named")}, {_REQUEST}
+    FROM (SELECT * FROM tasks INDEXED BY tasks_on_server
+          WHERE task_id = :task_id ORDER BY seq DESC LIMIT 1) AS named
+    LEFT JOIN leases ON leases.id = named.lease_id
+    LEFT JOIN requests ON requests.id = leases.request_id
+"""
+
 #: One lease.
 LEASE: Final = f"SELECT {_LEASE} FROM leases WHERE id = :id"
 
@@ -42,7 +51,8 @@ CAN_CLAIM: Final = """
     SELECT 1 FROM leases WHERE leases.id = :id AND leases.state = 'waiting' AND EXISTS (
         SELECT 1 FROM tasks
         WHERE tasks.state = 'warm' AND tasks.template = leases.template
-          AND tasks.fingerprint = :fingerprint)
+          AND tasks.fingerprint = :fingerprint
+          AND (tasks.doubted_until IS NULL OR tasks.doubted_until <= :now))
 """
 
 #: The template that a waiting lease wants a task of.

@@ -22,6 +22,10 @@ LIVE: Final = "state NOT IN ('ready', 'deleted')"
 DOOMED: Final = "state IN ('retired', 'failed', 'deleting')"
 #: Tasks whose jobs exist and that have not got their name and assignee yet.
 UNNAMED: Final = "state = 'ready' AND named = 0"
+#: Tasks that nothing more will happen to, once those that are ready bear their final name.
+FINISHED: Final = "state IN ('ready', 'deleted')"
+#: Leases that neither wait nor hold a task that may be given back.
+ENDED: Final = "state NOT IN ('waiting', 'active')"
 #: Leases that end when their time is up.
 EXPIRING: Final = "state = 'active' AND request_id IS NULL"
 #: Requests that somebody still works on.
@@ -213,6 +217,45 @@ def m005_paces(db: Database) -> None:
         not_null=("first", "imports", "seen"),
         strict=True,
     )
+
+
+@migrations()
+def m006_webhooks(db: Database) -> None:
+    """The webhooks that were installed; their secret stands in ``meta``. Deliveries name tasks
+    by the server's id."""
+    db.table("webhooks").create(
+        {
+            "scope": str,
+            "hook_id": int,
+            "target_url": str,
+            "installed_at": float,
+            "heard_at": float,
+            "missed": int,
+        },
+        pk="scope",
+        not_null=("hook_id", "target_url", "installed_at", "missed"),
+        defaults={"missed": 0},
+        strict=True,
+    )
+    db.execute("CREATE INDEX tasks_on_server ON tasks (task_id) WHERE task_id IS NOT NULL")
+
+
+@migrations()
+def m007_doubt_and_pruning(db: Database) -> None:
+    """Until when a warm task is not handed out, because nobody has looked at it yet; and what
+    finds finished rows by their age, and the rows that refer to them."""
+    for statement in (
+        "ALTER TABLE tasks ADD COLUMN doubted_until REAL",
+        f"CREATE INDEX tasks_finished ON tasks (changed_at) WHERE {FINISHED}",
+        f"CREATE INDEX leases_ended ON leases (created_at) WHERE {ENDED}",
+        """
+        CREATE INDEX requests_finished ON requests (finished_at) WHERE finished_at IS NOT NULL
+        """,
+        "CREATE INDEX leases_of_task ON leases (pooled_id) WHERE pooled_id IS NOT NULL",
+        "CREATE INDEX requests_of_task ON requests (pooled_id) WHERE pooled_id IS NOT NULL",
+        "CREATE INDEX requests_of_lease ON requests (lease_id)",
+    ):
+        db.execute(statement)
 
 
 def unknown_to_us(db: Database) -> set[str]:

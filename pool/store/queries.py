@@ -67,6 +67,7 @@ CLAIM: Final = f"""
     UPDATE tasks SET state = 'leased', lease_id = :lease_id, changed_at = :now
     WHERE seq = (SELECT seq FROM tasks INDEXED BY tasks_warm
                  WHERE state = 'warm' AND template = :template AND fingerprint = :fingerprint
+                   AND (doubted_until IS NULL OR doubted_until <= :now)
                  ORDER BY warm_at, seq LIMIT 1)
       AND state = 'warm'
     RETURNING {_TASK}
@@ -288,12 +289,6 @@ RETIRE: Final = """
     WHERE id = :id AND state = 'warm'
 """
 
-#: The warm tasks that have become too old leave the pool.
-RETIRE_OLDER: Final = """
-    UPDATE tasks INDEXED BY tasks_warm SET state = 'retired', reason = :reason, changed_at = :now
-    WHERE state = 'warm' AND template = :template AND warm_at < :warm_before
-"""
-
 #: The warm tasks that an older version of the template has made leave the pool.
 RETIRE_OTHER_FINGERPRINTS: Final = """
     UPDATE tasks INDEXED BY tasks_warm SET state = 'retired', reason = :reason, changed_at = :now
@@ -321,6 +316,30 @@ BEGIN_DELETE: Final = f"""
 #: The server has the task no more.
 FINISH_DELETE: Final = """
     UPDATE tasks SET state = 'deleted', changed_at = :now WHERE id = :id AND state = 'deleting'
+"""
+
+#: Somebody has made a task their own, so that it is theirs to delete.
+DISOWN: Final = """
+    UPDATE tasks SET state = 'deleted', reason = :reason, changed_at = :now
+    WHERE id = :id AND state IN ('warm', 'retired', 'deleting')
+"""
+
+#: A create that was given up had happened after all.
+ADOPT_TASK: Final = """
+    UPDATE tasks
+    SET state = 'warm', task_id = :task_id, prepared = :prepared, reason = '', warm_at = :now,
+        changed_at = :now
+    WHERE id = :id AND state = 'deleted' AND task_id IS NULL AND lease_id IS NULL
+"""
+
+#: Warm tasks are not handed out for a while.
+DOUBT_WARM: Final = "UPDATE tasks SET doubted_until = :until WHERE state = 'warm'"
+
+#: They are handed out again. The ids are a JSON array.
+TRUST_WARM: Final = """
+    UPDATE tasks SET doubted_until = NULL
+    WHERE state = 'warm' AND doubted_until IS NOT NULL
+      AND id IN (SELECT value FROM json_each(:ids))
 """
 
 # --- Demand, maintenance --------------------------------------------------------------------------
@@ -351,3 +370,16 @@ ACQUIRE_MAINTENANCE: Final = """
 CHECK_WRITABLE: Final = """
     UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'writes_checked'
 """
+
+# --- Webhooks -------------------------------------------------------------------------------------
+
+#: A webhook of which it is not known that it delivers.
+NOT_HEARD: Final = """
+    hook_id = :hook_id AND (missed > 0 OR heard_at IS NULL OR heard_at <= :heard_before)
+"""
+
+#: A webhook delivers.
+HEAR_WEBHOOK: Final = f"UPDATE webhooks SET heard_at = :now, missed = 0 WHERE {NOT_HEARD}"
+
+#: A webhook did not deliver in time.
+MISS_WEBHOOK: Final = "UPDATE webhooks SET missed = missed + 1 WHERE scope = :scope"

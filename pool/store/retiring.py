@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from sqlite_utils import Database
@@ -13,16 +14,6 @@ from pool.store.rows import changed, rows, task_of, text
 
 def retire(db: Database, pooled_id: str, *, reason: str, now: float) -> bool:
     return bool(changed(db, queries.RETIRE, {"id": pooled_id, "reason": text(reason), "now": now}))
-
-
-def retire_older(
-    db: Database, template: str, *, warm_before: float, reason: str, now: float
-) -> int:
-    return changed(
-        db,
-        queries.RETIRE_OLDER,
-        {"template": template, "warm_before": warm_before, "reason": text(reason), "now": now},
-    )
 
 
 def retire_other_fingerprints(
@@ -57,3 +48,20 @@ def begin_delete(
 
 def finish_delete(db: Database, pooled_id: str, *, now: float) -> bool:
     return bool(changed(db, queries.FINISH_DELETE, {"id": pooled_id, "now": now}))
+
+
+def disown(db: Database, pooled_id: str, *, reason: str, now: float) -> bool:
+    return bool(changed(db, queries.DISOWN, {"id": pooled_id, "reason": text(reason), "now": now}))
+
+
+def adopt_task(db: Database, pooled_id: str, *, task_id: int, prepared: bool, now: float) -> bool:
+    adopted = {"id": pooled_id, "task_id": task_id, "prepared": prepared, "now": now}
+    return bool(changed(db, queries.ADOPT_TASK, adopted))
+
+
+def doubt_warm(db: Database, *, until: float) -> int:
+    return changed(db, queries.DOUBT_WARM, {"until": until})
+
+
+def trust_warm(db: Database, pooled_ids: Sequence[str]) -> int:
+    return changed(db, queries.TRUST_WARM, {"ids": json.dumps(list(pooled_ids))})

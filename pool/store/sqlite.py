@@ -18,7 +18,8 @@ from sqlite_utils import Database
 
 from pool.errors import StoreError
 from pool.model import Handout
-from pool.store import creating, handing_out, importing, looking, retiring, upkeep
+from pool.store import creating, handing_out, importing, looking, pruning, retiring, upkeep
+from pool.store import webhooks as hooks
 from pool.store.base import Store
 from pool.store.connections import Connections, connect
 from pool.store.failures import check_place, explain, is_busy
@@ -108,7 +109,7 @@ class SqliteStore:
     def claim_warm(self, lease_id: str, fingerprint: str, *, now: float) -> Handout | None:
         # Many waiters ask often, and mostly in vain; looking needs no turn at writing.
         with self.connections.reading() as db:
-            if not handing_out.can_claim(db, lease_id, fingerprint):
+            if not handing_out.can_claim(db, lease_id, fingerprint, now=now):
                 return None
         with self.connections.writing() as db:
             return handing_out.claim_warm(db, lease_id, fingerprint, now=now)
@@ -127,11 +128,15 @@ class SqliteStore:
     unfinished_tasks = _reads(looking.unfinished_tasks)
 
     retire = _writes(retiring.retire)
-    retire_older = _writes(retiring.retire_older)
     retire_other_fingerprints = _writes(retiring.retire_other_fingerprints)
     retire_excess = _writes(retiring.retire_excess)
     begin_delete = _writes(retiring.begin_delete)
     finish_delete = _writes(retiring.finish_delete)
+    disown = _writes(retiring.disown)
+    adopt_task = _writes(retiring.adopt_task)
+    doubt_warm = _writes(retiring.doubt_warm)
+    trust_warm = _writes(retiring.trust_warm)
+    prune = _writes(pruning.prune)
 
     levels = _reads(looking.levels)
     warm_of = _reads(looking.warm_of)
@@ -140,6 +145,7 @@ class SqliteStore:
     last_activity = _reads(looking.last_activity)
     waiting = _reads(looking.waiting)
     task = _reads(looking.task)
+    task_on_server = _reads(looking.task_on_server)
     tasks = _reads(looking.tasks)
     lease = _reads(looking.lease)
     leases = _reads(looking.leases)
@@ -160,6 +166,22 @@ class SqliteStore:
     acquire_maintenance = _writes(upkeep.acquire_maintenance)
     release_maintenance = _writes(upkeep.release_maintenance)
     maintainer = _reads(upkeep.maintainer)
+    broken_off_maintenance = _reads(upkeep.broken_off_maintenance)
+
+    webhook_secret = _reads(hooks.webhook_secret)
+    keep_webhook_secret = _writes(hooks.keep_webhook_secret)
+    webhooks = _reads(hooks.webhooks)
+    keep_webhook = _writes(hooks.keep_webhook)
+    forget_webhook = _writes(hooks.forget_webhook)
+    miss_webhook = _writes(hooks.miss_webhook)
+
+    def hear_webhook(self, hook_id: int, *, now: float) -> bool:
+        # Deliveries come many a second, and all but the first of them need no turn at writing.
+        with self.connections.reading() as db:
+            if not hooks.has_to_hear(db, hook_id, now=now):
+                return False
+        with self.connections.writing() as db:
+            return hooks.hear_webhook(db, hook_id, now=now)
 
 
 # --- Making a file into a store ------------------------------------------------------------------

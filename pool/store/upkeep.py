@@ -87,5 +87,10 @@ def maintainer(db: Database, *, now: float) -> str | None:
     return str(row[0]) if row else None
 
 
+def broken_off_maintenance(db: Database, *, now: float) -> str | None:
+    row = db.execute("SELECT owner FROM maintenance WHERE until <= ?", [now]).fetchone()
+    return str(row[0]) if row else None
+
+
 def check_writable(db: Database) -> None:
     changed(db, queries.CHECK_WRITABLE, {})

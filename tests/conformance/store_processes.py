@@ -88,6 +88,15 @@ def delete_all(url: str, owner: str) -> list[str]:
     return taken
 
 
+def keep_secret(url: str, secret: str) -> str:
+    """Brings a secret; answers the one that is kept."""
+    store = open_store(url)
+    try:
+        return store.keep_webhook_secret(secret)
+    finally:
+        store.close()
+
+
 def maintain(url: str, owner: str) -> bool:
     """Tries to become the one that maintains the store."""
     store = open_store(url)

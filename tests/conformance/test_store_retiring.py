@@ -36,15 +36,6 @@ def test_only_warm_tasks_are_retired(scene: Scene) -> None:
     assert everything(scene.store) == before
 
 
-def test_retiring_by_age(scene: Scene) -> None:
-    old = scene.warm(now=NOW)
-    scene.warm(now=NOW + 5)
-    scene.warm(template="other", now=NOW)
-    assert scene.store.retire_older(TEMPLATE, warm_before=NOW + 5, reason="old", now=NOW + 9) == 1
-    assert retired(scene) == [old.id]
-    assert scene.task(old.id).reason == "old"
-
-
 def test_retiring_what_an_older_template_has_made(scene: Scene) -> None:
     scene.warm()
     old = [scene.warm(fingerprint="v1"), scene.warm(fingerprint="v2")]
@@ -133,7 +124,7 @@ def test_a_task_handed_out_is_not_retired_by_any_way(scene: Scene) -> None:
     scene.warm()
     scene.store.open_lease(wish(), now=NOW)
     before = everything(scene.store)
-    assert scene.store.retire_older(TEMPLATE, warm_before=NOW + 9, reason="", now=NOW) == 0
+    assert not scene.store.disown(scene.store.tasks()[0].id, reason="", now=NOW)
     assert scene.store.retire_other_fingerprints(TEMPLATE, "new", reason="", now=NOW) == 0
     assert scene.store.retire_excess(TEMPLATE, keep=0, reason="", now=NOW) == 0
     assert take(scene, 9) == []

@@ -298,6 +298,26 @@ class Calls(Model):
         if due:
             self.move_task(pooled_id, T.DELETED)
 
+    @rule(number=st.integers(0, 9))
+    def disown(self, number: int) -> None:
+        pooled_id, task = self.some_task(number)
+        due = task.state in (T.WARM, T.RETIRED, T.DELETING)
+        self.expect(due, lambda: self.store.disown(pooled_id, reason="x", now=self.now))
+        if due:
+            self.move_task(pooled_id, T.DELETED)
+
+    @rule(number=st.integers(0, 9))
+    def adopt_task(self, number: int) -> None:
+        pooled_id, task = self.some_task(number)
+        due = pooled_id != "unknown" and task.state is T.DELETED and not task.known_to_server
+        self.expect(
+            due,
+            lambda: self.store.adopt_task(pooled_id, task_id=8, prepared=True, now=self.now),
+        )
+        if due:
+            task.known_to_server = True
+            self.move_task(pooled_id, T.WARM)
+
     # --- What always holds ----------------------------------------------------------------------
 
     @invariant()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,9 +94,23 @@ def test_a_daemon_without_a_server_waits_for_it(
     config_path.write_text(config_path.read_text().replace(simulator.url, "http://127.0.0.1:9"))
     folder = config_path.parent
     with running("run", cwd=folder, CVAT_ACCESS_TOKEN=simulator.access_token) as daemon:
-        daemon.wait_for("template holds")
+        daemon.wait_for("all templates hold")
         status = json.loads(cvat_pool("status", "--json", cwd=folder).stdout)
-        assert "cannot be reached" in status["templates"][0]["hold_reason"]
+        assert "cannot be reached" in status["hold_reason"]
+        assert daemon.stop() == 0
+
+
+def test_a_changed_configuration_is_taken_over_without_a_restart(
+    config_path: Path, simulator: SimulatorServer
+) -> None:
+    before = config_path.read_text()
+    with running("run", cwd=config_path.parent, CVAT_ACCESS_TOKEN=simulator.access_token) as daemon:
+        daemon.wait_for("maintenance begun")
+        config_path.write_text("[templates.scenes")
+        assert "config.toml:1" in daemon.wait_for("not reloaded")
+        config_path.write_text(before + "[templates.more]\nlabels = []\n")
+        assert "more" in daemon.wait_for("configuration reloaded")
+        daemon.process.send_signal(signal.SIGHUP)
         assert daemon.stop() == 0
 
 

@@ -24,12 +24,13 @@ from pool.errors import (
 )
 from pool.files import build_upload
 from pool.model import Handout, LeaseState, Outcome, RequestRecord, RequestState, TaskState
+from pool.services.ageing import Ageing, AgeingReport
+from pool.services.backoff import SERVER
 from pool.services.deletion import Deletion
 from pool.services.finish import Finish
 from pool.services.heartbeat import TERM
 from pool.services.recycle import Recycle
 from pool.services.refill import Refill, Situation, creates_wanted
-from pool.services.settle import Settle
 from pool.services.sizing import Target
 from pool.settings import Template
 from pool.store.base import NewRequest, Store
@@ -126,7 +127,7 @@ def test_a_failed_create_holds_the_template_and_is_tried_again(
 ) -> None:
     cvat.failures["create_task"] = [CvatBusy("try later", http_status=429, retry_after=5.0)] * 2
     fill(refill)
-    hold = engine.store.holds()[template.name]
+    hold = engine.store.holds()[SERVER]
     assert "try later" in hold.reason
     assert levels(engine.store, template) == {"failed": 2}
     asked = cvat.count("create_task")
@@ -136,6 +137,46 @@ def test_a_failed_create_holds_the_template_and_is_tried_again(
     fill(refill)
     assert levels(engine.store, template)["warm"] == 3
     assert engine.store.holds() == {}
+
+
+def test_a_refused_template_holds_alone(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    cvat.failures["create_task"] = [CvatForbidden("read-only")] * 2
+    fill(refill)
+    assert list(engine.store.holds()) == [template.name]
+    clock.advance(61.0)
+    assert fill(refill) == 3
+
+
+def test_after_an_outage_one_create_tries_before_the_others(
+    engine: Engine, refill: Refill, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    cvat.failures["create_task"] = [CvatUnreachable("down") for _ in range(3)]
+    assert fill(refill) == 2
+    clock.advance(60.0)
+    assert refill.run_once().started == 1, "it failed, and the hold goes on"
+    refill.drain()
+    assert refill.run_once().started == 0
+    clock.advance(60.0)
+    assert refill.run_once().started == 1
+    refill.drain()
+    assert engine.store.holds() == {}
+    assert fill(refill) == 2
+
+
+def test_a_server_that_is_down_for_an_hour_is_not_hammered(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    cvat.failures["create_task"] = [CvatUnreachable("down") for _ in range(10_000)]
+    for _ in range(3600):
+        fill(refill)
+        clock.advance(1.0)
+    assert 60 <= cvat.count("create_task") <= 600, "between one and ten a minute"
+    cvat.failures.clear()
+    clock.advance(60.0)
+    assert fill(refill) == 3
+    assert levels(engine.store, template)["warm"] == 3
 
 
 def test_a_paused_template_is_left_alone(
@@ -493,7 +534,7 @@ def test_a_callers_own_upload_is_followed(
     assert lease is not None and lease.state is LeaseState.USED
 
 
-# --- Recycle, delete, settle, finish ---------------------------------------------------------
+# --- Recycle, age, delete, finish ------------------------------------------------------------
 
 
 def recycle(engine: Engine, *, templates: dict[str, Template] | None = None) -> Recycle:
@@ -505,15 +546,35 @@ def deletion(engine: Engine) -> Deletion:
     return Deletion(engine.store, engine.cvat(), owner=engine.owner, clock=engine.clock)
 
 
-def test_old_tasks_are_retired_and_deleted(
+def test_old_tasks_are_replaced_a_few_at_a_time(
     engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     fill(refill)
-    clock.advance(template.pool.max_age + 1)
-    assert recycle(engine).run_once().retired == 3
+    first = set(cvat.tasks_there)
+    ageing = Ageing(engine.store, engine.settings.templates, clock=clock)
+    clock.advance(0.8 * template.pool.max_age - 1)
+    assert ageing.run_once() == AgeingReport()
+    clock.advance(0.2 * template.pool.max_age + 2)
+    assert ageing.run_once() == AgeingReport(retired=2, waiting=1)
+    assert ageing.run_once().retired == 0, "not before they are replaced"
+    fill(refill)
+    assert ageing.run_once().retired == 1
+    fill(refill)
     assert deletion(engine).run_once().deleted == 3
-    assert cvat.tasks_there == {}
-    assert template.name not in engine.store.levels()
+    assert len(cvat.tasks_there) == 3
+    assert not first & set(cvat.tasks_there)
+
+
+def test_old_tasks_are_kept_while_nothing_is_created(
+    engine: Engine, refill: Refill, template: Template, clock: ManualClock
+) -> None:
+    fill(refill)
+    clock.advance(template.pool.max_age + 1)
+    ageing = Ageing(engine.store, engine.settings.templates, clock=clock)
+    engine.store.pause(template.name, now=clock.now())
+    assert ageing.run_once() == AgeingReport(waiting=3)
+    engine.store.resume(template.name)
+    assert ageing.run_once().retired == 2
 
 
 def test_tasks_of_a_changed_template_are_never_handed_out(
@@ -562,41 +623,13 @@ def test_a_task_that_cannot_be_deleted_does_not_starve_the_others(
     engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     fill(refill)
-    clock.advance(template.pool.max_age + 1)
-    recycle(engine).run_once()
+    recycle(engine, templates={}).run_once()
     cvat.failures["delete_task"] = [CvatBusy("no", http_status=500)]
     report = deletion(engine).run_once()
     assert (report.deleted, report.failed) == (2, 1)
     assert deletion(engine).run_once().deleted == 0
     clock.advance(61.0)
     assert deletion(engine).run_once().deleted == 1
-
-
-@pytest.mark.parametrize("happened", [True, False])
-def test_a_create_whose_answer_was_lost_is_settled_by_its_name(
-    engine: Engine,
-    refill: Refill,
-    template: Template,
-    cvat: ScriptedCvat,
-    clock: ManualClock,
-    happened: bool,
-) -> None:
-    cvat.failures["create_task"] = [CvatAmbiguous("time-out")] * 2
-    fill(refill)
-    creating = engine.store.tasks(states=(TaskState.CREATING,))
-    assert creating
-    if happened:
-        for number, task in enumerate(creating):
-            cvat.put_task(500 + number, task.name)
-    settle = Settle(engine.store, engine.cvat(), http_timeout=30.0, clock=clock)
-    assert settle.run_once().found == 0, "the lost POST may still commit"
-    clock.advance(91.0)
-    report = settle.run_once()
-    assert (report.found, report.missing) == (
-        (len(creating), 0) if happened else (0, len(creating))
-    )
-    expected = {"warm": len(creating)} if happened else {"failed": len(creating)}
-    assert levels(engine.store, template) == expected
 
 
 def test_names_and_assignments_come_after_the_job_ids(

@@ -25,6 +25,7 @@ from pool import (
     UnknownTemplate,
     WaitTimeout,
 )
+from pool.cvat import AccessTokenCredentials
 from pool.cvat.plain import plain_client
 from pool.services.refill import Refill
 from pool.simulator import SimulatorServer
@@ -125,8 +126,7 @@ def test_the_name_and_the_assignee_are_set_once_the_ids_are_out(
     request = pool.submit("scenes", [("a.jpg", image)], name="night ride", assignee=user.id)
     request.jobs(timeout=20)
     pool.close()  # waits for what is done afterwards
-    client = plain_client(simulator.url, simulator.access_token)
-    with client:
+    with plain_client(pool.settings.cvat, AccessTokenCredentials(simulator.access_token)) as client:
         task = client.tasks.retrieve(request.task_id)
         assert task.name == "night ride"
         assert [job.assignee.id for job in task.get_jobs()] == [user.id]
@@ -229,7 +229,7 @@ def test_a_task_that_its_caller_filled_is_not_taken_back(
     pool: TaskPool, simulator: SimulatorServer, image_path: Path
 ) -> None:
     lease = pool.acquire("scenes")
-    with plain_client(simulator.url, simulator.access_token) as client:
+    with plain_client(pool.settings.cvat, AccessTokenCredentials(simulator.access_token)) as client:
         task = client.tasks.retrieve(lease.task_id)
         task.upload_data([image_path], params={"image_quality": 70}, status_check_period=0.01)
     with pytest.raises(LeaseInUse):

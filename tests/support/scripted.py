@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pool.cvat.records import ImportState, ImportStatus, TaskInfo, Upload
-from pool.errors import CvatError
+from pool.errors import CvatError, CvatForbidden
 from pool.model import Job
 
 
@@ -16,6 +16,8 @@ class ScriptedCvat:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.tasks_there: dict[int, TaskInfo] = {}
+        #: Tasks that exist and that no listing shows; None for one that we may not see.
+        self.elsewhere: dict[int, TaskInfo | None] = {}
         self.jobs_there: dict[int, tuple[Job, ...]] = {}
         self.states: dict[int, ImportState] = {}
         self.failures: dict[str, list[CvatError]] = {}
@@ -44,15 +46,26 @@ class ScriptedCvat:
         self.put_task(self._next_id, name)
         return self._next_id
 
-    def put_task(self, task_id: int, name: str, *, size: int = 0, jobs: int = 0) -> None:
+    def put_task(
+        self,
+        task_id: int,
+        name: str,
+        *,
+        size: int = 0,
+        jobs: int = 0,
+        project: int | None = None,
+        prepared: bool = False,
+        age: float | None = 0.0,
+    ) -> None:
         self.tasks_there[task_id] = TaskInfo(
             id=task_id,
             name=name,
             size=size,
-            has_data=size > 0,
+            has_data=prepared or size > 0,
             jobs=jobs,
-            project_id=None,
+            project_id=project,
             organization_id=None,
+            age=age,
         )
 
     def prepare_upload(self, task_id: int) -> None:
@@ -73,6 +86,16 @@ class ScriptedCvat:
     def tasks(self, task_ids: Sequence[int]) -> dict[int, TaskInfo]:
         self._call("tasks", tuple(task_ids))
         return {each: self.tasks_there[each] for each in task_ids if each in self.tasks_there}
+
+    def task(self, task_id: int) -> TaskInfo | None:
+        self._call("task", task_id)
+        if task_id in self.elsewhere and self.elsewhere[task_id] is None:
+            raise CvatForbidden("not yours")
+        return self.tasks_there.get(task_id) or self.elsewhere.get(task_id)
+
+    def marked_tasks(self, mark: str) -> list[TaskInfo]:
+        self._call("marked_tasks", mark)
+        return [task for task in self.tasks_there.values() if mark in task.name]
 
     def find_tasks(self, name: str) -> list[TaskInfo]:
         self._call("find_tasks", name)

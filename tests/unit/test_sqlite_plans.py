@@ -17,15 +17,20 @@ from pool.model import Job, TaskState, new_id
 from pool.store.base import CreateLimit, NewLease, NewRequest
 from pool.store.sqlite import SqliteStore
 
-#: Indexes by a unique id or key, whose cost is that of one row.
+#: Indexes by an id or key that one row has, whose cost is that of one row.
 UNIQUE = {
     "sqlite_autoindex_tasks_1",
     "sqlite_autoindex_leases_1",
     "sqlite_autoindex_requests_1",
     "tasks_lease",
+    "tasks_on_server",
     "leases_key",
     "requests_key",
 }
+#: Indexes by a row that has few others, by what refers to it.
+FEW = {"leases_of_task", "requests_of_task", "requests_of_lease"}
+#: Indexes of finished rows that are read from the oldest on, as far as they are pruned.
+BY_AGE = {"tasks_finished", "leases_ended", "requests_finished"}
 #: Indexes that hold rows in some states only.
 PARTIAL = {
     "tasks_warm",
@@ -57,10 +62,15 @@ CALLS: dict[str, Callable[[SqliteStore], object]] = {
         new_id(), "a", "f", limit=LIMIT, owner="o", now=1.0
     ),
     "begin_delete": lambda store: store.begin_delete(owner="o", limit=3, retry_after=1, now=1.0),
-    "retire_older": lambda store: store.retire_older("a", warm_before=1.0, reason="", now=1.0),
     "retire_others": lambda store: store.retire_other_fingerprints("a", "f", reason="", now=1.0),
     "retire_excess": lambda store: store.retire_excess("a", keep=9, reason="", now=1.0),
     "hand_outs": lambda store: store.hand_outs(),
+    "disown": lambda store: store.disown("x", reason="", now=1.0),
+    "adopt_task": lambda store: store.adopt_task("x", task_id=1, prepared=True, now=1.0),
+    "doubt_warm": lambda store: store.doubt_warm(until=1.0),
+    "trust_warm": lambda store: store.trust_warm(["x"]),
+    "prune": lambda store: store.prune(before=1.0, limit=9),
+    "task_on_server": lambda store: store.task_on_server(1),
 }
 
 
@@ -100,7 +110,7 @@ def check(store: SqliteStore, call: Callable[[SqliteStore], object]) -> None:
                 index is not None and index[1] in PARTIAL
                 if step.startswith("SCAN")
                 else "INTEGER PRIMARY KEY" in how
-                or (index is not None and index[1] in PARTIAL | UNIQUE)
+                or (index is not None and index[1] in PARTIAL | UNIQUE | FEW | BY_AGE)
             )
             assert cheap, f"{step!r} in\n{sql}"
 

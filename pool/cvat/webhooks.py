@@ -1,0 +1,220 @@
+"""CVAT's webhooks: the calls that manage them, their signature, and what their bodies say.
+
+Recorded in ``webhooks.json`` of the recordings. A body has neither an id nor a time of the
+delivery; its addresses are relative, and fields of a job that the import sets later are not
+final in ``create:job``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pool.cvat import parse
+from pool.cvat.records import ImportState, ImportStatus
+from pool.cvat.transport import Transport
+from pool.errors import CvatError
+from pool.model import Job
+
+JOB_CREATED: Final = "create:job"
+IMPORT_COMPLETED: Final = "completed:request[create:task]"
+PING: Final = "ping"
+#: What the pool wants to be told.
+EVENTS: Final = (IMPORT_COMPLETED, JOB_CREATED)
+SIGNATURE_HEADER: Final = "X-Signature-256"
+
+#: CVAT waits up to 10 s for a receiver, and a ping for the delivery.
+_PING_TIMEOUT: Final = 30.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Webhook:
+    """``GET /api/webhooks``; the secret is never told by the server."""
+
+    id: int
+    target_url: str
+    description: str
+    project_id: int | None
+    is_active: bool
+    enable_ssl: bool
+    events: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delivery:
+    """What came of one delivery. CVAT writes 502 when it got no connection, 504 when no answer;
+    ``response`` is what the receiver, or a proxy before it, said."""
+
+    status: int
+    response: str = ""
+
+
+class Webhooks:
+    """The webhooks of a project or, without one, of the client's organization.
+
+    Every method raises the errors of :class:`pool.cvat.client.CvatClient`.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        listing: Callable[[str, str, Mapping[str, object]], list[Any]],
+    ) -> None:
+        self._transport = transport
+        self._listing = listing
+
+    def of(self, project_id: int | None) -> list[Webhook]:
+        """All there are that these credentials may see, oldest first."""
+        query: dict[str, object] = {"type": "organization"}
+        if project_id is not None:
+            query = {"type": "project", "project_id": project_id}
+        return [_webhook(said) for said in self._listing("webhooks", "/api/webhooks", query)]
+
+    def create(
+        self, project_id: int | None, *, target_url: str, description: str, secret: str
+    ) -> Webhook:
+        """Raises CvatRejected when there is no such project or the URL will not do."""
+        kind = {"type": "organization"}
+        answer = self._transport.call(
+            "create_webhook",
+            "POST",
+            "/api/webhooks",
+            data={
+                **(kind if project_id is None else {"type": "project", "project_id": project_id}),
+                **_fields(target_url, description, secret),
+            },
+        )
+        return _webhook(answer.json())
+
+    def replace(
+        self, webhook_id: int, *, target_url: str, description: str, secret: str
+    ) -> Webhook:
+        """Make one what :meth:`create` would make. Raises CvatNotFound."""
+        answer = self._transport.call(
+            "change_webhook",
+            "PATCH",
+            f"/api/webhooks/{webhook_id}",
+            data=_fields(target_url, description, secret),
+        )
+        return _webhook(answer.json())
+
+    def delete(self, webhook_id: int) -> bool:
+        """False when it was gone already."""
+        answer = self._transport.call(
+            "delete_webhook", "DELETE", f"/api/webhooks/{webhook_id}", accept=(404,)
+        )
+        return answer.status != 404
+
+    def ping(self, webhook_id: int) -> Delivery:
+        """Have CVAT deliver a ``ping`` now, and hear what came of it."""
+        answer = self._transport.call(
+            "ping_webhook",
+            "POST",
+            f"/api/webhooks/{webhook_id}/ping",
+            timeout=max(self._transport.timeout, _PING_TIMEOUT),
+        )
+        said = answer.json()
+        if not isinstance(said, dict):
+            raise CvatError("the answer to a ping is no delivery")
+        return Delivery(
+            status=int(said.get("status_code") or 0), response=str(said.get("response") or "")
+        )
+
+
+def _fields(target_url: str, description: str, secret: str) -> dict[str, Any]:
+    return {
+        "target_url": target_url,
+        "description": description,
+        "secret": secret,
+        "content_type": "application/json",
+        "is_active": True,
+        "enable_ssl": target_url.startswith("https:"),
+        "events": sorted(EVENTS),
+    }
+
+
+def _webhook(said: Any) -> Webhook:
+    try:
+        return Webhook(
+            id=int(said["id"]),
+            target_url=str(said["target_url"]),
+            description=str(said.get("description") or ""),
+            project_id=said.get("project_id"),
+            is_active=bool(said.get("is_active")),
+            enable_ssl=bool(said.get("enable_ssl")),
+            events=frozenset(map(str, said.get("events") or ())),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise CvatError(f"a webhook is not what CVAT is known to send ({what})") from None
+
+
+# --- Deliveries ----------------------------------------------------------------------------------
+
+
+def signature_of(body: bytes, secret: str) -> str:
+    """The signature header of a body, as CVAT makes it."""
+    return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+
+
+def is_signed(body: bytes, signature: str, secret: str) -> bool:
+    """Whether the body was signed with the secret; takes the same time for any wrong one."""
+    given = signature.encode("utf-8", "replace")
+    return hmac.compare_digest(signature_of(body, secret).encode(), given)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """What a delivery says. ``task_id`` is None for what is not about an import.
+
+    ``job`` is the job of ``create:job``, None when it is not one for annotation; ``outcome`` is
+    set when an import has ended.
+    """
+
+    name: str
+    webhook_id: int | None = None
+    task_id: int | None = None
+    job: Job | None = field(default=None)
+    outcome: ImportState | None = None
+
+
+def parse_event(body: bytes, job_url: Callable[[int, int], str]) -> Event | None:
+    """The event of a body; None when it is nothing that CVAT is known to send.
+
+    ``job_url`` makes a job's page from its task's id and its own.
+    """
+    try:
+        said = json.loads(body)
+        return _event(said, job_url) if isinstance(said, dict) else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, CvatError):
+        return None
+
+
+def _event(said: dict[str, Any], job_url: Callable[[int, int], str]) -> Event:
+    name = str(said["event"])
+    if name == PING:
+        return Event(name=name, webhook_id=int(said["webhook"]["id"]))
+    webhook_id = int(said["webhook_id"])
+    if name == JOB_CREATED:
+        job = parse.job(said["job"], job_url)
+        return Event(
+            name=name,
+            webhook_id=webhook_id,
+            task_id=int(said["job"]["task_id"]),
+            job=job[1] if job else None,
+        )
+    if name == IMPORT_COMPLETED:
+        request = said["request"]
+        outcome = parse.import_state(request)
+        ended = outcome.status in (ImportStatus.FINISHED, ImportStatus.FAILED)
+        return Event(
+            name=name,
+            webhook_id=webhook_id,
+            task_id=int(request["operation"]["task_id"]),
+            outcome=outcome if ended else None,
+        )
+    return Event(name=name, webhook_id=webhook_id)

@@ -1,0 +1,33 @@
+"""The templates in force, which a reload replaces while everything runs."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
+
+from pool.settings import Template
+
+
+class Templates(Mapping[str, Template]):
+    """A mapping by name that changes as a whole: whoever iterates sees one configuration."""
+
+    def __init__(self, templates: Mapping[str, Template]) -> None:
+        self._current = dict(templates)
+
+    def replace(self, templates: Mapping[str, Template]) -> None:
+        """From now on these are in force, and no others."""
+        self._current = dict(templates)
+
+    def __getitem__(self, name: str) -> Template:
+        return self._current[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._current)
+
+    def __len__(self) -> int:
+        return len(self._current)
+
+    def values(self) -> ValuesView[Template]:
+        return self._current.values()
+
+    def items(self) -> ItemsView[str, Template]:
+        return self._current.items()

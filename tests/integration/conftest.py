@@ -1,0 +1,109 @@
+"""Fixtures of several integration tests: a project with a webhook, and a daemon that hears it."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.clock import ManualClock
+from support.commands import PATIENCE
+from support.hooked import HOOK, SCOPE, Counted, Imports, install, new_project, state, wait_until
+
+from pool import TaskPool
+from pool.config import load
+from pool.cvat import connect
+from pool.daemon import Daemon
+from pool.engine import Engine
+from pool.services.deliveries import Deliveries
+from pool.services.hook_setup import HookReport, HookSetup
+from pool.services.hooks import HookState
+from pool.settings import Template
+from pool.simulator import SimulatorServer
+from pool.store.base import Store
+
+# --- With the simulator -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(simulator: SimulatorServer) -> int:
+    return new_project(simulator)
+
+
+@pytest.fixture
+def hooked_config(config_path: Path, project: int) -> Path:
+    """One template with a project, and one that no webhook can tell of."""
+    text = config_path.read_text()
+    config_path.write_text(
+        text + f"\n[templates.hooked]\nproject = {project}\n"
+        'pool = { min_size = 2, max_wait = "5s" }\nimport = { timeout = "20s" }\n'
+    )
+    return config_path
+
+
+@pytest.fixture
+def caller(hooked_config: Path, log_in: None) -> Iterator[Counted]:
+    calls: Counter[str] = Counter()
+    settings = load(hooked_config)
+    cvat = connect(settings.cvat, on_call=lambda operation, *_: calls.update([operation]))
+    with TaskPool(settings, cvat=cvat) as pool:
+        yield Counted(pool, calls)
+    cvat.close()
+
+
+@pytest.fixture
+def hooked_daemon(hooked_config: Path, log_in: None) -> Iterator[Daemon]:
+    daemon = Daemon(load(hooked_config))
+    ready = threading.Event()
+    thread = threading.Thread(target=daemon.run, kwargs={"on_ready": ready.set})
+    thread.start()
+    assert ready.wait(PATIENCE)
+    yield daemon
+    daemon.stop()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def setup(caller: Counted) -> HookSetup:
+    pool = caller.pool
+    return HookSetup(pool.store, pool.engine.cvat(), pool.settings, clock=pool.clock)
+
+
+@pytest.fixture
+def hooks(
+    setup: HookSetup, hooked_daemon: Daemon, caller: Counted, simulator: SimulatorServer
+) -> Iterator[HookReport]:
+    report = install(setup, hooked_daemon)
+    assert (report.delivery, report.reachable) == ("delivered", True)
+    wait_until(hooked_daemon, lambda: state(caller) is HookState.ALIVE)
+    yield report
+    list(setup.remove())
+
+
+# --- With a scripted server ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def deliveries(engine: Engine, template: Template) -> Deliveries:
+    engine.store.keep_webhook(SCOPE, hook_id=HOOK, target_url="u", now=engine.clock.now())
+    return Deliveries(
+        engine.store,
+        engine.tracker,
+        engine.settings.templates,
+        lambda task_id, job_id: f"/tasks/{task_id}/jobs/{job_id}",
+        clock=engine.clock,
+    )
+
+
+@pytest.fixture
+def imports(engine: Engine, template: Template) -> Imports:
+    return Imports(engine, template)
+
+
+@pytest.fixture
+def hearing(store: Store, clock: ManualClock) -> None:
+    """Somebody is there to hear."""
+    store.acquire_maintenance("a daemon", until=clock.now() + 10_000, now=clock.now())

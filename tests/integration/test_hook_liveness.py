@@ -1,0 +1,158 @@
+"""When polling leaves imports to webhooks, and when it takes over, by a manual clock."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from support.hooked import PING, SCOPE, Imports, created
+from support.scripted import ScriptedCvat
+
+from pool.engine import Engine
+from pool.services.deliveries import TOO_LATE, Deliveries
+from pool.services.hooks import JUDGED_FOR, HookState
+from pool.settings import Settings, Template
+from pool.status import read_status
+
+#: The usual time of an import.
+USUAL = 0.2
+
+
+@pytest.fixture
+def template(template: Template) -> Template:
+    return replace(template, labels=(), project=12)
+
+
+# --- Polling as the safety net ------------------------------------------------------------------
+
+
+def hook_state(engine: Engine, settings: Settings) -> HookState:
+    return read_status(engine.store, settings, now=engine.clock.now()).templates[0].hooks
+
+
+def learn(engine: Engine, deliveries: Deliveries, imports: Imports, count: int = 5) -> None:
+    """Let imports be announced in their usual time."""
+    for _ in range(count):
+        task_id = imports.begin()
+        engine.clock.sleep(USUAL)
+        deliveries.handle(created(task_id))
+
+
+@pytest.fixture
+def alive(hearing: None, engine: Engine, deliveries: Deliveries, imports: Imports) -> None:
+    deliveries.handle(PING)
+    engine.clock.sleep(JUDGED_FOR)
+    learn(engine, deliveries, imports)
+
+
+@pytest.mark.usefixtures("alive")
+def test_polling_waits_while_webhooks_are_alive(
+    engine: Engine, imports: Imports, settings: Settings, cvat: ScriptedCvat
+) -> None:
+    imports.begin()
+    due = engine.tracker.seconds_until_due()
+    assert due == pytest.approx(2.5 * USUAL, rel=0.3)
+    assert hook_state(engine, settings) is HookState.ALIVE
+    assert cvat.count("jobs") == 0
+
+
+@pytest.mark.usefixtures("alive")
+def test_a_lost_delivery_is_made_up_for(
+    engine: Engine, imports: Imports, settings: Settings, cvat: ScriptedCvat
+) -> None:
+    task_id = imports.begin()
+    cvat.make_ready(task_id)
+    engine.clock.sleep(engine.tracker.seconds_until_due() or 0.0)
+    assert engine.tracker.run_once().ready == 1
+    assert engine.store.webhooks()[SCOPE].missed == 1
+    assert hook_state(engine, settings) is HookState.ALIVE, "one may get lost"
+
+
+def lose(engine: Engine, imports: Imports, cvat: ScriptedCvat) -> int:
+    task_id = imports.begin()
+    cvat.make_ready(task_id)
+    engine.clock.sleep(engine.tracker.seconds_until_due() or 0.0)
+    assert engine.tracker.run_once().ready == 1
+    return task_id
+
+
+@pytest.mark.usefixtures("alive")
+def test_polling_takes_over_when_deliveries_stop_and_gives_way_again(
+    engine: Engine,
+    deliveries: Deliveries,
+    imports: Imports,
+    settings: Settings,
+    cvat: ScriptedCvat,
+) -> None:
+    for _ in range(2):
+        lost = lose(engine, imports, cvat)
+    assert hook_state(engine, settings) is HookState.SILENT
+    status = read_status(engine.store, settings, now=engine.clock.now()).templates[0]
+    assert status.hooks_silent_since is not None
+    last = imports.begin()
+    assert (engine.tracker.seconds_until_due() or 0.0) < 1.2 * USUAL
+    engine.tracker.forget(f"pooled{last - 100}")
+    # A polled import is always found before its delivery, which comes a little later.
+    deliveries.handle(created(lost))
+    assert hook_state(engine, settings) is HookState.ALIVE
+    engine.clock.sleep(JUDGED_FOR)
+    imports.begin()
+    assert (engine.tracker.seconds_until_due() or 0.0) > 1.5 * USUAL
+
+
+@pytest.mark.usefixtures("alive")
+def test_deliveries_that_are_late_are_not_relied_on(
+    engine: Engine,
+    deliveries: Deliveries,
+    imports: Imports,
+    settings: Settings,
+    cvat: ScriptedCvat,
+) -> None:
+    lost = [lose(engine, imports, cvat) for _ in range(2)]
+    engine.clock.sleep(TOO_LATE + 0.1)
+    for task_id in lost:
+        deliveries.handle(created(task_id))
+    assert hook_state(engine, settings) is HookState.SILENT
+
+
+@pytest.mark.usefixtures("alive")
+def test_without_a_daemon_nobody_hears(
+    engine: Engine, imports: Imports, settings: Settings
+) -> None:
+    engine.store.release_maintenance("a daemon")
+    assert hook_state(engine, settings) is HookState.SILENT
+    engine.clock.sleep(JUDGED_FOR)
+    imports.begin()
+    assert (engine.tracker.seconds_until_due() or 0.0) < 1.2 * USUAL
+
+
+@pytest.mark.usefixtures("hearing")
+def test_before_the_first_delivery_polling_does_the_work(
+    engine: Engine, deliveries: Deliveries, imports: Imports, settings: Settings
+) -> None:
+    assert hook_state(engine, settings) is HookState.SILENT
+    imports.begin()
+    assert (engine.tracker.seconds_until_due() or 0.0) < USUAL
+
+
+@pytest.mark.usefixtures("alive")
+def test_the_end_of_an_import_in_another_process_is_noticed_without_a_call(
+    engine: Engine, imports: Imports, cvat: ScriptedCvat
+) -> None:
+    task_id = imports.begin()
+    seen = engine.tracker.finished.count
+    engine.tracker.look()
+    assert engine.tracker.watching == 1
+    job = cvat_job(task_id)
+    engine.store.complete_import(f"pooled{task_id - 100}", [job], now=engine.clock.now())
+    engine.tracker.look()
+    assert engine.tracker.watching == 0
+    assert engine.tracker.finished.count > seen
+    assert cvat.count("jobs") == 0
+
+
+def cvat_job(task_id: int) -> Any:
+    scripted = ScriptedCvat()
+    scripted.make_ready(task_id)
+    return scripted.jobs_there[task_id][0]

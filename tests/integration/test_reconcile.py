@@ -1,0 +1,390 @@
+"""Rows and server are brought together, with a scripted server and a clock that the test moves."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from support.clock import ManualClock
+from support.scripted import ScriptedCvat
+
+from pool.cvat.records import ImportState, ImportStatus
+from pool.engine import Engine
+from pool.errors import CvatBusy, CvatRejected, CvatUnreachable
+from pool.files import build_upload
+from pool.model import Handout, PooledTask, RequestState, TaskState, new_id, pool_mark, task_name
+from pool.services.deadlines import Deadlines
+from pool.services.deletion import Deletion, DeletionReport
+from pool.services.findings import Action
+from pool.services.reconcile import LOOK_EVERY, Reconcile
+from pool.services.refill import Refill
+from pool.settings import Template
+from pool.store.base import CreateLimit, NewRequest, Store
+
+DEADLINES = Deadlines.of(30.0)
+VERIFY_EVERY = 600.0
+
+
+@pytest.fixture
+def reconcile(engine: Engine) -> Reconcile:
+    return service(engine)
+
+
+@pytest.fixture
+def warm(engine: Engine, cvat: ScriptedCvat) -> list[PooledTask]:
+    """A full pool of three."""
+    refill = Refill(
+        engine.store,
+        engine.cvat(),
+        engine.settings.templates,
+        owner=engine.owner,
+        clock=engine.clock,
+        warm=engine.warm,
+        rng=random.Random(1),
+    )
+    while refill.run_once().started:
+        refill.drain()
+    cvat.calls.clear()
+    return list(engine.store.tasks())
+
+
+def service(engine: Engine, **templates: Template) -> Reconcile:
+    return Reconcile(
+        engine.store,
+        engine.cvat(),
+        templates or engine.settings.templates,
+        http_timeout=DEADLINES.http,
+        verify_every=VERIFY_EVERY,
+        clock=engine.clock,
+        warm=engine.warm,
+    )
+
+
+def deletion(engine: Engine) -> DeletionReport:
+    return Deletion(engine.store, engine.cvat(), owner=engine.owner, clock=engine.clock).run_once()
+
+
+def clock_of(engine: Engine) -> ManualClock:
+    assert isinstance(engine.clock, ManualClock)
+    return engine.clock
+
+
+def state_of(store: Store, task: PooledTask) -> TaskState:
+    found = store.task(task.id)
+    assert found is not None
+    return found.state
+
+
+def calls(cvat: ScriptedCvat) -> list[str]:
+    made = [call[0] for call in cvat.calls]
+    cvat.calls.clear()
+    return made
+
+
+# --- All at once -----------------------------------------------------------------------------
+
+
+def test_a_pool_in_order_costs_one_call_and_changes_nothing(
+    engine: Engine, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
+) -> None:
+    report = reconcile.run_once()
+    assert (report.verified, report.done) == (3, {})
+    assert calls(cvat) == ["marked_tasks"]
+    assert list(engine.store.tasks()) == warm
+
+
+@pytest.mark.parametrize("fate", ["gone", "hidden", "filled", "renamed", "moved", "abroad"])
+def test_a_warm_task_that_is_not_as_it_was_left(
+    engine: Engine, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat, fate: str
+) -> None:
+    task = warm[0]
+    task_id = task.task_id or 0
+    info = cvat.tasks_there[task_id]
+    match fate:
+        case "gone":
+            del cvat.tasks_there[task_id]
+        case "hidden":
+            del cvat.tasks_there[task_id]
+            cvat.elsewhere[task_id] = None
+        case "filled":
+            cvat.put_task(task_id, task.name, size=3, jobs=1)
+        case "renamed":
+            cvat.put_task(task_id, "my night drive")
+        case "moved":
+            cvat.put_task(task_id, task.name, project=4)
+        case "abroad":
+            cvat.elsewhere[task_id] = cvat.tasks_there.pop(task_id)
+    report = reconcile.run_once()
+    assert report.verified == 2
+    retired = fate in ("gone", "hidden")
+    assert report.done == {(Action.RETIRE if retired else Action.DISOWN): 1}
+    assert state_of(engine.store, task) is (TaskState.RETIRED if retired else TaskState.DELETED)
+    left = engine.store.task(task.id)
+    assert left is not None and left.reason
+    deletion(engine)
+    assert cvat.count("delete_task") == 0, "whatever became of it, it is not deleted"
+    if fate == "hidden":
+        cvat.elsewhere.clear()
+        cvat.tasks_there[task_id] = info
+        clock_of(engine).advance(61.0)
+        assert deletion(engine).deleted == 1
+    reconcile.run_once()
+    assert len(engine.store.tasks()) == 2
+
+
+@pytest.mark.parametrize("state", ["leased", "importing", "ready"])
+def test_a_task_that_was_handed_out_is_not_touched_whatever_it_is_called(
+    engine: Engine,
+    reconcile: Reconcile,
+    template: Template,
+    warm: list[PooledTask],
+    cvat: ScriptedCvat,
+    state: str,
+) -> None:
+    opened = engine.hand_out.open(template)
+    task = opened.task
+    assert task is not None and task.task_id is not None
+    if state != "leased":
+        engine.store.begin_foreign_import(opened.lease.id, now=engine.clock.now())
+    if state == "ready":
+        cvat.make_ready(task.task_id)
+        jobs = cvat.jobs_there[task.task_id]
+        engine.store.complete_import(task.id, jobs, now=engine.clock.now())
+    mark = pool_mark(engine.store.pool_id)
+    names = [
+        task.name,
+        warm[1].name,
+        task_name(engine.store.pool_id, "x", new_id()),
+        f"{mark} mine",
+        "mine",
+    ]
+    for name in names:
+        cvat.put_task(task.task_id, name, age=1e6, size=3 if state == "ready" else 0)
+        assert service(engine).run_once().done == {}
+        assert task.task_id in cvat.tasks_there
+    assert state_of(engine.store, task).value == state
+
+
+def test_strangers_without_our_mark_are_not_touched(
+    engine: Engine, reconcile: Reconcile, cvat: ScriptedCvat
+) -> None:
+    cvat.put_task(1, task_name("another1", "scenes", new_id()), age=1e6)
+    cvat.put_task(2, "an empty task", age=1e6)
+    plan = reconcile.plan()
+    assert plan.findings == ()
+    reconcile.run_once()
+    assert set(cvat.tasks_there) == {1, 2}
+
+
+def test_an_orphan_is_deleted_once_it_is_old_enough(
+    engine: Engine, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
+) -> None:
+    name = task_name(engine.store.pool_id, "scenes", new_id())
+    cvat.put_task(900, name, age=DEADLINES.orphan)
+    assert reconcile.run_once().done == {}
+    cvat.put_task(900, name, age=DEADLINES.orphan + 1)
+    assert [finding.action for finding in reconcile.plan().findings] == [Action.DELETE]
+    assert 900 in cvat.tasks_there, "a plan changes nothing"
+    reconcile.apply(reconcile.plan())
+    assert 900 not in cvat.tasks_there
+    assert len(cvat.tasks_there) == 3
+
+
+def test_an_orphan_with_data_or_data_on_its_way_is_left_alone(
+    engine: Engine, reconcile: Reconcile, cvat: ScriptedCvat
+) -> None:
+    for number, size in ((900, 5), (901, 0)):
+        name = task_name(engine.store.pool_id, "scenes", new_id())
+        cvat.put_task(number, name, age=1e6, size=size, prepared=True)
+    cvat.states[901] = ImportState(status=ImportStatus.STARTED)
+    assert reconcile.run_once().done == {}
+    assert set(cvat.tasks_there) == {900, 901}
+
+
+# --- Creates whose answer was lost -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("happened", [True, False])
+def test_a_create_whose_answer_was_lost_is_settled_by_its_name(
+    engine: Engine, reconcile: Reconcile, cvat: ScriptedCvat, clock: ManualClock, happened: bool
+) -> None:
+    stuck = begin_create(engine)
+    reconcile.run_once()
+    calls(cvat)
+    if happened:
+        cvat.put_task(500, stuck.name)
+    clock.advance(DEADLINES.stuck)
+    assert reconcile.run_once().skipped, "the lost POST may still commit"
+    assert calls(cvat) == []
+    clock.advance(1.0)
+    assert reconcile.run_once().done == {
+        (Action.FINISH_CREATE if happened else Action.FAIL_CREATE): 1
+    }
+    assert calls(cvat) == ["marked_tasks"], "one call, however many creates"
+    assert state_of(engine.store, stuck) is (TaskState.WARM if happened else TaskState.FAILED)
+
+
+def begin_create(engine: Engine) -> PooledTask:
+    """A create whose process died before it heard of the answer."""
+    template = engine.settings.templates["scenes"]
+    task = engine.store.begin_create(
+        new_id(),
+        template.name,
+        template.fingerprint,
+        limit=CreateLimit(capacity=9, concurrency=9),
+        owner="dead",
+        now=engine.clock.now(),
+    )
+    assert task is not None
+    return task
+
+
+def test_a_create_that_happens_after_it_was_given_up_is_adopted(
+    engine: Engine, reconcile: Reconcile, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    late = begin_create(engine)
+    clock.advance(DEADLINES.stuck + 1)
+    reconcile.run_once()
+    assert deletion(engine).deleted == 1
+    cvat.put_task(500, late.name, age=DEADLINES.orphan + 1, prepared=True)
+    clock.advance(LOOK_EVERY)
+    assert reconcile.run_once().done == {Action.ADOPT: 1}
+    adopted = engine.store.task(late.id)
+    assert adopted is not None
+    assert (adopted.state, adopted.task_id, adopted.prepared) == (TaskState.WARM, 500, True)
+    assert engine.hand_out.open(template).lease.task_id == 500
+
+
+def test_of_two_tasks_of_one_name_one_goes(
+    engine: Engine, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
+) -> None:
+    cvat.put_task(900, warm[0].name, age=1e6)
+    assert reconcile.run_once().done == {Action.DELETE: 1}
+    assert 900 not in cvat.tasks_there
+    assert warm[0].task_id in cvat.tasks_there
+
+
+# --- The rotation ----------------------------------------------------------------------------
+
+
+def test_each_warm_task_is_looked_at_every_so_often_in_one_call(
+    engine: Engine, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
+) -> None:
+    clock = clock_of(engine)
+    reconcile.run_once()
+    calls(cvat)
+    for _ in range(int(2 * VERIFY_EVERY / 10) + 1):
+        reconcile.run_once()
+        clock.advance(10.0)
+    assert calls(cvat) == ["tasks", "tasks"]
+    cvat.put_task(warm[1].task_id or 0, "mine")
+    clock.advance(VERIFY_EVERY)
+    assert reconcile.run_once().done == {Action.DISOWN: 1}
+
+
+def test_the_rotation_steps_back_for_requests_but_not_for_ever(
+    engine: Engine, reconcile: Reconcile, template: Template, warm: list[PooledTask]
+) -> None:
+    clock = clock_of(engine)
+    reconcile.run_once()
+    engine.hand_out.open(template, request=NewRequest(id="r", files=("a",), size=1))
+    clock.advance(VERIFY_EVERY)
+    assert reconcile.run_once().skipped
+    clock.advance(VERIFY_EVERY)
+    assert reconcile.run_once().verified == 2
+
+
+def test_a_server_that_is_down_is_not_hammered(
+    engine: Engine, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
+) -> None:
+    clock = clock_of(engine)
+    cvat.failures["marked_tasks"] = [CvatUnreachable("down") for _ in range(999)]
+    for _ in range(360):
+        reconcile.run_once()
+        clock.advance(10.0)
+    assert 5 <= len(calls(cvat)) <= 15, "in an hour"
+    assert len(engine.store.tasks()) == 3, "nothing is known, so nothing is decided"
+    cvat.failures.clear()
+    clock.advance(600.0)
+    assert reconcile.run_once().verified == 3
+
+
+# --- After an unclean stop -------------------------------------------------------------------
+
+
+def test_doubted_tasks_are_handed_out_once_they_were_looked_at(
+    engine: Engine,
+    reconcile: Reconcile,
+    template: Template,
+    warm: list[PooledTask],
+    cvat: ScriptedCvat,
+) -> None:
+    cvat.put_task(warm[0].task_id or 0, warm[0].name, size=9, jobs=1)
+    engine.store.doubt_warm(until=engine.clock.now() + 5.0)
+    announced = engine.warm.count
+    report = reconcile.run_once()
+    assert (report.verified, report.done) == (2, {Action.DISOWN: 1})
+    assert engine.warm.count > announced
+    assert engine.hand_out.open(template).lease.pooled_id == warm[1].id
+
+
+# --- What is about to be deleted -------------------------------------------------------------
+
+
+def test_a_task_that_somebody_filled_before_it_was_deleted_is_left_to_them(
+    engine: Engine, warm: list[PooledTask], cvat: ScriptedCvat
+) -> None:
+    filled, renamed, empty = warm
+    for task in warm:
+        engine.store.retire(task.id, reason="older than max_age", now=engine.clock.now())
+    cvat.put_task(filled.task_id or 0, filled.name, size=2, jobs=1)
+    cvat.put_task(renamed.task_id or 0, "mine")
+    assert deletion(engine) == DeletionReport(deleted=1, disowned=2)
+    assert set(cvat.tasks_there) == {filled.task_id, renamed.task_id}
+    assert state_of(engine.store, filled) is TaskState.DELETED
+    assert state_of(engine.store, empty) is TaskState.DELETED
+    assert service(engine).run_once().done == {}, "nor is it an orphan afterwards"
+
+
+def test_a_request_that_met_somebody_elses_data_gets_another_task(
+    engine: Engine, template: Template, warm: list[PooledTask], cvat: ScriptedCvat
+) -> None:
+    opened = engine.hand_out.open(template, request=NewRequest(id="r", files=("a",), size=1))
+    assert opened.task is not None and opened.request is not None
+    theirs = opened.task
+    cvat.put_task(theirs.task_id or 0, theirs.name, size=2, jobs=1)
+    cvat.failures["upload"] = [
+        CvatRejected('HTTP 400 Bad Request: ["Adding more data is not supported"]', http_status=400)
+    ]
+    upload = build_upload([("a.jpg", b"some bytes")])
+    handout = Handout(lease=opened.lease, task=theirs, request=opened.request)
+    request = engine.intake.send(template, opened.request, handout, upload)
+    assert request.state is RequestState.IMPORTING
+    assert request.task_id != theirs.task_id
+    assert deletion(engine) == DeletionReport(disowned=1)
+    assert theirs.task_id in cvat.tasks_there
+
+
+def test_a_burnt_task_is_deleted_with_our_data_in_it(
+    engine: Engine, template: Template, warm: list[PooledTask], cvat: ScriptedCvat
+) -> None:
+    opened = engine.hand_out.open(template, request=NewRequest(id="r", files=("a",), size=1))
+    assert opened.task is not None and opened.task.task_id is not None
+    now = engine.clock.now()
+    engine.store.begin_import("r", deadline=now, now=now)
+    engine.store.fail_import(opened.task.id, code="import-timed-out", message="", now=now)
+    cvat.put_task(opened.task.task_id, opened.task.name, size=2, jobs=1)
+    assert deletion(engine) == DeletionReport(deleted=1)
+    assert opened.task.task_id not in cvat.tasks_there
+
+
+def test_nothing_is_deleted_unseen(
+    engine: Engine, warm: list[PooledTask], cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    for task in warm:
+        engine.store.retire(task.id, reason="old", now=clock.now())
+    cvat.failures["tasks"] = [CvatBusy("later", http_status=503)]
+    assert deletion(engine) == DeletionReport(failed=3)
+    assert cvat.count("delete_task") == 0
+    clock.advance(61.0)
+    assert deletion(engine) == DeletionReport(deleted=3)

@@ -1,0 +1,144 @@
+"""Rows and server are brought together on a simulated server, and by the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.commands import cvat_pool, running
+
+from pool.cvat import CvatClient
+from pool.model import new_id, task_name
+from pool.services.deletion import Deletion
+from pool.services.findings import Action
+from pool.services.reconcile import Reconcile
+from pool.simulator import SimulatorServer
+from pool.store import open_store
+from pool.store.base import Store
+from pool.taskpool import TaskPool
+
+
+@pytest.fixture
+def client(pool: TaskPool) -> CvatClient:
+    return pool.engine.cvat()
+
+
+@pytest.fixture
+def other_store(tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(f"sqlite:///{tmp_path / 'other.db'}")
+    yield opened
+    opened.close()
+
+
+def released(pool: TaskPool, count: int) -> list[int]:
+    """Warm tasks, made by taking them cold and giving them back."""
+    leases = [pool.acquire("scenes") for _ in range(count)]
+    for lease in leases:
+        pool.release(lease)
+    return [lease.task_id for lease in leases]
+
+
+def on_simulator(pool: TaskPool, store: Store | None = None) -> Reconcile:
+    return Reconcile(
+        store or pool.store,
+        pool.engine.cvat(),
+        pool.settings.templates,
+        http_timeout=10.0,
+        verify_every=600.0,
+        clock=pool.clock,
+    )
+
+
+def test_two_pools_leave_each_other_alone(
+    pool: TaskPool, client: CvatClient, other_store: Store, simulator: SimulatorServer
+) -> None:
+    ids = released(pool, 2)
+    for store in (other_store, pool.store):
+        plan = on_simulator(pool, store).plan()
+        assert plan.findings == ()
+        assert len(plan.verified) == (2 if store is pool.store else 0)
+    assert sorted(client.tasks(ids)) == sorted(ids)
+
+
+def test_what_people_do_to_warm_tasks_on_a_server(pool: TaskPool, client: CvatClient) -> None:
+    renamed, deleted, kept = released(pool, 3)
+    client.rename_task(renamed, "my night drive")
+    client.delete_task(deleted)
+    service = on_simulator(pool)
+    found = {finding.task_id: finding.action for finding in service.plan().findings}
+    assert found == {renamed: Action.DISOWN, deleted: Action.RETIRE}
+    service.apply(service.plan())
+    Deletion(pool.store, client, owner="o", clock=pool.clock).run_once()
+    assert [task.task_id for task in pool.store.tasks()] == [kept]
+    assert client.tasks([renamed])[renamed].name == "my night drive"
+
+
+def test_a_young_orphan_is_seen_and_left(pool: TaskPool, client: CvatClient) -> None:
+    name = task_name(pool.store.pool_id, "scenes", new_id())
+    task_id = client.create_task({"labels": []}, name)
+    (finding,) = on_simulator(pool).plan().findings
+    assert (finding.action, finding.task_id) == (Action.LEAVE, task_id)
+    info = client.task(task_id)
+    assert info is not None and info.age is not None
+    assert -2.0 < info.age < 60.0
+    client.delete_task(task_id)
+    assert client.task(task_id) is None
+
+
+def test_the_command_prints_what_it_would_do_and_does_it(
+    pool: TaskPool, client: CvatClient, config_path: Path, simulator: SimulatorServer
+) -> None:
+    used, gone = released(pool, 2)
+    client.rename_task(used, "mine")
+    client.delete_task(gone)
+    orphan = client.create_task({"labels": []}, task_name(pool.store.pool_id, "scenes", new_id()))
+    folder, token = config_path.parent, simulator.access_token
+    table = cvat_pool("reconcile", "--dry-run", cwd=folder, CVAT_ACCESS_TOKEN=token)
+    assert (table.returncode, table.stderr) == (0, "")
+    assert "3 finding(s); nothing was done." in table.stdout
+    told = json.loads(
+        cvat_pool("reconcile", "--dry-run", "--json", cwd=folder, CVAT_ACCESS_TOKEN=token).stdout
+    )
+    actions = {finding["task_id"]: finding["action"] for finding in told["findings"]}
+    assert actions == {used: "disown", gone: "retire", orphan: "leave alone"}
+    assert told["done"] is None
+    assert len(pool.store.tasks()) == 2
+    told = json.loads(cvat_pool("reconcile", "--json", cwd=folder, CVAT_ACCESS_TOKEN=token).stdout)
+    assert told["done"] == {
+        "disown": 1,
+        "retire": 1,
+        "deleted": 1,
+        "left to others": 0,
+        "not deleted yet": 0,
+    }
+    assert pool.store.tasks() == []
+    assert set(client.tasks([used, orphan])) == {used, orphan}
+    client.delete_task(orphan)
+    again = cvat_pool("reconcile", cwd=folder, CVAT_ACCESS_TOKEN=token)
+    assert "Done: nothing to do." in again.stdout
+
+
+def test_after_a_kill_the_warm_tasks_are_verified_first(
+    pool: TaskPool, client: CvatClient, config_path: Path, simulator: SimulatorServer
+) -> None:
+    folder, token = config_path.parent, simulator.access_token
+    with running("run", cwd=folder, CVAT_ACCESS_TOKEN=token) as daemon:
+        daemon.wait_for("maintenance begun")
+        os.kill(daemon.process.pid, signal.SIGKILL)
+        daemon.process.wait()
+    assert pool.store.broken_off_maintenance(now=pool.clock.now() + 60.0) is not None
+    # As if its term were over.
+    owner = pool.store.maintainer(now=0.0)
+    assert owner is not None
+    pool.store.acquire_maintenance(owner, until=pool.clock.now(), now=pool.clock.now())
+    with running("run", cwd=folder, CVAT_ACCESS_TOKEN=token) as daemon:
+        daemon.wait_for("unclean stop")
+        assert daemon.stop() == 0
+    with running("run", cwd=folder, CVAT_ACCESS_TOKEN=token) as daemon:
+        daemon.wait_for("maintenance begun")
+        daemon.stop()
+        assert not any("unclean" in line for line in daemon.lines)

@@ -1,0 +1,142 @@
+"""What tests of webhooks share: a project, a caller that counts, imports that can be announced."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import urllib3
+
+from pool import TaskPool
+from pool.daemon import Daemon
+from pool.engine import Engine
+from pool.model import RequestRecord, RequestState
+from pool.services.hook_setup import HookReport, HookSetup
+from pool.services.hooks import HookState
+from pool.settings import Template
+from pool.simulator import SimulatorServer
+from pool.store.base import CreateLimit, NewLease, NewRequest
+from support.commands import PATIENCE
+
+#: The webhook that scripted deliveries are of, and what it speaks for.
+HOOK = 5
+SCOPE = "project:12"
+
+
+# --- With the simulator -------------------------------------------------------------------------
+
+
+def new_project(simulator: SimulatorServer, organization: str = "") -> int:
+    with urllib3.PoolManager() as http:
+        answer = http.request(
+            "POST",
+            f"{simulator.url}/api/projects",
+            json={"name": "hooked", "labels": [{"name": "car"}]},
+            headers={
+                "Authorization": f"Bearer {simulator.access_token}",
+                "X-Organization": organization,
+            },
+        )
+    return int(answer.json()["id"])
+
+
+@dataclass
+class Counted:
+    """A pool as another process has it, and what it asked of the server."""
+
+    pool: TaskPool
+    calls: Counter[str] = field(default_factory=Counter)
+
+
+def install(setup: HookSetup, daemon: Daemon) -> HookReport:
+    """Install and ping; the daemon knows at once."""
+    reports = {report.scope: report for report in setup.install(f"{daemon.url}/webhooks/cvat")}
+    assert reports.pop("").templates == ("scenes",)
+    (report,) = reports.values()
+    return setup.ping(report)
+
+
+def state(caller: Counted, template: str = "hooked") -> HookState:
+    return {row.name: row.hooks for row in caller.pool.status().templates}[template]
+
+
+def serve(caller: Counted, image: bytes, *names: str) -> list[int]:
+    files = [(name, image) for name in names or ("a.jpg",)]
+    return [job.id for job in caller.pool.submit("hooked", files).jobs(timeout=20)]
+
+
+def wait_until(daemon: Daemon, condition: Callable[[], bool]) -> None:
+    """As soon as the daemon has handled the delivery that makes it so."""
+    deliveries = daemon.deliveries
+    assert deliveries is not None
+    while True:
+        seen = deliveries.handled.count
+        if condition():
+            return
+        assert deliveries.handled.wait(seen, PATIENCE) > seen, "it did not come to that"
+
+
+# --- With a scripted server ---------------------------------------------------------------------
+
+
+class Imports:
+    """Brings tasks to where CVAT imports into them, for this process or for another one."""
+
+    def __init__(self, engine: Engine, template: Template) -> None:
+        self.engine, self.template = engine, template
+        self.count = 0
+
+    def begin(
+        self, *files: str, owner: str = "", watched: bool = True, with_request: bool = True
+    ) -> int:
+        self.count += 1
+        store, now, number = self.engine.store, self.engine.clock.now(), self.count
+        limit = CreateLimit(capacity=99, concurrency=99)
+        fingerprint = self.template.fingerprint
+        store.begin_create(
+            f"pooled{number}", self.template.name, fingerprint, limit=limit, owner="o", now=now
+        )
+        store.record_created(f"pooled{number}", task_id=100 + number, now=now)
+        store.finish_create(f"pooled{number}", prepared=True, now=now)
+        lease = NewLease(
+            id=f"lease{number}",
+            template=self.template.name,
+            fingerprint=fingerprint,
+            owner=owner or self.engine.owner,
+            ttl=60.0,
+        )
+        request = NewRequest(id=f"request{number}", files=files or ("a.jpg",), size=10)
+        store.open_lease(lease, request=request if with_request else None, now=now)
+        if with_request:
+            store.begin_import(request.id, deadline=now + 600, now=now)
+            if watched and not owner:
+                self.engine.tracker.watch(self.read(number), kind="images")
+        return 100 + number
+
+    def read(self, number: int) -> RequestRecord:
+        record = self.engine.store.request(f"request{number}")
+        assert record is not None
+        return record
+
+    def state(self, task_id: int) -> RequestState:
+        return self.read(task_id - 100).state
+
+
+def created(task_id: int, *, stop_frame: int = 0, kind: str = "annotation") -> bytes:
+    job = {"id": task_id * 10, "task_id": task_id, "start_frame": 0, "stop_frame": stop_frame}
+    return body("create:job", job={**job, "type": kind, "assignee": None})
+
+
+def completed(task_id: int, status: str = "finished", message: str = "") -> bytes:
+    request = {"status": status, "message": message, "operation": {"task_id": task_id}}
+    return body("completed:request[create:task]", request=request)
+
+
+def body(event: str, **more: Any) -> bytes:
+    return json.dumps({"event": event, "webhook_id": HOOK, **more}).encode()
+
+
+PING = json.dumps({"event": "ping", "webhook": {"id": HOOK}}).encode()

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pool.model import PooledTask, TaskState, new_id
+from pool.services.ageing import affordable, age_limit, too_old
+from pool.settings import PoolSettings
+
+DAY = 86400.0
+SETTINGS = PoolSettings(min_size=5, create_concurrency=2, max_age=DAY)
+
+
+def warm(pooled_id: str, *, since: float = 0.0) -> PooledTask:
+    return PooledTask(
+        id=pooled_id,
+        template="t",
+        fingerprint="f",
+        state=TaskState.WARM,
+        name="n",
+        task_id=1,
+        created_at=since,
+        warm_at=since,
+        changed_at=since,
+    )
+
+
+def test_every_task_has_a_limit_of_its_own_that_does_not_change() -> None:
+    ids = [new_id() for _ in range(200)]
+    limits = [age_limit(pooled_id, DAY) for pooled_id in ids]
+    assert limits == [age_limit(pooled_id, DAY) for pooled_id in ids]
+    assert all(0.8 * DAY <= limit <= DAY for limit in limits)
+    assert len({int(limit / DAY * 100) for limit in limits}) == 20, "spread over all of it"
+
+
+def test_a_pool_that_was_filled_at_once_does_not_grow_old_at_once() -> None:
+    tasks = [warm(new_id()) for _ in range(100)]
+    counts = [len(too_old(tasks, SETTINGS, now=share * DAY)) for share in (0.8, 0.85, 0.95, 1.01)]
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1]) == (0, 100)
+    assert 5 < counts[1] < 45
+    assert 55 < counts[2] < 95
+
+
+def test_the_longest_overdue_comes_first() -> None:
+    old, older, fresh = warm("a"), warm("b", since=-DAY), warm("c", since=DAY)
+    assert list(too_old([old, fresh, older], SETTINGS, now=1.1 * DAY)) == [older, old]
+
+
+def test_no_more_are_retired_than_can_be_replaced() -> None:
+    assert affordable(5, 0, SETTINGS) == 2
+    assert affordable(4, 1, SETTINGS) == 1
+    assert affordable(4, 0, SETTINGS) == 1
+    assert affordable(3, 0, SETTINGS) == 0
+    assert affordable(0, 0, SETTINGS) == 0
+    assert affordable(50, 2, SETTINGS) == 0
+    assert affordable(50, 0, SETTINGS) == 2
