@@ -15,10 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pool import __version__
+from pool.bench.command import bench
+from pool.cli_reconcile import reconcile
+from pool.cli_webhook import webhook
 from pool.errors import EXIT_FAILED, ConfigError, InputError, PoolError
 
 if TYPE_CHECKING:
     from pool.settings import Settings
+    from pool.simulator.faults import Fault
     from pool.taskpool import TaskPool
 
 app = typer.Typer(
@@ -159,22 +163,23 @@ def get(
     as_json: JsonOption = False,
 ) -> None:
     """Put data into a task of the pool and print its job ids."""
-    from pool.rendering import cloud_keys, print_jobs, upload_progress
+    from pool.rendering import cloud_keys, print_jobs, upload_progress, wait_for_jobs
 
-    with closing(_pool(config)) as pool, upload_progress() as progress:
-        request = pool.submit(
-            template,
-            list(files) if files else None,
-            share=share or None,
-            urls=url or None,
-            cloud=cloud_keys(cloud) if cloud else None,
-            name=name,
-            assignee=assignee,
-            idempotency_key=key,
-            timeout=_seconds(timeout),
-            progress=progress,
-        )
-        jobs = request.jobs(timeout=_seconds(timeout))
+    with closing(_pool(config)) as pool:
+        with upload_progress() as progress:
+            request = pool.submit(
+                template,
+                list(files) if files else None,
+                share=share or None,
+                urls=url or None,
+                cloud=cloud_keys(cloud) if cloud else None,
+                name=name,
+                assignee=assignee,
+                idempotency_key=key,
+                timeout=_seconds(timeout),
+                progress=progress,
+            )
+        jobs = wait_for_jobs(request, _seconds(timeout))
     if as_json:
         _print_json(
             {
@@ -283,7 +288,7 @@ def run(config: ConfigOption = None) -> None:
 
     from pool.daemon import Daemon
 
-    daemon = Daemon(_settings(config))
+    daemon = Daemon(_settings(config), api_token=os.environ.get("POOL_API_TOKEN"))
     daemon.install_signals()
     daemon.run()
 
@@ -316,12 +321,27 @@ def demo(
     Demo(images=images, labels=labels, speed=speed, as_json=as_json, serve=serve).run()
 
 
+def _faults(path: Path | None) -> tuple[Fault, ...]:
+    from pool.simulator.fault_reading import load_faults
+    from pool.simulator.faults import InvalidFault
+
+    try:
+        return load_faults(path) if path is not None else ()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from None
+    except InvalidFault as error:
+        raise ConfigError(str(error)) from None
+
+
 @app.command()
 def simulator(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
     speed: SpeedOption = 1.0,
     share: Annotated[Path | None, typer.Option(help="A folder to offer as the share.")] = None,
+    faults: Annotated[
+        Path | None, typer.Option(help="A TOML file of what is to go wrong.", show_default=False)
+    ] = None,
 ) -> None:
     """Run a simulated CVAT server, to try things out.
 
@@ -332,7 +352,9 @@ def simulator(
 
     from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 
-    settings = SimulatorSettings(timings=Timings().scaled(speed), share=share)
+    settings = SimulatorSettings(
+        timings=Timings().scaled(speed), share=share, faults=_faults(faults)
+    )
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -341,6 +363,11 @@ def simulator(
         print(f"export CVAT_URL={server.url}")
         print(f"export CVAT_ACCESS_TOKEN={server.access_token}", flush=True)
         stop.wait()
+
+
+app.command()(bench)
+app.command()(reconcile)
+app.add_typer(webhook)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,147 @@
+"""Serves an app on a thread of this process, at the daemon's address."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from pool.errors import CannotListen, ConfigError
+from pool.settings import DaemonSettings
+
+#: Seconds in which the server must have started, and in which open requests may end.
+START = 10.0
+GRACE = 1
+#: Seconds for which an idle connection is kept.
+KEEP_ALIVE = 75
+BACKLOG = 512
+
+
+def check_exposure(settings: DaemonSettings, token: str | None) -> None:
+    """Raise ConfigError when others could reach the daemon and it would know no token."""
+    if not token and not is_loopback(settings.host):
+        raise ConfigError(
+            f"daemon.host {settings.host!r} can be reached from other machines: set a token in "
+            "POOL_API_TOKEN, or listen on 127.0.0.1"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address, or a name, stands for this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that leaves the signals to the daemon."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class HttpServer:
+    """One app at one address, from :meth:`start` to :meth:`stop`."""
+
+    def __init__(self, make_app: Callable[[], ASGIApp], settings: DaemonSettings) -> None:
+        self._make_app = make_app
+        self._settings = settings
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+        self._address = ""
+
+    @property
+    def listening(self) -> bool:
+        """Whether it does now."""
+        return self._thread is not None
+
+    @property
+    def url(self) -> str:
+        """Where it listens, with the port that it got; "" when it does not."""
+        return self._address if self.listening else ""
+
+    def start(self) -> None:
+        """Return once requests are answered.
+
+        :raises CannotListen: the address is taken, or not this machine's.
+        """
+        if self.listening:
+            return
+        listener = self._listen()
+        config = uvicorn.Config(
+            self._make_app(),
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            lifespan="off",
+            loop="asyncio",
+            http="h11",
+            ws="none",
+            server_header=False,
+            timeout_graceful_shutdown=GRACE,
+            timeout_keep_alive=KEEP_ALIVE,
+        )
+        server, started = _Server(config), threading.Event()
+        thread = threading.Thread(
+            target=self._run, args=(server, listener, started), name="http", daemon=True
+        )
+        thread.start()
+        if not started.wait(START) or not server.started:
+            server.should_exit = True
+            raise CannotListen(f"{self._address} does not answer")
+        self._server, self._thread = server, thread
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Answer what is under way, and listen no more. Stopping twice does nothing."""
+        thread, self._thread = self._thread, None
+        if thread is not None and self._server is not None:
+            self._server.should_exit = True
+            thread.join(timeout)
+
+    def _listen(self) -> socket.socket:
+        host, port = self._settings.host.strip("[]"), self._settings.port
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+            )[0]
+            # Named as TCP: asyncio turns Nagle's algorithm off only for sockets that say so.
+            listener = socket.socket(family, kind, protocol)
+        except OSError as error:
+            raise CannotListen(f"{host}: {error.strerror or error}") from None
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except OSError as error:
+            listener.close()
+            why = (error.strerror or str(error)).lower()
+            raise CannotListen(f"{host}:{port}: {why} (see daemon.port)") from None
+        shown = f"[{host}]" if ":" in host else host
+        self._address = f"http://{shown}:{listener.getsockname()[1]}"
+        return listener
+
+    def _run(self, server: _Server, listener: socket.socket, started: threading.Event) -> None:
+        try:
+            asyncio.run(self._serve(server, listener, started))
+        finally:
+            listener.close()
+            started.set()
+
+    async def _serve(
+        self, server: _Server, listener: socket.socket, started: threading.Event
+    ) -> None:
+        serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.001)
+        started.set()
+        await serving

@@ -1,0 +1,56 @@
+"""``POST /webhooks/cvat``: takes what CVAT delivers, once its signature is known to be right."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from pool.cvat.webhooks import SIGNATURE_HEADER
+from pool.errors import BadSignature, TooBusy, TooLarge
+
+PATH: Final = "/webhooks/cvat"
+#: Bytes of the longest body that is read; CVAT's are below 2 KiB.
+LONGEST: Final = 2**20
+
+
+class Receiver(Protocol):
+    """What the deliveries go to; see :class:`pool.services.deliveries.Deliveries`."""
+
+    def authentic(self, body: bytes, signature: str) -> bool: ...
+
+    def put(self, body: bytes, signature: str) -> bool: ...
+
+
+def webhook_router(receiver: Receiver) -> APIRouter:
+    """The route, for one receiver."""
+    router = APIRouter(tags=["webhooks"])
+
+    @router.post(PATH, status_code=204, summary="Receive a webhook of CVAT's")
+    async def receive(request: Request) -> Response:
+        """Answers 204 to everything that CVAT has signed, be it of use or not."""
+        signature = request.headers.get(SIGNATURE_HEADER, "")
+        if not signature:
+            raise BadSignature
+        body = await _read(request)
+        if not await run_in_threadpool(receiver.authentic, body, signature):
+            raise BadSignature
+        if not receiver.put(body, signature):
+            raise TooBusy
+        return Response(status_code=204)
+
+    return router
+
+
+async def _read(request: Request) -> bytes:
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > LONGEST:
+        raise TooLarge(f"at most {LONGEST} bytes")
+    parts, length = [], 0
+    async for part in request.stream():
+        length += len(part)
+        if length > LONGEST:
+            raise TooLarge(f"at most {LONGEST} bytes")
+        parts.append(part)
+    return b"".join(parts)
