@@ -6,22 +6,20 @@ Everything is in a temporary folder and gone afterwards.
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pool.bench import processes
+from pool.bench.pictures import sample_image, sample_images, sample_labels
+from pool.bench.processes import PATIENCE
 from pool.errors import PoolError
 from pool.rendering import status_table, to_json
 
@@ -31,14 +29,12 @@ if TYPE_CHECKING:
     from pool.status import Status
     from pool.taskpool import TaskPool
 
+__all__ = ["Demo", "sample_image"]
+
 TEMPLATE = "street-scenes"
 POOL_REQUESTS = 30
 SDK_REQUESTS = 5
 POOL_SIZE = 10
-#: Bytes of one sample image, about.
-IMAGE_SIZE = 100_000
-#: Seconds after which a part that has not come up has failed.
-PATIENCE = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,21 +47,6 @@ class Timing:
     @property
     def median(self) -> float:
         return statistics.median(self.milliseconds)
-
-
-def sample_image(seed: int, *, size: int = IMAGE_SIZE) -> bytes:
-    """A JPEG of 1280 by 720 pixels and about ``size`` bytes, another one for each seed."""
-    from PIL import Image
-
-    rng = random.Random(seed)
-    coarse = Image.frombytes("RGB", (160, 90), rng.randbytes(160 * 90 * 3))
-    picture = coarse.resize((1280, 720))
-    for quality in range(95, 4, -5):
-        stream = io.BytesIO()
-        picture.save(stream, "JPEG", quality=quality)
-        if stream.tell() <= size * 1.1:
-            break
-    return stream.getvalue()
 
 
 class Demo:
@@ -89,14 +70,12 @@ class Demo:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cvat-pool-")))
             self._say("Starting a simulated CVAT with the timings of a real one ...")
-            environment = stack.enter_context(_simulator(folder, self._speed))
+            environment = stack.enter_context(processes.simulator(folder, speed=self._speed))
             url = environment["CVAT_URL"]
             config = folder / "config.toml"
             config.write_text(self._configuration(url, folder))
             self._say(f"Starting the daemon, which keeps {POOL_SIZE} tasks warm ...")
-            stack.enter_context(
-                _child("daemon", ["run", "--config", str(config)], environment, folder)
-            )
+            stack.enter_context(processes.daemon(config, environment, folder))
             pool = stack.enter_context(_pool(config, environment))
             filled_in = self._wait_until_full(pool)
             before = pool.status()
@@ -113,28 +92,26 @@ class Demo:
     # --- Setting up ---------------------------------------------------------------------------
 
     def _configuration(self, url: str, folder: Path) -> str:
-        labels = [{"name": name} for name in self._label_names()]
+        labels = [{"name": name} for name in sample_labels(self._labels)]
         (folder / "labels.json").write_text(json.dumps(labels))
         return (
             f'[cvat]\nurl = "{url}"\n'
             f'[store]\nurl = "sqlite:///{folder / "pool.db"}"\n'
+            "[daemon]\nport = 0\n"
             f"[templates.{TEMPLATE}]\n"
             'labels_file = "labels.json"\n'
             f"pool = {{ min_size = {POOL_SIZE} }}\n"
         )
 
-    def _label_names(self) -> list[str]:
-        first = ["car", "person"][: self._labels]
-        return first + [f"label {number}" for number in range(len(first) + 1, self._labels + 1)]
-
     def _wait_until_full(self, pool: TaskPool) -> float:
         began = time.monotonic()
         while time.monotonic() < began + PATIENCE:
-            row = pool.status().templates[0]
+            status = pool.status()
+            row = status.templates[0]
             if row.warm >= row.target:
                 return time.monotonic() - began
-            if row.hold_reason:
-                raise PoolError(row.hold_reason)
+            if reason := row.hold_reason or status.hold_reason:
+                raise PoolError(reason)
             time.sleep(0.05)
         raise PoolError(f"the pool was not full after {PATIENCE:g} s")
 
@@ -143,7 +120,7 @@ class Demo:
     def _compare(
         self, pool: TaskPool, environment: dict[str, str]
     ) -> tuple[list[Timing], list[dict[str, Any]]]:
-        from pool.demo_flows import PlainFlows
+        from pool.bench.flows import PlainFlows
 
         examples: list[dict[str, Any]] = []
 
@@ -162,16 +139,19 @@ class Demo:
                 }
             )
 
-        self._pictures = [sample_image(seed) for seed in range(self._images)]
-        flows = PlainFlows(environment, self._label_names(), self._pictures)
-        with flows:
+        self._pictures = sample_images(self._images)
+        fields = {"labels": [{"name": name} for name in sample_labels(self._labels)]}
+        with (
+            _plain_client(environment) as client,
+            PlainFlows(client, fields, self._pictures) as flows,
+        ):
             return [
                 self._measure("pool", POOL_REQUESTS, by_pool),
                 self._measure("SDK, polling every 500 ms", SDK_REQUESTS, flows.polling),
                 self._measure("SDK, as it comes (5 s)", SDK_REQUESTS, flows.defaults),
             ], examples
 
-    def _measure(self, flow: str, count: int, request: Callable[[int], None]) -> Timing:
+    def _measure(self, flow: str, count: int, request: Callable[[int], object]) -> Timing:
         times = []
         for number in self._progress(flow, count):
             began = time.perf_counter()
@@ -296,53 +276,13 @@ def _console(*, quiet: bool) -> Console:
 # --- The other processes ---------------------------------------------------------------------
 
 
-@contextmanager
-def _simulator(folder: Path, speed: float) -> Iterator[dict[str, str]]:
-    """A simulator process; gives the environment with its address and token."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    arguments = ["simulator", "--port", "0", "--speed", str(speed)]
-    with _child("simulator", arguments, environment, folder) as process:
-        assert process.stdout is not None
-        for _ in range(2):
-            line = process.stdout.readline().strip()
-            name, equals, value = line.removeprefix("export ").partition("=")
-            if not equals:
-                raise PoolError(f"the simulator did not start: {_last_line(folder, 'simulator')}")
-            environment[name] = value
-        yield environment
+def _plain_client(environment: dict[str, str]) -> AbstractContextManager[Any]:
+    from pool.cvat import AccessTokenCredentials
+    from pool.cvat.plain import plain_client
+    from pool.settings import CvatSettings
 
-
-@contextmanager
-def _child(
-    name: str, arguments: list[str], environment: dict[str, str], folder: Path
-) -> Iterator[subprocess.Popen[str]]:
-    """A process of this command, stopped in an orderly way at the end."""
-    with (folder / f"{name}.log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pool.cli", *arguments],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            # Ctrl-C goes to the demo alone, which stops the others in order.
-            start_new_session=True,
-        )
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
-
-
-def _last_line(folder: Path, name: str) -> str:
-    lines = (folder / f"{name}.log").read_text().strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+    token = AccessTokenCredentials(environment["CVAT_ACCESS_TOKEN"])
+    return plain_client(CvatSettings(url=environment["CVAT_URL"]), token)
 
 
 @contextmanager
@@ -362,6 +302,6 @@ def _pool(config: Path, environment: dict[str, str]) -> Iterator[TaskPool]:
 
 def _server_times(url: str, task_ids: Iterable[int]) -> list[float]:
     """The simulator's own milliseconds from the POST to the commit, of these tasks."""
-    with urllib.request.urlopen(f"{url}/simulator/stats", timeout=PATIENCE) as answer:
-        tasks = json.load(answer)["tasks"]
-    return [tasks[str(task_id)]["received_to_committed_ms"] for task_id in task_ids]
+    from pool.bench.server_time import SimulatorTimes
+
+    return [own.own_ms for own in SimulatorTimes(url).of(task_ids).values()]

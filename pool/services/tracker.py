@@ -28,6 +28,7 @@ from pool.services.watched import (
     TrackReport,
     Watched,
     borrow,
+    due_together,
     failure,
     judge,
     untold,
@@ -37,8 +38,6 @@ from pool.store.base import Store
 
 log = get_logger(__name__)
 
-#: Imports that are due within this many seconds go into the same poll.
-TOGETHER = 0.01
 #: Seconds between two polls of a task into which its caller uploads by itself, and while
 #: webhooks are alive.
 LEASE_PAUSE = 1.0
@@ -252,7 +251,7 @@ class Tracker:
         """Ask for all imports that are due, in one call, and for the state of one late one."""
         now = self._clock.monotonic()
         with self._guard:
-            due = [watched for watched in self._watched.values() if watched.due <= now + TOGETHER]
+            due = due_together(self._watched.values(), now)
         if not due:
             return TrackReport()
         for watched in due:

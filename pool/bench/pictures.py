@@ -1,0 +1,35 @@
+"""Images to send: made here, so that nothing has to be fetched."""
+
+from __future__ import annotations
+
+import io
+import random
+
+#: Bytes of one sample image, about.
+IMAGE_SIZE = 100_000
+
+
+def sample_image(seed: int, *, size: int = IMAGE_SIZE) -> bytes:
+    """A JPEG of 1280 by 720 pixels and about ``size`` bytes, another one for each seed."""
+    from PIL import Image
+
+    rng = random.Random(seed)
+    coarse = Image.frombytes("RGB", (160, 90), rng.randbytes(160 * 90 * 3))
+    picture = coarse.resize((1280, 720))
+    for quality in range(95, 4, -5):
+        stream = io.BytesIO()
+        picture.save(stream, "JPEG", quality=quality)
+        if stream.tell() <= size * 1.1:
+            break
+    return stream.getvalue()
+
+
+def sample_images(count: int, *, seed: int = 0) -> list[bytes]:
+    """``count`` different images of about :data:`IMAGE_SIZE` bytes each."""
+    return [sample_image(seed * 1000 + number) for number in range(count)]
+
+
+def sample_labels(count: int) -> list[str]:
+    """``count`` names of labels."""
+    first = ["car", "person"][:count]
+    return first + [f"label {number}" for number in range(len(first) + 1, count + 1)]

@@ -1,0 +1,228 @@
+"""The bench, against a simulator in no time: what it prints, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.commands import cvat_pool
+
+from pool.bench.bench import Bench, BenchOptions
+from pool.bench.goals import GOALS
+from pool.bench.measure import Sample
+from pool.bench.server_time import DatedTimes, SimulatorTimes, is_simulator
+from pool.config import load
+from pool.cvat import AccessTokenCredentials, CvatClient
+from pool.cvat.plain import plain_client
+from pool.cvat.records import LocalFile, Upload
+from pool.settings import CvatSettings, DataSettings
+from pool.simulator import SimulatorServer
+
+#: All of them but the SDK with its defaults, which may take its 5 s.
+QUICK = "sdk-100ms,poll-500ms,busy-loop,pool,pool-webhooks,pool-refill,pool-concurrent"
+
+
+def on_server(simulator: SimulatorServer) -> tuple[set[int], set[int]]:
+    """The tasks and the projects that are there."""
+    return simulator.call(lambda: (set(simulator.state.tasks), set(simulator.state.projects)))
+
+
+def test_a_configured_server_is_measured_and_left_as_it_was(
+    config_path: Path, simulator: SimulatorServer
+) -> None:
+    before = on_server(simulator)
+    result = cvat_pool(
+        "bench",
+        "--config",
+        config_path,
+        "--flows",
+        QUICK,
+        "--requests",
+        "1",
+        "--json",
+        cwd=config_path.parent,
+        CVAT_ACCESS_TOKEN=simulator.access_token,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert on_server(simulator) == before
+    assert list(config_path.parent.glob("*.db")) == [], "the configured store is left alone"
+    figures = json.loads(result.stdout)
+    assert set(figures) == {"version", "conditions", "flows", "idle", "goals"}
+    assert figures["conditions"]["server_time_exact"] is True
+    assert figures["conditions"]["template"] == "scenes"
+    assert list(figures["goals"]) == [goal.name for goal in GOALS]
+    assert list(figures["flows"]) == QUICK.split(",")
+    for name, flow in figures["flows"].items():
+        assert flow["available"], (name, flow)
+        assert flow["requests"] == (20 if name == "pool-concurrent" else 1)
+        assert flow["misses"] == 0
+        assert flow["ours_ms"]["median"] > flow["server_ms"]["median"] > 0
+        assert flow["ours_to_server"]["median"] > 1
+        assert flow["calls_per_request"] >= flow["polls_per_request"]
+    polls = {name: flow["polls_per_request"] for name, flow in figures["flows"].items()}
+    assert polls["pool"] >= 1
+    assert polls["pool-webhooks"] <= 1
+    assert polls["pool-concurrent"] < 1
+    assert figures["flows"]["pool"]["calls"].keys() >= {"upload", "jobs", "rename_task"}
+
+
+def test_the_calls_are_those_that_the_server_saw(
+    config_path: Path, simulator: SimulatorServer, log_in: None
+) -> None:
+    def calls() -> dict[str, int]:
+        return simulator.call(lambda: dict(simulator.stats.calls))
+
+    options = BenchOptions(
+        settings=load(config_path),
+        simulator=False,
+        requests=3,
+        flows=["busy-loop"],
+        speed=0.0,
+    )
+    before = calls()
+    report = Bench(options, os.environ).run(say=lambda _: None, progress=silently)
+    seen = {name: count - before.get(name, 0) for name, count in calls().items()}
+    counted = report.figures()["flows"]["busy-loop"]["calls"]
+    # The three that warm up are not counted, but the server saw them, too.
+    assert counted["upload"]["count"] == 3
+    assert seen["data:post"] == 6
+    assert 3 <= counted["jobs"]["count"] <= seen["jobs:list"] - 3
+
+
+@contextmanager
+def silently(_steps: int) -> Iterator[Callable[[str], None]]:
+    yield lambda _name: None
+
+
+@pytest.mark.parametrize("flow", ["poll-500ms", "pool-concurrent", "pool-webhooks"])
+def test_nothing_is_left_when_it_is_interrupted(
+    config_path: Path, simulator: SimulatorServer, log_in: None, flow: str
+) -> None:
+    @contextmanager
+    def interrupted(_steps: int) -> Iterator[Callable[[str], None]]:
+        def advance(_name: str) -> None:
+            raise KeyboardInterrupt
+
+        yield advance
+
+    before = on_server(simulator)
+    options = BenchOptions(
+        settings=load(config_path), simulator=False, requests=1, flows=[flow], speed=0.0
+    )
+    with pytest.raises(KeyboardInterrupt):
+        Bench(options, os.environ).run(say=lambda _: None, progress=interrupted)
+    assert on_server(simulator) == before
+
+
+def test_a_server_of_its_own_needs_no_configuration(tmp_path: Path) -> None:
+    result = cvat_pool(
+        "bench",
+        "--speed",
+        "0",
+        "--flows",
+        "poll-500ms,pool",
+        "--requests",
+        "2",
+        "--labels",
+        "3",
+        "--images",
+        "2",
+        cwd=tmp_path,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "2 images, 3 labels, on a simulated CVAT at speed 0" in result.stdout
+    assert "The server's is its own time in ms: the simulator's record" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_idle_daemon(tmp_path: Path) -> None:
+    result = cvat_pool("bench", "--speed", "0", "--idle", "500ms", "--json", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    figures = json.loads(result.stdout)
+    assert figures["flows"] == {}
+    assert figures["idle"]["tasks"] == 100
+    assert figures["idle"]["seconds"] >= 0.5
+    assert 20 < figures["idle"]["rss_mb"] < 300
+    assert figures["goals"]["idle_calls_per_minute"]["value"] is not None
+
+
+# --- What goes wrong -----------------------------------------------------------------------------
+
+
+def test_a_picture_without_matplotlib(tmp_path: Path) -> None:
+    # What cannot be imported is as good as not there.
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['matplotlib'] = None\n")
+    result = cvat_pool("bench", "--plot", "out.png", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert result.returncode == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert "pip install '.[plot]'" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--flows", "pools"], "there are sdk, "),
+        (["--template", "scenes"], "--config"),
+        (["--idle", "5"], "--idle"),
+        (["--config", "config.toml", "--template", "scences"], "there is scenes"),
+    ],
+)
+def test_wrong_usage(config_path: Path, arguments: list[str], words: str) -> None:
+    result = cvat_pool("bench", *arguments, cwd=config_path.parent, CVAT_ACCESS_TOKEN="x")
+    assert result.returncode == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert words in line
+
+
+def test_wrong_credentials(config_path: Path) -> None:
+    result = cvat_pool(
+        "bench",
+        "--config",
+        config_path,
+        "--flows",
+        "pool",
+        cwd=config_path.parent,
+        CVAT_ACCESS_TOKEN="wrong-one",
+    )
+    assert result.returncode == 4
+    assert "Traceback" not in result.stderr
+    assert "wrong-one" not in result.stdout + result.stderr
+
+
+# --- The server's own time -----------------------------------------------------------------------
+
+
+def test_the_server_s_own_time_in_two_ways(simulator: SimulatorServer, image: bytes) -> None:
+    settings = CvatSettings(url=simulator.url)
+    token = AccessTokenCredentials(simulator.access_token)
+    with CvatClient(settings, token) as cvat:
+        task_id = cvat.create_task({"labels": []}, "server time")
+        cvat.upload(
+            task_id,
+            Upload(files=(LocalFile("a.jpg", image, len(image)),)),
+            DataSettings(),
+            single_request_limit=2**20,
+            prepared=False,
+        )
+    simulator.wait_idle()
+    sample = Sample(task_id=task_id, ours_ms=100.0, began=0.0, ended=0.0, post_ms=50.0)
+    assert is_simulator(simulator.url)
+    exact = SimulatorTimes(simulator.url).of([task_id, 987654])
+    assert list(exact) == [task_id]
+    assert exact[task_id].committed_at is not None
+    with plain_client(settings, token) as client:
+        dated = DatedTimes(client)
+        dated.note(sample)
+        dated.note(Sample(task_id=987654, ours_ms=1.0, began=0.0, ended=0.0))
+        approximate = dated.of([task_id, 987654])
+    assert list(approximate) == [task_id]
+    assert 50.0 <= approximate[task_id].own_ms < 50.0 + 5_000
+    assert approximate[task_id].committed_at is None
+
+
+def test_what_is_no_simulator() -> None:
+    assert not is_simulator("http://127.0.0.1:9")
