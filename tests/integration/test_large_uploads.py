@@ -47,11 +47,12 @@ class Watched:
 
     def limit(self, size: int, *, at_once: int = 4) -> None:
         """How large a request may be, and how many there are at the same time."""
-        template = self.pool.settings.templates["scenes"]
+        templates = self.pool.engine.templates
+        template = templates["scenes"]
         importing = replace(
             template.importing, single_request_limit=size, upload_concurrency=at_once
         )
-        self.pool.settings.templates["scenes"] = replace(template, importing=importing)  # type: ignore[index]
+        templates.replace({"scenes": replace(template, importing=importing)})
 
 
 @pytest.fixture

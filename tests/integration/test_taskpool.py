@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,14 @@ def test_every_kind_of_input(pool: TaskPool, image: bytes, image_path: Path) -> 
     assert frames == [1, 1, 2, 1, 1, 2, 2]
 
 
-def test_large_data_goes_in_several_requests(pool: TaskPool, image: bytes, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    template = pool.settings.templates["scenes"]
+def test_large_data_goes_in_several_requests(
+    pool: TaskPool, simulator: SimulatorServer, image: bytes
+) -> None:
+    templates = pool.engine.templates
+    template = templates["scenes"]
     small = replace(template, importing=replace(template.importing, single_request_limit=8_000))
-    pool.settings.templates["scenes"] = small
+    templates.replace({"scenes": small})
+    simulator.stats.reset()
     sent: list[tuple[int, int]] = []
     request = pool.submit(
         "scenes",
@@ -117,6 +120,7 @@ def test_large_data_goes_in_several_requests(pool: TaskPool, image: bytes, tmp_p
     )
     assert request.jobs(timeout=20)[0].stop_frame == 3
     assert sent[-1] == (4 * len(image), 4 * len(image))
+    assert simulator.stats.calls["data:post"] > 1
 
 
 def test_the_name_and_the_assignee_are_set_once_the_ids_are_out(
