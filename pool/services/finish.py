@@ -57,12 +57,6 @@ class Finish:
                 failed += 1
         return FinishReport(finished=finished, failed=failed)
 
-    def finish_request(self, request_id: str) -> bool:
-        """Finish the task of one ready request."""
-        request = self._store.request(request_id)
-        task = self._store.task(request.pooled_id) if request and request.pooled_id else None
-        return task is not None and self.finish(task, request)
-
     def finish(self, task: PooledTask, request: RequestRecord | None) -> bool:
         """Rename and assign. A failure that will not pass is logged and not tried again."""
         if task.task_id is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any, cast
 import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
+from support.services import PATIENCE, fill, refill_of
 
 from pool.clock import SystemClock
 from pool.engine import Engine
@@ -19,32 +19,9 @@ from pool.files import build_upload
 from pool.model import Handout, Outcome, TaskState
 from pool.services.deletion import Deletion
 from pool.services.reconcile import Reconcile
-from pool.services.refill import Refill
 from pool.services.scheduler import Scheduler
 from pool.settings import Settings, Template
 from pool.store.base import NewRequest, Store
-
-PATIENCE = 20.0
-
-
-def refill_of(engine: Engine) -> Refill:
-    return Refill(
-        engine.store,
-        engine.cvat(),
-        engine.settings.templates,
-        owner=engine.owner,
-        clock=engine.clock,
-        warm=engine.warm,
-        rng=random.Random(1),
-    )
-
-
-def fill(refill: Refill) -> int:
-    started = 0
-    while report := refill.run_once().started:
-        started += report
-        assert refill.drain(PATIENCE)
-    return started
 
 
 def reconcile_of(engine: Engine) -> Reconcile:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
+from support.services import fill, refill_of
 
 from pool.cvat.records import ImportState, ImportStatus
 from pool.engine import Engine
@@ -40,23 +40,7 @@ IMAGE = build_upload([("a.jpg", b"some bytes")])
 
 @pytest.fixture
 def refill(engine: Engine) -> Refill:
-    return Refill(
-        engine.store,
-        engine.cvat(),
-        engine.settings.templates,
-        owner=engine.owner,
-        clock=engine.clock,
-        warm=engine.warm,
-        rng=random.Random(1),
-    )
-
-
-def fill(refill: Refill) -> int:
-    started = 0
-    while report := refill.run_once().started:
-        started += report
-        refill.drain()
-    return started
+    return refill_of(engine)
 
 
 def levels(store: Store, template: Template) -> dict[str, int]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.services import fill as fill_up
+from support.services import refill_of
 
 from pool import (
     IdempotencyConflict,
@@ -28,26 +30,16 @@ from pool import (
 )
 from pool.cvat import AccessTokenCredentials
 from pool.cvat.plain import plain_client
-from pool.services.refill import Refill
 from pool.simulator import SimulatorServer
 
 
 @pytest.fixture
 def fill(pool: TaskPool) -> Callable[[], None]:
     """Fills the pool as a daemon would."""
-    engine = pool.engine
-    refill = Refill(
-        engine.store,
-        engine.cvat(),
-        pool.settings.templates,
-        owner=engine.owner,
-        clock=engine.clock,
-        warm=engine.warm,
-    )
+    refill = refill_of(pool.engine)
 
     def run() -> None:
-        while refill.run_once().started:
-            assert refill.drain(10.0)
+        assert fill_up(refill)
 
     return run
 
