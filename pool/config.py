@@ -18,7 +18,9 @@ from pool.config_keys import (
     CVAT,
     DAEMON,
     DEFAULT_TABLES,
+    EVENTS,
     LABEL_SOURCES,
+    SINK,
     STORE,
     TEMPLATE_NAME,
     TEMPLATE_TABLES,
@@ -26,51 +28,25 @@ from pool.config_keys import (
     explain_unknown,
 )
 from pool.config_lines import Key, key_lines, show_key
-from pool.config_values import Reader, Unfit, expected, text, unknown_key, whole
+from pool.config_problems import InvalidConfig, Problem, parse
+from pool.config_values import Reader, Unfit, expected, nearest, text, unknown_key, whole
 from pool.errors import ConfigError
 from pool.labels import name_of, read_labels, read_labels_file
 from pool.settings import (
     CvatSettings,
     DaemonSettings,
     DataSettings,
+    EventSettings,
     ImportSettings,
     PoolSettings,
     Settings,
+    SinkSettings,
     StoreSettings,
     TaskSettings,
     Template,
 )
 
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong: on which line (from 1; 0 is the file as a whole), at which key."""
-
-    line: int
-    key: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.key}: {self.message}" if self.key else self.message
-
-
-class InvalidConfig(ConfigError):
-    """The configuration is wrong."""
-
-    def __init__(self, problems: tuple[Problem, ...], path: Path | None = None) -> None:
-        self.problems = problems
-        self.path = path
-        first, *others = self.lines()
-        super().__init__(first + (f" (and {len(others)} more)" if others else ""))
-
-    def lines(self) -> tuple[str, ...]:
-        """Every problem on a line of its own, ``file:line: key: what is wrong``."""
-        return tuple(f"{self._place(problem.line)}: {problem}" for problem in self.problems)
-
-    def _place(self, line: int) -> str:
-        if self.path is None:
-            return f"line {line}" if line else "configuration"
-        return f"{self.path}:{line}" if line else str(self.path)
+__all__ = ["InvalidConfig", "Problem", "find_config", "load", "loads"]
 
 
 def find_config(environ: Mapping[str, str]) -> Path:
@@ -143,7 +119,7 @@ class _Reading:
         self._path = path
         self._environ = environ
         self._problems: list[Problem] = []
-        self._raw = _parse(text, path)
+        self._raw = parse(text, path)
         self._lines = key_lines(text)
 
     def settings(self) -> Settings:
@@ -151,18 +127,18 @@ class _Reading:
             if name not in TOP_TABLES:
                 self._problem((name,), unknown_key(name, TOP_TABLES))
         server = self._cvat()
-        store = self._read(("store",), self._raw.get("store", {}), STORE).values
+        store = self._store()
         daemon = self._read(("daemon",), self._raw.get("daemon", {}), DAEMON).values
         templates = self._templates(server)
+        events = self._events(templates)
         if self._problems:
             in_order = sorted(dict.fromkeys(self._problems), key=lambda problem: problem.line)
             raise InvalidConfig(tuple(in_order), self._path)
-        if self._path is not None:
-            store["url"] = self._store_url(store.get("url", StoreSettings.url))
         return Settings(
             cvat=server,
-            store=StoreSettings(**store),
+            store=store,
             daemon=DaemonSettings(**daemon),
+            events=events,
             templates=templates,
             path=self._path,
         )
@@ -175,6 +151,46 @@ class _Reading:
             key = ("cvat", "access_token_file")
             values["access_token_file"] = self._file(values["access_token_file"], key)
         return CvatSettings(**values)
+
+    def _store(self) -> StoreSettings:
+        values = self._read(("store",), self._raw.get("store", {}), STORE).values
+        if self._path is not None:
+            values["url"] = self._store_url(values.get("url", StoreSettings.url))
+        if "spool" in values:
+            folder = self._file(values["spool"], ("store", "spool"))
+            # As with the store: the same one from wherever a process is started.
+            values["spool"] = folder.resolve() if folder and self._path else folder
+        return StoreSettings(**values)
+
+    def _events(self, templates: Mapping[str, Template]) -> EventSettings:
+        key = ("events",)
+        values = self._read(key, self._raw.get("events", {}), EVENTS).values
+        return EventSettings(
+            sinks=tuple(
+                self._sink((*key, "sinks", position), raw, templates)
+                for position, raw in enumerate(values.get("sinks", ()))
+            )
+        )
+
+    def _sink(self, key: Key, raw: object, templates: Mapping[str, Template]) -> SinkSettings:
+        values = self._read(key, raw, SINK).values
+        given = raw if isinstance(raw, dict) else {"url": None}
+        if "url" not in given:
+            self._problem(key, "the url is missing")
+        if "secret" in given and "secret_file" in given:
+            self._problem((*key, "secret_file"), "give only one of secret, secret_file")
+        for position, name in enumerate(values.get("templates", ())):
+            if name not in templates:
+                near = nearest(name, templates)
+                message = f"there is no template {name!r}"
+                self._problem(
+                    (*key, "templates", position),
+                    f"{message}; did you mean {near}?" if near else message,
+                )
+        if "secret_file" in values:
+            values["secret_file"] = self._file(values["secret_file"], (*key, "secret_file"))
+        values["secret_env"] = values.pop("secret", None)
+        return SinkSettings(**{"url": "", **values})
 
     def _templates(self, server: CvatSettings) -> dict[str, Template]:
         defaults = self._defaults()
@@ -356,25 +372,3 @@ class _Reading:
 
     def _folder(self) -> Path:
         return self._path.parent if self._path else Path()
-
-
-def _parse(text: str, path: Path | None) -> dict[str, Any]:
-    import tomllib
-
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise InvalidConfig((Problem(0, "", "not valid TOML: nested too deeply"),), path) from None
-    except ValueError as error:
-        raise InvalidConfig((_syntax_problem(str(error), text),), path) from None
-
-
-def _syntax_problem(message: str, text: str) -> Problem:
-    """tomllib's message in our form; it names the place as "(at line 3, column 5)"."""
-    what, _, place = message.partition(" (at ")
-    if what == "Cannot overwrite a value":
-        what = "a key or a table that has a value already is given again"
-    numbers = re.match(r"line (\d+), column (\d+)", place)
-    line = int(numbers[1]) if numbers else len(text.splitlines())
-    column = f", column {numbers[2]}" if numbers else ""
-    return Problem(line, "", f"not valid TOML{column}: {what[:1].lower()}{what[1:]}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, get_args
 
 from pool.config_lines import Key
 from pool.config_values import (
@@ -18,14 +18,19 @@ from pool.config_values import (
     flag,
     matching,
     replicas,
+    secret_name,
     server_url,
+    several,
     share,
+    sink_url,
     size,
     store_url,
+    tables,
     text,
     unknown_key,
     whole,
 )
+from pool.settings import EventKind
 
 CVAT: Final[Mapping[str, Reader]] = {
     "url": server_url,
@@ -39,13 +44,30 @@ CVAT: Final[Mapping[str, Reader]] = {
     "access_token_file": text(most=4096, blank=False),
     "profile": text(blank=False),
 }
-STORE: Final[Mapping[str, Reader]] = {"url": store_url, "keep_finished": duration()}
+STORE: Final[Mapping[str, Reader]] = {
+    "url": store_url,
+    "keep_finished": duration(),
+    "spool": text(most=4096, blank=False),
+    "spool_limit": size,
+}
 DAEMON: Final[Mapping[str, Reader]] = {
     "host": matching(r"[0-9A-Za-z.:_-]+", 'a host name or an IP address, such as "127.0.0.1"'),
     "port": whole(0, 65535),
     "tick": duration(),
     "stop_timeout": duration(),
     "verify_every": duration(),
+    "max_queued": whole(1),
+    "max_body": size,
+    "max_files": whole(1),
+    "receive_timeout": duration(),
+}
+EVENTS: Final[Mapping[str, Reader]] = {"sinks": tables}
+SINK: Final[Mapping[str, Reader]] = {
+    "url": sink_url,
+    "secret": secret_name,
+    "secret_file": text(most=4096, blank=False),
+    "templates": several(text(), "names of templates"),
+    "kinds": several(choice(*get_args(EventKind)), "kinds of events", least=1),
 }
 TASK: Final[Mapping[str, Reader]] = {
     "subset": text(most=64),
@@ -76,6 +98,7 @@ POOL: Final[Mapping[str, Reader]] = {
     "max_wait": duration(zero=True),
     "create_concurrency": whole(1, 32),
     "lease_ttl": duration(),
+    "on_change": choice("recreate", "replenish"),
 }
 IMPORT: Final[Mapping[str, Reader]] = {
     "timeout": duration(),
@@ -87,7 +110,7 @@ IMPORT: Final[Mapping[str, Reader]] = {
 TEMPLATE_TABLES: Final = {"task": TASK, "data": DATA, "pool": POOL, "import": IMPORT}
 DEFAULT_TABLES: Final = ("pool", "import", "data")
 
-TOP_TABLES: Final = ("cvat", "store", "daemon", "defaults", "templates")
+TOP_TABLES: Final = ("cvat", "store", "daemon", "events", "defaults", "templates")
 LABEL_SOURCES: Final = ("labels", "labels_file", "project")
 TEMPLATE_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CREDENTIALS: Final = re.compile(
@@ -101,6 +124,10 @@ def explain_unknown(key: Key, known: Iterable[str]) -> str:
     if _CREDENTIALS.fullmatch(name):
         if key[0] == "daemon":
             return "tokens never stand here: set POOL_API_TOKEN in the environment"
+        if key[0] == "events":
+            return (
+                'credentials never stand here: secret = "${NAME}" names a variable that holds one'
+            )
         return (
             "credentials never stand here: set CVAT_ACCESS_TOKEN, or CVAT_USERNAME and "
             "CVAT_PASSWORD, in the environment, or use access_token_file, or profile for a "

@@ -151,6 +151,26 @@ def choice(*options: str, note: str = "") -> Reader:
     return read
 
 
+def several(reader: Reader, what: str, *, least: int = 0) -> Reader:
+    """An array of at least ``least`` values that ``reader`` takes, called ``what``."""
+
+    def read(value: object) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise expected(f"an array of {what}", value)
+        if len(value) < least:
+            raise Unfit(f"expected at least {least} of {what}")
+        return tuple(reader(one) for one in value)
+
+    return read
+
+
+def tables(value: object) -> tuple[object, ...]:
+    """An array of tables; whether each is one is seen when it is read."""
+    if isinstance(value, list):
+        return tuple(value)
+    raise expected("an array of tables, [[…]]", value)
+
+
 def duration(*, zero: bool = False) -> Reader:
     """Seconds, written with a unit; 0 only where it means something."""
 
@@ -201,6 +221,35 @@ def server_url(value: object) -> str:
     if parts.path.rstrip("/").endswith("/api"):
         raise expected("the address without /api", value)
     return value.rstrip("/")
+
+
+def sink_url(value: object) -> str:
+    """An address that takes a POST, kept as it is."""
+    what = 'an address such as "https://example.org/hook"'
+    if not isinstance(value, str):
+        raise expected(what, value)
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or "@" in parts.netloc or parts.fragment or re.search(r"\s", value):
+        # Such addresses often hold a secret, so what was found is not shown.
+        raise Unfit(f"expected {what}, without a user name, a password, # and spaces")
+    return value
+
+
+def secret_name(value: object) -> str:
+    """``${NAME}``: the name of the environment variable that holds a secret."""
+    found = (
+        re.fullmatch(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", value) if isinstance(value, str) else None
+    )
+    if found is None:
+        raise Unfit(
+            "a secret never stands here: put it into an environment variable and name that, "
+            'secret = "${POOL_SINK_SECRET}", or into a file and use secret_file'
+        )
+    return found[1]
 
 
 def store_url(value: object) -> str:

@@ -15,6 +15,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 OnEmpty = Literal["wait", "create", "fail"]
+OnChange = Literal["recreate", "replenish"]
+#: What a sink can be told of.
+EventKind = Literal[
+    "request.queued",
+    "request.uploading",
+    "request.importing",
+    "request.ready",
+    "request.failed",
+    "request.cancelled",
+    "lease.handed_out",
+    "lease.used",
+    "lease.released",
+    "lease.expired",
+    "task.warm",
+    "task.failed",
+    "task.retired",
+    "task.deleted",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,21 +49,61 @@ class CvatSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreSettings:
-    """Where the rows are, and how long those are kept that nothing more will happen to."""
+    """Where the rows are, and how long those are kept that nothing more will happen to.
+
+    ``spool`` is where the data of requests waits while the server is down, at most
+    ``spool_limit`` bytes of it; None is a folder beside the store (:attr:`spool_folder`).
+    """
 
     url: str = "sqlite:///pool.db"
     keep_finished: float = 30 * 86400.0
+    spool: Path | None = None
+    spool_limit: int = 20 * 2**30
+
+    @property
+    def spool_folder(self) -> Path:
+        """The spool, or in its place the store's file with ``.spool`` after its name."""
+        return self.spool or Path(self.url.partition(":///")[2] + ".spool")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DaemonSettings:
-    """The daemon: where it listens, and how often its services run."""
+    """The daemon: where it listens, how often its services run, and how much it takes in.
+
+    A body is taken in as long as its pieces are ``receive_timeout`` seconds apart at most.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8765
     tick: float = 5.0
     stop_timeout: float = 10.0
     verify_every: float = 600.0
+    max_queued: int = 1000
+    max_body: int = 10 * 2**30
+    max_files: int = 10_000
+    receive_timeout: float = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkSettings:
+    """An address that is told of events, and where the secret that signs them is found.
+
+    The secret itself never stands here: ``secret_env`` names the environment variable that holds
+    it, ``secret_file`` the file. Neither signs nothing. No ``templates`` means all of them.
+    """
+
+    url: str
+    secret_env: str | None = None
+    secret_file: Path | None = None
+    templates: tuple[str, ...] = ()
+    kinds: tuple[EventKind, ...] = ("request.ready", "request.failed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventSettings:
+    """Who is told of what happens."""
+
+    sinks: tuple[SinkSettings, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +141,11 @@ class DataSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PoolSettings:
-    """How the pool of a template is sized and handed out."""
+    """How the pool of a template is sized and handed out.
+
+    ``on_change`` says what becomes of the warm tasks when the fingerprint changes: "recreate"
+    retires them at once; "replenish" hands them out until fresh ones have taken their place.
+    """
 
     min_size: int = 5
     max_size: int = 200
@@ -93,6 +155,7 @@ class PoolSettings:
     max_wait: float = 2.0
     create_concurrency: int = 2
     lease_ttl: float = 3600.0
+    on_change: OnChange = "recreate"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,13 +216,30 @@ class Template:
         Two templates with one fingerprint make tasks that cannot be told apart. What goes
         with the data, and how the pool is sized, is not part of it.
         """
-        told = {
+        return _digest({**self._place, "fields": self.create_fields})
+
+    @cached_property
+    def origin(self) -> str:
+        """A digest of where tasks are created: the server and the organization."""
+        return _digest(self._place)
+
+    @property
+    def older_from(self) -> str | None:
+        """The origin whose tasks of other fingerprints will do while none of this one is warm;
+        None where the template says that none will (``on_change = "recreate"``)."""
+        return self.origin if self.pool.on_change == "replenish" else None
+
+    @property
+    def _place(self) -> dict[str, Any]:
+        return {
             "server": self.server.url.rstrip("/"),
             "organization": self.server.organization,
-            "fields": self.create_fields,
         }
-        canonical = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _digest(told: Mapping[str, Any]) -> str:
+    canonical = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,5 +249,6 @@ class Settings:
     cvat: CvatSettings = field(default_factory=CvatSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
     daemon: DaemonSettings = field(default_factory=DaemonSettings)
+    events: EventSettings = field(default_factory=EventSettings)
     templates: Mapping[str, Template] = field(default_factory=dict)
     path: Path | None = None

@@ -15,9 +15,11 @@ from pool.settings import (
     CvatSettings,
     DaemonSettings,
     DataSettings,
+    EventSettings,
     ImportSettings,
     PoolSettings,
     Settings,
+    SinkSettings,
     StoreSettings,
     TaskSettings,
     Template,
@@ -61,17 +63,30 @@ def test_every_table_is_read() -> None:
         [store]
         url = "sqlite:////var/lib/pool.db"
         keep_finished = "7d"
+        spool = "/var/spool/pool"
+        spool_limit = "1GiB"
         [daemon]
         host = "0.0.0.0"
         port = 0
         tick = "500ms"
         stop_timeout = "1m"
         verify_every = "5m"
+        max_queued = 7
+        max_body = "1MiB"
+        max_files = 8
+        receive_timeout = "5s"
+        [[events.sinks]]
+        url = "https://example.org/hook"
         [templates."cars.v2"]
         project = 12
         task = { subset = "train", segment_size = 10, overlap = 2, consensus_replicas = 3 }
         data = { image_quality = 90, chunk_size = 2, sorting_method = "natural" }
-        pool = { min_size = 1, max_size = 9, hit_rate = 0.5, max_age = "7d", on_empty = "wait" }
+        pool.min_size = 1
+        pool.max_size = 9
+        pool.hit_rate = 0.5
+        pool.max_age = "7d"
+        pool.on_empty = "wait"
+        pool.on_change = "replenish"
         import = { timeout = "1h30m", grouping = "off", single_request_limit = "1GiB" }
         """
     )
@@ -85,10 +100,24 @@ def test_every_table_is_read() -> None:
     )
     assert read == Settings(
         cvat=server,
-        store=StoreSettings(url="sqlite:////var/lib/pool.db", keep_finished=604800.0),
-        daemon=DaemonSettings(
-            host="0.0.0.0", port=0, tick=0.5, stop_timeout=60.0, verify_every=300.0
+        store=StoreSettings(
+            url="sqlite:////var/lib/pool.db",
+            keep_finished=604800.0,
+            spool=Path("/var/spool/pool"),
+            spool_limit=2**30,
         ),
+        daemon=DaemonSettings(
+            host="0.0.0.0",
+            port=0,
+            tick=0.5,
+            stop_timeout=60.0,
+            verify_every=300.0,
+            max_queued=7,
+            max_body=2**20,
+            max_files=8,
+            receive_timeout=5.0,
+        ),
+        events=EventSettings(sinks=(SinkSettings(url="https://example.org/hook"),)),
         templates={
             "cars.v2": Template(
                 name="cars.v2",
@@ -96,7 +125,12 @@ def test_every_table_is_read() -> None:
                 task=TaskSettings(subset="train", segment_size=10, overlap=2, consensus_replicas=3),
                 data=DataSettings(image_quality=90, chunk_size=2, sorting_method="natural"),
                 pool=PoolSettings(
-                    min_size=1, max_size=9, hit_rate=0.5, max_age=604800.0, on_empty="wait"
+                    min_size=1,
+                    max_size=9,
+                    hit_rate=0.5,
+                    max_age=604800.0,
+                    on_empty="wait",
+                    on_change="replenish",
                 ),
                 importing=ImportSettings(timeout=5400.0, single_request_limit=2**30),
                 server=server,
@@ -151,6 +185,7 @@ def test_the_keys_of_the_default_tables_are_distinct() -> None:
         (config_keys.DATA, DataSettings),
         (config_keys.POOL, PoolSettings),
         (config_keys.IMPORT, ImportSettings),
+        (config_keys.EVENTS, EventSettings),
     ],
 )
 def test_every_field_of_the_settings_has_a_reader(readers: dict[str, Any], cls: type) -> None:
@@ -190,6 +225,12 @@ def _options(hint: Any) -> list[str]:
         ('[cvat]\nprofile = ""', 'expected text that is not blank, found ""'),
         ('[store]\nurl = "pool.db"', 'expected "sqlite:///" and the path of a file'),
         ('[store]\nurl = "sqlite:///:memory:"', "memory will not do"),
+        ('[store]\nspool = " "', 'expected text that is not blank, found " "'),
+        ("[store]\nspool_limit = 0", "expected a size of more than 0B, found 0"),
+        ("[daemon]\nmax_queued = 0", "expected a whole number of at least 1, found 0"),
+        ('[daemon]\nmax_body = "10G"', "expected a size such as"),
+        ("[daemon]\nmax_files = 0", "expected a whole number of at least 1, found 0"),
+        ("[daemon]\nreceive_timeout = 30", 'expected a duration with a unit: "30s" for seconds'),
         ("[daemon]\nport = 65536", "expected a whole number from 0 to 65535, found 65536"),
         ("[daemon]\nport = true", "expected a whole number from 0 to 65535, found true"),
         ('[daemon]\nhost = "http://x/"', "expected a host name or an IP address"),
@@ -199,6 +240,8 @@ def _options(hint: Any) -> list[str]:
         ("[defaults]\nhit_rate = nan", "expected a number between 0 and 1"),
         ("[defaults]\ncreate_concurrency = 33", "expected a whole number from 1 to 32"),
         ('[defaults]\non_empty = "creat"', 'found "creat"; did you mean "create"?'),
+        ('[defaults]\non_change = "replenis"', 'found "replenis"; did you mean "replenish"?'),
+        ("[defaults]\non_change = true", 'expected "recreate" or "replenish", found true'),
         ('[defaults]\ngrouping = "auto"', "other values are not available in this version"),
         ("[defaults]\nsingle_request_limit = 0", "expected a size of more than 0B"),
         ('[defaults]\nsingle_request_limit = "64M"', "expected a size such as"),
@@ -258,7 +301,7 @@ def test_a_value_that_will_not_do_is_not_compared() -> None:
     ("text", "message"),
     [
         ("[cvatt]", "unknown key; did you mean cvat?"),
-        ("[x]", "unknown key; known: cvat, store, daemon, defaults, templates"),
+        ("[x]", "unknown key; known: cvat, store, daemon, events, defaults, templates"),
         ("[cvat]\nurll = 1", "unknown key; did you mean url?"),
         ("[defaults]\nmin_sise = 1", "unknown key; did you mean min_size?"),
         ("[defaults]\nsubset = ''", "it belongs in a template's table task = { … }"),
@@ -271,44 +314,6 @@ def test_an_unknown_key_names_the_nearest_or_its_place(text: str, message: str) 
     problem = only_problem(text)
     assert message in problem.message
     assert problem.line == text.count("\n") + 1
-
-
-SECRETS = ["token", "password", "access_token", "username", "api_key", "API_TOKEN", "secret"]
-
-
-@pytest.mark.parametrize("name", SECRETS)
-def test_a_credential_is_sent_where_it_belongs_and_never_shown(name: str) -> None:
-    with pytest.raises(InvalidConfig) as caught:
-        loads(f'[cvat]\n{name} = "hunter2"')
-    for where in ("CVAT_ACCESS_TOKEN", "CVAT_USERNAME", "CVAT_PASSWORD", "access_token_file"):
-        assert where in str(caught.value)
-    assert "hunter2" not in str(caught.value)
-
-
-def test_a_token_of_the_daemon_is_sent_to_the_environment() -> None:
-    assert "POOL_API_TOKEN" in only_problem("[daemon]\ntoken = 'x'").message
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://bob:hunter2@cvat.example.org",
-        "http://hunter2@cvat.example.org",
-        "http://bob:hunter2@cvat:port",
-        "http://[bob:hunter2",
-        "bob:hunter2@cvat.example.org",
-    ],
-)
-def test_credentials_in_the_address_are_refused_and_never_shown(url: str) -> None:
-    with pytest.raises(InvalidConfig) as caught:
-        loads(f"[cvat]\nurl = '{url}'")
-    assert "hunter2" not in str(caught.value)
-
-
-def test_a_password_in_the_address_of_the_store_is_never_shown() -> None:
-    problem = only_problem("[store]\nurl = 'postgresql://pool:hunter2@db/pool'")
-    assert "not available in this version" in problem.message
-    assert "hunter2" not in problem.message
 
 
 @pytest.mark.parametrize("name", ["a" * 65, "two words", "ä", ""])

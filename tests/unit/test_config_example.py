@@ -6,7 +6,7 @@ import dataclasses
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -16,8 +16,11 @@ from pool.settings import (
     CvatSettings,
     DaemonSettings,
     DataSettings,
+    EventKind,
+    EventSettings,
     ImportSettings,
     PoolSettings,
+    SinkSettings,
     StoreSettings,
     TaskSettings,
     Template,
@@ -43,10 +46,11 @@ def uncommented(text: str) -> str:
 
 def test_config_toml_is_valid_and_says_nothing_but_the_defaults() -> None:
     read = loads(EXAMPLE.read_text())
-    assert (read.cvat, read.store, read.daemon) == (
+    assert (read.cvat, read.store, read.daemon, read.events) == (
         CvatSettings(),
         StoreSettings(),
         DaemonSettings(),
+        EventSettings(),
     )
     assert list(read.templates) == ["street-scenes"]
     template = read.templates["street-scenes"]
@@ -74,6 +78,18 @@ def test_config_toml_speaks_of_every_key_of_a_template() -> None:
     known = {field.name for field in dataclasses.fields(Template)} - {"name", "server"}
     keys = {*config_keys.LABEL_SOURCES, *config_keys.TEMPLATE_TABLES} - {"labels_file"}
     assert known == keys - {"import"} | {"importing"}
+
+
+def test_config_toml_has_every_key_of_a_sink_and_says_the_defaults() -> None:
+    text = uncommented(EXAMPLE.read_text())
+    (sink,) = loads(text).events.sinks
+    for key in config_keys.SINK:
+        assert re.search(rf"\b{key}\b", text), key
+    assert sink == SinkSettings(
+        url=sink.url, secret_env="POOL_SINK_SECRET", templates=("street-scenes",)
+    )
+    for kind in get_args(EventKind):
+        assert f'"{kind}"' in text
 
 
 def test_config_toml_is_valid_with_every_key_set() -> None:

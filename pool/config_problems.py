@@ -1,0 +1,63 @@
+"""What is said about a configuration that is wrong, and the first thing that can be: its TOML."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pool.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: on which line (from 1; 0 is the file as a whole), at which key."""
+
+    line: int
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.message}" if self.key else self.message
+
+
+class InvalidConfig(ConfigError):
+    """The configuration is wrong."""
+
+    def __init__(self, problems: tuple[Problem, ...], path: Path | None = None) -> None:
+        self.problems = problems
+        self.path = path
+        first, *others = self.lines()
+        super().__init__(first + (f" (and {len(others)} more)" if others else ""))
+
+    def lines(self) -> tuple[str, ...]:
+        """Every problem on a line of its own, ``file:line: key: what is wrong``."""
+        return tuple(f"{self._place(problem.line)}: {problem}" for problem in self.problems)
+
+    def _place(self, line: int) -> str:
+        if self.path is None:
+            return f"line {line}" if line else "configuration"
+        return f"{self.path}:{line}" if line else str(self.path)
+
+
+def parse(text: str, path: Path | None) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise InvalidConfig((Problem(0, "", "not valid TOML: nested too deeply"),), path) from None
+    except ValueError as error:
+        raise InvalidConfig((_syntax_problem(str(error), text),), path) from None
+
+
+def _syntax_problem(message: str, text: str) -> Problem:
+    """tomllib's message in our form; it names the place as "(at line 3, column 5)"."""
+    what, _, place = message.partition(" (at ")
+    if what == "Cannot overwrite a value":
+        what = "a key or a table that has a value already is given again"
+    numbers = re.match(r"line (\d+), column (\d+)", place)
+    line = int(numbers[1]) if numbers else len(text.splitlines())
+    column = f", column {numbers[2]}" if numbers else ""
+    return Problem(line, "", f"not valid TOML{column}: {what[:1].lower()}{what[1:]}")

@@ -1,0 +1,114 @@
+"""``[[events.sinks]]`` and the spool: what is read, and that no secret is taken or shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pool.config import InvalidConfig, Problem, load, loads
+from pool.settings import SinkSettings, StoreSettings
+
+CARS = "[templates.cars]\nlabels = []\n"
+SINK = '[[events.sinks]]\nurl = "https://example.org/hook"\n'
+
+
+def problems(text: str) -> tuple[Problem, ...]:
+    with pytest.raises(InvalidConfig) as caught:
+        loads(text)
+    assert "hunter2" not in "\n".join(caught.value.lines())
+    return caught.value.problems
+
+
+def only_problem(text: str) -> Problem:
+    (problem,) = problems(text)
+    return problem
+
+
+def test_sinks_are_read_in_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(
+        f'{SINK}secret = "${{POOL_SINK_SECRET}}"\ntemplates = ["cars"]\nkinds = ["task.warm"]\n'
+        '[[events.sinks]]\nurl = "http://localhost:9000/?key=1"\nsecret_file = "${SECRETS}/sink"\n'
+        f"[[events.sinks]]\nurl = 'http://[::1]'\n{CARS}"
+    )
+    assert load(path, environ={"SECRETS": "secrets"}).events.sinks == (
+        SinkSettings(
+            url="https://example.org/hook",
+            secret_env="POOL_SINK_SECRET",
+            templates=("cars",),
+            kinds=("task.warm",),
+        ),
+        SinkSettings(url="http://localhost:9000/?key=1", secret_file=tmp_path / "secrets" / "sink"),
+        SinkSettings(url="http://[::1]"),
+    )
+
+
+@pytest.mark.parametrize(
+    "value", ['"hunter2"', '"${A}hunter2"', '"${hunter2"', '""', "5", '"$hunter2"', "['hunter2']"]
+)
+def test_a_secret_that_stands_in_the_file_is_refused_and_never_shown(value: str) -> None:
+    problem = only_problem(f"{SINK}secret = {value}")
+    assert (problem.line, problem.key) == (3, "events.sinks[0].secret")
+    assert 'secret = "${POOL_SINK_SECRET}"' in problem.message
+    assert "secret_file" in problem.message
+
+
+def test_another_credential_is_sent_where_it_belongs() -> None:
+    assert "${NAME}" in only_problem(f"{SINK}token = 'hunter2'").message
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["hook.test", "ftp://example.org", "http://", "https://bob:hunter2@example.org", "http://[x"],
+)
+def test_an_address_that_will_not_do_is_not_shown(url: str) -> None:
+    problem = only_problem(f'[[events.sinks]]\nurl = "{url}"')
+    assert (problem.line, problem.key) == (2, "events.sinks[0].url")
+    assert "expected an address" in problem.message
+    assert url not in problem.message
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("[events]\nsink = []", 2, "unknown key; did you mean sinks?"),
+        ("[events]\nsinks = 5", 2, "expected an array of tables, [[…]], found 5"),
+        ("[events]\nsinks = [5]", 2, "expected a table"),
+        ("[[events.sinks]]", 1, "the url is missing"),
+        (f"{SINK}urll = 'x'", 3, "unknown key; did you mean url?"),
+        (f"{SINK}kinds = []", 3, "expected at least 1 of kinds of events"),
+        (f"{SINK}kinds = 'task.warm'", 3, "expected an array of kinds of events"),
+        (f"{SINK}kinds = ['request.redy']", 3, 'did you mean "request.ready"?'),
+        (f"{SINK}templates = [5]", 3, "expected text in quotes, found 5"),
+        (
+            f"{SINK}templates = [\n'cars',\n'card']\n{CARS}",
+            5,
+            "no template 'card'; did you mean ca",
+        ),
+        (f"{SINK}templates = ['x']\n{CARS}", 3, "there is no template 'x'"),
+        (f'{SINK}secret = "${{A}}"\nsecret_file = "a"', 4, "give only one of secret, secret_file"),
+        (f'{SINK}secret_file = "${{NOT_SET_ANYWHERE}}"', 3, "the environment has no NOT_SET"),
+    ],
+)
+def test_a_mistake_is_told_with_its_line(text: str, line: int, message: str) -> None:
+    problem = only_problem(text)
+    assert message in problem.message
+    assert problem.line == line
+
+
+def test_the_spool_is_beside_the_store_unless_it_is_said_where(tmp_path: Path) -> None:
+    assert StoreSettings(url="sqlite:////data/a.db").spool_folder == Path("/data/a.db.spool")
+    path = tmp_path / "config.toml"
+    path.write_text("")
+    assert load(path).store.spool_folder == tmp_path / "pool.db.spool"
+    path.write_text('[store]\nspool = "${WHERE}/waiting"\n')
+    assert load(path, environ={"WHERE": "big"}).store.spool_folder == tmp_path / "big" / "waiting"
+
+
+def test_a_relative_file_makes_an_absolute_spool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.toml").write_text('[store]\nspool = "waiting"\n')
+    monkeypatch.chdir(tmp_path)
+    assert load("config.toml").store.spool_folder == tmp_path / "waiting"
