@@ -97,7 +97,8 @@ REQUEST_TRANSITIONS: Final[Mapping[RequestState, frozenset[RequestState]]] = {
     RequestState.QUEUED: frozenset(
         {RequestState.UPLOADING, RequestState.FAILED, RequestState.CANCELLED}
     ),
-    # Back to queued when its task turned out to be unusable and it needs another one. Straight
+    # Back to queued when its task turned out to be unusable and it needs another one, or when
+    # CVAT cannot be reached and the data waits in the spool, the task being as good as new. Straight
     # to ready when the jobs were seen before the upload's answer.
     RequestState.UPLOADING: frozenset(
         {
@@ -130,12 +131,15 @@ class PooledTask:
 
     ``id`` is ours, chosen before the task exists, and stands in ``name``; ``task_id`` is
     CVAT's, None until the server has answered. ``prepared`` tells that ``Upload-Start`` was
-    sent, so that CVAT has made the data row and folders already.
+    sent, so that CVAT has made the data row and folders already. ``origin`` stands for the server
+    and organization that the task was made on (:attr:`pool.settings.Template.origin`), "" when
+    that is not known.
     """
 
     id: str
     template: str
     fingerprint: str
+    origin: str = ""
     state: TaskState
     name: str
     task_id: int | None = None
@@ -175,7 +179,9 @@ class RequestRecord:
 
     ``files`` are the names inside the task, in the caller's order. ``payload`` is a digest of
     all that was asked for, which an idempotency key is bound to. ``owner`` is the process that
-    works on the request. ``error_code`` is the ``code`` of a class in :mod:`pool.errors`.
+    works on the request. ``spooled`` tells that the data is in the spool, so that any process can
+    serve it; ``tasks_spent`` counts the tasks that were thrown away in its service.
+    ``error_code`` is the ``code`` of a class in :mod:`pool.errors`.
     """
 
     id: str
@@ -197,6 +203,8 @@ class RequestRecord:
     uploaded_at: float | None = None
     deadline_at: float | None = None
     finished_at: float | None = None
+    spooled: bool = False
+    tasks_spent: int = 0
     error_code: str = ""
     error: str = ""
 
@@ -261,6 +269,21 @@ class Hold:
     since: float
     retry_at: float | None
     attempts: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prewarm:
+    """A wish to keep at least ``size`` tasks of a template warm from ``since`` to ``until``."""
+
+    template: str
+    size: int
+    since: float
+    until: float
+
+    def active(self, now: float) -> bool:
+        """Whether it counts now. A clock that was set back ends it: nobody knows for how long it
+        was meant then."""
+        return self.since <= now < self.until
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

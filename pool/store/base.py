@@ -32,7 +32,10 @@ from pool.model import (
     RequestState,
     TaskState,
 )
+from pool.store.event_rows import EventRows
+from pool.store.queue_rows import QueueRows
 from pool.store.upkeep_rows import UpkeepRows
+from pool.store.waiting_rows import WaitingRows
 from pool.store.webhook_rows import WebhookRows
 
 #: Seconds in one bucket of the demand history.
@@ -48,15 +51,17 @@ class NewRequest:
     assignee: int | None = None
     files: tuple[str, ...] = ()
     size: int = 0
+    spooled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewLease:
     """A caller's wish for a task.
 
-    ``fingerprint`` is the only one that will do: a task made by an older template is never
-    handed out. ``ttl`` is how long the hand-out lasts, in seconds. ``payload`` is a digest of
-    what is asked for; an ``idempotency_key`` is bound to it.
+    ``fingerprint`` is the only one that will do, so that no task made by an older template is
+    handed out; unless ``older_from`` names the origin of those that will do where none of the
+    fingerprint is warm. ``ttl`` is how long the hand-out lasts, in seconds. ``payload`` is a
+    digest of what is asked for; an ``idempotency_key`` is bound to it.
     """
 
     id: str
@@ -64,6 +69,7 @@ class NewLease:
     fingerprint: str
     owner: str
     ttl: float
+    older_from: str | None = None
     idempotency_key: str | None = None
     payload: str = ""
 
@@ -99,7 +105,7 @@ class Page:
     next_cursor: str | None
 
 
-class Store(UpkeepRows, WebhookRows, Protocol):
+class Store(EventRows, QueueRows, UpkeepRows, WaitingRows, WebhookRows, Protocol):
     """The rows of one pool."""
 
     @property
@@ -135,6 +141,7 @@ class Store(UpkeepRows, WebhookRows, Protocol):
         template: str,
         fingerprint: str,
         *,
+        origin: str = "",
         limit: CreateLimit | None,
         owner: str,
         now: float,
@@ -172,34 +179,55 @@ class Store(UpkeepRows, WebhookRows, Protocol):
         lease: NewLease,
         *,
         request: NewRequest | None = None,
+        claim: bool = True,
+        most_queued: int | None = None,
         now: float,
     ) -> Opened:
         """Accept a wish for a task and, in the same transaction, claim a warm one if there is.
 
         With a task: the lease is ``ACTIVE``, the task ``LEASED``, a request ``UPLOADING``,
         and a ``HIT`` is counted. Without: the lease is ``WAITING`` and a request ``QUEUED``.
-        The template's oldest warm task of the fingerprint is taken; no two callers get the same.
+        The template's oldest warm task of the fingerprint is taken; where there is none, and only
+        then, the newest of ``lease.older_from``. No two callers get the same. Without ``claim``
+        none is looked for. A spooled request that is ``QUEUED`` is nobody's.
 
         A known ``idempotency_key`` changes nothing and answers what it answered before, except
         for a task that was given back: ``task`` is None then. Keys of leases and of requests are
         separate; with a request, the key stands in the request alone.
 
         :raises pool.errors.IdempotencyConflict: the key is known with another ``payload``.
+        :raises pool.errors.QueueFull: the request would be ``QUEUED`` and as many as
+            ``most_queued`` spooled ones are already; nothing has changed.
         """
 
-    def claim_warm(self, lease_id: str, fingerprint: str, *, now: float) -> Handout | None:
-        """Claim a warm task for a ``WAITING`` lease; a ``WAIT`` is counted.
+    def claim_warm(
+        self, lease_id: str, fingerprint: str, *, older_from: str | None = None, now: float
+    ) -> Handout | None:
+        """Claim a warm task for a ``WAITING`` lease, as :meth:`open_lease` does; a ``WAIT`` is
+        counted.
 
         None when there is no warm task, or when the lease does not wait (any more). A cheap
         read comes first, so that many waiters can ask often.
         """
 
+    def inherit_lease(self, lease_id: str, *, owner: str, now: float) -> bool:
+        """A ``WAITING`` lease without a request, whose owner is gone, is ``owner``'s: another call
+        with its idempotency key waits in place of the first. One's own is not taken."""
+
     def attach_request(
-        self, lease_id: str, request: NewRequest, *, owner: str, now: float
+        self,
+        lease_id: str,
+        request: NewRequest,
+        *,
+        owner: str,
+        idempotency_key: str | None = None,
+        payload: str = "",
+        now: float,
     ) -> Handout | None:
         """The holder of an ``ACTIVE`` lease gives data to the pool: the request is ``UPLOADING``
         into the lease's task, with the lease's outcome. None when the lease is not active, or
-        has a request already. No hand-out is counted: the lease was."""
+        has a request already. No hand-out is counted: the lease was. An ``idempotency_key`` must
+        not be known (:meth:`request_by_key`)."""
 
     def abandon_lease(self, lease_id: str, *, now: float) -> bool:
         """A ``WAITING`` lease stops waiting; its idempotency key is free for another try. So is
@@ -223,7 +251,12 @@ class Store(UpkeepRows, WebhookRows, Protocol):
 
     # --- Data on its way --------------------------------------------------------------------
 
-    def begin_import(self, request_id: str, *, deadline: float, now: float) -> bool:
+    # A call that names a lease as ``under`` has no effect once the request has another: whoever
+    # had worked on it was taken for dead, and somebody else does now.
+
+    def begin_import(
+        self, request_id: str, *, under: str | None = None, deadline: float, now: float
+    ) -> bool:
         """CVAT has accepted the data: request and task are ``IMPORTING``, the lease ``USED``."""
 
     def begin_foreign_import(self, lease_id: str, *, now: float) -> bool:
@@ -237,21 +270,30 @@ class Store(UpkeepRows, WebhookRows, Protocol):
         """The task is burnt: ``FAILED`` from ``IMPORTING`` or ``LEASED``, its lease ``USED``,
         and its requests ``FAILED`` with ``code`` and ``message``."""
 
-    def fail_request(self, request_id: str, *, code: str, message: str, now: float) -> bool:
+    def fail_request(
+        self, request_id: str, *, under: str | None = None, code: str, message: str, now: float
+    ) -> bool:
         """A request fails before CVAT has accepted its data.
 
         From ``QUEUED``: its waiting lease is ``ABANDONED``, and its idempotency key is free for
-        another try, since nothing was done for it. From ``UPLOADING``: its lease is
-        ``USED`` and its task ``FAILED``, since data may have touched it.
+        another try, since nothing was done for it; that of a spooled one is not, since its caller
+        was told that it is accepted. From ``UPLOADING``: its lease is ``USED`` and its task
+        ``FAILED``, since data may have touched it.
         """
 
-    def return_request(self, request_id: str, *, code: str, message: str, now: float) -> bool:
+    def return_request(
+        self, request_id: str, *, under: str | None = None, code: str, message: str, now: float
+    ) -> bool:
         """A request fails before any data was sent: as :meth:`fail_request`, but from
-        ``UPLOADING`` its untouched task is ``WARM`` again and its lease ``RELEASED``."""
+        ``UPLOADING`` its untouched task is ``WARM`` again, its lease ``RELEASED``, and its key
+        free like that of a ``QUEUED`` one."""
 
-    def requeue_request(self, request_id: str, *, lease_id: str, reason: str, now: float) -> bool:
+    def requeue_request(
+        self, request_id: str, *, under: str | None = None, lease_id: str, reason: str, now: float
+    ) -> bool:
         """A request needs another task: ``QUEUED`` from ``UPLOADING`` or ``IMPORTING``, with a
-        fresh waiting lease ``lease_id``. The old task is ``FAILED``, the old lease ``USED``."""
+        fresh waiting lease ``lease_id``. The old task is ``FAILED``, the old lease ``USED``; one
+        more task is spent. A spooled request is nobody's then."""
 
     def cancel_request(self, request_id: str, *, now: float) -> bool:
         """A ``QUEUED`` request is ``CANCELLED``, and its waiting lease ``ABANDONED``."""
@@ -259,7 +301,8 @@ class Store(UpkeepRows, WebhookRows, Protocol):
     def adopt_requests(self, owner: str, *, now: float) -> Sequence[RequestRecord]:
         """Take over all unfinished requests whose owner is gone (not renewed in time, or
         forgotten), with their leases. Each is taken over by one process only. Answers those
-        taken. Leases that wait without a request, and whose owner is gone, are ``ABANDONED``."""
+        taken. Leases that wait without a request, and whose owner is gone, are ``ABANDONED``.
+        Spooled requests that CVAT has not accepted yet are left to :meth:`take_spooled`."""
 
     def importing_tasks(self, *, owner: str) -> Sequence[tuple[PooledTask, RequestRecord]]:
         """``IMPORTING`` requests that ``owner`` tracks, with their tasks."""
@@ -274,32 +317,6 @@ class Store(UpkeepRows, WebhookRows, Protocol):
     def finish_task(self, pooled_id: str, *, name: str, now: float) -> bool:
         """A ``READY`` task has got its final name; once only."""
 
-    # --- Retiring and deleting --------------------------------------------------------------
-
-    def retire(self, pooled_id: str, *, reason: str, now: float) -> bool:
-        """``WARM`` to ``RETIRED``."""
-
-    def retire_other_fingerprints(
-        self, template: str, fingerprint: str, *, reason: str, now: float
-    ) -> int:
-        """Retire the template's warm tasks of any other fingerprint."""
-
-    def retire_excess(self, template: str, *, keep: int, reason: str, now: float) -> int:
-        """Retire the template's oldest warm tasks beyond ``keep``."""
-
-    def begin_delete(
-        self, *, owner: str, limit: int, retry_after: float, now: float
-    ) -> Sequence[PooledTask]:
-        """Take up to ``limit`` tasks to delete on the server, and call them ``DELETING``.
-
-        They are ``RETIRED``, ``FAILED``, or ``DELETING`` since more than ``retry_after``
-        seconds without an end; the longest-untried first, so that one that cannot be deleted
-        does not starve the others. Of two processes that ask, each gets others.
-        """
-
-    def finish_delete(self, pooled_id: str, *, now: float) -> bool:
-        """``DELETING`` to ``DELETED``: the server has the task no more."""
-
     # --- Looking ----------------------------------------------------------------------------
 
     def levels(self) -> Mapping[str, Levels]:
@@ -307,6 +324,9 @@ class Store(UpkeepRows, WebhookRows, Protocol):
 
     def warm_of(self, template: str, fingerprint: str) -> int:
         """How many warm tasks of the fingerprint there are."""
+
+    def older_warm_of(self, template: str, fingerprint: str, *, older_from: str) -> int:
+        """How many warm tasks of other fingerprints and of the origin ``older_from`` there are."""
 
     def capacity_of(self, template: str, fingerprint: str) -> int:
         """How many tasks of the fingerprint are warm, or being created for the pool (not cold):
@@ -379,12 +399,3 @@ class Store(UpkeepRows, WebhookRows, Protocol):
 
     def holds(self) -> Mapping[str, Hold]:
         """All holds by template."""
-
-    def pause(self, template: str, *, now: float) -> None:
-        """Stop creating tasks of a template until :meth:`resume`."""
-
-    def resume(self, template: str) -> bool:
-        """End a pause; False when there was none."""
-
-    def paused(self) -> Mapping[str, float]:
-        """Paused templates, and since when."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sqlite_utils import Database
 
-from pool.errors import IdempotencyConflict
+from pool.errors import IdempotencyConflict, QueueFull
 from pool.model import (
     Handout,
     LeaseRecord,
@@ -18,11 +19,13 @@ from pool.model import (
 )
 from pool.store import lookups, queries
 from pool.store.base import DEMAND_BUCKET, NewLease, NewRequest, Opened
+from pool.store.queue_rows import NOBODY
 from pool.store.rows import (
     LEASE_COLUMNS,
     changed,
     file_list,
     lease_of,
+    number,
     one,
     request_of,
     task_of,
@@ -31,22 +34,25 @@ from pool.store.rows import (
 
 
 def open_lease(
-    db: Database, lease: NewLease, *, request: NewRequest | None = None, now: float
+    db: Database,
+    lease: NewLease,
+    *,
+    request: NewRequest | None = None,
+    claim: bool = True,
+    most_queued: int | None = None,
+    now: float,
 ) -> Opened:
     known = _known(db, lease, of_request=request is not None)
     if known is not None:
         return known
-    row = one(
-        db,
-        queries.CLAIM,
-        {
-            "lease_id": lease.id,
-            "template": lease.template,
-            "fingerprint": lease.fingerprint,
-            "now": now,
-        },
-    )
-    task = task_of(row) if row else None
+    task: PooledTask | None = None
+    if claim:
+        task = _claim(
+            db, lease.id, lease.template, lease.fingerprint, older_from=lease.older_from, now=now
+        )
+    if task is None and request is not None and request.spooled:
+        check_room(db, most_queued)
+        lease = replace(lease, owner=NOBODY)
     record = _insert_lease(db, lease, task, request_id=request.id if request else None, now=now)
     accepted = _insert_request(db, lease, request, task, now=now) if request else None
     if task is not None:
@@ -82,27 +88,63 @@ def _known(db: Database, lease: NewLease, *, of_request: bool) -> Opened | None:
     )
 
 
-def can_claim(db: Database, lease_id: str, fingerprint: str, *, now: float) -> bool:
+def check_room(db: Database, most: int | None) -> None:
+    """Raise QueueFull when as many as ``most`` spooled requests are queued."""
+    if most is not None and number(db, lookups.QUEUE_LENGTH, {}) >= most:
+        raise QueueFull(f"{most} requests wait, as many as daemon.max_queued allows")
+
+
+def can_claim(
+    db: Database, lease_id: str, fingerprint: str, *, older_from: str | None = None, now: float
+) -> bool:
     """Whether :func:`claim_warm` is worth a transaction that writes."""
     wanted = {"id": lease_id, "fingerprint": fingerprint, "now": now}
-    return one(db, lookups.CAN_CLAIM, wanted) is not None
+    if one(db, lookups.CAN_CLAIM, wanted) is not None:
+        return True
+    return bool(older_from) and (
+        one(db, lookups.CAN_CLAIM_OLDER, {**wanted, "older_from": older_from}) is not None
+    )
 
 
-def claim_warm(db: Database, lease_id: str, fingerprint: str, *, now: float) -> Handout | None:
+def claim_warm(
+    db: Database, lease_id: str, fingerprint: str, *, older_from: str | None = None, now: float
+) -> Handout | None:
     waits_for = one(db, lookups.WAITS_FOR, {"id": lease_id})
     if waits_for is None:
         return None
-    row = one(
-        db,
-        queries.CLAIM,
-        {
-            "lease_id": lease_id,
-            "template": waits_for[0],
-            "fingerprint": fingerprint,
-            "now": now,
-        },
-    )
-    return activate(db, lease_id, task_of(row), Outcome.WAIT, now=now) if row else None
+    task = _claim(db, lease_id, waits_for[0], fingerprint, older_from=older_from, now=now)
+    return activate(db, lease_id, task, Outcome.WAIT, now=now) if task else None
+
+
+def _claim(
+    db: Database,
+    lease_id: str,
+    template: str,
+    fingerprint: str,
+    *,
+    older_from: str | None,
+    now: float,
+) -> PooledTask | None:
+    wanted = {
+        "lease_id": lease_id,
+        "template": template,
+        "fingerprint": fingerprint,
+        "now": now,
+    }
+    row = one(db, queries.CLAIM, wanted)
+    # An unknown origin is no origin: such a task may be on another server.
+    if row is None and older_from:
+        row = one(db, queries.CLAIM_OLDER, {**wanted, "older_from": older_from})
+    return task_of(row) if row else None
+
+
+def is_deserted(db: Database, lease_id: str, *, owner: str, now: float) -> bool:
+    """Whether :func:`inherit_lease` is worth a transaction that writes."""
+    return one(db, queries.IS_DESERTED, {"id": lease_id, "owner": owner, "now": now}) is not None
+
+
+def inherit_lease(db: Database, lease_id: str, *, owner: str, now: float) -> bool:
+    return bool(changed(db, queries.INHERIT_LEASE, {"id": lease_id, "owner": owner, "now": now}))
 
 
 def activate(
@@ -150,7 +192,14 @@ def end_lease_as(db: Database, lease_id: str | None, state: LeaseState) -> None:
 
 
 def attach_request(
-    db: Database, lease_id: str, request: NewRequest, *, owner: str, now: float
+    db: Database,
+    lease_id: str,
+    request: NewRequest,
+    *,
+    owner: str,
+    idempotency_key: str | None = None,
+    payload: str = "",
+    now: float,
 ) -> Handout | None:
     row = one(db, queries.ATTACH_REQUEST, {"id": lease_id, "request_id": request.id})
     if row is None:
@@ -170,8 +219,8 @@ def attach_request(
             "pooled_id": lease.pooled_id,
             "task_id": lease.task_id,
             "outcome": lease.outcome,
-            "payload": "",
-            "idempotency_key": None,
+            "payload": payload,
+            "idempotency_key": idempotency_key,
             "handed_out_at": lease.handed_out_at,
             "now": now,
         },
@@ -235,6 +284,7 @@ def _asked_for(request: NewRequest) -> dict[str, Any]:
         "assignee": request.assignee,
         "files": file_list(request.files),
         "size": request.size,
+        "spooled": request.spooled,
     }
 
 

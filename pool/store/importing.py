@@ -10,11 +10,15 @@ from sqlite_utils import Database
 from pool.model import Job, LeaseState, RequestRecord
 from pool.store import queries
 from pool.store.handing_out import end_lease_as
+from pool.store.queue_rows import NOBODY
 from pool.store.rows import changed, one, request_of, rows, text
 
 
-def begin_import(db: Database, request_id: str, *, deadline: float, now: float) -> bool:
-    row = one(db, queries.BEGIN_IMPORT, {"id": request_id, "deadline": deadline, "now": now})
+def begin_import(
+    db: Database, request_id: str, *, under: str | None = None, deadline: float, now: float
+) -> bool:
+    accepted = {"id": request_id, "under": under, "deadline": deadline, "now": now}
+    row = one(db, queries.BEGIN_IMPORT, accepted)
     if row is None:
         return False
     changed(db, queries.IMPORT_INTO_TASK, {"lease_id": row[0], "now": now})
@@ -52,8 +56,16 @@ def fail_import(db: Database, pooled_id: str, *, code: str, message: str, now: f
     return True
 
 
-def fail_request(db: Database, request_id: str, *, code: str, message: str, now: float) -> bool:
-    row = _fail(db, request_id, code, message, now=now)
+def fail_request(
+    db: Database,
+    request_id: str,
+    *,
+    under: str | None = None,
+    code: str,
+    message: str,
+    now: float,
+) -> bool:
+    row = _fail(db, request_id, under, code, message, untouched=False, now=now)
     if row is None:
         return False
     lease_id, pooled_id = row
@@ -64,8 +76,16 @@ def fail_request(db: Database, request_id: str, *, code: str, message: str, now:
     return True
 
 
-def return_request(db: Database, request_id: str, *, code: str, message: str, now: float) -> bool:
-    row = _fail(db, request_id, code, message, now=now)
+def return_request(
+    db: Database,
+    request_id: str,
+    *,
+    under: str | None = None,
+    code: str,
+    message: str,
+    now: float,
+) -> bool:
+    row = _fail(db, request_id, under, code, message, untouched=True, now=now)
     if row is None:
         return False
     lease_id, pooled_id = row
@@ -78,9 +98,21 @@ def return_request(db: Database, request_id: str, *, code: str, message: str, no
 
 
 def requeue_request(
-    db: Database, request_id: str, *, lease_id: str, reason: str, now: float
+    db: Database,
+    request_id: str,
+    *,
+    under: str | None = None,
+    lease_id: str,
+    reason: str,
+    now: float,
 ) -> bool:
-    moved = {"id": request_id, "new_lease_id": lease_id, "now": now}
+    moved = {
+        "id": request_id,
+        "under": under,
+        "new_lease_id": lease_id,
+        "nobody": NOBODY,
+        "now": now,
+    }
     old = one(db, "SELECT pooled_id FROM requests WHERE id = :id", moved)
     if old is None or not changed(db, queries.INSERT_FRESH_LEASE, moved):
         return False
@@ -107,13 +139,27 @@ def adopt_requests(db: Database, owner: str, *, now: float) -> Sequence[RequestR
 
 
 def _fail(
-    db: Database, request_id: str, code: str, message: str, *, now: float
+    db: Database,
+    request_id: str,
+    under: str | None,
+    code: str,
+    message: str,
+    *,
+    untouched: bool,
+    now: float,
 ) -> tuple[str, str | None] | None:
     """Fail a request whose data has not been accepted; answers its lease and its task, if any."""
     row = one(
         db,
         queries.FAIL_REQUEST,
-        {"id": request_id, "code": code, "message": text(message), "now": now},
+        {
+            "id": request_id,
+            "under": under,
+            "code": code,
+            "message": text(message),
+            "untouched": untouched,
+            "now": now,
+        },
     )
     return (row[0], row[1]) if row else None
 

@@ -48,6 +48,11 @@ def warm_of(db: Database, template: str, fingerprint: str) -> int:
     return number(db, lookups.WARM_OF, {"template": template, "fingerprint": fingerprint})
 
 
+def older_warm_of(db: Database, template: str, fingerprint: str, *, older_from: str) -> int:
+    made_by = {"template": template, "fingerprint": fingerprint, "older_from": older_from}
+    return number(db, lookups.OLDER_WARM_OF, made_by)
+
+
 def capacity_of(db: Database, template: str, fingerprint: str) -> int:
     return number(db, lookups.CAPACITY_OF, {"template": template, "fingerprint": fingerprint})
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pool.store.migrations import EXPIRING, LIVE, OPEN, UNNAMED
+from pool.store.migrations import EXPIRING, LIVE, OPEN, SPOOLED, UNNAMED
 from pool.store.rows import LEASE_COLUMNS, REQUEST_COLUMNS, TASK_COLUMNS, listed
 
 _TASK: Final = listed(TASK_COLUMNS, "tasks")
@@ -55,6 +55,15 @@ CAN_CLAIM: Final = """
           AND (tasks.doubted_until IS NULL OR tasks.doubted_until <= :now))
 """
 
+#: Whether a lease waits and there is a task of an older template for it.
+CAN_CLAIM_OLDER: Final = """
+    SELECT 1 FROM leases WHERE leases.id = :id AND leases.state = 'waiting' AND EXISTS (
+        SELECT 1 FROM tasks INDEXED BY tasks_warm
+        WHERE tasks.state = 'warm' AND tasks.template = leases.template
+          AND tasks.fingerprint <> :fingerprint AND tasks.origin = :older_from
+          AND (tasks.doubted_until IS NULL OR tasks.doubted_until <= :now))
+"""
+
 #: The template that a waiting lease wants a task of.
 WAITS_FOR: Final = "SELECT template FROM leases WHERE id = :id AND state = 'waiting'"
 
@@ -72,6 +81,13 @@ WARM_OF: Final = """
     WHERE state = 'warm' AND template = :template AND fingerprint = :fingerprint
 """
 
+#: Warm tasks of a template as it was, that were made where it makes them now.
+OLDER_WARM_OF: Final = """
+    SELECT COUNT(*) FROM tasks INDEXED BY tasks_warm
+    WHERE state = 'warm' AND template = :template AND fingerprint <> :fingerprint
+      AND origin = :older_from
+"""
+
 #: Tasks of a template as it is now that are warm, or on their way into the pool.
 CAPACITY_OF: Final = f"""
     SELECT COUNT(*) FROM tasks INDEXED BY tasks_live
@@ -83,6 +99,18 @@ CAPACITY_OF: Final = f"""
 IN_FLIGHT: Final = f"""
     SELECT COUNT(*) FROM requests INDEXED BY requests_open
     WHERE {OPEN} AND state IN ('uploading', 'importing')
+"""
+
+#: Requests that are queued, by template.
+QUEUED: Final = f"""
+    SELECT template, COUNT(*) FROM requests INDEXED BY requests_open
+    WHERE {OPEN} AND state = 'queued' GROUP BY template
+"""
+
+#: Requests that are queued in the spool.
+QUEUE_LENGTH: Final = f"""
+    SELECT COUNT(*) FROM requests INDEXED BY requests_spooled
+    WHERE {SPOOLED} AND state = 'queued'
 """
 
 #: The latest beginning or end among the newest requests. An older one that ends late is missed,

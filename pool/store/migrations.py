@@ -16,6 +16,8 @@ from typing import Final
 
 from sqlite_utils import Database, Migrations
 
+from pool.store.event_schema import EVENT_SCHEMA
+
 #: Tasks that still take up room on the server because of the pool.
 LIVE: Final = "state NOT IN ('ready', 'deleted')"
 #: Tasks that are to go from the server.
@@ -30,6 +32,8 @@ ENDED: Final = "state NOT IN ('waiting', 'active')"
 EXPIRING: Final = "state = 'active' AND request_id IS NULL"
 #: Requests that somebody still works on.
 OPEN: Final = "state IN ('queued', 'uploading', 'importing')"
+#: Requests whose data is in the spool and that CVAT has not accepted yet.
+SPOOLED: Final = "spooled = 1 AND state IN ('queued', 'uploading')"
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 
@@ -255,6 +259,42 @@ def m007_doubt_and_pruning(db: Database) -> None:
         "CREATE INDEX requests_of_task ON requests (pooled_id) WHERE pooled_id IS NOT NULL",
         "CREATE INDEX requests_of_lease ON requests (lease_id)",
     ):
+        db.execute(statement)
+
+
+@migrations()
+def m008_spooled(db: Database) -> None:
+    """Which requests have their data in the spool, and how many tasks they have used up."""
+    for statement in (
+        """
+        ALTER TABLE requests
+        ADD COLUMN spooled INTEGER NOT NULL DEFAULT 0 CHECK (spooled IN (0, 1))
+        """,
+        "ALTER TABLE requests ADD COLUMN tasks_spent INTEGER NOT NULL DEFAULT 0",
+        f"CREATE INDEX requests_spooled ON requests (state) WHERE {SPOOLED}",
+    ):
+        db.execute(statement)
+
+
+@migrations()
+def m009_changes(db: Database) -> None:
+    """Where a task was made, so that one of an older template is known to be on the same server;
+    whether a paused template is drained as well; and pools that are to be larger for a while."""
+    db.execute("ALTER TABLE tasks ADD COLUMN origin TEXT NOT NULL DEFAULT ''")
+    db.execute("ALTER TABLE pauses ADD COLUMN drained INTEGER NOT NULL DEFAULT 0")
+    db.table("prewarms").create(
+        {"template": str, "size": int, "since": float, "until": float},
+        pk="template",
+        not_null=("size", "since", "until"),
+        strict=True,
+    )
+
+
+@migrations()
+def m010_events(db: Database) -> None:
+    """What happened, written down by triggers, so that no change of a state goes without; and how
+    far the sinks have been told. The newest event is never forgotten, so no id is given twice."""
+    for statement in EVENT_SCHEMA:
         db.execute(statement)
 
 

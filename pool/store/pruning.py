@@ -55,6 +55,11 @@ PRUNE_OWNERS: Final = """
         SELECT rowid FROM owners WHERE until < :before LIMIT :limit)
 """
 
+PRUNE_PREWARMS: Final = """
+    DELETE FROM prewarms WHERE rowid IN (
+        SELECT rowid FROM prewarms WHERE until < :before LIMIT :limit)
+"""
+
 
 def prune(db: Database, *, before: float, limit: int) -> int:
     # SQLite takes a negative limit for none.
@@ -64,4 +69,6 @@ def prune(db: Database, *, before: float, limit: int) -> int:
     for (pooled_id,) in tasks:
         changed(db, "DELETE FROM jobs WHERE pooled_id = :id", {"id": pooled_id})
         changed(db, "DELETE FROM tasks WHERE id = :id", {"id": pooled_id})
-    return pruned + len(tasks) + changed(db, PRUNE_DEMAND, old) + changed(db, PRUNE_OWNERS, old)
+    for statement in (PRUNE_DEMAND, PRUNE_OWNERS, PRUNE_PREWARMS):
+        pruned += changed(db, statement, old)
+    return pruned + len(tasks)

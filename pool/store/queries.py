@@ -1,4 +1,5 @@
-"""The statements that change rows. What is only looked up is in :mod:`pool.store.lookups`.
+"""The statements that change rows. What is only looked up is in :mod:`pool.store.lookups`, and
+what only :mod:`pool.store.retiring` and :mod:`pool.store.pruning` do stands there.
 
 Each names the state that it expects; a row in another state is left alone, and the number of
 rows that were met decides. Those that end in RETURNING answer the row as it is afterwards.
@@ -8,20 +9,29 @@ from __future__ import annotations
 
 from typing import Final
 
-from pool.store.migrations import DOOMED, LIVE, OPEN
+from pool.store.migrations import LIVE, OPEN, SPOOLED
 from pool.store.rows import LEASE_COLUMNS, REQUEST_COLUMNS, TASK_COLUMNS, listed
 
 _TASK: Final = listed(TASK_COLUMNS)
 _LEASE: Final = listed(LEASE_COLUMNS)
 _REQUEST: Final = listed(REQUEST_COLUMNS)
 
+#: A lease waits, without a request, and not for ``:owner``; and its owner is gone.
+_DESERTED: Final = """
+    state = 'waiting' AND request_id IS NULL AND owner <> :owner
+      AND NOT EXISTS (SELECT 1 FROM owners
+                      WHERE owners.owner = leases.owner AND owners.until >= :now)
+"""
+#: Whether that is so of one lease.
+IS_DESERTED: Final = f"SELECT 1 FROM leases WHERE id = :id AND {_DESERTED}"
+
 # --- Creating -------------------------------------------------------------------------------------
 
 #: Write down the intent to create a task, while its template is below its limits.
 BEGIN_CREATE: Final = f"""
     INSERT INTO tasks
-        (id, template, fingerprint, state, name, cold, owner, created_at, changed_at)
-    SELECT :id, :template, :fingerprint, 'creating', :name, :cold, :owner, :now, :now
+        (id, template, fingerprint, origin, state, name, cold, owner, created_at, changed_at)
+    SELECT :id, :template, :fingerprint, :origin, 'creating', :name, :cold, :owner, :now, :now
     WHERE :cold OR (
         (SELECT COUNT(*) FROM tasks INDEXED BY tasks_live
          WHERE {LIVE} AND template = :template AND state IN ('warm', 'creating')
@@ -62,16 +72,25 @@ FAIL_CREATE: Final = """
 
 # --- Handing out ----------------------------------------------------------------------------------
 
+
+def _claim(which: str, order: str) -> str:
+    return f"""
+        UPDATE tasks SET state = 'leased', lease_id = :lease_id, changed_at = :now
+        WHERE seq = (SELECT seq FROM tasks INDEXED BY tasks_warm
+                     WHERE state = 'warm' AND template = :template AND {which}
+                       AND (doubted_until IS NULL OR doubted_until <= :now)
+                     ORDER BY {order} LIMIT 1)
+          AND state = 'warm'
+        RETURNING {_TASK}
+    """
+
+
 #: The hand-out: the oldest warm task goes to one lease. One statement, so that no two get it.
-CLAIM: Final = f"""
-    UPDATE tasks SET state = 'leased', lease_id = :lease_id, changed_at = :now
-    WHERE seq = (SELECT seq FROM tasks INDEXED BY tasks_warm
-                 WHERE state = 'warm' AND template = :template AND fingerprint = :fingerprint
-                   AND (doubted_until IS NULL OR doubted_until <= :now)
-                 ORDER BY warm_at, seq LIMIT 1)
-      AND state = 'warm'
-    RETURNING {_TASK}
-"""
+CLAIM: Final = _claim("fingerprint = :fingerprint", "warm_at, seq")
+#: As CLAIM, of an older template: the newest, which is most like what the template is now.
+CLAIM_OLDER: Final = _claim(
+    "fingerprint <> :fingerprint AND origin = :older_from", "warm_at DESC, seq DESC"
+)
 
 #: Accept a wish for a task, with the task if there was one.
 INSERT_LEASE: Final = f"""
@@ -137,10 +156,10 @@ END_LEASE: Final = """
 INSERT_REQUEST: Final = f"""
     INSERT INTO requests
         (id, template, state, owner, lease_id, pooled_id, task_id, outcome, name, assignee, files,
-         size, payload, idempotency_key, created_at, handed_out_at)
+         size, payload, idempotency_key, created_at, handed_out_at, spooled)
     VALUES
         (:id, :template, :state, :owner, :lease_id, :pooled_id, :task_id, :outcome, :name,
-         :assignee, :files, :size, :payload, :idempotency_key, :now, :handed_out_at)
+         :assignee, :files, :size, :payload, :idempotency_key, :now, :handed_out_at, :spooled)
     RETURNING {_REQUEST}
 """
 
@@ -151,10 +170,13 @@ ATTACH_REQUEST: Final = f"""
     RETURNING {_LEASE}
 """
 
+#: Whoever asks has not been taken for dead meanwhile.
+_STILL_UNDER: Final = "(:under IS NULL OR requests.lease_id = :under)"
+
 #: CVAT has accepted a request's data.
-BEGIN_IMPORT: Final = """
+BEGIN_IMPORT: Final = f"""
     UPDATE requests SET state = 'importing', uploaded_at = :now, deadline_at = :deadline
-    WHERE id = :id AND state = 'uploading'
+    WHERE id = :id AND state = 'uploading' AND {_STILL_UNDER}
     RETURNING lease_id
 """
 
@@ -214,13 +236,15 @@ FAIL_REQUESTS: Final = f"""
     WHERE pooled_id = :id AND {OPEN} AND state IN ('uploading', 'importing')
 """
 
-#: A request fails before CVAT has accepted its data. While it was queued nothing was done for it,
-#: so its key may be used for another try.
-FAIL_REQUEST: Final = """
+#: A request fails before CVAT has accepted its data. When nothing was done for it, its key may be
+#: used for another try; but not when its caller was told that it is accepted.
+FAIL_REQUEST: Final = f"""
     UPDATE requests
     SET state = 'failed', error_code = :code, error = :message, finished_at = :now,
-        idempotency_key = CASE WHEN state = 'queued' THEN NULL ELSE idempotency_key END
-    WHERE id = :id AND state IN ('queued', 'uploading')
+        idempotency_key =
+            CASE WHEN NOT spooled AND (state = 'queued' OR :untouched) THEN NULL
+                 ELSE idempotency_key END
+    WHERE id = :id AND state IN ('queued', 'uploading') AND {_STILL_UNDER}
     RETURNING lease_id, pooled_id
 """
 
@@ -235,17 +259,19 @@ RETURN_TASK: Final = """
 REQUEUE_REQUEST: Final = """
     UPDATE requests
     SET state = 'queued', lease_id = :new_lease_id, pooled_id = NULL, task_id = NULL,
-        outcome = NULL, handed_out_at = NULL, uploaded_at = NULL, deadline_at = NULL
+        outcome = NULL, handed_out_at = NULL, uploaded_at = NULL, deadline_at = NULL,
+        owner = CASE WHEN spooled THEN :nobody ELSE owner END, tasks_spent = tasks_spent + 1
     WHERE id = :id AND state IN ('uploading', 'importing')
 """
 
 #: The fresh lease, as the old one was.
-INSERT_FRESH_LEASE: Final = """
+INSERT_FRESH_LEASE: Final = f"""
     INSERT INTO leases (id, template, state, owner, request_id, ttl, payload, created_at)
-    SELECT :new_lease_id, leases.template, 'waiting', requests.owner, requests.id, leases.ttl,
-           leases.payload, :now
+    SELECT :new_lease_id, leases.template, 'waiting',
+           CASE WHEN requests.spooled THEN :nobody ELSE requests.owner END, requests.id,
+           leases.ttl, leases.payload, :now
     FROM requests JOIN leases ON leases.id = requests.lease_id
-    WHERE requests.id = :id AND requests.state IN ('uploading', 'importing')
+    WHERE requests.id = :id AND requests.state IN ('uploading', 'importing') AND {_STILL_UNDER}
 """
 
 #: A request that still waits for a task is called off.
@@ -264,7 +290,7 @@ ABANDON_REQUEST: Final = """
 #: Take over the requests whose owner is gone.
 ADOPT_REQUESTS: Final = f"""
     UPDATE requests INDEXED BY requests_open SET owner = :owner
-    WHERE {OPEN} AND owner <> :owner
+    WHERE {OPEN} AND owner <> :owner AND NOT ({SPOOLED})
       AND NOT EXISTS (SELECT 1 FROM owners
                       WHERE owners.owner = requests.owner AND owners.until >= :now)
     RETURNING {_REQUEST}
@@ -273,73 +299,15 @@ ADOPT_REQUESTS: Final = f"""
 #: A lease goes to the process that has taken over its request.
 ADOPT_LEASE: Final = "UPDATE leases SET owner = :owner WHERE id = :id"
 
+#: Whoever waited with a lease is gone, and somebody else does in its place.
+INHERIT_LEASE: Final = f"""
+    UPDATE leases SET owner = :owner WHERE id = :id AND {_DESERTED}
+"""
+
 #: Nobody waits any more with the leases whose owner is gone.
-ABANDON_ORPHANED_LEASES: Final = """
+ABANDON_ORPHANED_LEASES: Final = f"""
     UPDATE leases INDEXED BY leases_waiting SET state = 'abandoned', idempotency_key = NULL
-    WHERE state = 'waiting' AND request_id IS NULL AND owner <> :owner
-      AND NOT EXISTS (SELECT 1 FROM owners
-                      WHERE owners.owner = leases.owner AND owners.until >= :now)
-"""
-
-# --- Retiring and deleting ------------------------------------------------------------------------
-
-#: One warm task leaves the pool.
-RETIRE: Final = """
-    UPDATE tasks SET state = 'retired', reason = :reason, changed_at = :now
-    WHERE id = :id AND state = 'warm'
-"""
-
-#: The warm tasks that an older version of the template has made leave the pool.
-RETIRE_OTHER_FINGERPRINTS: Final = """
-    UPDATE tasks INDEXED BY tasks_warm SET state = 'retired', reason = :reason, changed_at = :now
-    WHERE state = 'warm' AND template = :template AND fingerprint <> :fingerprint
-"""
-
-#: The oldest warm tasks beyond a number leave the pool.
-RETIRE_EXCESS: Final = """
-    UPDATE tasks SET state = 'retired', reason = :reason, changed_at = :now
-    WHERE state = 'warm' AND seq IN (
-        SELECT seq FROM tasks INDEXED BY tasks_warm
-        WHERE state = 'warm' AND template = :template
-        ORDER BY warm_at DESC, seq DESC LIMIT -1 OFFSET :keep)
-"""
-
-#: Take the tasks that have waited longest to be deleted, or to be tried again.
-BEGIN_DELETE: Final = f"""
-    UPDATE tasks SET state = 'deleting', owner = :owner, changed_at = :now
-    WHERE seq IN (SELECT seq FROM tasks INDEXED BY tasks_doomed
-                  WHERE {DOOMED} AND (state <> 'deleting' OR changed_at < :tried_before)
-                  ORDER BY changed_at, seq LIMIT :limit)
-    RETURNING {_TASK}
-"""
-
-#: The server has the task no more.
-FINISH_DELETE: Final = """
-    UPDATE tasks SET state = 'deleted', changed_at = :now WHERE id = :id AND state = 'deleting'
-"""
-
-#: Somebody has made a task their own, so that it is theirs to delete.
-DISOWN: Final = """
-    UPDATE tasks SET state = 'deleted', reason = :reason, changed_at = :now
-    WHERE id = :id AND state IN ('warm', 'retired', 'deleting')
-"""
-
-#: A create that was given up had happened after all.
-ADOPT_TASK: Final = """
-    UPDATE tasks
-    SET state = 'warm', task_id = :task_id, prepared = :prepared, reason = '', warm_at = :now,
-        changed_at = :now
-    WHERE id = :id AND state = 'deleted' AND task_id IS NULL AND lease_id IS NULL
-"""
-
-#: Warm tasks are not handed out for a while.
-DOUBT_WARM: Final = "UPDATE tasks SET doubted_until = :until WHERE state = 'warm'"
-
-#: They are handed out again. The ids are a JSON array.
-TRUST_WARM: Final = """
-    UPDATE tasks SET doubted_until = NULL
-    WHERE state = 'warm' AND doubted_until IS NOT NULL
-      AND id IN (SELECT value FROM json_each(:ids))
+    WHERE {_DESERTED}
 """
 
 # --- Demand, maintenance --------------------------------------------------------------------------
@@ -359,11 +327,13 @@ COUNT_HAND_OUT: Final = """
     ON CONFLICT (template, outcome) DO UPDATE SET total = total + 1
 """
 
-#: Become, or stay, the one that maintains the store.
+#: Become, or stay, the one that maintains the store. A term that ends later than terms do is of a
+#: clock that was set back since.
 ACQUIRE_MAINTENANCE: Final = """
     INSERT INTO maintenance (id, owner, until) VALUES (1, :owner, :until)
     ON CONFLICT (id) DO UPDATE SET owner = excluded.owner, until = excluded.until
     WHERE maintenance.owner = excluded.owner OR maintenance.until <= :now
+       OR maintenance.until > :until + (:until - :now)
 """
 
 #: Write something, to see whether that works.

@@ -55,6 +55,7 @@ def request_of(row: Row) -> RequestRecord:
     values["state"] = RequestState(values["state"])
     values["outcome"] = _outcome(values["outcome"])
     values["files"] = tuple(json.loads(values["files"]))
+    values["spooled"] = bool(values["spooled"])
     return RequestRecord(**values)
 
 

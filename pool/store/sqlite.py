@@ -18,7 +18,19 @@ from sqlite_utils import Database
 
 from pool.errors import StoreError
 from pool.model import Handout
-from pool.store import creating, handing_out, importing, looking, pruning, retiring, upkeep
+from pool.store import (
+    at_end,
+    creating,
+    eventing,
+    handing_out,
+    importing,
+    looking,
+    pruning,
+    queueing,
+    retiring,
+    timekeeping,
+    upkeep,
+)
 from pool.store import webhooks as hooks
 from pool.store.base import Store
 from pool.store.connections import Connections, connect
@@ -106,13 +118,42 @@ class SqliteStore:
     expired_leases = _reads(looking.expired_leases)
     watched_leases = _reads(looking.watched_leases)
 
-    def claim_warm(self, lease_id: str, fingerprint: str, *, now: float) -> Handout | None:
+    def inherit_lease(self, lease_id: str, *, owner: str, now: float) -> bool:
+        # Asked as often as claim_warm, and nearly always in vain.
+        with self.connections.reading() as db:
+            if not handing_out.is_deserted(db, lease_id, owner=owner, now=now):
+                return False
+        with self.connections.writing() as db:
+            return handing_out.inherit_lease(db, lease_id, owner=owner, now=now)
+
+    def claim_warm(
+        self, lease_id: str, fingerprint: str, *, older_from: str | None = None, now: float
+    ) -> Handout | None:
         # Many waiters ask often, and mostly in vain; looking needs no turn at writing.
         with self.connections.reading() as db:
-            if not handing_out.can_claim(db, lease_id, fingerprint, now=now):
+            if not handing_out.can_claim(db, lease_id, fingerprint, older_from=older_from, now=now):
                 return None
         with self.connections.writing() as db:
-            return handing_out.claim_warm(db, lease_id, fingerprint, now=now)
+            return handing_out.claim_warm(db, lease_id, fingerprint, older_from=older_from, now=now)
+
+    def claim_queued(
+        self,
+        request_id: str,
+        fingerprint: str,
+        *,
+        older_from: str | None = None,
+        owner: str,
+        now: float,
+    ) -> Handout | None:
+        with self.connections.reading() as db:
+            if not queueing.can_claim_queued(
+                db, request_id, fingerprint, older_from=older_from, now=now
+            ):
+                return None
+        with self.connections.writing() as db:
+            return queueing.claim_queued(
+                db, request_id, fingerprint, older_from=older_from, owner=owner, now=now
+            )
 
     begin_import = _writes(importing.begin_import)
     begin_foreign_import = _writes(importing.begin_foreign_import)
@@ -124,11 +165,18 @@ class SqliteStore:
     cancel_request = _writes(importing.cancel_request)
     adopt_requests = _writes(importing.adopt_requests)
     importing_tasks = _reads(looking.importing_tasks)
+    queue_request = _writes(queueing.queue_request)
+    take_spooled = _writes(queueing.take_spooled)
+    unserved = _reads(queueing.unserved)
+    queued = _reads(queueing.queued)
+    request_by_key = _reads(queueing.request_by_key)
+    queue_length = _reads(queueing.queue_length)
     finish_task = _writes(importing.finish_task)
     unfinished_tasks = _reads(looking.unfinished_tasks)
 
     retire = _writes(retiring.retire)
     retire_other_fingerprints = _writes(retiring.retire_other_fingerprints)
+    retire_older = _writes(retiring.retire_older)
     retire_excess = _writes(retiring.retire_excess)
     begin_delete = _writes(retiring.begin_delete)
     finish_delete = _writes(retiring.finish_delete)
@@ -136,10 +184,12 @@ class SqliteStore:
     adopt_task = _writes(retiring.adopt_task)
     doubt_warm = _writes(retiring.doubt_warm)
     trust_warm = _writes(retiring.trust_warm)
+    move_times = _writes(timekeeping.move_times)
     prune = _writes(pruning.prune)
 
     levels = _reads(looking.levels)
     warm_of = _reads(looking.warm_of)
+    older_warm_of = _reads(looking.older_warm_of)
     capacity_of = _reads(looking.capacity_of)
     in_flight = _reads(looking.in_flight)
     last_activity = _reads(looking.last_activity)
@@ -152,6 +202,8 @@ class SqliteStore:
     request = _reads(looking.request)
     requests = _reads(looking.requests)
     jobs_of = _reads(looking.jobs_of)
+    requests_at_end = _reads(at_end.requests_at_end)
+    leases_at_end = _reads(at_end.leases_at_end)
 
     demand = _reads(looking.demand)
     hand_outs = _reads(looking.hand_outs)
@@ -163,10 +215,25 @@ class SqliteStore:
     pause = _writes(upkeep.pause)
     resume = _writes(upkeep.resume)
     paused = _reads(upkeep.paused)
+    drain = _writes(retiring.drain)
+    drained = _reads(upkeep.drained)
+    prewarm = _writes(upkeep.prewarm)
+    end_prewarm = _writes(upkeep.end_prewarm)
+    prewarms = _reads(upkeep.prewarms)
     acquire_maintenance = _writes(upkeep.acquire_maintenance)
     release_maintenance = _writes(upkeep.release_maintenance)
     maintainer = _reads(upkeep.maintainer)
     broken_off_maintenance = _reads(upkeep.broken_off_maintenance)
+
+    events_after = _reads(eventing.events_after)
+    last_event_id = _reads(eventing.last_event_id)
+    event_at = _reads(eventing.event_at)
+    prune_events = _writes(eventing.prune_events)
+    ended_requests = _reads(eventing.ended_requests)
+    open_sinks = _writes(eventing.open_sinks)
+    sinks = _reads(eventing.sinks)
+    pass_events = _writes(eventing.pass_events)
+    fail_sink = _writes(eventing.fail_sink)
 
     webhook_secret = _reads(hooks.webhook_secret)
     keep_webhook_secret = _writes(hooks.keep_webhook_secret)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 
 from sqlite_utils import Database
 
-from pool.model import Hold, LearnedPace
+from pool.model import Hold, LearnedPace, Prewarm
 from pool.store import queries
 from pool.store.rows import changed, text
 
@@ -70,6 +70,24 @@ def resume(db: Database, template: str) -> bool:
 
 def paused(db: Database) -> Mapping[str, float]:
     return {row["template"]: row["since"] for row in db.table("pauses").rows}
+
+
+def drained(db: Database) -> Collection[str]:
+    return {row["template"] for row in db.table("pauses").rows_where("drained")}
+
+
+def prewarm(db: Database, prewarm: Prewarm) -> None:
+    db.table("prewarms").upsert(asdict(prewarm), pk="template")
+
+
+def end_prewarm(db: Database, template: str) -> bool:
+    return bool(
+        changed(db, "DELETE FROM prewarms WHERE template = :template", {"template": template})
+    )
+
+
+def prewarms(db: Database) -> Mapping[str, Prewarm]:
+    return {row["template"]: Prewarm(**row) for row in db.table("prewarms").rows}
 
 
 def acquire_maintenance(db: Database, owner: str, *, until: float, now: float) -> bool:

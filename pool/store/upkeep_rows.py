@@ -3,19 +3,23 @@ whose rules hold here too."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
+
+from pool.model import PooledTask, Prewarm
 
 
 class UpkeepRows(Protocol):
-    """Who maintains the store, what reconciliation has found, and what is forgotten."""
+    """Who maintains the store, what people want, what leaves the pool, what reconciliation has
+    found, and what is forgotten."""
 
     # --- Who maintains ------------------------------------------------------------------------
 
     def acquire_maintenance(self, owner: str, *, until: float, now: float) -> bool:
         """Become, or stay, the one process that maintains the store, up to ``until``.
 
-        False while another owner's term lasts.
+        False while another owner's term lasts, and it lasts no longer than twice the term that is
+        asked for: the clock was set back since then.
         """
 
     def release_maintenance(self, owner: str) -> bool:
@@ -27,6 +31,81 @@ class UpkeepRows(Protocol):
     def broken_off_maintenance(self, *, now: float) -> str | None:
         """Who maintained the store last, when its term has passed and was not released: it was
         killed, or the machine was. None after an orderly end, and while a term lasts."""
+
+    # --- What people want ---------------------------------------------------------------------
+
+    def pause(self, template: str, *, now: float) -> None:
+        """Stop creating tasks of a template until :meth:`resume`."""
+
+    def drain(self, template: str, *, reason: str, now: float) -> int:
+        """As :meth:`pause`, and all warm tasks of the template are ``RETIRED``; answers how many.
+        Those that become warm afterwards are for :mod:`pool.services.recycle` to retire."""
+
+    def resume(self, template: str) -> bool:
+        """End a pause, drained or not; False when there was none."""
+
+    def paused(self) -> Mapping[str, float]:
+        """Paused templates, drained ones among them, and since when."""
+
+    def drained(self) -> Collection[str]:
+        """The paused templates that are drained."""
+
+    def prewarm(self, prewarm: Prewarm) -> None:
+        """Keep a template's prewarm, in place of the one before."""
+
+    def end_prewarm(self, template: str) -> bool:
+        """Forget a template's prewarm; False when there was none."""
+
+    def prewarms(self) -> Mapping[str, Prewarm]:
+        """All prewarms by template, those whose time is over among them."""
+
+    # --- Retiring and deleting --------------------------------------------------------------
+
+    def retire(self, pooled_id: str, *, reason: str, now: float) -> bool:
+        """``WARM`` to ``RETIRED``."""
+
+    def retire_other_fingerprints(
+        self,
+        template: str,
+        fingerprint: str,
+        *,
+        older_from: str | None = None,
+        reason: str,
+        now: float,
+    ) -> int:
+        """Retire the template's warm tasks of any other fingerprint, except those whose origin is
+        ``older_from``, where one is named."""
+
+    def retire_older(
+        self,
+        template: str,
+        fingerprint: str,
+        *,
+        older_from: str,
+        keep: int,
+        most: int | None = None,
+        reason: str,
+        now: float,
+    ) -> int:
+        """Retire the oldest of the template's warm tasks of other fingerprints and of the origin
+        ``older_from``: at most ``most``, and only as far as ``keep`` are left of these and of the
+        fingerprint's own together."""
+
+    def retire_excess(self, template: str, *, keep: int, reason: str, now: float) -> int:
+        """Retire the template's oldest warm tasks beyond ``keep``."""
+
+    def begin_delete(
+        self, *, owner: str, limit: int, retry_after: float, now: float
+    ) -> Sequence[PooledTask]:
+        """Take up to ``limit`` tasks to delete on the server, and call them ``DELETING``.
+
+        They are ``RETIRED``, ``FAILED``, or ``DELETING`` since more than ``retry_after``
+        seconds without an end; the longest-untried first, so that one that cannot be deleted
+        does not starve the others. Of two processes that ask, each gets others.
+        """
+
+    def finish_delete(self, pooled_id: str, *, now: float) -> bool:
+        """``DELETING`` to ``DELETED``: the server has the task no more."""
 
     # --- What reconciliation has found --------------------------------------------------------
 
@@ -46,6 +125,18 @@ class UpkeepRows(Protocol):
     def trust_warm(self, pooled_ids: Sequence[str]) -> int:
         """End the doubts about these; answers about how many there were some."""
 
+    # --- When the clock was set ---------------------------------------------------------------
+
+    def move_times(self, by: float, *, since: float, term: float, now: float) -> int:
+        """The wall clock was set by ``by`` seconds, forward or back: what is still to come stays
+        as far from ``now`` as it was. Answers how many rows were changed.
+
+        That is the ends of leases, the deadlines of imports, and prewarms, except those that were
+        written by the new clock already, from ``since`` on. Processes count as alive for another
+        ``term`` seconds; nothing is held or in doubt for longer than before: holds are due now,
+        and doubts end within ``term``.
+        """
+
     # --- What is forgotten --------------------------------------------------------------------
 
     def prune(self, *, before: float, limit: int) -> int:
@@ -53,7 +144,7 @@ class UpkeepRows(Protocol):
         of each kind; answers how many.
 
         These are requests that ended, leases that ended and whose time is up, tasks that are
-        ``DELETED``, or ``READY`` with their final name, with their jobs; buckets of demand; and
-        owners that are gone. A row that another one still refers to is kept. An idempotency key
-        goes with its row.
+        ``DELETED``, or ``READY`` with their final name, with their jobs; buckets of demand;
+        owners that are gone; and prewarms that are over. A row that another one still refers to
+        is kept. An idempotency key goes with its row.
         """

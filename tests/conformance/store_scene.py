@@ -21,6 +21,7 @@ from pool.store.base import CreateLimit, NewLease, NewRequest, Opened, Store
 NOW = 1_700_000_000.0
 TEMPLATE = "streets"
 FINGERPRINT = "f00d"
+ORIGIN = "0r191n"
 JOBS = (
     Job(id=31, url="https://cvat/api/jobs/31", start_frame=0, stop_frame=4, assignee="ann"),
     Job(id=32, url="https://cvat/api/jobs/32", start_frame=5, stop_frame=7),
@@ -31,6 +32,7 @@ def wish(
     *,
     template: str = TEMPLATE,
     fingerprint: str = FINGERPRINT,
+    older_from: str | None = None,
     owner: str = "here",
     ttl: float = 60.0,
     key: str | None = None,
@@ -41,6 +43,7 @@ def wish(
         id=new_id(),
         template=template,
         fingerprint=fingerprint,
+        older_from=older_from,
         owner=owner,
         ttl=ttl,
         idempotency_key=key,
@@ -61,12 +64,18 @@ class Scene:
     task_ids: count[int] = field(default_factory=lambda: count(1))
 
     def creating(
-        self, *, template: str = TEMPLATE, fingerprint: str = FINGERPRINT, now: float = NOW
+        self,
+        *,
+        template: str = TEMPLATE,
+        fingerprint: str = FINGERPRINT,
+        origin: str = ORIGIN,
+        now: float = NOW,
     ) -> PooledTask:
         task = self.store.begin_create(
             new_id(),
             template,
             fingerprint,
+            origin=origin,
             limit=CreateLimit(capacity=10_000, concurrency=10_000),
             owner="here",
             now=now,
@@ -75,9 +84,14 @@ class Scene:
         return task
 
     def warm(
-        self, *, template: str = TEMPLATE, fingerprint: str = FINGERPRINT, now: float = NOW
+        self,
+        *,
+        template: str = TEMPLATE,
+        fingerprint: str = FINGERPRINT,
+        origin: str = ORIGIN,
+        now: float = NOW,
     ) -> PooledTask:
-        task = self.creating(template=template, fingerprint=fingerprint, now=now)
+        task = self.creating(template=template, fingerprint=fingerprint, origin=origin, now=now)
         assert self.store.record_created(task.id, task_id=next(self.task_ids), now=now)
         assert self.store.finish_create(task.id, prepared=True, now=now)
         return self.task(task.id)

@@ -143,3 +143,41 @@ def test_processes_with_one_key_get_one_task(scene: Scene, store_url: str) -> No
     assert len(set(same)) == 1
     assert other not in same
     assert processes.run(processes.open_with_key, (store_url, "k", "q")) == ["idempotency-conflict"]
+
+
+# --- When whoever asked first is gone -------------------------------------------------------------
+
+
+def test_a_lease_is_inherited_from_who_is_gone_and_by_one_only(scene: Scene) -> None:
+    store = scene.store
+    waiting = scene.waiting(key="k")
+    store.renew_owner("here", until=NOW + 10)
+    assert not store.inherit_lease(waiting.lease.id, owner="heir", now=NOW + 10), "it is alive"
+    assert not store.inherit_lease(waiting.lease.id, owner="here", now=NOW + 11), "it is its own"
+    store.renew_owner("heir", until=NOW + 20)
+    assert store.inherit_lease(waiting.lease.id, owner="heir", now=NOW + 11)
+    assert scene.lease(waiting.lease.id).owner == "heir"
+    assert not store.inherit_lease(waiting.lease.id, owner="second", now=NOW + 12)
+    assert not store.inherit_lease(waiting.lease.id, owner="heir", now=NOW + 12)
+    assert scene.waiting(key="k").lease.id == waiting.lease.id
+
+
+def test_only_a_lease_that_waits_by_itself_is_inherited(scene: Scene) -> None:
+    leased, queued, abandoned = scene.leased(), scene.queued(), scene.waiting()
+    scene.store.abandon_lease(abandoned.lease.id, now=NOW)
+    before = everything(scene.store)
+    for lease_id in (leased.lease.id, queued.lease.id, abandoned.lease.id, "unknown"):
+        assert not scene.store.inherit_lease(lease_id, owner="heir", now=NOW)
+    assert everything(scene.store) == before
+
+
+def test_of_many_heirs_one_inherits(scene: Scene) -> None:
+    waiting = scene.waiting(key="k")
+    heirs = "abcdefgh"
+    for heir in heirs:
+        scene.store.renew_owner(heir, until=NOW + 10)
+    with ThreadPoolExecutor(8) as threads:
+        won = threads.map(
+            lambda heir: scene.store.inherit_lease(waiting.lease.id, owner=heir, now=NOW), heirs
+        )
+    assert list(won).count(True) == 1

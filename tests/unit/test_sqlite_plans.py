@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,12 @@ LIMIT = CreateLimit(capacity=9, concurrency=9)
 CALLS: dict[str, Callable[[SqliteStore], object]] = {
     "levels": lambda store: store.levels(),
     "warm_of": lambda store: store.warm_of("a", "f"),
+    "older_warm_of": lambda store: store.older_warm_of("a", "f", older_from="o"),
     "capacity_of": lambda store: store.capacity_of("a", "f"),
     "in_flight": lambda store: store.in_flight(),
     "waiting": lambda store: store.waiting("a"),
+    "requests_at_end": lambda store: store.requests_at_end(["r"]),
+    "leases_at_end": lambda store: store.leases_at_end(["l"]),
     "tasks": lambda store: store.tasks(),
     "tasks_creating": lambda store: store.tasks(states=[TaskState.CREATING]),
     "expired_leases": lambda store: store.expired_leases(now=1.0),
@@ -63,6 +67,12 @@ CALLS: dict[str, Callable[[SqliteStore], object]] = {
     ),
     "begin_delete": lambda store: store.begin_delete(owner="o", limit=3, retry_after=1, now=1.0),
     "retire_others": lambda store: store.retire_other_fingerprints("a", "f", reason="", now=1.0),
+    "inherit_lease": lambda store: store.inherit_lease("x", owner="o", now=1.0),
+    "move_times": lambda store: store.move_times(1.0, since=1.0, term=1.0, now=1.0),
+    "retire_older": lambda store: store.retire_older(
+        "a", "f", older_from="o", keep=1, reason="", now=1.0
+    ),
+    "drain": lambda store: store.drain("a", reason="", now=1.0),
     "retire_excess": lambda store: store.retire_excess("a", keep=9, reason="", now=1.0),
     "hand_outs": lambda store: store.hand_outs(),
     "disown": lambda store: store.disown("x", reason="", now=1.0),
@@ -71,6 +81,7 @@ CALLS: dict[str, Callable[[SqliteStore], object]] = {
     "trust_warm": lambda store: store.trust_warm(["x"]),
     "prune": lambda store: store.prune(before=1.0, limit=9),
     "task_on_server": lambda store: store.task_on_server(1),
+    "ended_requests": lambda store: store.ended_requests(since=1.0, limit=9),
 }
 
 
@@ -128,6 +139,7 @@ def test_the_way_of_a_request_reads_no_finished_rows(store: SqliteStore) -> None
             fingerprint="f",
             owner="o",
             ttl=9.0,
+            older_from="o",
             idempotency_key=key,
         )
         request = NewRequest(id=new_id()) if with_request else None
@@ -137,7 +149,7 @@ def test_the_way_of_a_request_reads_no_finished_rows(store: SqliteStore) -> None
         store.begin_create(pooled_id, "a", "f", limit=LIMIT, owner="o", now=1.0)
         store.record_created(pooled_id, task_id=1, now=1.0)
         store.finish_create(pooled_id, prepared=True, now=1.0)
-        assert store.claim_warm(wanted.id, "f", now=1.0)
+        assert store.claim_warm(wanted.id, "f", older_from="o", now=1.0)
         if request:
             store.begin_import(request.id, deadline=9.0, now=1.0)
         job = Job(id=1, url="u", start_frame=0, stop_frame=0)
@@ -160,7 +172,40 @@ def test_the_hand_out_takes_the_oldest_without_sorting(store: SqliteStore) -> No
     assert not any("TEMP B-TREE" in step for step in steps)
 
 
+def test_the_hand_out_asks_once_and_for_an_older_task_only_where_one_will_do(
+    store: SqliteStore,
+) -> None:
+    def claims(wanted: NewLease) -> list[str]:
+        seen = plans(store, lambda store: store.open_lease(wanted, now=1.0))
+        return [sql for sql in seen if "ORDER BY warm_at" in sql]
+
+    def warm() -> None:
+        pooled_id = new_id()
+        store.begin_create(pooled_id, "a", "f", limit=LIMIT, owner="o", now=1.0)
+        store.record_created(pooled_id, task_id=1, now=1.0)
+        store.finish_create(pooled_id, prepared=True, now=1.0)
+
+    strict = NewLease(id=new_id(), template="a", fingerprint="f", owner="o", ttl=9.0)
+    lenient = replace(strict, id=new_id(), older_from="o")
+    assert len(claims(strict)) == 1
+    assert len(claims(lenient)) == 2
+    warm()
+    assert len(claims(replace(lenient, id=new_id()))) == 1
+
+
 def test_no_reference_is_deferred(store: SqliteStore) -> None:
     """A deferred one is settled by reading all rows of the other table, plan or no plan."""
     with store.connections.reading() as db:
         assert "DEFER" not in db.schema.upper()
+
+
+def test_events_are_read_from_their_place_on(store: SqliteStore) -> None:
+    for call in (
+        lambda store: store.events_after(5, limit=9),
+        lambda store: store.events_after(5, limit=9, kinds=["task.warm"]),
+        lambda store: store.event_at(5),
+        lambda store: store.last_event_id(),
+    ):
+        for steps in plans(store, call).values():
+            assert any("SEARCH events" in step for step in steps), steps
+            assert not any("SCAN events" in step or "TEMP B-TREE" in step for step in steps), steps

@@ -183,7 +183,7 @@ def test_a_thread_that_does_not_stop_writing(open_sqlite: Callable[..., SqliteSt
 
 def test_a_store_that_is_used_from_within_itself(store: SqliteStore) -> None:
     with store.connections.writing() as db:
-        db.execute("INSERT INTO pauses VALUES ('a', 1)")
+        db.execute("INSERT INTO pauses (template, since) VALUES ('a', 1)")
         with pytest.raises(StoreError, match="within one of its own calls"):
             store.pause("b", now=NOW)
     assert store.paused() == {"a": 1.0}

@@ -1,0 +1,89 @@
+"""The tables and triggers of migration ``m010_events``: released, and so never edited.
+
+A change never fails for its event: where a time should be missing, an older one stands in. A lease
+ends by what happens to its task, in the same transaction and before it, so the time of that is its
+own.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: The event of a request's row, as it is now. One that is queued again has a fresh lease.
+_OF_REQUEST: Final = """
+    INSERT INTO events (kind, at, template, task_id, lease_id, request_id, state, outcome, code,
+                        seconds, server_seconds)
+    VALUES ('request.' || NEW.state,
+            COALESCE(CASE NEW.state
+                         WHEN 'queued' THEN (SELECT created_at FROM leases WHERE id = NEW.lease_id)
+                         WHEN 'uploading' THEN MAX(NEW.created_at, NEW.handed_out_at)
+                         WHEN 'importing' THEN NEW.uploaded_at
+                         ELSE NEW.finished_at
+                     END, NEW.created_at),
+            NEW.template, NEW.task_id, NEW.lease_id, NEW.id, NEW.state, NEW.outcome,
+            NEW.error_code, MAX(NEW.finished_at - NEW.created_at, 0.0),
+            MAX(NEW.finished_at - NEW.uploaded_at, 0.0));
+"""
+
+#: The event of a lease's row, as it is now.
+_OF_LEASE: Final = """
+    INSERT INTO events (kind, at, template, task_id, lease_id, request_id, state, outcome, seconds)
+    VALUES ('lease.' || CASE NEW.state WHEN 'active' THEN 'handed_out' ELSE NEW.state END,
+            COALESCE(CASE NEW.state
+                         WHEN 'active' THEN NEW.handed_out_at
+                         ELSE (SELECT changed_at FROM tasks WHERE id = NEW.pooled_id)
+                     END, NEW.handed_out_at, NEW.created_at),
+            NEW.template, NEW.task_id, NEW.id, NEW.request_id, NEW.state, NEW.outcome,
+            CASE NEW.state WHEN 'active' THEN MAX(NEW.handed_out_at - NEW.created_at, 0.0) END);
+"""
+
+EVENT_SCHEMA: Final = (
+    """
+    CREATE TABLE events (
+        id INTEGER PRIMARY KEY,
+        kind TEXT NOT NULL,
+        at REAL NOT NULL,
+        template TEXT NOT NULL,
+        task_id INTEGER,
+        lease_id TEXT,
+        request_id TEXT,
+        state TEXT NOT NULL,
+        outcome TEXT,
+        code TEXT NOT NULL DEFAULT '',
+        seconds REAL,
+        server_seconds REAL
+    ) STRICT
+    """,
+    """
+    CREATE TABLE sinks (
+        name TEXT PRIMARY KEY,
+        cursor INTEGER NOT NULL,
+        failing_since REAL,
+        delivered INTEGER NOT NULL DEFAULT 0,
+        given_up INTEGER NOT NULL DEFAULT 0
+    ) STRICT
+    """,
+    f"CREATE TRIGGER events_of_new_requests AFTER INSERT ON requests BEGIN {_OF_REQUEST} END",
+    f"""
+    CREATE TRIGGER events_of_requests AFTER UPDATE OF state ON requests
+    WHEN NEW.state <> OLD.state BEGIN {_OF_REQUEST} END
+    """,
+    f"""
+    CREATE TRIGGER events_of_new_leases AFTER INSERT ON leases
+    WHEN NEW.state = 'active' BEGIN {_OF_LEASE} END
+    """,
+    f"""
+    CREATE TRIGGER events_of_leases AFTER UPDATE OF state ON leases
+    WHEN NEW.state <> OLD.state AND NEW.state IN ('active', 'used', 'released', 'expired')
+    BEGIN {_OF_LEASE} END
+    """,
+    """
+    CREATE TRIGGER events_of_tasks AFTER UPDATE OF state ON tasks
+    WHEN NEW.state <> OLD.state AND NEW.state IN ('warm', 'failed', 'retired', 'deleted')
+    BEGIN
+        INSERT INTO events (kind, at, template, task_id, lease_id, state)
+        VALUES ('task.' || NEW.state, NEW.changed_at, NEW.template, NEW.task_id, NEW.lease_id,
+                NEW.state);
+    END
+    """,
+)
