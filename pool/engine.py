@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import random
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from pool.clock import Clock, SystemClock
-from pool.cvat import CvatClient
+from pool.cvat import CvatClient, OnCall
 from pool.errors import PoolClosed, PoolError
 from pool.logs import get_logger
+from pool.services.feed import Feed
 from pool.services.finish import Finish
 from pool.services.handout import HandOut
 from pool.services.heartbeat import Heartbeat, new_owner
 from pool.services.hooks import HookWatch
 from pool.services.intake import Intake
+from pool.services.queue import Queue
 from pool.services.signals import Signal
 from pool.services.tracker import Tracker
 from pool.services.watched import Finished
 from pool.settings import Settings
+from pool.spool import Spool
 from pool.store import open_store
 from pool.store.base import Store
 from pool.templates import Templates
@@ -33,7 +36,8 @@ class Engine:
     """What hands out, uploads and tracks, for the library and for the daemon alike.
 
     ``warm`` and ``handed_out`` are announced when a task became warm, and when one was handed
-    out, in this process.
+    out, in this process. ``on_call`` hears of every call to the server, as
+    :class:`pool.cvat.CvatClient` says; a ``cvat`` that is given has its own.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Engine:
         cvat: CvatClient | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
+        on_call: OnCall | None = None,
     ) -> None:
         self.settings = settings
         self.clock: Clock = clock or SystemClock()
@@ -54,6 +59,7 @@ class Engine:
         self._own_store = store is None
         self._own_cvat = cvat is None
         self._cvat_client = cvat
+        self._on_call = on_call
         self._guard = threading.Lock()
         self._started = False
         self._closed = False
@@ -78,8 +84,24 @@ class Engine:
             warm=self.warm,
             handed_out=self.handed_out,
         )
-        self.intake = Intake(self.store, self.cvat, self.hand_out, self.tracker, clock=self.clock)
+        #: One folder for each pool, so that two that were given the same do not meet in it.
+        self.spool = Spool(
+            settings.store.spool_folder / self.store.pool_id, limit=settings.store.spool_limit
+        )
+        self.queue = Queue(
+            self.store,
+            self.spool,
+            most=settings.daemon.max_queued,
+            clock=self.clock,
+            rng=rng,
+        )
+        self.intake = Intake(
+            self.store, self.cvat, self.hand_out, self.tracker, self.queue, clock=self.clock
+        )
         self.tracker.listen(self._finish_afterwards)
+        #: What happens, here and in other processes.
+        self.feed = Feed(self.store, clock=self.clock)
+        self.tracker.listen(lambda _: self.feed.hurry())
 
     def cvat(self) -> CvatClient:
         """The client for the server, made when it is first needed.
@@ -90,7 +112,7 @@ class Engine:
             if self._cvat_client is None:
                 from pool.cvat import connect
 
-                self._cvat_client = connect(self.settings.cvat)
+                self._cvat_client = connect(self.settings.cvat, on_call=self._on_call)
             return self._cvat_client
 
     def start(self, *, connect: bool = False) -> None:
@@ -111,16 +133,22 @@ class Engine:
         if connect:
             threading.Thread(target=self._connect, name="connect", daemon=True).start()
 
-    def close(self) -> None:
-        """Stop tracking and let go of everything; closing twice does nothing."""
+    def close(self, timeout: float | None = None) -> None:
+        """Stop tracking and let go of everything, within ``timeout`` seconds, by default
+        ``daemon.stop_timeout``; closing twice does nothing."""
         with self._guard:
             if self._closed:
                 return
             self._closed = True
             afterwards = self._afterwards
-        self.tracker.stop(self.settings.daemon.stop_timeout)
+        patience = self.settings.daemon.stop_timeout if timeout is None else timeout
+        end = self.clock.monotonic() + patience
+        self.tracker.stop(patience)
+        self.feed.close()
         if afterwards is not None:
-            afterwards.shutdown(wait=True)
+            # The daemon names and assigns what is left.
+            wait([afterwards.submit(_nothing)], max(0.0, end - self.clock.monotonic()))
+            afterwards.shutdown(wait=False, cancel_futures=True)
         if self._started:
             self.heartbeat.stop()
         if self._own_cvat and self._cvat_client is not None:
@@ -136,9 +164,7 @@ class Engine:
             log.info("no connections opened ahead", why=str(error))
 
     def _finish_afterwards(self, finished: Finished) -> None:
-        """Rename and assign on another thread: nobody waits for that."""
-        if finished.code:
-            return
+        """Rename, assign and drop data that was kept, on another thread: nobody waits for that."""
         with self._guard:
             if self._closed:
                 return
@@ -148,6 +174,10 @@ class Engine:
 
     def _finish(self, finished: Finished) -> None:
         try:
+            if finished.request_id is not None:
+                self.spool.drop(finished.request_id)
+            if finished.code:
+                return
             # Whoever found the end may have known of a lease only: the store knows of a request.
             found = self.store.task_on_server(finished.task_id)
             if found is None:
@@ -156,3 +186,7 @@ class Engine:
             Finish(self.store, self.cvat(), clock=self.clock).finish(task, request)
         except PoolError as error:
             log.info("task to be finished later", task_id=finished.task_id, why=str(error))
+
+
+def _nothing() -> None:
+    """What comes after all that a thread has to do."""

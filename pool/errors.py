@@ -142,11 +142,93 @@ class TooBusy(PoolError):
     status = 503
 
 
+class Unauthorized(PoolError):
+    """A valid token is needed."""
+
+    code = "unauthorized"
+    status = 401
+
+
+class Forbidden(PoolError):
+    """This caller is not served."""
+
+    code = "forbidden"
+    status = 403
+
+
+class TooSlow(PoolError):
+    """The body did not come in time."""
+
+    code = "too-slow"
+    status = 408
+
+
+class WrongMediaType(InputError):
+    """The body is of a type that is not read here."""
+
+    code = "media-type"
+    status = 415
+
+
+class TooManyUploads(PoolError):
+    """Too many uploads are under way."""
+
+    code = "too-many-uploads"
+    status = 429
+
+
+class TooLate(PoolError):
+    """It is too late to cancel the request."""
+
+    code = "too-late"
+    status = 409
+
+
+class QueueFull(PoolError):
+    """Too many requests wait already."""
+
+    code = "queue-full"
+    status = 429
+
+    def __init__(self, detail: str = "", *, retry_after: float | None = None) -> None:
+        #: Seconds after which there may be room, or None.
+        self.retry_after = retry_after
+        super().__init__(detail)
+
+
+class SpoolFull(QueueFull):
+    """The data of the requests that wait takes up all the room there is for it."""
+
+    # Not 507, which forbids to try again by itself (RFC 4918, section 11.5): the spool empties as
+    # the requests are served, and then the same call succeeds.
+    code = "spool-full"
+
+
+class DataGone(PoolError):
+    """The data that was kept for the request cannot be found any more."""
+
+    code = "data-gone"
+
+
+class Stopping(PoolError):
+    """The daemon is stopping; ask again in a moment."""
+
+    code = "stopping"
+    status = 503
+
+
 class RequestCancelled(PoolError):
     """The request was cancelled."""
 
     code = "cancelled"
     status = 409
+
+
+class PoolUnreachable(PoolError):
+    """No pool answers."""
+
+    code = "pool-unreachable"
+    status = 502
 
 
 # --- What the store says -----------------------------------------------------------------------
@@ -167,6 +249,12 @@ class ImportFailed(PoolError):
 
     code = "import-failed"
     status = 422
+
+
+class ImportLost(ImportFailed):
+    """CVAT lost the import."""
+
+    # The code of ImportFailed: only those who still have the data tell the two apart.
 
 
 class ImportTimedOut(PoolError):
@@ -257,3 +345,17 @@ class CvatRejected(CvatError):
 
     code = "cvat-rejected"
     status = 422
+
+
+# --- Errors by their codes ---------------------------------------------------------------------
+
+
+def kind_of_error(code: str) -> type[PoolError] | None:
+    """The class with a ``code``, as a row or a problem document has it; None: there is none."""
+    waiting: list[type[PoolError]] = [PoolError]
+    while waiting:
+        kind = waiting.pop(0)
+        if kind.code == code:
+            return kind
+        waiting.extend(kind.__subclasses__())
+    return None

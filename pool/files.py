@@ -82,9 +82,12 @@ def kind_of(upload: Upload) -> str:
     return "images"
 
 
-def digest(upload: Upload, told: Mapping[str, Any]) -> str:
+def digest(
+    upload: Upload, told: Mapping[str, Any], contents: Iterable[bytes] | None = None
+) -> str:
     """A digest of the data, content included, and of what was told with it: what an
-    idempotency key is bound to."""
+    idempotency key is bound to. ``contents`` are the SHA-256 digests of the files, where they
+    are known already."""
     summary = hashlib.sha256(
         json.dumps(
             {
@@ -97,8 +100,8 @@ def digest(upload: Upload, told: Mapping[str, Any]) -> str:
             default=str,
         ).encode()
     )
-    for file in upload.files:
-        summary.update(_content_digest(file))
+    for content in map(_content_digest, upload.files) if contents is None else contents:
+        summary.update(content)
     return summary.hexdigest()
 
 
@@ -156,7 +159,7 @@ def _source(source: object, name: str | None) -> LocalFile:
             raise InputError("bytes need a name: pass (name, bytes)")
         if not content:
             raise InputError(f"{name}: is empty")
-        return LocalFile(_clean(name), content, len(content))
+        return LocalFile(clean_name(name), content, len(content))
     if isinstance(source, (str, os.PathLike)):
         return _path(Path(source), name)
     if hasattr(source, "read"):
@@ -178,7 +181,7 @@ def _path(path: Path, name: str | None) -> LocalFile:
         raise InputError(f"{path}: permission denied")
     if status.st_size == 0:
         raise InputError(f"{path}: is empty")
-    return LocalFile(_clean(name or path.name), path, status.st_size)
+    return LocalFile(clean_name(name or path.name), path, status.st_size)
 
 
 def _stream(stream: BinaryIO, name: str | None) -> LocalFile:
@@ -197,11 +200,15 @@ def _stream(stream: BinaryIO, name: str | None) -> LocalFile:
         raise InputError(f"{name}: is open as text; open it with mode 'rb'")
     if size <= 0:
         raise InputError(f"{name}: is empty or at its end")
-    return LocalFile(_clean(name), stream, size)
+    return LocalFile(clean_name(name), stream, size, position)
 
 
-def _clean(name: str) -> str:
-    """Names may have folders, which CVAT drops, but lead nowhere else."""
+def clean_name(name: str) -> str:
+    """A file's name as it goes to CVAT. It may have folders, which CVAT drops, but leads nowhere
+    else.
+
+    :raises InputError: it does, or is no name.
+    """
     path = PurePosixPath(name.replace("\\", "/"))
     if not name.strip() or any(ord(character) < 32 for character in name):
         raise InputError(f"{name!r}: is no file name")

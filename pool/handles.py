@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from pool import errors
 from pool.cvat.records import Progress
 from pool.errors import PoolError
 from pool.files import Files
 from pool.model import Job, Outcome, RequestRecord, RequestState
-
-if TYPE_CHECKING:
-    from pool.taskpool import TaskPool
 
 
 def when(seconds: float | None) -> datetime | None:
@@ -26,17 +23,37 @@ def error_of(record: RequestRecord) -> PoolError:
     """The error that a failed or cancelled request ended with, as an exception."""
     if record.state is RequestState.CANCELLED:
         return errors.RequestCancelled(f"request {record.id}")
-    for kind in _error_kinds(PoolError):
-        if kind.code == record.error_code:
-            return kind(record.error)
-    return PoolError(record.error)
+    return (errors.kind_of_error(record.error_code) or PoolError)(record.error)
 
 
-def _error_kinds(kind: type[PoolError]) -> list[type[PoolError]]:
-    kinds = [kind]
-    for narrower in kind.__subclasses__():
-        kinds.extend(_error_kinds(narrower))
-    return kinds
+class Pool(Protocol):
+    """What handles ask of the pool that gave them out, be it here or behind an address."""
+
+    def upload_into(
+        self,
+        lease: Lease,
+        files: Files | None = None,
+        *,
+        share: Sequence[str] | None = None,
+        urls: Sequence[str] | None = None,
+        cloud: tuple[int, Sequence[str]] | None = None,
+        name: str | None = None,
+        assignee: int | None = None,
+        params: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> Request: ...
+
+    def jobs_of_lease(self, lease: Lease, timeout: float | None) -> list[Job]: ...
+
+    def release(self, lease: Lease | str) -> None: ...
+
+    def read_request(self, request_id: str) -> RequestRecord: ...
+
+    def jobs_of_request(self, request: Request, timeout: float | None) -> list[Job]: ...
+
+    def cancel(self, request: Request) -> bool: ...
+
+    def url_of(self, record: RequestRecord) -> str | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +72,7 @@ class Lease:
     template: str
     outcome: Outcome
     expires_at: datetime
-    _pool: TaskPool = field(repr=False, compare=False)
+    _pool: Pool = field(repr=False, compare=False)
 
     def upload(
         self,
@@ -106,7 +123,7 @@ class Lease:
 class Request:
     """Data on its way to job ids."""
 
-    def __init__(self, pool: TaskPool, record: RequestRecord) -> None:
+    def __init__(self, pool: Pool, record: RequestRecord) -> None:
         self._pool = pool
         self._record = record
 
@@ -128,7 +145,7 @@ class Request:
     @property
     def url(self) -> str | None:
         """The page of its task."""
-        return None if self.task_id is None else self._pool.task_url(self.task_id)
+        return self._pool.url_of(self._record)
 
     @property
     def outcome(self) -> Outcome | None:
@@ -148,8 +165,12 @@ class Request:
     def refresh(self) -> RequestRecord:
         """Read it again from the store, unless it is finished."""
         if not self._record.state.finished:
-            self._record = self._pool.read_request(self.id)
+            self.saw(self._pool.read_request(self.id))
         return self._record
+
+    def saw(self, record: RequestRecord) -> None:
+        """Keep what was just read of it."""
+        self._record = record
 
     def jobs(self, timeout: float | None = None) -> list[Job]:
         """Its jobs, as soon as the server has them; waits ``timeout`` seconds at most.

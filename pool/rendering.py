@@ -203,6 +203,15 @@ def status_table(status: Status) -> Table:
 
 
 def _state(row: TemplateStatus) -> str:
+    words = [_creating(row)]
+    if row.prewarm_until is not None:
+        words.append(f"at least {row.prewarm_size} for {_left(row.prewarm_until):.0f} s")
+    if row.queued:
+        words.append(f"{row.queued} queued")
+    return ", ".join(words)
+
+
+def _creating(row: TemplateStatus) -> str:
     if row.held_until is not None:
         return f"{_until(row.held_until)}: {row.hold_reason}"
     if row.paused_since is not None:
@@ -224,8 +233,11 @@ def _hooks(rows: Sequence[TemplateStatus]) -> str:
 
 
 def _until(held_until: datetime) -> str:
-    seconds = max(0.0, held_until.timestamp() - time.time())
-    return f"holds, next try in {seconds:.0f} s"
+    return f"holds, next try in {_left(held_until):.0f} s"
+
+
+def _left(until: datetime) -> float:
+    return max(0.0, until.timestamp() - time.time())
 
 
 def watch_status(read: Callable[[], Status], *, every: float = 1.0) -> None:

@@ -20,6 +20,8 @@ from pool.store.base import Store
 class TemplateStatus:
     """Levels, demand and troubles of one template. ``rate`` is in hand-outs a second.
 
+    ``waiting`` are leases that wait for a task, ``queued`` requests that do, or for the server.
+    ``prewarm_size`` is the size that was asked for until ``prewarm_until``; 0 when none was.
     ``hooks`` tells what its webhook is worth; while it is ``silent``, polling does all the work.
     """
 
@@ -31,6 +33,7 @@ class TemplateStatus:
     importing: int
     deleting: int
     waiting: int
+    queued: int = 0
     rate: float
     hits: int
     waits: int
@@ -39,6 +42,8 @@ class TemplateStatus:
     held_since: datetime | None = None
     held_until: datetime | None = None
     hold_reason: str = ""
+    prewarm_size: int = 0
+    prewarm_until: datetime | None = None
     hooks: HookState = HookState.NOT_INSTALLED
     hooks_silent_since: datetime | None = None
 
@@ -94,7 +99,10 @@ def _template_status(
     now: float,
 ) -> TemplateStatus:
     history = store.demand(template.name, since=now - max(WINDOWS))
-    target = target_size(history, template.pool, lead_time=LEAD_TIME, now=now)
+    prewarm = store.prewarms().get(template.name)
+    if prewarm is not None and not prewarm.active(now):
+        prewarm = None
+    target = target_size(history, template.pool, lead_time=LEAD_TIME, now=now, prewarm=prewarm)
     hold = store.holds().get(template.name)
     return TemplateStatus(
         name=template.name,
@@ -105,6 +113,7 @@ def _template_status(
         importing=levels[TaskState.IMPORTING],
         deleting=levels[TaskState.RETIRED] + levels[TaskState.FAILED] + levels[TaskState.DELETING],
         waiting=store.waiting(template.name),
+        queued=store.queued().get(template.name, 0),
         rate=target.rate,
         hits=hand_outs.get(Outcome.HIT, 0),
         waits=hand_outs.get(Outcome.WAIT, 0),
@@ -113,6 +122,8 @@ def _template_status(
         held_since=when(hold.since) if hold else None,
         held_until=when(hold.retry_at) if hold else None,
         hold_reason=hold.reason if hold else "",
+        prewarm_size=prewarm.size if prewarm else 0,
+        prewarm_until=when(prewarm.until) if prewarm else None,
         hooks=hooks.state(template),
         hooks_silent_since=hooks.silent_since(template),
     )

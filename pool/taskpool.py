@@ -8,7 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pool.awaiting import Awaiting
 from pool.clock import Clock
+from pool.control import Control
 from pool.cvat import CvatClient
 from pool.cvat.records import ImportStatus, Progress, Upload
 from pool.engine import Engine
@@ -18,32 +20,23 @@ from pool.errors import (
     LeaseInUse,
     PoolError,
     UnknownLease,
-    UnknownRequest,
-    UnknownTemplate,
-    WaitTimeout,
 )
 from pool.files import Files, build_upload, digest, names_of
-from pool.handles import Lease, Request, error_of, when
+from pool.handles import Lease, Request, when
 from pool.model import (
     Handout,
-    Job,
     LeaseRecord,
     LeaseState,
     PooledTask,
     RequestRecord,
-    RequestState,
-    TaskState,
     new_id,
 )
+from pool.services.reload import Reload
 from pool.settings import Settings, Template
-from pool.status import Status, read_status
 from pool.store.base import NewRequest, Store
 
-#: Seconds between two looks at a request that another process works on.
-LOOK = 0.05
 
-
-class TaskPool:
+class TaskPool(Awaiting, Control):
     """A warm pool of CVAT tasks.
 
     Works beside a daemon on the same store, which then keeps the pool filled, and without one:
@@ -60,21 +53,39 @@ class TaskPool:
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        self.engine = Engine(settings, store=store, cvat=cvat, clock=clock, rng=rng)
-        self.settings = settings
-        self.store = self.engine.store
-        self.clock = self.engine.clock
+        engine = Engine(settings, store=store, cvat=cvat, clock=clock, rng=rng)
+        self._work_on(engine, own=True)
+
+    def _work_on(self, engine: Engine, *, own: bool) -> None:
+        self.engine = engine
+        self.settings = engine.settings
+        self.store = engine.store
+        self.clock = engine.clock
+        self._own_engine = own
 
     @classmethod
     def from_config(cls, path: str | Path = "config.toml") -> Self:
         """A pool as ``config.toml`` describes it; the server is not asked anything yet.
+
+        A change of the templates in the file is taken over while the pool is used, within a
+        second of the next call; a file that is wrong changes nothing.
 
         :raises ConfigError: the file, or where it points to, is wrong.
         :raises StoreError: the store cannot be opened.
         """
         from pool.config import load
 
-        return cls(load(path))
+        pool = cls(load(path))
+        pool._reload = Reload(pool.settings, pool.engine.templates, load)
+        return pool
+
+    @classmethod
+    def over(cls, engine: Engine) -> Self:
+        """A pool on parts that somebody else has wired, as the daemon has; closing it leaves them
+        as they are."""
+        pool = cls.__new__(cls)
+        pool._work_on(engine, own=False)
+        return pool
 
     # --- Life -----------------------------------------------------------------------------------
 
@@ -89,7 +100,8 @@ class TaskPool:
     def close(self) -> None:
         """Stop tracking; unfinished requests are taken over by the daemon. Closing twice does
         nothing."""
-        self.engine.close()
+        if self._own_engine:
+            self.engine.close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -180,6 +192,10 @@ class TaskPool:
     ) -> Request:
         """Put data into a task of the pool; returns as soon as CVAT has accepted it.
 
+        While CVAT cannot be reached and there is a daemon on the store, it returns as soon as the
+        data is in the spool: the request is ``QUEUED`` then, has no task yet, and is served by
+        the daemon when CVAT is back, however long that takes. Without a daemon it fails at once.
+
         ``files`` are paths, ``(name, bytes)`` pairs, open binary files, an archive or a video;
         or one of ``share`` (names on the server's share), ``urls`` (fetched by the server) and
         ``cloud`` (a cloud storage's id and keys in it) is given. ``name`` and ``assignee`` (a
@@ -193,18 +209,32 @@ class TaskPool:
         :raises UnknownTemplate: the configuration has no such template.
         :raises PoolEmpty: no task in time, and the template says not to create one.
         :raises CvatError: CVAT did not take the data.
+        :raises QueueFull: CVAT cannot be reached, and too much waits for it already.
         :raises IdempotencyConflict: the key was used before with other content.
         """
         chosen = self._template(template)
         upload = build_upload(files, share=share, urls=urls, cloud=cloud, params=params)
         told = {"template": template, "name": name, "assignee": assignee}
+        request = self._new_request(upload, name, assignee)
+        payload = digest(upload, told) if idempotency_key is not None else ""
         self.engine.start()
-        opened = self.engine.hand_out.open(
+        intake, hand_out = self.engine.intake, self.engine.hand_out
+        if self.engine.queue.spares_calls and self._may_wait(chosen):
+            opened = hand_out.begin(
+                chosen,
+                request=request,
+                idempotency_key=idempotency_key,
+                payload=payload,
+                claim=False,
+            )
+            return Request(self, intake.queue_up(opened, upload))
+        opened = hand_out.open(
             chosen,
-            request=self._new_request(upload, name, assignee),
+            request=request,
             idempotency_key=idempotency_key,
-            payload=digest(upload, told) if idempotency_key is not None else "",
+            payload=payload,
             timeout=timeout,
+            put_aside=lambda waiting, error: intake.put_aside(waiting, upload, error),
         )
         if opened.request is None:
             raise PoolError("the store kept no request")
@@ -260,91 +290,15 @@ class TaskPool:
             raise UnknownLease(f"{lease_id} has no task")
         return self._lease(record, task)
 
-    def read_request(self, request_id: str) -> RequestRecord:
-        """A request's row.
-
-        :raises UnknownRequest: there is none.
-        """
-        record = self.store.request(request_id)
-        if record is None:
-            raise UnknownRequest(request_id)
-        return record
-
-    def jobs_of_request(self, request: Request, timeout: float | None) -> list[Job]:
-        """What :meth:`Request.jobs` does."""
-        self.engine.start()
-        deadline = None if timeout is None else self.clock.monotonic() + timeout
-        while True:
-            seen = self.engine.tracker.finished.count
-            record = request.refresh()
-            if record.state is RequestState.READY and record.pooled_id is not None:
-                return list(self.store.jobs_of(record.pooled_id))
-            if record.state.finished:
-                raise error_of(record)
-            mine = record.owner == self.engine.owner and record.state is RequestState.IMPORTING
-            self._await(deadline, seen, mine, f"request {request.id}")
-
-    def jobs_of_lease(self, lease: Lease, timeout: float | None) -> list[Job]:
-        """What :meth:`Lease.jobs` does."""
-        self.engine.start()
-        deadline = None if timeout is None else self.clock.monotonic() + timeout
-        while True:
-            seen = self.engine.tracker.finished.count
-            record = self._lease_record(lease.id)
-            task = self.store.task(record.pooled_id) if record.pooled_id else None
-            if task is None or task.state in (TaskState.RETIRED, TaskState.DELETED):
-                raise LeaseEnded(f"lease {lease.id} is {record.state.value}")
-            if task.state is TaskState.READY:
-                return list(self.store.jobs_of(task.id))
-            if task.state in (TaskState.FAILED, TaskState.DELETING):
-                raise PoolError(task.reason)
-            if record.state in (LeaseState.RELEASED, LeaseState.EXPIRED):
-                raise LeaseEnded(f"lease {lease.id} is {record.state.value}")
-            self.engine.tracker.watch_lease(Handout(lease=record, task=task))
-            self._await(deadline, seen, True, f"lease {lease.id}")
-
-    def cancel(self, request: Request) -> bool:
-        """What :meth:`Request.cancel` does."""
-        return self.store.cancel_request(request.id, now=self.clock.now())
-
     def task_url(self, task_id: int) -> str:
         """The page of a task."""
         return f"{self.settings.cvat.url.rstrip('/')}/tasks/{task_id}"
 
-    def _await(self, deadline: float | None, seen: int, mine: bool, what: str) -> None:
-        """Wait for news, or a little while for what another process may do."""
-        pause = None if mine else LOOK
-        if deadline is not None:
-            remaining = deadline - self.clock.monotonic()
-            if remaining <= 0:
-                raise WaitTimeout(what)
-            pause = remaining if pause is None else min(pause, remaining)
-        # Even one's own import may be ended by somebody else, so look again now and then.
-        self.engine.tracker.finished.wait(seen, 1.0 if pause is None else min(pause, 1.0))
-
-    def pause(self, template: str) -> None:
-        """Create no more tasks of a template, in any process, until :meth:`resume`."""
-        self.store.pause(self._template(template).name, now=self.clock.now())
-
-    def resume(self, template: str) -> None:
-        """Create tasks of a template again."""
-        self.store.resume(self._template(template).name)
-        self.store.release_hold(template)
-
-    # --- Status ---------------------------------------------------------------------------------
-
-    def status(self) -> Status:
-        """Levels, demand and troubles of all templates; reads the store only."""
-        return read_status(self.store, self.settings, now=self.clock.now())
+    def url_of(self, record: RequestRecord) -> str | None:
+        """The page of a request's task, once it has one."""
+        return None if record.task_id is None else self.task_url(record.task_id)
 
     # --- Inside ---------------------------------------------------------------------------------
-
-    def _template(self, name: str) -> Template:
-        try:
-            return self.engine.templates[name]
-        except KeyError:
-            known = ", ".join(self.engine.templates) or "none at all"
-            raise UnknownTemplate(f"{name!r}; there is {known}") from None
 
     def _lease(self, record: LeaseRecord, task: PooledTask) -> Lease:
         expires_at = when(record.expires_at)
@@ -361,11 +315,11 @@ class TaskPool:
             _pool=self,
         )
 
-    def _lease_record(self, lease_id: str) -> LeaseRecord:
-        record = self.store.lease(lease_id)
-        if record is None:
-            raise UnknownLease(lease_id)
-        return record
+    def _may_wait(self, template: Template) -> bool:
+        """Whether a request may wait for CVAT: not where an empty pool is to be told at once."""
+        if template.pool.on_empty != "fail":
+            return True
+        return self.store.warm_of(template.name, template.fingerprint) > 0
 
     def _import_began(self, task_id: int) -> bool:
         return self.engine.cvat().import_state(task_id).status is not ImportStatus.UNKNOWN

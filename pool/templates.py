@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 
+from pool.errors import UnknownTemplate
 from pool.settings import Template
 
 
@@ -16,6 +17,17 @@ class Templates(Mapping[str, Template]):
     def replace(self, templates: Mapping[str, Template]) -> None:
         """From now on these are in force, and no others."""
         self._current = dict(templates)
+
+    def named(self, name: str) -> Template:
+        """The template of that name.
+
+        :raises UnknownTemplate: there is none; the message names those that there are.
+        """
+        current = self._current
+        if name not in current:
+            known = ", ".join(current) or "none at all"
+            raise UnknownTemplate(f"{name[:100]!r}; there is {known}")
+        return current[name]
 
     def __getitem__(self, name: str) -> Template:
         return self._current[name]

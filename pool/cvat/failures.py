@@ -55,7 +55,7 @@ def error_from_answer(
     if status in (502, 504) and method not in _SAFE_METHODS:
         return CvatAmbiguous(said, http_status=status)
     if status == 429 or status >= 500:
-        wait = _retry_after(headers.get("retry-after"), now)
+        wait = retry_after(headers.get("retry-after"), now)
         return CvatBusy(said, http_status=status, retry_after=wait)
     if 400 <= status < 500:
         return CvatRejected(said, http_status=status)
@@ -77,7 +77,7 @@ def error_from_exception(
     acted on it: then the outcome of a call that changes something is unknown. ``cut_after``
     tells how much of a body was sent, and of how much.
     """
-    detail = f"{server}: {_reason(error, timeout)}"
+    detail = f"{server}: {broken_reason(error, timeout)}"
     if cut_after is not None:
         # Proxies that find a body too large often do not wait to say so.
         detail += (
@@ -229,7 +229,7 @@ def _redirected(status: int, location: str) -> CvatError:
     )
 
 
-def _retry_after(value: str | None, now: float) -> float | None:
+def retry_after(value: str | None, now: float) -> float | None:
     """Seconds to wait, from either form of the header (RFC 9110, section 10.2.3)."""
     if not value:
         return None
@@ -243,7 +243,7 @@ def _retry_after(value: str | None, now: float) -> float | None:
         return None
 
 
-def _reason(error: Exception, timeout: float) -> str:
+def broken_reason(error: Exception, timeout: float) -> str:
     """What happened to the connection, without the addresses that urllib3 repeats."""
     from urllib3 import exceptions as urllib3
 

@@ -128,9 +128,15 @@ class OpenFile:
 
 
 class Multipart:
-    """One multipart body: the fields first, then the files as ``client_files[i]``."""
+    """One multipart body: the fields first, then the files, each as a ``field`` with its index."""
 
-    def __init__(self, params: Mapping[str, Any], files: Sequence[OpenFile]) -> None:
+    def __init__(
+        self,
+        params: Mapping[str, Any],
+        files: Sequence[OpenFile],
+        *,
+        field: str = "client_files[{}]",
+    ) -> None:
         boundary = secrets.token_hex(16)
         self.content_type = f"multipart/form-data; boundary={boundary}"
         self._head = b"".join(
@@ -141,7 +147,7 @@ class Multipart:
         self._files = [
             (
                 f"--{boundary}\r\nContent-Disposition: form-data; "
-                f'name="client_files[{index}]"; filename="{_quoted(file.name)}"\r\n'
+                f'name="{field.format(index)}"; filename="{_quoted(file.name)}"\r\n'
                 f"Content-Type: {content_type(file.name)}\r\n\r\n".encode(),
                 file,
             )
@@ -218,7 +224,8 @@ def _position(stream: BinaryIO, file: LocalFile) -> int | None:
     try:
         if not stream.seekable():
             return None
-        start = stream.tell()
+        # An upload that came to nothing may have left it somewhere else than it was given.
+        start = stream.tell() if file.start is None else file.start
         left = stream.seek(0, os.SEEK_END) - start
         stream.seek(start)
     except (OSError, ValueError) as error:

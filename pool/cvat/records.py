@@ -87,12 +87,14 @@ class ImportState:
 class LocalFile:
     """One file to upload: a path on this machine, or the bytes themselves under a name.
 
-    ``name`` is the file's name inside the task. ``size`` is in bytes.
+    ``name`` is the file's name inside the task. ``size`` is in bytes. ``start`` is where an open
+    file stood when it was given; None takes it from where it stands.
     """
 
     name: str
     source: Path | bytes | BinaryIO
     size: int
+    start: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,19 +1,21 @@
-"""What to do after a failed create: who holds, until when, and what to tell people meanwhile.
+"""What to do after a failure: who holds, until when, and what to tell people meanwhile.
 
-This is the one policy for failures of creates. The hold of the server as a whole is a circuit
-breaker (Nygard, "Release It!", 2007): while it lasts no template calls; then one create tries, and
-its success ends the hold.
+This is the one policy for failures of creates, and of uploads of requests that wait in the spool.
+The hold of the server as a whole is a circuit breaker (Nygard, "Release It!", 2007): while it lasts
+no template calls; then one create tries, and one request, and the success of either ends the hold.
 """
 
 from __future__ import annotations
 
 import random
+from enum import Enum, auto
 
 from pool.errors import (
     CvatBusy,
     CvatForbidden,
     CvatRefusedCredentials,
     CvatRejected,
+    CvatUnreachable,
     PoolError,
 )
 from pool.model import Hold
@@ -30,6 +32,35 @@ REFUSALS = (CvatRefusedCredentials, CvatForbidden, CvatRejected)
 
 #: The name under which the server as a whole is held: no template can be called so.
 SERVER = ""
+
+
+class Gate(Enum):
+    """What a hold leaves to try now."""
+
+    #: Anything: there is no hold.
+    OPEN = auto()
+    #: One thing, to see whether the trouble is over.
+    AJAR = auto()
+    #: Nothing.
+    SHUT = auto()
+
+
+def gate(hold: Hold | None, *, now: float) -> Gate:
+    """What may be tried now. A hold without a time for the next try waits for a person."""
+    if hold is None:
+        return Gate.OPEN
+    return Gate.SHUT if hold.retry_at is None or too_early(hold, now=now) else Gate.AJAR
+
+
+def too_early(hold: Hold, *, now: float) -> bool:
+    """Whether the time for the next try is yet to come. A hold that begins in times to come began
+    before the clock was set back, so that its times mean nothing."""
+    return hold.retry_at is not None and hold.since <= now < hold.retry_at
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether the server cannot be reached or is too busy, which passes by itself."""
+    return isinstance(error, CvatUnreachable | CvatBusy)
 
 
 def held_by(template: str, error: PoolError) -> str:
@@ -63,7 +94,7 @@ def hold_after(
         template=template,
         code=error.code,
         reason=str(error),
-        since=previous.since if previous is not None else now,
+        since=min(previous.since, now) if previous is not None else now,
         retry_at=now + delay,
         attempts=attempts,
     )

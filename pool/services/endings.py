@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pool.clock import Clock
-from pool.errors import PoolError, StoreError
+from pool.errors import ImportLost, PoolError, StoreError
 from pool.logs import get_logger
-from pool.model import Job
+from pool.model import Job, new_id
 from pool.services.watched import Finished, Watched
 from pool.store.base import Store
 
@@ -43,7 +43,10 @@ class Endings:
         return self._finished(watched, jobs=jobs)
 
     def failed(self, watched: Watched, error: PoolError) -> Finished | None:
-        """The import came to nothing."""
+        """The import came to nothing. That is no end for a request whose data CVAT has lost and
+        is in the spool: it gets another task."""
+        if isinstance(error, ImportLost) and self._send_again(watched, error):
+            return None
         if not self._store.fail_import(
             watched.pooled_id, code=error.code, message=error.detail, now=self._clock.now()
         ):
@@ -56,6 +59,15 @@ class Endings:
             why=str(error),
         )
         return self._finished(watched, code=error.code)
+
+    def _send_again(self, watched: Watched, error: PoolError) -> bool:
+        if not watched.repeatable or watched.request_id is None:
+            return False
+        now = self._clock.now()
+        log.warning("import lost", request_id=watched.request_id, task_id=watched.task_id)
+        return self._store.requeue_request(
+            watched.request_id, lease_id=new_id(now), reason=str(error), now=now
+        )
 
     def tell(self, finished: Finished) -> None:
         """Tell all who listen, on this thread."""

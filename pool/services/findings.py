@@ -115,12 +115,13 @@ def judge_warm(task: PooledTask, sight: Sight, template: Template | None) -> Fin
         return finding(Action.DISOWN, f"renamed on the server: {info.name}")
     if not info.empty:
         return finding(Action.DISOWN, "somebody put data into it")
-    if template is None or template.fingerprint != task.fingerprint:
-        # Where its own template wanted it is not known any more; it is retired for that anyway.
-        return None
-    if sight.elsewhere:
+    if template is None:
+        return None  # it is retired for that anyway
+    older = template.fingerprint != task.fingerprint
+    if sight.elsewhere and (not older or template.origin == task.origin):
         return finding(Action.DISOWN, "moved to another organization")
-    if info.project_id != template.project:
+    # In which project an older template wanted it is not known any more.
+    if not older and info.project_id != template.project:
         return finding(Action.DISOWN, f"moved to {_project(info.project_id)}")
     return None
 

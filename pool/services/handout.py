@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from pool.clock import Clock
 from pool.cvat import CvatClient
 from pool.errors import CvatError, PoolEmpty, PoolError, WaitTimeout
 from pool.logs import get_logger
-from pool.model import Handout, LeaseRecord, LeaseState, new_id
+from pool.model import Handout, LeaseRecord, LeaseState, Levels, RequestRecord, new_id
 from pool.services.backoff import SERVER
 from pool.services.create import create_on_server
 from pool.services.signals import Signal
@@ -16,6 +17,9 @@ from pool.settings import Template
 from pool.store.base import NewLease, NewRequest, Opened, Store
 
 log = get_logger(__name__)
+
+#: Has a request wait that nothing was done for because of an error, if that is a reason to.
+PutAside = Callable[[RequestRecord, BaseException], RequestRecord | None]
 
 #: Seconds between two looks into the store while waiting for a task that another process makes.
 FIRST_LOOK = 0.01
@@ -51,57 +55,106 @@ class HandOut:
         payload: str = "",
         ttl: float | None = None,
         timeout: float | None = None,
+        put_aside: PutAside | None = None,
     ) -> Opened:
         """A task for one caller, with the request it is for, if any.
 
         Waits and creates as the template's ``on_empty`` says, at most ``timeout`` seconds. With
-        a known ``idempotency_key`` the answer is that of the first call (``replayed``).
+        a known ``idempotency_key`` the answer is that of the first call (``replayed``). When CVAT
+        does not make a task, ``put_aside`` may have the request wait for that: then the answer has
+        no task.
 
         :raises PoolEmpty: there is none, and the template says not to make one.
         :raises WaitTimeout: another call with the same key still waits for its task.
         :raises CvatError: the pool was empty and CVAT did not make one.
         :raises IdempotencyConflict: the key was used with other content.
         """
+        opened = self.begin(
+            template, request=request, idempotency_key=idempotency_key, payload=payload, ttl=ttl
+        )
+        if opened.replayed:
+            return self._await_first_call(template, opened, timeout)
+        if opened.task is not None:
+            return opened
+        return self._obtain(template, opened, timeout, put_aside)
+
+    # --- The steps of it, none of which waits -------------------------------------------------
+
+    def begin(
+        self,
+        template: Template,
+        *,
+        request: NewRequest | None = None,
+        idempotency_key: str | None = None,
+        payload: str = "",
+        ttl: float | None = None,
+        claim: bool = True,
+        most_queued: int | None = None,
+    ) -> Opened:
+        """Write the wish down, and take a warm task if there is one and ``claim`` is set. Without
+        a task, the lease waits: the caller goes on with :meth:`claim` and :meth:`create`, or gives
+        it up.
+
+        :raises IdempotencyConflict: the key was used with other content.
+        :raises QueueFull: as many as ``most_queued`` spooled requests wait already.
+        """
         now = self._clock.now()
         lease = NewLease(
             id=new_id(now),
             template=template.name,
             fingerprint=template.fingerprint,
+            older_from=template.older_from,
             owner=self._owner,
             ttl=template.pool.lease_ttl if ttl is None else ttl,
             idempotency_key=idempotency_key,
             payload=payload,
         )
-        opened = self._store.open_lease(lease, request=request, now=now)
-        if opened.replayed:
-            return self._await_first_call(opened, timeout)
-        self._handed_out.announce()
-        if opened.task is not None:
-            return opened
-        return self._obtain(template, opened, timeout)
+        opened = self._store.open_lease(
+            lease, request=request, claim=claim, most_queued=most_queued, now=now
+        )
+        if not opened.replayed:
+            self._handed_out.announce()
+        return opened
 
-    def reopen(self, template: Template, lease: LeaseRecord) -> Handout:
-        """Another task for a request that was queued again with a fresh waiting lease.
+    def patience(self, template: Template, timeout: float | None) -> float:
+        """How many seconds a caller who would wait ``timeout`` of them waits for a warm task.
 
-        :raises PoolError: as :meth:`open`.
+        :raises PoolEmpty: none at all: the template says to fail.
         """
-        handout = self._store.claim_warm(lease.id, template.fingerprint, now=self._clock.now())
-        if handout is None:
-            handout = self._wait_or_create(template, lease.id, None)
-        self._handed_out.announce()
-        return handout
+        settings = template.pool
+        if settings.on_empty == "fail":
+            raise PoolEmpty(f'template {template.name!r} has on_empty = "fail"')
+        patience = settings.max_wait
+        if timeout is not None:
+            patience = timeout if settings.on_empty == "wait" else min(patience, timeout)
+        if settings.on_empty == "create" and self._nobody_refills(template):
+            return 0.0
+        return patience
 
-    def _obtain(self, template: Template, opened: Opened, timeout: float | None) -> Opened:
-        try:
-            handout = self._wait_or_create(template, opened.lease.id, timeout)
-        except BaseException as error:
-            self._give_up(opened, error)
-            raise
-        return Opened(
-            lease=handout.lease, task=handout.task, request=handout.request, replayed=False
+    def claim(self, template: Template, lease_id: str) -> Handout | None:
+        """A warm task for a lease that waits; None when there is none, or it waits no longer."""
+        return self._store.claim_warm(
+            lease_id,
+            template.fingerprint,
+            older_from=template.older_from,
+            now=self._clock.now(),
         )
 
-    def _give_up(self, opened: Opened, error: BaseException) -> None:
+    def create(self, template: Template, lease_id: str, *, waited: float) -> Handout:
+        """A task made on the spot for a lease that has waited in vain for so many seconds.
+
+        :raises PoolEmpty: the template says not to make one.
+        :raises CvatError: CVAT did not make one.
+        """
+        if template.pool.on_empty == "wait":
+            raise PoolEmpty(
+                f"no task of template {template.name!r} became warm within {waited:g} s; "
+                f"{self._why_empty(template)}"
+            )
+        return self._create_cold(template, lease_id)
+
+    def give_up(self, opened: Opened, error: BaseException) -> None:
+        """What was begun comes to nothing: its lease waits no longer, its request has failed."""
         now = self._clock.now()
         if opened.request is None:
             self._store.abandon_lease(opened.lease.id, now=now)
@@ -110,24 +163,54 @@ class HandOut:
         message = error.detail if isinstance(error, PoolError) else "interrupted"
         self._store.fail_request(opened.request.id, code=code, message=message, now=now)
 
+    # --- All of it ------------------------------------------------------------------------------
+
+    def reopen(self, template: Template, lease: LeaseRecord) -> Handout:
+        """Another task for a request that was queued again with a fresh waiting lease.
+
+        :raises PoolError: as :meth:`open`.
+        """
+        handout = self.claim(template, lease.id)
+        if handout is None:
+            handout = self._wait_or_create(template, lease.id, None)
+        self._handed_out.announce()
+        return handout
+
+    def _obtain(
+        self,
+        template: Template,
+        opened: Opened,
+        timeout: float | None,
+        put_aside: PutAside | None,
+    ) -> Opened:
+        try:
+            handout = self._wait_or_create(template, opened.lease.id, timeout)
+        except BaseException as error:
+            if put_aside is not None and opened.request is not None:
+                waiting = put_aside(opened.request, error)
+                if waiting is not None:
+                    return replace(opened, request=waiting)
+            self.give_up(opened, error)
+            raise
+        return Opened(
+            lease=handout.lease, task=handout.task, request=handout.request, replayed=False
+        )
+
     def _wait_or_create(self, template: Template, lease_id: str, timeout: float | None) -> Handout:
-        settings = template.pool
-        if settings.on_empty == "fail":
-            raise PoolEmpty(f'template {template.name!r} has on_empty = "fail"')
-        patience = settings.max_wait
-        if timeout is not None:
-            patience = timeout if settings.on_empty == "wait" else min(patience, timeout)
-        if settings.on_empty == "create" and self._nobody_refills(template):
-            patience = 0.0
-        handout = self._wait_for_warm(lease_id, template.fingerprint, patience)
-        if handout is not None:
-            return handout
-        if settings.on_empty == "wait":
-            raise PoolEmpty(
-                f"no task of template {template.name!r} became warm within {patience:g} s; "
-                "see 'cvat-pool status'"
+        patience = self.patience(template, timeout)
+        handout = self._wait_for_warm(template, lease_id, patience)
+        if handout is None:
+            handout = self.create(template, lease_id, waited=patience)
+        return handout
+
+    def _why_empty(self, template: Template) -> str:
+        levels = self._store.levels().get(template.name, Levels())
+        if levels.capacity and not self._store.capacity_of(template.name, template.fingerprint):
+            return (
+                "those of the pool were made by another version of the template: is the "
+                "configuration of this process older than the daemon's?"
             )
-        return self._create_cold(template, lease_id)
+        return "see 'cvat-pool status'"
 
     def _nobody_refills(self, template: Template) -> bool:
         now = self._clock.now()
@@ -136,12 +219,12 @@ class HandOut:
         held = self._store.holds().keys() & {template.name, SERVER}
         return bool(held) or template.name in self._store.paused()
 
-    def _wait_for_warm(self, lease_id: str, fingerprint: str, patience: float) -> Handout | None:
+    def _wait_for_warm(self, template: Template, lease_id: str, patience: float) -> Handout | None:
         deadline = self._clock.monotonic() + patience
         look = FIRST_LOOK
         while (remaining := deadline - self._clock.monotonic()) > 0:
             seen = self._warm.count
-            handout = self._store.claim_warm(lease_id, fingerprint, now=self._clock.now())
+            handout = self.claim(template, lease_id)
             if handout is not None:
                 return handout
             self._warm.wait(seen, min(look, remaining))
@@ -154,6 +237,7 @@ class HandOut:
             new_id(now),
             template.name,
             template.fingerprint,
+            origin=template.origin,
             limit=None,
             owner=self._owner,
             now=now,
@@ -177,8 +261,11 @@ class HandOut:
             raise PoolEmpty("the lease ended while its task was being created")
         return handout
 
-    def _await_first_call(self, opened: Opened, timeout: float | None) -> Opened:
-        """The first call with this key may still be waiting for its task; wait with it."""
+    def _await_first_call(
+        self, template: Template, opened: Opened, timeout: float | None
+    ) -> Opened:
+        """The first call with this key may still be waiting for its task; wait with it, or in its
+        place when its process is gone."""
         if opened.request is not None:
             # A request's handle follows the request by itself.
             return opened
@@ -188,6 +275,8 @@ class HandOut:
         while lease is not None and lease.state is LeaseState.WAITING:
             if deadline is not None and self._clock.monotonic() >= deadline:
                 raise WaitTimeout("the first call with this idempotency key still waits")
+            if self._store.inherit_lease(lease.id, owner=self._owner, now=self._clock.now()):
+                return self._obtain(template, opened, timeout, None)
             seen = self._warm.count
             self._warm.wait(seen, look)
             look = min(LONGEST_LOOK, look * 1.5)

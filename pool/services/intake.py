@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum, auto
 
 from pool.clock import Clock
@@ -13,16 +14,19 @@ from pool.errors import (
     CvatError,
     CvatNotFound,
     CvatRejected,
+    CvatUnreachable,
     PoolError,
 )
 from pool.files import kind_of
 from pool.logs import get_logger
 from pool.model import Handout, RequestRecord, RequestState, new_id
+from pool.services.backoff import SERVER, is_away
 from pool.services.create import outcome_unknown
 from pool.services.handout import HandOut
+from pool.services.queue import Queue
 from pool.services.tracker import Tracker
 from pool.settings import Template
-from pool.store.base import Store
+from pool.store.base import Opened, Store
 
 log = get_logger(__name__)
 
@@ -37,16 +41,26 @@ CUT_OFF_PAUSE = 1.0
 
 
 class Aftermath(Enum):
-    """How things stand after a failed upload."""
+    """How things stand after an upload."""
 
-    #: CVAT has the data after all; only its answer was lost.
-    ARRIVED = auto()
+    #: CVAT has the data, even if its answer was lost.
+    ACCEPTED = auto()
     #: Nothing reached the task; it can be given back.
     UNTOUCHED = auto()
     #: The task is no use, but the data may be fine: another task may take it.
     TASK_LOST = auto()
+    #: As TASK_LOST, and CVAT could not even be asked what has become of the data.
+    UNSETTLED = auto()
     #: CVAT does not want this data.
     REFUSED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What one upload came to; ``error`` is why it failed, None when it did not."""
+
+    aftermath: Aftermath
+    error: PoolError | None = None
 
 
 class Intake:
@@ -58,6 +72,7 @@ class Intake:
         cvat: Callable[[], CvatClient],
         hand_out: HandOut,
         tracker: Tracker,
+        queue: Queue,
         *,
         clock: Clock,
     ) -> None:
@@ -65,7 +80,10 @@ class Intake:
         self._cvat = cvat
         self._hand_out = hand_out
         self._tracker = tracker
+        self._queue = queue
         self._clock = clock
+
+    # --- A caller who waits for the end -----------------------------------------------------------
 
     def send(
         self,
@@ -80,35 +98,139 @@ class Intake:
 
         A task that turns out to be gone, that has only a part of the data because the connection
         was cut, or whose state after a lost answer is no good, is thrown away and another one
-        taken, with the same data, for which ``progress`` begins again.
+        taken, with the same data, for which ``progress`` begins again. When CVAT cannot be
+        reached and there is a daemon, the request is ``QUEUED`` afterwards, for it to serve.
 
         :raises InputError: the data cannot be read; the request has failed, and the task, which
             nothing has reached, is warm again.
         :raises CvatError: CVAT did not take the data; the request has failed.
+        :raises QueueFull: CVAT cannot be reached, and too many requests wait for it already.
         """
         for tasks_left in reversed(range(MOST_TASKS)):
             try:
-                self._upload(template, handout, upload, progress)
-            except PoolError as error:
-                match self._after_failure(handout, error):
-                    case Aftermath.ARRIVED:
-                        pass
-                    case Aftermath.TASK_LOST if tasks_left:
-                        if cut_off(error):
-                            self._back_off(MOST_TASKS - 1 - tasks_left)
-                        handout = self._another_task(template, request, error)
-                        continue
-                    case Aftermath.UNTOUCHED:
-                        self._give_task_back(request, error)
-                        raise
-                    case _:
-                        self._fail(request, error)
-                        raise
+                attempt = self.attempt(template, handout, upload, progress=progress)
             except BaseException as error:
                 self._fail(request, PoolError(f"the upload was interrupted ({error!r})"))
                 raise
-            return self._track(template, request, upload)
+            why = attempt.error
+            if why is None or attempt.aftermath is Aftermath.ACCEPTED:
+                return self.track(template, request, handout, upload)
+            match attempt.aftermath:
+                case Aftermath.UNTOUCHED:
+                    return self._queue_or_give_back(request, upload, why)
+                case Aftermath.UNSETTLED if self._queue.served:
+                    self._throw_away(request, why)
+                    return self._queue_or_give_back(request, upload, why)
+                case Aftermath.TASK_LOST | Aftermath.UNSETTLED if tasks_left:
+                    if cut_off(why):
+                        self.back_off(MOST_TASKS - 1 - tasks_left)
+                    another = self._another_task(template, request, upload, why)
+                    if isinstance(another, RequestRecord):
+                        return another
+                    handout = another
+                case _:
+                    self._fail(request, why)
+                    raise why
         raise AssertionError("the last task either takes the data or raises")
+
+    def queue_up(self, opened: Opened, upload: Upload) -> RequestRecord:
+        """Have a request wait for the daemon without trying CVAT, which is known to be away.
+
+        :raises CvatUnreachable: there is no daemon any more; the request has failed.
+        :raises QueueFull: there is no room for it; likewise.
+        """
+        if opened.request is None:
+            raise PoolError("the store kept no request")
+        if opened.replayed:
+            return opened.request
+        hold = self._store.holds().get(SERVER)
+        away = CvatUnreachable(hold.reason if hold else "")
+        return self._queue_or_give_back(opened.request, upload, away, new=False)
+
+    def put_aside(
+        self, request: RequestRecord, upload: Upload, error: BaseException, *, new: bool = True
+    ) -> RequestRecord | None:
+        """Have a request wait for the daemon that nothing was done for because CVAT is away; None
+        when it is not, or when there is no daemon: then nothing has changed. A ``new`` error has
+        the server held.
+
+        :raises QueueFull: there is no room for it; the request has failed. So it has after
+            whatever else stands in the way.
+        """
+        if not isinstance(error, PoolError) or not is_away(error):
+            return None
+        try:
+            queued = self._queue.put_aside(request, upload)
+        except PoolError as problem:
+            self._give_back(request, problem)
+            raise problem from error
+        if queued is not None and new:
+            self._queue.hold(SERVER, error)
+        return queued
+
+    def _queue_or_give_back(
+        self, request: RequestRecord, upload: Upload, error: PoolError, *, new: bool = True
+    ) -> RequestRecord:
+        current = self._store.request(request.id) or request
+        queued = self.put_aside(current, upload, error, new=new)
+        if queued is None:
+            self._give_back(current, error)
+            raise error
+        return queued
+
+    def _another_task(
+        self, template: Template, request: RequestRecord, upload: Upload, error: PoolError
+    ) -> Handout | RequestRecord:
+        """Another task for the request; or the request itself, which waits for CVAT now."""
+        lease = self._store.lease(self._throw_away(request, error))
+        if lease is None:
+            raise error
+        try:
+            return self._hand_out.reopen(template, lease)
+        except PoolError as reason:
+            if is_away(reason):
+                return self._queue_or_give_back(request, upload, reason)
+            self._fail(request, reason)
+            raise
+
+    # --- Steps ------------------------------------------------------------------------------------
+
+    def attempt(
+        self,
+        template: Template,
+        handout: Handout,
+        upload: Upload,
+        *,
+        progress: Progress | None = None,
+    ) -> Attempt:
+        """Upload once into the task of a hand-out, and find out what came of it. Changes no row."""
+        try:
+            self._upload(template, handout, upload, progress)
+        except PoolError as error:
+            return Attempt(self._after_failure(handout, error), error)
+        return Attempt(Aftermath.ACCEPTED)
+
+    def track(
+        self, template: Template, request: RequestRecord, handout: Handout, upload: Upload
+    ) -> RequestRecord:
+        """CVAT has the data: follow its import."""
+        now = self._clock.now()
+        self._store.begin_import(
+            request.id,
+            under=handout.lease.id,
+            deadline=now + template.importing.timeout,
+            now=now,
+        )
+        importing = self._store.request(request.id)
+        if importing is None:
+            raise PoolError(f"request {request.id} is gone from the store")
+        if importing.state is RequestState.IMPORTING:
+            self._tracker.watch(importing, kind=kind_of(upload))
+        return importing
+
+    def back_off(self, earlier: int) -> None:
+        """Pause before data whose upload was cut off is sent again, after so many times before."""
+        self._clock.sleep(random.uniform(0.0, CUT_OFF_PAUSE * 2.0**earlier))
 
     def _upload(
         self, template: Template, handout: Handout, upload: Upload, progress: Progress | None
@@ -125,16 +247,6 @@ class Intake:
             progress=progress,
         )
 
-    def _track(self, template: Template, request: RequestRecord, upload: Upload) -> RequestRecord:
-        now = self._clock.now()
-        self._store.begin_import(request.id, deadline=now + template.importing.timeout, now=now)
-        importing = self._store.request(request.id)
-        if importing is None:
-            raise PoolError(f"request {request.id} is gone from the store")
-        if importing.state is RequestState.IMPORTING:
-            self._tracker.watch(importing, kind=kind_of(upload))
-        return importing
-
     # --- When it did not work -----------------------------------------------------------------
 
     def _after_failure(self, handout: Handout, error: PoolError) -> Aftermath:
@@ -144,13 +256,10 @@ class Intake:
             # Somebody else's data is in it; theirs is left alone when the task is thrown away.
             return Aftermath.TASK_LOST
         if isinstance(error, CvatError) and outcome_unknown(error):
-            return Aftermath.ARRIVED if self._has_arrived(handout) else Aftermath.TASK_LOST
+            return self._settle(handout)
         return Aftermath.UNTOUCHED if left_untouched(error) else Aftermath.REFUSED
 
-    def _back_off(self, earlier: int) -> None:
-        self._clock.sleep(random.uniform(0.0, CUT_OFF_PAUSE * 2.0**earlier))
-
-    def _has_arrived(self, handout: Handout) -> bool:
+    def _settle(self, handout: Handout) -> Aftermath:
         """Whether data whose POST got no answer is being imported (CVAT.md, fact 10).
 
         Sending again would make the server fail on the file that is there already. So look:
@@ -158,45 +267,39 @@ class Intake:
         """
         task_id = handout.task.task_id
         if task_id is None:
-            return False
+            return Aftermath.TASK_LOST
+        answered = False
         for pause in SETTLE_LOOKS:
             self._clock.sleep(pause)
             try:
                 if self._cvat().jobs([task_id]):
-                    return True
+                    return Aftermath.ACCEPTED
                 state = self._cvat().import_state(task_id)
             except CvatError as error:
                 log.info("lost answer not settled yet", task_id=task_id, why=str(error))
                 continue
+            answered = True
             if state.status in (
                 ImportStatus.QUEUED,
                 ImportStatus.STARTED,
                 ImportStatus.FINISHED,
                 ImportStatus.FAILED,
             ):
-                return True
+                return Aftermath.ACCEPTED
             if state.status is ImportStatus.TASK_GONE:
-                return False
-        return False
+                return Aftermath.TASK_LOST
+        return Aftermath.TASK_LOST if answered else Aftermath.UNSETTLED
 
-    def _another_task(
-        self, template: Template, request: RequestRecord, error: PoolError
-    ) -> Handout:
+    def _throw_away(self, request: RequestRecord, error: PoolError) -> str:
+        """The request's task is no use any more. Answers the lease with which it waits now."""
         log.warning("task thrown away", request_id=request.id, why=str(error))
         lease_id = new_id(self._clock.now())
         self._store.requeue_request(
             request.id, lease_id=lease_id, reason=str(error), now=self._clock.now()
         )
-        lease = self._store.lease(lease_id)
-        if lease is None:
-            raise error
-        try:
-            return self._hand_out.reopen(template, lease)
-        except PoolError as reason:
-            self._fail(request, reason)
-            raise
+        return lease_id
 
-    def _give_task_back(self, request: RequestRecord, error: PoolError) -> None:
+    def _give_back(self, request: RequestRecord, error: PoolError) -> None:
         self._store.return_request(
             request.id, code=error.code, message=error.detail, now=self._clock.now()
         )

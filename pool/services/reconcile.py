@@ -20,7 +20,7 @@ from pool.cvat.records import ImportStatus, TaskInfo
 from pool.errors import CvatError
 from pool.logs import get_logger
 from pool.model import PooledTask, TaskState, named_in, pool_mark
-from pool.services.backoff import SERVER
+from pool.services.backoff import SERVER, too_early
 from pool.services.deadlines import Deadlines
 from pool.services.deletion import look_closer
 from pool.services.findings import (
@@ -139,7 +139,7 @@ class Reconcile:
 
     def _server_is_held(self) -> bool:
         hold = self._store.holds().get(SERVER)
-        return hold is not None and (hold.retry_at or 0.0) > self._clock.now()
+        return hold is not None and too_early(hold, now=self._clock.now())
 
     def _failed(self, error: CvatError) -> ReconcileReport:
         pause = min(RETRY_CAP, RETRY_BASE * 2.0 ** min(self._failures, 10))
@@ -177,9 +177,10 @@ class Reconcile:
         )
 
     def _stuck(self) -> list[PooledTask]:
-        before = self._clock.now() - self._deadlines.stuck
+        now, grace = self._clock.now(), self._deadlines.stuck
         creating = self._store.tasks(states=(TaskState.CREATING,))
-        return [task for task in creating if task.changed_at < before]
+        # One that is yet to begin was begun before the clock was set back.
+        return [task for task in creating if abs(now - task.changed_at) > grace]
 
     def _judge_warm(self, warm: Sequence[PooledTask], seen: Mapping[int, TaskInfo]) -> Plan:
         listed = self._listed([task.task_id for task in warm if task.task_id is not None], seen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from pool.clock import Clock
 from pool.cvat import CvatClient
@@ -16,6 +17,11 @@ from pool.settings import Template
 from pool.store.base import Store
 
 log = get_logger(__name__)
+
+#: Why warm tasks are retired when their template is not what it was, and when people want them
+#: to go.
+CHANGED: Final = "the template has changed"
+DRAINED: Final = "the template is drained"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +48,7 @@ class Recycle:
     def run_once(self) -> RecycleReport:
         """Retire what is due, then look after expired leases."""
         retired = sum(self._retire(template) for template in self._templates.values())
-        retired += self._retire_unknown_templates()
+        retired += self._retire_unwanted()
         leases = self._end_leases()
         return RecycleReport(
             retired=retired,
@@ -54,8 +60,22 @@ class Recycle:
     def _retire(self, template: Template) -> int:
         now = self._clock.now()
         changed = self._store.retire_other_fingerprints(
-            template.name, template.fingerprint, reason="the template has changed", now=now
+            template.name,
+            template.fingerprint,
+            older_from=template.older_from,
+            reason=CHANGED,
+            now=now,
         )
+        if template.older_from is not None:
+            # Before any of the template as it is now goes as one too many.
+            changed += self._store.retire_older(
+                template.name,
+                template.fingerprint,
+                older_from=template.older_from,
+                keep=template.pool.max_size,
+                reason=CHANGED,
+                now=now,
+            )
         excess = self._store.retire_excess(
             template.name, keep=template.pool.max_size, reason="more than max_size", now=now
         )
@@ -63,12 +83,19 @@ class Recycle:
             log.info("tasks retired", template=template.name, changed=changed, excess=excess)
         return changed + excess
 
-    def _retire_unknown_templates(self) -> int:
+    def _retire_unwanted(self) -> int:
+        """All warm tasks of templates that were taken out or are drained: those that were being
+        created meanwhile, and those that were given back."""
+        drained = self._store.drained()
         retired = 0
         for name, levels in self._store.levels().items():
-            if name not in self._templates and levels[TaskState.WARM]:
+            unknown = name not in self._templates
+            if levels[TaskState.WARM] and (unknown or name in drained):
                 retired += self._store.retire_other_fingerprints(
-                    name, "", reason="the template was taken out", now=self._clock.now()
+                    name,
+                    "",
+                    reason="the template was taken out" if unknown else DRAINED,
+                    now=self._clock.now(),
                 )
         return retired
 

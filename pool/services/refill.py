@@ -15,8 +15,9 @@ from pool.cvat import CvatClient
 from pool.errors import PoolError
 from pool.logs import get_logger
 from pool.model import Hold, new_id
-from pool.services.backoff import SERVER, held_by, hold_after
+from pool.services.backoff import SERVER, held_by, hold_after, too_early
 from pool.services.create import create_on_server
+from pool.services.replenish import Replenish
 from pool.services.signals import Signal
 from pool.services.sizing import WINDOWS, Target, target_size
 from pool.settings import Template
@@ -36,7 +37,11 @@ WORKERS = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Situation:
-    """What decides whether one more task of a template is created now."""
+    """What decides whether one more task of a template is created now.
+
+    ``warm`` is what can be handed out, of an older template too where it says so; ``capacity``
+    is what will be there of the template as it is now.
+    """
 
     warm: int
     capacity: int
@@ -96,6 +101,7 @@ class Refill:
         self._clock = clock
         self._warm = warm
         self._rng = rng or random.Random()
+        self._replenish = Replenish(store, clock=clock)
         self._lead_times: dict[str, float] = {}
         self._running: defaultdict[str, set[Future[None]]] = defaultdict(set)
         self._guard = threading.Lock()
@@ -114,7 +120,13 @@ class Refill:
         now = self._clock.now()
         history = self._store.demand(template.name, since=now - max(WINDOWS))
         lead_time = max(LEAD_TIME, self._lead_times.get(template.name, 0.0))
-        return target_size(history, template.pool, lead_time=lead_time, now=now)
+        return target_size(
+            history,
+            template.pool,
+            lead_time=lead_time,
+            now=now,
+            prewarm=self._store.prewarms().get(template.name),
+        )
 
     def run_once(self) -> RefillReport:
         """Start the creates that are needed now, and return without waiting for them."""
@@ -143,6 +155,7 @@ class Refill:
 
     def _fill(self, template: Template) -> tuple[int, bool]:
         target = self.target(template)
+        self._replenish.settle(template, target)
         started = 0
         while not self._stopping.is_set():
             situation = self._situation(template)
@@ -155,13 +168,16 @@ class Refill:
                 running = (
                     self._running.values() if situation.probing else [self._running[template.name]]
                 )
-                if sum(map(len, running)) >= at_once:
+                # One that is done is no longer in the way, although nobody was told yet.
+                under_way = sum(not future.done() for futures in running for future in futures)
+                if under_way >= at_once:
                     return started, False
             pooled_id = new_id(self._clock.now())
             pooled = self._store.begin_create(
                 pooled_id,
                 template.name,
                 template.fingerprint,
+                origin=template.origin,
                 # The room is checked again in the statement that takes it: another process
                 # may have filled it since.
                 limit=CreateLimit(capacity=target.size + situation.waiting, concurrency=at_once),
@@ -182,13 +198,16 @@ class Refill:
         holds = self._store.holds()
         mine = [holds[name] for name in (template.name, SERVER) if name in holds]
         capacity = self._store.capacity_of(template.name, template.fingerprint)
+        # Where the clock was set back, what was last is yet to come.
+        quiet = abs(now - self._store.last_activity()) >= QUIET
         return Situation(
-            warm=self._store.warm_of(template.name, template.fingerprint),
+            warm=self._store.warm_of(template.name, template.fingerprint)
+            + self._replenish.older(template),
             capacity=capacity,
             waiting=self._store.waiting(template.name),
-            foreground=self._store.in_flight() > 0 or now - self._store.last_activity() < QUIET,
+            foreground=self._store.in_flight() > 0 or not quiet,
             paused=template.name in self._store.paused(),
-            held=any(hold.retry_at is not None and now < hold.retry_at for hold in mine),
+            held=any(too_early(hold, now=now) for hold in mine),
             probing=SERVER in holds,
         )
 
@@ -212,6 +231,13 @@ class Refill:
         self._lead_times[template.name] = 0.8 * before + 0.2 * took
         log.debug("task is warm", template=template.name, seconds=round(took, 3))
         self._warm.announce()
+        self._replace_older(template)
+
+    def _replace_older(self, made_by: Template) -> None:
+        template = self._templates.get(made_by.name)
+        # The template may have changed while the task was being made, which then is an older one.
+        if template is not None and template.fingerprint == made_by.fingerprint:
+            self._replenish.settle(template, self.target(template), replaced=1)
 
     def _hold(self, template: Template, error: PoolError) -> Hold:
         now = self._clock.now()

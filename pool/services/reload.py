@@ -18,7 +18,7 @@ from pool.templates import Templates
 log = get_logger(__name__)
 
 #: Tables that are read at the start only.
-FIXED = ("cvat", "store", "daemon")
+FIXED = ("cvat", "store", "daemon", "events")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEvent
@@ -18,14 +18,20 @@ from pool.logs import get_logger
 
 log = get_logger(__name__)
 
-#: Services that run at the same time at the most.
-WORKERS = 4
+#: Services that run at the same time at the most: all of them, so that those whose calls to CVAT
+#: hang keep no other waiting. Threads are made as they are needed.
+WORKERS = 24
 
 
 @dataclass(slots=True)
 class ServiceRecord:
-    """How a service has been doing. ``last_success`` is seconds since the epoch."""
+    """How a service has been doing that runs every ``every`` seconds. ``last_success`` is seconds
+    since the epoch; ``succeeded_at`` is the same, and ``added_at`` when it began, by the clock that
+    never jumps."""
 
+    every: float = 0.0
+    added_at: float = 0.0
+    succeeded_at: float | None = None
     runs: int = 0
     errors: int = 0
     missed: int = 0
@@ -39,7 +45,7 @@ class _Service:
     name: str
     run_once: Callable[[], object]
     every: float
-    record: ServiceRecord = field(default_factory=ServiceRecord)
+    record: ServiceRecord
     running: bool = False
     wanted: bool = False
     woken: bool = False
@@ -47,17 +53,20 @@ class _Service:
 
 
 class Scheduler:
-    """Runs each service by itself every so often, and at once when it is woken.
+    """Runs each service by itself every so often, and at once when it is woken; ``before`` each
+    run, what all of them rely on.
 
     A wake-up while the service runs is not lost: it runs once more. Whether it runs is known
     here and not asked of APScheduler, which skips a run that is due during another, and calls its
     listeners at times within its own turn, when what they change is overwritten.
     """
 
-    def __init__(self, *, clock: Clock) -> None:
+    def __init__(self, *, clock: Clock, before: Callable[[], object] | None = None) -> None:
         self._clock = clock
+        self._before = before
         self._guard = threading.Lock()
         self._services: dict[str, _Service] = {}
+        self._stopping = False
         self._scheduler = BackgroundScheduler(
             executors={"default": ThreadPoolExecutor(WORKERS)},
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
@@ -68,7 +77,8 @@ class Scheduler:
     def add(self, name: str, run_once: Callable[[], object], *, every: float) -> None:
         """Run ``run_once`` every ``every`` seconds, a tenth of it earlier or later; the first
         time at once."""
-        service = _Service(name, run_once, every)
+        record = ServiceRecord(every=every, added_at=self._clock.monotonic())
+        service = _Service(name, run_once, every, record)
         self._services[name] = service
         self._scheduler.add_job(
             self._run,
@@ -94,10 +104,22 @@ class Scheduler:
             self._run, DateTrigger(), args=(service,), id=f"{name}, woken", replace_existing=True
         )
 
-    def stop(self) -> None:
-        """End; runs that are under way finish first."""
-        if self._scheduler.running:
-            self._scheduler.shutdown(wait=True)
+    def stop(self, timeout: float | None = None) -> bool:
+        """Run nothing more, and wait for runs that are under way; False when some still were
+        after ``timeout`` seconds."""
+        self._stopping = True
+        if not self._scheduler.running:
+            return True
+        # APScheduler waits for as long as it takes, which a call that hangs can make long.
+        end = threading.Thread(target=self._scheduler.shutdown, name="scheduler end", daemon=True)
+        end.start()
+        end.join(timeout)
+        return not end.is_alive()
+
+    @property
+    def running(self) -> bool:
+        """Whether services are run."""
+        return bool(self._scheduler.running) and not self._stopping
 
     @property
     def records(self) -> Mapping[str, ServiceRecord]:
@@ -111,18 +133,20 @@ class Scheduler:
                 service.wanted = True
                 return
             service.running = True
-        again = True
+        again = not self._stopping
         while again:
             with self._guard:
                 service.wanted = False
                 service.began = self._clock.monotonic()
             self._run_once(service)
             with self._guard:
-                again = service.running = service.wanted
+                again = service.running = service.wanted and not self._stopping
 
     def _run_once(self, service: _Service) -> None:
         record = service.record
         try:
+            if self._before is not None:
+                self._before()
             service.run_once()
         except Exception as error:
             record.errors += 1
@@ -131,6 +155,7 @@ class Scheduler:
         else:
             record.runs += 1
             record.last_success = self._clock.now()
+            record.succeeded_at = self._clock.monotonic()
 
     def _listen(self, event: JobEvent) -> None:
         service = self._services.get(event.job_id)

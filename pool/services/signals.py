@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from pool.clock import Clock
 
@@ -14,6 +15,7 @@ class Signal:
         self._clock = clock
         self._condition = threading.Condition()
         self._count = 0
+        self._listeners: tuple[Callable[[], None], ...] = ()
 
     @property
     def count(self) -> int:
@@ -25,6 +27,21 @@ class Signal:
         with self._condition:
             self._count += 1
             self._condition.notify_all()
+            listeners = self._listeners
+        for listener in listeners:
+            listener()
+
+    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Have ``listener`` called at each announcement, on the thread that makes it, for those
+        who cannot wait on a thread. It must be quick and raise nothing. The answer takes it away
+        again."""
+        with self._condition:
+            self._listeners = (*self._listeners, listener)
+        return lambda: self._forget(listener)
+
+    def _forget(self, listener: Callable[[], None]) -> None:
+        with self._condition:
+            self._listeners = tuple(each for each in self._listeners if each is not listener)
 
     def wait(self, seen: int, seconds: float | None) -> int:
         """Return as soon as there are more than ``seen`` announcements, or after ``seconds``;

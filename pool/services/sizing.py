@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pool.model import Demand
+from pool.model import Demand, Prewarm
 from pool.settings import PoolSettings
 
 #: Seconds of history from which the rate is taken; the busiest of them counts.
@@ -30,9 +30,12 @@ class Target:
 
 
 def demand_rate(history: Sequence[Demand], *, now: float) -> float:
-    """Hand-outs a second in the busiest of :data:`WINDOWS`."""
+    """Hand-outs a second in the busiest of :data:`WINDOWS`.
+
+    What is yet to come was seen before the clock was set back, nobody knows when.
+    """
     return max(
-        sum(bucket.total for bucket in history if bucket.start > now - window) / window
+        sum(bucket.total for bucket in history if now - window < bucket.start <= now) / window
         for window in WINDOWS
     )
 
@@ -62,16 +65,22 @@ def _normal_quantile(probability: float) -> float:
 
 
 def target_size(
-    history: Sequence[Demand], settings: PoolSettings, *, lead_time: float, now: float
+    history: Sequence[Demand],
+    settings: PoolSettings,
+    *,
+    lead_time: float,
+    now: float,
+    prewarm: Prewarm | None = None,
 ) -> Target:
     """The target for one template.
 
     ``lead_time`` is how many seconds pass from the decision to create one task until it is
-    warm, waiting for the foreground included.
+    warm, waiting for the foreground included. A ``prewarm`` counts while its time lasts.
     """
     rate = demand_rate(history, now=now)
     wanted = poisson_quantile(rate * lead_time, settings.hit_rate)
-    size = min(settings.max_size, max(settings.min_size, wanted))
+    asked_for = prewarm.size if prewarm is not None and prewarm.active(now) else 0
+    size = min(settings.max_size, max(settings.min_size, wanted, asked_for))
     # A fifth of the target is the least that counts as "about to run dry", so that a small pool
     # without history still refills in time.
     reorder_point = min(max(wanted // 2, size // 5), max(size - 1, 0))

@@ -23,16 +23,17 @@ from pool.services.paces import Paces
 from pool.services.pacing import LONGEST_PAUSE, pause_after, size_class
 from pool.services.signals import Signal
 from pool.services.watched import (
+    MOST_TASKS_SPOOLED,
     UNDER_WAY,
     Finished,
     TrackReport,
     Watched,
     borrow,
-    due_together,
     failure,
     judge,
     untold,
 )
+from pool.services.watchlist import Watchlist
 from pool.settings import Template
 from pool.store.base import Store
 
@@ -46,7 +47,12 @@ LEASE_PAUSE_RELAXED = 5.0
 LOOK = 0.01
 #: Seconds between two questions for the state of one late import.
 STATE_PAUSE = 1.0
-#: Seconds for which the upload of a process that died is given time to show up as an import.
+#: Seconds between two polls at the most while polls fail; and polls in a row that have to fail
+#: for none to be sent in between, for imports that were not among those that were asked for.
+LONGEST_BACK_OFF = 30.0
+OUTAGE = 3
+#: Seconds for which an import is given time to show up: after its process died in the upload, and
+#: after CVAT was away, where it can be sent again.
 ORPHAN_PATIENCE = 60.0
 
 
@@ -72,9 +78,11 @@ class Tracker:
         self._rng = rng or random.Random()
         self._hooks = hooks
         self._guard = threading.Lock()
-        self._watched: dict[str, Watched] = {}
+        self._watched = Watchlist()
         self._paces = Paces(store, clock=clock)
         self._round_trip = 0.0
+        #: Polls in a row that failed.
+        self._errors = 0
         self._seen_token: object = None
         self._changed = Signal(clock)
         self._stopping = False
@@ -110,6 +118,7 @@ class Tracker:
                 deadline=now + max(0.0, (request.deadline_at or wall) - wall),
                 pace=pace,
                 relaxed=relaxed,
+                repeatable=request.spooled and request.tasks_spent + 1 < MOST_TASKS_SPOOLED,
             )
         )
 
@@ -127,8 +136,7 @@ class Tracker:
 
     def forget(self, pooled_id: str) -> None:
         """Follow a task no longer."""
-        with self._guard:
-            self._watched.pop(pooled_id, None)
+        self._watched.discard(pooled_id)
         self.finished.announce()
 
     @property
@@ -137,9 +145,8 @@ class Tracker:
         return len(self._watched)
 
     def _add(self, watched: Watched) -> None:
-        with self._guard:
-            self._watched.setdefault(watched.pooled_id, watched)
-            self._seen_token = None
+        self._watched.add(watched)
+        self._seen_token = None
         self._changed.announce()
 
     # --- What webhooks tell -------------------------------------------------------------------
@@ -168,9 +175,7 @@ class Tracker:
         return True
 
     def _announced(self, task_id: int) -> Watched | None:
-        with self._guard:
-            everyone = self._watched.values()
-            watched = next((each for each in everyone if each.task_id == task_id), None)
+        watched = self._watched.on_server(task_id)
         if watched is None:
             found = self._store.task_on_server(task_id)
             watched = found and borrow(*found, now=self._clock.monotonic())
@@ -178,14 +183,9 @@ class Tracker:
             watched.announced = True
         return watched
 
-    def _relaxed(self) -> list[Watched]:
-        with self._guard:
-            return [watched for watched in self._watched.values() if watched.relaxed]
-
     def look(self) -> None:
         """End the waits whose end another process has heard of: the one that webhooks go to."""
-        relaxed = self._relaxed()
-        if not relaxed:
+        if not (relaxed := self._watched.relaxed()):
             return
         try:
             token = self._store.change_token()
@@ -227,7 +227,8 @@ class Tracker:
             wait = self.seconds_until_due()
             if wait is None or wait > 0:
                 self._paces.keep()
-                self._changed.wait(seen, min(wait, LOOK) if wait and self._relaxed() else wait)
+                pause = min(wait, LOOK) if wait and self._watched.relaxed() else wait
+                self._changed.wait(seen, pause)
                 self.look()
                 continue
             try:
@@ -239,29 +240,25 @@ class Tracker:
 
     def seconds_until_due(self) -> float | None:
         """Seconds until the next round has something to ask; None when nothing is followed."""
-        with self._guard:
-            if not self._watched:
-                return None
-            first = min(watched.due for watched in self._watched.values())
-        return max(0.0, first - self._clock.monotonic())
+        first = self._watched.next_due()
+        return None if first is None else max(0.0, first - self._clock.monotonic())
 
     # --- One round ----------------------------------------------------------------------------
 
     def run_once(self) -> TrackReport:
         """Ask for all imports that are due, in one call, and for the state of one late one."""
-        now = self._clock.monotonic()
-        with self._guard:
-            due = due_together(self._watched.values(), now)
+        asked_at = self._clock.monotonic()
+        due = self._watched.due(asked_at)
         if not due:
             return TrackReport()
         for watched in due:
             watched.hurry = False
-        asked_at = self._clock.monotonic()
         try:
             found = self._cvat().jobs([watched.task_id for watched in due])
         except CvatError as error:
             return self._poll_failed(due, error)
         answered_at = self._clock.monotonic()
+        self._errors = 0
         self._round_trip += 0.2 * (answered_at - asked_at - self._round_trip)
         seen_at = (asked_at + answered_at) / 2
         ready = failed = 0
@@ -315,12 +312,15 @@ class Tracker:
 
     def _poll_failed(self, due: Sequence[Watched], error: CvatError) -> TrackReport:
         now = self._clock.monotonic()
+        self._errors += 1
+        ceiling = min(LONGEST_BACK_OFF, 0.25 * 2.0 ** min(self._errors, 10))
+        again = now + self._rng.uniform(0.5, 1.0) * ceiling
         for watched in due:
             if watched.borrowed:
                 self.forget(watched.pooled_id)
-            watched.errors += 1
-            ceiling = min(30.0, 0.25 * 2.0 ** min(watched.errors, 10))
-            watched.due = now + self._rng.uniform(0.5, 1.0) * ceiling
+            watched.unanswered(again, patience=ORPHAN_PATIENCE)
+        if self._errors >= OUTAGE:
+            self._watched.postpone(again)
         log.warning("poll failed", tasks=len(due), why=str(error))
         return TrackReport(asked=len(due), failed=self._time_out(due, now))
 
@@ -376,7 +376,8 @@ class Tracker:
     # --- Taking over ----------------------------------------------------------------------------
 
     def adopt(self) -> int:
-        """Follow the imports of processes that are gone, and fail what only they could upload."""
+        """Follow the imports of processes that are gone, and fail what only they could upload.
+        Requests whose data is in the spool are served by :mod:`pool.services.dispatch`."""
         adopted = 0
         for request in self._store.adopt_requests(self._owner, now=self._clock.now()):
             adopted += self._adopt(request)

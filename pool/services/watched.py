@@ -7,11 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pool.cvat.records import ImportState, ImportStatus
-from pool.errors import ImportFailed, PoolError, TaskGone
+from pool.errors import ImportFailed, ImportLost, PoolError, TaskGone
 from pool.model import Job, PooledTask, RequestRecord, TaskState
 
 #: CVAT may forget a request while its jobs are being committed; ask this often before giving up.
 UNKNOWN_LIMIT = 3
+#: A request whose data is in the spool gets this many tasks at most, whoever serves it: more than
+#: one whose caller waits, since a server that comes and goes should not cost it.
+MOST_TASKS_SPOOLED = 5
 #: Where a task stands while its import may still end.
 UNDER_WAY = (TaskState.LEASED, TaskState.IMPORTING)
 #: Imports that are due within this many seconds go into the same poll.
@@ -41,6 +44,8 @@ class Watched:
     announced: bool = False
     #: Announced after the poll that is under way was sent, so that another one is due.
     hurry: bool = False
+    #: Its data is in the spool, so that it can have another task should CVAT lose the import.
+    repeatable: bool = False
     #: Another process watches it; this one has only heard of it.
     borrowed: bool = False
 
@@ -48,6 +53,14 @@ class Watched:
     def foreign(self) -> bool:
         """Whether the caller uploads by itself, so that nobody told us when."""
         return self.request_id is None
+
+    def unanswered(self, again: float, *, patience: float) -> None:
+        """A poll has failed, and the next one is due at ``again``."""
+        self.errors += 1
+        self.due = again
+        if self.repeatable:
+            # It is not late when nobody can tell, and has time to show up once somebody can.
+            self.deadline = max(self.deadline, again + patience)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,7 +142,7 @@ def judge(state: ImportState, *, unknown: int) -> PoolError | None:
         case ImportStatus.TASK_GONE:
             return TaskGone("somebody deleted it while its data was being imported")
         case ImportStatus.UNKNOWN | ImportStatus.FINISHED if unknown >= UNKNOWN_LIMIT:
-            return ImportFailed(
+            return ImportLost(
                 "CVAT has no record of the import and made no jobs; "
                 "its queue may have been lost in a restart"
             )

@@ -41,12 +41,17 @@ class Simulator:
     """A CVAT server without a socket: everything behind its HTTP.
 
     Make it, :meth:`start` it on a running loop, serve :attr:`app`, :meth:`stop` it. All of it
-    belongs to that one loop.
+    belongs to that one loop. ``utc`` is its machine's clock, by default this one's.
     """
 
-    def __init__(self, settings: SimulatorSettings | None = None) -> None:
+    def __init__(
+        self,
+        settings: SimulatorSettings | None = None,
+        *,
+        utc: Callable[[], datetime] | None = None,
+    ) -> None:
         self.settings = settings or SimulatorSettings()
-        self.state = State()
+        self.state = State() if utc is None else State(utc)
         self.stats = Stats()
         self.clock = Clock()
         self.processor = Processor(self.settings.cores)

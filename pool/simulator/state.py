@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 from .records import (
@@ -35,10 +35,18 @@ class Ids:
         self.delivery = itertools.count(1)
 
 
-class State:
-    """The tables. Changed on the server's loop only; reading elsewhere gives a recent picture."""
+def _machine_time() -> datetime:
+    return datetime.now(UTC)
 
-    def __init__(self) -> None:
+
+class State:
+    """The tables. Changed on the server's loop only; reading elsewhere gives a recent picture.
+
+    ``utc`` is the clock of the server's machine, for tests that move time by hand.
+    """
+
+    def __init__(self, utc: Callable[[], datetime] = _machine_time) -> None:
+        self._utc = utc
         self.ids = Ids()
         #: How far this server's clock is off.
         self.clock_offset = timedelta()
@@ -58,7 +66,7 @@ class State:
 
     def now(self) -> datetime:
         """This server's clock, as its rows carry it."""
-        return datetime.now(UTC) + self.clock_offset
+        return self._utc() + self.clock_offset
 
     def user_named(self, name: str) -> User | None:
         """The user with this user name or mail address."""

@@ -1,0 +1,132 @@
+"""What people tell a pool while it runs, and what it tells them: pause, drain, prewarm, status."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import Final
+
+from pool.clock import Clock
+from pool.engine import Engine
+from pool.errors import InputError
+from pool.events import Event
+from pool.model import Prewarm
+from pool.services.recycle import DRAINED
+from pool.services.reload import Reload
+from pool.settings import Settings, Template
+from pool.status import Status, read_status
+from pool.store.base import Store
+from pool.units import LONGEST, format_duration
+
+#: Seconds between two looks whether the configuration file has changed.
+LOOK_EVERY: Final = 1.0
+
+
+class Control:
+    """The half of :class:`~pool.taskpool.TaskPool` that hands nothing out.
+
+    What is told here stands in the store, so it holds for all processes on it, and after they
+    have ended.
+    """
+
+    engine: Engine
+    settings: Settings
+    store: Store
+    clock: Clock
+
+    #: Follows the file that the pool was made from. None where there is no such file, and in the
+    #: daemon, which follows it by itself.
+    _reload: Reload | None = None
+    _next_look: float = -math.inf
+
+    def pause(self, template: str) -> None:
+        """Create no more tasks of a template for the pool, in any process, until :meth:`resume`.
+
+        :raises UnknownTemplate: the configuration has no such template.
+        """
+        self.store.pause(self._template(template).name, now=self.clock.now())
+
+    def drain(self, template: str) -> int:
+        """Take all warm tasks of a template out of the pool, and create no more for it, until
+        :meth:`resume`; answers how many were taken out.
+
+        They are retired now, and the daemon deletes them on the server. Tasks that callers have
+        are left to them; one that is given back is retired, too. A caller that asks meanwhile is
+        served as by any empty pool, as ``on_empty`` says.
+
+        :raises UnknownTemplate: the configuration has no such template.
+        """
+        chosen = self._template(template)
+        return self.store.drain(chosen.name, reason=DRAINED, now=self.clock.now())
+
+    def resume(self, template: str) -> None:
+        """Create tasks of a template again, after :meth:`pause` or :meth:`drain`.
+
+        :raises UnknownTemplate: the configuration has no such template.
+        """
+        self.store.resume(self._template(template).name)
+        self.store.release_hold(template)
+
+    def prewarm(self, template: str, count: int, *, duration: float = 900.0) -> None:
+        """Keep at least ``count`` tasks of a template warm for the next ``duration`` seconds.
+
+        Takes the place of an earlier prewarm of the template; a ``count`` of 0 ends it. Afterwards
+        the size is what it would be without: no more are created, and those that are warm stay
+        until they are handed out or too old. Nothing is created while the template is paused.
+
+        :raises InputError: ``count`` is not from 0 to the template's ``max_size``, or ``duration``
+            is not longer than 0, or is longer than ten years.
+        :raises UnknownTemplate: the configuration has no such template.
+        """
+        chosen = self._template(template)
+        most = chosen.pool.max_size
+        if not 0 <= count <= most:
+            raise InputError(f"a prewarm of {count}: {chosen.name!r} has at most {most}, max_size")
+        if not 0 < duration <= LONGEST:
+            raise InputError(
+                f"a prewarm lasts longer than 0s and {format_duration(LONGEST)} at most"
+            )
+        if not count:
+            self.store.end_prewarm(chosen.name)
+            return
+        now = self.clock.now()
+        self.store.prewarm(
+            Prewarm(template=chosen.name, size=count, since=now, until=now + duration)
+        )
+
+    def status(self) -> Status:
+        """Levels, demand and troubles of all templates; reads the store only."""
+        self._follow_configuration()
+        in_force = replace(self.settings, templates=dict(self.engine.templates))
+        return read_status(self.store, in_force, now=self.clock.now())
+
+    def subscribe(
+        self,
+        callback: Callable[[Event], None],
+        kinds: Collection[str] | None = None,
+        *,
+        template: str | None = None,
+    ) -> Callable[[], None]:
+        """Have ``callback`` called with each event from now on, whichever process it is of, in
+        order and on a thread of its own; the answer ends that.
+
+        ``kinds`` are some of :data:`pool.events.KINDS`, all by default. What the callback raises
+        is logged.
+
+        :raises InputError: there is no such kind.
+        """
+        return self.engine.feed.subscribe(callback, kinds=kinds, template=template)
+
+    def _template(self, name: str) -> Template:
+        self._follow_configuration()
+        return self.engine.templates.named(name)
+
+    def _follow_configuration(self) -> None:
+        """Take over a changed file as the daemon does: a process that goes on with the templates
+        of yesterday would ask for tasks that nobody keeps warm any more."""
+        now = self.clock.monotonic()
+        if self._reload is None or now < self._next_look:
+            return
+        self._next_look = now + LOOK_EVERY
+        self._reload.run_once()

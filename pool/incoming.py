@@ -1,0 +1,253 @@
+"""An entry of the spool under construction: see :mod:`pool.spool`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
+
+from pool.cvat.multipart import name_on_server
+from pool.cvat.records import LocalFile, Upload
+from pool.errors import InputError, SpoolFull
+from pool.files import build_upload, clean_name
+
+if TYPE_CHECKING:
+    from pool.spool import Spool
+
+#: Bytes copied at a time, and room that an entry under construction is given at a time.
+BLOCK: Final = 2**20
+#: Bytes that are gathered before they are written to a file.
+BUFFER: Final = 2**16
+MANIFEST: Final = "manifest.json"
+UNFINISHED: Final = "manifest.tmp"
+VERSION: Final = 1
+
+
+class Incoming:
+    """An entry under construction: its parts are written one after the other.
+
+    For one thread at a time. Leaving it as a context manager without :meth:`finish` discards it.
+    """
+
+    def __init__(self, spool: Spool, request_id: str, path: Path) -> None:
+        self._spool = spool
+        self.request_id = request_id
+        self._path = path
+        self._parts: list[Part] = []
+        self._names: set[str] = set()
+        #: Bytes that were given to the parts, and for how many there is room.
+        self.size = 0
+        self._room = 0
+        self._ended = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.discard()
+
+    def add(self, name: str) -> Part:
+        """The next file, under the name that it gets inside the task; the one before is closed.
+
+        :raises InputError: CVAT could not take such a name, or has it already.
+        """
+        if self._parts:
+            self._parts[-1].close()
+        name = clean_name(name)
+        if name_on_server(name) in self._names:
+            raise InputError(f"{name}: two files of one name cannot be in one task")
+        self._names.add(name_on_server(name))
+        with self._spool.disk():
+            part = Part(self, name, self._path / part_name(len(self._parts)))
+        self._parts.append(part)
+        return part
+
+    def finish(
+        self,
+        *,
+        share: Sequence[str] | None = None,
+        urls: Sequence[str] | None = None,
+        cloud: tuple[int, Sequence[str]] | None = None,
+        params: Mapping[str, Any] | None = None,
+        sync: bool,
+    ) -> Upload:
+        """The entry is complete; answers what :meth:`Spool.load` would. With ``sync`` it is on the
+        disk as well; without, a power cut may take it, until :meth:`Spool.sync`.
+
+        :raises InputError: there is no data, or of two kinds, or what cannot be used.
+        """
+        if not self._parts:
+            upload = build_upload(share=share, urls=urls, cloud=cloud, params=params)
+        elif (share, urls, cloud) == (None, None, None):
+            upload = Upload(files=tuple(map(_file_of, self._parts)), extra=dict(params or {}))
+        else:
+            raise InputError("give one of files, share, urls and cloud, not several of them")
+        self._complete(upload, sync=sync)
+        return upload
+
+    def copy(self, upload: Upload) -> None:
+        """Take all of an upload from elsewhere; the entry is complete, and on the disk."""
+        for file in upload.files:
+            part = self.add(file.name)
+            for block in _blocks_of(file):
+                part.write(block)
+            part.close()
+        self._complete(upload, sync=True)
+
+    def discard(self) -> None:
+        """Give it up, and delete what there is. Does nothing once it is finished."""
+        if self._ended:
+            return
+        self._ended = True
+        for part in self._parts[-1:]:
+            part.abandon()
+        self._spool.drop(self.request_id)
+        self._spool.stop_growing(self.request_id)
+
+    def take(self, size: int) -> None:
+        """See to room for ``size`` bytes more."""
+        if self.size + size > self._room:
+            self._grow(self.size + size - self._room)
+        self.size += size
+
+    def _grow(self, needed: int) -> None:
+        try:
+            # More than is needed, so that small pieces do not ask each time.
+            self._spool.grow(self.request_id, more := max(needed, BLOCK))
+        except SpoolFull:
+            if needed >= BLOCK:
+                raise
+            self._spool.grow(self.request_id, more := needed)
+        self._room += more
+
+    def _complete(self, upload: Upload, *, sync: bool) -> None:
+        for part in self._parts:
+            part.close()
+        manifest = _manifest(upload, self._parts)
+        self.take(len(manifest))
+        unfinished, finished = self._path / UNFINISHED, self._path / MANIFEST
+        with self._spool.disk():
+            with _create(unfinished) as stream:
+                stream.write(manifest)
+            if sync:
+                sync_all([*(part.path for part in self._parts), unfinished])
+            unfinished.rename(finished)
+            if sync:
+                sync_all([self._path, *self._spool.roots()])
+        self._ended = True
+        self._spool.stop_growing(self.request_id)
+
+
+class Part:
+    """One file of an entry under construction."""
+
+    def __init__(self, incoming: Incoming, name: str, path: Path) -> None:
+        self.name = name
+        self.path = path
+        self.size = 0
+        self._incoming = incoming
+        self._stream = _create(path)
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Add to the file; small pieces are gathered.
+
+        :raises SpoolFull: there is no room for it.
+        """
+        size = len(data)
+        self._incoming.take(size)
+        with self._incoming._spool.disk():
+            self._stream.write(data)
+        self.size += size
+        return size
+
+    def close(self) -> None:
+        """No more comes. Closing twice does nothing."""
+        with self._incoming._spool.disk():
+            self._stream.close()
+
+    def abandon(self) -> None:
+        """No more comes, and nobody needs what came."""
+        with suppress(OSError):
+            self._stream.close()
+
+
+def _file_of(part: Part) -> LocalFile:
+    if not part.size:
+        raise InputError(f"{part.name}: is empty")
+    return LocalFile(part.name, part.path, part.size)
+
+
+def part_name(number: int) -> str:
+    return f"{number:04}"
+
+
+def _manifest(upload: Upload, parts: Iterable[Part]) -> bytes:
+    told = {
+        "version": VERSION,
+        "files": [{"name": part.name, "size": part.size} for part in parts],
+        "share": upload.share,
+        "urls": upload.urls,
+        "cloud": upload.cloud,
+        "job_file_mapping": upload.job_file_mapping,
+        "extra": upload.extra,
+    }
+    try:
+        return json.dumps(told).encode("ascii")
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the parameters cannot be kept: {error}") from None
+
+
+def _blocks_of(file: LocalFile) -> Iterator[bytes]:
+    """The bytes of a file that is to be kept; of an open one, from where it stood when the upload
+    was made."""
+    if isinstance(file.source, bytes):
+        yield file.source
+        return
+    try:
+        if isinstance(file.source, Path):
+            with file.source.open("rb") as stream:
+                while block := stream.read(BLOCK):
+                    yield block
+        else:
+            yield from _blocks_of_stream(file.source, file)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{file.name} cannot be read: {reason}") from None
+
+
+def _blocks_of_stream(stream: BinaryIO, file: LocalFile) -> Iterator[bytes]:
+    if file.start is not None:
+        stream.seek(file.start)
+    left = file.size
+    while left:
+        block = stream.read(min(BLOCK, left))
+        if not block:
+            raise InputError(f"{file.name} became shorter while it was being kept")
+        left -= len(block)
+        yield block
+
+
+# --- Files ---------------------------------------------------------------------------------------
+
+
+def _create(path: Path) -> BinaryIO:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    return os.fdopen(os.open(path, flags, 0o600), "wb", BUFFER)
+
+
+def sync_all(paths: Iterable[Path]) -> None:
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

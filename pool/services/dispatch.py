@@ -1,0 +1,398 @@
+"""Serves the requests whose data is in the spool: those that callers hand to the daemon, and those
+that were left there because CVAT was away or because a process died.
+
+A request that waits costs no thread: it is a row, and :meth:`Dispatch.run_once` looks at the rows,
+whenever a task has become warm, another request was queued, or time has passed. A request that has
+its task is a job of a small crew.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+from pool.clock import Clock
+from pool.cvat import CvatClient
+from pool.cvat.records import Upload
+from pool.errors import (
+    PoolEmpty,
+    Stopping,
+    UnknownTemplate,
+)
+from pool.logs import get_logger
+from pool.model import Handout, RequestState
+from pool.services.acceptance import Acceptance
+from pool.services.backoff import Gate
+from pool.services.crew import Crew
+from pool.services.gates import Gates
+from pool.services.handout import HandOut
+from pool.services.intake import Intake
+from pool.services.queue import Queue
+from pool.services.serving import Case, Serving
+from pool.services.signals import Signal
+from pool.services.turns import Turns
+from pool.settings import Template
+from pool.spool import Spool
+from pool.store.base import NewRequest, Opened, Store
+from pool.store.queue_rows import Unserved
+
+log = get_logger(__name__)
+
+#: Requests that are served at the same time at most.
+WORKERS: Final = 16
+#: Requests of one template that are looked at in one round: all that could begin, and more.
+EACH: Final = 4 * WORKERS
+#: Seconds between two looks while anything waits, whatever else happens or does not.
+LOOK: Final = 1.0
+#: Seconds for which a request is left alone that could not be seen to, the store being full, say.
+STUMBLE: Final = 30.0
+
+GONE: Final = "its template was taken out of the configuration while it waited"
+TOO_LONG: Final = "no task became warm within the template's max_wait; see 'cvat-pool status'"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DispatchReport:
+    """How many requests got their turn, how many have failed without one, and how many wait on."""
+
+    started: int = 0
+    failed: int = 0
+    waiting: int = 0
+
+
+class Dispatch:
+    """Has the spooled requests of one store served, in the daemon that maintains it."""
+
+    def __init__(
+        self,
+        store: Store,
+        cvat: Callable[[], CvatClient],
+        templates: Mapping[str, Template],
+        hand_out: HandOut,
+        intake: Intake,
+        queue: Queue,
+        spool: Spool,
+        *,
+        owner: str,
+        most_queued: int,
+        warm: Signal,
+        clock: Clock,
+        rng: random.Random | None = None,
+        workers: int = WORKERS,
+    ) -> None:
+        self._store = store
+        self._templates = templates
+        self._hand_out = hand_out
+        self._spool = spool
+        self._owner = owner
+        self._clock = clock
+        self._gates = Gates(store, queue, clock=clock)
+        self._acceptance = Acceptance(
+            store,
+            hand_out,
+            queue,
+            self._gates,
+            owner=owner,
+            most_queued=most_queued,
+            clock=clock,
+        )
+        self._serving = Serving(
+            store,
+            cvat,
+            hand_out,
+            intake,
+            spool,
+            self._gates,
+            warm=warm,
+            clock=clock,
+            rng=rng or random.Random(),
+        )
+        self._crew = Crew(workers, name="dispatch")
+        self._turns = Turns()
+        self._guard = threading.Lock()
+        #: What is on the crew's list, and those of it that have not begun.
+        self._cases: dict[str, Case] = {}
+        self._not_begun: set[str] = set()
+        self._probing = False
+        self._stopped = False
+        self._due_at: float | None = None
+        self._again: Callable[[], None] = lambda: None
+        self._stop_listening = warm.listen(self._on_warm)
+
+    # --- Requests that come -----------------------------------------------------------------------
+
+    def accept(
+        self,
+        template: Template,
+        upload: Upload,
+        new: NewRequest,
+        *,
+        idempotency_key: str | None = None,
+        payload: str = "",
+        lease_id: str | None = None,
+    ) -> Opened:
+        """Take over a request whose data is complete in the spool, and have it served.
+
+        The answer comes once the request is durable, without waiting for anything: with the task
+        that it goes into, or without one while it is ``QUEUED``. With a known ``idempotency_key``
+        it is that of the first call (``replayed``). With ``lease_id`` the data goes into that
+        lease's task. When this raises, or replays, the data of ``new`` is dropped.
+
+        :raises QueueFull: too many requests wait already.
+        :raises PoolEmpty: there is no task, and the template says not to wait for one.
+        :raises LeaseEnded: the lease is not active, or has a request already.
+        :raises IdempotencyConflict: the key was used with other content.
+        :raises Stopping: after :meth:`stop`.
+        """
+        request = replace(new, spooled=True)
+        # Before there is a row: nobody is to take it for one that is not worked on.
+        self._turns.take(request.id)
+        opened: Opened | None = None
+        try:
+            if self._stopped:
+                raise Stopping
+            if lease_id is not None:
+                opened = self._acceptance.attach(
+                    request, lease_id, idempotency_key=idempotency_key, payload=payload
+                )
+            else:
+                opened = self._acceptance.open(
+                    template, request, idempotency_key=idempotency_key, payload=payload
+                )
+        finally:
+            if opened is None or opened.replayed:
+                self._turns.let_go(request.id)
+                self._spool.drop(request.id)
+        if not opened.replayed:
+            self._begin_accepted(template, opened, upload)
+        return opened
+
+    def _begin_accepted(self, template: Template, opened: Opened, upload: Upload) -> None:
+        request = opened.request
+        assert request is not None
+        if opened.task is not None:
+            handout = Handout(lease=opened.lease, task=opened.task, request=request)
+            self._put(Case(template=template, request=request, handout=handout, upload=upload))
+            return
+        if template.pool.on_empty != "fail":
+            patience = self._hand_out.patience(template, None)
+            self._turns.wait_until(request.id, self._clock.monotonic() + patience)
+        self._turns.let_go(request.id)
+        self._again()
+
+    # --- Rounds -----------------------------------------------------------------------------------
+
+    def on_room(self, again: Callable[[], None]) -> None:
+        """Have ``again`` called when there may be something for :meth:`run_once` to do."""
+        self._again = again
+
+    def is_due(self) -> bool:
+        """Whether it is time for a round, should nothing else have been a reason for one."""
+        return self._due_at is not None and self._clock.monotonic() >= self._due_at
+
+    def run_once(self) -> DispatchReport:
+        """Give those their turn that can be served now, the oldest first, and return without
+        waiting for them. While the server is held, at most one is tried, to see whether it is
+        back."""
+        found = self._unserved()
+        left_behind = [each for each in found if each.state is RequestState.UPLOADING]
+        failed = sum(self._serving.recover(each, owner=self._owner) for each in left_behind)
+        if left_behind:
+            found = self._unserved()
+        known = [each for each in found if each.template in self._templates]
+        gone = [each for each in found if each.template not in self._templates]
+        failed += sum(self._serving.fail_waiting(each, UnknownTemplate(GONE)) for each in gone)
+        gate = self._gates.server()
+        if gate is Gate.OPEN:
+            started = sum(self._begin(name, each) for name, each in _by_template(known))
+            failed += sum(self._lose_patience(each) for each in known)
+        else:
+            # What they wait for now is the server, and no pool is empty because of that.
+            self._turns.forget_all()
+            started = self._probe(known) if gate is Gate.AJAR else 0
+        waiting = len(known) - started
+        self._set_due(waiting=waiting > 0, held=gate is not Gate.OPEN)
+        return DispatchReport(started=started, failed=failed, waiting=waiting)
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Wait for the requests that are being served; False when some still were after
+        ``timeout`` seconds."""
+        return self._crew.drain(timeout)
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Begin nothing more and wait for what is under way; False as for :meth:`drain`. Those
+        whose turn had not come are nobody's again."""
+        self._stop_listening()
+        self._stopped = True
+        self._again = lambda: None
+        finished = self._crew.stop(timeout)
+        with self._guard:
+            left = [self._cases[request_id] for request_id in self._not_begun]
+        for case in left:
+            self._serving.put_back(case)
+        return finished
+
+    def _unserved(self) -> list[Unserved]:
+        now = self._clock.monotonic()
+        found = self._store.unserved(owner=self._owner, now=self._clock.now(), each=EACH)
+        return [each for each in found if self._turns.is_free(each.id, now=now)]
+
+    def _set_due(self, *, waiting: bool, held: bool) -> None:
+        now = self._clock.monotonic()
+        moments = [self._turns.next_moment(now=now)]
+        if waiting or held:
+            moments += [now + LOOK, self._gates.server_opens_at(now=now)]
+        self._due_at = min((each for each in moments if each is not None), default=None)
+
+    def _on_warm(self) -> None:
+        if self._due_at is not None:
+            self._again()
+
+    # --- Whose turn it is -------------------------------------------------------------------------
+
+    def _begin(self, name: str, requests: list[Unserved]) -> int:
+        """Give as many of a template's requests their turn as possible."""
+        template = self._templates[name]
+        most = self._crew.room(name)
+        gate = self._gates.uploads(name)
+        if gate is Gate.SHUT:
+            return 0
+        trial = gate is Gate.AJAR
+        if trial:
+            # One is enough to see whether CVAT takes data again, and if there is a choice, not the
+            # one that it refused: maybe it is only that.
+            refused = self._gates.refused_last(name)
+            requests = sorted(requests, key=lambda each: each.id == refused)
+            most = min(most, 0 if self._is_served(name) else 1)
+        started, dry = 0, False
+        for each in requests:
+            if started >= most:
+                break
+            if not dry and self._take_warm(template, each, trial=trial):
+                started += 1
+                continue
+            dry = True
+            started += self._take_cold(template, each, trial=trial)
+        return started
+
+    def _probe(self, requests: Iterable[Unserved]) -> int:
+        """Try whether the server is back, with the oldest request that can be tried; if there is
+        none, by asking it for its version."""
+        if self._probing:
+            return 0
+        for each in requests:
+            template = self._templates[each.template]
+            if not self._crew.room(template.name):
+                continue
+            if self._gates.uploads(template.name) is Gate.SHUT:
+                continue
+            if self._take_warm(template, each, trial=True, probing=True) or (
+                self._take_cold(template, each, trial=True, probing=True)
+            ):
+                return 1
+        self._probing = True
+        self._crew.put("", self._ask)
+        return 0
+
+    def _take_warm(
+        self, template: Template, each: Unserved, *, trial: bool, probing: bool = False
+    ) -> bool:
+        """Have a request served with a warm task, if there is one for it."""
+        self._turns.take(each.id)
+        handout = self._store.claim_queued(
+            each.id,
+            template.fingerprint,
+            older_from=template.older_from,
+            owner=self._owner,
+            now=self._clock.now(),
+        )
+        if handout is None or handout.request is None:
+            self._turns.let_go(each.id)
+            return False
+        case = Case(template=template, request=handout.request, handout=handout)
+        self._put(replace(case, trial=trial, probing=probing))
+        return True
+
+    def _take_cold(
+        self, template: Template, each: Unserved, *, trial: bool, probing: bool = False
+    ) -> bool:
+        """Have a request served with a task made on the spot, if it has waited as long as it
+        should and not too many are being made already."""
+        if template.pool.on_empty != "create":
+            return False
+        if self._turns.is_patient(each.id, now=self._clock.monotonic()):
+            return False
+        gate = self._gates.creates(template.name)
+        most = {Gate.OPEN: template.pool.create_concurrency, Gate.AJAR: 1, Gate.SHUT: 0}[gate]
+        if self._creating(template.name) >= most:
+            return False
+        self._turns.take(each.id)
+        request = self._store.take_spooled(each.id, owner=self._owner, now=self._clock.now())
+        if request is None or request.state is not RequestState.QUEUED:
+            self._turns.let_go(each.id)
+            return False
+        self._put(Case(template=template, request=request, trial=trial, probing=probing))
+        return True
+
+    def _lose_patience(self, each: Unserved) -> bool:
+        """Where the template says so, a request has failed that has waited for too long."""
+        if self._templates[each.template].pool.on_empty != "wait":
+            return False
+        if not self._turns.has_lost_patience(each.id, now=self._clock.monotonic()):
+            return False
+        self._turns.forget(each.id)
+        return self._serving.fail_waiting(each, PoolEmpty(TOO_LONG))
+
+    def _is_served(self, name: str) -> bool:
+        with self._guard:
+            return any(case.template.name == name for case in self._cases.values())
+
+    def _creating(self, name: str) -> int:
+        """Tasks of a template that are being made for requests."""
+        with self._guard:
+            return sum(
+                case.handout is None and case.template.name == name for case in self._cases.values()
+            )
+
+    # --- On the crew ------------------------------------------------------------------------------
+
+    def _put(self, case: Case) -> None:
+        with self._guard:
+            self._cases[case.request.id] = case
+            self._not_begun.add(case.request.id)
+            self._probing = self._probing or case.probing
+        self._crew.put(case.template.name, partial(self._serve, case))
+
+    def _serve(self, case: Case) -> None:
+        request_id = case.request.id
+        with self._guard:
+            self._not_begun.discard(request_id)
+        pause = STUMBLE
+        try:
+            pause = self._serving.serve(case)
+        finally:
+            with self._guard:
+                del self._cases[request_id]
+                self._probing = self._probing and not case.probing
+            self._turns.forget(request_id)
+            self._turns.let_go(request_id, pause_until=self._clock.monotonic() + pause)
+            self._again()
+
+    def _ask(self) -> None:
+        try:
+            self._serving.ask()
+        finally:
+            self._probing = False
+        self._again()
+
+
+def _by_template(requests: Iterable[Unserved]) -> list[tuple[str, list[Unserved]]]:
+    """The requests of each template, in the order in which their first ones came."""
+    grouped: dict[str, list[Unserved]] = {}
+    for each in requests:
+        grouped.setdefault(each.template, []).append(each)
+    return list(grouped.items())

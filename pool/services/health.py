@@ -1,0 +1,166 @@
+"""Whether a daemon does what it is there for, and what is wrong if it does not.
+
+Whoever can reach the daemon may ask, so what is told holds no secret, no address and no path: the
+logs and ``cvat-pool status`` have the reasons.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from pool.clock import Clock
+from pool.errors import PoolError
+from pool.model import Hold
+from pool.services.backoff import SERVER
+from pool.services.reach import Reach
+from pool.services.scheduler import Scheduler, ServiceRecord
+from pool.store.base import Store
+
+#: A service is stale when it has not run without an error for so many of its intervals, and for
+#: so many seconds.
+STALE_INTERVALS: Final = 5
+STALE_LEAST: Final = 60.0
+#: Seconds for which a server may be silent that nothing is asked of: it is looked at every hour.
+SILENT_FOR: Final = 3 * 3600.0
+#: Seconds for which an answer is given again: who asks more often must not keep the disk busy.
+ANSWER_FOR: Final = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreCheck:
+    """Whether a durable write is possible."""
+
+    ok: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerCheck:
+    """Whether CVAT answers. ``answered_seconds_ago`` is None before the first answer. While it is
+    ``held``, since so many seconds and because of ``code``, no task is created."""
+
+    ok: bool
+    answered_seconds_ago: float | None = None
+    held: bool = False
+    held_seconds: float | None = None
+    code: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SchedulerCheck:
+    """Whether services are run. ``stale`` are those that have not succeeded for long."""
+
+    ok: bool
+    stale: tuple[str, ...] = ()
+    last_success_seconds_ago: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaintainerCheck:
+    """Whether it is this daemon that maintains the store."""
+
+    ok: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checks:
+    """What was looked at."""
+
+    store: StoreCheck
+    server: ServerCheck
+    scheduler: SchedulerCheck
+    maintainer: MaintainerCheck
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HealthReport:
+    """Whether all checks are passed, and each of them."""
+
+    ready: bool
+    checks: Checks
+
+
+def judge_server(reach: Reach, hold: Hold | None, now: float) -> ServerCheck:
+    """Whether the server can be relied on."""
+    ago = reach.answered_ago
+    silent = ago is not None and ago > SILENT_FOR
+    return ServerCheck(
+        ok=hold is None and not reach.lost and not silent,
+        answered_seconds_ago=None if ago is None else round(ago, 1),
+        held=hold is not None,
+        held_seconds=round(max(0.0, now - hold.since), 1) if hold is not None else None,
+        code=hold.code if hold is not None else "",
+    )
+
+
+def judge_services(
+    records: Mapping[str, ServiceRecord], *, running: bool, now: float
+) -> SchedulerCheck:
+    """Whether services are run, and all have succeeded lately; ``now`` is monotonic."""
+    ago: dict[str, float | None] = {}
+    stale = []
+    for name, record in records.items():
+        since = record.added_at if record.succeeded_at is None else record.succeeded_at
+        if now - since > max(STALE_LEAST, STALE_INTERVALS * record.every):
+            stale.append(name)
+        ago[name] = None if record.succeeded_at is None else round(now - since, 1)
+    return SchedulerCheck(
+        ok=running and not stale, stale=tuple(stale), last_success_seconds_ago=ago
+    )
+
+
+class Health:
+    """Looks whether one daemon is ready. Thread-safe."""
+
+    def __init__(
+        self,
+        store: Store,
+        reach: Reach,
+        scheduler: Callable[[], Scheduler | None],
+        *,
+        owner: str,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._reach = reach
+        self._scheduler = scheduler
+        self._owner = owner
+        self._clock = clock
+        self._guard = threading.Lock()
+        self._looked_at: float | None = None
+        self._report: HealthReport | None = None
+
+    def run_once(self) -> HealthReport:
+        """Look, unless that was done a moment ago."""
+        with self._guard:
+            now = self._clock.monotonic()
+            fresh = self._looked_at is not None and now - self._looked_at < ANSWER_FOR
+            if self._report is None or not fresh:
+                self._report = self._look()
+                self._looked_at = now
+            return self._report
+
+    def _look(self) -> HealthReport:
+        now = self._clock.now()
+        scheduler = self._scheduler()
+        hold, maintains, writable = None, False, True
+        try:
+            self._store.check_writable()
+            hold = self._store.holds().get(SERVER)
+            maintains = self._store.maintainer(now=now) == self._owner
+        except PoolError:
+            writable = False
+        checks = Checks(
+            store=StoreCheck(ok=writable),
+            server=judge_server(self._reach, hold, now),
+            scheduler=judge_services(
+                scheduler.records if scheduler is not None else {},
+                running=scheduler is not None and scheduler.running,
+                now=self._clock.monotonic(),
+            ),
+            maintainer=MaintainerCheck(ok=maintains),
+        )
+        every = (checks.store, checks.server, checks.scheduler, checks.maintainer)
+        return HealthReport(ready=all(check.ok for check in every), checks=checks)
