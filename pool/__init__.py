@@ -30,6 +30,7 @@ from pool.errors import (
     PoolClosed,
     PoolEmpty,
     PoolError,
+    PoolUnreachable,
     RequestCancelled,
     StoreError,
     TaskGone,
@@ -41,6 +42,7 @@ from pool.errors import (
 
 if TYPE_CHECKING:
     from pool.handles import Lease, Request
+    from pool.http.remote import AsyncLease, AsyncRemotePool, AsyncRequest, RemotePool
     from pool.model import Job, LeaseState, Outcome, RequestState, TaskState
     from pool.status import Status, TemplateStatus
     from pool.taskpool import TaskPool
@@ -48,6 +50,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncLease",
+    "AsyncRemotePool",
+    "AsyncRequest",
     "ConfigError",
     "CvatAmbiguous",
     "CvatBusy",
@@ -71,6 +76,8 @@ __all__ = [
     "PoolClosed",
     "PoolEmpty",
     "PoolError",
+    "PoolUnreachable",
+    "RemotePool",
     "Request",
     "RequestCancelled",
     "RequestState",
@@ -87,13 +94,17 @@ __all__ = [
     "__version__",
 ]
 
-# What needs the store or the SDK is imported when it is first used, so that `import pool` stays
-# quick.
+# What needs the store, the SDK or httpx is imported when it is first used, so that `import pool`
+# stays quick.
 _LAZY = {
+    "AsyncLease": "pool.http.remote",
+    "AsyncRemotePool": "pool.http.remote",
+    "AsyncRequest": "pool.http.remote",
     "Job": "pool.model",
     "Lease": "pool.handles",
     "LeaseState": "pool.model",
     "Outcome": "pool.model",
+    "RemotePool": "pool.http.remote",
     "Request": "pool.handles",
     "RequestState": "pool.model",
     "Status": "pool.status",

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pool import __version__
 from pool.bench.command import bench
+from pool.cli_options import ConfigOption, JsonOption, SpeedOption, print_json, settings_of
 from pool.cli_reconcile import reconcile
+from pool.cli_request import get, lease, release
+from pool.cli_template import drain, pause, prewarm, resume, status
 from pool.cli_webhook import webhook
-from pool.errors import EXIT_FAILED, ConfigError, InputError, PoolError
+from pool.errors import EXIT_FAILED, ConfigError, PoolError
 
 if TYPE_CHECKING:
-    from pool.settings import Settings
     from pool.simulator.faults import Fault
-    from pool.taskpool import TaskPool
 
 app = typer.Typer(
     name="cvat-pool",
@@ -32,30 +32,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        help="The configuration; by default $POOL_CONFIG, else ./config.toml.",
-        show_default=False,
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-TemplateArgument = Annotated[str, typer.Argument(help="A template of the configuration.")]
-TimeoutOption = Annotated[
-    str | None,
-    typer.Option("--timeout", help='How long to wait, such as "30s".', show_default=False),
-]
-SpeedOption = Annotated[
-    float,
-    typer.Option(min=0.0, help="1 takes as long as CVAT does, 0.5 half as long, 0 no time."),
-]
-KeyOption = Annotated[
-    str | None,
-    typer.Option("--key", help="Idempotency key: the same key gives the same answer."),
-]
 
 
 def main() -> None:
@@ -104,147 +80,10 @@ def _common(
     configure(level=level, as_json=log_json)
 
 
-# --- Helpers of the commands -----------------------------------------------------------------
-
-
-def _settings(config: Path | None) -> Settings:
-    from pool.config import find_config, load
-
-    return load(config if config is not None else find_config(os.environ))
-
-
-def _pool(config: Path | None) -> TaskPool:
-    from pool.taskpool import TaskPool
-
-    return TaskPool(_settings(config))
-
-
-def _seconds(text: str | None) -> float | None:
-    from pool.units import parse_duration
-
-    if text is None:
-        return None
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
-def _print_json(value: Any) -> None:
-    from pool.rendering import to_json
-
-    print(to_json(value))
-
-
 # --- Commands ------------------------------------------------------------------------------------
 
-
-@app.command()
-def get(
-    template: TemplateArgument,
-    files: Annotated[
-        list[Path] | None, typer.Argument(help="Images, an archive or a video.")
-    ] = None,
-    config: ConfigOption = None,
-    share: Annotated[
-        list[str] | None, typer.Option(help="A file on the server's share; may be repeated.")
-    ] = None,
-    url: Annotated[
-        list[str] | None, typer.Option(help="An address that CVAT fetches; may be repeated.")
-    ] = None,
-    cloud: Annotated[
-        list[str] | None,
-        typer.Option(help="STORAGE_ID:KEY in a cloud storage of CVAT's; may be repeated."),
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="The task's name.")] = None,
-    assignee: Annotated[int | None, typer.Option(help="User id to assign the jobs to.")] = None,
-    timeout: TimeoutOption = None,
-    key: KeyOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Put data into a task of the pool and print its job ids."""
-    from pool.rendering import cloud_keys, print_jobs, upload_progress, wait_for_jobs
-
-    with closing(_pool(config)) as pool:
-        with upload_progress() as progress:
-            request = pool.submit(
-                template,
-                list(files) if files else None,
-                share=share or None,
-                urls=url or None,
-                cloud=cloud_keys(cloud) if cloud else None,
-                name=name,
-                assignee=assignee,
-                idempotency_key=key,
-                timeout=_seconds(timeout),
-                progress=progress,
-            )
-        jobs = wait_for_jobs(request, _seconds(timeout))
-    if as_json:
-        _print_json(
-            {
-                "request_id": request.id,
-                "task_id": request.task_id,
-                "url": request.url,
-                "template": request.template,
-                "outcome": request.outcome,
-                "jobs": jobs,
-            }
-        )
-    else:
-        print_jobs(jobs)
-
-
-@app.command()
-def lease(
-    template: TemplateArgument,
-    config: ConfigOption = None,
-    timeout: TimeoutOption = None,
-    ttl: Annotated[str | None, typer.Option(help='How long to keep it, such as "1h".')] = None,
-    key: KeyOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Take an empty task, to upload into it yourself; the pool watches it."""
-    with closing(_pool(config)) as pool:
-        taken = pool.acquire(
-            template, timeout=_seconds(timeout), ttl=_seconds(ttl), idempotency_key=key
-        )
-    if as_json:
-        _print_json(taken)
-    else:
-        print(f"lease {taken.id}")
-        print(f"task  {taken.task_id}  {taken.url}")
-        print(f"until {taken.expires_at:%Y-%m-%d %H:%M:%S} UTC ({taken.outcome.value})")
-
-
-@app.command()
-def release(
-    lease_id: Annotated[str, typer.Argument(metavar="LEASE", help="The id of a lease.")],
-    config: ConfigOption = None,
-) -> None:
-    """Give an untouched task back to the pool."""
-    with closing(_pool(config)) as pool:
-        pool.release(lease_id)
-
-
-@app.command()
-def status(
-    config: ConfigOption = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep it up to date.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Show levels, demand and troubles of all templates."""
-    from pool.rendering import status_table, watch_status
-
-    with closing(_pool(config)) as pool:
-        if watch:
-            watch_status(pool.status)
-        elif as_json:
-            _print_json(pool.status())
-        else:
-            from rich.console import Console
-
-            Console().print(status_table(pool.status()))
+for command in (get, lease, release, status, pause, resume, drain, prewarm):
+    app.command()(command)
 
 
 @app.command()
@@ -259,7 +98,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     from pool.rendering import print_check
     from pool.store import open_store
 
-    settings = _settings(config)
+    settings = settings_of(config)
     results = []
     for result in run_checks(
         settings,
@@ -271,7 +110,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         if not as_json:
             print_check(result)
     if as_json:
-        _print_json(
+        print_json(
             [
                 {"name": result.name, "ok": result.ok, "detail": str(result.error or result.detail)}
                 for result in results
@@ -286,25 +125,12 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 def run(config: ConfigOption = None) -> None:
     """Keep the pools filled, until stopped by SIGTERM or Ctrl-C."""
 
-    from pool.daemon import Daemon
+    from pool.daemon import Daemon, leave
 
-    daemon = Daemon(_settings(config), api_token=os.environ.get("POOL_API_TOKEN"))
+    daemon = Daemon(settings_of(config), api_token=os.environ.get("POOL_API_TOKEN"))
     daemon.install_signals()
     daemon.run()
-
-
-@app.command()
-def pause(template: TemplateArgument, config: ConfigOption = None) -> None:
-    """Create no more tasks of a template until it is resumed; hand out what is there."""
-    with closing(_pool(config)) as pool:
-        pool.pause(template)
-
-
-@app.command()
-def resume(template: TemplateArgument, config: ConfigOption = None) -> None:
-    """Create tasks of a template again."""
-    with closing(_pool(config)) as pool:
-        pool.resume(template)
+    leave()
 
 
 @app.command()

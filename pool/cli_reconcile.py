@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from pool.cli_options import ConfigOption, JsonOption, print_json, settings_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,34 +17,24 @@ if TYPE_CHECKING:
 
 
 def reconcile(
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            "-c",
-            help="The configuration; by default $POOL_CONFIG, else ./config.toml.",
-            show_default=False,
-        ),
-    ] = None,
+    config: ConfigOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare the pool's tasks with the server, and put right what is not as it should be.
 
     The daemon does this by itself; nothing but this pool's own tasks is ever touched.
     """
     from pool.clock import SystemClock
-    from pool.config import find_config, load
     from pool.cvat import connect
-    from pool.rendering import to_json
     from pool.services.deletion import Deletion, delete_all
     from pool.services.heartbeat import new_owner
     from pool.services.reconcile import Reconcile
     from pool.store import open_store
 
-    settings = load(config if config is not None else find_config(os.environ))
+    settings = settings_of(config)
     clock = SystemClock()
     done: dict[str, Any] | None = None
     with closing(connect(settings.cvat)) as cvat, closing(open_store(settings.store.url)) as store:
@@ -68,7 +58,7 @@ def reconcile(
             }
     if as_json:
         found = [*plan.findings, *plan.doomed]
-        print(to_json({"verified": len(plan.verified), "findings": found, "done": done}))
+        print_json({"verified": len(plan.verified), "findings": found, "done": done})
     else:
         _print(plan, done)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from pool.cli_options import ConfigOption, JsonOption, settings_of
 
 if TYPE_CHECKING:
     from pool.services.hook_setup import HookReport, HookSetup
@@ -19,17 +20,6 @@ webhook = typer.Typer(
     help="Have CVAT tell the daemon when jobs exist, instead of being asked.",
     no_args_is_help=True,
 )
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        help="The configuration; by default $POOL_CONFIG, else ./config.toml.",
-        show_default=False,
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @webhook.command()
@@ -52,7 +42,7 @@ def install(
     from pool.errors import EXIT_FAILED
     from pool.services.hook_setup import default_url, target_of
 
-    settings = _settings(config)
+    settings = settings_of(config)
     target = target_of(url) if url is not None else default_url(settings)
     with _parts(settings) as (setup, store):
         heard = store.maintainer(now=SystemClock().now()) is not None
@@ -72,21 +62,13 @@ def install(
 @webhook.command()
 def remove(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Take the pool's webhooks away again, and no others."""
-    with _parts(_settings(config)) as (setup, _):
+    with _parts(settings_of(config)) as (setup, _):
         reports = []
         for report in setup.remove():
             reports.append(report)
             if not as_json:
                 print(_line(report, heard=True), flush=True)
     _end(reports, as_json=as_json)
-
-
-def _settings(config: Path | None) -> Settings:
-    import os
-
-    from pool.config import find_config, load
-
-    return load(config if config is not None else find_config(os.environ))
 
 
 @contextmanager

@@ -2,40 +2,56 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
 
 from starlette.types import ASGIApp
 
-from pool.clock import Clock
+from pool.clock import Clock, SystemClock
 from pool.config import load
 from pool.cvat import CvatClient
 from pool.engine import Engine
 from pool.errors import CannotListen, PoolError, StoreError
 from pool.http.app import create_app
+from pool.http.auth import tokens_in
+from pool.http.ending import Ending
+from pool.http.served import Served
 from pool.http.server import HttpServer, check_exposure
 from pool.logs import get_logger
+from pool.metrics import Metrics
+from pool.observation import Observation
 from pool.services.ageing import Ageing
 from pool.services.deletion import Deletion
 from pool.services.deliveries import Deliveries
+from pool.services.dispatch import Dispatch
 from pool.services.finish import Finish
 from pool.services.prune import Prune
+from pool.services.reach import Reach
 from pool.services.reconcile import DOUBT, Reconcile
 from pool.services.recycle import Recycle
 from pool.services.refill import Refill
 from pool.services.reload import Reload
 from pool.services.scheduler import Scheduler
+from pool.services.sinks import check_secrets
+from pool.services.sweep import Sweep
+from pool.services.timekeeping import Timekeeping
 from pool.settings import Settings
 from pool.store.base import Store
 
 log = get_logger(__name__)
 
+#: Seconds that are left of the time for stopping.
+TimeLeft = Callable[[], float]
+
 #: Seconds for which one daemon maintains the store after it last said so, and between two times
 #: of saying so. A daemon that cannot say so stops maintaining before its term ends.
-TERM = 10.0
-RENEWAL = 3.0
+TERM = 6.0
+RENEWAL = 2.0
 #: Seconds between two looks for hand-outs of other processes.
 LOOK = 0.2
 #: Seconds between two runs of the slower services.
@@ -48,6 +64,8 @@ AGEING_EVERY = 15.0
 RECONCILE_EVERY = 10.0
 FINISH_EVERY = 20.0
 PRUNE_EVERY = 600.0
+DISPATCH_EVERY = 2.0
+SWEEP_EVERY = 600.0
 
 
 class Daemon:
@@ -66,17 +84,29 @@ class Daemon:
         clock: Clock | None = None,
         api_token: str | None = None,
     ) -> None:
-        check_exposure(settings.daemon, api_token)
+        self._tokens = tokens_in(api_token)
+        check_exposure(settings.daemon, "".join(self._tokens))
+        check_secrets(settings.events)
         self.settings = settings
-        self.engine = Engine(settings, store=store, cvat=cvat, clock=clock)
+        clock = clock or SystemClock()
+        metrics, reach = Metrics(), Reach(clock=clock)
+
+        def hear(operation: str, seconds: float, result: str) -> None:
+            metrics.call(operation, seconds, result)
+            reach.call(operation, seconds, result)
+
+        self.engine = Engine(settings, store=store, cvat=cvat, clock=clock, on_call=hear)
+        self.observation = Observation(self.engine, metrics=metrics, reach=reach)
         self._reload = Reload(settings, self.engine.templates, load)
         self._stop = threading.Event()
         self._maintaining = False
         self._stood_by = False
         self.deliveries: Deliveries | None = None
         self._http = HttpServer(self._app, settings.daemon)
+        self._ending = Ending()
         self._scheduler: Scheduler | None = None
         self._refill: Refill | None = None
+        self._dispatch: Dispatch | None = None
 
     # --- Running ------------------------------------------------------------------------------
 
@@ -98,8 +128,10 @@ class Daemon:
         try:
             self._loop(on_ready)
         finally:
-            self._end_maintenance()
-            self.engine.close()
+            left = self._time_to_stop()
+            log.info("stopping", within=round(left(), 1))
+            self._end_maintenance(left)
+            self.engine.close(left())
             log.info("daemon stopped")
 
     @property
@@ -117,7 +149,9 @@ class Daemon:
 
         def handle(number: int, _frame: FrameType | None) -> None:
             if self._stop.is_set():
-                raise SystemExit(128 + number)
+                # Not by an exception: leaving would wait for calls that hang. Whatever is half
+                # done then is settled by the next daemon, as after a power cut.
+                os._exit(128 + number)
             self.stop()
 
         signal.signal(signal.SIGTERM, handle)
@@ -141,7 +175,7 @@ class Daemon:
                         on_ready = None
                 elif self._maintaining and now >= term_ends - RENEWAL:
                     log.warning("maintenance lost; standing by")
-                    self._end_maintenance()
+                    self._end_maintenance(self._time_to_stop())
                 else:
                     self._stood_by = True
             if self._maintaining:
@@ -175,7 +209,17 @@ class Daemon:
         )
         deliveries.start()
         self.deliveries = deliveries
-        return create_app(receiver=deliveries)
+        self._ending = Ending()
+        return create_app(
+            Served(
+                engine=engine,
+                dispatch=self._dispatcher(),
+                receiver=deliveries,
+                tokens=self._tokens,
+                observation=self.observation,
+                ending=self._ending,
+            )
+        )
 
     def _listen(self) -> None:
         """Listen at the daemon's address, unless it does already."""
@@ -192,15 +236,17 @@ class Daemon:
         else:
             log.info("listening", url=self._http.url)
 
-    def _listen_no_more(self) -> None:
-        self._http.stop(self.settings.daemon.stop_timeout)
+    def _listen_no_more(self, left: TimeLeft) -> None:
+        # Those who wait are told what there is now, and ask again.
+        self._ending.tell()
+        self._http.stop(left())
         if self.deliveries is not None:
-            self.deliveries.stop(self.settings.daemon.stop_timeout)
+            self.deliveries.stop(left())
             self.deliveries = None
 
     def _notice_hand_outs(self, before: object) -> object:
         """Refill as soon as anybody, in whatever process, has taken a task, or when it is quiet
-        again."""
+        again; and serve what anybody has queued."""
         try:
             token = self.engine.store.change_token()
         except StoreError as error:
@@ -209,6 +255,9 @@ class Daemon:
         waits = self._refill is not None and self._refill.stepped_back
         if (token != before or waits) and self._scheduler is not None:
             self._scheduler.wake("refill")
+        due = self._dispatch is not None and self._dispatch.is_due()
+        if (token != before or due) and self._scheduler is not None:
+            self._scheduler.wake("dispatch")
         return token
 
     # --- Maintenance ----------------------------------------------------------------------------
@@ -236,8 +285,12 @@ class Daemon:
         )
         prune = Prune(store, keep=settings.store.keep_finished, clock=clock)
         finish = Finish(store, cvat, clock=clock)
-        scheduler = Scheduler(clock=clock)
-        scheduler.add("reconcile", reconcile.run_once, every=RECONCILE_EVERY)
+        dispatch = self._dispatcher()
+        sweep = Sweep(store, engine.spool)
+        timekeeping = Timekeeping(store, clock=clock)
+        scheduler = Scheduler(clock=clock, before=timekeeping.run_once)
+        count = self.observation.metrics.reconciled
+        scheduler.add("reconcile", lambda: count(reconcile.run_once()), every=RECONCILE_EVERY)
         scheduler.add("recycle", recycle.run_once, every=RECYCLE_EVERY)
         scheduler.add("ageing", ageing.run_once, every=AGEING_EVERY)
         scheduler.add("refill", refill.run_once, every=settings.daemon.tick)
@@ -247,24 +300,57 @@ class Daemon:
         scheduler.add("delete", deletion.run_once, every=DELETE_EVERY)
         scheduler.add("finish", finish.run_once, every=FINISH_EVERY)
         scheduler.add("prune", prune.run_once, every=PRUNE_EVERY)
+        scheduler.add("dispatch", dispatch.run_once, every=DISPATCH_EVERY)
+        scheduler.add("sweep", sweep.run_once, every=SWEEP_EVERY)
         refill.on_room(lambda: scheduler.wake("refill"))
+        dispatch.on_room(lambda: scheduler.wake("dispatch"))
+        self.observation.begin(scheduler)
         scheduler.start()
         self._scheduler, self._refill = scheduler, refill
         self._maintaining = True
         log.info("maintenance begun", owner=engine.owner)
         return True
 
-    def _end_maintenance(self) -> None:
+    def _dispatcher(self) -> Dispatch:
+        """What serves requests, from the first that comes over HTTP to the end of the term."""
+        if self._dispatch is None:
+            engine = self.engine
+            self._dispatch = Dispatch(
+                engine.store,
+                engine.cvat,
+                engine.templates,
+                engine.hand_out,
+                engine.intake,
+                engine.queue,
+                engine.spool,
+                owner=engine.owner,
+                most_queued=self.settings.daemon.max_queued,
+                warm=engine.warm,
+                clock=engine.clock,
+            )
+        return self._dispatch
+
+    def _time_to_stop(self) -> TimeLeft:
+        """The time that all steps of a stop share, counted from now."""
+        clock = self.engine.clock
+        end = clock.monotonic() + self.settings.daemon.stop_timeout
+        return lambda: max(0.0, end - clock.monotonic())
+
+    def _end_maintenance(self, left: TimeLeft) -> None:
         if not self._maintaining:
             return
         self._maintaining = False
         # Before the term is given up: whoever takes over listens at the same address.
-        self._listen_no_more()
+        self._listen_no_more(left)
         if self._refill is not None:
             # A create that runs is quick to end, and half-made tasks are worth avoiding.
-            self._refill.stop(self.settings.daemon.stop_timeout)
+            self._refill.stop(left())
+        dispatch, self._dispatch = self._dispatch, None
+        if dispatch is not None:
+            dispatch.stop(left())
         if self._scheduler is not None:
-            self._scheduler.stop()
+            self._scheduler.stop(left())
+        self.observation.end(left())
         try:
             self.engine.store.release_maintenance(self.engine.owner)
         except PoolError as error:
@@ -280,3 +366,16 @@ class Daemon:
         """Follow tasks into which their callers upload by themselves."""
         for handout in self.engine.store.watched_leases():
             self.engine.tracker.watch_lease(handout)
+
+
+def leave() -> None:
+    """End the process, whose work is done, without waiting for threads whose calls hang.
+
+    What such a call was about stands in the store, and is settled by the next daemon.
+    """
+    if threading.active_count() > 1:
+        # Threads of executors are waited for at the end of a process even where they are daemons.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from pool.errors import CvatBusy, PoolError
-from pool.logs import get_logger
+from pool.errors import InputError, PoolEmpty, PoolError, Unauthorized
 
-log = get_logger(__name__)
-
-MEDIA_TYPE = "application/problem+json"
+MEDIA_TYPE: Final = "application/problem+json"
 #: Before the ``code`` of an error makes the ``type`` of its problem.
-TYPE_PREFIX = "urn:cvat-task-pool:error:"
+TYPE_PREFIX: Final = "urn:cvat-task-pool:error:"
+#: After how many seconds a call that was refused for now may be made again, when the error does
+#: not say.
+RETRY_AFTER: Final = 1
+#: Findings of a validation that are told at most.
+MOST_FINDINGS: Final = 20
+#: nginx's status for it: the caller is gone, so nobody sees it.
+_NOBODY_THERE: Final = 499
 
 
-def problem(
-    status: int,
-    *,
-    code: str = "",
-    title: str = "",
-    detail: str = "",
-    headers: Mapping[str, str] | None = None,
-    **more: Any,
-) -> JSONResponse:
-    """One problem document. Without a ``code`` it says no more than its status."""
+class BodyInvalid(InputError):
+    """The input cannot be used."""
+
+    def __init__(self, findings: ValidationError) -> None:
+        self.findings = findings
+        super().__init__()
+
+
+def problem_document(
+    status: int, *, code: str = "", title: str = "", detail: str = "", **more: Any
+) -> dict[str, Any]:
+    """The members of a problem document. Without a ``code`` it says no more than its status."""
     document: dict[str, Any] = {
         "type": TYPE_PREFIX + code if code else "about:blank",
         "title": title or HTTPStatus(status).phrase,
@@ -38,9 +47,57 @@ def problem(
     }
     if detail:
         document["detail"] = detail
+    return {**document, **more}
+
+
+def problem(
+    status: int, *, headers: Mapping[str, str] | None = None, **members: Any
+) -> JSONResponse:
+    """An answer with a :func:`problem_document`."""
     return JSONResponse(
-        {**document, **more}, status, headers=dict(headers or {}), media_type=MEDIA_TYPE
+        problem_document(status, **members),
+        status,
+        headers=dict(headers or {}),
+        media_type=MEDIA_TYPE,
     )
+
+
+def problem_of(
+    error: PoolError, *, headers: Mapping[str, str] | None = None, **more: Any
+) -> JSONResponse:
+    """The problem document of an error, with what its class says of it."""
+    if isinstance(error, BodyInvalid):
+        more["errors"] = _findings(error.findings.errors(include_url=False, include_input=False))
+    return problem(
+        error.status,
+        code=error.code,
+        title=title_of(error),
+        detail=error.detail,
+        headers={**_headers_of(error), **(headers or {})},
+        **more,
+    )
+
+
+def title_of(error: PoolError) -> str:
+    """What the class of an error says, without its full stop."""
+    return (type(error).__doc__ or "").strip().splitlines()[0].rstrip(".")
+
+
+def _headers_of(error: PoolError) -> dict[str, str]:
+    if isinstance(error, Unauthorized):
+        return {"WWW-Authenticate": "Bearer"}
+    after = getattr(error, "retry_after", None)
+    if after is None and (error.status in (408, 429, 503) or isinstance(error, PoolEmpty)):
+        after = RETRY_AFTER
+    return {} if after is None else {"Retry-After": str(max(0, math.ceil(after)))}
+
+
+def _findings(errors: Any) -> list[dict[str, str]]:
+    # What was sent is not sent back: it may be large, or a secret in the wrong place.
+    return [
+        {"where": ".".join(map(str, each["loc"])), "what": each["msg"]}
+        for each in errors[:MOST_FINDINGS]
+    ]
 
 
 def install(app: FastAPI) -> None:
@@ -48,13 +105,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(PoolError)
     async def on_pool_error(_: Request, error: PoolError) -> JSONResponse:
-        headers = {}
-        if isinstance(error, CvatBusy) and error.retry_after is not None:
-            headers["Retry-After"] = str(round(error.retry_after))
-        title = (type(error).__doc__ or "").strip().splitlines()[0].rstrip(".")
-        return problem(
-            error.status, code=error.code, title=title, detail=error.detail, headers=headers
-        )
+        return problem_of(error)
 
     @app.exception_handler(HTTPException)
     async def on_http_error(_: Request, error: HTTPException) -> JSONResponse:
@@ -62,14 +113,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        # What was sent is not sent back: it may be large, or a secret in the wrong place.
-        wrong = [
-            {"where": ".".join(map(str, each["loc"])), "what": each["msg"]}
-            for each in error.errors()
-        ]
-        return problem(422, code="input", title="The input cannot be used", errors=wrong)
+        found = _findings(error.errors())
+        return problem(422, code=InputError.code, title="The input cannot be used", errors=found)
 
-    @app.exception_handler(Exception)
-    async def on_crash(request: Request, error: Exception) -> JSONResponse:
-        log.error("request failed", path=request.url.path, why=repr(error))
-        return problem(500)
+    @app.exception_handler(ClientDisconnect)
+    async def on_disconnect(_: Request, _error: ClientDisconnect) -> Response:
+        return Response(status_code=_NOBODY_THERE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,14 +14,18 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from pool.errors import CannotListen, ConfigError
+from pool.http.protocol import Protocol
 from pool.settings import DaemonSettings
 
-#: Seconds in which the server must have started, and in which open requests may end.
+#: Seconds in which the server must have started, and what is left of the time to stop when
+#: answers that are still under way are ended.
 START = 10.0
-GRACE = 1
+MARGIN = 1.0
 #: Seconds for which an idle connection is kept.
 KEEP_ALIVE = 75
 BACKLOG = 512
+#: Files that the process may have open, if the system lets it: connections are files.
+FILES = 8192
 
 
 def check_exposure(settings: DaemonSettings, token: str | None) -> None:
@@ -34,12 +39,20 @@ def check_exposure(settings: DaemonSettings, token: str | None) -> None:
 
 def is_loopback(host: str) -> bool:
     """Whether an address, or a name, stands for this machine alone."""
-    if host == "localhost":
+    if host.lower() == "localhost":
         return True
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _allow_files(wanted: int) -> None:
+    """Let the process have so many files open, as far as the system's hard limit goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 class _Server(uvicorn.Server):
@@ -78,17 +91,19 @@ class HttpServer:
         if self.listening:
             return
         listener = self._listen()
+        _allow_files(FILES)
         config = uvicorn.Config(
             self._make_app(),
             log_config=None,
             log_level="critical",
             access_log=False,
-            lifespan="off",
+            lifespan="on",
             loop="asyncio",
-            http="h11",
+            http=Protocol,
             ws="none",
             server_header=False,
-            timeout_graceful_shutdown=GRACE,
+            proxy_headers=False,
+            timeout_graceful_shutdown=max(1, round(self._settings.stop_timeout - MARGIN)),
             timeout_keep_alive=KEEP_ALIVE,
         )
         server, started = _Server(config), threading.Event()

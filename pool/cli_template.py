@@ -1,0 +1,82 @@
+"""``cvat-pool status``, ``pause``, ``resume``, ``drain`` and ``prewarm``: templates and their
+pools."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Annotated
+
+import typer
+
+from pool.cli_options import (
+    ConfigOption,
+    JsonOption,
+    ServerOption,
+    TemplateArgument,
+    open_pool,
+    print_json,
+    seconds_of,
+)
+
+
+def status(
+    config: ConfigOption = None,
+    server: ServerOption = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep it up to date.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show levels, demand and troubles of all templates."""
+    from pool.rendering import status_table, watch_status
+
+    with closing(open_pool(config, server)) as pool:
+        if watch:
+            watch_status(pool.status)
+        elif as_json:
+            print_json(pool.status())
+        else:
+            from rich.console import Console
+
+            Console().print(status_table(pool.status()))
+
+
+def pause(
+    template: TemplateArgument, config: ConfigOption = None, server: ServerOption = None
+) -> None:
+    """Create no more tasks of a template until it is resumed; hand out what is there."""
+    with closing(open_pool(config, server)) as pool:
+        pool.pause(template)
+
+
+def resume(
+    template: TemplateArgument, config: ConfigOption = None, server: ServerOption = None
+) -> None:
+    """Create tasks of a template again, after pause or drain."""
+    with closing(open_pool(config, server)) as pool:
+        pool.resume(template)
+
+
+def drain(
+    template: TemplateArgument, config: ConfigOption = None, server: ServerOption = None
+) -> None:
+    """Take all warm tasks of a template out of the pool, and create no more until it is resumed.
+
+    The daemon deletes them on the server; those that callers have are left to them.
+    """
+    with closing(open_pool(config, server)) as pool:
+        pool.drain(template)
+
+
+def prewarm(
+    template: TemplateArgument,
+    count: Annotated[int, typer.Argument(help="How many tasks to keep warm; 0 ends it.")],
+    duration: Annotated[
+        str, typer.Option("--for", metavar="DURATION", help='For how long, such as "2h".')
+    ] = "15m",
+    config: ConfigOption = None,
+    server: ServerOption = None,
+) -> None:
+    """Keep more tasks of a template warm for a while, since many are about to be asked for."""
+    seconds = seconds_of(duration)
+    assert seconds is not None
+    with closing(open_pool(config, server)) as pool:
+        pool.prewarm(template, count, duration=seconds)

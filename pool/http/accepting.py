@@ -1,0 +1,183 @@
+"""Takes in the data of requests: into the spool as it comes, and then to the dispatch."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any, Final
+
+from starlette.requests import Request
+
+from pool.errors import InputError, PoolError, StoreError, UnknownLease
+from pool.files import digest, names_of
+from pool.http.bodies import RequestFields, RequestWish, parse, request_fields
+from pool.http.limits import Places, blocks, read_json
+from pool.http.multipart import FormReader
+from pool.http.workers import Workers
+from pool.incoming import Incoming
+from pool.model import RequestRecord, new_id
+from pool.services.dispatch import Dispatch
+from pool.settings import Template
+from pool.store.base import NewRequest
+from pool.taskpool import TaskPool
+
+#: The fields of a form beside its files.
+FIELDS: Final = frozenset(RequestFields.model_fields)
+
+
+class Accepting:
+    """Accepts requests. What is not accepted leaves nothing behind.
+
+    The row of a request is durable when :meth:`form` or :meth:`json` answers; its data is once
+    :meth:`keep` has, which is to be before its caller is told. Meanwhile it may be served already:
+    what CVAT has need not be written to the disk here first.
+    """
+
+    def __init__(self, pool: TaskPool, dispatch: Dispatch, workers: Workers) -> None:
+        self._engine = pool.engine
+        self._spool = pool.engine.spool
+        self._clock = pool.clock
+        self._settings = pool.settings.daemon
+        self._dispatch = dispatch
+        self._workers = workers
+        self._places = Places()
+
+    async def form(self, request: Request, key: str | None) -> RequestRecord:
+        """A request whose files are in the body.
+
+        :raises pool.errors.PoolError: it is not accepted.
+        :raises starlette.requests.ClientDisconnect: the caller has gone before it was.
+        """
+        request_id = new_id(self._clock.now())
+        reader = FormReader(
+            request.headers.get("content-type", ""),
+            partial(self._spool.receive, request_id),
+            fields=FIELDS,
+            most_files=self._settings.max_files,
+            digests=key is not None,
+        )
+        async with self._places.taken():
+            complete = False
+            try:
+                async for block, last in blocks(
+                    request,
+                    most=self._settings.max_body,
+                    patience=self._settings.receive_timeout,
+                ):
+                    if not last:
+                        await self._workers.spool(self._feed, reader, block)
+                        continue
+                    # From here on it goes its way, whatever becomes of its caller.
+                    complete = True
+                    return await self._workers.spool(self._take, reader, block, request_id, key)
+            except BaseException:
+                if not complete:
+                    await asyncio.shield(self._workers.spool(reader.discard))
+                raise
+        raise AssertionError("a body has a last block")
+
+    async def json(self, request: Request, key: str | None) -> RequestRecord:
+        """A request whose data CVAT fetches by itself; errors as of :meth:`form`."""
+        content = await read_json(request, patience=self._settings.receive_timeout)
+        wish = parse(RequestWish, content)
+        named = wish.share or wish.urls or (wish.cloud.keys if wish.cloud else ())
+        if len(named) > self._settings.max_files:
+            raise InputError(f"at most {self._settings.max_files} files")
+        return await self._workers.spool(self._take_wish, wish, key)
+
+    async def keep(self, request_id: str) -> None:
+        """Have the data of an accepted request on the disk, unless it was served already.
+
+        :raises StoreError: the disk does not do its part.
+        """
+        await self._workers.spool(self._keep, request_id)
+
+    # --- On threads -----------------------------------------------------------------------------
+
+    def _keep(self, request_id: str) -> None:
+        try:
+            self._spool.sync(request_id)
+        except StoreError:
+            # Somebody may have been done with it meanwhile.
+            if self._spool.load(request_id) is not None:
+                raise
+
+    def _feed(self, reader: FormReader, block: bytes) -> None:
+        reader.feed(block)
+        # A mistake that is known already need not cost the rest of the body.
+        if "template" in reader.fields:
+            self._engine.templates.named(reader.fields["template"])
+
+    def _take(
+        self, reader: FormReader, block: bytes, request_id: str, key: str | None
+    ) -> RequestRecord:
+        try:
+            reader.feed(block)
+            incoming = reader.end()
+            told = request_fields(reader.fields)
+            return self._accept(incoming, request_id, told, key, reader.digests)
+        except BaseException:
+            reader.discard()
+            raise
+
+    def _take_wish(self, wish: RequestWish, key: str | None) -> RequestRecord:
+        request_id = new_id(self._clock.now())
+        with self._spool.receive(request_id) as incoming:
+            return self._accept(incoming, request_id, wish, key, [])
+
+    def _accept(
+        self,
+        incoming: Incoming,
+        request_id: str,
+        told: RequestFields,
+        key: str | None,
+        digests: list[bytes],
+    ) -> RequestRecord:
+        template = self._template(told)
+        wish = told if isinstance(told, RequestWish) else None
+        cloud = wish.cloud if wish else None
+        upload = incoming.finish(
+            share=wish.share if wish else None,
+            urls=wish.urls if wish else None,
+            cloud=(cloud.storage_id, cloud.keys) if cloud else None,
+            params=told.params.given if told.params else None,
+            sync=False,
+        )
+        new = NewRequest(
+            id=request_id,
+            name=told.name,
+            assignee=told.assignee,
+            files=names_of(upload),
+            size=upload.size,
+            spooled=True,
+        )
+        asked: dict[str, Any] = {
+            "template": template.name,
+            "name": told.name,
+            "assignee": told.assignee,
+        }
+        if told.lease_id is not None:
+            asked["lease_id"] = told.lease_id
+        payload = digest(upload, asked, digests) if key is not None else ""
+        opened = self._dispatch.accept(
+            template,
+            upload,
+            new,
+            idempotency_key=key,
+            payload=payload,
+            lease_id=told.lease_id,
+        )
+        if opened.request is None:
+            raise PoolError("the store kept no request")
+        return opened.request
+
+    def _template(self, told: RequestFields) -> Template:
+        """The template of a request, which is that of its lease if it names one."""
+        if told.lease_id is None:
+            return self._engine.templates.named(told.template or "")
+        lease = self._engine.store.lease(told.lease_id)
+        if lease is None:
+            raise UnknownLease(told.lease_id)
+        if told.template not in (None, lease.template):
+            raise InputError(f"lease {lease.id} is of template {lease.template!r}")
+        return self._engine.templates.named(lease.template)

@@ -1,0 +1,122 @@
+"""How much is taken in from one caller, how fast it has to come, and from how many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from starlette.requests import ClientDisconnect, Request
+
+from pool.errors import TooLarge, TooManyUploads, TooSlow, WrongMediaType
+
+#: Bytes of the longest body of JSON.
+LONGEST_JSON: Final = 8 * 2**20
+#: Bytes of an upload that are gathered before they are written; with the buffers below this, what
+#: one upload takes up in memory.
+BLOCK: Final = 2**18
+#: Bytes that have to come within the time-out, so that a body that comes byte by byte ends too.
+LEAST: Final = 2**12
+#: Uploads that are taken in at the same time, and further ones that may wait for their turn.
+MOST_UPLOADS: Final = 64
+MOST_WAITING: Final = 512
+#: Seconds that an upload waits for its turn.
+TURN: Final = 10.0
+
+JSON: Final = "application/json"
+MULTIPART: Final = "multipart/form-data"
+
+
+def media_type(request: Request) -> str:
+    """The media type of the body, in lower case and without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_json(request: Request, *, patience: float, most: int = LONGEST_JSON) -> bytes:
+    """The whole body, which has to be JSON by its media type.
+
+    :raises WrongMediaType: it is something else.
+    """
+    if media_type(request) != JSON:
+        raise WrongMediaType(f"send {JSON}")
+    parts = [block async for block, _ in blocks(request, most=most, patience=patience)]
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def blocks(
+    request: Request, *, most: int, patience: float
+) -> AsyncIterator[tuple[bytes, bool]]:
+    """The body, :data:`BLOCK` bytes or a little more at a time, each with whether it is the last.
+
+    :raises TooLarge: it has more than ``most`` bytes, or says that it will have.
+    :raises TooSlow: the next :data:`LEAST` bytes have not come within ``patience`` seconds.
+    :raises starlette.requests.ClientDisconnect: the caller has gone.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > most:
+        raise TooLarge(f"at most {most} bytes")
+    waiting: list[bytes] = []
+    gathered = received = 0
+    more = True
+    while more:
+        piece, more = await _piece(request, patience, more=LEAST)
+        received += len(piece)
+        gathered += len(piece)
+        if received > most:
+            raise TooLarge(f"at most {most} bytes")
+        waiting.append(piece)
+        if gathered >= BLOCK or not more:
+            yield (waiting[0] if len(waiting) == 1 else b"".join(waiting)), not more
+            waiting.clear()
+            gathered = 0
+
+
+async def _piece(request: Request, patience: float, *, more: int) -> tuple[bytes, bool]:
+    """At least so many bytes ``more``, or what is left; and whether something is left."""
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(patience):
+            while True:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                pieces.append(message.get("body", b""))
+                size += len(pieces[-1])
+                if not message.get("more_body", False):
+                    return b"".join(pieces), False
+                if size >= more:
+                    return b"".join(pieces), True
+    except TimeoutError:
+        raise TooSlow(f"{LEAST} bytes have to come every {patience:g} s") from None
+
+
+class Places:
+    """The uploads that are taken in at the same time."""
+
+    def __init__(self, places: int = MOST_UPLOADS, *, waiting: int = MOST_WAITING) -> None:
+        self._turns = asyncio.Semaphore(places)
+        self._most_waiting = waiting
+        self._waiting = 0
+
+    @asynccontextmanager
+    async def taken(self) -> AsyncIterator[None]:
+        """Wait for a place, and have it.
+
+        :raises TooManyUploads: too many wait already, or it took too long.
+        """
+        if self._turns.locked() and self._waiting >= self._most_waiting:
+            raise TooManyUploads("try again in a moment")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(TURN):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise TooManyUploads("try again in a moment") from None
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._turns.release()

@@ -1,0 +1,234 @@
+"""``multipart/form-data`` as it comes: files go to the spool piece by piece, fields are kept.
+
+Nothing here waits or knows of HTTP: what it is fed it parses at once, on the caller's thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from pool.cvat.multipart import name_on_server
+from pool.errors import InputError, TooLarge
+from pool.incoming import Incoming, Part
+
+#: The part that may come many times, with a file in it.
+FILES: Final = "files"
+#: Bytes of the longest boundary (RFC 2046, section 5.1.1), of the headers of one part, of one
+#: field, and of a file's name.
+LONGEST_BOUNDARY: Final = 70
+LONGEST_HEADERS: Final = 8 * 2**10
+LONGEST_FIELD: Final = 2**16
+LONGEST_FILE_NAME: Final = 255
+
+# It warns of what callers send, which is told to them instead.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+
+
+class FormReader:
+    """One form, of known ``fields`` and any number of files up to ``most_files``.
+
+    ``digests`` asks for the SHA-256 digests of the files. ``incoming`` makes the entry of the
+    spool that the files go to; it is called on the first feed, and the entry is the caller's to
+    finish or to discard.
+    """
+
+    def __init__(
+        self,
+        content_type: str,
+        incoming: Callable[[], Incoming],
+        *,
+        fields: frozenset[str],
+        most_files: int,
+        digests: bool,
+    ) -> None:
+        self._make_incoming = incoming
+        self._known = fields
+        self._most_files = most_files
+        self._with_digests = digests
+        self._parser = _parser_of(content_type, self)
+        self._name = b""
+        self._value = b""
+        self._disposition: bytes | None = None
+        self._header_bytes = 0
+        self._field: str | None = None
+        self._text = bytearray()
+        self._file: Part | None = None
+        self._content: Any = None
+        self._ended = False
+        self._discarded = False
+        self._guard = threading.Lock()
+        self.incoming: Incoming | None = None
+        self.fields: dict[str, str] = {}
+        self.files = 0
+        #: The digests of the files, in their order, when they were asked for.
+        self.digests: list[bytes] = []
+
+    def feed(self, data: bytes) -> None:
+        """Take in the next bytes of the body.
+
+        :raises InputError: it is no such form, a name is no good, or there are too many parts.
+        :raises TooLarge: a field or the headers of a part are too long.
+        :raises SpoolFull: there is no room.
+        """
+        with self._guard:
+            if self._discarded:
+                raise InputError("the body is not wanted any more")
+            if self.incoming is None:
+                self.incoming = self._make_incoming()
+            try:
+                self._parser.write(data)
+            except FormParserError as error:
+                raise InputError(f"the body is no such form: {error}") from None
+
+    def discard(self) -> None:
+        """Delete what there is of the entry, once a feed on another thread has ended. Does
+        nothing when the entry is finished."""
+        with self._guard:
+            self._discarded = True
+            if self.incoming is not None:
+                self.incoming.discard()
+
+    def end(self) -> Incoming:
+        """The body has ended; answers the entry with all its files.
+
+        :raises InputError: the form is not complete, or has no files.
+        """
+        if not self._ended or self.incoming is None:
+            raise InputError("the body ends before the form does")
+        if not self.files:
+            raise InputError(f"the form has no {FILES}")
+        return self.incoming
+
+    # --- What the parser finds ------------------------------------------------------------------
+
+    def on_part_begin(self) -> None:
+        self._disposition = None
+        self._header_bytes = 0
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._count_header(end - start)
+        self._name += data[start:end]
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._count_header(end - start)
+        self._value += data[start:end]
+
+    def on_header_end(self) -> None:
+        if self._name.lower() == b"content-disposition":
+            if self._disposition is not None:
+                raise InputError("a part of the form has two Content-Disposition headers")
+            self._disposition = self._value
+        self._name = self._value = b""
+
+    def on_headers_finished(self) -> None:
+        kind, options = parse_options_header(self._disposition)
+        if kind != b"form-data" or b"name" not in options:
+            raise InputError("a part of the form has no name")
+        name = _text(options[b"name"], "the name of a part")
+        if name == FILES:
+            self._begin_file(options.get(b"filename"))
+        else:
+            self._begin_field(name)
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._file is not None:
+            # Not copied: what a part of a large body costs is the writing.
+            piece = memoryview(data)[start:end]
+            self._file.write(piece)
+            if self._content is not None:
+                self._content.update(piece)
+        elif len(self._text) + end - start > LONGEST_FIELD:
+            raise TooLarge(f"{self._field}: at most {LONGEST_FIELD} bytes")
+        else:
+            self._text += data[start:end]
+
+    def on_part_end(self) -> None:
+        if self._file is not None:
+            self._end_file(self._file)
+        elif self._field is not None:
+            self.fields[self._field] = _text(bytes(self._text), self._field)
+            self._field = None
+
+    def on_end(self) -> None:
+        self._ended = True
+
+    # --- Parts ----------------------------------------------------------------------------------
+
+    def _begin_field(self, name: str) -> None:
+        if name not in self._known:
+            known = ", ".join(sorted(self._known))
+            raise InputError(f"{name[:80]!r} is no field; there is {FILES}, {known}")
+        if name in self.fields:
+            raise InputError(f"{name} is given twice")
+        self._field = name
+        self._text.clear()
+
+    def _begin_file(self, filename: bytes | None) -> None:
+        if not filename:
+            raise InputError("a file has no name: send it with a filename")
+        self.files += 1
+        if self.files > self._most_files:
+            raise InputError(f"at most {self._most_files} files; send an archive")
+        name = _text(filename, "the name of a file")
+        _check_file_name(name)
+        assert self.incoming is not None
+        self._file = self.incoming.add(name)
+        self._content = hashlib.sha256() if self._with_digests else None
+
+    def _end_file(self, file: Part) -> None:
+        file.close()
+        if not file.size:
+            raise InputError(f"{file.name}: is empty")
+        if self._content is not None:
+            self.digests.append(self._content.digest())
+        self._file = self._content = None
+
+    def _count_header(self, length: int) -> None:
+        self._header_bytes += length
+        if self._header_bytes > LONGEST_HEADERS:
+            raise TooLarge(f"the headers of a part: at most {LONGEST_HEADERS} bytes")
+
+
+def _parser_of(content_type: str, reader: FormReader) -> MultipartParser:
+    _, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary", b"")
+    if not 0 < len(boundary) <= LONGEST_BOUNDARY:
+        raise InputError("the Content-Type has no boundary that can be used")
+    return MultipartParser(
+        boundary,
+        {
+            "on_part_begin": reader.on_part_begin,
+            "on_part_data": reader.on_part_data,
+            "on_part_end": reader.on_part_end,
+            "on_header_field": reader.on_header_field,
+            "on_header_value": reader.on_header_value,
+            "on_header_end": reader.on_header_end,
+            "on_headers_finished": reader.on_headers_finished,
+            "on_end": reader.on_end,
+        },
+    )
+
+
+def _check_file_name(name: str) -> None:
+    """What :func:`pool.files.clean_name` leaves to callers on this machine."""
+    shown = name[:80]
+    if not name.isprintable():
+        raise InputError(f"{shown!r}: a file's name cannot have control characters")
+    if len(name.encode()) > LONGEST_FILE_NAME:
+        raise InputError(f"{shown!r}…: a file's name has at most {LONGEST_FILE_NAME} bytes")
+    if name_on_server(name).strip() in ("", ".", ".."):
+        raise InputError(f"{shown!r}: is no file name")
+
+
+def _text(data: bytes, what: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise InputError(f"{what} is not UTF-8") from None

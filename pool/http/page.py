@@ -1,0 +1,120 @@
+"""The dashboard: ``/`` and its files, the same for everybody.
+
+No data is in them; what they show comes over ``/v1``, which asks for the token itself. That is why
+they are open to everyone who can reach the daemon.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
+from types import MappingProxyType
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+from starlette.exceptions import HTTPException
+
+PAGE: Final = "/"
+#: Before the path of each of the page's files.
+STATIC: Final = "/static/"
+
+_TYPES: Final = MappingProxyType(
+    {
+        ".html": "text/html; charset=utf-8",
+        ".css": "text/css; charset=utf-8",
+        ".js": "text/javascript; charset=utf-8",
+        ".svg": "image/svg+xml",
+    }
+)
+#: All folders of the page, beside each other; what else lies in them is not served.
+_FOLDERS: Final = ("", "uplot/")
+_INDEX: Final = "index.html"
+
+#: Scripts, styles, pictures and connections of this origin, and nothing else: nothing inline, no
+#: frame around the page, and no text that is made into markup by a script.
+CONTENT_SECURITY_POLICY: Final = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+)
+HEADERS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+        # Not "no-referrer": with that some browsers call the page's own POST that of nobody.
+        "Referrer-Policy": "same-origin",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+        # Asked for anew each time, and then mostly answered with 304: a page never runs with
+        # the scripts of another version.
+        "Cache-Control": "no-cache",
+    }
+)
+
+
+@dataclass(frozen=True)
+class _File:
+    content: bytes
+    media_type: str
+    etag: str
+
+
+def page_router() -> APIRouter:
+    """The routes of the page. Its files are read now, so a request never touches the disk."""
+    files = _read_files()
+    router = APIRouter(include_in_schema=False)
+
+    @router.api_route(PAGE, methods=["GET", "HEAD"])
+    async def page(request: Request) -> Response:
+        return _answer(files[_INDEX], request)
+
+    @router.api_route(STATIC + "{path:path}", methods=["GET", "HEAD"])
+    async def static(path: str, request: Request) -> Response:
+        if path == _INDEX or path not in files:
+            raise HTTPException(404)
+        return _answer(files[path], request)
+
+    return router
+
+
+def _read_files() -> Mapping[str, _File]:
+    """What may be asked for, by its path: nothing else is ever served."""
+    root = resources.files("pool.http") / "static"
+    return {
+        folder + entry.name: _read(entry)
+        for folder in _FOLDERS
+        for entry in (root / folder if folder else root).iterdir()
+        if _suffix(entry) in _TYPES
+    }
+
+
+def _read(entry: Traversable) -> _File:
+    content = entry.read_bytes()
+    etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    return _File(content, _TYPES[_suffix(entry)], etag)
+
+
+def _suffix(entry: Traversable) -> str:
+    return "." + entry.name.rpartition(".")[2]
+
+
+def _answer(file: _File, request: Request) -> Response:
+    headers = {**HEADERS, "ETag": file.etag}
+    known = request.headers.get("If-None-Match", "")
+    if file.etag in (each.strip().removeprefix("W/") for each in known.split(",")):
+        return Response(status_code=304, headers=headers)
+    return Response(file.content, media_type=file.media_type, headers=headers)

@@ -1,0 +1,67 @@
+/** What the page does to its document: only text, never markup, since names come from people. */
+
+export const byId = (id) => document.getElementById(id);
+
+/** A copy of a ``<template>``'s element, and its parts by their ``data-part``. */
+export function copy(id) {
+  const root = byId(id).content.firstElementChild.cloneNode(true);
+  return { root, parts: partsOf(root) };
+}
+
+export function partsOf(root) {
+  const named = root.querySelectorAll("[data-part]");
+  return Object.fromEntries([...named].map((each) => [each.dataset.part, each]));
+}
+
+/** Set a text. One that stays the same is not touched: a reader would read it again. */
+export function write(element, text) {
+  const words = String(text ?? "");
+  if (element.textContent !== words) element.textContent = words;
+}
+
+/** Show or hide. */
+export function show(element, visible) {
+  if (element.hidden === visible) element.hidden = !visible;
+}
+
+export function attribute(element, name, value) {
+  if (value === null) element.removeAttribute(name);
+  else if (element.getAttribute(name) !== value) element.setAttribute(name, value);
+}
+
+/** Have a link lead to an address of the web, and to nothing else (``javascript:`` …). */
+export function link(anchor, address) {
+  attribute(anchor, "href", isWeb(address) ? address : null);
+}
+
+export function isWeb(address) {
+  try {
+    return ["http:", "https:"].includes(new URL(address).protocol);
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * Make the children of ``parent`` those of ``items``, in that order. An item's element is kept
+ * as long as its key is there, so that focus and selection stay.
+ */
+export function arrange(parent, items, { key, make, update }) {
+  const kept = (parent.arranged ??= new Map());
+  const wanted = new Set(items.map(key));
+  for (const [name, view] of kept) {
+    if (!wanted.has(name)) {
+      view.root.remove();
+      kept.delete(name);
+    }
+  }
+  let before = parent.firstElementChild;
+  for (const item of items) {
+    const name = key(item);
+    let view = kept.get(name);
+    if (!view) kept.set(name, (view = make(item)));
+    if (view.root === before) before = before.nextElementSibling;
+    else parent.insertBefore(view.root, before);
+    update(view, item);
+  }
+}

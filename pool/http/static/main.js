@@ -1,0 +1,256 @@
+/** Puts the page together: what the daemon tells goes into the pool, and from there is shown. */
+
+import { Announcer } from "./announcer.js";
+import { Api, Problem, templatePath } from "./api.js";
+import { Connection } from "./connection.js";
+import { TokenDialog, askPrewarm, confirmDrain } from "./dialogs.js";
+import { byId } from "./dom.js";
+import { plural } from "./format.js";
+import { Overview } from "./overview.js";
+import { Pool } from "./pool.js";
+import { RequestTables } from "./request_tables.js";
+import { UNFINISHED } from "./requests.js";
+import { TemplateList } from "./template_list.js";
+
+/** Milliseconds between two drawings of the page, and between two questions for requests. */
+const DRAW_EVERY = 250;
+const ASK_EVERY = 500;
+/** Seconds after which all is asked for anew, in case something was missed. */
+const REREAD = 120;
+
+class Page {
+  constructor() {
+    this.api = new Api({ onUnauthorized: (token) => this.needToken(token) });
+    this.pool = new Pool(() => this.api.now());
+    this.state = { name: "connecting" };
+    // Why nothing comes, and why something could not be read.
+    this.lost = null;
+    this.problem = null;
+    this.drawing = null;
+    this.asking = null;
+    this.announcer = new Announcer(byId("announcer"));
+    this.overview = new Overview();
+    this.list = new TemplateList({ actions: this.actions(), onChange: () => this.draw() });
+    this.tables = new RequestTables((template) => this.list.wanted(template));
+    this.tokenDialog = new TokenDialog((token) => this.useToken(token));
+    this.connection = new Connection(this.api, "v1/events", {
+      onOpen: () => this.read(),
+      onEvent: (event) => this.take(event),
+      onState: (state) => this.takeState(state),
+    });
+  }
+
+  start() {
+    byId("connect-now").addEventListener("click", () => {
+      if (this.state.name === "unauthorized") this.tokenDialog.ask(false);
+      else this.connection.hurry();
+    });
+    byId("forget-token").addEventListener("click", () => this.useToken(""));
+    addEventListener("online", () => this.connection.hurry());
+    setInterval(() => this.tick(), 1000);
+    setInterval(() => this.isLive && this.read(), REREAD * 1000);
+    // Behind other pages a browser lets it sleep, so it has missed some time.
+    document.addEventListener("visibilitychange", () => {
+      if (!document.hidden && this.isLive) this.read();
+      this.draw();
+    });
+    this.connection.run();
+  }
+
+  get isLive() {
+    return this.state.name === "live";
+  }
+
+  // --- What comes ------------------------------------------------------------------------------
+
+  takeState(state) {
+    const { lost } = this;
+    this.state = state;
+    // While it is tried again, it is as lost as before.
+    if (state.name === "live") this.lost = null;
+    else if (state.problem) this.lost = state.problem;
+    if (lost && !this.lost) this.announcer.say("Connected again");
+    if (!lost && this.lost) this.announcer.say("The connection to the daemon is lost");
+    this.draw();
+  }
+
+  take({ event, data }) {
+    const content = JSON.parse(data);
+    if (event === "levels") {
+      this.noticeOtherStore(content);
+      this.takeStatus(content);
+    } else if (event.startsWith("request.")) {
+      this.pool.takeEvent(content);
+      const { incomplete, unexplained } = this.pool.requests;
+      if (incomplete || unexplained) this.askSoon();
+    }
+    this.draw();
+  }
+
+  /** Another store has other numbers of events, so the last one of this one means nothing there. */
+  noticeOtherStore({ store }) {
+    const before = this.pool.status?.store;
+    if (before === undefined || before === store) return;
+    this.pool = new Pool(() => this.api.now());
+    this.connection.restart({ forget: true });
+  }
+
+  /** All that is not told by events, and what happened before the first one. */
+  async read() {
+    const { pool } = this;
+    this.problem = null;
+    await Promise.all([
+      this.attempt(async () => pool.takeHistory(await this.api.get("v1/history"))),
+      this.attempt(() => this.readRequests()),
+      this.attempt(async () => {
+        // An answer is older than what the stream has told since, so it is only to begin with.
+        const status = pool.status ?? (await this.api.get("v1/templates"));
+        if (!pool.status) this.takeStatus(status);
+      }),
+    ]);
+    this.draw();
+  }
+
+  takeStatus(status) {
+    this.announcer.say(...this.pool.takeStatus(status));
+    byId("main").removeAttribute("aria-busy");
+  }
+
+  /** Do a thing, and show why when it cannot be done. */
+  async attempt(action) {
+    try {
+      await action();
+    } catch (problem) {
+      // Without a token, and while nobody answers, the connection's own state says so.
+      if (problem.status && problem.status !== 401) this.problem = problem;
+      else if (!(problem instanceof Problem)) throw problem;
+    }
+  }
+
+  async readRequests() {
+    const { requests } = this.pool;
+    const mark = requests.mark();
+    const [failed, ...unfinished] = await Promise.all(
+      ["failed", ...UNFINISHED].map((state) => this.requestsOf(`state=${state}`)),
+    );
+    requests.takeUnfinished(unfinished.flat(), mark);
+    requests.takeFailures(failed);
+  }
+
+  /** Ask for names and reasons, which events do not carry. */
+  askSoon() {
+    this.asking ??= setTimeout(async () => {
+      await this.attempt(() => this.readDetails());
+      this.asking = null;
+      this.draw();
+    }, ASK_EVERY);
+  }
+
+  async readDetails() {
+    const { requests } = this.pool;
+    if (requests.incomplete) requests.takeNewest(await this.requestsOf("limit=50"));
+    if (requests.unexplained) {
+      const before = new Set(requests.failures.keys());
+      requests.takeFailures(await this.requestsOf("state=failed"));
+      const now = [...requests.failures.values()];
+      this.announceFailures(now.filter(({ id }) => !before.has(id)));
+    }
+  }
+
+  async requestsOf(query) {
+    return (await this.api.get(`v1/requests?${query}`)).items;
+  }
+
+  announceFailures(failures) {
+    if (failures.length > 1) this.announcer.say(`${plural(failures.length, "request")} failed`);
+    for (const { name, template, title } of failures.length === 1 ? failures : []) {
+      this.announcer.say(`${name} of ${template} failed: ${title}`);
+    }
+  }
+
+  // --- The token -------------------------------------------------------------------------------
+
+  needToken(used) {
+    // An answer to a call with a token that is no longer the one says nothing about this one.
+    if (used === this.api.token) {
+      this.api.token = "";
+      this.tokenDialog.ask(used !== "");
+    }
+  }
+
+  useToken(token) {
+    this.api.token = token;
+    this.connection.restart();
+  }
+
+  // --- What people do --------------------------------------------------------------------------
+
+  actions() {
+    const post = async ({ name }, action, body) => {
+      const { status } = this.pool;
+      const row = await this.api.post(templatePath(name, action), body);
+      // Unless the stream has told of it before.
+      if (this.pool.status === status) this.announcer.say(...this.pool.takeTemplate(row));
+      this.draw();
+    };
+    return {
+      pause: (row) => post(row, "pause"),
+      resume: (row) => post(row, "resume"),
+      drain: async (row) => {
+        if (await confirmDrain(row)) await post(row, "drain");
+      },
+      prewarm: async (row) => {
+        const wish = await askPrewarm(row);
+        if (wish) await post(row, "prewarm", wish);
+      },
+    };
+  }
+
+  // --- What is shown ---------------------------------------------------------------------------
+
+  /** Once a second: countdowns, ages, and levels that have stayed the same. */
+  tick() {
+    if (this.isLive) this.pool.sample();
+    this.pool.forget();
+    this.draw();
+  }
+
+  /** Draw soon; together with all else that comes until then. */
+  draw() {
+    if (this.drawing !== null || document.hidden) return;
+    this.drawing = setTimeout(
+      () => {
+        this.drawing = null;
+        this.drawNow();
+      },
+      Math.max(0, DRAW_EVERY - (performance.now() - (this.drawn ?? -DRAW_EVERY))),
+    );
+  }
+
+  drawNow() {
+    this.drawn = performance.now();
+    const { pool, isLive } = this;
+    const now = isLive || pool.seenAt === null ? this.api.now() : pool.seenAt;
+    this.overview.showConnection(this.state, this.lost, Boolean(this.api.token));
+    this.overview.showBanners(pool, this.lost, this.problem, this.api.now());
+    if (!pool.status) return;
+    this.overview.showStatus(pool);
+    this.overview.showTimes(pool);
+    this.list.show(pool.status.templates, now);
+    for (const card of this.list.open) {
+      const { levels, timings } = pool.template(card.name);
+      const { period } = this.list;
+      card.showHistory({ levels, timings, period, now, current: isLive });
+      card.showLastFailure(this.lastFailure(card.name), now);
+    }
+    // How many there are of the templates that are wanted, nobody tells.
+    const inFlight = this.list.filtered ? 0 : pool.status.in_flight;
+    this.tables.show(pool.requests, { now, inFlight });
+  }
+
+  lastFailure(template) {
+    return [...this.pool.requests.failures.values()].find((each) => each.template === template);
+  }
+}
+
+new Page().start();

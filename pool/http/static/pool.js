@@ -1,0 +1,109 @@
+/** All that the page knows of the pool; nothing of it is drawn here. */
+
+import { seconds } from "./format.js";
+import { Levels } from "./levels.js";
+import { Requests } from "./requests.js";
+import { Timings } from "./timings.js";
+
+export class Pool {
+  /** ``now`` gives the daemon's time, in seconds since the epoch. */
+  constructor(now) {
+    this.now = now;
+    this.status = null;
+    // When the newest levels came, for what is shown after the connection was lost.
+    this.seenAt = null;
+    this.requests = new Requests();
+    this.templates = new Map();
+  }
+
+  /** The series of one template. */
+  template(name) {
+    let template = this.templates.get(name);
+    if (!template) {
+      template = { levels: new Levels(), timings: new Timings() };
+      this.templates.set(name, template);
+    }
+    return template;
+  }
+
+  /** The status of the whole pool. Gives what people are to be told of it. */
+  takeStatus(status) {
+    const news = this.status ? changesBetween(this.status, status) : [];
+    this.status = status;
+    this.sample();
+    const names = new Set(status.templates.map(({ name }) => name));
+    for (const name of this.templates.keys()) if (!names.has(name)) this.templates.delete(name);
+    return news;
+  }
+
+  /** The status of one template, as an action answers it. */
+  takeTemplate(row) {
+    if (!this.status) return [];
+    const templates = this.status.templates.map((each) => (each.name === row.name ? row : each));
+    return this.takeStatus({ ...this.status, templates });
+  }
+
+  /** Note what the levels are now, also when nothing has changed. */
+  sample() {
+    const at = this.now();
+    this.seenAt = at;
+    for (const row of this.status?.templates ?? []) this.template(row.name).levels.add(at, row);
+  }
+
+  takeHistory(history) {
+    for (const [name, sampled] of Object.entries(history.templates)) {
+      this.template(name).levels.takeHistory(history.at, sampled);
+    }
+    for (const each of history.requests) {
+      const { timings } = this.template(each.template);
+      if (each.state === "ready") {
+        const { at, seconds, server_seconds: server } = each;
+        timings.addReady(each.request_id, { at, seconds, server });
+      } else if (each.state === "failed") {
+        timings.addFailed(each.request_id, each.at);
+      }
+    }
+  }
+
+  /** An event of a request. */
+  takeEvent(event) {
+    const row = this.requests.takeEvent(event);
+    const at = seconds(event.at);
+    const { timings } = this.template(event.template);
+    if (event.state === "failed") timings.addFailed(row.id, at);
+    if (event.state === "ready") {
+      timings.addReady(row.id, { at, seconds: event.seconds, server: event.server_seconds });
+    }
+  }
+
+  /** Let go of what is shown no more. */
+  forget() {
+    const now = this.now();
+    this.requests.forget(now);
+    for (const { timings } of this.templates.values()) timings.forget(now);
+  }
+}
+
+/** What has changed between two statuses that people want to be told, in words. */
+function changesBetween(before, after) {
+  const news = [];
+  if (after.hold_reason && !before.hold_reason) news.push(`The pool is held: ${after.hold_reason}`);
+  if (!after.hold_reason && before.hold_reason) news.push("The pool is no longer held");
+  if (!after.maintainer && before.maintainer) news.push("Nobody maintains the pool");
+  const earlier = new Map(before.templates.map((row) => [row.name, row]));
+  for (const row of after.templates) {
+    const old = earlier.get(row.name);
+    if (!old) news.push(`New template ${row.name}`);
+    else news.push(...templateNews(old, row));
+  }
+  return news;
+}
+
+function templateNews(old, row) {
+  const news = [];
+  if (row.paused_since && !old.paused_since) news.push(`${row.name} is paused`);
+  if (!row.paused_since && old.paused_since) news.push(`${row.name} is no longer paused`);
+  if (row.hold_reason && !old.hold_reason) news.push(`${row.name} is held: ${row.hold_reason}`);
+  if (!row.hold_reason && old.hold_reason) news.push(`${row.name} is no longer held`);
+  return news;
+}
