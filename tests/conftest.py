@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -68,7 +69,9 @@ def engine(
     settings: Settings, store: Store, cvat: ScriptedCvat, clock: ManualClock
 ) -> Iterator[Engine]:
     """The parts of a process, not started: the test runs each step itself."""
-    engine = Engine(settings, store=store, cvat=cast(Any, cvat), clock=clock)
+    engine = Engine(
+        settings, store=store, cvat=cast(Any, cvat), clock=clock, rng=random.Random(1)
+    )
     yield engine
     engine.close()
 

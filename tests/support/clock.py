@@ -8,14 +8,18 @@ START = 1_800_000_000.0
 
 
 class ManualClock:
-    """Wall time and monotonic time that move together, by hand."""
+    """Wall time and monotonic time that move together, by hand.
+
+    ``off`` is how many seconds the wall clock was set by.
+    """
 
     def __init__(self) -> None:
         self._elapsed = 0.0
+        self.off = 0.0
         self.slept: list[float] = []
 
     def now(self) -> float:
-        return START + self._elapsed
+        return START + self._elapsed + self.off
 
     def monotonic(self) -> float:
         return self._elapsed

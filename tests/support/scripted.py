@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pool.cvat.records import ImportState, ImportStatus, TaskInfo, Upload
+from pool.cvat.records import ImportState, ImportStatus, ServerInfo, TaskInfo, Upload
 from pool.errors import CvatError, CvatForbidden
 from pool.model import Job
 
@@ -39,6 +39,10 @@ class ScriptedCvat:
             Job(id=task_id * 10 + index, url=f"u{index}", start_frame=index, stop_frame=index)
             for index in range(jobs)
         )
+
+    def about(self) -> ServerInfo:
+        self._call("about")
+        return ServerInfo(name="scripted", version="0")
 
     def create_task(self, fields: Any, name: str, *, timeout: float | None = None) -> int:
         self._call("create_task", dict(fields), name)

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,16 +25,24 @@ class Delivered:
     def json(self) -> Any:
         return json.loads(self.body)
 
-    def signed_with(self, secret: str) -> bool:
+    def signed_with(self, secret: str, *, header: str = "X-Signature-256") -> bool:
         digest = hmac.new(secret.encode(), self.body, hashlib.sha256).hexdigest()
-        return self.headers.get("X-Signature-256") == f"sha256={digest}"
+        return self.headers.get(header) == f"sha256={digest}"
+
+
+#: A status and headers.
+Answer = tuple[int, Mapping[str, str]]
 
 
 class _Silent(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def answer(self, content: bytes = b"") -> None:
-        self.send_response(200)
+    def answer(
+        self, content: bytes = b"", *, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
@@ -44,15 +52,18 @@ class _Silent(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def receiver() -> Iterator[tuple[str, list[Delivered]]]:
-    """A webhook receiver: its URL, and what it got so far."""
+def receiver(
+    answer: Callable[[Delivered], Answer] = lambda _: (200, {}),
+) -> Iterator[tuple[str, list[Delivered]]]:
+    """A receiver of webhooks: its URL, and what it got so far; ``answer`` says what it answers."""
     delivered: list[Delivered] = []
 
     class Handler(_Silent):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
             delivered.append(Delivered(dict(self.headers.items()), body))
-            self.answer()
+            status, headers = answer(delivered[-1])
+            self.answer(status=status, headers=headers)
 
     with _serving(Handler) as url:
         yield f"{url}/hook", delivered

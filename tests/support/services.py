@@ -5,9 +5,29 @@ from __future__ import annotations
 import random
 
 from pool.engine import Engine
+from pool.services.dispatch import Dispatch
 from pool.services.refill import Refill
 
 PATIENCE = 20.0
+
+
+def dispatch_of(engine: Engine, *, most_queued: int = 100, workers: int = 16) -> Dispatch:
+    """A dispatch for the templates in force, whose chances are the same in every run."""
+    return Dispatch(
+        engine.store,
+        engine.cvat,
+        engine.templates,
+        engine.hand_out,
+        engine.intake,
+        engine.queue,
+        engine.spool,
+        owner=engine.owner,
+        most_queued=most_queued,
+        warm=engine.warm,
+        clock=engine.clock,
+        rng=random.Random(1),
+        workers=workers,
+    )
 
 
 def refill_of(engine: Engine) -> Refill:

@@ -18,7 +18,7 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Terminal:
-    """The command's standard error is a terminal of 80 columns; its output is not."""
+    """The command's standard error is a terminal of 80 columns; its output is only if wanted."""
 
     def __init__(self, process: subprocess.Popen[str], screen: int) -> None:
         self.process = process
@@ -35,7 +35,7 @@ class Terminal:
         while self._read():
             pass
         output, _ = self.process.communicate(timeout=30)
-        return output
+        return output or ""
 
     @property
     def shown(self) -> str:
@@ -52,8 +52,11 @@ class Terminal:
 
 
 @contextmanager
-def in_a_terminal(*arguments: str | Path, cwd: Path, **extra: str) -> Iterator[Terminal]:
-    """Run a command whose standard error is a terminal."""
+def in_a_terminal(
+    *arguments: str | Path, cwd: Path, output: bool = False, **extra: str
+) -> Iterator[Terminal]:
+    """Run a command whose standard error is a terminal; with ``output``, what it prints goes
+    there, too."""
     screen, line = pty.openpty()
     termios.tcsetwinsize(line, (24, 80))
     extra = {"TERM": "xterm", "COLUMNS": "80", "LC_ALL": "C.UTF-8", **extra}
@@ -62,7 +65,7 @@ def in_a_terminal(*arguments: str | Path, cwd: Path, **extra: str) -> Iterator[T
         cwd=cwd,
         env=environment(extra),
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=line if output else subprocess.PIPE,
         stderr=line,
         text=True,
     )
@@ -73,5 +76,5 @@ def in_a_terminal(*arguments: str | Path, cwd: Path, **extra: str) -> Iterator[T
         process.kill()
         process.wait()
         os.close(screen)
-        assert process.stdout is not None
-        process.stdout.close()
+        if process.stdout is not None:
+            process.stdout.close()

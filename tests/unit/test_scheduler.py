@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from support.clock import ManualClock
 
 from pool.clock import SystemClock
 from pool.services.scheduler import Scheduler
@@ -95,3 +96,17 @@ def test_one_hung_service_does_not_stop_the_others(scheduler: Scheduler) -> None
     other.wait_begun()
     other.go.release()
     hung.go.release()
+
+
+def test_it_is_known_how_long_ago_a_service_succeeded(clock: ManualClock) -> None:
+    scheduler, ran = Scheduler(clock=clock), threading.Event()
+    clock.advance(5.0)
+    scheduler.add("it", ran.set, every=NEVER)
+    record = scheduler.records["it"]
+    assert (record.every, record.added_at, record.succeeded_at) == (NEVER, 5.0, None)
+    assert not scheduler.running
+    scheduler.start()
+    assert scheduler.running
+    assert ran.wait(PATIENCE)
+    scheduler.stop()
+    assert (record.succeeded_at, scheduler.running) == (5.0, False)

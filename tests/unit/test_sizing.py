@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool.model import Demand
+from pool.model import Demand, Prewarm
 from pool.services.sizing import demand_rate, poisson_quantile, target_size
 from pool.settings import PoolSettings
 
@@ -79,3 +79,23 @@ def test_the_target_serves_the_promised_share() -> None:
             hits += 1
         warm_at[0] = max(now, warm_at[0]) + lead
     assert hits / total >= 0.94
+
+
+@pytest.mark.parametrize(
+    ("now", "size"),
+    [(999.9, 5), (1000.0, 12), (1059.9, 12), (1060.0, 5)],
+)
+def test_a_prewarm_counts_while_its_time_lasts(now: float, size: int) -> None:
+    prewarm = Prewarm(template="t", size=12, since=1000.0, until=1060.0)
+    assert target_size([], SETTINGS, lead_time=1.0, now=now, prewarm=prewarm).size == size
+
+
+def test_a_prewarm_neither_lowers_the_target_nor_passes_the_maximum() -> None:
+    def size(wished: int, demand: list[Demand]) -> int:
+        prewarm = Prewarm(template="t", size=wished, since=0.0, until=2000.0)
+        return target_size(demand, SETTINGS, lead_time=1.0, now=1000.0, prewarm=prewarm).size
+
+    assert size(2, []) == SETTINGS.min_size
+    assert size(99, []) == SETTINGS.max_size, "it was lowered since"
+    busy = history(*[100] * 6)
+    assert size(6, busy) == target_size(busy, SETTINGS, lead_time=1.0, now=1000.0).size > 6

@@ -1,0 +1,441 @@
+"""What the API costs: hand-outs, long-polls and one-image requests over HTTP, against their limits.
+
+    python tests/bench/bench_http.py [--seconds 30] [--clients 32] [--pollers 500]
+
+The server runs in a process of its own on a simulated CVAT that takes no time, the clients in this
+one; both share the machine's cores. For the load of hand-outs the store is filled directly.
+Exits with 1 when a limit is not kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import multiprocessing
+import os
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support.api import serving, settings_for
+from support.services import PATIENCE
+
+from pool import TaskPool
+from pool.cvat import AccessTokenCredentials, CvatClient
+from pool.demo import sample_image
+from pool.logs import configure
+from pool.model import Job, new_id
+from pool.settings import ImportSettings, PoolSettings, Settings, Template
+from pool.simulator import SimulatorServer, SimulatorSettings, Timings
+from pool.store import open_store
+from pool.store.base import NewLease, NewRequest
+from pool.store.sqlite import SqliteStore
+
+TEMPLATE = Template(
+    name="scenes",
+    labels=({"name": "car"},),
+    pool=PoolSettings(min_size=220, max_size=300, on_empty="fail", create_concurrency=4),
+    importing=ImportSettings(timeout=600.0),
+)
+#: Hand-outs of one client, and one-image requests each way.
+ALONE = 2000
+IMAGES = 100
+#: Seconds between two ends of imports that are waited for.
+SPACING = 0.005
+
+
+@dataclass
+class Row:
+    """One figure, and what it may be at most (or at least)."""
+
+    what: str
+    value: float
+    unit: str
+    limit: float
+    at_least: bool = False
+
+    @property
+    def kept(self) -> bool:
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    def __str__(self) -> str:
+        sign = ">=" if self.at_least else "<="
+        verdict = "ok" if self.kept else "NOT KEPT"
+        return f"{self.what:58} {self.value:9.2f} {self.unit:4} {sign} {self.limit:g}  {verdict}"
+
+
+@dataclass
+class Report:
+    rows: list[Row] = field(default_factory=list)
+
+    def add(self, *row: Any, **more: Any) -> None:
+        self.rows.append(Row(*row, **more))
+        print(self.rows[-1], flush=True)
+
+
+# --- The server -----------------------------------------------------------------------------------
+
+
+def serve(settings: Settings, access_token: str, told: Connection) -> None:
+    """Runs in a process of its own until it is told to end. Logs as a daemon does, to nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    configure(level="info")
+    with serving(settings, access_token) as served:
+        told.send(served.server.url)
+        while (word := told.recv()) != "end":
+            if word == "fill":
+                served.fill()
+            else:
+                deliver(served.engine.tracker.deliver, *word)
+            told.send("done")
+
+
+def deliver(end: Callable[[int, Sequence[Job]], object], first: int, last: int) -> None:
+    """Have the jobs of many imports known in this process, as a webhook does, one by one."""
+    for task_id in range(first, last):
+        end(task_id, jobs_of(task_id))
+        time.sleep(SPACING)
+
+
+def jobs_of(task_id: int) -> tuple[Job, ...]:
+    return (Job(id=task_id, url=f"http://cvat/jobs/{task_id}", start_frame=0, stop_frame=0),)
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+    pid: int
+    settings: Settings
+    simulator: SimulatorServer
+    told: Connection
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.url.removeprefix("http://").partition(":")
+        return host, int(port)
+
+    def tell(self, word: Any) -> None:
+        self.told.send(word)
+
+    def wait(self) -> None:
+        assert self.told.recv() == "done"
+
+    def status(self, name: str) -> int:
+        """A number from the process's status: VmRSS in KiB, Threads."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1])
+        raise LookupError(name)
+
+
+@contextmanager
+def server(simulator: SimulatorServer) -> Iterator[Server]:
+    with tempfile.TemporaryDirectory() as folder:
+        settings = settings_for(simulator.url, f"sqlite:///{folder}/pool.db", TEMPLATE)
+        here, there = multiprocessing.Pipe()
+        process = multiprocessing.get_context("spawn").Process(
+            target=serve, args=(settings, simulator.access_token, there)
+        )
+        process.start()
+        try:
+            assert here.poll(PATIENCE)
+            yield Server(here.recv(), process.pid or 0, settings, simulator, here)
+        finally:
+            here.send("end")
+            process.join(PATIENCE)
+            process.kill()
+
+
+def put_warm(settings: Settings, count: int) -> None:
+    """Warm tasks that only the store knows of, quickly: one durable transaction for them all."""
+    store = open_store(settings.store.url)
+    assert isinstance(store, SqliteStore)
+    template, now = settings.templates[TEMPLATE.name], time.time()
+    rows = [
+        {
+            "id": new_id(now),
+            "template": template.name,
+            "fingerprint": template.fingerprint,
+            "state": "warm",
+            "name": f"task {number}",
+            "task_id": 1_000_000 + number,
+            "prepared": 1,
+            "cold": 0,
+            "owner": "bench",
+            "created_at": now,
+            "warm_at": now,
+            "changed_at": now,
+        }
+        for number in range(count)
+    ]
+    with store.connections.writing() as db:
+        columns = ", ".join(rows[0])
+        values = ", ".join(f":{name}" for name in rows[0])
+        db.conn.executemany(f"INSERT INTO tasks ({columns}) VALUES ({values})", rows)
+    store.close()
+
+
+# --- The clients ----------------------------------------------------------------------------------
+
+
+class Line:
+    """A connection that sends one call again and again, with as little work as possible."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self._socket = socket.create_connection(address)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._file = self._socket.makefile("rb")
+
+    def call(self, request: bytes) -> int:
+        """The status of the answer, which is read to its end."""
+        self._socket.sendall(request)
+        status = int(self._file.readline().split()[1])
+        length = 0
+        while (line := self._file.readline()) != b"\r\n":
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+        self._file.read(length)
+        return status
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
+
+
+LEASE = (
+    b"POST /v1/leases HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b'Content-Length: 21\r\n\r\n{"template":"scenes"}'
+)
+
+
+def hand_outs(address: tuple[str, int], count: int, until: float) -> tuple[list[float], int]:
+    """Seconds of each of at most ``count`` calls until then, and how many failed."""
+    line, took, errors = Line(address), [], 0
+    with contextlib.closing(line):
+        while len(took) < count and time.monotonic() < until:
+            began = time.perf_counter()
+            errors += line.call(LEASE) != 201
+            took.append(time.perf_counter() - began)
+    return took, errors
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def measure_hand_outs(server: Server, report: Report, clients: int, seconds: float) -> None:
+    put_warm(server.settings, ALONE + 200 + int(seconds * 2500))
+    hand_outs(server.address, 200, float("inf"))
+    took, errors = hand_outs(server.address, ALONE, float("inf"))
+    report.add("POST /v1/leases, one client, median", 1e3 * percentile(took, 0.5), "ms", 3)
+    report.add("POST /v1/leases, one client, p99", 1e3 * percentile(took, 0.99), "ms", 10)
+    report.add("POST /v1/leases, one client, errors", errors, "", 0)
+    results: list[tuple[list[float], int]] = []
+    until = time.monotonic() + seconds
+    threads = [
+        threading.Thread(target=lambda: results.append(hand_outs(server.address, 10**9, until)))
+        for _ in range(clients)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    took = [each for times, _ in results for each in times]
+    rate = len(took) / seconds
+    name = f"POST /v1/leases, {clients} clients for {seconds:g} s"
+    report.add(f"{name}, hand-outs", rate, "1/s", 500, at_least=True)
+    report.add(f"{name}, p99", 1e3 * percentile(took, 0.99), "ms", 100)
+    report.add(f"{name}, errors", sum(errors for _, errors in results), "", 0)
+
+
+# --- Long-polls -----------------------------------------------------------------------------------
+
+
+def begin_imports(settings: Settings, first: int, last: int) -> list[str]:
+    """Requests whose imports another process watches; their task ids are ``first`` to ``last``."""
+    store = open_store(settings.store.url)
+    template, ids = settings.templates[TEMPLATE.name], []
+    for task_id in range(first, last):
+        now = time.time()
+        task = store.begin_create(
+            new_id(now), template.name, template.fingerprint, limit=None, owner="other", now=now
+        )
+        assert task is not None
+        store.record_created(task.id, task_id=task_id, now=now)
+        lease = NewLease(
+            id=new_id(now), template=template.name, fingerprint="none", owner="other", ttl=600.0
+        )
+        request = NewRequest(id=new_id(now), files=("a.jpg",), size=1)
+        store.open_lease(lease, request=request, now=now)
+        assert store.finish_cold(task.id, lease.id, prepared=True, now=now)
+        assert store.begin_import(request.id, deadline=now + 600, now=now)
+        ids.append(request.id)
+    store.close()
+    return ids
+
+
+async def poll(address: tuple[str, int], request_id: str, waits: asyncio.Semaphore) -> float:
+    """Seconds from the end of the request, by its own word, to the answer."""
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(
+        f"GET /v1/requests/{request_id} HTTP/1.1\r\nHost: localhost\r\n"
+        "Prefer: wait=60\r\nConnection: close\r\n\r\n".encode()
+    )
+    await writer.drain()
+    waits.release()
+    answer = await reader.read()
+    at = time.time()
+    writer.close()
+    document = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert document["state"] == "ready", document
+    return at - datetime.fromisoformat(document["finished_at"]).timestamp()
+
+
+async def poll_all(
+    server: Server, ids: Sequence[str], end: Callable[[], None], told: dict[str, int]
+) -> list[float]:
+    waits = asyncio.Semaphore(0)
+    polls = [asyncio.ensure_future(poll(server.address, each, waits)) for each in ids]
+    for _ in ids:
+        await waits.acquire()
+    await asyncio.sleep(1.0)
+    told.update(memory=server.status("VmRSS"), threads=server.status("Threads"))
+    ending = asyncio.ensure_future(asyncio.to_thread(end))
+    latencies = await asyncio.gather(*polls)
+    await ending
+    return latencies
+
+
+def measure_long_polls(server: Server, report: Report, pollers: int) -> None:
+    def end_here(first: int, spacing: float) -> Callable[[], None]:
+        def end() -> None:
+            store = open_store(server.settings.store.url)
+            for task_id in range(first, first + pollers):
+                found = store.task_on_server(task_id)
+                assert found is not None
+                store.complete_import(found[0].id, jobs_of(task_id), now=time.time())
+                time.sleep(spacing)
+            store.close()
+
+        return end
+
+    def end_there(first: int) -> Callable[[], None]:
+        def end() -> None:
+            server.tell((first, first + pollers))
+            server.wait()
+
+        return end
+
+    # Connections, threads and caches of the first few are not those of the many.
+    few = begin_imports(server.settings, 1, 9)
+    asyncio.run(poll_all(server, few, end_here_once(server, 1, 9), {}))
+    before = {"memory": server.status("VmRSS"), "threads": server.status("Threads")}
+    runs = (
+        ("found in the daemon", 10_000, end_there(10_000)),
+        ("found by another process", 20_000, end_here(20_000, SPACING)),
+        ("found by another process, all at once", 30_000, end_here(30_000, 0.0)),
+    )
+    for what, first, end in runs:
+        told: dict[str, int] = {}
+        ids = begin_imports(server.settings, first, first + pollers)
+        latencies = asyncio.run(poll_all(server, ids, end, told))
+        name = f"{pollers} long-polls, {what}"
+        report.add(f"{name}, median", 1e3 * percentile(latencies, 0.5), "ms", 50)
+        report.add(f"{name}, worst", 1e3 * max(latencies), "ms", 50)
+        if first == 10_000:
+            grown = (told["memory"] - before["memory"]) / 1024
+            report.add(f"{pollers} long-polls, memory grown", grown, "MB", 60)
+            more = told["threads"] - before["threads"]
+            report.add(f"{pollers} long-polls, threads more", more, "", 4)
+
+
+def end_here_once(server: Server, first: int, last: int) -> Callable[[], None]:
+    def end() -> None:
+        store = open_store(server.settings.store.url)
+        for task_id in range(first, last):
+            found = store.task_on_server(task_id)
+            assert found is not None
+            store.complete_import(found[0].id, jobs_of(task_id), now=time.time())
+        store.close()
+
+    return end
+
+
+# --- One image ------------------------------------------------------------------------------------
+
+
+def form(image: bytes) -> bytes:
+    boundary = b"a-boundary-of-the-bench"
+    body = (
+        b"--" + boundary + b'\r\nContent-Disposition: form-data; name="template"\r\n\r\nscenes\r\n'
+        b"--" + boundary + b'\r\nContent-Disposition: form-data; name="files"; '
+        b'filename="a.jpg"\r\n\r\n' + image + b"\r\n--" + boundary + b"--\r\n"
+    )
+    head = (
+        b"POST /v1/requests HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=30\r\n"
+        b"Content-Type: multipart/form-data; boundary=" + boundary + b"\r\n"
+        b"Content-Length: " + str(len(body)).encode() + b"\r\n\r\n"
+    )
+    return head + body
+
+
+def measure_images(server: Server, report: Report) -> None:
+    """Alternately in process and over HTTP, so that both meet the same moods of the machine."""
+    image = sample_image(1, size=100_000)
+    cvat = CvatClient(server.settings.cvat, AccessTokenCredentials(server.simulator.access_token))
+    here: list[float] = []
+    there: list[float] = []
+    line, request = Line(server.address), form(image)
+    server.tell("fill")
+    server.wait()
+    with TaskPool(server.settings, cvat=cvat) as pool:
+        for number in range(IMAGES + 10):
+            began = time.perf_counter()
+            pool.submit("scenes", [("a.jpg", image)]).jobs(timeout=30)
+            between = time.perf_counter()
+            assert line.call(request) == 201
+            ended = time.perf_counter()
+            if number >= 10:
+                here.append(between - began)
+                there.append(ended - between)
+    line.close()
+    cvat.close()
+    inside, outside = percentile(here, 0.5), percentile(there, 0.5)
+    print(f"one image, in process: {1e3 * inside:.1f} ms; over HTTP: {1e3 * outside:.1f} ms")
+    report.add(
+        "one image, over HTTP more than in process, median", 1e3 * (outside - inside), "ms", 10
+    )
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--seconds", type=float, default=30.0)
+    arguments.add_argument("--clients", type=int, default=32)
+    arguments.add_argument("--pollers", type=int, default=500)
+    options = arguments.parse_args()
+    report = Report()
+    with SimulatorServer(SimulatorSettings(timings=Timings.zero())) as simulator:
+        with server(simulator) as running:
+            measure_hand_outs(running, report, options.clients, options.seconds)
+        with server(simulator) as running:
+            measure_long_polls(running, report, options.pollers)
+        with server(simulator) as running:
+            measure_images(running, report)
+    return 0 if all(row.kept for row in report.rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

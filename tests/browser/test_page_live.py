@@ -1,0 +1,160 @@
+"""The page on a real daemon, which works on the simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from browser.seen import NewPage, RunDaemon, Running, Watched
+from pool.errors import ImportFailed
+from pool.status import TemplateStatus
+
+TEMPLATE = "street-scenes"
+TOKEN = "a-token-for-this-test"
+
+
+def card(page: Page) -> Any:
+    return page.get_by_role("article", name=TEMPLATE)
+
+
+def status(running: Running) -> TemplateStatus:
+    return next(row for row in running.pool.status().templates if row.name == TEMPLATE)
+
+
+@pytest.fixture(scope="module")
+def watched(new_page: NewPage) -> Iterator[Watched]:
+    """One page for all tests, as people leave it open."""
+    with new_page() as watched:
+        yield watched
+
+
+@pytest.fixture
+def shown(watched: Watched, running: Running) -> Iterator[Page]:
+    """The page, live; the template is as it was when the test is over."""
+    page = watched.page
+    if page.url == "about:blank":
+        page.goto(running.url)
+    expect(page.locator("#connection-words")).to_have_text("Live")
+    yield page
+    running.pool.resume(TEMPLATE)
+    expect(page.get_by_role("button", name=f"Pause {TEMPLATE}")).to_be_visible()
+
+
+def test_it_shows_the_level_of_each_template(shown: Page, running: Running) -> None:
+    expect(card(shown).locator(".gauge-words")).to_have_text("3 of 3 warm")
+    expect(shown.get_by_role("article")).to_have_count(2)
+    expect(shown.locator("#server")).to_have_text(running.pool.settings.cvat.url)
+    assert shown.get_by_role("main").get_attribute("aria-busy") is None
+
+
+def test_it_follows_requests_without_being_loaded_again(
+    shown: Page, running: Running, image: bytes
+) -> None:
+    shown.evaluate("window.loadedOnce = true")
+    before = status(running)
+    for number in range(5):
+        running.pool.submit(TEMPLATE, [(f"{number}.jpg", image)]).jobs(timeout=20)
+    after = status(running)
+    hits = card(shown).locator(".outcomes dd").first
+    expect(hits).to_have_text(str(after.hits))
+    served = after.hits + after.waits + after.colds
+    assert served == before.hits + before.waits + before.colds + 5
+    expect(card(shown).locator(".spread figcaption")).to_contain_text("requests of the last hour")
+    expect(card(shown).locator(".gauge-words")).to_have_text("3 of 3 warm")
+    assert shown.evaluate("window.loadedOnce")
+
+
+def test_a_failure_tells_its_reason(shown: Page, running: Running) -> None:
+    request = running.pool.submit(TEMPLATE, [("<b>broken.jpg", b"no image")], name="<i>drive 7</i>")
+    with pytest.raises(ImportFailed) as failure:
+        request.jobs(timeout=20)
+    row = shown.locator("#failures tbody tr").first
+    expect(row).to_contain_text("<i>drive 7</i>")
+    expect(row).to_contain_text("CVAT could not import the data")
+    assert failure.value.detail
+    expect(row.locator(".detail")).to_have_text(failure.value.detail)
+    expect(row.get_by_role("link")).to_have_attribute("href", request.url)
+
+
+def test_a_template_is_paused_and_resumed(shown: Page, running: Running) -> None:
+    button = shown.get_by_role("button", name=f"Pause {TEMPLATE}")
+    button.click()
+    resume = shown.get_by_role("button", name=f"Resume {TEMPLATE}")
+    expect(resume).to_be_focused()
+    expect(card(shown)).to_contain_text("paused since")
+    expect(shown.locator("#announcer")).to_contain_text(f"{TEMPLATE} is paused")
+    assert status(running).paused_since is not None
+    resume.click()
+    expect(button).to_be_visible()
+    assert status(running).paused_since is None
+
+
+def test_what_others_do_is_shown_too(shown: Page, running: Running) -> None:
+    running.pool.pause(TEMPLATE)
+    expect(card(shown)).to_contain_text("paused since")
+
+
+def test_a_drain_is_asked_for_twice(shown: Page, running: Running) -> None:
+    drain = shown.get_by_role("button", name=f"Drain {TEMPLATE}")
+    dialog = shown.get_by_role("dialog", name=f"Drain {TEMPLATE}?")
+    drain.click()
+    dialog.get_by_role("button", name="Cancel").click()
+    assert status(running).paused_since is None
+    drain.click()
+    dialog.get_by_role("button", name="Drain").click()
+    expect(card(shown)).to_contain_text("drained since")
+    expect(card(shown).locator(".gauge-words")).to_contain_text("0 of")
+    assert status(running).warm == 0
+    shown.get_by_role("button", name=f"Resume {TEMPLATE}").click()
+    expect(card(shown).locator(".gauge-words")).to_have_text("3 of 3 warm")
+
+
+def test_a_prewarm_has_a_size(watched: Watched, shown: Page, running: Running) -> None:
+    watched.expected.append("status of 422")
+    prewarm = shown.get_by_role("button", name=f"Prewarm {TEMPLATE}")
+    dialog = shown.get_by_role("dialog", name=f"Prewarm {TEMPLATE}")
+    prewarm.click()
+    dialog.get_by_label("Warm tasks").fill("5")
+    dialog.get_by_label("For", exact=True).select_option("5 minutes")
+    dialog.get_by_role("button", name="Prewarm").click()
+    expect(card(shown)).to_contain_text("prewarm 5 until")
+    expect(card(shown).locator(".gauge-words")).to_have_text("5 of 5 warm")
+    assert status(running).prewarm_size == 5
+    prewarm.click()
+    dialog.get_by_label("Warm tasks").fill("99999")
+    shown.keyboard.press("Enter")
+    expect(card(shown).locator(".error")).to_contain_text("cannot be used")
+
+
+def test_a_token_is_asked_for_and_kept_for_the_tab(
+    new_page: NewPage, run_daemon: RunDaemon
+) -> None:
+    with run_daemon(api_token=f"another,{TOKEN}") as running, new_page() as watched:
+        watched.expected.append("status of 401")
+        page = watched.page
+        dialog = page.get_by_role("dialog", name="This daemon asks for a token")
+        page.goto(running.url)
+        expect(dialog.get_by_label("Token")).to_be_focused()
+        assert dialog.get_by_label("Token").get_attribute("type") == "password"
+        page.keyboard.type("wrong")
+        page.keyboard.press("Enter")
+        expect(dialog.get_by_role("alert")).to_have_text("The daemon does not accept that token.")
+        page.keyboard.press("Escape")
+        expect(page.locator("#connection-words")).to_have_text("No token")
+        page.get_by_role("button", name="Enter the token").click()
+        page.keyboard.type(TOKEN)
+        page.keyboard.press("Enter")
+        expect(page.locator("#connection-words")).to_have_text("Live")
+        expect(card(page).locator(".gauge-words")).to_contain_text("of 3 warm")
+        page.get_by_role("button", name=f"Pause {TEMPLATE}").click()
+        expect(card(page)).to_contain_text("paused since")
+        page.reload()
+        expect(page.locator("#connection-words")).to_have_text("Live")
+        kept = "[JSON.stringify(localStorage), document.cookie, location.href]"
+        assert not any(TOKEN in each for each in [*page.evaluate(kept), *watched.asked])
+        page.get_by_role("button", name="Forget the token").click()
+        expect(dialog).to_be_visible()
+        assert page.evaluate("JSON.stringify(sessionStorage)").find(TOKEN) == -1

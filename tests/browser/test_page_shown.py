@@ -1,0 +1,322 @@
+"""What the page shows of what a daemon says, and how it bears up when that one is gone."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from browser.scripted_daemon import ScriptedDaemon, request_of, status_of
+from browser.seen import NewPage, Watched
+from pool.events import rfc3339
+
+LONG_NAME = "w" * 64
+MARKUP = "<img src=x onerror=\"document.title='hacked'\"><b>bold</b>"
+
+
+def in_seconds(seconds: float) -> str:
+    return rfc3339(time.time() + seconds)
+
+
+def card(page: Page, name: str) -> Any:
+    return page.get_by_role("article", name=name, exact=True)
+
+
+def filled(daemon: ScriptedDaemon, *, templates: int = 1) -> ScriptedDaemon:
+    """All that the page can show: history, requests, failures, holds, long names, large numbers."""
+    now = time.time()
+    at = [now - 600 + 5 * n for n in range(120)]
+    rows = [status_of(f"template-{n:02}", hits=1_234_567, waits=98_765) for n in range(templates)]
+    held = {"held_since": in_seconds(-60), "held_until": in_seconds(75)}
+    prewarm = {"prewarm_size": 12_345, "prewarm_until": in_seconds(900)}
+    rows[0] |= {"name": LONG_NAME, "hold_reason": f"CVAT rejected the call: {'x' * 300}", **held}
+    rows[0] |= {"paused_since": in_seconds(-60), "waiting": 99_999, "hooks": "silent", **prewarm}
+    daemon.status |= {"templates": rows, "hold_reason": "CVAT is overloaded", **held}
+    daemon.history |= {
+        "at": at,
+        "templates": {
+            row["name"]: {
+                "warm": [n % 5 for n in range(120)],
+                "creating": [n % 2 for n in range(120)],
+                "target": [5] * 120,
+            }
+            for row in rows
+        },
+        "requests": [
+            {
+                "request_id": f"old{n}",
+                "template": rows[n % templates]["name"],
+                "outcome": "hit",
+                "at": now - 3 * n,
+                "seconds": 0.2 + n / 500,
+                "server_seconds": 0.15 + n / 500,
+                "state": "ready",
+                "code": "",
+                "error": None,
+            }
+            for n in range(100)
+        ],
+    }
+    error = {"code": "import-failed", "title": "CVAT could not import the data", "status": 422}
+    daemon.requests = [request_of(n, name="n" * 90, template=LONG_NAME) for n in range(20)] + [
+        request_of(n, "failed", template=LONG_NAME, error={**error, "detail": "d" * 200})
+        for n in range(20, 30)
+    ]
+    return daemon
+
+
+# --- Words ----------------------------------------------------------------------------------------
+
+
+def test_an_empty_pool_says_so(page: Page, scripted: ScriptedDaemon) -> None:
+    page.goto(scripted.url)
+    expect(card(page, "scenes")).to_contain_text("No request has finished in the last hour.")
+    expect(card(page, "scenes")).to_contain_text("None so far.")
+    expect(page.locator("#flight-empty")).to_have_text("Nothing is in flight.")
+    expect(page.locator("#failures-empty")).to_have_text("No request has failed.")
+    scripted.status["templates"] = []
+    scripted.tell_levels()
+    expect(page.locator("#templates-empty")).to_contain_text("No template is configured")
+
+
+def test_times_are_told_in_words_and_split(page: Page, scripted: ScriptedDaemon) -> None:
+    one = {"template": "scenes", "outcome": "hit", "at": time.time(), "code": "", "error": None}
+    scripted.history["requests"] = [
+        {**one, "request_id": f"r{n}", "state": "ready", "seconds": n / 100, "server_seconds": s}
+        for n, s in ((20, 0.15), (30, 0.2), (90, None))
+    ]
+    page.goto(scripted.url)
+    rows = card(page, "scenes").get_by_role("table").get_by_role("row")
+    expect(rows.nth(1)).to_have_text("whole300 ms900 ms900 ms")
+    expect(rows.nth(2)).to_have_text("CVAT’s part150 ms200 ms200 ms")  # noqa: RUF001
+    expect(rows.nth(3)).to_have_text("the pool’s part50 ms100 ms100 ms")  # noqa: RUF001
+    expect(page.get_by_role("img", name="Histogram of the times")).to_have_attribute(
+        "aria-label",
+        "Histogram of the times from request to job ids of scenes: "
+        "p50 300 ms, p90 900 ms, p99 900 ms.",
+    )
+
+
+def test_a_hold_counts_down(page: Page, scripted: ScriptedDaemon) -> None:
+    (row,) = scripted.status["templates"]
+    row |= {"hold_reason": "CVAT does not allow this", "held_since": in_seconds(-9)}
+    row["held_until"] = in_seconds(65)
+    page.clock.install(time=datetime.now())
+    page.goto(scripted.url)
+    hold = card(page, "scenes").locator(".hold")
+    expect(hold).to_contain_text("CVAT does not allow this")
+    expect(hold).to_contain_text("Next try in 1 min")
+    page.clock.fast_forward(30_000)
+    expect(hold).to_contain_text("Next try in 3")
+    expect(card(page, "scenes").locator(".badges")).to_contain_text("held, next try in 3")
+    row |= {"hold_reason": "", "held_since": None, "held_until": None}
+    scripted.tell_levels()
+    expect(hold).to_be_hidden()
+
+
+def test_what_is_wrong_with_all_is_told_at_the_top(page: Page, scripted: ScriptedDaemon) -> None:
+    page.goto(scripted.url)
+    expect(page.locator("#maintainer")).to_have_text("host:1")
+    expect(page.locator("#banners")).to_be_empty()
+    scripted.status |= {"hold_reason": "CVAT is overloaded", "held_until": in_seconds(9)}
+    scripted.status["maintainer"] = None
+    scripted.tell_levels()
+    expect(page.locator("#banners")).to_contain_text("All templates are held. CVAT is overloaded")
+    expect(page.locator("#banners")).to_contain_text("Next try in")
+    expect(page.locator("#banners")).to_contain_text("Nobody maintains the pool")
+    expect(page.locator("#announcer")).to_contain_text("Nobody maintains the pool")
+
+
+def test_names_are_text_and_never_markup(page: Page, scripted: ScriptedDaemon) -> None:
+    error = {"code": "import-failed", "title": MARKUP, "detail": MARKUP, "status": 422}
+    more: dict[str, Any] = {"template": MARKUP, "name": MARKUP, "files": [MARKUP]}
+    scripted.requests = [
+        request_of(1, **more, url="javascript:document.title='hacked'"),
+        request_of(2, "failed", **more, error=error),
+    ]
+    row = status_of(MARKUP, hold_reason=MARKUP)
+    scripted.status |= {"templates": [row], "hold_reason": MARKUP, "maintainer": MARKUP}
+    scripted.status["server"] = "javascript:document.title='hacked'"
+    page.goto(scripted.url)
+    expect(page.locator("#flight")).to_contain_text(MARKUP)
+    expect(page.locator("#failures")).to_contain_text(MARKUP)
+    expect(page.locator("#banners")).to_contain_text(MARKUP)
+    expect(page.locator("h3")).to_have_text(MARKUP)
+    page.get_by_role("button", name="Drain").click()
+    expect(page.get_by_role("dialog")).to_contain_text(MARKUP)
+    assert page.locator("img[src=x], b:has-text('bold')").count() == 0
+    assert page.locator("a[href^='javascript']").count() == 0
+    assert page.title() == "cvat-task-pool"
+
+
+# --- Events ---------------------------------------------------------------------------------------
+
+
+def test_a_request_is_followed_to_its_failure(page: Page, scripted: ScriptedDaemon) -> None:
+    page.goto(scripted.url)
+    expect(page.locator("#connection-words")).to_have_text("Live")
+    request = request_of(1, name="drive 7")
+    scripted.requests = [request]
+    scripted.tell("request.importing", request)
+    row = page.locator("#flight tbody tr")
+    expect(row).to_contain_text("importing")
+    expect(row).to_contain_text("drive 7")  # asked for, since events have no names
+    request["state"] = "failed"
+    request["error"] = {
+        "code": "import-failed",
+        "title": "CVAT could not import the data",
+        "detail": "cannot identify image file",
+        "status": 422,
+    }
+    scripted.tell("request.failed", request, seconds=1.5, server_seconds=1.0)
+    expect(page.locator("#failures")).to_contain_text("cannot identify image file")
+    expect(page.locator("#tile-failed")).to_have_text("1")
+    expect(page.locator("#announcer")).to_contain_text("drive 7 of scenes failed")
+    expect(card(page, "scenes")).to_contain_text("Last failure")
+
+
+def test_a_change_is_shown_at_once(page: Page, scripted: ScriptedDaemon) -> None:
+    page.goto(scripted.url)
+    gauge = card(page, "scenes").locator(".gauge-words")
+    expect(gauge).to_have_text("3 of 3 warm")
+    scripted.status["templates"][0] |= {"warm": 1, "creating": 2, "hits": 1234}
+    scripted.tell_levels()
+    expect(gauge).to_have_text("1 of 3 warm")
+    expect(card(page, "scenes").locator(".outcomes")).to_contain_text("1,234")
+    label = "Now 1 warm task, 2 in creation, target 3."
+    expect(page.get_by_role("img", name=label)).to_be_visible()
+    scripted.status["templates"] = [status_of("other")]
+    scripted.tell_levels()
+    expect(card(page, "other")).to_be_visible()
+    expect(card(page, "scenes")).to_have_count(0)
+
+
+# --- A daemon that is gone ------------------------------------------------------------------------
+
+
+def test_a_lost_connection_is_told_and_taken_up_again(
+    watched: Watched, scripted: ScriptedDaemon
+) -> None:
+    watched.expected += ["ERR_INCOMPLETE_CHUNKED", "ERR_CONNECTION", "ERR_SOCKET", "ERR_EMPTY"]
+    page = watched.page
+    page.goto(scripted.url)
+    state = page.locator("#connection-words")
+    expect(state).to_have_text("Live")
+    scripted.tell("request.importing", request_of(1))
+    expect(page.locator("#flight")).to_contain_text("importing")
+    scripted.stop()
+    expect(state).to_contain_text("Not connected")
+    expect(page.locator("#banners")).to_contain_text("What is shown is as of")
+    expect(page.locator("body")).to_have_attribute("data-stale", "")
+    expect(page.locator("#announcer")).to_contain_text("connection to the daemon is lost")
+    expect(card(page, "scenes")).to_contain_text("3 of 3 warm")  # still there to be read
+
+    scripted.status["templates"][0]["warm"] = 2
+    scripted.start()
+    page.get_by_role("button", name="Try now").click()
+    expect(state).to_have_text("Live")
+    expect(page.locator("#banners")).to_be_empty()
+    expect(card(page, "scenes")).to_contain_text("2 of 3 warm")
+    assert page.locator("body").get_attribute("data-stale") is None
+    assert (scripted.resumed[0], scripted.resumed[-1]) == (None, "1")
+
+
+def test_another_store_begins_anew(page: Page, scripted: ScriptedDaemon) -> None:
+    page.goto(scripted.url)
+    expect(page.locator("#connection-words")).to_have_text("Live")
+    scripted.tell("request.importing", request_of(1))
+    expect(page.locator("#flight")).to_contain_text("importing")
+    scripted.status["store"] = "sqlite:///other.db"
+    scripted.tell_levels()
+    expect(page.locator("#flight-empty")).to_be_visible()
+    expect(page.locator("#connection-words")).to_have_text("Live")
+    assert scripted.resumed == [None, None]
+
+
+# --- All eyes, all screens ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_can_be_used_by_everybody(
+    new_page: NewPage, scripted: ScriptedDaemon, scheme: str
+) -> None:
+    filled(scripted, templates=3)
+    with new_page(color_scheme=scheme, reduced_motion="reduce") as watched:
+        page = watched.page
+        page.goto(scripted.url)
+        expect(page.locator("#failures tbody tr")).to_have_count(10)
+        assert_accessible(page)
+        for name in ("Drain", "Prewarm"):
+            button = page.get_by_role("button", name=f"{name} {LONG_NAME}")
+            button.focus()
+            page.keyboard.press("Enter")
+            expect(page.get_by_role("dialog").locator(":focus")).to_have_count(1)
+            assert_accessible(page)
+            page.keyboard.press("Escape")
+            expect(button).to_be_focused()
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert background == {"light": "rgb(244, 246, 248)", "dark": "rgb(14, 18, 22)"}[scheme]
+
+
+def assert_accessible(page: Page) -> None:
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_nothing_lies_beside_the_screen(page: Page, scripted: ScriptedDaemon) -> None:
+    page.goto(filled(scripted, templates=2).url)
+    expect(page.locator("#failures tbody tr")).to_have_count(10)
+    # Charts take their new width a frame after all else has.
+    beside = """async () => {
+      for (const _ of [1, 2, 3]) await new Promise(requestAnimationFrame);
+      return [...document.querySelectorAll("body *:not(.sr-only, .sr-only *)")]
+        .filter((each) => each.getBoundingClientRect().right > innerWidth + 0.5)
+        .map((each) => each.outerHTML.slice(0, 120));
+    }"""
+    for width in (1400, 800, 360, 320):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(beside) == [], width
+    page.get_by_role("button", name=f"Prewarm {LONG_NAME}").click()
+    assert page.evaluate(beside) == []
+
+
+def test_fifty_templates_are_found_by_name(page: Page, scripted: ScriptedDaemon) -> None:
+    filled(scripted, templates=50)
+    page.goto(scripted.url)
+    expect(page.get_by_role("article")).to_have_count(50)
+    assert page.locator("canvas").count() == 2  # those of the one that is open
+    page.get_by_label("Filter").fill("-49")
+    expect(page.get_by_role("article")).to_have_count(1)
+    toggle = page.get_by_role("button", name="template-49")
+    toggle.click()
+    expect(toggle).to_have_attribute("aria-expanded", "true")
+    expect(card(page, "template-49").locator(".levels canvas")).to_be_visible()
+    page.get_by_label("Filter").fill("nothing")
+    expect(page.locator("#templates-empty")).to_have_text("No template has that in its name.")
+
+
+def test_levels_are_drawn_for_the_time_that_is_chosen(page: Page, scripted: ScriptedDaemon) -> None:
+    page.goto(filled(scripted).url)
+    canvas = card(page, LONG_NAME).locator(".levels canvas")
+    expect(canvas).to_be_visible()
+    painted = """(canvas) => {
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      const colours = new Set();
+      for (let i = 0; i < data.length; i += 4) {
+        if (data[i + 3] > 60) colours.add(data.slice(i, i + 3).join());
+      }
+      return colours.size;
+    }"""
+    assert canvas.evaluate(painted) > 10
+    words = card(page, LONG_NAME).locator(".levels figcaption")
+    expect(words).to_contain_text("Lowest in 15 min: 0 warm tasks")
+    page.get_by_label("5 min", exact=True).check()
+    expect(words).to_contain_text("Lowest in 5 min")
+    expect(words).to_contain_text("none for")
+    page.reload()
+    expect(words).to_contain_text("Lowest in 5 min")

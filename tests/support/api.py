@@ -1,0 +1,294 @@
+"""The daemon's API in this process, on a simulated CVAT, and a client that believes nothing.
+
+Every answer is compared with the OpenAPI document: its status, its media type, its headers and its
+content have to be what the document says of the call.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import jsonschema_rs
+import urllib3
+
+from pool.clock import SystemClock
+from pool.cvat import AccessTokenCredentials, CvatClient
+from pool.engine import Engine
+from pool.http.app import create_app
+from pool.http.ending import Ending
+from pool.http.served import Served
+from pool.http.server import HttpServer
+from pool.services.dispatch import Dispatch
+from pool.settings import CvatSettings, DaemonSettings, Settings, StoreSettings, Template
+from pool.store import open_store
+from pool.taskpool import TaskPool
+from support.services import PATIENCE, dispatch_of, fill, refill_of
+
+PROBLEM = "application/problem+json"
+#: Seconds after which what is in the spool is taken to stay there.
+LEFT_OVER = 3.0
+
+
+class Receiver:
+    """Takes no webhooks."""
+
+    def authentic(self, body: bytes, signature: str) -> bool:
+        return False
+
+    def put(self, body: bytes, signature: str) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back; ``json`` is None where the body is no JSON."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    json: Any = field(repr=False, default=None)
+
+    @property
+    def code(self) -> str:
+        """The code of a problem."""
+        assert self.headers["content-type"] == PROBLEM, (self.status, self.body)
+        assert self.json["status"] == self.status
+        return str(self.json["type"]).removeprefix("urn:cvat-task-pool:error:")
+
+
+class Checker:
+    """Says whether an answer is one that the document knows."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self.document = document
+        self._validators: dict[str, Any] = {}
+        self._paths = [
+            (re.compile(re.sub(r"\{\w+\}", "[^/]+", path)), operations)
+            for path, operations in document["paths"].items()
+        ]
+
+    def check(self, method: str, path: str, answer: Answer) -> None:
+        operation = self._operation(method, path)
+        if operation is None:
+            assert answer.status in (401, 403, 404, 405), (method, path, answer.status)
+            return
+        told = operation["responses"].get(str(answer.status))
+        assert told is not None, f"{method} {path}: {answer.status} is not in the document"
+        content = told.get("content", {})
+        if not content:
+            assert answer.body == b"", (method, path, answer.body)
+        else:
+            media_type = answer.headers["content-type"].partition(";")[0]
+            assert media_type in content, (method, path, answer.status, media_type)
+            if "schema" in content[media_type] and media_type.endswith("json"):
+                self.validate(content[media_type]["schema"], answer.json)
+        assert answer.headers["x-request-id"]
+
+    def validate(self, schema: Mapping[str, Any], value: Any) -> None:
+        """Raise when a value does not fit a schema of the document."""
+        key = json.dumps(schema, sort_keys=True)
+        if key not in self._validators:
+            whole = {**schema, "components": self.document["components"]}
+            self._validators[key] = jsonschema_rs.validator_for(whole, validate_formats=True)
+        self._validators[key].validate(value)
+
+    def _operation(self, method: str, path: str) -> Mapping[str, Any] | None:
+        # The first that fits has no parameter where another has one.
+        for pattern, operations in sorted(self._paths, key=lambda each: "[^" in each[0].pattern):
+            if pattern.fullmatch(path):
+                return operations.get(method.lower())  # type: ignore[no-any-return]
+        return None
+
+
+_checker: Checker | None = None
+_guard = threading.Lock()
+
+
+class Api:
+    """A client of one server."""
+
+    def __init__(self, url: str, *, token: str | None = None) -> None:
+        self.url = url
+        self.headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._http = urllib3.PoolManager(retries=False, maxsize=64, timeout=PATIENCE)
+
+    @property
+    def checker(self) -> Checker:
+        """Knows the document, which is the same for all servers."""
+        global _checker
+        with _guard:
+            if _checker is None:
+                found = self._http.request("GET", f"{self.url}/openapi.json", headers=self.headers)
+                assert found.status == 200
+                _checker = Checker(found.json())
+            return _checker
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.clear()
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> Answer:
+        """Make a call; ``json`` and ``fields`` are those of urllib3."""
+        said = self._http.request(
+            method,
+            self.url + path,
+            body=body,
+            headers={**self.headers, **(headers or {})},
+            redirect=False,
+            **more,
+        )
+        answer = Answer(
+            said.status,
+            {name.lower(): value for name, value in said.headers.items()},
+            said.data,
+            json.loads(said.data) if "json" in said.headers.get("content-type", "") else None,
+        )
+        self.checker.check(method, path.partition("?")[0], answer)
+        return answer
+
+    def get(self, path: str, **more: Any) -> Answer:
+        return self.call("GET", path, **more)
+
+    def delete(self, path: str, **more: Any) -> Answer:
+        return self.call("DELETE", path, **more)
+
+    def post(self, path: str, document: Any = None, **more: Any) -> Answer:
+        if document is not None:
+            more["json"] = document
+        return self.call("POST", path, **more)
+
+    def lease(self, template: str = "scenes", *, key: str | None = None, **more: Any) -> Answer:
+        return self.post("/v1/leases", {"template": template, **more}, headers=keyed(key))
+
+    def submit(
+        self,
+        files: Sequence[tuple[str, bytes]],
+        *,
+        template: str | None = "scenes",
+        wait: int | None = None,
+        key: str | None = None,
+        **fields: Any,
+    ) -> Answer:
+        """Send files as a form."""
+        parts: list[Any] = [("files", (name, content)) for name, content in files]
+        told = {**({} if template is None else {"template": template}), **fields}
+        parts += [(name, str(value)) for name, value in told.items()]
+        return self.post("/v1/requests", fields=parts, headers={**keyed(key), **waiting(wait)})
+
+
+def keyed(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"Idempotency-Key": key}
+
+
+def waiting(seconds: int | None) -> dict[str, str]:
+    return {} if seconds is None else {"Prefer": f"wait={seconds}"}
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A server and what it works on."""
+
+    engine: Engine
+    pool: TaskPool
+    dispatch: Dispatch
+    server: HttpServer
+    ending: Ending
+    api: Api
+
+    def fill(self) -> None:
+        """Make the pool as full as it wants to be."""
+        fill(refill_of(self.engine))
+
+    def spooled(self) -> list[str]:
+        """The entries of the spool, complete or not, that are left once all is done with."""
+        assert self.dispatch.drain(PATIENCE)
+        folder, end = self.engine.spool.folder, time.monotonic() + LEFT_OVER
+        # What was served is deleted on a thread that tells nobody.
+        while True:
+            entries = sorted(each.name for each in folder.iterdir()) if folder.is_dir() else []
+            if not entries or time.monotonic() > end:
+                return entries
+            time.sleep(0.005)
+
+
+def settings_for(url: str, store_url: str, *templates: Template, **daemon: Any) -> Settings:
+    """The settings of a daemon on the server at ``url``, listening at any free port."""
+    server = CvatSettings(url=url, timeout=10.0)
+    return Settings(
+        cvat=server,
+        store=StoreSettings(url=store_url),
+        daemon=DaemonSettings(**{"port": 0, "stop_timeout": 5.0, **daemon}),
+        templates={each.name: replace(each, server=server) for each in templates},
+    )
+
+
+class Rounds:
+    """Runs the rounds of a dispatch when there is a reason for one, as the daemon does."""
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        self._dispatch = dispatch
+        self._again = threading.Event()
+        self._over = False
+        self._thread = threading.Thread(target=self._run, name="rounds", daemon=True)
+        dispatch.on_room(self._again.set)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over = True
+        self._again.set()
+        self._thread.join(PATIENCE)
+
+    def _run(self) -> None:
+        while not self._over:
+            self._dispatch.run_once()
+            self._again.wait(0.1)
+            self._again.clear()
+
+
+@contextmanager
+def serving(
+    settings: Settings, access_token: str, *, tokens: tuple[str, ...] = ()
+) -> Iterator[Serving]:
+    """A daemon's HTTP side, and the engine below it, without the maintenance: the test fills."""
+    store = open_store(settings.store.url)
+    cvat = CvatClient(settings.cvat, AccessTokenCredentials(access_token))
+    engine = Engine(settings, store=store, cvat=cvat, clock=SystemClock())
+    ending = Ending()
+    dispatch = dispatch_of(engine)
+    served = Served(
+        engine=engine, dispatch=dispatch, receiver=Receiver(), tokens=tokens, ending=ending
+    )
+    server = HttpServer(lambda: create_app(served), settings.daemon)
+    engine.start()
+    server.start()
+    token = tokens[0] if tokens else None
+    try:
+        with Api(server.url, token=token) as api, Rounds(dispatch):
+            yield Serving(engine, TaskPool.over(engine), dispatch, server, ending, api)
+    finally:
+        ending.tell()
+        server.stop(PATIENCE)
+        dispatch.stop(PATIENCE)
+        engine.close()
+        cvat.close()
+        store.close()

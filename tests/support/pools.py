@@ -1,0 +1,114 @@
+"""A daemon on the simulator for the callers of a test module, and the three kinds of caller."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pool import AsyncRemotePool, RemotePool, TaskPool
+from pool.config import load
+from pool.daemon import Daemon
+from pool.simulator import SimulatorServer
+from support.blocking import Blocking, EventLoop
+from support.commands import PATIENCE
+
+HERE = "TaskPool"
+REMOTE = ("RemotePool", "AsyncRemotePool")
+
+
+def write_config(folder: Path, simulator: SimulatorServer, *, port: int = 0) -> Path:
+    """Two templates: one whose pool is kept full, and one that may not create on demand."""
+    path = folder / "config.toml"
+    path.write_text(
+        f"""[cvat]
+url = "{simulator.url}"
+
+[daemon]
+port = {port}
+
+[defaults]
+min_size = 3
+max_wait = "5s"
+timeout = "20s"
+
+[templates.scenes]
+labels = [{{ name = "car" }}]
+
+[templates.strict]
+labels = []
+pool = {{ min_size = 0, on_empty = "fail" }}
+"""
+    )
+    return path
+
+
+@contextmanager
+def serving(path: Path, simulator: SimulatorServer) -> Iterator[Daemon]:
+    """A daemon on a thread of this process. Of the template "strict" nothing is ever warm."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("CVAT_ACCESS_TOKEN", simulator.access_token)
+        daemon = Daemon(load(path))
+        ready = threading.Event()
+        thread = threading.Thread(target=daemon.run, kwargs={"on_ready": ready.set})
+        thread.start()
+        try:
+            assert ready.wait(PATIENCE)
+            # Else it would be filled as soon as somebody has asked for it.
+            daemon.engine.store.pause("strict", now=daemon.engine.clock.now())
+            yield daemon
+        finally:
+            daemon.stop()
+            thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+@contextmanager
+def opened(kind: str, daemon: Daemon, *, url: str | None = None, **options: Any) -> Iterator[Any]:
+    """A caller's pool beside a daemon, used in the same way whatever its kind; ``url`` leads to
+    the daemon by another way."""
+    if kind == HERE:
+        with TaskPool(daemon.settings, cvat=daemon.engine.cvat()) as pool:
+            yield pool
+    elif kind == "RemotePool":
+        with RemotePool(url or daemon.url, **options) as pool:
+            yield pool
+    else:
+        with EventLoop() as loop:
+            pool = Blocking(loop, AsyncRemotePool(url or daemon.url, **options))
+            yield pool
+            pool.close()
+
+
+def level(caller: Any, name: str = "scenes") -> Any:
+    """A template's status."""
+    return next(each for each in caller.status().templates if each.name == name)
+
+
+def hand_outs(caller: Any) -> int:
+    """How many tasks were handed out so far."""
+    now = level(caller)
+    return int(now.hits + now.waits + now.colds)
+
+
+def tasks_with(simulator: SimulatorServer, name: str) -> list[int]:
+    """The tasks on the server that have a frame of a name."""
+    return [
+        task.id
+        for task in list(simulator.state.tasks.values())
+        if task.data is not None and any(frame.name == name for frame in task.data.frames)
+    ]
+
+
+def wait_for(daemon: Daemon, condition: Callable[[], bool]) -> None:
+    """Until a condition holds that the daemon's work makes true."""
+    warm = daemon.engine.warm
+    while True:
+        seen = warm.count
+        if condition():
+            return
+        assert warm.wait(seen, PATIENCE) > seen, "nothing became warm"

@@ -1,0 +1,342 @@
+"""The spool: what is complete, what is kept, and what is not."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pool.cvat.records import Upload
+from pool.errors import InputError, SpoolFull, StoreError, TooLarge
+from pool.files import build_upload
+from pool.incoming import MANIFEST
+from pool.spool import Spool
+
+LIMIT = 10_000
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(tmp_path / "pool.spool" / "pool1", limit=LIMIT)
+
+
+def contents(upload: Upload | None) -> list[tuple[str, bytes]]:
+    assert upload is not None
+    return [(file.name, Path(str(file.source)).read_bytes()) for file in upload.files]
+
+
+def files_in(spool: Spool) -> list[str]:
+    folder = spool.folder
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+# --- What comes in pieces ------------------------------------------------------------------------
+
+
+def test_pieces_become_an_entry(spool: Spool) -> None:
+    incoming = spool.receive("r1")
+    first = incoming.add("cam1/a.jpg")
+    for piece in (b"some ", memoryview(b"more "), bytearray(b"bytes")):
+        assert first.write(piece) == len(piece)
+    incoming.add("b.jpg").write(b"b")
+    assert spool.load("r1") is None, "it is none until it is finished"
+    upload = incoming.finish(params={"image_quality": 80}, sync=True)
+    assert upload == spool.load("r1")
+    assert contents(upload) == [("cam1/a.jpg", b"some more bytes"), ("b.jpg", b"b")]
+    assert (upload.extra, upload.size) == ({"image_quality": 80}, 16)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"share": ["cam1/a.jpg", "cam2"]},
+        {"urls": ["https://example.test/a.jpg"]},
+        {"cloud": (7, ["a.jpg", "b/c.jpg"])},
+    ],
+)
+def test_names_alone_are_an_entry(spool: Spool, given: dict[str, object]) -> None:
+    upload = spool.receive("r1").finish(**given, sync=False)  # type: ignore[arg-type]
+    assert upload == spool.load("r1") == build_upload(**given)  # type: ignore[arg-type]
+    assert files_in(spool) == ["r1/manifest.json"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        " ",
+        "../a.jpg",
+        "/etc/passwd",
+        "a\x00.jpg",
+        "a\n.jpg",
+        "..",
+        "cam/..",
+        "a\u2028b",
+        "\udcff",
+    ],
+)
+def test_names_that_cvat_would_not_take_are_refused(spool: Spool, name: str) -> None:
+    with spool.receive("r1") as incoming, pytest.raises(InputError):
+        incoming.add(name)
+    assert files_in(spool) == []
+
+
+def test_names_that_would_meet_on_the_server_are_refused(spool: Spool) -> None:
+    with spool.receive("r1") as incoming:
+        incoming.add("cam1/a.jpg").write(b"a")
+        with pytest.raises(InputError, match="two files of one name"):
+            incoming.add("cam2/a.jpg")
+
+
+def test_names_never_become_paths(spool: Spool) -> None:
+    incoming = spool.receive("r1")
+    incoming.add("manifest.json").write(b"{}")
+    incoming.add("0000").write(b"zero")
+    incoming.add("ä \N{SNOWMAN}.jpg").write(b"snow")
+    upload = incoming.finish(sync=False)
+    assert files_in(spool) == ["r1/0000", "r1/0001", "r1/0002", "r1/manifest.json"]
+    assert [name for name, _ in contents(spool.load("r1"))] == [file.name for file in upload.files]
+
+
+@pytest.mark.parametrize(
+    ("parts", "given"),
+    [([], {}), ([b""], {}), ([b"x"], {"share": ["a"]}), ([], {"urls": ["ftp://x"]})],
+)
+def test_no_data_or_too_many_kinds_of_it(
+    spool: Spool, parts: list[bytes], given: dict[str, object]
+) -> None:
+    with spool.receive("r1") as incoming:
+        for number, content in enumerate(parts):
+            incoming.add(f"{number}.jpg").write(content)
+        with pytest.raises(InputError):
+            incoming.finish(**given, sync=False)  # type: ignore[arg-type]
+    assert files_in(spool) == []
+
+
+def test_what_is_discarded_leaves_nothing(spool: Spool) -> None:
+    incoming = spool.receive("r1")
+    incoming.add("a.jpg").write(b"a")
+    incoming.discard()
+    incoming.discard()
+    assert (list(spool.folder.iterdir()), spool.used) == ([], 0)
+
+
+def test_what_is_finished_is_not_discarded(spool: Spool) -> None:
+    with spool.receive("r1") as incoming:
+        incoming.add("a.jpg").write(b"a")
+        incoming.finish(sync=False)
+    assert spool.load("r1") is not None
+
+
+def test_an_id_that_is_none_leads_nowhere(spool: Spool) -> None:
+    for request_id in ("", "..", "a/b", "../../etc", "x" * 65, "a\n"):
+        with pytest.raises(InputError):
+            spool.receive(request_id)
+        with pytest.raises(InputError):
+            spool.drop(request_id)
+
+
+def test_nobody_else_can_read_it(spool: Spool) -> None:
+    spool.keep("r1", build_upload([("a.jpg", b"a")]))
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in spool.folder.rglob("*")}
+    assert {mode for path, mode in modes.items() if path.is_dir()} == {0o700}
+    assert {mode for path, mode in modes.items() if path.is_file()} == {0o600}
+    assert stat.S_IMODE(spool.folder.stat().st_mode) == 0o700
+
+
+# --- What is kept --------------------------------------------------------------------------------
+
+
+def test_all_kinds_of_files_are_kept(spool: Spool, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"of a path")
+    stream = io.BytesIO(b"skipped, of a stream")
+    stream.seek(9)
+    upload = build_upload(
+        [tmp_path / "a.jpg", ("b.jpg", b"of bytes"), ("c.jpg", stream)], params={"start_frame": 1}
+    )
+    stream.seek(0, os.SEEK_END)  # where an upload that came to nothing left it
+    spool.keep("r1", upload)
+    (tmp_path / "a.jpg").unlink()
+    kept = spool.load("r1")
+    assert contents(kept) == [
+        ("a.jpg", b"of a path"),
+        ("b.jpg", b"of bytes"),
+        ("c.jpg", b"of a stream"),
+    ]
+    assert kept is not None and kept.extra == {"start_frame": 1}
+
+
+def test_what_cannot_be_read_is_not_kept(spool: Spool, tmp_path: Path) -> None:
+    stream = io.BytesIO(b"closed")
+    path = tmp_path / "gone.jpg"
+    path.write_bytes(b"gone")
+    closed, gone = build_upload([("c.jpg", stream)]), build_upload([path])
+    stream.close()
+    path.unlink()
+    for upload in (closed, gone, build_upload([("p.jpg", b"p")], params={"x": {1, 2}})):
+        with pytest.raises(InputError):
+            spool.keep("r1", upload)
+    assert (list(spool.folder.iterdir()), spool.used) == ([], 0)
+
+
+def test_keeping_twice_is_keeping_once(spool: Spool) -> None:
+    spool.keep("r1", build_upload([("a.jpg", b"first")]))
+    spool.keep("r1", build_upload([("a.jpg", b"second")]))
+    assert contents(spool.load("r1")) == [("a.jpg", b"first")]
+
+
+def test_a_process_that_died_while_it_wrote_left_no_entry(spool: Spool) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from pool.spool import Spool\n"
+        "incoming = Spool(Path(sys.argv[1]), limit=10_000).receive('r1')\n"
+        "part = incoming.add('a.jpg'); part.write(b'half'); part.close(); os._exit(9)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, spool.folder], check=False)
+    assert ended.returncode == 9
+    assert files_in(spool) == ["r1/0000"]
+    assert spool.load("r1") is None
+    assert spool.used == 4, "it takes up room all the same"
+    spool.keep("r1", build_upload([("a.jpg", b"whole")]))
+    assert contents(spool.load("r1")) == [("a.jpg", b"whole")]
+
+
+@pytest.mark.parametrize("damage", ["no manifest", "half a manifest", "part gone", "part short"])
+def test_an_entry_that_lacks_something_is_none(spool: Spool, damage: str) -> None:
+    spool.keep("r1", build_upload([("a.jpg", b"whole")]))
+    folder = spool.folder / "r1"
+    match damage:
+        case "no manifest":
+            (folder / MANIFEST).unlink()
+        case "half a manifest":
+            os.truncate(folder / MANIFEST, 20)
+        case "part gone":
+            (folder / "0000").unlink()
+        case "part short":
+            os.truncate(folder / "0000", 2)
+    assert spool.load("r1") is None
+
+
+def test_an_entry_of_another_version_is_not_guessed_at(spool: Spool) -> None:
+    spool.keep("r1", build_upload([("a.jpg", b"a")]))
+    manifest = spool.folder / "r1" / MANIFEST
+    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 2'))
+    with pytest.raises(StoreError, match="another version"):
+        spool.load("r1")
+
+
+def test_dropping(spool: Spool) -> None:
+    spool.keep("r1", build_upload([("a.jpg", b"a")]))
+    spool.drop("r1")
+    spool.drop("r1")
+    assert (spool.load("r1"), spool.used) == (None, 0)
+
+
+def test_syncing_afterwards(spool: Spool) -> None:
+    incoming = spool.receive("r1")
+    incoming.add("a.jpg").write(b"a")
+    incoming.finish(sync=False)
+    spool.sync("r1")
+    with pytest.raises(StoreError):
+        spool.sync("r2")
+
+
+# --- Room ----------------------------------------------------------------------------------------
+
+
+def test_what_has_no_room_is_refused_and_leaves_nothing(spool: Spool) -> None:
+    spool.keep("r1", build_upload([("a.jpg", bytes(6_000))]))
+    used = spool.used
+    assert 6_000 < used < 6_400, "with the manifest"
+    with pytest.raises(SpoolFull, match="spool_limit"):
+        spool.keep("r2", build_upload([("a.jpg", bytes(5_000))]))
+    assert (spool.used, [path.name for path in spool.folder.iterdir()]) == (used, ["r1"])
+    spool.drop("r1")
+    spool.keep("r2", build_upload([("a.jpg", bytes(5_000))]))
+
+
+def test_what_is_too_large_alone_will_never_have_room(spool: Spool) -> None:
+    with pytest.raises(TooLarge):
+        spool.keep("r1", build_upload([("a.jpg", bytes(LIMIT + 1))]))
+
+
+def test_pieces_that_have_no_room_are_refused_where_they_come(spool: Spool) -> None:
+    first, second = spool.receive("r1"), spool.receive("r2")
+    first.add("a.jpg").write(bytes(7_000))
+    part = second.add("a.jpg")
+    part.write(bytes(2_000))
+    with pytest.raises(SpoolFull):
+        part.write(bytes(2_000))
+    first.discard()
+    part.write(bytes(2_000))
+    assert second.finish(sync=False).size == 4_000
+    assert 4_000 < spool.used < 4_400
+
+
+def test_a_full_spool_takes_nothing_new(spool: Spool) -> None:
+    spool.keep("r1", build_upload([("a.jpg", bytes(LIMIT - 300))]))
+    (spool.folder / "r1" / "0001").write_bytes(bytes(300))
+    spool = Spool(spool.folder, limit=LIMIT)
+    with pytest.raises(SpoolFull):
+        spool.receive("r2")
+
+
+def test_the_room_that_others_take_counts(spool: Spool) -> None:
+    other = Spool(spool.folder, limit=LIMIT)
+    spool.keep("r1", build_upload([("a.jpg", bytes(3_000))]))
+    assert other.used == spool.used
+    other.drop("r1")
+    assert spool.used == 0
+
+
+def test_a_disk_that_is_full_is_said_to_be(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    incoming = spool.receive("r1")
+    part = incoming.add("a.jpg")
+
+    def full(_data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(part, "_stream", type("Stream", (), {"write": staticmethod(full)})())
+        with pytest.raises(StoreError, match="No space left on device; make room"):
+            part.write(b"a")
+    incoming.discard()
+
+
+# --- Sweeping ------------------------------------------------------------------------------------
+
+
+def age(path: Path, seconds: float) -> None:
+    for each in (*path.iterdir(), path):
+        os.utime(each, (time.time() - seconds,) * 2)
+
+
+def test_sweeping_takes_what_is_old_and_nobodys(spool: Spool) -> None:
+    upload = build_upload([("a.jpg", b"a")])
+    for request_id in ("needed", "young", "old"):
+        spool.keep(request_id, upload)
+    half = Spool(spool.folder, limit=LIMIT).receive("half")
+    half.add("a.jpg").close()
+    for request_id in ("needed", "old", "half"):
+        age(spool.folder / request_id, 700.0)
+    assert spool.sweep(lambda request_id: request_id == "needed", older_than=600.0) == 2
+    assert sorted(path.name for path in spool.folder.iterdir()) == ["needed", "young"]
+
+
+def test_sweeping_leaves_what_is_still_written_to(spool: Spool) -> None:
+    mine, theirs = spool.receive("mine"), Spool(spool.folder, limit=LIMIT).receive("theirs")
+    mine.add("a.jpg")
+    theirs.add("a.jpg").close()
+    age(spool.folder / "mine", 700.0)
+    os.utime(spool.folder / "theirs", (0.0, 0.0))  # a large file: its folder was made long ago
+    assert spool.sweep(lambda _: False, older_than=600.0) == 0
+    mine.discard()
+
+
+def test_sweeping_where_there_is_nothing(spool: Spool) -> None:
+    assert spool.sweep(lambda _: False, older_than=0.0) == 0
