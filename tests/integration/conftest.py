@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.api import Api, Serving, serving, settings_for
 from support.clock import ManualClock
 from support.commands import PATIENCE
 from support.hooked import HOOK, SCOPE, Counted, Imports, install, new_project, state, wait_until
+from support.scripted import ScriptedCvat
+from support.services import dispatch_of, fill, refill_of
 
 from pool import TaskPool
 from pool.config import load
@@ -18,9 +21,10 @@ from pool.cvat import connect
 from pool.daemon import Daemon
 from pool.engine import Engine
 from pool.services.deliveries import Deliveries
+from pool.services.dispatch import Dispatch
 from pool.services.hook_setup import HookReport, HookSetup
 from pool.services.hooks import HookState
-from pool.settings import Template
+from pool.settings import ImportSettings, PoolSettings, Template
 from pool.simulator import SimulatorServer
 from pool.store.base import Store
 
@@ -107,3 +111,69 @@ def imports(engine: Engine, template: Template) -> Imports:
 def hearing(store: Store, clock: ManualClock) -> None:
     """Somebody is there to hear."""
     store.acquire_maintenance("a daemon", until=clock.now() + 10_000, now=clock.now())
+
+
+# --- Over HTTP ----------------------------------------------------------------------------------
+
+#: Each tells in its own way what an empty pool comes to.
+SCENES = Template(
+    name="scenes",
+    labels=({"name": "car"},),
+    pool=PoolSettings(min_size=2, max_size=10, max_wait=0.05, on_empty="create"),
+    importing=ImportSettings(timeout=20.0),
+)
+PATIENT = Template(
+    name="patient",
+    pool=PoolSettings(min_size=1, max_size=10, max_wait=20.0, on_empty="wait"),
+)
+STRICT = Template(name="strict", pool=PoolSettings(min_size=1, max_size=2, on_empty="fail"))
+
+
+@pytest.fixture
+def served(simulator: SimulatorServer, store_url: str) -> Iterator[Serving]:
+    """The API with nothing warm yet, and nothing that fills but the test."""
+    settings = settings_for(
+        simulator.url, store_url, SCENES, PATIENT, STRICT, receive_timeout=5.0, max_files=5
+    )
+    with serving(settings, simulator.access_token) as served:
+        yield served
+
+
+@pytest.fixture
+def api(served: Serving) -> Api:
+    return served.api
+
+
+@pytest.fixture(scope="session")
+def refusing(
+    simulator: SimulatorServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Serving]:
+    """A server for calls that come to nothing, so that all tests of these can share it."""
+    store_url = f"sqlite:///{tmp_path_factory.mktemp('refusing') / 'pool.db'}"
+    settings = settings_for(
+        simulator.url, store_url, SCENES, STRICT, receive_timeout=5.0, max_files=5
+    )
+    with serving(settings, simulator.access_token) as served:
+        yield served
+        assert served.engine.store.leases() == []
+        assert served.spooled() == []
+
+
+# --- Requests in the spool ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dispatch(engine: Engine) -> Iterator[Dispatch]:
+    # One job at a time, so that the order of calls is the order of requests.
+    dispatch = dispatch_of(engine, workers=1)
+    yield dispatch
+    dispatch.stop(PATIENCE)
+
+
+@pytest.fixture
+def warm(engine: Engine, cvat: ScriptedCvat, clock: ManualClock) -> None:
+    """All pools are full, the calls for that are forgotten, and the engine's is the daemon."""
+    engine.store.acquire_maintenance(engine.owner, until=clock.now() + 1e9, now=clock.now())
+    engine.heartbeat.run_once()
+    fill(refill_of(engine))
+    cvat.calls.clear()

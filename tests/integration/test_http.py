@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import urllib3
+from starlette.types import ASGIApp
+from support.services import dispatch_of
 
+from pool.engine import Engine
 from pool.errors import CannotListen, CvatBusy, UnknownRequest
 from pool.http.app import create_app
+from pool.http.served import Served
 from pool.http.server import HttpServer
 from pool.http.webhooks import LONGEST
 from pool.settings import DaemonSettings
@@ -44,8 +48,15 @@ def receiver() -> Receiver:
 
 
 @pytest.fixture
-def server(receiver: Receiver) -> Iterator[HttpServer]:
-    server = HttpServer(lambda: create_app(receiver=receiver), ANYWHERE)
+def make_app(engine: Engine, receiver: Receiver) -> Callable[[], ASGIApp]:
+    return lambda: create_app(
+        Served(engine=engine, dispatch=dispatch_of(engine), receiver=receiver)
+    )
+
+
+@pytest.fixture
+def server(make_app: Callable[[], ASGIApp]) -> Iterator[HttpServer]:
+    server = HttpServer(make_app, ANYWHERE)
     server.start()
     yield server
     server.stop(10.0)
@@ -125,7 +136,7 @@ def test_every_error_is_a_problem_document(
     document = problem(post(http, server, b"{}"))
     assert (document["status"], document["detail"]) == (404, "r1")
     receiver.error = CvatBusy("later", retry_after=7.2)
-    assert post(http, server, b"{}").headers["retry-after"] == "7"
+    assert post(http, server, b"{}").headers["retry-after"] == "8"
     receiver.error = RuntimeError("a secret inside")
     document = problem(post(http, server, b"{}"))
     assert document == {"type": "about:blank", "title": "Internal Server Error", "status": 500}
@@ -133,13 +144,13 @@ def test_every_error_is_a_problem_document(
 
 def test_the_routes_are_described(server: HttpServer, http: urllib3.PoolManager) -> None:
     paths = http.request("GET", f"{server.url}/openapi.json").json()["paths"]
-    assert set(paths) == {"/healthz", "/webhooks/cvat"}
+    assert {"/healthz", "/webhooks/cvat", "/v1/leases", "/v1/requests"} <= set(paths)
 
 
 def test_it_stops_and_starts_again_at_the_same_address(
-    receiver: Receiver, http: urllib3.PoolManager
+    make_app: Callable[[], ASGIApp], http: urllib3.PoolManager
 ) -> None:
-    first = HttpServer(lambda: create_app(receiver=receiver), ANYWHERE)
+    first = HttpServer(make_app, ANYWHERE)
     first.start()
     first.start()
     port = int(first.url.rpartition(":")[2])
@@ -147,33 +158,31 @@ def test_it_stops_and_starts_again_at_the_same_address(
     first.stop(10.0)
     first.stop()
     assert first.url == ""
-    second = HttpServer(lambda: create_app(receiver=receiver), DaemonSettings(port=port))
+    second = HttpServer(make_app, DaemonSettings(port=port))
     second.start()
     assert second.url.endswith(f":{port}")
     second.stop(10.0)
 
 
-def test_a_taken_port_is_said_in_one_line(receiver: Receiver) -> None:
+def test_a_taken_port_is_said_in_one_line(make_app: Callable[[], ASGIApp]) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        server = HttpServer(lambda: create_app(receiver=receiver), DaemonSettings(port=port))
+        server = HttpServer(make_app, DaemonSettings(port=port))
         with pytest.raises(CannotListen, match=rf"127\.0\.0\.1:{port}: address already in use"):
             server.start()
     assert not server.listening
 
 
-def test_a_host_that_is_not_this_machine(receiver: Receiver) -> None:
-    server = HttpServer(
-        lambda: create_app(receiver=receiver), DaemonSettings(host="nowhere.invalid")
-    )
+def test_a_host_that_is_not_this_machine(make_app: Callable[[], ASGIApp]) -> None:
+    server = HttpServer(make_app, DaemonSettings(host="nowhere.invalid"))
     with pytest.raises(CannotListen, match="nowhere"):
         server.start()
 
 
-def test_ipv6(receiver: Receiver, http: urllib3.PoolManager) -> None:
-    server = HttpServer(lambda: create_app(receiver=receiver), DaemonSettings(host="::1", port=0))
+def test_ipv6(make_app: Callable[[], ASGIApp], http: urllib3.PoolManager) -> None:
+    server = HttpServer(make_app, DaemonSettings(host="::1", port=0))
     try:
         server.start()
     except CannotListen:

@@ -1,0 +1,292 @@
+"""The machine's clock is set, by hours, forward and back: nothing is damaged by it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+from support.clock import ManualClock
+from support.scripted import ScriptedCvat
+from support.services import PATIENCE, fill, refill_of
+
+from pool.clock import SystemClock
+from pool.engine import Engine
+from pool.errors import CvatForbidden, StoreError
+from pool.files import build_upload
+from pool.model import Handout, RequestState, TaskState, new_id
+from pool.services.ageing import Ageing
+from pool.services.heartbeat import TERM
+from pool.services.reconcile import Reconcile
+from pool.services.recycle import Recycle
+from pool.services.scheduler import Scheduler
+from pool.services.timekeeping import Timekeeping, TimekeepingReport
+from pool.settings import Template
+from pool.store.base import CreateLimit, NewRequest
+
+HOUR = 3600.0
+both_ways = pytest.mark.parametrize("hours", [6, -6, 40, -40])
+
+
+@dataclass
+class World:
+    """A full pool of three, and the services as the daemon has them, each run by hand."""
+
+    engine: Engine
+    cvat: ScriptedCvat
+    clock: ManualClock
+
+    def __post_init__(self) -> None:
+        engine, clock = self.engine, self.clock
+        self.template: Template = engine.templates["scenes"]
+        self.refill = refill_of(engine)
+        self.timekeeping = Timekeeping(engine.store, clock=clock)
+        self.recycle = Recycle(engine.store, engine.cvat(), engine.templates, clock=clock)
+        self.ageing = Ageing(engine.store, engine.templates, clock=clock)
+        self.reconcile = Reconcile(
+            engine.store,
+            engine.cvat(),
+            engine.templates,
+            http_timeout=30.0,
+            verify_every=600.0,
+            clock=clock,
+        )
+
+    def set_clock(self, hours: float) -> None:
+        self.clock.off += hours * HOUR
+
+    def run(self, service: Any) -> Any:
+        """As the scheduler does it."""
+        self.timekeeping.run_once()
+        return service.run_once()
+
+    def count(self, state: TaskState) -> int:
+        return len(self.engine.store.tasks(states=[state]))
+
+
+@pytest.fixture
+def world(engine: Engine, cvat: ScriptedCvat, clock: ManualClock) -> World:
+    world = World(engine, cvat, clock)
+    assert fill(world.refill) == 3
+    clock.advance(60.0)
+    world.timekeeping.run_once()
+    return world
+
+
+@both_ways
+def test_a_caller_keeps_its_task_for_as_long_as_it_was_given(world: World, hours: float) -> None:
+    opened = world.engine.hand_out.open(world.template, ttl=1800.0)
+    world.clock.advance(1.0)
+    world.set_clock(hours)
+    assert world.run(world.recycle).given_back == 0
+    others = [world.engine.hand_out.open(world.template) for _ in range(2)]
+    assert opened.task is not None
+    assert opened.task.id not in [other.task.id for other in others if other.task is not None]
+    world.clock.advance(1790.0)
+    assert world.run(world.recycle).given_back == 0
+    world.clock.advance(20.0)
+    assert world.run(world.recycle).given_back == 1
+
+
+@both_ways
+def test_the_clock_is_noticed_once(world: World, hours: float) -> None:
+    world.engine.hand_out.open(world.template)
+    world.clock.advance(1.0)
+    world.set_clock(hours)
+    assert world.timekeeping.run_once() == TimekeepingReport(jump=hours * HOUR, moved=1)
+    world.clock.advance(1.0)
+    assert world.timekeeping.run_once() == TimekeepingReport()
+
+
+def test_a_clock_that_was_set_while_the_store_was_busy_is_noticed_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = world.engine.hand_out.open(world.template, ttl=1800.0)
+    world.clock.advance(1.0)
+    world.set_clock(6)
+
+    def refuse(*_: object, **__: object) -> int:
+        raise StoreError("locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.engine.store, "move_times", refuse)
+        with pytest.raises(StoreError):
+            world.timekeeping.run_once()
+    world.clock.advance(7.0)
+    assert world.timekeeping.run_once().moved == 1
+    lease = world.engine.store.lease(opened.lease.id)
+    assert lease is not None
+    assert lease.expires_at == pytest.approx(world.clock.now() + 1800.0 - 8.0)
+
+
+@both_ways
+def test_the_work_of_a_process_that_is_alive_is_left_to_it(world: World, hours: float) -> None:
+    other = Engine(
+        world.engine.settings,
+        store=world.engine.store,
+        cvat=cast(Any, world.cvat),
+        clock=world.clock,
+    )
+    world.engine.heartbeat.run_once()
+    image = build_upload([("a.jpg", b"some bytes")])
+    request = NewRequest(id="r", files=("a.jpg",), size=10)
+    opened = world.engine.hand_out.open(world.template, request=request)
+    assert opened.task is not None and opened.request is not None
+    handout = Handout(lease=opened.lease, task=opened.task, request=opened.request)
+    world.engine.intake.send(world.template, opened.request, handout, image)
+    world.clock.advance(1.0)
+    world.set_clock(hours)
+    world.timekeeping.run_once()
+    assert other.tracker.adopt() == 0
+    world.engine.heartbeat.run_once()
+    world.clock.advance(TERM - 1.0)
+    assert other.tracker.adopt() == 0
+    world.clock.advance(2.0)
+    assert other.tracker.adopt() == 1, "it has died meanwhile"
+    # It has as much time as it had, so its jobs still count.
+    world.cvat.make_ready(opened.task.task_id or 0)
+    while (wait := other.tracker.seconds_until_due()) is not None:
+        world.clock.advance(wait)
+        other.tracker.run_once()
+    served = world.engine.store.request("r")
+    assert served is not None and served.state is RequestState.READY
+    other.close()
+
+
+@both_ways
+def test_old_tasks_are_replaced_no_faster_than_others(world: World, hours: float) -> None:
+    world.set_clock(hours)
+    most = world.template.pool.create_concurrency
+    for _ in range(3):
+        assert world.run(world.ageing).retired <= most
+        assert world.count(TaskState.WARM) >= world.template.pool.min_size - most
+        fill(world.refill)
+        assert world.count(TaskState.WARM) == world.template.pool.min_size
+
+
+@both_ways
+def test_nothing_is_held_for_hours(world: World, hours: float) -> None:
+    world.engine.hand_out.open(world.template)
+    world.cvat.failures["create_task"] = [CvatForbidden("read-only") for _ in range(9)]
+    fill(world.refill)
+    world.cvat.failures.clear()
+    assert list(world.engine.store.holds()) == ["scenes"]
+    world.clock.advance(1.0)
+    world.set_clock(hours)
+    world.timekeeping.run_once()
+    fill(world.refill)
+    assert world.count(TaskState.WARM) == 3
+
+
+@pytest.mark.parametrize("hours", [6, -6])
+def test_nothing_is_held_for_hours_although_nobody_noticed(world: World, hours: float) -> None:
+    """The clock was set while no daemon ran."""
+    world.engine.hand_out.open(world.template)
+    world.cvat.failures["create_task"] = [CvatForbidden("read-only") for _ in range(9)]
+    fill(world.refill)
+    world.cvat.failures.clear()
+    world.set_clock(hours)
+    fill(world.refill)
+    assert world.count(TaskState.WARM) == 3
+
+
+@both_ways
+def test_the_pool_neither_grows_nor_stands_still(world: World, hours: float) -> None:
+    """What was asked for in times to come is no demand, and no sign of the foreground."""
+    target = world.refill.target(world.template).size
+    for number in range(60):
+        request = NewRequest(id=f"r{number}", files=("a.jpg",), size=10)
+        opened = world.engine.hand_out.open(world.template, request=request)
+        assert opened.request is not None
+        world.engine.store.fail_request(
+            opened.request.id, code="x", message="", now=world.clock.now()
+        )
+        fill(world.refill)
+        world.clock.advance(60.0)
+    world.set_clock(hours)
+    world.timekeeping.run_once()
+    assert world.refill.target(world.template).size == target
+    fill(world.refill)
+    assert world.count(TaskState.WARM) == target
+
+
+@both_ways
+def test_a_create_that_died_is_settled(world: World, hours: float) -> None:
+    """The one of a process that was killed: it counts as under way until then."""
+    store, template = world.engine.store, world.template
+    limit = CreateLimit(capacity=9, concurrency=9)
+    pooled = store.begin_create(
+        new_id(),
+        template.name,
+        template.fingerprint,
+        limit=limit,
+        owner="killed",
+        now=world.clock.now(),
+    )
+    assert pooled is not None
+    world.set_clock(hours)
+    world.clock.advance(1.0)
+    world.run(world.reconcile)
+    task = store.task(pooled.id)
+    assert task is not None and task.state is TaskState.FAILED
+
+
+@both_ways
+def test_a_killed_daemon_is_replaced(world: World, hours: float) -> None:
+    store, clock = world.engine.store, world.clock
+    assert store.acquire_maintenance("killed", until=clock.now() + 6.0, now=clock.now())
+    world.set_clock(hours)
+    clock.advance(7.0)
+    assert store.acquire_maintenance("heir", until=clock.now() + 6.0, now=clock.now())
+
+
+# --- The scheduler --------------------------------------------------------------------------------
+
+
+def test_a_service_decides_nothing_before_the_clock_was_looked_at() -> None:
+    done: list[str] = []
+    ended = threading.Semaphore(0)
+    broken = True
+
+    def look() -> None:
+        done.append("looked")
+        if broken:
+            ended.release()
+            raise StoreError("locked")
+
+    def serve() -> None:
+        done.append("served")
+        ended.release()
+
+    scheduler = Scheduler(clock=SystemClock(), before=look)
+    scheduler.add("service", serve, every=3600.0)
+    scheduler.start()
+    try:
+        assert ended.acquire(timeout=PATIENCE)
+        broken = False
+        scheduler.wake("service")
+        assert ended.acquire(timeout=PATIENCE)
+    finally:
+        scheduler.stop()
+    assert done == ["looked", "looked", "served"]
+    assert scheduler.records["service"].errors == 1
+
+
+def test_a_stop_waits_for_a_run_only_as_long_as_it_is_told_to() -> None:
+    begun, release, again = threading.Event(), threading.Event(), []
+
+    def serve() -> None:
+        again.append(1)
+        begun.set()
+        assert release.wait(PATIENCE)
+
+    scheduler = Scheduler(clock=SystemClock())
+    scheduler.add("service", serve, every=3600.0)
+    scheduler.start()
+    assert begun.wait(PATIENCE)
+    scheduler.wake("service")
+    assert not scheduler.stop(0.05)
+    release.set()
+    assert scheduler.stop(PATIENCE)
+    assert len(again) == 1, "nothing more is begun"

@@ -1,0 +1,231 @@
+"""What people tell a pool: drain, prewarm, and a changed file, with a scripted server."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from support.clock import START, ManualClock
+from support.scripted import ScriptedCvat
+from support.services import fill, refill_of
+
+from pool import Outcome, TaskPool, UnknownTemplate
+from pool.control import LOOK_EVERY
+from pool.errors import InputError
+from pool.model import LeaseRecord
+from pool.services.recycle import Recycle
+from pool.services.refill import Refill
+from pool.settings import Settings
+from pool.status import TemplateStatus
+from pool.store.base import Store
+
+
+@pytest.fixture
+def caller(
+    settings: Settings, store: Store, cvat: ScriptedCvat, clock: ManualClock
+) -> Iterator[TaskPool]:
+    # Not entered: the test runs each step itself.
+    opened = TaskPool(settings, store=store, cvat=cast(Any, cvat), clock=clock)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def refill(caller: TaskPool) -> Refill:
+    return refill_of(caller.engine)
+
+
+@pytest.fixture
+def recycle(caller: TaskPool) -> Recycle:
+    engine = caller.engine
+    return Recycle(engine.store, engine.cvat(), engine.templates, clock=engine.clock)
+
+
+def take(caller: TaskPool) -> LeaseRecord:
+    return caller.engine.hand_out.open(caller.engine.templates["scenes"]).lease
+
+
+def look(caller: TaskPool) -> TemplateStatus:
+    return caller.status().templates[0]
+
+
+# --- Drain ----------------------------------------------------------------------------------------
+
+
+def test_draining_takes_all_warm_tasks_out_and_leaves_callers_theirs(
+    caller: TaskPool, refill: Refill
+) -> None:
+    fill(refill)
+    lease = take(caller)
+    assert caller.drain("scenes") == 2
+    assert caller.drain("scenes") == 0
+    status = look(caller)
+    assert (status.warm, status.leased, status.deleting) == (0, 1, 2)
+    assert status.paused_since is not None
+    assert fill(refill) == 0
+    assert caller.lease(lease.id).task_id == lease.task_id
+
+
+def test_what_becomes_warm_while_drained_is_retired(
+    caller: TaskPool, refill: Refill, recycle: Recycle, cvat: ScriptedCvat
+) -> None:
+    """What was given back, and what was being created when it was told."""
+    fill(refill)
+    lease = take(caller)
+
+    def meanwhile(operation: str) -> None:
+        if operation == "prepare_upload":
+            cvat.before = lambda _: None
+            caller.drain("scenes")
+
+    cvat.before = meanwhile
+    fill(refill)
+    caller.release(lease.id)
+    assert look(caller).warm == 2
+    assert recycle.run_once().retired == 2
+    assert look(caller).warm == 0
+
+
+def test_a_drained_template_still_serves_callers(caller: TaskPool, refill: Refill) -> None:
+    fill(refill)
+    caller.drain("scenes")
+    assert take(caller).outcome is Outcome.COLD
+
+
+def test_resuming_fills_a_drained_pool_again(
+    caller: TaskPool, refill: Refill, recycle: Recycle
+) -> None:
+    fill(refill)
+    caller.drain("scenes")
+    caller.resume("scenes")
+    assert fill(refill) == 3
+    assert recycle.run_once().retired == 0
+    assert look(caller).paused_since is None
+
+
+# --- Prewarm --------------------------------------------------------------------------------------
+
+
+def test_a_prewarm_makes_the_pool_larger_for_a_while(
+    caller: TaskPool, refill: Refill, clock: ManualClock
+) -> None:
+    fill(refill)
+    caller.prewarm("scenes", 7, duration=60.0)
+    status = look(caller)
+    assert (status.target, status.prewarm_size) == (7, 7)
+    assert status.prewarm_until is not None
+    assert status.prewarm_until.timestamp() == START + 60.0
+    assert fill(refill) == 4
+    clock.advance(60.0)
+    status = look(caller)
+    assert (status.target, status.prewarm_size, status.prewarm_until) == (3, 0, None)
+    take(caller)
+    clock.advance(1000.0)
+    assert fill(refill) == 0
+    assert look(caller).warm == 6, "what is warm stays"
+
+
+def test_a_prewarm_of_nothing_ends_it(caller: TaskPool, refill: Refill) -> None:
+    caller.prewarm("scenes", 7)
+    caller.prewarm("scenes", 0)
+    assert look(caller).prewarm_size == 0
+    assert fill(refill) == 3
+    caller.prewarm("scenes", 0)
+
+
+def test_a_paused_template_is_not_prewarmed(caller: TaskPool, refill: Refill) -> None:
+    caller.pause("scenes")
+    caller.prewarm("scenes", 7)
+    assert fill(refill) == 0
+    caller.resume("scenes")
+    assert fill(refill) == 7
+
+
+@pytest.mark.parametrize(
+    ("count", "duration", "message"),
+    [
+        (11, 60.0, "a prewarm of 11: 'scenes' has at most 10, max_size"),
+        (-1, 60.0, "a prewarm of -1"),
+        (5, 0.0, "longer than 0s"),
+        (5, -1.0, "longer than 0s"),
+        (5, math.nan, "longer than 0s"),
+        (5, math.inf, "3650d at most"),
+    ],
+)
+def test_a_prewarm_that_cannot_be_is_refused(
+    caller: TaskPool, count: int, duration: float, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        caller.prewarm("scenes", count, duration=duration)
+    assert caller.store.prewarms() == {}
+
+
+def test_a_prewarm_does_not_last_for_hours_when_the_clock_is_set_back(
+    caller: TaskPool, refill: Refill, clock: ManualClock
+) -> None:
+    caller.prewarm("scenes", 7, duration=60.0)
+    clock.advance(-6 * 3600.0)
+    assert look(caller).prewarm_size == 0
+    assert fill(refill) == 3
+
+
+@pytest.mark.parametrize("tell", ["pause", "resume", "drain", "prewarm"])
+def test_an_unknown_template_is_told(caller: TaskPool, tell: str) -> None:
+    arguments = (5,) if tell == "prewarm" else ()
+    with pytest.raises(UnknownTemplate, match="there is scenes"):
+        getattr(caller, tell)("scene", *arguments)
+    assert caller.store.paused() == {}
+
+
+# --- A changed file -------------------------------------------------------------------------------
+
+
+def test_a_process_takes_over_a_changed_file_while_it_is_used(
+    pool: TaskPool, config_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pool.control.LOOK_EVERY", 0.0)
+    before = pool.acquire("scenes")
+    config_path.write_text(config_path.read_text().replace('"person"', '"tram"'))
+    after = pool.acquire("scenes")
+    made_by = [pool.store.task(pool.store.lease(each.id).pooled_id) for each in (before, after)]
+    assert made_by[0].fingerprint != made_by[1].fingerprint
+    assert made_by[1].fingerprint == pool.engine.templates["scenes"].fingerprint
+
+
+def test_a_file_that_is_wrong_changes_nothing_for_callers(
+    pool: TaskPool, config_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pool.control.LOOK_EVERY", 0.0)
+    config_path.write_text("[templates.scenes")
+    assert pool.acquire("scenes").template == "scenes"
+
+
+def test_the_status_is_that_of_the_changed_file(
+    pool: TaskPool, config_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pool.control.LOOK_EVERY", 0.0)
+    text = config_path.read_text().replace("min_size = 2", "min_size = 9")
+    config_path.write_text(text + "[templates.more]\nlabels = []\n")
+    assert [(each.name, each.target) for each in pool.status().templates] == [
+        ("scenes", 9),
+        ("more", 5),
+    ]
+
+
+def test_the_file_is_looked_at_no_more_than_once_a_second(
+    caller: TaskPool, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+
+    class Looks:
+        def run_once(self) -> None:
+            looks.append(clock.monotonic())
+
+    monkeypatch.setattr(caller, "_reload", Looks())
+    for _ in range(40):
+        caller.status()
+        clock.advance(LOOK_EVERY / 4)
+    assert len(looks) == 10

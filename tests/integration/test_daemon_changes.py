@@ -1,0 +1,87 @@
+"""What people tell a daemon that runs: more tasks, none at all, tasks of another kind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.commands import PATIENCE
+
+from pool import Outcome, TaskPool
+from pool.config import load
+from pool.daemon import Daemon
+from pool.model import TaskState
+
+
+@pytest.fixture
+def daemon(config_path: Path, log_in: None) -> Iterator[Daemon]:
+    """A daemon on a thread of this process, which does nothing by the clock for an hour."""
+    text = config_path.read_text().replace("port = 0", 'port = 0\ntick = "1h"')
+    text = text.replace("min_size = 2", 'min_size = 2, on_change = "replenish"')
+    config_path.write_text(text)
+    daemon = Daemon(load(config_path))
+    ready = threading.Event()
+    thread = threading.Thread(target=daemon.run, kwargs={"on_ready": ready.set})
+    thread.start()
+    assert ready.wait(PATIENCE)
+    yield daemon
+    daemon.stop()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def caller(daemon: Daemon, config_path: Path) -> Iterator[TaskPool]:
+    with TaskPool.from_config(config_path) as caller:
+        yield caller
+
+
+def wait_until(daemon: Daemon, true: Callable[[], bool]) -> None:
+    """Look again whenever a task has become warm, and a few times a second besides."""
+    waited = 0.0
+    while not true():
+        daemon.engine.warm.wait(daemon.engine.warm.count, 0.1)
+        waited += 0.1
+        assert waited < PATIENCE
+
+
+def warm(caller: TaskPool) -> int:
+    return caller.status().templates[0].warm
+
+
+def test_a_prewarm_of_another_process_is_followed_at_once(daemon: Daemon, caller: TaskPool) -> None:
+    wait_until(daemon, lambda: warm(caller) == 2)
+    caller.prewarm("scenes", 5)
+    wait_until(daemon, lambda: warm(caller) == 5)
+
+
+def test_a_drained_pool_is_filled_again_when_it_is_resumed(
+    daemon: Daemon, caller: TaskPool
+) -> None:
+    wait_until(daemon, lambda: warm(caller) == 2)
+    assert caller.drain("scenes") == 2
+    assert warm(caller) == 0
+    caller.resume("scenes")
+    wait_until(daemon, lambda: warm(caller) == 2)
+
+
+def test_a_changed_file_replaces_the_pool_and_leaves_it_full_all_the_while(
+    daemon: Daemon, caller: TaskPool, config_path: Path
+) -> None:
+    wait_until(daemon, lambda: warm(caller) == 2)
+    before = daemon.engine.templates["scenes"].fingerprint
+    config_path.write_text(config_path.read_text().replace('"person"', '"tram"'))
+
+    def replaced() -> bool:
+        assert warm(caller) >= 2
+        tasks = caller.store.tasks(states=[TaskState.WARM])
+        return before not in {task.fingerprint for task in tasks}
+
+    wait_until(daemon, replaced)
+    lease = caller.acquire("scenes")
+    assert lease.outcome is Outcome.HIT
+    task = caller.store.task_on_server(lease.task_id)
+    assert task is not None
+    assert task[0].fingerprint == daemon.engine.templates["scenes"].fingerprint != before

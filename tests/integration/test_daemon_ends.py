@@ -1,0 +1,135 @@
+"""How a daemon ends: in order and in time, at once, or killed; each a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import commands
+from support.commands import PATIENCE, Running, running
+
+from pool.model import TaskState
+from pool.simulator import SimulatorServer, SimulatorSettings, Timings
+from pool.simulator.faults import Hang, Latency
+from pool.store import open_store
+from pool.store.base import Store
+
+#: Seconds for a process to notice a signal and to end on a busy machine.
+SLACK = 5.0
+
+
+@pytest.fixture
+def server() -> Iterator[SimulatorServer]:
+    """A server of its own, since these tests make it hang."""
+    with SimulatorServer(SimulatorSettings(timings=Timings.zero())) as server:
+        yield server
+
+
+@pytest.fixture
+def folder(tmp_path: Path, server: SimulatorServer) -> Path:
+    configure(tmp_path, server)
+    return tmp_path
+
+
+@pytest.fixture
+def rows(folder: Path) -> Iterator[Store]:
+    store = open_store(f"sqlite:///{folder / 'pool.db'}")
+    yield store
+    store.close()
+
+
+def configure(folder: Path, server: SimulatorServer, *, stop_timeout: str = "10s") -> None:
+    (folder / "config.toml").write_text(
+        f'[cvat]\nurl = "{server.url}"\ntimeout = "60s"\n'
+        f'[daemon]\nport = 0\nstop_timeout = "{stop_timeout}"\n'
+        "[templates.scenes]\nlabels = []\npool = { min_size = 2 }\n"
+    )
+
+
+def wait_for_creating(rows: Store) -> None:
+    give_up = time.monotonic() + PATIENCE
+    while not rows.tasks(states=[TaskState.CREATING]):
+        assert time.monotonic() < give_up, "nothing is created"
+        time.sleep(0.01)
+
+
+def end(daemon: Running) -> tuple[int, float]:
+    """Its exit code, and how many seconds it took to end after the signal."""
+    began = time.monotonic()
+    daemon.process.send_signal(signal.SIGTERM)
+    return daemon.process.wait(PATIENCE), time.monotonic() - began
+
+
+def states(rows: Store) -> set[TaskState]:
+    return {task.state for task in rows.tasks()}
+
+
+def test_sigterm_finishes_what_is_quick(folder: Path, server: SimulatorServer, rows: Store) -> None:
+    server.faults.add(Latency("tasks:create", seconds=0.5))
+    with running("run", cwd=folder, CVAT_ACCESS_TOKEN=server.access_token) as daemon:
+        wait_for_creating(rows)
+        code, took = end(daemon)
+    assert code == 0
+    assert took < SLACK
+    assert states(rows) == {TaskState.WARM}
+    assert rows.maintainer(now=time.time()) is None
+
+
+def test_sigterm_leaves_in_time_what_is_not(
+    folder: Path, server: SimulatorServer, rows: Store
+) -> None:
+    """The call that hangs would do so for a minute; its task stands in the store, by its name."""
+    configure(folder, server, stop_timeout="500ms")
+    server.faults.add(Hang("tasks:create"))
+    with running("run", cwd=folder, CVAT_ACCESS_TOKEN=server.access_token) as daemon:
+        wait_for_creating(rows)
+        code, took = end(daemon)
+    assert code == 0
+    assert took < 0.5 + SLACK
+    assert "daemon stopped" in daemon.lines[-1]
+    assert states(rows) == {TaskState.CREATING}
+    assert rows.maintainer(now=time.time()) is None, "another daemon can begin at once"
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_stops_at_once(
+    folder: Path, server: SimulatorServer, rows: Store, first: signal.Signals
+) -> None:
+    configure(folder, server, stop_timeout="1m")
+    server.faults.add(Hang("tasks:create"))
+    with running("run", cwd=folder, CVAT_ACCESS_TOKEN=server.access_token) as daemon:
+        wait_for_creating(rows)
+        daemon.process.send_signal(first)
+        daemon.wait_for("stopping")
+        code, took = end(daemon)
+    assert code == 128 + signal.SIGTERM
+    assert took < SLACK
+    assert states(rows) == {TaskState.CREATING}
+
+
+def test_another_daemon_takes_over_when_the_maintaining_one_is_killed(
+    folder: Path, server: SimulatorServer, rows: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    term, renewal = 1.5, 0.3
+    hasty = f"import pool.daemon as d; d.TERM, d.RENEWAL = {term}, {renewal}"
+    command = [sys.executable, "-c", f"{hasty}; from pool.cli import main; main()"]
+    monkeypatch.setattr(commands, "COMMAND", command)
+    token = server.access_token
+    with running("run", cwd=folder, CVAT_ACCESS_TOKEN=token) as first:
+        first.wait_for("maintenance begun")
+        with running("run", cwd=folder, CVAT_ACCESS_TOKEN=token) as second:
+            second.wait_for("daemon started")
+            maintainer = rows.maintainer(now=time.time())
+            os.kill(first.process.pid, signal.SIGKILL)
+            first.process.wait(PATIENCE)
+            killed = time.monotonic()
+            second.wait_for("unclean stop")
+            second.wait_for("maintenance begun")
+            assert time.monotonic() - killed < term + renewal + SLACK
+            assert rows.maintainer(now=time.time()) not in (None, maintainer)
+            assert second.stop() == 0

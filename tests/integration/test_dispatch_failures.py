@@ -1,0 +1,368 @@
+"""Requests in the spool when CVAT says no, tasks turn out to be no use, or processes die."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from support.clock import ManualClock
+from support.scripted import ScriptedCvat
+from support.services import PATIENCE, dispatch_of, fill, refill_of
+from support.spooled import (
+    IMPORTING,
+    OTHER,
+    QUEUED,
+    READY,
+    accept,
+    accepted,
+    come_back,
+    entries,
+    go_down,
+    import_all,
+    levels,
+    read,
+    receive,
+    serve,
+    state,
+    uploads,
+)
+
+from pool.cvat.failures import mark_not_finished, mark_touched
+from pool.engine import Engine
+from pool.errors import (
+    CvatAmbiguous,
+    CvatBusy,
+    CvatError,
+    CvatForbidden,
+    CvatNotFound,
+    CvatRefusedCredentials,
+    CvatRejected,
+    CvatUnreachable,
+    Stopping,
+)
+from pool.model import LeaseState, RequestState
+from pool.services.dispatch import STUMBLE, Dispatch
+from pool.services.heartbeat import TERM
+from pool.services.watched import MOST_TASKS_SPOOLED
+from pool.settings import Template
+
+FAILED, CANCELLED = RequestState.FAILED, RequestState.CANCELLED
+
+
+# --- CVAT says no --------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("warm")
+def test_what_cvat_refuses_fails_in_its_words(
+    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat
+) -> None:
+    cvat.failures["upload"] = [CvatRejected("HTTP 413 too large", http_status=413)]
+    request = accepted(engine, dispatch, template)
+    serve(dispatch)
+    assert (state(engine, request), read(engine, request).error) == (FAILED, "HTTP 413 too large")
+    assert levels(engine, template) == {"warm": 2, "failed": 1}
+    assert entries(engine) == []
+    assert engine.store.holds() == {}
+
+
+@pytest.mark.usefixtures("warm")
+@pytest.mark.parametrize("kind", [CvatRefusedCredentials, CvatForbidden])
+def test_refused_credentials_hold_one_template_until_a_person_acts(
+    engine: Engine,
+    dispatch: Dispatch,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
+    kind: type[CvatError],
+) -> None:
+    engine.templates.replace({template.name: template, OTHER.name: OTHER})
+    fill(refill_of(engine))
+    cvat.failures["upload"] = [kind("read-only") for _ in range(3)]
+    requests = [accepted(engine, dispatch, template) for _ in range(2)]
+    serve(dispatch)
+    assert {state(engine, each) for each in requests} == {QUEUED}
+    assert "read-only" in engine.store.holds()[template.name].reason
+    tried = cvat.count("upload")
+    served = accepted(engine, dispatch, OTHER)
+    cvat.failures["upload"].clear()
+    serve(dispatch)
+    assert state(engine, served) is IMPORTING
+    assert cvat.count("upload") == tried + 1
+    engine.store.release_hold(template.name)  # as "cvat-pool resume" does
+    serve(dispatch)
+    assert {state(engine, each) for each in requests} == {IMPORTING}
+
+
+@pytest.mark.usefixtures("warm")
+def test_a_refusal_of_all_is_tried_again_with_one(
+    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    cvat.failures["upload"] = [CvatRefusedCredentials("revoked") for _ in range(5)]
+    requests = [accepted(engine, dispatch, template) for _ in range(3)]
+    serve(dispatch)
+    clock.advance(61.0)
+    cvat.calls.clear()
+    serve(dispatch)
+    assert cvat.count("upload") == 1
+    cvat.failures["upload"].clear()
+    clock.advance(200.0)
+    serve(dispatch)
+    assert {state(engine, each) for each in requests} == {IMPORTING}
+    assert engine.store.holds() == {}
+
+
+@pytest.mark.usefixtures("warm")
+def test_data_that_alone_is_forbidden_does_not_hold_up_the_others(
+    engine: Engine,
+    dispatch: Dispatch,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    send = cvat.upload
+
+    def choosy(task_id: int, data: Any, params: Any, **options: Any) -> str:
+        if data.files[0].name == "theirs.jpg":
+            raise CvatForbidden("not your cloud storage")
+        return send(task_id, data, params, **options)
+
+    monkeypatch.setattr(cvat, "upload", choosy)
+    upload, request = receive(engine, "theirs.jpg")
+    dispatch.accept(template, upload, request)
+    dispatch.drain(PATIENCE)
+    others = [accepted(engine, dispatch, template) for _ in range(2)]
+    for _ in range(4):
+        serve(dispatch)
+        clock.advance(1000.0)
+    assert {state(engine, each) for each in others} == {IMPORTING}
+    assert state(engine, request.id) is FAILED
+    assert read(engine, request.id).error == "not your cloud storage"
+    assert engine.store.holds() == {}
+
+
+# --- Tasks that turn out to be no use ------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("warm")
+def test_a_task_that_is_gone_is_replaced(
+    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat
+) -> None:
+    cvat.failures["upload"] = [CvatNotFound("No Task matches the given query.")]
+    request = accepted(engine, dispatch, template)
+    serve(dispatch)
+    assert state(engine, request) is IMPORTING
+    assert len(set(uploads(cvat))) == 2
+    assert levels(engine, template) == {"warm": 1, "failed": 1, "importing": 1}
+
+
+@pytest.mark.usefixtures("warm")
+def test_an_upload_that_is_cut_is_sent_again_a_little_later(
+    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    cut = CvatUnreachable("cut after 5 of 10 bytes")
+    mark_touched(cut)
+    mark_not_finished(cut)
+    cvat.failures["upload"] = [cut]
+    request = accepted(engine, dispatch, template)
+    assert serve(dispatch) == 0
+    assert state(engine, request) is QUEUED
+    assert engine.store.holds() == {}, "a proxy may cut this upload, and no other"
+    clock.advance(1.0)
+    assert dispatch.is_due()
+    assert serve(dispatch) == 1
+    assert len(set(uploads(cvat))) == 2
+
+
+@pytest.mark.usefixtures("warm")
+def test_an_answer_that_was_lost_is_settled_by_looking(
+    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat
+) -> None:
+    cvat.failures["upload"] = [CvatAmbiguous("reset")]
+    cvat.before = lambda operation: (
+        cvat.make_ready(uploads(cvat)[0]) if operation == "upload" else None
+    )
+    request = accepted(engine, dispatch, template)
+    serve(dispatch)
+    assert state(engine, request) is IMPORTING
+    assert cvat.count("upload") == 1
+
+
+@pytest.mark.usefixtures("warm")
+def test_a_request_does_not_try_for_ever(
+    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    cvat.failures["upload"] = [CvatBusy("HTTP 500", http_status=500) for _ in range(99)]
+    request = accepted(engine, dispatch, template)
+    refill = refill_of(engine)
+    for _ in range(2 * MOST_TASKS_SPOOLED):
+        serve(dispatch)
+        clock.advance(60.0)
+        fill(refill)
+    assert (state(engine, request), read(engine, request).error) == (FAILED, "HTTP 500")
+    assert cvat.count("upload") == len(set(uploads(cvat))) == MOST_TASKS_SPOOLED
+    assert entries(engine) == []
+
+
+@pytest.mark.usefixtures("warm")
+def test_an_import_that_cvat_lost_is_sent_again(
+    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    request = accepted(engine, dispatch, template)
+    dispatch.drain(PATIENCE)
+    while state(engine, request) is IMPORTING:
+        clock.advance(engine.tracker.seconds_until_due() or 0.0)
+        engine.tracker.run_once()
+    assert state(engine, request) is QUEUED
+    assert serve(dispatch) == 1
+    import_all(engine, cvat, clock)
+    assert state(engine, request) is READY
+    assert len(set(uploads(cvat))) == 2
+
+
+@pytest.mark.usefixtures("warm")
+def test_an_import_is_not_late_while_nobody_can_tell(
+    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    request = accepted(engine, dispatch, template)
+    dispatch.drain(PATIENCE)
+    go_down(cvat)
+    cvat.calls.clear()
+    end = clock.monotonic() + 3600.0
+    while clock.monotonic() < end:
+        clock.advance(engine.tracker.seconds_until_due() or 0.0)
+        engine.tracker.run_once()
+    assert state(engine, request) is IMPORTING
+    assert len(cvat.calls) < 360
+    come_back(cvat)
+    import_all(engine, cvat, clock)
+    assert state(engine, request) is READY
+
+
+@pytest.mark.usefixtures("warm")
+def test_data_that_is_gone_is_an_end(
+    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    go_down(cvat)
+    request = accepted(engine, dispatch, template)
+    dispatch.drain(PATIENCE)
+    come_back(cvat)
+    engine.spool.drop(request)
+    clock.advance(60.0)
+    serve(dispatch)
+    assert (state(engine, request), read(engine, request).error_code) == (FAILED, "data-gone")
+    assert levels(engine, template) == {"warm": 3}
+
+
+# --- Processes that die --------------------------------------------------------------------------
+
+
+def another(engine: Engine, cvat: ScriptedCvat, clock: ManualClock) -> Engine:
+    """Another process on the same store."""
+    return Engine(engine.settings, store=engine.store, cvat=cast(Any, cvat), clock=clock)
+
+
+@pytest.mark.usefixtures("warm")
+def test_queued_requests_outlive_the_daemon(
+    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    go_down(cvat)
+    requests = [accepted(engine, dispatch, template) for _ in range(3)]
+    dispatch.drain(PATIENCE)
+    come_back(cvat)
+    clock.advance(TERM + 60.0)
+    heir = another(engine, cvat, clock)
+    assert heir.tracker.adopt() == 0
+    serve(dispatch_of(heir))
+    assert {state(heir, each) for each in requests} == {IMPORTING}
+    assert {read(heir, each).owner for each in requests} == {heir.owner}
+    heir.close()
+
+
+@pytest.mark.usefixtures("warm")
+def test_an_upload_whose_process_died_gets_another_task(
+    engine: Engine, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    dead = dispatch_of(engine)
+    engine.heartbeat.run_once()
+    cvat.failures["upload"] = [cast(Any, MemoryError("killed"))]
+    request = accepted(engine, dead, template)
+    dead.drain(PATIENCE)
+    assert state(engine, request) is RequestState.UPLOADING
+    burnt = read(engine, request).task_id
+
+    heir = another(engine, cvat, clock)
+    dispatch = dispatch_of(heir)
+    assert serve(dispatch) == 0, "its process lives"
+    clock.advance(TERM + 1.0)
+    assert heir.tracker.adopt() == 0
+    assert serve(dispatch) == 1
+    assert state(heir, request) is IMPORTING
+    assert read(heir, request).task_id != burnt
+    assert levels(heir, template) == {"warm": 1, "failed": 1, "importing": 1}
+    heir.close()
+
+
+@pytest.mark.usefixtures("warm")
+def test_whoever_was_taken_for_dead_does_no_harm(
+    engine: Engine, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    """A process that slept too long finds its upload refused, after its request was taken over."""
+    sleeper = dispatch_of(engine)
+    heir = another(engine, cvat, clock)
+    dispatch = dispatch_of(heir)
+
+    def sleep(operation: str) -> None:
+        if operation == "upload":
+            cvat.before = lambda _operation: None
+            clock.advance(TERM + 1.0)
+            heir.heartbeat.run_once()
+            assert serve(dispatch) == 1
+            raise CvatUnreachable("the network was down as well")
+
+    engine.heartbeat.run_once()
+    cvat.before = sleep
+    request = accepted(engine, sleeper, template)
+    sleeper.drain(PATIENCE)
+    record = read(heir, request)
+    assert (record.state, record.owner) == (IMPORTING, heir.owner)
+    task = heir.store.task(record.pooled_id or "")
+    assert task is not None and task.state.value == "importing", "not given back as warm"
+    heir.close()
+
+
+@pytest.mark.usefixtures("warm")
+def test_a_request_that_stumbled_is_left_alone_for_a_while(
+    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    cvat.failures["upload"] = [cast(Any, MemoryError("no"))]
+    request = accepted(engine, dispatch, template)
+    assert serve(dispatch) == 0
+    clock.advance(STUMBLE)
+    assert dispatch.is_due()
+    assert serve(dispatch) == 1
+    assert state(engine, request) is IMPORTING
+
+
+@pytest.mark.usefixtures("warm")
+def test_stopping_leaves_what_has_not_begun_to_others(
+    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    requests: list[str] = []
+
+    def stop(operation: str) -> None:
+        if operation == "upload":
+            requests.append(accepted(engine, dispatch, template))
+            dispatch.stop(0.0)
+
+    cvat.before = stop
+    first = accepted(engine, dispatch, template)
+    dispatch.drain(PATIENCE)
+    assert state(engine, first) is IMPORTING
+    (left,) = requests
+    assert (state(engine, left), read(engine, left).owner) == (QUEUED, "")
+    lease = engine.store.lease(read(engine, left).lease_id)
+    assert lease is not None and lease.state is LeaseState.WAITING
+    with pytest.raises(Stopping):
+        accept(engine, dispatch, template)
+    assert entries(engine) == sorted([first, left])

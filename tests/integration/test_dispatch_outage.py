@@ -1,0 +1,235 @@
+"""Requests in the spool while CVAT is away, and when it is back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from support.clock import ManualClock
+from support.scripted import ScriptedCvat
+from support.services import PATIENCE, dispatch_of, fill, refill_of
+from support.spooled import (
+    IMPORTING,
+    QUEUED,
+    READY,
+    accepted,
+    come_back,
+    entries,
+    go_down,
+    import_all,
+    levels,
+    read,
+    serve,
+    state,
+    uploads,
+)
+
+from pool.engine import Engine
+from pool.errors import (
+    CvatBusy,
+    CvatError,
+    CvatUnreachable,
+)
+from pool.model import RequestState
+from pool.services.backoff import SERVER
+from pool.services.dispatch import Dispatch
+from pool.settings import Template
+
+FAILED, CANCELLED = RequestState.FAILED, RequestState.CANCELLED
+
+
+def strict(template: Template, on_empty: Any) -> Template:
+    return replace(template, pool=replace(template.pool, on_empty=on_empty))
+
+
+# --- CVAT is away --------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("warm")
+def test_a_server_that_is_down_costs_no_task_and_no_request(
+    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    go_down(cvat)
+    request = accepted(engine, dispatch, template)
+    dispatch.drain(PATIENCE)
+    assert state(engine, request) is QUEUED
+    assert levels(engine, template) == {"warm": 3}
+    assert engine.store.holds()[SERVER].code == "cvat-unreachable"
+    assert (read(engine, request).owner, read(engine, request).tasks_spent) == ("", 0)
+    come_back(cvat)
+    assert serve(dispatch) == 0, "held"
+    clock.advance(2.0)
+    assert dispatch.is_due()
+    assert serve(dispatch) == 1
+    assert state(engine, request) is IMPORTING
+    assert engine.store.holds() == {}
+    assert [call[0] for call in cvat.calls] == ["upload", "tasks", "upload"]
+
+
+@pytest.mark.usefixtures("warm")
+def test_what_comes_while_the_server_is_held_takes_no_task(
+    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat
+) -> None:
+    go_down(cvat)
+    accepted(engine, dispatch, template)
+    dispatch.drain(PATIENCE)
+    cvat.calls.clear()
+    request = accepted(engine, dispatch, template)
+    serve(dispatch)
+    assert cvat.calls == []
+    assert state(engine, request) is QUEUED
+    assert levels(engine, template) == {"warm": 3}
+
+
+@pytest.mark.usefixtures("warm")
+def test_one_request_tries_before_the_others(
+    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    go_down(cvat)
+    requests = [accepted(engine, dispatch, template) for _ in range(3)]
+    dispatch.drain(PATIENCE)
+    for _ in range(3):
+        clock.advance(60.0)
+        cvat.calls.clear()
+        dispatch.run_once()
+        dispatch.run_once()
+        dispatch.drain(PATIENCE)
+        assert [call[0] for call in cvat.calls] == ["tasks"]
+    come_back(cvat)
+    clock.advance(60.0)
+    serve(dispatch)
+    tasks = [read(engine, each).task_id for each in requests]
+    assert list(uploads(cvat)) == tasks, "the oldest first"
+
+
+@pytest.mark.usefixtures("warm")
+@pytest.mark.parametrize("status", [500, 503])
+def test_an_upload_into_the_void_costs_one_task_and_no_more(
+    engine: Engine,
+    dispatch: Dispatch,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
+    status: int,
+) -> None:
+    go_down(cvat, CvatBusy("gateway", http_status=status))
+    request = accepted(engine, dispatch, template)
+    for _ in range(20):
+        serve(dispatch)
+        clock.advance(60.0)
+    assert levels(engine, template) == {"warm": 2, "failed": 1}
+    assert read(engine, request).tasks_spent == 1
+    come_back(cvat)
+    serve(dispatch)
+    assert state(engine, request) is IMPORTING
+
+
+@pytest.mark.usefixtures("warm")
+def test_a_maintenance_page_fails_nothing(
+    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    go_down(cvat, CvatError("does not look like a CVAT server"))
+    requests = [accepted(engine, dispatch, template) for _ in range(2)]
+    for _ in range(5):
+        serve(dispatch)
+        clock.advance(60.0)
+    assert {state(engine, each) for each in requests} == {QUEUED}
+    come_back(cvat)
+    serve(dispatch)
+    assert {state(engine, each) for each in requests} == {IMPORTING}
+
+
+@pytest.mark.usefixtures("warm")
+def test_retry_after_is_honoured(
+    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    cvat.failures["upload"] = [CvatBusy("slow down", http_status=429, retry_after=300.0)]
+    request = accepted(engine, dispatch, template)
+    serve(dispatch)
+    clock.advance(299.0)
+    assert serve(dispatch) == 0
+    clock.advance(2.0)
+    assert serve(dispatch) == 1
+    assert state(engine, request) is IMPORTING
+
+
+@pytest.mark.usefixtures("warm")
+def test_a_hold_that_nobody_waits_for_ends_by_itself(
+    engine: Engine, dispatch: Dispatch, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    engine.queue.hold(SERVER, CvatUnreachable("a caller met this"))
+    go_down(cvat)
+    clock.advance(60.0)
+    serve(dispatch)
+    assert SERVER in engine.store.holds()
+    come_back(cvat)
+    clock.advance(60.0)
+    serve(dispatch)
+    assert engine.store.holds() == {}
+    assert [call[0] for call in cvat.calls] == ["about", "about"]
+
+
+def test_a_pool_that_is_empty_because_cvat_is_away_is_no_reason_to_fail(
+    engine: Engine, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    patient = strict(template, "wait")
+    engine.templates.replace({patient.name: patient})
+    dispatch = dispatch_of(engine)
+    engine.queue.hold(SERVER, CvatUnreachable("down"))
+    go_down(cvat)
+    request = accepted(engine, dispatch, patient)
+    for _ in range(60):
+        dispatch.run_once()
+        dispatch.drain(PATIENCE)
+        clock.advance(60.0)
+    assert state(engine, request) is QUEUED
+    come_back(cvat)
+    clock.advance(60.0)
+    serve(dispatch)
+    fill(refill_of(engine))
+    serve(dispatch)
+    assert state(engine, request) is IMPORTING
+
+
+def test_cvat_down_for_an_hour(
+    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    """Requests come in all the while; nothing is lost or hammered, and all is well afterwards."""
+    refill = refill_of(engine)
+    fill(refill)
+    engine.heartbeat.run_once()
+    go_down(cvat)
+    cvat.calls.clear()
+    requests = []
+    minutes: list[int] = []
+    for second in range(0, 3600, 4):
+        if second % 120 == 0:
+            requests.append(accepted(engine, dispatch, template))
+        if second % 60 == 0:
+            minutes.append(len(cvat.calls))
+        dispatch.run_once()
+        dispatch.drain(PATIENCE)
+        fill(refill)
+        clock.advance(4.0)
+    calls = [after - before for before, after in pairwise(minutes)]
+    assert max(calls) < 10, "for all templates together"
+    assert {state(engine, each) for each in requests} == {QUEUED}
+    assert entries(engine) == sorted(requests)
+
+    come_back(cvat)
+    back = clock.monotonic()
+    while any(state(engine, each) is QUEUED for each in requests):
+        serve(dispatch)
+        fill(refill)
+        clock.advance(1.0)
+    assert clock.monotonic() - back <= 65.0, "as soon as it was tried again"
+    assert {state(engine, each) for each in requests} == {IMPORTING}
+    tasks = [read(engine, each).task_id for each in requests]
+    assert list(uploads(cvat)[-len(requests) :]) == tasks, "the oldest first"
+    import_all(engine, cvat, clock)
+    clock.advance(5.0)
+    fill(refill)
+    assert {state(engine, each) for each in requests} == {READY}
+    assert engine.store.warm_of(template.name, template.fingerprint) == template.pool.min_size

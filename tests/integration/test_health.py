@@ -1,0 +1,215 @@
+"""Whether a daemon says that it is of use, and what is wrong when it is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+import urllib3
+from fastapi import FastAPI
+from support.clock import ManualClock
+
+from pool.engine import Engine
+from pool.errors import StoreError
+from pool.http.health import READY, health_router
+from pool.http.server import HttpServer
+from pool.http.workers import Workers
+from pool.model import Hold
+from pool.services import health as module
+from pool.services.backoff import SERVER
+from pool.services.health import Health, HealthReport
+from pool.services.reach import Reach
+from pool.services.scheduler import ServiceRecord
+from pool.settings import DaemonSettings
+from pool.store.base import Store
+
+INTERVAL = 100.0
+
+
+@pytest.fixture
+def reach(clock: ManualClock) -> Reach:
+    reach = Reach(clock=clock)
+    reach.call("about", 0.01, "ok")
+    return reach
+
+
+class Services:
+    """A scheduler that runs nothing."""
+
+    def __init__(self) -> None:
+        self.running = True
+        self.records = {"refill": ServiceRecord(every=INTERVAL, succeeded_at=0.0)}
+
+
+@pytest.fixture
+def scheduler() -> Services:
+    return Services()
+
+
+@pytest.fixture
+def health(engine: Engine, reach: Reach, scheduler: Services, clock: ManualClock) -> Health:
+    """The health of a daemon that has just taken over."""
+    engine.store.acquire_maintenance("me", until=clock.now() + 1e6, now=clock.now())
+    return Health(engine.store, reach, lambda: cast(Any, scheduler), owner="me", clock=clock)
+
+
+def look(health: Health, clock: ManualClock) -> HealthReport:
+    clock.advance(module.ANSWER_FOR)
+    return health.run_once()
+
+
+def test_all_is_well(health: Health, clock: ManualClock) -> None:
+    report = look(health, clock)
+    assert report.ready
+    assert report.checks.server.answered_seconds_ago == 1.0
+    assert report.checks.scheduler.stale == ()
+
+
+def test_a_store_that_cannot_be_written(
+    health: Health, clock: ManualClock, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> None:
+        raise StoreError("the disk that holds /var/lib/pool.db is full")
+
+    monkeypatch.setattr(store, "check_writable", full, raising=False)
+    report = look(health, clock)
+    assert (report.ready, report.checks.store.ok) == (False, False)
+
+
+def test_a_server_that_is_held(health: Health, clock: ManualClock, store: Store) -> None:
+    hold = Hold(
+        template=SERVER,
+        code="cvat-unreachable",
+        reason="http://cvat.internal cannot be reached",
+        since=clock.now(),
+        retry_at=None,
+    )
+    store.hold(hold)
+    report = look(health, clock)
+    check = report.checks.server
+    assert (report.ready, check.ok, check.held, check.code) == (
+        False,
+        False,
+        True,
+        "cvat-unreachable",
+    )
+    assert check.held_seconds == 1.0
+    assert "internal" not in repr(report)
+    store.release_hold(SERVER)
+    assert look(health, clock).ready
+
+
+@pytest.mark.parametrize("result", ["cvat-unreachable", "cvat-ambiguous", "error"])
+def test_a_server_that_does_not_answer(
+    health: Health, clock: ManualClock, reach: Reach, result: str
+) -> None:
+    reach.call("jobs", 30.0, result)
+    assert not look(health, clock).checks.server.ok
+    reach.call("jobs", 0.1, "cvat-rejected")
+    assert look(health, clock).ready, "a refusal is an answer"
+
+
+def test_a_server_that_was_not_heard_from_for_long(health: Health, clock: ManualClock) -> None:
+    clock.advance(module.SILENT_FOR)
+    assert not look(health, clock).checks.server.ok
+
+
+def test_a_server_that_nothing_was_asked_of_yet(
+    engine: Engine, scheduler: Services, clock: ManualClock
+) -> None:
+    health = Health(
+        engine.store, Reach(clock=clock), lambda: cast(Any, scheduler), owner="me", clock=clock
+    )
+    check = look(health, clock).checks.server
+    assert (check.ok, check.answered_seconds_ago) == (True, None)
+
+
+def test_a_service_that_has_not_run_for_long(
+    health: Health, clock: ManualClock, scheduler: Services
+) -> None:
+    clock.advance(module.STALE_INTERVALS * INTERVAL - module.ANSWER_FOR)
+    assert look(health, clock).ready
+    report = look(health, clock)
+    assert (report.ready, report.checks.scheduler.stale) == (False, ("refill",))
+    scheduler.records["refill"].succeeded_at = clock.monotonic()
+    report = look(health, clock)
+    assert report.ready
+    assert report.checks.scheduler.last_success_seconds_ago == {"refill": 1.0}
+
+
+def test_a_scheduler_that_has_ended_or_not_begun(
+    engine: Engine, reach: Reach, health: Health, clock: ManualClock, scheduler: Services
+) -> None:
+    scheduler.running = False
+    assert not look(health, clock).checks.scheduler.ok
+    none = Health(engine.store, reach, lambda: None, owner="me", clock=clock)
+    assert not look(none, clock).checks.scheduler.ok
+
+
+def test_a_daemon_that_has_lost_its_term(health: Health, clock: ManualClock, store: Store) -> None:
+    store.release_maintenance("me")
+    store.acquire_maintenance("another", until=clock.now() + 9, now=clock.now())
+    report = look(health, clock)
+    assert (report.ready, report.checks.maintainer.ok) == (False, False)
+
+
+def test_whoever_asks_often_gets_the_same_answer_for_a_moment(
+    health: Health, clock: ManualClock, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[None] = []
+    monkeypatch.setattr(store, "check_writable", lambda: writes.append(None), raising=False)
+    for _ in range(100):
+        health.run_once()
+    assert len(writes) == 1
+    clock.advance(module.ANSWER_FOR)
+    health.run_once()
+    assert len(writes) == 2
+
+
+# --- Over HTTP ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(health: Health) -> Iterator[HttpServer]:
+    def make_app() -> FastAPI:
+        app = FastAPI()
+        app.include_router(health_router(health, Workers()))
+        return app
+
+    server = HttpServer(make_app, DaemonSettings(port=0))
+    server.start()
+    yield server
+    server.stop(10.0)
+
+
+def test_it_is_told_over_http(server: HttpServer, clock: ManualClock, reach: Reach) -> None:
+    with urllib3.PoolManager(retries=False) as http:
+        alive = http.request("GET", f"{server.url}/healthz")
+        good = http.request("GET", f"{server.url}{READY}")
+        clock.advance(module.ANSWER_FOR)
+        reach.call("jobs", 30.0, "cvat-unreachable")
+        bad = http.request("GET", f"{server.url}{READY}")
+    assert (alive.status, alive.json()) == (200, {"status": "ok"})
+    assert (good.status, good.json()["ready"]) == (200, True)
+    assert bad.status == 503
+    assert json.loads(bad.data) == {
+        "ready": False,
+        "checks": {
+            "store": {"ok": True},
+            "server": {
+                "ok": False,
+                "answered_seconds_ago": 1.0,
+                "held": False,
+                "held_seconds": None,
+                "code": "",
+            },
+            "scheduler": {
+                "ok": True,
+                "stale": [],
+                "last_success_seconds_ago": {"refill": 1.0},
+            },
+            "maintainer": {"ok": True},
+        },
+    }

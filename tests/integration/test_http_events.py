@@ -1,0 +1,352 @@
+"""``GET /v1/events`` over a real server: what is told, to whom, and when it ends."""
+
+from __future__ import annotations
+
+import json
+import queue
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import urllib3
+from fastapi import FastAPI
+from support.happening import TEMPLATE, make_warm, serve
+from support.streams import Stream
+
+from pool.clock import SystemClock
+from pool.http import events as module
+from pool.http import live as live_module
+from pool.http.ending import Ending
+from pool.http.events import events_router
+from pool.http.live import Live
+from pool.http.problems import install
+from pool.http.server import HttpServer
+from pool.http.workers import Workers
+from pool.services.feed import Feed
+from pool.settings import DaemonSettings
+from pool.store.base import Store
+
+PATIENCE = 20.0
+
+
+class Serving:
+    """The route alone, with a status that the test sets."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.feed = Feed(store, clock=SystemClock())
+        self.ending = Ending()
+        self.status: dict[str, Any] = {"in_flight": 0}
+        self.reads = 0
+        self.lives: list[Live] = []
+        self.patience = 30.0
+        self.heartbeat = live_module.HEARTBEAT
+        self.server = HttpServer(self._app, DaemonSettings(port=0))
+        self.http = urllib3.PoolManager(maxsize=100, retries=False, timeout=PATIENCE)
+
+    def _app(self) -> FastAPI:
+        app = FastAPI()
+        install(app)
+        live = Live(
+            self.store,
+            self.feed,
+            self._read_status,
+            Workers(),
+            self.ending,
+            heartbeat=self.heartbeat,
+        )
+        self.lives.append(live)
+        app.include_router(events_router(live, {TEMPLATE, "others"}, patience=self.patience))
+        return app
+
+    def _read_status(self) -> dict[str, Any]:
+        self.reads += 1
+        return dict(self.status)
+
+    @property
+    def live(self) -> Live:
+        return self.lives[-1]
+
+    def request(self, query: str = "", **headers: str) -> urllib3.BaseHTTPResponse:
+        return self.http.request(
+            "GET", f"{self.server.url}/v1/events{query}", headers=headers, preload_content=False
+        )
+
+    @contextmanager
+    def listening(self, query: str = "", **headers: str) -> Iterator[Stream]:
+        response = self.request(query, **headers)
+        try:
+            assert response.status == 200, response.data
+            assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+            yield Stream(response)
+        finally:
+            response.close()
+
+
+@pytest.fixture
+def serving(store: Store) -> Iterator[Serving]:
+    serving = Serving(store)
+    serving.server.start()
+    yield serving
+    serving.ending.tell()
+    serving.server.stop(PATIENCE)
+    serving.feed.close()
+    serving.http.clear()
+
+
+# --- Events ---------------------------------------------------------------------------------------
+
+
+def test_what_happens_is_told_as_it_happens(serving: Serving, store: Store) -> None:
+    make_warm(store, 1, template="others")
+    with serving.listening() as stream:
+        assert stream.next("levels") == {"in_flight": 0}
+        serve(store, "r1", task_id=2, now=1767268800.1234, took=2.0, server=0.5)
+        told = [stream.next() for _ in range(6)]
+    assert [event["kind"] for event in told] == [
+        "task.warm",
+        "lease.handed_out",
+        "request.uploading",
+        "request.importing",
+        "lease.used",
+        "request.ready",
+    ]
+    assert told[-1] == {
+        "id": 7,
+        "kind": "request.ready",
+        "at": "2026-01-01T12:00:00.123Z",
+        "template": TEMPLATE,
+        "task_id": 2,
+        "lease_id": told[1]["lease_id"],
+        "request_id": "r1",
+        "state": "ready",
+        "outcome": "hit",
+        "code": "",
+        "seconds": 2.0,
+        "server_seconds": 0.5,
+    }
+
+
+@pytest.mark.parametrize("how", ["header", "query", "both"])
+def test_a_client_that_comes_back_misses_nothing(serving: Serving, store: Store, how: str) -> None:
+    make_warm(store, *range(1, 6))
+    query = {"header": "", "query": "?after=2", "both": "?after=1"}[how]
+    headers = {} if how == "query" else {"Last-Event-ID": "2"}
+    with serving.listening(query, **headers) as stream:
+        assert stream.place == 2
+        assert stream.ids(3) == [3, 4, 5]
+        make_warm(store, 6)
+        assert stream.ids(1) == [6]
+
+
+def test_more_was_missed_than_is_kept_in_memory(
+    serving: Serving, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "RECENT", 4)
+    with serving.listening() as first:
+        make_warm(store, *range(1, 11))
+        assert first.ids(10) == list(range(1, 11))
+        with serving.listening("?after=1") as second:
+            assert second.ids(9) == list(range(2, 11))
+            make_warm(store, 11)
+            assert (first.ids(1), second.ids(1)) == ([11], [11])
+
+
+def test_a_place_that_there_is_not_yet_is_now(serving: Serving, store: Store) -> None:
+    make_warm(store, 1)
+    with serving.listening("?after=999999999999999999") as stream:
+        assert stream.place == 1
+        stream.next("levels")
+        make_warm(store, 2)
+        assert stream.ids(1) == [2]
+
+
+def test_one_template_only(serving: Serving, store: Store) -> None:
+    with serving.listening("?template=others") as stream:
+        make_warm(store, 1, 2)
+        make_warm(store, 3, template="others")
+        assert stream.next()["task_id"] == 3
+
+
+@pytest.mark.parametrize(
+    ("query", "header", "status", "code"),
+    [
+        ("?template=nothing", "", 404, "unknown-template"),
+        ("?after=-1", "", 422, "input"),
+        ("?after=x", "", 422, "input"),
+        ("", "x", 422, "input"),
+        ("", "9" * 30, 422, "input"),
+    ],
+)
+def test_what_cannot_be_told(
+    serving: Serving, query: str, header: str, status: int, code: str
+) -> None:
+    answer = serving.request(query, **({"Last-Event-ID": header} if header else {}))
+    document = json.loads(answer.data)
+    assert (answer.status, document["type"]) == (status, f"urn:cvat-task-pool:error:{code}")
+
+
+def test_all_clients_are_told(serving: Serving, store: Store) -> None:
+    before = threading.active_count()
+    answers: queue.Queue[list[int]] = queue.Queue()
+    streams = [serving.request() for _ in range(40)]
+    assert threading.active_count() < before + 10, "no thread for each client"
+    make_warm(store, 1, 2, 3)
+    for response in streams:
+        answers.put(Stream(response).ids(3))
+        response.close()
+    assert [answers.get() for _ in streams] == [[1, 2, 3]] * 40
+
+
+def test_too_many_clients(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_module, "MOST_CLIENTS", 1)
+    with serving.listening():
+        refused = serving.request()
+        assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+        refused.drain_conn()
+    until(lambda: serving.live.clients == 0)
+    with serving.listening() as stream:
+        assert stream.next("levels")
+
+
+# --- Levels and silence ---------------------------------------------------------------------------
+
+
+def test_levels_are_told_when_they_have_changed(serving: Serving, store: Store) -> None:
+    with serving.listening() as stream:
+        assert stream.next("levels") == {"in_flight": 0}
+        store.pause(TEMPLATE, now=1.0)
+        serving.status = {"in_flight": 1}
+        store.resume(TEMPLATE)
+        assert stream.next("levels") == {"in_flight": 1}
+
+
+def test_levels_are_looked_at_by_themselves(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "LEVELS_EVERY", 0.01)
+    with serving.listening() as stream:
+        assert stream.next("levels") == {"in_flight": 0}
+        serving.status = {"in_flight": 2}
+        assert stream.next("levels") == {"in_flight": 2}
+
+
+def test_levels_are_read_once_for_all_clients_and_not_too_often(
+    serving: Serving, store: Store
+) -> None:
+    with serving.listening() as first, serving.listening() as second:
+        for stream in (first, second):
+            stream.next("levels")
+        reads = serving.reads
+        for task_id in range(200):
+            make_warm(store, task_id)
+        serving.status = {"in_flight": 3}
+        store.pause(TEMPLATE, now=1.0)
+        for stream in (first, second):
+            assert stream.next("levels") == {"in_flight": 3}
+        # However long it took: a few a second, while hundreds of changes were made.
+        assert serving.reads - reads < 50
+
+
+def test_a_silent_stream_is_heard_from(store: Store) -> None:
+    serving = Serving(store)
+    serving.heartbeat = 0.01
+    serving.server.start()
+    with serving.listening() as stream:
+        assert stream.comment() == "still here"
+    serving.ending.tell()
+    serving.server.stop(PATIENCE)
+    serving.feed.close()
+
+
+# --- The end --------------------------------------------------------------------------------------
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """What the other side of a connection notices in its own time."""
+    done = threading.Event()
+    for _ in range(int(PATIENCE / 0.01)):
+        if condition():
+            return
+        done.wait(0.01)
+    raise AssertionError("it did not come to that")
+
+
+def test_a_client_that_goes_is_forgotten_and_the_last_one_ends_the_reading(
+    serving: Serving,
+) -> None:
+    with serving.listening() as first:
+        first.next("levels")
+        with serving.listening() as second:
+            second.next("levels")
+            assert serving.live.clients == 2
+        until(lambda: serving.live.clients == 1)
+        assert serving.feed.running
+    until(lambda: serving.live.clients == 0 and not serving.feed.running)
+    with serving.listening() as again:
+        make_warm(serving.store, 1)
+        assert again.ids(1) == [1]
+
+
+def test_an_orderly_stop_ends_the_stream(serving: Serving, store: Store) -> None:
+    with serving.listening() as stream:
+        stream.next("levels")
+        make_warm(store, 1)
+        stream.ids(1)
+        serving.ending.tell()
+        assert set(stream.rest()) <= {"levels"}, "and an end, or reading it would have failed"
+        serving.server.stop(PATIENCE)
+        assert not serving.server.listening
+
+
+def test_a_client_that_does_not_read_is_disconnected(store: Store) -> None:
+    fill(store, events=2_000, size=10_000)
+    serving = Serving(store)
+    serving.patience = 0.2
+    serving.server.start()
+    port = int(serving.server.url.rpartition(":")[2])
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(PATIENCE)
+        client.connect(("127.0.0.1", port))
+        client.sendall(b"GET /v1/events?after=0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        until(lambda: serving.live.clients == 1)
+        until(lambda: serving.live.clients == 0)
+        with serving.listening() as other:
+            other.next("levels")
+            make_warm(store, 1)
+            assert other.ids(1) == [2_001], "nobody else was held up"
+        got = b""
+        while piece := client.recv(2**20):
+            got = got[-100:] + piece
+    assert not got.endswith(b"0\r\n\r\n"), "cut off, and known to be"
+    serving.ending.tell()
+    serving.server.stop(PATIENCE)
+    serving.feed.close()
+
+
+def fill(store: Store, *, events: int, size: int) -> None:
+    """Far more than the system keeps of what was sent and not read."""
+    with store.connections.writing() as db:  # type: ignore[attr-defined]
+        db.execute(
+            """
+            WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT :events)
+            INSERT INTO events (kind, at, template, state)
+            SELECT 'task.warm', 1.0, :template, 'warm' FROM n
+            """,
+            {"events": events, "template": "x" * size},
+        )
+
+
+def test_the_stream_is_described(serving: Serving) -> None:
+    answer = serving.http.request("GET", f"{serving.server.url}/openapi.json")
+    described = answer.json()["paths"][module.PATH]["get"]
+    assert set(described["responses"]["200"]["content"]) == {"text/event-stream"}
+    assert {each["name"] for each in described["parameters"]} == {
+        "template",
+        "after",
+        "last-event-id",
+    }

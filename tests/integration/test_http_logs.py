@@ -1,0 +1,160 @@
+"""Each answer bears the id of its call, and so do the log lines of the call, on all threads."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import urllib3
+from fastapi import FastAPI
+from fastapi.responses import Response
+
+from pool import logs
+from pool.http.envelope import Envelope
+from pool.http.server import HttpServer
+from pool.http.workers import Workers
+from pool.settings import DaemonSettings
+
+log = logs.get_logger("pool.http.test")
+
+PATIENCE = 20.0
+
+
+class Answers:
+    """What the metrics would be told, which is when the answer is on its way already."""
+
+    def __init__(self) -> None:
+        self._told: queue.Queue[tuple[str, str, int]] = queue.Queue()
+
+    def __call__(self, method: str, route: str, status: int, seconds: float) -> None:
+        assert seconds >= 0
+        self._told.put((method, route, status))
+
+    def next(self) -> tuple[str, str, int]:
+        return self._told.get(timeout=PATIENCE)
+
+
+class Lines(logging.Handler):
+    """The log lines, as JSON has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.all: list[dict[str, Any]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._told.put(json.loads(record.getMessage()))
+
+    def next(self, event: str) -> dict[str, Any]:
+        while True:
+            self.all.append(self._told.get(timeout=PATIENCE))
+            if self.all[-1]["event"] == event:
+                return self.all[-1]
+
+
+@pytest.fixture
+def answers() -> Answers:
+    return Answers()
+
+
+@pytest.fixture
+def server(answers: Answers) -> Iterator[HttpServer]:
+    workers = Workers()
+
+    def make_app() -> FastAPI:
+        app = FastAPI()
+        app.add_middleware(Envelope, on_answer=answers)
+
+        @app.get("/things/{name}")
+        async def thing(name: str) -> Response:
+            await workers.store(log.info, "on another thread", request_id="r1")
+            if name == "broken":
+                raise RuntimeError("it broke")
+            return Response(status_code=404 if name == "missing" else 200)
+
+        @app.get("/healthz")
+        async def healthz() -> Response:
+            return Response()
+
+        return app
+
+    server = HttpServer(make_app, DaemonSettings(port=0))
+    server.start()
+    yield server
+    server.stop(10.0)
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
+    monkeypatch.setattr(logs, "_as_json", True)
+    logger, handler = logging.getLogger("pool.http"), Lines()
+    logger.addHandler(handler)
+    caplog.set_level(logging.INFO, "pool.http")
+    yield handler
+    logger.removeHandler(handler)
+
+
+def get(server: HttpServer, path: str, **headers: str) -> urllib3.BaseHTTPResponse:
+    with urllib3.PoolManager(retries=False) as http:
+        return http.request("GET", server.url + path, headers=headers)
+
+
+def test_the_lines_of_a_call_bear_its_id(
+    server: HttpServer, lines: Lines, answers: Answers
+) -> None:
+    answer = get(server, "/things/s3cret?token=s3cret", **{"X-Request-Id": "from-the-caller.1"})
+    assert answer.headers["X-Request-Id"] == "from-the-caller.1"
+    inside, access = lines.next("on another thread"), lines.next("answered")
+    assert inside["request_id"] == "r1"
+    assert inside["call_id"] == access["call_id"] == "from-the-caller.1"
+    assert (access["method"], access["route"], access["status"]) == (
+        "GET",
+        "/things/{name}",
+        200,
+    )
+    assert access["milliseconds"] >= 0
+    assert "s3cret" not in json.dumps(lines.all)
+    assert answers.next() == ("GET", "/things/{name}", 200)
+
+
+@pytest.mark.parametrize("given", ["", "two words", "x" * 129, "a\tb", "<script>"])
+def test_an_id_that_is_not_sane_is_replaced(server: HttpServer, lines: Lines, given: str) -> None:
+    made = get(server, "/things/a", **({"X-Request-Id": given} if given else {})).headers
+    assert made["X-Request-Id"] != given
+    assert len(made["X-Request-Id"]) == 26
+    assert lines.next("answered")["call_id"] == made["X-Request-Id"]
+
+
+def test_every_answer_is_one_line(server: HttpServer, lines: Lines, answers: Answers) -> None:
+    expected = {
+        "/things/missing": ("/things/{name}", 404),
+        "/things/broken": ("/things/{name}", 500),
+        "/no/such/s3cret": ("none", 404),
+    }
+    for path, (route, status) in expected.items():
+        assert get(server, path).headers["X-Request-Id"]
+        line = lines.next("answered")
+        assert (line["route"], line["status"]) == (route, status)
+        assert answers.next() == ("GET", route, status)
+        assert "s3cret" not in json.dumps(line)
+
+
+def test_probes_that_find_all_well_are_counted_and_left_to_debug(
+    server: HttpServer, lines: Lines, answers: Answers
+) -> None:
+    get(server, "/healthz")
+    assert answers.next() == ("GET", "/healthz", 200)
+    get(server, "/things/a")
+    lines.next("answered")
+    assert [line["route"] for line in lines.all if line["event"] == "answered"] == [
+        "/things/{name}"
+    ]
+
+
+def test_a_line_outside_of_a_call_has_no_id(lines: Lines) -> None:
+    log.info("alone")
+    assert "call_id" not in lines.next("alone")

@@ -1,0 +1,171 @@
+"""The README tells the truth about events, sinks and metrics."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from support.happening import serve
+
+from pool.clock import SystemClock
+from pool.config import loads
+from pool.engine import Engine
+from pool.events import KINDS
+from pool.metrics import Metrics
+from pool.observation import Observation
+from pool.services.posting import Posting, Reply
+from pool.services.scheduler import ServiceRecord
+from pool.services.sink import SinkState
+from pool.settings import SinkSettings
+from pool.standing import Sources
+from pool.store.base import Store
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+pytestmark = pytest.mark.skipif("cvat_pool_" not in README, reason="events are not told of yet")
+
+PATIENCE = 20.0
+
+
+def block(kind: str, holding: str = "") -> str:
+    """The one code block of a kind, as it is marked, that holds a text."""
+    (found,) = (
+        each
+        for each in re.findall(rf"^```{kind}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+        if holding in each
+    )
+    return str(found)
+
+
+# --- Events and sinks -----------------------------------------------------------------------------
+
+
+def test_every_kind_is_told_of() -> None:
+    rows = re.findall(r"^\| (`(?:request|lease|task)\..*?) \|", README, re.MULTILINE)
+    assert [kind for row in rows for kind in re.findall(r"`([a-z._]+)`", row)] == list(KINDS)
+
+
+def test_the_example_of_a_sink_is_valid() -> None:
+    settings = loads(block("toml sink") + "\n[templates.street-scenes]\nlabels = []\n")
+    assert settings.events.sinks == (
+        SinkSettings(
+            url="https://example.org/cvat-pool",
+            secret_env="POOL_SINK_SECRET",
+            templates=("street-scenes",),
+        ),
+    )
+
+
+@contextmanager
+def receiver(folder: Path, secret: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The README's own, at a free port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = block("python", "X-Pool-Signature-256")
+    assert "9000" in code
+    file = folder / "receiver.py"
+    file.write_text(code.replace("9000", str(port)))
+    process = subprocess.Popen(
+        [sys.executable, "-u", str(file)],
+        env={**os.environ, "POOL_SINK_SECRET": secret},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        yield f"http://127.0.0.1:{port}/", process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_example_of_a_receiver_takes_what_is_signed_once(tmp_path: Path) -> None:
+    body = (
+        b'{"delivery_id":"d1","kind":"request.ready",'
+        b'"request":{"name":"monday","jobs":[7],"error":null}}'
+    )
+
+    def send(secret: str) -> Reply:
+        sink = SinkSettings(url=url, secret_env="S")
+        post = Posting(sink, clock=SystemClock(), environ={"S": secret})
+        try:
+            return post.send(body, delivery="d1", kind="request.ready")
+        finally:
+            post.close()
+
+    with receiver(tmp_path, "right") as (url, process):
+        begun = threading.Event()
+        while send("right").status != 204:
+            begun.wait(0.02)  # until it listens
+        assert send("right").status == 204
+        assert send("wrong").status == 401
+        process.terminate()
+        printed, _ = process.communicate(timeout=PATIENCE)
+    assert printed.splitlines() == ["request.ready monday [7]"]
+
+
+# --- Metrics --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def exposed(engine: Engine, store: Store) -> dict[str, set[str]]:
+    """All metrics of the pool's, each with its labels."""
+    metrics = Metrics()
+    sink = SinkState(
+        name="s", backlog=0, lag=0.0, delivered=0, given_up=0, failed_tries=0, gone=False
+    )
+    metrics.read_from(
+        Sources(
+            status=Observation(engine).status,
+            services=lambda: {"refill": ServiceRecord(last_success=1.0)},
+            sinks=lambda: [sink],
+            unseen_events=lambda: 0,
+            spool_bytes=lambda: 0,
+            listeners=lambda: 0,
+        )
+    )
+    serve(store, "r1")
+    serve(store, "r2", failed="import-failed")
+    metrics.take(store.events_after(0, limit=99))
+    metrics.call("jobs", 0.1, "ok")
+    metrics.answered("GET", "/", 200, 0.1)
+    text, _ = metrics.expose()
+    found: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(text.decode()):
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        if name.startswith("cvat_pool_"):
+            found[name] = labels
+    return found
+
+
+def test_every_metric_is_in_the_table_with_its_labels(exposed: dict[str, set[str]]) -> None:
+    rows = re.findall(r"^\| `(cvat_pool_\w+)` \| (.*?) \|", README, re.MULTILINE)
+    assert {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows} == exposed
+
+
+def test_the_alerts_are_about_metrics_that_there_are(exposed: dict[str, set[str]]) -> None:
+    rules = block("yaml", "alert:")
+    known = {
+        **exposed,
+        **{f"{name}_bucket": {*labels, "le"} for name, labels in exposed.items()},
+    }
+    asked = re.findall(r"(cvat_pool_\w+)(?:\{(.*?)\})?", rules)
+    assert len(asked) >= 10
+    for name, matchers in asked:
+        assert name in known
+        assert set(re.findall(r"(\w+)\s*(?:=~|!=|=)", matchers)) <= known[name], name
+
+
+def test_metrics_elsewhere_in_the_text_exist(exposed: dict[str, set[str]]) -> None:
+    named = set(re.findall(r"`(cvat_pool_\w+)`", README))
+    assert named <= set(exposed)
