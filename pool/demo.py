@@ -75,7 +75,9 @@ class Demo:
             config = folder / "config.toml"
             config.write_text(self._configuration(url, folder))
             self._say(f"Starting the daemon, which keeps {POOL_SIZE} tasks warm ...")
-            stack.enter_context(processes.daemon(config, environment, folder))
+            daemon = stack.enter_context(
+                processes.daemon(config, environment, folder, log_options=["--log-json"])
+            )
             pool = stack.enter_context(_pool(config, environment))
             filled_in = self._wait_until_full(pool)
             before = pool.status()
@@ -87,7 +89,7 @@ class Demo:
             else:
                 self._show(before, after, timings, examples, server)
             if self._serve:
-                self._leave_running(config, environment)
+                self._leave_running(daemon.listening_at(), config, environment)
 
     # --- Setting up ---------------------------------------------------------------------------
 
@@ -246,9 +248,9 @@ class Demo:
             "status": after,
         }
 
-    def _leave_running(self, config: Path, environment: dict[str, str]) -> None:
+    def _leave_running(self, url: str, config: Path, environment: dict[str, str]) -> None:
         self._say(
-            "\nLeft running until Ctrl-C. In another terminal:\n\n"
+            f"\nLeft running until Ctrl-C. Look at it: {url}/\n\nIn another terminal:\n\n"
             f"  export CVAT_ACCESS_TOKEN={environment['CVAT_ACCESS_TOKEN']}\n"
             f"  cvat-pool status --watch --config {config}\n"
             f"  cvat-pool get {TEMPLATE} IMAGE --config {config}\n",
