@@ -19,6 +19,7 @@ from pool.cli_options import ConfigOption, JsonOption, SpeedOption, print_json, 
 from pool.cli_reconcile import reconcile
 from pool.cli_request import get, lease, release
 from pool.cli_template import drain, pause, prewarm, resume, status
+from pool.cli_tune import tune
 from pool.cli_webhook import webhook
 from pool.errors import EXIT_FAILED, ConfigError, PoolError
 
@@ -193,6 +194,7 @@ def simulator(
 
 app.command()(bench)
 app.command()(reconcile)
+app.command()(tune)
 app.add_typer(webhook)
 
 

@@ -174,16 +174,15 @@ class Engine:
 
     def _finish(self, finished: Finished) -> None:
         try:
-            if finished.request_id is not None:
-                self.spool.drop(finished.request_id)
-            if finished.code:
-                return
             # Whoever found the end may have known of a lease only: the store knows of a request.
-            found = self.store.task_on_server(finished.task_id)
-            if found is None:
-                return
-            task, request = found
-            Finish(self.store, self.cvat(), clock=self.clock).finish(task, request)
+            task, request = self.store.task_on_server(finished.task_id) or (None, None)
+            request_id = finished.request_id
+            if request is not None and request.state.finished:
+                request_id = request.id
+            if request_id is not None:
+                self.spool.drop(request_id)
+            if task is not None and not finished.code:
+                Finish(self.store, self.cvat(), clock=self.clock).finish(task, request)
         except PoolError as error:
             log.info("task to be finished later", task_id=finished.task_id, why=str(error))
 

@@ -139,7 +139,8 @@ class Request:
 
     @property
     def task_id(self) -> int | None:
-        """CVAT's id of its task, known at once; None only while it waits for a task."""
+        """CVAT's id of its task, known at once; None only while it is queued: it waits for a task,
+        or for CVAT to be back."""
         return self._record.task_id
 
     @property
@@ -175,7 +176,8 @@ class Request:
     def jobs(self, timeout: float | None = None) -> list[Job]:
         """Its jobs, as soon as the server has them; waits ``timeout`` seconds at most.
 
-        Without a ``timeout`` the wait ends with the template's import time-out.
+        Without a ``timeout`` the wait ends with the template's import time-out, which begins when
+        CVAT has the data: a request that is queued waits for as long as that takes.
 
         :raises pool.WaitTimeout: (a ``TimeoutError``) not yet; the import goes on.
         :raises pool.ImportFailed: CVAT could not import the data; the message is CVAT's.

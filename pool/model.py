@@ -97,9 +97,9 @@ REQUEST_TRANSITIONS: Final[Mapping[RequestState, frozenset[RequestState]]] = {
     RequestState.QUEUED: frozenset(
         {RequestState.UPLOADING, RequestState.FAILED, RequestState.CANCELLED}
     ),
-    # Back to queued when its task turned out to be unusable and it needs another one, or when
-    # CVAT cannot be reached and the data waits in the spool, the task being as good as new. Straight
-    # to ready when the jobs were seen before the upload's answer.
+    # Back to queued when its task turned out to be unusable and it needs another one, or when CVAT
+    # cannot be reached and the data waits in the spool. Straight to ready when the jobs were seen
+    # before the upload's answer.
     RequestState.UPLOADING: frozenset(
         {
             RequestState.IMPORTING,

@@ -185,7 +185,8 @@ def status_table(status: Status) -> Table:
         padding=(0, 1, 0, 0),
     )
     table.add_column("template", overflow="fold")
-    for heading in ("warm", "target", "leased", "importing", "waiting", "hit/wait/cold"):
+    counts = ("warm", "target", "leased", "importing", "waiting", "queued", "hit/wait/cold")
+    for heading in counts:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("state", overflow="fold")
     for row in status.templates:
@@ -196,6 +197,7 @@ def status_table(status: Status) -> Table:
             str(row.leased),
             str(row.importing),
             str(row.waiting),
+            str(row.queued),
             f"{row.hits}/{row.waits}/{row.colds}",
             _state(row),
         )
@@ -203,12 +205,10 @@ def status_table(status: Status) -> Table:
 
 
 def _state(row: TemplateStatus) -> str:
-    words = [_creating(row)]
+    state = _creating(row)
     if row.prewarm_until is not None:
-        words.append(f"at least {row.prewarm_size} for {_left(row.prewarm_until):.0f} s")
-    if row.queued:
-        words.append(f"{row.queued} queued")
-    return ", ".join(words)
+        state += f", at least {row.prewarm_size} for {_left(row.prewarm_until):.0f} s"
+    return state
 
 
 def _creating(row: TemplateStatus) -> str:

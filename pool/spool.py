@@ -23,8 +23,11 @@ from typing import Final
 from pool.cvat.records import LocalFile, Upload
 from pool.errors import InputError, SpoolFull, StoreError, TooLarge
 from pool.incoming import MANIFEST, VERSION, Incoming, part_name, sync_all
+from pool.logs import get_logger
 
 __all__ = ["Incoming", "Spool"]
+
+log = get_logger(__name__)
 
 _ENTRY: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
@@ -124,23 +127,32 @@ class Spool:
         """Delete an entry, complete or not. Dropping what is not there does nothing."""
         path = self._path(request_id)
         # First of all it becomes none, should this not come to its end.
-        (path / MANIFEST).unlink(missing_ok=True)
+        with self.disk():
+            (path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
         with self._guard:
             self._complete.pop(request_id, None)
 
     def sweep(self, keep: Callable[[str], bool], *, older_than: float) -> int:
         """Drop the entries that nobody has written to for ``older_than`` seconds and for whose
-        request ``keep`` does not hold; answers how many."""
+        request ``keep`` does not hold; answers how many. One that cannot be dropped is passed
+        over."""
         before = time.time() - older_than
         swept = 0
         for request_id in self._entries():
             if request_id in self._growing or _changed_at(self._path(request_id)) >= before:
                 continue
-            if not keep(request_id):
-                self.drop(request_id)
+            if not keep(request_id) and self._dropped(request_id):
                 swept += 1
         return swept
+
+    def _dropped(self, request_id: str) -> bool:
+        try:
+            self.drop(request_id)
+        except StoreError as error:
+            log.warning("data not dropped", request_id=request_id, why=str(error))
+            return False
+        return not self._path(request_id).exists()
 
     # --- Room -----------------------------------------------------------------------------------
 

@@ -317,9 +317,7 @@ class TaskPool(Awaiting, Control):
 
     def _may_wait(self, template: Template) -> bool:
         """Whether a request may wait for CVAT: not where an empty pool is to be told at once."""
-        if template.pool.on_empty != "fail":
-            return True
-        return self.store.warm_of(template.name, template.fingerprint) > 0
+        return template.pool.on_empty != "fail" or self.engine.hand_out.has_warm(template)
 
     def _import_began(self, task_id: int) -> bool:
         return self.engine.cvat().import_state(task_id).status is not ImportStatus.UNKNOWN

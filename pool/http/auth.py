@@ -14,10 +14,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pool.errors import Forbidden, PoolError, Unauthorized
 from pool.http.problems import problem_of
 from pool.http.server import is_loopback
-from pool.http.webhooks import PATH as WEBHOOKS
 
-#: Open to everybody: nothing but the page and whether the daemon works is told there, and
-#: deliveries of webhooks have signatures of their own.
+#: Where CVAT's webhooks go, whose deliveries have signatures of their own.
+WEBHOOKS: Final = "/webhooks/cvat"
+#: Open to everybody: nothing but the page and whether the daemon works is told there.
 OPEN: Final = frozenset({"/", "/healthz", "/readyz", WEBHOOKS})
 OPEN_BELOW: Final = "/static/"
 

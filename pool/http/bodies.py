@@ -111,8 +111,17 @@ class Cloud(_Body):
     keys: Annotated[list[CloudKey], Field(min_length=1, examples=[["cam1/a.jpg"]])]
 
 
+def _with(name: str, kind: str) -> dict[str, Any]:
+    """A schema of objects in which a member is there, and not null."""
+    return {"required": [name], "properties": {name: {"type": kind}}}
+
+
 class RequestFields(_Body):
     """What is told with the data of a request, wherever the data is."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [_with("template", "string"), _with("lease_id", "string")]}
+    )
 
     template: Annotated[
         TemplateName | None, Field(description="May be left out where lease_id is given")
@@ -136,6 +145,13 @@ class RequestFields(_Body):
 
 class RequestWish(RequestFields):
     """Data that CVAT fetches itself: from its share, from the web, or from a cloud storage."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [_with("template", "string"), _with("lease_id", "string")],
+            "oneOf": [_with("share", "array"), _with("urls", "array"), _with("cloud", "object")],
+        }
+    )
 
     share: Annotated[
         list[ShareName] | None,

@@ -57,37 +57,44 @@ class HandingOut:
         self._forget_warm = engine.warm.listen(self._watch.wake)
         ending.listen(self._end)
 
-    async def open(
-        self,
-        template: Template,
-        *,
-        idempotency_key: str | None,
-        payload: str,
-        ttl: float | None,
-        timeout: float | None,
-        gone: Gone,
+    async def begin(
+        self, template: Template, *, idempotency_key: str | None, payload: str, ttl: float | None
     ) -> Opened:
-        """A task for one caller: see :meth:`pool.services.handout.HandOut.open`, whose promises
-        and errors are these too.
+        """Write the wish down, and take a warm task if there is one. While the lease that it
+        answers is ``WAITING``, go on with :meth:`wait`.
 
-        :raises Stopping: the server is about to stop; the caller may ask again with its key.
-        :raises starlette.requests.ClientDisconnect: the caller has gone; its lease waits no more.
+        :raises IdempotencyConflict: the key was used with other content.
         """
-        opened = await self._workers.store(
+        return await self._workers.store(
             self._hand_out.begin,
             template,
             idempotency_key=idempotency_key,
             payload=payload,
             ttl=ttl,
         )
+
+    async def wait(
+        self,
+        template: Template,
+        opened: Opened,
+        *,
+        idempotency_key: str | None,
+        timeout: float | None,
+        gone: Gone,
+    ) -> Opened:
+        """A task for a lease that waits: see :meth:`pool.services.handout.HandOut.open`, whose
+        promises and errors are these too.
+
+        :raises Stopping: the server is about to stop; the caller may ask again with its key.
+        :raises starlette.requests.ClientDisconnect: the caller has gone; its lease waits no more.
+        """
         if opened.replayed:
             return await self._first_call(opened, timeout, gone)
-        if opened.task is None:
-            try:
-                opened = _opened(await self._obtain(template, opened, timeout, gone))
-            except BaseException:
-                await asyncio.shield(self._leave(opened.lease, idempotency_key))
-                raise
+        try:
+            opened = _opened(await self._obtain(template, opened, timeout, gone))
+        except BaseException:
+            await asyncio.shield(self._leave(opened.lease, idempotency_key))
+            raise
         if gone.done():
             await asyncio.shield(self._leave(opened.lease, idempotency_key))
             raise ClientDisconnect

@@ -76,15 +76,14 @@ def lease_router(
         key = key_of(request)
         wish = parse(LeaseWish, await read_json(request, patience=patience))
         template = pool.engine.templates.named(wish.template)
-        async with noticing(request) as gone:
-            opened = await handing_out.open(
-                template,
-                idempotency_key=key,
-                payload=f"lease {template.name}",
-                ttl=wish.ttl,
-                timeout=wish.timeout,
-                gone=gone,
-            )
+        opened = await handing_out.begin(
+            template, idempotency_key=key, payload=f"lease {template.name}", ttl=wish.ttl
+        )
+        if opened.lease.state is LeaseState.WAITING:
+            async with noticing(request) as gone:
+                opened = await handing_out.wait(
+                    template, opened, idempotency_key=key, timeout=wish.timeout, gone=gone
+                )
         if opened.task is None:
             raise LeaseEnded(f"the lease of this idempotency key ended ({opened.lease.state})")
         document = views.lease_document(LeaseView(record=opened.lease))

@@ -20,10 +20,11 @@ from pool.incoming import Incoming, Part
 
 #: The part that may come many times, with a file in it.
 FILES: Final = "files"
-#: Bytes of the longest boundary (RFC 2046, section 5.1.1), of the headers of one part, of one
-#: field, and of a file's name.
+#: Bytes of the longest boundary (RFC 2046, section 5.1.1), of the headers of one part, and how
+#: many those may be; bytes of one field, and of a file's name.
 LONGEST_BOUNDARY: Final = 70
 LONGEST_HEADERS: Final = 8 * 2**10
+MOST_HEADERS: Final = 16
 LONGEST_FIELD: Final = 2**16
 LONGEST_FILE_NAME: Final = 255
 
@@ -56,7 +57,7 @@ class FormReader:
         self._name = b""
         self._value = b""
         self._disposition: bytes | None = None
-        self._header_bytes = 0
+        self._headers = self._header_bytes = 0
         self._field: str | None = None
         self._text = bytearray()
         self._file: Part | None = None
@@ -110,7 +111,7 @@ class FormReader:
 
     def on_part_begin(self) -> None:
         self._disposition = None
-        self._header_bytes = 0
+        self._headers = self._header_bytes = 0
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._count_header(end - start)
@@ -121,6 +122,9 @@ class FormReader:
         self._value += data[start:end]
 
     def on_header_end(self) -> None:
+        self._headers += 1
+        if self._headers > MOST_HEADERS:
+            raise InputError(f"a part of the form has more than {MOST_HEADERS} headers")
         if self._name.lower() == b"content-disposition":
             if self._disposition is not None:
                 raise InputError("a part of the form has two Content-Disposition headers")

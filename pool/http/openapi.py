@@ -7,6 +7,7 @@ say here what they take and give, by the names of the schemas in :mod:`pool.http
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
@@ -18,7 +19,7 @@ from pydantic import TypeAdapter
 from pool import errors
 from pool.errors import PoolError
 from pool.http import bodies, schemas
-from pool.http.auth import is_open
+from pool.http.auth import WEBHOOKS, is_open
 from pool.http.envelope import CALL_ID
 from pool.http.headers import IDEMPOTENCY_KEY, LONGEST_WAIT, PREFER, PREFERENCE_APPLIED, RETRY_AFTER
 from pool.http.problems import MEDIA_TYPE, problem_document, title_of
@@ -39,6 +40,7 @@ _SCHEMAS: Final[tuple[Any, ...]] = (
     schemas.RequestPage,
     schemas.Status,
     schemas.TemplateStatus,
+    schemas.DrainedTemplate,
     schemas.Problem,
 )
 _BODIES: Final[tuple[Any, ...]] = (
@@ -91,7 +93,8 @@ def answer(
     if schema is not None:
         content: Document = {"schema": ref(schema)}
         if example is not None:
-            content["example"] = example
+            # FastAPI leaves out what is null, which an example needs: as text it stays whole.
+            content["example"] = json.dumps(example)
         told["content"] = {JSON: content}
     if headers:
         told["headers"] = {name: _header(text) for name, text in headers.items()}
@@ -205,10 +208,16 @@ def _complete(path: str, operation: Document) -> None:
         operation["security"] = []
     else:
         responses["401"] = _problem(401, [errors.Unauthorized])
+    if path != WEBHOOKS:
+        responses.setdefault("403", _problem(403, [errors.Forbidden]))
+    responses.setdefault("503", _problem(503, [errors.StoreError, errors.Stopping]))
     for status in ("400", "408", "431", "500"):
         # Of what is no HTTP, or none that anybody would read; and of mistakes in here.
         responses.setdefault(status, _problem(int(status), []))
     for response in responses.values():
+        content = response.get("content", {}).get(JSON, {})
+        if isinstance(content.get("example"), str):
+            content["example"] = json.loads(content["example"])
         response.setdefault("headers", {})[CALL_ID] = _header("The id of the call, as in the log")
     operation["responses"] = dict(sorted(responses.items()))
 

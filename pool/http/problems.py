@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from pool.errors import InputError, PoolEmpty, PoolError, Unauthorized
 
@@ -24,6 +25,8 @@ TYPE_PREFIX: Final = "urn:cvat-task-pool:error:"
 RETRY_AFTER: Final = 1
 #: Findings of a validation that are told at most.
 MOST_FINDINGS: Final = 20
+#: Methods that any route may have.
+METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 #: nginx's status for it: the caller is gone, so nobody sees it.
 _NOBODY_THERE: Final = 499
 
@@ -108,8 +111,11 @@ def install(app: FastAPI) -> None:
         return problem_of(error)
 
     @app.exception_handler(HTTPException)
-    async def on_http_error(_: Request, error: HTTPException) -> JSONResponse:
-        return problem(error.status_code, headers=error.headers)
+    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(_allowed(request))
+        return problem(error.status_code, headers=headers)
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -119,3 +125,15 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ClientDisconnect)
     async def on_disconnect(_: Request, _error: ClientDisconnect) -> Response:
         return Response(status_code=_NOBODY_THERE)
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of a path, of all its routes: Starlette names those of the first."""
+    return [
+        method
+        for method in METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in request.app.routes
+        )
+    ]

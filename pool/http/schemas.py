@@ -150,6 +150,13 @@ class TemplateStatus(TypedDict):
 
 
 @_closed
+class DrainedTemplate(TemplateStatus):
+    """A template that was just drained."""
+
+    retired: Annotated[int, Field(description="Warm tasks that were taken out of the pool")]
+
+
+@_closed
 class Status(TypedDict):
     """What the pool looks like now."""
 

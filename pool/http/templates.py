@@ -88,12 +88,27 @@ def template_router(pool: TaskPool, workers: Workers) -> APIRouter:
     control(
         "resume", pool.resume, "Create tasks again", "After it was paused or drained; ends a hold."
     )
-    control(
-        "drain",
-        pool.drain,
-        "Take all warm tasks out of the pool",
-        "And create no more, until it is resumed. Tasks that callers have are left to them.",
+
+    @router.post(
+        PATH + "/{name}/drain",
+        operation_id="drain_template",
+        summary="Take all warm tasks out of the pool",
+        responses={
+            **openapi.problems(UnknownTemplate, errors.InputError),
+            200: openapi.answer(
+                "The template as it is now, and how many tasks were taken out",
+                "DrainedTemplate",
+                example={**_TEMPLATE, "warm": 0, "deleting": 4, "retired": 4},
+            ),
+        },
     )
+    async def drain(name: str = _NAME) -> Response:
+        """And create no more, until it is resumed. Tasks that callers have are left to them."""
+        retired = []
+        document = await workers.store(
+            _do, pool, name, lambda template: retired.append(pool.drain(template))
+        )
+        return JSONResponse({**document, "retired": sum(retired)})
 
     @router.post(
         PATH + "/{name}/prewarm",

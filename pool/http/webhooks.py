@@ -9,8 +9,10 @@ from starlette.concurrency import run_in_threadpool
 
 from pool.cvat.webhooks import SIGNATURE_HEADER
 from pool.errors import BadSignature, TooBusy, TooLarge
+from pool.http import openapi
+from pool.http.auth import WEBHOOKS
 
-PATH: Final = "/webhooks/cvat"
+PATH: Final = WEBHOOKS
 #: Bytes of the longest body that is read; CVAT's are below 2 KiB.
 LONGEST: Final = 2**20
 
@@ -27,7 +29,15 @@ def webhook_router(receiver: Receiver) -> APIRouter:
     """The route, for one receiver."""
     router = APIRouter(tags=["webhooks"])
 
-    @router.post(PATH, status_code=204, summary="Receive a webhook of CVAT's")
+    @router.post(
+        PATH,
+        status_code=204,
+        summary="Receive a webhook of CVAT's",
+        responses={
+            **openapi.problems(BadSignature, TooLarge, TooBusy),
+            204: openapi.answer("It is taken"),
+        },
+    )
     async def receive(request: Request) -> Response:
         """Answers 204 to everything that CVAT has signed, be it of use or not."""
         signature = request.headers.get(SIGNATURE_HEADER, "")

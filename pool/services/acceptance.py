@@ -46,7 +46,7 @@ class Acceptance:
         first = self._gates.open_for(template.name) and not self._store.queued().get(template.name)
         # With CVAT away, "the pool is empty" would be no reason; with nothing in it, it is.
         fails = template.pool.on_empty == "fail" and (
-            first or not self._store.warm_of(template.name, template.fingerprint)
+            first or not self._hand_out.has_warm(template)
         )
         try:
             return self._hand_out.begin(

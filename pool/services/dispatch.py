@@ -32,7 +32,7 @@ from pool.services.gates import Gates
 from pool.services.handout import HandOut
 from pool.services.intake import Intake
 from pool.services.queue import Queue
-from pool.services.serving import Case, Serving
+from pool.services.serving import STUMBLE, Case, Serving
 from pool.services.signals import Signal
 from pool.services.turns import Turns
 from pool.settings import Template
@@ -48,8 +48,6 @@ WORKERS: Final = 16
 EACH: Final = 4 * WORKERS
 #: Seconds between two looks while anything waits, whatever else happens or does not.
 LOOK: Final = 1.0
-#: Seconds for which a request is left alone that could not be seen to, the store being full, say.
-STUMBLE: Final = 30.0
 
 GONE: Final = "its template was taken out of the configuration while it waited"
 TOO_LONG: Final = "no task became warm within the template's max_wait; see 'cvat-pool status'"
@@ -227,7 +225,8 @@ class Dispatch:
         """Begin nothing more and wait for what is under way; False as for :meth:`drain`. Those
         whose turn had not come are nobody's again."""
         self._stop_listening()
-        self._stopped = True
+        with self._guard:
+            self._stopped = True
         self._again = lambda: None
         finished = self._crew.stop(timeout)
         with self._guard:
@@ -362,10 +361,13 @@ class Dispatch:
 
     def _put(self, case: Case) -> None:
         with self._guard:
-            self._cases[case.request.id] = case
-            self._not_begun.add(case.request.id)
-            self._probing = self._probing or case.probing
-        self._crew.put(case.template.name, partial(self._serve, case))
+            if not self._stopped:
+                self._cases[case.request.id] = case
+                self._not_begun.add(case.request.id)
+                self._probing = self._probing or case.probing
+                self._crew.put(case.template.name, partial(self._serve, case))
+                return
+        self._serving.put_back(case)
 
     def _serve(self, case: Case) -> None:
         request_id = case.request.id

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from pool.clock import Clock
 from pool.cvat import CvatClient
-from pool.errors import CvatError, CvatNotFound, CvatRejected
+from pool.errors import CvatError, CvatNotFound, CvatRejected, CvatUnreachable
 from pool.logs import get_logger
 from pool.model import PooledTask, RequestRecord
+from pool.services.backoff import SERVER, Gate, gate
 from pool.store.base import Store
 
 log = get_logger(__name__)
@@ -48,17 +49,28 @@ class Finish:
 
     def run_once(self) -> FinishReport:
         """Finish the tasks that the process which served them has left unfinished."""
+        now = self._clock.now()
+        if gate(self._store.holds().get(SERVER), now=now) is Gate.SHUT:
+            return FinishReport()
         finished = failed = 0
-        before = self._clock.now() - GRACE
-        for task, request in self._store.unfinished_tasks(ready_before=before, limit=BATCH):
-            if self.finish(task, request):
-                finished += 1
-            else:
-                failed += 1
+        for task, request in self._store.unfinished_tasks(ready_before=now - GRACE, limit=BATCH):
+            try:
+                done = self._finish(task, request)
+            except CvatUnreachable:
+                # Nor would the others get through.
+                return FinishReport(finished=finished, failed=failed + 1)
+            finished += done
+            failed += not done
         return FinishReport(finished=finished, failed=failed)
 
     def finish(self, task: PooledTask, request: RequestRecord | None) -> bool:
         """Rename and assign. A failure that will not pass is logged and not tried again."""
+        try:
+            return self._finish(task, request)
+        except CvatUnreachable:
+            return False
+
+    def _finish(self, task: PooledTask, request: RequestRecord | None) -> bool:
         if task.task_id is None:
             return False
         name = final_name(task, request)
@@ -72,5 +84,7 @@ class Finish:
             log.warning("task not named or assigned", task_id=task.task_id, why=str(error))
         except CvatError as error:
             log.info("task to be named later", task_id=task.task_id, why=str(error))
+            if isinstance(error, CvatUnreachable):
+                raise
             return False
         return self._store.finish_task(task.id, name=name, now=self._clock.now())

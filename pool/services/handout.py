@@ -153,6 +153,16 @@ class HandOut:
             )
         return self._create_cold(template, lease_id)
 
+    def has_warm(self, template: Template) -> bool:
+        """Whether there is a warm task that would do."""
+        store = self._store
+        if store.warm_of(template.name, template.fingerprint):
+            return True
+        older = template.older_from
+        return older is not None and bool(
+            store.older_warm_of(template.name, template.fingerprint, older_from=older)
+        )
+
     def give_up(self, opened: Opened, error: BaseException) -> None:
         """What was begun comes to nothing: its lease waits no longer, its request has failed."""
         now = self._clock.now()

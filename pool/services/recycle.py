@@ -13,6 +13,7 @@ from pool.cvat.records import ImportStatus, TaskInfo
 from pool.errors import CvatError, ImportFailed
 from pool.logs import get_logger
 from pool.model import Handout, TaskState
+from pool.services.backoff import SERVER, Gate, gate
 from pool.settings import Template
 from pool.store.base import Store
 
@@ -101,7 +102,7 @@ class Recycle:
 
     def _end_leases(self) -> RecycleReport:
         expired = self._store.expired_leases(now=self._clock.now())
-        if not expired:
+        if not expired or self._server_is_held():
             return RecycleReport()
         ids = [handout.task.task_id for handout in expired if handout.task.task_id is not None]
         given_back = followed = ended = 0
@@ -116,6 +117,9 @@ class Recycle:
             # Nothing is known, so nothing is decided; the leases stay as they are.
             log.warning("expired leases not looked at", why=str(error))
         return RecycleReport(given_back=given_back, followed=followed, ended=ended)
+
+    def _server_is_held(self) -> bool:
+        return gate(self._store.holds().get(SERVER), now=self._clock.now()) is Gate.SHUT
 
     def _end_lease(self, handout: Handout, info: TaskInfo | None) -> str:
         now = self._clock.now()

@@ -207,7 +207,9 @@ class Refill:
             waiting=self._store.waiting(template.name),
             foreground=self._store.in_flight() > 0 or not quiet,
             paused=template.name in self._store.paused(),
-            held=any(too_early(hold, now=now) for hold in mine),
+            held=any(too_early(hold, now=now) for hold in mine)
+            # The requests that wait for the server try it themselves.
+            or (SERVER in holds and self._store.queue_length() > 0),
             probing=SERVER in holds,
         )
 

@@ -22,6 +22,7 @@ from pool.errors import (
     OwnerGone,
     PoolEmpty,
     PoolError,
+    StoreError,
 )
 from pool.logs import get_logger
 from pool.model import Handout, RequestRecord, RequestState, new_id
@@ -37,6 +38,9 @@ from pool.store.base import Store
 from pool.store.queue_rows import Unserved
 
 log = get_logger(__name__)
+
+#: Seconds for which a request is left alone that could not be seen to, the disk being full, say.
+STUMBLE = 30.0
 
 
 class Verdict(Enum):
@@ -78,11 +82,10 @@ def culprit_of(error: PoolError) -> Culprit:
 def judge(attempt: Attempt, culprit: Culprit, *, spent: int) -> Verdict:
     """What follows from an upload that was not accepted, of a request that has ``spent`` so many
     tasks before."""
-    match attempt.aftermath:
-        case Aftermath.UNTOUCHED:
-            return Verdict.FAIL if culprit is Culprit.OWN else Verdict.WAIT
-        case Aftermath.REFUSED if culprit is not Culprit.SERVER:
-            return Verdict.FAIL
+    if attempt.aftermath is Aftermath.UNTOUCHED:
+        return Verdict.FAIL if culprit is Culprit.OWN else Verdict.WAIT
+    if attempt.aftermath is Aftermath.REFUSED and culprit is Culprit.OWN:
+        return Verdict.FAIL
     return Verdict.ANOTHER_TASK if spent + 1 < MOST_TASKS_SPOOLED else Verdict.FAIL
 
 
@@ -133,7 +136,12 @@ class Serving:
             # It got its turn after others had found that out.
             self.put_back(case)
             return 0.0
-        upload = case.upload or self._spool.load(case.request.id)
+        try:
+            upload = case.upload or self._spool.load(case.request.id)
+        except StoreError as error:
+            log.error("data not readable", request_id=case.request.id, why=str(error))
+            self.put_back(case)
+            return STUMBLE
         if upload is None:
             self.fail(case, DataGone(f"{self._spool.folder} has none"), untouched=True)
             return 0.0
@@ -260,6 +268,8 @@ class Serving:
                     self._gates.shut_creates(case.template.name, error)
                     self.put_back(case)
                 case Culprit.OWN:
+                    # Those of the same template that wait would be refused in the same words.
+                    self._gates.shut_creates(case.template.name, error)
                     self.fail(case, error, untouched=True)
             return None
         return handout
@@ -300,7 +310,7 @@ class Serving:
                     now=self._clock.now(),
                 )
                 if attempt.aftermath is not Aftermath.TASK_LOST:
-                    self._gates.shut_server(error)
+                    self._hold(case, culprit, error)
                 if cut_off(error):
                     earlier = case.request.tasks_spent
                     return self._rng.uniform(0.0, CUT_OFF_PAUSE * 2.0**earlier)

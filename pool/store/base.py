@@ -20,7 +20,6 @@ from typing import Protocol
 from pool.model import (
     Demand,
     Handout,
-    Hold,
     Job,
     LearnedPace,
     LeaseRecord,
@@ -376,7 +375,7 @@ class Store(EventRows, QueueRows, UpkeepRows, WaitingRows, WebhookRows, Protocol
     def jobs_of(self, pooled_id: str) -> Sequence[Job]:
         """The jobs of a ready task, by id; empty before that."""
 
-    # --- Demand, holds ------------------------------------------------------------------------
+    # --- Demand and what was learned ----------------------------------------------------------
 
     def demand(self, template: str, *, since: float) -> Sequence[Demand]:
         """Hand-outs by bucket of :data:`DEMAND_BUCKET` seconds, oldest first, empty ones left
@@ -390,12 +389,3 @@ class Store(EventRows, QueueRows, UpkeepRows, WaitingRows, WebhookRows, Protocol
 
     def learn_paces(self, paces: Mapping[str, LearnedPace]) -> None:
         """Keep what was learned of import times, each in place of what was kept before."""
-
-    def hold(self, hold: Hold) -> None:
-        """Keep a template's hold, in place of the one before."""
-
-    def release_hold(self, template: str) -> bool:
-        """End a template's hold; False when there was none."""
-
-    def holds(self) -> Mapping[str, Hold]:
-        """All holds by template."""

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from pool.model import PooledTask, Prewarm
+from pool.model import Hold, PooledTask, Prewarm
 
 
 class UpkeepRows(Protocol):
-    """Who maintains the store, what people want, what leaves the pool, what reconciliation has
-    found, and what is forgotten."""
+    """Who maintains the store, what is held, what people want, what leaves the pool, what
+    reconciliation has found, and what is forgotten."""
 
     # --- Who maintains ------------------------------------------------------------------------
 
@@ -31,6 +31,17 @@ class UpkeepRows(Protocol):
     def broken_off_maintenance(self, *, now: float) -> str | None:
         """Who maintained the store last, when its term has passed and was not released: it was
         killed, or the machine was. None after an orderly end, and while a term lasts."""
+
+    # --- What is not to be created for now ----------------------------------------------------
+
+    def hold(self, hold: Hold) -> None:
+        """Keep a template's hold, in place of the one before."""
+
+    def release_hold(self, template: str) -> bool:
+        """End a template's hold; False when there was none."""
+
+    def holds(self) -> Mapping[str, Hold]:
+        """All holds by template."""
 
     # --- What people want ---------------------------------------------------------------------
 

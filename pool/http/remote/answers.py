@@ -13,7 +13,7 @@ from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
-from pool.errors import CvatBusy, PoolError, PoolUnreachable, UnknownLease, kind_of_error
+from pool.errors import CvatBusy, PoolError, PoolUnreachable, QueueFull, UnknownLease, kind_of_error
 from pool.events import Event
 from pool.http.remote.steps import Answer
 from pool.model import Job, LeaseState, Outcome, RequestRecord
@@ -89,13 +89,6 @@ def request_in(answer: Answer) -> SeenRequest:
         return _request(told)
 
 
-def requests_in(answer: Answer) -> tuple[list[SeenRequest], str | None]:
-    """A page of requests, and the cursor of the next one, if there is one."""
-    told = document_in(answer)
-    with _understanding():
-        return [_request(each) for each in told["items"]], told.get("next_cursor")
-
-
 def status_in(answer: Answer) -> Status:
     """What the pool looks like, as the daemon tells."""
     from pool.status import Status, TemplateStatus
@@ -104,6 +97,13 @@ def status_in(answer: Answer) -> Status:
     with _understanding():
         rows = tuple(_made(TemplateStatus, each) for each in told["templates"])
         return _made(Status, {**told, "templates": rows})
+
+
+def drained_in(answer: Answer) -> int:
+    """How many tasks a drain has taken out of the pool."""
+    told = document_in(answer)
+    with _understanding():
+        return int(told["retired"])
 
 
 def event_in(data: str) -> Event:
@@ -141,7 +141,7 @@ def error_in(answer: Answer) -> PoolError:
             str(told.get("title", "")),
             str(told.get("detail", "")) or _findings(told.get("errors", ())),
         )
-    if isinstance(error, CvatBusy):
+    if isinstance(error, (CvatBusy, QueueFull)):
         error.retry_after = retry_after(answer, now=None)
     return error
 

@@ -187,9 +187,9 @@ class AsyncRemotePool:
         """What :meth:`pool.TaskPool.resume` does."""
         await self._wire.run(self._talks.control(template, "resume"))
 
-    async def drain(self, template: str) -> None:
+    async def drain(self, template: str) -> int:
         """What :meth:`pool.TaskPool.drain` does."""
-        await self._wire.run(self._talks.control(template, "drain"))
+        return await self._wire.run(self._talks.drain(template))
 
     async def prewarm(self, template: str, count: int, *, duration: float = 900.0) -> None:
         """What :meth:`pool.TaskPool.prewarm` does."""

@@ -83,11 +83,12 @@ class RemotePool:
 
     def close(self) -> None:
         """Close the connections; closing twice does nothing."""
-        self._wire.close()
         with self._guard:
             listenings = list(self._listenings)
+        # Before their connections are closed, which would wake nobody who reads.
         for listening in listenings:
             listening.stop()
+        self._wire.close()
 
     def __enter__(self) -> Self:
         return self
@@ -224,9 +225,9 @@ class RemotePool:
         """What :meth:`pool.TaskPool.resume` does."""
         self._wire.run(self._talks.control(template, "resume"))
 
-    def drain(self, template: str) -> None:
+    def drain(self, template: str) -> int:
         """What :meth:`pool.TaskPool.drain` does."""
-        self._wire.run(self._talks.control(template, "drain"))
+        return self._wire.run(self._talks.drain(template))
 
     def prewarm(self, template: str, count: int, *, duration: float = 900.0) -> None:
         """What :meth:`pool.TaskPool.prewarm` does."""

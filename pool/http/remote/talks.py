@@ -22,11 +22,11 @@ from pool.handles import error_of
 from pool.http.remote.answers import (
     SeenLease,
     SeenRequest,
+    drained_in,
     error_in,
     lease_in,
     not_a_pool,
     request_in,
-    requests_in,
     status_in,
 )
 from pool.http.remote.body import FilesBody
@@ -145,15 +145,6 @@ class Talks:
         """A request by its id."""
         return request_in((yield from self._granted(_look(_request_path(request_id)))))
 
-    def requests(
-        self, *, state: str | None, template: str | None, limit: int | None, cursor: str | None
-    ) -> Talk[tuple[list[SeenRequest], str | None]]:
-        """A page of requests, the newest first, and the cursor of the next page."""
-        wanted = {"state": state, "template": template, "limit": limit, "cursor": cursor}
-        query = {name: str(value) for name, value in wanted.items() if value is not None}
-        call = Call(method="GET", path="/v1/requests", query=query)
-        return requests_in((yield from self._granted(call)))
-
     def cancel(self, request_id: str) -> Talk[bool]:
         """Cancel a request that is still queued; False when it is too late."""
         call = Call(method="DELETE", path=_request_path(request_id))
@@ -187,14 +178,19 @@ class Talks:
         """Levels, demand and troubles of all templates."""
         return status_in((yield from self._granted(_look("/v1/templates"))))
 
-    def control(self, template: str, what: str, **told: float) -> Talk[None]:
+    def drain(self, template: str) -> Talk[int]:
+        """Drain a template; of a try that was lost after it had worked, the tasks are not
+        counted."""
+        return drained_in((yield from self.control(template, "drain")))
+
+    def control(self, template: str, what: str, **told: float) -> Talk[Answer]:
         """Pause, resume, drain or prewarm a template; all of them may be said twice."""
         call = Call(
             method="POST",
             path=f"/v1/templates/{_segment(template, UnknownTemplate)}/{what}",
             json=told or None,
         )
-        yield from self._granted(call)
+        return (yield from self._granted(call))
 
     # --- Events -----------------------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
-import re
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
@@ -39,7 +38,6 @@ LIMITS: Final = httpx.Limits(
     max_connections=None, max_keepalive_connections=KEPT, keepalive_expiry=KEEP_ALIVE
 )
 
-_TOKEN: Final = re.compile(r"[!-~]+")
 #: Failures that the same call would meet again.
 _LASTING: Final = (socket.gaierror, ssl.SSLCertVerificationError)
 
@@ -70,8 +68,8 @@ def find_token(token: str | None) -> str | None:
     """
     told = os.environ.get("POOL_API_TOKEN", "") if token is None else token
     first = told.split(",")[0].strip()
-    if first and not _TOKEN.fullmatch(first):
-        raise ConfigError("the token of the pool has characters other than visible ASCII")
+    if not first.isprintable() or " " in first:
+        raise ConfigError("the token of the pool has spaces or characters that cannot be printed")
     return first or None
 
 
@@ -86,7 +84,9 @@ class _Line:
             {"Accept": "application/json", "User-Agent": f"cvat-task-pool/{__version__}"}
         )
         if token is not None:
-            self._headers["Authorization"] = f"Bearer {token}"
+            # As bytes: the daemon takes a token as UTF-8, and httpx would want ASCII.
+            bearer = httpx.Headers([(b"Authorization", f"Bearer {token}".encode())])
+            self._headers.update(bearer)
 
     def trusts_environment(self) -> bool:
         """Whether the proxies of the environment apply: this machine's own daemon needs none,
