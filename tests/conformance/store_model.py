@@ -47,6 +47,7 @@ class Lease:
 class Request:
     state: RequestState
     lease: str
+    spooled: bool = False
 
 
 class Model(RuleBasedStateMachine):

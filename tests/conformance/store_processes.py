@@ -78,6 +78,26 @@ def adopt(url: str, owner: str) -> list[str]:
     return adopted
 
 
+def take_spooled(url: str, owner: str, waiting: list[str]) -> list[str]:
+    """Takes what nobody works on, request by request."""
+    store = open_store(url)
+    taken = [each for each in waiting if store.take_spooled(each, owner=owner, now=NOW)]
+    store.close()
+    return taken
+
+
+def claim_queued(url: str, owner: str, waiting: list[str]) -> list[tuple[str, int | None]]:
+    """Claims tasks for what nobody works on."""
+    store = open_store(url)
+    claimed = []
+    for each in waiting:
+        handout = store.claim_queued(each, FINGERPRINT, owner=owner, now=NOW)
+        if handout is not None:
+            claimed.append((each, handout.task.task_id))
+    store.close()
+    return claimed
+
+
 def delete_all(url: str, owner: str) -> list[str]:
     """Takes tasks to delete, a few at a time."""
     store = open_store(url)

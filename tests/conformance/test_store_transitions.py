@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 from store_factories import FACTORIES
 from store_model import L, Lease, Model, R, Request, T, Task
-from store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, data, wish
+from store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, data, everything, wish
 
 from pool.model import new_id
 from pool.store import open_store
@@ -106,17 +107,18 @@ class Calls(Model):
 
     # --- Handing out ----------------------------------------------------------------------------
 
-    @rule(with_request=st.booleans())
-    def open_lease(self, with_request: bool) -> None:
-        pooled_id = self.oldest_warm()
-        wanted, request = wish(), data() if with_request else None
-        opened = self.store.open_lease(wanted, request=request, now=self.now)
+    @rule(with_request=st.booleans(), spooled=st.booleans(), claim=st.booleans())
+    def open_lease(self, with_request: bool, spooled: bool, claim: bool) -> None:
+        pooled_id = self.oldest_warm() if claim else None
+        wanted = wish()
+        request = replace(data(), spooled=spooled) if with_request else None
+        opened = self.store.open_lease(wanted, request=request, claim=claim, now=self.now)
         assert opened.lease.pooled_id == pooled_id
         self.leases[wanted.id] = Lease(
             L.ACTIVE if pooled_id else L.WAITING, request.id if request else None
         )
         if request:
-            self.requests[request.id] = Request(R.QUEUED, wanted.id)
+            self.requests[request.id] = Request(R.QUEUED, wanted.id, spooled)
         if pooled_id:
             self.hand_out(pooled_id, wanted.id)
 
@@ -249,6 +251,51 @@ class Calls(Model):
         self.leases[request.lease].request = None
         self.leases[fresh] = Lease(L.WAITING, request_id)
         request.lease = fresh
+
+    @rule(number=st.integers(0, 9), lost=st.booleans())
+    def queue_request(self, number: int, lost: bool) -> None:
+        request_id, request = self.some_request(number)
+        fresh, was = new_id(), request.state
+        due = was in (R.QUEUED, R.UPLOADING) and not lost
+        under = "another" if lost else request.lease
+        self.expect(
+            due,
+            lambda: self.store.queue_request(
+                request_id, under=under, lease_id=fresh, most=None, now=self.now
+            ),
+        )
+        if not due:
+            return
+        request.spooled = True
+        if was is R.UPLOADING:
+            self.move_request(request_id, R.QUEUED)
+            self.move_task(self.held_task(request) or "", T.WARM)
+            self.move_lease(request.lease, L.RELEASED)
+            self.leases[request.lease].request = None
+            self.leases[fresh] = Lease(L.WAITING, request_id)
+            request.lease = fresh
+
+    @rule(number=st.integers(0, 9))
+    def take_spooled(self, number: int) -> None:
+        request_id, request = self.some_request(number)
+        due = request.spooled and request.state in (R.QUEUED, R.UPLOADING)
+        before = everything(self.store)
+        taken = self.store.take_spooled(request_id, owner="me", now=self.now)
+        assert bool(taken) is due
+        assert due or everything(self.store) == before
+
+    @rule(number=st.integers(0, 9))
+    def claim_queued(self, number: int) -> None:
+        request_id, request = self.some_request(number)
+        pooled_id = self.oldest_warm()
+        due = request.spooled and request.state is R.QUEUED and pooled_id is not None
+        self.expect(
+            due,
+            lambda: self.store.claim_queued(request_id, FINGERPRINT, owner="me", now=self.now),
+        )
+        if due and pooled_id:
+            self.move_lease(request.lease, L.ACTIVE)
+            self.hand_out(pooled_id, request.lease)
 
     @rule(number=st.integers(0, 9))
     def cancel_request(self, number: int) -> None:

@@ -1,19 +1,18 @@
-"""Requests in the spool when CVAT says no, tasks turn out to be no use, or processes die."""
+"""Requests in the spool when CVAT says no, or when tasks turn out to be no use."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import PATIENCE, dispatch_of, fill, refill_of
+from support.services import PATIENCE, fill, refill_of
 from support.spooled import (
     IMPORTING,
     OTHER,
     QUEUED,
     READY,
-    accept,
     accepted,
     come_back,
     entries,
@@ -38,13 +37,22 @@ from pool.errors import (
     CvatRefusedCredentials,
     CvatRejected,
     CvatUnreachable,
-    Stopping,
+    StoreError,
 )
-from pool.model import LeaseState, RequestState
-from pool.services.dispatch import STUMBLE, Dispatch
-from pool.services.heartbeat import TERM
+from pool.model import RequestState
+from pool.services.backoff import SERVER
+from pool.services.dispatch import Dispatch
+from pool.services.serving import STUMBLE
 from pool.services.watched import MOST_TASKS_SPOOLED
 from pool.settings import Template
+
+
+def failing(error: Exception) -> Any:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
 
 FAILED, CANCELLED = RequestState.FAILED, RequestState.CANCELLED
 
@@ -139,6 +147,21 @@ def test_data_that_alone_is_forbidden_does_not_hold_up_the_others(
     assert state(engine, request.id) is FAILED
     assert read(engine, request.id).error == "not your cloud storage"
     assert engine.store.holds() == {}
+
+
+def test_a_template_that_cvat_will_not_make_is_not_tried_for_each_request(
+    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    cvat.failures["create_task"] = [CvatRejected("no such project") for _ in range(9)]
+    requests = [accepted(engine, dispatch, template) for _ in range(3)]
+    serve(dispatch)
+    assert [state(engine, each) for each in requests] == [FAILED, QUEUED, QUEUED]
+    assert read(engine, requests[0]).error == "no such project"
+    assert cvat.count("create_task") == 1
+    cvat.failures.clear()
+    clock.advance(61.0)
+    serve(dispatch)
+    assert [state(engine, each) for each in requests[1:]] == [IMPORTING, IMPORTING]
 
 
 # --- Tasks that turn out to be no use ------------------------------------------------------------
@@ -240,6 +263,27 @@ def test_an_import_is_not_late_while_nobody_can_tell(
 
 
 @pytest.mark.usefixtures("warm")
+def test_data_that_cannot_be_read_now_costs_no_task(
+    engine: Engine,
+    dispatch: Dispatch,
+    template: Template,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine.queue.hold(SERVER, CvatUnreachable("down"))
+    request = accepted(engine, dispatch, template)
+    engine.store.release_hold(SERVER)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.spool, "load", failing(StoreError("permission denied")))
+        serve(dispatch)
+    assert state(engine, request) is QUEUED
+    assert levels(engine, template) == {"warm": 3}
+    clock.advance(STUMBLE)
+    serve(dispatch)
+    assert state(engine, request) is IMPORTING
+
+
+@pytest.mark.usefixtures("warm")
 def test_data_that_is_gone_is_an_end(
     engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
@@ -252,117 +296,3 @@ def test_data_that_is_gone_is_an_end(
     serve(dispatch)
     assert (state(engine, request), read(engine, request).error_code) == (FAILED, "data-gone")
     assert levels(engine, template) == {"warm": 3}
-
-
-# --- Processes that die --------------------------------------------------------------------------
-
-
-def another(engine: Engine, cvat: ScriptedCvat, clock: ManualClock) -> Engine:
-    """Another process on the same store."""
-    return Engine(engine.settings, store=engine.store, cvat=cast(Any, cvat), clock=clock)
-
-
-@pytest.mark.usefixtures("warm")
-def test_queued_requests_outlive_the_daemon(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
-) -> None:
-    go_down(cvat)
-    requests = [accepted(engine, dispatch, template) for _ in range(3)]
-    dispatch.drain(PATIENCE)
-    come_back(cvat)
-    clock.advance(TERM + 60.0)
-    heir = another(engine, cvat, clock)
-    assert heir.tracker.adopt() == 0
-    serve(dispatch_of(heir))
-    assert {state(heir, each) for each in requests} == {IMPORTING}
-    assert {read(heir, each).owner for each in requests} == {heir.owner}
-    heir.close()
-
-
-@pytest.mark.usefixtures("warm")
-def test_an_upload_whose_process_died_gets_another_task(
-    engine: Engine, template: Template, cvat: ScriptedCvat, clock: ManualClock
-) -> None:
-    dead = dispatch_of(engine)
-    engine.heartbeat.run_once()
-    cvat.failures["upload"] = [cast(Any, MemoryError("killed"))]
-    request = accepted(engine, dead, template)
-    dead.drain(PATIENCE)
-    assert state(engine, request) is RequestState.UPLOADING
-    burnt = read(engine, request).task_id
-
-    heir = another(engine, cvat, clock)
-    dispatch = dispatch_of(heir)
-    assert serve(dispatch) == 0, "its process lives"
-    clock.advance(TERM + 1.0)
-    assert heir.tracker.adopt() == 0
-    assert serve(dispatch) == 1
-    assert state(heir, request) is IMPORTING
-    assert read(heir, request).task_id != burnt
-    assert levels(heir, template) == {"warm": 1, "failed": 1, "importing": 1}
-    heir.close()
-
-
-@pytest.mark.usefixtures("warm")
-def test_whoever_was_taken_for_dead_does_no_harm(
-    engine: Engine, template: Template, cvat: ScriptedCvat, clock: ManualClock
-) -> None:
-    """A process that slept too long finds its upload refused, after its request was taken over."""
-    sleeper = dispatch_of(engine)
-    heir = another(engine, cvat, clock)
-    dispatch = dispatch_of(heir)
-
-    def sleep(operation: str) -> None:
-        if operation == "upload":
-            cvat.before = lambda _operation: None
-            clock.advance(TERM + 1.0)
-            heir.heartbeat.run_once()
-            assert serve(dispatch) == 1
-            raise CvatUnreachable("the network was down as well")
-
-    engine.heartbeat.run_once()
-    cvat.before = sleep
-    request = accepted(engine, sleeper, template)
-    sleeper.drain(PATIENCE)
-    record = read(heir, request)
-    assert (record.state, record.owner) == (IMPORTING, heir.owner)
-    task = heir.store.task(record.pooled_id or "")
-    assert task is not None and task.state.value == "importing", "not given back as warm"
-    heir.close()
-
-
-@pytest.mark.usefixtures("warm")
-def test_a_request_that_stumbled_is_left_alone_for_a_while(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
-) -> None:
-    cvat.failures["upload"] = [cast(Any, MemoryError("no"))]
-    request = accepted(engine, dispatch, template)
-    assert serve(dispatch) == 0
-    clock.advance(STUMBLE)
-    assert dispatch.is_due()
-    assert serve(dispatch) == 1
-    assert state(engine, request) is IMPORTING
-
-
-@pytest.mark.usefixtures("warm")
-def test_stopping_leaves_what_has_not_begun_to_others(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
-) -> None:
-    requests: list[str] = []
-
-    def stop(operation: str) -> None:
-        if operation == "upload":
-            requests.append(accepted(engine, dispatch, template))
-            dispatch.stop(0.0)
-
-    cvat.before = stop
-    first = accepted(engine, dispatch, template)
-    dispatch.drain(PATIENCE)
-    assert state(engine, first) is IMPORTING
-    (left,) = requests
-    assert (state(engine, left), read(engine, left).owner) == (QUEUED, "")
-    lease = engine.store.lease(read(engine, left).lease_id)
-    assert lease is not None and lease.state is LeaseState.WAITING
-    with pytest.raises(Stopping):
-        accept(engine, dispatch, template)
-    assert entries(engine) == sorted([first, left])

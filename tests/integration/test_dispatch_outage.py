@@ -34,7 +34,11 @@ from pool.errors import (
 )
 from pool.model import RequestState
 from pool.services.backoff import SERVER
+from pool.services.deletion import Deletion
 from pool.services.dispatch import Dispatch
+from pool.services.finish import Finish
+from pool.services.reconcile import Reconcile
+from pool.services.recycle import Recycle
 from pool.settings import Template
 
 FAILED, CANCELLED = RequestState.FAILED, RequestState.CANCELLED
@@ -193,16 +197,65 @@ def test_a_pool_that_is_empty_because_cvat_is_away_is_no_reason_to_fail(
     assert state(engine, request) is IMPORTING
 
 
+@pytest.mark.usefixtures("warm")
+def test_the_refill_leaves_trying_to_the_requests_that_wait(
+    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    go_down(cvat)
+    accepted(engine, dispatch, template)
+    dispatch.drain(PATIENCE)
+    clock.advance(60.0)
+    refill = refill_of(engine)
+    assert fill(refill) == 0
+    assert cvat.count("create_task") == 0
+    come_back(cvat)
+    serve(dispatch)
+    import_all(engine, cvat, clock)
+    clock.advance(1.0)
+    assert fill(refill) == 1
+
+
+def leave_work_for_everybody(engine: Engine, dispatch: Dispatch, cvat: ScriptedCvat) -> str:
+    """One of each: a task to name, one to delete, one that a lease has had for too long, and an
+    import, whose request is the answer."""
+    template = engine.templates["scenes"]
+    named = engine.hand_out.open(template).task
+    assert named is not None and named.task_id is not None
+    cvat.make_ready(named.task_id)
+    jobs = cvat.jobs_there[named.task_id]
+    assert engine.store.complete_import(named.id, jobs, now=engine.clock.now())
+    assert engine.store.retire_excess("scenes", keep=1, reason="old", now=engine.clock.now())
+    engine.hand_out.open(template, ttl=1.0)
+    fill(refill_of(engine))
+    importing = accepted(engine, dispatch, template)
+    dispatch.drain(PATIENCE)
+    return importing
+
+
 def test_cvat_down_for_an_hour(
     engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     """Requests come in all the while; nothing is lost or hammered, and all is well afterwards."""
     refill = refill_of(engine)
     fill(refill)
-    engine.heartbeat.run_once()
+    importing = leave_work_for_everybody(engine, dispatch, cvat)
+    services = (
+        Reconcile(
+            engine.store,
+            engine.cvat(),
+            engine.templates,
+            http_timeout=30.0,
+            verify_every=600.0,
+            clock=clock,
+        ),
+        Recycle(engine.store, engine.cvat(), engine.templates, clock=clock),
+        Deletion(engine.store, engine.cvat(), owner=engine.owner, clock=clock),
+        Finish(engine.store, engine.cvat(), clock=clock),
+        engine.tracker,
+    )
     go_down(cvat)
     cvat.calls.clear()
-    requests = []
+    requests: list[str] = []
     minutes: list[int] = []
     for second in range(0, 3600, 4):
         if second % 120 == 0:
@@ -212,11 +265,15 @@ def test_cvat_down_for_an_hour(
         dispatch.run_once()
         dispatch.drain(PATIENCE)
         fill(refill)
+        for service in services:
+            service.run_once()
         clock.advance(4.0)
     calls = [after - before for before, after in pairwise(minutes)]
-    assert max(calls) < 10, "for all templates together"
+    assert calls[0] < 20, "while the pauses grow from a second"
+    assert max(calls[1:]) < 10, "for all services and templates together"
     assert {state(engine, each) for each in requests} == {QUEUED}
-    assert entries(engine) == sorted(requests)
+    assert state(engine, importing) is IMPORTING
+    assert entries(engine) == sorted([*requests, importing])
 
     come_back(cvat)
     back = clock.monotonic()
@@ -229,7 +286,10 @@ def test_cvat_down_for_an_hour(
     tasks = [read(engine, each).task_id for each in requests]
     assert list(uploads(cvat)[-len(requests) :]) == tasks, "the oldest first"
     import_all(engine, cvat, clock)
-    clock.advance(5.0)
+    clock.advance(60.0)
+    for service in services:
+        service.run_once()
     fill(refill)
-    assert {state(engine, each) for each in requests} == {READY}
+    assert {state(engine, each) for each in (*requests, importing)} == {READY}
+    assert engine.store.unfinished_tasks(ready_before=clock.now(), limit=99) == []
     assert engine.store.warm_of(template.name, template.fingerprint) == template.pool.min_size

@@ -106,7 +106,7 @@ def test_not_in_time(served: Serving, api: Api, simulator: SimulatorServer, imag
     try:
         answer = api.submit([("a.jpg", image)], wait=0)
     finally:
-        slow.cancel()
+        slow.remove()
     assert (answer.status, answer.json["jobs"]) == (202, None)
     assert answer.headers["preference-applied"] == "wait=0"
     assert api.get(answer.headers["location"], headers=waiting(20)).json["state"] == "ready"

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import fill, refill_of
+from support.services import fill, one_round, refill_of
 
 from pool.cvat.records import ImportState, ImportStatus
 from pool.engine import Engine
@@ -137,14 +137,12 @@ def test_after_an_outage_one_create_tries_before_the_others(
     engine: Engine, refill: Refill, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     cvat.failures["create_task"] = [CvatUnreachable("down") for _ in range(3)]
-    assert fill(refill) == 2
+    assert one_round(refill, cvat) == 2
     clock.advance(60.0)
-    assert refill.run_once().started == 1, "it failed, and the hold goes on"
-    refill.drain()
-    assert refill.run_once().started == 0
+    assert one_round(refill, cvat) == 1, "it failed, and the hold goes on"
+    assert one_round(refill, cvat) == 0
     clock.advance(60.0)
-    assert refill.run_once().started == 1
-    refill.drain()
+    assert one_round(refill, cvat) == 1
     assert engine.store.holds() == {}
     assert fill(refill) == 2
 
@@ -216,13 +214,12 @@ def test_refilling_waits_until_it_is_quiet(
 
 
 def test_a_pool_about_to_run_dry_is_refilled_one_by_one(
-    engine: Engine, refill: Refill, template: Template
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
 ) -> None:
     fill(refill)
     for number in range(3):
         send(engine, template, hand_out(engine, template, number))
-    assert refill.run_once().started == 1
-    refill.drain()
+    assert one_round(refill, cvat) == 1
     assert levels(engine.store, template)["warm"] == 1
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import PATIENCE, fill, refill_of
+from support.services import fill, one_round, refill_of
 
 from pool.engine import Engine
 from pool.errors import CvatUnreachable, PoolEmpty
@@ -56,21 +54,7 @@ class World:
     def create(self, count: int = 1) -> None:
         """Let this many tasks become warm, one after the other."""
         for _ in range(count):
-            go, hook = threading.Event(), self.cvat.before
-
-            def hold(
-                operation: str, go: threading.Event = go, hook: Callable[[str], None] = hook
-            ) -> None:
-                # A create that ended at once would make room for the next in the same round.
-                assert operation != "create_task" or go.wait(PATIENCE)
-                hook(operation)
-
-            self.cvat.before = hold
-            assert self.refill.run_once().started == 1
-            go.set()
-            assert self.refill.drain(PATIENCE)
-            if self.cvat.before is hold:
-                self.cvat.before = hook
+            assert one_round(self.refill, self.cvat) == 1
 
     def count(self, state: TaskState = TaskState.WARM) -> dict[str, int]:
         """How many tasks are in a state, by the version of the template that made them."""

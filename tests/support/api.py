@@ -25,6 +25,7 @@ from pool.http.app import create_app
 from pool.http.ending import Ending
 from pool.http.served import Served
 from pool.http.server import HttpServer
+from pool.http.waiting import Waiting
 from pool.services.dispatch import Dispatch
 from pool.settings import CvatSettings, DaemonSettings, Settings, StoreSettings, Template
 from pool.store import open_store
@@ -209,6 +210,7 @@ class Serving:
     pool: TaskPool
     dispatch: Dispatch
     server: HttpServer
+    waiting: Waiting
     ending: Ending
     api: Api
 
@@ -278,13 +280,16 @@ def serving(
     served = Served(
         engine=engine, dispatch=dispatch, receiver=Receiver(), tokens=tokens, ending=ending
     )
-    server = HttpServer(lambda: create_app(served), settings.daemon)
+    app = create_app(served)
+    server = HttpServer(lambda: app, settings.daemon)
     engine.start()
     server.start()
     token = tokens[0] if tokens else None
     try:
         with Api(server.url, token=token) as api, Rounds(dispatch):
-            yield Serving(engine, TaskPool.over(engine), dispatch, server, ending, api)
+            yield Serving(
+                engine, TaskPool.over(engine), dispatch, server, app.state.waiting, ending, api
+            )
     finally:
         ending.tell()
         server.stop(PATIENCE)

@@ -95,6 +95,16 @@ class CuttingProxy:
         with self._guard:
             self._pending += [Cut(direction, after, sent, reset)] * times
 
+    def forget_cuts(self) -> None:
+        """Cut nothing more of what :meth:`cut` was told."""
+        with self._guard:
+            self._pending.clear()
+
+    @property
+    def listening(self) -> bool:
+        """Whether new connections are taken."""
+        return self._listener is not None
+
     def start(self) -> None:
         """Listen, on the same port as before if it was stopped."""
         self._listener = socket.create_server(("127.0.0.1", self._port))

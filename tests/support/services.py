@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import threading
 
 from pool.engine import Engine
 from pool.services.dispatch import Dispatch
 from pool.services.refill import Refill
+from support.scripted import ScriptedCvat
 
 PATIENCE = 20.0
 
@@ -49,4 +51,22 @@ def fill(refill: Refill) -> int:
     while report := refill.run_once().started:
         started += report
         assert refill.drain(PATIENCE)
+    return started
+
+
+def one_round(refill: Refill, cvat: ScriptedCvat) -> int:
+    """One round of refilling, and the end of its creates; answers how many it started. They end
+    after it only: one that ended at once would make room for the next in the same round."""
+    go, hook = threading.Event(), cvat.before
+
+    def hold(operation: str) -> None:
+        assert operation != "create_task" or go.wait(PATIENCE)
+        hook(operation)
+
+    cvat.before = hold
+    started = refill.run_once().started
+    go.set()
+    assert refill.drain(PATIENCE)
+    if cvat.before is hold:
+        cvat.before = hook
     return started

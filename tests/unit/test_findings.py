@@ -122,6 +122,17 @@ def test_where_a_task_of_an_older_template_belongs_is_not_known(template: Templa
         assert judge_warm(row(), sight, template) is None
 
 
+def test_a_task_of_an_older_template_may_still_be_handed_out_where_it_was_made() -> None:
+    """In which project it belongs is not known any more; on which server it is."""
+    older = replace(row(), fingerprint="older", origin=TEMPLATE.origin)
+    assert judge_warm(older, Sight(info=there(project_id=5)), TEMPLATE) is None
+    moved = judge_warm(older, Sight(info=there(), elsewhere=True), TEMPLATE)
+    assert moved is not None
+    assert moved.action is Action.DISOWN
+    unknown = replace(older, origin="")
+    assert judge_warm(unknown, Sight(info=there(), elsewhere=True), TEMPLATE) is None
+
+
 def test_a_task_of_a_project_belongs_there() -> None:
     template = Template(name="scenes", project=3)
     task = replace(row(), fingerprint=template.fingerprint)

@@ -10,13 +10,12 @@ import pytest
 from support.talking import ADDRESS, JOB, LEASE, REQUEST, page, problem, told
 
 from pool import errors
-from pool.errors import CvatBusy, InputError, PoolError, PoolUnreachable, UnknownLease
+from pool.errors import CvatBusy, InputError, PoolError, PoolUnreachable, SpoolFull, UnknownLease
 from pool.handles import error_of
 from pool.http.remote.answers import (
     error_in,
     lease_in,
     request_in,
-    requests_in,
     status_in,
 )
 from pool.model import Job, LeaseState, Outcome, RequestState
@@ -71,10 +70,11 @@ def test_a_validation_tells_what_it_found() -> None:
     )
 
 
-def test_a_busy_cvat_says_when_to_come_again() -> None:
-    error = error_in(problem(502, "cvat-busy", retry_after="7"))
-    assert isinstance(error, CvatBusy)
-    assert error.retry_after == 7.0
+def test_who_is_busy_says_when_to_come_again() -> None:
+    busy = error_in(problem(502, "cvat-busy", retry_after="7"))
+    full = error_in(problem(429, "spool-full", retry_after="9"))
+    assert isinstance(busy, CvatBusy) and busy.retry_after == 7.0
+    assert isinstance(full, SpoolFull) and full.retry_after == 9.0
 
 
 @pytest.mark.parametrize("answer", [page(404), page(200), page(301, location="http://x/")])
@@ -128,13 +128,6 @@ def test_a_request_that_failed(code: str, kind: type[PoolError], words: str) -> 
     request = request_in(told({**REQUEST, "state": "failed", "error": error}))
     raised = error_of(request)
     assert (type(raised), raised.detail) == (kind, words)
-
-
-def test_a_page_of_requests() -> None:
-    found, cursor = requests_in(told({"items": [REQUEST, REQUEST], "next_cursor": "c"}))
-    assert [each.id for each in found] == ["r1", "r1"]
-    assert cursor == "c"
-    assert requests_in(told({"items": [], "next_cursor": None})) == ([], None)
 
 
 ROW = {

@@ -200,13 +200,6 @@ def test_submit_tries_for_as_long_as_its_caller_wants(talks: Talks, clock: Manua
     assert 3.0 < sum(daemon.pauses) <= 5.0
 
 
-def test_a_page_of_requests(talks: Talks, clock: ManualClock) -> None:
-    daemon = Daemon(clock, told({"items": [REQUEST], "next_cursor": "c"}))
-    found = daemon.talk(talks.requests(state="ready", template=None, limit=3, cursor=None))
-    assert ([each.id for each in found[0]], found[1]) == (["r1"], "c")
-    assert daemon.calls[0].query == {"state": "ready", "limit": "3"}
-
-
 @pytest.mark.parametrize(
     ("replies", "cancelled"),
     [
@@ -286,12 +279,18 @@ def test_a_request_that_will_have_no_jobs(
 # --- Control --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", ["pause", "resume", "drain"])
+@pytest.mark.parametrize("what", ["pause", "resume"])
 def test_control(talks: Talks, clock: ManualClock, what: str) -> None:
     daemon = Daemon(clock, CUT, told({}))
     daemon.talk(talks.control("cars.v2", what))
     call = daemon.calls[1]
     assert (call.method, call.path, call.json) == ("POST", f"/v1/templates/cars.v2/{what}", None)
+
+
+def test_drain_tells_how_many_tasks_were_taken_out(talks: Talks, clock: ManualClock) -> None:
+    daemon = Daemon(clock, told({"name": "scenes", "retired": 4}))
+    assert daemon.talk(talks.drain("scenes")) == 4
+    assert daemon.calls[0].path == "/v1/templates/scenes/drain"
 
 
 def test_prewarm(talks: Talks, clock: ManualClock) -> None:

@@ -128,7 +128,7 @@ def test_where_the_token_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_token(None) == "first"
     assert find_token("own") == "own"
     assert find_token("") is None
-    with pytest.raises(ConfigError, match="visible ASCII") as caught:
+    with pytest.raises(ConfigError, match="cannot be printed") as caught:
         find_token(f"{SECRET}\nX-Other: y")
     assert SECRET not in str(caught.value)
 
@@ -146,6 +146,12 @@ def test_the_token_is_shown_to_the_daemon_and_to_nobody_else(
     assert "tried again" in caplog.text
     for text in (caplog.text, str(caught.value), repr(caught.value), repr(pool)):
         assert SECRET not in text
+
+
+def test_a_token_of_any_letters(connect: Connect, daemon: Scripted) -> None:
+    daemon.answers = [LEASE]
+    connect(token="tökén").acquire("scenes")
+    assert (b"Authorization", "Bearer tökén".encode()) in daemon.seen[0].headers.raw
 
 
 def test_without_a_token_none_is_shown(connect: Connect, daemon: Scripted) -> None:

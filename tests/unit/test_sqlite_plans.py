@@ -42,6 +42,7 @@ PARTIAL = {
     "leases_expiring",
     "requests_open",
     "requests_open_task",
+    "requests_spooled",
 }
 STEP = re.compile(r"(?:SCAN|SEARCH) (tasks|leases|requests)\b(?: USING (.*))?")
 
@@ -62,6 +63,14 @@ CALLS: dict[str, Callable[[SqliteStore], object]] = {
     "importing_tasks": lambda store: store.importing_tasks(owner="o"),
     "unfinished_tasks": lambda store: store.unfinished_tasks(ready_before=1.0, limit=9),
     "adopt_requests": lambda store: store.adopt_requests("o", now=1.0),
+    "unserved": lambda store: store.unserved(owner="o", now=1.0, each=9),
+    "take_spooled": lambda store: store.take_spooled("x", owner="o", now=1.0),
+    "claim_queued": lambda store: store.claim_queued("x", "f", owner="o", now=1.0),
+    "queue_request": lambda store: store.queue_request(
+        "x", under="y", lease_id="z", most=9, now=1.0
+    ),
+    "queued": lambda store: store.queued(),
+    "queue_length": lambda store: store.queue_length(),
     "begin_create": lambda store: store.begin_create(
         new_id(), "a", "f", limit=LIMIT, owner="o", now=1.0
     ),
@@ -158,6 +167,26 @@ def test_the_way_of_a_request_reads_no_finished_rows(store: SqliteStore) -> None
 
     check(store, lambda store: serve(store, key="k", with_request=True))
     check(store, lambda store: serve(store, key="k", with_request=False))
+
+
+def test_the_way_of_a_spooled_request_reads_no_finished_rows(store: SqliteStore) -> None:
+    def serve(store: SqliteStore) -> None:
+        wanted = NewLease(id=new_id(), template="a", fingerprint="f", owner="o", ttl=9.0)
+        request = NewRequest(id=new_id(), spooled=True)
+        store.open_lease(wanted, request=request, claim=False, most_queued=9, now=1.0)
+        pooled_id = new_id()
+        store.begin_create(pooled_id, "a", "f", limit=LIMIT, owner="o", now=1.0)
+        store.record_created(pooled_id, task_id=1, now=1.0)
+        store.finish_create(pooled_id, prepared=True, now=1.0)
+        assert store.claim_queued(request.id, "f", owner="o", now=1.0)
+        assert store.queue_request(request.id, under=wanted.id, lease_id="fresh", most=9, now=1.0)
+        assert store.take_spooled(request.id, owner="o", now=1.0)
+        assert store.claim_warm("fresh", "f", now=1.0)
+        assert store.requeue_request(request.id, lease_id="more", reason="", now=1.0)
+        assert len(store.unserved(owner="o", now=1.0, each=9)) == 1
+        assert store.cancel_request(request.id, now=1.0)
+
+    check(store, serve)
 
 
 def test_the_hand_out_takes_the_oldest_without_sorting(store: SqliteStore) -> None:

@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import chain
+
+import pytest
+import store_processes as processes
+from store_scene import JOBS, NOW, Scene, data, everything, wish
+
+from pool.errors import IdempotencyConflict, QueueFull
+from pool.model import LeaseState, Outcome, RequestRecord, RequestState, TaskState
+from pool.store.base import Opened
+from pool.store.queue_rows import NOBODY
+
+WAITING = (None, LeaseState.WAITING, RequestState.QUEUED)
+
+
+def spooled(scene: Scene, *, template: str = "streets", key: str | None = None) -> RequestRecord:
+    """A request that waits in the spool."""
+    request = replace(data(), spooled=True)
+    opened = scene.store.open_lease(
+        wish(template=template, key=key), request=request, claim=False, now=NOW
+    )
+    assert opened.request is not None
+    return opened.request
+
+
+def uploading(scene: Scene, *, owner: str = "here") -> Opened:
+    """A spooled request that somebody serves."""
+    scene.warm()
+    opened = scene.store.open_lease(
+        wish(owner=owner), request=replace(data(), spooled=True), now=NOW
+    )
+    assert opened.request is not None
+    assert opened.request.state is RequestState.UPLOADING
+    return opened
+
+
+def queue(
+    scene: Scene, request: RequestRecord | None, *, under: str = "", most: int | None = None
+) -> RequestRecord | None:
+    assert request is not None
+    return scene.store.queue_request(
+        request.id, under=under or request.lease_id, lease_id="fresh", most=most, now=NOW + 1
+    )
+
+
+def unserved(scene: Scene, *, owner: str = "daemon", now: float = NOW) -> list[str]:
+    return [each.id for each in scene.store.unserved(owner=owner, now=now, each=99)]
+
+
+# --- Accepting -----------------------------------------------------------------------------------
+
+
+def test_a_spooled_request_that_waits_is_nobodys(scene: Scene) -> None:
+    request = spooled(scene)
+    assert (request.state, request.owner, request.spooled) == (
+        RequestState.QUEUED,
+        NOBODY,
+        True,
+    )
+    assert scene.lease(request.lease_id).owner == NOBODY
+    assert scene.request(request) == request
+
+
+def test_one_that_gets_a_task_at_once_is_its_owners(scene: Scene) -> None:
+    opened = uploading(scene, owner="daemon")
+    assert opened.request is not None
+    assert (opened.request.owner, opened.lease.owner) == ("daemon", "daemon")
+
+
+def test_no_task_is_taken_unless_one_is_asked_for(scene: Scene) -> None:
+    task = scene.warm()
+    spooled(scene)
+    assert scene.task(task.id).state is TaskState.WARM
+    assert scene.store.hand_outs() == {}
+
+
+def test_a_bound_on_what_waits(scene: Scene) -> None:
+    scene.queued()  # its caller has the data
+    for _ in range(2):
+        spooled(scene)
+    before = everything(scene.store)
+    request = replace(data(), spooled=True)
+    with pytest.raises(QueueFull):
+        scene.store.open_lease(wish(key="k"), request=request, most_queued=2, now=NOW)
+    assert everything(scene.store) == before
+    scene.warm()
+    opened = scene.store.open_lease(wish(key="k"), request=request, most_queued=2, now=NOW)
+    assert not opened.replayed
+    assert opened.task is not None, "it does not wait"
+    again = scene.store.open_lease(wish(key="k"), request=data(), most_queued=0, now=NOW)
+    assert again.replayed, "and is known even when nothing may wait"
+    assert scene.store.open_lease(wish(), request=data(), most_queued=0, now=NOW).request
+
+
+# --- Putting aside -------------------------------------------------------------------------------
+
+
+def test_an_untouched_task_is_given_back(scene: Scene) -> None:
+    opened = scene.uploading()
+    task_id = opened.lease.pooled_id
+    queued = queue(scene, opened.request)
+    assert queued is not None
+    assert queued == scene.request(opened.request)
+    assert (queued.state, queued.owner, queued.spooled) == (RequestState.QUEUED, NOBODY, True)
+    assert (queued.lease_id, queued.pooled_id, queued.task_id) == ("fresh", None, None)
+    assert (queued.outcome, queued.handed_out_at, queued.tasks_spent) == (None, None, 0)
+    assert scene.task(task_id).state is TaskState.WARM
+    assert scene.task(task_id).lease_id is None
+    assert scene.lease(opened.lease.id).state is LeaseState.RELEASED
+    fresh = scene.lease("fresh")
+    assert (fresh.state, fresh.owner, fresh.template) == (LeaseState.WAITING, NOBODY, "streets")
+
+
+def test_what_waits_anyway_waits_in_the_spool(scene: Scene) -> None:
+    opened = scene.queued(key="k")
+    queued = queue(scene, opened.request)
+    assert queued is not None
+    assert (queued.lease_id, queued.spooled, queued.owner) == (opened.lease.id, True, NOBODY)
+    assert scene.store.lease("fresh") is None
+    assert scene.states(opened) == WAITING
+    assert scene.queued(key="k").request == queued, "its key is known, and to other processes"
+
+
+def test_putting_aside_has_the_bound_too(scene: Scene) -> None:
+    spooled(scene)
+    waiting, opened = scene.queued(), scene.uploading()
+    before = everything(scene.store)
+    for request in (waiting.request, opened.request):
+        with pytest.raises(QueueFull):
+            queue(scene, request, most=1)
+    assert everything(scene.store) == before
+    assert queue(scene, opened.request, most=2) is not None
+
+
+def test_what_cannot_be_put_aside(scene: Scene) -> None:
+    importing, cancelled, moved = scene.importing(), scene.queued(), scene.uploading()
+    assert cancelled.request is not None
+    scene.store.cancel_request(cancelled.request.id, now=NOW)
+    before = everything(scene.store)
+    assert queue(scene, importing.request) is None
+    assert queue(scene, cancelled.request) is None
+    assert queue(scene, moved.request, under="another lease") is None
+    unknown = scene.store.queue_request("x", under="y", lease_id="z", most=None, now=NOW)
+    assert unknown is None
+    assert everything(scene.store) == before
+
+
+# --- Taking --------------------------------------------------------------------------------------
+
+
+def test_what_nobody_works_on(scene: Scene) -> None:
+    store = scene.store
+    for owner in ("daemon", "alive"):
+        store.renew_owner(owner, until=NOW + 99)
+    scene.queued(owner="gone")
+    first, mine, theirs = spooled(scene), uploading(scene, owner="daemon"), uploading(scene)
+    uploading(scene, owner="alive")
+    scene.importing(owner="gone")
+    last = spooled(scene, template="other")
+    wanted = [first, mine.request, theirs.request, last]
+    assert unserved(scene) == [request.id for request in wanted if request]
+    taken = store.take_spooled(first.id, owner="alive", now=NOW)
+    assert taken == replace(first, owner="alive")
+    assert scene.lease(first.lease_id).owner == "alive"
+    assert first.id not in unserved(scene)
+    assert first.id in unserved(scene, now=NOW + 100), "it died"
+    described = store.unserved(owner="daemon", now=NOW, each=99)[-1]
+    assert (described.template, described.state) == ("other", RequestState.QUEUED)
+    assert described.lease_id == last.lease_id
+
+
+def test_a_template_with_many_does_not_hide_the_others(scene: Scene) -> None:
+    many = [spooled(scene) for _ in range(5)]
+    other = spooled(scene, template="other")
+    found = scene.store.unserved(owner="daemon", now=NOW, each=2)
+    assert [each.id for each in found] == [many[0].id, many[1].id, other.id]
+    assert scene.store.unserved(owner="daemon", now=NOW, each=0) == []
+
+
+def test_what_cannot_be_taken(scene: Scene) -> None:
+    store = scene.store
+    store.renew_owner("alive", until=NOW + 99)
+    unspooled, importing = scene.queued(owner="gone"), uploading(scene)
+    assert importing.request is not None
+    assert store.begin_import(importing.request.id, deadline=NOW, now=NOW)
+    served, cancelled = uploading(scene, owner="alive"), spooled(scene)
+    store.cancel_request(cancelled.id, now=NOW)
+    before = everything(store)
+    for request in (unspooled.request, importing.request, served.request, cancelled):
+        assert request is not None
+        assert store.take_spooled(request.id, owner="daemon", now=NOW) is None
+        assert store.claim_queued(request.id, "f00d", owner="daemon", now=NOW) is None
+    assert store.take_spooled("unknown", owner="daemon", now=NOW) is None
+    assert store.claim_queued("unknown", "f00d", owner="daemon", now=NOW) is None
+    assert everything(store) == before
+    assert store.adopt_requests("daemon", now=NOW) == [
+        replace(scene.request(each.request), owner="daemon") for each in (unspooled, importing)
+    ]
+
+
+def test_claiming_for_a_queued_request(scene: Scene) -> None:
+    request = spooled(scene)
+    assert scene.store.claim_queued(request.id, "f00d", owner="daemon", now=NOW) is None
+    assert scene.request(request) == request
+    task = scene.warm()
+    assert scene.store.claim_queued(request.id, "other", owner="daemon", now=NOW) is None
+    handout = scene.store.claim_queued(request.id, "f00d", owner="daemon", now=NOW + 5)
+    assert handout is not None
+    assert handout.request == scene.request(request)
+    assert handout.request.state is RequestState.UPLOADING
+    assert (handout.request.owner, handout.lease.owner) == ("daemon", "daemon")
+    assert (handout.task.id, handout.lease.outcome) == (task.id, Outcome.WAIT)
+    scene.warm()
+    assert scene.store.claim_queued(request.id, "f00d", owner="daemon", now=NOW) is None
+
+
+def test_a_task_made_for_a_request_that_was_taken(scene: Scene) -> None:
+    request = spooled(scene)
+    assert scene.store.take_spooled(request.id, owner="daemon", now=NOW)
+    task = scene.creating()
+    scene.store.record_created(task.id, task_id=77, now=NOW)
+    handout = scene.store.finish_cold(task.id, request.lease_id, prepared=True, now=NOW)
+    assert handout is not None and handout.request is not None
+    assert (handout.request.owner, handout.request.outcome) == ("daemon", Outcome.COLD)
+
+
+def test_one_process_only_takes_a_request(scene: Scene, store_url: str) -> None:
+    for owner in "abcd":
+        scene.store.renew_owner(owner, until=NOW + 9)
+    waiting = [spooled(scene).id for _ in range(40)]
+    calls = [(store_url, owner, waiting) for owner in "abcd"]
+    taken = chain.from_iterable(processes.run(processes.take_spooled, *calls))
+    assert sorted(taken) == sorted(waiting)
+
+
+def test_one_process_only_claims_for_a_request(scene: Scene, store_url: str) -> None:
+    for owner in "abcd":
+        scene.store.renew_owner(owner, until=NOW + 9)
+    waiting = [spooled(scene).id for _ in range(20)]
+    tasks = [scene.warm().task_id for _ in range(30)]
+    calls = [(store_url, owner, waiting) for owner in "abcd"]
+    claimed = list(chain.from_iterable(processes.run(processes.claim_queued, *calls)))
+    assert sorted(request for request, _ in claimed) == sorted(waiting)
+    assert len({task for _, task in claimed} & set(tasks)) == 20
+
+
+# --- What happens to them ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["uploading", "importing"])
+def test_one_that_needs_another_task_is_nobodys(scene: Scene, state: str) -> None:
+    opened = uploading(scene)
+    request = opened.request
+    assert request is not None
+    if state == "importing":
+        scene.store.begin_import(request.id, deadline=NOW, now=NOW)
+    assert scene.store.requeue_request(request.id, lease_id="fresh", reason="gone", now=NOW)
+    queued = scene.request(request)
+    assert (queued.owner, queued.tasks_spent) == (NOBODY, 1)
+    assert scene.lease("fresh").owner == NOBODY
+    assert unserved(scene) == [request.id]
+
+
+def test_its_key_stays_its_own(scene: Scene) -> None:
+    """Its caller was told that it is accepted."""
+    queued, untouched = spooled(scene, key="q"), spooled(scene, key="u")
+    scene.store.fail_request(queued.id, code="pool-empty", message="", now=NOW)
+    scene.warm()
+    scene.store.claim_queued(untouched.id, "f00d", owner="daemon", now=NOW)
+    scene.store.return_request(untouched.id, code="data-gone", message="", now=NOW)
+    for key, request in (("q", queued), ("u", untouched)):
+        assert scene.queued(key=key).request == scene.request(request)
+
+
+def test_the_key_of_a_returned_request_is_free(scene: Scene) -> None:
+    scene.warm()
+    opened = scene.store.open_lease(wish(key="k"), request=data(), now=NOW)
+    assert opened.request is not None
+    assert scene.store.return_request(opened.request.id, code="x", message="", now=NOW)
+    assert not scene.store.open_lease(wish(key="k"), request=data(), now=NOW).replayed
+
+
+def test_cancelling_one(scene: Scene) -> None:
+    request = spooled(scene)
+    assert scene.store.cancel_request(request.id, now=NOW)
+    assert scene.lease(request.lease_id).state is LeaseState.ABANDONED
+    assert (unserved(scene), scene.store.queue_length()) == ([], 0)
+
+
+@pytest.mark.parametrize("call", ["begin_import", "fail_request", "return_request", "requeue"])
+def test_whoever_lost_a_request_changes_nothing(scene: Scene, call: str) -> None:
+    opened = uploading(scene)
+    request, store = opened.request, scene.store
+    assert request is not None
+    store.requeue_request(request.id, under=opened.lease.id, lease_id="fresh", reason="", now=NOW)
+    scene.warm()
+    assert store.claim_queued(request.id, "f00d", owner="heir", now=NOW)
+    before = everything(store)
+    calls = {
+        "begin_import": lambda under: store.begin_import(
+            request.id, under=under, deadline=NOW, now=NOW
+        ),
+        "fail_request": lambda under: store.fail_request(
+            request.id, under=under, code="x", message="", now=NOW
+        ),
+        "return_request": lambda under: store.return_request(
+            request.id, under=under, code="x", message="", now=NOW
+        ),
+        "requeue": lambda under: store.requeue_request(
+            request.id, under=under, lease_id="more", reason="", now=NOW
+        ),
+    }
+    assert not calls[call](opened.lease.id)
+    assert everything(store) == before
+    assert calls[call]("fresh")
+
+
+# --- Counting ------------------------------------------------------------------------------------
+
+
+def test_counting_what_is_queued(scene: Scene) -> None:
+    assert (scene.store.queued(), scene.store.queue_length()) == ({}, 0)
+    scene.queued()
+    spooled(scene)
+    spooled(scene, template="other")
+    scene.waiting()
+    served = uploading(scene)
+    assert scene.store.queued() == {"streets": 2, "other": 1}
+    assert scene.store.queue_length() == 2
+    assert served.lease.pooled_id is not None
+    assert scene.store.complete_import(served.lease.pooled_id, JOBS, now=NOW)
+    assert scene.store.queue_length() == 2
+
+
+def test_a_key_is_bound_to_what_was_asked_while_it_waits(scene: Scene) -> None:
+    spooled(scene, key="k")
+    with pytest.raises(IdempotencyConflict):
+        scene.store.open_lease(wish(key="k", payload="q"), request=data(), now=NOW)

@@ -1,0 +1,52 @@
+"""``cvat-pool tune``: a recommendation from what the store knows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from support.commands import cvat_pool
+from support.services import fill, refill_of
+
+from pool import TaskPool
+
+
+def test_what_was_asked_for_is_what_is_recommended(pool: TaskPool, config_path: Path) -> None:
+    fill(refill_of(pool.engine))
+    for _ in range(4):
+        pool.acquire("scenes")
+    result = cvat_pool("tune", "scenes", cwd=config_path.parent)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "4 hand-outs, 2 hits, 0 waits, 2 colds" in result.stdout
+    assert "served at once: 50.0%; hit_rate wants 99.0%" in result.stdout
+    assert "is recommended: " in result.stdout
+    told = json.loads(cvat_pool("tune", "scenes", "--json", cwd=config_path.parent).stdout)
+    assert told["demanded"]["hits"] == 2
+    assert told["current"] == 2
+    assert 1 <= told["min_size"] <= 4
+    assert told["creates"]["count"] == 2
+    assert told["expected"] >= 0.99
+
+
+def test_a_pool_that_is_too_small_by_its_settings(pool: TaskPool, config_path: Path) -> None:
+    for _ in range(3):
+        pool.acquire("scenes")
+    text = config_path.read_text().replace("min_size = 2", "min_size = 0, max_size = 1")
+    config_path.write_text(text)
+    result = cvat_pool("tune", "scenes", cwd=config_path.parent)
+    assert "not measured yet, 1.00 s is assumed" in result.stdout
+    assert "max_size = 1 has to be raised for that" in result.stdout
+
+
+def test_nobody_has_asked(config_path: Path) -> None:
+    result = cvat_pool("tune", "scenes", cwd=config_path.parent)
+    assert result.returncode == 0
+    assert "nothing can be recommended" in result.stdout
+    told = json.loads(cvat_pool("tune", "scenes", "--json", cwd=config_path.parent).stdout)
+    assert told["min_size"] is None
+
+
+def test_an_unknown_template(config_path: Path) -> None:
+    result = cvat_pool("tune", "scences", cwd=config_path.parent)
+    assert result.returncode == 2
+    assert "there is scenes" in result.stderr

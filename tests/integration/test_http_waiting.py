@@ -1,0 +1,204 @@
+"""Many who wait at once, those who leave, and the end of the server."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+from support.api import Api, Serving, keyed, waiting
+from support.services import PATIENCE
+
+from pool.clock import SystemClock
+from pool.model import Job, LeaseState, RequestState
+from pool.store import open_store
+from pool.store.base import NewLease, NewRequest
+
+JOBS = (Job(id=7, url="http://cvat/jobs/7", start_frame=0, stop_frame=0),)
+
+
+def until(condition: Callable[[], object]) -> None:
+    """What waits does not announce itself."""
+    deadline = SystemClock().monotonic() + PATIENCE
+    while not condition():
+        assert SystemClock().monotonic() < deadline
+        threading.Event().wait(0.005)
+
+
+def importing(served: Serving, number: int) -> str:
+    """The id of a request whose import another process watches."""
+    store, now = served.engine.store, served.engine.clock.now()
+    fingerprint = served.engine.templates["scenes"].fingerprint
+    task = store.begin_create(
+        f"task{number}", "scenes", fingerprint, limit=None, owner="other", now=now
+    )
+    assert task is not None
+    store.record_created(task.id, task_id=number, now=now)
+    lease = NewLease(
+        id=f"lease{number}", template="scenes", fingerprint="none", owner="other", ttl=60.0
+    )
+    store.open_lease(lease, request=NewRequest(id=f"request{number}", files=("a",)), now=now)
+    assert store.finish_cold(task.id, lease.id, prepared=True, now=now)
+    assert store.begin_import(f"request{number}", deadline=now + 60, now=now)
+    return f"request{number}"
+
+
+@contextmanager
+def polling(served: Serving, path: str) -> Iterator[socket.socket]:
+    """A connection on which somebody long-polls."""
+    with socket.create_connection(("127.0.0.1", int(served.server.url.rpartition(":")[2]))) as line:
+        line.settimeout(PATIENCE)
+        line.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=60\r\n\r\n".encode())
+        yield line
+
+
+def test_ends_that_this_process_finds(served: Serving, api: Api) -> None:
+    ids = [importing(served, number) for number in range(1, 4)]
+    with ThreadPoolExecutor(3) as threads:
+        polls = [
+            threads.submit(api.get, f"/v1/requests/{each}", headers=waiting(20)) for each in ids
+        ]
+        for number in (3, 1, 2):
+            assert served.engine.tracker.deliver(number, JOBS)
+            assert polls[number - 1].result().json["state"] == "ready"
+
+
+def test_ends_that_another_process_finds(served: Serving, api: Api, store_url: str) -> None:
+    ready, failed = importing(served, 1), importing(served, 2)
+    elsewhere = open_store(store_url)
+    with ThreadPoolExecutor(2) as threads:
+        polls = [
+            threads.submit(api.get, f"/v1/requests/{each}", headers=waiting(20))
+            for each in (ready, failed)
+        ]
+        now = served.engine.clock.now()
+        assert elsewhere.complete_import("task1", JOBS, now=now)
+        assert elsewhere.fail_import("task2", code="task-gone", message="deleted", now=now)
+        assert polls[0].result().json["jobs"][0]["id"] == 7
+        assert polls[1].result().json["error"] == {
+            "code": "task-gone",
+            "title": "The task was deleted on the server while it was in use",
+            "detail": "deleted",
+            "status": 409,
+        }
+    elsewhere.close()
+
+
+def test_many_wait_without_a_thread_for_each(served: Serving) -> None:
+    ids = [importing(served, number) for number in range(1, 41)]
+    with polling(served, f"/v1/requests/{ids[0]}"):
+        threading.Event().wait(0.05)
+        before = threading.active_count()
+    lines = []
+    for each in ids * 3:
+        line = polling(served, f"/v1/requests/{each}")
+        lines.append((line, line.__enter__()))
+    threading.Event().wait(0.2)
+    # Each group of the workers may have grown to its own bound, and not beyond.
+    assert threading.active_count() - before <= 20
+    for number in range(1, 41):
+        served.engine.tracker.deliver(number, JOBS)
+    for line, connection in lines:
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
+        line.__exit__(None, None, None)
+
+
+def test_who_has_gone_is_forgotten(served: Serving, waiters: Callable[[], int]) -> None:
+    request = importing(served, 1)
+    with polling(served, f"/v1/requests/{request}"), polling(served, f"/v1/requests/{request}"):
+        until(lambda: waiters() == 2)
+    until(lambda: waiters() == 0)
+
+
+def test_when_the_time_is_over(served: Serving, api: Api, waiters: Callable[[], int]) -> None:
+    request = importing(served, 1)
+    answer = api.get(f"/v1/requests/{request}", headers=waiting(1))
+    assert (answer.status, answer.json["state"]) == (200, "importing")
+    assert waiters() == 0
+
+
+def test_a_preference_that_cannot_be_read_is_none(served: Serving, api: Api) -> None:
+    request = importing(served, 1)
+    for preference in ("wait", "wait=", "wait=-1", "wait=soon", "respond-async"):
+        answer = api.get(f"/v1/requests/{request}", headers={"Prefer": preference})
+        assert answer.status == 200
+        assert "preference-applied" not in answer.headers
+    answer = api.get(f"/v1/requests/{request}", headers={"Prefer": 'x=1, Wait="0"; y'})
+    assert answer.headers["preference-applied"] == "wait=0"
+
+
+# --- The end of the server ------------------------------------------------------------------------
+
+
+def test_a_stop_answers_those_who_wait(served: Serving, api: Api, image: bytes) -> None:
+    served.fill()
+    request = importing(served, 1)
+    lease = api.lease().json["id"]
+    with ThreadPoolExecutor(3) as threads:
+        polls = [
+            threads.submit(api.get, f"/v1/requests/{request}", headers=waiting(60)),
+            threads.submit(api.get, f"/v1/leases/{lease}", headers=waiting(60)),
+        ]
+        sent = threads.submit(
+            api.submit, [("a.jpg", image)], template="patient", wait=60, key="monday"
+        )
+        served.fill()
+        until(lambda: served.engine.store.requests().requests[0].id != request)
+        threading.Event().wait(0.1)
+        served.ending.tell()
+        served.server.stop(PATIENCE)
+        assert [poll.result().status for poll in polls] == [200, 200]
+        assert sent.result().status in (201, 202)
+    # Nothing that was accepted is lost.
+    kept = served.engine.store.request(sent.result().json["id"])
+    assert kept is not None
+    assert kept.state is not RequestState.FAILED
+
+
+def test_a_stop_ends_the_wait_for_a_task(served: Serving, api: Api) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        lease = threads.submit(api.lease, "patient", key="monday")
+        until(lambda: served.engine.store.leases([LeaseState.WAITING]))
+        served.ending.tell()
+        answer = lease.result()
+    assert (answer.status, answer.code) == (503, "stopping")
+    assert int(answer.headers["retry-after"]) >= 1
+    # The key is free: the caller asks again, here or another daemon.
+    served.fill()
+    again = api.post("/v1/leases", {"template": "patient"}, headers=keyed("monday"))
+    assert again.status == 201
+
+
+def test_a_stop_waits_for_what_is_being_sent(served: Serving, image: bytes) -> None:
+    served.fill()
+    body = (
+        b'--b\r\nContent-Disposition: form-data; name="template"\r\n\r\nscenes\r\n--b\r\n'
+        b'Content-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'
+        + image
+        + b"\r\n--b--\r\n"
+    )
+    port = int(served.server.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as line, ThreadPoolExecutor(1) as threads:
+        line.settimeout(PATIENCE)
+        line.sendall(
+            b"POST /v1/requests HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; "
+            b"boundary=b\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body[:100])
+        )
+        threading.Event().wait(0.1)
+        served.ending.tell()
+        stopped = threads.submit(served.server.stop, PATIENCE)
+        line.sendall(body[100:])
+        assert line.recv(100).startswith(b"HTTP/1.1 202 Accepted")
+        stopped.result()
+    (request,) = served.engine.store.requests().requests
+    assert request.size == len(image)
+
+
+@pytest.fixture
+def waiters(served: Serving) -> Callable[[], int]:
+    """How many wait for requests and leases."""
+    waiting = served.waiting
+    return lambda: waiting.count
