@@ -82,9 +82,7 @@ def kind_of(upload: Upload) -> str:
     return "images"
 
 
-def digest(
-    upload: Upload, told: Mapping[str, Any], contents: Iterable[bytes] | None = None
-) -> str:
+def digest(upload: Upload, told: Mapping[str, Any], contents: Iterable[bytes] | None = None) -> str:
     """A digest of the data, content included, and of what was told with it: what an
     idempotency key is bound to. ``contents`` are the SHA-256 digests of the files, where they
     are known already."""

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from pool.errors import InputError, PoolError, StoreError, UnknownLease
 from pool.files import digest, names_of
 from pool.http.bodies import RequestFields, RequestWish, parse, request_fields
-from pool.http.limits import Places, blocks, read_json
+from pool.http.limits import LONGEST_LIST, Places, blocks, read_json
 from pool.http.multipart import FormReader
 from pool.http.workers import Workers
 from pool.incoming import Incoming
@@ -78,7 +78,10 @@ class Accepting:
 
     async def json(self, request: Request, key: str | None) -> RequestRecord:
         """A request whose data CVAT fetches by itself; errors as of :meth:`form`."""
-        content = await read_json(request, patience=self._settings.receive_timeout)
+        async with self._places.taken():
+            content = await read_json(
+                request, patience=self._settings.receive_timeout, most=LONGEST_LIST
+            )
         wish = parse(RequestWish, content)
         named = wish.share or wish.urls or (wish.cloud.keys if wish.cloud else ())
         if len(named) > self._settings.max_files:

@@ -54,7 +54,7 @@ def create_app(served: Served) -> FastAPI:
         openapi_url="/openapi.json",
         lifespan=lifespan,
     )
-    app.state.waiting = waiting
+    app.state.waiting, app.state.accepting = waiting, accepting
     install(app)
     app.add_middleware(Guard, tokens=served.tokens)
     app.add_middleware(Envelope, on_answer=observation.metrics.answered)

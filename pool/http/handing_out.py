@@ -12,7 +12,7 @@ from typing import Final
 from starlette.requests import ClientDisconnect
 
 from pool.engine import Engine
-from pool.errors import PoolEmpty, PoolError, Stopping, WaitTimeout
+from pool.errors import PoolEmpty, PoolError, QueueFull, Stopping, WaitTimeout
 from pool.http.ending import Ending
 from pool.http.waiting import Gone
 from pool.http.watch import Watch
@@ -48,6 +48,7 @@ class HandingOut:
         self._warm = engine.warm
         self._workers = workers
         self._ending = ending
+        self._most_waiting = engine.settings.daemon.max_queued
         self._line: list[_Waiter] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         #: These belong to the thread that looks.
@@ -85,6 +86,7 @@ class HandingOut:
         """A task for a lease that waits: see :meth:`pool.services.handout.HandOut.open`, whose
         promises and errors are these too.
 
+        :raises QueueFull: as many callers as ``daemon.max_queued`` allows wait already.
         :raises Stopping: the server is about to stop; the caller may ask again with its key.
         :raises starlette.requests.ClientDisconnect: the caller has gone; its lease waits no more.
         """
@@ -157,6 +159,10 @@ class HandingOut:
     ) -> Handout | None:
         if patience <= 0:
             return None
+        if len(self._line) >= self._most_waiting:
+            raise QueueFull(
+                f"{self._most_waiting} callers wait, as many as daemon.max_queued allows"
+            )
         self._loop = loop = asyncio.get_running_loop()
         waiter = _Waiter(template, lease_id, loop.create_future())
         timer = loop.call_later(patience, _tell, waiter, None)

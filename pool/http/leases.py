@@ -56,6 +56,7 @@ def lease_router(
                 errors.IdempotencyConflict,
                 errors.LeaseEnded,
                 errors.PoolEmpty,
+                errors.QueueFull,
                 errors.WaitTimeout,
             ),
             201: openapi.answer(
@@ -141,6 +142,10 @@ def _follow(pool: TaskPool, lease_id: str) -> None:
     record = pool.store.lease(lease_id)
     if record is None or record.state not in (LeaseState.ACTIVE, LeaseState.USED):
         return
-    task = pool.store.task(record.pooled_id) if record.pooled_id else None
-    if task is not None and task.lease_id == lease_id:
+    found = pool.store.task_on_server(record.task_id) if record.task_id else None
+    if found is None:
+        return
+    task, request = found
+    # The import of a request is followed at its own pace.
+    if request is None and task.lease_id == lease_id:
         pool.engine.tracker.watch_lease(Handout(lease=record, task=task))

@@ -11,8 +11,9 @@ from starlette.requests import ClientDisconnect, Request
 
 from pool.errors import TooLarge, TooManyUploads, TooSlow, WrongMediaType
 
-#: Bytes of the longest body of JSON.
-LONGEST_JSON: Final = 8 * 2**20
+#: Bytes of the longest body of JSON, and of one that may list thousands of names.
+LONGEST_JSON: Final = 2**16
+LONGEST_LIST: Final = 8 * 2**20
 #: Bytes of an upload that are gathered before they are written; with the buffers below this, what
 #: one upload takes up in memory.
 BLOCK: Final = 2**18
@@ -100,13 +101,18 @@ class Places:
         self._most_waiting = waiting
         self._waiting = 0
 
+    @property
+    def full(self) -> bool:
+        """Whether the next one has to wait."""
+        return self._turns.locked()
+
     @asynccontextmanager
     async def taken(self) -> AsyncIterator[None]:
         """Wait for a place, and have it.
 
         :raises TooManyUploads: too many wait already, or it took too long.
         """
-        if self._turns.locked() and self._waiting >= self._most_waiting:
+        if self.full and self._waiting >= self._most_waiting:
             raise TooManyUploads("try again in a moment")
         self._waiting += 1
         try:

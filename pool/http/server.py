@@ -17,10 +17,11 @@ from pool.errors import CannotListen, ConfigError
 from pool.http.protocol import Protocol
 from pool.settings import DaemonSettings
 
-#: Seconds in which the server must have started, and what is left of the time to stop when
-#: answers that are still under way are ended.
+#: Seconds in which the server must have started.
 START = 10.0
-MARGIN = 1.0
+#: The share of the time to stop in which answers that are under way may come to their end; the
+#: other parts of the daemon want to stop as well.
+GRACE = 0.5
 #: Seconds for which an idle connection is kept.
 KEEP_ALIVE = 75
 BACKLOG = 512
@@ -103,7 +104,7 @@ class HttpServer:
             ws="none",
             server_header=False,
             proxy_headers=False,
-            timeout_graceful_shutdown=max(1, round(self._settings.stop_timeout - MARGIN)),
+            timeout_graceful_shutdown=max(1, round(GRACE * self._settings.stop_timeout)),
             timeout_keep_alive=KEEP_ALIVE,
         )
         server, started = _Server(config), threading.Event()

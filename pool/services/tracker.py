@@ -28,6 +28,7 @@ from pool.services.watched import (
     Finished,
     TrackReport,
     Watched,
+    begun,
     borrow,
     failure,
     judge,
@@ -344,14 +345,13 @@ class Tracker:
         except CvatError as error:
             log.info("state not known", task_id=watched.task_id, why=str(error))
             return False
-        if watched.foreign and state.status is ImportStatus.UNKNOWN:
+        unknown = state.status is ImportStatus.UNKNOWN
+        if watched.foreign and unknown and not begun(self._store.task_on_server(watched.task_id)):
             return False  # its caller has not uploaded anything yet
         if watched.foreign and watched.lease_id is not None:
             self._store.begin_foreign_import(watched.lease_id, now=self._clock.now())
-        if state.status in (ImportStatus.UNKNOWN, ImportStatus.FINISHED):
-            watched.unknown += 1
-        else:
-            watched.unknown = 0
+        over = unknown or state.status is ImportStatus.FINISHED
+        watched.unknown = watched.unknown + 1 if over else 0
         verdict = judge(state, unknown=watched.unknown)
         if verdict is None:
             return False

@@ -110,6 +110,12 @@ def borrow(task: PooledTask, request: RequestRecord | None, *, now: float) -> Wa
     return watched
 
 
+def begun(found: tuple[PooledTask, RequestRecord | None] | None) -> bool:
+    """Whether an import was seen in a task into which its caller uploads by itself: where CVAT
+    knows of none any more, it has lost it."""
+    return found is not None and found[0].state is TaskState.IMPORTING and found[1] is None
+
+
 def failure(message: str) -> ImportFailed:
     """A failed import, in CVAT's words."""
     return ImportFailed(message or "CVAT gave no reason")

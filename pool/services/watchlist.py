@@ -21,9 +21,12 @@ class Watchlist:
         return pooled_id in self._watched
 
     def add(self, watched: Watched) -> None:
-        """Watch a task, unless it is watched already."""
+        """Watch a task, unless it is watched already. One that is watched for its lease is watched
+        for its request from now on, when it gets one."""
         with self._guard:
-            self._watched.setdefault(watched.pooled_id, watched)
+            known = self._watched.get(watched.pooled_id)
+            if known is None or (known.foreign and not watched.foreign):
+                self._watched[watched.pooled_id] = watched
 
     def discard(self, pooled_id: str) -> None:
         """Watch a task no longer."""

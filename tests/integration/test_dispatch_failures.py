@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import PATIENCE, fill, refill_of
+from support.services import PATIENCE, dispatch_of, fill, refill_of
 from support.spooled import (
     IMPORTING,
     OTHER,
@@ -103,8 +103,9 @@ def test_refused_credentials_hold_one_template_until_a_person_acts(
 
 @pytest.mark.usefixtures("warm")
 def test_a_refusal_of_all_is_tried_again_with_one(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Engine, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
+    dispatch = dispatch_of(engine, workers=8)
     cvat.failures["upload"] = [CvatRefusedCredentials("revoked") for _ in range(5)]
     requests = [accepted(engine, dispatch, template) for _ in range(3)]
     serve(dispatch)
@@ -247,7 +248,10 @@ def test_an_import_that_cvat_lost_is_sent_again(
 def test_an_import_is_not_late_while_nobody_can_tell(
     engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
-    request = accepted(engine, dispatch, template)
+    requests = []
+    for _ in range(3):
+        requests.append(accepted(engine, dispatch, template))
+        clock.advance(0.03)
     dispatch.drain(PATIENCE)
     go_down(cvat)
     cvat.calls.clear()
@@ -255,11 +259,11 @@ def test_an_import_is_not_late_while_nobody_can_tell(
     while clock.monotonic() < end:
         clock.advance(engine.tracker.seconds_until_due() or 0.0)
         engine.tracker.run_once()
-    assert state(engine, request) is IMPORTING
-    assert len(cvat.calls) < 360
+    assert {state(engine, each) for each in requests} == {IMPORTING}
+    assert len(cvat.calls) < 240, "all are asked for together"
     come_back(cvat)
     import_all(engine, cvat, clock)
-    assert state(engine, request) is READY
+    assert {state(engine, each) for each in requests} == {READY}
 
 
 @pytest.mark.usefixtures("warm")

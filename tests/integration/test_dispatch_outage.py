@@ -14,6 +14,7 @@ from support.spooled import (
     IMPORTING,
     QUEUED,
     READY,
+    accept,
     accepted,
     come_back,
     entries,
@@ -106,6 +107,20 @@ def test_one_request_tries_before_the_others(
     serve(dispatch)
     tasks = [read(engine, each).task_id for each in requests]
     assert list(uploads(cvat)) == tasks, "the oldest first"
+
+
+@pytest.mark.usefixtures("warm")
+def test_nobody_overtakes_those_who_wait(
+    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat
+) -> None:
+    engine.queue.hold(SERVER, CvatUnreachable("down"))
+    waiting = [accepted(engine, dispatch, template) for _ in range(2)]
+    engine.store.release_hold(SERVER)
+    late = accept(engine, dispatch, template)
+    assert late.task is None and late.request is not None
+    serve(dispatch)
+    served = [read(engine, each).task_id for each in (*waiting, late.request.id)]
+    assert list(uploads(cvat)) == served
 
 
 @pytest.mark.usefixtures("warm")

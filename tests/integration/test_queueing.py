@@ -254,6 +254,20 @@ def test_more_than_max_queued_is_refused(
 
 
 @pytest.mark.usefixtures("daemon")
+def test_the_count_that_decides_comes_after_the_data_is_kept(
+    pool: TaskPool, template: Template, cvat: ScriptedCvat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_down(cvat)
+    waiting = [submit(pool).id for _ in range(2)]
+    # Others have queued theirs since it was looked at.
+    monkeypatch.setattr(pool.store, "queue_length", lambda: 0)
+    with pytest.raises(QueueFull):
+        submit(pool)
+    assert entries(pool.engine) == sorted(waiting)
+    assert pool.store.waiting(template.name) == 2
+
+
+@pytest.mark.usefixtures("daemon")
 def test_more_than_the_spool_takes_is_refused(
     pool: TaskPool, template: Template, cvat: ScriptedCvat
 ) -> None:

@@ -21,6 +21,7 @@ import urllib3
 from pool.clock import SystemClock
 from pool.cvat import AccessTokenCredentials, CvatClient
 from pool.engine import Engine
+from pool.http.accepting import Accepting
 from pool.http.app import create_app
 from pool.http.ending import Ending
 from pool.http.served import Served
@@ -110,6 +111,13 @@ class Checker:
 
 _checker: Checker | None = None
 _guard = threading.Lock()
+
+
+def know(document: Mapping[str, Any]) -> None:
+    """Have all clients believe a document; those of servers elsewhere ask for theirs."""
+    global _checker
+    with _guard:
+        _checker = _checker or Checker(json.loads(json.dumps(document)))
 
 
 class Api:
@@ -211,6 +219,7 @@ class Serving:
     dispatch: Dispatch
     server: HttpServer
     waiting: Waiting
+    accepting: Accepting
     ending: Ending
     api: Api
 
@@ -276,11 +285,12 @@ def serving(
     cvat = CvatClient(settings.cvat, AccessTokenCredentials(access_token))
     engine = Engine(settings, store=store, cvat=cvat, clock=SystemClock())
     ending = Ending()
-    dispatch = dispatch_of(engine)
+    dispatch = dispatch_of(engine, most_queued=settings.daemon.max_queued)
     served = Served(
         engine=engine, dispatch=dispatch, receiver=Receiver(), tokens=tokens, ending=ending
     )
     app = create_app(served)
+    know(app.openapi())
     server = HttpServer(lambda: app, settings.daemon)
     engine.start()
     server.start()
@@ -288,7 +298,14 @@ def serving(
     try:
         with Api(server.url, token=token) as api, Rounds(dispatch):
             yield Serving(
-                engine, TaskPool.over(engine), dispatch, server, app.state.waiting, ending, api
+                engine,
+                TaskPool.over(engine),
+                dispatch,
+                server,
+                app.state.waiting,
+                app.state.accepting,
+                ending,
+                api,
             )
     finally:
         ending.tell()
