@@ -292,7 +292,7 @@ def test_fifty_templates_are_found_by_name(page: Page, scripted: ScriptedDaemon)
     assert page.locator("canvas").count() == 2  # those of the one that is open
     page.get_by_label("Filter").fill("-49")
     expect(page.get_by_role("article")).to_have_count(1)
-    toggle = page.get_by_role("button", name="template-49")
+    toggle = page.get_by_role("button", name="template-49", exact=True)
     toggle.click()
     expect(toggle).to_have_attribute("aria-expanded", "true")
     expect(card(page, "template-49").locator(".levels canvas")).to_be_visible()
