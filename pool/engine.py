@@ -18,6 +18,7 @@ from pool.services.hooks import HookWatch
 from pool.services.intake import Intake
 from pool.services.queue import Queue
 from pool.services.signals import Signal
+from pool.services.strays import Strays
 from pool.services.tracker import Tracker
 from pool.services.watched import Finished
 from pool.settings import Settings
@@ -66,7 +67,6 @@ class Engine:
         self._afterwards: ThreadPoolExecutor | None = None
         self.warm = Signal(self.clock)
         self.handed_out = Signal(self.clock)
-        self.heartbeat = Heartbeat(self.store, self.owner, clock=self.clock)
         self.tracker = Tracker(
             self.store,
             self.cvat,
@@ -76,9 +76,14 @@ class Engine:
             rng=rng,
             hooks=HookWatch(self.store, settings, clock=self.clock),
         )
+        self.strays = Strays(self.store, self.tracker, owner=self.owner, clock=self.clock)
+        self.heartbeat = Heartbeat(
+            self.store, self.owner, clock=self.clock, afterwards=self.strays.run_once
+        )
         self.hand_out = HandOut(
             self.store,
             self.cvat,
+            self.strays,
             owner=self.owner,
             clock=self.clock,
             warm=self.warm,

@@ -218,30 +218,31 @@ class TaskPool(Awaiting, Control):
         request = self._new_request(upload, name, assignee)
         payload = digest(upload, told) if idempotency_key is not None else ""
         self.engine.start()
-        intake, hand_out = self.engine.intake, self.engine.hand_out
-        if self.engine.queue.spares_calls and self._may_wait(chosen):
-            opened = hand_out.begin(
+        with self.engine.strays.of_request(request.id):
+            intake, hand_out = self.engine.intake, self.engine.hand_out
+            if self.engine.queue.spares_calls and self._may_wait(chosen):
+                opened = hand_out.begin(
+                    chosen,
+                    request=request,
+                    idempotency_key=idempotency_key,
+                    payload=payload,
+                    claim=False,
+                )
+                return Request(self, intake.queue_up(opened, upload))
+            opened = hand_out.open(
                 chosen,
                 request=request,
                 idempotency_key=idempotency_key,
                 payload=payload,
-                claim=False,
+                timeout=timeout,
+                put_aside=lambda waiting, error: intake.put_aside(waiting, upload, error),
             )
-            return Request(self, intake.queue_up(opened, upload))
-        opened = hand_out.open(
-            chosen,
-            request=request,
-            idempotency_key=idempotency_key,
-            payload=payload,
-            timeout=timeout,
-            put_aside=lambda waiting, error: intake.put_aside(waiting, upload, error),
-        )
-        if opened.request is None:
-            raise PoolError("the store kept no request")
-        if opened.replayed or opened.task is None:
-            return Request(self, opened.request)
-        handout = Handout(lease=opened.lease, task=opened.task, request=opened.request)
-        return self._send(chosen, handout, upload, progress)
+            if opened.request is None:
+                raise PoolError("the store kept no request")
+            if opened.replayed or opened.task is None:
+                return Request(self, opened.request)
+            handout = Handout(lease=opened.lease, task=opened.task, request=opened.request)
+            return self._send(chosen, handout, upload, progress)
 
     def upload_into(
         self,
@@ -261,14 +262,17 @@ class TaskPool(Awaiting, Control):
         upload = build_upload(files, share=share, urls=urls, cloud=cloud, params=params)
         self.engine.start()
         request = self._new_request(upload, name, assignee)
-        handout = self.store.attach_request(
-            lease.id, request, owner=self.engine.owner, now=self.clock.now()
-        )
-        if handout is None:
-            record = self._lease_record(lease.id)
-            raise LeaseEnded(f"lease {lease.id} is {record.state.value} or has a request already")
-        self.engine.tracker.forget(handout.task.id)
-        return self._send(chosen, handout, upload, progress)
+        with self.engine.strays.of_request(request.id):
+            handout = self.store.attach_request(
+                lease.id, request, owner=self.engine.owner, now=self.clock.now()
+            )
+            if handout is None:
+                record = self._lease_record(lease.id)
+                raise LeaseEnded(
+                    f"lease {lease.id} is {record.state.value} or has a request already"
+                )
+            self.engine.tracker.forget(handout.task.id)
+            return self._send(chosen, handout, upload, progress)
 
     # --- Requests -----------------------------------------------------------------------------
 

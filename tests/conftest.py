@@ -69,9 +69,7 @@ def engine(
     settings: Settings, store: Store, cvat: ScriptedCvat, clock: ManualClock
 ) -> Iterator[Engine]:
     """The parts of a process, not started: the test runs each step itself."""
-    engine = Engine(
-        settings, store=store, cvat=cast(Any, cvat), clock=clock, rng=random.Random(1)
-    )
+    engine = Engine(settings, store=store, cvat=cast(Any, cvat), clock=clock, rng=random.Random(1))
     yield engine
     engine.close()
 

@@ -18,11 +18,7 @@ from typing import Final
 from pool.clock import Clock
 from pool.cvat import CvatClient
 from pool.cvat.records import Upload
-from pool.errors import (
-    PoolEmpty,
-    Stopping,
-    UnknownTemplate,
-)
+from pool.errors import PoolEmpty, PoolError, Stopping, UnknownTemplate
 from pool.logs import get_logger
 from pool.model import Handout, RequestState
 from pool.services.acceptance import Acceptance
@@ -34,7 +30,7 @@ from pool.services.intake import Intake
 from pool.services.queue import Queue
 from pool.services.serving import STUMBLE, Case, Serving
 from pool.services.signals import Signal
-from pool.services.turns import Turns
+from pool.services.turns import Turns, by_template
 from pool.settings import Template
 from pool.spool import Spool
 from pool.store.base import NewRequest, Opened, Store
@@ -166,7 +162,12 @@ class Dispatch:
                 self._turns.let_go(request.id)
                 self._spool.drop(request.id)
         if not opened.replayed:
-            self._begin_accepted(template, opened, upload)
+            try:
+                self._begin_accepted(template, opened, upload)
+            except PoolError as error:
+                # It is durable all the same, and seen to in the next round.
+                log.warning("request not begun", request_id=request.id, why=str(error))
+                self._turns.let_go(request.id)
         return opened
 
     def _begin_accepted(self, template: Template, opened: Opened, upload: Upload) -> None:
@@ -206,7 +207,7 @@ class Dispatch:
         failed += sum(self._serving.fail_waiting(each, UnknownTemplate(GONE)) for each in gone)
         gate = self._gates.server()
         if gate is Gate.OPEN:
-            started = sum(self._begin(name, each) for name, each in _by_template(known))
+            started = sum(self._begin(name, each) for name, each in by_template(known))
             failed += sum(self._lose_patience(each) for each in known)
         else:
             # What they wait for now is the server, and no pool is empty because of that.
@@ -301,14 +302,14 @@ class Dispatch:
         self, template: Template, each: Unserved, *, trial: bool, probing: bool = False
     ) -> bool:
         """Have a request served with a warm task, if there is one for it."""
-        self._turns.take(each.id)
-        handout = self._store.claim_queued(
-            each.id,
-            template.fingerprint,
-            older_from=template.older_from,
-            owner=self._owner,
-            now=self._clock.now(),
-        )
+        with self._turns.taking(each.id):
+            handout = self._store.claim_queued(
+                each.id,
+                template.fingerprint,
+                older_from=template.older_from,
+                owner=self._owner,
+                now=self._clock.now(),
+            )
         if handout is None or handout.request is None:
             self._turns.let_go(each.id)
             return False
@@ -329,8 +330,8 @@ class Dispatch:
         most = {Gate.OPEN: template.pool.create_concurrency, Gate.AJAR: 1, Gate.SHUT: 0}[gate]
         if self._creating(template.name) >= most:
             return False
-        self._turns.take(each.id)
-        request = self._store.take_spooled(each.id, owner=self._owner, now=self._clock.now())
+        with self._turns.taking(each.id):
+            request = self._store.take_spooled(each.id, owner=self._owner, now=self._clock.now())
         if request is None or request.state is not RequestState.QUEUED:
             self._turns.let_go(each.id)
             return False
@@ -390,11 +391,3 @@ class Dispatch:
         finally:
             self._probing = False
         self._again()
-
-
-def _by_template(requests: Iterable[Unserved]) -> list[tuple[str, list[Unserved]]]:
-    """The requests of each template, in the order in which their first ones came."""
-    grouped: dict[str, list[Unserved]] = {}
-    for each in requests:
-        grouped.setdefault(each.template, []).append(each)
-    return list(grouped.items())

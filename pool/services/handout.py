@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 
 from pool.clock import Clock
@@ -13,6 +14,7 @@ from pool.model import Handout, LeaseRecord, LeaseState, Levels, RequestRecord, 
 from pool.services.backoff import SERVER
 from pool.services.create import create_on_server
 from pool.services.signals import Signal
+from pool.services.strays import Strays
 from pool.settings import Template
 from pool.store.base import NewLease, NewRequest, Opened, Store
 
@@ -33,6 +35,7 @@ class HandOut:
         self,
         store: Store,
         cvat: Callable[[], CvatClient],
+        strays: Strays,
         *,
         owner: str,
         clock: Clock,
@@ -41,6 +44,7 @@ class HandOut:
     ) -> None:
         self._store = store
         self._cvat = cvat
+        self._strays = strays
         self._owner = owner
         self._clock = clock
         self._warm = warm
@@ -76,7 +80,8 @@ class HandOut:
             return self._await_first_call(template, opened, timeout)
         if opened.task is not None:
             return opened
-        return self._obtain(template, opened, timeout, put_aside)
+        with nullcontext() if request else self._strays.of_lease(opened.lease.id):
+            return self._obtain(template, opened, timeout, put_aside)
 
     # --- The steps of it, none of which waits -------------------------------------------------
 
@@ -167,11 +172,13 @@ class HandOut:
         """What was begun comes to nothing: its lease waits no longer, its request has failed."""
         now = self._clock.now()
         if opened.request is None:
-            self._store.abandon_lease(opened.lease.id, now=now)
+            with self._strays.of_lease(opened.lease.id):
+                self._store.abandon_lease(opened.lease.id, now=now)
             return
         code = error.code if isinstance(error, PoolError) else PoolError.code
         message = error.detail if isinstance(error, PoolError) else "interrupted"
-        self._store.fail_request(opened.request.id, code=code, message=message, now=now)
+        with self._strays.of_request(opened.request.id):
+            self._store.fail_request(opened.request.id, code=code, message=message, now=now)
 
     # --- All of it ------------------------------------------------------------------------------
 

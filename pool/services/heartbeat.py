@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 import threading
+from collections.abc import Callable
 
 from pool.clock import Clock
 from pool.errors import StoreError
@@ -25,18 +26,28 @@ def new_owner() -> str:
 
 
 class Heartbeat:
-    """Renews the claim of one process on its requests and leases."""
+    """Renews the claim of one process on its requests and leases; ``afterwards``, what they need
+    of it is seen to."""
 
-    def __init__(self, store: Store, owner: str, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        owner: str,
+        *,
+        clock: Clock,
+        afterwards: Callable[[], object] = lambda: None,
+    ) -> None:
         self._store = store
         self._owner = owner
         self._clock = clock
+        self._afterwards = afterwards
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def run_once(self) -> None:
         """Renew the claim for :data:`TERM` seconds."""
         self._store.renew_owner(self._owner, until=self._clock.now() + TERM)
+        self._afterwards()
 
     def start(self) -> None:
         """Renew now, and then every :data:`PERIOD` seconds on a thread until :meth:`stop`."""

@@ -378,18 +378,19 @@ class Tracker:
     def adopt(self) -> int:
         """Follow the imports of processes that are gone, and fail what only they could upload.
         Requests whose data is in the spool are served by :mod:`pool.services.dispatch`."""
-        adopted = 0
-        for request in self._store.adopt_requests(self._owner, now=self._clock.now()):
-            adopted += self._adopt(request)
-        return adopted
+        adopted = self._store.adopt_requests(self._owner, now=self._clock.now())
+        for request in adopted:
+            self.take_up(request)
+        return len(adopted)
 
-    def _adopt(self, request: RequestRecord) -> int:
+    def take_up(self, request: RequestRecord) -> None:
+        """Go on with a request of this process's that nobody works on any more."""
         now = self._clock.now()
         log.info("request taken over", request_id=request.id, state=request.state.value)
         if request.state is RequestState.QUEUED:
             gone = OwnerGone("send the data again")
             self._store.fail_request(request.id, code=gone.code, message=gone.detail, now=now)
-            return 1
+            return
         if request.state is RequestState.UPLOADING:
             # Its last POST may have arrived. If not, CVAT knows no import, and that is found
             # out like any other lost import.
@@ -397,4 +398,3 @@ class Tracker:
         importing = self._store.request(request.id)
         if importing is not None:
             self.watch(importing, kind="adopted")
-        return 1

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from pool.store.queue_rows import Unserved
 
 
 class Turns:
@@ -23,6 +27,16 @@ class Turns:
         """A request is being worked on."""
         with self._guard:
             self._taken.add(request_id)
+
+    @contextmanager
+    def taking(self, request_id: str) -> Iterator[None]:
+        """As :meth:`take`; and nobody works on it any more if the block raises."""
+        self.take(request_id)
+        try:
+            yield
+        except BaseException:
+            self.let_go(request_id)
+            raise
 
     def let_go(self, request_id: str, *, pause_until: float = -math.inf) -> None:
         """Nobody works on a request any more, nor is to before ``pause_until``."""
@@ -66,3 +80,11 @@ class Turns:
             self._paused = {id: until for id, until in self._paused.items() if until > now}
             moments = [*self._patience.values(), *self._paused.values()]
         return min((moment for moment in moments if moment > now), default=None)
+
+
+def by_template(requests: Iterable[Unserved]) -> list[tuple[str, list[Unserved]]]:
+    """The requests of each template, in the order in which their first ones came."""
+    grouped: dict[str, list[Unserved]] = {}
+    for each in requests:
+        grouped.setdefault(each.template, []).append(each)
+    return list(grouped.items())

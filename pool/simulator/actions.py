@@ -13,6 +13,7 @@ from .call import Actor
 from .data import data_row
 from .data_params import DataParams
 from .records import AccessToken, Project, Task, User
+from .requests_api import request_id
 from .simulator import Simulator
 from .state import State
 from .tasks import move_task, remove_task
@@ -98,7 +99,7 @@ class Actions:
 
         def fill() -> int:
             task = self._task(task_id, mark, lambda task: not task.is_initialized)
-            if task.is_initialized or task.lock.locked():
+            if task.is_initialized or task.lock.locked() or self._is_imported_into(task):
                 raise ActionFailed(f"task {task.id} is not empty")
             data = data_row(self._somebody, task)
             data.image_quality = data.image_quality or 70
@@ -110,6 +111,10 @@ class Actions:
             return task.id
 
         return self._do("fill_task", fill)
+
+    def _is_imported_into(self, task: Task) -> bool:
+        request = self._simulator.state.request_of(request_id(task.id))
+        return request is not None and request.status in ("queued", "started")
 
     def rename_task(
         self, task_id: int | None = None, mark: str = "", name: str = "renamed by somebody"

@@ -13,48 +13,29 @@ import argparse
 import asyncio
 import contextlib
 import json
-import multiprocessing
-import os
 import socket
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from support.api import serving, settings_for
-from support.services import PATIENCE
+from http_server import SPACING, TEMPLATE, Server, jobs_of, put_warm, server
 
 from pool import TaskPool
 from pool.cvat import AccessTokenCredentials, CvatClient
 from pool.demo import sample_image
-from pool.logs import configure
-from pool.model import Job, new_id
-from pool.settings import ImportSettings, PoolSettings, Settings, Template
+from pool.model import new_id
+from pool.settings import Settings
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 from pool.store import open_store
 from pool.store.base import NewLease, NewRequest
-from pool.store.sqlite import SqliteStore
 
-TEMPLATE = Template(
-    name="scenes",
-    labels=({"name": "car"},),
-    pool=PoolSettings(min_size=220, max_size=300, on_empty="fail", create_concurrency=4),
-    importing=ImportSettings(timeout=600.0),
-)
 #: Hand-outs of one client, and one-image requests each way.
 ALONE = 2000
 IMAGES = 100
-#: Seconds between two ends of imports that are waited for.
-SPACING = 0.005
 
 
 @dataclass
@@ -84,108 +65,6 @@ class Report:
     def add(self, *row: Any, **more: Any) -> None:
         self.rows.append(Row(*row, **more))
         print(self.rows[-1], flush=True)
-
-
-# --- The server -----------------------------------------------------------------------------------
-
-
-def serve(settings: Settings, access_token: str, told: Connection) -> None:
-    """Runs in a process of its own until it is told to end. Logs as a daemon does, to nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-    configure(level="info")
-    with serving(settings, access_token) as served:
-        told.send(served.server.url)
-        while (word := told.recv()) != "end":
-            if word == "fill":
-                served.fill()
-            else:
-                deliver(served.engine.tracker.deliver, *word)
-            told.send("done")
-
-
-def deliver(end: Callable[[int, Sequence[Job]], object], first: int, last: int) -> None:
-    """Have the jobs of many imports known in this process, as a webhook does, one by one."""
-    for task_id in range(first, last):
-        end(task_id, jobs_of(task_id))
-        time.sleep(SPACING)
-
-
-def jobs_of(task_id: int) -> tuple[Job, ...]:
-    return (Job(id=task_id, url=f"http://cvat/jobs/{task_id}", start_frame=0, stop_frame=0),)
-
-
-@dataclass(frozen=True)
-class Server:
-    url: str
-    pid: int
-    settings: Settings
-    simulator: SimulatorServer
-    told: Connection
-
-    @property
-    def address(self) -> tuple[str, int]:
-        host, _, port = self.url.removeprefix("http://").partition(":")
-        return host, int(port)
-
-    def tell(self, word: Any) -> None:
-        self.told.send(word)
-
-    def wait(self) -> None:
-        assert self.told.recv() == "done"
-
-    def status(self, name: str) -> int:
-        """A number from the process's status: VmRSS in KiB, Threads."""
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1])
-        raise LookupError(name)
-
-
-@contextmanager
-def server(simulator: SimulatorServer) -> Iterator[Server]:
-    with tempfile.TemporaryDirectory() as folder:
-        settings = settings_for(simulator.url, f"sqlite:///{folder}/pool.db", TEMPLATE)
-        here, there = multiprocessing.Pipe()
-        process = multiprocessing.get_context("spawn").Process(
-            target=serve, args=(settings, simulator.access_token, there)
-        )
-        process.start()
-        try:
-            assert here.poll(PATIENCE)
-            yield Server(here.recv(), process.pid or 0, settings, simulator, here)
-        finally:
-            here.send("end")
-            process.join(PATIENCE)
-            process.kill()
-
-
-def put_warm(settings: Settings, count: int) -> None:
-    """Warm tasks that only the store knows of, quickly: one durable transaction for them all."""
-    store = open_store(settings.store.url)
-    assert isinstance(store, SqliteStore)
-    template, now = settings.templates[TEMPLATE.name], time.time()
-    rows = [
-        {
-            "id": new_id(now),
-            "template": template.name,
-            "fingerprint": template.fingerprint,
-            "state": "warm",
-            "name": f"task {number}",
-            "task_id": 1_000_000 + number,
-            "prepared": 1,
-            "cold": 0,
-            "owner": "bench",
-            "created_at": now,
-            "warm_at": now,
-            "changed_at": now,
-        }
-        for number in range(count)
-    ]
-    with store.connections.writing() as db:
-        columns = ", ".join(rows[0])
-        values = ", ".join(f":{name}" for name in rows[0])
-        db.conn.executemany(f"INSERT INTO tasks ({columns}) VALUES ({values})", rows)
-    store.close()
 
 
 # --- The clients ----------------------------------------------------------------------------------
@@ -319,19 +198,22 @@ async def poll_all(
     return latencies
 
 
+def end_here(server: Server, first: int, last: int, spacing: float) -> Callable[[], None]:
+    """What has the imports of many tasks end, found by this process."""
+
+    def end() -> None:
+        store = open_store(server.settings.store.url)
+        for task_id in range(first, last):
+            found = store.task_on_server(task_id)
+            assert found is not None
+            store.complete_import(found[0].id, jobs_of(task_id), now=time.time())
+            time.sleep(spacing)
+        store.close()
+
+    return end
+
+
 def measure_long_polls(server: Server, report: Report, pollers: int) -> None:
-    def end_here(first: int, spacing: float) -> Callable[[], None]:
-        def end() -> None:
-            store = open_store(server.settings.store.url)
-            for task_id in range(first, first + pollers):
-                found = store.task_on_server(task_id)
-                assert found is not None
-                store.complete_import(found[0].id, jobs_of(task_id), now=time.time())
-                time.sleep(spacing)
-            store.close()
-
-        return end
-
     def end_there(first: int) -> Callable[[], None]:
         def end() -> None:
             server.tell((first, first + pollers))
@@ -341,12 +223,16 @@ def measure_long_polls(server: Server, report: Report, pollers: int) -> None:
 
     # Connections, threads and caches of the first few are not those of the many.
     few = begin_imports(server.settings, 1, 9)
-    asyncio.run(poll_all(server, few, end_here_once(server, 1, 9), {}))
+    asyncio.run(poll_all(server, few, end_here(server, 1, 9, 0.0), {}))
     before = {"memory": server.status("VmRSS"), "threads": server.status("Threads")}
     runs = (
         ("found in the daemon", 10_000, end_there(10_000)),
-        ("found by another process", 20_000, end_here(20_000, SPACING)),
-        ("found by another process, all at once", 30_000, end_here(30_000, 0.0)),
+        ("found by another process", 20_000, end_here(server, 20_000, 20_000 + pollers, SPACING)),
+        (
+            "found by another process, all at once",
+            30_000,
+            end_here(server, 30_000, 30_000 + pollers, 0.0),
+        ),
     )
     for what, first, end in runs:
         told: dict[str, int] = {}
@@ -360,18 +246,6 @@ def measure_long_polls(server: Server, report: Report, pollers: int) -> None:
             report.add(f"{pollers} long-polls, memory grown", grown, "MB", 60)
             more = told["threads"] - before["threads"]
             report.add(f"{pollers} long-polls, threads more", more, "", 4)
-
-
-def end_here_once(server: Server, first: int, last: int) -> Callable[[], None]:
-    def end() -> None:
-        store = open_store(server.settings.store.url)
-        for task_id in range(first, last):
-            found = store.task_on_server(task_id)
-            assert found is not None
-            store.complete_import(found[0].id, jobs_of(task_id), now=time.time())
-        store.close()
-
-    return end
 
 
 # --- One image ------------------------------------------------------------------------------------

@@ -10,6 +10,9 @@ import json
 import os
 import random
 import signal
+import time
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,17 @@ TERM = 1.5
 PERIOD = 0.4
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a process of the storm works: the configuration, the folder for what it writes, the
+    token for CVAT, and the daemon's address for those who call over HTTP."""
+
+    config: Path
+    folder: Path
+    token: str
+    daemon: str
+
+
 class Diary:
     """One line of JSON an event, appended to one file a process."""
 
@@ -30,87 +44,143 @@ class Diary:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def write(self, event: str, **facts: Any) -> None:
-        line = json.dumps({"event": event, **facts}) + "\n"
+        line = json.dumps({"event": event, "at": time.time(), **facts}) + "\n"
         os.write(self._file, line.encode())
+
+
+#: What takes long in the product, and how many seconds it takes in a storm: all of it still longer
+#: than any call, so that the same things happen in the same order.
+HASTE = {
+    "pool.services.heartbeat": {"TERM": TERM, "PERIOD": PERIOD},
+    "pool.daemon": {
+        "TERM": TERM,
+        "RENEWAL": PERIOD,
+        "ADOPT_EVERY": 0.5,
+        "DELETE_EVERY": 0.5,
+        "DISPATCH_EVERY": 0.5,
+        "RECYCLE_EVERY": 1.0,
+        "RECONCILE_EVERY": 1.0,
+    },
+    "pool.services.backoff": {"TRANSIENT_CAP": 2.0, "REFUSED_BASE": 2.0, "REFUSED_CAP": 5.0},
+    "pool.services.deadlines": {"STUCK_GRACE": 3.0},
+    "pool.services.deletion": {"RETRY_AFTER": 3.0},
+    "pool.services.reconcile": {"RETRY_BASE": 1.0, "RETRY_CAP": 3.0},
+    "pool.services.tracker": {"ORPHAN_PATIENCE": 10.0},
+}
 
 
 def hasten(folder: Path, role: str) -> None:
     """Shorten the terms of this process, and log to a file."""
-    import pool.daemon
-    import pool.services.heartbeat
-
-    pool.services.heartbeat.TERM = TERM
-    pool.services.heartbeat.PERIOD = PERIOD
-    pool.daemon.TERM = TERM
-    pool.daemon.RENEWAL = PERIOD
-    pool.daemon.ADOPT_EVERY = 0.5
-    pool.daemon.DELETE_EVERY = 0.5
-    pool.daemon.SETTLE_EVERY = 1.0
+    for name, terms in HASTE.items():
+        module = import_module(name)
+        for term, seconds in terms.items():
+            assert hasattr(module, term), f"{name}.{term} is gone"
+            setattr(module, term, seconds)
     log = os.open(folder / f"{role}-{os.getpid()}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 2)
     configure(level="info")
 
 
-def run_daemon(config: Path, folder: Path, token: str) -> None:
+def run_daemon(place: Place) -> None:
     """A daemon until it is killed or stopped."""
-    os.environ["CVAT_ACCESS_TOKEN"] = token
-    hasten(folder, "daemon")
+    os.environ["CVAT_ACCESS_TOKEN"] = place.token
+    hasten(place.folder, "daemon")
     from pool.config import load
     from pool.daemon import Daemon
 
-    daemon = Daemon(load(config))
+    daemon = Daemon(load(place.config))
     daemon.install_signals()
     daemon.run()
 
 
-def run_caller(config: Path, folder: Path, token: str, image: bytes, seed: int) -> None:
-    """A caller that asks for tasks in every way that there is, until it is killed."""
-    os.environ["CVAT_ACCESS_TOKEN"] = token
-    hasten(folder, "caller")
+def run_caller(place: Place, image: bytes, seed: int, remote: bool) -> None:
+    """A caller that asks for tasks in every way that there is, until it is killed, or kills itself
+    where that is most awkward; in this process, or of the daemon over HTTP if it is ``remote``."""
+    os.environ["CVAT_ACCESS_TOKEN"] = place.token
+    hasten(place.folder, "caller")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    caller = Caller(_pool(place, remote), Diary(place.folder, "caller"), image, seed)
+    while True:
+        caller.do_something()
+        # Not so fast that nothing is ever warm.
+        time.sleep(caller.rng.uniform(0.0, 0.3))
+
+
+def _pool(place: Place, remote: bool) -> Any:
+    if remote:
+        from pool.http.remote import RemotePool
+
+        return RemotePool(place.daemon, patience=10.0)
     from pool.taskpool import TaskPool
 
-    rng = random.Random(seed)
-    diary = Diary(folder, "caller")
-    pool = TaskPool.from_config(config)
-    number = 0
-    while True:
-        number += 1
-        name = f"{os.getpid()}_{seed}_{number}.jpg"
+    return TaskPool.from_config(place.config)
+
+
+class Caller:
+    """Calls a pool in ways drawn from a seed."""
+
+    def __init__(self, pool: Any, diary: Diary, image: bytes, seed: int) -> None:
+        self._pool, self._diary, self._image = pool, diary, image
+        self.rng = random.Random(seed)
+        self._name = f"{os.getpid()}_{seed}"
+        self._number = 0
+
+    def do_something(self) -> None:
+        self._number += 1
+        file = f"{self._name}_{self._number}.jpg"
+        ways = (self._submit, self._lease_and_upload, self._lease_and_release, self._lease_and_die)
+        way = self.rng.choices(ways, weights=(60, 18, 18, 4))[0]
         try:
-            choice = rng.random()
-            if choice < 0.6:
-                _submit(pool, diary, name, image, rng)
-            elif choice < 0.8:
-                _lease_and_upload(pool, diary, name, image)
-            else:
-                _lease_and_release(pool, diary)
+            way(file)
         except PoolError as error:
-            diary.write("error", code=error.code, text=str(error))
+            self._diary.write("error", code=error.code, text=str(error))
 
+    def _submit(self, file: str) -> None:
+        key = f"key-{file}"
+        self._diary.write("submit", key=key, file=file)
+        try:
+            request = self._pool.submit("scenes", [(file, self._image)], idempotency_key=key)
+        except PoolError as error:
+            self._diary.write("error", code=error.code, text=str(error))
+            if self.rng.random() < 0.5:
+                return
+            # As callers do who were told that it did not work.
+            request = self._pool.submit("scenes", [(file, self._image)], idempotency_key=key)
+        self._accepted(request, key)
+        if self.rng.random() < 0.2:
+            again = self._pool.submit("scenes", [(file, self._image)], idempotency_key=key)
+            self._diary.write("again", key=key, request=again.id)
+        if self.rng.random() < 0.6:
+            jobs = request.jobs(timeout=5)
+            self._diary.write("ready", request=request.id, jobs=[job.id for job in jobs])
 
-def _submit(pool: Any, diary: Diary, name: str, image: bytes, rng: random.Random) -> None:
-    key = f"key {name}"
-    diary.write("submit", key=key, file=name)
-    request = pool.submit("scenes", [(name, image)], idempotency_key=key)
-    diary.write("accepted", key=key, request=request.id, task=request.task_id)
-    if rng.random() < 0.2:
-        again = pool.submit("scenes", [(name, image)], idempotency_key=key)
-        diary.write("again", key=key, request=again.id)
-    if rng.random() < 0.7:
-        jobs = request.jobs(timeout=30)
-        diary.write("ready", request=request.id, jobs=[job.id for job in jobs])
+    def _lease_and_upload(self, file: str) -> None:
+        lease = self._lease()
+        self._accepted(lease.upload([(file, self._image)]), None)
 
+    def _lease_and_release(self, _file: str) -> None:
+        lease = self._lease()
+        self._pool.release(lease)
+        self._diary.write("released", lease=lease.id)
 
-def _lease_and_upload(pool: Any, diary: Diary, name: str, image: bytes) -> None:
-    lease = pool.acquire("scenes", timeout=10, ttl=3)
-    diary.write("leased", lease=lease.id, task=lease.task_id)
-    request = lease.upload([(name, image)])
-    diary.write("accepted", key=None, request=request.id, task=request.task_id)
+    def _lease_and_die(self, _file: str) -> None:
+        self._lease()
+        self._die()
 
+    def _lease(self) -> Any:
+        lease = self._pool.acquire("scenes", timeout=10, ttl=3)
+        self._diary.write("leased", lease=lease.id, task=lease.task_id)
+        return lease
 
-def _lease_and_release(pool: Any, diary: Diary) -> None:
-    lease = pool.acquire("scenes", timeout=10, ttl=3)
-    diary.write("leased", lease=lease.id, task=lease.task_id)
-    pool.release(lease)
-    diary.write("released", lease=lease.id)
+    def _accepted(self, request: Any, key: str | None) -> None:
+        queued = request.task_id is None
+        self._diary.write(
+            "accepted", key=key, request=request.id, task=request.task_id, queued=queued
+        )
+        # A request that waits is served whatever becomes of its caller.
+        if queued and self.rng.random() < 0.3:
+            self._die()
+
+    def _die(self) -> None:
+        self._diary.write("died")
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""A long storm, by hand: ``python tests/faults/soak.py --kills 500``. Prints its counts.
+"""A long storm, by hand: ``python tests/faults/soak.py --kills 500 --weather``. Prints its counts.
 
 Exits with 1 when anything was handed out twice, lost, left behind or touched.
 """
@@ -11,26 +11,48 @@ import sys
 import tempfile
 from pathlib import Path
 
-from storm import Storm
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from storm import CALLERS, Storm
+from weather import ALL, MILD
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=500)
+    parser.add_argument("--callers", type=int, default=CALLERS, help="processes at the same time")
     parser.add_argument("--pause", type=float, default=0.5, help="seconds between two kills")
+    parser.add_argument(
+        "--weather",
+        nargs="*",
+        metavar="KIND",
+        help=f"what goes wrong beside: mild, or some of {', '.join(ALL)}; all without any",
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="keep diaries, logs and the store here")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="storm-") as folder:
         place = arguments.keep or Path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        outcome = Storm(place, seed=arguments.seed).blow(
-            kills=arguments.kills, pause=arguments.pause
+        storm = Storm(
+            place,
+            seed=arguments.seed,
+            callers=arguments.callers,
+            weather=_kinds(arguments.weather),
         )
+        outcome = storm.blow(kills=arguments.kills, pause=arguments.pause)
     print(json.dumps(outcome.summary(), indent=2))
     for what in outcome.wrong:
         print(what, file=sys.stderr)
     return 1 if outcome.wrong else 0
+
+
+def _kinds(given: list[str] | None) -> tuple[str, ...]:
+    if given is None:
+        return ()
+    if not given:
+        return ALL
+    return MILD if given == ["mild"] else tuple(given)
 
 
 if __name__ == "__main__":

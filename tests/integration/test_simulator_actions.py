@@ -119,6 +119,19 @@ def test_a_task_is_deleted_after_its_import(server: SimulatorServer, client: Cva
     assert all(job.task.id != task_id for job in server.state.jobs.values())
 
 
+def test_a_task_that_waits_for_its_import_is_not_filled(
+    server: SimulatorServer, client: CvatClient
+) -> None:
+    server.hold_imports("queued")
+    task_id = client.create_task(LABELS, "busy")
+    upload(client, task_id)
+    with pytest.raises(ActionFailed, match="not empty"):
+        server.actions.fill_task(task_id)
+    server.release_imports()
+    server.wait_idle()
+    assert client.tasks([task_id])[task_id].jobs == 1
+
+
 # --- Queues and the machine --------------------------------------------------------------------
 
 

@@ -1,0 +1,135 @@
+"""The API in a process of its own, for what measures it from outside."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support.api import serving, settings_for
+from support.services import PATIENCE
+
+from pool.logs import configure
+from pool.model import Job, new_id
+from pool.settings import ImportSettings, PoolSettings, Settings, Template
+from pool.simulator import SimulatorServer
+from pool.store import open_store
+from pool.store.sqlite import SqliteStore
+
+TEMPLATE = Template(
+    name="scenes",
+    labels=({"name": "car"},),
+    pool=PoolSettings(min_size=220, max_size=300, on_empty="fail", create_concurrency=4),
+    importing=ImportSettings(timeout=600.0),
+)
+#: Seconds between two ends of imports that are waited for.
+SPACING = 0.005
+
+
+def serve(settings: Settings, access_token: str, told: Connection) -> None:
+    """Runs in a process of its own until it is told to end. Logs as a daemon does, to nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    configure(level="info")
+    with serving(settings, access_token) as served:
+        told.send(served.server.url)
+        while (word := told.recv()) != "end":
+            if word == "fill":
+                served.fill()
+            else:
+                deliver(served.engine.tracker.deliver, *word)
+            told.send("done")
+
+
+def deliver(end: Callable[[int, Sequence[Job]], object], first: int, last: int) -> None:
+    """Have the jobs of many imports known in this process, as a webhook does, one by one."""
+    for task_id in range(first, last):
+        end(task_id, jobs_of(task_id))
+        time.sleep(SPACING)
+
+
+def jobs_of(task_id: int) -> tuple[Job, ...]:
+    return (Job(id=task_id, url=f"http://cvat/jobs/{task_id}", start_frame=0, stop_frame=0),)
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+    pid: int
+    settings: Settings
+    simulator: SimulatorServer
+    told: Connection
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.url.removeprefix("http://").partition(":")
+        return host, int(port)
+
+    def tell(self, word: Any) -> None:
+        self.told.send(word)
+
+    def wait(self) -> None:
+        assert self.told.recv() == "done"
+
+    def status(self, name: str) -> int:
+        """A number from the process's status: VmRSS in KiB, Threads."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1])
+        raise LookupError(name)
+
+
+@contextmanager
+def server(simulator: SimulatorServer) -> Iterator[Server]:
+    with tempfile.TemporaryDirectory() as folder:
+        settings = settings_for(simulator.url, f"sqlite:///{folder}/pool.db", TEMPLATE)
+        here, there = multiprocessing.Pipe()
+        process = multiprocessing.get_context("spawn").Process(
+            target=serve, args=(settings, simulator.access_token, there)
+        )
+        process.start()
+        try:
+            assert here.poll(PATIENCE)
+            yield Server(here.recv(), process.pid or 0, settings, simulator, here)
+        finally:
+            here.send("end")
+            process.join(PATIENCE)
+            process.kill()
+
+
+def put_warm(settings: Settings, count: int) -> None:
+    """Warm tasks that only the store knows of, quickly: one durable transaction for them all."""
+    store = open_store(settings.store.url)
+    assert isinstance(store, SqliteStore)
+    template, now = settings.templates[TEMPLATE.name], time.time()
+    rows = [
+        {
+            "id": new_id(now),
+            "template": template.name,
+            "fingerprint": template.fingerprint,
+            "state": "warm",
+            "name": f"task {number}",
+            "task_id": 1_000_000 + number,
+            "prepared": 1,
+            "cold": 0,
+            "owner": "bench",
+            "created_at": now,
+            "warm_at": now,
+            "changed_at": now,
+        }
+        for number in range(count)
+    ]
+    with store.connections.writing() as db:
+        columns = ", ".join(rows[0])
+        values = ", ".join(f":{name}" for name in rows[0])
+        db.conn.executemany(f"INSERT INTO tasks ({columns}) VALUES ({values})", rows)
+    store.close()

@@ -1,0 +1,241 @@
+"""What must hold when a storm is over, and what was found wrong."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from weather import Weather
+
+from pool.clock import SystemClock
+from pool.cvat import CvatClient
+from pool.model import LeaseState, RequestRecord, RequestState, TaskState, pool_mark
+from pool.services.deletion import Deletion, delete_all
+from pool.services.reconcile import Reconcile
+from pool.settings import Settings
+from pool.simulator import SimulatorServer
+from pool.store.base import Store
+
+#: Seconds by which the server's clock is set forward for the one reconciliation, so that it takes
+#: no task for too young.
+LATER = 7200.0
+
+
+@dataclass
+class Outcome:
+    """What the storm did, and what was found wrong afterwards."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    weather: Counter[str] = field(default_factory=Counter)
+    events: Counter[str] = field(default_factory=Counter)
+    requests: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    queued: int = 0
+    unheard: int = 0
+    seconds: float = 0.0
+    handed_out_twice: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    mixed_up: list[str] = field(default_factory=list)
+    orphans: list[str] = field(default_factory=list)
+    empty_rows: list[str] = field(default_factory=list)
+    touched: list[str] = field(default_factory=list)
+    crashed: list[str] = field(default_factory=list)
+
+    @property
+    def wrong(self) -> list[str]:
+        """Everything that must be empty, in one list."""
+        return [
+            f"{kind}: {what}"
+            for kind, found in (
+                ("handed out twice", self.handed_out_twice),
+                ("lost", self.lost),
+                ("mixed up", self.mixed_up),
+                ("orphan", self.orphans),
+                ("row without a task", self.empty_rows),
+                ("touched", self.touched),
+                ("crashed", self.crashed),
+            )
+            for what in found
+        ]
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "seconds": round(self.seconds, 1),
+            "kills": {**self.kills, "all": self.kills.total()},
+            "weather": dict(self.weather),
+            "events": dict(self.events),
+            "accepted requests": self.requests.total(),
+            "how they ended": dict(self.requests),
+            "accepted while CVAT was away": self.queued,
+            "requests that nobody heard of, and ended too": self.unheard,
+            "errors told to callers": dict(self.errors),
+            "tasks handed out twice": len(self.handed_out_twice),
+            "accepted requests lost or without an end": len(self.lost),
+            "requests with somebody else's data": len(self.mixed_up),
+            "pool tasks on the server without a row": len(self.orphans),
+            "warm rows without a task on the server": len(self.empty_rows),
+            "tasks of others touched": len(self.touched),
+            "processes that ended by themselves": len(self.crashed),
+        }
+
+
+class Reckoning:
+    """Compares what callers were told with the rows, and the rows with the server."""
+
+    def __init__(
+        self,
+        outcome: Outcome,
+        settings: Settings,
+        store: Store,
+        client: CvatClient,
+        server: SimulatorServer,
+        weather: Weather | None,
+    ) -> None:
+        self._outcome, self._settings = outcome, settings
+        self._store, self._client = store, client
+        self._server, self._weather = server, weather
+
+    def look(self, folder: Path, others: dict[int, Any]) -> None:
+        """Look at everything, and note down what is wrong. ``others`` are somebody's tasks, as
+        they were before."""
+        diaries = [
+            json.loads(line)
+            for path in sorted(folder.glob("caller-*.jsonl"))
+            for line in path.read_text().splitlines()
+        ]
+        self._outcome.events.update(event["event"] for event in diaries)
+        self._outcome.errors.update(event["code"] for event in diaries if event["event"] == "error")
+        self._look_for_doubles(diaries)
+        self._look_for_lost_requests(diaries)
+        self._reconcile_once()
+        self._look_at_the_server()
+        self._look_at_others(others)
+
+    # --- What callers were told -------------------------------------------------------------------
+
+    def _look_for_doubles(self, diaries: list[dict[str, Any]]) -> None:
+        """Of the leases that callers heard of, no two have one task, unless it was given back.
+        And so it is with all that there are in the store."""
+        holders: dict[int, set[str]] = defaultdict(set)
+        for event in diaries:
+            if event["event"] == "leased":
+                record = self._store.lease(event["lease"])
+                assert record is not None
+                if record.state not in (LeaseState.RELEASED, LeaseState.EXPIRED):
+                    holders[event["task"]].add(event["lease"])
+        for record in self._store.leases((LeaseState.ACTIVE, LeaseState.USED), limit=10**6):
+            if record.task_id is not None:
+                holders[record.task_id].add(record.id)
+        for task_id, leases in holders.items():
+            if len(leases) > 1:
+                self._outcome.handed_out_twice.append(f"task {task_id}: {sorted(leases)}")
+
+    def _look_for_lost_requests(self, diaries: list[dict[str, Any]]) -> None:
+        """Every accepted request has come to an end; a ready one has the caller's own data, and
+        one that failed had a reason to. A key has one answer, and its data is in one task."""
+        outcome = self._outcome
+        files = {event["key"]: event["file"] for event in diaries if event["event"] == "submit"}
+        answers: dict[str, set[str]] = defaultdict(set)
+        heard: set[str] = set()
+        for event in diaries:
+            if event["event"] in ("accepted", "again") and event["key"] is not None:
+                answers[event["key"]].add(event["request"])
+            if event["event"] != "accepted":
+                continue
+            outcome.queued += event["queued"]
+            heard.add(event["request"])
+            request = self._store.request(event["request"])
+            if request is None or not request.state.finished:
+                outcome.lost.append(f"request {event['request']}: {request}")
+                continue
+            self._count_end(request)
+            if request.state is RequestState.READY:
+                self._look_at_data(request, files.get(event["key"]))
+        for key, requests in answers.items():
+            if len(requests) > 1:
+                outcome.lost.append(f"{key} has {len(requests)} requests")
+        self._look_at_all_requests(heard)
+
+    def _count_end(self, request: RequestRecord) -> None:
+        end = f"{request.state.value} {request.error_code}".strip()
+        self._outcome.requests[end] += 1
+        if request.state is RequestState.READY:
+            return
+        explained = self._weather is not None and self._weather.explains(request)
+        if request.state is not RequestState.FAILED or not explained:
+            self._outcome.lost.append(f"request {request.id} ended for no reason: {request}")
+
+    def _look_at_all_requests(self, heard: set[str]) -> None:
+        """Those too that no caller heard of, since it was killed before."""
+        served: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        cursor: str | None = None
+        while True:
+            page = self._store.requests(limit=500, cursor=cursor)
+            for request in page.requests:
+                if not request.state.finished:
+                    self._outcome.lost.append(f"request without an end: {request}")
+                elif request.id not in heard:
+                    self._outcome.unheard += 1
+                if request.state is RequestState.READY:
+                    served[request.files].append(request.id)
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        for files, ids in served.items():
+            if len(ids) > 1:
+                self._outcome.mixed_up.append(f"{files} was imported for each of {ids}")
+
+    def _look_at_data(self, request: RequestRecord, file: str | None) -> None:
+        task = self._server.state.tasks.get(request.task_id or 0)
+        if task is None or task.data is None:
+            self._outcome.lost.append(f"request {request.id} is ready, and its task is gone")
+            return
+        frames = [frame.name for frame in task.data.frames]
+        if frames != list(request.files) or (file is not None and frames != [file]):
+            self._outcome.mixed_up.append(f"request {request.id} of {file}: {frames}")
+
+    # --- Rows and server ------------------------------------------------------------------------
+
+    def _reconcile_once(self) -> None:
+        """One reconciliation, at a time when nothing is too young to be judged."""
+        clock = SystemClock()
+        self._server.actions.jump_clock(LATER)
+        reconcile = Reconcile(
+            self._store,
+            self._client,
+            self._settings.templates,
+            http_timeout=self._settings.cvat.timeout,
+            verify_every=self._settings.daemon.verify_every,
+            clock=clock,
+        )
+        reconcile.apply(reconcile.plan())
+        delete_all(Deletion(self._store, self._client, owner="the reckoning", clock=clock))
+
+    def _look_at_the_server(self) -> None:
+        rows = {task.task_id: task for task in self._store.tasks(states=tuple(TaskState))}
+        theirs = self._weather.taken if self._weather else set()
+        marked = {
+            task.id: task for task in self._client.marked_tasks(pool_mark(self._store.pool_id))
+        }
+        for task in marked.values():
+            row = rows.get(task.id)
+            if (row is None or row.state is TaskState.DELETED) and task.id not in theirs:
+                self._outcome.orphans.append(f"task {task.id}: {task.name}, {row}")
+        for row in rows.values():
+            if row.state is TaskState.WARM and row.task_id not in marked:
+                self._outcome.empty_rows.append(str(row))
+
+    def _look_at_others(self, others: dict[int, Any]) -> None:
+        found = self._client.tasks(list(others))
+        for task_id, info in found.items():
+            if info != others[task_id]:
+                self._outcome.touched.append(f"{others[task_id]} is now {info}")
+        if missing := set(others) - set(found):
+            self._outcome.touched.append(f"deleted: {missing}")
+        # Nor is anything deleted that people had made their own.
+        if self._weather is not None:
+            gone = self._weather.taken - set(self._server.state.tasks) - self._weather.deleted
+            self._outcome.touched += [f"task {task_id} was somebody's" for task_id in gone]
