@@ -217,7 +217,8 @@ def test_a_lost_connection_is_told_and_taken_up_again(
 
     scripted.status["templates"][0]["warm"] = 2
     scripted.start()
-    page.get_by_role("button", name="Try now").click()
+    # Unless it was quicker by itself.
+    page.locator("#connect-now").evaluate("(button) => button.hidden || button.click()")
     expect(state).to_have_text("Live")
     expect(page.locator("#banners")).to_be_empty()
     expect(card(page, "scenes")).to_contain_text("2 of 3 warm")
