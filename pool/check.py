@@ -22,11 +22,13 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """One thing that was checked. ``error`` is None when it is as it should be."""
+    """One thing that was checked. ``error`` is None when it is as it should be; ``warnings`` are
+    probably mistakes, although the pool can work with them."""
 
     name: str
     detail: str = ""
     error: PoolError | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -48,6 +50,7 @@ def run_checks(
     yield CheckResult(
         name="configuration",
         detail=f"{settings.path or 'defaults'}: {len(settings.templates)} template(s)",
+        warnings=settings.warnings,
     )
     store_result, store = _attempt("store", open_store, lambda store: f"pool {store.pool_id}")
     yield store_result

@@ -113,7 +113,12 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(
             [
-                {"name": result.name, "ok": result.ok, "detail": str(result.error or result.detail)}
+                {
+                    "name": result.name,
+                    "ok": result.ok,
+                    "detail": str(result.error or result.detail),
+                    "warnings": result.warnings,
+                }
                 for result in results
             ]
         )

@@ -119,6 +119,7 @@ class _Reading:
         self._path = path
         self._environ = environ
         self._problems: list[Problem] = []
+        self._warnings: list[Problem] = []
         self._raw = parse(text, path)
         self._lines = key_lines(text)
 
@@ -132,8 +133,7 @@ class _Reading:
         templates = self._templates(server)
         events = self._events(templates)
         if self._problems:
-            in_order = sorted(dict.fromkeys(self._problems), key=lambda problem: problem.line)
-            raise InvalidConfig(tuple(in_order), self._path)
+            raise InvalidConfig(_in_order(self._problems), self._path)
         return Settings(
             cvat=server,
             store=store,
@@ -141,6 +141,7 @@ class _Reading:
             events=events,
             templates=templates,
             path=self._path,
+            warnings=tuple(each.in_file(self._path) for each in _in_order(self._warnings)),
         )
 
     # --- The tables, in the order of the file ---------------------------------------------------
@@ -275,7 +276,9 @@ class _Reading:
         elif given == ["labels"]:
             place = (*key, "labels")
             return read_labels(
-                raw["labels"], lambda at, what: self._problem(place + at, what)
+                raw["labels"],
+                lambda at, what: self._problem(place + at, what),
+                lambda at, what: self._warning(place + at, what),
             ), None
         else:
             return self._labels_from_file((*key, "labels_file"), raw["labels_file"]), None
@@ -289,11 +292,14 @@ class _Reading:
             self._problem(key, str(error))
             return ()
 
-        def complain(at: Key, what: str) -> None:
-            named = name_of(content, at)
-            self._problem(key, ": ".join(filter(None, (str(path), named, show_key(at), what))))
+        def said(at: Key, what: str) -> str:
+            return ": ".join(filter(None, (str(path), name_of(content, at), show_key(at), what)))
 
-        return read_labels(content, complain)
+        return read_labels(
+            content,
+            lambda at, what: self._problem(key, said(at, what)),
+            lambda at, what: self._warning(key, said(at, what)),
+        )
 
     # --- The steps that all tables share --------------------------------------------------------
 
@@ -344,11 +350,17 @@ class _Reading:
             self._problem(places[0], message)
 
     def _problem(self, key: Key, message: str) -> None:
+        self._problems.append(self._at(key, message))
+
+    def _warning(self, key: Key, message: str) -> None:
+        self._warnings.append(self._at(key, message))
+
+    def _at(self, key: Key, message: str) -> Problem:
         place = key
         while place and place not in self._lines:
             place = place[:-1]
         line = self._lines.get(place, 0)
-        self._problems.append(Problem(line, show_key(key), " ".join(message.split())))
+        return Problem(line, show_key(key), " ".join(message.split()))
 
     # --- Paths ----------------------------------------------------------------------------------
 
@@ -372,3 +384,8 @@ class _Reading:
 
     def _folder(self) -> Path:
         return self._path.parent if self._path else Path()
+
+
+def _in_order(problems: list[Problem]) -> tuple[Problem, ...]:
+    """Each problem once, in the order of the lines."""
+    return tuple(sorted(dict.fromkeys(problems), key=lambda problem: problem.line))

@@ -21,6 +21,14 @@ class Problem:
     def __str__(self) -> str:
         return f"{self.key}: {self.message}" if self.key else self.message
 
+    def in_file(self, path: Path | None) -> str:
+        """The problem with its place, ``file:line: key: what is wrong``."""
+        if path is None:
+            place = f"line {self.line}" if self.line else "configuration"
+        else:
+            place = f"{path}:{self.line}" if self.line else str(path)
+        return f"{place}: {self}"
+
 
 class InvalidConfig(ConfigError):
     """The configuration is wrong."""
@@ -33,12 +41,7 @@ class InvalidConfig(ConfigError):
 
     def lines(self) -> tuple[str, ...]:
         """Every problem on a line of its own, ``file:line: key: what is wrong``."""
-        return tuple(f"{self._place(problem.line)}: {problem}" for problem in self.problems)
-
-    def _place(self, line: int) -> str:
-        if self.path is None:
-            return f"line {line}" if line else "configuration"
-        return f"{self.path}:{line}" if line else str(self.path)
+        return tuple(problem.in_file(self.path) for problem in self.problems)
 
 
 def parse(text: str, path: Path | None) -> dict[str, Any]:

@@ -125,6 +125,8 @@ class Daemon:
             store=self.settings.store.url,
             templates=len(self.settings.templates),
         )
+        for warning in self.settings.warnings:
+            log.warning("doubtful configuration", what=warning)
         try:
             self._loop(on_ready)
         finally:

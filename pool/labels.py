@@ -1,9 +1,11 @@
 """CVAT's label-constructor JSON, as in the "Raw" tab of its label editor: checked, normalised.
 
-CVAT takes a colour that is none and a field that it does not know without a word, so both are
-checked here. The rules are those of CVAT 2.73: ``LabelSerializer`` and ``AttributeSerializer``
-in ``cvat/apps/engine/serializers.py``, the column lengths in ``models.py``, and
-``validateParsedLabel`` in ``cvat-ui/src/components/labels-editor/common.ts``.
+What CVAT takes is taken, also what its ``GET /api/labels`` exports; what it refuses, with 400 or
+500, is an error. What it takes without a word and its pages cannot use well is a warning. The
+recording ``labels`` has CVAT's verdicts. The rules are those of CVAT 2.73: ``LabelSerializer`` and
+``AttributeSerializer`` in ``cvat/apps/engine/serializers.py``, the column lengths in ``models.py``;
+the warnings are those of ``validateParsedLabel`` in
+``cvat-ui/src/components/labels-editor/common.ts``.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pool.config_lines import Key
-from pool.config_values import Unfit, choice, expected, flag, matching, text, unknown_key
+from pool.config_values import Unfit, choice, expected, flag, unknown_key
 
 #: Called with where a problem is, inside the labels, and what it is.
 Complain = Callable[[Key, str], None]
@@ -42,21 +44,21 @@ _ATTRIBUTE_FIELDS: Final = ("name", "input_type", "mutable", "default_value", "v
 # them would break the creation.
 _OF_THE_SERVER: Final = frozenset({"id", "url", "project_id", "task_id", "parent_id", "has_parent"})
 
-_NAME: Final = text(most=64, blank=False)
-_COLOR: Final = matching(r"#[0-9A-Fa-f]{6}|", 'a colour such as "#ff8800"')
 _TYPE: Final = choice(*LABEL_TYPES)
 _SUBLABEL_TYPE: Final = choice(*(name for name in LABEL_TYPES if name != "skeleton"))
 _INPUT_TYPE: Final = choice(*INPUT_TYPES)
 _NUMBER: Final = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
+_COLOR: Final = re.compile(r"#(?:[0-9a-f]{3}|[0-9a-f]{6})")
 
 
-def read_labels(raw: object, complain: Complain) -> tuple[dict[str, Any], ...]:
-    """Labels as they are sent to CVAT: defaults filled in, keys in one order, no ids.
+def read_labels(raw: object, complain: Complain, warn: Complain) -> tuple[dict[str, Any], ...]:
+    """Return labels as they are sent to CVAT: defaults filled in, keys in one order, no ids.
 
-    The order of the labels is kept, since it is their order on the screen. Every problem is
-    told to ``complain``; what is returned is of use only when there was none.
+    The order of the labels is kept, since it is their order on the screen. ``complain`` is called
+    with each problem, and the result is of use only when there was none; ``warn`` with what CVAT
+    takes although it is probably a mistake.
     """
-    return tuple(_Labels(complain).labels(raw, (), sublabels=False))
+    return tuple(_Labels(complain, warn).labels(raw, (), sublabels=False))
 
 
 def read_labels_file(path: Path) -> object:
@@ -83,8 +85,9 @@ def name_of(raw: object, key: Key) -> str:
 
 
 class _Labels:
-    def __init__(self, complain: Complain) -> None:
+    def __init__(self, complain: Complain, warn: Complain) -> None:
         self._complain = complain
+        self._warn = warn
 
     def labels(self, raw: object, key: Key, *, sublabels: bool) -> list[dict[str, Any]]:
         what = "sublabel" if sublabels else "label"
@@ -94,19 +97,25 @@ class _Labels:
     def _label(self, raw: Mapping[str, Any], key: Key) -> dict[str, Any]:
         self._refuse_unknown(raw, key, _LABEL_FIELDS)
         label = self._common(raw, key, _TYPE)
-        sublabels, svg = raw.get("sublabels") or [], raw.get("svg") or ""
-        if label["type"] != "skeleton":
-            for name, value in (("sublabels", sublabels), ("svg", svg)):
-                if value:
-                    self._complain((*key, name), 'only a label of type "skeleton" has this')
+        sublabels, svg = raw.get("sublabels", []), raw.get("svg", "")
+        if not isinstance(svg, str):
+            self._complain((*key, "svg"), str(expected("text in quotes", svg)))
+            svg = ""
+        read = self.labels(sublabels, (*key, "sublabels"), sublabels=True)
+        if label["type"] == "skeleton":
+            label["sublabels"] = read
+            if svg:
+                label["svg"] = self._svg(svg, read, sublabels, (*key, "svg"))
+            if not read:
+                self._warn(key, "a skeleton needs sublabels, one for each of its points")
+            elif not svg:
+                self._warn(key, "a skeleton needs svg, its drawing; copy it from CVAT's Raw tab")
             return label
-        label["sublabels"] = self.labels(sublabels, (*key, "sublabels"), sublabels=True)
-        if not sublabels:
-            self._complain(key, "a skeleton needs sublabels, one for each of its points")
-        elif not isinstance(svg, str) or not svg:
-            self._complain(key, "a skeleton needs svg, its drawing; copy it from CVAT's Raw tab")
-        else:
-            label["svg"] = self._svg(svg, sublabels, (*key, "svg"))
+        if read:
+            label["sublabels"] = read
+        for name, value in (("sublabels", read), ("svg", svg)):
+            if value:
+                self._warn((*key, name), 'only a label of type "skeleton" has a use for this')
         return label
 
     def _sublabel(self, raw: Mapping[str, Any], key: Key) -> dict[str, Any]:
@@ -118,15 +127,20 @@ class _Labels:
         self, raw: Mapping[str, Any], key: Key, read_type: Callable[[object], str]
     ) -> dict[str, Any]:
         label: dict[str, Any] = {"name": self._name(raw, key)}
-        color = self._read(_COLOR, raw.get("color") or "", (*key, "color"))
+        color = self._read(_text(most=8), raw.get("color", ""), (*key, "color"))
         if color:  # without one the server picks a colour, the same for the same name
             label["color"] = color.lower()
+            if not _COLOR.fullmatch(label["color"]):
+                wanted = expected('a colour such as "#ff8800"', raw["color"])
+                self._warn((*key, "color"), str(wanted))
         label["type"] = self._read(read_type, raw.get("type", "any"), (*key, "type"))
         members = self._members(raw.get("attributes", []), (*key, "attributes"), "attribute")
         label["attributes"] = [self._attribute(one, at) for one, at in members]
         return label
 
     def _attribute(self, raw: Mapping[str, Any], key: Key) -> dict[str, Any]:
+        """An attribute; ``mutable``, ``default_value`` and, where there is nothing to choose from,
+        ``values`` may be left out, although CVAT wants them."""
         self._refuse_unknown(raw, key, _ATTRIBUTE_FIELDS)
         attribute: dict[str, Any] = {"name": self._name(raw, key)}
         kind = None
@@ -138,53 +152,61 @@ class _Labels:
         attribute["mutable"] = self._read(flag, raw.get("mutable", False), (*key, "mutable"))
         values = self._values(kind, raw, (*key, "values"))
         default = raw.get("default_value")
-        default = _text(default if default is not None else (values or [""])[0])
+        if default is None:
+            default = (values or [""])[0]
+        default = self._read(_text(most=128), _word(default), (*key, "default_value"))
         attribute["default_value"] = default
         attribute["values"] = values
-        if default is None or len(default) > 128:
-            what = "text of at most 128 characters"
-            self._complain((*key, "default_value"), str(expected(what, raw["default_value"])))
-        elif default and values and (wrong := _default_problem(kind, default, values)):
-            self._complain((*key, "default_value"), wrong)
+        if doubt := _doubtful_values(kind, values or []):
+            self._warn((*key, "values"), doubt)
+        elif default and values and (doubt := _doubtful_default(kind, default, values)):
+            self._warn((*key, "default_value"), doubt)
         return attribute
 
-    def _values(self, kind: str | None, raw: Mapping[str, Any], key: Key) -> list[str]:
-        given = raw.get("values", [])
-        if not isinstance(given, list):
-            self._complain(key, str(expected("an array", given)))
+    def _values(self, kind: str | None, raw: Mapping[str, Any], key: Key) -> list[str] | None:
+        if "values" not in raw:
+            if kind == "checkbox":
+                return [str(_word(raw.get("default_value")) or "false")]
+            if kind not in ("text", None):
+                self._complain(key[:-1], f"values are missing; a {kind} has them")
             return []
-        values = [value for value in map(_text, given) if value is not None]
-        if kind == "checkbox" and not given:
-            return [_text(raw.get("default_value")) or "false"]
-        if len(values) < len(given) or any("\n" in v or len(v) > 200 for v in values):
-            self._complain(key, "expected texts of at most 200 characters, on one line each")
-        elif len("\n".join(values)) > 4096:
+        if not isinstance(raw["values"], list):
+            self._complain(key, str(expected("an array", raw["values"])))
+            return None
+        read = [self._read(_text(most=200), _word(one), key) for one in raw["values"]]
+        values = [value for value in read if value is not None]
+        if len(values) < len(read):
+            return None
+        if len("\n".join(values)) > 4096:
             self._complain(key, "expected at most 4096 characters in all")
-        elif wrong := _values_problem(kind, values):
-            self._complain(key, wrong)
-        else:
-            return values
-        return []
+            return None
+        return values
 
-    def _svg(self, svg: str, sublabels: Iterable[object], key: Key) -> str:
+    def _svg(
+        self, svg: str, sublabels: Iterable[Mapping[str, Any]], raw: Iterable[object], key: Key
+    ) -> str:
         """The drawing, its points tied to the sublabels by name, as a new task needs it.
 
-        An exported drawing names them by id. CVAT itself puts the new ids in again.
+        An exported drawing names them by id, and CVAT answers 500 to that. It puts the new ids in
+        again by itself.
         """
-        known = [one for one in sublabels if isinstance(one, dict)]
-        names = {str(one.get("name")).strip() for one in known}
-        by_id = {str(one["id"]): str(one.get("name")).strip() for one in known if "id" in one}
+        names = {str(one["name"]) for one in sublabels}
+        by_id = {
+            str(one["id"]): str(one.get("name")).strip()
+            for one in raw
+            if isinstance(one, dict) and "id" in one
+        }
 
         def name_for(match: re.Match[str]) -> str:
-            name = by_id.get(match[1])
-            if name is None:
-                self._complain(key, f"a point belongs to sublabel id {match[1]}, which is not here")
-            return f'data-label-name="{name}"'
+            if match[1] in by_id:
+                return f'data-label-name="{by_id[match[1]]}"'
+            self._complain(key, f"a point belongs to sublabel id {match[1]}, which is not here")
+            return match[0]
 
         svg = re.sub(r'data-label-id="([^"]*)"', name_for, svg)
         for name in re.findall(r'data-label-name="([^"]*)"', svg):
             if name not in names:
-                self._complain(key, f'a point belongs to sublabel "{name}", which is not here')
+                self._warn(key, f'a point belongs to sublabel "{name}", which is not here')
         return svg
 
     def _members(self, raw: object, key: Key, what: str) -> Iterable[tuple[Mapping[str, Any], Key]]:
@@ -204,12 +226,11 @@ class _Labels:
             names.add(name)
             yield one, at
 
-    def _name(self, raw: Mapping[str, Any], key: Key) -> str | None:
+    def _name(self, raw: Mapping[str, Any], key: Key) -> Any:
         if "name" not in raw:
             self._complain(key, "the name is missing")
             return None
-        name = self._read(_NAME, raw["name"], (*key, "name"))
-        return name.strip() if isinstance(name, str) else None  # the server strips it as well
+        return self._read(_text(most=64, blank=False), raw["name"], (*key, "name"))
 
     def _read(self, reader: Callable[[object], Any], value: object, key: Key) -> Any:
         try:
@@ -231,25 +252,44 @@ class _Labels:
                 self._complain((*key, name), unknown_key(name, known))
 
 
-def _text(value: object) -> str | None:
-    """CVAT keeps all values as text; TOML has numbers and booleans, which read better there."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return str(value)
-    return value.strip() if isinstance(value, str) else None
+def _text(*, most: int, blank: bool = True) -> Callable[[object], str]:
+    """Text as CVAT keeps it: stripped, numbers too; any character but NUL."""
+
+    def read(value: object) -> str:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise expected("text in quotes", value)
+        text = str(value).strip()
+        if not text and not blank:
+            raise expected("text that is not blank", value)
+        if len(text) > most:
+            raise expected(f"text of at most {most} characters", value)
+        if any(one == "\0" or "\ud800" <= one <= "\udfff" for one in text):
+            raise expected("text without NUL and halves of characters", value)
+        return text
+
+    return read
 
 
-def _values_problem(kind: str | None, values: list[str]) -> str | None:
+def _word(value: object) -> object:
+    """A default or a choice; CVAT has text for true and false, which TOML writes better."""
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _doubtful_values(kind: str | None, values: list[str]) -> str | None:
+    """Why choices are probably a mistake, although CVAT takes them."""
+    if any("\n" in value for value in values):
+        return "CVAT joins the values by newlines, so one with a newline becomes two"
     match kind:
-        case "radio" | "select" if not values or "" in values:
-            return f"a {kind} needs values to choose from, none of them blank"
+        case "radio" | "select" if not any(values):
+            return f"a {kind} needs values to choose from"
+        case "radio" | "select" if "" in values:
+            return "one of the values is blank"
         case "radio" | "select" if len(set(values)) < len(values):
             return "the same value stands there twice"
-        case "checkbox" if not {value.lower() for value in values} <= {"true", "false"}:
+        case "checkbox" if not {value.lower() for value in values} <= {"true", "false", ""}:
             return 'the values of a checkbox are "true" or "false"'
         case "number":
-            # The server is content with two, but its editor and its player need the step.
+            # CVAT's editor and player need all three.
             numbers = [float(value) for value in values if _NUMBER.fullmatch(value)]
             if len(numbers) != 3 or len(values) != 3 or numbers[0] >= numbers[1]:
                 return 'a number needs three values, ["lowest", "highest", "step"]'
@@ -258,7 +298,8 @@ def _values_problem(kind: str | None, values: list[str]) -> str | None:
     return None
 
 
-def _default_problem(kind: str | None, default: str, values: list[str]) -> str | None:
+def _doubtful_default(kind: str | None, default: str, values: list[str]) -> str | None:
+    """Why a default is probably a mistake, although CVAT takes it."""
     match kind:
         case "radio" | "select" if default not in values:
             return str(expected(f"one of the values ({', '.join(values)})", default))

@@ -62,9 +62,11 @@ def print_jobs(jobs: Sequence[Job]) -> None:
 
 
 def print_check(result: CheckResult) -> None:
-    """One line for one check."""
+    """One line for one check, and one for each of its warnings."""
     mark = "ok  " if result.ok else "FAIL"
     print(f"{mark}  {result.name}: {result.error or result.detail}", flush=True)
+    for warning in result.warnings:
+        print(f"warn  {warning}", flush=True)
 
 
 def cloud_keys(texts: Sequence[str]) -> tuple[int, list[str]]:

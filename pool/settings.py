@@ -244,7 +244,10 @@ def _digest(told: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The whole configuration."""
+    """The whole configuration.
+
+    ``warnings`` tell, each on a line, what is taken although it is probably a mistake.
+    """
 
     cvat: CvatSettings = field(default_factory=CvatSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
@@ -252,3 +255,4 @@ class Settings:
     events: EventSettings = field(default_factory=EventSettings)
     templates: Mapping[str, Template] = field(default_factory=dict)
     path: Path | None = None
+    warnings: tuple[str, ...] = ()

@@ -80,6 +80,8 @@ class Reload:
             )
         )
         self._templates.replace(templates)
+        for warning in fresh.warnings:
+            log.warning("doubtful configuration", what=warning)
         if changed:
             log.info("configuration reloaded", templates=changed)
         return ReloadReport(changed=changed, restart=restart)

@@ -116,6 +116,21 @@ def test_check_passes_and_leaves_nothing_behind(
     assert len(simulator.state.tasks) == before
 
 
+def test_check_shows_what_cvat_takes_although_it_is_of_no_use(
+    folder: Path, token: str, simulator: SimulatorServer
+) -> None:
+    config = folder / "config.toml"
+    labels = '{ name = "two\u202fwords", color = "red" }, { name = "b", color = "blue" }'
+    config.write_text(config.read_text() + f"\n[templates.odd]\nlabels = [{labels}]\n")
+    result = cvat_pool("check", cwd=folder, CVAT_ACCESS_TOKEN=token)
+    assert result.returncode == 0, result.stdout
+    assert "ok    template odd: accepted" in result.stdout
+    warned = [line for line in result.stdout.splitlines() if line.startswith("warn  ")]
+    assert [line.rpartition(", found ")[2] for line in warned] == ['"red"', '"blue"']
+    told = cvat_pool("check", "--json", cwd=folder, CVAT_ACCESS_TOKEN=token)
+    assert json.loads(told.stdout)[0]["warnings"] == [line[6:] for line in warned]
+
+
 # --- What goes wrong: a line that says what to do, and an exit code -----------------------------
 
 

@@ -103,12 +103,16 @@ def test_a_daemon_without_a_server_waits_for_it(
 def test_a_changed_configuration_is_taken_over_without_a_restart(
     config_path: Path, simulator: SimulatorServer
 ) -> None:
-    before = config_path.read_text()
+    doubtful = '[templates.{}]\nlabels = [{{ name = "car", color = "{}" }}]\n'
+    before = config_path.read_text() + doubtful.format("odd", "red")
+    config_path.write_text(before)
     with running("run", cwd=config_path.parent, CVAT_ACCESS_TOKEN=simulator.access_token) as daemon:
+        assert "templates.odd.labels[0].color" in daemon.wait_for("doubtful")
         daemon.wait_for("maintenance begun")
         config_path.write_text("[templates.scenes")
         assert "config.toml:1" in daemon.wait_for("not reloaded")
-        config_path.write_text(before + "[templates.more]\nlabels = []\n")
+        config_path.write_text(before + doubtful.format("more", "blue"))
+        daemon.wait_for("templates.more.labels[0].color")
         assert "more" in daemon.wait_for("configuration reloaded")
         daemon.process.send_signal(signal.SIGHUP)
         assert daemon.stop() == 0

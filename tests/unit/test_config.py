@@ -356,7 +356,9 @@ def test_all_problems_are_known_and_the_first_stands_in_the_line(tmp_path: Path)
 
 
 def test_every_problem_stays_on_one_line() -> None:
-    text = '"a\\nb" = 1\n[templates."c\\nd"]\nlabels = [{ name = "e\\nf" }]\ntask."g\\nh" = 1'
+    text = (
+        '"a\\nb" = 1\n[templates."c\\nd"]\nlabels = [{ name = "e", "e\\nf" = 1 }]\ntask."g\\nh" = 1'
+    )
     with pytest.raises(InvalidConfig) as caught:
         loads(text)
     assert len(caught.value.lines()) == 4

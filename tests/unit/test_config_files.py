@@ -81,7 +81,7 @@ def test_the_configuration_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     [
         ('[{"name": "car"},\n {"name": }]', r"labels.json:2:11: not valid JSON: expecting value"),
         ("{}", r"labels.json: expected an array of labels, found a table"),
-        ('[{"name": 5}]', r"labels.json: \[0\].name: expected text in quotes, found 5"),
+        ('[{"name": []}]', r"labels.json: \[0\].name: expected text in quotes, found an array"),
         ('[{"name": "a"}, {"name": "b", "x": 1}]', r'json: label "b": \[1\].x: unknown key'),
         ("\udcff", r"labels.json: not valid JSON"),
         (None, r"cannot read .*labels.json: No such file"),
