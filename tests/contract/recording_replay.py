@@ -6,10 +6,12 @@ begins with the tasks that the scenario presupposes and grows with every answer.
 
 from __future__ import annotations
 
+import base64
 import functools
 import io
 import json
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,8 @@ from pool.simulator import SimulatorServer
 
 RECORDINGS = Path(__file__).with_name("recordings")
 RECORDED_HOST = "http://cvat.test"
+#: How far a pixel may be from the recorded one: JPEG libraries differ in the last bit.
+PIXEL_TOLERANCE = 3
 #: Headers that are compared where the recording has them.
 HEADERS = (
     "content-type", "www-authenticate", "allow", "vary", "cache-control", "tus-resumable",
@@ -38,13 +42,46 @@ VOLATILE = frozenset({
 #: Ids of other objects, by the collection that they belong to.
 REFERENCES = {"task_id": "tasks", "project_id": "projects", "webhook_id": "webhooks"}
 DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\Z")
-_OBJECT = re.compile(r"/api/(tasks|jobs|webhooks|projects)/(\d+)")
+_OBJECT = re.compile(r"/api/(tasks|jobs|webhooks|projects|users)/(\d+)")
+_TASK = re.compile(r"(?:/api/tasks/|task_id=|target_id=)(\d+)")
 _RAW_FOLDER = re.compile(r"/data/data/\d+/raw")
+_ADDRESS = re.compile(r"\b0x[0-9a-f]+\b")
+#: A form's fields that stand for many, as in ``client_files[0] to [99]``.
+_MANY = re.compile(r"(?P<name>\w+\[)0(?P<rest>\].*) to \[(?P<last>\d+)\](\[0\])?\Z")
 
 
+@functools.cache
 def load(scenario: str) -> list[dict[str, Any]]:
     recorded: list[dict[str, Any]] = json.loads((RECORDINGS / f"{scenario}.json").read_text())
     return recorded
+
+
+def subject(exchange: Mapping[str, Any]) -> str | None:
+    """The recorded id of the task that an exchange is about; ``None`` if it names none."""
+    if "request" not in exchange:
+        return None
+    location = exchange["response"]["headers"].get("location", "")
+    match = _TASK.search(exchange["request"]["path"]) or _TASK.search(location)
+    return match[1] if match else None
+
+
+def stored(file: Mapping[str, Any]) -> bytes:
+    """The bytes of a file whose content was recorded."""
+    if "input" in file:
+        return (RECORDINGS / file["input"]).read_bytes()
+    return base64.b64decode(file["base64"])
+
+
+def tiny_png(width: int) -> bytes:
+    """What the recordings call the picture of this width, byte for byte."""
+    target = io.BytesIO()
+    Image.new("RGB", (width, 16), (255, 0, 0)).save(target, "PNG")
+    return target.getvalue()
+
+
+def numbered(count: int) -> list[str]:
+    """The names of as many files, where the recording says only "and so on"."""
+    return [f"{number:05}.png" for number in range(count)]
 
 
 @functools.cache
@@ -88,7 +125,15 @@ class Replay:
     #: Other texts that differ, recorded to ours.
     texts: dict[str, str] = field(default_factory=dict)
     #: Which uploads are not what their names say, by the recording's name.
-    kinds: dict[str, dict[str, str]] = field(default_factory=dict)
+    kinds: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    #: Fields of the tasks that the recording takes as given, by its first exchange with one. All
+    #: others are plain; ``None``: no task is made but by a request.
+    tasks: Mapping[str, Mapping[str, Any]] | None = None
+    #: The token of the recordings' other user.
+    other_token: str = "not-a-token-of-this-server"
+    #: The file that the last TUS upload is of, and how many there were before for the same task.
+    upload_content: bytes = b""
+    uploads: dict[str | None, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.http = urllib3.PoolManager(retries=False, timeout=20.0)
@@ -131,13 +176,16 @@ class Replay:
     def send(self, exchange: Mapping[str, Any]) -> Answer:
         """Send a recorded request, with our ids, files and credentials."""
         request = exchange["request"]
+        self._meet(exchange)
         headers = {
             name: value for name, value in request["headers"].items() if name != "Authorization"
         }
         headers |= self._credentials(request["auth"])
         if "Upload-Multiple" in headers and headers["Upload-Multiple"] == "":
             headers["Upload-Multiple"] = "true"
-        options = self._body(exchange["name"], request.get("body") or {})
+        if "Upload-Length" in headers and request["method"] == "POST":
+            self._begin_upload(subject(exchange), int(headers["Upload-Length"]))
+        options = self._body(exchange, request.get("body") or {})
         response = self.http.request(
             request["method"],
             self.server.url + self.translate_path(request["path"]),
@@ -158,30 +206,53 @@ class Replay:
             case "basic":
                 return urllib3.make_headers(basic_auth=f"{server.username}:{server.password}")
             case "other":
-                return {"Authorization": "Bearer not-a-token-of-this-server"}
+                return {"Authorization": f"Bearer {self.other_token}"}
         return {}
 
-    def _body(self, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def _meet(self, exchange: Mapping[str, Any]) -> None:
+        """Create the task that an exchange names, if it was there before the recording."""
+        match = _TASK.search(exchange["request"]["path"])
+        if self.tasks is not None and match and int(match[1]) not in self.ids.get("tasks", {}):
+            self.create_task(int(match[1]), **self.tasks.get(exchange["name"], {}))
+
+    def _begin_upload(self, task: str | None, size: int) -> None:
+        """Have the content at hand of what is uploaded in pieces: the recordings' n-th picture."""
+        number = self.uploads[task] = self.uploads.get(task, 0) + 1
+        picture = tiny_png(9 + number)
+        self.upload_content = picture if len(picture) == size else content(size)
+
+    def finish_upload(self, exchange: Mapping[str, Any], answer: Answer) -> None:
+        """Send what was announced, where the recording left out that it was sent."""
+        headers = {
+            "Authorization": f"Bearer {self.server.access_token}",
+            "Content-Type": "application/offset+octet-stream",
+            "Upload-Offset": "0",
+        }
+        location = answer.headers["location"]
+        sent = self.http.request("PATCH", location, headers=headers, body=self.upload_content)
+        assert sent.status == 204, f"{exchange['name']}: {sent.status}"
+
+    def _body(self, exchange: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any]:
+        name: str = exchange["name"]
         if "json" in body:
-            return {"json": self._translate(body["json"])}
+            return {"json": self._translate(_in_full(body["json"]))}
         if "multipart" in body:
             kinds = self.kinds.get(name, {})
             fields = {
-                key: (value["file"], content(value["bytes"], kinds.get(value["file"], "image")))
-                if isinstance(value, dict)
-                else value
-                for key, value in body["multipart"].items()
+                key: _file(value, kinds) if isinstance(value, dict) else value
+                for key, value in _all_fields(body["multipart"]).items()
             }
             return {"fields": fields}
-        if "bytes" in body:
-            return {"body": self._raw_body(name, body["bytes"])}
-        return {}
-
-    def _raw_body(self, name: str, size: int) -> bytes:
+        if "multipart_text" in body:
+            # Recorded is the part's head only; what followed was the first picture.
+            head = body["multipart_text"].encode()
+            return {"body": head + b"\r\n\r\n" + tiny_png(10) + b"\r\n--XX--\r\n"}
         if name == "not JSON":
-            return b"{"
-        whole = content(2 * size)
-        return whole[:size] if name == "first half" else whole[size:]
+            return {"body": b"{"}
+        if "bytes" in body:
+            offset = int(exchange["request"]["headers"].get("Upload-Offset", "0"))
+            return {"body": self.upload_content[offset : offset + body["bytes"]]}
+        return {}
 
     # From the recording's ids to ours
 
@@ -256,7 +327,7 @@ class Replay:
     def normal(self, text: str) -> str:
         """Recorded text as we would say it: our host, our ids, any data folder."""
         text = self.texts.get(text, text).replace(RECORDED_HOST, self.server.url)
-        text = _RAW_FOLDER.sub("/data/data/N/raw", text)
+        text = _ADDRESS.sub("0x0", _RAW_FOLDER.sub("/data/data/N/raw", text))
         if DATE.match(text):
             return "a date"
         # Only what looks like an address has ids in it.
@@ -296,30 +367,109 @@ class Replay:
         return found
 
     def _normal_ours(self, text: str) -> str:
-        text = _RAW_FOLDER.sub("/data/data/N/raw", text)
+        text = _ADDRESS.sub("0x0", _RAW_FOLDER.sub("/data/data/N/raw", text))
         return "a date" if DATE.match(text) else text
 
     def compare(
-        self, recorded: Mapping[str, Any], answer: Answer, ignored: frozenset[str]
+        self,
+        recorded: Mapping[str, Any],
+        answer: Answer,
+        ignored: frozenset[str],
+        *,
+        all_headers: bool,
     ) -> list[str]:
-        """All differences between a recorded answer and ours."""
+        """All differences between a recorded answer and ours.
+
+        ``all_headers`` says that the recording has all headers: one that it has not may not come.
+        """
         if recorded["status"] != answer.status:
             return [f"status {recorded['status']} became {answer.status}: {answer.body[:300]!r}"]
         found = [
             f"header {name}: {recorded['headers'].get(name)!r} became {answer.headers.get(name)!r}"
             for name in HEADERS
-            if recorded["headers"].get(name) != answer.headers.get(name)
+            if (all_headers or name in recorded["headers"])
+            and recorded["headers"].get(name) != answer.headers.get(name)
         ]
         theirs, ours = recorded["headers"].get("location"), answer.headers.get("location")
         if (theirs and self.normal(theirs)) != ours:
             found.append(f"header location: {theirs!r} became {ours!r}")
         if "set-cookie" in recorded["headers"]:
             found += _compare_cookies(recorded["headers"]["set-cookie"], answer)
+        return found + self._compare_bodies(recorded, answer, ignored)
+
+    def _compare_bodies(
+        self, recorded: Mapping[str, Any], answer: Answer, ignored: frozenset[str]
+    ) -> list[str]:
         if "json" in recorded:
-            found += self.differences(recorded["json"], answer.json, ignored)
-        elif recorded.get("text", "") != answer.body.decode():
-            found.append(f"text {recorded.get('text')!r} became {answer.body!r}")
-        return found
+            return self.differences(recorded["json"], answer.json, ignored)
+        if "image" in recorded:
+            return _compare_images(recorded["image"], answer.body)
+        if "zip" in recorded:
+            return _compare_archives(recorded["zip"], answer.body)
+        if recorded.get("bytes", 0):
+            return [] if recorded["bytes"] == len(answer.body) else ["another length"]
+        if recorded.get("text", "") != answer.body.decode():
+            return [f"text {recorded.get('text')!r} became {answer.body!r}"]
+        return []
+
+
+def _all_fields(form: Mapping[str, Any]) -> dict[str, Any]:
+    """A form whose abbreviated fields are written out: each file a job of its own."""
+    fields: dict[str, Any] = {}
+    for key, value in form.items():
+        if match := _MANY.match(key):
+            names = numbered(int(match["last"]) + 1)
+            for number, name in enumerate(names):
+                field_name = f"{match['name']}{number}{match['rest']}"
+                fields[field_name] = value | {"file": name} if isinstance(value, dict) else name
+        else:
+            fields[key] = value
+    return fields
+
+
+def _in_full(body: Any) -> Any:
+    """A JSON body whose abbreviated share files are written out: each a job of its own."""
+    files = body.get("server_files") if isinstance(body, dict) else None
+    if not isinstance(files, str):
+        return body
+    names = numbered(int(files.partition(" of ")[0]))
+    return body | {"server_files": names, "job_file_mapping": [[name] for name in names]}
+
+
+def _file(file: Mapping[str, Any], kinds: Mapping[str, str]) -> tuple[str, bytes]:
+    if "base64" in file or "input" in file:
+        return file["file"], stored(file)
+    return file["file"], content(file["bytes"], kinds.get(file["file"], "image"))
+
+
+def _compare_images(recorded: Mapping[str, Any], body: bytes) -> list[str]:
+    """The format, the size and the pixels in the corners: which picture came."""
+    with Image.open(io.BytesIO(body)) as image:
+        right, bottom = image.width - 1, image.height - 1
+        pixels = image.convert("RGB")
+        corners = [pixels.getpixel(at) for at in ((0, 0), (right, 0), (0, bottom), (right, bottom))]
+        ours = {"format": image.format, "width": image.width, "height": image.height}
+    found = [
+        f"image {key}: {recorded[key]!r} became {value!r}"
+        for key, value in ours.items()
+        if recorded[key] != value
+    ]
+    for theirs, got in zip(recorded["corners"], corners, strict=True):
+        if any(abs(a - b) > PIXEL_TOLERANCE for a, b in zip(theirs, got, strict=True)):
+            found.append(f"corner {theirs} became {got}")
+    return found
+
+
+def _compare_archives(recorded: Mapping[str, Any], body: bytes) -> list[str]:
+    with zipfile.ZipFile(io.BytesIO(body)) as archive:
+        if sorted(recorded) != sorted(archive.namelist()):
+            return [f"members {sorted(recorded)} became {archive.namelist()}"]
+        return [
+            f"{name}: {difference}"
+            for name, member in recorded.items()
+            if "image" in member
+            for difference in _compare_images(member["image"], archive.read(name))
+        ]
 
 
 def _compare_cookies(recorded: str, answer: Answer) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,18 +10,58 @@ from typing import Any
 
 from recording_replay import Replay, content
 
+from pool.simulator import SimulatorSettings, Timings, UserSettings
+
 Step = Callable[[Replay], None]
 RECORDED_HOOK = "http://127.0.0.1:8096/hook"
+SETTINGS = SimulatorSettings(timings=Timings.zero())
+#: The user of the longer recordings, whose id there is 1.
+ADMINISTRATOR = UserSettings(username="admin", is_superuser=True, groups=("admin",))
+
+
+def _nothing(_: Any) -> None:
+    """There is nothing to prepare."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """How to begin, and what to do before the exchanges with these names."""
+    """What a recording presupposes, and what happens between its exchanges."""
 
-    begin: Step
+    begin: Step = _nothing
+    #: What to do before the exchanges with these names.
     before: Mapping[str, Step] = field(default_factory=dict)
     #: Exchanges before which imports are not waited for: they show a state on the way.
     unfinished: frozenset[str] = frozenset()
+    #: What lies on the share beside what the recording itself says.
+    share: Callable[[Path], None] = _nothing
+    settings: SimulatorSettings = SETTINGS
+    #: Whether it has all headers of an answer that matter to a client.
+    all_headers: bool = True
+    #: Of a recording that goes from task to task: fields of tasks that are not plain, by the
+    #: first exchange with each. Its exchanges with one task can be replayed without the others.
+    tasks: Mapping[str, Mapping[str, Any]] | None = None
+
+
+def _task_by_task(
+    tasks: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    begin: Step = _nothing,
+    share: Callable[[Path], None] = _nothing,
+    users: tuple[UserSettings, ...] = (),
+) -> Scene:
+    """One of the longer recordings, by the administrator, from task to task."""
+
+    def know_administrator(replay: Replay) -> None:
+        replay.learn("users", 1, replay.server.simulator.owner.id)
+        begin(replay)
+
+    return Scene(
+        begin=know_administrator,
+        share=share,
+        settings=dataclasses.replace(SETTINGS, users=(ADMINISTRATOR, *users)),
+        all_headers=False,
+        tasks=tasks or {},
+    )
 
 
 def _tasks(*recorded: int, **spec: Any) -> Step:
@@ -98,12 +139,10 @@ def _history(replay: Replay) -> None:
         replay.create_task(881 + number, name=f"page {number}")
 
 
-def write_share(folder: Path) -> Path:
-    """The file share that ``share.json`` was recorded with."""
-    (folder / "rec").mkdir(parents=True)
+def _two_pictures(share: Path) -> None:
+    (share / "rec").mkdir(parents=True)
     for name in ("0.jpg", "1.jpg"):
-        (folder / "rec" / name).write_bytes(content(28000))
-    return folder
+        (share / "rec" / name).write_bytes(content(28000))
 
 
 SCENES: dict[str, Scene] = {
@@ -124,7 +163,7 @@ SCENES: dict[str, Scene] = {
         )
     ),
     "bad_data": Scene(_tasks(*range(860, 877))),
-    "share": Scene(_tasks(877)),
+    "share": Scene(_tasks(877), share=_two_pictures),
     "requests": Scene(
         _start_one,
         before={"cancel a finished one": _release},
@@ -132,6 +171,7 @@ SCENES: dict[str, Scene] = {
     ),
     "webhooks": Scene(_project, before={"deliveries": _hooked_imports}),
     "paging": Scene(_history),
+    # From task to task, each a line: as "names": _task_by_task()
 }
 
 #: Uploads that are not what their names say.

@@ -73,12 +73,28 @@ def receiver(
 def files_at(folder: Path) -> Iterator[str]:
     """The files of a folder over HTTP: the URL of the folder."""
 
+    def answer(path: str) -> tuple[int, Mapping[str, str], bytes]:
+        return 200, {}, (folder / path.lstrip("/")).read_bytes()
+
+    with getting(answer) as (url, _):
+        yield url
+
+
+@contextmanager
+def getting(
+    answer: Callable[[str], tuple[int, Mapping[str, str], bytes]],
+) -> Iterator[tuple[str, list[str]]]:
+    """A server that answers each GET by its path and query: its URL, and what was asked so far."""
+    asked: list[str] = []
+
     class Handler(_Silent):
         def do_GET(self) -> None:
-            self.answer((folder / self.path.lstrip("/")).read_bytes())
+            asked.append(self.path)
+            status, headers, content = answer(self.path)
+            self.answer(content, status=status, headers=headers)
 
     with _serving(Handler) as url:
-        yield url
+        yield url, asked
 
 
 @contextmanager
