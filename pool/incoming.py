@@ -15,6 +15,7 @@ from pool.cvat.multipart import name_on_server
 from pool.cvat.records import LocalFile, Upload
 from pool.errors import InputError, SpoolFull
 from pool.files import build_upload, clean_name
+from pool.private import create_file
 
 if TYPE_CHECKING:
     from pool.spool import Spool
@@ -246,8 +247,7 @@ def _blocks_of_stream(stream: BinaryIO, file: LocalFile) -> Iterator[bytes]:
 
 
 def _create(path: Path) -> BinaryIO:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    return os.fdopen(os.open(path, flags, 0o600), "wb", BUFFER)
+    return os.fdopen(create_file(path), "wb", BUFFER)
 
 
 def sync_all(paths: Sequence[Path]) -> None:

@@ -24,6 +24,7 @@ from pool.cvat.records import LocalFile, Upload
 from pool.errors import InputError, SpoolFull, StoreError, TooLarge
 from pool.incoming import MANIFEST, VERSION, Incoming, part_name, sync_all
 from pool.logs import get_logger
+from pool.private import create_folder, create_folders, narrow
 
 __all__ = ["Incoming", "Spool"]
 
@@ -35,7 +36,8 @@ _ENTRY: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
 class Spool:
     """The entries of one pool, at most ``limit`` bytes of them.
 
-    The folder is made when it is first needed, readable by this user alone. The limit holds
+    The folder is made when it is first needed, with the permissions that :mod:`pool.private` tells
+    of; a folder around it that exists already is left as it is. The limit holds
     exactly for what one process writes; of what others write at the same moment it sees what has
     reached their files. All methods are thread-safe, and raise StoreError when the disk does not
     do its part.
@@ -49,6 +51,8 @@ class Spool:
         self._complete: dict[str, int] = {}
         #: Bytes that entries under construction in this process have, or have room for.
         self._growing: dict[str, int] = {}
+        #: Whether the folder was there, and private, when it was first needed.
+        self._ready = False
         #: Whether the folder itself is certainly on the disk.
         self._rooted = False
 
@@ -223,17 +227,21 @@ class Spool:
 
     def _make(self, path: Path) -> None:
         with self.disk():
+            if not self._ready:
+                create_folders(self.folder)
+                narrow(self.folder)
+                self._ready = True
             try:
-                path.mkdir(0o700)
+                create_folder(path)
             except FileNotFoundError:
-                self.folder.mkdir(0o700, parents=True, exist_ok=True)
-                path.mkdir(0o700)
+                create_folders(self.folder)
+                create_folder(path)
             except FileExistsError:
                 if (path / MANIFEST).exists():
                     raise
                 # What a process left that died while it wrote.
                 shutil.rmtree(path)
-                path.mkdir(0o700)
+                create_folder(path)
 
     @contextmanager
     def disk(self) -> Iterator[None]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pool.errors import ConfigError
-from pool.logs import get_logger
+from pool.private import warn_of_readers
 from pool.settings import CvatSettings
-
-log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +67,13 @@ def find_credentials(settings: CvatSettings, environ: Mapping[str, str]) -> Cred
 
 def _token_from_file(path: Path) -> str:
     try:
-        mode = path.stat().st_mode
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not a text file"
         raise ConfigError(f"cvat.access_token_file {path} cannot be read: {reason}") from None
     if not token:
         raise ConfigError(f"cvat.access_token_file {path} is empty")
-    if mode & (stat.S_IRGRP | stat.S_IROTH):
-        log.warning(
-            "access token file can be read by other users",
-            path=str(path),
-            mode=oct(stat.S_IMODE(mode)),
-            hint=f"chmod 600 {path}",
-        )
+    warn_of_readers(path, "access token file")
     return _checked(token, f"cvat.access_token_file {path}")
 
 

@@ -16,6 +16,7 @@ from pool.clock import Clock
 from pool.errors import PoolError, StoreError
 from pool.events import Event
 from pool.logs import get_logger
+from pool.private import warn_of_readers
 from pool.services.feed import Feed
 from pool.services.posting import Posting, secret_of
 from pool.services.signals import Signal
@@ -32,9 +33,12 @@ LOOK = 60.0
 
 
 def check_secrets(settings: EventSettings, environ: Mapping[str, str] = os.environ) -> None:
-    """Raise ConfigError when the secret of a sink is not where it should be."""
+    """Raise ConfigError when the secret of a sink is not where it should be; log a warning when it
+    is in a file that others can read."""
     for sink in settings.sinks:
         secret_of(sink, environ)
+        if sink.secret_env is None and sink.secret_file is not None:
+            warn_of_readers(sink.secret_file, "secret file of a sink")
 
 
 def sink_names(sinks: Sequence[SinkSettings]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from urllib.parse import quote
 from sqlite_utils import Database
 
 from pool.errors import PoolClosed, StoreError
+from pool.private import create_file, narrow
 from pool.store.failures import explain, is_busy, spoils_connection
 
 #: Seconds between two tries to get the turn at writing, while another process has it.
@@ -134,7 +135,7 @@ class Connections:
                 raise PoolClosed("the store is closed")
             try:
                 if slot.db is None:
-                    slot.open(connect(self.path, busy_timeout=self.busy_timeout, create=False))
+                    slot.open(connect(self.path, busy_timeout=self.busy_timeout))
                 yield slot
             except sqlite3.Error as error:
                 if spoils_connection(error):
@@ -201,11 +202,26 @@ def _transaction(db: Database, begin: Callable[[Database], object]) -> Iterator[
         raise
 
 
-def connect(path: Path, *, busy_timeout: float, create: bool) -> Database:
-    """A connection whose commits are on the disk when they return."""
-    mode = "rwc" if create else "rw"
+def make_file(path: Path) -> None:
+    """Have the file of a store there, and private (see :mod:`pool.private`). SQLite gives the files
+    beside it the permissions that it finds on this one. Errors are left to :func:`connect`."""
+    # SQLite follows links too, and puts its files beside what it finds.
+    path = path.resolve()
+    try:
+        # Closed at once: closing the file drops the locks of the process's connections to it, but
+        # a new file has none.
+        os.close(create_file(path))
+    except FileExistsError:
+        for end in ("", "-wal", "-shm"):
+            narrow(path.with_name(path.name + end))
+    except OSError:
+        pass
+
+
+def connect(path: Path, *, busy_timeout: float) -> Database:
+    """A connection to a file that is there, whose commits are on the disk when they return."""
     conn = sqlite3.connect(
-        f"file:{quote(str(path))}?mode={mode}",
+        f"file:{quote(str(path))}?mode=rw",
         uri=True,
         timeout=busy_timeout,
         check_same_thread=False,

@@ -83,9 +83,11 @@ def _explain_access(error: sqlite3.Error, path: Path) -> str:
     if not folder.is_dir():
         return f"the folder {folder} does not exist; create it or correct the path"
     if not path.exists():
-        if os.access(folder, os.W_OK):
-            return f"{path} was deleted or moved away; put it back or start anew"
-        return f"{path} cannot be made, since the folder {folder} is read-only; allow writing"
+        if not os.access(folder, os.W_OK):
+            return f"{path} cannot be made, since the folder {folder} is read-only; allow writing"
+        if _almost_full(path):
+            return f"the disk that holds {path} is full; free some space"
+        return f"{path} was deleted or moved away; put it back or start anew"
     if not os.access(folder, os.W_OK):
         return f"the folder {folder} is read-only, and SQLite writes files into it; allow writing"
     if not os.access(path, os.W_OK):

@@ -33,7 +33,7 @@ from pool.store import (
 )
 from pool.store import webhooks as hooks
 from pool.store.base import Store
-from pool.store.connections import Connections, connect
+from pool.store.connections import Connections, connect, make_file
 from pool.store.failures import check_place, explain, is_busy
 from pool.store.migrations import migrations, unknown_to_us
 
@@ -271,7 +271,8 @@ def _make_ready(path: Path, busy_timeout: float) -> str:
 
 
 def _try_make_ready(path: Path, busy_timeout: float) -> str:
-    db = connect(path, busy_timeout=busy_timeout, create=True)
+    make_file(path)
+    db = connect(path, busy_timeout=busy_timeout)
     try:
         if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
             raise StoreError(f"{path} is where SQLite cannot share memory; use a local disk")

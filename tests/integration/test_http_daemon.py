@@ -20,16 +20,16 @@ TOKEN = "a-token"
 
 @contextmanager
 def daemon(config_path: Path, simulator: SimulatorServer) -> Iterator[tuple[Running, Api]]:
-    with running(
-        "run",
-        cwd=config_path.parent,
-        CVAT_ACCESS_TOKEN=simulator.access_token,
-        POOL_API_TOKEN=f"{TOKEN}, another",
-    ) as process:
-        line = process.wait_for("listening")
-        url = line.partition("url=")[2].split()[0].strip("'\"")
-        with Api(url, token=TOKEN) as api:
-            yield process, api
+    with (
+        running(
+            "run",
+            cwd=config_path.parent,
+            CVAT_ACCESS_TOKEN=simulator.access_token,
+            POOL_API_TOKEN=f"{TOKEN}, another",
+        ) as process,
+        Api(process.url, token=TOKEN) as api,
+    ):
+        yield process, api
 
 
 def test_from_files_to_jobs(config_path: Path, simulator: SimulatorServer, image: bytes) -> None:

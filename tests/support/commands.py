@@ -23,7 +23,9 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "COLUMNS": "100", "PYTHONUNBUFFERED": "1", **extra}
 
 
-def cvat_pool(*arguments: str | Path, cwd: Path, **extra: str) -> subprocess.CompletedProcess[str]:
+def cvat_pool(
+    *arguments: str | Path, cwd: Path, umask: int = -1, **extra: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
         [*COMMAND, *map(str, arguments)],
@@ -33,6 +35,7 @@ def cvat_pool(*arguments: str | Path, cwd: Path, **extra: str) -> subprocess.Com
         text=True,
         timeout=PATIENCE,
         check=False,
+        umask=umask,
     )
 
 
@@ -70,6 +73,12 @@ class Running:
         assert line is not None, f"ended without {text!r}: {self.lines}"
         return line
 
+    @property
+    def url(self) -> str:
+        """Where a daemon listens, as soon as it does."""
+        line = self.wait_for("listening")
+        return line.partition("url=")[2].split()[0].strip("'\"")
+
     def stop(self) -> int:
         """SIGTERM, and its exit code."""
         self.process.terminate()
@@ -79,7 +88,7 @@ class Running:
 
 
 @contextmanager
-def running(*arguments: str | Path, cwd: Path, **extra: str) -> Iterator[Running]:
+def running(*arguments: str | Path, cwd: Path, umask: int = -1, **extra: str) -> Iterator[Running]:
     """A command in the background, killed at the end if it still runs."""
     process = subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
@@ -88,6 +97,7 @@ def running(*arguments: str | Path, cwd: Path, **extra: str) -> Iterator[Running
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        umask=umask,
     )
     command = Running(process)
     try:

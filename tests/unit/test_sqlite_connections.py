@@ -103,4 +103,4 @@ def test_no_connection_is_open_while_a_process_forks(tmp_path: Path, store: Sqli
 
 def test_a_connection_that_cannot_be_set_up_is_closed(tmp_path: Path) -> None:
     with pytest.raises(sqlite3.OperationalError):
-        connect(tmp_path / "none.db", busy_timeout=1.0, create=False)
+        connect(tmp_path / "none.db", busy_timeout=1.0)
