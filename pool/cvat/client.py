@@ -25,7 +25,7 @@ from pool.cvat.records import (
 from pool.cvat.transport import Answer, OnCall, Transport
 from pool.cvat.upload import Uploader
 from pool.cvat.webhooks import Webhooks
-from pool.errors import CvatAmbiguous, CvatError
+from pool.errors import CvatAmbiguous, CvatBusy, CvatError
 from pool.model import Job
 from pool.settings import CvatSettings, DataSettings
 
@@ -36,7 +36,7 @@ MAX_IDS: Final = 500
 _PAGE_SIZE: Final = 500
 #: Under which name each thing of a listing has the time of its answer.
 _ANSWERED: Final = "_answered"
-#: How often a listing is begun again because it changed between two pages.
+#: How often a listing is read that changes between two pages, before it is given up.
 _MAX_LISTINGS: Final = 3
 
 
@@ -241,17 +241,32 @@ class CvatClient:
         """The annotation jobs of those of the tasks that have any, by task, in order of id.
 
         A task's jobs appear in one transaction, so what is found for a task is complete.
+
+        :raises CvatBusy: even the jobs of one task change while they are listed.
         """
-        found: dict[int, list[Job]] = {}
+        found: dict[int, tuple[Job, ...]] = {}
         for ids in _batches(task_ids):
+            found |= self._jobs_of(ids)
+        return found
+
+    def _jobs_of(self, ids: Sequence[int]) -> dict[int, tuple[Job, ...]]:
+        if len(ids) == 1:
+            query: dict[str, object] = {"task_id": ids[0]}
+        else:
+            query = {"filter": _json({"in": [{"var": "task_id"}, ids]})}
+        try:
+            listed = self._list("jobs", "/api/jobs", query)
+        except _Unsteady:
             if len(ids) == 1:
-                query: dict[str, object] = {"task_id": ids[0]}
-            else:
-                query = {"filter": _json({"in": [{"var": "task_id"}, ids]})}
-            for said in self._list("jobs", "/api/jobs", query):
-                parsed = parse.job(said, self.job_url)
-                if parsed is not None:
-                    found.setdefault(parsed[0], []).append(parsed[1])
+                raise
+            # Imports end all the time. The fewer tasks, the fewer pages for one to end between.
+            middle = len(ids) // 2
+            return self._jobs_of(ids[:middle]) | self._jobs_of(ids[middle:])
+        found: dict[int, list[Job]] = {}
+        for said in listed:
+            parsed = parse.job(said, self.job_url)
+            if parsed is not None:
+                found.setdefault(parsed[0], []).append(parsed[1])
         return {task_id: tuple(jobs) for task_id, jobs in found.items()}
 
     def assign_job(self, job_id: int, user_id: int | None) -> None:
@@ -308,11 +323,14 @@ class CvatClient:
 
         The pages are numbered here: ``next`` in the answer is an absolute address, with
         whatever host and scheme the server believes it has. A listing whose count changes
-        between two pages may have skipped something, so it is begun again.
+        between two pages may have skipped something, so it is begun again, and never taken for
+        complete.
+
+        :raises CvatBusy: it changed each time.
         """
-        found: dict[int, Any] = {}
         for _ in range(_MAX_LISTINGS):
-            found, steady = {}, True
+            found: dict[int, Any] = {}
+            steady = True
             count: int | None = None
             for page in self._pages(operation, path, query):
                 count, before = page.get("count"), count
@@ -321,8 +339,8 @@ class CvatClient:
                     found[parse.thing_id(said)] = said
                     said[_ANSWERED] = page[_ANSWERED]
             if steady:
-                break
-        return [found[key] for key in sorted(found)]
+                return [found[key] for key in sorted(found)]
+        raise _Unsteady(f"{path} changed between two pages, {_MAX_LISTINGS} times in a row")
 
     def _pages(
         self, operation: str, path: str, query: Mapping[str, object]
@@ -357,6 +375,10 @@ class CvatClient:
         return failures.error_from_answer(
             answer.status, answer.headers, answer.data, method=method, now=0.0
         )
+
+
+class _Unsteady(CvatBusy):
+    """A listing changed while it was read."""
 
 
 def _answered(answer: Answer) -> float | None:

@@ -93,13 +93,32 @@ def test_a_page_that_is_gone_begins_the_listing_again(
     assert ids(client.jobs([1])) == {1: [2]}
 
 
-def test_a_listing_that_never_holds_still_ends(server: StubServer, client: CvatClient) -> None:
+def test_a_listing_that_never_holds_still_is_not_taken_for_complete(
+    server: StubServer, client: CvatClient
+) -> None:
     counts = iter(range(100))
     server.answer = lambda seen: page(
         job(1), count=next(counts), more=query(seen).get("page") is None
     )
-    assert ids(client.jobs([1])) == {1: [1]}
+    with pytest.raises(errors.CvatBusy, match="changed between two pages"):
+        client.jobs([1])
     assert len(server.seen) == 6
+
+
+def test_jobs_of_many_tasks_that_change_are_listed_for_fewer(
+    server: StubServer, client: CvatClient
+) -> None:
+    counts = iter(range(100))
+
+    def answer(seen: Seen) -> Reply:
+        asked = query(seen)
+        if "filter" in asked:
+            return page(job(1), count=next(counts), more="page" not in asked)
+        task_id = int(asked["task_id"])
+        return page(job(2 * task_id, task_id), job(2 * task_id + 1, task_id), count=2)
+
+    server.answer = answer
+    assert ids(client.jobs([1, 2, 3])) == {n: [2 * n, 2 * n + 1] for n in (1, 2, 3)}
 
 
 def test_ids_are_asked_for_in_batches(server: StubServer, client: CvatClient) -> None:
