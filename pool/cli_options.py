@@ -39,7 +39,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TemplateArgument = Annotated[str, typer.Argument(help="A template of the configuration.")]
 TimeoutOption = Annotated[
     str | None,
-    typer.Option("--timeout", help='How long to wait, such as "30s".', show_default=False),
+    typer.Option("--timeout", help='How long to wait in all, such as "30s".', show_default=False),
 ]
 SpeedOption = Annotated[
     float,

@@ -44,9 +44,15 @@ def get(
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put data into a task of the pool and print its job ids."""
+    """Put data into a task of the pool and print its job ids.
+
+    The time-out is for all of it; what has been sent by then goes on.
+    """
+    from pool.clock import SystemClock
     from pool.rendering import cloud_keys, print_jobs, upload_progress, wait_for_jobs
 
+    clock, patience = SystemClock(), seconds_of(timeout)
+    began = clock.monotonic()
     with closing(open_pool(config, server)) as pool:
         with upload_progress() as progress:
             request = pool.submit(
@@ -58,10 +64,12 @@ def get(
                 name=name,
                 assignee=assignee,
                 idempotency_key=key,
-                timeout=seconds_of(timeout),
+                timeout=patience,
                 progress=progress,
             )
-        jobs = wait_for_jobs(request, seconds_of(timeout))
+        if patience is not None:
+            patience = max(0.0, patience - (clock.monotonic() - began))
+        jobs = wait_for_jobs(request, patience)
     if as_json:
         print_json(
             {

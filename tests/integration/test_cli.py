@@ -6,10 +6,15 @@ import json
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.commands import cvat_pool
+from typer.testing import CliRunner
 
+from pool import Job, Request, TaskPool
+from pool.cli import app
+from pool.clock import SystemClock
 from pool.simulator import SimulatorServer
 
 
@@ -237,6 +242,36 @@ def test_a_time_out_leaves_the_request_running(
         simulator.release_imports()
     assert result.returncode == 3
     assert "still running" in one_line(result)
+
+
+def test_the_time_out_is_for_the_whole_of_get(
+    folder: Path, log_in: None, image_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late: list[float] = []
+    patience: list[float | None] = []
+    submit, jobs, monotonic = TaskPool.submit, Request.jobs, SystemClock.monotonic
+
+    def slow(pool: TaskPool, *arguments: Any, **options: Any) -> Request:
+        patience.append(options["timeout"])
+        request = submit(pool, *arguments, **options)
+        late.append(50.0)
+        return request
+
+    def waits(request: Request, timeout: float | None = None) -> list[Job]:
+        patience.append(timeout)
+        return jobs(request, timeout)
+
+    monkeypatch.setattr(TaskPool, "submit", slow)
+    monkeypatch.setattr(Request, "jobs", waits)
+    monkeypatch.setattr(SystemClock, "monotonic", lambda clock: monotonic(clock) + sum(late))
+    config = ["--config", str(folder / "config.toml")]
+    result = CliRunner().invoke(
+        app, ["get", "scenes", str(image_path), "--timeout", "60s", *config]
+    )
+    assert result.exit_code == 0
+    to_a_task, to_the_jobs = patience
+    assert to_a_task == 60.0
+    assert to_the_jobs is not None and 0.0 < to_the_jobs <= 10.0
 
 
 @pytest.mark.parametrize(
