@@ -10,8 +10,7 @@ from pool.handles import when
 from pool.model import Levels, Outcome, TaskState, WebhookRecord
 from pool.services.backoff import SERVER
 from pool.services.hooks import HookState, judge_hook, scope_of
-from pool.services.refill import LEAD_TIME
-from pool.services.sizing import WINDOWS, target_size
+from pool.services.sizing import LEAD_TIME, WINDOWS, target_size
 from pool.settings import Settings, Template
 from pool.store.base import Store
 

@@ -19,15 +19,12 @@ from pool.services.backoff import SERVER, held_by, hold_after, too_early
 from pool.services.create import create_on_server
 from pool.services.replenish import Replenish
 from pool.services.signals import Signal
-from pool.services.sizing import WINDOWS, Target, target_size
+from pool.services.sizing import LEAD_TIME, WINDOWS, Target, target_size
 from pool.settings import Template
 from pool.store.base import CreateLimit, Store
 
 log = get_logger(__name__)
 
-#: Seconds that one create takes before any was measured, and the least that sizing assumes:
-#: refilling also waits for the foreground.
-LEAD_TIME = 1.0
 #: Seconds after the last sign of the foreground for which refilling goes on waiting: callers
 #: who come one after the other leave gaps that are shorter than one create.
 QUIET = 0.25

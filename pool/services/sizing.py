@@ -17,6 +17,9 @@ from pool.settings import PoolSettings
 
 #: Seconds of history from which the rate is taken; the busiest of them counts.
 WINDOWS = (60.0, 300.0, 900.0)
+#: Seconds that one create takes before any was measured, and the least that sizing assumes:
+#: refilling also waits for the foreground.
+LEAD_TIME = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

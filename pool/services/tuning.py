@@ -10,24 +10,24 @@ served which share. Nothing is assumed of how callers come: a burst counts as th
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, TypeVar
+from typing import Final
 
-from pool.model import LeaseRecord, LeaseState, Outcome, PooledTask, TaskState
-from pool.services.refill import LEAD_TIME
+from pool.model import Outcome
+from pool.services.sizing import LEAD_TIME
 from pool.settings import PoolSettings, Template
-from pool.store.base import Store
-
-Number = TypeVar("Number", int, float)
+from pool.store.base import Asked, Store
 
 #: Seconds of history that count: a week, so that every day of the week does.
 HISTORY: Final = 7 * 86400.0
-#: The newest hand-outs of all templates that are looked at.
+#: The newest hand-outs that are looked at; eight bytes each.
 MOST: Final = 1_000_000
+#: A create that is done but for this share of it is done: a time since the epoch is exact to a
+#: quarter of a microsecond only.
+_DONE: Final = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,43 +85,33 @@ def tune(store: Store, template: Template, *, now: float) -> Advice:
     """The advice for one template, from what the store knows of the last :data:`HISTORY`
     seconds."""
     since = now - HISTORY
-    leases = [
-        lease
-        for lease in store.leases(limit=MOST)
-        if lease.template == template.name
-        and since <= lease.created_at <= now
-        and lease.state is not LeaseState.WAITING
-    ]
-    tasks = store.tasks(template=template.name, states=list(TaskState))
-    creates = creates_in(task for task in tasks if task.created_at >= since)
-    return advise(leases, creates, template.name, template.pool)
+    asked = store.asked(template.name, since=since, until=now, limit=MOST)
+    creates = creates_in(store.create_times(template.name, since=since))
+    return advise(asked, creates, template.name, template.pool)
 
 
-def creates_in(tasks: Iterable[PooledTask]) -> Creates:
-    """How long the creates of these tasks took."""
-    took = sorted(task.warm_at - task.created_at for task in tasks if task.warm_at is not None)
+def creates_in(took: Sequence[float]) -> Creates:
+    """The creates that ``took`` so many seconds, in ascending order."""
     if not took:
         return Creates(count=0, median=LEAD_TIME, slow=LEAD_TIME)
-    return Creates(count=len(took), median=_quantile(took, 0.5), slow=_quantile(took, 0.9))
+    return Creates(
+        count=len(took), median=took[_place(0.5, len(took))], slow=took[_place(0.9, len(took))]
+    )
 
 
-def advise(
-    leases: Sequence[LeaseRecord], creates: Creates, template: str, settings: PoolSettings
-) -> Advice:
-    """The smallest size that serves as many of these leases at once as ``hit_rate`` wants."""
-    asked_at = sorted(lease.created_at for lease in leases)
-    served = Counter(lease.outcome for lease in leases)
-    replaced = sorted(being_replaced(asked_at, creates.slow))
+def advise(asked: Asked, creates: Creates, template: str, settings: PoolSettings) -> Advice:
+    """The smallest size that serves as many of these hand-outs at once as ``hit_rate`` wants."""
+    replaced = being_replaced(asked.times, creates.slow)
     size = _quantile(replaced, settings.hit_rate) + 1 if replaced else None
     return Advice(
         template=template,
         wanted=settings.hit_rate,
         demanded=Demanded(
-            since=datetime.fromtimestamp(asked_at[0], UTC) if asked_at else None,
-            hits=served[Outcome.HIT],
-            waits=served[Outcome.WAIT],
-            colds=served[Outcome.COLD],
-            refused=served[None],
+            since=datetime.fromtimestamp(asked.times[0], UTC) if asked.times else None,
+            hits=asked.outcomes.get(Outcome.HIT, 0),
+            waits=asked.outcomes.get(Outcome.WAIT, 0),
+            colds=asked.outcomes.get(Outcome.COLD, 0),
+            refused=asked.outcomes.get(None, 0),
         ),
         creates=creates,
         current=settings.min_size,
@@ -131,22 +121,36 @@ def advise(
     )
 
 
-def being_replaced(asked_at: Iterable[float], seconds: float) -> list[int]:
-    """How many tasks were being replaced each time that one was asked for, when the create of
-    each takes so many ``seconds`` and they are made one after the other."""
-    counts = []
-    ends: deque[float] = deque()
+def being_replaced(asked_at: Iterable[float], seconds: float) -> Counter[int]:
+    """How often how many tasks were being replaced when one was asked for, when the create of each
+    takes so many ``seconds`` and they are made one after the other."""
+    counts: Counter[int] = Counter()
+    before, left = 0.0, 0.0
     for time in asked_at:
-        while ends and ends[0] <= time:
-            ends.popleft()
-        counts.append(len(ends))
-        ends.append((ends[-1] if ends else time) + seconds)
+        # What is left to do is kept in creates, of which the first may be half done.
+        left = max(0.0, left - (time - before) / seconds) if seconds > 0 else 0.0
+        counts[max(0, math.ceil(left - _DONE))] += 1
+        before, left = time, left + 1.0
     return counts
 
 
-def _share_below(ordered: Sequence[int], size: int) -> float | None:
-    return bisect_left(ordered, size) / len(ordered) if ordered else None
+def _share_below(counts: Mapping[int, int], size: int) -> float | None:
+    """The share of those in ``counts`` that are below ``size``."""
+    if not counts:
+        return None
+    return sum(times for count, times in counts.items() if count < size) / sum(counts.values())
 
 
-def _quantile(ordered: Sequence[Number], share: float) -> Number:
-    return ordered[min(len(ordered) - 1, max(0, math.ceil(share * len(ordered)) - 1))]
+def _quantile(counts: Mapping[int, int], share: float) -> int:
+    """The smallest that ``share`` of those in ``counts`` do not exceed."""
+    left = _place(share, sum(counts.values()))
+    for count in sorted(counts):
+        left -= counts[count]
+        if left < 0:
+            return count
+    raise ValueError("there is no quantile of nothing")
+
+
+def _place(share: float, length: int) -> int:
+    """Where, in ascending order, stands the smallest that ``share`` do not exceed."""
+    return min(length - 1, max(0, math.ceil(share * length) - 1))

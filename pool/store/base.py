@@ -97,6 +97,15 @@ class CreateLimit:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """When tasks were asked for, in ascending order, and how often that came to which outcome;
+    None is no task at all."""
+
+    times: Sequence[float]
+    outcomes: Mapping[Outcome | None, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
     """One page of requests, newest first, and the cursor of the next one, if there is one."""
 
@@ -383,6 +392,15 @@ class Store(EventRows, QueueRows, UpkeepRows, WaitingRows, WebhookRows, Protocol
 
     def hand_outs(self) -> Mapping[str, Mapping[Outcome, int]]:
         """All hand-outs ever, by template and outcome."""
+
+    def asked(self, template: str, *, since: float, until: float, limit: int) -> Asked:
+        """When tasks of a template were asked for, from ``since`` to ``until``, the newest
+        ``limit`` times. A request counts once, when it was made, however many leases it has used
+        up; what still waits does not count. Takes eight bytes of memory for each."""
+
+    def create_times(self, template: str, *, since: float) -> Sequence[float]:
+        """How many seconds the creates for a template's pool took that began after ``since``, in
+        ascending order."""
 
     def learned_paces(self) -> Mapping[str, LearnedPace]:
         """What was kept by :meth:`learn_paces`, by size class."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from sqlite_utils import Database
@@ -22,7 +24,7 @@ from pool.model import (
     TaskState,
 )
 from pool.store import lookups
-from pool.store.base import Page
+from pool.store.base import Asked, Page
 from pool.store.rows import (
     LEASE_COLUMNS,
     REQUEST_COLUMNS,
@@ -189,6 +191,22 @@ def demand(db: Database, template: str, *, since: float) -> Sequence[Demand]:
         Demand(template=template, start=start, hits=hits, waits=waits, colds=colds)
         for template, start, hits, waits, colds in found
     ]
+
+
+def asked(db: Database, template: str, *, since: float, until: float, limit: int) -> Asked:
+    wanted = {"template": template, "since": since, "until": until, "limit": max(0, limit)}
+    times = array("d")
+    outcomes: Counter[Outcome | None] = Counter()
+    for asked_at, outcome in db.execute(lookups.ASKED, wanted):
+        times.append(asked_at)
+        outcomes[outcome and Outcome(outcome)] += 1
+    times.reverse()
+    return Asked(times=times, outcomes=outcomes)
+
+
+def create_times(db: Database, template: str, *, since: float) -> Sequence[float]:
+    found = db.execute(lookups.CREATE_TIMES, {"template": template, "since": since})
+    return array("d", (took for (took,) in found))
 
 
 def hand_outs(db: Database) -> Mapping[str, Mapping[Outcome, int]]:

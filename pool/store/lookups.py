@@ -185,6 +185,25 @@ DEMAND: Final = """
     WHERE template = :template AND start >= :since ORDER BY start
 """
 
+#: When tasks of a template were asked for, the newest first, and the outcome. A request that was
+#: sent to several tasks has several leases, of which the last one counts.
+ASKED: Final = """
+    SELECT MIN(leases.created_at, COALESCE(requests.created_at, leases.created_at)) AS asked_at,
+           leases.outcome
+    FROM leases LEFT JOIN requests ON requests.id = leases.request_id
+    WHERE leases.template = :template AND leases.state <> 'waiting'
+      AND leases.created_at BETWEEN :since AND :until
+      AND (requests.id IS NULL OR requests.lease_id = leases.id)
+    ORDER BY asked_at DESC LIMIT :limit
+"""
+
+#: How long the creates for a template's pool took, the quickest first.
+CREATE_TIMES: Final = """
+    SELECT warm_at - created_at AS took FROM tasks
+    WHERE template = :template AND created_at >= :since AND warm_at IS NOT NULL AND NOT cold
+    ORDER BY took
+"""
+
 
 def tasks_in(count: int, *, live: bool, template: bool) -> str:
     """Tasks in ``count`` states, oldest first; ``live`` when all of these are live ones."""
@@ -201,6 +220,12 @@ def tasks_in(count: int, *, live: bool, template: bool) -> str:
 
 def requests_page(*, state: bool, template: bool, cursor: bool) -> str:
     """Requests, the newest first, that come after a cursor and are of a state and template."""
+    index = {
+        (True, True): "INDEXED BY requests_by_both",
+        (True, False): "INDEXED BY requests_by_state",
+        (False, True): "INDEXED BY requests_by_template",
+        (False, False): "NOT INDEXED",
+    }[state, template]
     where = []
     if state:
         where.append("state = :state")
@@ -210,5 +235,5 @@ def requests_page(*, state: bool, template: bool, cursor: bool) -> str:
         where.append("seq < :before")
     condition = f"WHERE {' AND '.join(where)}" if where else ""
     return f"""
-        SELECT seq, {_REQUEST} FROM requests {condition} ORDER BY seq DESC LIMIT :limit
+        SELECT seq, {_REQUEST} FROM requests {index} {condition} ORDER BY seq DESC LIMIT :limit
     """

@@ -139,8 +139,10 @@ def m001_tasks_leases_requests(db: Database) -> None:
         """,
         f"CREATE INDEX requests_open ON requests (owner, state) WHERE {OPEN}",
         f"CREATE INDEX requests_open_task ON requests (pooled_id) WHERE {OPEN}",
-        "CREATE INDEX requests_by_state ON requests (state, template)",
+        # One for each filter of a page: only then are the rows in order of seq, unsorted.
+        "CREATE INDEX requests_by_state ON requests (state)",
         "CREATE INDEX requests_by_template ON requests (template)",
+        "CREATE INDEX requests_by_both ON requests (state, template)",
     ):
         db.execute(statement)
     db.table("jobs").create(

@@ -206,6 +206,8 @@ class SqliteStore:
     leases_at_end = _reads(at_end.leases_at_end)
 
     demand = _reads(looking.demand)
+    asked = _reads(looking.asked)
+    create_times = _reads(looking.create_times)
     hand_outs = _reads(looking.hand_outs)
     learned_paces = _reads(upkeep.learned_paces)
     learn_paces = _writes(upkeep.learn_paces)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,8 +9,8 @@ import store_processes as processes
 from store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, Scene, data, wish
 
 from pool.errors import InputError, PoolClosed
-from pool.model import LeaseState, Outcome, RequestState, TaskState
-from pool.store.base import DEMAND_BUCKET, Store
+from pool.model import LeaseState, Outcome, RequestState, TaskState, new_id
+from pool.store.base import DEMAND_BUCKET, Asked, Store
 
 
 def test_an_empty_store(store: Store) -> None:
@@ -230,3 +231,49 @@ def test_closing_while_threads_work(scene: Scene) -> None:
         futures = [threads.submit(claim_until_closed) for _ in range(4)]
         taken = [lease_id for future in futures for lease_id in future.result()]
     assert len(taken) == len(set(taken)) >= 10
+
+
+def test_what_was_asked_for_counts_once_whatever_it_used_up(scene: Scene) -> None:
+    def asked(template: str = TEMPLATE, since: float = NOW, limit: int = 9) -> Asked:
+        return scene.store.asked(template, since=since, until=NOW + 100, limit=limit)
+
+    scene.warm(template="other")
+    scene.store.open_lease(wish(template="other"), now=NOW)
+    sent_twice = scene.uploading(now=NOW + 1)
+    assert sent_twice.request is not None
+    again = new_id()
+    scene.store.requeue_request(sent_twice.request.id, lease_id=again, reason="", now=NOW + 50)
+    assert asked().times == array("d")
+    scene.warm(now=NOW + 60)
+    scene.store.claim_warm(again, FINGERPRINT, now=NOW + 60)
+    scene.leased(now=NOW + 20)
+    refused = scene.waiting(now=NOW + 30)
+    scene.store.abandon_lease(refused.lease.id, now=NOW + 40)
+    scene.waiting(now=NOW + 41)
+    scene.leased(now=NOW - 1)
+    scene.leased(now=NOW + 101)
+    assert asked().times == array("d", [NOW + 1, NOW + 20, NOW + 30])
+    assert asked().outcomes == {Outcome.WAIT: 1, Outcome.HIT: 1, None: 1}
+    assert asked(limit=2).times == array("d", [NOW + 20, NOW + 30])
+    assert asked("other").outcomes == {Outcome.HIT: 1}
+    assert asked("nothing").outcomes == {}
+
+
+def test_how_long_the_creates_of_a_pool_took(scene: Scene) -> None:
+    def warm_after(seconds: float, *, now: float = NOW, template: str = TEMPLATE) -> None:
+        task = scene.creating(template=template, now=now)
+        scene.store.record_created(task.id, task_id=next(scene.task_ids), now=now)
+        assert scene.store.finish_create(task.id, prepared=True, now=now + seconds)
+
+    for seconds in (3.0, 1.0, 2.0):
+        warm_after(seconds)
+    warm_after(9.0, now=NOW - 1)
+    warm_after(9.0, template="other")
+    scene.creating()
+    cold = scene.store.begin_create(
+        new_id(), TEMPLATE, FINGERPRINT, limit=None, owner="here", now=NOW
+    )
+    assert cold is not None
+    scene.store.record_created(cold.id, task_id=next(scene.task_ids), now=NOW)
+    assert scene.store.finish_create(cold.id, prepared=True, now=NOW + 5)
+    assert list(scene.store.create_times(TEMPLATE, since=NOW)) == [1.0, 2.0, 3.0]

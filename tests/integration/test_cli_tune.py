@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+import time
+import tracemalloc
+from contextlib import closing
 from pathlib import Path
 
 from support.commands import cvat_pool
 from support.services import fill, refill_of
+from typer.testing import CliRunner
 
 from pool import TaskPool
+from pool.cli import app
 
 
 def test_what_was_asked_for_is_what_is_recommended(pool: TaskPool, config_path: Path) -> None:
@@ -50,3 +56,26 @@ def test_an_unknown_template(config_path: Path) -> None:
     result = cvat_pool("tune", "scences", cwd=config_path.parent)
     assert result.returncode == 2
     assert "there is scenes" in result.stderr
+
+
+def test_the_hand_outs_of_other_templates_take_no_memory(pool: TaskPool, config_path: Path) -> None:
+    pool.acquire("scenes")
+    with closing(sqlite3.connect(config_path.parent / "pool.db")) as db, db:
+        db.execute(
+            """
+            WITH RECURSIVE many (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM many WHERE n < 20000)
+            INSERT INTO leases (id, template, state, owner, ttl, payload, created_at)
+            SELECT 'other' || n, 'other', 'abandoned', '', 1.0, '', ? FROM many
+            """,
+            [time.time()],
+        )
+    arguments = ["tune", "scenes", "--json", "--config", str(config_path)]
+    CliRunner().invoke(app, arguments)  # imports what it needs
+    tracemalloc.start()
+    try:
+        result = CliRunner().invoke(app, arguments)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert json.loads(result.output)["demanded"]["colds"] == 1
+    assert peak < 4 * 2**20

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pool.model import Job, TaskState, new_id
+from pool.model import Job, RequestState, TaskState, new_id
 from pool.store.base import CreateLimit, NewLease, NewRequest
 from pool.store.sqlite import SqliteStore
 
@@ -238,3 +238,25 @@ def test_events_are_read_from_their_place_on(store: SqliteStore) -> None:
         for steps in plans(store, call).values():
             assert any("SEARCH events" in step for step in steps), steps
             assert not any("SCAN events" in step or "TEMP B-TREE" in step for step in steps), steps
+
+
+@pytest.mark.parametrize("cursor", [None, "7"])
+@pytest.mark.parametrize("template", [None, "a"])
+@pytest.mark.parametrize("state", [None, RequestState.READY])
+def test_a_page_of_requests_is_not_sorted(
+    store: SqliteStore, state: RequestState | None, template: str | None, cursor: str | None
+) -> None:
+    (steps,) = plans(
+        store, lambda store: store.requests(state=state, template=template, cursor=cursor)
+    ).values()
+    (step,) = steps
+    if state or template:
+        assert re.match(r"SEARCH requests USING INDEX requests_by_\w+ \(", step)
+        # All that is asked for is found in the index, and no row is read in vain.
+        assert [name for name in ("state=?", "template=?", "rowid<?") if name in step] == [
+            *(["state=?"] if state else []),
+            *(["template=?"] if template else []),
+            *(["rowid<?"] if cursor else []),
+        ]
+    else:
+        assert "INTEGER PRIMARY KEY (rowid<?)" in step if cursor else step == "SCAN requests"
