@@ -18,7 +18,8 @@ from pool.bench.command import bench
 from pool.cli_options import ConfigOption, JsonOption, SpeedOption, print_json, settings_of
 from pool.cli_reconcile import reconcile
 from pool.cli_request import get, lease, release
-from pool.cli_template import drain, pause, prewarm, resume, status
+from pool.cli_status import status
+from pool.cli_template import drain, pause, prewarm, resume
 from pool.cli_tune import tune
 from pool.cli_webhook import webhook
 from pool.errors import EXIT_FAILED, ConfigError, PoolError

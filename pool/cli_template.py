@@ -1,5 +1,4 @@
-"""``cvat-pool status``, ``pause``, ``resume``, ``drain`` and ``prewarm``: templates and their
-pools."""
+"""``cvat-pool pause``, ``resume``, ``drain`` and ``prewarm``: control of templates."""
 
 from __future__ import annotations
 
@@ -10,33 +9,11 @@ import typer
 
 from pool.cli_options import (
     ConfigOption,
-    JsonOption,
     ServerOption,
     TemplateArgument,
     open_pool,
-    print_json,
     seconds_of,
 )
-
-
-def status(
-    config: ConfigOption = None,
-    server: ServerOption = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep it up to date.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Show levels, demand and troubles of all templates."""
-    from pool.rendering import status_table, watch_status
-
-    with closing(open_pool(config, server)) as pool:
-        if watch:
-            watch_status(pool.status)
-        elif as_json:
-            print_json(pool.status())
-        else:
-            from rich.console import Console
-
-            Console().print(status_table(pool.status()))
 
 
 def pause(

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 from pool.bench import processes
 from pool.bench.pictures import sample_image, sample_images, sample_labels
 from pool.bench.processes import PATIENCE
+from pool.cli_status import StatusView
 from pool.errors import PoolError
-from pool.rendering import status_table, to_json
+from pool.rendering import to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -185,9 +186,9 @@ class Demo:
 
         self._console.print()
         self._console.print("[bold]Before[/] the first request:")
-        self._console.print(status_table(before))
+        self._console.print(StatusView(before))
         self._console.print("[bold]After[/] the last one:")
-        self._console.print(status_table(after))
+        self._console.print(StatusView(after))
         self._console.print("\n[bold]Job ids[/] of the first requests:")
         for example in examples[:3]:
             ids = ", ".join(map(str, example["job_ids"]))

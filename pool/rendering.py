@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from enum import Enum
@@ -17,12 +16,9 @@ from pool.errors import InputError, WaitTimeout
 from pool.model import Job
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from pool.check import CheckResult
     from pool.cvat.records import Progress
     from pool.handles import Request
-    from pool.status import Status, TemplateStatus
 
 #: Bytes from which an upload is worth a progress bar.
 WORTH_A_BAR = 2**20
@@ -167,89 +163,3 @@ def wait_for_jobs(request: Request, timeout: float | None) -> Sequence[Job]:
 
     with Console(stderr=True).status("importing…"):
         return request.jobs(timeout=None if timeout is None else timeout - WORTH_A_SPINNER)
-
-
-def status_table(status: Status) -> Table:
-    """The status as a table."""
-    from rich import box
-    from rich.table import Table
-
-    keeper = status.maintainer or "nobody: start 'cvat-pool run' to keep the pools filled"
-    title = f"{status.server}, requests in flight: {status.in_flight}"
-    if status.held_until is not None:
-        title += f"\n{_until(status.held_until)}: {status.hold_reason}"
-    table = Table(
-        title=title,
-        caption=f"refilled by {keeper}\n{_hooks(status.templates)}",
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    table.add_column("template", overflow="fold")
-    counts = ("warm", "target", "leased", "importing", "waiting", "queued", "hit/wait/cold")
-    for heading in counts:
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("state", overflow="fold")
-    for row in status.templates:
-        table.add_row(
-            row.name,
-            str(row.warm),
-            str(row.target),
-            str(row.leased),
-            str(row.importing),
-            str(row.waiting),
-            str(row.queued),
-            f"{row.hits}/{row.waits}/{row.colds}",
-            _state(row),
-        )
-    return table
-
-
-def _state(row: TemplateStatus) -> str:
-    state = _creating(row)
-    if row.prewarm_until is not None:
-        state += f", at least {row.prewarm_size} for {_left(row.prewarm_until):.0f} s"
-    return state
-
-
-def _creating(row: TemplateStatus) -> str:
-    if row.held_until is not None:
-        return f"{_until(row.held_until)}: {row.hold_reason}"
-    if row.paused_since is not None:
-        return "paused"
-    if row.creating:
-        return f"creating {row.creating}"
-    return "below target" if row.warm < row.target else "ok"
-
-
-def _hooks(rows: Sequence[TemplateStatus]) -> str:
-    """Which templates' webhooks are alive, silent and so on, on one line."""
-    names: dict[str, list[str]] = {}
-    for row in rows:
-        state = row.hooks.value
-        if row.hooks_silent_since is not None:
-            state += f" since {row.hooks_silent_since.astimezone():%d %b %H:%M:%S}"
-        names.setdefault(state, []).append(row.name)
-    return "hooks: " + ", ".join(f"{state} ({', '.join(them)})" for state, them in names.items())
-
-
-def _until(held_until: datetime) -> str:
-    return f"holds, next try in {_left(held_until):.0f} s"
-
-
-def _left(until: datetime) -> float:
-    return max(0.0, until.timestamp() - time.time())
-
-
-def watch_status(read: Callable[[], Status], *, every: float = 1.0) -> None:
-    """The status on the screen, up to date until Ctrl-C."""
-    from rich.live import Live
-
-    with Live(status_table(read()), auto_refresh=False) as live:
-        try:
-            while True:
-                time.sleep(every)
-                live.update(status_table(read()), refresh=True)
-        except KeyboardInterrupt:
-            pass

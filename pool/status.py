@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -147,3 +148,77 @@ class _Hooks:
             return None
         record = self.records[scope_of(template, self.settings) or ""]
         return when(record.heard_at or record.installed_at)
+
+
+# --- In words -----------------------------------------------------------------------------------
+
+
+def state_of(row: TemplateStatus, status: Status) -> str:
+    """What is being done for a template, in a word or two."""
+    if row.held_since is not None or status.held_since is not None:
+        return "held"
+    if row.paused_since is not None:
+        return "paused"
+    if row.creating:
+        return f"creating {row.creating}"
+    return "below target" if row.warm < row.target else "ok"
+
+
+def troubles(status: Status, *, now: float) -> tuple[str, ...]:
+    """What is wrong, and what to do about it: a sentence each, the most pressing first."""
+    found = []
+    if status.maintainer is None:
+        found.append("No daemon keeps the pools filled: start 'cvat-pool run'.")
+    if status.held_since is not None:
+        queued = sum(row.queued for row in status.templates)
+        words = _hold(status.hold_reason, status.held_since, status.held_until, now)
+        if queued:
+            words += " 1 request waits." if queued == 1 else f" {queued} requests wait."
+        found.append(words)
+    for row in status.templates:
+        if row.held_since is not None:
+            words = _hold(row.hold_reason, row.held_since, row.held_until, now)
+            found.append(f"{row.name}: {words} To try at once: 'cvat-pool resume {row.name}'.")
+    return tuple(found)
+
+
+def notes(status: Status, *, now: float) -> tuple[str, ...]:
+    """What else is to be known, a line each: pauses, prewarms, webhooks, and who refills."""
+    found = []
+    for row in status.templates:
+        if row.paused_since is not None:
+            since = _moment(row.paused_since, now)
+            found.append(f"{row.name}: paused since {since}; 'cvat-pool resume {row.name}' ends it")
+        if row.prewarm_until is not None:
+            until = _moment(row.prewarm_until, now)
+            found.append(f"{row.name}: at least {row.prewarm_size} warm until {until}")
+    hooks: dict[str, list[str]] = {}
+    for row in status.templates:
+        words = row.hooks.value
+        if row.hooks_silent_since is not None:
+            words += f" since {_moment(row.hooks_silent_since, now)}"
+        hooks.setdefault(words, []).append(row.name)
+    for words, names in hooks.items():
+        found.append(f"hooks: {words}" + (f" ({', '.join(names)})" if len(hooks) > 1 else ""))
+    if status.maintainer is not None:
+        found.append(f"refilled by {status.maintainer}")
+    return tuple(found)
+
+
+def _hold(reason: str, since: datetime, until: datetime | None, now: float) -> str:
+    """ "CVAT cannot be reached since 14:02 (connection refused); next try in 4 s." """
+    summary, colon, detail = reason.partition(": ")
+    left = math.ceil(until.timestamp() - now) if until is not None else None
+    words = f"{summary} since {_moment(since, now)}" + (f" ({detail})" if colon else "")
+    match left:
+        case None:
+            return f"{words}."
+        case int() if left > 0:
+            return f"{words}; next try in {left} s."
+    return f"{words}; trying again now."
+
+
+def _moment(at: datetime, now: float) -> str:
+    """A time of today as "14:02", and another with its day, in the machine's own zone."""
+    local, today = at.astimezone(), datetime.fromtimestamp(now).astimezone()
+    return f"{local:%H:%M}" if local.date() == today.date() else f"{local:%d %b %H:%M}"

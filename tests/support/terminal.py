@@ -42,6 +42,11 @@ class Terminal:
         """All that has been on the screen, without what controls it."""
         return _CONTROL.sub("", self._seen)
 
+    @property
+    def controls(self) -> list[str]:
+        """All that has controlled the screen."""
+        return _CONTROL.findall(self._seen)
+
     def _read(self) -> bool:
         try:
             data = os.read(self._screen, 2**16)

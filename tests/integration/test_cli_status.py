@@ -1,0 +1,186 @@
+"""``cvat-pool status`` on screens of several widths, in a pipe, in colour and without."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from support.commands import PATIENCE, cvat_pool
+from support.terminal import in_a_terminal
+
+from pool.config import load
+from pool.daemon import Daemon
+from pool.services.hooks import HookState
+from pool.simulator import SimulatorServer
+from pool.status import Status, TemplateStatus, troubles
+
+LONG = "drive-2026-11-night-rain-front-camera"
+LONGEST = "all-of-the-sixty-four-characters-that-the-name-of-a-template-has"
+COLOURS = re.compile(r"\x1b\[[0-9;]+m")
+
+
+@pytest.fixture(scope="module")
+def folder(simulator: SimulatorServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A pool with a daemon, of which one template is held, one paused and one prewarmed."""
+    folder = tmp_path_factory.mktemp("status")
+    config = folder / "config.toml"
+    config.write_text(
+        f'[cvat]\nurl = "{simulator.url}"\n[daemon]\nport = 0\n[defaults]\nmin_size = 1\n'
+        f"[templates.{LONG}]\nlabels = []\n[templates.lost]\nproject = 999999\n"
+        f"[templates.parcels]\nlabels = []\n[templates.{LONGEST}]\nlabels = []\n"
+    )
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("CVAT_ACCESS_TOKEN", simulator.access_token)
+        daemon = Daemon(load(config))
+        store, ready = daemon.engine.store, threading.Event()
+        store.pause("parcels", now=daemon.engine.clock.now())
+        thread = threading.Thread(target=daemon.run, kwargs={"on_ready": ready.set})
+        thread.start()
+        assert ready.wait(PATIENCE)
+        warm = daemon.engine.warm
+        while not ("lost" in store.holds() and {LONG, LONGEST} <= set(store.levels())):
+            seen = warm.count
+            warm.wait(seen, 0.05)
+        told = {"cwd": folder, "CVAT_ACCESS_TOKEN": simulator.access_token}
+        assert cvat_pool("prewarm", LONG, "3", "--for", "2h", **told).returncode == 0
+        assert cvat_pool("lease", "parcels", **told).returncode == 0
+        yield folder
+        daemon.stop()
+        thread.join(PATIENCE)
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_name_warm_tasks_and_state_are_whole_on_one_line(folder: Path, width: int) -> None:
+    result = cvat_pool("status", cwd=folder, COLUMNS=str(width))
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= width
+    assert "\x1b" not in result.stdout
+    rows = {line.split()[0]: line.split()[1:] for line in lines if re.search(r" \d+/\d+ ", line)}
+    assert re.fullmatch(r"[0-3]/3", rows[LONG][0])
+    assert rows["lost"][:2] == ["0/1", "held"]
+    assert rows["parcels"][:2] == ["0/1", "paused"]
+    (cut,) = [name for name in rows if name not in (LONG, "lost", "parcels")]
+    start, end = (cut.split("…") * 2)[:2]
+    assert LONGEST.startswith(start) and LONGEST.endswith(end)
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_holds_and_reasons_are_sentences(folder: Path, width: int) -> None:
+    shown = cvat_pool("status", cwd=folder, COLUMNS=str(width)).stdout
+    words = " ".join(shown.split())
+    assert re.search(
+        r"requests in flight: 0 lost: CVAT rejected the call since \d\d:\d\d \(HTTP 400 Bad "
+        r"Request: Project matching query does not exist\.\); (next try in \d+ s|trying again now)"
+        r"\. To try at once: 'cvat-pool resume lost'\. template ",
+        words,
+    ), words
+    assert re.search(rf"{LONG}: at least 3 warm until ", words)
+    assert re.search(r"parcels: paused since \d\d:\d\d; 'cvat-pool resume parcels' ends it", words)
+    assert "refilled by " in words
+    assert shown.count("cvat-pool resume lost") == 1, "a command is on one line"
+
+
+def test_figures_without_a_column_are_lines(folder: Path) -> None:
+    """The longest name leaves no room for further columns at 60."""
+    shown = cvat_pool("status", cwd=folder, COLUMNS="60").stdout
+    assert "\nleased: parcels 1\n" in shown
+    assert "\nhit/wait/cold: parcels 0/0/1\n" in shown
+    assert "queued" not in shown, "it is 0 everywhere"
+
+
+def test_all_columns_are_shown_when_asked_for(folder: Path) -> None:
+    shown = cvat_pool("status", "--wide", cwd=folder, COLUMNS="60").stdout
+    (headings,) = [line for line in shown.splitlines() if line.startswith("template ")]
+    assert headings.split()[1:] == [
+        *("warm", "state", "queued", "waiting", "importing", "leased", "deleting"),
+        "hit/wait/cold",
+    ]
+    assert re.search(rf"^{LONGEST} .* 0/0/0$", shown, re.MULTILINE)
+    assert re.search(r"^parcels .* 1 +\d+ +0/0/1$", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("extra", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_colours_have_a_meaning_and_go_with_no_color(
+    folder: Path, extra: dict[str, str], coloured: bool
+) -> None:
+    with in_a_terminal("status", cwd=folder, output=True, **extra) as terminal:
+        terminal.finish()
+        assert re.search(r"lost +0/1 +held", terminal.shown)
+        colours = {each for each in terminal.controls if COLOURS.fullmatch(each)}
+    red, yellow = "\x1b[31m", "\x1b[33m"
+    assert {red, yellow} <= colours if coloured else not colours
+
+
+def test_it_is_kept_up_to_date_on_a_narrow_screen(folder: Path) -> None:
+    with in_a_terminal("status", "-w", cwd=folder, output=True, COLUMNS="60") as terminal:
+        terminal.wait_for("refilled by")
+        assert cvat_pool("prewarm", LONG, "2", cwd=folder).returncode == 0
+        terminal.wait_for("at least 2 warm")
+        assert max(map(len, re.split(r"[\r\n]+", terminal.shown))) <= 60
+
+
+# --- What is wrong, in words --------------------------------------------------------------------
+
+NOW = 1_800_000_000.0
+
+
+def template(name: str = "scenes", **more: object) -> TemplateStatus:
+    levels = dict.fromkeys(("creating", "leased", "importing", "deleting", "waiting"), 0)
+    counts = {"hits": 0, "waits": 0, "colds": 0, "target": 2, "warm": 2, "rate": 0.0}
+    told = {"name": name, **levels, **counts, "hooks": HookState.ALIVE, **more}
+    return TemplateStatus(**told)  # type: ignore[arg-type]
+
+
+def whole(*templates: TemplateStatus, **more: object) -> Status:
+    told = {"server": "s", "store": "u", "maintainer": "host:1", "in_flight": 0, **more}
+    held = {"held_since": None, "held_until": None, "hold_reason": ""}
+    return Status(**{**held, **told, "templates": templates})  # type: ignore[arg-type]
+
+
+def at(seconds: float) -> datetime:
+    return datetime.fromtimestamp(NOW + seconds, UTC)
+
+
+HELD = {
+    "held_since": at(-1.0),
+    "held_until": at(3.2),
+    "hold_reason": "CVAT cannot be reached: http://s: connection refused",
+}
+SINCE = f"{at(-1.0).astimezone():%H:%M}"
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (whole(template()), []),
+        (
+            whole(template(), maintainer=None),
+            ["No daemon keeps the pools filled: start 'cvat-pool run'."],
+        ),
+        (
+            whole(template(queued=5), template("b", queued=2), **HELD),
+            [
+                f"CVAT cannot be reached since {SINCE} (http://s: connection refused); next try "
+                "in 4 s. 7 requests wait."
+            ],
+        ),
+        (
+            whole(template(queued=1), **{**HELD, "held_until": at(-0.1)}),
+            [
+                f"CVAT cannot be reached since {SINCE} (http://s: connection refused); trying "
+                "again now. 1 request waits."
+            ],
+        ),
+        (
+            whole(template(**{**HELD, "hold_reason": "refused", "held_until": None})),
+            [f"scenes: refused since {SINCE}. To try at once: 'cvat-pool resume scenes'."],
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_words(status: Status, words: list[str]) -> None:
+    assert list(troubles(status, now=NOW)) == words
