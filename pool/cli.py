@@ -166,6 +166,16 @@ def _faults(path: Path | None) -> tuple[Fault, ...]:
         raise ConfigError(str(error)) from None
 
 
+def _cvat_version(text: str) -> str:
+    from pool.simulator.versions import read_version
+
+    try:
+        read_version(text)
+    except ValueError as error:
+        raise ConfigError(f"--cvat-version: {error}") from None
+    return text
+
+
 @app.command()
 def simulator(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
@@ -175,6 +185,9 @@ def simulator(
     faults: Annotated[
         Path | None, typer.Option(help="A TOML file of what is to go wrong.", show_default=False)
     ] = None,
+    cvat_version: Annotated[
+        str, typer.Option(help="The version of CVAT to behave like, from 2.38 on.")
+    ] = "2.73.0",
 ) -> None:
     """Run a simulated CVAT server, to try things out.
 
@@ -186,7 +199,10 @@ def simulator(
     from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 
     settings = SimulatorSettings(
-        timings=Timings().scaled(speed), share=share, faults=_faults(faults)
+        timings=Timings().scaled(speed),
+        share=share,
+        faults=_faults(faults),
+        version=_cvat_version(cvat_version),
     )
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

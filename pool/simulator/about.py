@@ -8,6 +8,7 @@ from .call import Call
 from .media import kind_of
 from .records import Json
 from .replies import Reply, invalid
+from .versions import read_version
 
 
 async def get_about(call: Call) -> Reply:
@@ -16,7 +17,7 @@ async def get_about(call: Call) -> Reply:
             "name": "Computer Vision Annotation Tool",
             "description": "A simulated CVAT server: it keeps tasks, jobs and uploads for as long "
             "as it runs, annotates nothing, and takes the time that a real server takes.",
-            "version": call.settings.version,
+            "version": ".".join(map(str, read_version(call.settings.version))),
             "logo_url": f"{call.base_url}/static/logo.svg",
             "subtitle": "Open Data Annotation Platform",
         }

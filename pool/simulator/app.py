@@ -34,7 +34,7 @@ def create_app(simulator: Simulator) -> Starlette:
     """The server's routes: CVAT's, and its own below ``/simulator``."""
     routes = [
         Route(path, _endpoint(simulator, path, methods), methods=_all_methods(methods))
-        for path, methods in by_path().items()
+        for path, methods in by_path(simulator.settings).items()
     ]
 
     routes += own_routes(simulator)

@@ -12,6 +12,7 @@ from .fields import Fields
 from .records import AccessToken, Json, User
 from .render import basic_user, timestamp
 from .replies import Refusal, Reply, detail, forbidden
+from .versions import ACCESS_TOKENS
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 SESSION_SECONDS = 14 * 24 * 3600
@@ -27,7 +28,7 @@ async def authenticate(call: Call) -> None:
     scheme, _, value = (call.header("authorization") or "").partition(" ")
     value = value.strip()
     match scheme.lower():
-        case "bearer":
+        case "bearer" if call.settings.since(ACCESS_TOKENS):
             _accept_token(call, value)
         case "token":
             user = call.state.session_keys.get(value)

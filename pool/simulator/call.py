@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.requests import ClientDisconnect, Request
 
+from .fields import not_an_object
 from .records import Json, Organization, User
 from .replies import Refusal, detail
 from .settings import SimulatorSettings
@@ -119,11 +120,5 @@ class Call:
     async def json_object(self) -> Json:
         body = await self.json()
         if not isinstance(body, dict):
-            kind = type(body).__name__
-            raise _not_a_dictionary(kind)
+            raise Refusal(400, not_an_object(body))
         return body
-
-
-def _not_a_dictionary(kind: str) -> Exception:
-    message = f"Invalid data. Expected a dictionary, but got {kind}."
-    return Refusal(400, {"non_field_errors": [message]})

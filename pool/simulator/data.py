@@ -21,6 +21,7 @@ from .replies import Refusal, Reply, crash, detail, invalid
 from .requests_api import request_id
 from .tasks import locked_task, task_of
 from .tus import create_upload
+from .versions import EARLY_IMPORT, EARLY_IMPORT_MENDED
 
 #: More files and fields than any request has that CVAT itself would survive.
 MOST_FILES = 100_000
@@ -83,6 +84,7 @@ async def _finish(call: Call, task: Task, params: DataParams) -> Reply:
         _check_cloud_storage(call, params.cloud_storage_id)
     before = call.simulator.events.snapshot(task)
     _check_names(task.data, params.client_files)
+    unprepared = task.data is None
     data = data_row(call, task)
     await _keep_files(data, params.client_files)
     _apply_order(data, params)
@@ -93,7 +95,11 @@ async def _finish(call: Call, task: Task, params: DataParams) -> Reply:
         return Reply({"rq_id": identity}, status=409)
     task.updated = call.state.now()
     call.simulator.events.task_updated(task, before, call)
-    call.simulator.imports.put(call, task, params)
+    request = call.simulator.imports.put(call, task, params)
+    settings = call.settings
+    request.is_early = (
+        unprepared and settings.since(EARLY_IMPORT) and not settings.since(EARLY_IMPORT_MENDED)
+    )
     return Reply({"rq_id": identity}, status=202)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
 
 from .replies import Refusal
 
 _TRUE = frozenset({"true", "t", "yes", "y", "on", "1"})
 _FALSE = frozenset({"false", "f", "no", "n", "off", "0"})
+T = TypeVar("T")
+
 _WHOLE_NUMBER = re.compile(r"\s*-?\d+(\.0*)?\s*\Z")
 
 
@@ -63,6 +65,8 @@ class Fields:
         text = str(value).strip()
         if not text and not blank:
             self.wrong(name, "This field may not be blank.")
+        elif "\0" in text:
+            self.wrong(name, "Null characters are not allowed.")
         elif longest is not None and len(text) > longest:
             self.wrong(name, f"Ensure this field has no more than {longest} characters.")
         else:
@@ -93,8 +97,8 @@ class Fields:
             return number
         return default
 
-    def boolean(self, name: str, *, default: bool = False) -> bool:
-        value = self._get(name, required=False, null=False)
+    def boolean(self, name: str, *, default: bool = False, required: bool = False) -> bool:
+        value = self._get(name, required=required, null=False)
         if value is None:
             return default
         if isinstance(value, bool):
@@ -122,16 +126,50 @@ class Fields:
             return default
         return str(value)
 
-    def items(self, name: str) -> list[Any]:
+    def items(self, name: str, *, required: bool = False, null: bool = True) -> list[Any]:
         """A list; empty where there is none."""
-        value = self._get(name, required=False, null=True)
+        value = self._get(name, required=required, null=null)
         if value is None:
             return []
         if not isinstance(value, list):
-            kind = type(value).__name__
-            self.wrong(name, f'Expected a list of items but got type "{kind}".')
+            self.wrong(name, not_a_list(value))
             return []
         return value
+
+    def texts(self, name: str, *, longest: int, required: bool = False) -> list[str]:
+        """A list of texts, which may be blank; mistakes are told by their place in it."""
+        given = dict(enumerate(self.items(name, required=required)))
+        inner = Fields({str(number): value for number, value in given.items()})
+        texts = [inner.text(str(number), longest=longest) or "" for number in given]
+        if inner.errors:
+            self.errors[name] = inner.errors
+        return texts
+
+    def each(self, name: str, read: Callable[[Fields], T]) -> list[T]:
+        """A list of objects, of which ``read`` reads each; every one has its own mistakes."""
+        value = self._get(name, required=False, null=False)
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            self.errors[name] = {"non_field_errors": [not_a_list(value)]}
+            return []
+        found, mistakes = [], []
+        for item in value:
+            inner = Fields(item if isinstance(item, dict) else {})
+            found.append(read(inner))
+            mistakes.append(inner.errors if isinstance(item, dict) else not_an_object(item))
+        if any(mistakes):
+            self.errors[name] = mistakes
+        return found
+
+
+def not_a_list(value: Any) -> str:
+    return f'Expected a list of items but got type "{type(value).__name__}".'
+
+
+def not_an_object(value: Any) -> dict[str, Any]:
+    kind = type(value).__name__
+    return {"non_field_errors": [f"Invalid data. Expected a dictionary, but got {kind}."]}
 
 
 def _integer(value: Any) -> int | None:

@@ -206,7 +206,7 @@ class Imports:
 
     def _task_of(self, request: ImportRequest) -> Task:
         task = self._simulator.state.tasks.get(request.task_id)
-        if task is None:
+        if task is None or request.is_early:
             raise ImportFailed(
                 "cvat.apps.engine.models.Task.DoesNotExist: Task matching query does not exist.\n"
             )
@@ -241,12 +241,8 @@ class Imports:
             pixels = sum(frame.width * frame.height for frame in media.frames[:chunk])
         else:
             pixels = chunk * media.frames[0].width * media.frames[0].height
-        timings = self._timings
-        return (
-            timings.import_base
-            + timings.import_per_frame * media.read
-            + timings.import_per_job * jobs
-            + timings.import_per_chunk_megapixel * pixels / PIXELS_PER_MEGAPIXEL
+        return self._timings.import_work(
+            frames=media.read, jobs=jobs, chunk_megapixels=pixels / PIXELS_PER_MEGAPIXEL
         )
 
     def _luck(self) -> float:

@@ -11,7 +11,8 @@ from .organizations import may_list, may_see
 from .paging import page
 from .records import Job
 from .render import job_json
-from .replies import Reply, crash, detail, forbidden, invalid, missing
+from .replies import Reply, detail, forbidden, invalid, missing
+from .users import assign
 
 STAGES = ("annotation", "validation", "acceptance")
 STATES = ("new", "in progress", "completed", "rejected")
@@ -92,18 +93,10 @@ async def patch_job(call: Call) -> Reply:
     fields = Fields(given)
     stage = fields.choice("stage", STAGES, default=job.stage)
     state = fields.choice("state", STATES, default=job.state)
-    assignee_id = fields.integer("assignee", null=True)
     fields.check()
     before = call.simulator.events.job_snapshot(job)
     if "assignee" in fields:
-        assignee = None
-        if assignee_id is not None:
-            assignee = call.state.users.get(assignee_id)
-            if assignee is None:
-                raise crash()
-        if assignee is not job.assignee:
-            job.assignee = assignee
-            job.assignee_updated = call.state.now()
+        assign(call, job, given["assignee"])
     if stage != job.stage and "state" not in fields:
         state = "new"
     job.stage, job.state = stage or job.stage, state or job.state

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import zlib
-from typing import Any
+import re
+from hashlib import blake2s
 
 from .call import Call
 from .fields import Fields
@@ -12,14 +12,15 @@ from .organizations import may_see
 from .paging import page
 from .records import Json, Label, Project, Task
 from .render import label_json
-from .replies import Refusal, Reply, invalid, missing
+from .replies import Refusal, Reply, crash, invalid, missing
 from .state import State
 
 TYPES = (
-    "any", "cuboid", "ellipse", "mask", "points", "polygon", "polyline", "rectangle", "skeleton",
-    "tag",
+    "any", "cuboid", "ellipse", "interval", "mask", "points", "polygon", "polyline", "rectangle",
+    "skeleton", "tag",
 )  # fmt: skip
 INPUT_TYPES = ("checkbox", "radio", "number", "text", "select")
+_COLORS = {"car": "#2080c0", "person": "#c06060"}
 
 LISTING: Listing[Label] = Listing(
     fields={
@@ -39,58 +40,63 @@ LISTING: Listing[Label] = Listing(
 def read_labels(fields: Fields) -> list[Json]:
     """The ``labels`` of a task or a project, checked one by one.
 
-    A colour is not checked and unknown keys are dropped in silence, as CVAT does. Raises 400
-    for a label that is wrong in itself; names that occur twice are refused by
-    :func:`check_unique`, which comes after all the other checks.
+    A colour is not checked and unknown keys are dropped in silence, as CVAT does. Collects what
+    is wrong with a label in itself; :func:`check_labels` comes after all the other checks.
     """
-    labels: list[Json] = []
-    errors: list[Json] = []
-    for given in fields.items("labels"):
-        label, mistakes = _read_label(given)
-        labels.append(label)
-        errors.append(mistakes)
-    if any(errors):
-        fields.errors["labels"] = errors
-    return labels
+    return fields.each("labels", _read_label)
 
 
-def _read_label(given: Any) -> tuple[Json, Json]:
-    if not isinstance(given, dict):
-        kind = type(given).__name__
-        message = f"Invalid data. Expected a dictionary, but got {kind}."
-        return {}, {"non_field_errors": [message]}
-    fields = Fields(given)
-    label: Json = {
-        "name": fields.text("name", required="id" not in given, blank=False, longest=64),
+def _read_label(fields: Fields) -> Json:
+    label = _read_sublabel(fields) | {
+        "svg": fields.text("svg", default=""),
+        "deleted": fields.boolean("deleted"),
+        "sublabels": fields.each("sublabels", _read_sublabel),
+    }
+    if label["deleted"] and label["id"] is None and not fields.errors:
+        fields.wrong("non_field_errors", "Deleted label must have an ID")
+    return label
+
+
+def _read_sublabel(fields: Fields) -> Json:
+    return {
+        "id": fields.integer("id"),
+        "name": fields.text("name", required="id" not in fields, blank=False, longest=64),
         "color": fields.text("color", default=""),
         "type": fields.choice("type", TYPES, default="any"),
-        "deleted": fields.boolean("deleted"),
-        "sublabels": fields.items("sublabels"),
+        "attributes": fields.each("attributes", _read_attribute),
+        "has_parent": "has_parent" in fields,
     }
-    if "id" in given:
-        label["id"] = fields.integer("id")
-    attributes, mistakes = [], []
-    for attribute in fields.items("attributes"):
-        inner = Fields(attribute if isinstance(attribute, dict) else {})
-        values = inner.items("values")
-        attributes.append(
-            {
-                "name": inner.text("name", required=True, blank=False, longest=64),
-                "mutable": inner.boolean("mutable"),
-                "input_type": inner.choice("input_type", INPUT_TYPES, required=True),
-                "default_value": inner.text("default_value", default=""),
-                "values": [str(value) for value in values],
-            }
-        )
-        mistakes.append(inner.errors)
-    if any(mistakes):
-        fields.errors["attributes"] = mistakes
-    label["attributes"] = attributes
-    return label, fields.errors
 
 
-def check_unique(labels: list[Json]) -> None:
-    names = [label["name"] for label in labels]
+def _read_attribute(fields: Fields) -> Json:
+    return {
+        "name": fields.text("name", required=True, blank=False, longest=64),
+        "mutable": fields.boolean("mutable", required=True),
+        "input_type": fields.choice("input_type", INPUT_TYPES, required=True),
+        "default_value": fields.text("default_value", default="", longest=128),
+        # CVAT keeps them in one column, divided by newlines.
+        "values": "\n".join(fields.texts("values", longest=200, required=True)),
+    }
+
+
+def check_labels(labels: list[Json]) -> None:
+    """Refuse names that occur twice, and what the columns of the database do not hold.
+
+    The last is found by the database only, and so is ``has_parent`` of a sublabel, which is why
+    a skeleton as CVAT shows it cannot be pasted back: CVAT crashes on all of these.
+    """
+    for label in labels:
+        attributes = [attribute["name"] for attribute in label["attributes"]]
+        for name in attributes:
+            if attributes.count(name) > 1:
+                raise invalid(f"Duplicate attribute with name '{name}' exists")
+        sublabels = label.get("sublabels", ())
+        if len(label["color"]) > 8 or any(each["has_parent"] for each in sublabels):
+            raise crash()
+        if any(len(attribute["values"]) > 4096 for attribute in label["attributes"]):
+            raise crash()
+        check_labels(list(sublabels))
+    names = [label["name"] for label in labels if label["name"]]
     if len(set(names)) != len(names):
         raise invalid("All label names must be unique")
 
@@ -102,11 +108,15 @@ def add_labels(state: State, owner: Task | Project, labels: list[Json]) -> None:
             name=given["name"],
             color=given["color"] or default_color(given["name"]),
             type=given["type"],
-            attributes=[
-                {"id": next(state.ids.attribute)} | attribute for attribute in given["attributes"]
-            ],
-            sublabels=given["sublabels"],
+            attributes=_attributes(state, given),
+            sublabels=[_sublabel(state, each) for each in given["sublabels"]],
         )
+        if label.type == "skeleton":
+            label.svg = str(given["svg"])
+            for sublabel in label.sublabels:
+                label.svg = label.svg.replace(
+                    f'data-label-name="{sublabel["name"]}"', f'data-label-id="{sublabel["id"]}"'
+                )
         if isinstance(owner, Task):
             label.task_id = owner.id
         else:
@@ -115,10 +125,28 @@ def add_labels(state: State, owner: Task | Project, labels: list[Json]) -> None:
         owner.label_ids.append(label.id)
 
 
+def _sublabel(state: State, given: Json) -> Json:
+    return {
+        "id": next(state.ids.label),
+        "name": given["name"],
+        "color": given["color"] or default_color(given["name"]),
+        "attributes": _attributes(state, given),
+        "type": given["type"],
+        "has_parent": True,
+    }
+
+
+def _attributes(state: State, label: Json) -> list[Json]:
+    return [
+        {"id": next(state.ids.attribute)} | given | {"values": given["values"].split("\n")}
+        for given in label["attributes"]
+    ]
+
+
 def update_labels(state: State, owner: Task | Project, labels: list[Json]) -> None:
     """A PATCH of labels: those with an id are changed or deleted, the others are added."""
     for given in labels:
-        label_id = given.get("id")
+        label_id = given["id"]
         if label_id is None:
             add_labels(state, owner, [given])
             continue
@@ -134,9 +162,20 @@ def update_labels(state: State, owner: Task | Project, labels: list[Json]) -> No
 
 
 def default_color(name: str) -> str:
-    """A colour that depends on nothing but the name, of the 8 x 8 x 8 that CVAT chooses from."""
-    number = zlib.crc32(name.encode())
-    channels = (((number >> shift) & 7) * 32 for shift in (0, 3, 6))
+    """The colour that CVAT gives a label of this name.
+
+    CVAT has a list of well-known names (of which two are here), and a hash for all others. It
+    shades a colour that another label of the task has already; the simulator does not.
+    """
+    plain = re.sub(r"[-\s]+", "_", re.sub(r"[^\w\s-]", "", name.lower()).strip())
+    if plain in _COLORS:
+        return _COLORS[plain]
+    number = int.from_bytes(blake2s(plain.encode(), digest_size=3).digest(), "big")
+    # Every third bit belongs to one channel; the lowest bits are the channel's highest.
+    channels = (
+        sum((number >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8))
+        for channel in range(3)
+    )
     return "#" + "".join(f"{channel:02x}" for channel in channels)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from .call import Call
 from .fields import Fields
 from .filters import Field, Listing
-from .labels import add_labels, check_unique, read_labels, update_labels
+from .labels import add_labels, check_labels, read_labels, update_labels
 from .organizations import may_list, may_see
 from .paging import page
 from .records import Project
 from .render import project_json
-from .replies import Reply, crash, detail, forbidden, missing
+from .replies import Reply, detail, forbidden, missing
 from .tasks import remove_task
+from .users import assign, assignee_of
 
 PATCHABLE = frozenset(
     {"owner_id", "assignee_id", "name", "labels", "bug_tracker", "organization_id",
@@ -45,14 +46,11 @@ async def create_project(call: Call) -> Reply:
     fields = Fields(await call.json_object())
     name = fields.text("name", required=True, blank=False, longest=256)
     tracker = fields.text("bug_tracker", default="", longest=2000)
-    assignee_id = fields.integer("assignee_id", null=True)
     labels = read_labels(fields)
     fields.check()
-    check_unique(labels)
+    check_labels(labels)
     await call.spend(call.timings.task_create_per_label * len(labels))
-    assignee = call.state.users.get(assignee_id) if assignee_id is not None else None
-    if assignee_id is not None and assignee is None:
-        raise crash()
+    assignee = assignee_of(call, fields.values.get("assignee_id"))
     moment = call.state.now()
     project = Project(
         id=next(call.state.ids.project),
@@ -92,14 +90,10 @@ async def patch_project(call: Call) -> Reply:
     fields = Fields(given)
     name = fields.text("name", default=project.name, blank=False, longest=256)
     tracker = fields.text("bug_tracker", default=project.bug_tracker, longest=2000)
-    assignee_id = fields.integer("assignee_id", null=True)
     labels = read_labels(fields)
     fields.check()
     if "assignee_id" in fields:
-        assignee = call.state.users.get(assignee_id) if assignee_id is not None else None
-        if assignee_id is not None and assignee is None:
-            raise crash()
-        project.assignee, project.assignee_updated = assignee, call.state.now()
+        assign(call, project, given["assignee_id"])
     project.name, project.bug_tracker = name or project.name, tracker or ""
     update_labels(call.state, project, labels)
     project.updated = call.state.now()

@@ -21,6 +21,8 @@ class User:
     groups: tuple[str, ...]
     date_joined: datetime
     last_login: datetime | None = None
+    first_name: str = ""
+    last_name: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,6 +66,8 @@ class Label:
     type: str
     attributes: list[Json]
     sublabels: list[Json]
+    #: What a skeleton looks like; ``None`` for other labels.
+    svg: str | None = None
     task_id: int | None = None
     project_id: int | None = None
 
@@ -185,6 +189,10 @@ class ImportRequest:
     base_url: str
     status: str = "queued"
     message: str = ""
+    #: Whether the import finds its task not committed yet.
+    is_early: bool = False
+    #: Whether somebody has seen it failed.
+    looked_at: bool = False
     started: datetime | None = None
     finished: datetime | None = None
     expires: datetime | None = None

@@ -21,18 +21,13 @@ def basic_user(user: User | None, base_url: str) -> Json | None:
         "url": f"{base_url}/api/users/{user.id}",
         "id": user.id,
         "username": user.username,
-        "first_name": "",
-        "last_name": "",
+        "first_name": user.first_name,
+        "last_name": user.last_name,
     }
 
 
 def full_user(user: User, base_url: str) -> Json:
-    return {
-        "url": f"{base_url}/api/users/{user.id}",
-        "id": user.id,
-        "username": user.username,
-        "first_name": "",
-        "last_name": "",
+    return (basic_user(user, base_url) or {}) | {
         "email": user.email,
         "groups": list(user.groups),
         "is_staff": user.is_superuser,
@@ -68,6 +63,8 @@ def label_json(label: Label) -> Json:
         "parent_id": None,
         "has_parent": False,
     }
+    if label.svg is not None:
+        body["svg"] = label.svg
     if label.task_id is not None:
         body["task_id"] = label.task_id
     if label.project_id is not None:

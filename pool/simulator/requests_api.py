@@ -10,9 +10,15 @@ from .paging import page
 from .records import ImportRequest
 from .render import request_json
 from .replies import NEVER_CACHE, Refusal, Reply, forbidden, invalid
+from .versions import MESSAGE_WITH_FAILURE
 
 _ID = re.compile(r"action=create&target=task&target_id=(\d+)\Z")
 _LEGACY_ID = re.compile(r"create:task-(\d+)\Z")
+
+TRACEBACK = """Traceback (most recent call last):
+  File "/opt/venv/lib/python3.10/site-packages/rq/worker.py", line 1428, in perform_job
+    rv = job.perform()
+"""
 
 LISTING: Listing[ImportRequest] = Listing(
     fields={
@@ -72,7 +78,13 @@ def _request_of(call: Call) -> ImportRequest:
 
 
 async def get_request(call: Call) -> Reply:
-    return Reply(request_json(_request_of(call)), headers=NEVER_CACHE)
+    request = _request_of(call)
+    body = request_json(request)
+    if request.status == "failed" and not request.looked_at:
+        request.looked_at = True
+        if not call.settings.since(MESSAGE_WITH_FAILURE):
+            body["message"] = TRACEBACK + request.message
+    return Reply(body, headers=NEVER_CACHE)
 
 
 async def list_requests(call: Call) -> Reply:

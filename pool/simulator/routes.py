@@ -23,6 +23,8 @@ from . import (
 )
 from .call import Call
 from .replies import Reply
+from .settings import SimulatorSettings
+from .versions import ACCESS_TOKENS, Version
 
 Handler = Callable[[Call], Awaitable[Reply]]
 
@@ -38,6 +40,7 @@ class Operation:
     cost: str | None = None
     #: Answered without credentials.
     public: bool = False
+    since: Version = (2, 0)
 
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -46,7 +49,8 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("login", "POST", "/api/auth/login", auth.login, public=True),
     Operation("logout", "POST", "/api/auth/logout", auth.logout, "about", public=True),
     Operation(
-        "token:self", "GET", "/api/auth/access_tokens/self", auth.own_token, "access_token"
+        "token:self", "GET", "/api/auth/access_tokens/self", auth.own_token, "access_token",
+        since=ACCESS_TOKENS,
     ),
     Operation("users:self", "GET", "/api/users/self", users.get_self, "users_self"),
     Operation("users:get", "GET", "/api/users/{id:int}", users.get_user, "users_self"),
@@ -156,11 +160,12 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
 _WEBHOOK_METHODS = ("GET", "POST", "DELETE", "PATCH", "PUT")
 
 
-def by_path() -> dict[str, dict[str, Operation]]:
-    """The operations of each path, by method."""
+def by_path(settings: SimulatorSettings) -> dict[str, dict[str, Operation]]:
+    """The operations that the server's version has on each path, by method."""
     paths: dict[str, dict[str, Operation]] = {}
     for operation in OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method] = operation
+        if settings.since(operation.since):
+            paths.setdefault(operation.path, {})[operation.method] = operation
     return paths
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .faults import Fault
 from .timing import Timings
+from .versions import Version, read_version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,7 @@ class SimulatorSettings:
 
     timings: Timings = field(default_factory=Timings)
     seed: int = 0
+    #: The version that the server says it is, and behaves like (see ``versions.py``).
     version: str = "2.73.0"
     #: The first user owns the ready-made tokens. Ids are given in order, from 2 on: a real
     #: server's first user is the administrator that its installation made.
@@ -83,3 +85,7 @@ class SimulatorSettings:
     max_jobs_per_task: int = 10_000
     #: What goes wrong from the start on.
     faults: tuple[Fault, ...] = ()
+
+    def since(self, version: Version) -> bool:
+        """Whether the server is of this version or a later one."""
+        return read_version(self.version) >= version

@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator, Iterable
 from .call import Actor, Call
 from .fields import Fields
 from .filters import Field, Listing, wanted
-from .labels import add_labels, check_unique, read_labels, update_labels
+from .labels import add_labels, check_labels, read_labels, update_labels
 from .organizations import may_list, may_see
 from .paging import page
-from .records import Json, Project, Task, User
+from .records import Json, Project, Task
 from .render import task_json
-from .replies import Reply, crash, detail, forbidden, invalid, missing
+from .replies import Reply, detail, forbidden, invalid, missing
+from .users import assign, assignee_of
 
 STATUSES = ("annotation", "validation", "completed")
 PATCHABLE = frozenset(
@@ -78,7 +79,6 @@ async def create_task(call: Call) -> Reply:
     segment_size = fields.integer("segment_size", default=0, least=0)
     overlap = fields.integer("overlap", null=True, least=0)
     replicas = fields.integer("consensus_replicas", default=0, least=0)
-    assignee_id = fields.integer("assignee_id", null=True)
     if replicas == 1 or (replicas or 0) > 10:
         fields.wrong(
             "consensus_replicas",
@@ -94,8 +94,8 @@ async def create_task(call: Call) -> Reply:
         if call.organization_given and project.organization is not organization:
             raise invalid("The task and its project should be in the same organization.")
         organization = project.organization
-    check_unique(labels)
-    assignee = _user(call, assignee_id)
+    check_labels(labels)
+    assignee = assignee_of(call, fields.values.get("assignee_id"))
     state, moment = call.state, call.state.now()
     task = Task(
         id=next(state.ids.task),
@@ -135,16 +135,6 @@ def _project(call: Call, fields: Fields) -> Project | None:
     return project
 
 
-def _user(call: Call, number: int | None) -> User | None:
-    if number is None:
-        return None
-    user = call.state.users.get(number)
-    if user is None:
-        # A foreign key that points nowhere: found by the database only, so a crash.
-        raise crash()
-    return user
-
-
 async def list_tasks(call: Call) -> Reply:
     state, query = call.state, call.query
     numbers = wanted(query, "id") if "filter" in query else None
@@ -179,8 +169,6 @@ def _change(call: Call, task: Task, given: Json) -> None:
     tracker = fields.text("bug_tracker", default=task.bug_tracker, longest=2000)
     subset = fields.text("subset", default=task.subset, longest=64)
     project_id = fields.integer("project_id", null=True)
-    assignee_id = fields.integer("assignee_id", null=True)
-    owner_id = fields.integer("owner_id", null=True)
     labels = read_labels(fields)
     fields.check()
     if project_id is not None and (task.project is None or task.project.id != project_id):
@@ -191,19 +179,12 @@ def _change(call: Call, task: Task, given: Json) -> None:
         task.bug_tracker = tracker or ""
         task.subset = subset or ""
         if "assignee_id" in fields:
-            _assign(call, task, _user(call, assignee_id))
-        if owner_id is not None:
-            task.owner = _user(call, owner_id) or task.owner
+            assign(call, task, given["assignee_id"])
+        task.owner = assignee_of(call, given.get("owner_id")) or task.owner
         if labels and task.project is None:
-            check_unique([label for label in labels if label["name"]])
+            check_labels(labels)
             update_labels(call.state, task, labels)
     task.updated = call.state.now()
-
-
-def _assign(call: Call, task: Task, assignee: User | None) -> None:
-    if assignee is not task.assignee:
-        task.assignee = assignee
-        task.assignee_updated = call.state.now()
 
 
 def move_task(call: Actor, task: Task, project_id: int) -> None:
@@ -220,6 +201,7 @@ def move_task(call: Actor, task: Task, project_id: int) -> None:
 
 async def delete_task(call: Call) -> Reply:
     async with locked_task(call) as task:
+        await call.spend(call.timings.task_delete_per_job * len(task.job_ids))
         remove_task(call, task)
     return Reply(status=204)
 

@@ -24,7 +24,8 @@ class Timings:
       caller's polling at the same time (see :func:`slowdown`) is a seventh;
     * ``import_per_frame`` and ``upload_per_megabyte``: the rest of those three, 4 ms for each
       of the 36 frames of half a megabyte, again with a seventh for the polling;
-    * ``import_per_job``: 40 and 200 jobs in one task took 0.49 and 1.15 s;
+    * ``import_several_jobs`` and ``import_per_job``: imports of 20, 40 and 200 one-image jobs
+      took 1.9, 2.1 and 5 times as long as an import of one;
     * ``import_base``: 133 ms from the start of an import until its request is finished;
     * ``import_completed_event``: the webhook of the request comes 55 to 75 ms after the commit,
       and its delivery alone takes half of that.
@@ -46,6 +47,8 @@ class Timings:
     task_list_per_row: float = 0.4
     task_patch: float = 38.0
     task_delete: float = 50.0
+    #: Deleting a task takes two to three times as long as its import did.
+    task_delete_per_job: float = 7.0
     label_list: float = 29.0
     preview: float = 15.0
     frame: float = 30.0
@@ -75,7 +78,8 @@ class Timings:
     import_fork_wait: float = 15.0
     import_base: float = 105.0
     import_per_frame: float = 1.6
-    import_per_job: float = 1.5
+    import_per_job: float = 1.2
+    import_several_jobs: float = 98.0
     import_per_chunk_megapixel: float = 14.0
     import_failure: float = 20.0
     #: From the commit of the jobs until the request says ``finished``, in two steps.
@@ -84,6 +88,16 @@ class Timings:
     #: What the one sender of webhooks needs before each delivery; 33 were measured, while the
     #: import that causes it still finishes beside it.
     webhook_delivery: float = 28.0
+
+    def import_work(self, *, frames: int, jobs: int, chunk_megapixels: float) -> float:
+        """Processor time from the fork of an import until its jobs are committed."""
+        return (
+            self.import_base
+            + self.import_per_frame * frames
+            + self.import_per_job * jobs
+            + (self.import_several_jobs if jobs > 1 else 0.0)
+            + self.import_per_chunk_megapixel * chunk_megapixels
+        )
 
     @classmethod
     def zero(cls) -> Timings:

@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from .call import Call
 from .records import Data, User
-from .replies import Refusal, Reply
+from .replies import Refusal, Reply, crash
 from .tasks import task_of
+from .versions import TUS_COMPLETE_IS_404, TUS_WITHOUT_ORIGIN
 
 HEADERS = {
     "tus-resumable": "1.0.0",
@@ -64,7 +65,12 @@ def create_upload(call: Call, data: Data) -> Reply:
     upload.path.touch()
     data.client_files.setdefault(name)
     call.simulator.uploads[identity] = upload
-    location = f"{call.base_url}/api/tasks/{call.number()}/data/{identity}"
+    base_url = call.base_url
+    if not call.settings.since(TUS_WITHOUT_ORIGIN) and call.header("x-forwarded-host") is None:
+        base_url = call.header("origin") or ""
+        if not base_url:
+            raise crash()
+    location = f"{base_url}/api/tasks/{call.number()}/data/{identity}"
     return Reply(status=201, headers={**HEADERS, "location": location, "upload-filename": name})
 
 
@@ -84,7 +90,7 @@ def _upload_of(call: Call) -> Upload:
     task = task_of(call)
     upload = call.simulator.uploads.get(call.text("file_id"))
     if upload is None or task.data is not upload.data:
-        raise _refusal(404)
+        raise _refusal(404) if call.settings.since(TUS_COMPLETE_IS_404) else crash()
     if upload.user is not call.user:
         raise _refusal(403)
     return upload

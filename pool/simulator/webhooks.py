@@ -15,6 +15,7 @@ from .records import Delivery, Json, Webhook
 from .render import basic_user, timestamp
 from .replies import Refusal, Reply, crash, forbidden, invalid, missing
 from .state import State
+from .versions import REQUEST_EVENTS
 
 TYPES = ("organization", "project")
 _OFFERED = {"all": ALL_EVENTS, "project": PROJECT_EVENTS, "organization": ORGANIZATION_EVENTS}
@@ -71,7 +72,7 @@ async def create_webhook(call: Call) -> Reply:
     fields = Fields(await call.json_object())
     target = fields.text("target_url", required=True, blank=False, longest=8192)
     kind = fields.choice("type", TYPES, required=True)
-    events = _events(fields, required=True)
+    events = _events(call, fields, required=True)
     project_id = fields.integer("project_id", null=True)
     content_type = fields.choice("content_type", ("application/json",), default="application/json")
     description = fields.text("description", default="", longest=128)
@@ -110,12 +111,18 @@ async def create_webhook(call: Call) -> Reply:
     return Reply(body, status=201, headers={"location": body["url"]})
 
 
-def _events(fields: Fields, *, required: bool) -> tuple[str, ...]:
+def _offered(call: Call, kind: str) -> list[tuple[str, str]]:
+    """Events that this server's version knows, each with its group."""
+    all_known = call.settings.since(REQUEST_EVENTS)
+    return [each for each in _OFFERED[kind] if all_known or not each[0].startswith("completed:")]
+
+
+def _events(call: Call, fields: Fields, *, required: bool) -> tuple[str, ...]:
     if "events" not in fields:
         if required:
             fields.wrong("events", "This field is required.")
         return ()
-    known = {key for key, _ in ALL_EVENTS}
+    known = {key for key, _ in _offered(call, "all")}
     events: list[str] = []
     for event in fields.items("events"):
         if event not in known:
@@ -154,7 +161,7 @@ async def patch_webhook(call: Call) -> Reply:
     secret = fields.text("secret", default=webhook.secret, longest=64)
     active = fields.boolean("is_active", default=webhook.is_active)
     enable_ssl = fields.boolean("enable_ssl", default=webhook.enable_ssl)
-    events = _events(fields, required=False)
+    events = _events(call, fields, required=False)
     fields.check()
     if "events" in fields:
         _check_events(webhook.type, events)
@@ -174,7 +181,10 @@ async def list_events(call: Call) -> Reply:
     kind = call.query.get("type", "all")
     if kind not in _OFFERED:
         return Reply("Incorrect value of type parameter", status=400)
-    events = [{"key": key, "group": {"display_name": group}} for key, group in _OFFERED[kind]]
+    offered = _offered(call, kind)
+    events: list[Any] = [key for key, _ in offered]
+    if call.settings.since(REQUEST_EVENTS):
+        events = [{"key": key, "group": {"display_name": group}} for key, group in offered]
     return Reply({"webhook_type": kind, "events": events})
 
 

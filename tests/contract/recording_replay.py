@@ -12,7 +12,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,11 @@ VOLATILE = frozenset({
 })  # fmt: skip
 #: Ids of other objects, by the collection that they belong to.
 REFERENCES = {"task_id": "tasks", "project_id": "projects", "webhook_id": "webhooks"}
+#: The same in bodies that are sent.
+SENT_REFERENCES = {"project_id": "projects", "assignee_id": "users", "assignee": "users"}
 DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\Z")
-_OBJECT = re.compile(r"/api/(tasks|jobs|webhooks|projects|users)/(\d+)")
+_OBJECT = re.compile(r"/api/(tasks|jobs|webhooks|projects|users|labels)/(\d+)")
+_LABEL = re.compile(r'data-label-id="(\d+)"')
 _TASK = re.compile(r"(?:/api/tasks/|task_id=|target_id=)(\d+)")
 _RAW_FOLDER = re.compile(r"/data/data/\d+/raw")
 _ADDRESS = re.compile(r"\b0x[0-9a-f]+\b")
@@ -134,6 +137,9 @@ class Replay:
     #: The file that the last TUS upload is of, and how many there were before for the same task.
     upload_content: bytes = b""
     uploads: dict[str | None, int] = field(default_factory=dict)
+    #: Files that tasks have before a recorded ``Upload-Finish``: the first two, or as many as
+    #: ``files`` among the fields of the task.
+    staged: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         self.http = urllib3.PoolManager(retries=False, timeout=20.0)
@@ -149,9 +155,11 @@ class Replay:
 
     # Requests
 
-    def post(self, path: str, body: Any = None, **options: Any) -> Any:
-        """A request that no recording has: to set a scene."""
+    def post(self, path: str, body: Any = None, step: str | None = None, **options: Any) -> Any:
+        """A request that no recording has: to set a scene. ``step`` is a header of an upload."""
         headers = {"Authorization": f"Bearer {self.server.access_token}"}
+        if step is not None:
+            headers[step] = "true"
         if body is not None:
             options["json"] = body
         answer = self.http.request("POST", self.server.url + path, headers=headers, **options)
@@ -213,7 +221,20 @@ class Replay:
         """Create the task that an exchange names, if it was there before the recording."""
         match = _TASK.search(exchange["request"]["path"])
         if self.tasks is not None and match and int(match[1]) not in self.ids.get("tasks", {}):
-            self.create_task(int(match[1]), **self.tasks.get(exchange["name"], {}))
+            spec = dict(self.tasks.get(exchange["name"], {}))
+            count = spec.pop("files", 2)
+            task_id = self.create_task(int(match[1]), **spec)
+            if "Upload-Finish" in exchange["request"]["headers"]:
+                self._stage(task_id, self.staged[:count])
+
+    def _stage(self, task_id: int, files: Sequence[Mapping[str, Any]]) -> None:
+        path = f"/api/tasks/{task_id}/data"
+        self.post(path, step="Upload-Start")
+        fields = {
+            f"client_files[{number}]": (file["file"], stored(file))
+            for number, file in enumerate(files)
+        }
+        self.post(path, step="Upload-Multiple", fields={"image_quality": "70", **fields})
 
     def _begin_upload(self, task: str | None, size: int) -> None:
         """Have the content at hand of what is uploaded in pieces: the recordings' n-th picture."""
@@ -287,8 +308,8 @@ class Replay:
         """A recorded body with our ids, texts and password."""
         if isinstance(body, dict):
             return {
-                key: self.ours("projects", value)
-                if key == "project_id" and isinstance(value, int)
+                key: self.ours(SENT_REFERENCES[key], value)
+                if key in SENT_REFERENCES and isinstance(value, int)
                 else self._translate(value)
                 for key, value in body.items()
             }
@@ -312,6 +333,8 @@ class Replay:
     def learn_ids(self, recorded: Any, ours: Any) -> None:
         """Note which of our ids stands where the recording has one of its own."""
         if isinstance(recorded, dict) and isinstance(ours, dict):
+            if "has_parent" in recorded:
+                self.learn("labels", recorded["id"], ours["id"])
             for key in recorded.keys() & ours.keys():
                 self.learn_ids(recorded[key], ours[key])
         elif isinstance(recorded, list) and isinstance(ours, list):
@@ -328,6 +351,9 @@ class Replay:
         """Recorded text as we would say it: our host, our ids, any data folder."""
         text = self.texts.get(text, text).replace(RECORDED_HOST, self.server.url)
         text = _ADDRESS.sub("0x0", _RAW_FOLDER.sub("/data/data/N/raw", text))
+        text = _LABEL.sub(
+            lambda match: f'data-label-id="{self.ours("labels", int(match[1]))}"', text
+        )
         if DATE.match(text):
             return "a date"
         # Only what looks like an address has ids in it.
@@ -428,7 +454,18 @@ def _all_fields(form: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _in_full(body: Any) -> Any:
-    """A JSON body whose abbreviated share files are written out: each a job of its own."""
+    """A JSON body that the recording abbreviates, written out: labels, or share files.
+
+    Each share file is a job of its own.
+    """
+    if isinstance(body, str):
+        count = int(re.findall(r"\d+", body)[0])
+        labels: list[Any] = [{"name": f"label {number}"} for number in range(count)]
+        if body.startswith("attribute()"):
+            choices = ["a", *(f"{number:020}" for number in range(count))]
+            attribute = {"name": "x", "mutable": False, "input_type": "select", "values": choices}
+            labels = [{"name": "car", "attributes": [attribute]}]
+        return {"name": "labels", "labels": labels}
     files = body.get("server_files") if isinstance(body, dict) else None
     if not isinstance(files, str):
         return body

@@ -145,6 +145,28 @@ def _two_pictures(share: Path) -> None:
         (share / "rec" / name).write_bytes(content(28000))
 
 
+_SIX = {"files": 6}
+#: The tasks of ``data_params.json`` that have more than two files, or fields of their own.
+PARAMETERS: dict[str, dict[str, int]] = {
+    "frame_filter on images": _SIX,
+    "start and stop": _SIX,
+    "start, stop, step": _SIX,
+    "stop beyond the end": _SIX,
+    "sorting_method random": _SIX,
+    "mapping and segment_size": {"segment_size": 1},
+    "mapping and overlap": {"overlap": 1},
+    "mapping and consensus replicas": {"consensus_replicas": 2},
+    "gt, 2 random frames": {"segment_size": 3, **_SIX},
+    "gt, a share": _SIX,
+    "gt, by name": _SIX,
+    "gt, each job": {"segment_size": 3, **_SIX},
+    "gt, more than there are": _SIX,
+    "gt_pool, random sorting": {"segment_size": 3, **_SIX},
+    "gt_pool, by name": {"segment_size": 2, **_SIX},
+    "gt_pool, no segment_size": _SIX,
+    "gt with overlap": {"segment_size": 3, "overlap": 1, **_SIX},
+}
+
 SCENES: dict[str, Scene] = {
     "server_and_auth": Scene(_two_tasks_and_a_finished_one),
     "create_task": Scene(_project),
@@ -172,6 +194,7 @@ SCENES: dict[str, Scene] = {
     "webhooks": Scene(_project, before={"deliveries": _hooked_imports}),
     "paging": Scene(_history),
     # From task to task, each a line: as "names": _task_by_task()
+    "labels": _task_by_task(),
 }
 
 #: Uploads that are not what their names say.

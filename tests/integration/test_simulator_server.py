@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import statistics
 import struct
@@ -11,56 +10,13 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
-import urllib3
 from PIL import Image
+from support.simulated import Caller, jpeg
 
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 from pool.simulator.timing import Processor, slowdown
-
-
-class Caller:
-    """Plain HTTP with a token."""
-
-    def __init__(self, server: SimulatorServer) -> None:
-        self.server = server
-        self.http = urllib3.PoolManager(
-            headers={"Authorization": f"Bearer {server.access_token}"}, maxsize=8, retries=False
-        )
-
-    def __call__(
-        self, method: str, path: str, query: dict[str, Any] | None = None, **options: Any
-    ) -> urllib3.BaseHTTPResponse:
-        url = self.server.url + path + (f"?{urlencode(query)}" if query else "")
-        return self.http.request(method, url, **options)
-
-    def create(self, name: str = "task", **spec: Any) -> int:
-        body = {"name": name, "labels": [{"name": "car"}], **spec}
-        return int(self("POST", "/api/tasks", json=body).json()["id"])
-
-    def upload(self, task_id: int, *names: str, content: bytes | None = None) -> Any:
-        fields: dict[str, Any] = {"image_quality": "70"}
-        for number, name in enumerate(names):
-            fields[f"client_files[{number}]"] = (name, content or jpeg())
-        return self("POST", f"/api/tasks/{task_id}/data", fields=fields)
-
-    def request_of(self, task_id: int) -> Any:
-        return self("GET", f"/api/requests/action=create&target=task&target_id={task_id}")
-
-    def listed(self, collection: str, rules: Any = None, **query: Any) -> list[int]:
-        if rules is not None:
-            query["filter"] = json.dumps(rules)
-        answer = self("GET", f"/api/{collection}", {"sort": "id", "page_size": "all", **query})
-        assert answer.status == 200, answer.data
-        return [row["id"] for row in answer.json()["results"]]
-
-
-def jpeg(size: tuple[int, int] = (64, 48)) -> bytes:
-    target = io.BytesIO()
-    Image.new("RGB", size, "teal").save(target, "JPEG")
-    return target.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +238,8 @@ def test_own_door_tells_the_servers_times(call: Caller) -> None:
     assert stats["calls"] == {"tasks:create": 1, "data:post": 1}
     times = stats["tasks"][str(task_id)]
     assert times["received_at"] <= times["accepted_at"] <= times["finished_at"]
-    assert times["received_to_committed_ms"] >= 0.0
+    committed = (times["committed_at"] - times["received_at"]) * 1000.0
+    assert times["received_to_committed_ms"] == pytest.approx(committed, abs=0.1)
     assert call.server.stats.import_milliseconds().keys() == {task_id}
 
 
@@ -317,6 +274,18 @@ def test_processor_is_shared() -> None:
         assert expected - 1.0 <= took < expected * 1.5 + 15.0
     assert slowdown(1, 2) == pytest.approx(1.0)
     assert slowdown(400, 2) == pytest.approx(200.0, rel=0.05)
+
+
+@pytest.mark.parametrize(("jobs", "times"), [(20, 1.95), (40, 2.1), (200, 5.0)])
+def test_a_group_takes_little_more_than_one(jobs: int, times: float) -> None:
+    """From ``started`` to ``finished``, of one-image jobs, as measured on a real server."""
+
+    def takes(jobs: int) -> float:
+        timings = Timings()
+        around = timings.import_fork_wait + timings.import_completed_event + timings.import_finish
+        return around + timings.import_work(frames=jobs, jobs=jobs, chunk_megapixels=0.08)
+
+    assert takes(jobs) / takes(1) == pytest.approx(times, rel=0.08)
 
 
 def test_times_are_those_of_a_real_server() -> None:
