@@ -22,7 +22,7 @@ from pool.cli_status import status
 from pool.cli_template import drain, pause, prewarm, resume
 from pool.cli_tune import tune
 from pool.cli_webhook import webhook
-from pool.errors import EXIT_FAILED, ConfigError, PoolError
+from pool.errors import EXIT_FAILED, CannotListen, ConfigError, PoolError
 
 if TYPE_CHECKING:
     from pool.simulator.faults import Fault
@@ -181,7 +181,10 @@ def simulator(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
     speed: SpeedOption = 1.0,
-    share: Annotated[Path | None, typer.Option(help="A folder to offer as the share.")] = None,
+    share: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="A folder to offer as the share."),
+    ] = None,
     faults: Annotated[
         Path | None, typer.Option(help="A TOML file of what is to go wrong.", show_default=False)
     ] = None,
@@ -207,11 +210,19 @@ def simulator(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    with SimulatorServer(settings, host=host, port=port) as server:
+    server = SimulatorServer(settings, host=host, port=port)
+    try:
+        server.start()
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise CannotListen(f"{host}:{port}: {why} (see --host and --port)") from None
+    try:
         # Made up for this run alone and worth nothing elsewhere, so it may be shown.
         print(f"export CVAT_URL={server.url}")
         print(f"export CVAT_ACCESS_TOKEN={server.access_token}", flush=True)
         stop.wait()
+    finally:
+        server.stop()
 
 
 app.command()(bench)

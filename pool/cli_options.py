@@ -43,7 +43,9 @@ TimeoutOption = Annotated[
 ]
 SpeedOption = Annotated[
     float,
-    typer.Option(min=0.0, help="1 takes as long as CVAT does, 0.5 half as long, 0 no time."),
+    typer.Option(
+        min=0.0, max=1000.0, help="1 takes as long as CVAT does, 0.5 half as long, 0 no time."
+    ),
 ]
 KeyOption = Annotated[
     str | None,

@@ -116,7 +116,7 @@ class WaitTimeout(PoolError, TimeoutError):
 
 
 class CannotListen(PoolError):
-    """The daemon cannot listen at its address."""
+    """Cannot listen."""
 
     code = "cannot-listen"
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pool.cli_options import SpeedOption
 from pool.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,10 +26,7 @@ def bench(
     simulator: Annotated[
         bool, typer.Option("--simulator", help="A simulated server, even with --config.")
     ] = False,
-    speed: Annotated[
-        float,
-        typer.Option(min=0.0, help="Of the simulated server: 1 takes as long as CVAT does."),
-    ] = 1.0,
+    speed: SpeedOption = 1.0,
     template: Annotated[
         str | None, typer.Option(help="Of the configuration; by default its first.")
     ] = None,

@@ -315,3 +315,30 @@ def test_the_version(folder: Path) -> None:
     from pool import __version__
 
     assert cvat_pool("--version", cwd=folder).stdout == f"cvat-task-pool {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--port", "{taken}"], 1, "Cannot listen: 127.0.0.1:{taken}: address already in use"),
+        (["--host", "192.0.2.1"], 1, "Cannot listen: 192.0.2.1:8080: cannot assign"),
+        (["--host", "no.such.host.invalid"], 1, "Cannot listen: no.such.host.invalid:8080: "),
+        (["--share", "nowhere"], 2, "'nowhere' does not exist"),
+        (["--share", "config.toml"], 2, "'config.toml' is a file"),
+        (["--faults", "nowhere"], 2, "cannot read nowhere"),
+        (["--speed", "inf"], 2, "or equal to 1000"),
+        (["--speed", "nan"], 2, "Invalid value for '--speed'"),
+    ],
+)
+def test_a_simulator_that_cannot_start_says_why(
+    folder: Path, arguments: list[str], code: int, words: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        taken = listener.getsockname()[1]
+        filled = [argument.format(taken=taken) for argument in arguments]
+        result = cvat_pool("simulator", *filled, cwd=folder)
+    assert result.returncode == code
+    assert "Traceback" not in result.stderr
+    assert words.format(taken=taken) in " ".join(result.stderr.replace("│", " ").split())
+    if code == 1:
+        one_line(result)
