@@ -10,12 +10,15 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import FormData, UploadFile
 
-from .fields import Fields
+from .fields import EMPTY_LIST, Fields
 from .media import SORTING_METHODS
-from .replies import Refusal
+from .replies import Refusal, crash
+from .validation import Validation, read_validation
 
-_INDEXED = re.compile(r"(?P<name>\w+)(?P<indexes>(\[\d+\])+)\Z")
+_INDEXED = re.compile(r"(?P<name>[\w.]+)(?P<indexes>(\[\d+\])+)\Z")
 _STEP = re.compile(r"step\s*=\s*([1-9]\d*)")
+#: The largest number that a column holds.
+LARGEST = 2**31 - 1
 _LISTS = ("server_files", "remote_files", "server_files_exclude", "upload_file_order")
 
 
@@ -29,12 +32,14 @@ class DataParams:
     stop_frame: int | None = None
     frame_filter: str = ""
     sorting_method: str = "lexicographical"
+    storage_method: str | None = None
     use_cache: bool = False
     use_zip_chunks: bool = False
     copy_data: bool = False
     cloud_storage_id: int | None = None
     filename_pattern: str | None = None
     job_file_mapping: tuple[tuple[str, ...], ...] | None = None
+    validation: Validation | None = None
     server_files: tuple[str, ...] = ()
     remote_files: tuple[str, ...] = ()
     server_files_exclude: tuple[str, ...] = ()
@@ -51,7 +56,8 @@ class DataParams:
 def unfold(form: FormData) -> dict[str, Any]:
     """A multipart form as the nested value it stands for: ``a[0][1]=x`` is a list in a list.
 
-    Lists are ordered by their indexes, which may have gaps, as Django REST framework reads them.
+    Lists are ordered by their indexes, which may have gaps, as Django REST framework reads them;
+    ``a.b=x`` is an object in an object. A blank field is none.
     """
     plain: dict[str, Any] = {}
     indexed: dict[str, dict[tuple[int, ...], Any]] = {}
@@ -60,12 +66,17 @@ def unfold(form: FormData) -> dict[str, Any]:
         if match is None:
             if key in _LISTS:
                 plain.setdefault(key, []).append(value)
-            else:
+            elif value != "":
                 plain[key] = value
             continue
         indexes = tuple(int(part) for part in re.findall(r"\d+", match["indexes"]))
         indexed.setdefault(match["name"], {})[indexes] = value
-    return plain | {name: _nested(values) for name, values in indexed.items()}
+    plain |= {name: _nested(values) for name, values in indexed.items()}
+    prefix = "validation_params."
+    inner = {key[len(prefix) :]: plain.pop(key) for key in [*plain] if key.startswith(prefix)}
+    # As a text of its own, CVAT does not see it.
+    plain.pop("validation_params", None)
+    return plain | ({"validation_params": inner} if inner else {})
 
 
 def _nested(values: Mapping[tuple[int, ...], Any]) -> list[Any]:
@@ -82,19 +93,21 @@ def read_params(values: Mapping[str, Any]) -> DataParams:
     """Check the parameters. Raises 400 with all that is wrong with them."""
     fields = Fields(values)
     params = DataParams(
-        image_quality=fields.integer("image_quality", least=0, most=100),
+        image_quality=fields.integer("image_quality", least=1, most=100),
         chunk_size=_chunk_size(fields),
-        start_frame=fields.integer("start_frame", least=0),
-        stop_frame=fields.integer("stop_frame", least=0),
+        start_frame=fields.integer("start_frame", least=0, most=LARGEST),
+        stop_frame=fields.integer("stop_frame", least=0, most=LARGEST),
         frame_filter=_frame_filter(fields),
         sorting_method=fields.choice("sorting_method", SORTING_METHODS, default="lexicographical")
         or "",
+        storage_method=fields.choice("storage_method", ("cache", "file_system"), default="cache"),
         use_cache=fields.boolean("use_cache"),
         use_zip_chunks=fields.boolean("use_zip_chunks"),
         copy_data=fields.boolean("copy_data"),
         cloud_storage_id=fields.integer("cloud_storage_id", null=True),
         filename_pattern=fields.text("filename_pattern", null=True),
         job_file_mapping=_mapping(fields),
+        validation=_validation(fields),
         server_files=_names(fields, "server_files"),
         remote_files=_urls(fields),
         server_files_exclude=_names(fields, "server_files_exclude"),
@@ -112,17 +125,31 @@ def read_params(values: Mapping[str, Any]) -> DataParams:
 
 
 def _chunk_size(fields: Fields) -> int | None:
-    size = fields.integer("chunk_size", null=True)
-    if size is not None and size <= 0:
+    if "chunk_size" in fields and fields.values["chunk_size"] is None:
+        # CVAT compares it with 0 before it asks whether it is there.
+        raise crash()
+    size = fields.integer("chunk_size", least=0, most=LARGEST)
+    if size == 0:
         fields.wrong("chunk_size", "Chunk size must be a positive integer")
     return size
 
 
 def _frame_filter(fields: Fields) -> str:
-    text = fields.text("frame_filter", default="") or ""
-    if text and not _STEP.search(text):
+    text = fields.text("frame_filter")
+    if text is not None and not _STEP.search(text):
         fields.wrong("frame_filter", "Invalid frame filter expression")
-    return text
+    return text or ""
+
+
+def _validation(fields: Fields) -> Validation | None:
+    given = fields.values.get("validation_params")
+    if given is None:
+        return None
+    inner = Fields(given if isinstance(given, dict) else {})
+    found = read_validation(inner)
+    if inner.errors:
+        fields.errors["validation_params"] = inner.errors
+    return found
 
 
 def _names(fields: Fields, name: str) -> tuple[str, ...]:
@@ -139,22 +166,24 @@ def _urls(fields: Fields) -> tuple[str, ...]:
 
 
 def _mapping(fields: Fields) -> tuple[tuple[str, ...], ...] | None:
-    if fields.values.get("job_file_mapping") is None:
+    if "job_file_mapping" not in fields:
         return None
-    mapping: list[tuple[str, ...]] = []
-    seen: set[str] = set()
-    for entry in fields.items("job_file_mapping"):
-        if not isinstance(entry, list):
-            kind = type(entry).__name__
-            fields.wrong("job_file_mapping", f'Expected a list of items but got type "{kind}".')
-            continue
-        names = tuple(str(name) for name in entry)
-        for name in names:
-            if name in seen:
-                fields.wrong(
-                    "job_file_mapping",
-                    f"The same file '{name}' cannot be used multiple times in the job file mapping",
-                )
-            seen.add(name)
-        mapping.append(names)
-    return tuple(mapping)
+    entries = fields.items("job_file_mapping", null=False)
+    jobs = Fields({str(number): entry for number, entry in enumerate(entries)})
+    mapping = tuple(
+        tuple(jobs.texts(number, longest=1024, blank=False, empty=False)) for number in jobs.values
+    )
+    if "job_file_mapping" in fields.errors:
+        return None
+    if not entries:
+        fields.wrong("job_file_mapping", EMPTY_LIST)
+    elif jobs.errors:
+        fields.errors["job_file_mapping"] = jobs.errors
+    names = [name for entry in mapping for name in entry]
+    for name in dict.fromkeys(names if not jobs.errors else ()):
+        if names.count(name) > 1:
+            fields.wrong(
+                "job_file_mapping",
+                f"The same file '{name}' cannot be used multiple times in the job file mapping",
+            )
+    return mapping

@@ -12,6 +12,8 @@ _TRUE = frozenset({"true", "t", "yes", "y", "on", "1"})
 _FALSE = frozenset({"false", "f", "no", "n", "off", "0"})
 T = TypeVar("T")
 
+EMPTY_LIST = "This list may not be empty."
+
 _WHOLE_NUMBER = re.compile(r"\s*-?\d+(\.0*)?\s*\Z")
 
 
@@ -97,6 +99,20 @@ class Fields:
             return number
         return default
 
+    def number(self, name: str) -> float | None:
+        """A share: a number from 0 to 1."""
+        value = self._get(name, required=False, null=False)
+        if value is None:
+            return None
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            self.wrong(name, "A valid number is required.")
+            return None
+        if not 0 < number <= 1:
+            self.wrong(name, "Value must be in the range (0; 1]")
+        return number
+
     def boolean(self, name: str, *, default: bool = False, required: bool = False) -> bool:
         value = self._get(name, required=required, null=False)
         if value is None:
@@ -136,11 +152,21 @@ class Fields:
             return []
         return value
 
-    def texts(self, name: str, *, longest: int, required: bool = False) -> list[str]:
-        """A list of texts, which may be blank; mistakes are told by their place in it."""
-        given = dict(enumerate(self.items(name, required=required)))
-        inner = Fields({str(number): value for number, value in given.items()})
-        texts = [inner.text(str(number), longest=longest) or "" for number in given]
+    def texts(
+        self,
+        name: str,
+        *,
+        longest: int,
+        required: bool = False,
+        blank: bool = True,
+        empty: bool = True,
+    ) -> list[str]:
+        """A list of texts; mistakes are told by their place in it."""
+        items = self.items(name, required=required)
+        if not items and not empty and name not in self.errors:
+            self.wrong(name, EMPTY_LIST)
+        inner = Fields({str(number): value for number, value in enumerate(items)})
+        texts = [inner.text(key, blank=blank, longest=longest) or "" for key in inner.values]
         if inner.errors:
             self.errors[name] = inner.errors
         return texts

@@ -14,9 +14,9 @@ from .data_params import DataParams
 from .fault_table import Active, Faults
 from .faults import DeadWorker, FailedImport, HungImport, ImportFault, SlowImport
 from .media import ImportFailed, validation_error
-from .records import Data, ImportRequest, Job, Task
+from .records import Data, ImportRequest, Job, Layout, Task
 from .requests_api import request_id
-from .segments import Segments, check_count, check_mapping, divide
+from .segments import Segments, check_count, check_params, lay_out
 from .sources import Media, read_media
 
 if TYPE_CHECKING:
@@ -217,14 +217,14 @@ class Imports:
         if data is None:
             raise validation_error("Task has no source media info")
         params: DataParams = request.params
-        check_mapping(task, params)
+        check_params(task, params)
         media = await self._read(data, params)
-        segments = _segments(task, media, params)
+        media, segments, layout = lay_out(task, media, params, self._rng)
         jobs = len(segments.ranges) * (task.consensus_replicas + 1)
         check_count(jobs, self._simulator.settings.max_jobs_per_task)
         cost = self._cost(media, segments, jobs) * self._luck() * slower
         await self._simulator.processor.use(cost)
-        self._commit(request, task, data, media, segments)
+        self._commit(request, task, data, media, segments, layout)
 
     async def _read(self, data: Data, params: DataParams) -> Media:
         settings = self._simulator.settings
@@ -251,7 +251,13 @@ class Imports:
         return factor * 2.0 if self._rng.random() < settings.slow_import_rate else factor
 
     def _commit(
-        self, request: ImportRequest, task: Task, data: Data, media: Media, segments: Segments
+        self,
+        request: ImportRequest,
+        task: Task,
+        data: Data,
+        media: Media,
+        segments: Segments,
+        layout: Layout | None,
     ) -> None:
         """Make the jobs visible, all at once, and tell the webhooks."""
         state, events = self._simulator.state, self._simulator.events
@@ -261,6 +267,7 @@ class Imports:
         data.chunks_updated = moment
         if media.storage == "local":
             data.storage = "local"
+        data.validation = layout
         last = data.start_frame + (media.size - 1) * request.params.frame_step
         data.stop_frame = min(data.stop_frame, last) if data.stop_frame else last
         if media.mode == "interpolation":
@@ -274,6 +281,10 @@ class Imports:
             for _ in range(task.consensus_replicas):
                 replica = self._add_job(task, start, stop)
                 replica.type, replica.parent_job_id = "consensus_replica", parent.id
+        if layout is not None:
+            start = 0 if layout.mode == "gt" else layout.frames[0]
+            job = self._add_job(task, start, media.size - 1)
+            job.type, job.frame_count = "ground_truth", len(layout.frames)
         self._simulator.stats.times(task.id).committed_at = self._simulator.clock()
         for job in state.jobs_of(task):
             events.job_created(job, request.owner)
@@ -291,6 +302,7 @@ class Imports:
             task=task,
             start_frame=start,
             stop_frame=stop,
+            frame_count=stop - start + 1,
             created=moment,
             updated=moment,
         )
@@ -319,7 +331,7 @@ class Imports:
         media = read_media(
             data, params, self._simulator.share, self._simulator.settings.remote_timeout, self._rng
         )
-        self._commit(request, task, data, media, _segments(task, media, params))
+        self._commit(request, task, data, *lay_out(task, media, params, self._rng))
         self._complete(request)
         request.status = "finished"
 
@@ -350,16 +362,6 @@ class Imports:
         times = self._simulator.stats.times(request.task_id)
         times.finished_at, times.failed = self._simulator.clock(), True
         self._simulator.events.request_completed(request, status="failed")
-
-
-def _segments(task: Task, media: Media, params: DataParams) -> Segments:
-    return divide(
-        media.size,
-        task.segment_size,
-        task.overlap,
-        mode=media.mode,
-        mapping=params.job_file_mapping,
-    )
 
 
 def _fail_early(faults: list[Active[ImportFault]]) -> None:

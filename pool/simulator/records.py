@@ -96,6 +96,17 @@ class Frame:
 
 
 @dataclass(slots=True, kw_only=True)
+class Layout:
+    """Which frames of a task are its validation set, and where they stand in for themselves."""
+
+    mode: str
+    frames: list[int]
+    per_job: int | None = None
+    #: Frames in jobs that show one of the pool, and which.
+    honeypots: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
 class Data:
     id: int
     folder: Path
@@ -117,6 +128,7 @@ class Data:
     chunks_updated: datetime | None = None
     compressed_chunk_type: str = "imageset"
     original_chunk_type: str = "imageset"
+    validation: Layout | None = None
 
     @property
     def raw(self) -> Path:
@@ -163,6 +175,8 @@ class Job:
     created: datetime
     updated: datetime
     type: str = "annotation"
+    #: As many as from start to stop, unless only some of them belong to the job.
+    frame_count: int
     parent_job_id: int | None = None
     replicas_count: int = 0
     assignee: User | None = None
@@ -172,7 +186,9 @@ class Job:
 
     @property
     def status(self) -> str:
-        return {"annotation": "annotation", "validation": "validation"}.get(self.stage, "completed")
+        if self.stage == "acceptance":
+            return "completed" if self.state == "completed" else "validation"
+        return self.stage
 
 
 @dataclass(slots=True, kw_only=True)

@@ -102,6 +102,7 @@ def project_json(project: Project, state: State, base_url: str) -> Json:
 
 
 def task_json(task: Task, state: State, base_url: str) -> Json:
+    layout = task.data.validation if task.data else None
     body: Json = {
         "url": f"{base_url}/api/tasks/{task.id}",
         "id": task.id,
@@ -131,7 +132,7 @@ def task_json(task: Task, state: State, base_url: str) -> Json:
         "jobs": _job_summary(task, state, base_url),
         "labels": {"url": f"{base_url}/api/labels?task_id={task.id}"},
         "assignee_updated_date": timestamp(task.assignee_updated),
-        "validation_mode": None,
+        "validation_mode": layout.mode if layout else None,
         "consensus_enabled": task.consensus_replicas > 0,
     }
     if task.job_ids:
@@ -200,7 +201,7 @@ def job_json(job: Job, base_url: str) -> Json:
         "status": job.status,
         "stage": job.stage,
         "state": job.state,
-        "frame_count": job.stop_frame - job.start_frame + 1,
+        "frame_count": job.frame_count,
         "start_frame": job.start_frame,
         "stop_frame": job.stop_frame,
         "data_chunk_size": data.chunk_size if data else None,

@@ -19,6 +19,7 @@ from . import (
     tasks,
     tus,
     users,
+    validation,
     webhooks,
 )
 from .call import Call
@@ -90,6 +91,10 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "tus:patch", "PATCH", "/api/tasks/{id:int}/data/{file_id}", tus.patch_upload, "upload_tus"
+    ),
+    Operation(
+        "validation:layout", "GET", "/api/tasks/{id:int}/validation_layout",
+        validation.get_layout, "task_get",
     ),
     Operation("jobs:list", "GET", "/api/jobs", jobs.list_jobs, "job_list"),
     Operation("jobs:create", "POST", "/api/jobs", jobs.create_job, "job_get"),

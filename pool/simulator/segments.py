@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .data_params import DataParams
 from .media import ImportFailed, validation_error
-from .records import Task
+from .records import Layout, Task
+from .sources import Media
+from .validation import check, choose, mix_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,13 +23,8 @@ class Segments:
     overlap: int
 
 
-def check_mapping(task: Task, params: DataParams) -> None:
-    """What ``job_file_mapping`` does not go with. Raises :class:`ImportFailed`."""
-    mapping = params.job_file_mapping
-    if mapping is None:
-        return
-    if not any(mapping):
-        raise validation_error("job_file_mapping cannot be empty")
+def check_params(task: Task, params: DataParams) -> None:
+    """What parameters do not go together. Raises :class:`ImportFailed`."""
     for name, clashes in (
         ("segment_size", bool(task.segment_size)),
         ("sorting_method", params.sorting_method != "lexicographical"),
@@ -35,8 +34,26 @@ def check_mapping(task: Task, params: DataParams) -> None:
         ("filename_pattern", bool(params.filename_pattern)),
         ("server_files_exclude", bool(params.server_files_exclude)),
     ):
-        if clashes:
+        if clashes and params.job_file_mapping is not None:
             raise validation_error(f"job_file_mapping cannot be used with {name}")
+    check(task, params.validation, params.sorting_method)
+
+
+def lay_out(
+    task: Task, media: Media, params: DataParams, rng: random.Random
+) -> tuple[Media, Segments, Layout | None]:
+    """Divide what an import found among jobs, and choose its validation frames."""
+    validation, mapping = params.validation, params.job_file_mapping
+    layout = None
+    names: Sequence[Sequence[str]] | None = mapping
+    if validation is not None and validation.mode == "gt_pool":
+        frames, names, layout = mix_in(validation, media.frames, task.segment_size, rng)
+        media = dataclasses.replace(media, frames=frames, size=len(frames))
+    segments = divide(media.size, task.segment_size, task.overlap, mode=media.mode, mapping=names)
+    if validation is not None and validation.mode == "gt":
+        chosen = choose(validation, [frame.name for frame in media.frames], segments.ranges, rng)
+        layout = Layout(mode="gt", frames=chosen)
+    return media, segments, layout
 
 
 def divide(

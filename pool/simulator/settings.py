@@ -20,6 +20,8 @@ class UserSettings:
     email: str = ""
     is_superuser: bool = False
     groups: tuple[str, ...] = ("user",)
+    first_name: str = ""
+    last_name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,6 +98,8 @@ class Simulator:
                 groups=given.groups,
                 date_joined=moment,
                 last_login=moment,
+                first_name=given.first_name,
+                last_name=given.last_name,
             )
         self.owner = next(iter(state.users.values()))
         self.access_token = self.add_token(self.owner, settings.access_token, read_only=False)

@@ -242,10 +242,10 @@ def _read_images(
                 raise validation_error(f"Can't find file '{short}' in the input files")
     else:
         ordered = in_order(names, params.sorting_method, rng)
+    if data.start_frame > (params.stop_frame or len(ordered) - 1):
+        raise ImportFailed("AssertionError\n")
     chunk_size = data.chunk_size
     if chunk_size is None:
-        if data.start_frame >= len(ordered):
-            raise ImportFailed("IndexError: list index out of range\n")
         first = ordered[data.start_frame]
         chunk_size = chunk_size_for(*first_image_size(files.path(first), files.shown(first)))
     _check_quality(data)

@@ -40,7 +40,12 @@ VOLATILE = frozenset({
     "chunks_updated_date", "request_duration", "key", "data_id", "from", "to", "response",
 })  # fmt: skip
 #: Ids of other objects, by the collection that they belong to.
-REFERENCES = {"task_id": "tasks", "project_id": "projects", "webhook_id": "webhooks"}
+REFERENCES = {
+    "task_id": "tasks",
+    "project_id": "projects",
+    "webhook_id": "webhooks",
+    "parent_job_id": "jobs",
+}
 #: The same in bodies that are sent.
 SENT_REFERENCES = {"project_id": "projects", "assignee_id": "users", "assignee": "users"}
 DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\Z")
@@ -155,9 +160,16 @@ class Replay:
 
     # Requests
 
-    def post(self, path: str, body: Any = None, step: str | None = None, **options: Any) -> Any:
+    def post(
+        self,
+        path: str,
+        body: Any = None,
+        step: str | None = None,
+        auth: str = "pat",
+        **options: Any,
+    ) -> Any:
         """A request that no recording has: to set a scene. ``step`` is a header of an upload."""
-        headers = {"Authorization": f"Bearer {self.server.access_token}"}
+        headers = self._credentials(auth)
         if step is not None:
             headers[step] = "true"
         if body is not None:
@@ -166,20 +178,20 @@ class Replay:
         assert answer.status < 300, answer.data
         return answer.json() if answer.data else None
 
-    def create_task(self, recorded: int | None = None, **spec: Any) -> int:
+    def create_task(self, recorded: int | None = None, auth: str = "pat", **spec: Any) -> int:
         body = {"name": "recording", **spec}
         if "project_id" not in spec:
             body.setdefault("labels", [{"name": "car"}, {"name": "person"}])
-        task_id = int(self.post("/api/tasks", body)["id"])
+        task_id = int(self.post("/api/tasks", body, auth=auth)["id"])
         if recorded is not None:
             self.learn("tasks", recorded, task_id)
         return task_id
 
-    def upload(self, task_id: int, *files: bytes, **params: Any) -> None:
+    def upload(self, task_id: int, *files: bytes, auth: str = "pat", **params: Any) -> None:
         fields: dict[str, Any] = {"image_quality": "70", **params}
         for number, data in enumerate(files):
             fields[f"client_files[{number}]"] = (f"{chr(97 + number)}.jpg", data)
-        self.post(f"/api/tasks/{task_id}/data", fields=fields)
+        self.post(f"/api/tasks/{task_id}/data", fields=fields, auth=auth)
 
     def send(self, exchange: Mapping[str, Any]) -> Answer:
         """Send a recorded request, with our ids, files and credentials."""
@@ -308,8 +320,8 @@ class Replay:
         """A recorded body with our ids, texts and password."""
         if isinstance(body, dict):
             return {
-                key: self.ours(SENT_REFERENCES[key], value)
-                if key in SENT_REFERENCES and isinstance(value, int)
+                key: type(value)(self.ours(SENT_REFERENCES[key], int(value)))
+                if key in SENT_REFERENCES and str(value).isdigit()
                 else self._translate(value)
                 for key, value in body.items()
             }
@@ -327,7 +339,7 @@ class Replay:
                 self.texts[match[1]] = ours.rsplit("/", 1)[1]
             elif match := _OBJECT.search(theirs):
                 self.learn(match[1], int(match[2]), int(ours.rsplit("/", 1)[1]))
-        if "json" in recorded and answer.body:
+        if "json" in recorded and recorded["status"] == answer.status:
             self.learn_ids(recorded["json"], answer.json)
 
     def learn_ids(self, recorded: Any, ours: Any) -> None:
@@ -374,6 +386,9 @@ class Replay:
                 if key in REFERENCES and isinstance(recorded[key], int):
                     expected = self.ours(REFERENCES[key], recorded[key])
                     found += self.differences(expected, ours[key], ignored, below)
+                elif key in ignored and isinstance(recorded[key], list):
+                    if len(recorded[key]) != len(ours[key]):
+                        found.append(f"{below}: {recorded[key]!r} became {ours[key]!r}")
                 elif key in VOLATILE | ignored and not isinstance(recorded[key], dict | list):
                     if type(recorded[key]) is not type(ours[key]):
                         found.append(f"{below}: {recorded[key]!r} became {ours[key]!r}")

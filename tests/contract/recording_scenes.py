@@ -17,6 +17,9 @@ RECORDED_HOOK = "http://127.0.0.1:8096/hook"
 SETTINGS = SimulatorSettings(timings=Timings.zero())
 #: The user of the longer recordings, whose id there is 1.
 ADMINISTRATOR = UserSettings(username="admin", is_superuser=True, groups=("admin",))
+ORDINARY = UserSettings(
+    username="ordinary", email="ordinary@example.com", first_name="O", last_name="U"
+)
 
 
 def _nothing(_: Any) -> None:
@@ -145,6 +148,20 @@ def _two_pictures(share: Path) -> None:
         (share / "rec" / name).write_bytes(content(28000))
 
 
+def _tasks_with_jobs(replay: Replay) -> None:
+    """Another user, and a task of each user's that has a job."""
+    server = replay.server
+    user = server.simulator.state.user_named("ordinary")
+    assert user is not None
+    replay.learn("users", 4, user.id)
+    replay.other_token = server.call(lambda: server.simulator.add_token(user))
+    for task, job, auth in ((1820, 1254, "pat"), (1825, 1255, "other")):
+        replay.create_task(task, auth=auth, name="assignees")
+        replay.upload(replay.ours("tasks", task), content(28000), auth=auth)
+        server.wait_idle()
+        replay.learn("jobs", job, max(server.state.jobs))
+
+
 _SIX = {"files": 6}
 #: The tasks of ``data_params.json`` that have more than two files, or fields of their own.
 PARAMETERS: dict[str, dict[str, int]] = {
@@ -195,6 +212,8 @@ SCENES: dict[str, Scene] = {
     "paging": Scene(_history),
     # From task to task, each a line: as "names": _task_by_task()
     "labels": _task_by_task(),
+    "data_params": _task_by_task(PARAMETERS),
+    "assignees": _task_by_task(begin=_tasks_with_jobs, users=(ORDINARY,)),
 }
 
 #: Uploads that are not what their names say.
