@@ -131,6 +131,8 @@ class Daemon:
             self._loop(on_ready)
         finally:
             left = self._time_to_stop()
+            # Those who wait are told what there is now, and ask again; no upload begins.
+            self._ending.tell()
             log.info("stopping", within=round(left(), 1))
             self._end_maintenance(left)
             self.engine.close(left())
@@ -239,9 +241,8 @@ class Daemon:
             log.info("listening", url=self._http.url)
 
     def _listen_no_more(self, left: TimeLeft) -> None:
-        # Those who wait are told what there is now, and ask again.
         self._ending.tell()
-        self._http.stop(left())
+        self._http.stop(left(), late=self._ending.cut_off)
         if self.deliveries is not None:
             self.deliveries.stop(left())
             self.deliveries = None
@@ -342,16 +343,22 @@ class Daemon:
         if not self._maintaining:
             return
         self._maintaining = False
+        refill, dispatch, scheduler = self._refill, self._dispatch, self._scheduler
+        self._dispatch = None
+        # First nothing is begun any more, so that all that is under way has the whole time to end.
+        if refill is not None:
+            refill.stop(0.0)
+        if dispatch is not None:
+            dispatch.stop(0.0)
         # Before the term is given up: whoever takes over listens at the same address.
         self._listen_no_more(left)
-        if self._refill is not None:
+        if refill is not None:
             # A create that runs is quick to end, and half-made tasks are worth avoiding.
-            self._refill.stop(left())
-        dispatch, self._dispatch = self._dispatch, None
+            refill.drain(left())
         if dispatch is not None:
-            dispatch.stop(left())
-        if self._scheduler is not None:
-            self._scheduler.stop(left())
+            dispatch.drain(left())
+        if scheduler is not None:
+            scheduler.stop(left())
         self.observation.end(left())
         try:
             self.engine.store.release_maintenance(self.engine.owner)

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from pool.errors import InputError, PoolError, StoreError, UnknownLease
 from pool.files import digest, names_of
 from pool.http.bodies import RequestFields, RequestWish, parse, request_fields
+from pool.http.ending import Ending
 from pool.http.limits import LONGEST_LIST, Places, blocks, read_json
 from pool.http.multipart import FormReader
 from pool.http.workers import Workers
@@ -33,19 +34,23 @@ class Accepting:
     what CVAT has need not be written to the disk here first.
     """
 
-    def __init__(self, pool: TaskPool, dispatch: Dispatch, workers: Workers) -> None:
+    def __init__(
+        self, pool: TaskPool, dispatch: Dispatch, workers: Workers, ending: Ending
+    ) -> None:
         self._engine = pool.engine
         self._spool = pool.engine.spool
         self._clock = pool.clock
         self._settings = pool.settings.daemon
         self._dispatch = dispatch
         self._workers = workers
+        self._ending = ending
         self._places = Places()
 
     async def form(self, request: Request, key: str | None) -> RequestRecord:
         """A request whose files are in the body.
 
         :raises pool.errors.PoolError: it is not accepted.
+        :raises pool.errors.Stopping: the server stops, or has while the body was being read.
         :raises starlette.requests.ClientDisconnect: the caller has gone before it was.
         """
         request_id = new_id(self._clock.now())
@@ -57,28 +62,18 @@ class Accepting:
             digests=key is not None,
         )
         async with self._places.taken():
-            complete = False
             try:
-                async for block, last in blocks(
-                    request,
-                    most=self._settings.max_body,
-                    patience=self._settings.receive_timeout,
-                ):
-                    if not last:
-                        await self._workers.spool(self._feed, reader, block)
-                        continue
-                    # From here on it goes its way, whatever becomes of its caller.
-                    complete = True
-                    return await self._workers.spool(self._take, reader, block, request_id, key)
+                async with self._ending.reading():
+                    last = await self._read(request, reader)
             except BaseException:
-                if not complete:
-                    await asyncio.shield(self._workers.spool(reader.discard))
+                await asyncio.shield(self._workers.spool(reader.discard))
                 raise
-        raise AssertionError("a body has a last block")
+            # From here on it goes its way, whatever becomes of its caller.
+            return await self._workers.spool(self._take, reader, last, request_id, key)
 
     async def json(self, request: Request, key: str | None) -> RequestRecord:
         """A request whose data CVAT fetches by itself; errors as of :meth:`form`."""
-        async with self._places.taken():
+        async with self._places.taken(), self._ending.reading():
             content = await read_json(
                 request, patience=self._settings.receive_timeout, most=LONGEST_LIST
             )
@@ -94,6 +89,16 @@ class Accepting:
         :raises StoreError: the disk does not do its part.
         """
         await self._workers.spool(self._keep, request_id)
+
+    async def _read(self, request: Request, reader: FormReader) -> bytes:
+        """Feed the reader all of the body but the last block, which is the answer."""
+        async for block, last in blocks(
+            request, most=self._settings.max_body, patience=self._settings.receive_timeout
+        ):
+            if last:
+                return block
+            await self._workers.spool(self._feed, reader, block)
+        raise AssertionError("a body has a last block")
 
     # --- On threads -----------------------------------------------------------------------------
 

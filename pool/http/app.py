@@ -36,7 +36,7 @@ def create_app(served: Served) -> FastAPI:
     views = Views(engine.store, pool.task_url)
     waiting = Waiting(engine.store, engine.tracker, views, ending)
     handing_out = HandingOut(engine, workers, ending)
-    accepting = Accepting(pool, served.dispatch, workers)
+    accepting = Accepting(pool, served.dispatch, workers, ending)
     observation = served.observation or Observation(engine)
 
     @asynccontextmanager

@@ -1,19 +1,29 @@
-"""That the server is about to stop: told once, from any thread, to all answers that wait."""
+"""That the server is about to stop: said once, to all answers that wait or read."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from pool.errors import Stopping
 
 
 class Ending:
-    """Told by the daemon before it stops listening, so that no answer is cut off that could end
-    early: a long-poll with what there is now, a stream of events with nothing more."""
+    """A stop in two steps, so that no answer is cut off that could end by itself.
+
+    :meth:`tell` says that the server is about to stop: a long poll answers what there is now, a
+    stream of events ends, and no new body is read. :meth:`cut_off` says that the time is over: what
+    is still being read gets an answer instead.
+    """
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._listeners: set[Callable[[], None]] = set()
         self._told = False
+        #: Belongs to the event loop.
+        self._limits: set[asyncio.Timeout] = set()
 
     @property
     def told(self) -> bool:
@@ -21,7 +31,7 @@ class Ending:
         return self._told
 
     def tell(self) -> None:
-        """The server is about to stop; telling it twice does nothing."""
+        """The server is about to stop; telling it twice does nothing. Thread-safe."""
         with self._guard:
             self._told = True
             listeners, self._listeners = self._listeners, set()
@@ -41,3 +51,30 @@ class Ending:
     def _forget(self, listener: Callable[[], None]) -> None:
         with self._guard:
             self._listeners.discard(listener)
+
+    # --- On the event loop ------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[None]:
+        """Read a body in the block.
+
+        :raises Stopping: the server is about to stop, or the time for that is over.
+        """
+        if self._told:
+            raise Stopping
+        try:
+            async with asyncio.timeout(None) as limit:
+                self._limits.add(limit)
+                try:
+                    yield
+                finally:
+                    self._limits.discard(limit)
+        except TimeoutError:
+            if limit.expired():
+                raise Stopping from None
+            raise
+
+    def cut_off(self) -> None:
+        """End all blocks of :meth:`reading`."""
+        for limit in self._limits:
+            limit.reschedule(0.0)

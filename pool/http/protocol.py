@@ -54,6 +54,14 @@ class Protocol(HttpToolsProtocol):
         self._end_linger()
         super().connection_lost(exc)
 
+    def shutdown(self) -> None:
+        if self._linger_timer is None:
+            super().shutdown()
+        elif self.transport.can_write_eof():
+            # It was answered while it still sends. To close at once would have the answer lost; so
+            # it sees that nothing more comes, and the last of what it sends is read.
+            self.transport.write_eof()
+
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return

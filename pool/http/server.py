@@ -8,6 +8,7 @@ import ipaddress
 import resource
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import uvicorn
@@ -19,9 +20,9 @@ from pool.settings import DaemonSettings
 
 #: Seconds in which the server must have started.
 START = 10.0
-#: The share of the time to stop in which answers that are under way may come to their end; the
-#: other parts of the daemon want to stop as well.
-GRACE = 0.5
+#: Seconds for answers to those that are late when the time to stop is over, and then for answers to
+#: those that have come meanwhile.
+LAST_ANSWERS = 1
 #: Seconds for which an idle connection is kept.
 KEEP_ALIVE = 75
 BACKLOG = 512
@@ -57,11 +58,32 @@ def _allow_files(wanted: int) -> None:
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that leaves the signals to the daemon."""
+    """A uvicorn server that leaves the signals to the daemon, and whose answers have a while to end
+    before it cancels them.
+
+    It goes on listening for that while, so that callers are answered, be it that it stops.
+    """
+
+    #: By the monotonic clock: until when answers that are under way may come to their end. What is
+    #: late is called then, on the event loop, and can still be answered.
+    until = 0.0
+    late: Callable[[], None] | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._wait_for_answers(self.until - time.monotonic())
+        if self.late is not None:
+            self.late()
+        await self._wait_for_answers(LAST_ANSWERS)
+        await super().shutdown(sockets)
+
+    async def _wait_for_answers(self, seconds: float) -> None:
+        # Those of now: others begin all the time.
+        if under_way := set(self.server_state.tasks):
+            await asyncio.wait(under_way, timeout=max(0.0, seconds))
 
 
 class HttpServer:
@@ -104,7 +126,7 @@ class HttpServer:
             ws="none",
             server_header=False,
             proxy_headers=False,
-            timeout_graceful_shutdown=max(1, round(GRACE * self._settings.stop_timeout)),
+            timeout_graceful_shutdown=LAST_ANSWERS,
             timeout_keep_alive=KEEP_ALIVE,
         )
         server, started = _Server(config), threading.Event()
@@ -117,12 +139,17 @@ class HttpServer:
             raise CannotListen(f"{self._address} does not answer")
         self._server, self._thread = server, thread
 
-    def stop(self, timeout: float | None = None) -> None:
-        """Answer what is under way, and listen no more. Stopping twice does nothing."""
+    def stop(self, timeout: float | None = None, *, late: Callable[[], None] | None = None) -> None:
+        """Answer what is under way within ``timeout`` seconds (by default ``daemon.stop_timeout``),
+        and listen no more. What takes longer is cancelled about a second later; before, ``late`` is
+        called on the event loop, to have it answered. Stopping twice does nothing."""
         thread, self._thread = self._thread, None
         if thread is not None and self._server is not None:
+            timeout = self._settings.stop_timeout if timeout is None else timeout
+            self._server.until = time.monotonic() + timeout
+            self._server.late = late
             self._server.should_exit = True
-            thread.join(timeout)
+            thread.join(timeout + 3 * LAST_ANSWERS)
 
     def _listen(self) -> socket.socket:
         host, port = self._settings.host.strip("[]"), self._settings.port

@@ -9,6 +9,8 @@ from contextvars import copy_context
 from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
+from pool.errors import Stopping
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -19,7 +21,8 @@ CVAT: Final = 8
 
 
 class Workers:
-    """Three groups of threads, so that none waits for what is slower than itself."""
+    """Three groups of threads, so that none waits for what is slower than itself. After
+    :meth:`close` every call raises :class:`pool.errors.Stopping`."""
 
     def __init__(self) -> None:
         self._store = ThreadPoolExecutor(STORE, thread_name_prefix="http-store")
@@ -49,4 +52,8 @@ async def _run(
 ) -> R:
     # With the context of the caller, so that log lines of the call can be told from others.
     bound = partial(copy_context().run, partial(call, *args, **kwargs))
-    return await asyncio.get_running_loop().run_in_executor(executor, bound)
+    try:
+        future = asyncio.get_running_loop().run_in_executor(executor, bound)
+    except RuntimeError:
+        raise Stopping from None  # closed
+    return await future

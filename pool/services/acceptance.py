@@ -34,16 +34,26 @@ class Acceptance:
         self._clock = clock
 
     def open(
-        self, template: Template, request: NewRequest, *, idempotency_key: str | None, payload: str
+        self,
+        template: Template,
+        request: NewRequest,
+        *,
+        idempotency_key: str | None,
+        payload: str,
+        claim: bool,
     ) -> Opened:
-        """Accept a request for a template.
+        """Accept a request for a template, with a warm task if there is one and ``claim`` is set.
 
         :raises QueueFull: too many requests wait already.
         :raises PoolEmpty: there is no task, and the template says not to wait for one.
         :raises IdempotencyConflict: the key was used with other content.
         """
         # Whoever came before is served before.
-        first = self._gates.open_for(template.name) and not self._store.queued().get(template.name)
+        first = (
+            claim
+            and self._gates.open_for(template.name)
+            and not self._store.queued().get(template.name)
+        )
         # With CVAT away, "the pool is empty" would be no reason; with nothing in it, it is.
         fails = template.pool.on_empty == "fail" and (
             first or not self._hand_out.has_warm(template)

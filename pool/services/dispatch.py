@@ -18,7 +18,7 @@ from typing import Final
 from pool.clock import Clock
 from pool.cvat import CvatClient
 from pool.cvat.records import Upload
-from pool.errors import PoolEmpty, PoolError, Stopping, UnknownTemplate
+from pool.errors import PoolEmpty, PoolError, UnknownTemplate
 from pool.logs import get_logger
 from pool.model import Handout, RequestState
 from pool.services.acceptance import Acceptance
@@ -134,28 +134,30 @@ class Dispatch:
         The answer comes once the request is durable, without waiting for anything: with the task
         that it goes into, or without one while it is ``QUEUED``. With a known ``idempotency_key``
         it is that of the first call (``replayed``). With ``lease_id`` the data goes into that
-        lease's task. When this raises, or replays, the data of ``new`` is dropped.
+        lease's task. After :meth:`stop` the request waits for the next daemon. When this raises, or
+        replays, the data of ``new`` is dropped.
 
         :raises QueueFull: too many requests wait already.
         :raises PoolEmpty: there is no task, and the template says not to wait for one.
         :raises LeaseEnded: the lease is not active, or has a request already.
         :raises IdempotencyConflict: the key was used with other content.
-        :raises Stopping: after :meth:`stop`.
         """
         request = replace(new, spooled=True)
         # Before there is a row: nobody is to take it for one that is not worked on.
         self._turns.take(request.id)
         opened: Opened | None = None
         try:
-            if self._stopped:
-                raise Stopping
             if lease_id is not None:
                 opened = self._acceptance.attach(
                     request, lease_id, idempotency_key=idempotency_key, payload=payload
                 )
             else:
                 opened = self._acceptance.open(
-                    template, request, idempotency_key=idempotency_key, payload=payload
+                    template,
+                    request,
+                    idempotency_key=idempotency_key,
+                    payload=payload,
+                    claim=not self._stopped,
                 )
         finally:
             if opened is None or opened.replayed:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-from support.api import Api, waiting
+from support.api import Api, SlowUpload, waiting
 from support.commands import PATIENCE, Running, running
 
+from pool.demo import sample_image
 from pool.simulator import SimulatorServer
 from pool.simulator.faults import Hang
 
 TOKEN = "a-token"
+#: More than the daemon gathers before it writes to the spool, and what is sent of it at first.
+LARGE, PIECE = sample_image(1, size=5_000) + bytes(900_000), 600_000
 
 
 @contextmanager
@@ -70,3 +74,67 @@ def test_nothing_that_was_accepted_is_lost(
         assert again.json["id"] == accepted.json["id"]
         assert (again.status, again.json["state"]) == (201, "ready")
         assert process.stop() == 0
+
+
+# --- A stop while uploads are under way -----------------------------------------------------------
+
+
+def set_stop_timeout(config_path: Path, value: str) -> None:
+    text = config_path.read_text()
+    config_path.write_text(text.replace("[daemon]\n", f'[daemon]\nstop_timeout = "{value}"\n'))
+
+
+def spooled(config_path: Path) -> list[Path]:
+    """The files in the spool."""
+    return [path for path in config_path.parent.glob("pool.db.spool/**/*") if path.is_file()]
+
+
+def until(condition: Callable[[], object]) -> None:
+    give_up = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < give_up
+        threading.Event().wait(0.005)
+
+
+def test_uploads_that_end_in_time_are_accepted_during_a_stop(
+    config_path: Path, simulator: SimulatorServer
+) -> None:
+    set_stop_timeout(config_path, "1m")
+    with daemon(config_path, simulator) as (process, api):
+        with closing(SlowUpload(api, LARGE)) as upload:
+            upload.send(PIECE)
+            until(lambda: spooled(config_path))
+            process.process.send_signal(signal.SIGTERM)
+            process.wait_for("stopping")
+            upload.send()
+            accepted = upload.answer()
+        assert (accepted.status, accepted.json["state"]) == (202, "queued")
+        # Not after a minute: nothing is left to wait for.
+        assert process.process.wait(PATIENCE) == 0
+    with daemon(config_path, simulator) as (process, api):
+        place = accepted.headers["location"]
+        assert api.get(place, headers=waiting(20)).json["state"] == "ready"
+        assert process.stop() == 0
+
+
+def test_uploads_that_take_longer_than_a_stop_are_answered(
+    config_path: Path, simulator: SimulatorServer
+) -> None:
+    set_stop_timeout(config_path, "2s")
+    with daemon(config_path, simulator) as (process, api), closing(SlowUpload(api, LARGE)) as slow:
+        slow.send(PIECE)
+        until(lambda: spooled(config_path))
+        process.process.send_signal(signal.SIGTERM)
+        process.wait_for("stopping")
+        began = time.monotonic()
+        refused = api.submit([("a.jpg", LARGE)])
+        slow.send(1)
+        late = slow.answer()
+        took = time.monotonic() - began
+        for answer in (refused, late):
+            assert (answer.status, answer.code) == (503, "stopping")
+            assert int(answer.headers["retry-after"]) >= 1
+        assert took > 1.5, "it had the whole time"
+        assert process.process.wait(PATIENCE) == 0
+        assert spooled(config_path) == []
+    assert "Traceback" not in "\n".join(process.lines)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from http.client import HTTPConnection
 from typing import Any, Self
 
 import jsonschema_rs
@@ -200,6 +201,39 @@ class Api:
         told = {**({} if template is None else {"template": template}), **fields}
         parts += [(name, str(value)) for name, value in told.items()]
         return self.post("/v1/requests", fields=parts, headers={**keyed(key), **waiting(wait)})
+
+
+class SlowUpload:
+    """One file for the template "scenes", sent piece by piece on a connection of its own."""
+
+    def __init__(self, api: Api, content: bytes) -> None:
+        self._api = api
+        body, kind = urllib3.encode_multipart_formdata(
+            {"template": "scenes", "files": ("a.jpg", content)}
+        )
+        self._left = body
+        self._line = HTTPConnection(api.url.removeprefix("http://"), timeout=PATIENCE)
+        self._line.putrequest("POST", "/v1/requests")
+        for name, value in {**api.headers, "Content-Type": kind}.items():
+            self._line.putheader(name, value)
+        self._line.putheader("Content-Length", str(len(body)))
+        self._line.endheaders()
+
+    def send(self, size: int | None = None) -> None:
+        """Send so many bytes, by default all that are left."""
+        self._line.send(self._left[:size])
+        self._left = self._left[size:] if size else b""
+
+    def answer(self) -> Answer:
+        with self._line.getresponse() as said:
+            body = said.read()
+            headers = {name.lower(): value for name, value in said.headers.items()}
+        answer = Answer(said.status, headers, body, json.loads(body))
+        self._api.checker.check("POST", "/v1/requests", answer)
+        return answer
+
+    def close(self) -> None:
+        self._line.close()
 
 
 def keyed(key: str | None) -> dict[str, str]:
