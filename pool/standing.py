@@ -98,7 +98,16 @@ def _of_status(status: Status) -> Iterator[Metric]:
 #: Gauges that there are for each template.
 _OF_TEMPLATE: Final[tuple[tuple[str, str, Callable[[TemplateStatus], float]], ...]] = (
     ("target_tasks", "How many tasks are to be warm.", lambda each: each.target),
-    ("leases_waiting", "Callers that wait for a task.", lambda each: each.waiting),
+    (
+        "lead_time_seconds",
+        "Time that a create takes, by which the target is taken.",
+        lambda each: each.lead_time,
+    ),
+    (
+        "leases_waiting",
+        "Callers that wait for a task and have no request queued.",
+        lambda each: each.waiting,
+    ),
     ("requests_queued", "Requests that are queued.", lambda each: each.queued),
     (
         "template_held",

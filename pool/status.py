@@ -11,16 +11,19 @@ from pool.handles import when
 from pool.model import Levels, Outcome, TaskState, WebhookRecord
 from pool.services.backoff import SERVER
 from pool.services.hooks import HookState, judge_hook, scope_of
-from pool.services.sizing import LEAD_TIME, WINDOWS, target_size
+from pool.services.sizing import current_target
 from pool.settings import Settings, Template
 from pool.store.base import Store
 
 
 @dataclass(frozen=True, kw_only=True)
 class TemplateStatus:
-    """Levels, demand and troubles of one template. ``rate`` is in hand-outs a second.
+    """Levels, demand and troubles of one template.
 
-    ``waiting`` are leases that wait for a task, ``queued`` requests that do, or for the server.
+    ``waiting`` are callers that wait for a task without a request, ``queued`` requests that wait
+    for one, or for the server. ``rate`` is in hand-outs a second, in the last minute. ``target``
+    is what the ``peak_rate``, that of the busiest of the last 1, 5 and 15 minutes, asks for while
+    one task is created, which takes ``lead_time`` seconds.
     ``prewarm_size`` is the size that was asked for until ``prewarm_until``; 0 when none was.
     ``hooks`` tells what its webhook is worth; while it is ``silent``, polling does all the work.
     """
@@ -35,6 +38,8 @@ class TemplateStatus:
     waiting: int
     queued: int = 0
     rate: float
+    peak_rate: float = 0.0
+    lead_time: float = 0.0
     hits: int
     waits: int
     colds: int
@@ -98,11 +103,10 @@ def _template_status(
     hooks: _Hooks,
     now: float,
 ) -> TemplateStatus:
-    history = store.demand(template.name, since=now - max(WINDOWS))
     prewarm = store.prewarms().get(template.name)
     if prewarm is not None and not prewarm.active(now):
         prewarm = None
-    target = target_size(history, template.pool, lead_time=LEAD_TIME, now=now, prewarm=prewarm)
+    target = current_target(store, template, now=now)
     hold = store.holds().get(template.name)
     return TemplateStatus(
         name=template.name,
@@ -115,6 +119,8 @@ def _template_status(
         waiting=store.waiting(template.name),
         queued=store.queued().get(template.name, 0),
         rate=target.rate,
+        peak_rate=target.peak_rate,
+        lead_time=target.lead_time,
         hits=hand_outs.get(Outcome.HIT, 0),
         waits=hand_outs.get(Outcome.WAIT, 0),
         colds=hand_outs.get(Outcome.COLD, 0),

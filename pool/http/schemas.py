@@ -133,9 +133,21 @@ class TemplateStatus(TypedDict):
     leased: int
     importing: int
     deleting: int
-    waiting: Annotated[int, Field(description="Callers that wait for a task")]
-    queued: Annotated[int, Field(description="Requests whose data waits in the spool")]
-    rate: Annotated[float, Field(description="Hand-outs a second")]
+    waiting: Annotated[
+        int, Field(description="Callers that wait for a task, and have no request queued")
+    ]
+    queued: Annotated[int, Field(description="Requests that wait for a task, or for CVAT")]
+    rate: Annotated[float, Field(description="Hand-outs a second in the last minute")]
+    peak_rate: Annotated[
+        float,
+        Field(
+            description="Hand-outs a second in the busiest of the last 1, 5 and 15 minutes, "
+            "from which the target is taken"
+        ),
+    ]
+    lead_time: Annotated[
+        float, Field(description="Seconds that a create takes, by which the target is taken")
+    ]
     hits: int
     waits: int
     colds: int

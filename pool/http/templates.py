@@ -31,6 +31,8 @@ _TEMPLATE: Final = {
     "waiting": 0,
     "queued": 0,
     "rate": 0.2,
+    "peak_rate": 0.5,
+    "lead_time": 1.0,
     "hits": 120,
     "waits": 3,
     "colds": 1,

@@ -19,7 +19,7 @@ from pool.services.backoff import SERVER, held_by, hold_after, too_early
 from pool.services.create import create_on_server
 from pool.services.replenish import Replenish
 from pool.services.signals import Signal
-from pool.services.sizing import LEAD_TIME, WINDOWS, Target, target_size
+from pool.services.sizing import Target, current_target
 from pool.settings import Template
 from pool.store.base import CreateLimit, Store
 
@@ -37,7 +37,8 @@ class Situation:
     """What decides whether one more task of a template is created now.
 
     ``warm`` is what can be handed out, of an older template too where it says so; ``capacity``
-    is what will be there of the template as it is now.
+    is what will be there of the template as it is now. ``waiting`` are callers that wait and
+    requests that are queued.
     """
 
     warm: int
@@ -99,7 +100,6 @@ class Refill:
         self._warm = warm
         self._rng = rng or random.Random()
         self._replenish = Replenish(store, clock=clock)
-        self._lead_times: dict[str, float] = {}
         self._running: defaultdict[str, set[Future[None]]] = defaultdict(set)
         self._guard = threading.Lock()
         self._stopping = threading.Event()
@@ -114,16 +114,7 @@ class Refill:
 
     def target(self, template: Template) -> Target:
         """The size that the template's pool should have now."""
-        now = self._clock.now()
-        history = self._store.demand(template.name, since=now - max(WINDOWS))
-        lead_time = max(LEAD_TIME, self._lead_times.get(template.name, 0.0))
-        return target_size(
-            history,
-            template.pool,
-            lead_time=lead_time,
-            now=now,
-            prewarm=self._store.prewarms().get(template.name),
-        )
+        return current_target(self._store, template, now=self._clock.now())
 
     def run_once(self) -> RefillReport:
         """Start the creates that are needed now, and return without waiting for them."""
@@ -201,7 +192,7 @@ class Refill:
             warm=self._store.warm_of(template.name, template.fingerprint)
             + self._replenish.older(template),
             capacity=capacity,
-            waiting=self._store.waiting(template.name),
+            waiting=self._store.waiting(template.name) + self._store.queued().get(template.name, 0),
             foreground=self._store.in_flight() > 0 or not quiet,
             paused=template.name in self._store.paused(),
             held=any(too_early(hold, now=now) for hold in mine)
@@ -222,12 +213,10 @@ class Refill:
         except PoolError as error:
             self._hold(template, error)
             return
-        self._store.finish_create(pooled_id, prepared=prepared, now=self._clock.now())
+        took = self._clock.monotonic() - began
+        self._store.finish_create(pooled_id, prepared=prepared, took=took, now=self._clock.now())
         for name in self._store.holds().keys() & {template.name, SERVER}:
             self._store.release_hold(name)
-        took = self._clock.monotonic() - began
-        before = self._lead_times.get(template.name, took)
-        self._lead_times[template.name] = 0.8 * before + 0.2 * took
         log.debug("task is warm", template=template.name, seconds=round(took, 3))
         self._warm.announce()
         self._replace_older(template)

@@ -13,10 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pool.model import Demand, Prewarm
-from pool.settings import PoolSettings
+from pool.settings import PoolSettings, Template
+from pool.store.base import Store
 
 #: Seconds of history from which the rate is taken; the busiest of them counts.
 WINDOWS = (60.0, 300.0, 900.0)
+#: Seconds over which the rate of now is taken.
+NOW = 60.0
 #: Seconds that one create takes before any was measured, and the least that sizing assumes:
 #: refilling also waits for the foreground.
 LEAD_TIME = 1.0
@@ -25,22 +28,42 @@ LEAD_TIME = 1.0
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
     """``size`` tasks should be warm or on their way; at ``reorder_point`` or fewer warm ones
-    refilling no longer waits for the foreground. ``rate`` is in hand-outs a second."""
+    refilling no longer waits for the foreground.
+
+    ``rate`` is that of the last :data:`NOW` seconds, for people. The size is taken from the
+    ``peak_rate``, that of the busiest window, and the ``lead_time`` in seconds. Rates are in
+    hand-outs a second.
+    """
 
     size: int
     reorder_point: int
     rate: float
+    peak_rate: float
+    lead_time: float
+
+
+def current_target(store: Store, template: Template, *, now: float) -> Target:
+    """The target of a template's pool as it is now: the only one, for refilling and for people."""
+    return target_size(
+        store.demand(template.name, since=now - max(WINDOWS)),
+        template.pool,
+        lead_time=max(LEAD_TIME, store.lead_times().get(template.name, 0.0)),
+        now=now,
+        prewarm=store.prewarms().get(template.name),
+    )
+
+
+def rate_over(window: float, history: Sequence[Demand], *, now: float) -> float:
+    """Hand-outs a second in the last ``window`` seconds.
+
+    What is yet to come was seen before the clock was set back, at a time that is not known.
+    """
+    return sum(bucket.total for bucket in history if now - window < bucket.start <= now) / window
 
 
 def demand_rate(history: Sequence[Demand], *, now: float) -> float:
-    """Hand-outs a second in the busiest of :data:`WINDOWS`.
-
-    What is yet to come was seen before the clock was set back, nobody knows when.
-    """
-    return max(
-        sum(bucket.total for bucket in history if now - window < bucket.start <= now) / window
-        for window in WINDOWS
-    )
+    """Hand-outs a second in the busiest of :data:`WINDOWS`."""
+    return max(rate_over(window, history, now=now) for window in WINDOWS)
 
 
 def poisson_quantile(mean: float, probability: float) -> int:
@@ -87,4 +110,10 @@ def target_size(
     # A fifth of the target is the least that counts as "about to run dry", so that a small pool
     # without history still refills in time.
     reorder_point = min(max(wanted // 2, size // 5), max(size - 1, 0))
-    return Target(size=size, reorder_point=reorder_point, rate=rate)
+    return Target(
+        size=size,
+        reorder_point=reorder_point,
+        rate=rate_over(NOW, history, now=now),
+        peak_rate=rate,
+        lead_time=lead_time,
+    )

@@ -165,8 +165,11 @@ class Store(EventRows, QueueRows, UpkeepRows, WaitingRows, WebhookRows, Protocol
     def record_created(self, pooled_id: str, *, task_id: int, now: float) -> bool:
         """CVAT has answered with its id; the task is still ``CREATING``."""
 
-    def finish_create(self, pooled_id: str, *, prepared: bool, now: float) -> bool:
-        """``CREATING`` to ``WARM``; needs :meth:`record_created` before."""
+    def finish_create(
+        self, pooled_id: str, *, prepared: bool, took: float | None = None, now: float
+    ) -> bool:
+        """``CREATING`` to ``WARM``; needs :meth:`record_created` before. From the seconds that it
+        ``took``, where they are known, the template's lead time is learned."""
 
     def finish_cold(
         self, pooled_id: str, lease_id: str, *, prepared: bool, now: float
@@ -347,7 +350,8 @@ class Store(EventRows, QueueRows, UpkeepRows, WaitingRows, WebhookRows, Protocol
         """When one of the newest requests last began or ended; 0 when there never was one."""
 
     def waiting(self, template: str) -> int:
-        """How many leases wait for a task of the template, of all processes."""
+        """How many leases without a request wait for a task of the template, of all processes.
+        What else wants a task is :meth:`queued`."""
 
     def task(self, pooled_id: str) -> PooledTask | None:
         """One task by our id."""
@@ -392,6 +396,9 @@ class Store(EventRows, QueueRows, UpkeepRows, WaitingRows, WebhookRows, Protocol
 
     def hand_outs(self) -> Mapping[str, Mapping[Outcome, int]]:
         """All hand-outs ever, by template and outcome."""
+
+    def lead_times(self) -> Mapping[str, float]:
+        """Seconds that a create takes, by template, as learned by :meth:`finish_create`."""
 
     def asked(self, template: str, *, since: float, until: float, limit: int) -> Asked:
         """When tasks of a template were asked for, from ``since`` to ``until``, the newest

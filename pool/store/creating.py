@@ -47,10 +47,13 @@ def record_created(db: Database, pooled_id: str, *, task_id: int, now: float) ->
     )
 
 
-def finish_create(db: Database, pooled_id: str, *, prepared: bool, now: float) -> bool:
-    return bool(
-        changed(db, queries.FINISH_CREATE, {"id": pooled_id, "prepared": prepared, "now": now})
-    )
+def finish_create(
+    db: Database, pooled_id: str, *, prepared: bool, took: float | None = None, now: float
+) -> bool:
+    row = one(db, queries.FINISH_CREATE, {"id": pooled_id, "prepared": prepared, "now": now})
+    if row is not None and took is not None:
+        changed(db, queries.LEARN_LEAD_TIME, {"template": row[0], "seconds": took})
+    return row is not None
 
 
 def finish_cold(

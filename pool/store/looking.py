@@ -193,6 +193,10 @@ def demand(db: Database, template: str, *, since: float) -> Sequence[Demand]:
     ]
 
 
+def lead_times(db: Database) -> Mapping[str, float]:
+    return {row["template"]: row["seconds"] for row in db.table("lead_times").rows}
+
+
 def asked(db: Database, template: str, *, since: float, until: float, limit: int) -> Asked:
     wanted = {"template": template, "since": since, "until": until, "limit": max(0, limit)}
     times = array("d")

@@ -120,10 +120,10 @@ LAST_ACTIVITY: Final = """
     FROM (SELECT created_at, finished_at FROM requests ORDER BY seq DESC LIMIT 20)
 """
 
-#: Leases that wait for a task of a template.
+#: Leases that wait for a task of a template, but for those of queued requests.
 WAITING: Final = """
     SELECT COUNT(*) FROM leases INDEXED BY leases_waiting
-    WHERE state = 'waiting' AND template = :template
+    WHERE state = 'waiting' AND template = :template AND request_id IS NULL
 """
 
 # --- Lists ----------------------------------------------------------------------------------------

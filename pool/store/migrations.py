@@ -163,7 +163,8 @@ def m001_tasks_leases_requests(db: Database) -> None:
 
 @migrations()
 def m002_demand(db: Database) -> None:
-    """Hand-outs by bucket of time, for the sizing, and all there ever were, for the metrics."""
+    """Hand-outs by bucket of time, and how long creates take, for the sizing; and all hand-outs
+    that there ever were, for the metrics."""
     db.table("demand").create(
         {"template": str, "start": float, "hits": int, "waits": int, "colds": int},
         pk=("template", "start"),
@@ -175,6 +176,9 @@ def m002_demand(db: Database) -> None:
         pk=("template", "outcome"),
         not_null=("total",),
         strict=True,
+    )
+    db.table("lead_times").create(
+        {"template": str, "seconds": float}, pk="template", not_null=("seconds",), strict=True
     )
 
 

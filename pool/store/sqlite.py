@@ -206,6 +206,7 @@ class SqliteStore:
     leases_at_end = _reads(at_end.leases_at_end)
 
     demand = _reads(looking.demand)
+    lead_times = _reads(looking.lead_times)
     asked = _reads(looking.asked)
     create_times = _reads(looking.create_times)
     hand_outs = _reads(looking.hand_outs)

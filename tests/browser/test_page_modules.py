@@ -215,7 +215,7 @@ def test_numbers_read_well(page: Page) -> None:
         count: [0, 1234, 999999, 1234567, 123456789].map(m.count),
         duration: [null, 0.0042, 0.2644, 0.9996, 1.234, 12.34, 99.99, 3725].map(m.duration),
         share: [m.share(0, 0), m.share(1, 1), m.share(99999, 100000), m.share(947, 1000)],
-        rate: [0.001, 0.4, 3.21, 187.4].map(m.rate),
+        lately: [0, 0.4, 33].map(m.lately),
         bytes: [0, 1023, 1024, 1.5 * 2 ** 20, 2 ** 41].map(m.bytes),
         ago: [0, 8.2, 125, 90000].map(m.ago),
       };
@@ -233,7 +233,7 @@ def test_numbers_read_well(page: Page) -> None:
             "1 h 2 min",
         ],
         "share": ["", "100%", "99.9%", "94.7%"],
-        "rate": ["4 an hour", "24 a minute", "3.2 a second", "187 a second"],
+        "lately": ["", ", 24 in the last minute", ", 1,980 in the last minute"],
         "bytes": ["0 B", "1023 B", "1.0 KiB", "1.5 MiB", "2.0 TiB"],
         "ago": ["now", "8 s ago", "2 min ago", "1 d ago"],
     }

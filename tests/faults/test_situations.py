@@ -16,7 +16,7 @@ from pool.clock import SystemClock
 from pool.engine import Engine
 from pool.errors import CvatBusy, CvatNotFound, PoolEmpty
 from pool.files import build_upload
-from pool.model import Handout, Outcome, TaskState
+from pool.model import Handout, LeaseState, Outcome, TaskState
 from pool.services.deletion import Deletion
 from pool.services.reconcile import Reconcile
 from pool.services.scheduler import Scheduler
@@ -102,7 +102,7 @@ def test_waiter_that_times_out_swallows_a_task(
         engine.hand_out.open(patient)
     fill(refill_of(engine))
     assert warm(engine) == 3
-    assert engine.store.waiting(template.name) == 0
+    assert engine.store.leases([LeaseState.WAITING]) == []
 
 
 def test_stale_template_handed_out(engine: Engine, template: Template) -> None:

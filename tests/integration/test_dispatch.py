@@ -34,7 +34,7 @@ from pool.errors import (
     PoolEmpty,
     QueueFull,
 )
-from pool.model import Outcome, RequestState
+from pool.model import LeaseState, Outcome, RequestState
 from pool.services.backoff import SERVER
 from pool.services.dispatch import Dispatch
 from pool.settings import Template
@@ -174,7 +174,7 @@ def test_on_empty_fail_refuses_at_the_door(
     with pytest.raises(PoolEmpty):
         accept(engine, dispatch, impatient)
     assert engine.store.requests().requests == before
-    assert engine.store.waiting(template.name) == 0
+    assert engine.store.leases([LeaseState.WAITING]) == []
     assert len(entries(engine)) == 3
     assert accept(engine, dispatch, impatient, key="k").request == read(
         engine, first.request.id if first.request else ""

@@ -129,7 +129,7 @@ def test_a_task_that_cannot_be_made_either(
     request = submit(pool)
     assert request.state is QUEUED
     assert [call[0] for call in cvat.calls] == ["create_task"]
-    assert pool.store.waiting(template.name) == 1
+    assert pool.store.queued() == {template.name: 1}
     assert entries(pool.engine) == [request.id]
 
 
@@ -247,7 +247,7 @@ def test_more_than_max_queued_is_refused(
     assert raised.value.status == 429
     assert entries(pool.engine) == sorted(waiting)
     assert levels(pool.engine, template) == {"warm": 3}
-    assert pool.store.waiting(template.name) == 2
+    assert pool.store.queued() == {template.name: 2}
     pool.request(waiting[0]).cancel()
     assert submit(pool, key="k").state is QUEUED, "the key is free for another try"
 
@@ -263,7 +263,7 @@ def test_the_count_that_decides_comes_after_the_data_is_kept(
     with pytest.raises(QueueFull):
         submit(pool)
     assert entries(pool.engine) == sorted(waiting)
-    assert pool.store.waiting(template.name) == 2
+    assert pool.store.queued() == {template.name: 2}
 
 
 @pytest.mark.usefixtures("daemon")
@@ -313,7 +313,7 @@ def test_calling_off_what_is_queued(
     assert serve(dispatch) == 0
     with pytest.raises(RequestCancelled):
         request.jobs(timeout=1.0)
-    assert pool.store.waiting(template.name) == 0
+    assert pool.store.leases([LeaseState.WAITING]) == []
 
 
 @pytest.mark.usefixtures("daemon")

@@ -170,7 +170,7 @@ def test_a_paused_template_is_left_alone(
     assert fill(refill) == 3
 
 
-TARGET = Target(size=10, reorder_point=2, rate=0.0)
+TARGET = Target(size=10, reorder_point=2, rate=0.0, peak_rate=0.0, lead_time=1.0)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_on_empty_fail_fails_at_once(engine: Engine, template: Template) -> None
     with pytest.raises(PoolEmpty):
         hand_out(engine, strict)
     assert read(engine).state is RequestState.FAILED
-    assert engine.store.waiting(template.name) == 0
+    assert engine.store.leases([LeaseState.WAITING]) == []
 
 
 def test_a_waiter_that_gives_up_swallows_no_task(
@@ -280,7 +280,7 @@ def test_a_failed_cold_create_leaves_nothing_waiting(
     cvat.failures["create_task"] = [CvatForbidden("read-only")]
     with pytest.raises(CvatForbidden):
         hand_out(engine, template)
-    assert engine.store.waiting(template.name) == 0
+    assert engine.store.leases([LeaseState.WAITING]) == []
     assert read(engine).error_code == "cvat-forbidden"
 
 

@@ -14,7 +14,7 @@ from support.services import fill, one_round, refill_of
 from pool.engine import Engine
 from pool.errors import CvatUnreachable, PoolEmpty
 from pool.files import build_upload
-from pool.model import Handout, Outcome, PooledTask, RequestState, TaskState
+from pool.model import Handout, LeaseState, Outcome, PooledTask, RequestState, TaskState
 from pool.services.deletion import Deletion, delete_all
 from pool.services.recycle import Recycle
 from pool.services.refill import Refill
@@ -393,4 +393,4 @@ def test_an_outdated_process_that_only_waits_hears_why_it_gets_none(
     fill(world.refill)
     with pytest.raises(PoolEmpty, match="another version of the template"):
         outdated.hand_out.open(strict)
-    assert world.engine.store.waiting("scenes") == 0
+    assert world.engine.store.leases([LeaseState.WAITING]) == []

@@ -58,11 +58,9 @@ export function ago(seconds) {
   return `${number} ${unit} ago`;
 }
 
-/** How often, of a rate in hand-outs a second: "0.40 a second", "12 a minute". */
-export function rate(perSecond) {
-  if (perSecond >= 1) return `${perSecond.toFixed(perSecond < 10 ? 1 : 0)} a second`;
-  if (perSecond >= 1 / 60) return `${Math.round(perSecond * 60)} a minute`;
-  return `${Math.round(perSecond * 3600)} an hour`;
+/** How many there were lately, of a rate a second in the last minute: ", 12 in the last minute". */
+export function lately(perSecond) {
+  return perSecond > 0 ? `, ${count(Math.round(perSecond * 60))} in the last minute` : "";
 }
 
 const SIZES = ["B", "KiB", "MiB", "GiB", "TiB"];

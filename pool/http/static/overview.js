@@ -1,7 +1,7 @@
 /** The head of the page, what holds for all templates, and the connection's state. */
 
 import { arrange, attribute, byId, copy, isWeb, show, write } from "./dom.js";
-import { count, duration, plural, rate, share, span, time } from "./format.js";
+import { count, duration, lately, plural, share, span, time } from "./format.js";
 import { countdown } from "./template_card.js";
 import { quantile } from "./timings.js";
 
@@ -28,8 +28,7 @@ export class Overview {
     write(byId("tile-flight-note"), waiting ? `${count(waiting)} waiting` : "none waiting");
     const all = sum("hits") + sum("waits") + sum("colds");
     write(byId("tile-hits"), all ? share(sum("hits"), all) : "–");
-    const often = sum("rate") > 0 ? `, ${rate(sum("rate"))}` : "";
-    write(byId("tile-hits-note"), all ? `of ${count(all)}${often}` : "no hand-out yet");
+    write(byId("tile-hits-note"), all ? `of ${count(all)}${lately(sum("rate"))}` : "no hand-out yet");
   }
 
   /** The times of all templates' requests. */

@@ -1,7 +1,7 @@
 /** What the page shows of one template: a line, and below it, when it is open, all there is. */
 
 import { arrange, attribute, copy, show, write } from "./dom.js";
-import { ago, count, plural, rate, seconds, share, span, time } from "./format.js";
+import { ago, count, lately, plural, seconds, share, span, time } from "./format.js";
 import { LevelChart } from "./level_chart.js";
 import { SpreadChart } from "./spread_chart.js";
 
@@ -108,8 +108,8 @@ export class TemplateCard {
       parts[`${outcome}-bar`].style.flexGrow = String(number);
       show(parts[`${outcome}-bar`], number > 0);
     }
-    const often = row.rate > 0 ? `, now about ${rate(row.rate)}` : "";
-    write(parts["hand-outs-words"], all ? `${plural(all, "hand-out")}${often}.` : "None so far.");
+    const words = `${plural(all, "hand-out")}${lately(row.rate)}.`;
+    write(parts["hand-outs-words"], all ? words : "None so far.");
   }
 
   /** Run an action of a button, which cannot be pressed again meanwhile. */
