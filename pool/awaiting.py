@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pool.arguments import check_id, check_timeout
 from pool.clock import Clock
 from pool.engine import Engine
 from pool.errors import LeaseEnded, PoolError, UnknownLease, UnknownRequest, WaitTimeout
@@ -33,13 +34,14 @@ class Awaiting:
 
         :raises UnknownRequest: there is none.
         """
-        record = self.store.request(request_id)
+        record = self.store.request(check_id(request_id, UnknownRequest))
         if record is None:
             raise UnknownRequest(request_id)
         return record
 
     def jobs_of_request(self, request: Request, timeout: float | None) -> list[Job]:
         """What :meth:`Request.jobs` does."""
+        timeout = check_timeout(timeout)
         self.engine.start()
         deadline = None if timeout is None else self.clock.monotonic() + timeout
         while True:
@@ -54,6 +56,7 @@ class Awaiting:
 
     def jobs_of_lease(self, lease: Lease, timeout: float | None) -> list[Job]:
         """What :meth:`Lease.jobs` does."""
+        timeout = check_timeout(timeout)
         self.engine.start()
         deadline = None if timeout is None else self.clock.monotonic() + timeout
         while True:
@@ -79,7 +82,7 @@ class Awaiting:
         return cancelled
 
     def _lease_record(self, lease_id: str) -> LeaseRecord:
-        record = self.store.lease(lease_id)
+        record = self.store.lease(check_id(lease_id, UnknownLease))
         if record is None:
             raise UnknownLease(lease_id)
         return record

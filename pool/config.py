@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,12 @@ from pool.config_keys import (
 from pool.config_lines import Key, key_lines, show_key
 from pool.config_problems import InvalidConfig, Problem, parse
 from pool.config_values import Reader, Unfit, expected, nearest, text, unknown_key, whole
-from pool.errors import ConfigError
+from pool.data_params import DataParams, merged
+from pool.errors import ConfigError, InputError
 from pool.labels import name_of, read_labels, read_labels_file
 from pool.settings import (
     CvatSettings,
     DaemonSettings,
-    DataSettings,
     EventSettings,
     ImportSettings,
     PoolSettings,
@@ -239,10 +239,9 @@ class _Reading:
         for table, readers in TEMPLATE_TABLES.items():
             own = self._read((*key, table), raw.get(table, {}), readers)
             tables[table] = own.over(defaults.get(table, _Table()))
-        task, data = TaskSettings(**tables["task"].values), DataSettings(**tables["data"].values)
+        task = TaskSettings(**tables["task"].values)
         pool = PoolSettings(**tables["pool"].values)
         self._contradictions(task, tables["task"])
-        self._contradictions(data, tables["data"])
         self._contradictions(pool, tables["pool"])
         labels, project = self._labels(key, raw)
         return Template(
@@ -250,7 +249,7 @@ class _Reading:
             labels=labels,
             project=project,
             task=task,
-            data=data,
+            data=self._data(tables["data"]),
             pool=pool,
             importing=ImportSettings(**tables["import"].values),
             server=server,
@@ -325,9 +324,16 @@ class _Reading:
         self._problem(key, str(expected(f"a table, [{show_key(key)}]", raw)))
         return {}
 
-    def _contradictions(
-        self, settings: TaskSettings | DataSettings | PoolSettings, table: _Table
-    ) -> None:
+    def _data(self, table: _Table) -> DataParams:
+        """Data parameters, each of which will do for itself, if they do together."""
+        try:
+            return merged(DataParams(), table.values)
+        except InputError as error:
+            named = [name for name in table.places if re.search(rf"\b{name}\b", error.detail)]
+            self._problem(self._nearest_place(table, named), error.detail.removeprefix("params: "))
+            return DataParams()
+
+    def _contradictions(self, settings: TaskSettings | PoolSettings, table: _Table) -> None:
         """Values that will do, each for itself, but not together."""
         match settings:
             case PoolSettings(min_size=low, max_size=high) if low > high:
@@ -338,16 +344,15 @@ class _Reading:
             case TaskSettings(overlap=int(low), segment_size=high) if low >= high > 0:
                 names = ("overlap", "segment_size")
                 message = f"overlap, {low}, must be less than segment_size, {high}"
-            case DataSettings(start_frame=int(low), stop_frame=int(high)) if low > high:
-                names = ("start_frame", "stop_frame")
-                message = f"start_frame, {low}, is after stop_frame, {high}"
             case _:
                 return
         if not table.wrong.intersection(names):
-            places = [table.places[name] for name in names if name in table.places]
-            # A template's own key rather than a default, which may suit other templates.
-            places.sort(key=lambda place: place[0] == "defaults")
-            self._problem(places[0], message)
+            self._problem(self._nearest_place(table, names), message)
+
+    def _nearest_place(self, table: _Table, names: Iterable[str]) -> Key:
+        """Where to look: at a template's own key rather than a default, which may suit others."""
+        places = [table.places[name] for name in names if name in table.places]
+        return min(places, key=lambda place: place[0] == "defaults", default=("templates",))
 
     def _problem(self, key: Key, message: str) -> None:
         self._problems.append(self._at(key, message))

@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final, get_args
 
+from pool import data_params
 from pool.config_lines import Key
 from pool.config_values import (
     Reader,
     choice,
-    chunk_size,
     duration,
     flag,
     matching,
@@ -77,18 +77,7 @@ TASK: Final[Mapping[str, Reader]] = {
     "consensus_replicas": replicas,
     "assignee": whole(1),
 }
-DATA: Final[Mapping[str, Reader]] = {
-    "image_quality": whole(1, 100),
-    "chunk_size": chunk_size,
-    "sorting_method": choice("lexicographical", "natural", "predefined", "random"),
-    "use_cache": flag,
-    "use_zip_chunks": flag,
-    "copy_data": flag,
-    "start_frame": whole(0),
-    "stop_frame": whole(0),
-    "frame_filter": matching(r"step\s*=\s*[1-9][0-9]{0,8}", '"step=N", such as "step=10"'),
-    "storage_method": choice("cache", "file_system"),
-}
+DATA: Final[Mapping[str, Reader]] = data_params.READERS
 POOL: Final[Mapping[str, Reader]] = {
     "min_size": whole(0),
     "max_size": whole(1),
@@ -133,6 +122,8 @@ def explain_unknown(key: Key, known: Iterable[str]) -> str:
             "CVAT_PASSWORD, in the environment, or use access_token_file, or profile for a "
             "profile that cvat-cli has saved"
         )
+    if name in data_params.SOURCES:
+        return data_params.explain_unknown(name)
     # Elsewhere than in a template, only the defaults of a task are a likely slip.
     candidates = {"templates": tuple(TEMPLATE_TABLES), "defaults": ("task",)}.get(str(key[0]), ())
     for table in candidates:

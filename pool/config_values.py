@@ -88,17 +88,6 @@ def replicas(value: object) -> int:
     return read
 
 
-def chunk_size(value: object) -> int | str:
-    """Frames, or one of the two ways to have them chosen."""
-    if value in ("auto", "server"):
-        return str(value)
-    try:
-        read: int = whole(1)(value)
-    except Unfit:
-        raise expected('"auto", "server" or a whole number of at least 1', value) from None
-    return read
-
-
 def share(value: object) -> float:
     """A share of a whole, neither nothing nor all of it."""
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1:
@@ -220,7 +209,8 @@ def server_url(value: object) -> str:
         raise expected("an address without ? and #", value)
     if parts.path.rstrip("/").endswith("/api"):
         raise expected("the address without /api", value)
-    return value.rstrip("/")
+    # Scheme and host mean the same in any case, but not to everybody who reads them.
+    return parts._replace(netloc=parts.netloc.lower()).geturl().rstrip("/")
 
 
 def sink_url(value: object) -> str:

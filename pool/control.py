@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Final
 
+from pool.arguments import check_prewarm
 from pool.clock import Clock
 from pool.engine import Engine
 from pool.errors import InputError
@@ -17,7 +18,6 @@ from pool.services.reload import Reload
 from pool.settings import Settings, Template
 from pool.status import Status, read_status
 from pool.store.base import Store
-from pool.units import LONGEST, format_duration
 
 #: Seconds between two looks whether the configuration file has changed.
 LOOK_EVERY: Final = 1.0
@@ -66,7 +66,7 @@ class Control:
         :raises UnknownTemplate: the configuration has no such template.
         """
         self.store.resume(self._template(template).name)
-        self.store.release_hold(template, now=self.clock.now())
+        self.store.release_hold(template)
 
     def prewarm(self, template: str, count: int, *, duration: float = 900.0) -> None:
         """Keep at least ``count`` tasks of a template warm for the next ``duration`` seconds.
@@ -76,17 +76,14 @@ class Control:
         until they are handed out or too old. Nothing is created while the template is paused.
 
         :raises InputError: ``count`` is not from 0 to the template's ``max_size``, or ``duration``
-            is not longer than 0, or is longer than ten years.
+            is not from 1 ms to 30 days.
         :raises UnknownTemplate: the configuration has no such template.
         """
         chosen = self._template(template)
+        count, duration = check_prewarm(count, duration)
         most = chosen.pool.max_size
-        if not 0 <= count <= most:
+        if count > most:
             raise InputError(f"a prewarm of {count}: {chosen.name!r} has at most {most}, max_size")
-        if not 0 < duration <= LONGEST:
-            raise InputError(
-                f"a prewarm lasts longer than 0s and {format_duration(LONGEST)} at most"
-            )
         if not count:
             self.store.end_prewarm(chosen.name)
             return

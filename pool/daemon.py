@@ -30,7 +30,6 @@ from pool.services.deletion import Deletion
 from pool.services.deliveries import Deliveries
 from pool.services.dispatch import Dispatch
 from pool.services.finish import Finish
-from pool.services.hook_setup import HookSetup
 from pool.services.prune import Prune
 from pool.services.reach import Reach
 from pool.services.reconcile import DOUBT, Reconcile
@@ -38,7 +37,6 @@ from pool.services.recycle import Recycle
 from pool.services.refill import Refill
 from pool.services.reload import Reload
 from pool.services.scheduler import Scheduler
-from pool.services.server_version import ServerVersion
 from pool.services.sinks import check_secrets
 from pool.services.sweep import Sweep
 from pool.services.timekeeping import Timekeeping
@@ -68,7 +66,6 @@ FINISH_EVERY = 20.0
 PRUNE_EVERY = 600.0
 DISPATCH_EVERY = 2.0
 SWEEP_EVERY = 600.0
-VERSION_EVERY = 600.0
 
 
 class Daemon:
@@ -293,7 +290,6 @@ class Daemon:
         finish = Finish(store, cvat, clock=clock)
         dispatch = self._dispatcher()
         sweep = Sweep(store, engine.spool)
-        version = ServerVersion(cvat, HookSetup(store, cvat, settings, clock=clock))
         timekeeping = Timekeeping(store, clock=clock)
         scheduler = Scheduler(clock=clock, before=timekeeping.run_once)
         count = self.observation.metrics.reconciled
@@ -309,7 +305,6 @@ class Daemon:
         scheduler.add("prune", prune.run_once, every=PRUNE_EVERY)
         scheduler.add("dispatch", dispatch.run_once, every=DISPATCH_EVERY)
         scheduler.add("sweep", sweep.run_once, every=SWEEP_EVERY)
-        scheduler.add("version", version.run_once, every=VERSION_EVERY)
         refill.on_room(lambda: scheduler.wake("refill"))
         dispatch.on_room(lambda: scheduler.wake("dispatch"))
         self.observation.begin(scheduler)

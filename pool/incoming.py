@@ -11,13 +11,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
-from pool.cvat.multipart import name_on_server
 from pool.cvat.records import LocalFile, Upload
+from pool.data_params import DataParams, read_params
 from pool.errors import InputError, SpoolFull
-from pool.files import build_upload, clean_name
+from pool.files import build_upload, fit, upload_of
+from pool.names import DistinctNames, check_file_name
 from pool.private import create_file
 
 if TYPE_CHECKING:
+    from pool.settings import Template
     from pool.spool import Spool
 
 #: Bytes copied at a time, and room that an entry under construction is given at a time.
@@ -42,7 +44,7 @@ class Incoming:
         self.request_id = request_id
         self._path = path
         self._parts: list[Part] = []
-        self._names: set[str] = set()
+        self._names = DistinctNames()
         #: Bytes that were given to the parts, and for how many there is room.
         self.size = 0
         self._room = 0
@@ -60,18 +62,18 @@ class Incoming:
         self.discard()
 
     def add(self, name: str) -> Part:
-        """The next file, under the name that it gets inside the task; the one before is closed.
+        """The next file, which its caller calls ``name``; the one before is closed.
 
         :raises InputError: CVAT could not take such a name, or has it already.
         """
         if self._parts:
             self._parts[-1].close()
-        name = clean_name(name)
-        if name_on_server(name) in ("", ".", "..") or not name.isprintable():
-            raise InputError(f"{name!r} cannot be the name of a file in CVAT")
-        if name_on_server(name) in self._names:
-            raise InputError(f"{name}: two files of one name cannot be in one task")
-        self._names.add(name_on_server(name))
+        there = check_file_name(name)
+        self._names.add(there, name)
+        return self._part(there)
+
+    def _part(self, name: str) -> Part:
+        """The next file, by its name in CVAT."""
         with self._spool.disk():
             part = Part(self, name, self._path / part_name(len(self._parts)))
         self._parts.append(part)
@@ -83,27 +85,31 @@ class Incoming:
         share: Sequence[str] | None = None,
         urls: Sequence[str] | None = None,
         cloud: tuple[int, Sequence[str]] | None = None,
-        params: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | DataParams | None = None,
+        template: Template | None = None,
         sync: bool,
     ) -> Upload:
         """The entry is complete; answers what :meth:`Spool.load` would. With ``sync`` it is on the
         disk as well; without, a power cut may take it, until :meth:`Spool.sync`.
 
-        :raises InputError: there is no data, or of two kinds, or what cannot be used.
+        :raises InputError: there is no data, or of two kinds, or what cannot be used, by itself
+            or with the ``template``.
         """
         if not self._parts:
             upload = build_upload(share=share, urls=urls, cloud=cloud, params=params)
         elif (share, urls, cloud) == (None, None, None):
-            upload = Upload(files=tuple(map(_file_of, self._parts)), extra=dict(params or {}))
+            upload = upload_of([_file_of(part) for part in self._parts], read_params(params))
         else:
             raise InputError("give one of files, share, urls and cloud, not several of them")
+        if template is not None:
+            fit(upload, template)
         self._complete(upload, sync=sync)
         return upload
 
     def copy(self, upload: Upload) -> None:
         """Take all of an upload from elsewhere; the entry is complete, and on the disk."""
         for file in upload.files:
-            part = self.add(file.name)
+            part = self._part(file.name)
             for block in _blocks_of(file):
                 part.write(block)
             part.close()
@@ -204,7 +210,6 @@ def _manifest(upload: Upload, parts: Iterable[Part]) -> bytes:
         "share": upload.share,
         "urls": upload.urls,
         "cloud": upload.cloud,
-        "job_file_mapping": upload.job_file_mapping,
         "extra": upload.extra,
     }
     try:

@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from pool.data_params import DEFAULTS, DataParams, read_params
+
 OnEmpty = Literal["wait", "create", "fail"]
 OnChange = Literal["recreate", "replenish"]
 #: What a sink can be told of.
@@ -119,27 +121,6 @@ class TaskSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSettings:
-    """Data parameters that go with the upload (``POST /api/tasks/{id}/data``).
-
-    None leaves a parameter to the server. ``chunk_size`` is in frames; "auto" bounds what the
-    server must encode before the jobs exist (:mod:`pool.cvat.chunking`), "server" leaves it to
-    the server.
-    """
-
-    image_quality: int = 70
-    chunk_size: int | Literal["auto", "server"] = "auto"
-    sorting_method: Literal["lexicographical", "natural", "predefined", "random"] | None = None
-    use_cache: bool | None = None
-    use_zip_chunks: bool | None = None
-    copy_data: bool | None = None
-    start_frame: int | None = None
-    stop_frame: int | None = None
-    frame_filter: str | None = None
-    storage_method: Literal["cache", "file_system"] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class PoolSettings:
     """How the pool of a template is sized and handed out.
 
@@ -181,7 +162,7 @@ class Template:
     labels: tuple[Mapping[str, Any], ...] = ()
     project: int | None = None
     task: TaskSettings = field(default_factory=TaskSettings)
-    data: DataSettings = field(default_factory=DataSettings)
+    data: DataParams = field(default_factory=lambda: read_params(DEFAULTS))
     pool: PoolSettings = field(default_factory=PoolSettings)
     importing: ImportSettings = field(default_factory=ImportSettings)
     server: CvatSettings = field(default_factory=CvatSettings)

@@ -115,7 +115,6 @@ class Spool:
             share=tuple(manifest["share"]),
             urls=tuple(manifest["urls"]),
             cloud=(cloud[0], tuple(cloud[1])) if cloud else None,
-            job_file_mapping=manifest["job_file_mapping"],
             extra=manifest["extra"],
         )
 

@@ -8,6 +8,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pool.arguments import (
+    check_assignee,
+    check_key,
+    check_task_name,
+    check_timeout,
+    check_ttl,
+)
 from pool.awaiting import Awaiting
 from pool.clock import Clock
 from pool.control import Control
@@ -15,13 +22,12 @@ from pool.cvat import CvatClient
 from pool.cvat.records import ImportStatus, Progress, Upload
 from pool.engine import Engine
 from pool.errors import (
-    InputError,
     LeaseEnded,
     LeaseInUse,
     PoolError,
     UnknownLease,
 )
-from pool.files import Files, build_upload, digest, names_of
+from pool.files import Files, build_upload, digest, fit, names_of
 from pool.handles import Lease, Request, when
 from pool.model import (
     Handout,
@@ -131,15 +137,19 @@ class TaskPool(Awaiting, Control):
         waits ``timeout`` seconds at most. The same ``idempotency_key`` gives the same lease, for
         ever. The lease lasts ``ttl`` seconds, by default the template's ``lease_ttl``.
 
+        :raises InputError: the time-out, the key or the ``ttl``, which is 1 s to 30 days, cannot be
+            used.
         :raises UnknownTemplate: the configuration has no such template.
         :raises PoolEmpty: no task in time, and the template says not to create one.
         :raises CvatError: the pool was empty and CVAT did not create one.
         """
         chosen = self._template(template)
+        timeout, ttl = check_timeout(timeout), check_ttl(ttl)
+        key = check_key(idempotency_key)
         self.engine.start()
         opened = self.engine.hand_out.open(
             chosen,
-            idempotency_key=idempotency_key,
+            idempotency_key=key,
             payload=f"lease {chosen.name}",
             ttl=ttl,
             timeout=timeout,
@@ -213,10 +223,12 @@ class TaskPool(Awaiting, Control):
         :raises IdempotencyConflict: the key was used before with other content.
         """
         chosen = self._template(template)
+        timeout, key = check_timeout(timeout), check_key(idempotency_key)
         upload = build_upload(files, share=share, urls=urls, cloud=cloud, params=params)
+        fit(upload, chosen)
         told = {"template": template, "name": name, "assignee": assignee}
         request = self._new_request(upload, name, assignee)
-        payload = digest(upload, told) if idempotency_key is not None else ""
+        payload = digest(upload, told) if key is not None else ""
         self.engine.start()
         with self.engine.strays.of_request(request.id):
             intake, hand_out = self.engine.intake, self.engine.hand_out
@@ -224,7 +236,7 @@ class TaskPool(Awaiting, Control):
                 opened = hand_out.begin(
                     chosen,
                     request=request,
-                    idempotency_key=idempotency_key,
+                    idempotency_key=key,
                     payload=payload,
                     claim=False,
                 )
@@ -232,7 +244,7 @@ class TaskPool(Awaiting, Control):
             opened = hand_out.open(
                 chosen,
                 request=request,
-                idempotency_key=idempotency_key,
+                idempotency_key=key,
                 payload=payload,
                 timeout=timeout,
                 put_aside=lambda waiting, error: intake.put_aside(waiting, upload, error),
@@ -260,8 +272,9 @@ class TaskPool(Awaiting, Control):
         """What :meth:`Lease.upload` does."""
         chosen = self._template(lease.template)
         upload = build_upload(files, share=share, urls=urls, cloud=cloud, params=params)
-        self.engine.start()
+        fit(upload, chosen)
         request = self._new_request(upload, name, assignee)
+        self.engine.start()
         with self.engine.strays.of_request(request.id):
             handout = self.store.attach_request(
                 lease.id, request, owner=self.engine.owner, now=self.clock.now()
@@ -327,12 +340,10 @@ class TaskPool(Awaiting, Control):
         return self.engine.cvat().import_state(task_id).status is not ImportStatus.UNKNOWN
 
     def _new_request(self, upload: Upload, name: str | None, assignee: int | None) -> NewRequest:
-        if name is not None and not 0 < len(name) <= 256:
-            raise InputError("a task's name has 1 to 256 characters")
         return NewRequest(
             id=new_id(self.clock.now()),
-            name=name,
-            assignee=assignee,
+            name=check_task_name(name),
+            assignee=check_assignee(assignee),
             files=names_of(upload),
             size=upload.size,
         )

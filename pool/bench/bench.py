@@ -6,7 +6,7 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from pool.bench.report import Conditions, Report
 from pool.bench.runner import REST, WARM_UP, Flow, PlainFlow, run_flows
 from pool.bench.server_time import DatedTimes, ServerTimes, SimulatorTimes, is_simulator
 from pool.bench.supply import open_supply
+from pool.data_params import merged
 from pool.errors import ConfigError, InputError
 from pool.model import new_id
 from pool.settings import CvatSettings, Settings, Template
@@ -233,9 +234,9 @@ class Bench:
         password = place.environment.get("CVAT_PASSWORD")
         data = {
             key: value
-            for key, value in asdict(place.template.data).items()
+            for key, value in merged(place.template.data, {}).given.items()
             # How the pool chooses is not CVAT's to know.
-            if value is not None and value not in ("auto", "server")
+            if value not in ("auto", "server")
         }
         with (
             self._plain_client(place) as client,

@@ -13,6 +13,7 @@ from typing import Any
 
 from pool.config_keys import CVAT, TEMPLATE_TABLES
 from pool.config_values import Reader, Unfit
+from pool.data_params import DataParams
 from pool.settings import CvatSettings, Template
 
 #: The store's file.
@@ -59,12 +60,21 @@ def _template_lines(folder: Path, template: Template) -> list[str]:
 
 def _lines(settings: Any, readers: Mapping[str, Reader]) -> list[str]:
     """Every key that is set, as the file spells it."""
+    if isinstance(settings, DataParams):
+        return [f"{key} = {_toml(value)}" for key, value in settings.given.items()]
     lines = []
     for key, reader in readers.items():
         value = getattr(settings, key)
         if value is not None:
             lines.append(f"{key} = {_spelling(value, reader)}")
     return lines
+
+
+def _toml(value: Any) -> str:
+    """A value of JSON in TOML, whose tables alone are written in another way."""
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{key} = {_toml(each)}' for key, each in value.items())} }}"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _spelling(value: Any, reader: Reader) -> str:

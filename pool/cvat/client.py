@@ -25,9 +25,10 @@ from pool.cvat.records import (
 from pool.cvat.transport import Answer, OnCall, Transport
 from pool.cvat.upload import Uploader
 from pool.cvat.webhooks import Webhooks
+from pool.data_params import DataParams
 from pool.errors import CvatAmbiguous, CvatBusy, CvatError
 from pool.model import Job
-from pool.settings import CvatSettings, DataSettings
+from pool.settings import CvatSettings
 
 __all__ = ["CvatClient", "OnCall", "connect", "request_id"]
 
@@ -166,7 +167,7 @@ class CvatClient:
         self,
         task_id: int,
         data: Upload,
-        params: DataSettings,
+        params: DataParams,
         *,
         single_request_limit: int,
         prepared: bool,

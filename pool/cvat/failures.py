@@ -21,6 +21,7 @@ from pool.errors import (
     CvatUnreachable,
     InputError,
 )
+from pool.names import without_secrets
 
 _LONGEST_WORDS = 500
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
@@ -167,7 +168,7 @@ def server_words(content_type: str, body: bytes) -> str:
 
     CVAT answers with a list of strings, with ``{"detail": …}``, with ``{"field": […]}`` nested
     like the body that was sent, and with plain text labelled as HTML (recordings bad_data,
-    create_task and requests). A page made for people is left out.
+    create_task and requests). A page made for people is left out, and so are secrets of URLs.
     """
     kind = content_type.partition(";")[0].strip().lower()
     text = body.decode("utf-8", "replace").strip()
@@ -196,7 +197,7 @@ def _flatten(said: Any) -> str:
 
 
 def _shortened(text: str) -> str:
-    text = " ".join(text.split())
+    text = without_secrets(" ".join(text.split()))
     return text if len(text) <= _LONGEST_WORDS else text[: _LONGEST_WORDS - 1] + "…"
 
 

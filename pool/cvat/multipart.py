@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import mimetypes
 import os
 import secrets
@@ -19,16 +18,6 @@ from pool.errors import InputError
 SMALL: Final = 2**20
 #: Bytes read and sent at a time.
 CHUNK: Final = 256 * 1024
-
-
-def name_on_server(name: str) -> str:
-    """The name that CVAT gives to an uploaded file.
-
-    Django cuts the folders off and resolves character references before CVAT sees the name
-    (``MultiPartParser.sanitize_file_name``), so a mapping or an order must use this name.
-    """
-    name = html.unescape(name).rsplit("/", 1)[-1].rsplit("\\", 1)[-1]
-    return "".join(character for character in name if character.isprintable())
 
 
 def form_fields(params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -207,7 +196,8 @@ def _types() -> mimetypes.MimeTypes:
 
 
 def _quoted(name: str) -> str:
-    return name.replace("\\", "\\\\").replace('"', '\\"')
+    """A name in CVAT as a parameter of a header, in which Django decodes character references."""
+    return name.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"')
 
 
 def _opened(path: Path) -> BinaryIO:

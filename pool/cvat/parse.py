@@ -16,10 +16,10 @@ from pool.cvat.records import (
 )
 from pool.errors import CvatError
 from pool.model import Job
+from pool.names import without_secrets
 
 Record = TypeVar("Record")
 
-_TRACEBACK = "Traceback (most recent call last)"
 #: Jobs that hold no annotation work of the task's own frames.
 _NOT_ANNOTATION = frozenset({"ground_truth"})
 
@@ -90,20 +90,14 @@ def job(said: Any, url: Callable[[int, int], str]) -> tuple[int, Job] | None:
 
 
 def import_state(said: Any) -> ImportState:
-    """The state of an import; of a traceback, the last line is its message.
-
-    Before 2.70, CVAT gives the whole traceback in the first moments after a failure.
-    """
+    """The state of an import; the message of a failed one is the last line of a traceback, and
+    has no secrets of URLs."""
     return _read(
         lambda: ImportState(
-            status=ImportStatus(said["status"]), message=_message(str(said.get("message") or ""))
+            status=ImportStatus(said["status"]),
+            message=without_secrets(str(said.get("message") or "").strip()),
         )
     )
-
-
-def _message(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1].strip() if _TRACEBACK in text else text.strip()
 
 
 def thing_id(said: Any) -> int:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from pool.cvat import failures
 from pool.cvat.body import BytesBody
 from pool.cvat.chunking import chunk_size_for
-from pool.cvat.multipart import SMALL, Multipart, OpenFile, name_on_server
+from pool.cvat.multipart import SMALL, Multipart, OpenFile
 from pool.cvat.records import LocalFile, Progress, Upload
 from pool.cvat.resumable import GroupedUpload
 from pool.cvat.transport import Answer, Transport
+from pool.data_params import DataParams, merged
 from pool.errors import InputError
-from pool.settings import DataSettings
 
 #: Bytes a second that the slowest server takes in; what time-outs of large uploads allow for.
 _SLOWEST: Final = 2**20
@@ -52,7 +50,7 @@ class Uploader:
         self,
         task_id: int,
         data: Upload,
-        params: DataSettings,
+        params: DataParams,
         *,
         single_request_limit: int,
         prepared: bool,
@@ -86,8 +84,6 @@ class Uploader:
                 task_id=task_id,
             )
             return _request_id(answer, task_id)
-        _check_names(data.files)
-        _use_server_names(fields, data.files)
         with ExitStack() as stack:
             keep = len(data.files) <= MOST_KEPT_OPEN
             files = [OpenFile(file, stack, keep=keep) for file in data.files]
@@ -158,15 +154,17 @@ def _request_id(answer: Answer, task_id: int) -> str:
     return str(found) if found else f"action=create&target=task&target_id={task_id}"
 
 
-def _parameters(data: Upload, params: DataSettings) -> dict[str, Any]:
+def _parameters(data: Upload, params: DataParams) -> dict[str, Any]:
     """All that goes with the data, by CVAT's names; None is for the server to decide."""
-    fields: dict[str, Any] = {**asdict(params), **data.extra}
+    fields = merged(params, data.extra).given
     if fields["chunk_size"] == "auto":
         fields["chunk_size"] = chunk_size_for(data.files)
     elif fields["chunk_size"] == "server":
         fields["chunk_size"] = None
-    if data.job_file_mapping is not None:
-        fields["job_file_mapping"] = [list(names) for names in data.job_file_mapping]
+    if not data.share and data.cloud is None:
+        # A template's, which are for requests whose data the server has.
+        fields.pop("server_files_exclude", None)
+        fields.pop("filename_pattern", None)
     # The kind of storage follows from these on the server (TaskViewSet.upload_finished).
     if data.share:
         fields["server_files"] = list(data.share)
@@ -174,15 +172,9 @@ def _parameters(data: Upload, params: DataSettings) -> dict[str, Any]:
         fields["remote_files"] = list(data.urls)
     elif data.cloud is not None:
         fields["cloud_storage_id"], fields["server_files"] = data.cloud[0], list(data.cloud[1])
+    elif fields.get("sorting_method") == "predefined":
+        fields.setdefault("upload_file_order", [file.name for file in data.files])
     return fields
-
-
-def _use_server_names(fields: dict[str, Any], files: Sequence[LocalFile]) -> None:
-    mapping = fields.get("job_file_mapping")
-    if mapping is not None:
-        fields["job_file_mapping"] = [[name_on_server(name) for name in job] for job in mapping]
-    if fields.get("sorting_method") == "predefined" and "upload_file_order" not in fields:
-        fields["upload_file_order"] = [name_on_server(file.name) for file in files]
 
 
 def _share_a_stream(files: Sequence[LocalFile]) -> bool:
@@ -198,17 +190,3 @@ def _check_one_kind(data: Upload) -> None:
         raise InputError(f"{what} given: give files, share, urls or cloud")
     if data.cloud is not None and not data.cloud[1]:
         raise InputError("no keys of the cloud storage were given")
-
-
-def _check_names(files: Sequence[LocalFile]) -> None:
-    """Refuse what CVAT answers with 500, or takes and then cannot import."""
-    for file in files:
-        if name_on_server(file.name) in ("", ".", "..") or not file.name.isprintable():
-            raise InputError(f"{file.name!r} cannot be the name of a file in CVAT")
-    counted = Counter(name_on_server(file.name) for file in files)
-    twice = sorted(name for name, times in counted.items() if times > 1)
-    if twice:
-        shown = ", ".join(twice[:5]) + (", …" if len(twice) > 5 else "")
-        raise InputError(
-            f"file names must differ, and CVAT leaves folders out of them: {shown} more than once"
-        )

@@ -148,7 +148,8 @@ class Accepting:
             share=wish.share if wish else None,
             urls=wish.urls if wish else None,
             cloud=(cloud.storage_id, cloud.keys) if cloud else None,
-            params=told.params.given if told.params else None,
+            params=told.params,
+            template=template,
             sync=False,
         )
         new = NewRequest(

@@ -7,6 +7,7 @@ from typing import Final
 
 from starlette.requests import Request
 
+from pool.arguments import check_key
 from pool.errors import InputError
 
 PREFER: Final = "Prefer"
@@ -21,7 +22,6 @@ LONGEST_WAIT: Final = 60
 _WAIT: Final = re.compile(
     r"""\s*wait\s*=\s*(?P<quote>"?)(?P<seconds>\d{1,9})(?P=quote)\s*(;.*)?""", re.I
 )
-_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 def wait_of(request: Request) -> int | None:
@@ -47,6 +47,6 @@ def key_of(request: Request) -> str | None:
     keys = request.headers.getlist(IDEMPOTENCY_KEY)
     if not keys:
         return None
-    if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
-        raise InputError(f"{IDEMPOTENCY_KEY} takes one key of 1 to 255 visible ASCII characters")
-    return keys[0]
+    if len(keys) > 1:
+        raise InputError(f"{IDEMPOTENCY_KEY} is given twice")
+    return check_key(keys[0])

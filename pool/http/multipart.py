@@ -14,19 +14,17 @@ from typing import Any, Final
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from pool.cvat.multipart import name_on_server
 from pool.errors import InputError, TooLarge
 from pool.incoming import Incoming, Part
 
 #: The part that may come many times, with a file in it.
 FILES: Final = "files"
 #: Bytes of the longest boundary (RFC 2046, section 5.1.1), of the headers of one part, and how
-#: many those may be; bytes of one field, and of a file's name.
+#: many those may be; bytes of one field.
 LONGEST_BOUNDARY: Final = 70
 LONGEST_HEADERS: Final = 8 * 2**10
 MOST_HEADERS: Final = 16
 LONGEST_FIELD: Final = 2**16
-LONGEST_FILE_NAME: Final = 255
 
 # It warns of what callers send, which is told to them instead.
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
@@ -181,7 +179,6 @@ class FormReader:
         if self.files > self._most_files:
             raise InputError(f"at most {self._most_files} files; send an archive")
         name = _text(filename, "the name of a file")
-        _check_file_name(name)
         assert self.incoming is not None
         self._file = self.incoming.add(name)
         self._content = hashlib.sha256() if self._with_digests else None
@@ -218,17 +215,6 @@ def _parser_of(content_type: str, reader: FormReader) -> MultipartParser:
             "on_end": reader.on_end,
         },
     )
-
-
-def _check_file_name(name: str) -> None:
-    """What :func:`pool.files.clean_name` leaves to callers on this machine."""
-    shown = name[:80]
-    if not name.isprintable():
-        raise InputError(f"{shown!r}: a file's name cannot have control characters")
-    if len(name.encode()) > LONGEST_FILE_NAME:
-        raise InputError(f"{shown!r}…: a file's name has at most {LONGEST_FILE_NAME} bytes")
-    if name_on_server(name).strip() in ("", ".", ".."):
-        raise InputError(f"{shown!r}: is no file name")
 
 
 def _text(data: bytes, what: str) -> str:

@@ -20,8 +20,8 @@ from pool.cvat import (
     Upload,
 )
 from pool.cvat import client as client_module
+from pool.data_params import DataParams
 from pool.model import Job
-from pool.settings import DataSettings
 
 if TYPE_CHECKING:
     from conftest import Maker
@@ -79,9 +79,8 @@ def test_one_job_for_each_entry_of_the_mapping_in_its_order(
     client: CvatClient, make_task: Maker, wait_for_jobs: WaitForJobs
 ) -> None:
     task_id = make_task()
-    files = images("a.jpg", "b.jpg", "c.jpg").files
     mapping = [["c.jpg"], ["a.jpg", "b.jpg"]]
-    send(client, task_id, Upload(files=files, job_file_mapping=mapping))
+    send(client, task_id, images("a.jpg", "b.jpg", "c.jpg", job_file_mapping=mapping))
     jobs = wait_for_jobs(task_id)
     assert [(job.start_frame, job.stop_frame) for job in jobs] == [(0, 0), (1, 2)]
     assert frames(client, task_id) == ["c.jpg", "a.jpg", "b.jpg"]
@@ -99,9 +98,8 @@ def test_folders_in_names_are_left_out_by_the_server(
     client: CvatClient, make_task: Maker, wait_for_jobs: WaitForJobs
 ) -> None:
     task_id = make_task()
-    files = images("cam1/b.jpg", "cam2/a.jpg").files
     mapping = [["cam1/b.jpg"], ["cam2/a.jpg"]]
-    send(client, task_id, Upload(files=files, job_file_mapping=mapping))
+    send(client, task_id, images("cam1/b.jpg", "cam2/a.jpg", job_file_mapping=mapping))
     assert len(wait_for_jobs(task_id)) == 2
     assert frames(client, task_id) == ["b.jpg", "a.jpg"]
 
@@ -110,8 +108,8 @@ def test_names_that_need_care(
     client: CvatClient, make_task: Maker, wait_for_jobs: WaitForJobs
 ) -> None:
     task_id = make_task()
-    names = ["a b.jpg", 'say "hé".jpg', "画像;1.jpg", "100%20.jpg"]
-    params = DataSettings(sorting_method="predefined")
+    names = ["a b.jpg", 'say "hé".jpg', "画像;1.jpg", "100%20.jpg", "a&b.jpg"]
+    params = DataParams(sorting_method="predefined")
     send(client, task_id, images(*names), params=params)
     wait_for_jobs(task_id)
     assert frames(client, task_id) == names
@@ -136,7 +134,7 @@ def test_large_uploads_keep_their_order(
     path = tmp_path / "y.jpg"
     path.write_bytes(small)
     files = (
-        LocalFile("cam1/z.jpg", large, size),
+        LocalFile("z.jpg", large, size),
         LocalFile("y.jpg", path, len(small)),
         LocalFile("x.jpg", small, len(small)),
         LocalFile("w.jpg", small, len(small)),
@@ -151,7 +149,7 @@ def test_large_uploads_keep_their_order(
         single_request_limit=limit,
         prepared=prepared,
         at_once=at_once,
-        params=DataSettings(sorting_method="predefined", image_quality=80),
+        params=DataParams(sorting_method="predefined", image_quality=80),
         progress=lambda *step: steps.append(step),
     )
     assert rq_id == f"action=create&target=task&target_id={task_id}"
@@ -200,7 +198,7 @@ def test_a_chunk_size_that_was_chosen_for_the_images(
     chunk_sizes = {}
     for setting in ("auto", "server"):
         task_id = make_task()
-        send(client, task_id, Upload(files=files), params=DataSettings(chunk_size=setting))
+        send(client, task_id, Upload(files=files), params=DataParams(chunk_size=setting))
         wait_for_jobs(task_id)
         chunk_sizes[setting] = data_meta(client, task_id)["chunk_size"]
     assert chunk_sizes == {"auto": 4, "server": 36}
@@ -214,14 +212,6 @@ def test_data_comes_once(client: CvatClient, make_task: Maker, wait_for_jobs: Wa
         send(client, task_id, images("b.jpg"))
 
 
-def test_a_bad_parameter_is_rejected_in_the_servers_words(
-    client: CvatClient, make_task: Maker
-) -> None:
-    params = DataSettings(image_quality=700)
-    with pytest.raises(errors.CvatRejected, match="image_quality: Ensure this value is less"):
-        send(client, make_task(), images("a.jpg"), params=params)
-
-
 def test_an_import_that_fails_says_why(
     client: CvatClient, make_task: Maker, wait_for_failure: WaitForFailure
 ) -> None:
@@ -231,45 +221,37 @@ def test_an_import_that_fails_says_why(
     assert client.jobs([task_id]) == {}
 
 
-def test_a_cloud_storage_that_is_not_there(client: CvatClient, make_task: Maker) -> None:
-    words = "CloudStorage matching query does not exist"
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (Upload(urls=("ftp://example.org/a.jpg",)), "must be http"),
+        (Upload(cloud=(UNKNOWN_ID, ("a.jpg",))), "CloudStorage matching query does not exist"),
+    ],
+)
+def test_sources_that_are_rejected(
+    client: CvatClient, make_task: Maker, data: Upload, words: str
+) -> None:
     with pytest.raises(errors.CvatRejected, match=words):
-        send(client, make_task(), Upload(cloud=(UNKNOWN_ID, ("a.jpg",))))
+        send(client, make_task(), data)
 
 
-def test_a_url_of_another_scheme(
-    client: CvatClient, make_task: Maker, wait_for_failure: WaitForFailure
-) -> None:
-    task_id, data = make_task(), Upload(urls=("ftp://example.org/a.jpg",))
-    if knows_bad_urls(client):
-        with pytest.raises(errors.CvatRejected, match="must be http"):
-            send(client, task_id, data)
-    else:
-        send(client, task_id, data)
-        assert wait_for_failure(task_id).message
-
-
-def test_a_url_that_leads_nowhere(
-    client: CvatClient, make_task: Maker, wait_for_failure: WaitForFailure
-) -> None:
-    task_id = make_task()
-    send(client, task_id, Upload(urls=("http://127.0.0.1:9/a.jpg",)))
-    message = wait_for_failure(task_id).message
-    assert "Failed to download" in message if knows_bad_urls(client) else message
-
-
-def knows_bad_urls(client: CvatClient) -> bool:
-    """Whether the server has words of its own for them; before, they are an exception's."""
-    return (client.about().release or (0, 0)) >= (2, 65)
-
-
-def test_a_file_that_is_not_on_the_share(
-    client: CvatClient, make_task: Maker, wait_for_failure: WaitForFailure
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (Upload(share=("no-such-file.jpg",)), "No such file or directory"),
+        (Upload(urls=("http://127.0.0.1:9/a.jpg",)), "Failed to download"),
+    ],
+)
+def test_sources_that_cannot_be_read(
+    client: CvatClient,
+    make_task: Maker,
+    wait_for_failure: WaitForFailure,
+    data: Upload,
+    words: str,
 ) -> None:
     task_id = make_task()
-    data = Upload(share=("no-such-file.jpg",))
-    send(client, task_id, data, params=DataSettings(copy_data=False))
-    assert "No such file or directory" in wait_for_failure(task_id).message
+    send(client, task_id, data, params=DataParams(copy_data=False))
+    assert words in wait_for_failure(task_id).message
 
 
 def test_jobs_of_many_tasks_at_once(
@@ -280,8 +262,7 @@ def test_jobs_of_many_tasks_at_once(
 ) -> None:
     made = [make_task(str(number)) for number in range(3)]
     for task_id in made[:2]:
-        files = images("a.jpg", "b.jpg").files
-        send(client, task_id, Upload(files=files, job_file_mapping=[["a.jpg"], ["b.jpg"]]))
+        send(client, task_id, images("a.jpg", "b.jpg", job_file_mapping=[["a.jpg"], ["b.jpg"]]))
     expected = {task_id: wait_for_jobs(task_id) for task_id in made[:2]}
     monkeypatch.setattr(client_module, "_PAGE_SIZE", 3)
     asked = [*range(UNKNOWN_ID, UNKNOWN_ID + 700), *made, *made]

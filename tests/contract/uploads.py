@@ -7,8 +7,9 @@ from typing import Any
 
 from PIL import Image
 
-from pool.cvat import CvatClient, LocalFile, Upload
-from pool.settings import DataSettings
+from pool.cvat import CvatClient, Upload
+from pool.data_params import DataParams
+from pool.files import build_upload
 
 LIMIT = 64 * 2**20
 UNKNOWN_ID = 2_000_000_000
@@ -21,13 +22,12 @@ def image(number: int = 0) -> bytes:
     return content.getvalue()
 
 
-def images(*names: str) -> Upload:
-    contents = [(name, image(number)) for number, name in enumerate(names)]
-    return Upload(files=tuple(LocalFile(name, data, len(data)) for name, data in contents))
+def images(*names: str, **params: Any) -> Upload:
+    return build_upload([(name, image(number)) for number, name in enumerate(names)], params=params)
 
 
 def send(client: CvatClient, task_id: int, data: Upload, **options: Any) -> str:
-    params = options.pop("params", DataSettings())
+    params = options.pop("params", DataParams())
     options = {"single_request_limit": LIMIT, "prepared": False, **options}
     return client.upload(task_id, data, params, **options)
 

@@ -24,11 +24,11 @@ from stepped_server import TOKEN, SteppedServer
 from variant import TIMEOUT, Variant
 
 from pool.cvat import LocalFile, Upload
+from pool.data_params import DataParams
 from pool.errors import PoolError, StoreError
 from pool.files import build_upload, digest, names_of
 from pool.handles import Lease, Request
 from pool.model import new_id
-from pool.settings import DataSettings
 from pool.simulator import SimulatorSettings, Timings
 from pool.simulator.faults import Fault
 from pool.store import open_store
@@ -240,7 +240,7 @@ class World:
         data = Upload(files=(LocalFile(name, IMAGE, len(IMAGE)),))
         try:
             self.client.upload(
-                task_id, data, DataSettings(), single_request_limit=10**6, prepared=False
+                task_id, data, DataParams(), single_request_limit=10**6, prepared=False
             )
         except PoolError:
             # Whether it has arrived is the caller's business, and the pool's to find out.

@@ -19,7 +19,8 @@ from pool.config import load
 from pool.cvat import AccessTokenCredentials, CvatClient
 from pool.cvat.plain import plain_client
 from pool.cvat.records import LocalFile, Upload
-from pool.settings import CvatSettings, DataSettings
+from pool.data_params import DataParams
+from pool.settings import CvatSettings
 from pool.simulator import SimulatorServer
 
 #: All of them but the SDK with its defaults, which may take its 5 s.
@@ -204,7 +205,7 @@ def test_the_server_s_own_time_in_two_ways(simulator: SimulatorServer, image: by
         cvat.upload(
             task_id,
             Upload(files=(LocalFile("a.jpg", image, len(image)),)),
-            DataSettings(),
+            DataParams(),
             single_request_limit=2**20,
             prepared=False,
         )

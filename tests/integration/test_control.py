@@ -148,11 +148,11 @@ def test_a_paused_template_is_not_prewarmed(caller: TaskPool, refill: Refill) ->
     ("count", "duration", "message"),
     [
         (11, 60.0, "a prewarm of 11: 'scenes' has at most 10, max_size"),
-        (-1, 60.0, "a prewarm of -1"),
-        (5, 0.0, "longer than 0s"),
-        (5, -1.0, "longer than 0s"),
-        (5, math.nan, "longer than 0s"),
-        (5, math.inf, "3650d at most"),
+        (-1, 60.0, "the count of a prewarm is a whole number from 0"),
+        (5, 0.0, "lasts 1ms to 30d, not 0.0 s"),
+        (5, -1.0, "lasts 1ms to 30d"),
+        (5, math.nan, "lasts 1ms to 30d"),
+        (5, math.inf, "lasts 1ms to 30d"),
     ],
 )
 def test_a_prewarm_that_cannot_be_is_refused(

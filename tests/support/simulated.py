@@ -11,8 +11,9 @@ import urllib3
 from PIL import Image
 
 from pool.cvat import AccessTokenCredentials, CvatClient, LocalFile, Upload
+from pool.data_params import DataParams
 from pool.demo import sample_image
-from pool.settings import CvatSettings, DataSettings
+from pool.settings import CvatSettings
 from pool.simulator import SimulatorServer
 
 IMAGE = sample_image(1, size=5_000)
@@ -27,7 +28,7 @@ def client_of(server: SimulatorServer, timeout: float = 10.0) -> CvatClient:
 
 def upload(client: CvatClient, task_id: int, content: bytes = IMAGE) -> str:
     data = Upload(files=(LocalFile("a.jpg", content, len(content)),))
-    return client.upload(task_id, data, DataSettings(), single_request_limit=10**8, prepared=False)
+    return client.upload(task_id, data, DataParams(), single_request_limit=10**8, prepared=False)
 
 
 class Caller:

@@ -12,7 +12,7 @@ from typing import Any
 from cvat_stub import Reply, Seen, StubServer
 
 from pool.cvat import CvatClient, LocalFile, Upload
-from pool.settings import DataSettings
+from pool.data_params import DataParams
 
 RQ_ID = "action=create&target=task&target_id=7"
 MIB = 2**20
@@ -101,7 +101,7 @@ class DataEndpoint:
 
 
 def send(client: CvatClient, data: Upload, limit: int = 64 * MIB, **options: Any) -> str:
-    params = options.pop("params", DataSettings())
+    params = options.pop("params", DataParams())
     prepared = options.pop("prepared", False)
     return client.upload(7, data, params, single_request_limit=limit, prepared=prepared, **options)
 

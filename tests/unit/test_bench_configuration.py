@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pool.bench.configuration import sized, write_configuration
 from pool.config import load
+from pool.data_params import DataParams
 from pool.settings import (
     CvatSettings,
-    DataSettings,
     ImportSettings,
     PoolSettings,
     TaskSettings,
@@ -32,11 +33,16 @@ TEMPLATE = Template(
         {"name": "péople\\", "type": "any", "attributes": []},
     ),
     task=TaskSettings(subset='the "first"', segment_size=10, overlap=2),
-    data=DataSettings(image_quality=95, chunk_size="auto", use_cache=True, frame_filter="step=2"),
+    data=DataParams(image_quality=95, chunk_size="auto", use_cache=True, frame_filter="step=2"),
     pool=PoolSettings(min_size=3, hit_rate=0.95, max_wait=0.25, create_concurrency=4),
     importing=ImportSettings(timeout=90.0, single_request_limit=1000),
     server=SERVER,
 )
+
+
+VALIDATION: Any = {
+    "validation_params": {"mode": "gt", "frame_selection_method": "manual", "frames": ["a.png"]}
+}
 
 
 @pytest.mark.parametrize(
@@ -44,7 +50,8 @@ TEMPLATE = Template(
     [
         TEMPLATE,
         replace(TEMPLATE, labels=(), project=12),
-        replace(TEMPLATE, data=DataSettings(chunk_size=8)),
+        replace(TEMPLATE, data=DataParams(image_quality=70, chunk_size=8)),
+        replace(TEMPLATE, data=DataParams(image_quality=70, chunk_size=8, **VALIDATION)),
         Template(name="plain", server=SERVER),
     ],
 )

@@ -10,11 +10,11 @@ import pytest
 
 from pool import config_keys, settings
 from pool.config import InvalidConfig, Problem, load, loads
+from pool.data_params import DataParams
 from pool.errors import EXIT_USAGE, ConfigError
 from pool.settings import (
     CvatSettings,
     DaemonSettings,
-    DataSettings,
     EventSettings,
     ImportSettings,
     PoolSettings,
@@ -123,7 +123,7 @@ def test_every_table_is_read() -> None:
                 name="cars.v2",
                 project=12,
                 task=TaskSettings(subset="train", segment_size=10, overlap=2, consensus_replicas=3),
-                data=DataSettings(image_quality=90, chunk_size=2, sorting_method="natural"),
+                data=DataParams(image_quality=90, chunk_size=2, sorting_method="natural"),
                 pool=PoolSettings(
                     min_size=1,
                     max_size=9,
@@ -182,7 +182,6 @@ def test_the_keys_of_the_default_tables_are_distinct() -> None:
         (config_keys.STORE, StoreSettings),
         (config_keys.DAEMON, DaemonSettings),
         (config_keys.TASK, TaskSettings),
-        (config_keys.DATA, DataSettings),
         (config_keys.POOL, PoolSettings),
         (config_keys.IMPORT, ImportSettings),
         (config_keys.EVENTS, EventSettings),

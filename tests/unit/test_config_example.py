@@ -12,10 +12,10 @@ import pytest
 
 from pool import config_keys
 from pool.config import loads
+from pool.data_params import DEFAULTS, DataParams
 from pool.settings import (
     CvatSettings,
     DaemonSettings,
-    DataSettings,
     EventKind,
     EventSettings,
     ImportSettings,
@@ -34,14 +34,26 @@ TABLES: list[tuple[tuple[str, ...], type]] = [
     (("daemon",), DaemonSettings),
     (("defaults",), PoolSettings),
     (("defaults",), ImportSettings),
-    (("defaults",), DataSettings),
+    (("defaults",), DataParams),
     (("templates", "street-scenes", "task"), TaskSettings),
 ]
 
 
-def uncommented(text: str) -> str:
-    """The example with every key that is unset by default taken out of its comment."""
-    return re.sub(r"(?m)^#(?=[a-z\[])", "", text)
+#: Keys that exclude another one.
+EXCLUSIVE = ("frame_step", "upload_file_order", "filename_pattern", "job_file_mapping")
+
+
+def uncommented(text: str, *, exclusive: bool = True) -> str:
+    """The example with every key that is unset by default taken out of its comment, maybe but
+    those that exclude each other."""
+    keys = "" if exclusive else f"(?!{'|'.join(EXCLUSIVE)})"
+    return re.sub(rf"(?m)^#(?={keys}[a-z\[])", "", text)
+
+
+def fields_of(cls: Any) -> list[str]:
+    if cls is DataParams:
+        return list(DataParams.model_fields)
+    return [field.name for field in dataclasses.fields(cls)]
 
 
 def test_config_toml_is_valid_and_says_nothing_but_the_defaults() -> None:
@@ -64,11 +76,19 @@ def test_config_toml_has_every_key(table: tuple[str, ...], cls: Any) -> None:
     set_keys, all_keys = tomllib.loads(text), tomllib.loads(uncommented(text))
     for name in table:
         set_keys, all_keys = set_keys[name], all_keys[name]
-    defaults = cls()
-    for field in dataclasses.fields(cls):
-        unset = getattr(defaults, field.name) is None
-        assert (field.name in set_keys) != unset, f"{field.name} in [{'.'.join(table)}]"
-        assert field.name in all_keys, f"{field.name} in [{'.'.join(table)}]"
+    defaults = cls(**DEFAULTS) if cls is DataParams else cls()
+    for name in fields_of(cls):
+        unset = getattr(defaults, name) is None
+        assert (name in set_keys) != unset, f"{name} in [{'.'.join(table)}]"
+        assert name in all_keys, f"{name} in [{'.'.join(table)}]"
+
+
+@pytest.mark.parametrize("key", list(DataParams.model_fields))
+def test_config_toml_has_a_valid_value_for_every_data_parameter(key: str) -> None:
+    text = re.sub(rf"(?m)^#(?={key} = )", "", EXAMPLE.read_text())
+    if key == "upload_file_order":
+        text = text.replace('#sorting_method = "natural"', 'sorting_method = "predefined"')
+    assert getattr(loads(text).templates["street-scenes"].data, key) is not None
 
 
 def test_config_toml_speaks_of_every_key_of_a_template() -> None:
@@ -81,7 +101,7 @@ def test_config_toml_speaks_of_every_key_of_a_template() -> None:
 
 
 def test_config_toml_has_every_key_of_a_sink_and_says_the_defaults() -> None:
-    text = uncommented(EXAMPLE.read_text())
+    text = uncommented(EXAMPLE.read_text(), exclusive=False)
     (sink,) = loads(text).events.sinks
     for key in config_keys.SINK:
         assert re.search(rf"\b{key}\b", text), key
@@ -93,7 +113,7 @@ def test_config_toml_has_every_key_of_a_sink_and_says_the_defaults() -> None:
 
 
 def test_config_toml_is_valid_with_every_key_set() -> None:
-    read = loads(uncommented(EXAMPLE.read_text()))
+    read = loads(uncommented(EXAMPLE.read_text(), exclusive=False))
     assert len(read.templates) == 2
     for table, cls in TABLES:
         holder: Any = {
@@ -102,10 +122,14 @@ def test_config_toml_is_valid_with_every_key_set() -> None:
             DaemonSettings: read.daemon,
             PoolSettings: read.templates["street-scenes"].pool,
             ImportSettings: read.templates["street-scenes"].importing,
-            DataSettings: read.templates["street-scenes"].data,
+            DataParams: read.templates["street-scenes"].data,
             TaskSettings: read.templates["street-scenes"].task,
         }[cls]
-        unset = [name for name, value in dataclasses.asdict(holder).items() if value is None]
+        unset = [
+            name
+            for name in fields_of(cls)
+            if getattr(holder, name) is None and name not in EXCLUSIVE
+        ]
         assert not unset, f"not set in [{'.'.join(table)}]"
 
 

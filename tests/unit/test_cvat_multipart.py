@@ -19,7 +19,6 @@ from pool.cvat.multipart import (
     OpenFile,
     content_type,
     form_fields,
-    name_on_server,
 )
 from pool.cvat.records import LocalFile
 from pool.errors import InputError
@@ -185,21 +184,6 @@ def test_a_stream_that_fails_is_not_a_failure_of_the_connection(stack: ExitStack
     stream: BinaryIO = Failing(b"")  # type: ignore[assignment]
     with pytest.raises(InputError, match="Input/output error"):
         list(OpenFile(LocalFile("a", stream, 1), stack).chunks())
-
-
-@pytest.mark.parametrize(
-    ("name", "there"),
-    [
-        ("a.jpg", "a.jpg"),
-        ("cam1/sub/a.jpg", "a.jpg"),
-        ("c:\\cam\\a.jpg", "a.jpg"),
-        ("../../etc/a.jpg", "a.jpg"),
-        ("a&amp;b.jpg", "a&b.jpg"),
-        ("folder/", ""),
-    ],
-)
-def test_names_become_what_django_makes_of_them(name: str, there: str) -> None:
-    assert name_on_server(name) == there
 
 
 def test_media_types() -> None:

@@ -13,7 +13,8 @@ from cvat_stub import FakeClock, Reply, Seen, StubServer
 from pool import errors
 from pool.cvat import AccessTokenCredentials, CvatClient, LocalFile, Upload, cut_off, left_untouched
 from pool.cvat.parallel import Meter, Stop, Stopped, run_parts
-from pool.settings import CvatSettings, DataSettings
+from pool.data_params import DataParams
+from pool.settings import CvatSettings
 
 TOKEN = AccessTokenCredentials("s3cr3t")
 PATIENCE = 10.0
@@ -85,7 +86,7 @@ def test_groups_and_large_files_go_at_the_same_time(
     endpoint.before = together.enter
     endpoint.after = together.leave  # type: ignore[assignment]
     steps: list[tuple[int, int]] = []
-    params = DataSettings(sorting_method="predefined")
+    params = DataParams(sorting_method="predefined")
     done = send(
         client,
         MANY,

@@ -11,7 +11,8 @@ from cvat_stub import FakeClock, Reply, Seen, StubServer
 
 from pool import errors
 from pool.cvat import AccessTokenCredentials, CvatClient, LocalFile, Upload, left_untouched
-from pool.settings import CvatSettings, DataSettings
+from pool.data_params import DataParams
+from pool.settings import CvatSettings
 
 TOKEN = AccessTokenCredentials("s3cr3t")
 
@@ -44,7 +45,7 @@ def test_large_uploads_go_in_groups_and_chunks(
 ) -> None:
     data = files(a_jpg=b"a" * 60, b_jpg=b"b" * 60, c_mp4=b"c" * 250, d_jpg=b"d" * 30)
     seen: list[tuple[int, int]] = []
-    params = DataSettings(sorting_method="predefined", chunk_size=4)
+    params = DataParams(sorting_method="predefined", chunk_size=4)
     rq_id = send(
         client,
         data,

@@ -48,7 +48,7 @@ def test_pieces_become_an_entry(spool: Spool) -> None:
     assert spool.load("r1") is None, "it is none until it is finished"
     upload = incoming.finish(params={"image_quality": 80}, sync=True)
     assert upload == spool.load("r1")
-    assert contents(upload) == [("cam1/a.jpg", b"some more bytes"), ("b.jpg", b"b")]
+    assert contents(upload) == [("a.jpg", b"some more bytes"), ("b.jpg", b"b")]
     assert (upload.extra, upload.size) == ({"image_quality": 80}, 16)
 
 
@@ -71,14 +71,13 @@ def test_names_alone_are_an_entry(spool: Spool, given: dict[str, object]) -> Non
     [
         "",
         " ",
-        "../a.jpg",
-        "/etc/passwd",
-        "a\x00.jpg",
-        "a\n.jpg",
         "..",
         "cam/..",
-        "a\u2028b",
-        "\udcff",
+        "a.jpg ",
+        "a\x00.jpg",
+        "\udcff.jpg",
+        "\u3000",
+        "😀" * 63 + ".png",
     ],
 )
 def test_names_that_cvat_would_not_take_are_refused(spool: Spool, name: str) -> None:
@@ -179,7 +178,7 @@ def test_what_cannot_be_read_is_not_kept(spool: Spool, tmp_path: Path) -> None:
     closed, gone = build_upload([("c.jpg", stream)]), build_upload([path])
     stream.close()
     path.unlink()
-    for upload in (closed, gone, build_upload([("p.jpg", b"p")], params={"x": {1, 2}})):
+    for upload in (closed, gone):
         with pytest.raises(InputError):
             spool.keep("r1", upload)
     assert (list(spool.folder.iterdir()), spool.used) == ([], 0)

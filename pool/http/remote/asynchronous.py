@@ -193,9 +193,7 @@ class AsyncRemotePool:
 
     async def prewarm(self, template: str, count: int, *, duration: float = 900.0) -> None:
         """What :meth:`pool.TaskPool.prewarm` does."""
-        await self._wire.run(
-            self._talks.control(template, "prewarm", count=count, seconds=duration)
-        )
+        await self._wire.run(self._talks.prewarm(template, count, duration))
 
     async def status(self) -> Status:
         """Levels, demand and troubles of all templates, as the daemon sees them."""

@@ -231,7 +231,7 @@ class RemotePool:
 
     def prewarm(self, template: str, count: int, *, duration: float = 900.0) -> None:
         """What :meth:`pool.TaskPool.prewarm` does."""
-        self._wire.run(self._talks.control(template, "prewarm", count=count, seconds=duration))
+        self._wire.run(self._talks.prewarm(template, count, duration))
 
     def status(self) -> Status:
         """Levels, demand and troubles of all templates, as the daemon sees them."""

@@ -7,10 +7,17 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from pool.arguments import (
+    check_assignee,
+    check_key,
+    check_prewarm,
+    check_task_name,
+    check_timeout,
+    check_ttl,
+)
 from pool.clock import Clock
 from pool.cvat.records import Upload
 from pool.errors import (
-    InputError,
     LeaseEnded,
     PoolError,
     UnknownLease,
@@ -74,7 +81,8 @@ class Talks:
         self, template: str, *, timeout: float | None, ttl: float | None, key: str | None
     ) -> Talk[SeenLease]:
         """A task for the caller alone."""
-        wanted = {"template": template, "timeout": timeout, "ttl": ttl}
+        timeout = check_timeout(timeout)
+        wanted = {"template": template, "timeout": timeout, "ttl": check_ttl(ttl)}
         call = Call(
             method="POST",
             path="/v1/leases",
@@ -183,6 +191,11 @@ class Talks:
         counted."""
         return drained_in((yield from self.control(template, "drain")))
 
+    def prewarm(self, template: str, count: int, duration: float) -> Talk[Answer]:
+        """Ask for more warm tasks for a while."""
+        count, seconds = check_prewarm(count, duration)
+        return (yield from self.control(template, "prewarm", count=count, seconds=seconds))
+
     def control(self, template: str, what: str, **told: float) -> Talk[Answer]:
         """Pause, resume, drain or prewarm a template; all of them may be said twice."""
         call = Call(
@@ -239,6 +252,7 @@ class Talks:
                 look = min(LONGEST_LOOK, 2 * look)
 
     def _end(self, timeout: float | None) -> float | None:
+        timeout = check_timeout(timeout)
         return None if timeout is None else self._clock.monotonic() + timeout
 
 
@@ -250,13 +264,16 @@ def fields_of(
     name: str | None = None,
     assignee: int | None = None,
 ) -> dict[str, Any]:
-    """What is told with the data of a request, by the API's names."""
+    """What is told with the data of a request, by the API's names.
+
+    :raises InputError: the name or the assignee cannot be used.
+    """
     told = {
         "template": template,
         "lease_id": lease_id,
         "params": upload.extra or None,
-        "name": name,
-        "assignee": assignee,
+        "name": check_task_name(name),
+        "assignee": check_assignee(assignee),
     }
     return {field: value for field, value in told.items() if value is not None}
 
@@ -276,10 +293,7 @@ def _look(path: str, *, wait: int = 0) -> Call:
 def _keyed(key: str | None) -> dict[str, str]:
     """A call with its caller's key, or one made up: two tries of one call are then told from two
     calls."""
-    if key is None:
-        key = secrets.token_hex(16)
-    elif not (0 < len(key) <= 255 and key.isascii() and key.isprintable() and " " not in key):
-        raise InputError("an idempotency key has 1 to 255 visible ASCII characters")
+    key = check_key(key) or secrets.token_hex(16)
     return {"Idempotency-Key": key}
 
 

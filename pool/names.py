@@ -1,0 +1,195 @@
+"""What files are called: by their callers, in CVAT, on its share, in clouds and by URLs.
+
+CVAT changes the names of uploaded files, and answers with 500, or fails late, to names that it
+cannot hold. What it makes of each name, and what it refuses, is in the recordings names,
+share_paths and remote_urls; here it is known before anything is sent.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable
+from pathlib import PurePath, PurePosixPath
+from posixpath import basename, splitext
+from typing import Final
+from urllib.parse import quote, unquote, urlsplit
+
+from pool.errors import InputError
+
+#: Characters to which Django cuts the name of an uploaded file, its extension kept, and the bytes
+#: that the file system of the server then has room for.
+LONGEST_FILE_NAME: Final = 255
+#: Characters of a path on the share, of a cloud key and of a URL: CVAT's columns hold no more.
+LONGEST_PATH: Final = 1024
+#: What is written as a percent escape in a URL: it means the same, and the URL then ends where
+#: it stands in a text of CVAT's.
+_UNSAFE_IN_URL: Final = re.compile(r"[ '\"<>\\^`{|}]")
+_USER_INFO: Final = re.compile(r"(?<=://)[^\s/'\"\\?#]*@")
+#: What follows the path of an address, or of one of which the path alone is told: "url: /a.jpg?x".
+_QUERY: Final = re.compile(r"(?i)((?:://|\burl: /)[^\s'\"<>\\?#]*)[?#][^\s'\"<>\\]*")
+
+
+def name_in_cvat(name: str) -> str:
+    """The name that CVAT gives to an uploaded file.
+
+    Django decodes character references, keeps the last part of a path, leaves out what is not
+    printable and cuts the rest (``MultiPartParser.sanitize_file_name`` and ``UploadedFile``).
+    """
+    name = html.unescape(name).rsplit("/", 1)[-1].rsplit("\\", 1)[-1]
+    name = "".join(character for character in name if character.isprintable())
+    if len(name) > LONGEST_FILE_NAME:
+        root, extension = splitext(name)
+        extension = extension[:LONGEST_FILE_NAME]
+        name = root[: LONGEST_FILE_NAME - len(extension)] + extension
+    return name
+
+
+def check_file_name(name: object) -> str:
+    """The name in CVAT of a file that is called ``name``.
+
+    :raises InputError: CVAT has no room for it, or would take the file for no media.
+    """
+    known = check_text(name, "the name of a file")
+    there = name_in_cvat(known)
+    if there.strip() in ("", ".", ".."):
+        raise InputError(f"{shown(known)}: is no file name")
+    if there != there.rstrip():
+        raise InputError(f"{shown(known)}: the space at its end hides its extension from CVAT")
+    if len(there.encode()) > LONGEST_FILE_NAME:
+        raise InputError(
+            f"{shown(known)}: CVAT has room for {LONGEST_FILE_NAME} bytes of a file's name, and "
+            f"these are {len(there.encode())}"
+        )
+    return there
+
+
+def check_extensions(names: Iterable[str]) -> None:
+    """Refuse files none of which has an extension, by which alone CVAT knows media.
+
+    :raises InputError: none has.
+    """
+    names = list(names)
+    if names and not any(splitext(name)[1] for name in names):
+        raise InputError(
+            f"{shown(names[0])}: CVAT knows media by their extension, such as .jpg, and there is "
+            "none"
+        )
+
+
+class DistinctNames:
+    """The names that the files of one task have in CVAT, each of one file."""
+
+    def __init__(self) -> None:
+        self._given: dict[str, str] = {}
+
+    def add(self, there: str, given: str) -> None:
+        """Take the name ``there`` for what the caller calls ``given``.
+
+        :raises InputError: another has it.
+        """
+        if there in self._given:
+            other = self._given[there]
+            which = shown(given)
+            if other != given:
+                which = f"{shown(other)} and {shown(given)}: CVAT calls both of them {shown(there)}"
+            raise InputError(
+                f"{which}: two files of one name cannot be in one task; put them into a zip "
+                "archive, which keeps folders, or give them names of their own"
+            )
+        self._given[there] = given
+
+
+def check_server_path(name: object, *, what: str) -> str:
+    """A path on CVAT's share, or a key in a cloud storage, as CVAT takes it: sent as it is.
+
+    :raises InputError: CVAT would refuse it (recording share_paths).
+    """
+    path = check_text(name, what)
+    problem = _problem_with_path(path)
+    if problem:
+        raise InputError(f"{what} {shown(path)}: {problem}")
+    return path
+
+
+def _problem_with_path(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if path != path.strip():
+        return "CVAT would cut the spaces around it off"
+    if not parts:
+        return "is empty"
+    if path.startswith("/"):
+        return "is not relative"
+    if ".." in parts:
+        return "contains '..'"
+    if PurePosixPath(path).as_posix() != path.removesuffix("/"):
+        return "has needless slashes or dots"
+    if len(path) > LONGEST_PATH:
+        return f"CVAT has room for {LONGEST_PATH} characters, and these are {len(path)}"
+    return ""
+
+
+def check_url(url: object) -> str:
+    """The address of a file that CVAT fetches, as it is sent.
+
+    :raises InputError: CVAT would refuse it, or finds no name for the file in it. The message
+        has no password and no query.
+    """
+    given = check_text(url, "a URL")
+    address = _UNSAFE_IN_URL.sub(lambda found: quote(found[0]), given)
+    try:
+        parts = urlsplit(address)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or any(ord(character) < 33 for character in address):
+        # What cannot be split is not shown, since it may hold a password.
+        where = f"{without_secrets(given)!r}: " if "@" not in given else ""
+        raise InputError(f"{where}CVAT fetches http:// and https:// addresses only")
+    if len(address) > LONGEST_PATH:
+        raise InputError(
+            f"{without_secrets(address)}: CVAT has room for {LONGEST_PATH} characters of a URL, "
+            f"and these are {len(address)}; give a shorter one, or the file itself"
+        )
+    name = name_in_url(address)
+    if name in ("", ".", "..") or "\0" in name:
+        raise InputError(f"{without_secrets(address)}: its path does not end with a file's name")
+    if len(name.encode()) > LONGEST_FILE_NAME:
+        raise InputError(
+            f"{without_secrets(address)}: CVAT has room for {LONGEST_FILE_NAME} bytes of a file's "
+            f"name, and these are {len(name.encode())}"
+        )
+    return address
+
+
+def name_in_url(url: str) -> str:
+    """The name that CVAT gives to a file that it fetches: the last part of the URL's path."""
+    return basename(unquote(urlsplit(url).path))
+
+
+def without_secrets(text: str) -> str:
+    """A text in which URLs have no user, no password, no query and no fragment.
+
+    Signed addresses have their secret in the query, and CVAT repeats addresses in its messages.
+    """
+    return _QUERY.sub(r"\1?…", _USER_INFO.sub("", text))
+
+
+def shown(name: str | PurePath) -> str:
+    """A name for a message: as it is where it can be printed, else escaped; not too long."""
+    text = str(name)
+    text = text if len(text) <= 100 else f"{text[:70]}…{text[-29:]}"
+    return text if text.strip() and text.isprintable() else ascii(text)
+
+
+def check_text(value: object, what: str) -> str:
+    """A text that JSON, CVAT and the store can hold."""
+    if not isinstance(value, str):
+        raise InputError(f"{what} has to be text, not {type(value).__name__}")
+    if "\0" in value:
+        raise InputError(f"{what}, {shown(value)}, has a NUL character")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{what}, {shown(value)}, is not UTF-8; give it another name") from None
+    return value
