@@ -49,7 +49,14 @@ def get(
     The time-out is for all of it; what has been sent by then goes on.
     """
     from pool.clock import SystemClock
-    from pool.rendering import cloud_keys, print_jobs, upload_progress, wait_for_jobs
+    from pool.rendering import (
+        cloud_keys,
+        print_jobs,
+        print_warnings,
+        upload_progress,
+        wait_for_jobs,
+        warnings_of,
+    )
 
     clock, patience = SystemClock(), seconds_of(timeout)
     began = clock.monotonic()
@@ -70,6 +77,10 @@ def get(
         if patience is not None:
             patience = max(0.0, patience - (clock.monotonic() - began))
         jobs = wait_for_jobs(request, patience)
+        if not as_json:
+            print_jobs(jobs)
+        warnings = warnings_of(request, pool)
+    print_warnings(warnings)
     if as_json:
         print_json(
             {
@@ -79,10 +90,9 @@ def get(
                 "template": request.template,
                 "outcome": request.outcome,
                 "jobs": jobs,
+                "warnings": warnings,
             }
         )
-    else:
-        print_jobs(jobs)
 
 
 def lease(

@@ -29,7 +29,6 @@ from pool.services.ageing import Ageing
 from pool.services.deletion import Deletion
 from pool.services.deliveries import Deliveries
 from pool.services.dispatch import Dispatch
-from pool.services.finish import Finish
 from pool.services.prune import Prune
 from pool.services.reach import Reach
 from pool.services.reconcile import DOUBT, Reconcile
@@ -62,7 +61,7 @@ DELETE_EVERY = 5.0
 RECYCLE_EVERY = 15.0
 AGEING_EVERY = 15.0
 RECONCILE_EVERY = 10.0
-FINISH_EVERY = 20.0
+FINALIZE_EVERY = 10.0
 PRUNE_EVERY = 600.0
 DISPATCH_EVERY = 2.0
 SWEEP_EVERY = 600.0
@@ -287,7 +286,6 @@ class Daemon:
             warm=engine.warm,
         )
         prune = Prune(store, keep=settings.store.keep_finished, clock=clock)
-        finish = Finish(store, cvat, clock=clock)
         dispatch = self._dispatcher()
         sweep = Sweep(store, engine.spool)
         timekeeping = Timekeeping(store, clock=clock)
@@ -301,7 +299,7 @@ class Daemon:
         scheduler.add("adopt", engine.tracker.adopt, every=ADOPT_EVERY)
         scheduler.add("leases", self._watch_leases, every=LEASES_EVERY)
         scheduler.add("delete", deletion.run_once, every=DELETE_EVERY)
-        scheduler.add("finish", finish.run_once, every=FINISH_EVERY)
+        scheduler.add("finalize", engine.finalize.run_once, every=FINALIZE_EVERY)
         scheduler.add("prune", prune.run_once, every=PRUNE_EVERY)
         scheduler.add("dispatch", dispatch.run_once, every=DISPATCH_EVERY)
         scheduler.add("sweep", sweep.run_once, every=SWEEP_EVERY)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TypeVar
 
 from pool.clock import Clock, SystemClock
 from pool.cvat import CvatClient, OnCall
 from pool.errors import PoolClosed, PoolError
 from pool.logs import get_logger
+from pool.model import RequestRecord
 from pool.services.feed import Feed
-from pool.services.finish import Finish
+from pool.services.finalize import Finalize
 from pool.services.handout import HandOut
 from pool.services.heartbeat import Heartbeat, new_owner
 from pool.services.hooks import HookWatch
@@ -28,6 +31,8 @@ from pool.store.base import Store
 from pool.templates import Templates
 
 log = get_logger(__name__)
+
+T = TypeVar("T")
 
 #: Connections that are opened ahead of need: one for an upload, one for a poll.
 CONNECTIONS = 2
@@ -100,10 +105,17 @@ class Engine:
             clock=self.clock,
             rng=rng,
         )
+        self.finalize = Finalize(self.store, self.cvat, clock=self.clock)
         self.intake = Intake(
-            self.store, self.cvat, self.hand_out, self.tracker, self.queue, clock=self.clock
+            self.store,
+            self.cvat,
+            self.hand_out,
+            self.tracker,
+            self.queue,
+            on_send=self._look_up_assignee,
+            clock=self.clock,
         )
-        self.tracker.listen(self._finish_afterwards)
+        self.tracker.listen(self._finalize_afterwards)
         #: What happens, here and in other processes.
         self.feed = Feed(self.store, clock=self.clock)
         self.tracker.listen(lambda _: self.feed.hurry())
@@ -145,15 +157,14 @@ class Engine:
             if self._closed:
                 return
             self._closed = True
-            afterwards = self._afterwards
         patience = self.settings.daemon.stop_timeout if timeout is None else timeout
         end = self.clock.monotonic() + patience
         self.tracker.stop(patience)
         self.feed.close()
-        if afterwards is not None:
-            # The daemon names and assigns what is left.
-            wait([afterwards.submit(_nothing)], max(0.0, end - self.clock.monotonic()))
-            afterwards.shutdown(wait=False, cancel_futures=True)
+        # The daemon names and assigns what is left.
+        self.settle(max(0.0, end - self.clock.monotonic()))
+        if self._afterwards is not None:
+            self._afterwards.shutdown(wait=False, cancel_futures=True)
         if self._started:
             self.heartbeat.stop()
         if self._own_cvat and self._cvat_client is not None:
@@ -168,28 +179,45 @@ class Engine:
             # Whoever needs the server next hears of it; until then nobody does.
             log.info("no connections opened ahead", why=str(error))
 
-    def _finish_afterwards(self, finished: Finished) -> None:
-        """Rename, assign and drop data that was kept, on another thread: nobody waits for that."""
+    def settle(self, timeout: float) -> None:
+        """Wait, ``timeout`` seconds at most, for what this process does after the job ids are out:
+        names, assignments and data that was kept."""
+        if self._afterwards is not None:
+            wait([self._afterwards.submit(_nothing)], timeout)
+
+    def _do_afterwards(self, what: Callable[[], None]) -> None:
+        """Do something on another thread, for which no caller waits."""
         with self._guard:
             if self._closed:
                 return
             if self._afterwards is None:
-                self._afterwards = ThreadPoolExecutor(1, thread_name_prefix="finish")
-            self._afterwards.submit(self._finish, finished)
+                self._afterwards = ThreadPoolExecutor(1, thread_name_prefix="finalize")
+            self._afterwards.submit(what)
 
-    def _finish(self, finished: Finished) -> None:
+    def _look_up_assignee(self, request: RequestRecord) -> None:
+        if request.assignee is not None:
+            self._do_afterwards(lambda: self._try_afterwards(self.finalize.look_up, request))
+
+    def _finalize_afterwards(self, finished: Finished) -> None:
+        """Rename, assign and drop data that was kept."""
+        self._do_afterwards(lambda: self._try_afterwards(self._finalize, finished))
+
+    def _try_afterwards(self, what: Callable[[T], None], about: T) -> None:
         try:
-            # Whoever found the end may have known of a lease only: the store knows of a request.
-            task, request = self.store.task_on_server(finished.task_id) or (None, None)
-            request_id = finished.request_id
-            if request is not None and request.state.finished:
-                request_id = request.id
-            if request_id is not None:
-                self.spool.drop(request_id)
-            if task is not None and not finished.code:
-                Finish(self.store, self.cvat(), clock=self.clock).finish(task, request)
+            what(about)
         except PoolError as error:
-            log.info("task to be finished later", task_id=finished.task_id, why=str(error))
+            log.info("to be done later", what=what.__name__, why=str(error))
+
+    def _finalize(self, finished: Finished) -> None:
+        # Whoever found the end may have known of a lease only: the store knows of a request.
+        task, request = self.store.task_on_server(finished.task_id) or (None, None)
+        request_id = finished.request_id
+        if request is not None and request.state.finished:
+            request_id = request.id
+        if request_id is not None:
+            self.spool.drop(request_id)
+        if task is not None and not finished.code:
+            self.finalize.finalize(task.id)
 
 
 def _nothing() -> None:

@@ -21,7 +21,7 @@ class Event:
 
     ``id`` grows from each event to the next that can be seen. ``task_id`` is CVAT's. ``state`` is
     the new one, of what ``kind`` names; ``code`` is why a request failed, the ``code`` of a class
-    in :mod:`pool.errors`, and else empty.
+    in :mod:`pool.errors`, or that of a :class:`pool.model.RequestWarning`, and else empty.
 
     ``seconds`` is what a hand-out took from asking to having, and a request from its creation to
     its end; ``server_seconds`` is the part of that after CVAT had accepted the data. Both are

@@ -11,7 +11,7 @@ from pool import errors
 from pool.cvat.records import Progress
 from pool.errors import PoolError
 from pool.files import Files
-from pool.model import Job, Outcome, RequestRecord, RequestState
+from pool.model import Job, Outcome, RequestRecord, RequestState, RequestWarning
 
 
 def when(seconds: float | None) -> datetime | None:
@@ -157,6 +157,13 @@ class Request:
     def state(self) -> RequestState:
         """Where it stands now."""
         return self.refresh().state
+
+    @property
+    def warnings(self) -> tuple[RequestWarning, ...]:
+        """What it has to do without, as of now: a name that CVAT refused, or an assignee. They may
+        come a while after the jobs."""
+        self.saw(self._pool.read_request(self.id))
+        return self._record.warnings
 
     @property
     def record(self) -> RequestRecord:

@@ -174,6 +174,18 @@ class LeaseRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RequestWarning:
+    """What a request that was served has to do without: a stable ``code``, and ``text`` that says
+    what and why, on one line.
+
+    Codes are ``unknown-assignee``, ``not-named`` and ``not-assigned``.
+    """
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RequestRecord:
     """Data that a caller gave to the pool, as the store has it.
 
@@ -181,7 +193,8 @@ class RequestRecord:
     all that was asked for, which an idempotency key is bound to. ``owner`` is the process that
     works on the request. ``spooled`` tells that the data is in the spool, so that any process can
     serve it; ``tasks_spent`` counts the tasks that were thrown away in its service.
-    ``error_code`` is the ``code`` of a class in :mod:`pool.errors`.
+    ``error_code`` is the ``code`` of a class in :mod:`pool.errors`. ``warnings`` also come after
+    the end.
     """
 
     id: str
@@ -207,6 +220,32 @@ class RequestRecord:
     tasks_spent: int = 0
     error_code: str = ""
     error: str = ""
+    warnings: tuple[RequestWarning, ...] = ()
+
+
+class FinalKind(StrEnum):
+    """What is left to do once the jobs of a task exist."""
+
+    NAME = "name"
+    ASSIGN = "assign"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinalStep:
+    """One thing that is left to do for a ready task; the steps of a task do not wait for each
+    other.
+
+    ``tries`` counts the failures, ``since`` is when the jobs existed, ``due_at`` when it is tried
+    next. ``left`` are the jobs that are still to be assigned; None: all of them.
+    """
+
+    kind: FinalKind
+    task: PooledTask
+    request: RequestRecord | None
+    tries: int
+    since: float
+    due_at: float
+    left: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

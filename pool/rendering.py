@@ -12,18 +12,22 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pool.errors import InputError, WaitTimeout
-from pool.model import Job
+from pool.errors import InputError, PoolError, WaitTimeout
+from pool.model import Job, RequestWarning
 
 if TYPE_CHECKING:
     from pool.check import CheckResult
     from pool.cvat.records import Progress
     from pool.handles import Request
+    from pool.http.remote import RemotePool
+    from pool.taskpool import TaskPool
 
 #: Bytes from which an upload is worth a progress bar.
 WORTH_A_BAR = 2**20
 #: Seconds after which a wait for jobs is worth a word.
 WORTH_A_SPINNER = 0.5
+#: Seconds to wait for what is done after the job ids are out.
+SETTLE = 5.0
 
 
 def to_json(value: Any) -> str:
@@ -54,7 +58,25 @@ def _plain(value: Any) -> Any:
 def print_jobs(jobs: Sequence[Job]) -> None:
     """One line a job: its id first, so that ``cut -f1`` has the ids."""
     for job in jobs:
-        print(f"{job.id}\t{job.url}\tframes {job.start_frame}-{job.stop_frame}")
+        print(f"{job.id}\t{job.url}\tframes {job.start_frame}-{job.stop_frame}", flush=True)
+
+
+def warnings_of(request: Request, pool: TaskPool | RemotePool) -> tuple[RequestWarning, ...]:
+    """The warnings of a request whose jobs exist: those known by now, or, where this process has
+    served it, once it has named and assigned the task, which it does before it ends anyway."""
+    if (engine := getattr(pool, "engine", None)) is not None:
+        engine.settle(SETTLE)
+    try:
+        return request.warnings
+    except PoolError:
+        # The job ids are out, and that is what counts.
+        return ()
+
+
+def print_warnings(warnings: Sequence[RequestWarning]) -> None:
+    """One line a warning, on standard error."""
+    for warning in warnings:
+        print(f"Warning: {warning.text} ({warning.code})", file=sys.stderr, flush=True)
 
 
 def print_check(result: CheckResult) -> None:

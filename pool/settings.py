@@ -26,6 +26,7 @@ EventKind = Literal[
     "request.ready",
     "request.failed",
     "request.cancelled",
+    "request.warned",
     "lease.handed_out",
     "lease.used",
     "lease.released",

@@ -71,7 +71,7 @@ class Supply:
     def wait_for_names(self) -> None:
         """Wait until what is done after the job ids are out is done, too."""
         self.wait_for(
-            lambda: not self.pool.store.unfinished_tasks(ready_before=float("inf"), limit=1),
+            lambda: not self.pool.store.due_steps(now=float("inf"), limit=1),
             "tasks to be named",
         )
 

@@ -130,6 +130,14 @@ class CvatClient:
         """The user that the credentials belong to. Raises CvatRefusedCredentials."""
         return parse.user(self._get("whoami", "/api/users/self").json())
 
+    def user_exists(self, user_id: int) -> bool:
+        """Whether CVAT has such a user, and shows it to us: to users who are no administrators it
+        shows only those of their organizations."""
+        answer = self._get("user", f"/api/users/{user_id}", accept=(404,))
+        if answer.status == 404:
+            self._check_says_gone(answer, "GET")
+        return answer.status != 404
+
     def access_token(self) -> AccessToken | None:
         """The access token in use; None with a password, or with a server before 2.48."""
         if not self._transport.uses_token:

@@ -53,6 +53,7 @@ _READY: Final[dict[str, Any]] = {
     "finished_at": "2026-01-01T12:00:00.331Z",
     "jobs": [_JOB],
     "error": None,
+    "warnings": [],
 }
 _ACCEPTED: Final = {
     **_READY,

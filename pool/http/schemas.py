@@ -69,6 +69,17 @@ class Error(TypedDict):
 
 
 @_closed
+class RequestWarning(TypedDict):
+    """What a request has to do without."""
+
+    code: Annotated[
+        str,
+        Field(description="unknown-assignee, not-named or not-assigned", examples=["not-assigned"]),
+    ]
+    text: Annotated[str, Field(description="What is missing, and why, on one line")]
+
+
+@_closed
 class Lease(TypedDict):
     """One task, handed out to one caller."""
 
@@ -112,6 +123,10 @@ class Request(TypedDict):
     finished_at: Time | None
     jobs: Annotated[list[Job] | None, Field(description="Its jobs, once it is ready")]
     error: Annotated[Error | None, Field(description="Why it failed")]
+    warnings: Annotated[
+        list[RequestWarning],
+        Field(description="What it has to do without; may grow for a while after it is ready"),
+    ]
 
 
 @_closed
@@ -256,6 +271,7 @@ def request_document(
         "finished_at": time_of(record.finished_at),
         "jobs": _jobs(jobs),
         "error": _error_of(record),
+        "warnings": [{"code": each.code, "text": each.text} for each in record.warnings],
     }
 
 

@@ -74,13 +74,17 @@ class Intake:
         tracker: Tracker,
         queue: Queue,
         *,
+        on_send: Callable[[RequestRecord], None] = lambda _: None,
         clock: Clock,
     ) -> None:
+        """``on_send`` is called with a request as its data is about to be sent; it must not
+        wait."""
         self._store = store
         self._cvat = cvat
         self._hand_out = hand_out
         self._tracker = tracker
         self._queue = queue
+        self._on_send = on_send
         self._clock = clock
 
     # --- A caller who waits for the end -----------------------------------------------------------
@@ -204,6 +208,8 @@ class Intake:
         progress: Progress | None = None,
     ) -> Attempt:
         """Upload once into the task of a hand-out, and find out what came of it. Changes no row."""
+        if handout.request is not None:
+            self._on_send(handout.request)
         try:
             self._upload(template, handout, upload, progress)
         except PoolError as error:

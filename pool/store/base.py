@@ -19,6 +19,8 @@ from typing import Protocol
 
 from pool.model import (
     Demand,
+    FinalKind,
+    FinalStep,
     Handout,
     Job,
     LearnedPace,
@@ -29,6 +31,7 @@ from pool.model import (
     PooledTask,
     RequestRecord,
     RequestState,
+    RequestWarning,
     TaskState,
 )
 from pool.store.event_rows import EventRows
@@ -39,6 +42,8 @@ from pool.store.webhook_rows import WebhookRows
 
 #: Seconds in one bucket of the demand history.
 DEMAND_BUCKET = 10.0
+#: Seconds for which the process that served a request is left to name and assign its task.
+FINAL_GRACE = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -318,15 +323,41 @@ class Store(EventRows, QueueRows, UpkeepRows, WaitingRows, WebhookRows, Protocol
     def importing_tasks(self, *, owner: str) -> Sequence[tuple[PooledTask, RequestRecord]]:
         """``IMPORTING`` requests that ``owner`` tracks, with their tasks."""
 
-    def unfinished_tasks(
-        self, *, ready_before: float, limit: int
-    ) -> Sequence[tuple[PooledTask, RequestRecord | None]]:
-        """``READY`` tasks that have been so since before ``ready_before`` and for which
-        :meth:`finish_task` was not called, with their request, if one was: they still bear the
-        pool's name."""
+    # --- What is left to do for a ready task --------------------------------------------------
 
-    def finish_task(self, pooled_id: str, *, name: str, now: float) -> bool:
-        """A ``READY`` task has got its final name; once only."""
+    def due_steps(self, *, now: float, limit: int) -> Sequence[FinalStep]:
+        """What is left for ``READY`` tasks and due, the longest due first. :meth:`complete_import`
+        leaves a name for each task, and an assignment where the request has an assignee, due
+        :data:`FINAL_GRACE` later: until then the process that served it does them."""
+
+    def steps_of(self, pooled_id: str) -> Sequence[FinalStep]:
+        """What is left for one task, due or not."""
+
+    def end_step(
+        self,
+        pooled_id: str,
+        kind: FinalKind,
+        *,
+        name: str | None = None,
+        warning: RequestWarning | None = None,
+        now: float,
+    ) -> bool:
+        """A step is done, or given up: then its request has the ``warning``. ``name`` is what the
+        task is called from now on. Once only."""
+
+    def postpone_step(
+        self,
+        pooled_id: str,
+        kind: FinalKind,
+        *,
+        tries: int,
+        left: Sequence[int] | None,
+        due_at: float,
+    ) -> bool:
+        """A step is to be tried again; the values are those of :class:`pool.model.FinalStep`."""
+
+    def warn(self, request_id: str, warning: RequestWarning, *, now: float) -> bool:
+        """Warn of something; of each code once for a request."""
 
     # --- Looking ----------------------------------------------------------------------------
 

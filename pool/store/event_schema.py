@@ -37,6 +37,14 @@ _OF_LEASE: Final = """
             CASE NEW.state WHEN 'active' THEN MAX(NEW.handed_out_at - NEW.created_at, 0.0) END);
 """
 
+#: The event of the newest warning of a request.
+_OF_WARNING: Final = """
+    INSERT INTO events (kind, at, template, task_id, lease_id, request_id, state, outcome, code)
+    VALUES ('request.warned', COALESCE(NEW.warned_at, NEW.created_at), NEW.template, NEW.task_id,
+            NEW.lease_id, NEW.id, NEW.state, NEW.outcome,
+            json_extract(NEW.warnings, '$[#-1].code'));
+"""
+
 EVENT_SCHEMA: Final = (
     """
     CREATE TABLE events (
@@ -67,6 +75,10 @@ EVENT_SCHEMA: Final = (
     f"""
     CREATE TRIGGER events_of_requests AFTER UPDATE OF state ON requests
     WHEN NEW.state <> OLD.state BEGIN {_OF_REQUEST} END
+    """,
+    f"""
+    CREATE TRIGGER events_of_warnings AFTER UPDATE OF warnings ON requests
+    WHEN NEW.warnings <> OLD.warnings BEGIN {_OF_WARNING} END
     """,
     f"""
     CREATE TRIGGER events_of_new_leases AFTER INSERT ON leases

@@ -9,6 +9,7 @@ from sqlite_utils import Database
 
 from pool.model import Job, LeaseState, RequestRecord
 from pool.store import queries
+from pool.store.finalizing import begin_final_steps
 from pool.store.handing_out import end_lease_as
 from pool.store.queue_rows import NOBODY
 from pool.store.rows import changed, one, request_of, rows, text
@@ -41,11 +42,8 @@ def complete_import(db: Database, pooled_id: str, jobs: Sequence[Job], *, now: f
     end_lease_as(db, row[0], LeaseState.USED)
     for job in jobs:
         changed(db, queries.INSERT_JOB, {"pooled_id": pooled_id, **asdict(job)})
+    begin_final_steps(db, pooled_id, now=now)
     return True
-
-
-def finish_task(db: Database, pooled_id: str, *, name: str, now: float) -> bool:
-    return bool(changed(db, queries.FINISH_TASK, {"id": pooled_id, "name": text(name), "now": now}))
 
 
 def fail_import(db: Database, pooled_id: str, *, code: str, message: str, now: float) -> bool:

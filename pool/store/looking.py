@@ -176,15 +176,6 @@ def importing_tasks(db: Database, *, owner: str) -> Sequence[tuple[PooledTask, R
     ]
 
 
-def unfinished_tasks(
-    db: Database, *, ready_before: float, limit: int
-) -> Sequence[tuple[PooledTask, RequestRecord | None]]:
-    found = rows(
-        db, lookups.UNFINISHED_TASKS, {"ready_before": ready_before, "limit": max(0, limit)}
-    )
-    return [(task_of(row[: len(TASK_COLUMNS)]), _request_if_any(row)) for row in found]
-
-
 def demand(db: Database, template: str, *, since: float) -> Sequence[Demand]:
     found = rows(db, lookups.DEMAND, {"template": template, "since": since})
     return [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pool.store.migrations import EXPIRING, LIVE, OPEN, SPOOLED, UNNAMED
+from pool.store.migrations import EXPIRING, LIVE, OPEN, SPOOLED
 from pool.store.rows import LEASE_COLUMNS, REQUEST_COLUMNS, TASK_COLUMNS, listed
 
 _TASK: Final = listed(TASK_COLUMNS, "tasks")
@@ -160,17 +160,6 @@ IMPORTING_TASKS: Final = f"""
           WHERE {OPEN} AND owner = :owner AND state = 'importing') AS requests
     CROSS JOIN tasks ON tasks.id = requests.pooled_id
     ORDER BY requests.seq
-"""
-
-#: Ready tasks that nobody has named yet, with their requests, the longest ready first.
-UNFINISHED_TASKS: Final = f"""
-    SELECT {listed(TASK_COLUMNS, "unnamed")}, {_REQUEST}
-    FROM (SELECT * FROM tasks INDEXED BY tasks_unnamed
-          WHERE {UNNAMED} AND changed_at < :ready_before
-          ORDER BY changed_at, seq LIMIT :limit) AS unnamed
-    LEFT JOIN leases ON leases.id = unnamed.lease_id
-    LEFT JOIN requests ON requests.id = leases.request_id
-    ORDER BY unnamed.changed_at, unnamed.seq
 """
 
 #: The jobs of a ready task.

@@ -22,9 +22,7 @@ from pool.store.event_schema import EVENT_SCHEMA
 LIVE: Final = "state NOT IN ('ready', 'deleted')"
 #: Tasks that are to go from the server.
 DOOMED: Final = "state IN ('retired', 'failed', 'deleting')"
-#: Tasks whose jobs exist and that have not got their name and assignee yet.
-UNNAMED: Final = "state = 'ready' AND named = 0"
-#: Tasks that nothing more will happen to, once those that are ready bear their final name.
+#: Tasks that nothing more will happen to, once the steps that are left for them are done.
 FINISHED: Final = "state IN ('ready', 'deleted')"
 #: Leases that neither wait nor hold a task that may be given back.
 ENDED: Final = "state NOT IN ('waiting', 'active')"
@@ -55,7 +53,6 @@ def m001_tasks_leases_requests(db: Database) -> None:
                 ('creating', 'warm', 'leased', 'importing', 'ready',
                  'failed', 'retired', 'deleting', 'deleted')),
             name TEXT NOT NULL,
-            named INTEGER NOT NULL DEFAULT 0 CHECK (named IN (0, 1)),
             task_id INTEGER,
             prepared INTEGER NOT NULL DEFAULT 0 CHECK (prepared IN (0, 1)),
             cold INTEGER NOT NULL CHECK (cold IN (0, 1)),
@@ -74,7 +71,6 @@ def m001_tasks_leases_requests(db: Database) -> None:
         "CREATE INDEX tasks_warm ON tasks (template, fingerprint, warm_at) WHERE state = 'warm'",
         f"CREATE INDEX tasks_live ON tasks (template, state, fingerprint) WHERE {LIVE}",
         f"CREATE INDEX tasks_doomed ON tasks (changed_at) WHERE {DOOMED}",
-        f"CREATE INDEX tasks_unnamed ON tasks (changed_at) WHERE {UNNAMED}",
         "CREATE UNIQUE INDEX tasks_lease ON tasks (lease_id) WHERE lease_id IS NOT NULL",
         f"""
         CREATE TABLE leases (
@@ -130,6 +126,8 @@ def m001_tasks_leases_requests(db: Database) -> None:
             finished_at REAL,
             error_code TEXT NOT NULL DEFAULT '',
             error TEXT NOT NULL DEFAULT '',
+            warnings TEXT NOT NULL DEFAULT '[]',
+            warned_at REAL,
             CHECK (state NOT IN ('uploading', 'importing', 'ready') OR pooled_id IS NOT NULL)
         ) STRICT
         """,
@@ -159,6 +157,18 @@ def m001_tasks_leases_requests(db: Database) -> None:
         not_null=("url", "start_frame", "stop_frame"),
         strict=True,
     )
+    db.execute("""
+        CREATE TABLE final_steps (
+            pooled_id TEXT NOT NULL REFERENCES tasks (id),
+            kind TEXT NOT NULL CHECK (kind IN ('name', 'assign')),
+            tries INTEGER NOT NULL DEFAULT 0,
+            since REAL NOT NULL,
+            due_at REAL NOT NULL,
+            jobs_left TEXT,
+            PRIMARY KEY (pooled_id, kind)
+        ) STRICT
+    """)
+    db.execute("CREATE INDEX final_steps_due ON final_steps (due_at, kind DESC)")
 
 
 @migrations()

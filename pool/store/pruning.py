@@ -13,15 +13,18 @@ from sqlite_utils import Database
 from pool.store.migrations import ENDED, FINISHED
 from pool.store.rows import changed, rows
 
+#: Something is left to do for a task.
+_UNFINISHED: Final = "EXISTS (SELECT 1 FROM final_steps WHERE final_steps.pooled_id = tasks.id)"
+
 #: Requests that ended long ago, unless their task is still on its way out, or waits for the name
-#: that the request has for it.
+#: or the assignee that the request has for it.
 PRUNE_REQUESTS: Final = f"""
     DELETE FROM requests WHERE seq IN (
         SELECT seq FROM requests INDEXED BY requests_finished
         WHERE finished_at IS NOT NULL AND finished_at < :before
           AND state IN ('ready', 'failed', 'cancelled')
           AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.id = requests.pooled_id
-                            AND (NOT {FINISHED} OR (state = 'ready' AND NOT named)))
+                            AND (NOT {FINISHED} OR {_UNFINISHED}))
         ORDER BY finished_at LIMIT :limit)
 """
 
@@ -39,7 +42,7 @@ PRUNE_LEASES: Final = f"""
 #: Tasks that nothing has happened to for long, and that no lease or request speaks of any more.
 FORGETTABLE_TASKS: Final = f"""
     SELECT id FROM tasks INDEXED BY tasks_finished
-    WHERE {FINISHED} AND changed_at < :before AND (state = 'deleted' OR named)
+    WHERE {FINISHED} AND changed_at < :before AND NOT {_UNFINISHED}
       AND NOT EXISTS (SELECT 1 FROM leases WHERE leases.pooled_id = tasks.id)
       AND NOT EXISTS (SELECT 1 FROM requests WHERE requests.pooled_id = tasks.id)
     ORDER BY changed_at LIMIT :limit

@@ -223,12 +223,6 @@ INSERT_JOB: Final = """
     VALUES (:pooled_id, :id, :url, :start_frame, :stop_frame, :assignee)
 """
 
-#: A ready task bears its final name, and its jobs their assignee.
-FINISH_TASK: Final = """
-    UPDATE tasks SET name = :name, named = 1, changed_at = :now
-    WHERE id = :id AND state = 'ready' AND NOT named
-"""
-
 #: A task that data has touched, or may have, is no use any more.
 BURN_TASK: Final = """
     UPDATE tasks SET state = 'failed', reason = :reason, changed_at = :now

@@ -16,6 +16,7 @@ from pool.model import (
     PooledTask,
     RequestRecord,
     RequestState,
+    RequestWarning,
     TaskState,
 )
 
@@ -56,6 +57,7 @@ def request_of(row: Row) -> RequestRecord:
     values["outcome"] = _outcome(values["outcome"])
     values["files"] = tuple(json.loads(values["files"]))
     values["spooled"] = bool(values["spooled"])
+    values["warnings"] = tuple(RequestWarning(**each) for each in json.loads(values["warnings"]))
     return RequestRecord(**values)
 
 

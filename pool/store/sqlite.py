@@ -22,6 +22,7 @@ from pool.store import (
     at_end,
     creating,
     eventing,
+    finalizing,
     handing_out,
     importing,
     looking,
@@ -171,8 +172,11 @@ class SqliteStore:
     queued = _reads(queueing.queued)
     request_by_key = _reads(queueing.request_by_key)
     queue_length = _reads(queueing.queue_length)
-    finish_task = _writes(importing.finish_task)
-    unfinished_tasks = _reads(looking.unfinished_tasks)
+    due_steps = _reads(finalizing.due_steps)
+    steps_of = _reads(finalizing.steps_of)
+    end_step = _writes(finalizing.end_step)
+    postpone_step = _writes(finalizing.postpone_step)
+    warn = _writes(finalizing.warn)
 
     retire = _writes(retiring.retire)
     retire_other_fingerprints = _writes(retiring.retire_other_fingerprints)

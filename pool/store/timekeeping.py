@@ -46,6 +46,9 @@ SHORTEN_DOUBTS: Final = """
     WHERE state = 'warm' AND doubted_until > :now + :term
 """
 
+#: What is left for ready tasks is tried at once.
+HASTEN_STEPS: Final = "UPDATE final_steps SET due_at = :now WHERE due_at > :now"
+
 
 def move_times(db: Database, by: float, *, since: float, term: float, now: float) -> int:
     times = {"by": by, "since": since, "term": term, "now": now}
@@ -58,5 +61,6 @@ def move_times(db: Database, by: float, *, since: float, term: float, now: float
             RENEW_OWNERS,
             SHORTEN_HOLDS,
             SHORTEN_DOUBTS,
+            HASTEN_STEPS,
         )
     )

@@ -54,6 +54,7 @@ def request_of(number: int, state: str = "importing", **more: Any) -> dict[str, 
         "finished_at": rfc3339(now) if state in ("ready", "failed") else None,
         "jobs": None,
         "error": None,
+        "warnings": [],
         **more,
     }
 

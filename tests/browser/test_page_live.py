@@ -79,6 +79,18 @@ def test_a_failure_tells_its_reason(shown: Page, running: Running) -> None:
     expect(row.get_by_role("link")).to_have_attribute("href", request.url)
 
 
+def test_a_warning_tells_what_is_missing_also_after_a_reload(
+    shown: Page, running: Running, image: bytes
+) -> None:
+    request = running.pool.submit(TEMPLATE, [("a.jpg", image)], assignee=999)
+    assert request.jobs(timeout=20)
+    row = shown.locator("#failures tbody tr").first
+    expect(row).to_contain_text("Ready, with a warning")
+    expect(row.locator(".detail")).to_contain_text("no user 999")
+    shown.reload()
+    expect(row.locator(".detail")).to_contain_text("not assigned to user 999")
+
+
 def test_a_template_is_paused_and_resumed(shown: Page, running: Running) -> None:
     button = shown.get_by_role("button", name=f"Pause {TEMPLATE}")
     button.click()

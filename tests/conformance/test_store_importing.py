@@ -264,30 +264,3 @@ def test_importing_tasks_of_one_owner(scene: Scene) -> None:
     tracked = scene.store.importing_tasks(owner="here")
     assert [request.id for _, request in tracked] == [request_id(first), request_id(second)]
     assert [task.id for task, _ in tracked] == [pooled_id(first), pooled_id(second)]
-
-
-# --- Afterwards ----------------------------------------------------------------------------------
-
-
-def test_a_ready_task_is_finished_once(scene: Scene) -> None:
-    store = scene.store
-    asked, foreign, younger = scene.importing(), scene.leased(), scene.importing()
-    store.complete_import(pooled_id(asked), JOBS, now=NOW + 1)
-    store.complete_import(pooled_id(foreign), JOBS, now=NOW + 2)
-    store.complete_import(pooled_id(younger), JOBS, now=NOW + 3)
-    assert store.unfinished_tasks(ready_before=NOW + 1, limit=9) == []
-    assert store.unfinished_tasks(ready_before=NOW + 3, limit=9) == [
-        (scene.task(pooled_id(asked)), scene.request(asked.request)),
-        (scene.task(pooled_id(foreign)), None),
-    ]
-    assert len(store.unfinished_tasks(ready_before=NOW + 9, limit=2)) == 2
-    assert store.finish_task(pooled_id(asked), name="monday", now=NOW + 4)
-    assert not store.finish_task(pooled_id(asked), name="tuesday", now=NOW + 5)
-    assert scene.task(pooled_id(asked)).name == "monday"
-    assert len(store.unfinished_tasks(ready_before=NOW + 9, limit=9)) == 2
-
-
-def test_a_task_that_is_not_ready_is_not_finished(scene: Scene) -> None:
-    opened = scene.importing()
-    assert not scene.store.finish_task(pooled_id(opened), name="monday", now=NOW)
-    assert scene.task(pooled_id(opened)).name != "monday"

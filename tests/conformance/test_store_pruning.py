@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, Scene, data, everything, wish
 
-from pool.model import TaskState
+from pool.model import FinalKind, RequestWarning, TaskState
 from pool.store.base import Opened, Store
 
 LATER = NOW + 1000
@@ -20,7 +20,8 @@ def ready(scene: Scene, *, now: float = NOW, key: str | None = None, named: bool
     scene.store.begin_import(opened.request.id, deadline=now + 9, now=now)
     assert scene.store.complete_import(opened.lease.pooled_id, JOBS, now=now)
     if named:
-        assert scene.store.finish_task(opened.lease.pooled_id, name="n", now=now)
+        for step in scene.store.steps_of(opened.lease.pooled_id):
+            assert scene.store.end_step(step.task.id, step.kind, now=now)
     return opened
 
 
@@ -87,9 +88,20 @@ def test_what_is_under_way_is_kept_however_old(scene: Scene) -> None:
 def test_a_task_without_its_final_name_is_kept_with_its_request(scene: Scene) -> None:
     opened = ready(scene, named=False)
     scene.store.prune(before=LATER, limit=100)
-    assert scene.store.unfinished_tasks(ready_before=LATER, limit=9) == [
-        (scene.task(opened.lease.pooled_id), scene.request(opened.request))
-    ]
+    name, assign = scene.store.due_steps(now=LATER, limit=9)
+    assert name.task == assign.task == scene.task(opened.lease.pooled_id)
+    assert name.request == assign.request == scene.request(opened.request)
+
+
+def test_a_task_whose_last_step_was_given_up_is_forgotten(scene: Scene) -> None:
+    opened, given_up = ready(scene, named=False), RequestWarning(code="c", text="t")
+    pooled_id = opened.lease.pooled_id or ""
+    scene.store.end_step(pooled_id, FinalKind.NAME, warning=given_up, now=NOW)
+    prune_all(scene.store, before=LATER)
+    assert scene.request(opened.request).warnings == (given_up,)
+    scene.store.end_step(pooled_id, FinalKind.ASSIGN, warning=given_up, now=NOW)
+    prune_all(scene.store, before=LATER)
+    assert everything(scene.store) == ([], [], ())
 
 
 def test_a_lease_is_kept_until_its_time_is_up(scene: Scene) -> None:

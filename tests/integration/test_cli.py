@@ -64,7 +64,8 @@ def test_get_as_json_and_with_a_key(folder: Path, token: str, image_path: Path) 
         for _ in range(2)
     ]
     assert answers[0] == answers[1]
-    assert set(answers[0]) == {"request_id", "task_id", "url", "template", "outcome", "jobs"}
+    names = {"request_id", "task_id", "url", "template", "outcome", "jobs", "warnings"}
+    assert set(answers[0]) == names
     assert set(answers[0]["jobs"][0]) == {"id", "url", "start_frame", "stop_frame", "assignee"}
 
 
@@ -119,6 +120,27 @@ def test_check_passes_and_leaves_nothing_behind(
     assert "CVAT 2.73.0" in result.stdout
     assert "template scenes: accepted" in result.stdout
     assert len(simulator.state.tasks) == before
+
+
+def test_get_tells_of_an_assignee_that_is_none(folder: Path, token: str, image_path: Path) -> None:
+    plain, told = (
+        cvat_pool(
+            *("get", "scenes", image_path, "--assignee", "999", *more),
+            cwd=folder,
+            CVAT_ACCESS_TOKEN=token,
+        )
+        for more in ((), ("--json",))
+    )
+    assert (plain.returncode, told.returncode) == (0, 0)
+    assert plain.stdout.strip().endswith("frames 0-0")
+    first = plain.stderr.splitlines()[0]
+    assert first.startswith("Warning: CVAT shows no user 999")
+    assert first.endswith("(unknown-assignee)")
+    warnings = json.loads(told.stdout)["warnings"]
+    assert warnings[0]["code"] == "unknown-assignee"
+    assert [f"Warning: {each['text']} ({each['code']})" for each in warnings] == (
+        told.stderr.splitlines()
+    )
 
 
 def test_check_shows_what_cvat_takes_although_it_is_of_no_use(

@@ -37,7 +37,6 @@ from pool.model import RequestState
 from pool.services.backoff import SERVER
 from pool.services.deletion import Deletion
 from pool.services.dispatch import Dispatch
-from pool.services.finish import Finish
 from pool.services.reconcile import Reconcile
 from pool.services.recycle import Recycle
 from pool.settings import Template
@@ -265,7 +264,7 @@ def test_cvat_down_for_an_hour(
         ),
         Recycle(engine.store, engine.cvat(), engine.templates, clock=clock),
         Deletion(engine.store, engine.cvat(), owner=engine.owner, clock=clock),
-        Finish(engine.store, engine.cvat(), clock=clock),
+        engine.finalize,
         engine.tracker,
     )
     go_down(cvat)
@@ -306,5 +305,5 @@ def test_cvat_down_for_an_hour(
         service.run_once()
     fill(refill)
     assert {state(engine, each) for each in (*requests, importing)} == {READY}
-    assert engine.store.unfinished_tasks(ready_before=clock.now(), limit=99) == []
+    assert engine.store.due_steps(now=clock.now(), limit=99) == []
     assert engine.store.warm_of(template.name, template.fingerprint) == template.pool.min_size

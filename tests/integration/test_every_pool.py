@@ -114,6 +114,33 @@ def test_every_kind_of_input(full: Any, image: bytes, image_path: Path) -> None:
     assert requests[3].record.files == ('qu"ote ä.jpg',)
 
 
+def test_what_a_request_has_to_do_without_is_told(
+    full: Any, daemon: Daemon, simulator: SimulatorServer, image: bytes
+) -> None:
+    heard: list[Event] = []
+    given_up = threading.Event()
+
+    def callback(event: Event) -> None:
+        heard.append(event)
+        if event.code == "not-assigned":
+            given_up.set()
+
+    with TaskPool(daemon.settings) as other:
+        stop = other.subscribe(callback, ["request.warned"])
+        request = full.submit("scenes", [("a.jpg", image)], name="night ride", assignee=999)
+        assert request.jobs(timeout=20)
+        assert given_up.wait(PATIENCE)
+        stop()
+    unknown, unassigned = request.warnings
+    assert (unknown.code, unassigned.code) == ("unknown-assignee", "not-assigned")
+    assert "no user 999" in unknown.text
+    assert "1 of 1 job(s) not assigned to user 999: CVAT knows no such user" in unassigned.text
+    assert [event.code for event in heard] == ["unknown-assignee", "not-assigned"]
+    assert {event.request_id for event in heard} == {request.id}
+    assert full.request(request.id).record.warnings == (unknown, unassigned)
+    assert simulator.state.tasks[request.task_id].name == "night ride"
+
+
 def test_progress_comes_to_all_bytes(full: Any, image: bytes) -> None:
     told: list[tuple[int, int]] = []
     size = len(image) + 3 * 2**20

@@ -9,7 +9,7 @@ from pool.model import TaskState, new_id
 from pool.services import prune as module
 from pool.services.prune import EVENTS_FOR, LEAST, UNTOLD_FOR, Prune
 from pool.settings import Template
-from pool.store.base import CreateLimit
+from pool.store.base import FINAL_GRACE, CreateLimit
 
 
 def forgettable(engine: Engine, template: Template) -> None:
@@ -67,8 +67,8 @@ def test_what_a_sink_has_to_be_told_is_kept_with_its_request(
     store, prune = engine.store, Prune(engine.store, keep=7200.0, clock=clock)
     store.open_sinks(["dead"])
     serve(store, "r1", now=clock.now())
-    (task,) = store.unfinished_tasks(ready_before=clock.now() + 1, limit=1)
-    store.finish_task(task[0].id, name="n", now=clock.now())
+    (step,) = store.due_steps(now=clock.now() + FINAL_GRACE, limit=9)
+    assert store.end_step(step.task.id, step.kind, name="n", now=clock.now())
     clock.advance(3 * EVENTS_FOR)
     report = prune.run_once()
     assert (report.events, store.request("r1") is not None) == (0, True)

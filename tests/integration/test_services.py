@@ -27,7 +27,6 @@ from pool.model import Handout, LeaseState, Outcome, RequestRecord, RequestState
 from pool.services.ageing import Ageing, AgeingReport
 from pool.services.backoff import SERVER
 from pool.services.deletion import Deletion
-from pool.services.finish import Finish
 from pool.services.heartbeat import TERM
 from pool.services.recycle import Recycle
 from pool.services.refill import Refill, Situation, creates_wanted
@@ -627,10 +626,10 @@ def test_names_and_assignments_come_after_the_job_ids(
     wall = clock.now()
     # Not listened to, as if the process had died before it could do the rest.
     engine.store.complete_import(opened.task.id, cvat.jobs_there[request.task_id or 0], now=wall)
-    finish = Finish(engine.store, engine.cvat(), clock=clock)
-    assert finish.run_once().finished == 0
+    finalize = engine.finalize
+    assert finalize.run_once().done == 0
     clock.advance(31.0)
-    assert finish.run_once().finished == 1
+    assert finalize.run_once().done == 2
     assert ("rename_task", request.task_id, "night ride") in cvat.calls
     assert [call[2] for call in cvat.calls if call[0] == "assign_job"] == [7, 7]
-    assert finish.run_once().finished == 0
+    assert finalize.run_once().done == 0

@@ -16,7 +16,7 @@ from pool.services import sink as module
 from pool.services.posting import Reply
 from pool.services.sink import PATIENCE, REFUSED_FOR, RETRY_CAP, Sink, pause_after
 from pool.settings import SinkSettings
-from pool.store.base import Store
+from pool.store.base import FINAL_GRACE, Store
 
 OK = Reply(status=200)
 DOWN = Reply(problem="connection refused")
@@ -154,8 +154,8 @@ def test_a_request_that_was_forgotten_meanwhile_is_told_without_it(
     sinking: Sinking, receiver: Receiver, store: Store, clock: ManualClock
 ) -> None:
     sinking.serve("r1")
-    (task,) = store.unfinished_tasks(ready_before=clock.now() + 1, limit=1)
-    store.finish_task(task[0].id, name="n", now=clock.now())
+    (step,) = store.due_steps(now=clock.now() + FINAL_GRACE, limit=9)
+    assert store.end_step(step.task.id, step.kind, name="n", now=clock.now())
     assert store.prune(before=clock.now() + 99, limit=9)
     sinking.run()
     assert (receiver.requests(), receiver.got[0][2]["request"]) == (["r1"], None)

@@ -21,6 +21,7 @@ class ScriptedCvat:
         self.jobs_there: dict[int, tuple[Job, ...]] = {}
         self.states: dict[int, ImportState] = {}
         self.failures: dict[str, list[CvatError]] = {}
+        self.unknown_users: set[int] = set()
         self.before: Callable[[str], None] = lambda _operation: None
         self._next_id = 100
 
@@ -43,6 +44,10 @@ class ScriptedCvat:
     def about(self) -> ServerInfo:
         self._call("about")
         return ServerInfo(name="scripted", version="0")
+
+    def user_exists(self, user_id: int) -> bool:
+        self._call("user_exists", user_id)
+        return user_id not in self.unknown_users
 
     def create_task(self, fields: Any, name: str, *, timeout: float | None = None) -> int:
         self._call("create_task", dict(fields), name)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pool.model import Job, RequestState, TaskState, new_id
+from pool.model import FinalKind, Job, RequestState, RequestWarning, TaskState, new_id
 from pool.store.base import CreateLimit, NewLease, NewRequest
 from pool.store.sqlite import SqliteStore
 
@@ -29,7 +29,7 @@ UNIQUE = {
     "requests_key",
 }
 #: Indexes by a row that has few others, by what refers to it.
-FEW = {"leases_of_task", "requests_of_task", "requests_of_lease"}
+FEW = {"sqlite_autoindex_final_steps_1", "leases_of_task", "requests_of_task", "requests_of_lease"}
 #: Indexes of finished rows that are read from the oldest on, as far as they are pruned.
 BY_AGE = {"tasks_finished", "leases_ended", "requests_finished"}
 #: Indexes that hold rows in some states only.
@@ -37,14 +37,14 @@ PARTIAL = {
     "tasks_warm",
     "tasks_live",
     "tasks_doomed",
-    "tasks_unnamed",
     "leases_waiting",
     "leases_expiring",
     "requests_open",
     "requests_open_task",
     "requests_spooled",
+    "final_steps_due",
 }
-STEP = re.compile(r"(?:SCAN|SEARCH) (tasks|leases|requests)\b(?: USING (.*))?")
+STEP = re.compile(r"(?:SCAN|SEARCH) (tasks|leases|requests|final_steps)\b(?: USING (.*))?")
 
 LIMIT = CreateLimit(capacity=9, concurrency=9)
 CALLS: dict[str, Callable[[SqliteStore], object]] = {
@@ -61,7 +61,13 @@ CALLS: dict[str, Callable[[SqliteStore], object]] = {
     "expired_leases": lambda store: store.expired_leases(now=1.0),
     "watched_leases": lambda store: store.watched_leases(),
     "importing_tasks": lambda store: store.importing_tasks(owner="o"),
-    "unfinished_tasks": lambda store: store.unfinished_tasks(ready_before=1.0, limit=9),
+    "due_steps": lambda store: store.due_steps(now=1.0, limit=9),
+    "steps_of": lambda store: store.steps_of("x"),
+    "end_step": lambda store: store.end_step("x", FinalKind.NAME, name="n", now=1.0),
+    "postpone_step": lambda store: store.postpone_step(
+        "x", FinalKind.NAME, tries=1, left=None, due_at=1.0
+    ),
+    "warn": lambda store: store.warn("x", RequestWarning(code="c", text="t"), now=1.0),
     "adopt_requests": lambda store: store.adopt_requests("o", now=1.0),
     "unserved": lambda store: store.unserved(owner="o", now=1.0, each=9),
     "take_spooled": lambda store: store.take_spooled("x", owner="o", now=1.0),
@@ -163,7 +169,7 @@ def test_the_way_of_a_request_reads_no_finished_rows(store: SqliteStore) -> None
             store.begin_import(request.id, deadline=9.0, now=1.0)
         job = Job(id=1, url="u", start_frame=0, stop_frame=0)
         assert store.complete_import(pooled_id, [job], now=1.0)
-        assert store.finish_task(pooled_id, name="n", now=1.0)
+        assert store.end_step(pooled_id, FinalKind.NAME, name="n", now=1.0)
 
     check(store, lambda store: serve(store, key="k", with_request=True))
     check(store, lambda store: serve(store, key="k", with_request=False))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 from pool.errors import CvatBusy, PoolError, PoolUnreachable, QueueFull, UnknownLease, kind_of_error
 from pool.events import Event
 from pool.http.remote.steps import Answer
-from pool.model import Job, LeaseState, Outcome, RequestRecord
+from pool.model import Job, LeaseState, Outcome, RequestRecord, RequestWarning
 
 if TYPE_CHECKING:
     from pool.status import Status
@@ -194,7 +194,8 @@ def _findings(errors: Sequence[Mapping[str, str]]) -> str:
 
 
 def _request(document: Mapping[str, Any]) -> SeenRequest:
-    told = {**document, "jobs": _jobs(document.get("jobs"))}
+    warnings = tuple(_made(RequestWarning, each) for each in document.get("warnings") or ())
+    told = {**document, "jobs": _jobs(document.get("jobs")), "warnings": warnings}
     error = told.pop("error", None)
     if error is not None:
         told |= {"error": _told_error(error).detail, "error_code": str(error.get("code") or "")}

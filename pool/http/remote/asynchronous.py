@@ -22,7 +22,7 @@ from pool.http.remote.pool import PATIENCE, TIMEOUT
 from pool.http.remote.retries import Retries
 from pool.http.remote.talks import Talks, fields_of
 from pool.http.remote.wire import AsyncWire, Sleep, find_token
-from pool.model import Job, Outcome, RequestState
+from pool.model import Job, Outcome, RequestState, RequestWarning
 
 if TYPE_CHECKING:
     import httpx
@@ -329,6 +329,12 @@ class AsyncRequest:
         return self._state()
 
     @property
+    def warnings(self) -> Coroutine[Any, Any, tuple[RequestWarning, ...]]:
+        """What it has to do without, to be awaited: ``await request.warnings``; see
+        :attr:`pool.Request.warnings`."""
+        return self._warnings()
+
+    @property
     def record(self) -> SeenRequest:
         """What the daemon last told of it."""
         return self._record
@@ -348,6 +354,10 @@ class AsyncRequest:
     async def cancel(self) -> bool:
         """Cancel it while it is still queued; False when it is too late for that."""
         return await self._pool.cancel(self)
+
+    async def _warnings(self) -> tuple[RequestWarning, ...]:
+        self._record = await self._pool.read_request(self.id)
+        return self._record.warnings
 
     async def _state(self) -> RequestState:
         return (await self.refresh()).state

@@ -81,8 +81,8 @@ class Page {
       this.takeStatus(content);
     } else if (event.startsWith("request.")) {
       this.pool.takeEvent(content);
-      const { incomplete, unexplained } = this.pool.requests;
-      if (incomplete || unexplained) this.askSoon();
+      const { incomplete, unexplained, warned } = this.pool.requests;
+      if (incomplete || unexplained || warned.size) this.askSoon();
     }
     this.draw();
   }
@@ -130,9 +130,10 @@ class Page {
   async readRequests() {
     const { requests } = this.pool;
     const mark = requests.mark();
-    const [failed, ...unfinished] = await Promise.all(
-      ["failed", ...UNFINISHED].map((state) => this.requestsOf(`state=${state}`)),
+    const [newest, failed, ...unfinished] = await Promise.all(
+      ["", "failed", ...UNFINISHED].map((state) => this.requestsOf(state && `state=${state}`)),
     );
+    requests.takeWarned(newest);
     requests.takeUnfinished(unfinished.flat(), mark);
     requests.takeFailures(failed);
   }
@@ -149,6 +150,9 @@ class Page {
   async readDetails() {
     const { requests } = this.pool;
     if (requests.incomplete) requests.takeNewest(await this.requestsOf("limit=50"));
+    for (const id of requests.takeWarnedIds()) {
+      requests.takeWarned([await this.api.get(`v1/requests/${id}`)]);
+    }
     if (requests.unexplained) {
       const before = new Set(requests.failures.keys());
       requests.takeFailures(await this.requestsOf("state=failed"));

@@ -68,6 +68,7 @@ export class Pool {
   /** An event of a request. */
   takeEvent(event) {
     const row = this.requests.takeEvent(event);
+    if (!row) return;
     const at = seconds(event.at);
     const { timings } = this.template(event.template);
     if (event.state === "failed") timings.addFailed(row.id, at);

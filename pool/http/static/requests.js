@@ -1,8 +1,10 @@
-/** The requests that are not finished, and those that failed last. */
+/** The requests that are not finished, and those that failed or were warned last. */
 
 import { seconds } from "./format.js";
 
 export const UNFINISHED = ["queued", "uploading", "importing"];
+/** The event of a warning: it changes no state. */
+const WARNED = "request.warned";
 /** Failures that are kept, and seconds for which a finished request is still shown. */
 const FAILURES = 20;
 const LINGER = 4;
@@ -18,6 +20,8 @@ export class Requests {
     // Whether a row's names, or a failure's reason, are still to be asked for.
     this.incomplete = false;
     this.unexplained = false;
+    // Ids of requests whose warnings are still to be asked for.
+    this.warned = new Set();
   }
 
   /** To be taken before the daemon is asked, and given to :meth:`takeUnfinished`. */
@@ -45,12 +49,32 @@ export class Requests {
       const row = this.rows.get(item.id);
       if (row) describe(row, item);
     }
+    this.takeWarned(items);
     this.incomplete = false;
   }
 
   /** Failed requests. */
   takeFailures(items) {
+    this.takeTroubles(items);
+    this.unexplained = false;
+  }
+
+  /** The ids of the requests that were warned since, as many as can be shown. */
+  takeWarnedIds() {
+    const ids = [...this.warned].slice(-FAILURES);
+    this.warned.clear();
+    return ids;
+  }
+
+  /** Requests of which some have warnings. */
+  takeWarned(items) {
+    this.takeTroubles(items.filter(({ warnings }) => warnings.length));
+  }
+
+  /** Requests that failed, or that have warnings. */
+  takeTroubles(items) {
     for (const item of items) {
+      const { title, detail, code } = item.error ?? warningOf(item);
       this.failures.set(item.id, {
         id: item.id,
         template: item.template,
@@ -58,18 +82,21 @@ export class Requests {
         taskId: item.task_id,
         url: item.url,
         at: seconds(item.finished_at ?? item.created_at),
-        title: item.error?.title ?? "Failed",
-        detail: item.error?.detail ?? "",
-        code: item.error?.code ?? "",
+        title,
+        detail,
+        code,
       });
     }
     const newest = [...this.failures.values()].sort((a, b) => b.at - a.at).slice(0, FAILURES);
     this.failures = new Map(newest.map((each) => [each.id, each]));
-    this.unexplained = false;
   }
 
-  /** An event of a request. Gives its row. */
+  /** An event of a request. Gives its row; null for one that changes no state. */
   takeEvent(event) {
+    if (event.kind === WARNED) {
+      this.warned.add(event.request_id);
+      return null;
+    }
     this.changes += 1;
     const row = this.row({ id: event.request_id, template: event.template });
     const at = seconds(event.at);
@@ -126,6 +153,13 @@ function describe(row, item) {
   row.size = item.size;
   row.url = item.url;
   row.created = seconds(item.created_at);
+}
+
+/** What stands in place of an error where there are only warnings. */
+function warningOf({ warnings }) {
+  if (!warnings.length) return { title: "Failed", detail: "", code: "" };
+  const detail = warnings.map(({ text }) => text).join("; ");
+  return { title: "Ready, with a warning", detail, code: warnings.at(-1).code };
 }
 
 function nameOf({ name, files, id }) {

@@ -1,0 +1,104 @@
+"""What is left to do for ready tasks, and the warnings of what was given up."""
+
+from __future__ import annotations
+
+from store_scene import JOBS, NOW, Scene
+
+from pool.model import FinalKind, FinalStep, RequestWarning
+from pool.store.base import FINAL_GRACE, Opened
+
+NAME, ASSIGN = FinalKind.NAME, FinalKind.ASSIGN
+REFUSED = RequestWarning(code="not-named", text='not "n"')
+
+
+def ready(scene: Scene, *, now: float = NOW) -> Opened:
+    opened = scene.importing()
+    assert scene.store.complete_import(opened.lease.pooled_id or "", JOBS, now=now)
+    return opened
+
+
+def due(scene: Scene, now: float, *, limit: int = 9) -> list[tuple[str | None, FinalKind]]:
+    """Of which lease, and what."""
+    steps = scene.store.due_steps(now=now, limit=limit)
+    return [(step.task.lease_id, step.kind) for step in steps]
+
+
+def test_a_ready_task_is_left_a_while_to_who_has_served_it(scene: Scene) -> None:
+    asked, foreign = ready(scene), scene.leased()
+    scene.store.complete_import(foreign.lease.pooled_id or "", JOBS, now=NOW + 2)
+    assert due(scene, NOW + FINAL_GRACE - 0.1) == []
+    first = [(asked.lease.id, NAME), (asked.lease.id, ASSIGN)]
+    assert due(scene, NOW + FINAL_GRACE + 1) == first
+    assert due(scene, NOW + FINAL_GRACE + 2) == [*first, (foreign.lease.id, NAME)]
+    assert len(due(scene, NOW + 99, limit=2)) == 2
+    (step, _) = scene.store.steps_of(asked.lease.pooled_id or "")
+    assert step == FinalStep(
+        kind=NAME,
+        task=scene.task(asked.lease.pooled_id),
+        request=scene.request(asked.request),
+        tries=0,
+        since=NOW,
+        due_at=NOW + FINAL_GRACE,
+    )
+
+
+def test_nothing_is_left_for_a_task_that_is_not_ready(scene: Scene) -> None:
+    opened = scene.importing()
+    assert scene.store.steps_of(opened.lease.pooled_id or "") == []
+    assert not scene.store.end_step(opened.lease.pooled_id or "", NAME, name="n", now=NOW)
+    assert scene.task(opened.lease.pooled_id).name != "n"
+
+
+def test_a_step_ends_once_and_alone(scene: Scene) -> None:
+    opened = ready(scene)
+    pooled_id = opened.lease.pooled_id or ""
+    assert scene.store.end_step(pooled_id, NAME, name="monday", now=NOW + 4)
+    assert not scene.store.end_step(pooled_id, NAME, name="tuesday", now=NOW + 5)
+    assert scene.task(pooled_id).name == "monday"
+    assert due(scene, NOW + 99) == [(opened.lease.id, ASSIGN)]
+
+
+def test_a_step_that_failed_goes_behind_the_others_and_keeps_what_is_left(scene: Scene) -> None:
+    opened, other = ready(scene), ready(scene)
+    pooled_id = opened.lease.pooled_id or ""
+    assert scene.store.postpone_step(pooled_id, ASSIGN, tries=2, left=[31], due_at=NOW + 90)
+    assert due(scene, NOW + 99) == [
+        (opened.lease.id, NAME),
+        (other.lease.id, NAME),
+        (other.lease.id, ASSIGN),
+        (opened.lease.id, ASSIGN),
+    ]
+    (_, step) = scene.store.steps_of(pooled_id)
+    assert (step.tries, step.left, step.due_at) == (2, (31,), NOW + 90)
+    scene.store.end_step(pooled_id, ASSIGN, now=NOW)
+    assert not scene.store.postpone_step(pooled_id, ASSIGN, tries=3, left=None, due_at=NOW)
+
+
+def test_what_was_given_up_stands_on_the_request_and_is_told(scene: Scene) -> None:
+    opened = ready(scene)
+    told = scene.store.last_event_id()
+    scene.store.end_step(opened.lease.pooled_id or "", NAME, warning=REFUSED, now=NOW + 7)
+    assert scene.request(opened.request).warnings == (REFUSED,)
+    (event,) = scene.store.events_after(told, limit=9)
+    assert (event.kind, event.code, event.at) == ("request.warned", "not-named", NOW + 7)
+    assert (event.request_id, event.state) == (scene.request(opened.request).id, "ready")
+
+
+def test_a_request_is_warned_once_of_each_thing_whatever_its_state(scene: Scene) -> None:
+    request = scene.queued().request
+    assert request is not None
+    assert scene.store.warn(request.id, REFUSED, now=NOW)
+    assert not scene.store.warn(request.id, REFUSED, now=NOW + 1)
+    other = RequestWarning(code="unknown-assignee", text="nobody \udc80")
+    assert scene.store.warn(request.id, other, now=NOW + 2)
+    kept = RequestWarning(code="unknown-assignee", text="nobody ?")
+    assert scene.request(request).warnings == (REFUSED, kept)
+    kinds = [each.kind for each in scene.store.events_after(0, limit=99)]
+    assert kinds.count("request.warned") == 2
+    assert not scene.store.warn("none", REFUSED, now=NOW)
+
+
+def test_a_clock_that_was_set_back_does_not_keep_a_step(scene: Scene) -> None:
+    ready(scene)
+    scene.store.move_times(-5000.0, since=NOW - 5000, term=9.0, now=NOW - 5000)
+    assert len(due(scene, NOW - 5000)) == 2

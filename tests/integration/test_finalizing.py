@@ -1,0 +1,269 @@
+"""Names and assignees after the job ids: what fails is tried again, ends, and is told of."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, cast
+
+import pytest
+from support.clock import ManualClock
+from support.scripted import ScriptedCvat
+from support.services import fill, refill_of
+
+from pool import RequestWarning, TaskPool
+from pool.engine import Engine
+from pool.errors import CvatBusy, CvatError, CvatForbidden, CvatRejected, CvatUnreachable
+from pool.files import build_upload
+from pool.model import Handout, Job, new_id
+from pool.services.finalize import FIRST_PAUSE, LONGEST, MOST_REFUSALS, MOST_TRIES
+from pool.settings import Settings
+from pool.store.base import FINAL_GRACE, NewRequest, Store
+
+IMAGE = build_upload([("a.jpg", b"x")])
+FORBIDDEN = CvatForbidden("HTTP 403 Forbidden: no", http_status=403)
+BROKEN = CvatBusy("HTTP 500 Internal Server Error", http_status=500)
+BUSY = CvatBusy("HTTP 503 Service Unavailable", http_status=503)
+AWAY = CvatUnreachable("connection refused")
+REJECTED = CvatRejected("HTTP 400 Bad Request: name", http_status=400)
+
+
+class World:
+    """A pool on a scripted CVAT that refuses what the test says."""
+
+    def __init__(self, settings: Settings, store: Store, cvat: ScriptedCvat, clock: ManualClock):
+        self.settings, self.store, self.cvat, self.clock = settings, store, cvat, clock
+        self.refusals: dict[tuple[str, int], CvatError] = {}
+        cvat.rename_task = self._call("rename_task")  # type: ignore[method-assign]
+        cvat.assign_job = self._call("assign_job")  # type: ignore[method-assign]
+        self.done: list[tuple[str, int, Any]] = []
+        self.tried = 0
+        self._open = ExitStack()
+        self.pool = self.restart()
+
+    def _call(self, operation: str) -> Callable[[int, Any], None]:
+        def call(number: int, value: Any) -> None:
+            self.tried += 1
+            if (error := self.refusals.get((operation, number))) is not None:
+                raise error
+            self.done.append((operation, number, value))
+
+        return call
+
+    def restart(self) -> TaskPool:
+        """The daemon as a new process, that knows what the store knows."""
+        self._open.close()
+        pool = TaskPool(
+            self.settings,
+            store=self.store,
+            cvat=cast(Any, self.cvat),
+            clock=self.clock,
+            rng=random.Random(1),
+        )
+        self._open.callback(pool.close)
+        self.pool = pool
+        return pool
+
+    def close(self) -> None:
+        self._open.close()
+
+    def ready(self, *, name: str = "night ride", assignee: int | None = 7, jobs: int = 1) -> str:
+        """A request whose jobs exist, and whose process died before it could do the rest."""
+        template, engine = self.settings.templates["scenes"], self.engine
+        if not self.store.warm_of(template.name, template.fingerprint):
+            fill(refill_of(engine))
+        wish = NewRequest(id=new_id(), name=name, assignee=assignee, files=("a.jpg",), size=1)
+        opened = engine.hand_out.open(template, request=wish)
+        assert opened.task is not None and opened.request is not None
+        handout = Handout(lease=opened.lease, task=opened.task, request=opened.request)
+        engine.intake.send(template, opened.request, handout, IMAGE)
+        task_id = opened.task.task_id or 0
+        made = [
+            Job(id=task_id * 1000 + number, url="u", start_frame=number, stop_frame=number)
+            for number in range(jobs)
+        ]
+        assert self.store.complete_import(opened.task.id, made, now=self.clock.now())
+        return opened.request.id
+
+    @property
+    def engine(self) -> Engine:
+        return self.pool.engine
+
+    def round(self, after: float = FINAL_GRACE) -> None:
+        """What the daemon does now and then, some seconds later."""
+        self.clock.advance(after)
+        self.engine.finalize.run_once()
+
+    def task(self, request_id: str) -> int:
+        return self.pool.request(request_id).task_id or 0
+
+    def job(self, request_id: str, number: int = 0) -> int:
+        return self.task(request_id) * 1000 + number
+
+    def refuse(self, request_id: str, operation: str, error: CvatError, job: int = 0) -> None:
+        number = self.task(request_id) if operation == "rename_task" else self.job(request_id, job)
+        self.refusals[operation, number] = error
+
+    def codes(self, request_id: str) -> list[str]:
+        return [each.code for each in self.pool.request(request_id).warnings]
+
+    def settled(self) -> bool:
+        return not self.store.due_steps(now=float("inf"), limit=1)
+
+
+@pytest.fixture
+def world(
+    settings: Settings, store: Store, cvat: ScriptedCvat, clock: ManualClock
+) -> Iterator[World]:
+    world = World(settings, store, cvat, clock)
+    yield world
+    world.close()
+
+
+def test_a_refused_name_does_not_keep_a_task_from_being_assigned(world: World) -> None:
+    request = world.ready()
+    world.refuse(request, "rename_task", REJECTED)
+    world.round()
+    assert world.done == [("assign_job", world.job(request), 7)]
+    (warning,) = world.pool.request(request).warnings
+    assert warning == RequestWarning(
+        code="not-named",
+        text='the task is not named "night ride": CVAT rejected the call: '
+        "HTTP 400 Bad Request: name",
+    )
+    assert world.settled(), "a refused name will not do later"
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"), [(FORBIDDEN, MOST_REFUSALS), (BROKEN, MOST_TRIES), (BUSY, MOST_TRIES)]
+)
+def test_an_assignment_that_fails_ends_after_some_tries_whatever_is_restarted(
+    world: World, error: CvatError, tries: int
+) -> None:
+    poisoned = world.ready()
+    world.refuse(poisoned, "assign_job", error)
+    world.round()
+    assert world.done == [("rename_task", world.task(poisoned), "night ride")]
+    for tried in range(1, tries):
+        assert world.codes(poisoned) == []
+        world.restart()
+        before = world.tried
+        world.round(after=FIRST_PAUSE * 4.0 ** (tried - 1) - 1.0)
+        assert world.tried == before, "too early"
+        world.ready(assignee=None)  # by which CVAT is seen to be there
+        world.round(after=FINAL_GRACE)
+    assert world.codes(poisoned) == ["not-assigned"]
+    assert (
+        world.pool.request(poisoned)
+        .warnings[0]
+        .text.startswith("1 of 1 job(s) not assigned to user 7: ")
+    )
+    before = world.tried
+    world.round(after=LONGEST)
+    assert world.tried == before
+    assert world.settled()
+
+
+def test_those_that_fail_starve_nobody(world: World) -> None:
+    poisoned = [world.ready() for _ in range(25)]
+    for request in poisoned:
+        world.refuse(request, "rename_task", BROKEN)
+        world.refuse(request, "assign_job", FORBIDDEN)
+    for after in (FINAL_GRACE, FIRST_PAUSE, FIRST_PAUSE * 4):
+        healthy = world.ready()
+        world.clock.advance(FINAL_GRACE)
+        world.round(after=after)
+        assert world.done == [
+            ("rename_task", world.task(healthy), "night ride"),
+            ("assign_job", world.job(healthy), 7),
+        ]
+        world.done.clear()
+    assert all(world.codes(request) == ["not-assigned"] for request in poisoned)
+
+
+def test_one_refused_job_does_not_stop_the_others(world: World) -> None:
+    request = world.ready(jobs=5)
+    world.refuse(request, "assign_job", FORBIDDEN, job=1)
+    world.round()
+    assigned = [number for operation, number, _ in world.done if operation == "assign_job"]
+    assert assigned == [world.job(request, number) for number in (0, 2, 3, 4)]
+    del world.refusals["assign_job", world.job(request, 1)]
+    world.done.clear()
+    world.round(after=FIRST_PAUSE)
+    assert world.done == [("assign_job", world.job(request, 1), 7)], "and none is assigned twice"
+    assert (world.codes(request), world.settled()) == ([], True)
+
+
+def test_many_jobs_are_assigned_in_several_rounds(world: World) -> None:
+    request = world.ready(jobs=600)
+    world.refuse(request, "assign_job", FORBIDDEN, job=0)
+    for _ in range(2):
+        world.round()
+        assert not world.settled()
+    world.round()
+    assert len(world.done) == 1 + 599
+    for _ in range(MOST_REFUSALS):
+        world.round(after=FIRST_PAUSE * 16)
+    assert world.codes(request) == ["not-assigned"]
+    assert "1 of 600 job(s)" in world.pool.request(request).warnings[0].text
+
+
+def test_an_administrator_is_not_asked_twice_for_a_user_whom_cvat_does_not_know(
+    world: World, cvat: ScriptedCvat
+) -> None:
+    cvat.unknown_users = {7}
+    request = world.ready(jobs=40)
+    world.engine.settle(10.0)
+    assert world.codes(request) == ["unknown-assignee"], "before its jobs are to be assigned"
+    for number in range(40):
+        world.refuse(request, "assign_job", BROKEN, job=number)
+    world.round()
+    assert world.tried == 2
+    assert world.codes(request) == ["unknown-assignee", "not-assigned"]
+    assert "40 of 40 job(s)" in world.pool.request(request).warnings[1].text
+    assert world.settled()
+
+
+def test_an_outage_ends_no_step(world: World) -> None:
+    requests = [world.ready() for _ in range(4)]
+    for request in requests:
+        world.refuse(request, "rename_task", AWAY)
+        world.refuse(request, "assign_job", AWAY)
+    for _ in range(100):
+        before = world.tried
+        world.round()
+        assert world.tried - before <= 3, "nor would the others get through"
+    assert not any(world.codes(request) for request in requests)
+    world.refusals.clear()
+    for _ in range(2):
+        world.round()
+    assert (len(world.done), world.settled()) == (8, True)
+
+
+def test_a_connection_that_breaks_for_one_task_only_ends_as_well(world: World) -> None:
+    poisoned = world.ready()
+    world.refuse(poisoned, "assign_job", AWAY)
+    for _ in range(MOST_TRIES):
+        world.ready()
+        world.round(after=FIRST_PAUSE * 4.0**MOST_TRIES)
+    assert world.codes(poisoned) == ["not-assigned"]
+
+
+def test_no_step_outlasts_an_outage_without_an_end(world: World) -> None:
+    request = world.ready()
+    world.refuse(request, "rename_task", AWAY)
+    world.refuse(request, "assign_job", AWAY)
+    world.round()
+    world.round(after=LONGEST)
+    assert world.codes(request) == ["not-named", "not-assigned"]
+
+
+def test_what_was_given_up_is_forgotten_with_its_request(world: World) -> None:
+    request = world.ready()
+    world.refuse(request, "rename_task", REJECTED)
+    world.round()
+    world.clock.advance(1000.0)
+    while world.store.prune(before=world.clock.now(), limit=100):
+        pass
+    assert world.store.request(request) is None
