@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -13,9 +13,6 @@ from pool.errors import CvatForbidden, PoolError
 from pool.model import check_name, new_id, pool_mark
 from pool.settings import Settings, Template
 from pool.store.base import Store
-
-#: The oldest CVAT with personal access tokens, and whose requests have known ids.
-OLDEST_VERSION = (2, 48)
 
 Value = TypeVar("Value")
 
@@ -62,14 +59,11 @@ def run_checks(
     if cvat is None:
         return
     about_result, about = _attempt("server", cvat.about, lambda info: f"CVAT {info.version}")
-    yield about_result
+    yield about_result if about is None else replace(about_result, warnings=about.lacks)
     if about is None:
         return
-    if (version := _version(about.version)) is not None and version < OLDEST_VERSION:
-        yield CheckResult(
-            name="version",
-            error=PoolError(f"CVAT {about.version} is older than 2.48, the oldest supported"),
-        )
+    version_result, _ = _attempt("version", about.check, lambda _: "supported")
+    yield version_result
     user_result, user = _attempt("user", cvat.whoami, lambda user: user.username)
     yield user_result
     if user is None:
@@ -96,14 +90,6 @@ def _attempt(
     except PoolError as error:
         return CheckResult(name=name, error=error), None
     return CheckResult(name=name, detail=detail(value)), value
-
-
-def _version(text: str) -> tuple[int, int] | None:
-    parts = text.split(".")
-    try:
-        return int(parts[0]), int(parts[1])
-    except (IndexError, ValueError):
-        return None
 
 
 def _check_token(cvat: CvatClient, clock: Clock) -> CheckResult:

@@ -98,6 +98,11 @@ def _line(report: HookReport, *, heard: bool) -> str:
     if report.webhook_id is not None:
         line += f", webhook {report.webhook_id} to {report.target_url}"
         line += f"; ping: {report.delivery}" if heard else "; not tried, since no daemon runs"
+    if not report.complete:
+        line += (
+            "; this CVAT is older than 2.73 and tells of new jobs only, so polling finds failed "
+            "imports; the daemon completes the webhook after an upgrade"
+        )
     return line
 
 
@@ -114,6 +119,7 @@ def _end(reports: list[HookReport], *, as_json: bool) -> None:
                         "action": report.action,
                         "webhook_id": report.webhook_id,
                         "target_url": report.target_url or None,
+                        "complete": report.complete,
                         "delivery": report.delivery or None,
                         "reachable": report.reachable,
                         "error": str(report.error) if report.error else None,

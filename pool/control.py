@@ -66,7 +66,7 @@ class Control:
         :raises UnknownTemplate: the configuration has no such template.
         """
         self.store.resume(self._template(template).name)
-        self.store.release_hold(template)
+        self.store.release_hold(template, now=self.clock.now())
 
     def prewarm(self, template: str, count: int, *, duration: float = 900.0) -> None:
         """Keep at least ``count`` tasks of a template warm for the next ``duration`` seconds.

@@ -29,6 +29,7 @@ from pool.services.ageing import Ageing
 from pool.services.deletion import Deletion
 from pool.services.deliveries import Deliveries
 from pool.services.dispatch import Dispatch
+from pool.services.hook_setup import HookSetup
 from pool.services.prune import Prune
 from pool.services.reach import Reach
 from pool.services.reconcile import DOUBT, Reconcile
@@ -36,6 +37,7 @@ from pool.services.recycle import Recycle
 from pool.services.refill import Refill
 from pool.services.reload import Reload
 from pool.services.scheduler import Scheduler
+from pool.services.server_version import ServerVersion
 from pool.services.sinks import check_secrets
 from pool.services.sweep import Sweep
 from pool.services.timekeeping import Timekeeping
@@ -65,6 +67,7 @@ FINALIZE_EVERY = 10.0
 PRUNE_EVERY = 600.0
 DISPATCH_EVERY = 2.0
 SWEEP_EVERY = 600.0
+VERSION_EVERY = 600.0
 
 
 class Daemon:
@@ -288,6 +291,7 @@ class Daemon:
         prune = Prune(store, keep=settings.store.keep_finished, clock=clock)
         dispatch = self._dispatcher()
         sweep = Sweep(store, engine.spool)
+        version = ServerVersion(cvat, HookSetup(store, cvat, settings, clock=clock))
         timekeeping = Timekeeping(store, clock=clock)
         scheduler = Scheduler(clock=clock, before=timekeeping.run_once)
         count = self.observation.metrics.reconciled
@@ -303,6 +307,7 @@ class Daemon:
         scheduler.add("prune", prune.run_once, every=PRUNE_EVERY)
         scheduler.add("dispatch", dispatch.run_once, every=DISPATCH_EVERY)
         scheduler.add("sweep", sweep.run_once, every=SWEEP_EVERY)
+        scheduler.add("version", version.run_once, every=VERSION_EVERY)
         refill.on_room(lambda: scheduler.wake("refill"))
         dispatch.on_room(lambda: scheduler.wake("dispatch"))
         self.observation.begin(scheduler)

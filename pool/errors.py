@@ -347,6 +347,12 @@ class CvatRejected(CvatError):
     status = 422
 
 
+class CvatTooOld(CvatError):
+    """The server is not supported."""
+
+    code = "cvat-too-old"
+
+
 # --- Errors by their codes ---------------------------------------------------------------------
 
 

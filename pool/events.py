@@ -24,8 +24,9 @@ class Event:
     in :mod:`pool.errors`, or that of a :class:`pool.model.RequestWarning`, and else empty.
 
     ``seconds`` is what a hand-out took from asking to having, and a request from its creation to
-    its end; ``server_seconds`` is the part of that after CVAT had accepted the data. Both are
-    None for all other kinds, ``server_seconds`` also when no data was accepted.
+    its end; ``server_seconds`` is CVAT's part of that: what came after it had accepted the data,
+    and before that what passed while it or the template was held, and in tries that came to
+    nothing. Both are None for all other kinds, ``server_seconds`` also when no data was accepted.
     """
 
     id: int

@@ -66,13 +66,13 @@ class Metrics:
         )
         self._own_share = self._histogram(
             "request_own_seconds",
-            "The part of it up to CVAT's accepting the data: waiting for a task, and the upload.",
+            "The pool's part of it: waiting for a task, and the upload.",
             ("template",),
             REQUEST_BUCKETS,
         )
         self._server_share = self._histogram(
             "request_server_seconds",
-            "The part of it after CVAT had accepted the data: the import, and noticing its end.",
+            "CVAT's part of it: the import, and noticing its end; and being held before that.",
             ("template",),
             REQUEST_BUCKETS,
         )

@@ -20,6 +20,7 @@ from pool.names import without_secrets
 
 Record = TypeVar("Record")
 
+_TRACEBACK = "Traceback (most recent call last)"
 #: Jobs that hold no annotation work of the task's own frames.
 _NOT_ANNOTATION = frozenset({"ground_truth"})
 
@@ -90,14 +91,22 @@ def job(said: Any, url: Callable[[int, int], str]) -> tuple[int, Job] | None:
 
 
 def import_state(said: Any) -> ImportState:
-    """The state of an import; the message of a failed one is the last line of a traceback, and
-    has no secrets of URLs."""
+    """The state of an import; of a traceback, the last line is its message, without
+    secrets of URLs.
+
+    Before 2.70, CVAT gives the whole traceback in the first moments after a failure.
+    """
     return _read(
         lambda: ImportState(
             status=ImportStatus(said["status"]),
-            message=without_secrets(str(said.get("message") or "").strip()),
+            message=without_secrets(_message(str(said.get("message") or ""))),
         )
     )
+
+
+def _message(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1].strip() if _TRACEBACK in text else text.strip()
 
 
 def thing_id(said: Any) -> int:

@@ -6,10 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
+
+from pool.errors import CvatTooOld
 
 #: Called with (bytes sent, bytes in all) while an upload runs.
 Progress = Callable[[int, int], None]
+
+
+#: The oldest CVAT that the pool works with: the first with personal access tokens.
+OLDEST_RELEASE: Final = (2, 48)
+#: What a CVAT before a release does not do for the pool, and what that means.
+LACKING: Final = (
+    ((2, 73), "its webhooks tell of new jobs but not of failed imports, which polling finds"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,6 +28,33 @@ class ServerInfo:
 
     name: str
     version: str
+
+    @property
+    def release(self) -> tuple[int, int] | None:
+        """Major and minor version; None for a version of another form, a development build's."""
+        major, _, rest = self.version.partition(".")
+        minor = rest.partition(".")[0]
+        if not (major.isdecimal() and minor.isdecimal()):
+            return None
+        return int(major), int(minor)
+
+    def check(self) -> None:
+        """Raise CvatTooOld for a release before :data:`OLDEST_RELEASE`."""
+        if self.release is not None and self.release < OLDEST_RELEASE:
+            oldest = ".".join(map(str, OLDEST_RELEASE))
+            raise CvatTooOld(f"CVAT {self.version} is older than {oldest}")
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """What this release does not do for the pool, in words."""
+        release = self.release
+        if release is None or release < OLDEST_RELEASE:
+            return ()
+        return tuple(
+            f"CVAT {self.version} is older than {since[0]}.{since[1]}: {what}"
+            for since, what in LACKING
+            if release < since
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

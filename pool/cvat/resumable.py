@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from pool.cvat import failures
 from pool.cvat.body import BytesBody
@@ -29,6 +30,8 @@ from pool.errors import (
 MOST_IN_MEMORY: Final = 64 * 2**20
 #: Failures in a row, without a byte more on the server, after which a file is given up.
 MAX_FAILURES: Final = 6
+#: What CVAT itself answers when it fails; a proxy before it answers 502, 503 or 504.
+INTERNAL_SERVER_ERROR: Final = 500
 #: Seconds to wait at most after the first failure, and after any; doubled in between.
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 15.0
@@ -133,6 +136,16 @@ class GroupedUpload:
         Sent again after a failure: an announcement that nothing follows is left unused.
         """
         name = base64.b64encode(file.name.encode()).decode()
+        headers = {
+            "Tus-Resumable": "1.0.0",
+            "Upload-Length": str(file.size),
+            "Upload-Metadata": f"filename {name}",
+        }
+        if self._transport.uses_token:
+            # Before 2.56, CVAT answers 500 without it, unless a proxy sets X-Forwarded-Host. To a
+            # session, an origin of another scheme than the one CVAT believes it has is a 403.
+            server = urlsplit(self._transport.server)
+            headers["Origin"] = f"{server.scheme}://{server.netloc}"
         attempt = _Attempts(self._stop)
         while True:
             try:
@@ -140,15 +153,14 @@ class GroupedUpload:
                     "tus_create",
                     "POST",
                     f"{self._path}/",
-                    headers={
-                        "Tus-Resumable": "1.0.0",
-                        "Upload-Length": str(file.size),
-                        "Upload-Metadata": f"filename {name}",
-                    },
+                    headers=headers,
                     task_id=self._task_id,
                 )
                 break
             except (CvatUnreachable, CvatBusy) as error:
+                if error.http_status == INTERNAL_SERVER_ERROR:
+                    # CVAT's own failure to handle this announcement: it would fail again.
+                    raise
                 attempt.failed(error)
         upload_id = answer.headers.get("location", "").rstrip("/").rpartition("/")[2]
         if not upload_id:
@@ -200,7 +212,10 @@ class GroupedUpload:
         return _upload_offset(answer)
 
     def _offset(self, path: str, file: OpenFile, end: int, attempt: _Attempts) -> int:
-        """How many bytes the server has. It forgets a file once that is complete (404)."""
+        """How many bytes the server has.
+
+        It forgets a file once that is complete: it answers 404 then, and 500 before 2.55.
+        """
         while True:
             try:
                 answer = self._transport.call(
@@ -216,6 +231,8 @@ class GroupedUpload:
                     return end
                 raise
             except (CvatUnreachable, CvatBusy) as error:
+                if error.http_status == INTERNAL_SERVER_ERROR and end == file.size:
+                    return end
                 attempt.failed(error)
 
 

@@ -17,14 +17,15 @@ from typing import Any, Final
 from pool.cvat import parse
 from pool.cvat.records import ImportState, ImportStatus
 from pool.cvat.transport import Transport
-from pool.errors import CvatError
+from pool.errors import CvatError, CvatRejected
 from pool.model import Job
 
 JOB_CREATED: Final = "create:job"
 IMPORT_COMPLETED: Final = "completed:request[create:task]"
 PING: Final = "ping"
-#: What the pool wants to be told.
-EVENTS: Final = (IMPORT_COMPLETED, JOB_CREATED)
+#: What the pool subscribes to, and all of it that CVAT knows before 2.73.
+EVENTS: Final = frozenset({IMPORT_COMPLETED, JOB_CREATED})
+OLDER_EVENTS: Final = frozenset({JOB_CREATED})
 SIGNATURE_HEADER: Final = "X-Signature-256"
 
 #: CVAT waits up to 10 s for a receiver, and a ping for the delivery.
@@ -77,30 +78,36 @@ class Webhooks:
     def create(
         self, project_id: int | None, *, target_url: str, description: str, secret: str
     ) -> Webhook:
-        """Raises CvatRejected when there is no such project or the URL will not do."""
-        kind = {"type": "organization"}
-        answer = self._transport.call(
-            "create_webhook",
-            "POST",
-            "/api/webhooks",
-            data={
-                **(kind if project_id is None else {"type": "project", "project_id": project_id}),
-                **_fields(target_url, description, secret),
-            },
-        )
-        return _webhook(answer.json())
+        """Create one for :data:`EVENTS`, or for as many of them as the server knows.
+
+        :raises CvatRejected: there is no such project, or the URL will not do.
+        """
+        scope: dict[str, object] = {"type": "organization"}
+        if project_id is not None:
+            scope = {"type": "project", "project_id": project_id}
+        fields = {**scope, **_fields(target_url, description, secret)}
+        return self._subscribe("create_webhook", "POST", "/api/webhooks", fields)
 
     def replace(
         self, webhook_id: int, *, target_url: str, description: str, secret: str
     ) -> Webhook:
         """Make one what :meth:`create` would make. Raises CvatNotFound."""
-        answer = self._transport.call(
-            "change_webhook",
-            "PATCH",
-            f"/api/webhooks/{webhook_id}",
-            data=_fields(target_url, description, secret),
-        )
-        return _webhook(answer.json())
+        fields = _fields(target_url, description, secret)
+        return self._subscribe("change_webhook", "PATCH", f"/api/webhooks/{webhook_id}", fields)
+
+    def _subscribe(
+        self, operation: str, method: str, path: str, fields: Mapping[str, object]
+    ) -> Webhook:
+        def subscribe(events: frozenset[str]) -> Webhook:
+            data = {**fields, "events": sorted(events)}
+            return _webhook(self._transport.call(operation, method, path, data=data).json())
+
+        try:
+            return subscribe(EVENTS)
+        except CvatRejected as error:
+            if f'"{IMPORT_COMPLETED}" is not a valid choice' not in error.detail:
+                raise
+            return subscribe(OLDER_EVENTS)
 
     def delete(self, webhook_id: int) -> bool:
         """False when it was gone already."""
@@ -133,7 +140,6 @@ def _fields(target_url: str, description: str, secret: str) -> dict[str, Any]:
         "content_type": "application/json",
         "is_active": True,
         "enable_ssl": target_url.startswith("https:"),
-        "events": sorted(EVENTS),
     }
 
 

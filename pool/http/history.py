@@ -38,7 +38,10 @@ class Ended(TypedDict):
     seconds: Annotated[float, Field(description="From the request to the job ids", examples=[0.31])]
     server_seconds: Annotated[
         float | None,
-        Field(description="The part of it after CVAT had accepted the data", examples=[0.24]),
+        Field(
+            description="CVAT's part of it: after it had accepted the data, and while it was away",
+            examples=[0.24],
+        ),
     ]
     state: Annotated[str, Field(description="ready or failed", examples=["ready"])]
     code: Annotated[str, Field(description="Why it failed; empty when it is ready")]

@@ -92,7 +92,7 @@ class Gates:
     def server_answers(self) -> None:
         """The server is itself again."""
         if SERVER in self._store.holds():
-            self._store.release_hold(SERVER)
+            self._store.release_hold(SERVER, now=self._clock.now())
 
     def uploads_work(self, template: str, request_id: str) -> None:
         """CVAT has accepted a request's data."""
@@ -102,7 +102,7 @@ class Gates:
                 self._suspects.add(refused)
             self._suspects.discard(request_id)
         if refused is not None:
-            self._store.release_hold(template)
+            self._store.release_hold(template, now=self._clock.now())
 
     def forget(self, request_id: str) -> None:
         """The request is at its end."""

@@ -269,7 +269,7 @@ class HandOut:
             log.warning("cold create failed", template=template.name, why=str(error))
             raise
         if SERVER in self._store.holds():
-            self._store.release_hold(SERVER)
+            self._store.release_hold(SERVER, now=self._clock.now())
         now = self._clock.now()
         handout = self._store.finish_cold(pooled.id, lease_id, prepared=prepared, now=now)
         if handout is None:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pool.clock import Clock
 from pool.cvat import CvatClient
-from pool.cvat.webhooks import EVENTS, Delivery, Webhook
+from pool.cvat.webhooks import EVENTS, OLDER_EVENTS, Delivery, Webhook
 from pool.errors import ConfigError, CvatError, CvatNotFound, PoolError
 from pool.logs import get_logger
 from pool.model import pool_mark
@@ -33,7 +33,7 @@ class HookReport:
 
     ``action`` is "installed", "repaired", "unchanged", "removed", "not installed" or "failed".
     ``delivery`` tells what became of a ping, when one was sent, and ``reachable`` whether it
-    arrived.
+    arrived. A webhook is not ``complete`` where the server does not know all that it is to tell.
     """
 
     scope: str
@@ -41,6 +41,7 @@ class HookReport:
     templates: tuple[str, ...] = ()
     webhook_id: int | None = None
     target_url: str = ""
+    complete: bool = True
     delivery: str = ""
     reachable: bool | None = None
     error: PoolError | None = None
@@ -146,10 +147,13 @@ class HookSetup:
                 secret=secret,
             )
             action = "installed"
-        elif known is None or known.hook_id != ours[0].id or not self._fits(ours[0], target_url):
+        elif (unknown := known is None or known.hook_id != ours[0].id) or not _fits(
+            ours[0], target_url
+        ):
             # One that this store does not know may have another secret, which CVAT never tells.
             hook = self._tell(ours[0].id, target_url, secret)
-            action = "repaired"
+            if unknown or hook != ours[0]:
+                action = "repaired"
         else:
             hook = ours[0]
         self._store.keep_webhook(
@@ -169,18 +173,28 @@ class HookSetup:
             if self._mark in hook.description and hook.project_id == project
         ]
 
-    def _fits(self, hook: Webhook, target_url: str) -> bool:
-        return (
-            hook.is_active
-            and hook.target_url == target_url
-            and hook.enable_ssl == target_url.startswith("https:")
-            and hook.events == frozenset(EVENTS)
-        )
-
     def _tell(self, webhook_id: int, target_url: str, secret: str) -> Webhook:
         return self._cvat.webhooks.replace(
             webhook_id, target_url=target_url, description=self._description, secret=secret
         )
+
+    def complete(self) -> int:
+        """Have the webhooks that an older server could not install whole tell all that they are
+        to; return how many were brought so far. To be called after an upgrade of the server.
+
+        :raises CvatError: the server did not do it.
+        """
+        secret = self._store.webhook_secret()
+        completed = 0
+        for scope, record in self._store.webhooks().items():
+            for hook in self._ours(scope):
+                if secret is None or hook.id != record.hook_id or hook.events != OLDER_EVENTS:
+                    continue
+                after = self._tell(hook.id, record.target_url, secret)
+                if after.events == EVENTS:
+                    log.info("webhook completed", scope=scope, webhook_id=hook.id)
+                    completed += 1
+        return completed
 
     # --- Removing -------------------------------------------------------------------------------
 
@@ -220,7 +234,17 @@ class HookSetup:
             templates=tuple(templates),
             webhook_id=hook.id if hook and action != "removed" else None,
             target_url=hook.target_url if hook else "",
+            complete=hook is None or action == "removed" or hook.events == EVENTS,
         )
+
+
+def _fits(hook: Webhook, target_url: str) -> bool:
+    return (
+        hook.is_active
+        and hook.target_url == target_url
+        and hook.enable_ssl == target_url.startswith("https:")
+        and hook.events == EVENTS
+    )
 
 
 def _with_delivery(report: HookReport, what: str, *, reachable: bool) -> HookReport:

@@ -216,7 +216,7 @@ class Refill:
         took = self._clock.monotonic() - began
         self._store.finish_create(pooled_id, prepared=prepared, took=took, now=self._clock.now())
         for name in self._store.holds().keys() & {template.name, SERVER}:
-            self._store.release_hold(name)
+            self._store.release_hold(name, now=self._clock.now())
         log.debug("task is warm", template=template.name, seconds=round(took, 3))
         self._warm.announce()
         self._replace_older(template)

@@ -31,15 +31,16 @@ async def list_share(call: Call) -> Reply:
     folder = inside(call.simulator.share, asked)
     if folder is None or not folder.is_dir():
         raise invalid(f"{asked} is an invalid directory")
-    found: list[Json] = []
-    for entry in sorted(folder.iterdir()):
-        if pattern and not entry.name.startswith(pattern):
-            continue
-        if entry.is_dir():
-            found.append({"name": entry.name, "type": "DIR", "mime_type": "DIR"})
-        else:
-            found.append({"name": entry.name, "type": "REG", "mime_type": kind_of(entry.name)})
-    return Reply(found)
+    found = [_entry(path) for path in folder.iterdir() if path.name.startswith(pattern)]
+    return Reply(sorted(found, key=lambda entry: (entry["type"], entry["name"])))
+
+
+def _entry(path: Path) -> Json:
+    if path.is_dir():
+        return {"name": path.name, "type": "DIR", "mime_type": "DIR"}
+    kind = kind_of(path.name)
+    mime_type = "archive" if kind == "zip" else kind
+    return {"name": path.name, "type": "REG", "mime_type": mime_type}
 
 
 def inside(root: Path, name: str) -> Path | None:

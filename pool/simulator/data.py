@@ -6,26 +6,30 @@ import asyncio
 import html
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from .call import Actor, Call
-from .data_params import DataParams, read_params, unfold
+from .data_params import LONGEST_NAME, DataParams, read_params, unfold
 from .fields import Fields
 from .records import Data, Task
 from .render import data_meta_json
 from .replies import Refusal, Reply, crash, detail, invalid
 from .requests_api import request_id
 from .tasks import locked_task, task_of
-from .tus import create_upload
+from .tus import create_upload, is_too_long
 from .versions import EARLY_IMPORT, EARLY_IMPORT_MENDED
 
 #: More files and fields than any request has that CVAT itself would survive.
 MOST_FILES = 100_000
 MEGABYTE = 1_000_000
+#: Bytes of headers that Django reads before a part of a form.
+LONGEST_HEAD = 1024
+#: Characters that Django leaves of a longer file name.
+LONGEST_CUT = 255
 
 
 async def post_data(call: Call) -> Reply:
@@ -48,7 +52,7 @@ async def post_data(call: Call) -> Reply:
         params = read_params(body)
         if "upload-multiple" in headers:
             await call.spend(call.timings.upload_multiple + _upload_cost(call, params))
-            _check_names(task.data, params.client_files)
+            _check_rows(task.data, params)
             await _keep_files(data_row(call, task), params.client_files)
             return Reply(status=200)
         return await _finish(call, task, params)
@@ -60,9 +64,22 @@ async def _receive(call: Call) -> Mapping[str, Any]:
         try:
             form = await call.request.form(max_files=MOST_FILES, max_fields=MOST_FILES)
         except HTTPException as error:
-            raise detail(400, f"Multipart form parse error - {error.detail}") from None
+            raise _bad_form(error.detail) from None
+        if any(_head_of(file) > LONGEST_HEAD for file in form.values()):
+            raise _bad_form("Request max total header size exceeded.")
         return unfold(form)
     return await call.json_object()
+
+
+def _bad_form(reason: str) -> Refusal:
+    return detail(400, f"Multipart form parse error - {reason}")
+
+
+def _head_of(file: UploadFile | str) -> int:
+    """Bytes of the headers before a file in a form."""
+    if isinstance(file, str):
+        return 0
+    return sum(len(name) + len(value) + len(": \r\n") for name, value in file.headers.raw)
 
 
 def data_row(call: Actor, task: Task) -> Data:
@@ -83,7 +100,7 @@ async def _finish(call: Call, task: Task, params: DataParams) -> Reply:
     if params.cloud_storage_id is not None:
         _check_cloud_storage(call, params.cloud_storage_id)
     before = call.simulator.events.snapshot(task)
-    _check_names(task.data, params.client_files)
+    _check_rows(task.data, params)
     unprepared = task.data is None
     data = data_row(call, task)
     await _keep_files(data, params.client_files)
@@ -113,30 +130,42 @@ def _check_cloud_storage(call: Call, number: int) -> None:
         raise invalid("CloudStorage matching query does not exist.")
 
 
-def _check_names(data: Data | None, files: tuple[UploadFile, ...]) -> None:
-    """A name that is there already, from before or twice now, violates a unique index."""
-    taken = set(data.client_files) if data else set()
-    for file in files:
-        name = bare_name(file)
-        if name in taken:
+def _check_rows(data: Data | None, params: DataParams) -> None:
+    """Refuse what the database or the disk refuses, only then: names twice, and long ones."""
+    names = [stored_name(file) for file in params.client_files]
+    for kept, new in (
+        (list(data.client_files) if data else [], [name for name in names if name]),
+        (data.server_files if data else [], params.server_files),
+        (data.remote_files if data else [], params.remote_files),
+    ):
+        if len({*kept, *new}) < len(kept) + len(new):
             raise crash()
-        taken.add(name)
+    if any(len(url) > LONGEST_NAME for url in params.remote_files):
+        raise crash()
+    if any(not file.filename for file in params.client_files):
+        raise crash()
+    if any(is_too_long(name) for name in names):
+        raise crash()
 
 
-def bare_name(file: UploadFile) -> str:
-    """The last part of an uploaded file's name: Django drops the folders before it."""
-    name = html.unescape(file.filename or "")
-    return name.replace("\\", "/").rsplit("/", 1)[-1].strip()
+def stored_name(file: UploadFile) -> str:
+    """What Django makes of an uploaded file's name; blank for a file that it leaves out."""
+    name = html.unescape(file.filename or "").replace("\\", "/").rsplit("/", 1)[-1]
+    name = "".join(filter(str.isprintable, name))
+    if name in (".", ".."):
+        return ""
+    if len(name) > LONGEST_CUT:
+        extension = PurePosixPath(name).suffix[:LONGEST_CUT]
+        name = name[: LONGEST_CUT - len(extension)] + extension
+    return name
 
 
 async def _keep_files(data: Data, files: tuple[UploadFile, ...]) -> None:
     for file in files:
-        name = bare_name(file)
-        if name in ("", ".", ".."):
-            continue
-        data.client_files[name] = None
-        await _write(data.raw / name, file)
-        await file.close()
+        if name := stored_name(file):
+            data.client_files[name] = None
+            await _write(data.raw / name, file)
+            await file.close()
 
 
 async def _write(path: Path, file: UploadFile) -> None:

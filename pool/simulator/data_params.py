@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +22,8 @@ _INDEXED = re.compile(r"(?P<name>[\w.]+)(?P<indexes>(\[\d+\])+)\Z")
 _STEP = re.compile(r"step\s*=\s*([1-9]\d*)")
 #: The largest number that a column holds.
 LARGEST = 2**31 - 1
+#: Characters that a column for names holds.
+LONGEST_NAME = 1024
 _LISTS = ("server_files", "remote_files", "server_files_exclude", "upload_file_order")
 
 
@@ -108,9 +113,9 @@ def read_params(values: Mapping[str, Any]) -> DataParams:
         filename_pattern=fields.text("filename_pattern", null=True),
         job_file_mapping=_mapping(fields),
         validation=_validation(fields),
-        server_files=_names(fields, "server_files"),
+        server_files=_server_files(fields),
         remote_files=_urls(fields),
-        server_files_exclude=_names(fields, "server_files_exclude"),
+        server_files_exclude=_names(fields, "server_files_exclude", _path_problem),
         upload_file_order=_names(fields, "upload_file_order"),
         client_files=tuple(
             file for file in fields.items("client_files") if isinstance(file, UploadFile)
@@ -121,7 +126,22 @@ def read_params(values: Mapping[str, Any]) -> DataParams:
     if start is not None and stop is not None and start > stop:
         message = "Stop frame must be more or equal start frame"
         raise Refusal(400, {"non_field_errors": [message]})
+    _check_pattern(params)
     return params
+
+
+def _check_pattern(params: DataParams) -> None:
+    if not params.filename_pattern:
+        return
+    message = None
+    if not all(name.endswith(".jsonl") for name in params.server_files):
+        message = (
+            "The filename_pattern can only be used with specified manifest or without server_files"
+        )
+    elif params.server_files_exclude:
+        message = "The filename_pattern and server_files_exclude cannot be used together"
+    if message:
+        raise Refusal(400, {"non_field_errors": [message]})
 
 
 def _chunk_size(fields: Fields) -> int | None:
@@ -152,12 +172,37 @@ def _validation(fields: Fields) -> Validation | None:
     return found
 
 
-def _names(fields: Fields, name: str) -> tuple[str, ...]:
-    return tuple(str(item).strip() for item in fields.items(name))
+def _names(
+    fields: Fields, name: str, problem: Callable[[str], str | None] = lambda _: None
+) -> tuple[str, ...]:
+    return tuple(fields.texts(name, longest=LONGEST_NAME, blank=False, problem=problem))
+
+
+def _server_files(fields: Fields) -> tuple[str, ...]:
+    """As :func:`_names`, with the errors of rows that have a field ``file``."""
+    names = _names(fields, "server_files", _path_problem)
+    errors = fields.errors.get("server_files")
+    if isinstance(errors, dict):
+        fields.errors["server_files"] = [
+            {"file": errors[str(number)]} if str(number) in errors else {}
+            for number in range(len(names))
+        ]
+    return names
+
+
+def _path_problem(text: str) -> str | None:
+    path = PurePosixPath(text)
+    if not path.parts:
+        return "path is empty"
+    if path.is_absolute():
+        return "path is not relative"
+    if ".." in path.parts:
+        return "path contains a '..' segment"
+    return None if path.as_posix() == text.removesuffix("/") else "path is not in canonical form"
 
 
 def _urls(fields: Fields) -> tuple[str, ...]:
-    urls = _names(fields, "remote_files")
+    urls = tuple(str(item) for item in fields.items("remote_files"))
     for url in urls:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.netloc:
@@ -171,7 +216,8 @@ def _mapping(fields: Fields) -> tuple[tuple[str, ...], ...] | None:
     entries = fields.items("job_file_mapping", null=False)
     jobs = Fields({str(number): entry for number, entry in enumerate(entries)})
     mapping = tuple(
-        tuple(jobs.texts(number, longest=1024, blank=False, empty=False)) for number in jobs.values
+        tuple(jobs.texts(number, longest=LONGEST_NAME, blank=False, empty=False))
+        for number in jobs.values
     )
     if "job_file_mapping" in fields.errors:
         return None
@@ -179,11 +225,12 @@ def _mapping(fields: Fields) -> tuple[tuple[str, ...], ...] | None:
         fields.wrong("job_file_mapping", EMPTY_LIST)
     elif jobs.errors:
         fields.errors["job_file_mapping"] = jobs.errors
-    names = [name for entry in mapping for name in entry]
-    for name in dict.fromkeys(names if not jobs.errors else ()):
-        if names.count(name) > 1:
+    else:
+        names = Counter(itertools.chain(*mapping))
+        twice = next((name for name, times in names.items() if times > 1), None)
+        if twice is not None:
             fields.wrong(
                 "job_file_mapping",
-                f"The same file '{name}' cannot be used multiple times in the job file mapping",
+                f"The same file '{twice}' cannot be used multiple times in the job file mapping",
             )
     return mapping

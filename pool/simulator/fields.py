@@ -160,13 +160,17 @@ class Fields:
         required: bool = False,
         blank: bool = True,
         empty: bool = True,
+        problem: Callable[[str], str | None] = lambda _: None,
     ) -> list[str]:
-        """A list of texts; mistakes are told by their place in it."""
+        """A list of texts; mistakes, and what else ``problem`` finds, are told by their place."""
         items = self.items(name, required=required)
         if not items and not empty and name not in self.errors:
             self.wrong(name, EMPTY_LIST)
         inner = Fields({str(number): value for number, value in enumerate(items)})
         texts = [inner.text(key, blank=blank, longest=longest) or "" for key in inner.values]
+        for key, text in zip(inner.values, texts, strict=True):
+            if key not in inner.errors and (message := problem(text)):
+                inner.wrong(key, message)
         if inner.errors:
             self.errors[name] = inner.errors
         return texts

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import mimetypes
 import random
 import re
 import tarfile
 import zipfile
-from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable
+from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 #: Where a real server keeps what is in our folders: its error messages name these paths.
 DATA_ROOT = "/home/django/data/data"
 SHARE_ROOT = "/home/django/share"
+#: From where a task's images are to the root, in the messages.
+UP_TO_ROOT = "../../../../../../.."
 
 #: Kinds in CVAT's order. Of a ``unique`` one there may be a single file and nothing beside it.
 KINDS = ("image", "video", "audio", "archive", "directory", "pdf", "zip")
@@ -27,6 +30,8 @@ _ARCHIVES = frozenset(
         "application/x-cpio", "application/gzip", "application/x-bzip",
     }
 )  # fmt: skip
+#: What macOS leaves in archives, as far as CVAT knows it.
+_IGNORED_IN_ZIPS = ("__MSOSX", "._.DS_Store", "__MACOSX", ".DS_Store")
 _TYPES = mimetypes.MimeTypes()
 for _suffix, _type in (
     (".mkv", "video/x-matroska"),
@@ -92,8 +97,7 @@ def in_order(names: Iterable[str], method: str, rng: random.Random) -> list[str]
     found = list(names)
     match method:
         case "lexicographical":
-            # CVAT sorts path objects, which compare part by part.
-            found.sort(key=PurePosixPath)
+            found.sort()
         case "natural":
             found.sort(key=natural_key)
         case "random":
@@ -110,36 +114,51 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
     ]
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(file: Path | io.BytesIO) -> tuple[int, int]:
     """Width and height of an image, from its header. Raises ``OSError`` if it is none."""
-    with Image.open(path) as image:
+    with Image.open(file) as image:
         return image.size
 
 
-def first_image_size(path: Path, shown_as: str) -> tuple[int, int]:
+def first_image_size(name: str, path: Path, shown_as: str, in_memory: bool) -> tuple[int, int]:
     """The image that the chunk size is computed from: Pillow's own error if it is none."""
+    if _leads_out(name):
+        raise _unreadable(name)
     try:
-        return image_size(path)
-    except UnidentifiedImageError:
-        raise ImportFailed(
-            f"PIL.UnidentifiedImageError: cannot identify image file '{shown_as}'\n"
-        ) from None
+        return image_size(io.BytesIO(path.read_bytes()) if in_memory else path)
+    except UnidentifiedImageError as error:
+        what = str(error) if in_memory else f"cannot identify image file {shown_as!r}"
+        raise ImportFailed(f"PIL.UnidentifiedImageError: {what}\n") from None
     except OSError as error:
-        raise ImportFailed(f"{type(error).__name__}: {error}\n") from None
+        what = (
+            f"[Errno {error.errno}] {error.strerror}: {shown_as!r}" if error.errno else str(error)
+        )
+        raise ImportFailed(f"{type(error).__name__}: {what}\n") from None
 
 
-def image_sizes(paths: Sequence[tuple[str, Path]]) -> list[tuple[int, int]]:
+def image_sizes(images: Iterable[tuple[str, Path]]) -> list[tuple[int, int]]:
     """The sizes of all images of a manifest: one that is none is told by its name."""
     sizes = []
-    for name, path in paths:
+    for name, path in images:
+        if _leads_out(name):
+            raise _unreadable(name)
         try:
             sizes.append(image_size(path))
         except OSError:
-            raise ImportFailed(
-                "utils.dataset_manifest.errors.InvalidImageError: "
-                f"failed to parse image file '{name}'\n"
-            ) from None
+            raise _unreadable(name) from None
     return sizes
+
+
+def _leads_out(name: str) -> bool:
+    """Whether a name in an archive leads out of the folder, where nothing was unpacked to."""
+    return name.startswith("/") or ".." in name.split("/")
+
+
+def _unreadable(name: str) -> ImportFailed:
+    shown = f"{UP_TO_ROOT}{name}" if name.startswith("/") else name
+    return ImportFailed(
+        f"utils.dataset_manifest.errors.InvalidImageError: failed to parse image file '{shown}'\n"
+    )
 
 
 def chunk_size_for(width: int, height: int) -> int:
@@ -147,39 +166,40 @@ def chunk_size_for(width: int, height: int) -> int:
     return max(2, min(72, 36 * 1920 * 1080 // max(1, width * height)))
 
 
-def extract(path: Path, target: Path) -> list[str]:
-    """Unpack the images of an archive below ``target``; return their names.
+def unpack(path: Path, target: Path, shown_as: str) -> list[str]:
+    """Unpack an archive below ``target``, where it is taken away; return its images' names.
 
     Zip and tar are known; the rest (7z, rar, cpio) needs programs that are not here.
     """
-    if zipfile.is_zipfile(path):
-        return _extract_zip(path, target)
-    if tarfile.is_tarfile(path):
-        return _extract_tar(path, target)
     if kind_of(path.name) == "zip":
-        raise ImportFailed("zipfile.BadZipFile: File is not a zip file\n")
-    raise ImportFailed(
-        f"patoolib.util.PatoolError: could not find an executable program to extract "
-        f"'{path.name}'; the simulator knows zip and tar\n"
-    )
-
-
-def _extract_zip(path: Path, target: Path) -> list[str]:
-    names = []
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            if not entry.is_dir() and kind_of(entry.filename) == "image":
-                # extract() drops what would lead out of the target, so ask where it went.
-                written = Path(archive.extract(entry, target))
-                names.append(written.relative_to(target).as_posix())
+        names = _unpack_zip(path, target)
+    elif tarfile.is_tarfile(path):
+        with tarfile.open(path) as archive:
+            archive.extractall(target, filter="data")
+        found = (each.relative_to(target).as_posix() for each in target.rglob("*"))
+        names = [name for name in found if kind_of(name) == "image"]
+    else:
+        kind = path.suffix.removeprefix(".")
+        raise ImportFailed(
+            f"RuntimeError: unable to extract archive:\nINFO patool: Extracting {shown_as} ...\n"
+            f"ERROR patool: error extracting {shown_as}: could not find an executable program to "
+            f"extract format {kind}; candidates are rar,unrar,7z,7zz,7zzs,unar\n\n"
+        )
+    if path.is_relative_to(target):
+        path.unlink()
     return names
 
 
-def _extract_tar(path: Path, target: Path) -> list[str]:
-    names = []
-    with tarfile.open(path) as archive:
-        for entry in archive.getmembers():
-            if entry.isfile() and kind_of(entry.name) == "image":
-                archive.extract(entry, target, filter="data")
-                names.append(entry.name)
-    return names
+def _unpack_zip(path: Path, target: Path) -> list[str]:
+    """Names are kept as they are, even those that lead elsewhere than where they are unpacked."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(target)
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise ImportFailed(f"zipfile.BadZipFile: {error}\n") from None
+    return [
+        name
+        for name in names
+        if kind_of(name) == "image" and not any(part in name for part in _IGNORED_IN_ZIPS)
+    ]

@@ -241,7 +241,7 @@ def created_job_json(job: Job) -> Json:
 
 def data_meta_json(data: Data) -> Json:
     return {
-        "chapters": None,
+        "chapters": [] if data.original_chunk_type == "video" else None,
         "chunks_updated_date": timestamp(data.chunks_updated),
         "chunk_size": data.chunk_size,
         "size": data.size,

@@ -84,7 +84,7 @@ class SimulatorSettings:
     webhook_timeout: float = 10.0
     #: Seconds until a remote file's server counts as gone.
     remote_timeout: float = 10.0
-    max_jobs_per_task: int = 10_000
+    max_jobs_per_task: int = 5_000
     #: What goes wrong from the start on.
     faults: tuple[Fault, ...] = ()
 

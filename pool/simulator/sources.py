@@ -5,15 +5,13 @@ from __future__ import annotations
 import fnmatch
 import random
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
-import urllib3
-
-from .about import inside
 from .data_params import DataParams
+from .downloads import download
+from .manifests import Entry, described, read_manifest
 from .media import (
     DATA_ROOT,
     KINDS,
@@ -21,15 +19,17 @@ from .media import (
     ImportFailed,
     check_combination,
     chunk_size_for,
-    extract,
     first_image_size,
     image_sizes,
     in_order,
     kind_of,
+    unpack,
     validation_error,
 )
 from .records import Data, Frame
 from .video import read_video
+
+MANIFEST = "manifest.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,20 +45,24 @@ class Media:
     read: int
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Files:
-    """The input files of an import: a folder and names below it."""
+    """The input files of an import: a folder and names below it, by their kinds."""
 
     folder: Path
+    #: The folder as the real server would have it in its messages.
     shown_as: str
     storage: str
-    names: list[str] = field(default_factory=list)
+    found: dict[str, list[str]]
+    #: The list of the images that was sent with them, or lay in their archive.
+    manifest: Path | None
+    #: Whether the real server reads the images out of a zip that it holds open.
+    zipped: bool = False
 
     def path(self, name: str) -> Path:
         return self.folder / name
 
     def shown(self, name: str) -> str:
-        """The path as the real server would have it in its messages."""
         return f"{self.shown_as}/{name}"
 
 
@@ -70,84 +74,91 @@ def read_media(
     Raises :class:`ImportFailed` with CVAT's words for it.
     """
     files = _gather(data, params, share, timeout)
-    names = [name for name in files.names if not name.endswith(".jsonl")]
-    counted: dict[str, list[str]] = {kind: [] for kind in KINDS}
-    for name in names:
-        kind = "directory" if files.path(name).is_dir() else kind_of(name)
-        if kind in counted:
-            counted[kind].append(name)
-    mode = check_combination(counted)
+    mode = check_combination(files.found)
     if params.job_file_mapping is not None and mode != "annotation":
         raise validation_error(
             "job_file_mapping can't be used with sequence-based data like videos"
         )
-    if data.storage == "share" and not counted["directory"]:
-        _check_present(files, names)
-    if counted["video"]:
-        return _read_video(files, counted["video"][0], data, params)
-    return _read_images(files, counted, data, params, rng)
+    if params.copy_data:
+        _copy(_without_parents(data.server_files), share, data.raw, params.server_files_exclude)
+    if files.found["video"]:
+        return _read_video(files, files.found["video"][0], data, params)
+    return _read_images(files, data, params, rng)
 
 
 def _gather(data: Data, params: DataParams, share: Path, timeout: float) -> Files:
-    files = Files(data.raw, f"{DATA_ROOT}/{data.id}/raw", "local")
+    """The files by their kinds, as their names tell them; nothing was opened yet."""
+    own = _own_folder(data)
+    names = list(data.client_files)
     if data.remote_files:
-        files.names = _download(data.remote_files, data.raw, timeout)
-    elif data.cloud_storage is not None:
-        keys = _cloud_keys(data.cloud_storage.folder, data.server_files, params)
-        files = Files(data.cloud_storage.folder, data.cloud_storage.resource, "cloud_storage")
-        files.names = keys
-    elif data.server_files:
-        names = _without_parents(data.server_files)
-        if params.copy_data:
-            files.names = _copy(names, share, data.raw, params.server_files_exclude)
-        else:
-            files = Files(share, SHARE_ROOT, "share")
-            files.names = [name for name in names if name not in params.server_files_exclude]
-    else:
-        files.names = list(data.client_files)
-    return files
+        names = download(data.remote_files, data.raw, own, timeout)
+    folder, shown_as, storage, server_files = data.raw, own, "local", list(data.server_files)
+    if data.cloud_storage is not None:
+        folder, shown_as = data.cloud_storage.folder, data.cloud_storage.resource
+        storage, server_files = "cloud_storage", _cloud_keys(folder, server_files, params)
+    elif server_files and not params.copy_data:
+        folder, shown_as, storage = share, SHARE_ROOT, "share"
+    manifests = [name for name in names + server_files if name.endswith(".jsonl")]
+    if len(manifests) > 1:
+        raise validation_error("Only one manifest file can be attached to data")
+    manifest = None
+    if manifests and storage != "cloud_storage":
+        manifest = (share if params.copy_data else folder) / manifests[0]
+        read_manifest(manifest)
+    found: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    for name in names:
+        found.setdefault(kind_of(name), []).append(name)
+    for name in _without_parents(server_files):
+        is_folder = storage != "cloud_storage" and (share / name).is_dir()
+        found.setdefault("directory" if is_folder else kind_of(name), []).append(name)
+    found = {kind: found[kind] for kind in KINDS}
+    return Files(folder, shown_as, storage, found, manifest)
+
+
+def _own_folder(data: Data) -> str:
+    return f"{DATA_ROOT}/{data.id}/raw"
 
 
 def _without_parents(names: Sequence[str]) -> list[str]:
     """Drop a folder that is given beside files below it: the files are what is meant."""
-    given = [name.strip("/") for name in names]
+    given = [name.rstrip("/") for name in names]
+    parents = {str(parent) for name in given for parent in PurePosixPath(name).parents}
+    return [name for name in given if name not in parents]
+
+
+def _without(names: Iterable[str], exclude: Sequence[str]) -> list[str]:
+    """Leave out names, and what is below the folders that end in a slash."""
     return [
-        name for name in given if not any(other.startswith(f"{name}/") for other in given)
-    ]  # fmt: skip
+        name
+        for name in names
+        if name not in exclude
+        and not any(f"{parent}/" in exclude for parent in PurePosixPath(name).parents)
+    ]
 
 
-def _missing(shown: str) -> ImportFailed:
-    return ImportFailed(f"FileNotFoundError: [Errno 2] No such file or directory: '{shown}'\n")
+def _copy(names: Sequence[str], share: Path, target: Path, exclude: Sequence[str]) -> None:
+    files = [file for name in names for file in _below(share, name)]
+    for name in _without(files, exclude):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(share / name, target / name)
+        except FileNotFoundError as error:
+            missing = f"{SHARE_ROOT}/{name}"
+            raise ImportFailed(
+                f"FileNotFoundError: [Errno {error.errno}] {error.strerror}: {missing!r}\n"
+            ) from None
 
 
-def _check_present(files: Files, names: Sequence[str]) -> None:
-    for name in names:
-        path = inside(files.folder, name)
-        if path is None:
-            raise ImportFailed(f"ValueError: Path {name!r} is not allowed\n")
-        if not path.exists():
-            raise _missing(files.shown(name))
-
-
-def _copy(names: Sequence[str], share: Path, target: Path, exclude: Sequence[str]) -> list[str]:
-    for name in names:
-        source = inside(share, name)
-        if source is None or not source.exists():
-            raise _missing(f"{SHARE_ROOT}/{name}")
-        if name in exclude:
-            continue
-        if source.is_dir():
-            shutil.copytree(source, target / name, dirs_exist_ok=True)
-        else:
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target / name)
-    return [name for name in names if name not in exclude]
+def _below(folder: Path, name: str) -> list[str]:
+    """All files in a folder, by their names below its root; a file alone is itself."""
+    if not (folder / name).is_dir():
+        return [name]
+    files = (path for path in (folder / name).rglob("*") if path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in files)
 
 
 def _cloud_keys(folder: Path, given: Sequence[str], params: DataParams) -> list[str]:
-    present = sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
-    )
+    present = dict.fromkeys(_below(folder, ""))
     keys: list[str] = []
     for name in given:
         if name.endswith("/"):
@@ -156,109 +167,37 @@ def _cloud_keys(folder: Path, given: Sequence[str], params: DataParams) -> list[
             keys.append(name)
         else:
             raise validation_error(f"The file '{name}' not found on the cloud storage")
+    keys = _without(keys, params.server_files_exclude)
     if params.filename_pattern:
         keys += fnmatch.filter(present, params.filename_pattern)
-    keys = [key for key in dict.fromkeys(keys) if key not in params.server_files_exclude]
+    found = dict.fromkeys(keys)
     for name in (name for entry in params.job_file_mapping or () for name in entry):
-        if name not in keys:
+        if name not in found:
             raise validation_error(f"Job mapping file {name} is not specified in input files")
-    return keys
+    return list(found)
 
 
-def _download(urls: Sequence[str], target: Path, timeout: float) -> list[str]:
-    """Fetch remote files. A server that does not answer fails the import, as in CVAT."""
-    names: list[str] = []
-    with urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(total=timeout)) as pool:
-        for url in urls:
-            name = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
-            if name in names:
-                raise validation_error(f"filename collision: {name}")
-            try:
-                response = pool.request("GET", url, preload_content=False)
-            except urllib3.exceptions.HTTPError as error:
-                raise validation_error(_unreachable(url, error)) from None
-            try:
-                if response.status != 200:
-                    raise validation_error(
-                        f"Failed to download {url}; HTTP error {response.status}"
-                    )
-                with (target / name).open("wb") as file:
-                    shutil.copyfileobj(response, file)
-            finally:
-                response.release_conn()
-            names.append(name)
-    return names
-
-
-def _unreachable(url: str, error: urllib3.exceptions.HTTPError) -> str:
-    """What the requests library would have said, which CVAT downloads with."""
-    if isinstance(error, urllib3.exceptions.NewConnectionError):
-        parts = urlsplit(url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        kind = "HTTPSConnection" if parts.scheme == "https" else "HTTPConnection"
-        reason = str(error).partition(": ")[2]
-        where = f"(host='{parts.hostname}', port={port})"
-        return (
-            f"Failed to download {url}: ConnectionError: {kind}Pool{where}: "
-            f"Max retries exceeded with url: {parts.path or '/'} (Caused by "
-            f'NewConnectionError("{kind}{where}: {reason}"))'
-        )
-    return f"Failed to download {url}: {type(error).__name__}: {error}"
-
-
-def _expand(files: Files, counted: dict[str, list[str]]) -> list[str]:
-    """The images: named ones, those in named folders, those in an archive (now unpacked)."""
-    names = list(counted["image"])
-    for folder in counted["directory"]:
-        names += [
-            path.relative_to(files.folder).as_posix()
-            for path in sorted(files.path(folder).rglob("*"))
-            if path.is_file() and kind_of(path.name) == "image"
-        ]
-    return list(dict.fromkeys(names))
-
-
-def _read_images(
-    files: Files,
-    counted: dict[str, list[str]],
-    data: Data,
-    params: DataParams,
-    rng: random.Random,
-) -> Media:
+def _read_images(files: Files, data: Data, params: DataParams, rng: random.Random) -> Media:
     for kind in ("pdf", "audio"):
-        if counted[kind]:
+        if files.found[kind]:
             raise ImportFailed(f"NotImplementedError: the simulator reads no {kind} files\n")
-    names = _expand(files, counted)
-    for archive in counted["zip"] + counted["archive"]:
-        names += extract(files.path(archive), data.raw)
-        files = Files(data.raw, f"{DATA_ROOT}/{data.id}/raw", "local")
+    names, files = _images(files, data)
+    if files.manifest and params.sorting_method == "random":
+        raise validation_error("It isn't supported to upload manifest file and use random sorting")
+    if files.storage == "share":
+        names = _without(names, params.server_files_exclude)
     if not names:
-        raise ImportFailed("ValueError: No media data found\n")
-    if params.job_file_mapping is not None:
-        ordered = [name for entry in params.job_file_mapping for name in entry]
-        for name in ordered:
-            if name not in names:
-                short = name.rsplit("/", 1)[-1]
-                raise validation_error(f"Can't find file '{short}' in the input files")
-    else:
-        ordered = in_order(names, params.sorting_method, rng)
+        raise ImportFailed("Exception: No image found\n")
+    ordered = _ordered(names, files, params, rng)
     if data.start_frame > (params.stop_frame or len(ordered) - 1):
         raise ImportFailed("AssertionError\n")
     chunk_size = data.chunk_size
     if chunk_size is None:
         first = ordered[data.start_frame]
-        chunk_size = chunk_size_for(*first_image_size(files.path(first), files.shown(first)))
+        width, height = first_image_size(first, files.path(first), files.shown(first), files.zipped)
+        chunk_size = chunk_size_for(width, height)
     _check_quality(data)
-    sizes = image_sizes([(name, files.path(name)) for name in ordered])
-    frames = [
-        Frame(
-            name=ordered[index],
-            width=sizes[index][0],
-            height=sizes[index][1],
-            path=files.path(ordered[index]),
-        )
-        for index in _chosen(len(ordered), params)
-    ]
+    frames = _frames(ordered, files, params)
     if not frames:
         raise ImportFailed("ValueError: No media data found\n")
     return Media(
@@ -269,6 +208,90 @@ def _read_images(
         storage=files.storage,
         read=len(ordered),
     )
+
+
+def _images(files: Files, data: Data) -> tuple[list[str], Files]:
+    """The images: named ones, those in named folders, those in an archive, and where they are."""
+    names = [PurePosixPath(name).as_posix() for name in files.found["image"]]
+    for folder in files.found["directory"]:
+        names += [name for name in _below(files.folder, folder) if kind_of(name) == "image"]
+    for archive in files.found["zip"] + files.found["archive"]:
+        names = unpack(files.path(archive), data.raw, files.shown(archive))
+        manifest = files.manifest or data.raw / MANIFEST
+        return names, Files(
+            data.raw,
+            _own_folder(data),
+            "local",
+            files.found,
+            manifest if manifest.exists() else None,
+            zipped=bool(files.found["zip"]),
+        )
+    return names, files
+
+
+def _ordered(names: list[str], files: Files, params: DataParams, rng: random.Random) -> list[str]:
+    if params.job_file_mapping is not None:
+        wanted = [
+            PurePosixPath(name).as_posix() for entry in params.job_file_mapping for name in entry
+        ]
+    elif params.sorting_method == "predefined" and (files.manifest or files.zipped):
+        if files.manifest is None:
+            raise _no_manifest(MANIFEST)
+        wanted = [entry.name for entry in read_manifest(files.manifest)]
+        mismatching = sorted(set(names) ^ set(wanted))
+        if mismatching:
+            raise _mismatch(mismatching, names)
+    else:
+        return in_order(names, params.sorting_method, rng)
+    present = set(names)
+    for name in wanted:
+        if name not in present:
+            short = name.rsplit("/", 1)[-1]
+            message = f"Can't find file '{short}' in the input files"
+            raise validation_error(message)
+    return wanted
+
+
+def _no_manifest(name: str) -> ImportFailed:
+    return ImportFailed(
+        f"FileNotFoundError: Can't find upload manifest file '{name}' in the uploaded files. When "
+        "the 'predefined' sorting method is used, this file is required in the input files. "
+        "Read more: https://docs.cvat.ai/docs/manual/advanced/dataset_manifest/\n"
+    )
+
+
+def _mismatch(mismatching: Sequence[str], uploaded: Sequence[str]) -> ImportFailed:
+    shown = [f"{name} ({'upload' if name in uploaded else 'manifest'})" for name in mismatching[:5]]
+    rest = len(mismatching) - 5
+    return ImportFailed(
+        "FileNotFoundError: Uploaded files do no match the upload manifest file contents. "
+        "Please check the upload manifest file contents and the list of uploaded files. "
+        f"Mismatching files: {', '.join(shown)}{f' (and {rest} more). ' if rest > 0 else ''}. "
+        "Read more: https://docs.cvat.ai/docs/manual/advanced/dataset_manifest/\n"
+    )
+
+
+def _frames(ordered: Sequence[str], files: Files, params: DataParams) -> list[Frame]:
+    """The frames that are asked for, each checked against the list that says how large it is."""
+    if files.manifest is not None:
+        entries = read_manifest(files.manifest)
+    else:
+        sizes = image_sizes((name, files.path(name)) for name in ordered)
+        entries = [Entry(described(name), *size) for name, size in zip(ordered, sizes, strict=True)]
+    frames = []
+    for index in _chosen(len(ordered), params):
+        if index >= len(entries):
+            raise ImportFailed(
+                f"IndexError: Invalid index number: {index}, "
+                f"Maximum allowed index is {len(entries) - 1}\n"
+            )
+        name, entry = ordered[index], entries[index]
+        if name != entry.name and not name.endswith(f"/{entry.name}"):
+            raise validation_error("Incorrect file mapping to manifest content")
+        frames.append(
+            Frame(name=name, width=entry.width, height=entry.height, path=files.path(name))
+        )
+    return frames
 
 
 def _read_video(files: Files, name: str, data: Data, params: DataParams) -> Media:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os.path
+import sys
 import uuid
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from email.header import Header
+from pathlib import Path
 
 from .call import Call
 from .records import Data, User
-from .replies import Refusal, Reply, crash
+from .replies import Refusal, Reply, crash, dump
 from .tasks import task_of
 from .versions import TUS_COMPLETE_IS_404, TUS_WITHOUT_ORIGIN
 
@@ -28,6 +31,8 @@ HEADERS = {
     "Upload-Offset,content-type",
 }
 MEGABYTE = 1_000_000
+#: Bytes of a file's name that a file system takes.
+LONGEST_ON_DISK = 255
 
 
 @dataclass(slots=True)
@@ -54,16 +59,20 @@ def create_upload(call: Call, data: Data) -> Reply:
         raise Refusal(400, "Metadata is expected to contain 'filename' key", headers=HEADERS)
     if int(length) > int(HEADERS["tus-max-size"]):
         raise _refusal(413)
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise Refusal(400, f"File name {name} is not allowed")
-    if (data.raw / name).exists():
+    target = (data.raw / name).resolve()
+    if not target.is_relative_to(data.raw.resolve()):
+        message = dump(f"File name {name} is not allowed")
+        return Reply(status=400, content=message, media_type="text/plain")
+    if any(is_too_long(part) for part in target.parts):
+        raise crash()
+    if target.exists():
         raise Refusal(409, "File with same name already exists", headers=HEADERS)
     identity = f"{call.user.id}_{uuid.uuid4()}"
     upload = Upload(
         data=data, user=call.user, name=name, size=int(length), path=data.folder / identity
     )
     upload.path.touch()
-    data.client_files.setdefault(name)
+    data.client_files.setdefault(os.path.normpath(name))
     call.simulator.uploads[identity] = upload
     base_url = call.base_url
     if not call.settings.since(TUS_WITHOUT_ORIGIN) and call.header("x-forwarded-host") is None:
@@ -71,7 +80,22 @@ def create_upload(call: Call, data: Data) -> Reply:
         if not base_url:
             raise crash()
     location = f"{base_url}/api/tasks/{call.number()}/data/{identity}"
-    return Reply(status=201, headers={**HEADERS, "location": location, "upload-filename": name})
+    headers = {**HEADERS, "location": location, "upload-filename": _as_header(name)}
+    return Reply(status=201, headers=headers)
+
+
+def is_too_long(name: str) -> bool:
+    """Whether the disk refuses a file of this name."""
+    return len(name.encode()) > LONGEST_ON_DISK
+
+
+def _as_header(text: str) -> str:
+    """A text as Django has it in a header."""
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        return Header(text, "utf-8", maxlinelen=sys.maxsize).encode()
+    return text.strip()
 
 
 def _file_name(call: Call) -> str:
@@ -117,7 +141,9 @@ async def patch_upload(call: Call) -> Reply:
     await call.spend(call.timings.upload_per_megabyte * received / MEGABYTE)
     if upload.offset >= upload.size:
         target = upload.data.raw / upload.name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.parent.exists():
+            # CVAT renames the file into a folder that nothing has made.
+            raise crash()
         upload.path.rename(target)
         del call.simulator.uploads[call.text("file_id")]
     return Reply(status=204, headers={**HEADERS, "upload-offset": str(upload.offset)})

@@ -9,8 +9,33 @@ from __future__ import annotations
 
 from typing import Final
 
+#: The end of a hold that lasts, in seconds since the epoch.
+FOREVER: Final = 1e18
+
+
+def server_seconds(request: str) -> str:
+    """CVAT's part of the time that a request took, whose row is called ``request``.
+
+    That is what came after it had accepted the data; and before that, while it or its template was
+    held, and in tries that came to nothing. None of a request whose data was never accepted.
+    """
+    held = f"""
+        SELECT SUM(MAX(0.0, MIN(held.until, {request}.uploaded_at)
+                            - MAX(held.since, {request}.created_at)))
+        FROM held
+        WHERE held.until > {request}.created_at AND held.template IN ('', {request}.template)
+    """
+    return f"""
+        CASE WHEN {request}.finished_at IS NOT NULL AND {request}.uploaded_at IS NOT NULL THEN
+            MAX({request}.finished_at - {request}.uploaded_at, 0.0)
+            + MIN(MAX({request}.uploaded_at - {request}.created_at, 0.0),
+                  {request}.lost_seconds + COALESCE(({held}), 0.0))
+        END
+    """
+
+
 #: The event of a request's row, as it is now. One that is queued again has a fresh lease.
-_OF_REQUEST: Final = """
+_OF_REQUEST: Final = f"""
     INSERT INTO events (kind, at, template, task_id, lease_id, request_id, state, outcome, code,
                         seconds, server_seconds)
     VALUES ('request.' || NEW.state,
@@ -22,7 +47,7 @@ _OF_REQUEST: Final = """
                      END, NEW.created_at),
             NEW.template, NEW.task_id, NEW.lease_id, NEW.id, NEW.state, NEW.outcome,
             NEW.error_code, MAX(NEW.finished_at - NEW.created_at, 0.0),
-            MAX(NEW.finished_at - NEW.uploaded_at, 0.0));
+            {server_seconds("NEW")});
 """
 
 #: The event of a lease's row, as it is now.

@@ -13,6 +13,7 @@ from typing import Final
 from sqlite_utils import Database
 
 from pool.events import EndedRequest, Event, SinkRecord
+from pool.store.event_schema import server_seconds
 from pool.store.rows import changed, listed, number, one, rows
 
 EVENT_COLUMNS: Final = tuple(field.name for field in fields(Event))
@@ -46,9 +47,9 @@ PRUNE_EVENTS: Final = """
 TOLD: Final = "SELECT COALESCE(MIN(cursor), :last) FROM sinks"
 
 #: The newest ends of requests, as ENDED_COLUMNS. Nothing of what may be large is read.
-ENDED_REQUESTS: Final = """
+ENDED_REQUESTS: Final = f"""
     SELECT id, template, outcome, finished_at, MAX(finished_at - created_at, 0.0),
-           MAX(finished_at - uploaded_at, 0.0), state, error_code, error
+           {server_seconds("requests")}, state, error_code, error
     FROM requests INDEXED BY requests_finished
     WHERE finished_at IS NOT NULL AND finished_at >= :since AND state IN ('ready', 'failed')
     ORDER BY finished_at DESC LIMIT :limit

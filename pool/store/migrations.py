@@ -124,6 +124,7 @@ def m001_tasks_leases_requests(db: Database) -> None:
             uploaded_at REAL,
             deadline_at REAL,
             finished_at REAL,
+            lost_seconds REAL NOT NULL DEFAULT 0,
             error_code TEXT NOT NULL DEFAULT '',
             error TEXT NOT NULL DEFAULT '',
             warnings TEXT NOT NULL DEFAULT '[]',
@@ -194,7 +195,7 @@ def m002_demand(db: Database) -> None:
 
 @migrations()
 def m003_owners_holds_maintenance(db: Database) -> None:
-    """Who is at work on the store, and what is not to be created for now."""
+    """Who is at work on the store; what is not to be created for now, and what was when."""
     db.table("owners").create({"owner": str, "until": float}, pk="owner", strict=True)
     db.table("maintenance").create(
         {"id": int, "owner": str, "until": float},
@@ -215,6 +216,12 @@ def m003_owners_holds_maintenance(db: Database) -> None:
         not_null=("code", "reason", "since", "attempts"),
         strict=True,
     )
+    db.table("held").create(
+        {"template": str, "since": float, "until": float},
+        not_null=("template", "since", "until"),
+        strict=True,
+    )
+    db.execute("CREATE INDEX held_by_end ON held (until)")
     db.table("pauses").create({"template": str, "since": float}, pk="template", strict=True)
 
 

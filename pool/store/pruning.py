@@ -63,6 +63,11 @@ PRUNE_PREWARMS: Final = """
         SELECT rowid FROM prewarms WHERE until < :before LIMIT :limit)
 """
 
+PRUNE_HELD: Final = """
+    DELETE FROM held WHERE rowid IN (
+        SELECT rowid FROM held WHERE until < :before LIMIT :limit)
+"""
+
 
 def prune(db: Database, *, before: float, limit: int) -> int:
     # SQLite takes a negative limit for none.
@@ -72,6 +77,6 @@ def prune(db: Database, *, before: float, limit: int) -> int:
     for (pooled_id,) in tasks:
         changed(db, "DELETE FROM jobs WHERE pooled_id = :id", {"id": pooled_id})
         changed(db, "DELETE FROM tasks WHERE id = :id", {"id": pooled_id})
-    for statement in (PRUNE_DEMAND, PRUNE_OWNERS, PRUNE_PREWARMS):
+    for statement in (PRUNE_DEMAND, PRUNE_OWNERS, PRUNE_PREWARMS, PRUNE_HELD):
         pruned += changed(db, statement, old)
     return pruned + len(tasks)

@@ -256,12 +256,20 @@ RETURN_TASK: Final = """
     WHERE id = :id AND state = 'leased'
 """
 
+#: Seconds of a request's that an upload or import took that came to nothing, but for those in
+#: which the server is held, which :func:`pool.store.event_schema.server_seconds` counts.
+LOST: Final = """
+    MAX(0.0, COALESCE(MIN(:now, COALESCE((SELECT since FROM holds WHERE template = ''), :now))
+                      - handed_out_at, 0.0))
+"""
+
 #: A request waits for another task: with a fresh lease, and nothing of the old task.
-REQUEUE_REQUEST: Final = """
+REQUEUE_REQUEST: Final = f"""
     UPDATE requests
     SET state = 'queued', lease_id = :new_lease_id, pooled_id = NULL, task_id = NULL,
         outcome = NULL, handed_out_at = NULL, uploaded_at = NULL, deadline_at = NULL,
-        owner = CASE WHEN spooled THEN :nobody ELSE owner END, tasks_spent = tasks_spent + 1
+        owner = CASE WHEN spooled THEN :nobody ELSE owner END, tasks_spent = tasks_spent + 1,
+        lost_seconds = lost_seconds + {LOST}
     WHERE id = :id AND state IN ('uploading', 'importing')
 """
 
@@ -309,6 +317,18 @@ INHERIT_LEASE: Final = f"""
 ABANDON_ORPHANED_LEASES: Final = f"""
     UPDATE leases INDEXED BY leases_waiting SET state = 'abandoned', idempotency_key = NULL
     WHERE {_DESERTED}
+"""
+
+#: The time of a hold begins, unless it has.
+BEGIN_HELD: Final = """
+    INSERT INTO held (template, since, until)
+    SELECT :template, :since, :forever
+    WHERE NOT EXISTS (SELECT 1 FROM held WHERE until = :forever AND template = :template)
+"""
+
+#: The time of a hold is over.
+END_HELD: Final = """
+    UPDATE held SET until = :now WHERE until = :forever AND template = :template
 """
 
 # --- Demand, maintenance --------------------------------------------------------------------------

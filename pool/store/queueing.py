@@ -10,7 +10,7 @@ from sqlite_utils import Database
 from pool.model import Handout, LeaseState, RequestRecord, RequestState
 from pool.store import handing_out, lookups
 from pool.store.migrations import SPOOLED
-from pool.store.queries import RETURN_TASK
+from pool.store.queries import LOST, RETURN_TASK
 from pool.store.queue_rows import NOBODY, Unserved
 from pool.store.rows import REQUEST_COLUMNS, changed, listed, number, one, request_of, rows
 
@@ -33,7 +33,8 @@ SPOOL_QUEUED: Final = f"""
 SPOOL_UPLOADING: Final = f"""
     UPDATE requests
     SET state = 'queued', spooled = 1, owner = :nobody, lease_id = :lease_id, pooled_id = NULL,
-        task_id = NULL, outcome = NULL, handed_out_at = NULL
+        task_id = NULL, outcome = NULL, handed_out_at = NULL,
+        lost_seconds = lost_seconds + {LOST}
     WHERE id = :id AND lease_id = :under AND state = 'uploading'
     RETURNING {_REQUEST}
 """

@@ -10,6 +10,7 @@ from sqlite_utils import Database
 
 from pool.model import Hold, LearnedPace, Prewarm
 from pool.store import queries
+from pool.store.event_schema import FOREVER
 from pool.store.rows import changed, text
 
 
@@ -47,9 +48,12 @@ def learn_paces(db: Database, paces: Mapping[str, LearnedPace]) -> None:
 
 def hold(db: Database, hold: Hold) -> None:
     db.table("holds").upsert(asdict(hold) | {"reason": text(hold.reason)}, pk="template")
+    began = {"template": hold.template, "since": hold.since, "forever": FOREVER}
+    changed(db, queries.BEGIN_HELD, began)
 
 
-def release_hold(db: Database, template: str) -> bool:
+def release_hold(db: Database, template: str, *, now: float) -> bool:
+    changed(db, queries.END_HELD, {"template": template, "now": now, "forever": FOREVER})
     return bool(changed(db, "DELETE FROM holds WHERE template = :template", {"template": template}))
 
 

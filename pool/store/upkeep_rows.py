@@ -37,8 +37,9 @@ class UpkeepRows(Protocol):
     def hold(self, hold: Hold) -> None:
         """Keep a template's hold, in place of the one before."""
 
-    def release_hold(self, template: str) -> bool:
-        """End a template's hold; False when there was none."""
+    def release_hold(self, template: str, *, now: float) -> bool:
+        """End a template's hold; False when there was none. What waited for CVAT in between
+        counts as CVAT's part of a request's time (:attr:`pool.events.Event.server_seconds`)."""
 
     def holds(self) -> Mapping[str, Hold]:
         """All holds by template."""

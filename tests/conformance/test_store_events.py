@@ -10,7 +10,7 @@ from store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, Scene, data, wish
 
 from pool.errors import IdempotencyConflict
 from pool.events import KINDS, EndedRequest, Event
-from pool.model import new_id
+from pool.model import Hold, new_id
 from pool.store.base import CreateLimit, Opened, Store
 
 #: Times of steps that follow each other.
@@ -107,6 +107,72 @@ def test_jobs_that_are_seen_before_the_uploads_answer(scene: Scene) -> None:
     assert told(scene, after=before) == [("request.ready", T2), ("lease.used", T2)]
     ready = scene.store.events_after(before, limit=1)[0]
     assert (ready.seconds, ready.server_seconds) == (T2 - T1, 0.0)
+
+
+def hold(store: Store, template: str = "", *, since: float) -> None:
+    store.hold(Hold(template=template, code="c", reason="r", since=since, retry_at=None))
+
+
+@pytest.mark.parametrize(
+    ("holds", "theirs"),
+    [
+        ([("", -5, -1)], 0),
+        ([("", 2, 6)], 4),
+        ([(TEMPLATE, 2, 6)], 4),
+        ([("other", 2, 6)], 0),
+        ([("", -5, 3), (TEMPLATE, 8, 30)], 5),
+        ([("", 1, 8), (TEMPLATE, 1, 8)], 10),
+        ([("", 2, None)], 8),
+        ([("", 12, 15)], 0),
+    ],
+)
+def test_the_time_in_which_it_was_held_is_cvats_part(
+    scene: Scene, holds: list[tuple[str, float, float | None]], theirs: float
+) -> None:
+    """Queued at 0, uploading at 9, accepted at 10, ready at 12."""
+    for template, since, until in holds:
+        hold(scene.store, template, since=NOW + since)
+        # A hold that goes on has not begun anew.
+        hold(scene.store, template, since=NOW + since)
+        if until is not None:
+            assert scene.store.release_hold(template, now=NOW + until)
+    opened = scene.queued(now=NOW)
+    assert opened.request is not None
+    task_id = make_warm(scene, now=NOW)
+    assert scene.store.claim_warm(opened.lease.id, FINGERPRINT, now=NOW + 9)
+    scene.store.begin_import(opened.request.id, deadline=NOW + 99, now=NOW + 10)
+    before = scene.store.last_event_id()
+    scene.store.complete_import(task_id, JOBS, now=NOW + 12)
+    ready = scene.store.events_after(before, limit=1)[0]
+    assert (ready.kind, ready.seconds) == ("request.ready", 12)
+    assert ready.server_seconds == 2 + theirs
+    (ended,) = scene.store.ended_requests(since=NOW, limit=9)
+    assert ended.server_seconds == ready.server_seconds
+
+
+@pytest.mark.parametrize("spooled", [False, True], ids=["another task", "put aside"])
+def test_tries_that_came_to_nothing_are_cvats_part(scene: Scene, spooled: bool) -> None:
+    """Of 20 seconds 5 went into such a try, of which CVAT was held for the last one."""
+    opened, again = scene.uploading(now=NOW), new_id()
+    request = opened.request
+    assert request is not None
+    hold(scene.store, since=NOW + 4)
+    if spooled:
+        assert scene.store.queue_request(
+            request.id, under=opened.lease.id, lease_id=again, most=None, now=NOW + 5
+        )
+    else:
+        assert scene.store.requeue_request(
+            request.id, lease_id=again, reason="cut off", now=NOW + 5
+        )
+    scene.store.release_hold("", now=NOW + 6)
+    make_warm(scene, now=NOW + 8)
+    handout = scene.store.claim_warm(again, FINGERPRINT, now=NOW + 9)
+    assert handout is not None
+    scene.store.begin_import(request.id, deadline=NOW + 99, now=NOW + 10)
+    scene.store.complete_import(handout.task.id, JOBS, now=NOW + 20)
+    (ended,) = scene.store.ended_requests(since=NOW, limit=9)
+    assert (ended.seconds, ended.server_seconds) == (20, 10 + 4 + 2)
 
 
 def test_a_failed_import(scene: Scene) -> None:

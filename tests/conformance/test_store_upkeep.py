@@ -22,8 +22,8 @@ def test_a_hold_is_replaced_by_the_next_and_released(store: Store) -> None:
     store.hold(later)
     store.hold(other)
     assert store.holds() == {TEMPLATE: later, "other": other}
-    assert store.release_hold(TEMPLATE)
-    assert not store.release_hold(TEMPLATE)
+    assert store.release_hold(TEMPLATE, now=NOW)
+    assert not store.release_hold(TEMPLATE, now=NOW)
     assert store.holds() == {"other": other}
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recording_replay import Replay, content
+from recording_replay import Replay, content, numbered, tiny_png
 
 from pool.simulator import SimulatorSettings, Timings, UserSettings
 
@@ -184,6 +184,18 @@ PARAMETERS: dict[str, dict[str, int]] = {
     "gt with overlap": {"segment_size": 3, "overlap": 1, **_SIX},
 }
 
+
+def _empty_folder(share: Path) -> None:
+    (share / "rec" / "empty").mkdir()
+
+
+def _thousands(share: Path) -> None:
+    first, *others = (share / name for name in numbered(5001))
+    first.write_bytes(tiny_png(16))
+    for other in others:
+        other.hardlink_to(first)
+
+
 SCENES: dict[str, Scene] = {
     "server_and_auth": Scene(_two_tasks_and_a_finished_one),
     "create_task": Scene(_project),
@@ -210,10 +222,16 @@ SCENES: dict[str, Scene] = {
     ),
     "webhooks": Scene(_project, before={"deliveries": _hooked_imports}),
     "paging": Scene(_history),
-    # From task to task, each a line: as "names": _task_by_task()
+    # From task to task
     "labels": _task_by_task(),
     "data_params": _task_by_task(PARAMETERS),
     "assignees": _task_by_task(begin=_tasks_with_jobs, users=(ORDINARY,)),
+    "names": _task_by_task(),
+    "archives": _task_by_task({"segment_size": {"segment_size": 2}}),
+    "manifest": _task_by_task(),
+    "share_paths": _task_by_task(share=_empty_folder),
+    "remote_urls": _task_by_task(),
+    "groups": _task_by_task(share=_thousands),
 }
 
 #: Uploads that are not what their names say.

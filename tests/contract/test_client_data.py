@@ -221,37 +221,45 @@ def test_an_import_that_fails_says_why(
     assert client.jobs([task_id]) == {}
 
 
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (Upload(urls=("ftp://example.org/a.jpg",)), "must be http"),
-        (Upload(cloud=(UNKNOWN_ID, ("a.jpg",))), "CloudStorage matching query does not exist"),
-    ],
-)
-def test_sources_that_are_rejected(
-    client: CvatClient, make_task: Maker, data: Upload, words: str
-) -> None:
+def test_a_cloud_storage_that_is_not_there(client: CvatClient, make_task: Maker) -> None:
+    words = "CloudStorage matching query does not exist"
     with pytest.raises(errors.CvatRejected, match=words):
-        send(client, make_task(), data)
+        send(client, make_task(), Upload(cloud=(UNKNOWN_ID, ("a.jpg",))))
 
 
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (Upload(share=("no-such-file.jpg",)), "No such file or directory"),
-        (Upload(urls=("http://127.0.0.1:9/a.jpg",)), "Failed to download"),
-    ],
-)
-def test_sources_that_cannot_be_read(
-    client: CvatClient,
-    make_task: Maker,
-    wait_for_failure: WaitForFailure,
-    data: Upload,
-    words: str,
+def test_a_url_of_another_scheme(
+    client: CvatClient, make_task: Maker, wait_for_failure: WaitForFailure
+) -> None:
+    task_id, data = make_task(), Upload(urls=("ftp://example.org/a.jpg",))
+    if knows_bad_urls(client):
+        with pytest.raises(errors.CvatRejected, match="must be http"):
+            send(client, task_id, data)
+    else:
+        send(client, task_id, data)
+        assert wait_for_failure(task_id).message
+
+
+def test_a_url_that_leads_nowhere(
+    client: CvatClient, make_task: Maker, wait_for_failure: WaitForFailure
 ) -> None:
     task_id = make_task()
+    send(client, task_id, Upload(urls=("http://127.0.0.1:9/a.jpg",)))
+    message = wait_for_failure(task_id).message
+    assert "Failed to download" in message if knows_bad_urls(client) else message
+
+
+def knows_bad_urls(client: CvatClient) -> bool:
+    """Whether the server has words of its own for them; before, they are an exception's."""
+    return (client.about().release or (0, 0)) >= (2, 65)
+
+
+def test_a_file_that_is_not_on_the_share(
+    client: CvatClient, make_task: Maker, wait_for_failure: WaitForFailure
+) -> None:
+    task_id = make_task()
+    data = Upload(share=("no-such-file.jpg",))
     send(client, task_id, data, params=DataParams(copy_data=False))
-    assert words in wait_for_failure(task_id).message
+    assert "No such file or directory" in wait_for_failure(task_id).message
 
 
 def test_jobs_of_many_tasks_at_once(

@@ -63,8 +63,16 @@ IGNORED |= {
 }
 
 #: Exchanges that differ from the recording in a way that is accepted, and why.
+_NO_STAR = "RFC 7578 forbids filename* in forms, and our parser of forms passes over it"
+_NO_MINUTE = "there the web server in front gave up after 60 s, while the delete went on"
 DIFFERENT: dict[str, str] = {
     "assignees::register an ordinary user": "the simulator's users stand in its settings",
+    "names::raw header: filename* in UTF-8: how it ended": _NO_STAR,
+    "names::raw header: filename* in UTF-8: its frames": _NO_STAR,
+    "names::raw header: filename and filename*: its frames": _NO_STAR,
+    "groups::5000 jobs over the share: deleted": _NO_MINUTE,
+    "groups::5000 jobs over the share: deleted again right away": _NO_MINUTE,
+    "groups::5000 jobs over the share: the task meanwhile": _NO_MINUTE,
 }
 
 
@@ -238,6 +246,15 @@ def test_answers_as_recorded(name: str, number: int, replayed: Callable[[str], R
 
 def test_all_recordings_are_replayed() -> None:
     assert set(SCENES) == {path.stem for path in RECORDINGS.glob("*.json")}
+
+
+def test_remote_files_are_asked_for_as_recorded(replayed: Callable[[str], Recording]) -> None:
+    recording = replayed("remote_urls")
+    recording.play_all()
+    downloads = [path for part in recording.parts for path in recording.downloads[part]]
+    recorded = [asked["path"] for asked in load("remote_urls")[-1]["requests"]]
+    # The recorder has cut long ones.
+    assert [path[:200] for path in downloads] == recorded
 
 
 def test_webhooks_are_delivered_as_recorded(replayed: Callable[[str], Recording]) -> None:

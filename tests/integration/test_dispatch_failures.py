@@ -96,7 +96,7 @@ def test_refused_credentials_hold_one_template_until_a_person_acts(
     serve(dispatch)
     assert state(engine, served) is IMPORTING
     assert cvat.count("upload") == tried + 1
-    engine.store.release_hold(template.name)  # as "cvat-pool resume" does
+    engine.store.release_hold(template.name, now=engine.clock.now())  # as "cvat-pool resume" does
     serve(dispatch)
     assert {state(engine, each) for each in requests} == {IMPORTING}
 
@@ -276,7 +276,7 @@ def test_data_that_cannot_be_read_now_costs_no_task(
 ) -> None:
     engine.queue.hold(SERVER, CvatUnreachable("down"))
     request = accepted(engine, dispatch, template)
-    engine.store.release_hold(SERVER)
+    engine.store.release_hold(SERVER, now=engine.clock.now())
     with monkeypatch.context() as patch:
         patch.setattr(engine.spool, "load", failing(StoreError("permission denied")))
         serve(dispatch)

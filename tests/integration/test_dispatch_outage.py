@@ -114,7 +114,7 @@ def test_nobody_overtakes_those_who_wait(
 ) -> None:
     engine.queue.hold(SERVER, CvatUnreachable("down"))
     waiting = [accepted(engine, dispatch, template) for _ in range(2)]
-    engine.store.release_hold(SERVER)
+    engine.store.release_hold(SERVER, now=engine.clock.now())
     late = accept(engine, dispatch, template)
     assert late.task is None and late.request is not None
     serve(dispatch)

@@ -12,17 +12,21 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.api import Serving, serving, settings_for
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import fill, one_round, refill_of
+from support.services import PATIENCE, fill, one_round, refill_of
+from support.spooled import READY, accepted, come_back, go_down, import_all, serve, state
 
 from pool import TaskPool, TemplateStatus
 from pool.engine import Engine
 from pool.observation import Observation
+from pool.services.dispatch import Dispatch
 from pool.settings import PoolSettings, Template
 from pool.simulator import SimulatorServer
 from pool.store import open_store
 
 #: Seconds that a create takes here.
 LEAD_TIME = 20.0
+#: The time of a request, and its two parts.
+PARTS = ("seconds", "server_seconds", "own_seconds")
 
 
 @pytest.fixture
@@ -40,6 +44,16 @@ def slow(cvat: ScriptedCvat, clock: ManualClock) -> None:
 def status_of(engine: Engine) -> TemplateStatus:
     (row,) = TaskPool.over(engine).status().templates
     return row
+
+
+def measured(observation: Observation) -> dict[str, float]:
+    """What the metrics expose, of one template."""
+    text, _ = observation.metrics.expose()
+    return {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
 
 
 def ask(engine: Engine, template: Template, times: int = 1) -> None:
@@ -109,6 +123,31 @@ def test_the_rate_is_that_of_the_last_minute(
     assert quiet.target > template.pool.min_size, "the pool stays ready for a while"
 
 
+# --- Whose time it was ----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("warm")
+def test_the_time_that_cvat_was_away_is_not_the_pools(
+    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    observation = Observation(engine)
+    go_down(cvat)
+    request = accepted(engine, dispatch, template)
+    dispatch.drain(PATIENCE)
+    clock.advance(600.0)
+    come_back(cvat)
+    serve(dispatch)
+    import_all(engine, cvat, clock)
+    assert state(engine, request) is READY
+    observation.metrics.take(engine.store.events_after(0, limit=99))
+    shown = {name: measured(observation)[f"cvat_pool_request_{name}_sum"] for name in PARTS}
+    assert shown["seconds"] == pytest.approx(600.0, abs=2.0)
+    assert shown["server_seconds"] == pytest.approx(600.0, abs=2.0)
+    assert shown["own_seconds"] == pytest.approx(0.0, abs=2.0)
+    (ended,) = observation.history.hour().requests
+    assert ended.server_seconds == pytest.approx(shown["server_seconds"])
+
+
 # --- Who waits ------------------------------------------------------------------------------------
 
 
@@ -131,14 +170,9 @@ def test_what_waits_is_counted_once_and_is_a_reason_to_create(dry: Serving, imag
             threading.Event().wait(0.005)
         (row,) = api.get("/v1/templates").json["templates"]
         assert (row["waiting"], row["queued"], row["target"]) == (2, 7, 0)
-        text, _ = Observation(dry.engine).metrics.expose()
-        measured = {
-            sample.name: sample.value
-            for family in text_string_to_metric_families(text.decode())
-            for sample in family.samples
-        }
-        assert measured["cvat_pool_leases_waiting"] == 2
-        assert measured["cvat_pool_requests_queued"] == 7
+        shown = measured(Observation(dry.engine))
+        assert shown["cvat_pool_leases_waiting"] == 2
+        assert shown["cvat_pool_requests_queued"] == 7
         dry.fill()
         assert [caller.result().status for caller in callers] == [201, 201]
     for each in queued:

@@ -97,7 +97,7 @@ def test_a_server_that_is_held(health: Health, clock: ManualClock, store: Store)
     )
     assert check.held_seconds == 1.0
     assert "internal" not in repr(report)
-    store.release_hold(SERVER)
+    store.release_hold(SERVER, now=clock.now())
     assert look(health, clock).ready
 
 

@@ -108,7 +108,7 @@ def test_it_is_served_when_cvat_is_back(
     cvat.before = lambda operation: (
         cvat.make_ready(uploads(cvat)[-1]) if operation == "upload" else None
     )
-    pool.store.release_hold(SERVER)
+    pool.store.release_hold(SERVER, now=pool.clock.now())
     serve(dispatch)
     for request in requests:
         (job,) = request.jobs(timeout=PATIENCE)
@@ -240,7 +240,7 @@ def test_more_than_max_queued_is_refused(
     for _ in range(2):
         waiting.append(submit(pool).id)
         if not known:
-            pool.store.release_hold(SERVER)
+            pool.store.release_hold(SERVER, now=pool.clock.now())
     with pytest.raises(QueueFull, match="max_queued") as raised:
         submit(pool, key="k")
     assert raised.value.retry_after is not None
@@ -290,7 +290,7 @@ def test_the_same_key_gives_the_queued_request(
     go_down(cvat)
     first = submit(pool, key="k")
     if not known:
-        store.release_hold(SERVER)
+        store.release_hold(SERVER, now=pool.clock.now())
     other = TaskPool(settings, store=store, cvat=cast(Any, cvat))
     assert submit(other, key="k").id == submit(pool, key="k").id == first.id
     with pytest.raises(IdempotencyConflict):
@@ -309,7 +309,7 @@ def test_calling_off_what_is_queued(
     assert request.cancel()
     assert not request.cancel()
     assert entries(pool.engine) == []
-    pool.store.release_hold(SERVER)
+    pool.store.release_hold(SERVER, now=pool.clock.now())
     assert serve(dispatch) == 0
     with pytest.raises(RequestCancelled):
         request.jobs(timeout=1.0)
