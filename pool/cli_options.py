@@ -58,9 +58,15 @@ def settings_of(config: Path | None) -> Settings:
 
     :raises ConfigError: there is none, or it is wrong.
     """
-    from pool.config import find_config, load
+    from pool.config import load
 
-    return load(config if config is not None else find_config(os.environ))
+    return load(_path_of(config))
+
+
+def _path_of(config: Path | None) -> Path:
+    from pool.config import find_config
+
+    return config if config is not None else find_config(os.environ)
 
 
 def open_pool(config: Path | None, server: str | None) -> TaskPool | RemotePool:
@@ -79,7 +85,7 @@ def open_pool(config: Path | None, server: str | None) -> TaskPool | RemotePool:
         return RemotePool(server)
     from pool.taskpool import TaskPool
 
-    return TaskPool(settings_of(config))
+    return TaskPool.from_config(_path_of(config))
 
 
 def seconds_of(text: str | None) -> float | None:

@@ -10,8 +10,9 @@ import re
 import textwrap
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
     from rich.text import Text
 
+    from pool.config import InvalidConfig
     from pool.status import Status, TemplateStatus
 
 #: What is shown is laid out for so many columns, even where the screen has fewer.
@@ -56,16 +58,56 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show levels, demand and troubles of all templates."""
-    with closing(open_pool(config, server)) as pool:
+    with _reading(config, server) as read:
         if as_json and not watch:
-            print_json(pool.status())
+            print_json(read())
         elif watch:
-            _watch(pool.status, wide=wide)
+            _watch(read, wide=wide)
         else:
             from rich.console import Console
 
             # What does not fit is not cut off: StatusView has made it fit where that is possible.
-            Console().print(StatusView(pool.status(), wide=wide), crop=False)
+            Console().print(StatusView(read(), wide=wide), crop=False)
+
+
+@contextmanager
+def _reading(config: Path | None, server: str | None) -> Iterator[Callable[[], Status]]:
+    """What reads the status. Where the configuration is wrong and a daemon is at work, it is read
+    by the configuration that the daemon has."""
+    from pool.config import InvalidConfig
+
+    with ExitStack() as stack:
+        try:
+            pool = stack.enter_context(closing(open_pool(config, server)))
+        except InvalidConfig as error:
+            read = _by_daemon(error, stack)
+            if read is None:
+                raise
+            yield read
+        else:
+            yield pool.status
+
+
+def _by_daemon(error: InvalidConfig, stack: ExitStack) -> Callable[[], Status] | None:
+    from pool.clock import SystemClock
+    from pool.status import read_status
+    from pool.store import open_store
+    from pool.templates import outlined
+
+    rest, clock = error.rest, SystemClock()
+    if rest is None or not rest.store.path.exists():
+        return None
+    store = stack.enter_context(closing(open_store(rest.store.url)))
+    if store.maintainer(now=clock.now()) is None or store.configuration() is None:
+        return None
+
+    def read() -> Status:
+        record = store.configuration()
+        outlines = record.templates if record is not None else {}
+        templates = {name: outlined(name, each) for name, each in outlines.items()}
+        return read_status(store, replace(rest, templates=templates), now=clock.now())
+
+    return read
 
 
 def _watch(read: Callable[[], Status], *, wide: bool, every: float = 1.0) -> None:

@@ -41,12 +41,13 @@ from pool.settings import (
     PoolSettings,
     Settings,
     SinkSettings,
+    Stamp,
     StoreSettings,
     TaskSettings,
     Template,
 )
 
-__all__ = ["InvalidConfig", "Problem", "find_config", "load", "loads"]
+__all__ = ["InvalidConfig", "Problem", "find_config", "load", "loads", "require_templates", "stamp"]
 
 
 def find_config(environ: Mapping[str, str]) -> Path:
@@ -70,6 +71,8 @@ def load(path: str | Path, *, environ: Mapping[str, str] | None = None) -> Setti
     :class:`~pool.errors.ConfigError`.
     """
     path = Path(path)
+    environ = os.environ if environ is None else environ
+    files = {path: stamp(path)}
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -79,7 +82,50 @@ def load(path: str | Path, *, environ: Mapping[str, str] | None = None) -> Setti
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise InvalidConfig((Problem(line, "", "not valid UTF-8"),), path) from None
-    return _Reading(decoded, path, os.environ if environ is None else environ).settings()
+    try:
+        reading = _Reading(decoded, path, environ, files)
+    except InvalidConfig as error:
+        error.files = files
+        error.rest = _before_mistake(decoded, error.problems[0].line, path, environ)
+        raise
+    return reading.settings()
+
+
+def require_templates(settings: Settings) -> None:
+    """
+    :raises ConfigError: there is no template, so that a daemon would have nothing to do.
+    """
+    if not settings.templates:
+        place = f"{settings.path}: " if settings.path else ""
+        raise ConfigError(
+            f"{place}there is no template: add one, as a table [templates.street-scenes] with "
+            'labels = [{ name = "car" }]'
+        )
+
+
+def stamp(path: Path) -> Stamp:
+    """What tells the file as it is now from what it was, or will be."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _before_mistake(
+    text: str, line: int, path: Path, environ: Mapping[str, str]
+) -> Settings | None:
+    """What the tables say that stand before a line at which the text is no TOML, unless the store's
+    stands after it: then it is not known which store is meant."""
+    lines = text.splitlines(keepends=True)
+    headers = [number for number in range(min(line, len(lines))) if lines[number][0] == "["]
+    end = headers[-1] if headers else 0
+    if any(each.lstrip().startswith(("[store]", "store.")) for each in lines[end:]):
+        return None
+    try:
+        return _Reading("".join(lines[:end]), path, environ).settings()
+    except InvalidConfig as error:
+        return error.rest
 
 
 def loads(text: str, *, path: str | Path | None = None) -> Settings:
@@ -115,9 +161,16 @@ class _Table:
 class _Reading:
     """One reading of one text: from the top down, collecting problems."""
 
-    def __init__(self, text: str, path: Path | None, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        text: str,
+        path: Path | None,
+        environ: Mapping[str, str],
+        files: Mapping[Path, Stamp] | None = None,
+    ) -> None:
         self._path = path
         self._environ = environ
+        self._files = dict(files or {})
         self._problems: list[Problem] = []
         self._warnings: list[Problem] = []
         self._raw = parse(text, path)
@@ -133,7 +186,11 @@ class _Reading:
         templates = self._templates(server)
         events = self._events(templates)
         if self._problems:
-            raise InvalidConfig(_in_order(self._problems), self._path)
+            invalid = InvalidConfig(_in_order(self._problems), self._path)
+            invalid.files = self._files
+            if not any(each.key.startswith(("cvat", "store")) for each in self._problems):
+                invalid.rest = Settings(cvat=server, store=store, path=self._path)
+            raise invalid
         return Settings(
             cvat=server,
             store=store,
@@ -142,6 +199,7 @@ class _Reading:
             templates=templates,
             path=self._path,
             warnings=tuple(each.in_file(self._path) for each in _in_order(self._warnings)),
+            files=self._files,
         )
 
     # --- The tables, in the order of the file ---------------------------------------------------
@@ -150,7 +208,7 @@ class _Reading:
         values = self._read(("cvat",), self._raw.get("cvat", {}), CVAT).values
         if "access_token_file" in values:
             key = ("cvat", "access_token_file")
-            values["access_token_file"] = self._file(values["access_token_file"], key)
+            values["access_token_file"] = self._watched(values["access_token_file"], key)
         return CvatSettings(**values)
 
     def _store(self) -> StoreSettings:
@@ -189,7 +247,7 @@ class _Reading:
                     f"{message}; did you mean {near}?" if near else message,
                 )
         if "secret_file" in values:
-            values["secret_file"] = self._file(values["secret_file"], (*key, "secret_file"))
+            values["secret_file"] = self._watched(values["secret_file"], (*key, "secret_file"))
         values["secret_env"] = values.pop("secret", None)
         return SinkSettings(**{"url": "", **values})
 
@@ -285,7 +343,7 @@ class _Reading:
 
     def _labels_from_file(self, key: Key, value: object) -> tuple[dict[str, Any], ...]:
         try:
-            path = self._file(text(most=4096, blank=False)(value), key)
+            path = self._watched(text(most=4096, blank=False)(value), key)
             content = read_labels_file(path) if path else []
         except Unfit as error:
             self._problem(key, str(error))
@@ -381,6 +439,13 @@ class _Reading:
         except RuntimeError:
             self._problem(key, str(expected("a path from a home folder that exists", value)))
             return None
+
+    def _watched(self, value: str, key: Key) -> Path | None:
+        """The path of a file whose content matters, noted before anybody reads it."""
+        path = self._file(value, key)
+        if path is not None:
+            self._files[path] = stamp(path)
+        return path
 
     def _store_url(self, url: str) -> str:
         """The same store from whatever folder a process is started in."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pool.errors import ConfigError
+from pool.settings import Settings, Stamp
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,13 @@ class InvalidConfig(ConfigError):
     def __init__(self, problems: tuple[Problem, ...], path: Path | None = None) -> None:
         self.problems = problems
         self.path = path
+        #: As :attr:`Settings.files`, as far as the file could be understood.
+        self.files: Mapping[Path, Stamp] = {}
+        #: What the tables beside the templates say, where nothing is wrong with them.
+        self.rest: Settings | None = None
         first, *others = self.lines()
-        super().__init__(first + (f" (and {len(others)} more)" if others else ""))
+        more = f" (and {len(others)} more: 'cvat-pool check' shows all)" if others else ""
+        super().__init__(first + more)
 
     def lines(self) -> tuple[str, ...]:
         """Every problem on a line of its own, ``file:line: key: what is wrong``."""

@@ -126,4 +126,5 @@ class Control:
         if self._reload is None or now < self._next_look:
             return
         self._next_look = now + LOOK_EVERY
-        self._reload.run_once()
+        if self._reload.run_once().credentials:
+            self.engine.renew_credentials()

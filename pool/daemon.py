@@ -24,6 +24,7 @@ from pool.http.served import Served
 from pool.http.server import HttpServer, check_exposure
 from pool.logs import get_logger
 from pool.metrics import Metrics
+from pool.model import ConfigRecord
 from pool.observation import Observation
 from pool.services.ageing import Ageing
 from pool.services.deletion import Deletion
@@ -99,7 +100,8 @@ class Daemon:
 
         self.engine = Engine(settings, store=store, cvat=cvat, clock=clock, on_call=hear)
         self.observation = Observation(self.engine, metrics=metrics, reach=reach)
-        self._reload = Reload(settings, self.engine.templates, load)
+        self._reload = Reload(settings, self.engine.templates, load, clock=clock)
+        self._kept: ConfigRecord | None = None
         self._stop = threading.Event()
         self._maintaining = False
         self._stood_by = False
@@ -272,6 +274,9 @@ class Daemon:
         if self._maintaining:
             return False
         engine, settings = self.engine, self.settings
+        # It may have stood by for long, and another daemon has kept its own configuration.
+        self._kept = None
+        self._reload_configuration()
         store, cvat, clock = engine.store, engine.cvat(), engine.clock
         refill = Refill(
             store, cvat, engine.templates, owner=engine.owner, clock=clock, warm=engine.warm
@@ -370,9 +375,20 @@ class Daemon:
 
     def _reload_configuration(self) -> None:
         """Put a changed configuration in force, and have the services look at it at once."""
-        if self._reload.run_once().changed and self._scheduler is not None:
+        report = self._reload.run_once()
+        if report.credentials:
+            self.engine.renew_credentials()
+        if (report.changed or report.credentials) and self._scheduler is not None:
             self._scheduler.wake("refill")
             self._scheduler.wake("recycle")
+        record = self._reload.record
+        try:
+            if record != self._kept:
+                self.engine.store.keep_configuration(record)
+                self._kept = record
+        except StoreError as error:
+            # The next run tries again.
+            log.warning("configuration not told", why=str(error))
 
     def _watch_leases(self) -> None:
         """Follow tasks into which their callers upload by themselves."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import TypeVar
 
 from pool.clock import Clock, SystemClock
 from pool.cvat import CvatClient, OnCall
-from pool.errors import PoolClosed, PoolError
+from pool.errors import CvatForbidden, CvatRefusedCredentials, PoolClosed, PoolError
 from pool.logs import get_logger
 from pool.model import RequestRecord
 from pool.services.feed import Feed
@@ -79,7 +80,9 @@ class Engine:
             owner=self.owner,
             clock=self.clock,
             rng=rng,
-            hooks=HookWatch(self.store, settings, clock=self.clock),
+            hooks=HookWatch(
+                self.store, self.templates, settings.cvat.organization, clock=self.clock
+            ),
         )
         self.strays = Strays(self.store, self.tracker, owner=self.owner, clock=self.clock)
         self.heartbeat = Heartbeat(
@@ -131,6 +134,24 @@ class Engine:
 
                 self._cvat_client = connect(self.settings.cvat, on_call=self._on_call)
             return self._cvat_client
+
+    def renew_credentials(self) -> None:
+        """Use the credentials that are found now, and try at once what was held because others
+        were refused. Where none are found, those in use stay."""
+        from pool.cvat import find_credentials
+
+        with self._guard:
+            cvat = self._cvat_client if self._own_cvat else None
+        try:
+            if cvat is not None:
+                cvat.use(find_credentials(self.settings.cvat, os.environ))
+            for template, hold in self.store.holds().items():
+                if hold.code in (CvatRefusedCredentials.code, CvatForbidden.code):
+                    self.store.release_hold(template)
+        except PoolError as error:
+            log.error("credentials not renewed", why=str(error))
+        else:
+            log.info("credentials renewed")
 
     def start(self, *, connect: bool = False) -> None:
         """Begin to track; starting twice does nothing. With ``connect``, connections to the

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 
 class TaskState(StrEnum):
@@ -352,6 +352,22 @@ class WebhookRecord:
     installed_at: float
     heard_at: float | None = None
     missed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfigRecord:
+    """The configuration that a daemon has in force since ``loaded_at``.
+
+    Since ``rejected_at`` its file has ``problems``, so that it is not followed; None while it is.
+    ``restart`` are the keys that it gives another value, and that need a restart. ``templates``
+    are those in force, as :func:`pool.templates.outline` describes them.
+    """
+
+    loaded_at: float
+    rejected_at: float | None = None
+    problems: tuple[str, ...] = ()
+    restart: tuple[str, ...] = ()
+    templates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 # --- Identifiers -------------------------------------------------------------------------------

@@ -16,6 +16,9 @@ from typing import Any, Literal
 
 from pool.data_params import DEFAULTS, DataParams, read_params
 
+#: What tells one state of a file from another, written anew or in place; None where there is none.
+Stamp = tuple[int, int, int] | None
+
 OnEmpty = Literal["wait", "create", "fail"]
 OnChange = Literal["recreate", "replenish"]
 #: What a sink can be told of.
@@ -66,7 +69,12 @@ class StoreSettings:
     @property
     def spool_folder(self) -> Path:
         """The spool, or in its place the store's file with ``.spool`` after its name."""
-        return self.spool or Path(self.url.partition(":///")[2] + ".spool")
+        return self.spool or Path(f"{self.path}.spool")
+
+    @property
+    def path(self) -> Path:
+        """The store's file."""
+        return Path(self.url.partition(":///")[2])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +236,8 @@ def _digest(told: Mapping[str, Any]) -> str:
 class Settings:
     """The whole configuration.
 
-    ``warnings`` tell, each on a line, what is taken although it is probably a mistake.
+    ``warnings`` tell, each on a line, what is taken although it is probably a mistake. ``files``
+    are all files that were read, or that hold a secret, as they were before they were read.
     """
 
     cvat: CvatSettings = field(default_factory=CvatSettings)
@@ -238,3 +247,4 @@ class Settings:
     templates: Mapping[str, Template] = field(default_factory=dict)
     path: Path | None = None
     warnings: tuple[str, ...] = ()
+    files: Mapping[Path, Stamp] = field(default_factory=dict, compare=False)

@@ -75,6 +75,22 @@ def _of_status(status: Status) -> Iterator[Metric]:
         "Whether nothing is created since CVAT cannot be reached or is too busy.",
         status.held_since is not None,
     )
+    if status.config_loaded_at is not None:
+        yield _gauge(
+            "config_last_reload_successful",
+            "Whether the configuration could be read when it was read last.",
+            status.config_rejected_at is None,
+        )
+        yield _gauge(
+            "config_last_reload_success_timestamp_seconds",
+            "When the configuration that is in force was read.",
+            status.config_loaded_at.timestamp(),
+        )
+        yield _gauge(
+            "config_restart_needed",
+            "Whether the configuration has changes that only a restart follows.",
+            bool(status.config_restart),
+        )
     levels = GaugeMetricFamily(f"{PREFIX}tasks", "Tasks by state.", labels=("template", "state"))
     hand_outs = CounterMetricFamily(
         f"{PREFIX}hand_outs",

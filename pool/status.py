@@ -58,7 +58,9 @@ class Status:
     """What the pool looks like now. ``maintainer`` is the process that refills, if any does.
 
     ``hold_reason`` tells why nothing is created for any template, "" when nothing is wrong with
-    the server as a whole.
+    the server as a whole. That process has had its configuration since ``config_loaded_at``. Since
+    ``config_rejected_at`` the file has ``config_problems``, and is not followed; None when it is.
+    ``config_restart`` are the keys in it that only a restart follows.
     """
 
     server: str
@@ -69,6 +71,10 @@ class Status:
     held_until: datetime | None
     hold_reason: str
     templates: tuple[TemplateStatus, ...]
+    config_loaded_at: datetime | None = None
+    config_rejected_at: datetime | None = None
+    config_problems: tuple[str, ...] = ()
+    config_restart: tuple[str, ...] = ()
 
 
 def read_status(store: Store, settings: Settings, *, now: float) -> Status:
@@ -77,6 +83,7 @@ def read_status(store: Store, settings: Settings, *, now: float) -> Status:
     hand_outs = store.hand_outs()
     hold = store.holds().get(SERVER)
     maintainer = store.maintainer(now=now)
+    configuration = store.configuration() if maintainer is not None else None
     hooks = _Hooks(store.webhooks(), settings, heard=maintainer is not None)
     return Status(
         server=settings.cvat.url,
@@ -92,6 +99,10 @@ def read_status(store: Store, settings: Settings, *, now: float) -> Status:
             )
             for name, template in settings.templates.items()
         ),
+        config_loaded_at=when(configuration.loaded_at) if configuration else None,
+        config_rejected_at=when(configuration.rejected_at) if configuration else None,
+        config_problems=configuration.problems if configuration else (),
+        config_restart=configuration.restart if configuration else (),
     )
 
 
@@ -144,7 +155,7 @@ class _Hooks:
     heard: bool
 
     def state(self, template: Template) -> HookState:
-        scope = scope_of(template, self.settings)
+        scope = self._scope(template)
         if scope is None:
             return HookState.IMPOSSIBLE
         return judge_hook(self.records.get(scope), heard=self.heard)
@@ -152,8 +163,11 @@ class _Hooks:
     def silent_since(self, template: Template) -> datetime | None:
         if self.state(template) is not HookState.SILENT:
             return None
-        record = self.records[scope_of(template, self.settings) or ""]
+        record = self.records[self._scope(template) or ""]
         return when(record.heard_at or record.installed_at)
+
+    def _scope(self, template: Template) -> str | None:
+        return scope_of(template, self.settings.cvat.organization, self.settings.templates)
 
 
 # --- In words -----------------------------------------------------------------------------------
@@ -185,6 +199,16 @@ def troubles(status: Status, *, now: float) -> tuple[str, ...]:
         if row.held_since is not None:
             words = _hold(row.hold_reason, row.held_since, row.held_until, now)
             found.append(f"{row.name}: {words} To try at once: 'cvat-pool resume {row.name}'.")
+    if status.config_rejected_at is not None and status.config_loaded_at is not None:
+        first, *others = status.config_problems or ("",)
+        more = f" (and {len(others)} more: 'cvat-pool check' shows all)" if others else ""
+        found.append(
+            f"The configuration is wrong since {_moment(status.config_rejected_at, now)}: {first}"
+            f"{more}. The daemon goes on with that of {_moment(status.config_loaded_at, now)}."
+        )
+    if status.config_restart:
+        keys = ", ".join(status.config_restart)
+        found.append(f"The configuration is followed but for {keys}: restart the daemon.")
     return tuple(found)
 
 

@@ -82,7 +82,7 @@ class TaskPool(Awaiting, Control):
         from pool.config import load
 
         pool = cls(load(path))
-        pool._reload = Reload(pool.settings, pool.engine.templates, load)
+        pool._reload = Reload(pool.settings, pool.engine.templates, load, clock=pool.clock)
         return pool
 
     @classmethod

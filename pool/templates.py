@@ -1,11 +1,24 @@
-"""The templates in force, which a reload replaces while everything runs."""
+"""The templates in force, which a reload replaces while everything runs, and what other processes
+can see of them."""
 
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
+from dataclasses import asdict
+from typing import Any
 
 from pool.errors import UnknownTemplate
-from pool.settings import Template
+from pool.settings import PoolSettings, Template
+
+
+def outline(template: Template) -> Mapping[str, Any]:
+    """What a status tells of a template by, as JSON: how its pool is sized, and its project."""
+    return {"project": template.project, "pool": asdict(template.pool)}
+
+
+def outlined(name: str, outline: Mapping[str, Any]) -> Template:
+    """The template of an :func:`outline`: good for a status, and for nothing that creates."""
+    return Template(name=name, project=outline["project"], pool=PoolSettings(**outline["pool"]))
 
 
 class Templates(Mapping[str, Template]):

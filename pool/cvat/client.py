@@ -110,6 +110,10 @@ class CvatClient:
         """Close the connections."""
         self._transport.close()
 
+    def use(self, credentials: Credentials) -> None:
+        """Make all calls that begin from now on with these credentials."""
+        self._transport.use(credentials)
+
     def warm_up(self, connections: int = 1) -> None:
         """Open connections ahead of need, and log in, so that the first request pays neither."""
         self._transport.open_connections("warm_up", "/api/users/self", connections)

@@ -74,12 +74,17 @@ class Transport:
         self._client = sdk_client(self.server, settings, pool_size, user_agent)
         self._session: PasswordSession | None = None
         self._headers = RedactedHeaders()
+        self.use(credentials)
+
+    def use(self, credentials: Credentials) -> None:
+        """Make all calls that begin from now on with these credentials."""
         if isinstance(credentials, PasswordCredentials):
             self._session = PasswordSession(
-                self._client.api_client, credentials, self._post_login, clock
+                self._client.api_client, credentials, self._post_login, self.clock
             )
         else:
             self._use_token(credentials)
+            self._session = None
 
     def _use_token(self, credentials: AccessTokenCredentials) -> None:
         from cvat_sdk.core.client import AccessTokenCredentials as SdkToken

@@ -195,6 +195,12 @@ class Status(TypedDict):
     held_until: Time | None
     hold_reason: Annotated[str, Field(description="What is wrong with the server as a whole")]
     templates: list[TemplateStatus]
+    config_loaded_at: Time | None
+    config_rejected_at: Annotated[
+        Time | None, Field(description="Since when the configuration file is wrong")
+    ]
+    config_problems: Annotated[list[str], Field(description="What is wrong with the file")]
+    config_restart: Annotated[list[str], Field(description="Keys that only a restart follows")]
 
 
 @_closed

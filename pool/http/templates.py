@@ -54,6 +54,10 @@ _STATUS: Final = {
     "held_until": None,
     "hold_reason": "",
     "templates": [_TEMPLATE],
+    "config_loaded_at": "2026-01-01T12:00:00.123Z",
+    "config_rejected_at": None,
+    "config_problems": [],
+    "config_restart": [],
 }
 
 

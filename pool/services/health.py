@@ -13,7 +13,7 @@ from typing import Final
 
 from pool.clock import Clock
 from pool.errors import PoolError
-from pool.model import Hold
+from pool.model import ConfigRecord, Hold
 from pool.services.backoff import SERVER
 from pool.services.reach import Reach
 from pool.services.scheduler import Scheduler, ServiceRecord
@@ -65,6 +65,17 @@ class MaintainerCheck:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ConfigurationCheck:
+    """Whether the configuration is followed. Where it is not, since so many seconds it was rejected
+    or it has keys that need a ``restart``, an older one is in force, by which a daemon is ready.
+    """
+
+    ok: bool
+    rejected_seconds: float | None = None
+    restart: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Checks:
     """What was looked at."""
 
@@ -72,11 +83,12 @@ class Checks:
     server: ServerCheck
     scheduler: SchedulerCheck
     maintainer: MaintainerCheck
+    configuration: ConfigurationCheck
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HealthReport:
-    """Whether all checks are passed, and each of them."""
+    """Whether all checks but that of the configuration are passed, and each of them."""
 
     ready: bool
     checks: Checks
@@ -108,6 +120,18 @@ def judge_services(
         ago[name] = None if record.succeeded_at is None else round(now - since, 1)
     return SchedulerCheck(
         ok=running and not stale, stale=tuple(stale), last_success_seconds_ago=ago
+    )
+
+
+def judge_configuration(record: ConfigRecord | None, now: float) -> ConfigurationCheck:
+    """Whether the configuration is followed."""
+    if record is None:
+        return ConfigurationCheck(ok=True)
+    at = record.rejected_at
+    return ConfigurationCheck(
+        ok=at is None and not record.restart,
+        rejected_seconds=round(max(0.0, now - at), 1) if at is not None else None,
+        restart=record.restart,
     )
 
 
@@ -145,10 +169,11 @@ class Health:
     def _look(self) -> HealthReport:
         now = self._clock.now()
         scheduler = self._scheduler()
-        hold, maintains, writable = None, False, True
+        hold, configuration, maintains, writable = None, None, False, True
         try:
             self._store.check_writable()
             hold = self._store.holds().get(SERVER)
+            configuration = self._store.configuration()
             maintains = self._store.maintainer(now=now) == self._owner
         except PoolError:
             writable = False
@@ -161,6 +186,7 @@ class Health:
                 now=self._clock.monotonic(),
             ),
             maintainer=MaintainerCheck(ok=maintains),
+            configuration=judge_configuration(configuration, now),
         )
         every = (checks.store, checks.server, checks.scheduler, checks.maintainer)
         return HealthReport(ready=all(check.ok for check in every), checks=checks)

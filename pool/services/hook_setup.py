@@ -128,9 +128,11 @@ class HookSetup:
         )
 
     def _scopes(self) -> dict[str | None, list[str]]:
+        organization = self._settings.cvat.organization
         scopes: dict[str | None, list[str]] = {}
         for name, template in self._settings.templates.items():
-            scopes.setdefault(scope_of(template, self._settings), []).append(name)
+            scope = scope_of(template, organization, self._settings.templates)
+            scopes.setdefault(scope, []).append(name)
         return scopes
 
     def _install(self, scope: str, target_url: str, secret: str) -> tuple[str, Webhook | None]:

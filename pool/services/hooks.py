@@ -17,7 +17,7 @@ from pool.errors import StoreError
 from pool.logs import get_logger
 from pool.model import Job, RequestRecord, WebhookRecord
 from pool.services.pacing import Pace
-from pool.settings import Settings, Template
+from pool.settings import Template
 from pool.store.base import Store
 
 log = get_logger(__name__)
@@ -65,15 +65,16 @@ def judge_hook(record: WebhookRecord | None, *, heard: bool) -> HookState:
     return HookState.SILENT
 
 
-def scope_of(template: Template, settings: Settings) -> str | None:
-    """Which webhook tells of the template's imports; None when CVAT cannot have one.
+def scope_of(
+    template: Template, organization: str, templates: Mapping[str, Template]
+) -> str | None:
+    """Which webhook tells of the imports of one of the ``templates``; None when CVAT cannot have
+    one.
 
     With an organization, one webhook of it serves all templates as soon as one of them has
     labels of its own: a second one, of a project, would deliver everything twice.
     """
-    if settings.cvat.organization and any(
-        each.project is None for each in settings.templates.values()
-    ):
+    if organization and any(each.project is None for each in templates.values()):
         return ORGANIZATION
     return None if template.project is None else f"project:{template.project}"
 
@@ -110,21 +111,25 @@ def safety_net_pause(waited: float) -> float:
 
 
 class HookWatch:
-    """What this process knows of the webhooks. Thread-safe, and cheap to ask often."""
+    """What this process knows of the webhooks. Thread-safe, and cheap to ask often.
 
-    def __init__(self, store: Store, settings: Settings, *, clock: Clock) -> None:
+    ``templates`` are those in force, which a reload may change.
+    """
+
+    def __init__(
+        self, store: Store, templates: Mapping[str, Template], organization: str, *, clock: Clock
+    ) -> None:
         self._store = store
+        self._templates = templates
+        self._organization = organization
         self._clock = clock
-        self._scopes: Mapping[str, str | None] = {
-            name: scope_of(template, settings) for name, template in settings.templates.items()
-        }
         self._guard = threading.Lock()
         self._states: dict[str, HookState] = {}
         self._judge_at = 0.0
 
     def alive(self, template: str) -> bool:
         """Whether the template's imports may be left to its webhook."""
-        scope = self._scopes.get(template)
+        scope = self._scope(template)
         if scope is None:
             return False
         with self._guard:
@@ -136,7 +141,7 @@ class HookWatch:
 
     def missed(self, template: str) -> None:
         """An import that was left to the webhook was found by polling."""
-        scope = self._scopes.get(template)
+        scope = self._scope(template)
         if scope is None:
             return
         with self._guard:
@@ -145,6 +150,12 @@ class HookWatch:
             self._store.miss_webhook(scope)
         except StoreError as error:
             log.info("missed delivery not counted", scope=scope, why=str(error))
+
+    def _scope(self, name: str) -> str | None:
+        template = self._templates.get(name)
+        if template is None:
+            return None
+        return scope_of(template, self._organization, self._templates)
 
     def _judge(self) -> dict[str, HookState]:
         try:

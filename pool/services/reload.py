@@ -1,4 +1,4 @@
-"""Takes over a changed ``config.toml`` without a restart: sizes at once, templates as they come.
+"""Puts a changed configuration in force without a restart: sizes at once, templates as they come.
 
 A changed fingerprint, a new template and one that was taken out need nothing special here: the
 refill makes tasks by what is in force, and recycling retires the others.
@@ -6,14 +6,17 @@ refill makes tasks by what is in force, and recycling retires the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from pool.clock import Clock
+from pool.config import InvalidConfig, require_templates, stamp
 from pool.errors import ConfigError
 from pool.logs import get_logger
-from pool.settings import Settings
-from pool.templates import Templates
+from pool.model import ConfigRecord
+from pool.settings import Settings, Stamp, Template
+from pool.templates import Templates, outline
 
 log = get_logger(__name__)
 
@@ -23,52 +26,94 @@ FIXED = ("cvat", "store", "daemon", "events")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReloadReport:
-    """What a look at the file came to: templates that changed, tables that want a restart, and
-    what is wrong with the file, if anything is."""
+    """What a look came to: templates that are others now, keys that need a restart to be followed,
+    what is wrong, if anything is, and whether the file with the access token has changed."""
 
     changed: tuple[str, ...] = ()
     restart: tuple[str, ...] = ()
-    problem: str = ""
+    problems: tuple[str, ...] = ()
+    credentials: bool = False
 
 
 class Reload:
-    """Looks whether the configuration has changed, and puts its templates in force."""
+    """Looks whether the configuration has changed, and puts its templates in force.
+
+    The configuration is its file and all files that it names: labels, tokens and secrets.
+    """
 
     def __init__(
-        self, settings: Settings, templates: Templates, read: Callable[[Path], Settings]
+        self,
+        settings: Settings,
+        templates: Templates,
+        read: Callable[[Path], Settings],
+        *,
+        clock: Clock,
     ) -> None:
         self._settings = settings
         self._templates = templates
         self._read = read
+        self._clock = clock
         self._forced = False
-        self._seen = self._stamp()
+        # As they were before they were read, so that no change since then goes unnoticed.
+        self._seen: Mapping[Path, Stamp] = settings.files
+        self._loaded_at = clock.now()
+        self._rejected_at: float | None = None
+        self._report = ReloadReport()
 
     def force(self) -> None:
         """Read the file with the next run even if it looks the same; safe in a signal handler."""
         self._forced = True
 
+    @property
+    def record(self) -> ConfigRecord:
+        """What is in force, and what became of the latest file."""
+        return ConfigRecord(
+            loaded_at=self._loaded_at,
+            rejected_at=self._rejected_at,
+            problems=self._report.problems,
+            restart=self._report.restart,
+            templates={name: outline(each) for name, each in self._templates.items()},
+        )
+
     def run_once(self) -> ReloadReport:
-        """Read the file if it has changed. A wrong file changes nothing."""
+        """Read the file if it, or one that it names, has changed. A wrong one changes nothing."""
         path = self._settings.path
-        stamp = self._stamp()
-        if path is None or (stamp == self._seen and not self._forced):
+        seen = {each: stamp(each) for each in self._seen}
+        changed = {each for each in seen if seen[each] != self._seen[each]}
+        if path is None or not (changed or self._forced):
             return ReloadReport()
-        self._seen, self._forced = stamp, False
+        self._forced = False
+        credentials = self._settings.cvat.access_token_file in changed
         try:
             fresh = self._read(path)
+            require_templates(fresh)
         except ConfigError as error:
-            log.error("configuration not reloaded; the old one stays in force", why=str(error))
-            return ReloadReport(problem=str(error))
-        return self._apply(fresh)
+            wrong = error if isinstance(error, InvalidConfig) else None
+            # Those in force are still watched, since what they hold is still used.
+            self._seen = {**seen, **(wrong.files if wrong else {})}
+            problems = wrong.lines() if wrong else (str(error),)
+            log.error("configuration not reloaded; the old one stays in force", why=problems)
+            if self._rejected_at is None:
+                self._rejected_at = self._clock.now()
+            self._report = replace(self._report, problems=problems)
+            return ReloadReport(problems=problems, credentials=credentials)
+        self._seen = fresh.files
+        self._loaded_at, self._rejected_at = self._clock.now(), None
+        self._report = replace(self._apply(fresh), credentials=credentials)
+        return self._report
 
     def _apply(self, fresh: Settings) -> ReloadReport:
         restart = tuple(
-            name for name in FIXED if getattr(fresh, name) != getattr(self._settings, name)
+            f"{table}.{key.name}"
+            for table in FIXED
+            for key in fields(getattr(fresh, table))
+            if getattr(getattr(fresh, table), key.name)
+            != getattr(getattr(self._settings, table), key.name)
         )
         if restart:
-            log.warning("these tables change with the next start only", tables=restart)
+            log.warning("a restart is needed to follow these keys", keys=restart)
         # What a template tells the server includes where the server is, which stays.
-        templates = {
+        templates: dict[str, Template] = {
             name: replace(template, server=self._settings.cvat)
             for name, template in fresh.templates.items()
         }
@@ -85,13 +130,3 @@ class Reload:
         if changed:
             log.info("configuration reloaded", templates=changed)
         return ReloadReport(changed=changed, restart=restart)
-
-    def _stamp(self) -> tuple[int, int, int] | None:
-        """What tells one state of the file from another, written anew or in place."""
-        if self._settings.path is None:
-            return None
-        try:
-            status = self._settings.path.stat()
-        except OSError:
-            return None
-        return status.st_ino, status.st_mtime_ns, status.st_size

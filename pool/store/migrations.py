@@ -223,6 +223,20 @@ def m003_owners_holds_maintenance(db: Database) -> None:
     )
     db.execute("CREATE INDEX held_by_end ON held (until)")
     db.table("pauses").create({"template": str, "since": float}, pk="template", strict=True)
+    # One row: the configuration of the daemon that maintains the store; lists are JSON.
+    db.table("configuration").create(
+        {
+            "id": int,
+            "loaded_at": float,
+            "rejected_at": float,
+            "problems": str,
+            "restart": str,
+            "templates": str,
+        },
+        pk="id",
+        not_null=("loaded_at", "problems", "restart", "templates"),
+        strict=True,
+    )
 
 
 @migrations()

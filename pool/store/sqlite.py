@@ -216,6 +216,8 @@ class SqliteStore:
     hand_outs = _reads(looking.hand_outs)
     learned_paces = _reads(upkeep.learned_paces)
     learn_paces = _writes(upkeep.learn_paces)
+    keep_configuration = _writes(upkeep.keep_configuration)
+    configuration = _reads(upkeep.configuration)
     hold = _writes(upkeep.hold)
     release_hold = _writes(upkeep.release_hold)
     holds = _reads(upkeep.holds)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from sqlite_utils import Database
 
-from pool.model import Hold, LearnedPace, Prewarm
+from pool.model import ConfigRecord, Hold, LearnedPace, Prewarm
 from pool.store import queries
 from pool.store.event_schema import FOREVER
 from pool.store.rows import changed, text
@@ -44,6 +44,27 @@ def learn_paces(db: Database, paces: Mapping[str, LearnedPace]) -> None:
         ),
         pk="name",
     )
+
+
+def keep_configuration(db: Database, record: ConfigRecord) -> None:
+    told = {"loaded_at": record.loaded_at, "rejected_at": record.rejected_at}
+    lists = {
+        name: text(json.dumps(getattr(record, name), ensure_ascii=False))
+        for name in ("problems", "restart", "templates")
+    }
+    db.table("configuration").upsert({"id": 1, **told, **lists}, pk="id")
+
+
+def configuration(db: Database) -> ConfigRecord | None:
+    for row in db.table("configuration").rows:
+        return ConfigRecord(
+            loaded_at=row["loaded_at"],
+            rejected_at=row["rejected_at"],
+            problems=tuple(json.loads(row["problems"])),
+            restart=tuple(json.loads(row["restart"])),
+            templates=json.loads(row["templates"]),
+        )
+    return None
 
 
 def hold(db: Database, hold: Hold) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from pool.model import Hold, PooledTask, Prewarm
+from pool.model import ConfigRecord, Hold, PooledTask, Prewarm
 
 
 class UpkeepRows(Protocol):
@@ -31,6 +31,13 @@ class UpkeepRows(Protocol):
     def broken_off_maintenance(self, *, now: float) -> str | None:
         """Who maintained the store last, when its term has passed and was not released: it was
         killed, or the machine was. None after an orderly end, and while a term lasts."""
+
+    def keep_configuration(self, record: ConfigRecord) -> None:
+        """Keep the configuration of the daemon that maintains the store, in place of the one
+        before."""
+
+    def configuration(self) -> ConfigRecord | None:
+        """The configuration that was kept last, if one was."""
 
     # --- What is not to be created for now ----------------------------------------------------
 

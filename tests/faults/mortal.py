@@ -161,7 +161,9 @@ class Mortal:
             else:
                 self.pool = TaskPool(settings, **parts)
                 # As TaskPool.from_config has it.
-                self.pool._reload = Reload(settings, self.pool.engine.templates, load)
+                self.pool._reload = Reload(
+                    settings, self.pool.engine.templates, load, clock=self.pool.clock
+                )
             self.engine = self.pool.engine
             self.engine.start()
         self.clock.alarms.append(self)

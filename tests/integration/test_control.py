@@ -18,6 +18,7 @@ from pool.errors import InputError
 from pool.model import LeaseRecord
 from pool.services.recycle import Recycle
 from pool.services.refill import Refill
+from pool.services.reload import ReloadReport
 from pool.settings import Settings
 from pool.status import TemplateStatus
 from pool.store.base import Store
@@ -221,8 +222,9 @@ def test_the_file_is_looked_at_no_more_than_once_a_second(
     looks = []
 
     class Looks:
-        def run_once(self) -> None:
+        def run_once(self) -> ReloadReport:
             looks.append(clock.monotonic())
+            return ReloadReport()
 
     monkeypatch.setattr(caller, "_reload", Looks())
     for _ in range(40):

@@ -211,5 +211,6 @@ def test_it_is_told_over_http(server: HttpServer, clock: ManualClock, reach: Rea
                 "last_success_seconds_ago": {"refill": 1.0},
             },
             "maintainer": {"ok": True},
+            "configuration": {"ok": True, "rejected_seconds": None, "restart": []},
         },
     }

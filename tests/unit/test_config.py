@@ -346,7 +346,7 @@ def test_all_problems_are_known_and_the_first_stands_in_the_line(tmp_path: Path)
     assert [problem.line for problem in error.problems] == [2, 5, 8, 8]
     assert str(error) == (
         f"The configuration is wrong: {path}:2: daemon.port: expected a whole number from 0 to "
-        '65535, found "x" (and 3 more)'
+        "65535, found \"x\" (and 3 more: 'cvat-pool check' shows all)"
     )
     assert error.lines()[3] == f"{path}:8: templates.a.labels[0]: the name is missing"
     assert error.lines()[2].endswith("labels[0].nam: unknown key; did you mean name?")

@@ -28,7 +28,7 @@ from pool.services.hooks import (
     whole_task,
 )
 from pool.services.pacing import Pace
-from pool.settings import CvatSettings, DaemonSettings, Settings, TaskSettings, Template
+from pool.settings import DaemonSettings, Settings, TaskSettings, Template
 
 RECORDING = Path(__file__).parents[1] / "contract" / "recordings" / "webhooks.json"
 BODIES: list[dict[str, Any]] = [
@@ -144,23 +144,15 @@ def test_a_webhook_is_alive_until_it_fails_twice(
     assert judge_hook(record, heard=heard) is state
 
 
-def settings(*templates: Template, organization: str = "") -> Settings:
-    return Settings(
-        cvat=CvatSettings(organization=organization),
-        templates={template.name: template for template in templates},
-    )
-
-
 LABELLED = Template(name="labelled", labels=({"name": "car"},))
 PROJECT = Template(name="project", project=12)
 
 
 def test_scopes() -> None:
-    personal = settings(LABELLED, PROJECT)
-    assert [scope_of(each, personal) for each in (LABELLED, PROJECT)] == [None, "project:12"]
-    ours = settings(LABELLED, PROJECT, organization="lab")
-    assert {scope_of(each, ours) for each in (LABELLED, PROJECT)} == {"organization"}
-    assert scope_of(PROJECT, settings(PROJECT, organization="lab")) == "project:12"
+    both = {"labelled": LABELLED, "project": PROJECT}
+    assert [scope_of(each, "", both) for each in both.values()] == [None, "project:12"]
+    assert {scope_of(each, "lab", both) for each in both.values()} == {"organization"}
+    assert scope_of(PROJECT, "lab", {"project": PROJECT}) == "project:12"
     assert (project_of("project:12"), project_of("organization")) == (12, None)
 
 

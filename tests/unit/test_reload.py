@@ -4,6 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from support.clock import ManualClock
 
 from pool.config import load
 from pool.services.reload import FIXED, Reload
@@ -28,7 +29,7 @@ class World:
         self.path.write_text(BEFORE)
         settings = load(self.path)
         self.templates = Templates(settings.templates)
-        self.reload = Reload(settings, self.templates, load)
+        self.reload = Reload(settings, self.templates, load, clock=ManualClock())
 
     def write(self, text: str) -> None:
         """Write it as an editor does: beside it, and then in its place."""
@@ -63,17 +64,18 @@ def test_templates_come_and_go(world: World) -> None:
 @pytest.mark.parametrize("text", ["[templates.a", "[templates.a]\nlabls = []\n", "\xff"])
 def test_a_broken_file_changes_nothing_and_is_reported_once(world: World, text: str) -> None:
     world.path.write_text(text, encoding="latin-1")
-    assert "config.toml" in world.reload.run_once().problem
+    assert "config.toml" in world.reload.run_once().problems[0]
     assert sorted(world.templates) == ["a", "b"]
     assert world.templates["a"].pool.min_size == 3
-    assert world.reload.run_once().problem == ""
+    assert world.reload.run_once().problems == ()
+    assert "config.toml" in world.reload.record.problems[0], "for those who ask later"
     world.write(BEFORE.replace("min_size = 3", "min_size = 4"))
     assert world.reload.run_once().changed == ("a",)
 
 
 def test_a_file_that_is_gone_changes_nothing(world: World) -> None:
     world.path.unlink()
-    assert "config.toml" in world.reload.run_once().problem
+    assert "config.toml" in world.reload.run_once().problems[0]
     assert sorted(world.templates) == ["a", "b"]
 
 
@@ -81,7 +83,7 @@ def test_what_is_read_at_the_start_only_is_said(world: World) -> None:
     world.write('[cvat]\nurl = "http://elsewhere:8080"\n' + BEFORE)
     before = world.templates["a"].fingerprint
     report = world.reload.run_once()
-    assert report.restart == ("cvat",)
+    assert report.restart == ("cvat.url",)
     assert world.templates["a"].fingerprint == before, "its tasks are still where they were made"
 
 
@@ -94,4 +96,4 @@ def test_a_forced_look_reads_the_same_file_again(world: World) -> None:
 
 def test_every_table_is_either_reloaded_or_said_to_need_a_restart() -> None:
     names = {field.name for field in fields(Settings)}
-    assert names == {*FIXED, "templates", "path", "warnings"}
+    assert names == {*FIXED, "templates", "path", "warnings", "files"}

@@ -64,6 +64,16 @@ export class Overview {
     if (status && !status.maintainer) {
       banners.push({ kind: "warning", words: "Nobody maintains the pool, so it is not refilled." });
     }
+    if (status?.config_problems?.length) {
+      const [first, ...others] = status.config_problems;
+      const more = others.length ? ` And ${others.length} more: see cvat-pool check.` : "";
+      const old = "The configuration is wrong, so the daemon goes on with the one before.";
+      banners.push({ kind: "config", words: `${old} ${first}.${more}` });
+    }
+    if (status?.config_restart?.length) {
+      const keys = status.config_restart.join(", ");
+      banners.push({ kind: "restart", words: `A restart of the daemon is needed to follow ${keys}.` });
+    }
     arrange(byId("banners"), banners, {
       key: ({ kind }) => kind,
       make: ({ kind }) => {
