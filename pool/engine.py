@@ -147,7 +147,7 @@ class Engine:
                 cvat.use(find_credentials(self.settings.cvat, os.environ))
             for template, hold in self.store.holds().items():
                 if hold.code in (CvatRefusedCredentials.code, CvatForbidden.code):
-                    self.store.release_hold(template)
+                    self.store.release_hold(template, now=self.clock.now())
         except PoolError as error:
             log.error("credentials not renewed", why=str(error))
         else:
