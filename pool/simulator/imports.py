@@ -13,7 +13,7 @@ from .call import Actor, Call
 from .data_params import DataParams
 from .fault_table import Active, Faults
 from .faults import DeadWorker, FailedImport, HungImport, ImportFault, SlowImport
-from .media import ImportFailed, validation_error
+from .media import ImportFailed, kind_of, validation_error
 from .records import Data, ImportRequest, Job, Layout, Task
 from .requests_api import request_id
 from .segments import Segments, check_count, check_params, lay_out
@@ -267,13 +267,15 @@ class Imports:
         data.chunks_updated = moment
         if media.storage == "local":
             data.storage = "local"
-        data.validation = layout
+        data.validation, data.frame_step = layout, request.params.frame_step
         last = data.start_frame + (media.size - 1) * request.params.frame_step
         data.stop_frame = min(data.stop_frame, last) if data.stop_frame else last
-        if media.mode == "interpolation":
+        if media.media_type == "audio":
+            data.original_chunk_type = data.compressed_chunk_type = "audio_mp3"
+        elif media.mode == "interpolation":
             data.original_chunk_type = "video"
             data.compressed_chunk_type = "imageset" if request.params.use_zip_chunks else "video"
-        task.mode, task.dimension, task.media_type = media.mode, "2d", "image"
+        task.mode, task.dimension, task.media_type = media.mode, media.dimension, media.media_type
         task.segment_size, task.overlap = segments.segment_size, segments.overlap
         for start, stop in segments.ranges:
             parent = self._add_job(task, start, stop)
@@ -380,6 +382,4 @@ def _die(faults: list[Active[ImportFault]], at: str) -> None:
 
 def _is_little(data: Data) -> bool:
     names = list(data.client_files)
-    return len(names) <= FEW_FILES and not any(
-        name.lower().endswith((".zip", ".tar", ".gz", ".tgz")) for name in names
-    )
+    return len(names) <= FEW_FILES and all(kind_of(name) == "image" for name in names)

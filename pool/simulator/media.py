@@ -9,7 +9,7 @@ import re
 import tarfile
 import zipfile
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from PIL import Image, UnidentifiedImageError
 
@@ -18,6 +18,12 @@ DATA_ROOT = "/home/django/data/data"
 SHARE_ROOT = "/home/django/share"
 #: From where a task's images are to the root, in the messages.
 UP_TO_ROOT = "../../../../../../.."
+
+#: The tag of EXIF that says how a picture is turned, and its last value that keeps the sides.
+ORIENTATION, UPRIGHT = 0x0112, 4
+
+#: Bytes of a point in a KITTI file: four floats.
+KITTI_POINT = 16
 
 #: Kinds in CVAT's order. Of a ``unique`` one there may be a single file and nothing beside it.
 KINDS = ("image", "video", "audio", "archive", "directory", "pdf", "zip")
@@ -33,15 +39,29 @@ _ARCHIVES = frozenset(
 #: What macOS leaves in archives, as far as CVAT knows it.
 _IGNORED_IN_ZIPS = ("__MSOSX", "._.DS_Store", "__MACOSX", ".DS_Store")
 _TYPES = mimetypes.MimeTypes()
-for _suffix, _type in (
-    (".mkv", "video/x-matroska"),
-    (".webm", "video/webm"),
-    (".webp", "image/webp"),
-    (".7z", "application/x-7z-compressed"),
-    (".rar", "application/x-rar-compressed"),
-    (".flv", "video/x-flv"),
-):
-    _TYPES.add_type(_type, _suffix)
+for _type, _suffixes in {
+    "application/x-7z-compressed": ".7z",
+    "application/x-rar-compressed": ".rar",
+    "audio/x-wav": ".wav",
+    "image/jp2": ".jp2 .jpf .jpx",
+    "image/jpeg": ".jfif",
+    "image/heic": ".heic",
+    "image/x-dds": ".dds",
+    "image/x-tga": ".tga",
+    "image/x-webp": ".webp",
+    "image/x.kitti-velodyne": ".bin",
+    "image/x.point-cloud-data": ".pcd",
+    "video/3gpp": ".3gp",
+    "video/mp2t": ".ts .mts .m2ts",
+    "video/ogg": ".ogv",
+    "video/webm": ".webm",
+    "video/x-flv": ".flv",
+    "video/x-matroska": ".mkv",
+    "video/x-ms-wmv": ".wmv",
+    "video/x-msvideo": ".avi",
+}.items():
+    for _suffix in _suffixes.split():
+        _TYPES.add_type(_type, _suffix)
 
 
 class ImportFailed(Exception):
@@ -54,6 +74,11 @@ def validation_error(message: str) -> ImportFailed:
         "rest_framework.exceptions.ValidationError: "
         f"[ErrorDetail(string={message!r}, code='invalid')]\n"
     )
+
+
+def media_type_of(name: str) -> str:
+    """The media type that CVAT tells of a file, by its name alone."""
+    return _TYPES.guess_type(name)[0] or "application/octet-stream"
 
 
 def kind_of(name: str) -> str:
@@ -71,6 +96,11 @@ def kind_of(name: str) -> str:
     if family == "image" and mime == "image/svg+xml":
         return "unknown"
     return family if family in ("image", "video", "audio") else "unknown"
+
+
+def is_cloud(name: str) -> bool:
+    """Whether a file is a point cloud, by its name."""
+    return PurePosixPath(name).suffix.lower() in (".pcd", ".bin")
 
 
 def check_combination(counted: dict[str, list[str]]) -> str:
@@ -115,9 +145,26 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 
 
 def image_size(file: Path | io.BytesIO) -> tuple[int, int]:
-    """Width and height of an image, from its header. Raises ``OSError`` if it is none."""
+    """Width and height of an image, turned as its EXIF data say; of a cloud, its points and 1.
+
+    Raises ``OSError`` if it is none.
+    """
+    if isinstance(file, Path) and is_cloud(file.name):
+        return _cloud_size(file)
     with Image.open(file) as image:
-        return image.size
+        # Pillow has a TIFF turned already, so its sides are swapped back: a mistake of CVAT's.
+        turned = image.getexif().get(ORIENTATION, 1) > UPRIGHT
+        return image.size[::-1] if turned else image.size
+
+
+def _cloud_size(path: Path) -> tuple[int, int]:
+    if path.suffix.lower() == ".bin":
+        return path.stat().st_size // KITTI_POINT, 1
+    head = path.read_bytes()[:4096].decode("latin-1")
+    values = dict(re.findall(r"^(WIDTH|HEIGHT)\s+(\d+)\s*$", head, re.MULTILINE))
+    if len(values) < 2:
+        raise validation_error(f"Could not read pcd file {path.name!r}: no WIDTH and HEIGHT")
+    return int(values["WIDTH"]), int(values["HEIGHT"])
 
 
 def first_image_size(name: str, path: Path, shown_as: str, in_memory: bool) -> tuple[int, int]:

@@ -91,8 +91,10 @@ class Frame:
     name: str
     width: int
     height: int
-    #: Where its bytes are; ``None`` for a frame of a video, which nothing here decodes.
-    path: Path | None
+    #: Where its bytes are; for a video, those of all its frames.
+    path: Path
+    #: Pictures that are shown beside it.
+    related: tuple[Path, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -119,6 +121,7 @@ class Data:
     start_frame: int = 0
     stop_frame: int = 0
     frame_filter: str = ""
+    frame_step: int = 1
     sorting_method: str = "lexicographical"
     storage: str = "local"
     cloud_storage: CloudStorage | None = None
@@ -129,6 +132,14 @@ class Data:
     compressed_chunk_type: str = "imageset"
     original_chunk_type: str = "imageset"
     validation: Layout | None = None
+
+    @property
+    def is_video(self) -> bool:
+        return self.original_chunk_type == "video"
+
+    @property
+    def is_audio(self) -> bool:
+        return self.original_chunk_type == "audio_mp3"
 
     @property
     def raw(self) -> Path:

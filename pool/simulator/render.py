@@ -240,8 +240,9 @@ def created_job_json(job: Job) -> Json:
 
 
 def data_meta_json(data: Data) -> Json:
-    return {
-        "chapters": [] if data.original_chunk_type == "video" else None,
+    is_audio, is_video = data.is_audio, data.is_video
+    meta = {
+        "chapters": [] if is_video else None,
         "chunks_updated_date": timestamp(data.chunks_updated),
         "chunk_size": data.chunk_size,
         "size": data.size,
@@ -250,12 +251,11 @@ def data_meta_json(data: Data) -> Json:
         "stop_frame": data.stop_frame,
         "frame_filter": data.frame_filter,
         "frames": [
-            {
-                "width": frame.width,
-                "height": frame.height,
+            ({} if is_audio else {"width": frame.width, "height": frame.height})
+            | {
                 "name": frame.name,
-                "related_files": 0,
-                "has_related_context": False,
+                "related_files": len(frame.related),
+                "has_related_context": bool(frame.related),
             }
             for frame in data.frames
         ],
@@ -264,6 +264,9 @@ def data_meta_json(data: Data) -> Json:
         "storage": data.storage,
         "cloud_storage_id": data.cloud_storage.id if data.cloud_storage else None,
     }
+    if is_audio:
+        del meta["image_quality"]
+    return meta
 
 
 def request_json(request: ImportRequest) -> Json:

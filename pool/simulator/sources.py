@@ -22,12 +22,14 @@ from .media import (
     first_image_size,
     image_sizes,
     in_order,
+    is_cloud,
     kind_of,
     unpack,
     validation_error,
 )
 from .records import Data, Frame
-from .video import read_video
+from .scenes import Related, find_scenes, frame_name
+from .video import read_audio, read_video
 
 MANIFEST = "manifest.jsonl"
 
@@ -37,6 +39,8 @@ class Media:
     """What an import found: the frames that the task will have, and how it shows them."""
 
     mode: str
+    dimension: str = "2d"
+    media_type: str = "image"
     size: int
     frames: list[Frame]
     chunk_size: int
@@ -83,6 +87,8 @@ def read_media(
         _copy(_without_parents(data.server_files), share, data.raw, params.server_files_exclude)
     if files.found["video"]:
         return _read_video(files, files.found["video"][0], data, params)
+    if files.found["audio"]:
+        return _read_audio(files, files.found["audio"][0])
     return _read_images(files, data, params, rng)
 
 
@@ -178,9 +184,8 @@ def _cloud_keys(folder: Path, given: Sequence[str], params: DataParams) -> list[
 
 
 def _read_images(files: Files, data: Data, params: DataParams, rng: random.Random) -> Media:
-    for kind in ("pdf", "audio"):
-        if files.found[kind]:
-            raise ImportFailed(f"NotImplementedError: the simulator reads no {kind} files\n")
+    if files.found["pdf"]:
+        raise ImportFailed("NotImplementedError: the simulator reads no pdf files\n")
     names, files = _images(files, data)
     if files.manifest and params.sorting_method == "random":
         raise validation_error("It isn't supported to upload manifest file and use random sorting")
@@ -188,20 +193,26 @@ def _read_images(files: Files, data: Data, params: DataParams, rng: random.Rando
         names = _without(names, params.server_files_exclude)
     if not names:
         raise ImportFailed("Exception: No image found\n")
-    ordered = _ordered(names, files, params, rng)
+    scenes = find_scenes(names, files.shown)
+    has_clouds = any(map(is_cloud, scenes))
+    ordered = _ordered([name for name in names if name in scenes], files, params, rng)
     if data.start_frame > (params.stop_frame or len(ordered) - 1):
         raise ImportFailed("AssertionError\n")
     chunk_size = data.chunk_size
     if chunk_size is None:
         first = ordered[data.start_frame]
-        width, height = first_image_size(first, files.path(first), files.shown(first), files.zipped)
-        chunk_size = chunk_size_for(width, height)
-    _check_quality(data)
-    frames = _frames(ordered, files, params)
+        in_memory = files.zipped and not has_clouds
+        size = first_image_size(first, files.path(first), files.shown(first), in_memory)
+        chunk_size = chunk_size_for(*size)
+    if not has_clouds:
+        _check_quality(data)
+    frames = _frames(ordered, scenes, files, params)
     if not frames:
         raise ImportFailed("ValueError: No media data found\n")
     return Media(
         mode="annotation",
+        dimension="3d" if has_clouds else "2d",
+        media_type="point_cloud" if has_clouds else "image",
         size=len(frames),
         frames=frames,
         chunk_size=chunk_size,
@@ -271,7 +282,9 @@ def _mismatch(mismatching: Sequence[str], uploaded: Sequence[str]) -> ImportFail
     )
 
 
-def _frames(ordered: Sequence[str], files: Files, params: DataParams) -> list[Frame]:
+def _frames(
+    ordered: Sequence[str], scenes: Related, files: Files, params: DataParams
+) -> list[Frame]:
     """The frames that are asked for, each checked against the list that says how large it is."""
     if files.manifest is not None:
         entries = read_manifest(files.manifest)
@@ -289,7 +302,13 @@ def _frames(ordered: Sequence[str], files: Files, params: DataParams) -> list[Fr
         if name != entry.name and not name.endswith(f"/{entry.name}"):
             raise validation_error("Incorrect file mapping to manifest content")
         frames.append(
-            Frame(name=name, width=entry.width, height=entry.height, path=files.path(name))
+            Frame(
+                name=frame_name(name),
+                width=entry.width,
+                height=entry.height,
+                path=files.path(name),
+                related=tuple(map(files.path, scenes[name])),
+            )
         )
     return frames
 
@@ -306,10 +325,25 @@ def _read_video(files: Files, name: str, data: Data, params: DataParams) -> Medi
     return Media(
         mode="interpolation",
         size=size,
-        frames=[Frame(name=name, width=track.width, height=track.height, path=None)],
+        frames=[Frame(name=name, width=track.width, height=track.height, path=files.path(name))],
         chunk_size=chunk_size,
         storage=files.storage,
         read=size,
+    )
+
+
+def _read_audio(files: Files, name: str) -> Media:
+    """A sound is one chunk, whose frames are its milliseconds."""
+    length = read_audio(files.path(name), files.shown(name))
+    return Media(
+        mode="interpolation",
+        dimension="1d",
+        media_type="audio",
+        size=length,
+        frames=[Frame(name=name, width=0, height=0, path=files.path(name))],
+        chunk_size=length,
+        storage=files.storage,
+        read=1,
     )
 
 

@@ -1,100 +1,84 @@
-"""Videos without a decoder: the length and the picture size out of the file's own tables.
+"""Videos and sound, read by PyAV where that is installed (the extra ``video``).
 
-MP4 and QuickTime files say how many samples their video track has (ISO/IEC 14496-12, the boxes
-``hdlr``, ``tkhd`` and ``stsz``), AVI files have it in their main header. Other containers would
-need a decoder; they fail the import like a damaged video does.
+Without it they fail their import as a damaged file does.
 """
 
 from __future__ import annotations
 
-import struct
+import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
+
+from PIL import Image
 
 from .media import ImportFailed
 
-_NESTED = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl"})
 
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Track:
-    """One track of a video file, as far as it was understood."""
+    """The video track of a file: what its first frame measures, and how many there are."""
 
-    is_video: bool = False
-    width: int = 0
-    height: int = 0
-    frames: int = 0
+    width: int
+    height: int
+    frames: int
+
+
+@contextmanager
+def _opened(path: Path, shown_as: str) -> Iterator[Any]:
+    """The container of a file. Raises :class:`ImportFailed` for what cannot be read of it."""
+    try:
+        import av
+    except ImportError:
+        raise _damaged(shown_as) from None
+    try:
+        with path.open("rb") as file, av.open(file) as container:
+            yield container
+    except av.error.InvalidDataError:
+        raise _damaged(shown_as) from None
+    except (OSError, IndexError, ValueError) as error:
+        raise ImportFailed(f"{type(error).__name__}: {error}\n") from None
+
+
+def _damaged(shown_as: str) -> ImportFailed:
+    return ImportFailed(
+        "av.error.InvalidDataError: [Errno 1094995529] "
+        f"Invalid data found when processing input: '{shown_as}'\n"
+    )
 
 
 def read_video(path: Path, shown_as: str) -> Track:
-    """The video track of a file. Raises :class:`ImportFailed` for a file without one."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(12)
-            file.seek(0)
-            if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-                track = _read_avi(file)
-            else:
-                track = _read_mp4(file, path.stat().st_size)
-    except (struct.error, ValueError):
-        track = None
-    if track is None or not (track.frames and track.width and track.height):
-        raise ImportFailed(
-            "av.error.InvalidDataError: [Errno 1094995529] "
-            f"Invalid data found when processing input: '{shown_as}'\n"
-        )
-    return track
+    """Measure and count the frames. A file that is turned on its side is measured upright."""
+    with _opened(path, shown_as) as container:
+        frames = container.decode(container.streams.video[0])
+        first = next(frames, None)
+        if first is None:
+            raise _damaged(shown_as)
+        size = first.width, first.height
+        if first.rotation % 180:
+            size = size[::-1]
+        return Track(*size, frames=1 + sum(1 for _ in frames))
 
 
-def _read_avi(file: BinaryIO) -> Track | None:
-    head = file.read(4096)
-    start = head.find(b"avih")
-    if start < 0:
-        return None
-    values = struct.unpack_from("<10I", head, start + 8)
-    return Track(is_video=True, frames=values[4], width=values[8], height=values[9])
+def read_audio(path: Path, shown_as: str) -> int:
+    """The length of a sound in milliseconds, which CVAT calls frames."""
+    with _opened(path, shown_as) as container:
+        stream = container.streams.audio[0]
+        milliseconds: int = round(stream.duration * stream.time_base * 1000)
+        return milliseconds
 
 
-def _read_mp4(file: BinaryIO, size: int) -> Track | None:
-    tracks: list[Track] = []
-    for kind, start, end in _boxes(file, 0, size):
-        if kind == b"trak":
-            tracks.append(Track())
-        if tracks:
-            _read_box(file, kind, start, end, tracks[-1])
-    return next((track for track in tracks if track.is_video), None)
+def read_frame(path: Path, number: int) -> Image.Image:
+    """One frame, upright; its sides are even, as its encoding in chunks makes them."""
+    with _opened(path, path.name) as container:
+        frames = container.decode(container.streams.video[0])
+        frame = next(itertools.islice(frames, number, None))
+        even = frame.reformat(width=_even(frame.width), height=_even(frame.height))
+        picture: Image.Image = even.to_image()
+        return picture.rotate(frame.rotation, expand=True)
 
 
-def _read_box(file: BinaryIO, kind: bytes, start: int, end: int, track: Track) -> None:
-    file.seek(start)
-    if kind == b"hdlr":
-        track.is_video = file.read(12)[8:12] == b"vide"
-    elif kind == b"tkhd":
-        # Width and height end the box, as 16.16 fixed-point numbers.
-        file.seek(end - 8)
-        width, height = struct.unpack(">II", file.read(8))
-        track.width, track.height = width >> 16, height >> 16
-    elif kind in (b"stsz", b"stz2"):
-        _, _, track.frames = struct.unpack(">III", file.read(12))
-
-
-def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """The boxes in a part of the file, each before those it holds."""
-    while start + 8 <= end:
-        file.seek(start)
-        length, kind = struct.unpack(">I4s", file.read(8))
-        header = 8
-        if length == 1:
-            (length,) = struct.unpack(">Q", file.read(8))
-            header = 16
-        elif length == 0:
-            length = end - start
-        if length < header:
-            raise ValueError("a box shorter than its own header")
-        stop = min(start + length, end)
-        yield kind, start + header, stop
-        if kind in _NESTED:
-            yield from _boxes(file, start + header, stop)
-        start += length
+def _even(side: int) -> int:
+    return side + side % 2

@@ -225,6 +225,7 @@ SCENES: dict[str, Scene] = {
     # From task to task
     "labels": _task_by_task(),
     "data_params": _task_by_task(PARAMETERS),
+    "media": _task_by_task(),
     "assignees": _task_by_task(begin=_tasks_with_jobs, users=(ORDINARY,)),
     "names": _task_by_task(),
     "archives": _task_by_task({"segment_size": {"segment_size": 2}}),

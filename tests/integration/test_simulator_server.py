@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import statistics
-import struct
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,10 @@ from support.simulated import Caller, jpeg
 
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 from pool.simulator.timing import Processor, slowdown
+
+RECORDED = Path(__file__).parents[1] / "contract" / "recordings" / "inputs" / "media"
+#: Four frames of 64 by 48 pixels.
+VIDEO = (RECORDED / "4bf2549e-plain.mp4").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -204,29 +209,23 @@ def test_consensus_replicas(call: Caller) -> None:
     assert {job["parent_job_id"] for job in jobs[1:]} == {jobs[0]["id"]}
 
 
-def box(kind: bytes, *parts: bytes) -> bytes:
-    content = b"".join(parts)
-    return struct.pack(">I4s", len(content) + 8, kind) + content
-
-
-def mp4(frames: int, width: int, height: int) -> bytes:
-    """The tables of a video, without any picture in it."""
-    sizes = box(b"stsz", struct.pack(">III", 0, 0, frames), bytes(4 * frames))
-    head = box(b"tkhd", bytes(76), struct.pack(">II", width << 16, height << 16))
-    handler = box(b"hdlr", bytes(8), b"vide", bytes(13))
-    media = box(b"mdia", handler, box(b"minf", box(b"stbl", sizes)))
-    return box(b"ftyp", b"isom", bytes(4)) + box(b"moov", box(b"trak", head, media))
-
-
-def test_videos_are_counted_not_decoded(call: Caller) -> None:
-    task_id, damaged = call.create(segment_size=20), call.create()
-    call.upload(task_id, "film.mp4", content=mp4(50, 320, 240))
-    call.upload(damaged, "film.mp4", content=mp4(50, 320, 240)[:60])
+def test_videos_are_read_where_pyav_is(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    task_id, damaged, without = call.create(segment_size=2), call.create(), call.create()
+    call.upload(task_id, "film.mp4", content=VIDEO)
+    call.upload(damaged, "film.mp4", content=VIDEO[:60])
     call.server.wait_idle()
     task = call("GET", f"/api/tasks/{task_id}").json()
-    assert (task["size"], task["mode"], task["overlap"]) == (50, "interpolation", 5)
+    assert (task["size"], task["mode"], task["overlap"]) == (4, "interpolation", 1)
     assert task["jobs"]["count"] == 3
-    assert "Invalid data found" in call.request_of(damaged).json()["message"]
+    for kind, number in (("chunk", 0), ("frame", 3)):
+        answer = call("GET", f"/api/tasks/{task_id}/data", {"type": kind, "number": number})
+        assert answer.status == 200
+    # As if it were not installed: no worse than a damaged file.
+    monkeypatch.setitem(sys.modules, "av", None)
+    call.upload(without, "film.mp4", content=VIDEO)
+    call.server.wait_idle()
+    for failed in (damaged, without):
+        assert "Invalid data found" in call.request_of(failed).json()["message"]
 
 
 def test_own_door_tells_the_servers_times(call: Caller) -> None:
