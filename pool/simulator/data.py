@@ -41,7 +41,7 @@ async def post_data(call: Call) -> Reply:
             raise invalid("Adding more data is not supported")
         headers = call.request.headers.keys()
         if "upload-finish" in headers:
-            return await _finish(call, task, read_params(body))
+            return await _finish(call, task, read_params(body, call.settings))
         if "upload-start" in headers:
             await call.spend(call.timings.upload_start)
             data_row(call, task)
@@ -49,7 +49,7 @@ async def post_data(call: Call) -> Reply:
         if "upload-length" in headers:
             await call.spend(call.timings.upload_tus)
             return create_upload(call, data_row(call, task))
-        params = read_params(body)
+        params = read_params(body, call.settings)
         if "upload-multiple" in headers:
             await call.spend(call.timings.upload_multiple + _upload_cost(call, params))
             _check_rows(task.data, params)

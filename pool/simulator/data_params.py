@@ -16,7 +16,9 @@ from starlette.datastructures import FormData, UploadFile
 from .fields import EMPTY_LIST, Fields
 from .media import SORTING_METHODS
 from .replies import Refusal, crash
+from .settings import SimulatorSettings
 from .validation import Validation, read_validation
+from .versions import DOWNLOAD_ERRORS
 
 _INDEXED = re.compile(r"(?P<name>[\w.]+)(?P<indexes>(\[\d+\])+)\Z")
 _STEP = re.compile(r"step\s*=\s*([1-9]\d*)")
@@ -94,7 +96,7 @@ def _nested(values: Mapping[tuple[int, ...], Any]) -> list[Any]:
     ]  # fmt: skip
 
 
-def read_params(values: Mapping[str, Any]) -> DataParams:
+def read_params(values: Mapping[str, Any], settings: SimulatorSettings) -> DataParams:
     """Check the parameters. Raises 400 with all that is wrong with them."""
     fields = Fields(values)
     params = DataParams(
@@ -114,7 +116,7 @@ def read_params(values: Mapping[str, Any]) -> DataParams:
         job_file_mapping=_mapping(fields),
         validation=_validation(fields),
         server_files=_server_files(fields),
-        remote_files=_urls(fields),
+        remote_files=_urls(fields, settings),
         server_files_exclude=_names(fields, "server_files_exclude", _path_problem),
         upload_file_order=_names(fields, "upload_file_order"),
         client_files=tuple(
@@ -201,9 +203,9 @@ def _path_problem(text: str) -> str | None:
     return None if path.as_posix() == text.removesuffix("/") else "path is not in canonical form"
 
 
-def _urls(fields: Fields) -> tuple[str, ...]:
+def _urls(fields: Fields, settings: SimulatorSettings) -> tuple[str, ...]:
     urls = tuple(str(item) for item in fields.items("remote_files"))
-    for url in urls:
+    for url in urls if settings.since(DOWNLOAD_ERRORS) else ():
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.netloc:
             fields.wrong("remote_files", f"{url!r}: remote_files entries must be http(s) URLs.")

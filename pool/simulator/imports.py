@@ -228,7 +228,7 @@ class Imports:
 
     async def _read(self, data: Data, params: DataParams) -> Media:
         settings = self._simulator.settings
-        arguments = (data, params, self._simulator.share, settings.remote_timeout, self._rng)
+        arguments = (data, params, self._simulator.share, settings, self._rng)
         if not data.remote_files and not data.server_files and _is_little(data):
             return read_media(*arguments)
         return await asyncio.to_thread(read_media, *arguments)
@@ -330,9 +330,7 @@ class Imports:
     def import_at_once(self, actor: Actor, task: Task, data: Data, params: DataParams) -> None:
         """Import what is there, past the queue, the workers and all faults. For few files."""
         request = self._new_request(actor, task, params)
-        media = read_media(
-            data, params, self._simulator.share, self._simulator.settings.remote_timeout, self._rng
-        )
+        media = read_media(data, params, self._simulator.share, self._simulator.settings, self._rng)
         self._commit(request, task, data, *lay_out(task, media, params, self._rng))
         self._complete(request)
         request.status = "finished"

@@ -29,6 +29,7 @@ from .media import (
 )
 from .records import Data, Frame
 from .scenes import Related, find_scenes, frame_name
+from .settings import SimulatorSettings
 from .video import read_audio, read_video
 
 MANIFEST = "manifest.jsonl"
@@ -71,13 +72,17 @@ class Files:
 
 
 def read_media(
-    data: Data, params: DataParams, share: Path, timeout: float, rng: random.Random
+    data: Data,
+    params: DataParams,
+    share: Path,
+    settings: SimulatorSettings,
+    rng: random.Random,
 ) -> Media:
     """Find the files and read what has to be known of them. Blocks: run it in a thread.
 
     Raises :class:`ImportFailed` with CVAT's words for it.
     """
-    files = _gather(data, params, share, timeout)
+    files = _gather(data, params, share, settings)
     mode = check_combination(files.found)
     if params.job_file_mapping is not None and mode != "annotation":
         raise validation_error(
@@ -92,12 +97,12 @@ def read_media(
     return _read_images(files, data, params, rng)
 
 
-def _gather(data: Data, params: DataParams, share: Path, timeout: float) -> Files:
+def _gather(data: Data, params: DataParams, share: Path, settings: SimulatorSettings) -> Files:
     """The files by their kinds, as their names tell them; nothing was opened yet."""
     own = _own_folder(data)
     names = list(data.client_files)
     if data.remote_files:
-        names = download(data.remote_files, data.raw, own, timeout)
+        names = download(data.remote_files, data.raw, own, settings)
     folder, shown_as, storage, server_files = data.raw, own, "local", list(data.server_files)
     if data.cloud_storage is not None:
         folder, shown_as = data.cloud_storage.folder, data.cloud_storage.resource

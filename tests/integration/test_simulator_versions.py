@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support.commands import cvat_pool, running
-from support.served import receiver
+from support.served import getting, receiver
 from support.simulated import Caller, jpeg
 
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
@@ -83,6 +83,42 @@ def test_tus_needs_an_origin(
 ) -> None:
     call = server_of(version)
     assert begin_upload(call, call.create(), **headers).status == status
+
+
+@pytest.mark.parametrize(
+    ("version", "scheme", "missing"),
+    [
+        (
+            "2.64.0",
+            "ValueError: Unsupported URL scheme: ftp. Only http and https are supported",
+            "Exception: Failed to download {url}; HTTP error 404",
+        ),
+        (
+            "2.65.0",
+            "'ftp://cvat.test/a.png': remote_files entries must be http(s) URLs.",
+            "rest_framework.exceptions.ValidationError: "
+            "[ErrorDetail(string='Failed to download {url}; HTTP error 404', code='invalid')]",
+        ),
+    ],
+)
+def test_words_for_remote_files(
+    server_of: ServerOf, version: str, scheme: str, missing: str
+) -> None:
+    call = server_of(version)
+
+    def said_of(url: str) -> str:
+        """What the server says of a remote file, at once or in the end."""
+        task_id = call.create()
+        body = {"image_quality": 70, "remote_files": [url]}
+        answer = call("POST", f"/api/tasks/{task_id}/data", json=body)
+        if answer.status == 400:
+            return str(answer.json()["remote_files"][0])
+        call.server.wait_idle()
+        return str(call.request_of(task_id).json()["message"].splitlines()[-1])
+
+    assert said_of("ftp://cvat.test/a.png") == scheme
+    with getting(lambda _: (404, {}, b"")) as (url, _):
+        assert said_of(f"{url}/a.png") == missing.format(url=f"{url}/a.png")
 
 
 @pytest.mark.parametrize(("version", "lines"), [("2.69.0", [4, 1]), ("2.70.0", [1, 1])])
