@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
@@ -11,6 +12,7 @@ from support.clock import ManualClock
 from support.scripted import ScriptedCvat
 from support.services import PATIENCE, fill, refill_of
 
+from pool import TaskPool
 from pool.clock import SystemClock
 from pool.engine import Engine
 from pool.errors import CvatForbidden, StoreError
@@ -87,6 +89,24 @@ def test_a_caller_keeps_its_task_for_as_long_as_it_was_given(world: World, hours
     assert world.run(world.recycle).given_back == 0
     world.clock.advance(20.0)
     assert world.run(world.recycle).given_back == 1
+
+
+@both_ways
+def test_what_was_written_by_the_new_clock_already_is_left_as_it_is(
+    world: World, hours: float
+) -> None:
+    pool = TaskPool.over(world.engine)
+    world.set_clock(hours)
+    lease = world.engine.hand_out.open(world.template, ttl=1800.0).lease
+    pool.prewarm("scenes", 9, duration=1800.0)
+    until = datetime.fromtimestamp(world.clock.now() + 1800.0, UTC)
+    assert pool.lease(lease.id).expires_at == until
+    # The daemon looks a while after that.
+    world.clock.advance(30.0)
+    assert world.timekeeping.run_once().jump == pytest.approx(hours * HOUR)
+    assert pool.lease(lease.id).expires_at == until
+    (row,) = pool.status().templates
+    assert (row.prewarm_size, row.prewarm_until) == (9, until)
 
 
 @both_ways

@@ -7,12 +7,15 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 from support.commands import PATIENCE, cvat_pool, running
 
 from pool import Outcome, TaskPool
+from pool import daemon as daemon_module
 from pool.daemon import Daemon
+from pool.metrics import Metrics
 from pool.simulator import SimulatorServer
 
 
@@ -52,6 +55,45 @@ def test_a_caller_waits_for_the_daemon_rather_than_create(daemon: Daemon, pool: 
     wait_for_warm(daemon, pool, 2)
     outcomes = [pool.acquire("scenes", timeout=PATIENCE).outcome for _ in range(6)]
     assert Outcome.COLD not in outcomes
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> SimpleQueue[str]:
+    """The calls to CVAT of a daemon that begins after this and deletes often, in their order."""
+    calls: SimpleQueue[str] = SimpleQueue()
+    monkeypatch.setattr(Metrics, "call", lambda _, operation, *__: calls.put(operation))
+    monkeypatch.setattr(daemon_module, "DELETE_EVERY", 0.05)
+    return calls
+
+
+@pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
+def test_deleting_steps_back_while_requests_are_served(
+    calls: SimpleQueue[str],
+    daemon: Daemon,
+    pool: TaskPool,
+    simulator: SimulatorServer,
+    image: bytes,
+    busy: bool,
+) -> None:
+    """One task a round then, each of which begins with a look at what is there."""
+    pool.prewarm("scenes", 8)
+    wait_for_warm(daemon, pool, 8)
+    if busy:
+        simulator.hold_imports()
+    try:
+        request = pool.submit("scenes", [("a.png", image)])
+        if not busy:
+            request.jobs(timeout=PATIENCE)
+        left = pool.drain("scenes")
+        assert left >= 7
+        made: list[str] = []
+        while made.count("delete_task") < left:
+            made.append(calls.get(timeout=PATIENCE))
+    finally:
+        simulator.release_imports()
+    request.jobs(timeout=PATIENCE)
+    rounds = " ".join(made).split(" tasks ")
+    assert (max(each.count("delete_task") for each in rounds) > 1) is not busy
 
 
 def test_a_second_daemon_stands_by_and_takes_over(daemon: Daemon, pool: TaskPool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import queue
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,9 +30,12 @@ class Answers:
 
     def __init__(self) -> None:
         self._told: queue.Queue[tuple[str, str, int]] = queue.Queue()
+        self.seconds = 0.0
+        #: Seconds that a clock is late once "slow" was asked for.
+        self.late = 0.0
 
     def __call__(self, method: str, route: str, status: int, seconds: float) -> None:
-        assert seconds >= 0
+        self.seconds = seconds
         self._told.put((method, route, status))
 
     def next(self) -> tuple[str, str, int]:
@@ -72,6 +76,8 @@ def server(answers: Answers) -> Iterator[HttpServer]:
         @app.get("/things/{name}")
         async def thing(name: str) -> Response:
             await workers.store(log.info, "on another thread", request_id="r1")
+            if name == "slow":
+                answers.late = 100.0
             if name == "broken":
                 raise RuntimeError("it broke")
             return Response(status_code=404 if name == "missing" else 200)
@@ -116,9 +122,19 @@ def test_the_lines_of_a_call_bear_its_id(
         "/things/{name}",
         200,
     )
-    assert access["milliseconds"] >= 0
     assert "s3cret" not in json.dumps(lines.all)
     assert answers.next() == ("GET", "/things/{name}", 200)
+
+
+def test_how_long_an_answer_took(
+    server: HttpServer, lines: Lines, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = time.perf_counter
+    monkeypatch.setattr(time, "perf_counter", lambda: real() + answers.late)
+    get(server, "/things/slow")
+    assert lines.next("answered")["milliseconds"] == pytest.approx(100_000, abs=PATIENCE * 1000)
+    assert answers.next() == ("GET", "/things/{name}", 200)
+    assert answers.seconds == pytest.approx(100.0, abs=PATIENCE)
 
 
 @pytest.mark.parametrize("given", ["", "two words", "x" * 129, "a\tb", "<script>"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -28,9 +29,11 @@ from pool.services.ageing import Ageing, AgeingReport
 from pool.services.backoff import SERVER
 from pool.services.deletion import Deletion
 from pool.services.heartbeat import TERM
+from pool.services.pacing import FIRST_POLL_UNSEEN
 from pool.services.recycle import Recycle
 from pool.services.refill import Refill, Situation, creates_wanted
 from pool.services.sizing import Target
+from pool.services.watched import TOGETHER
 from pool.settings import Template
 from pool.store.base import NewRequest, Store
 
@@ -60,6 +63,11 @@ def hand_out(engine: Engine, template: Template, number: int = 1) -> Handout:
 def send(engine: Engine, template: Template, handout: Handout) -> RequestRecord:
     assert handout.request is not None
     return engine.intake.send(template, handout.request, handout, IMAGE)
+
+
+def polls_of(cvat: ScriptedCvat) -> list[list[int]]:
+    """The tasks that each poll asked for."""
+    return [sorted(call[1]) for call in cvat.calls if call[0] == "jobs"]
 
 
 def read(engine: Engine, number: int = 1) -> RequestRecord:
@@ -431,6 +439,78 @@ def test_imports_due_together_go_into_one_poll(
     run_until_idle(engine, clock)
     polls = [call[1] for call in cvat.calls if call[0] == "jobs"]
     assert [sorted(poll) for poll in polls] == [sorted(r.task_id for r in requests if r.task_id)]
+
+
+def test_imports_that_wait_are_polled_along_with_one_that_is_due(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    """One more id in a poll costs next to nothing, where asking for it is not premature."""
+    fill(refill)
+    tracker, polls = engine.tracker, partial(polls_of, cvat)
+    first, second = (send(engine, template, hand_out(engine, template, n)) for n in (1, 2))
+    for request in (first, second):
+        cvat.states[request.task_id or 0] = ImportState(status=ImportStatus.STARTED)
+    # Both have been asked for, and long enough ago for the pauses of the two to drift apart.
+    while clock.monotonic() < 5.0:
+        clock.advance(tracker.seconds_until_due() or 0.0)
+        tracker.run_once()
+    both = [first.task_id, second.task_id]
+    assert polls() == [both] * len(polls())
+
+    # The moment of a new one is yet to come: a poll before that would be in vain.
+    for number in (3, 4):
+        late = send(engine, template, hand_out(engine, template, number))
+        accepted_at, seen = clock.monotonic(), len(polls())
+        while not (asked := polls()[seen:]) or late.task_id not in asked[-1]:
+            clock.advance(tracker.seconds_until_due() or 0.0)
+            asked_at = clock.monotonic()
+            tracker.run_once()
+        assert asked_at - accepted_at == pytest.approx(FIRST_POLL_UNSEEN, abs=TOGETHER + 0.001)
+        both.append(late.task_id)
+        assert asked[-1] == both
+    assert len(asked) > 2, "the third was asked for meanwhile"
+
+    # A task into which its caller uploads by itself is looked at once in a while only.
+    lease = engine.hand_out.open(template)
+    assert lease.task is not None
+    tracker.watch_lease(Handout(lease=lease.lease, task=lease.task))
+    seen = len(polls())
+    while clock.monotonic() < 8.0:
+        clock.advance(tracker.seconds_until_due() or 0.0)
+        tracker.run_once()
+    own = [poll for poll in polls()[seen:] if lease.task.task_id in poll]
+    assert 2 <= len(own) <= 4 < len(polls()[seen:])
+
+
+def test_the_first_poll_is_answered_at_its_moment(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    """It looks in the middle of its way there and back, which was learned of earlier polls."""
+    asked_at: list[float] = []
+
+    def travel(operation: str) -> None:
+        if operation == "jobs":
+            asked_at.append(clock.monotonic())
+            clock.advance(0.08)
+
+    fill(refill)
+    cvat.before = travel
+    before = send(engine, template, hand_out(engine, template, 1))
+    cvat.states[before.task_id or 0] = ImportState(status=ImportStatus.STARTED)
+    run_until_idle(engine, clock, limit=20.0)
+    cvat.make_ready(before.task_id or 0)
+    run_until_idle(engine, clock)
+    asked_at.clear()
+    # Of another size, so that nothing is known but how far away the server is.
+    larger = NewRequest(id="request2", files=("a.jpg",) * 9, size=90_000)
+    opened = engine.hand_out.open(template, request=larger)
+    assert opened.task is not None
+    send(engine, template, Handout(lease=opened.lease, task=opened.task, request=opened.request))
+    accepted_at = clock.monotonic()
+    cvat.make_ready(opened.task.task_id or 0)
+    run_until_idle(engine, clock)
+    (first,) = asked_at
+    assert first + 0.04 - accepted_at == pytest.approx(FIRST_POLL_UNSEEN, abs=0.005)
 
 
 def test_a_failed_import_ends_with_the_servers_words(

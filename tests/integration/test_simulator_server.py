@@ -231,7 +231,13 @@ def test_videos_are_read_where_pyav_is(call: Caller, monkeypatch: pytest.MonkeyP
 def test_own_door_tells_the_servers_times(call: Caller) -> None:
     assert call("POST", "/simulator/reset-stats").status == 204
     task_id = call.create()
+    call.server.hold_imports()
     call.upload(task_id, "a.jpg")
+    sent = time.perf_counter()
+    waiting = call("GET", "/simulator/stats").json()["tasks"][str(task_id)]
+    assert (waiting["committed_at"], waiting["received_to_committed_ms"]) == (None, None)
+    held = 1000.0 * (time.perf_counter() - sent)
+    call.server.release_imports()
     call.server.wait_idle()
     stats = call("GET", "/simulator/stats").json()
     assert stats["calls"] == {"tasks:create": 1, "data:post": 1}
@@ -239,6 +245,7 @@ def test_own_door_tells_the_servers_times(call: Caller) -> None:
     assert times["received_at"] <= times["accepted_at"] <= times["finished_at"]
     committed = (times["committed_at"] - times["received_at"]) * 1000.0
     assert times["received_to_committed_ms"] == pytest.approx(committed, abs=0.1)
+    assert times["received_to_committed_ms"] >= times["accepted_to_committed_ms"] > held
     assert call.server.stats.import_milliseconds().keys() == {task_id}
 
 

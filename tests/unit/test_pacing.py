@@ -3,12 +3,16 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pool.services.pacing import LONGEST_PAUSE, Pace, pause_after, size_class
+from pool.services.watched import TOGETHER, Watched, due_together
+
+NOW = 1000.0
 
 
 def serve(pace: Pace, times: list[float], *, round_trip: float = 0.028) -> list[tuple[float, int]]:
@@ -99,3 +103,32 @@ def test_size_classes_tell_apart_what_takes_longer() -> None:
     assert one == size_class("t", files=1, size=110_000, kind="images")
     assert one != size_class("t", files=64, size=6_400_000, kind="images")
     assert one != size_class("t", files=1, size=100_000, kind="video")
+
+
+@pytest.mark.parametrize(
+    ("waits", "asked"),
+    [
+        ({"polls": 1}, True),
+        ({"polls": 1, "due": NOW}, True),
+        # Its first poll would be premature, and in vain.
+        ({}, False),
+        ({"due": NOW + TOGETHER}, True),
+        # CVAT did not answer; it is given time.
+        ({"polls": 1, "errors": 1}, False),
+        ({"polls": 1, "errors": 1, "due": NOW}, True),
+        # A webhook is expected to tell of it.
+        ({"polls": 1, "relaxed": True}, False),
+        # Its caller uploads by itself, some time.
+        ({"polls": 1, "request_id": None}, False),
+    ],
+)
+def test_what_is_polled_along_with_an_import_that_is_due(
+    waits: dict[str, Any], asked: bool
+) -> None:
+    def watched(name: str, **known: Any) -> Watched:
+        usual = {"request_id": name, "since": NOW - 1, "due": NOW + 0.5, "deadline": NOW + 60}
+        return Watched(pooled_id=name, task_id=1, template="t", pace="p", **{**usual, **known})
+
+    due, other = watched("due", due=NOW), watched("other", **waits)
+    assert (other in due_together([other, due], NOW)) is asked
+    assert due_together([watched("other", polls=1)], NOW) == []
