@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from support.clock import ManualClock
+from support.commands import PATIENCE
+from support.happening import serve
+from support.pools import serving, write_config
 from support.scripted import ScriptedCvat
 from support.services import fill, refill_of
 
@@ -19,6 +25,8 @@ from pool.files import build_upload
 from pool.model import Handout, Job, new_id
 from pool.services.finalize import FIRST_PAUSE, LONGEST, MOST_REFUSALS, MOST_TRIES
 from pool.settings import Settings
+from pool.simulator import SimulatorServer, SimulatorSettings, Timings, UserSettings
+from pool.store import open_store
 from pool.store.base import FINAL_GRACE, NewRequest, Store
 
 IMAGE = build_upload([("a.jpg", b"x")])
@@ -180,6 +188,39 @@ def test_those_that_fail_starve_nobody(world: World) -> None:
         ]
         world.done.clear()
     assert all(world.codes(request) == ["not-assigned"] for request in poisoned)
+
+
+def test_a_daemon_assigns_what_it_may_beside_what_it_may_not(tmp_path: Path, image: bytes) -> None:
+    """Left by processes that died: an older crowd for somebody else, and one for oneself."""
+    users = (UserSettings(username="ordinary"), UserSettings(username="boss", is_superuser=True))
+    with SimulatorServer(SimulatorSettings(timings=Timings.zero(), users=users)) as server:
+        config = write_config(tmp_path, server)
+        ordinary, boss = sorted(server.state.users)
+        with serving(config, server) as first, TaskPool(first.settings) as pool:
+            requests = [pool.submit("scenes", [("a.jpg", image)]) for _ in range(2)]
+            (refused,), (healthy,) = (request.jobs(timeout=PATIENCE) for request in requests)
+        task_ids = [request.task_id or 0 for request in requests]
+        store = open_store(first.settings.store.url)
+        earlier = time.time() - 3600
+        for number in range(25):
+            serve(
+                store,
+                f"poisoned{number}",
+                task_id=task_ids[0],
+                job_id=refused.id,
+                assignee=boss,
+                now=earlier,
+            )
+        last = {"task_id": task_ids[1], "job_id": healthy.id, "assignee": ordinary}
+        serve(store, "healthy", **last, now=earlier + 1)
+        with serving(config, server):
+            give_up = time.monotonic() + PATIENCE
+            while server.state.jobs[healthy.id].assignee is None:
+                assert time.monotonic() < give_up
+                threading.Event().wait(0.005)
+        assert server.state.jobs[healthy.id].assignee.id == ordinary
+        assert server.state.jobs[refused.id].assignee is None
+        store.close()
 
 
 def test_one_refused_job_does_not_stop_the_others(world: World) -> None:

@@ -24,6 +24,8 @@ def serve(
     *,
     template: str = TEMPLATE,
     task_id: int = 42,
+    job_id: int | None = None,
+    assignee: int | None = None,
     failed: str = "",
     now: float = 1.0,
     took: float = 0.0,
@@ -33,12 +35,12 @@ def serve(
     ``server`` of them after its data was accepted."""
     make_warm(store, task_id, template=template, now=now - took)
     lease = NewLease(id=new_id(), template=template, fingerprint="f", owner="o", ttl=60.0)
-    request = NewRequest(id=request_id, files=("a.jpg",), size=10)
+    request = NewRequest(id=request_id, assignee=assignee, files=("a.jpg",), size=10)
     opened = store.open_lease(lease, request=request, now=now - took)
     assert opened.task is not None
     store.begin_import(request_id, deadline=now + 60, now=now - server)
     if failed:
         store.fail_import(opened.task.id, code=failed, message="why", now=now)
     else:
-        job = Job(id=task_id * 10, url="u", start_frame=0, stop_frame=0)
+        job = Job(id=job_id or task_id * 10, url="u", start_frame=0, stop_frame=0)
         store.complete_import(opened.task.id, [job], now=now)
