@@ -22,8 +22,16 @@ from pool import RequestWarning, TaskPool
 from pool.engine import Engine
 from pool.errors import CvatBusy, CvatError, CvatForbidden, CvatRejected, CvatUnreachable
 from pool.files import build_upload
-from pool.model import Handout, Job, new_id
-from pool.services.finalize import FIRST_PAUSE, LONGEST, MOST_REFUSALS, MOST_TRIES
+from pool.model import Handout, Hold, Job, new_id
+from pool.services.backoff import SERVER
+from pool.services.finalize import (
+    FIRST_PAUSE,
+    LONGEST,
+    MOST_JOBS,
+    MOST_REFUSALS,
+    MOST_REFUSED,
+    MOST_TRIES,
+)
 from pool.settings import Settings
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings, UserSettings
 from pool.store import open_store
@@ -43,8 +51,8 @@ class World:
     def __init__(self, settings: Settings, store: Store, cvat: ScriptedCvat, clock: ManualClock):
         self.settings, self.store, self.cvat, self.clock = settings, store, cvat, clock
         self.refusals: dict[tuple[str, int], CvatError] = {}
-        cvat.rename_task = self._call("rename_task")  # type: ignore[method-assign]
-        cvat.assign_job = self._call("assign_job")  # type: ignore[method-assign]
+        cvat.rename_task = self._call("rename_task")
+        cvat.assign_job = self._call("assign_job")
         self.done: list[tuple[str, int, Any]] = []
         self.tried = 0
         self._open = ExitStack()
@@ -237,17 +245,44 @@ def test_one_refused_job_does_not_stop_the_others(world: World) -> None:
 
 
 def test_many_jobs_are_assigned_in_several_rounds(world: World) -> None:
-    request = world.ready(jobs=600)
-    world.refuse(request, "assign_job", FORBIDDEN, job=0)
-    for _ in range(2):
-        world.round()
-        assert not world.settled()
-    world.round()
-    assert len(world.done) == 1 + 599
+    request = world.ready(jobs=1000)
+    refused = (1, 301, 601, 901)
+    for number in refused:
+        world.refuse(request, "assign_job", FORBIDDEN, job=number)
+    for _ in range(1000 // MOST_JOBS):
+        assert world.codes(request) == []
+        world.round(after=FINAL_GRACE)
+    assert len(world.done) == 1 + 1000 - len(refused)
     for _ in range(MOST_REFUSALS):
         world.round(after=FIRST_PAUSE * 16)
     assert world.codes(request) == ["not-assigned"]
-    assert "1 of 600 job(s)" in world.pool.request(request).warnings[0].text
+    assert "4 of 1000 job(s)" in world.pool.request(request).warnings[0].text
+
+
+def test_a_task_of_which_all_jobs_are_refused_costs_few_calls(world: World) -> None:
+    request = world.ready(jobs=100)
+    for number in range(100):
+        world.refuse(request, "assign_job", FORBIDDEN, job=number)
+    for _ in range(MOST_REFUSALS):
+        world.round(after=FIRST_PAUSE * 16)
+    assert world.codes(request) == ["not-assigned"]
+    assert world.tried == 1 + MOST_REFUSALS * MOST_REFUSED
+
+
+def test_no_failure_counts_while_the_server_is_held(world: World) -> None:
+    request = world.ready()
+    world.refuse(request, "rename_task", BROKEN)
+    world.refuse(request, "assign_job", BROKEN)
+    now = world.clock.now()
+    hold = Hold(template=SERVER, code="cvat-busy", reason="500", since=now, retry_at=now + 1)
+    world.store.hold(hold)
+    for _ in range(2 * MOST_TRIES):
+        world.round(after=FIRST_PAUSE * 4.0**MOST_TRIES / 10)
+    assert world.codes(request) == []
+    world.store.release_hold(SERVER, now=world.clock.now())
+    world.refusals.clear()
+    world.round(after=FIRST_PAUSE * 4.0)
+    assert (len(world.done), world.settled()) == (2, True)
 
 
 def test_an_administrator_is_not_asked_twice_for_a_user_whom_cvat_does_not_know(
