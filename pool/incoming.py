@@ -122,8 +122,11 @@ class Incoming:
         self._ended = True
         for part in self._parts[-1:]:
             part.abandon()
-        self._spool.drop(self.request_id)
-        self._spool.stop_growing(self.request_id)
+        try:
+            self._spool.drop(self.request_id)
+        finally:
+            # Where it could not be deleted now, it can be swept later.
+            self._spool.stop_growing(self.request_id)
 
     def take(self, size: int) -> None:
         """See to room for ``size`` bytes more."""

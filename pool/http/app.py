@@ -63,7 +63,9 @@ def create_app(served: Served) -> FastAPI:
     app.include_router(request_router(pool, workers, views, waiting, accepting))
     app.include_router(template_router(pool, workers))
     app.include_router(observing_router(engine, observation, workers, ending))
-    app.include_router(webhook_router(served.receiver))
+    app.include_router(
+        webhook_router(served.receiver, patience=pool.settings.daemon.receive_timeout)
+    )
     app.include_router(page_router())
     describe(app)
     return app

@@ -41,6 +41,11 @@ async def read_json(request: Request, *, patience: float, most: int = LONGEST_JS
     """
     if media_type(request) != JSON:
         raise WrongMediaType(f"send {JSON}")
+    return await read(request, most=most, patience=patience)
+
+
+async def read(request: Request, *, most: int, patience: float) -> bytes:
+    """The whole body. Errors are those of :func:`blocks`."""
     parts = [block async for block, _ in blocks(request, most=most, patience=patience)]
     return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -155,7 +155,13 @@ class Live:
             self._levels_task = self._loop.create_task(self._follow_levels(), name="levels")
 
     def _watch(self) -> tuple[Callable[[], None], int]:
-        return self._feed.watch(self._notice), self._store.last_event_id()
+        # In this order, so that no event comes in between.
+        unwatch = self._feed.watch(self._notice)
+        try:
+            return unwatch, self._store.last_event_id()
+        except BaseException:
+            unwatch()
+            raise
 
     async def _rest(self) -> None:
         async with self._beginning:

@@ -60,7 +60,7 @@ class Waiting:
         self._seen: object = None
         self._watch = Watch("http-waiting", self._look, wanted=lambda: self.count > 0)
         self._loop: asyncio.AbstractEventLoop | None = None
-        tracker.listen(self._finished)
+        self._stop_listening = tracker.listen(self._finished)
         ending.listen(self._end)
 
     async def request(
@@ -96,6 +96,7 @@ class Waiting:
 
     def close(self) -> None:
         """Look no more."""
+        self._stop_listening()
         self._watch.close()
 
     # --- On the event loop ----------------------------------------------------------------------

@@ -8,9 +8,10 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from pool.cvat.webhooks import SIGNATURE_HEADER
-from pool.errors import BadSignature, TooBusy, TooLarge
+from pool.errors import BadSignature, TooBusy, TooLarge, TooSlow
 from pool.http import openapi
 from pool.http.auth import WEBHOOKS
+from pool.http.limits import read
 
 PATH: Final = WEBHOOKS
 #: Bytes of the longest body that is read; CVAT's are below 2 KiB.
@@ -25,8 +26,8 @@ class Receiver(Protocol):
     def put(self, body: bytes, signature: str) -> bool: ...
 
 
-def webhook_router(receiver: Receiver) -> APIRouter:
-    """The route, for one receiver."""
+def webhook_router(receiver: Receiver, *, patience: float) -> APIRouter:
+    """The route, for one receiver. A body has to come as :func:`pool.http.limits.blocks` says."""
     router = APIRouter(tags=["webhooks"])
 
     @router.post(
@@ -34,7 +35,7 @@ def webhook_router(receiver: Receiver) -> APIRouter:
         status_code=204,
         summary="Receive a webhook of CVAT's",
         responses={
-            **openapi.problems(BadSignature, TooLarge, TooBusy),
+            **openapi.problems(BadSignature, TooLarge, TooSlow, TooBusy),
             204: openapi.answer("It is taken"),
         },
     )
@@ -43,7 +44,7 @@ def webhook_router(receiver: Receiver) -> APIRouter:
         signature = request.headers.get(SIGNATURE_HEADER, "")
         if not signature:
             raise BadSignature
-        body = await _read(request)
+        body = await read(request, most=LONGEST, patience=patience)
         if not await run_in_threadpool(receiver.authentic, body, signature):
             raise BadSignature
         if not receiver.put(body, signature):
@@ -51,16 +52,3 @@ def webhook_router(receiver: Receiver) -> APIRouter:
         return Response(status_code=204)
 
     return router
-
-
-async def _read(request: Request) -> bytes:
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > LONGEST:
-        raise TooLarge(f"at most {LONGEST} bytes")
-    parts, length = [], 0
-    async for part in request.stream():
-        length += len(part)
-        if length > LONGEST:
-            raise TooLarge(f"at most {LONGEST} bytes")
-        parts.append(part)
-    return b"".join(parts)

@@ -89,7 +89,7 @@ class Crew:
                 log.exception("job failed", crew=self._name, kind=kind)
             finally:
                 with self._condition:
-                    self._running[kind] -= 1
+                    self._running -= Counter([kind])
                     self._idle += 1
                     self._condition.notify_all()
 

@@ -72,8 +72,11 @@ class Deliveries:
         self._templates = templates
         self._job_url = job_url
         self._clock = clock
-        self._queue: queue.Queue[bytes | None] = queue.Queue(WAITING)
+        #: Bounded where deliveries are put, so that the end of it never has to wait for room.
+        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        #: Whether what still waits is not handled any more.
+        self._dropping = False
         self._guard = threading.Lock()
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._secret: str | None = None
@@ -99,10 +102,9 @@ class Deliveries:
             if signature in self._seen:
                 self._seen.move_to_end(signature)
                 return True
-            try:
-                self._queue.put_nowait(body)
-            except queue.Full:
+            if self._queue.qsize() >= WAITING:
                 return False
+            self._queue.put(body)
             self._seen[signature] = None
             if len(self._seen) > REMEMBERED:
                 self._seen.popitem(last=False)
@@ -126,14 +128,16 @@ class Deliveries:
         self._thread.start()
 
     def stop(self, timeout: float | None = None) -> None:
-        """Handle what has come, and end."""
+        """Handle what has come, and end. What is left after ``timeout`` seconds is dropped: polling
+        finds what it was about."""
         thread, self._thread = self._thread, None
         if thread is not None:
             self._queue.put(None)
             thread.join(timeout)
+            self._dropping = True
 
     def _run(self) -> None:
-        while (body := self._queue.get()) is not None:
+        while (body := self._queue.get()) is not None and not self._dropping:
             try:
                 self.handle(body)
             except Exception as error:

@@ -44,6 +44,8 @@ WORKERS: Final = 16
 EACH: Final = 4 * WORKERS
 #: Seconds between two looks while anything waits, whatever else happens or does not.
 LOOK: Final = 1.0
+#: Seconds between two times of forgetting requests that somebody else has ended.
+FORGET_EVERY: Final = 60.0
 
 GONE: Final = "its template was taken out of the configuration while it waited"
 TOO_LONG: Final = "no task became warm within the template's max_wait; see 'cvat-pool status'"
@@ -114,6 +116,7 @@ class Dispatch:
         self._probing = False
         self._stopped = False
         self._due_at: float | None = None
+        self._forget_at = 0.0
         self._again: Callable[[], None] = lambda: None
         self._stop_listening = warm.listen(self._on_warm)
 
@@ -199,6 +202,7 @@ class Dispatch:
         """Give those their turn that can be served now, the oldest first, and return without
         waiting for them. While the server is held, at most one is tried, to see whether it is
         back."""
+        self._forget_ended()
         found = self._unserved()
         left_behind = [each for each in found if each.state is RequestState.UPLOADING]
         failed = sum(self._serving.recover(each, owner=self._owner) for each in left_behind)
@@ -242,6 +246,14 @@ class Dispatch:
         now = self._clock.monotonic()
         found = self._store.unserved(owner=self._owner, now=self._clock.now(), each=EACH)
         return [each for each in found if self._turns.is_free(each.id, now=now)]
+
+    def _forget_ended(self) -> None:
+        """Forget requests that were cancelled while they waited, by whatever process."""
+        now = self._clock.monotonic()
+        if now >= self._forget_at:
+            self._forget_at = now + FORGET_EVERY
+            for request_id in self._store.requests_at_end(self._turns.waiting()):
+                self._turns.forget(request_id)
 
     def _set_due(self, *, waiting: bool, held: bool) -> None:
         now = self._clock.monotonic()

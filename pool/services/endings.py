@@ -23,9 +23,10 @@ class Endings:
         self._clock = clock
         self._listeners: list[Callable[[Finished], None]] = []
 
-    def listen(self, listener: Callable[[Finished], None]) -> None:
-        """Have ``listener`` called by :meth:`tell`."""
+    def listen(self, listener: Callable[[Finished], None]) -> Callable[[], None]:
+        """Have ``listener`` called by :meth:`tell`, until what is returned is called."""
         self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
     def ready(self, watched: Watched, jobs: Sequence[Job], seen_at: float) -> Finished | None:
         """The jobs exist, and were seen at ``seen_at`` by the monotonic clock."""
@@ -71,7 +72,7 @@ class Endings:
 
     def tell(self, finished: Finished) -> None:
         """Tell all who listen, on this thread."""
-        for listener in self._listeners:
+        for listener in tuple(self._listeners):
             try:
                 listener(finished)
             except StoreError:

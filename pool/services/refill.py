@@ -118,6 +118,7 @@ class Refill:
 
     def run_once(self) -> RefillReport:
         """Start the creates that are needed now, and return without waiting for them."""
+        self._forget_gone()
         started = 0
         stepped_back = []
         for template in self._templates.values():
@@ -127,6 +128,15 @@ class Refill:
                 stepped_back.append(template.name)
         self.stepped_back = bool(stepped_back)
         return RefillReport(started=started, stepped_back=tuple(stepped_back))
+
+    def _forget_gone(self) -> None:
+        """Forget templates that were taken out of the configuration."""
+        with self._guard:
+            for name in [each for each in self._running if each not in self._templates]:
+                if not self._running[name]:
+                    del self._running[name]
+        for name in [each for each in list(self._lead_times) if each not in self._templates]:
+            del self._lead_times[name]
 
     def drain(self, timeout: float | None = None) -> bool:
         """Wait for the creates that run; False when some still did after ``timeout`` seconds."""

@@ -91,12 +91,14 @@ class Sinks:
         records = self._store.open_sinks(names)
         if not names:
             return
-        self._unwatch = self._feed.watch(self._notice)
-        self._posts = [self._post(settings) for settings in self._settings]
-        self._sinks = tuple(
+        posts = [self._post(settings) for settings in self._settings]
+        sinks = tuple(
             Sink(self._store, settings, records[name], self._describe, post, clock=self._clock)
-            for settings, name, post in zip(self._settings, names, self._posts, strict=True)
+            for settings, name, post in zip(self._settings, names, posts, strict=True)
         )
+        # Last, since it can fail: starting is tried again.
+        self._unwatch = self._feed.watch(self._notice)
+        self._posts, self._sinks = posts, sinks
         for sink in self._sinks:
             thread = threading.Thread(target=self._run, args=(sink,), name="sink", daemon=True)
             self._threads.append(thread)

@@ -94,10 +94,10 @@ class Tracker:
 
     # --- Who is watched ---------------------------------------------------------------------
 
-    def listen(self, listener: Callable[[Finished], None]) -> None:
+    def listen(self, listener: Callable[[Finished], None]) -> Callable[[], None]:
         """Have ``listener`` called for each task that this process was the first to find done,
-        on the thread that found it."""
-        self._endings.listen(listener)
+        on the thread that found it, until what is returned is called."""
+        return self._endings.listen(listener)
 
     def watch(self, request: RequestRecord, *, kind: str) -> None:
         """Follow a request whose data CVAT has accepted. ``kind`` is the sort of data."""

@@ -64,6 +64,11 @@ class Turns:
         with self._guard:
             return self._patience.get(request_id, math.inf) <= now
 
+    def waiting(self) -> list[str]:
+        """The requests that wait for a warm task, or have waited in vain."""
+        with self._guard:
+            return list(self._patience)
+
     def forget(self, request_id: str) -> None:
         """A request waits for a warm task no longer."""
         with self._guard:

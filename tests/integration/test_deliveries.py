@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, cast
 
@@ -9,6 +11,7 @@ import pytest
 from support.clock import ManualClock
 from support.hooked import PING, Imports, body, completed, created
 from support.scripted import ScriptedCvat
+from support.services import PATIENCE
 
 from pool.cvat.webhooks import signature_of
 from pool.engine import Engine
@@ -207,6 +210,35 @@ def test_what_was_seen_is_dropped_and_what_is_too_much_refused(
     for number in range(module.WAITING):
         assert deliveries.put(b"", f"sha256={number}")
     assert not deliveries.put(b"", "one more")
+
+
+def test_a_stop_does_not_wait_for_all_that_has_come(
+    deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first takes as long as it likes, and as many wait behind it as may."""
+    handled: list[bytes] = []
+    begun, go = threading.Event(), threading.Event()
+
+    def handle(body: bytes) -> None:
+        begun.set()
+        assert go.wait(PATIENCE)
+        handled.append(body)
+
+    monkeypatch.setattr(deliveries, "handle", handle)
+    deliveries.start()
+    assert deliveries.put(b"first", "first")
+    assert begun.wait(PATIENCE)
+    for number in range(module.WAITING):
+        assert deliveries.put(b"", f"sha256={number}")
+    *_, thread = [each for each in threading.enumerate() if each.name == "deliveries"]
+    with ThreadPoolExecutor(1) as threads:
+        stopped = threads.submit(deliveries.stop, 0.05)
+        try:
+            stopped.result(PATIENCE)
+        finally:
+            go.set()
+    thread.join(PATIENCE)
+    assert handled == [b"first"]
 
 
 def test_one_odd_delivery_does_not_silence_the_others(

@@ -7,10 +7,12 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from support.api import Serving
+from support.api import Serving, serving, settings_for
 from support.services import PATIENCE
 
 from pool.http import protocol
+from pool.settings import Template
+from pool.simulator import SimulatorServer
 
 
 @pytest.fixture
@@ -166,3 +168,27 @@ def test_calls_that_do_not_wait_for_answers(line: socket.socket) -> None:
 def test_an_upgrade_that_nobody_offers(line: socket.socket) -> None:
     line.sendall(GET + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
     until_alive(line)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/v1/requests", "Content-Type: multipart/form-data; boundary=b"),
+        ("/v1/requests", "Content-Type: application/json"),
+        ("/v1/leases", "Content-Type: application/json"),
+        ("/webhooks/cvat", "X-Signature-256: sha256=0"),
+    ],
+)
+def test_a_body_that_does_not_come(
+    simulator: SimulatorServer, store_url: str, path: str, headers: str
+) -> None:
+    settings = settings_for(simulator.url, store_url, Template(name="scenes"), receive_timeout=0.2)
+    with serving(settings, simulator.access_token) as served:
+        port = int(served.server.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as line:
+            line.settimeout(PATIENCE)
+            line.sendall(
+                f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
+                f"Connection: close\r\n{headers}\r\n\r\n-".encode()
+            )
+            assert problem(rest(line)) == 408

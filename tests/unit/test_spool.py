@@ -339,3 +339,20 @@ def test_sweeping_leaves_what_is_still_written_to(spool: Spool) -> None:
 
 def test_sweeping_where_there_is_nothing(spool: Spool) -> None:
     assert spool.sweep(lambda _: False, older_than=0.0) == 0
+
+
+def test_what_could_not_be_deleted_at_once_is_swept(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_path: Path, **_: object) -> None:
+        raise PermissionError
+
+    incoming = spool.receive("r1")
+    incoming.add("a.jpg").write(b"x" * 1000)
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "unlink", refuse)
+        with pytest.raises(StoreError):
+            incoming.discard()
+    assert spool.used <= 1000, "it has no room for more"
+    assert spool.sweep(lambda _: False, older_than=-1.0) == 1
+    assert spool.used == 0

@@ -1,0 +1,151 @@
+"""What happens again and again leaves nothing behind in the process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from support.api import Api, waiting
+from support.growth import grown
+from support.pools import serving, write_config
+from support.services import PATIENCE
+from support.streams import Stream
+
+from pool import daemon as daemon_module
+from pool.daemon import Daemon
+from pool.errors import StoreError
+from pool.services import dispatch as dispatch_module
+from pool.simulator import SimulatorServer
+
+#: Seconds of a term of maintenance.
+TERM = 0.4
+#: Its requests wait, and it is never filled.
+PATIENT = """
+[templates.patient]
+labels = []
+pool = { min_size = 0, max_wait = "1h", on_empty = "wait" }
+"""
+
+
+@pytest.fixture
+def daemon(
+    tmp_path: Path, simulator: SimulatorServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Daemon]:
+    monkeypatch.setattr(daemon_module, "TERM", TERM)
+    monkeypatch.setattr(daemon_module, "RENEWAL", 0.05)
+    monkeypatch.setattr(daemon_module, "RELOAD_EVERY", 0.05)
+    monkeypatch.setattr(dispatch_module, "FORGET_EVERY", 0.0)
+    path = write_config(tmp_path, simulator)
+    path.write_text(path.read_text() + PATIENT)
+    with serving(path, simulator) as daemon:
+        daemon.engine.store.pause("patient", now=daemon.engine.clock.now())
+        yield daemon
+
+
+@pytest.fixture
+def api(daemon: Daemon) -> Iterator[Api]:
+    with Api(daemon.url) as api:
+        yield api
+
+
+def until(condition: Callable[[], object]) -> None:
+    give_up = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < give_up
+        threading.Event().wait(0.005)
+
+
+def test_terms_of_maintenance(daemon: Daemon) -> None:
+    """Another daemon maintains the store for a while, and this one again."""
+    store, clock = daemon.engine.store, daemon.engine.clock
+
+    def lost() -> bool:
+        now = clock.now()
+        store.acquire_maintenance("another", until=now + TERM, now=now + 3600.0)
+        return not daemon.url
+
+    def term() -> None:
+        until(lost)
+        store.release_maintenance("another")
+        until(lambda: daemon.url and daemon.observation.health.run_once().ready)
+
+    assert grown(daemon, term) == {}
+
+
+def test_requests_that_are_cancelled_while_they_wait(daemon: Daemon, api: Api) -> None:
+    def submit_and_cancel() -> None:
+        queued = api.submit([("a.jpg", b"x")], template="patient")
+        assert (queued.status, queued.json["state"]) == (202, "queued")
+        assert api.delete(queued.headers["location"]).status == 204
+        dispatch = daemon._dispatch
+        assert dispatch is not None
+        dispatch.run_once()
+
+    assert grown(daemon, submit_and_cancel) == {}
+
+
+def test_streams_that_cannot_begin(
+    daemon: Daemon, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The place in the events cannot be read, once the feed has been asked to watch."""
+    feed, store = daemon.engine.feed, daemon.engine.store
+    watch, last_event_id = feed.watch, store.last_event_id
+    broken = threading.Event()
+
+    def watch_and_break(watcher: object) -> object:
+        unwatch = watch(watcher)  # type: ignore[arg-type]
+        broken.set()
+        return unwatch
+
+    def read() -> int:
+        if broken.is_set():
+            broken.clear()
+            raise StoreError("the disk is away")
+        return last_event_id()
+
+    def listen() -> None:
+        answer = api._http.request("GET", f"{api.url}/v1/events")
+        assert answer.status == 503
+
+    monkeypatch.setattr(feed, "watch", watch_and_break)
+    monkeypatch.setattr(store, "last_event_id", read, raising=False)
+    assert grown(daemon, listen) == {}
+
+
+def test_templates_that_come_and_go(daemon: Daemon, api: Api) -> None:
+    path, numbers = daemon.settings.path, count()
+    assert path is not None
+    text = path.read_text()
+
+    def reload() -> None:
+        name = f"template-{next(numbers)}"
+        path.write_text(f"{text}\n[templates.{name}]\nlabels = []\npool = {{ min_size = 1 }}\n")
+        until(lambda: name in daemon.engine.templates)
+        lease = api.lease(name, timeout=20)
+        assert lease.status == 201
+        path.write_text(text)
+        until(lambda: name not in daemon.engine.templates)
+
+    assert grown(daemon, reload) == {}
+
+
+def test_calls_of_all_kinds(daemon: Daemon, api: Api, image: bytes) -> None:
+    """What daily work consists of, good and bad."""
+
+    def call() -> None:
+        sent = api.submit([("a.jpg", image)], wait=20)
+        assert sent.status == 201
+        assert api.get(sent.headers["location"], headers=waiting(5)).status == 200
+        assert api.submit([("a.jpg", b"no image")], wait=20).json["status"] == 422
+        lease = api.lease(timeout=20)
+        assert api.get(lease.headers["location"], headers=waiting(0)).status == 200
+        assert api.delete(lease.headers["location"]).status == 204
+        assert api.lease("strict").status == 503
+        stream = Stream(api._http.request("GET", f"{api.url}/v1/events", preload_content=False))
+        stream.response.close()
+
+    assert grown(daemon, call) == {}
