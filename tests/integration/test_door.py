@@ -6,21 +6,30 @@ caller is told in one line, no row is written and no task is taken.
 
 from __future__ import annotations
 
+import io
 import json
+import math
+import os
+import threading
+import zipfile
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 import urllib3
-from support.commands import PATIENCE
+from support.commands import PATIENCE, cvat_pool
 from support.pools import HERE, REMOTE, level, opened, serving, wait_for, write_config
 
-from pool import InputError
+from pool import ImportFailed, InputError, RemotePool, UnknownLease, UnknownRequest
 from pool.daemon import Daemon
+from pool.demo import sample_image
 from pool.simulator import SimulatorServer
 
 #: A file system has room for 255 bytes of a name.
 LONG = "\N{GRINNING FACE}" * 63 + ".png"
+SECRET = "hunter2"
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +40,11 @@ def daemon(
     path.write_text(
         path.read_text()
         + """
+[templates.pieces]
+labels = []
+import = { single_request_limit = "1KiB" }
+pool = { min_size = 0 }
+
 [templates.sorted]
 labels = []
 data = { sorting_method = "natural" }
@@ -248,3 +262,339 @@ def post(daemon: Daemon, template: str, given: dict[str, Any]) -> urllib3.BaseHT
         for name, value in fields.items()
     ]
     return urllib3.request("POST", url, fields=[*told, *parts], timeout=PATIENCE)
+
+
+# --- Numbers, keys and ids ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [
+        *(("acquire", {"ttl": ttl}) for ttl in (0, 0.5, -1, math.inf, math.nan, 1e300, "1h", True)),
+        *(("acquire", {"timeout": wait}) for wait in (-1, math.inf, math.nan, 10**400, "5s")),
+        *(
+            ("acquire", {"idempotency_key": key})
+            for key in ("", "a b", "ä", "a\0", "\udcff", "k" * 256)
+        ),
+        *(("submit", {"timeout": wait}) for wait in (-1, math.inf, math.nan, 1e300)),
+        ("submit", {"idempotency_key": "a b"}),
+    ],
+    ids=lambda value: ascii(value)[:40],
+)
+def test_numbers_are_finite_and_keys_fit_into_a_header(
+    full: Any, daemon: Daemon, method: str, given: dict[str, Any]
+) -> None:
+    before = done_by(daemon)
+    with pytest.raises(InputError):
+        getattr(full, method)("scenes", *([A] if method == "submit" else []), **given)
+    assert done_by(daemon) == before
+
+
+@pytest.mark.parametrize(
+    ("count", "duration"), [(1.5, 9), (-1, 9), (10**400, 9), (1, math.inf), (1, 0)]
+)
+def test_a_prewarm_is_finite(full: Any, count: Any, duration: Any) -> None:
+    with pytest.raises(InputError):
+        full.prewarm("scenes", count, duration=duration)
+
+
+@pytest.mark.parametrize("wait", [-1, math.inf, math.nan])
+def test_nobody_waits_for_jobs_for_ever_by_mistake(full: Any, image: bytes, wait: float) -> None:
+    request = full.submit("scenes", [("a.jpg", image)])
+    with pytest.raises(InputError):
+        request.jobs(timeout=wait)
+    lease = full.acquire("scenes")
+    with pytest.raises(InputError):
+        lease.jobs(timeout=wait)
+    lease.release()
+    assert len(request.jobs(timeout=20)) == 1
+
+
+@pytest.mark.parametrize("id", ["", "a\0b", "\udcff", "ä", "a/b", "x" * 65], ids=ascii)
+def test_ids_that_nothing_can_have(full: Any, id: str) -> None:
+    for call in (full.lease, full.release):
+        with pytest.raises(UnknownLease):
+            call(id)
+    with pytest.raises(UnknownRequest):
+        full.request(id)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"ttl": 0},
+        {"ttl": 0.5},
+        {"ttl": 1e300},
+        {"timeout": -1},
+        {"timeout": 1e300},
+        {"timeout": "5"},
+    ],
+    ids=str,
+)
+def test_numbers_over_http(daemon: Daemon, document: dict[str, Any]) -> None:
+    before = done_by(daemon)
+    answer = urllib3.request(
+        "POST", f"{daemon.url}/v1/leases", json={"template": "scenes", **document}
+    )
+    assert answer.status == 422
+    assert done_by(daemon) == before
+
+
+def test_a_client_does_not_wait_for_ever_either(daemon: Daemon) -> None:
+    for options in ({"timeout": math.inf}, {"timeout": 0}, {"patience": math.nan}):
+        with pytest.raises(InputError):
+            RemotePool(daemon.url, **options)  # type: ignore[arg-type]
+
+
+# --- Files of this machine ------------------------------------------------------------------------
+
+
+def test_a_path_that_is_no_utf_8_is_refused_or_called_otherwise(
+    full: Any, daemon: Daemon, tmp_path: Path, image: bytes
+) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.jpg"))
+    path.write_bytes(image)
+    before = done_by(daemon)
+    with pytest.raises(InputError, match="is not UTF-8") as caught:
+        full.submit("scenes", [path])
+    assert str(caught.value).isprintable()
+    assert done_by(daemon) == before
+    assert len(full.submit("scenes", [("a.jpg", path)]).jobs(timeout=20)) == 1
+
+
+def test_a_path_that_is_none(full: Any, daemon: Daemon) -> None:
+    before = done_by(daemon)
+    for path in ("a\0.jpg", "\udcff.jpg", 5, object()):
+        with pytest.raises(InputError):
+            full.submit("scenes", [path])
+    assert done_by(daemon) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["get", "scenes", "a.jpg", "--assignee", "-1"], "assignee is a whole number"),
+        (["get", "scenes", "a.jpg", "--name", " "], "not all blank"),
+        (["get", "scenes", "a.jpg", "cam/a.jpg"], "put them into a zip archive"),
+        (["get", "scenes", "\udcff.jpg"], "is not UTF-8"),
+        (["get", "scenes", "a.jpg", "--key", "a b"], "visible ASCII"),
+        (["get", "scenes", "--url", f"http://me:{SECRET}@h/a.jpg?{'x' * 1024}"], "1024 characters"),
+        (["lease", "scenes", "--ttl", "0"], "lasts 1s to 30d"),
+        (["lease", "scenes", "--timeout", "31d"], "lasts 0s to 30d"),
+    ],
+    ids=lambda value: ascii(value)[-20:] if isinstance(value, list) else "",
+)
+@pytest.mark.parametrize("kind", [HERE, "RemotePool"])
+def test_the_command_line_says_it_in_one_line(
+    daemon: Daemon,
+    simulator: SimulatorServer,
+    tmp_path: Path,
+    image: bytes,
+    arguments: list[str],
+    words: str,
+    kind: str,
+) -> None:
+    before = done_by(daemon)
+    (tmp_path / "cam").mkdir()
+    for name in ("a.jpg", "cam/a.jpg", "\udcff.jpg"):
+        (tmp_path / name).write_bytes(image)
+    to = ["--config", str(daemon.settings.path)] if kind == HERE else ["--server", daemon.url]
+    token = simulator.access_token
+    result = cvat_pool(*arguments, *to, cwd=tmp_path, CVAT_ACCESS_TOKEN=token)
+    assert result.returncode == 2, result.stderr
+    assert words in " ".join(result.stderr.split())
+    assert result.stderr.count("\n") == 1
+    assert SECRET not in result.stderr
+    assert done_by(daemon) == before
+
+
+# --- What works -----------------------------------------------------------------------------------
+
+#: Of a macOS screenshot, of an emoji with a joiner, of a page; and what CVAT makes of them.
+ODD = {
+    "Screenshot at 9.41.00\u202fAM.jpg": "Screenshot at 9.41.00AM.jpg",
+    "\N{MAN}\u200d\N{PERSONAL COMPUTER}.jpg": "\N{MAN}\N{PERSONAL COMPUTER}.jpg",
+    "写\u3000真.jpg": "写真.jpg",
+    "cam1/so\u00adft.jpg": "soft.jpg",
+    "a&amp;amp;b.jpg": "a&amp;b.jpg",
+    'say "é".jpg': 'say "é".jpg',
+}
+
+
+def frames_of(simulator: SimulatorServer, request: Any) -> list[str]:
+    data = simulator.state.tasks[request.task_id].data
+    assert data is not None
+    return [frame.name for frame in data.frames]
+
+
+@pytest.mark.parametrize("template", ["scenes", "pieces"])
+@pytest.mark.parametrize("how", ["plain", "predefined", "mapped"])
+def test_odd_names_become_what_cvat_makes_of_them_however_they_are_sent(
+    full: Any, simulator: SimulatorServer, template: str, how: str
+) -> None:
+    files = [(name, sample_image(7, size=3_000)) for name in ODD]
+    params: dict[str, Any] = {}
+    if how == "predefined":
+        params = {"sorting_method": "predefined"}
+    elif how == "mapped":
+        params = {"job_file_mapping": [[name] for name in reversed(ODD)]}
+    request = full.submit(template, files, params=params)
+    jobs = request.jobs(timeout=20)
+    there = list(ODD.values())
+    assert list(request.record.files) == there
+    expected = {"plain": sorted(there), "predefined": there, "mapped": there[::-1]}[how]
+    assert frames_of(simulator, request) == expected
+    assert len(jobs) == (len(ODD) if how == "mapped" else 1)
+
+
+def test_odd_names_from_another_program(daemon: Daemon, simulator: SimulatorServer) -> None:
+    given = {"files": [("Screenshot\u202fAM.jpg", sample_image(7, size=3_000))]}
+    answer = post(daemon, "scenes", given)
+    assert answer.status == 202
+    assert answer.json()["files"] == ["ScreenshotAM.jpg"]
+    with opened("RemotePool", daemon) as pool:
+        request = pool.request(answer.json()["id"])
+        request.jobs(timeout=20)
+        assert frames_of(simulator, request) == ["ScreenshotAM.jpg"]
+
+
+def test_names_inside_an_archive_are_told_apart(
+    full: Any, simulator: SimulatorServer, image: bytes
+) -> None:
+    names = ["a.jpg", "x/a.jpg", "x/y/a\u202fb.jpg"]
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as content:
+        for name in names:
+            content.writestr(name, image)
+    mapping = [["x/y/a\u202fb.jpg"], ["x/a.jpg"]]
+    request = full.submit(
+        "scenes", [("all.zip", archive.getvalue())], params={"job_file_mapping": mapping}
+    )
+    assert len(request.jobs(timeout=20)) == 2
+    assert frames_of(simulator, request) == ["x/y/a\u202fb.jpg", "x/a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("data", "params", "frames", "jobs"),
+    [
+        ({}, {"frame_step": 2}, ["0.jpg", "2.jpg"], 1),
+        ({}, {"frame_filter": "step=3"}, ["0.jpg", "3.jpg"], 1),
+        ({}, {"chunk_size": "auto"}, ["0.jpg", "1.jpg", "2.jpg", "3.jpg"], 1),
+        ({}, {"chunk_size": "server", "start_frame": 2}, ["2.jpg", "3.jpg"], 1),
+        (
+            {},
+            {
+                "sorting_method": "predefined",
+                "upload_file_order": ["3.jpg", "0.jpg", "2.jpg", "1.jpg"],
+            },
+            ["3.jpg", "0.jpg", "2.jpg", "1.jpg"],
+            1,
+        ),
+        ({}, {"job_file_mapping": [["3.jpg", "1.jpg"], ["0.jpg"]]}, ["3.jpg", "1.jpg", "0.jpg"], 2),
+        (
+            {},
+            {
+                "validation_params": {
+                    "mode": "gt",
+                    "frame_selection_method": "manual",
+                    "frames": ["2.jpg"],
+                }
+            },
+            ["0.jpg", "1.jpg", "2.jpg", "3.jpg"],
+            1,
+        ),
+        ({"share": ["cam1/"]}, {"server_files_exclude": ["cam1/a.jpg"]}, ["cam1/b.jpg"], 1),
+        (
+            {"share": ["cam1/a.jpg", "cam1/b.jpg"]},
+            {"job_file_mapping": [["cam1/b.jpg"], ["cam1/a.jpg"]]},
+            ["cam1/b.jpg", "cam1/a.jpg"],
+            2,
+        ),
+    ],
+    ids=lambda value: ascii(value)[:50] if isinstance(value, dict) else "",
+)
+def test_data_parameters_work_by_every_door(
+    full: Any,
+    daemon: Daemon,
+    simulator: SimulatorServer,
+    data: dict[str, Any],
+    params: dict[str, Any],
+    frames: list[str],
+    jobs: int,
+) -> None:
+    given = data or {
+        "files": [(f"{number}.jpg", sample_image(number, size=3_000)) for number in range(4)]
+    }
+    mine = full.submit("scenes", given.get("files"), params=params, **data)
+    answer = post(daemon, "scenes", {**given, "params": params})
+    assert answer.status == 202, answer.data
+    for request in (mine, full.request(answer.json()["id"])):
+        assert len(request.jobs(timeout=20)) == jobs
+        assert frames_of(simulator, request) == frames
+
+
+# --- Data that CVAT fetches -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[str]:
+    """An address at which every path is an image."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content = sample_image(1, size=5_000)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_fetched_file_is_called_as_its_path_ends(
+    full: Any, daemon: Daemon, simulator: SimulatorServer, web: str
+) -> None:
+    urls = [
+        f"HTTP://me:{SECRET}@{web}/cam1/a%20b.jpg?X-Amz-Signature={SECRET}",
+        f"http://{web}/c d.jpg?token={SECRET}#{SECRET}",
+    ]
+    params = {"job_file_mapping": [[urls[1]], ["a b.jpg"]]}
+    request = full.submit("scenes", urls=urls, params=params)
+    assert len(request.jobs(timeout=20)) == 2
+    assert list(request.record.files) == ["a b.jpg", "c d.jpg"]
+    assert frames_of(simulator, request) == ["c d.jpg", "a b.jpg"]
+    called = "scenes: a b.jpg and 1 more"
+    simulator.wait_for(lambda state: state.tasks[request.task_id].name == called)
+    assert_no_secrets(daemon, request)
+
+
+def test_a_file_that_cannot_be_fetched_keeps_its_secrets(
+    full: Any, daemon: Daemon, capfd: pytest.CaptureFixture[str]
+) -> None:
+    url = f"http://me:{SECRET}@127.0.0.1:9/a.jpg?X-Amz-Signature={SECRET}"
+    request = full.submit("scenes", urls=[url])
+    with pytest.raises(ImportFailed, match=r"http://127\.0\.0\.1:9/a\.jpg\?…") as caught:
+        request.jobs(timeout=20)
+    assert SECRET not in str(caught.value)
+    assert_no_secrets(daemon, request)
+    told = capfd.readouterr()
+    assert SECRET not in told.out + told.err
+
+
+def assert_no_secrets(daemon: Daemon, request: Any) -> None:
+    for path in (f"/v1/requests/{request.id}", "/v1/requests", "/v1/templates", "/metrics"):
+        assert SECRET not in urllib3.request("GET", daemon.url + path).data.decode()
+    store = Path(daemon.settings.store.url.partition(":///")[2])
+    kept = b"".join(
+        file.read_bytes() for file in store.parent.glob(f"{store.name}*") if file.is_file()
+    )
+    assert request.id.encode() in kept
+    assert SECRET.encode() not in kept

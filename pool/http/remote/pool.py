@@ -48,6 +48,7 @@ class RemotePool:
     on with what was given to it.
 
     :raises ConfigError: the address or the token cannot be used.
+    :raises InputError: ``timeout`` or ``patience`` cannot be used.
     """
 
     def __init__(

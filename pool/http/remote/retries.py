@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Final
 
+from pool.arguments import check_seconds
 from pool.clock import Clock
 from pool.errors import (
     CvatError,
@@ -66,7 +67,7 @@ class Retries:
     """Makes calls again for at most ``patience`` seconds after the first failure."""
 
     def __init__(self, *, patience: float, clock: Clock, rng: random.Random) -> None:
-        self._patience = patience
+        self._patience = check_seconds("patience", patience)
         self._clock = clock
         self._rng = rng
         self._reached = False

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pool.arguments import (
     check_assignee,
+    check_id,
     check_key,
     check_prewarm,
     check_task_name,
@@ -19,7 +20,6 @@ from pool.clock import Clock
 from pool.cvat.records import Upload
 from pool.errors import (
     LeaseEnded,
-    PoolError,
     UnknownLease,
     UnknownRequest,
     UnknownTemplate,
@@ -64,8 +64,8 @@ LEAST_PATIENCE: Final = 1.0
 _SLOWEST: Final = 2**20
 _LONGEST_PATIENCE: Final = 600.0
 
-#: Ids and the names of templates, as parts of a path.
-_SEGMENT: Final = re.compile(r"(?!\.{1,2}$)[0-9A-Za-z_.-]+")
+#: The names of templates, as parts of a path.
+_TEMPLATE: Final = re.compile(r"(?!\.{1,2}$)[0-9A-Za-z_.-]+")
 
 
 class Talks:
@@ -200,7 +200,7 @@ class Talks:
         """Pause, resume, drain or prewarm a template; all of them may be said twice."""
         call = Call(
             method="POST",
-            path=f"/v1/templates/{_segment(template, UnknownTemplate)}/{what}",
+            path=f"{_template_path(template)}/{what}",
             json=told or None,
         )
         return (yield from self._granted(call))
@@ -298,15 +298,15 @@ def _keyed(key: str | None) -> dict[str, str]:
 
 
 def _lease_path(lease_id: str) -> str:
-    return f"/v1/leases/{_segment(lease_id, UnknownLease)}"
+    return f"/v1/leases/{check_id(lease_id, UnknownLease)}"
 
 
 def _request_path(request_id: str) -> str:
-    return f"/v1/requests/{_segment(request_id, UnknownRequest)}"
+    return f"/v1/requests/{check_id(request_id, UnknownRequest)}"
 
 
-def _segment(name: str, unknown: type[PoolError]) -> str:
-    """A name as a part of a path; what could lead elsewhere names nothing."""
-    if not _SEGMENT.fullmatch(name):
-        raise unknown(repr(name))
-    return name
+def _template_path(template: str) -> str:
+    """A template as a part of a path; what could lead elsewhere names none."""
+    if not _TEMPLATE.fullmatch(template):
+        raise UnknownTemplate(repr(template))
+    return f"/v1/templates/{template}"

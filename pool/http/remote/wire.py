@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from pool import __version__
+from pool.arguments import check_seconds
 from pool.clock import Clock
 from pool.errors import ConfigError, PoolClosed
 from pool.http.remote.body import FilesBody
@@ -27,6 +28,8 @@ T = TypeVar("T")
 #: Waits for so many seconds without holding up the loop.
 Sleep = Callable[[float], Awaitable[None]]
 
+#: Seconds of the shortest time-out of a client.
+SHORTEST_TIMEOUT: Final = 0.001
 #: Seconds to get a connection.
 CONNECT: Final = 5.0
 #: Seconds for which an idle connection is kept: less than the daemon keeps it, so that it is not
@@ -79,7 +82,7 @@ class _Line:
     def __init__(self, url: str, token: str | None, timeout: float) -> None:
         self.address = address_of(url)
         self._closed = False
-        self._timeout = timeout
+        self._timeout = check_seconds("timeout", timeout, least=SHORTEST_TIMEOUT)
         self._headers = httpx.Headers(
             {"Accept": "application/json", "User-Agent": f"cvat-task-pool/{__version__}"}
         )
