@@ -1,17 +1,25 @@
-"""Checks a configuration against its server, from the file to a task of each template."""
+"""What a daemon needs before it starts, and whether the configuration suits its server, from the
+file to a task of each template."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from pool.clock import Clock
+from pool.config import InvalidConfig, require_templates
 from pool.cvat import CvatClient
 from pool.errors import CvatForbidden, PoolError
+from pool.http.auth import tokens_in
+from pool.http.server import check_exposure, listen
 from pool.model import check_name, new_id, pool_mark
+from pool.services.posting import secret_of
+from pool.services.sinks import sink_names
 from pool.settings import Settings, Template
+from pool.spool import check_folder
 from pool.store.base import Store
 
 Value = TypeVar("Value")
@@ -28,9 +36,46 @@ class CheckResult:
     warnings: tuple[str, ...] = ()
 
     @property
+    def words(self) -> str:
+        """What was found."""
+        return self.detail or str(self.error or "")
+
+    @property
     def ok(self) -> bool:
         """Whether it is as it should be."""
         return self.error is None
+
+
+def mistakes(error: InvalidConfig) -> Iterator[CheckResult]:
+    """What is wrong with a configuration file, each with its line."""
+    for line in error.lines():
+        yield CheckResult(name="configuration", detail=line, error=error)
+
+
+def before_start(settings: Settings, environ: Mapping[str, str]) -> Iterator[CheckResult]:
+    """Check what a daemon needs of this machine, beside its store, its port and credentials."""
+    count = len(settings.templates)
+    yield replace(
+        _attempt(
+            "configuration",
+            lambda: require_templates(settings),
+            lambda _: f"{settings.path or 'defaults'}: {count} template{'s' * (count > 1)}",
+        )[0],
+        warnings=settings.warnings,
+    )
+    yield _attempt(
+        "exposure",
+        lambda: check_exposure(settings.daemon, "".join(tokens_in(environ.get("POOL_API_TOKEN")))),
+        lambda _: f"listens at {settings.daemon.host}",
+    )[0]
+    for name, sink in zip(sink_names(settings.events.sinks), settings.events.sinks, strict=True):
+        yield _attempt(
+            f"sink {name}",
+            partial(secret_of, sink, environ),
+            lambda secret: "not signed" if secret is None else "its secret was found",
+        )[0]
+    folder = settings.store.spool_folder
+    yield _attempt("spool", lambda: check_folder(folder), lambda _: str(folder))[0]
 
 
 def run_checks(
@@ -38,22 +83,20 @@ def run_checks(
     open_store: Callable[[], Store],
     connect: Callable[[], CvatClient],
     *,
+    environ: Mapping[str, str],
     clock: Clock,
 ) -> Iterator[CheckResult]:
     """Check one thing after the other; what depends on a failed one is left out.
 
     Each template is tried by creating one task, which is deleted again.
     """
-    yield CheckResult(
-        name="configuration",
-        detail=f"{settings.path or 'defaults'}: {len(settings.templates)} template(s)",
-        warnings=settings.warnings,
-    )
+    yield from before_start(settings, environ)
     store_result, store = _attempt("store", open_store, lambda store: f"pool {store.pool_id}")
     yield store_result
     if store is None:
         return
     yield _attempt("store writable", store.check_writable, lambda _: settings.store.url)[0]
+    yield _check_port(settings, store, clock)
     client_result, cvat = _attempt("credentials", connect, lambda _: "found")
     yield client_result
     if cvat is None:
@@ -90,6 +133,19 @@ def _attempt(
     except PoolError as error:
         return CheckResult(name=name, error=error), None
     return CheckResult(name=name, detail=detail(value)), value
+
+
+def _check_port(settings: Settings, store: Store, clock: Clock) -> CheckResult:
+    daemon = settings.daemon
+    result, listener = _attempt(
+        "port", lambda: listen(daemon), lambda _: f"{daemon.host}:{daemon.port} is free"
+    )
+    if listener is not None:
+        listener.close()
+    elif store.maintainer(now=clock.now()) is not None:
+        # A second daemon stands by, and does not listen before it takes over.
+        return CheckResult(name="port", detail="in use, and a daemon is at work on the store")
+    return result
 
 
 def _check_token(cvat: CvatClient, clock: Clock) -> CheckResult:

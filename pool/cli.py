@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,7 @@ from pool.cli_webhook import webhook
 from pool.errors import EXIT_FAILED, CannotListen, ConfigError, PoolError
 
 if TYPE_CHECKING:
+    from pool.check import CheckResult
     from pool.simulator.faults import Fault
 
 app = typer.Typer(
@@ -90,24 +92,33 @@ for command in (get, lease, release, status, pause, resume, drain, prewarm):
 
 @app.command()
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Check configuration, store, server, credentials and each template.
+    """Check all that run needs: configuration, store, port, server, credentials and each template.
 
     Creates and deletes one task a template.
     """
-    from pool.check import run_checks
+    from pool.check import mistakes, run_checks
     from pool.clock import SystemClock
+    from pool.config import InvalidConfig
     from pool.cvat import connect
     from pool.rendering import print_check
     from pool.store import open_store
 
-    settings = settings_of(config)
+    def checks() -> Iterator[CheckResult]:
+        try:
+            settings = settings_of(config)
+        except InvalidConfig as error:
+            yield from mistakes(error)
+        else:
+            yield from run_checks(
+                settings,
+                lambda: open_store(settings.store.url),
+                lambda: connect(settings.cvat),
+                environ=os.environ,
+                clock=SystemClock(),
+            )
+
     results = []
-    for result in run_checks(
-        settings,
-        lambda: open_store(settings.store.url),
-        lambda: connect(settings.cvat),
-        clock=SystemClock(),
-    ):
+    for result in checks():
         results.append(result)
         if not as_json:
             print_check(result)
@@ -117,7 +128,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
                 {
                     "name": result.name,
                     "ok": result.ok,
-                    "detail": str(result.error or result.detail),
+                    "detail": result.words,
                     "warnings": result.warnings,
                 }
                 for result in results

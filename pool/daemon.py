@@ -12,6 +12,7 @@ from types import FrameType
 
 from starlette.types import ASGIApp
 
+from pool.check import before_start
 from pool.clock import Clock, SystemClock
 from pool.config import load
 from pool.cvat import CvatClient
@@ -21,7 +22,7 @@ from pool.http.app import create_app
 from pool.http.auth import tokens_in
 from pool.http.ending import Ending
 from pool.http.served import Served
-from pool.http.server import HttpServer, check_exposure
+from pool.http.server import HttpServer
 from pool.logs import get_logger
 from pool.metrics import Metrics
 from pool.model import ConfigRecord
@@ -39,7 +40,6 @@ from pool.services.refill import Refill
 from pool.services.reload import Reload
 from pool.services.scheduler import Scheduler
 from pool.services.server_version import ServerVersion
-from pool.services.sinks import check_secrets
 from pool.services.sweep import Sweep
 from pool.services.timekeeping import Timekeeping
 from pool.settings import Settings
@@ -87,9 +87,10 @@ class Daemon:
         clock: Clock | None = None,
         api_token: str | None = None,
     ) -> None:
+        for result in before_start(settings, {**os.environ, "POOL_API_TOKEN": api_token or ""}):
+            if result.error is not None:
+                raise result.error
         self._tokens = tokens_in(api_token)
-        check_exposure(settings.daemon, "".join(self._tokens))
-        check_secrets(settings.events)
         self.settings = settings
         clock = clock or SystemClock()
         metrics, reach = Metrics(), Reach(clock=clock)

@@ -82,7 +82,7 @@ def print_warnings(warnings: Sequence[RequestWarning]) -> None:
 def print_check(result: CheckResult) -> None:
     """One line for one check, and one for each of its warnings."""
     mark = "ok  " if result.ok else "FAIL"
-    print(f"{mark}  {result.name}: {result.error or result.detail}", flush=True)
+    print(f"{mark}  {result.name}: {result.words}", flush=True)
     for warning in result.warnings:
         print(f"warn  {warning}", flush=True)
 

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,20 @@ __all__ = ["Incoming", "Spool"]
 log = get_logger(__name__)
 
 _ENTRY: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
+
+
+def check_folder(folder: Path) -> None:
+    """
+    :raises StoreError: a spool in this folder could not be written, or not be made.
+    """
+    place = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    try:
+        # Permissions do not tell: the disk may be full, or mounted to be read only.
+        with tempfile.TemporaryDirectory(prefix=".check-", dir=place):
+            pass
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise StoreError(f"the spool {folder}: cannot write to {place}: {why}") from None
 
 
 class Spool:

@@ -57,6 +57,31 @@ def _allow_files(wanted: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
+def listen(settings: DaemonSettings) -> socket.socket:
+    """A listening socket at the daemon's address.
+
+    :raises CannotListen: the address is taken, or not this machine's.
+    """
+    host, port = settings.host.strip("[]"), settings.port
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+        )[0]
+        # Named as TCP: asyncio turns Nagle's algorithm off only for sockets that say so.
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise CannotListen(f"{host}: {error.strerror or error}") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        why = (error.strerror or str(error)).lower()
+        raise CannotListen(f"{host}:{port}: {why} (see daemon.port)") from None
+    return listener
+
+
 class _Server(uvicorn.Server):
     """A uvicorn server that leaves the signals to the daemon, and whose answers have a while to end
     before it cancels them.
@@ -113,7 +138,9 @@ class HttpServer:
         """
         if self.listening:
             return
-        listener = self._listen()
+        listener = listen(self._settings)
+        host, port = self._settings.host.strip("[]"), listener.getsockname()[1]
+        self._address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         _allow_files(FILES)
         config = uvicorn.Config(
             self._make_app(),
@@ -150,28 +177,6 @@ class HttpServer:
             self._server.late = late
             self._server.should_exit = True
             thread.join(timeout + 3 * LAST_ANSWERS)
-
-    def _listen(self) -> socket.socket:
-        host, port = self._settings.host.strip("[]"), self._settings.port
-        try:
-            family, kind, protocol, _, address = socket.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
-            )[0]
-            # Named as TCP: asyncio turns Nagle's algorithm off only for sockets that say so.
-            listener = socket.socket(family, kind, protocol)
-        except OSError as error:
-            raise CannotListen(f"{host}: {error.strerror or error}") from None
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(BACKLOG)
-        except OSError as error:
-            listener.close()
-            why = (error.strerror or str(error)).lower()
-            raise CannotListen(f"{host}:{port}: {why} (see daemon.port)") from None
-        shown = f"[{host}]" if ":" in host else host
-        self._address = f"http://{shown}:{listener.getsockname()[1]}"
-        return listener
 
     def _run(self, server: _Server, listener: socket.socket, started: threading.Event) -> None:
         try:

@@ -49,7 +49,8 @@ def secret_of(sink: SinkSettings, environ: Mapping[str, str]) -> str | None:
         secret = environ.get(sink.secret_env, "").strip()
         if not secret:
             raise ConfigError(
-                f"the secret of a sink is to be in {sink.secret_env}, which is not set"
+                f"the secret of a sink is to be in {sink.secret_env}, which is not set in the "
+                "environment"
             )
         return secret
     if sink.secret_file is None:

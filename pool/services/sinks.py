@@ -5,10 +5,9 @@ No address is ever called but those that the configuration names.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from urllib.parse import urlsplit
 
@@ -16,9 +15,8 @@ from pool.clock import Clock
 from pool.errors import PoolError, StoreError
 from pool.events import Event
 from pool.logs import get_logger
-from pool.private import warn_of_readers
 from pool.services.feed import Feed
-from pool.services.posting import Posting, secret_of
+from pool.services.posting import Posting
 from pool.services.signals import Signal
 from pool.services.sink import Describe, Post, Sink, SinkState
 from pool.settings import EventSettings, SinkSettings
@@ -30,15 +28,6 @@ log = get_logger(__name__)
 LOOK_AGAIN = 5.0
 #: Seconds after which a sink looks for events by itself.
 LOOK = 60.0
-
-
-def check_secrets(settings: EventSettings, environ: Mapping[str, str] = os.environ) -> None:
-    """Raise ConfigError when the secret of a sink is not where it should be; log a warning when it
-    is in a file that others can read."""
-    for sink in settings.sinks:
-        secret_of(sink, environ)
-        if sink.secret_env is None and sink.secret_file is not None:
-            warn_of_readers(sink.secret_file, "secret file of a sink")
 
 
 def sink_names(sinks: Sequence[SinkSettings]) -> tuple[str, ...]:

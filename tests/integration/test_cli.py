@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.commands import cvat_pool
+from support.commands import cvat_pool, running
 from typer.testing import CliRunner
 
 from pool import Job, Request, TaskPool
@@ -364,3 +364,72 @@ def test_a_simulator_that_cannot_start_says_why(
     assert words.format(taken=taken) in " ".join(result.stderr.replace("│", " ").split())
     if code == 1:
         one_line(result)
+
+
+# --- What run needs, and check tells ------------------------------------------------------------
+
+
+def test_every_mistake_of_the_file_is_shown_with_its_line(folder: Path, token: str) -> None:
+    (folder / "config.toml").write_text(
+        '[daemon]\nport = "x"\ntik = "5s"\n[templates.a]\nlabels = [{ name = "" }]\n'
+        '[templates.b]\nlabels_file = "labels.json"\n'
+    )
+    (folder / "labels.json").write_text('[{"name": "a", "type": "circle"}, {"name": "a"}]')
+    result = cvat_pool("check", cwd=folder, CVAT_ACCESS_TOKEN=token)
+    assert (result.returncode, result.stderr) == (2, "")
+    lines = result.stdout.splitlines()
+    places = [line.partition(": ")[2].split(" ")[0] for line in lines]
+    assert places[:3] == ["config.toml:2:", "config.toml:3:", "config.toml:5:"]
+    assert set(places[3:]) == {"config.toml:7:"}
+    assert all(line.startswith("FAIL  configuration: ") for line in lines)
+    shown = json.loads(cvat_pool("check", "--json", cwd=folder).stdout)
+    assert [each["detail"] for each in shown] == [line.partition(": ")[2] for line in lines]
+    run = cvat_pool("run", cwd=folder, CVAT_ACCESS_TOKEN=token)
+    assert run.returncode == 2
+    assert f"and {len(lines) - 1} more: 'cvat-pool check' shows all" in one_line(run)
+
+
+SINK = '\n[[events.sinks]]\nurl = "http://127.0.0.1:9/hook"\n'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "words"),
+    [
+        ("port = 0", 'port = 0\nhost = "0.0.0.0"', 2, "set a token in POOL_API_TOKEN"),
+        ("port = 0", "port = {taken}", 1, "127.0.0.1:{taken}: address already in use"),
+        ("[daemon]", f'{SINK}secret = "${{NONE}}"\n[daemon]', 2, "in NONE, which is not set"),
+        ("[daemon]", '[store]\nspool = "config.toml"\n[daemon]', 1, "config.toml: not a directory"),
+        ("[daemon]", '[store]\nspool = "/proc/x"\n[daemon]', 1, "cannot write to /proc: no such"),
+        ("[templates.scenes]", "", 2, "there is no template"),
+    ],
+)
+def test_check_and_run_refuse_the_same(
+    folder: Path, token: str, old: str, new: str, code: int, words: str
+) -> None:
+    config = folder / "config.toml"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        taken = str(listener.getsockname()[1])
+        text = config.read_text()
+        kept = text.partition(old)[0] if old == "[templates.scenes]" else None
+        config.write_text(kept or text.replace(old, new.replace("{taken}", taken)))
+        checked = cvat_pool("check", cwd=folder, CVAT_ACCESS_TOKEN=token)
+        assert (checked.returncode, checked.stderr) == (code, "")
+        assert words.format(taken=taken) in checked.stdout
+        if code:
+            started = cvat_pool("run", cwd=folder, CVAT_ACCESS_TOKEN=token)
+            assert started.returncode == code
+            assert words.format(taken=taken) in started.stderr.splitlines()[-1]
+            assert "Traceback" not in started.stderr
+
+
+def test_check_passes_beside_the_daemon_that_has_the_port(folder: Path, token: str) -> None:
+    config = folder / "config.toml"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    config.write_text(config.read_text().replace("port = 0", f"port = {port}"))
+    with running("run", cwd=folder, CVAT_ACCESS_TOKEN=token) as daemon:
+        daemon.wait_for("maintenance begun")
+        result = cvat_pool("check", cwd=folder, CVAT_ACCESS_TOKEN=token)
+        assert result.returncode == 0, result.stdout
+        assert "port: in use, and a daemon is at work on the store" in result.stdout
+        assert daemon.stop() == 0

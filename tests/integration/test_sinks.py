@@ -13,12 +13,11 @@ from support.happening import serve
 from support.served import Answer, Delivered, receiver
 
 from pool.clock import SystemClock
-from pool.errors import ConfigError
 from pool.model import RequestRecord
 from pool.services import posting, sink
 from pool.services.feed import Feed
 from pool.services.posting import Posting
-from pool.services.sinks import Sinks, check_secrets, sink_names
+from pool.services.sinks import Sinks, sink_names
 from pool.settings import EventSettings, SinkSettings
 from pool.store.base import Store
 
@@ -216,16 +215,3 @@ def test_names_show_the_host_and_no_more() -> None:
     assert names[1].startswith("a:81-")
     assert names[2] == f"{names[1]}-2"
     assert sink_names([SinkSettings(url=urls[1])]) == (names[1],)
-
-
-@pytest.mark.parametrize(
-    ("sink", "message"),
-    [
-        (SinkSettings(url="http://a", secret_env="POOL_SECRET"), "POOL_SECRET, which is not set"),
-        (SinkSettings(url="http://a", secret_file=Path("/no/such")), "cannot read /no/such"),
-        (SinkSettings(url="http://a", secret_file=Path("/dev/null")), "is empty"),
-    ],
-)
-def test_a_secret_that_is_not_there_is_said_at_once(sink: SinkSettings, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        check_secrets(EventSettings(sinks=(sink,)), {"POOL_SECRET": " "})
