@@ -15,7 +15,6 @@ from PIL import Image, ImageOps
 from .call import Call
 from .jobs import job_of
 from .media import ORIENTATION, is_cloud, media_type_of
-from .projects import project_of
 from .records import Data, Task
 from .replies import Refusal, Reply, invalid
 from .tasks import task_of
@@ -137,13 +136,6 @@ async def get_task_preview(call: Call) -> Reply:
 
 async def get_job_preview(call: Call) -> Reply:
     return await _preview(job_of(call).task)
-
-
-async def get_project_preview(call: Call) -> Reply:
-    tasks = [task for task in call.state.tasks_of(project_of(call)) if task.is_initialized]
-    if not tasks:
-        raise Refusal(404, html="Project image preview not found")
-    return await _preview(tasks[0])
 
 
 async def _preview(task: Task) -> Reply:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Protocol, TypeVar
 
 from .call import Call
-from .filters import Field, Listing
-from .paging import page
 from .records import Organization, User
-from .render import organization_json
-from .replies import Reply, detail, invalid, missing
+from .replies import detail, forbidden, invalid, missing
 
 
 class Owned(Protocol):
@@ -22,16 +20,7 @@ class Owned(Protocol):
     def owner(self) -> User: ...
 
 
-LISTING: Listing[Organization] = Listing(
-    fields={
-        "id": Field(lambda row: row.id, "number"),
-        "name": Field(lambda row: row.name),
-        "slug": Field(lambda row: row.slug),
-        "owner": Field(lambda row: row.owner.username),
-    },
-    simple=("name", "slug", "owner"),
-    search=("name", "owner", "slug"),
-)
+R = TypeVar("R", bound=Owned)
 
 
 def resolve_organization(call: Call) -> None:
@@ -63,7 +52,7 @@ def resolve_organization(call: Call) -> None:
     if (slug or number) and call.organization is None:
         raise detail(404, f"{slug or number} organization does not exist.")
     if call.organization is not None and not is_member(call.user, call.organization):
-        raise detail(403, "You do not have permission to perform this action.")
+        raise forbidden()
 
 
 def is_member(user: User, organization: Organization) -> bool:
@@ -84,16 +73,11 @@ def may_see(call: Call, row: Owned) -> bool:
     return row.organization is not None and user.id in row.organization.members
 
 
-async def list_organizations(call: Call) -> Reply:
-    rows = [row for row in call.state.organizations.values() if is_member(call.user, row)]
-    body, _ = page(
-        call, LISTING.apply(rows, call.query), lambda row: organization_json(row, call.base_url)
-    )
-    return Reply(body)
-
-
-async def get_organization(call: Call) -> Reply:
-    organization = call.state.organizations.get(call.number())
-    if organization is None or not is_member(call.user, organization):
-        raise missing("Organization")
-    return Reply(organization_json(organization, call.base_url))
+def visible(call: Call, rows: Mapping[int, R], model: str) -> R:
+    """The row that the path names. Raises 404 for none, 403 for one the caller may not see."""
+    row = rows.get(call.number())
+    if row is None:
+        raise missing(model)
+    if not may_see(call, row):
+        raise forbidden()
+    return row

@@ -6,11 +6,11 @@ from .call import Call
 from .fields import Fields
 from .filters import Field, Listing
 from .labels import add_labels, check_labels, read_labels, update_labels
-from .organizations import may_list, may_see
+from .organizations import may_list, visible
 from .paging import page
 from .records import Project
 from .render import project_json
-from .replies import Reply, detail, forbidden, missing
+from .replies import Reply, detail
 from .tasks import remove_task
 from .users import assign, assignee_of
 
@@ -34,12 +34,7 @@ LISTING: Listing[Project] = Listing(
 
 
 def project_of(call: Call) -> Project:
-    project = call.state.projects.get(call.number())
-    if project is None:
-        raise missing("Project")
-    if not may_see(call, project):
-        raise forbidden()
-    return project
+    return visible(call, call.state.projects, "Project")
 
 
 async def create_project(call: Call) -> Reply:

@@ -39,19 +39,6 @@ def full_user(user: User, base_url: str) -> Json:
     }
 
 
-def organization_json(organization: Organization, base_url: str) -> Json:
-    return {
-        "id": organization.id,
-        "slug": organization.slug,
-        "name": organization.name,
-        "description": "",
-        "created_date": timestamp(organization.created),
-        "updated_date": timestamp(organization.created),
-        "contact": {},
-        "owner": basic_user(organization.owner, base_url),
-    }
-
-
 def label_json(label: Label) -> Json:
     body: Json = {
         "id": label.id,

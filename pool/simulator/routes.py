@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from . import (
     about,
     auth,
-    cloud,
     data,
     frames,
     jobs,
     labels,
-    organizations,
     projects,
     requests_api,
     tasks,
@@ -44,120 +42,73 @@ class Operation:
     since: Version = (2, 0)
 
 
+TASK = "/api/tasks/{id:int}"
+JOB = "/api/jobs/{id:int}"
+PROJECT = "/api/projects/{id:int}"
+HOOK = "/api/webhooks/{id:int}"
+
 OPERATIONS: tuple[Operation, ...] = (
     Operation("about", "GET", "/api/server/about", about.get_about, "about", public=True),
     Operation("share:list", "GET", "/api/server/share", about.list_share, "share"),
     Operation("login", "POST", "/api/auth/login", auth.login, public=True),
     Operation("logout", "POST", "/api/auth/logout", auth.logout, "about", public=True),
-    Operation(
-        "token:self", "GET", "/api/auth/access_tokens/self", auth.own_token, "access_token",
-        since=ACCESS_TOKENS,
-    ),
+    Operation("token:self", "GET", "/api/auth/access_tokens/self", auth.own_token,
+              "access_token", since=ACCESS_TOKENS),
     Operation("users:self", "GET", "/api/users/self", users.get_self, "users_self"),
     Operation("users:get", "GET", "/api/users/{id:int}", users.get_user, "users_self"),
     Operation("users:list", "GET", "/api/users", users.list_users, "user_list"),
-    Operation(
-        "organizations:get", "GET", "/api/organizations/{id:int}",
-        organizations.get_organization, "organization",
-    ),
-    Operation(
-        "organizations:list", "GET", "/api/organizations",
-        organizations.list_organizations, "organization",
-    ),
-    Operation("storages:list", "GET", "/api/cloudstorages", cloud.list_storages, "project_get"),
-    Operation("storages:get", "GET", "/api/cloudstorages/{id:int}", cloud.get_storage,
-              "project_get"),
     Operation("tasks:list", "GET", "/api/tasks", tasks.list_tasks, "task_list"),
     Operation("tasks:create", "POST", "/api/tasks", tasks.create_task, "task_create"),
-    Operation("tasks:get", "GET", "/api/tasks/{id:int}", tasks.get_task, "task_get"),
-    Operation("tasks:patch", "PATCH", "/api/tasks/{id:int}", tasks.patch_task, "task_patch"),
-    Operation("tasks:delete", "DELETE", "/api/tasks/{id:int}", tasks.delete_task, "task_delete"),
-    Operation(
-        "tasks:status", "GET", "/api/tasks/{id:int}/status", tasks.task_status, "request_get"
-    ),
-    Operation(
-        "tasks:preview", "GET", "/api/tasks/{id:int}/preview", frames.get_task_preview, "preview"
-    ),
-    Operation("data:get", "GET", "/api/tasks/{id:int}/data", frames.get_task_data, "frame"),
-    Operation("data:post", "POST", "/api/tasks/{id:int}/data", data.post_data),
-    Operation("data:get", "GET", "/api/tasks/{id:int}/data/", frames.get_task_data, "frame"),
-    Operation("data:post", "POST", "/api/tasks/{id:int}/data/", data.post_data),
-    Operation("data:meta", "GET", "/api/tasks/{id:int}/data/meta", data.get_meta, "data_meta"),
-    Operation(
-        "data:meta:patch", "PATCH", "/api/tasks/{id:int}/data/meta", data.patch_meta, "data_meta"
-    ),
-    Operation(
-        "tus:head", "HEAD", "/api/tasks/{id:int}/data/{file_id}", tus.head_upload, "upload_tus"
-    ),
-    Operation(
-        "tus:patch", "PATCH", "/api/tasks/{id:int}/data/{file_id}", tus.patch_upload, "upload_tus"
-    ),
-    Operation(
-        "validation:layout", "GET", "/api/tasks/{id:int}/validation_layout",
-        validation.get_layout, "task_get",
-    ),
+    Operation("tasks:get", "GET", TASK, tasks.get_task, "task_get"),
+    Operation("tasks:patch", "PATCH", TASK, tasks.patch_task, "task_patch"),
+    Operation("tasks:delete", "DELETE", TASK, tasks.delete_task, "task_delete"),
+    Operation("tasks:status", "GET", TASK + "/status", tasks.task_status, "request_get"),
+    Operation("tasks:preview", "GET", TASK + "/preview", frames.get_task_preview, "preview"),
+    Operation("data:get", "GET", TASK + "/data", frames.get_task_data, "frame"),
+    Operation("data:post", "POST", TASK + "/data", data.post_data),
+    Operation("data:get", "GET", TASK + "/data/", frames.get_task_data, "frame"),
+    Operation("data:post", "POST", TASK + "/data/", data.post_data),
+    Operation("data:meta", "GET", TASK + "/data/meta", data.get_meta, "data_meta"),
+    Operation("data:meta:patch", "PATCH", TASK + "/data/meta", data.patch_meta, "data_meta"),
+    Operation("tus:head", "HEAD", TASK + "/data/{file_id}", tus.head_upload, "upload_tus"),
+    Operation("tus:patch", "PATCH", TASK + "/data/{file_id}", tus.patch_upload, "upload_tus"),
+    Operation("validation:layout", "GET", TASK + "/validation_layout", validation.get_layout,
+              "task_get"),
     Operation("jobs:list", "GET", "/api/jobs", jobs.list_jobs, "job_list"),
     Operation("jobs:create", "POST", "/api/jobs", jobs.create_job, "job_get"),
-    Operation("jobs:get", "GET", "/api/jobs/{id:int}", jobs.get_job, "job_get"),
-    Operation("jobs:patch", "PATCH", "/api/jobs/{id:int}", jobs.patch_job, "job_patch"),
-    Operation("jobs:delete", "DELETE", "/api/jobs/{id:int}", jobs.delete_job, "job_get"),
-    Operation("jobs:data", "GET", "/api/jobs/{id:int}/data", frames.get_job_data, "frame"),
-    Operation(
-        "jobs:preview", "GET", "/api/jobs/{id:int}/preview", frames.get_job_preview, "preview"
-    ),
+    Operation("jobs:get", "GET", JOB, jobs.get_job, "job_get"),
+    Operation("jobs:patch", "PATCH", JOB, jobs.patch_job, "job_patch"),
+    Operation("jobs:delete", "DELETE", JOB, jobs.delete_job, "job_get"),
+    Operation("jobs:data", "GET", JOB + "/data", frames.get_job_data, "frame"),
+    Operation("jobs:preview", "GET", JOB + "/preview", frames.get_job_preview, "preview"),
     Operation("labels:list", "GET", "/api/labels", labels.list_labels, "label_list"),
     Operation("labels:get", "GET", "/api/labels/{id:int}", labels.get_label, "label_list"),
     Operation("requests:list", "GET", "/api/requests", requests_api.list_requests, "request_list"),
-    Operation(
-        "requests:get", "GET", "/api/requests/{rq_id}", requests_api.get_request, "request_get"
-    ),
-    Operation(
-        "requests:cancel", "POST", "/api/requests/{rq_id}/cancel",
-        requests_api.cancel_request, "request_get",
-    ),
+    Operation("requests:get", "GET", "/api/requests/{rq_id}", requests_api.get_request,
+              "request_get"),
+    Operation("requests:cancel", "POST", "/api/requests/{rq_id}/cancel",
+              requests_api.cancel_request, "request_get"),
     Operation("projects:list", "GET", "/api/projects", projects.list_projects, "task_list"),
     Operation("projects:create", "POST", "/api/projects", projects.create_project,
               "project_create"),
-    Operation("projects:get", "GET", "/api/projects/{id:int}", projects.get_project,
-              "project_get"),
-    Operation("projects:patch", "PATCH", "/api/projects/{id:int}", projects.patch_project,
-              "task_patch"),
-    Operation("projects:delete", "DELETE", "/api/projects/{id:int}", projects.delete_project,
-              "task_delete"),
-    Operation(
-        "projects:preview", "GET", "/api/projects/{id:int}/preview",
-        frames.get_project_preview, "preview",
-    ),
+    Operation("projects:get", "GET", PROJECT, projects.get_project, "project_get"),
+    Operation("projects:patch", "PATCH", PROJECT, projects.patch_project, "task_patch"),
+    Operation("projects:delete", "DELETE", PROJECT, projects.delete_project, "task_delete"),
     Operation("webhooks:list", "GET", "/api/webhooks", webhooks.list_webhooks, "webhook_read"),
-    Operation("webhooks:create", "POST", "/api/webhooks", webhooks.create_webhook,
-              "webhook_write"),
-    Operation(
-        "webhooks:events", "GET", "/api/webhooks/events", webhooks.list_events, "about",
-        public=True,
-    ),
-    Operation("webhooks:get", "GET", "/api/webhooks/{id:int}", webhooks.get_webhook,
+    Operation("webhooks:create", "POST", "/api/webhooks", webhooks.create_webhook, "webhook_write"),
+    Operation("webhooks:events", "GET", "/api/webhooks/events", webhooks.list_events, "about",
+              public=True),
+    Operation("webhooks:get", "GET", HOOK, webhooks.get_webhook, "webhook_read"),
+    Operation("webhooks:delete", "DELETE", HOOK, webhooks.delete_webhook, "webhook_write"),
+    Operation("webhooks:patch", "PATCH", HOOK, webhooks.patch_webhook, "webhook_write"),
+    Operation("webhooks:put", "PUT", HOOK, webhooks.patch_webhook, "webhook_write"),
+    Operation("webhooks:ping", "POST", HOOK + "/ping", webhooks.ping_webhook, "webhook_write"),
+    Operation("webhooks:deliveries", "GET", HOOK + "/deliveries", webhooks.list_deliveries,
               "webhook_read"),
-    Operation("webhooks:delete", "DELETE", "/api/webhooks/{id:int}", webhooks.delete_webhook,
-              "webhook_write"),
-    Operation("webhooks:patch", "PATCH", "/api/webhooks/{id:int}", webhooks.patch_webhook,
-              "webhook_write"),
-    Operation("webhooks:put", "PUT", "/api/webhooks/{id:int}", webhooks.patch_webhook,
-              "webhook_write"),
-    Operation("webhooks:ping", "POST", "/api/webhooks/{id:int}/ping", webhooks.ping_webhook,
-              "webhook_write"),
-    Operation(
-        "webhooks:deliveries", "GET", "/api/webhooks/{id:int}/deliveries",
-        webhooks.list_deliveries, "webhook_read",
-    ),
-    Operation(
-        "webhooks:delivery", "GET", "/api/webhooks/{id:int}/deliveries/{delivery_id:int}",
-        webhooks.get_delivery, "webhook_read",
-    ),
-    Operation(
-        "webhooks:redeliver", "POST",
-        "/api/webhooks/{id:int}/deliveries/{delivery_id:int}/redelivery",
-        webhooks.redeliver, "webhook_write",
-    ),
+    Operation("webhooks:delivery", "GET", HOOK + "/deliveries/{delivery_id:int}",
+              webhooks.get_delivery, "webhook_read"),
+    Operation("webhooks:redeliver", "POST", HOOK + "/deliveries/{delivery_id:int}/redelivery",
+              webhooks.redeliver, "webhook_write"),
 )  # fmt: skip
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")

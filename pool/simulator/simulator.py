@@ -106,16 +106,13 @@ class Simulator:
         self.readonly_token = self.add_token(self.owner, settings.readonly_token, read_only=True)
         for number, organization in enumerate(settings.organizations, start=1):
             owner = state.user_named(organization.owner or "") or self.owner
-            members = {owner.id}
-            for name in organization.members:
-                if (member := state.user_named(name)) is not None:
-                    members.add(member.id)
+            members = [owner, *map(state.user_named, organization.members)]
             state.organizations[number] = Organization(
                 id=number,
                 slug=organization.slug,
                 name=organization.name or organization.slug,
                 owner=owner,
-                members=members,
+                members={member.id for member in members if member is not None},
                 created=moment,
             )
         for number, storage in enumerate(settings.cloud_storages, start=1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 #: Tasks whose times are kept; the oldest is dropped first.
@@ -23,13 +23,7 @@ class TaskTimes:
     failed: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "received_at": self.received_at,
-            "accepted_at": self.accepted_at,
-            "started_at": self.started_at,
-            "committed_at": self.committed_at,
-            "finished_at": self.finished_at,
-            "failed": self.failed,
+        return asdict(self) | {
             "received_to_committed_ms": _milliseconds(self.received_at, self.committed_at),
             "accepted_to_committed_ms": _milliseconds(self.accepted_at, self.committed_at),
             "committed_to_finished_ms": _milliseconds(self.committed_at, self.finished_at),
@@ -40,6 +34,10 @@ class Stats:
     """Counters of calls for each operation, and the times of each task's import."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything counted so far; imports under way are counted from here on."""
         self.calls: Counter[str] = Counter()
         self.statuses: Counter[int] = Counter()
         self.tasks: dict[int, TaskTimes] = {}
@@ -47,15 +45,6 @@ class Stats:
         #: How often each kind of fault hit each operation or event, and each action was done.
         self.faults: Counter[str] = Counter()
         self.actions: Counter[str] = Counter()
-
-    def reset(self) -> None:
-        """Forget everything counted so far; imports under way are counted from here on."""
-        self.calls.clear()
-        self.statuses.clear()
-        self.tasks.clear()
-        self.faults.clear()
-        self.actions.clear()
-        self.deliveries = 0
 
     def count(self, operation: str, status: int) -> None:
         self.calls[operation] += 1

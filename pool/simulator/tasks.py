@@ -11,11 +11,11 @@ from .call import Actor, Call
 from .fields import Fields
 from .filters import Field, Listing, wanted
 from .labels import add_labels, check_labels, read_labels, update_labels
-from .organizations import may_list, may_see
+from .organizations import may_list, may_see, visible
 from .paging import page
 from .records import Json, Project, Task
 from .render import task_json
-from .replies import Reply, detail, forbidden, invalid, missing
+from .replies import Reply, detail, forbidden, invalid
 from .users import assign, assignee_of
 
 STATUSES = ("annotation", "validation", "completed")
@@ -52,13 +52,7 @@ LISTING: Listing[Task] = Listing(
 
 
 def task_of(call: Call) -> Task:
-    """The task that the path names. Raises 404 for none, 403 for one the caller may not see."""
-    task = call.state.tasks.get(call.number())
-    if task is None:
-        raise missing("Task")
-    if not may_see(call, task):
-        raise forbidden()
-    return task
+    return visible(call, call.state.tasks, "Task")
 
 
 @contextlib.asynccontextmanager

@@ -9,11 +9,11 @@ from .deliveries import Item, delivery_json
 from .events import ALL_EVENTS, ORGANIZATION_EVENTS, PROJECT_EVENTS
 from .fields import Fields
 from .filters import Field, Listing
-from .organizations import may_list, may_see
+from .organizations import may_list, visible
 from .paging import page
 from .records import Delivery, Json, Webhook
 from .render import basic_user, timestamp
-from .replies import Refusal, Reply, crash, forbidden, invalid, missing
+from .replies import Refusal, Reply, crash, forbidden, invalid
 from .state import State
 from .versions import REQUEST_EVENTS
 
@@ -60,12 +60,7 @@ def webhook_json(webhook: Webhook, state: State, base_url: str) -> Json:
 
 
 def webhook_of(call: Call) -> Webhook:
-    webhook = call.state.webhooks.get(call.number())
-    if webhook is None:
-        raise missing("Webhook")
-    if not may_see(call, webhook):
-        raise forbidden()
-    return webhook
+    return visible(call, call.state.webhooks, "Webhook")
 
 
 async def create_webhook(call: Call) -> Reply:

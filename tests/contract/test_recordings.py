@@ -205,24 +205,24 @@ def _resolving(hosts: Mapping[str, int]) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def recordings() -> Iterator[dict[str, Recording]]:
-    """The recordings asked for so far."""
-    opened: dict[str, Recording] = {}
-    yield opened
-    for recording in opened.values():
-        recording.close()
-
-
-@pytest.fixture
 def replayed(
-    recordings: dict[str, Recording], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Recording]:
-    def get(name: str) -> Recording:
-        if name not in recordings:
-            recordings[name] = Recording(name, tmp_path_factory.mktemp("share"))
-        return recordings[name]
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[str], Recording]]:
+    """Opens a recording; the one before it is closed then, so that no test has to close all."""
+    opened: list[Recording] = []
 
-    return get
+    def get(name: str) -> Recording:
+        if not opened or opened[0].name != name:
+            close()
+            opened.append(Recording(name, tmp_path_factory.mktemp("share")))
+        return opened[0]
+
+    def close() -> None:
+        while opened:
+            opened.pop().close()
+
+    yield get
+    close()
 
 
 def _cases() -> Iterator[Any]:
