@@ -164,6 +164,6 @@ class UpkeepRows(Protocol):
 
         These are requests that ended, leases that ended and whose time is up, tasks that are
         ``DELETED``, or ``READY`` with their final name, with their jobs; buckets of demand;
-        owners that are gone; and prewarms that are over. A row that another one still refers to
-        is kept. An idempotency key goes with its row.
+        owners that are gone; prewarms that are over; and when holds were. A row that another one
+        still refers to is kept. An idempotency key goes with its row.
         """

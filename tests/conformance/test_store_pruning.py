@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, Scene, data, everything, wish
 
-from pool.model import FinalKind, RequestWarning, TaskState
+from pool.model import FinalKind, Hold, RequestWarning, TaskState
 from pool.store.base import Opened, Store
 
 LATER = NOW + 1000
@@ -152,3 +152,17 @@ def test_owners_that_are_gone_are_forgotten(scene: Scene) -> None:
     assert scene.store.prune(before=LATER, limit=100) == 2, "an owner, and a bucket of demand"
     assert scene.store.adopt_requests("other", now=LATER) == []
     assert scene.states(opened)[0] is TaskState.IMPORTING
+
+
+def test_when_holds_were_is_forgotten_once_they_are_over(scene: Scene) -> None:
+    def hold(template: str) -> None:
+        held = Hold(template=template, code="c", reason="r", since=NOW, retry_at=None)
+        scene.store.hold(held)
+
+    for template in (TEMPLATE, "other", "still held"):
+        hold(template)
+    assert scene.store.release_hold(TEMPLATE, now=NOW + 1)
+    assert scene.store.release_hold("other", now=NOW + 9)
+    assert scene.store.prune(before=NOW + 5, limit=9) == 1
+    assert scene.store.prune(before=NOW + 99, limit=9) == 1
+    assert list(scene.store.holds()) == ["still held"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pool.model import FinalKind, Job, RequestState, RequestWarning, TaskState, new_id
+from pool.model import FinalKind, Job, LeaseState, RequestState, RequestWarning, TaskState, new_id
 from pool.store.base import CreateLimit, NewLease, NewRequest
 from pool.store.sqlite import SqliteStore
 
@@ -244,6 +244,11 @@ def test_events_are_read_from_their_place_on(store: SqliteStore) -> None:
         for steps in plans(store, call).values():
             assert any("SEARCH events" in step for step in steps), steps
             assert not any("SCAN events" in step or "TEMP B-TREE" in step for step in steps), steps
+
+
+def test_a_page_of_leases_is_not_sorted(store: SqliteStore) -> None:
+    for steps in plans(store, lambda store: store.leases([LeaseState.USED])).values():
+        assert steps == ["SEARCH leases USING INDEX leases_by_state (state=?)"]
 
 
 @pytest.mark.parametrize("cursor", [None, "7"])
