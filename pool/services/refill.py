@@ -135,8 +135,6 @@ class Refill:
             for name in [each for each in self._running if each not in self._templates]:
                 if not self._running[name]:
                     del self._running[name]
-        for name in [each for each in list(self._lead_times) if each not in self._templates]:
-            del self._lead_times[name]
 
     def drain(self, timeout: float | None = None) -> bool:
         """Wait for the creates that run; False when some still did after ``timeout`` seconds."""
