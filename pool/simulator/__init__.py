@@ -25,7 +25,7 @@ from .settings import (
 from .timing import Timings
 
 if TYPE_CHECKING:
-    from .server import SimulatorServer, serve, serve_async
+    from .server import SimulatorServer
     from .simulator import Simulator
 
 __all__ = [
@@ -36,8 +36,6 @@ __all__ = [
     "SimulatorSettings",
     "Timings",
     "UserSettings",
-    "serve",
-    "serve_async",
 ]
 
 
@@ -47,8 +45,8 @@ def __getattr__(name: str) -> Any:
         from .simulator import Simulator
 
         return Simulator
-    if name in ("SimulatorServer", "serve", "serve_async"):
-        from . import server
+    if name == "SimulatorServer":
+        from .server import SimulatorServer
 
-        return getattr(server, name)
+        return SimulatorServer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,6 +16,11 @@ from typing import Any, ClassVar, Literal
 
 Moment = Literal["before", "after"]
 
+#: The least that the values of a rule can be, whatever its kind.
+_LEAST = {
+    "times": 1, "seconds": 0, "retry_after": 0, "pause": 0, "pieces": 1, "factor": 0, "copies": 1,
+    "count": 2,
+}  # fmt: skip
 #: What rq says of a job whose process was killed.
 WORK_HORSE_DIED = "Work-horse terminated unexpectedly; waitpid returned 9 (signal 9); "
 
@@ -38,29 +43,21 @@ class Fault:
         cls.kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
 
     def __post_init__(self) -> None:
+        values = vars(self)
         if not 0.0 < self.rate <= 1.0:
             raise InvalidFault(f"rate: more than 0 and at most 1, not {self.rate}")
-        if self.times is not None and self.times < 1:
-            raise InvalidFault(f"times: 1 or more, not {self.times}")
-        self._check()
-
-    def _check(self) -> None:
-        """Check what the kind adds. Raises :class:`InvalidFault`."""
+        for name, least in _LEAST.items():
+            value = values.get(name)
+            if value is not None and value < least:
+                raise InvalidFault(f"{name}: {least} or more, not {value}")
+        if not 400 <= values.get("status", 400) <= 599:
+            raise InvalidFault(f"status: 400 to 599, not {values['status']}")
+        if values.get("to") is not None and values["to"] < values["seconds"]:
+            raise InvalidFault(f"to: at least seconds ({values['seconds']}), not {values['to']}")
 
     def to_json(self) -> dict[str, Any]:
         """The rule as :mod:`pool.simulator.fault_reading` reads it."""
         return {"kind": self.kind, **asdict(self)}
-
-
-def _not_negative(name: str, value: float) -> None:
-    if value < 0:
-        raise InvalidFault(f"{name}: 0 or more, not {value}")
-
-
-def _range(seconds: float, to: float | None) -> None:
-    _not_negative("seconds", seconds)
-    if to is not None and to < seconds:
-        raise InvalidFault(f"to: at least seconds ({seconds}), not {to}")
 
 
 # --- Calls -------------------------------------------------------------------------------------
@@ -79,9 +76,6 @@ class Latency(CallFault):
     to: float | None = None
     at: Moment = "before"
 
-    def _check(self) -> None:
-        _range(self.seconds, self.to)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Error(CallFault):
@@ -95,11 +89,6 @@ class Error(CallFault):
     #: Seconds, sent as ``Retry-After``.
     retry_after: int | None = None
     at: Moment = "before"
-
-    def _check(self) -> None:
-        if not 400 <= self.status <= 599:
-            raise InvalidFault(f"status: 400 to 599, not {self.status}")
-        _not_negative("retry_after", self.retry_after or 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,11 +129,6 @@ class SlowBody(CallFault):
 
     pieces: int = 10
     pause: float = 0.1
-
-    def _check(self) -> None:
-        if self.pieces < 1:
-            raise InvalidFault(f"pieces: 1 or more, not {self.pieces}")
-        _not_negative("pause", self.pause)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,10 +171,6 @@ class SlowImport(ImportFault):
     seconds: float = 0.0
     to: float | None = None
 
-    def _check(self) -> None:
-        _not_negative("factor", self.factor)
-        _range(self.seconds, self.to)
-
 
 @dataclass(frozen=True, kw_only=True)
 class DeadWorker(ImportFault):
@@ -223,10 +203,6 @@ class DoubledWebhook(WebhookFault):
 
     copies: int = 2
 
-    def _check(self) -> None:
-        if self.copies < 1:
-            raise InvalidFault(f"copies: 1 or more, not {self.copies}")
-
 
 @dataclass(frozen=True, kw_only=True)
 class LateWebhook(WebhookFault):
@@ -235,19 +211,12 @@ class LateWebhook(WebhookFault):
     seconds: float = 1.0
     to: float | None = None
 
-    def _check(self) -> None:
-        _range(self.seconds, self.to)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ReversedWebhooks(WebhookFault):
     """They are held until there are ``count`` of them, or the rule ends; the last goes first."""
 
     count: int = 2
-
-    def _check(self) -> None:
-        if self.count < 2:
-            raise InvalidFault(f"count: 2 or more, not {self.count}")
 
 
 @dataclass(frozen=True, kw_only=True)

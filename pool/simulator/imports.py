@@ -41,23 +41,6 @@ class WorkerDied(Exception):
         self.fault = fault
 
 
-class Gate:
-    """A place where imports can be held up, so that a test sees what is between two states."""
-
-    def __init__(self) -> None:
-        self._open = asyncio.Event()
-        self._open.set()
-
-    def shut(self) -> None:
-        self._open.clear()
-
-    def open(self) -> None:
-        self._open.set()
-
-    async def pass_through(self) -> None:
-        await self._open.wait()
-
-
 class Imports:
     """The queue of imports and the workers on it."""
 
@@ -73,8 +56,11 @@ class Imports:
         self._started: list[ImportRequest] = []
         self._held: dict[str, ImportRequest] = {}
         self._interrupted: list[ImportRequest] = []
-        #: Before a worker takes a request (``queued``), and once it is ``started``.
-        self.gates = {"queued": Gate(), "started": Gate()}
+        #: Before a worker takes a request (``queued``), and once it is ``started``: cleared by
+        #: tests that look at what is between two states.
+        self.gates = {"queued": asyncio.Event(), "started": asyncio.Event()}
+        for gate in self.gates.values():
+            gate.set()
 
     @property
     def waiting(self) -> int:
@@ -115,7 +101,7 @@ class Imports:
     async def work(self) -> None:
         """Be one worker, for ever."""
         while True:
-            await self.gates["queued"].pass_through()
+            await self.gates["queued"].wait()
             if not self._queue:
                 self._something.clear()
                 await self._something.wait()
@@ -162,7 +148,7 @@ class Imports:
             task = self._task_of(request)
             async with task.lock:
                 task = self._task_of(request)
-                await self.gates["started"].pass_through()
+                await self.gates["started"].wait()
                 try:
                     _fail_early(faults)
                     await self._import(request, task, slower)

@@ -1,10 +1,9 @@
-"""The simulator behind a socket: in a thread for tests, in the foreground for a command."""
+"""The simulator behind a socket, in a thread of this process."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -203,44 +202,3 @@ class SimulatorServer:
         except TimeoutError:
             future.cancel()
             raise
-
-
-async def serve_async(
-    settings: SimulatorSettings | None = None,
-    host: str = "127.0.0.1",
-    port: int = 8080,
-    on_ready: Callable[[Simulator, str], None] | None = None,
-) -> None:
-    """Serve until SIGINT or SIGTERM; a second one does not wait for open connections.
-
-    ``on_ready`` is told the simulator, which has the tokens, and its URL. Raises ``OSError``
-    for a taken port.
-    """
-    listener = listen(host, port)
-    with contextlib.closing(listener):
-        simulator = Simulator(settings)
-        server = Door(simulator, listener)
-        loop = asyncio.get_running_loop()
-        signals = (signal.SIGINT, signal.SIGTERM)
-        for number in signals:
-            loop.add_signal_handler(number, server.handle_exit, number, None)
-        await simulator.start()
-        try:
-            if on_ready is not None:
-                bound = listener.getsockname()[1]
-                on_ready(simulator, f"http://{f'[{host}]' if ':' in host else host}:{bound}")
-            await server.serve()
-        finally:
-            for number in signals:
-                loop.remove_signal_handler(number)
-            await simulator.stop()
-
-
-def serve(
-    settings: SimulatorSettings | None = None,
-    host: str = "127.0.0.1",
-    port: int = 8080,
-    on_ready: Callable[[Simulator, str], None] | None = None,
-) -> None:
-    """As :func:`serve_async`, from the main thread of a program without a loop."""
-    asyncio.run(serve_async(settings, host, port, on_ready))

@@ -224,11 +224,11 @@ class Simulator:
 
     def hold_imports(self, at: str = "queued") -> None:
         """Let imports come to a state, ``queued`` or ``started``, and no further."""
-        self.imports.gates[at].shut()
+        self.imports.gates[at].clear()
 
     def release_imports(self) -> None:
         for gate in self.imports.gates.values():
-            gate.open()
+            gate.set()
 
     def forget_uploads(self, data: Data) -> None:
         """Give up what is still being uploaded in pieces to a task that is deleted."""
