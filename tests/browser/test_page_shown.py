@@ -131,6 +131,27 @@ def test_what_is_wrong_with_all_is_told_at_the_top(page: Page, scripted: Scripte
     expect(page.locator("#announcer")).to_contain_text("Nobody maintains the pool")
 
 
+def test_a_configuration_that_is_not_followed_is_told_at_the_top(
+    page: Page, scripted: ScriptedDaemon
+) -> None:
+    page.goto(scripted.url)
+    banners = page.locator("#banners")
+    expect(banners).to_be_empty()
+    scripted.status["config_problems"] = ["config.toml:3: port: x", "config.toml:4: y", "z"]
+    scripted.status["config_restart"] = ["daemon.tick", "cvat.timeout"]
+    scripted.tell_levels()
+    expect(banners).to_contain_text(
+        "The configuration is wrong, so the daemon goes on with the one"
+    )
+    expect(banners).to_contain_text("config.toml:3: port: x. And 2 more: see cvat-pool check.")
+    expect(banners).to_contain_text(
+        "A restart of the daemon is needed to follow daemon.tick, cvat."
+    )
+    scripted.status |= {"config_problems": [], "config_restart": []}
+    scripted.tell_levels()
+    expect(banners).to_be_empty()
+
+
 def test_names_are_text_and_never_markup(page: Page, scripted: ScriptedDaemon) -> None:
     error = {"code": "import-failed", "title": MARKUP, "detail": MARKUP, "status": 422}
     more: dict[str, Any] = {"template": MARKUP, "name": MARKUP, "files": [MARKUP]}

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import store_processes as processes
 from store_scene import NOW, TEMPLATE, Scene
 
-from pool.model import Hold, LearnedPace
+from pool.model import ConfigRecord, Hold, LearnedPace
 from pool.store.base import Store
 
 HOLD = Hold(
@@ -25,6 +26,20 @@ def test_a_hold_is_replaced_by_the_next_and_released(store: Store) -> None:
     assert store.release_hold(TEMPLATE, now=NOW)
     assert not store.release_hold(TEMPLATE, now=NOW)
     assert store.holds() == {"other": other}
+
+
+def test_the_configuration_is_kept_for_other_processes(
+    store: Store, open_another: Callable[[], Store]
+) -> None:
+    assert store.configuration() is None
+    first = ConfigRecord(loaded_at=NOW, templates={TEMPLATE: {"project": 12, "pool": {"a": 1.5}}})
+    store.keep_configuration(first)
+    other = open_another()
+    assert other.configuration() == first
+    problems = ("conf.toml:3: grün \udcff", "b")
+    rejected = replace(first, rejected_at=NOW + 1, problems=problems, restart=("daemon.port",))
+    store.keep_configuration(rejected)
+    assert other.configuration() == replace(rejected, problems=("conf.toml:3: grün ?", "b"))
 
 
 def test_a_pause_lasts_until_it_is_ended(store: Store) -> None:
