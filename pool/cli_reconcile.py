@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,6 +57,8 @@ def reconcile(
                 "left to others": deletion.disowned,
                 "not deleted yet": deletion.failed,
             }
+            if report.error:
+                print(f"Warning: not everything was done: {report.error}", file=sys.stderr)
     if as_json:
         found = [*plan.findings, *plan.doomed]
         print_json({"verified": len(plan.verified), "findings": found, "done": done})

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pool.clock import Clock
 from pool.cvat import CvatClient
 from pool.cvat.records import ImportStatus, TaskInfo
-from pool.errors import CvatError
+from pool.errors import CvatError, CvatUnreachable
 from pool.logs import get_logger
 from pool.model import PooledTask, TaskState, named_in, pool_mark
 from pool.services.backoff import SERVER, too_early
@@ -68,7 +68,8 @@ class Plan:
 class ReconcileReport:
     """How many warm tasks were in order, and how often each action was taken.
 
-    ``error`` is why nothing could be looked at; ``skipped`` tells that nothing was due.
+    ``error`` is why nothing, or not everything, could be done; ``skipped`` tells that nothing was
+    due.
     """
 
     verified: int = 0
@@ -222,7 +223,13 @@ class Reconcile:
         for info in marked:
             if info.id in held:
                 continue
-            stranger = self._stranger(info)
+            try:
+                stranger = self._stranger(info)
+            except CvatUnreachable:
+                raise
+            except CvatError as error:
+                log.warning("not looked at", task_id=info.id, why=str(error))
+                continue
             if stranger is None:
                 continue
             finding = judge_stranger(stranger, self._templates, self._deadlines)
@@ -245,17 +252,28 @@ class Reconcile:
     # --- Acting -------------------------------------------------------------------------------
 
     def apply(self, plan: Plan) -> ReconcileReport:
-        """Do what the plan says, as far as the rows still stand where they stood.
+        """Do what the plan says, as far as the rows still stand where they stood. What CVAT
+        refuses is left for the next time.
 
-        :raises pool.errors.CvatError: the server could not be asked to delete an orphan.
+        :raises pool.errors.CvatUnreachable: the server could not be asked to delete an orphan.
         """
         now = self._clock.monotonic()
         if plan.verified:
             self._trust(plan.verified)
         self._verified.update(dict.fromkeys(plan.verified, now))
         done: Counter[Action] = Counter()
+        refused = ""
         for finding in plan.findings:
-            if finding.action is not Action.LEAVE and self._act(finding):
+            try:
+                acted = finding.action is not Action.LEAVE and self._act(finding)
+            except CvatUnreachable:
+                raise
+            except CvatError as error:
+                # One orphan that cannot be deleted must not keep the others.
+                log.warning("not reconciled", task_id=finding.task_id, why=str(error))
+                refused = refused or str(error)
+                continue
+            if acted:
                 done[finding.action] += 1
                 log.info(
                     "reconciled",
@@ -267,7 +285,7 @@ class Reconcile:
                 )
         if self._warm is not None and done[Action.ADOPT] + done[Action.FINISH_CREATE]:
             self._warm.announce()
-        return ReconcileReport(verified=len(plan.verified), done=dict(done))
+        return ReconcileReport(verified=len(plan.verified), done=dict(done), error=refused)
 
     def _trust(self, pooled_ids: Sequence[str]) -> None:
         if self._store.trust_warm(pooled_ids) and self._warm is not None:

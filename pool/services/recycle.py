@@ -3,6 +3,7 @@ leases whose time is up."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -10,7 +11,7 @@ from typing import Final
 from pool.clock import Clock
 from pool.cvat import CvatClient
 from pool.cvat.records import ImportStatus, TaskInfo
-from pool.errors import CvatError, ImportFailed
+from pool.errors import CvatError, CvatUnreachable, ImportFailed
 from pool.logs import get_logger
 from pool.model import Handout, TaskState
 from pool.services.backoff import SERVER, Gate, gate
@@ -23,6 +24,11 @@ log = get_logger(__name__)
 #: to go.
 CHANGED: Final = "the template has changed"
 DRAINED: Final = "the template is drained"
+#: Expired leases that are looked at in one run; failures to reach CVAT in a row that end it; and
+#: seconds until one that failed is looked at again.
+BATCH = 100
+MOST_AWAY = 3
+RETRY_AFTER = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +51,9 @@ class Recycle:
         self._cvat = cvat
         self._templates = templates
         self._clock = clock
+        #: When a lease is looked at again of which CVAT could not tell, by the clock that does
+        #: not jump.
+        self._later: dict[str, float] = {}
 
     def run_once(self) -> RecycleReport:
         """Retire what is due, then look after expired leases."""
@@ -101,22 +110,42 @@ class Recycle:
         return retired
 
     def _end_leases(self) -> RecycleReport:
-        expired = self._store.expired_leases(now=self._clock.now())
+        expired = self._expired()
         if not expired or self._server_is_held():
             return RecycleReport()
         ids = [handout.task.task_id for handout in expired if handout.task.task_id is not None]
-        given_back = followed = ended = 0
         try:
             on_server = self._cvat.tasks(ids)
-            for handout in expired:
-                what = self._end_lease(handout, on_server.get(handout.task.task_id or 0))
-                given_back += what == "given back"
-                followed += what == "followed"
-                ended += what == "ended"
         except CvatError as error:
             # Nothing is known, so nothing is decided; the leases stay as they are.
             log.warning("expired leases not looked at", why=str(error))
-        return RecycleReport(given_back=given_back, followed=followed, ended=ended)
+            return RecycleReport()
+        done: Counter[str] = Counter()
+        away = 0
+        for handout in expired:
+            try:
+                done[self._end_lease(handout, on_server.get(handout.task.task_id or 0))] += 1
+            except CvatError as error:
+                # One that fails every time must not keep the others.
+                log.warning(
+                    "expired lease not looked at", lease_id=handout.lease.id, why=str(error)
+                )
+                self._later[handout.lease.id] = self._clock.monotonic() + RETRY_AFTER
+                away = away + 1 if isinstance(error, CvatUnreachable) else 0
+                if away == MOST_AWAY:
+                    break
+            else:
+                away = 0
+        return RecycleReport(
+            given_back=done["given back"], followed=done["followed"], ended=done["ended"]
+        )
+
+    def _expired(self) -> list[Handout]:
+        """The expired leases to look at now."""
+        now = self._clock.monotonic()
+        self._later = {lease_id: at for lease_id, at in self._later.items() if at > now}
+        expired = self._store.expired_leases(now=self._clock.now(), limit=BATCH + len(self._later))
+        return [each for each in expired if each.lease.id not in self._later]
 
     def _server_is_held(self) -> bool:
         return gate(self._store.holds().get(SERVER), now=self._clock.now()) is Gate.SHUT

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from pool.services.deletion import Deletion
 from pool.services.findings import Action
 from pool.services.reconcile import Reconcile
 from pool.simulator import SimulatorServer
+from pool.simulator.faults import Error
 from pool.store import open_store
 from pool.store.base import Store
 from pool.taskpool import TaskPool
@@ -120,6 +122,26 @@ def test_the_command_prints_what_it_would_do_and_does_it(
     client.delete_task(orphan)
     again = cvat_pool("reconcile", cwd=folder, CVAT_ACCESS_TOKEN=token)
     assert "Done: nothing to do." in again.stdout
+
+
+def test_an_orphan_that_cvat_will_not_delete_does_not_keep_the_others(
+    pool: TaskPool, client: CvatClient, config_path: Path, simulator: SimulatorServer
+) -> None:
+    orphans = [
+        client.create_task({"labels": []}, task_name(pool.store.pool_id, "scenes", new_id()))
+        for _ in range(3)
+    ]
+    for orphan in orphans:
+        simulator.state.tasks[orphan].created -= timedelta(days=1)
+    with simulator.fault(Error("tasks:delete", status=403, times=1)):
+        done = cvat_pool(
+            "reconcile", "--json", cwd=config_path.parent, CVAT_ACCESS_TOKEN=simulator.access_token
+        )
+    assert (done.returncode, json.loads(done.stdout)["done"]["delete"]) == (0, 2)
+    (warning,) = done.stderr.splitlines()
+    assert warning.startswith("Warning: not everything was done: CVAT does not allow this")
+    (left,) = client.tasks(orphans)
+    client.delete_task(left)
 
 
 def test_after_a_kill_the_warm_tasks_are_verified_first(

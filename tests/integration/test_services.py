@@ -679,6 +679,23 @@ def test_an_expired_lease_is_followed_to_its_end(
     assert after is not None and after.state.value == states[fate]
 
 
+def test_an_expired_lease_that_cvat_cannot_tell_of_does_not_keep_the_others(
+    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    fill(refill)
+    for _ in range(3):
+        engine.hand_out.open(template, ttl=10.0)
+    clock.advance(11.0)
+    cvat.failures["import_state"] = [CvatForbidden("no"), CvatForbidden("no")]
+    service = recycle(engine)
+    assert service.run_once().given_back == 1
+    asked = cvat.count("import_state")
+    assert service.run_once().given_back == 0
+    assert cvat.count("import_state") == asked, "not before a while has passed"
+    clock.advance(61.0)
+    assert service.run_once().given_back == 2
+
+
 def test_a_task_that_cannot_be_deleted_does_not_starve_the_others(
     engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
