@@ -15,7 +15,7 @@ from .auth import authenticate, unauthorized
 from .call import Call
 from .control import own_routes
 from .organizations import resolve_organization
-from .replies import HTML, NOT_FOUND, URI_TOO_LARGE, Refusal, Reply, crash, detail
+from .replies import HTML, NOT_FOUND, Refusal, Reply, crash, detail, nginx_page
 from .routes import Operation, allowed, by_path
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def create_app(simulator: Simulator) -> Starlette:
 
     async def not_found(request: Request, _: Exception) -> Response:
         if _request_line(request) > simulator.settings.max_request_line:
-            return _too_long()
+            return nginx_page(414)
         return Response(NOT_FOUND, status_code=404, headers={"content-type": HTML})
 
     return Starlette(routes=routes, exception_handlers={404: not_found})
@@ -57,7 +57,7 @@ def _endpoint(simulator: Simulator, path: str, methods: dict[str, Operation]) ->
 
     async def endpoint(request: Request) -> Response:
         if _request_line(request) > simulator.settings.max_request_line:
-            return _too_long()
+            return nginx_page(414)
         operation = methods.get(request.method)
         if operation is None and request.method == "HEAD":
             operation = methods.get("GET")
@@ -124,9 +124,3 @@ def _request_line(request: Request) -> int:
     path: bytes = request.scope.get("raw_path") or request.url.path.encode()
     query: bytes = request.scope["query_string"]
     return len(request.method) + len(path) + len(query) + len("  ? HTTP/1.1")
-
-
-def _too_long() -> Response:
-    return Response(
-        URI_TOO_LARGE, status_code=414, headers={"content-type": "text/html", "server": "nginx"}
-    )

@@ -97,8 +97,8 @@ def data_row(call: Actor, task: Task) -> Data:
 async def _finish(call: Call, task: Task, params: DataParams) -> Reply:
     """Take the last files and the parameters, and hand the task to an import worker."""
     await call.spend(call.timings.data_post + _upload_cost(call, params))
-    if params.cloud_storage_id is not None:
-        _check_cloud_storage(call, params.cloud_storage_id)
+    if params.cloud_storage_id not in (None, *call.state.cloud_storages):
+        raise invalid("CloudStorage matching query does not exist.")
     before = call.simulator.events.snapshot(task)
     _check_rows(task.data, params)
     unprepared = task.data is None
@@ -125,11 +125,6 @@ def _upload_cost(call: Call, params: DataParams) -> float:
     return call.timings.upload_per_megabyte * size / MEGABYTE
 
 
-def _check_cloud_storage(call: Call, number: int) -> None:
-    if number not in call.state.cloud_storages:
-        raise invalid("CloudStorage matching query does not exist.")
-
-
 def _check_rows(data: Data | None, params: DataParams) -> None:
     """Refuse what the database or the disk refuses, only then: names twice, and long ones."""
     names = [stored_name(file) for file in params.client_files]
@@ -140,11 +135,9 @@ def _check_rows(data: Data | None, params: DataParams) -> None:
     ):
         if len({*kept, *new}) < len(kept) + len(new):
             raise crash()
-    if any(len(url) > LONGEST_NAME for url in params.remote_files):
-        raise crash()
-    if any(not file.filename for file in params.client_files):
-        raise crash()
-    if any(is_too_long(name) for name in names):
+    nameless = not all(file.filename for file in params.client_files)
+    too_long = any(len(url) > LONGEST_NAME for url in params.remote_files)
+    if nameless or too_long or any(map(is_too_long, names)):
         raise crash()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .fault_table import Active
 from .faults import Fault
@@ -67,8 +67,3 @@ class FaultControl:
     def __iter__(self) -> Iterator[Handle]:
         faults = self._server.simulator.faults
         return iter([Handle(self._server, each) for each in self._server.call(lambda: [*faults])])
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """The rules in force, as ``GET /simulator/faults`` shows them."""
-        faults = self._server.simulator.faults
-        return self._server.call(lambda: [each.to_json() for each in faults])

@@ -22,21 +22,10 @@ from .faults import (
     Quota,
     SlowBody,
 )
-from .replies import SERVER_ERROR, Reply
+from .replies import NGINX, SERVER_ERROR, Reply, nginx_page
 from .requests_api import task_id_of, unknown_request
 
 Answer = Callable[[], Awaitable[Response]]
-
-#: What nginx answers in place of a server that it cannot reach, or that takes too long.
-_NGINX = {
-    502: "502 Bad Gateway",
-    503: "503 Service Temporarily Unavailable",
-    504: "504 Gateway Time-out",
-}
-_NGINX_PAGE = (
-    "<html>\r\n<head><title>{0}</title></head>\r\n<body>\r\n<center><h1>{0}</h1></center>\r\n"
-    "<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
-)
 
 
 class FaultyPassage:
@@ -133,10 +122,8 @@ async def _cut(fault: Cut, call: Call, answer: Answer) -> Response:
 def _error(fault: Error) -> Response:
     status, message = fault.status, fault.message
     headers = {} if fault.retry_after is None else {"retry-after": str(fault.retry_after)}
-    if message is None and status in _NGINX:
-        page = _NGINX_PAGE.format(_NGINX[status]).encode()
-        headers |= {"server": "nginx"}
-        return Reply(status=status, headers=headers, content=page, media_type="text/html")
+    if message is None and status in NGINX:
+        return nginx_page(status, headers)
     if message is None and status == HTTPStatus.INTERNAL_SERVER_ERROR:
         return Reply(status=status, headers=headers, html=SERVER_ERROR)
     if message is None and status == HTTPStatus.TOO_MANY_REQUESTS:

@@ -14,20 +14,24 @@ HTML = "text/html; charset=utf-8"
 
 NEVER_CACHE = {"cache-control": "max-age=0, no-cache, no-store, must-revalidate, private"}
 
-SERVER_ERROR = (
-    '\n<!doctype html>\n<html lang="en">\n<head>\n  <title>Server Error (500)</title>\n</head>\n'
-    "<body>\n  <h1>Server Error (500)</h1><p></p>\n</body>\n</html>\n"
+_DJANGO_PAGE = (
+    '\n<!doctype html>\n<html lang="en">\n<head>\n  <title>{0}</title>\n</head>\n'
+    "<body>\n  <h1>{0}</h1><p>{1}</p>\n</body>\n</html>\n"
 )
-NOT_FOUND = (
-    '\n<!doctype html>\n<html lang="en">\n<head>\n  <title>Not Found</title>\n</head>\n'
-    "<body>\n  <h1>Not Found</h1><p>The requested resource was not found on this server.</p>\n"
-    "</body>\n</html>\n"
-)
-URI_TOO_LARGE = (
-    "<html>\r\n<head><title>414 Request-URI Too Large</title></head>\r\n<body>\r\n"
-    "<center><h1>414 Request-URI Too Large</h1></center>\r\n"
+SERVER_ERROR = _DJANGO_PAGE.format("Server Error (500)", "")
+NOT_FOUND = _DJANGO_PAGE.format("Not Found", "The requested resource was not found on this server.")
+_NGINX_PAGE = (
+    "<html>\r\n<head><title>{0}</title></head>\r\n<body>\r\n<center><h1>{0}</h1></center>\r\n"
     "<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
 )
+#: What nginx answers in place of a server that it cannot reach, that takes too long, or that it
+#: spares an address which is too long.
+NGINX = {
+    414: "414 Request-URI Too Large",
+    502: "502 Bad Gateway",
+    503: "503 Service Temporarily Unavailable",
+    504: "504 Gateway Time-out",
+}
 
 #: Django compresses, and says so in ``Vary``, from this many bytes on.
 COMPRESSED_FROM = 200
@@ -118,6 +122,16 @@ class Reply(Response):
         self.headers.setdefault("vary", ", ".join(vary))
         if allow is not None:
             self.headers["allow"] = allow
+
+
+def nginx_page(status: int, headers: Mapping[str, str] | None = None) -> Reply:
+    """What the web server in front of CVAT answers by itself: a status of :data:`NGINX`."""
+    return Reply(
+        status=status,
+        headers={**(headers or {}), "server": "nginx"},
+        content=_NGINX_PAGE.format(NGINX[status]).encode(),
+        media_type="text/html",
+    )
 
 
 def dump(body: Any) -> bytes:

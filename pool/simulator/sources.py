@@ -33,6 +33,7 @@ from .settings import SimulatorSettings
 from .video import read_audio, read_video
 
 MANIFEST = "manifest.jsonl"
+READ_MORE = "Read more: https://docs.cvat.ai/docs/manual/advanced/dataset_manifest/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,7 +253,11 @@ def _ordered(names: list[str], files: Files, params: DataParams, rng: random.Ran
         ]
     elif params.sorting_method == "predefined" and (files.manifest or files.zipped):
         if files.manifest is None:
-            raise _no_manifest(MANIFEST)
+            raise ImportFailed(
+                f"FileNotFoundError: Can't find upload manifest file '{MANIFEST}' in the uploaded "
+                "files. When the 'predefined' sorting method is used, this file is required in the "
+                f"input files. {READ_MORE}\n"
+            )
         wanted = [entry.name for entry in read_manifest(files.manifest)]
         mismatching = sorted(set(names) ^ set(wanted))
         if mismatching:
@@ -263,17 +268,8 @@ def _ordered(names: list[str], files: Files, params: DataParams, rng: random.Ran
     for name in wanted:
         if name not in present:
             short = name.rsplit("/", 1)[-1]
-            message = f"Can't find file '{short}' in the input files"
-            raise validation_error(message)
+            raise validation_error(f"Can't find file '{short}' in the input files")
     return wanted
-
-
-def _no_manifest(name: str) -> ImportFailed:
-    return ImportFailed(
-        f"FileNotFoundError: Can't find upload manifest file '{name}' in the uploaded files. When "
-        "the 'predefined' sorting method is used, this file is required in the input files. "
-        "Read more: https://docs.cvat.ai/docs/manual/advanced/dataset_manifest/\n"
-    )
 
 
 def _mismatch(mismatching: Sequence[str], uploaded: Sequence[str]) -> ImportFailed:
@@ -283,7 +279,7 @@ def _mismatch(mismatching: Sequence[str], uploaded: Sequence[str]) -> ImportFail
         "FileNotFoundError: Uploaded files do no match the upload manifest file contents. "
         "Please check the upload manifest file contents and the list of uploaded files. "
         f"Mismatching files: {', '.join(shown)}{f' (and {rest} more). ' if rest > 0 else ''}. "
-        "Read more: https://docs.cvat.ai/docs/manual/advanced/dataset_manifest/\n"
+        f"{READ_MORE}\n"
     )
 
 
