@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.responses import JSONResponse
 from support.services import fill as fill_up
 from support.services import refill_of
 
@@ -28,7 +30,7 @@ from pool import (
     UnknownTemplate,
     WaitTimeout,
 )
-from pool.cvat import AccessTokenCredentials
+from pool.cvat import AccessTokenCredentials, client
 from pool.cvat.plain import plain_client
 from pool.simulator import SimulatorServer
 
@@ -113,6 +115,35 @@ def test_large_data_goes_in_several_requests(
     assert request.jobs(timeout=20)[0].stop_frame == 3
     assert sent[-1] == (4 * len(image), 4 * len(image))
     assert simulator.stats.calls["data:post"] > 1
+
+
+def test_jobs_are_complete_however_often_their_list_changes(
+    pool: TaskPool, simulator: SimulatorServer, image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the first listings a job before the second page goes, so that the next one is skipped."""
+    skipped = 0
+
+    async def changing(call: Any, answer: Any) -> Any:
+        nonlocal skipped
+        reply = await answer()
+        if call.operation == "jobs:list" and call.query.get("page") and skipped < 4:
+            skipped += 1
+            said = json.loads(reply.body)
+            return JSONResponse(
+                {**said, "count": said["count"] - 1, "results": said["results"][1:]}
+            )
+        return reply
+
+    monkeypatch.setattr(client, "_PAGE_SIZE", 2)
+    monkeypatch.setattr(simulator.simulator, "passage", changing)
+    names = ["a.jpg", "b.jpg", "c.jpg"]
+    request = pool.submit(
+        "scenes",
+        [(name, image) for name in names],
+        params={"job_file_mapping": [[name] for name in names]},
+    )
+    assert [job.start_frame for job in request.jobs(timeout=20)] == [0, 1, 2]
+    assert skipped == 4
 
 
 def test_the_name_and_the_assignee_are_set_once_the_ids_are_out(
