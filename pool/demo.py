@@ -187,7 +187,7 @@ class Demo:
         self._console.print()
         self._console.print("[bold]Before[/] the first request:")
         self._console.print(StatusView(before))
-        self._console.print("[bold]After[/] the last one:")
+        self._console.print("\n[bold]After[/] the last one:")
         self._console.print(StatusView(after))
         self._console.print("\n[bold]Job ids[/] of the first requests:")
         for example in examples[:3]:
@@ -195,20 +195,19 @@ class Demo:
             self._console.print(f"  task {example['task_id']}: job {ids} ({example['outcome']})")
         plural = "s" if self._images > 1 else ""
         table = Table(
-            title=f"\nFrom a request to its job ids ({self._images} image{plural}, "
+            title=f"\nMilliseconds from a request to its job ids\n({self._images} image{plural}, "
             f"{self._labels} label{'s' if self._labels > 1 else ''})",
             title_justify="left",
             box=box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
         )
         table.add_column("way", no_wrap=True)
-        for heading in ("requests", "median ms", "fastest", "slowest", "ratio"):
+        for heading in ("median", "min", "max", "ratio"):
             table.add_column(heading, justify="right")
         reference = timings[0].median
         for timing in timings:
             table.add_row(
                 timing.flow,
-                str(len(timing.milliseconds)),
                 f"{timing.median:.0f}",
                 f"{min(timing.milliseconds):.0f}",
                 f"{max(timing.milliseconds):.0f}",

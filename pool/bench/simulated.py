@@ -6,8 +6,9 @@ Made up for one run and worth nothing elsewhere: its password may be shown to th
 from __future__ import annotations
 
 import argparse
+import signal
 
-from pool.simulator import Simulator, SimulatorSettings, Timings, serve
+from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 
 
 def main() -> None:
@@ -17,14 +18,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     settings = SimulatorSettings(timings=Timings().scaled(given.speed), seed=given.seed)
-    serve(settings, port=0, on_ready=_announce)
-
-
-def _announce(simulator: Simulator, url: str) -> None:
-    print(f"CVAT_URL={url}")
-    print(f"CVAT_ACCESS_TOKEN={simulator.access_token}")
-    print(f"CVAT_USERNAME={simulator.owner.username}")
-    print(f"CVAT_PASSWORD={simulator.owner.password}", flush=True)
+    # Blocked in all threads, so that the signal waits for this one to take it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    with SimulatorServer(settings) as server:
+        owner = server.simulator.owner
+        print(f"CVAT_URL={server.url}")
+        print(f"CVAT_ACCESS_TOKEN={server.access_token}")
+        print(f"CVAT_USERNAME={owner.username}")
+        print(f"CVAT_PASSWORD={owner.password}", flush=True)
+        signal.sigwait({signal.SIGTERM})
 
 
 if __name__ == "__main__":

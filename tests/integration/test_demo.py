@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from support.commands import cvat_pool, running
 
 
 def test_the_demo_shows_levels_ids_and_times(tmp_path: Path) -> None:
-    result = cvat_pool("demo", "--speed", "0", cwd=tmp_path)
+    result = cvat_pool("demo", "--speed", "0", cwd=tmp_path, COLUMNS="60")
     assert (result.returncode, result.stderr) == (0, "")
     assert "Job ids of the first requests" in result.stdout
-    assert "SDK, polling every 500 ms" in result.stdout
+    row = re.search(r"^ SDK, polling every 500 ms +\d+ +\d+ +\d+ +[\d.]+$", result.stdout, re.M)
+    assert row is not None, result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 60
+    assert "…" not in result.stdout
     assert "the server's own time" in result.stdout
     assert list(tmp_path.iterdir()) == [], "it leaves nothing behind"
 
@@ -34,7 +38,7 @@ def test_the_simulator_says_how_to_reach_it(tmp_path: Path) -> None:
         url = simulator.wait_for("CVAT_URL").removeprefix("export CVAT_URL=")
         token = simulator.wait_for("TOKEN").removeprefix("export CVAT_ACCESS_TOKEN=")
         (tmp_path / "config.toml").write_text(
-            f'[cvat]\nurl = "{url}"\n[templates.t]\nlabels = []\n'
+            f'[cvat]\nurl = "{url}"\n[daemon]\nport = 0\n[templates.t]\nlabels = []\n'
         )
         check = cvat_pool("check", cwd=tmp_path, CVAT_ACCESS_TOKEN=token)
         assert check.returncode == 0, check.stdout
