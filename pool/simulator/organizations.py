@@ -24,34 +24,25 @@ R = TypeVar("R", bound=Owned)
 
 
 def resolve_organization(call: Call) -> None:
-    """Read the context from ``X-Organization``, ``org`` or ``org_id``.
+    """Read the context from ``X-Organization`` or ``org``.
 
-    An empty slug is the personal workspace; none of the three is "no context": everything.
+    An empty slug is the personal workspace; neither of the two is "no context": everything.
     Raises 404 for an organization that does not exist and 400 for contradictions.
     """
-    query = call.query
-    slug, number, header = query.get("org"), query.get("org_id"), call.header("x-organization")
-    if number is not None and (slug is not None or header is not None):
-        raise invalid(
-            'You cannot specify "org_id" query parameter with '
-            '"org" query parameter or "X-Organization" HTTP header at the same time.'
-        )
+    slug, header = call.query.get("org"), call.header("x-organization")
     if slug is not None and header is not None and slug != header:
         raise invalid(
             'You cannot specify "org" query parameter and '
             '"X-Organization" HTTP header with different values.'
         )
     slug = slug if slug is not None else header
-    call.organization_given = slug is not None or number is not None
-    if slug:
-        call.organization = call.state.organization_named(slug)
-    elif number and number.isdigit():
-        call.organization = call.state.organizations.get(int(number))
-    elif number:
-        raise invalid("Invalid organization id")
-    if (slug or number) and call.organization is None:
-        raise detail(404, f"{slug or number} organization does not exist.")
-    if call.organization is not None and not is_member(call.user, call.organization):
+    call.organization_given = slug is not None
+    if not slug:
+        return
+    call.organization = call.state.organization_named(slug)
+    if call.organization is None:
+        raise detail(404, f"{slug} organization does not exist.")
+    if not is_member(call.user, call.organization):
         raise forbidden()
 
 

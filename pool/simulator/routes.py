@@ -105,8 +105,6 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("webhooks:ping", "POST", HOOK + "/ping", webhooks.ping_webhook, "webhook_write"),
     Operation("webhooks:deliveries", "GET", HOOK + "/deliveries", webhooks.list_deliveries,
               "webhook_read"),
-    Operation("webhooks:delivery", "GET", HOOK + "/deliveries/{delivery_id:int}",
-              webhooks.get_delivery, "webhook_read"),
     Operation("webhooks:redeliver", "POST", HOOK + "/deliveries/{delivery_id:int}/redelivery",
               webhooks.redeliver, "webhook_write"),
 )  # fmt: skip

@@ -59,8 +59,8 @@ def create_upload(call: Call, data: Data) -> Reply:
         raise Refusal(400, "Metadata is expected to contain 'filename' key", headers=HEADERS)
     if int(length) > int(HEADERS["tus-max-size"]):
         raise _refusal(413)
-    target = (data.raw / name).resolve()
-    if not target.is_relative_to(data.raw.resolve()):
+    target = (data.raw / name.split("\0")[0]).resolve()
+    if "\0" in name or not target.is_relative_to(data.raw.resolve()):
         message = dump(f"File name {name} is not allowed")
         return Reply(status=400, content=message, media_type="text/plain")
     if any(is_too_long(part) for part in target.parts):

@@ -202,10 +202,6 @@ async def list_deliveries(call: Call) -> Reply:
     return Reply(body)
 
 
-async def get_delivery(call: Call) -> Reply:
-    return Reply(delivery_json(_delivery_of(call)))
-
-
 async def redeliver(call: Call) -> Reply:
     webhook = webhook_of(call)
     delivery = _delivery_of(call)
