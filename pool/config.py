@@ -307,7 +307,7 @@ class _Reading:
             labels=labels,
             project=project,
             task=task,
-            data=self._data(tables["data"]),
+            data=self._data(tables["data"], task),
             pool=pool,
             importing=ImportSettings(**tables["import"].values),
             server=server,
@@ -382,12 +382,12 @@ class _Reading:
         self._problem(key, str(expected(f"a table, [{show_key(key)}]", raw)))
         return {}
 
-    def _data(self, table: _Table) -> DataParams:
+    def _data(self, table: _Table, task: TaskSettings) -> DataParams:
         """Data parameters, each of which will do for itself, if they do together."""
         try:
-            return merged(DataParams(), table.values)
+            return merged(DataParams(), table.values, segment_size=task.segment_size)
         except InputError as error:
-            named = [name for name in table.places if re.search(rf"\b{name}\b", error.detail)]
+            named = re.findall(r"\w+", error.detail)
             self._problem(self._nearest_place(table, named), error.detail.removeprefix("params: "))
             return DataParams()
 

@@ -276,8 +276,12 @@ def read_params(given: Mapping[str, Any] | DataParams | None) -> DataParams:
         raise InputError("params: " + "; ".join(problems_in(error))) from None
 
 
-def merged(template: DataParams, own: Mapping[str, Any]) -> DataParams:
+def merged(
+    template: DataParams, own: Mapping[str, Any], *, segment_size: int | None = None
+) -> DataParams:
     """A request's parameters over those of its template, and the defaults for the rest.
+
+    ``segment_size`` is that of the template's tasks; None leaves it out of account.
 
     :raises InputError: they do not go together.
     """
@@ -286,7 +290,23 @@ def merged(template: DataParams, own: Mapping[str, Any]) -> DataParams:
     if params.upload_file_order is not None and sorting != "predefined":
         raise InputError('params: upload_file_order goes with sorting_method "predefined" only')
     if validation is not None and validation.mode == "gt_pool" and sorting != "random":
-        raise InputError('params: validation mode "gt_pool" goes with sorting_method "random" only')
+        raise InputError(
+            'params: validation_params of mode "gt_pool" go with sorting_method "random" only'
+        )
+    if segment_size is None:
+        return params
+    if params.job_file_mapping is not None and segment_size:
+        raise InputError(
+            "params: job_file_mapping and segment_size exclude each other in CVAT, and the "
+            f"template has segment_size = {segment_size}"
+        )
+    if validation is not None and validation.frame_selection_method == "random_per_job":
+        per_job = validation.frames_per_job_count or 0
+        if validation.mode == "gt" and per_job and segment_size <= per_job:
+            raise InputError(
+                f"params: validation_params with {per_job} frames of each job need a template with "
+                "a segment_size above that"
+            )
     return params
 
 

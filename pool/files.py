@@ -90,22 +90,15 @@ def fit(upload: Upload, template: Template) -> None:
     :raises InputError: they do not; CVAT would find that out during the import.
     """
     own = upload.extra
-    params = merged(template.data, own)
-    kind = kind_of(upload)
+    params = merged(template.data, own, segment_size=template.task.segment_size)
     from_server = upload.share or (upload.cloud[1] if upload.cloud else ())
     for name in ("server_files_exclude", "filename_pattern"):
         if name in own and not from_server:
-            raise InputError(f"params: {name} is about share and cloud, not about {kind}")
+            raise InputError(f"params: {name} is about share and cloud, not about files and urls")
     if params.filename_pattern and not all(path.endswith(".jsonl") for path in from_server):
         raise InputError("params: filename_pattern goes with the name of a manifest (.jsonl) only")
-    if params.job_file_mapping is not None:
-        if template.task.segment_size:
-            raise InputError(
-                f"params: job_file_mapping and segment_size exclude each other in CVAT, and "
-                f"template {template.name!r} has segment_size = {template.task.segment_size}"
-            )
-        if kind == "video":
-            raise InputError("params: CVAT has no job_file_mapping for videos")
+    if params.job_file_mapping is not None and kind_of_names(names_of(upload)) == "video":
+        raise InputError("params: CVAT has no job_file_mapping for videos")
     if params.sorting_method == "predefined":
         spaced = [file.name for file in upload.files if file.name != file.name.strip()]
         if spaced:
@@ -116,18 +109,6 @@ def fit(upload: Upload, template: Template) -> None:
     order = own.get("upload_file_order")
     if order is not None and set(order) != {file.name for file in upload.files}:
         raise InputError("params: upload_file_order has to name each of the files, and no other")
-    validation = params.validation_params
-    per_job = validation.frames_per_job_count if validation else None
-    if (
-        validation is not None
-        and validation.frame_selection_method == "random_per_job"
-        and per_job is not None
-        and template.task.segment_size <= per_job
-    ):
-        raise InputError(
-            f"params: {per_job} validation frames of each job need a template with a segment_size "
-            "above that"
-        )
 
 
 def names_of(upload: Upload) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ log = get_logger(__name__)
 
 
 def checked_url(url: str) -> str:
-    """The server's address without the slash at its end; a path before ``/api`` is kept.
+    """The server's address without the slash at its end, scheme and host in lower case; a path
+    before ``/api`` is kept.
 
     Raises ConfigError when it is no address or holds what belongs elsewhere.
     """
@@ -34,7 +35,8 @@ def checked_url(url: str) -> str:
         valid = False
     if not valid or parts.query or parts.fragment or " " in url:
         raise ConfigError(f"cvat.url {url!r} is not the address of a server")
-    return url.rstrip("/")
+    # The SDK knows no other scheme than those in lower case.
+    return parts._replace(netloc=parts.netloc.lower()).geturl().rstrip("/")
 
 
 def sdk_client(server: str, settings: CvatSettings, pool_size: int, user_agent: str) -> Any:

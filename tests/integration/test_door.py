@@ -22,7 +22,7 @@ import urllib3
 from support.commands import PATIENCE, cvat_pool
 from support.pools import HERE, REMOTE, level, opened, serving, wait_for, write_config
 
-from pool import ImportFailed, InputError, RemotePool, UnknownLease, UnknownRequest
+from pool import ImportFailed, InputError, RemotePool, TaskPool, UnknownLease, UnknownRequest
 from pool.daemon import Daemon
 from pool.demo import sample_image
 from pool.simulator import SimulatorServer
@@ -160,7 +160,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
                 }
             }
         },
-        'goes with sorting_method "random" only',
+        'go with sorting_method "random" only',
     ),
     # Names of files.
     ("scenes", {"files": [("a.jpg", b"x"), ("cam/a.jpg", b"y")]}, "two files of one name"),
@@ -265,6 +265,22 @@ def post(daemon: Daemon, template: str, given: dict[str, Any]) -> urllib3.BaseHT
 
 
 # --- Numbers, keys and ids ------------------------------------------------------------------------
+
+
+def test_a_lease_survives_data_that_cannot_be_used(full: Any, daemon: Daemon, image: bytes) -> None:
+    lease = full.acquire("scenes")
+    before = done_by(daemon)
+    for given in (
+        {"files": [(LONG, image)]},
+        {"files": A, "params": {"frame_stp": 5}},
+        {"files": A, "assignee": "worker"},
+        {"files": A, "name": " "},
+        {"urls": ["ftp://h/a.jpg"]},
+    ):
+        with pytest.raises(InputError):
+            lease.upload(given.pop("files", None), **given)
+    assert done_by(daemon) == before
+    assert len(lease.upload([("a.jpg", image)]).jobs(timeout=20)) == 1
 
 
 @pytest.mark.parametrize(
@@ -598,3 +614,16 @@ def assert_no_secrets(daemon: Daemon, request: Any) -> None:
     )
     assert request.id.encode() in kept
     assert SECRET.encode() not in kept
+
+
+def test_the_address_of_cvat_has_its_scheme_in_any_case(
+    simulator: SimulatorServer, tmp_path: Path, image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CVAT_ACCESS_TOKEN", simulator.access_token)
+    lower = write_config(tmp_path, simulator)
+    upper = tmp_path / "upper.toml"
+    upper.write_text(lower.read_text().replace('url = "http://', 'url = "HTTP://'))
+    with TaskPool.from_config(upper) as pool, TaskPool.from_config(lower) as other:
+        assert len(pool.submit("scenes", [("a.jpg", image)]).jobs(timeout=20)) == 1
+        # Their tasks are of one origin.
+        assert pool.settings.templates == other.settings.templates
