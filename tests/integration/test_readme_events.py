@@ -21,6 +21,7 @@ from pool.config import loads
 from pool.engine import Engine
 from pool.events import KINDS
 from pool.metrics import Metrics
+from pool.model import ConfigRecord
 from pool.observation import Observation
 from pool.services.posting import Posting, Reply
 from pool.services.scheduler import ServiceRecord
@@ -118,7 +119,10 @@ def test_the_example_of_a_receiver_takes_what_is_signed_once(tmp_path: Path) -> 
 
 @pytest.fixture
 def exposed(engine: Engine, store: Store) -> dict[str, set[str]]:
-    """All metrics of the pool's, each with its labels."""
+    """All metrics of a daemon's, each with its labels."""
+    now = engine.clock.now()
+    store.acquire_maintenance("a daemon", until=now + 60.0, now=now)
+    store.keep_configuration(ConfigRecord(loaded_at=now))
     metrics = Metrics()
     sink = SinkState(
         name="s", backlog=0, lag=0.0, delivered=0, given_up=0, failed_tries=0, gone=False
