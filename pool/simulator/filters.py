@@ -52,9 +52,9 @@ class Listing(Generic[T]):
     """What a list can be filtered, searched and sorted by."""
 
     fields: Mapping[str, Field[T]]
-    #: Fields that work as ``?name=value``.
-    simple: tuple[str, ...]
     search: tuple[str, ...]
+    #: Fields that do not work as ``?name=value``.
+    not_simple: tuple[str, ...] = ("id", "updated_date")
     sort: str = "-id"
 
     def apply(self, rows: Iterable[T], query: Mapping[str, str]) -> list[T]:
@@ -73,11 +73,10 @@ class Listing(Generic[T]):
     def _simple_tests(self, query: Mapping[str, str]) -> list[Test[T]]:
         tests: list[Test[T]] = []
         errors: dict[str, list[str]] = {}
-        for name in self.simple:
+        for name, field in self.fields.items():
             given = query.get(name, "")
-            if given == "":
+            if given == "" or name in self.not_simple:
                 continue
-            field = self.fields[name]
             if field.kind == "number" and not given.strip().lstrip("-").isdigit():
                 errors[name] = ["Enter a number."]
             elif field.choices and given not in field.choices:

@@ -38,10 +38,6 @@ LISTING: Listing[Job] = Listing(
         "stage": Field(lambda row: row.stage, choices=STAGES),
         "updated_date": Field(lambda row: row.updated, "date"),
     },
-    simple=(
-        "task_name", "project_name", "assignee", "task_id", "project_id", "type",
-        "parent_job_id", "dimension", "media_type", "mode", "state", "stage",
-    ),
     search=("task_name", "project_name", "assignee"),
 )  # fmt: skip
 

@@ -31,7 +31,6 @@ LISTING: Listing[Label] = Listing(
         "type": Field(lambda row: row.type, choices=TYPES),
         "color": Field(lambda row: row.color),
     },
-    simple=("name", "parent", "type", "color", "parent_id"),
     search=("name", "parent"),
     sort="id",
 )

@@ -9,8 +9,8 @@ from typing import assert_never
 
 from starlette.responses import Response
 
-from .broken_replies import CutReply, HalfReply, SlowReply
 from .call import Call
+from .connection import CutReply, HalfReply, SlowReply
 from .fault_table import Active, Faults
 from .faults import (
     CallFault,

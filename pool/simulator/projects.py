@@ -28,7 +28,6 @@ LISTING: Listing[Project] = Listing(
         "status": Field(lambda _: "annotation"),
         "updated_date": Field(lambda row: row.updated, "date"),
     },
-    simple=("name", "owner", "assignee", "status"),
     search=("name", "owner", "assignee"),
 )
 

@@ -36,10 +36,7 @@ LISTING: Listing[ImportRequest] = Listing(
         "org": Field(lambda row: row.organization.slug if row.organization else None),
         "org_id": Field(lambda row: row.organization.id if row.organization else None, "number"),
     },
-    simple=(
-        "status", "project_id", "task_id", "job_id", "action", "target", "subresource", "format",
-        "org", "org_id",
-    ),
+    not_simple=("created_date",),
     search=(),
     sort="-created_date",
 )  # fmt: skip

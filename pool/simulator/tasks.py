@@ -43,10 +43,6 @@ LISTING: Listing[Task] = Listing(
         "validation_mode": Field(lambda _: None),
         "updated_date": Field(lambda row: row.updated, "date"),
     },
-    simple=(
-        "project_name", "name", "owner", "assignee", "subset", "tracker_link", "project_id",
-        "status", "media_type", "mode", "dimension", "validation_mode",
-    ),
     search=("project_name", "name", "owner", "assignee", "subset", "tracker_link"),
 )  # fmt: skip
 

@@ -19,7 +19,6 @@ LISTING: Listing[User] = Listing(
         "last_name": Field(lambda row: row.last_name),
         "is_active": Field(lambda _: True, "boolean"),
     },
-    simple=("username", "first_name", "last_name", "is_active"),
     search=("username", "first_name", "last_name"),
 )
 

@@ -30,8 +30,8 @@ LISTING: Listing[Webhook] = Listing(
         "description": Field(lambda row: row.description),
         "updated_date": Field(lambda row: row.updated, "date"),
     },
-    simple=("target_url", "owner", "type", "project_id"),
     search=("target_url", "owner", "description"),
+    not_simple=("id", "description", "updated_date"),
 )
 
 
