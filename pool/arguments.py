@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from pool.errors import InputError, PoolError
+from pool.errors import InputError, PoolError, UnknownTemplate
 from pool.names import check_text, shown
 from pool.units import format_duration
 
@@ -22,6 +22,7 @@ LONGEST_PREWARM: Final = 30 * 86400.0
 LONGEST_NAME: Final = 256
 #: Visible ASCII, which a header can carry.
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+_TEMPLATE: Final = re.compile(r"(?!\.{1,2}$)[0-9A-Za-z._-]{1,64}")
 _ID: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 
@@ -115,6 +116,16 @@ def check_key(value: object) -> str | None:
     if value is None or (isinstance(value, str) and _KEY.fullmatch(value)):
         return value
     raise InputError("an idempotency key has 1 to 255 visible ASCII characters")
+
+
+def check_template(value: object) -> str:
+    """The name of a template.
+
+    :raises UnknownTemplate: none is called so.
+    """
+    if isinstance(value, str) and _TEMPLATE.fullmatch(value):
+        return value
+    raise UnknownTemplate(_found(value))
 
 
 def check_id(value: object, unknown: type[PoolError]) -> str:

@@ -37,10 +37,11 @@ class Templates(Mapping[str, Template]):
         :raises UnknownTemplate: there is none; the message names those that there are.
         """
         current = self._current
-        if name not in current:
+        try:
+            return current[name]
+        except (KeyError, TypeError):
             known = ", ".join(current) or "none at all"
-            raise UnknownTemplate(f"{name[:100]!r}; there is {known}")
-        return current[name]
+            raise UnknownTemplate(f"{ascii(name)[:100]}; there is {known}") from None
 
     def __getitem__(self, name: str) -> Template:
         return self._current[name]

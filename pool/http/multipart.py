@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import threading
 from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import unquote_to_bytes
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -25,6 +27,10 @@ LONGEST_BOUNDARY: Final = 70
 LONGEST_HEADERS: Final = 8 * 2**10
 MOST_HEADERS: Final = 16
 LONGEST_FIELD: Final = 2**16
+
+#: A file's name as clients of old send it when it is not ASCII (RFC 8187, section 3.2).
+_EXTENDED_NAME: Final = re.compile(rb";\s*filename\*\s*=\s*utf-8'[^';]*'([^;\s]*)", re.I)
+_QUOTED: Final = re.compile(rb'"(?:\\.|[^"\\])*"')
 
 # It warns of what callers send, which is told to them instead.
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
@@ -131,6 +137,9 @@ class FormReader:
 
     def on_headers_finished(self) -> None:
         kind, options = parse_options_header(self._disposition)
+        # As CVAT does (recording names): this one counts, where both are given.
+        if extended := _EXTENDED_NAME.search(_QUOTED.sub(b'""', self._disposition or b"")):
+            options[b"filename"] = unquote_to_bytes(extended[1])
         if kind != b"form-data" or b"name" not in options:
             raise InputError("a part of the form has no name")
         name = _text(options[b"name"], "the name of a part")

@@ -22,7 +22,15 @@ import urllib3
 from support.commands import PATIENCE, cvat_pool
 from support.pools import HERE, REMOTE, level, opened, serving, wait_for, write_config
 
-from pool import ImportFailed, InputError, RemotePool, TaskPool, UnknownLease, UnknownRequest
+from pool import (
+    ImportFailed,
+    InputError,
+    RemotePool,
+    TaskPool,
+    UnknownLease,
+    UnknownRequest,
+    UnknownTemplate,
+)
 from pool.daemon import Daemon
 from pool.demo import sample_image
 from pool.simulator import SimulatorServer
@@ -335,6 +343,15 @@ def test_ids_that_nothing_can_have(full: Any, id: str) -> None:
         full.request(id)
 
 
+@pytest.mark.parametrize("name", [5, None, [], "", "\udcff", "a\0b", "x" * 65], ids=ascii)
+def test_templates_that_there_cannot_be(full: Any, daemon: Daemon, name: Any) -> None:
+    before = done_by(daemon)
+    for call in (full.acquire, full.pause, lambda name: full.submit(name, A)):
+        with pytest.raises(UnknownTemplate):
+            call(name)
+    assert done_by(daemon) == before
+
+
 @pytest.mark.parametrize(
     "document",
     [
@@ -472,6 +489,25 @@ def test_odd_names_from_another_program(daemon: Daemon, simulator: SimulatorServ
         request = pool.request(answer.json()["id"])
         request.jobs(timeout=20)
         assert frames_of(simulator, request) == ["ScreenshotAM.jpg"]
+
+
+def test_names_as_clients_of_old_send_them(daemon: Daemon, image: bytes) -> None:
+    """RFC 8187: requests with urllib3 1 does so where a name is not ASCII."""
+    parts = [
+        b'form-data; name="template"\r\n\r\nscenes',
+        b"form-data; name=\"files\"; filename*=UTF-8''%E2%82%AC%20x.jpg\r\n\r\n" + image,
+        b'form-data; name="files"; filename="p.jpg"; filename*=utf-8\'\'star.jpg\r\n\r\n' + image,
+        b'form-data; name="files"; filename="a; filename*=utf-8\'\'b.jpg"\r\n\r\n' + image,
+    ]
+    body = b"".join(b"--X\r\nContent-Disposition: " + part + b"\r\n" for part in parts)
+    answer = urllib3.request(
+        "POST",
+        f"{daemon.url}/v1/requests",
+        body=body + b"--X--\r\n",
+        headers={"Content-Type": "multipart/form-data; boundary=X"},
+    )
+    assert answer.status == 202, answer.data
+    assert answer.json()["files"] == ["€ x.jpg", "star.jpg", "a; filename*=utf-8''b.jpg"]
 
 
 def test_names_inside_an_archive_are_told_apart(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from pool.arguments import check_template
 from pool.errors import InputError
 from pool.events import KINDS, Event
 from pool.http.remote.answers import event_in
@@ -33,7 +34,7 @@ class Following:
         if unknown:
             raise InputError(f"no event is of kind {unknown[0]!r}; there is {', '.join(KINDS)}")
         self._kinds = frozenset(kinds or ())
-        self._template = template
+        self._template = None if template is None else check_template(template)
         self._last = None if after is None else str(after)
         self._rest = b""
         self._id: str | None = None

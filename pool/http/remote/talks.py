@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -13,6 +12,7 @@ from pool.arguments import (
     check_key,
     check_prewarm,
     check_task_name,
+    check_template,
     check_timeout,
     check_ttl,
 )
@@ -22,7 +22,6 @@ from pool.errors import (
     LeaseEnded,
     UnknownLease,
     UnknownRequest,
-    UnknownTemplate,
     WaitTimeout,
 )
 from pool.handles import error_of
@@ -64,9 +63,6 @@ LEAST_PATIENCE: Final = 1.0
 _SLOWEST: Final = 2**20
 _LONGEST_PATIENCE: Final = 600.0
 
-#: The names of templates, as parts of a path.
-_TEMPLATE: Final = re.compile(r"(?!\.{1,2}$)[0-9A-Za-z_.-]+")
-
 
 class Talks:
     """The talks of one client with one daemon."""
@@ -82,7 +78,7 @@ class Talks:
     ) -> Talk[SeenLease]:
         """A task for the caller alone."""
         timeout = check_timeout(timeout)
-        wanted = {"template": template, "timeout": timeout, "ttl": check_ttl(ttl)}
+        wanted = {"template": check_template(template), "timeout": timeout, "ttl": check_ttl(ttl)}
         call = Call(
             method="POST",
             path="/v1/leases",
@@ -200,7 +196,7 @@ class Talks:
         """Pause, resume, drain or prewarm a template; all of them may be said twice."""
         call = Call(
             method="POST",
-            path=f"{_template_path(template)}/{what}",
+            path=f"/v1/templates/{check_template(template)}/{what}",
             json=told or None,
         )
         return (yield from self._granted(call))
@@ -269,7 +265,7 @@ def fields_of(
     :raises InputError: the name or the assignee cannot be used.
     """
     told = {
-        "template": template,
+        "template": check_template(template),
         "lease_id": lease_id,
         "params": upload.extra or None,
         "name": check_task_name(name),
@@ -303,10 +299,3 @@ def _lease_path(lease_id: str) -> str:
 
 def _request_path(request_id: str) -> str:
     return f"/v1/requests/{check_id(request_id, UnknownRequest)}"
-
-
-def _template_path(template: str) -> str:
-    """A template as a part of a path; what could lead elsewhere names none."""
-    if not _TEMPLATE.fullmatch(template):
-        raise UnknownTemplate(repr(template))
-    return f"/v1/templates/{template}"
