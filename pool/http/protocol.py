@@ -39,6 +39,8 @@ class Protocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
         self._in_body = False
+        #: Whether it ends as soon as the caller has sent what was answered already.
+        self._leaving = False
         self._refused = HTTPStatus.BAD_REQUEST
         self._deaf = False
 
@@ -57,10 +59,17 @@ class Protocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         if self._linger_timer is None:
             super().shutdown()
-        elif self.transport.can_write_eof():
-            # It was answered while it still sends. To close at once would have the answer lost; so
-            # it sees that nothing more comes, and the last of what it sends is read.
+        else:
+            self.leave()
+
+    def leave(self) -> None:
+        """Close the connection; one that still sends what was answered already, once that has come,
+        or it has seen that nothing more is sent to it and had :data:`LINGER` seconds to end."""
+        if self._in_body and self.transport.can_write_eof():
+            self._leaving = True
             self.transport.write_eof()
+        else:
+            self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -95,10 +104,13 @@ class Protocol(HttpToolsProtocol):
         self._end_head()
         self._in_body = True
         super().on_headers_complete()
+        self.cycle.transport = _Answering(self)  # type: ignore[assignment]
 
     def on_message_complete(self) -> None:
         self._in_body = False
-        if self._linger_timer is not None:
+        if self._leaving:
+            self.transport.close()
+        elif self._linger_timer is not None:
             # What was answered early has been sent to its end after all.
             self._end_linger()
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -167,3 +179,16 @@ class Protocol(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._linger_timer = self.loop.call_later(LINGER, self.transport.close)
+
+
+class _Answering:
+    """What an answer writes to: a close ends the connection so that the answer is not lost. A close
+    while the caller sends would have its system drop what it has not read yet."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+        self.write = protocol.transport.write
+        self.is_closing = protocol.transport.is_closing
+
+    def close(self) -> None:
+        self._protocol.leave()

@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 import pytest
 from support.api import Api, waiting
 from support.growth import grown
-from support.pools import serving, write_config
+from support.pools import HERE, opened, serving, write_config
 from support.services import PATIENCE
 from support.streams import Stream
 
+from pool import ImportFailed, PoolError, TaskPool
 from pool import daemon as daemon_module
 from pool.daemon import Daemon
 from pool.errors import StoreError
@@ -149,3 +151,22 @@ def test_calls_of_all_kinds(daemon: Daemon, api: Api, image: bytes) -> None:
         stream.response.close()
 
     assert grown(daemon, call) == {}
+
+
+def test_calls_in_this_process(daemon: Daemon, image: bytes) -> None:
+    """As of those over HTTP, of a pool that somebody uses as a library."""
+
+    def call(pool: TaskPool) -> None:
+        pool.release(pool.acquire("scenes", timeout=20))
+        assert pool.submit("scenes", [("a.jpg", image)]).jobs(timeout=20)
+        with pytest.raises(ImportFailed):
+            pool.submit("scenes", [("a.jpg", b"no image")]).jobs(timeout=20)
+        for template in ("strict", "nonsense"):
+            with pytest.raises(PoolError):
+                pool.acquire(template)
+        with pytest.raises(PoolError):
+            pool.acquire("patient", timeout=0.05)
+        pool.subscribe(print)()
+
+    with opened(HERE, daemon) as pool:
+        assert grown(pool, partial(call, pool)) == {}

@@ -192,3 +192,16 @@ def test_a_body_that_does_not_come(
                 f"Connection: close\r\n{headers}\r\n\r\n-".encode()
             )
             assert problem(rest(line)) == 408
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_an_answer_before_the_end_of_the_last_body(line: socket.socket, version: bytes) -> None:
+    """As a proxy sends it, which closes after each call: the answer is not lost by a reset."""
+    line.sendall(
+        b"POST /v1/requests HTTP/"
+        + version
+        + b"\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
+        b"Connection: close\r\nContent-Length: 3000000\r\n\r\n" + b"x" * 1_000_000
+    )
+    line.sendall(b"x" * 2_000_000)
+    assert problem(rest(line)) == 415
