@@ -207,10 +207,8 @@ def simulator(
 
     Prints how to reach it, as shell commands.
     """
-    import signal
-    import threading
-
     from pool.simulator import SimulatorServer, SimulatorSettings, Timings
+    from pool.simulator.server import stop_signal
 
     settings = SimulatorSettings(
         timings=Timings().scaled(speed),
@@ -218,9 +216,7 @@ def simulator(
         faults=_faults(faults),
         version=_cvat_version(cvat_version),
     )
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_signal()
     server = SimulatorServer(settings, host=host, port=port)
     try:
         server.start()

@@ -6,9 +6,9 @@ Made up for one run and worth nothing elsewhere: its password may be shown to th
 from __future__ import annotations
 
 import argparse
-import signal
 
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
+from pool.simulator.server import stop_signal
 
 
 def main() -> None:
@@ -18,15 +18,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     settings = SimulatorSettings(timings=Timings().scaled(given.speed), seed=given.seed)
-    # Blocked in all threads, so that the signal waits for this one to take it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    stop = stop_signal()
     with SimulatorServer(settings) as server:
-        owner = server.simulator.owner
         print(f"CVAT_URL={server.url}")
         print(f"CVAT_ACCESS_TOKEN={server.access_token}")
-        print(f"CVAT_USERNAME={owner.username}")
-        print(f"CVAT_PASSWORD={owner.password}", flush=True)
-        signal.sigwait({signal.SIGTERM})
+        print(f"CVAT_USERNAME={server.username}")
+        print(f"CVAT_PASSWORD={server.password}", flush=True)
+        stop.wait()
 
 
 if __name__ == "__main__":

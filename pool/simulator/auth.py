@@ -74,6 +74,10 @@ def _accept_session(call: Call) -> None:
     if user is None:
         return
     if call.request.method not in SAFE_METHODS:
+        origin = call.header("origin")
+        if origin not in (None, call.base_url):
+            message = f"Origin checking failed - {origin} does not match any trusted origins."
+            raise detail(403, f"CSRF Failed: {message}")
         cookie = call.request.cookies.get("csrftoken")
         header = call.header("x-csrftoken")
         if not header:

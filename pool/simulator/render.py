@@ -211,19 +211,13 @@ def job_json(job: Job, base_url: str) -> Json:
 
 def created_job_json(job: Job) -> Json:
     """A job as ``create:job`` tells it: before the import has set what it sets last."""
-    return job_json(job, "") | {
-        "task_name": None,
-        "project_name": None,
-        "dimension": "",
-        "mode": "",
-        "media_type": "",
-        "bug_tracker": "",
-        "frame_count": 1,
-        "data_chunk_size": None,
-        "data_compressed_chunk_type": "",
-        "data_original_chunk_type": "",
-        "issues": None,
-    }
+    unknown = ("task_name", "project_name", "data_chunk_size", "issues")
+    blank = (
+        "dimension", "mode", "media_type", "bug_tracker", "data_compressed_chunk_type",
+        "data_original_chunk_type",
+    )  # fmt: skip
+    body = job_json(job, "") | {"frame_count": 1}
+    return body | dict.fromkeys(unknown) | dict.fromkeys(blank, "")
 
 
 def data_meta_json(data: Data) -> Json:

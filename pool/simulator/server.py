@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -23,6 +24,14 @@ T = TypeVar("T")
 
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
+
+
+def stop_signal() -> threading.Event:
+    """Set by SIGINT and SIGTERM from now on: when a command has to stop its server."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
 
 
 class SimulatorServer:

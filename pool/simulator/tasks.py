@@ -165,15 +165,15 @@ def _change(call: Call, task: Task, given: Json) -> None:
         # A move into a project is all that such a PATCH does: its other fields are dropped.
         move_task(call, task, project_id)
     else:
-        task.name = name or task.name
-        task.bug_tracker = tracker or ""
-        task.subset = subset or ""
+        # All or nothing: what can be refused comes first.
+        check_labels(labels)
+        owner = assignee_of(call, given.get("owner_id")) or task.owner
         if "assignee_id" in fields:
             assign(call, task, given["assignee_id"])
-        task.owner = assignee_of(call, given.get("owner_id")) or task.owner
-        if labels and task.project is None:
-            check_labels(labels)
+        if task.project is None:
             update_labels(call.state, task, labels)
+        task.name, task.owner = name or task.name, owner
+        task.bug_tracker, task.subset = tracker or "", subset or ""
     task.updated = call.state.now()
 
 
