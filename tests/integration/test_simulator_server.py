@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 from PIL import Image
 from support.simulated import Caller, jpeg
 
@@ -182,6 +183,26 @@ def test_moving_a_task_drops_the_other_fields(call: Caller) -> None:
     body = {"project_id": project, "name": "after"}
     moved = call("PATCH", f"/api/tasks/{task_id}", json=body).json()
     assert (moved["project_id"], moved["name"]) == (project, "before")
+
+
+def test_a_refused_assignee_leaves_the_rest(call: Caller) -> None:
+    task_id = call.create("before")
+    body = {"name": "after", "assignee_id": 99_999}
+    assert call("PATCH", f"/api/tasks/{task_id}", json=body).status == 500
+    assert call("GET", f"/api/tasks/{task_id}").json()["name"] == "before"
+
+
+def test_sessions_are_for_their_own_origin(call: Caller) -> None:
+    server = call.server
+    known = {"username": server.username, "password": server.password}
+    answer = urllib3.request("POST", f"{server.url}/api/auth/login", json=known)
+    cookies = [cookie.partition(";")[0] for cookie in answer.headers.getlist("set-cookie")]
+    csrf = next(each.partition("=")[2] for each in cookies if each.startswith("csrftoken="))
+    for origin, status in ((server.url, 201), ("https://cvat.test", 403)):
+        headers = {"Cookie": "; ".join(cookies), "X-CSRFToken": csrf, "Origin": origin}
+        body = {"name": "a", "labels": []}
+        created = call("POST", "/api/tasks", headers=headers, json=body)
+        assert created.status == status, created.data
 
 
 def test_frames_can_be_chosen(call: Caller) -> None:
