@@ -76,7 +76,8 @@ def test_get_as_json_and_with_a_key(there: Command, image_path: Path) -> None:
     arguments = ["get", "scenes", str(image_path), "--json", "--key", "k", "--name", "n"]
     answers = [json.loads(there(*arguments).stdout) for _ in range(2)]
     assert answers[0] == answers[1]
-    assert set(answers[0]) == {"request_id", "task_id", "url", "template", "outcome", "jobs"}
+    told = {"request_id", "task_id", "url", "template", "outcome", "jobs", "warnings"}
+    assert set(answers[0]) == told
 
 
 def test_get_from_the_share(there: Command) -> None:
