@@ -200,7 +200,7 @@ def simulator(
         Path | None, typer.Option(help="A TOML file of what is to go wrong.", show_default=False)
     ] = None,
     cvat_version: Annotated[
-        str, typer.Option(help="The version of CVAT to behave like, from 2.38 on.")
+        str, typer.Option(help="The version of CVAT to behave like.")
     ] = "2.73.0",
 ) -> None:
     """Run a simulated CVAT server, to try things out.

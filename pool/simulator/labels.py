@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from hashlib import blake2s
 
 from .call import Call
@@ -10,7 +11,7 @@ from .fields import Fields
 from .filters import Field, Listing
 from .organizations import may_see
 from .paging import page
-from .records import Json, Label, Project, Task
+from .records import Job, Json, Label, Project, Task
 from .render import label_json
 from .replies import Refusal, Reply, crash, invalid, missing
 from .state import State
@@ -179,33 +180,34 @@ def default_color(name: str) -> str:
 
 
 async def list_labels(call: Call) -> Reply:
-    state, query = call.state, call.query
+    state = call.state
     if owner := _owner(call):
         labels = state.labels_of(owner)
     else:
         labels = [label for label in state.labels.values() if _may_see_label(call, label)]
-    body, _ = page(call, LISTING.apply(labels, query), label_json)
+    body, _ = page(call, LISTING.apply(labels, call.query), label_json)
     return Reply(body)
 
 
 def _owner(call: Call) -> Task | Project | None:
     """The one task or project that the labels are asked for, if it is one."""
-    state, query = call.state, call.query
-    found: Task | Project | None = None
-    if "job_id" in query:
-        job = state.jobs.get(_number(query["job_id"]))
-        found, model = (job.task if job else None), "Job"
-    elif "task_id" in query:
-        found, model = state.tasks.get(_number(query["task_id"])), "Task"
-    elif "project_id" in query:
-        found, model = state.projects.get(_number(query["project_id"])), "Project"
-    else:
-        return None
-    if found is None:
-        raise invalid(f"{model} matching query does not exist.")
-    if not may_see(call, found):
-        raise missing(model)
-    return found
+    tables: dict[str, Mapping[int, Job | Task | Project]] = {
+        "Job": call.state.jobs,
+        "Task": call.state.tasks,
+        "Project": call.state.projects,
+    }
+    for model, rows in tables.items():
+        given = call.query.get(f"{model.lower()}_id")
+        if given is None:
+            continue
+        row = rows.get(_number(given))
+        if row is None:
+            raise invalid(f"{model} matching query does not exist.")
+        owner = row.task if isinstance(row, Job) else row
+        if not may_see(call, owner):
+            raise missing(model)
+        return owner
+    return None
 
 
 def _number(text: str) -> int:

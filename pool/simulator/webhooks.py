@@ -65,17 +65,10 @@ def webhook_of(call: Call) -> Webhook:
 
 async def create_webhook(call: Call) -> Reply:
     fields = Fields(await call.json_object())
-    target = fields.text("target_url", required=True, blank=False, longest=8192)
-    kind = fields.choice("type", TYPES, required=True)
-    events = _events(call, fields, required=True)
+    kind = fields.choice("type", TYPES, required=True) or ""
     project_id = fields.integer("project_id", null=True)
     content_type = fields.choice("content_type", ("application/json",), default="application/json")
-    description = fields.text("description", default="", longest=128)
-    secret = fields.text("secret", default="", longest=64)
-    active = fields.boolean("is_active", default=True)
-    enable_ssl = fields.boolean("enable_ssl", default=True)
-    fields.check()
-    _check_events(kind, events)
+    values = _read(call, fields, kind, new=True)
     organization = call.organization
     if kind == "project":
         project = call.state.projects.get(project_id or -1)
@@ -87,23 +80,34 @@ async def create_webhook(call: Call) -> Reply:
     moment = call.state.now()
     webhook = Webhook(
         id=next(call.state.ids.webhook),
-        target_url=target or "",
-        description=description or "",
-        type=kind or "",
+        type=kind,
         content_type=content_type or "",
-        secret=secret or "",
-        is_active=active,
-        enable_ssl=enable_ssl,
         owner=call.user,
         project_id=project_id if kind == "project" else None,
         organization=organization,
-        events=events,
         created=moment,
         updated=moment,
+        **values,
     )
     call.state.webhooks[webhook.id] = webhook
     body = webhook_json(webhook, call.state, call.base_url)
     return Reply(body, status=201, headers={"location": body["url"]})
+
+
+def _read(call: Call, fields: Fields, kind: str, *, new: bool) -> Json:
+    """What can be chosen of a webhook: all of it for a new one, else what is said."""
+    values: Json = {
+        "target_url": fields.text("target_url", required=new, blank=False, longest=8192),
+        "description": fields.text("description", default="", longest=128),
+        "secret": fields.text("secret", default="", longest=64),
+        "is_active": fields.boolean("is_active", default=True),
+        "enable_ssl": fields.boolean("enable_ssl", default=True),
+        "events": _events(call, fields, required=new),
+    }
+    fields.check()
+    if new or "events" in fields:
+        _check_events(kind, values["events"])
+    return {name: value for name, value in values.items() if new or name in fields}
 
 
 def _offered(call: Call, kind: str) -> list[tuple[str, str]]:
@@ -151,18 +155,8 @@ async def get_webhook(call: Call) -> Reply:
 async def patch_webhook(call: Call) -> Reply:
     webhook = webhook_of(call)
     fields = Fields(await call.json_object())
-    target = fields.text("target_url", default=webhook.target_url, blank=False, longest=8192)
-    description = fields.text("description", default=webhook.description, longest=128)
-    secret = fields.text("secret", default=webhook.secret, longest=64)
-    active = fields.boolean("is_active", default=webhook.is_active)
-    enable_ssl = fields.boolean("enable_ssl", default=webhook.enable_ssl)
-    events = _events(call, fields, required=False)
-    fields.check()
-    if "events" in fields:
-        _check_events(webhook.type, events)
-        webhook.events = events
-    webhook.target_url, webhook.description = target or "", description or ""
-    webhook.secret, webhook.is_active, webhook.enable_ssl = secret or "", active, enable_ssl
+    for name, value in _read(call, fields, webhook.type, new=False).items():
+        setattr(webhook, name, value)
     webhook.updated = call.state.now()
     return Reply(webhook_json(webhook, call.state, call.base_url))
 
