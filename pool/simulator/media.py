@@ -158,8 +158,12 @@ def image_size(file: Path | io.BytesIO) -> tuple[int, int]:
 
 
 def _cloud_size(path: Path) -> tuple[int, int]:
+    size = path.stat().st_size
     if path.suffix.lower() == ".bin":
-        return path.stat().st_size // KITTI_POINT, 1
+        if size % KITTI_POINT:
+            reason = f"failed to parse bin pcd point at pos {size}"
+            raise validation_error(f"Could not read pcd file '{path.name}': {reason}")
+        return size // KITTI_POINT, 1
     head = path.read_bytes()[:4096].decode("latin-1")
     values = dict(re.findall(r"^(WIDTH|HEIGHT)\s+(\d+)\s*$", head, re.MULTILINE))
     if len(values) < 2:
