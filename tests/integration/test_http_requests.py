@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 from support.api import Answer, Api, Serving, keyed, waiting
+from support.commands import PATIENCE
 from support.served import files_at
 
 from pool.errors import IdempotencyConflict
+from pool.events import Event
 from pool.model import RequestState
 from pool.simulator import SimulatorServer
 from pool.simulator.faults import Latency
@@ -25,7 +27,7 @@ def test_files_to_jobs_in_one_call(served: Serving, api: Api, image: bytes) -> N
         [("b.jpg", image), ("a.jpg", image)],
         wait=20,
         name="monday",
-        assignee=1,
+        assignee=2,
         params='{"sorting_method": "predefined"}',
     )
     assert answer.status == 201
@@ -34,13 +36,32 @@ def test_files_to_jobs_in_one_call(served: Serving, api: Api, image: bytes) -> N
     assert answer.headers["preference-applied"] == "wait=20"
     assert (request["state"], request["outcome"]) == ("ready", "hit")
     assert request["files"] == ["b.jpg", "a.jpg"]
-    assert (request["name"], request["assignee"]) == ("monday", 1)
+    assert (request["name"], request["assignee"]) == ("monday", 2)
     assert request["size"] == 2 * len(image)
     (job,) = request["jobs"]
     assert (job["start_frame"], job["stop_frame"]) == (0, 1)
     assert api.get(answer.headers["location"]).json == request
     assert served.pool.request(request["id"]).jobs(timeout=0)[0].id == job["id"]
     assert served.spooled() == []
+
+
+def test_what_a_request_has_to_do_without(served: Serving, api: Api, image: bytes) -> None:
+    served.fill()
+    given_up = threading.Event()
+
+    def hear(event: Event) -> None:
+        if event.code == "not-assigned":
+            given_up.set()
+
+    stop = served.pool.subscribe(hear, ["request.warned"])
+    answer = api.submit([("a.jpg", image)], wait=20, name="monday", assignee=999)
+    assert (answer.status, answer.json["error"]) == (201, None)
+    assert given_up.wait(PATIENCE)
+    stop()
+    warnings = api.get(answer.headers["location"]).json["warnings"]
+    assert [each["code"] for each in warnings] == ["unknown-assignee", "not-assigned"]
+    (listed, *_) = api.get("/v1/requests?state=ready").json["items"]
+    assert listed["warnings"] == warnings
 
 
 def test_accepted_without_waiting(served: Serving, api: Api, image: bytes) -> None:
