@@ -66,8 +66,12 @@ def narrow(path: Path) -> None:
 
 
 def warn_of_readers(path: Path, what: str) -> None:
-    """Log a warning when others can read the file of a secret, which is the user's to change."""
-    mode = stat.S_IMODE(path.stat().st_mode)
+    """Log a warning when others can read the file of a secret, which is the user's to change. One
+    that cannot be looked at is left to whoever reads it."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return
     if mode & (stat.S_IRGRP | stat.S_IROTH):
         log.warning(
             f"{what} can be read by other users",

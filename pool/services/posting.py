@@ -14,6 +14,7 @@ from pool.clock import Clock
 from pool.cvat.failures import broken_reason, retry_after
 from pool.cvat.webhooks import signature_of
 from pool.errors import ConfigError
+from pool.private import warn_of_readers
 from pool.settings import SinkSettings
 
 SIGNATURE: Final = "X-Pool-Signature-256"
@@ -74,6 +75,8 @@ class Posting:
         self._sink = sink
         self._clock = clock
         self._environ = environ
+        if sink.secret_file is not None:
+            warn_of_readers(sink.secret_file, "secret file of a sink")
         self._http = urllib3.PoolManager(
             maxsize=1,
             retries=False,

@@ -88,3 +88,17 @@ def test_a_folder_of_somebodys_own_for_the_spool_is_left_as_it_is(
     assert stat.S_IMODE(shared.stat().st_mode) == 0o755
     (inside,) = shared.iterdir()
     assert stat.S_IMODE(inside.stat().st_mode) == 0o700
+
+
+def test_the_secret_of_a_sink_that_others_can_read(
+    tmp_path: Path, config_path: Path, simulator: SimulatorServer
+) -> None:
+    secret = tmp_path / "sink-secret"
+    secret.write_text("do not tell")
+    secret.chmod(0o644)
+    sink = '\n[[events.sinks]]\nurl = "http://127.0.0.1:9/hook"\nsecret_file = "sink-secret"\n'
+    config_path.write_text(config_path.read_text() + sink)
+    with running("run", cwd=tmp_path, CVAT_ACCESS_TOKEN=simulator.access_token) as daemon:
+        assert "chmod 600" in daemon.wait_for("secret file of a sink can be read by other users")
+        assert daemon.stop() == 0
+    assert "do not tell" not in "\n".join(daemon.lines)
