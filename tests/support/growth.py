@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gc
 import logging
+import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from types import CellType, FrameType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+#: Seconds after which nothing more comes to its end.
+SETTLES = 5.0
 _CONTAINERS = (dict, set, frozenset, list, tuple, deque)
 #: What leads to everything there is, or, like the log, of which a test keeps records, to what only
 #: the test holds.
@@ -40,17 +44,22 @@ def held(root: object) -> Counter[str]:
 
 def grown(root: object, cycle: Callable[[], object], *, times: int = 5) -> dict[str, int]:
     """What has grown with each of so many cycles, and by how much in all. The first cycles are to
-    fill what is filled once."""
+    fill what is filled once, and what is still being worked on afterwards has a while to end."""
     for _ in range(2):
         cycle()
     gc.collect()
     before = held(root)
     for _ in range(times):
         cycle()
-    gc.collect()
-    after = held(root)
-    more = {name: after[name] - before[name] for name in after}
-    return {name: by for name, by in more.items() if by >= times}
+    give_up = time.monotonic() + SETTLES
+    while True:
+        gc.collect()
+        after = held(root)
+        more = {name: after[name] - before[name] for name in after}
+        found = {name: by for name, by in more.items() if by >= times}
+        if not found or time.monotonic() > give_up:
+            return found
+        threading.Event().wait(0.05)
 
 
 def _is_bounded(each: object) -> bool:
