@@ -170,7 +170,7 @@ class StatusView:
         """The table's lines; returns the columns that it has no room for."""
         from pool.status import state_of
 
-        state = _Column("state", [state_of(row, self._status) for row in self._rows])
+        state = _Column("state", [state_of(row) for row in self._rows])
         warm = _Column("warm", [f"{row.warm}/{row.target}" for row in self._rows])
         left = width - 2 * len(_GAP) - warm.width - state.width
         names = [row.name if self._wide else cut(row.name, left) for row in self._rows]

@@ -25,9 +25,17 @@ def pause(
 
 
 def resume(
-    template: TemplateArgument, config: ConfigOption = None, server: ServerOption = None
+    template: Annotated[
+        str | None,
+        typer.Argument(help="A template of the configuration; all of them by default."),
+    ] = None,
+    config: ConfigOption = None,
+    server: ServerOption = None,
 ) -> None:
-    """Create tasks of a template again, after pause or drain."""
+    """Create tasks again, after pause or drain, and try at once what is held.
+
+    That is a template, or all of them, and CVAT itself.
+    """
     with closing(open_pool(config, server)) as pool:
         pool.resume(template)
 

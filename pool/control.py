@@ -13,6 +13,7 @@ from pool.engine import Engine
 from pool.errors import InputError
 from pool.events import Event
 from pool.model import Prewarm
+from pool.services.backoff import SERVER
 from pool.services.recycle import DRAINED
 from pool.services.reload import Reload
 from pool.settings import Settings, Template
@@ -60,13 +61,19 @@ class Control:
         chosen = self._template(template)
         return self.store.drain(chosen.name, reason=DRAINED, now=self.clock.now())
 
-    def resume(self, template: str) -> None:
-        """Create tasks of a template again, after :meth:`pause` or :meth:`drain`.
+    def resume(self, template: str | None = None) -> None:
+        """Create tasks of a template again, after :meth:`pause` or :meth:`drain`, and try at once
+        what is held, the server included; of all templates when none is named.
 
         :raises UnknownTemplate: the configuration has no such template.
         """
-        self.store.resume(self._template(template).name)
-        self.store.release_hold(template, now=self.clock.now())
+        self._follow_configuration()
+        templates = self.engine.templates
+        names = set(templates) if template is None else {templates.named(template).name}
+        for name in names & self.store.paused().keys():
+            self.store.resume(name)
+        for name in (names | {SERVER}) & self.store.holds().keys():
+            self.store.release_hold(name, now=self.clock.now())
 
     def prewarm(self, template: str, count: int, *, duration: float = 900.0) -> None:
         """Keep at least ``count`` tasks of a template warm for the next ``duration`` seconds.

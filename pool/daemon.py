@@ -279,8 +279,16 @@ class Daemon:
         self._kept = None
         self._reload_configuration()
         store, cvat, clock = engine.store, engine.cvat(), engine.clock
+        # Whatever was held before this term may be mended.
+        engine.breaker.try_now()
         refill = Refill(
-            store, cvat, engine.templates, owner=engine.owner, clock=clock, warm=engine.warm
+            store,
+            cvat,
+            engine.templates,
+            engine.breaker,
+            owner=engine.owner,
+            clock=clock,
+            warm=engine.warm,
         )
         recycle = Recycle(store, cvat, engine.templates, clock=clock)
         deletion = Deletion(store, cvat, owner=engine.owner, clock=clock)
@@ -329,12 +337,12 @@ class Daemon:
             engine = self.engine
             self._dispatch = Dispatch(
                 engine.store,
-                engine.cvat,
                 engine.templates,
                 engine.hand_out,
                 engine.intake,
                 engine.queue,
                 engine.spool,
+                engine.breaker,
                 owner=engine.owner,
                 most_queued=self.settings.daemon.max_queued,
                 warm=engine.warm,
@@ -375,13 +383,15 @@ class Daemon:
             log.warning("maintenance not released", why=str(error))
 
     def _reload_configuration(self) -> None:
-        """Put a changed configuration in force, and have the services look at it at once."""
+        """Put a changed configuration, or access token, in force, and have the services look at it
+        at once; what was held may be possible now."""
         report = self._reload.run_once()
         if report.credentials:
             self.engine.renew_credentials()
-        if (report.changed or report.credentials) and self._scheduler is not None:
-            self._scheduler.wake("refill")
-            self._scheduler.wake("recycle")
+        if (report.read or report.credentials) and self._scheduler is not None:
+            self.engine.breaker.try_now()
+            for service in ("refill", "recycle", "dispatch"):
+                self._scheduler.wake(service)
         record = self._reload.record
         try:
             if record != self._kept:

@@ -14,6 +14,7 @@ from pool.cvat import CvatClient, OnCall
 from pool.errors import CvatForbidden, CvatRefusedCredentials, PoolClosed, PoolError
 from pool.logs import get_logger
 from pool.model import RequestRecord
+from pool.services.breaker import Breaker
 from pool.services.feed import Feed
 from pool.services.finalize import Finalize
 from pool.services.handout import HandOut
@@ -88,10 +89,12 @@ class Engine:
         self.heartbeat = Heartbeat(
             self.store, self.owner, clock=self.clock, afterwards=self.strays.run_once
         )
+        self.breaker = Breaker(self.store, self.cvat, clock=self.clock, rng=rng)
         self.hand_out = HandOut(
             self.store,
             self.cvat,
             self.strays,
+            self.breaker,
             owner=self.owner,
             clock=self.clock,
             warm=self.warm,
@@ -104,9 +107,9 @@ class Engine:
         self.queue = Queue(
             self.store,
             self.spool,
+            self.breaker,
             most=settings.daemon.max_queued,
             clock=self.clock,
-            rng=rng,
         )
         self.finalize = Finalize(self.store, self.cvat, clock=self.clock)
         self.intake = Intake(
@@ -115,6 +118,7 @@ class Engine:
             self.hand_out,
             self.tracker,
             self.queue,
+            self.breaker,
             on_send=self._look_up_assignee,
             clock=self.clock,
         )

@@ -300,7 +300,10 @@ class Demand:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hold:
-    """Why no task of a template is being created, since when, and when it is tried again."""
+    """Why no task of a template is being created, since when, and when it is tried again.
+
+    ``uploads`` tells that no data is sent for it either.
+    """
 
     template: str
     code: str
@@ -308,6 +311,7 @@ class Hold:
     since: float
     retry_at: float | None
     attempts: int = 1
+    uploads: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -49,6 +49,7 @@ class Observation:
             engine.store,
             reach or Reach(clock=engine.clock),
             lambda: self._scheduler,
+            engine.templates,
             owner=engine.owner,
             clock=engine.clock,
         )

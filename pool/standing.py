@@ -104,6 +104,14 @@ def _of_status(status: Status) -> Iterator[Metric]:
             hand_outs.add_metric((each.name, outcome), count)
     yield levels
     yield hand_outs
+    held = GaugeMetricFamily(
+        f"{PREFIX}template_held",
+        "Whether nothing is created or sent for it; code says why.",
+        labels=("template", "code"),
+    )
+    for each in status.templates:
+        held.add_metric((each.name, each.hold_code), each.held_since is not None)
+    yield held
     for name, what, value in _OF_TEMPLATE:
         gauge = GaugeMetricFamily(f"{PREFIX}{name}", what, labels=("template",))
         for each in status.templates:
@@ -125,11 +133,6 @@ _OF_TEMPLATE: Final[tuple[tuple[str, str, Callable[[TemplateStatus], float]], ..
         lambda each: each.waiting,
     ),
     ("requests_queued", "Requests that are queued.", lambda each: each.queued),
-    (
-        "template_held",
-        "Whether nothing is created since CVAT has refused it.",
-        lambda each: each.held_since is not None,
-    ),
     (
         "template_paused",
         "Whether nothing is created since somebody has paused it.",

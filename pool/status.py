@@ -25,6 +25,8 @@ class TemplateStatus:
     is what the ``peak_rate``, that of the busiest of the last 1, 5 and 15 minutes, asks for while
     one task is created, which takes ``lead_time`` seconds.
     ``prewarm_size`` is the size that was asked for until ``prewarm_until``; 0 when none was.
+    While it is held, by itself or with the server, ``hold_reason`` tells why and ``hold_code`` is
+    the code of the error.
     ``hooks`` tells what its webhook is worth; while it is ``silent``, polling does all the work.
     """
 
@@ -47,6 +49,7 @@ class TemplateStatus:
     held_since: datetime | None = None
     held_until: datetime | None = None
     hold_reason: str = ""
+    hold_code: str = ""
     prewarm_size: int = 0
     prewarm_until: datetime | None = None
     hooks: HookState = HookState.NOT_INSTALLED
@@ -118,7 +121,8 @@ def _template_status(
     if prewarm is not None and not prewarm.active(now):
         prewarm = None
     target = current_target(store, template, now=now)
-    hold = store.holds().get(template.name)
+    holds = store.holds()
+    hold = holds.get(template.name) or holds.get(SERVER)
     return TemplateStatus(
         name=template.name,
         target=target.size,
@@ -139,6 +143,7 @@ def _template_status(
         held_since=when(hold.since) if hold else None,
         held_until=when(hold.retry_at) if hold else None,
         hold_reason=hold.reason if hold else "",
+        hold_code=hold.code if hold else "",
         prewarm_size=prewarm.size if prewarm else 0,
         prewarm_until=when(prewarm.until) if prewarm else None,
         hooks=hooks.state(template),
@@ -173,9 +178,9 @@ class _Hooks:
 # --- In words -----------------------------------------------------------------------------------
 
 
-def state_of(row: TemplateStatus, status: Status) -> str:
+def state_of(row: TemplateStatus) -> str:
     """What is being done for a template, in a word or two."""
-    if row.held_since is not None or status.held_since is not None:
+    if row.held_since is not None:
         return "held"
     if row.paused_since is not None:
         return "paused"
@@ -194,9 +199,9 @@ def troubles(status: Status, *, now: float) -> tuple[str, ...]:
         words = _hold(status.hold_reason, status.held_since, status.held_until, now)
         if queued:
             words += " 1 request waits." if queued == 1 else f" {queued} requests wait."
-        found.append(words)
+        found.append(f"{words} To try at once: 'cvat-pool resume'.")
     for row in status.templates:
-        if row.held_since is not None:
+        if row.held_since is not None and row.hold_reason != status.hold_reason:
             words = _hold(row.hold_reason, row.held_since, row.held_until, now)
             found.append(f"{row.name}: {words} To try at once: 'cvat-pool resume {row.name}'.")
     if status.config_rejected_at is not None and status.config_loaded_at is not None:

@@ -232,7 +232,8 @@ class TaskPool(Awaiting, Control):
         self.engine.start()
         with self.engine.strays.of_request(request.id):
             intake, hand_out = self.engine.intake, self.engine.hand_out
-            if self.engine.queue.spares_calls and self._may_wait(chosen):
+            spared = self.engine.queue.spares_calls(chosen.name, lambda: hand_out.has_warm(chosen))
+            if spared and self._may_wait(chosen):
                 opened = hand_out.begin(
                     chosen,
                     request=request,

@@ -1,4 +1,5 @@
-"""Durations and sizes as people write them: ``"1h30m"``, ``"500ms"``, ``"64MiB"``.
+"""Durations and sizes as people write them: ``"1h30m"``, ``"500ms"``, ``"64MiB"``; and what
+servers write into ``Retry-After``.
 
 Durations become seconds, sizes become bytes. What is written is read exactly: the text that
 :func:`format_duration` and :func:`format_size` make reads back as the same number.
@@ -7,12 +8,17 @@ Durations become seconds, sizes become bytes. What is written is read exactly: t
 from __future__ import annotations
 
 import re
+from datetime import UTC
 from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 #: The longest duration that is accepted, in seconds: ten years. A thread cannot wait much
 #: longer than some hundred years, and nobody means even this.
 LONGEST: Final = 3650 * 86400.0
+
+#: Seconds that anybody may ask to be left alone for, at most.
+LONGEST_RETRY_AFTER: Final = 3600.0
 
 _SECONDS: Final = {
     "d": Decimal(86400),
@@ -31,6 +37,9 @@ _DURATION: Final = re.compile(
     )
     + r"\s*"
 )
+
+#: More digits than any delay has are nonsense.
+_DELAY: Final = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,15})?")
 
 _BYTES: Final = {
     "B": 1,
@@ -84,6 +93,25 @@ def format_duration(seconds: float) -> str:
         if count:
             text += f"{count}{unit}"
     return text or "0s"
+
+
+def retry_after(
+    value: str | None, *, now: float, most: float = LONGEST_RETRY_AFTER
+) -> float | None:
+    """The seconds to wait that a ``Retry-After`` header asks for, ``most`` at the most.
+
+    It is a number of seconds or a date (RFC 9110, section 10.2.3); ``now`` is in seconds since the
+    epoch. None when it is neither: whoever writes nonsense is not waited for.
+    """
+    said = (value or "").strip()
+    if _DELAY.fullmatch(said):
+        return min(float(said), most)
+    try:
+        date = parsedate_to_datetime(said)
+        seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return min(max(0.0, seconds), most)
 
 
 def parse_size(value: object) -> int:

@@ -385,8 +385,9 @@ class CvatClient:
             number += 1
 
     def _error(self, answer: Answer, method: str) -> CvatError:
+        now = self._transport.clock.now()
         return failures.error_from_answer(
-            answer.status, answer.headers, answer.data, method=method, now=0.0
+            answer.status, answer.headers, answer.data, method=method, now=now
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.client import RemoteDisconnected
 from typing import Any
@@ -22,7 +21,10 @@ from pool.errors import (
     InputError,
 )
 from pool.names import without_secrets
+from pool.units import retry_after
 
+#: Seconds for which CVAT is left alone when it asks for it, at most: as long as a back-off lasts.
+LONGEST_BACK_OFF = 60.0
 _LONGEST_WORDS = 500
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
 #: What Django REST framework says when there is no more to say.
@@ -56,7 +58,7 @@ def error_from_answer(
     if status in (502, 504) and method not in _SAFE_METHODS:
         return CvatAmbiguous(said, http_status=status)
     if status == 429 or status >= 500:
-        wait = retry_after(headers.get("retry-after"), now)
+        wait = retry_after(headers.get("retry-after"), now=now, most=LONGEST_BACK_OFF)
         return CvatBusy(said, http_status=status, retry_after=wait)
     if 400 <= status < 500:
         return CvatRejected(said, http_status=status)
@@ -228,20 +230,6 @@ def _redirected(status: int, location: str) -> CvatError:
         f"HTTP {status} redirects to {target}, so cvat.url may be the wrong address",
         http_status=status,
     )
-
-
-def retry_after(value: str | None, now: float) -> float | None:
-    """Seconds to wait, from either form of the header (RFC 9110, section 10.2.3)."""
-    if not value:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
-    except (ValueError, OverflowError):
-        return None
 
 
 def broken_reason(error: Exception, timeout: float) -> str:

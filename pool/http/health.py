@@ -30,8 +30,8 @@ def health_router(health: Health, workers: Workers) -> APIRouter:
         responses={503: {"model": HealthReport, "description": "It does not: see the checks"}},
     )
     async def readyz() -> JSONResponse:
-        """Whether the store can be written, CVAT answers, all services have run lately, and it is
-        this daemon that maintains the store."""
+        """Whether the store can be written, CVAT answers and is not held, all services have run
+        lately, and it is this daemon that maintains the store."""
         report = await workers.store(health.run_once)
         return JSONResponse(asdict(report), 200 if report.ready else 503)
 

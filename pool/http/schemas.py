@@ -169,7 +169,10 @@ class TemplateStatus(TypedDict):
     paused_since: Time | None
     held_since: Time | None
     held_until: Time | None
-    hold_reason: Annotated[str, Field(description="Why nothing is created; empty if nothing is")]
+    hold_reason: Annotated[
+        str, Field(description="Why nothing is created or sent, for it or for all; empty: not held")
+    ]
+    hold_code: Annotated[str, Field(description="The code of the error that it is held for")]
     hooks: Annotated[HookState, Field(description="What its webhook is worth")]
     hooks_silent_since: Time | None
     prewarm_size: Annotated[int, Field(description="The size that prewarming asks for; 0: none")]

@@ -40,6 +40,7 @@ _TEMPLATE: Final = {
     "held_since": None,
     "held_until": None,
     "hold_reason": "",
+    "hold_code": "",
     "hooks": "not installed",
     "hooks_silent_since": None,
     "prewarm_size": 0,
@@ -90,9 +91,25 @@ def template_router(pool: TaskPool, workers: Workers) -> APIRouter:
             responses={**openapi.problems(UnknownTemplate, errors.InputError), 200: _done()},
         )
 
+    @router.post(
+        PATH + "/resume",
+        operation_id="resume_all",
+        summary="Create tasks of all templates again",
+        responses={
+            **openapi.problems(),
+            200: openapi.answer("All templates as they are now", "Status", example=_STATUS),
+        },
+    )
+    async def resume_all() -> Response:
+        """As `resume` for each of them: after they were paused or drained; ends all holds."""
+        return JSONResponse(await workers.store(_resume_all, pool))
+
     control("pause", pool.pause, "Create no more tasks", "Until it is resumed.")
     control(
-        "resume", pool.resume, "Create tasks again", "After it was paused or drained; ends a hold."
+        "resume",
+        pool.resume,
+        "Create tasks again",
+        "After it was paused or drained; ends its hold and the server's.",
     )
 
     @router.post(
@@ -136,6 +153,11 @@ def template_router(pool: TaskPool, workers: Workers) -> APIRouter:
         return JSONResponse(await workers.store(_do, pool, name, do))
 
     return router
+
+
+def _resume_all(pool: TaskPool) -> dict[str, Any]:
+    pool.resume()
+    return status_document(pool.status())
 
 
 def _do(pool: TaskPool, name: str, do: Callable[[str], object]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pool.clock import Clock
 from pool.errors import IdempotencyConflict, LeaseEnded, PoolEmpty, QueueFull
-from pool.services.gates import Gates
+from pool.services.breaker import Breaker
 from pool.services.handout import HandOut
 from pool.services.queue import Queue
 from pool.settings import Template
@@ -19,7 +19,7 @@ class Acceptance:
         store: Store,
         hand_out: HandOut,
         queue: Queue,
-        gates: Gates,
+        breaker: Breaker,
         *,
         owner: str,
         most_queued: int,
@@ -28,7 +28,7 @@ class Acceptance:
         self._store = store
         self._hand_out = hand_out
         self._queue = queue
-        self._gates = gates
+        self._breaker = breaker
         self._owner = owner
         self._most_queued = most_queued
         self._clock = clock
@@ -51,7 +51,7 @@ class Acceptance:
         # Whoever came before is served before.
         first = (
             claim
-            and self._gates.open_for(template.name)
+            and self._breaker.takes_uploads(template.name)
             and not self._store.queued().get(template.name)
         )
         # With CVAT away, "the pool is empty" would be no reason; with nothing in it, it is.

@@ -1,8 +1,8 @@
-"""What to do after a failure: who holds, until when, and what to tell people meanwhile.
+"""How long something is held after a failure, and what its circuit lets through meanwhile.
 
-This is the one policy for failures of creates, and of uploads of requests that wait in the spool.
-The hold of the server as a whole is a circuit breaker (Nygard, "Release It!", 2007): while it lasts
-no template calls; then one create tries, and one request, and the success of either ends the hold.
+A hold is an open circuit breaker (Nygard, "Release It!", 2007): while it lasts nothing is tried;
+then one call tries, and its success closes the circuit. :mod:`pool.services.breaker` decides what
+a failure holds: one template, or the server as a whole.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from __future__ import annotations
 import random
 from enum import Enum, auto
 
+from pool.cvat.failures import LONGEST_BACK_OFF
 from pool.errors import (
     CvatBusy,
+    CvatError,
     CvatForbidden,
+    CvatNotFound,
     CvatRefusedCredentials,
     CvatRejected,
     CvatUnreachable,
@@ -21,8 +24,9 @@ from pool.errors import (
 from pool.model import Hold
 
 #: A passing failure is tried again within this many seconds at first, and doubles up to the cap.
+#: What the server asks for (``Retry-After``) is believed up to the cap as well.
 TRANSIENT_BASE = 1.0
-TRANSIENT_CAP = 60.0
+TRANSIENT_CAP = LONGEST_BACK_OFF
 
 #: A refusal wants a person; asking again this rarely only notices that the person came.
 REFUSED_BASE = 60.0
@@ -34,22 +38,23 @@ REFUSALS = (CvatRefusedCredentials, CvatForbidden, CvatRejected)
 SERVER = ""
 
 
-class Gate(Enum):
+class Circuit(Enum):
     """What a hold leaves to try now."""
 
     #: Anything: there is no hold.
-    OPEN = auto()
-    #: One thing, to see whether the trouble is over.
-    AJAR = auto()
+    CLOSED = auto()
+    #: One call, to see whether the trouble is over.
+    HALF_OPEN = auto()
     #: Nothing.
-    SHUT = auto()
+    OPEN = auto()
 
 
-def gate(hold: Hold | None, *, now: float) -> Gate:
+def circuit(hold: Hold | None, *, now: float) -> Circuit:
     """What may be tried now. A hold without a time for the next try waits for a person."""
     if hold is None:
-        return Gate.OPEN
-    return Gate.SHUT if hold.retry_at is None or too_early(hold, now=now) else Gate.AJAR
+        return Circuit.CLOSED
+    waits = hold.retry_at is None or too_early(hold, now=now)
+    return Circuit.OPEN if waits else Circuit.HALF_OPEN
 
 
 def too_early(hold: Hold, *, now: float) -> bool:
@@ -59,37 +64,48 @@ def too_early(hold: Hold, *, now: float) -> bool:
 
 
 def is_away(error: BaseException) -> bool:
-    """Whether the server cannot be reached or is too busy, which passes by itself."""
+    """Whether CVAT cannot be reached, is too busy, or fails."""
     return isinstance(error, CvatUnreachable | CvatBusy)
 
 
-def held_by(template: str, error: PoolError) -> str:
-    """What a failed create holds: its own template when CVAT refused it, and the server as a
-    whole, for all templates, when it could not be reached or was too busy."""
-    return template if isinstance(error, REFUSALS) else SERVER
+def is_passing(error: BaseException) -> bool:
+    """Whether a failure may pass by itself: as :func:`is_away`, or an answer that is none of
+    CVAT's, such as a maintenance page."""
+    return isinstance(error, CvatError) and not isinstance(error, (*REFUSALS, CvatNotFound))
 
 
 def hold_after(
-    template: str, error: PoolError, previous: Hold | None, *, now: float, rng: random.Random
+    template: str,
+    error: PoolError,
+    previous: Hold | None,
+    *,
+    uploads: bool = False,
+    now: float,
+    rng: random.Random,
 ) -> Hold:
-    """The hold that follows a failed create.
+    """The hold that follows a failure.
 
     Passing failures (429, 5xx, lost connections) back off exponentially with full jitter
     (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/) and honour
-    ``Retry-After``; refusals (400, 401, 403) are tried again after minutes.
+    ``Retry-After`` up to the longest back-off; refusals (400, 401, 403) are tried again after
+    minutes. ``uploads`` tells that data is not taken either.
     """
+    refused = isinstance(error, REFUSALS)
+    if previous is not None and was_refused(previous) != refused:
+        # Another kind of trouble, with pauses of its own.
+        previous = None
     attempts = 1
     if previous is not None:
-        # Creates that ran at the same time fail together; that is one failure, not several.
+        # Calls that ran at the same time fail together; that is one failure, not several.
         together = previous.retry_at is not None and now < previous.retry_at
         attempts = previous.attempts + (not together)
-    if isinstance(error, REFUSALS):
+    if refused:
         delay = min(REFUSED_CAP, REFUSED_BASE * 2.0 ** min(attempts - 1, 10))
     else:
         ceiling = min(TRANSIENT_CAP, TRANSIENT_BASE * 2.0 ** min(attempts - 1, 10))
         delay = rng.uniform(0.1 * ceiling, ceiling)
         if isinstance(error, CvatBusy) and error.retry_after is not None:
-            delay = max(delay, error.retry_after)
+            delay = max(delay, min(error.retry_after, TRANSIENT_CAP))
     return Hold(
         template=template,
         code=error.code,
@@ -97,4 +113,10 @@ def hold_after(
         since=min(previous.since, now) if previous is not None else now,
         retry_at=now + delay,
         attempts=attempts,
+        uploads=uploads or (previous is not None and previous.uploads),
     )
+
+
+def was_refused(hold: Hold) -> bool:
+    """Whether a hold is for a refusal, which wants a person, and not for a passing failure."""
+    return hold.code in {kind.code for kind in REFUSALS}

@@ -29,16 +29,23 @@ def create_on_server(
     """Create the task of a ``CREATING`` row and prepare its upload; tells whether it is prepared.
 
     The row is still ``CREATING`` afterwards, with CVAT's id. When the server has certainly made
-    nothing, the row is ``FAILED``; when that is unknown it stays, to be settled by its name.
+    nothing, the row is ``FAILED``. After a 5xx the task is looked up by its name at once. When the
+    answer was lost the create may still happen: the row stays, to be settled by its name later.
 
     :raises pool.errors.CvatError: the task was not created, or that is unknown.
     """
     try:
         task_id = cvat.create_task(template.create_fields, pooled.name)
     except CvatError as error:
-        if not outcome_unknown(error):
+        made = None
+        if outcome_unknown(error):
+            if isinstance(error, CvatAmbiguous):
+                raise
+            made = _task_named(cvat, pooled.name, error)
+        if made is None:
             store.fail_create(pooled.id, reason=str(error), now=clock.now())
-        raise
+            raise
+        task_id = made
     store.record_created(pooled.id, task_id=task_id, now=clock.now())
     try:
         cvat.prepare_upload(task_id)
@@ -47,3 +54,15 @@ def create_on_server(
         log.info("upload not prepared", task_id=task_id, template=template.name, why=str(error))
         return False
     return True
+
+
+def _task_named(cvat: CvatClient, name: str, error: CvatError) -> int | None:
+    """The task that a create has made although its answer was a 5xx; None when it made none.
+
+    :raises pool.errors.CvatError: ``error``, when the server cannot be asked.
+    """
+    try:
+        found = cvat.find_tasks(name)
+    except CvatError:
+        raise error from None
+    return found[0].id if found else None

@@ -13,7 +13,7 @@ from pool.cvat.records import ImportStatus, TaskInfo
 from pool.errors import CvatError, CvatForbidden
 from pool.logs import get_logger
 from pool.model import PooledTask
-from pool.services.backoff import SERVER, Gate, gate
+from pool.services.backoff import SERVER, Circuit, circuit
 from pool.services.findings import Action, Sight, judge_doomed
 from pool.store.base import Store
 
@@ -47,7 +47,7 @@ class Deletion:
 
     def run_once(self) -> DeletionReport:
         """Delete up to a batch; a task that cannot be deleted now is passed over for a while."""
-        if gate(self._store.holds().get(SERVER), now=self._clock.now()) is Gate.SHUT:
+        if circuit(self._store.holds().get(SERVER), now=self._clock.now()) is Circuit.OPEN:
             return DeletionReport()
         batch = BATCH_BUSY if self._store.in_flight() else BATCH
         doomed = self._store.begin_delete(

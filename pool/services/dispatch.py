@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 from pool.clock import Clock
-from pool.cvat import CvatClient
 from pool.cvat.records import Upload
 from pool.errors import PoolEmpty, PoolError, UnknownTemplate
 from pool.logs import get_logger
 from pool.model import Handout, RequestState
 from pool.services.acceptance import Acceptance
-from pool.services.backoff import Gate
+from pool.services.backoff import SERVER, Circuit
+from pool.services.breaker import Breaker
 from pool.services.crew import Crew
-from pool.services.gates import Gates
 from pool.services.handout import HandOut
 from pool.services.intake import Intake
 from pool.services.queue import Queue
@@ -53,11 +52,13 @@ TOO_LONG: Final = "no task became warm within the template's max_wait; see 'cvat
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DispatchReport:
-    """How many requests got their turn, how many have failed without one, and how many wait on."""
+    """How many requests were begun, how many have failed without that, and how many wait on.
+    ``asked`` tells that the server is being asked whether it is back."""
 
     started: int = 0
     failed: int = 0
     waiting: int = 0
+    asked: bool = False
 
 
 class Dispatch:
@@ -66,12 +67,12 @@ class Dispatch:
     def __init__(
         self,
         store: Store,
-        cvat: Callable[[], CvatClient],
         templates: Mapping[str, Template],
         hand_out: HandOut,
         intake: Intake,
         queue: Queue,
         spool: Spool,
+        breaker: Breaker,
         *,
         owner: str,
         most_queued: int,
@@ -86,23 +87,22 @@ class Dispatch:
         self._spool = spool
         self._owner = owner
         self._clock = clock
-        self._gates = Gates(store, queue, clock=clock)
+        self._breaker = breaker
         self._acceptance = Acceptance(
             store,
             hand_out,
             queue,
-            self._gates,
+            breaker,
             owner=owner,
             most_queued=most_queued,
             clock=clock,
         )
         self._serving = Serving(
             store,
-            cvat,
             hand_out,
             intake,
             spool,
-            self._gates,
+            breaker,
             warm=warm,
             clock=clock,
             rng=rng or random.Random(),
@@ -113,7 +113,7 @@ class Dispatch:
         #: What is on the crew's list, and those of it that have not begun.
         self._cases: dict[str, Case] = {}
         self._not_begun: set[str] = set()
-        self._probing = False
+        self._asking = False
         self._stopped = False
         self._due_at: float | None = None
         self._forget_at = 0.0
@@ -199,9 +199,8 @@ class Dispatch:
         return self._due_at is not None and self._clock.monotonic() >= self._due_at
 
     def run_once(self) -> DispatchReport:
-        """Give those their turn that can be served now, the oldest first, and return without
-        waiting for them. While the server is held, at most one is tried, to see whether it is
-        back."""
+        """Begin those that can be served now, the oldest first, and return without waiting for
+        them. While the server is held, none is begun, and the server asked whether it is back."""
         self._forget_ended()
         found = self._unserved()
         left_behind = [each for each in found if each.state is RequestState.UPLOADING]
@@ -211,17 +210,17 @@ class Dispatch:
         known = [each for each in found if each.template in self._templates]
         gone = [each for each in found if each.template not in self._templates]
         failed += sum(self._serving.fail_waiting(each, UnknownTemplate(GONE)) for each in gone)
-        gate = self._gates.server()
-        if gate is Gate.OPEN:
+        failed += sum(self._fail_by_template(each) for each in known)
+        server, started, asked = self._breaker.server(), 0, False
+        if server is Circuit.CLOSED:
             started = sum(self._begin(name, each) for name, each in by_template(known))
-            failed += sum(self._lose_patience(each) for each in known)
-        else:
-            # What they wait for now is the server, and no pool is empty because of that.
-            self._turns.forget_all()
-            started = self._probe(known) if gate is Gate.AJAR else 0
+        elif server is Circuit.HALF_OPEN:
+            asked = self._ask_server()
+        failed += sum(self._lose_patience(each) for each in known)
         waiting = len(known) - started
-        self._set_due(waiting=waiting > 0, held=gate is not Gate.OPEN)
-        return DispatchReport(started=started, failed=failed, waiting=waiting)
+        names = {SERVER, *(each.template for each in known)}
+        self._set_due(names, waiting=waiting > 0, held=server is not Circuit.CLOSED)
+        return DispatchReport(started=started, failed=failed, waiting=waiting, asked=asked)
 
     def drain(self, timeout: float | None = None) -> bool:
         """Wait for the requests that are being served; False when some still were after
@@ -252,14 +251,16 @@ class Dispatch:
         now = self._clock.monotonic()
         if now >= self._forget_at:
             self._forget_at = now + FORGET_EVERY
-            for request_id in self._store.requests_at_end(self._turns.waiting()):
+            remembered = {*self._turns.waiting(), *self._breaker.failing()}
+            for request_id in self._store.requests_at_end(sorted(remembered)):
                 self._turns.forget(request_id)
+                self._breaker.forget(request_id)
 
-    def _set_due(self, *, waiting: bool, held: bool) -> None:
+    def _set_due(self, names: Collection[str], *, waiting: bool, held: bool) -> None:
         now = self._clock.monotonic()
         moments = [self._turns.next_moment(now=now)]
         if waiting or held:
-            moments += [now + LOOK, self._gates.server_opens_at(now=now)]
+            moments += [now + LOOK, self._breaker.tries_at(names, now=now)]
         self._due_at = min((each for each in moments if each is not None), default=None)
 
     def _on_warm(self) -> None:
@@ -272,15 +273,14 @@ class Dispatch:
         """Give as many of a template's requests their turn as possible."""
         template = self._templates[name]
         most = self._crew.room(name)
-        gate = self._gates.uploads(name)
-        if gate is Gate.SHUT:
+        circuit = self._breaker.uploads(name)
+        if circuit is Circuit.OPEN:
             return 0
-        trial = gate is Gate.AJAR
+        trial = circuit is Circuit.HALF_OPEN
         if trial:
-            # One is enough to see whether CVAT takes data again, and if there is a choice, not the
-            # one that it refused: maybe it is only that.
-            refused = self._gates.refused_last(name)
-            requests = sorted(requests, key=lambda each: each.id == refused)
+            # One is enough to see whether CVAT takes data again. Each in turn, those first that
+            # have not failed yet: maybe it is only that one.
+            requests = sorted(requests, key=lambda each: self._breaker.failed_at(each.id))
             most = min(most, 0 if self._is_served(name) else 1)
         started, dry = 0, False
         for each in requests:
@@ -293,28 +293,7 @@ class Dispatch:
             started += self._take_cold(template, each, trial=trial)
         return started
 
-    def _probe(self, requests: Iterable[Unserved]) -> int:
-        """Try whether the server is back, with the oldest request that can be tried; if there is
-        none, by asking it for its version."""
-        if self._probing:
-            return 0
-        for each in requests:
-            template = self._templates[each.template]
-            if not self._crew.room(template.name):
-                continue
-            if self._gates.uploads(template.name) is Gate.SHUT:
-                continue
-            if self._take_warm(template, each, trial=True, probing=True) or (
-                self._take_cold(template, each, trial=True, probing=True)
-            ):
-                return 1
-        self._probing = True
-        self._crew.put("", self._ask)
-        return 0
-
-    def _take_warm(
-        self, template: Template, each: Unserved, *, trial: bool, probing: bool = False
-    ) -> bool:
+    def _take_warm(self, template: Template, each: Unserved, *, trial: bool) -> bool:
         """Have a request served with a warm task, if there is one for it."""
         with self._turns.taking(each.id):
             handout = self._store.claim_queued(
@@ -328,38 +307,51 @@ class Dispatch:
             self._turns.let_go(each.id)
             return False
         case = Case(template=template, request=handout.request, handout=handout)
-        self._put(replace(case, trial=trial, probing=probing))
+        self._put(replace(case, trial=trial))
         return True
 
-    def _take_cold(
-        self, template: Template, each: Unserved, *, trial: bool, probing: bool = False
-    ) -> bool:
+    def _take_cold(self, template: Template, each: Unserved, *, trial: bool) -> bool:
         """Have a request served with a task made on the spot, if it has waited as long as it
         should and not too many are being made already."""
         if template.pool.on_empty != "create":
             return False
         if self._turns.is_patient(each.id, now=self._clock.monotonic()):
             return False
-        gate = self._gates.creates(template.name)
-        most = {Gate.OPEN: template.pool.create_concurrency, Gate.AJAR: 1, Gate.SHUT: 0}[gate]
-        if self._creating(template.name) >= most:
+        circuit = self._breaker.creates(template.name)
+        if circuit is Circuit.OPEN:
+            return False
+        at_once = template.pool.create_concurrency if circuit is Circuit.CLOSED else 1
+        if self._creating(template.name) >= at_once:
             return False
         with self._turns.taking(each.id):
             request = self._store.take_spooled(each.id, owner=self._owner, now=self._clock.now())
         if request is None or request.state is not RequestState.QUEUED:
             self._turns.let_go(each.id)
             return False
-        self._put(Case(template=template, request=request, trial=trial, probing=probing))
+        self._put(Case(template=template, request=request, trial=trial))
         return True
 
     def _lose_patience(self, each: Unserved) -> bool:
         """Where the template says so, a request has failed that has waited for too long."""
+        if self._breaker.waits_for_cvat(each.template):
+            # No pool is empty because of that.
+            self._turns.forget(each.id)
+            return False
         if self._templates[each.template].pool.on_empty != "wait":
             return False
         if not self._turns.has_lost_patience(each.id, now=self._clock.monotonic()):
             return False
         self._turns.forget(each.id)
         return self._serving.fail_waiting(each, PoolEmpty(TOO_LONG))
+
+    def _fail_by_template(self, each: Unserved) -> bool:
+        """Where CVAT makes no task of a template, and of others it does, a request has failed for
+        which that was tried often enough."""
+        template = self._templates[each.template]
+        error = self._breaker.fault_of_create(template, since=each.created_at)
+        if error is None or self._hand_out.has_warm(template):
+            return False
+        return self._serving.fail_waiting(each, error)
 
     def _is_served(self, name: str) -> bool:
         with self._guard:
@@ -379,7 +371,6 @@ class Dispatch:
             if not self._stopped:
                 self._cases[case.request.id] = case
                 self._not_begun.add(case.request.id)
-                self._probing = self._probing or case.probing
                 self._crew.put(case.template.name, partial(self._serve, case))
                 return
         self._serving.put_back(case)
@@ -394,14 +385,21 @@ class Dispatch:
         finally:
             with self._guard:
                 del self._cases[request_id]
-                self._probing = self._probing and not case.probing
             self._turns.forget(request_id)
             self._turns.let_go(request_id, pause_until=self._clock.monotonic() + pause)
             self._again()
 
+    def _ask_server(self) -> bool:
+        """Have the server asked whether it is back, unless it is being asked."""
+        if self._asking:
+            return False
+        self._asking = True
+        self._crew.put(SERVER, self._ask)
+        return True
+
     def _ask(self) -> None:
         try:
-            self._serving.ask()
+            self._breaker.ask()
         finally:
-            self._probing = False
+            self._asking = False
         self._again()

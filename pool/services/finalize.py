@@ -24,7 +24,7 @@ from pool.errors import (
 )
 from pool.logs import get_logger
 from pool.model import FinalKind, FinalStep, PooledTask, RequestRecord, RequestWarning
-from pool.services.backoff import SERVER, Gate, gate
+from pool.services.backoff import SERVER, Circuit, circuit
 from pool.store.base import Store
 
 log = get_logger(__name__)
@@ -118,7 +118,7 @@ class Finalize:
         """Do what the processes that served the requests have left undone, the longest due
         first."""
         now = self._clock.now()
-        if gate(self._store.holds().get(SERVER), now=now) is Gate.SHUT:
+        if circuit(self._store.holds().get(SERVER), now=now) is Circuit.OPEN:
             return FinalizeReport()
         return self._work(self._store.due_steps(now=now, limit=BATCH))
 

@@ -11,7 +11,8 @@ from pool.cvat import CvatClient
 from pool.errors import CvatError, PoolEmpty, PoolError, WaitTimeout
 from pool.logs import get_logger
 from pool.model import Handout, LeaseRecord, LeaseState, Levels, RequestRecord, new_id
-from pool.services.backoff import SERVER
+from pool.services.backoff import SERVER, is_away
+from pool.services.breaker import Breaker
 from pool.services.create import create_on_server
 from pool.services.signals import Signal
 from pool.services.strays import Strays
@@ -36,6 +37,7 @@ class HandOut:
         store: Store,
         cvat: Callable[[], CvatClient],
         strays: Strays,
+        breaker: Breaker,
         *,
         owner: str,
         clock: Clock,
@@ -45,6 +47,7 @@ class HandOut:
         self._store = store
         self._cvat = cvat
         self._strays = strays
+        self._breaker = breaker
         self._owner = owner
         self._clock = clock
         self._warm = warm
@@ -267,9 +270,11 @@ class HandOut:
             )
         except CvatError as error:
             log.warning("cold create failed", template=template.name, why=str(error))
+            # A refusal may be about the credentials of this process alone.
+            if is_away(error) and self._store.maintainer(now=self._clock.now()) is not None:
+                self._breaker.create_failed(template, error)
             raise
-        if SERVER in self._store.holds():
-            self._store.release_hold(SERVER, now=self._clock.now())
+        self._breaker.create_worked(template.name)
         now = self._clock.now()
         handout = self._store.finish_cold(pooled.id, lease_id, prepared=prepared, now=now)
         if handout is None:

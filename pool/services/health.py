@@ -7,12 +7,12 @@ logs and ``cvat-pool status`` have the reasons.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from pool.clock import Clock
-from pool.errors import PoolError
+from pool.errors import CvatRefusedCredentials, PoolError
 from pool.model import ConfigRecord, Hold
 from pool.services.backoff import SERVER
 from pool.services.reach import Reach
@@ -38,8 +38,9 @@ class StoreCheck:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerCheck:
-    """Whether CVAT answers. ``answered_seconds_ago`` is None before the first answer. While it is
-    ``held``, since so many seconds and because of ``code``, no task is created."""
+    """Whether CVAT answers, and does what it is asked for. ``answered_seconds_ago`` is None before
+    the first answer. While it is ``held``, since so many seconds and because of ``code``, no task
+    is created and no data sent, for any template."""
 
     ok: bool
     answered_seconds_ago: float | None = None
@@ -94,16 +95,27 @@ class HealthReport:
     checks: Checks
 
 
+def hold_of_all(holds: Mapping[str, Hold], templates: Collection[str]) -> Hold | None:
+    """What holds all templates: the server's hold, or the youngest of their own; None when there
+    is one that is not held."""
+    if SERVER in holds:
+        return holds[SERVER]
+    if not templates or not holds.keys() >= set(templates):
+        return None
+    return max((holds[name] for name in templates), key=lambda hold: hold.since)
+
+
 def judge_server(reach: Reach, hold: Hold | None, now: float) -> ServerCheck:
-    """Whether the server can be relied on."""
+    """Whether the server can be relied on, ``hold`` being what holds all templates."""
     ago = reach.answered_ago
     silent = ago is not None and ago > SILENT_FOR
+    code = CvatRefusedCredentials.code if reach.refused else ""
     return ServerCheck(
-        ok=hold is None and not reach.lost and not silent,
+        ok=hold is None and not reach.lost and not reach.refused and not silent,
         answered_seconds_ago=None if ago is None else round(ago, 1),
         held=hold is not None,
         held_seconds=round(max(0.0, now - hold.since), 1) if hold is not None else None,
-        code=hold.code if hold is not None else "",
+        code=hold.code if hold is not None else code,
     )
 
 
@@ -143,6 +155,7 @@ class Health:
         store: Store,
         reach: Reach,
         scheduler: Callable[[], Scheduler | None],
+        templates: Collection[str],
         *,
         owner: str,
         clock: Clock,
@@ -150,6 +163,7 @@ class Health:
         self._store = store
         self._reach = reach
         self._scheduler = scheduler
+        self._templates = templates
         self._owner = owner
         self._clock = clock
         self._guard = threading.Lock()
@@ -172,7 +186,7 @@ class Health:
         hold, configuration, maintains, writable = None, None, False, True
         try:
             self._store.check_writable()
-            hold = self._store.holds().get(SERVER)
+            hold = hold_of_all(self._store.holds(), self._templates)
             configuration = self._store.configuration()
             maintains = self._store.maintainer(now=now) == self._owner
         except PoolError:

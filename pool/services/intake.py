@@ -21,6 +21,7 @@ from pool.files import kind_of
 from pool.logs import get_logger
 from pool.model import Handout, RequestRecord, RequestState, new_id
 from pool.services.backoff import SERVER, is_away
+from pool.services.breaker import Blame, Breaker
 from pool.services.create import outcome_unknown
 from pool.services.handout import HandOut
 from pool.services.queue import Queue
@@ -73,6 +74,7 @@ class Intake:
         hand_out: HandOut,
         tracker: Tracker,
         queue: Queue,
+        breaker: Breaker,
         *,
         on_send: Callable[[RequestRecord], None] = lambda _: None,
         clock: Clock,
@@ -85,6 +87,7 @@ class Intake:
         self._tracker = tracker
         self._queue = queue
         self._on_send = on_send
+        self._breaker = breaker
         self._clock = clock
 
     # --- A caller who waits for the end -----------------------------------------------------------
@@ -118,7 +121,11 @@ class Intake:
                 raise
             why = attempt.error
             if why is None or attempt.aftermath is Aftermath.ACCEPTED:
+                self._breaker.upload_worked(template.name, request.id)
                 return self.track(template, request, handout, upload)
+            blame = None
+            if is_away(why) and not cut_off(why) and self._queue.served:
+                blame = self._breaker.upload_failed(template.name, request.id, why)
             match attempt.aftermath:
                 case Aftermath.UNTOUCHED:
                     return self._queue_or_give_back(request, upload, why)
@@ -132,6 +139,10 @@ class Intake:
                     if isinstance(another, RequestRecord):
                         return another
                     handout = another
+                case Aftermath.TASK_LOST if blame is Blame.OTHERS:
+                    # No upload works, so the daemon tries on.
+                    self._throw_away(request, why)
+                    return self._queue_or_give_back(request, upload, why)
                 case _:
                     self._fail(request, why)
                     raise why
@@ -147,16 +158,16 @@ class Intake:
             raise PoolError("the store kept no request")
         if opened.replayed:
             return opened.request
-        hold = self._store.holds().get(SERVER)
+        holds = self._store.holds()
+        hold = holds.get(SERVER) or holds.get(opened.request.template)
         away = CvatUnreachable(hold.reason if hold else "")
-        return self._queue_or_give_back(opened.request, upload, away, new=False)
+        return self._queue_or_give_back(opened.request, upload, away)
 
     def put_aside(
-        self, request: RequestRecord, upload: Upload, error: BaseException, *, new: bool = True
+        self, request: RequestRecord, upload: Upload, error: BaseException
     ) -> RequestRecord | None:
         """Have a request wait for the daemon that nothing was done for because CVAT is away; None
-        when it is not, or when there is no daemon: then nothing has changed. A ``new`` error has
-        the server held.
+        when it is not, or when there is no daemon: then nothing has changed.
 
         :raises QueueFull: there is no room for it; the request has failed. So it has after
             whatever else stands in the way.
@@ -165,18 +176,18 @@ class Intake:
             return None
         try:
             queued = self._queue.put_aside(request, upload)
+            # What becomes of it is the daemon's to remember.
+            self._breaker.forget(request.id)
+            return queued
         except PoolError as problem:
             self._give_back(request, problem)
             raise problem from error
-        if queued is not None and new:
-            self._queue.hold(SERVER, error)
-        return queued
 
     def _queue_or_give_back(
-        self, request: RequestRecord, upload: Upload, error: PoolError, *, new: bool = True
+        self, request: RequestRecord, upload: Upload, error: PoolError
     ) -> RequestRecord:
         current = self._store.request(request.id) or request
-        queued = self.put_aside(current, upload, error, new=new)
+        queued = self.put_aside(current, upload, error)
         if queued is None:
             self._give_back(current, error)
             raise error
@@ -306,11 +317,13 @@ class Intake:
         return lease_id
 
     def _give_back(self, request: RequestRecord, error: PoolError) -> None:
+        self._breaker.forget(request.id)
         self._store.return_request(
             request.id, code=error.code, message=error.detail, now=self._clock.now()
         )
 
     def _fail(self, request: RequestRecord, error: PoolError) -> None:
+        self._breaker.forget(request.id)
         self._store.fail_request(
             request.id, code=error.code, message=error.detail, now=self._clock.now()
         )

@@ -11,11 +11,12 @@ import urllib3
 
 from pool import __version__
 from pool.clock import Clock
-from pool.cvat.failures import broken_reason, retry_after
+from pool.cvat.failures import broken_reason
 from pool.cvat.webhooks import signature_of
 from pool.errors import ConfigError
 from pool.private import warn_of_readers
 from pool.settings import SinkSettings
+from pool.units import retry_after
 
 SIGNATURE: Final = "X-Pool-Signature-256"
 DELIVERY: Final = "X-Pool-Delivery"
@@ -115,7 +116,7 @@ class Posting:
             return Reply(problem=broken_reason(error, ANSWER_TIMEOUT))
         return Reply(
             status=response.status,
-            retry_after=retry_after(response.headers.get("Retry-After"), self._clock.now()),
+            retry_after=retry_after(response.headers.get("Retry-After"), now=self._clock.now()),
             problem="" if 200 <= response.status < 300 else f"HTTP {response.status}",
         )
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import random
+from collections.abc import Callable
 
 from pool.clock import Clock
 from pool.cvat.records import Upload
-from pool.errors import PoolError, QueueFull
+from pool.errors import QueueFull
 from pool.logs import get_logger
-from pool.model import Hold, RequestRecord, new_id
-from pool.services.backoff import SERVER, hold_after
+from pool.model import RequestRecord, new_id
+from pool.services.backoff import SERVER
+from pool.services.breaker import Breaker
 from pool.spool import Spool
 from pool.store.base import Store
 
@@ -28,27 +29,27 @@ class Queue:
         self,
         store: Store,
         spool: Spool,
+        breaker: Breaker,
         *,
         most: int,
         clock: Clock,
-        rng: random.Random | None = None,
     ) -> None:
         self._store = store
         self._spool = spool
+        self._breaker = breaker
         self._most = most
         self._clock = clock
-        self._rng = rng or random.Random()
 
     @property
     def served(self) -> bool:
         """Whether there is a daemon that would serve what is put aside."""
         return self._store.maintainer(now=self._clock.now()) is not None
 
-    @property
-    def spares_calls(self) -> bool:
-        """Whether CVAT was away when it was last tried, so that trying again is best left to the
-        daemon, and there is one."""
-        return SERVER in self._store.holds() and self.served
+    def spares_calls(self, template: str, has_warm: Callable[[], bool]) -> bool:
+        """Whether a request of a template would fail now in a way that passes, so that trying
+        again is best left to the daemon, and there is one. ``has_warm`` tells whether it needs no
+        new task."""
+        return self._breaker.is_away(template, has_warm) and self.served
 
     def put_aside(self, request: RequestRecord, upload: Upload) -> RequestRecord | None:
         """Keep the data of a request that nothing was done for yet; afterwards it is ``QUEUED``,
@@ -91,21 +92,8 @@ class Queue:
         if self._store.queue_length() >= self._most:
             raise QueueFull(f"{self._most} requests wait, as many as daemon.max_queued allows")
 
-    def hold(self, name: str, error: PoolError) -> Hold:
-        """Have a template, or the server as a whole, held after a failure, for everybody."""
-        now = self._clock.now()
-        hold = hold_after(name, error, self._store.holds().get(name), now=now, rng=self._rng)
-        self._store.hold(hold)
-        log.warning(
-            "template holds" if name else "all templates hold",
-            template=name,
-            why=hold.reason,
-            retry_in=round((hold.retry_at or now) - now, 1),
-        )
-        return hold
-
     def retry_after(self) -> float:
         """Seconds after which a caller who met a full queue may try again."""
-        hold = self._store.holds().get(SERVER)
-        wait = (hold.retry_at or 0.0) - self._clock.now() if hold else 0.0
+        now = self._clock.monotonic()
+        wait = (self._breaker.tries_at([SERVER], now=now) or now) - now
         return min(LONGEST_PAUSE, max(LEAST_PAUSE, wait))

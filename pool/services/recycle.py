@@ -14,7 +14,7 @@ from pool.cvat.records import ImportStatus, TaskInfo
 from pool.errors import CvatError, CvatUnreachable, ImportFailed
 from pool.logs import get_logger
 from pool.model import Handout, TaskState
-from pool.services.backoff import SERVER, Gate, gate
+from pool.services.backoff import SERVER, Circuit, circuit
 from pool.settings import Template
 from pool.store.base import Store
 
@@ -148,7 +148,7 @@ class Recycle:
         return [each for each in expired if each.lease.id not in self._later]
 
     def _server_is_held(self) -> bool:
-        return gate(self._store.holds().get(SERVER), now=self._clock.now()) is Gate.SHUT
+        return circuit(self._store.holds().get(SERVER), now=self._clock.now()) is Circuit.OPEN
 
     def _end_lease(self, handout: Handout, info: TaskInfo | None) -> str:
         now = self._clock.now()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -14,8 +13,9 @@ from pool.clock import Clock
 from pool.cvat import CvatClient
 from pool.errors import PoolError
 from pool.logs import get_logger
-from pool.model import Hold, new_id
-from pool.services.backoff import SERVER, held_by, hold_after, too_early
+from pool.model import new_id
+from pool.services.backoff import Circuit
+from pool.services.breaker import Breaker
 from pool.services.create import create_on_server
 from pool.services.replenish import Replenish
 from pool.services.signals import Signal
@@ -38,7 +38,8 @@ class Situation:
 
     ``warm`` is what can be handed out, of an older template too where it says so; ``capacity``
     is what will be there of the template as it is now. ``waiting`` are callers that wait and
-    requests that are queued.
+    requests that are queued. ``probing`` tells that one create is to find out whether the
+    template's are possible again.
     """
 
     warm: int
@@ -86,19 +87,19 @@ class Refill:
         store: Store,
         cvat: CvatClient,
         templates: Mapping[str, Template],
+        breaker: Breaker,
         *,
         owner: str,
         clock: Clock,
         warm: Signal,
-        rng: random.Random | None = None,
     ) -> None:
         self._store = store
         self._cvat = cvat
         self._templates = templates
+        self._breaker = breaker
         self._owner = owner
         self._clock = clock
         self._warm = warm
-        self._rng = rng or random.Random()
         self._replenish = Replenish(store, clock=clock)
         self._running: defaultdict[str, set[Future[None]]] = defaultdict(set)
         self._guard = threading.Lock()
@@ -161,11 +162,8 @@ class Refill:
             if at_once == 0:
                 return started, situation.foreground and situation.capacity < target.size
             with self._guard:
-                running = (
-                    self._running.values() if situation.probing else [self._running[template.name]]
-                )
-                # One that is done is no longer in the way, although nobody was told yet.
-                under_way = sum(not future.done() for futures in running for future in futures)
+                # One that is done is no longer in the way, even before its callback has run.
+                under_way = sum(not future.done() for future in self._running[template.name])
                 if under_way >= at_once:
                     return started, False
             pooled_id = new_id(self._clock.now())
@@ -191,8 +189,7 @@ class Refill:
 
     def _situation(self, template: Template) -> Situation:
         now = self._clock.now()
-        holds = self._store.holds()
-        mine = [holds[name] for name in (template.name, SERVER) if name in holds]
+        creates = self._breaker.creates(template.name)
         capacity = self._store.capacity_of(template.name, template.fingerprint)
         # Where the clock was set back, what was last is yet to come.
         quiet = abs(now - self._store.last_activity()) >= QUIET
@@ -203,10 +200,9 @@ class Refill:
             waiting=self._store.waiting(template.name) + self._store.queued().get(template.name, 0),
             foreground=self._store.in_flight() > 0 or not quiet,
             paused=template.name in self._store.paused(),
-            held=any(too_early(hold, now=now) for hold in mine)
-            # The requests that wait for the server try it themselves.
-            or (SERVER in holds and self._store.queue_length() > 0),
-            probing=SERVER in holds,
+            # The dispatcher finds out whether the server is back.
+            held=creates is Circuit.OPEN or self._breaker.server() is not Circuit.CLOSED,
+            probing=creates is Circuit.HALF_OPEN,
         )
 
     def _create(self, template: Template, pooled_id: str) -> None:
@@ -219,12 +215,11 @@ class Refill:
                 self._store, self._cvat, template, pooled, clock=self._clock
             )
         except PoolError as error:
-            self._hold(template, error)
+            self._breaker.create_failed(template, error)
             return
         took = self._clock.monotonic() - began
         self._store.finish_create(pooled_id, prepared=prepared, took=took, now=self._clock.now())
-        for name in self._store.holds().keys() & {template.name, SERVER}:
-            self._store.release_hold(name, now=self._clock.now())
+        self._breaker.create_worked(template.name)
         log.debug("task is warm", template=template.name, seconds=round(took, 3))
         self._warm.announce()
         self._replace_older(template)
@@ -234,20 +229,6 @@ class Refill:
         # The template may have changed while the task was being made, which then is an older one.
         if template is not None and template.fingerprint == made_by.fingerprint:
             self._replenish.settle(template, self.target(template), replaced=1)
-
-    def _hold(self, template: Template, error: PoolError) -> Hold:
-        now = self._clock.now()
-        name = held_by(template.name, error)
-        previous = self._store.holds().get(name)
-        hold = hold_after(name, error, previous, now=now, rng=self._rng)
-        self._store.hold(hold)
-        log.warning(
-            "template holds" if name else "all templates hold",
-            template=template.name,
-            why=hold.reason,
-            retry_in=round((hold.retry_at or now) - now, 1),
-        )
-        return hold
 
     def _done(self, template: str, future: Future[None]) -> None:
         with self._guard:

@@ -26,9 +26,11 @@ FIXED = ("cvat", "store", "daemon", "events")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReloadReport:
-    """What a look came to: templates that are others now, keys that need a restart to be followed,
-    what is wrong, if anything is, and whether the file with the access token has changed."""
+    """What a look came to: whether the file was read and is in force, templates that are others
+    now, keys that need a restart to be followed, what is wrong, if anything is, and whether the
+    file with the access token has changed."""
 
+    read: bool = False
     changed: tuple[str, ...] = ()
     restart: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
@@ -129,4 +131,4 @@ class Reload:
             log.warning("doubtful configuration", what=warning)
         if changed:
             log.info("configuration reloaded", templates=changed)
-        return ReloadReport(changed=changed, restart=restart)
+        return ReloadReport(read=True, changed=changed, restart=restart)

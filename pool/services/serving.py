@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from pool.clock import Clock
-from pool.cvat import CvatClient, cut_off
+from pool.cvat import cut_off
 from pool.cvat.records import Upload
 from pool.errors import (
-    CvatBusy,
     CvatError,
     CvatForbidden,
-    CvatNotFound,
     CvatRefusedCredentials,
-    CvatRejected,
-    CvatUnreachable,
     DataGone,
     OwnerGone,
     PoolEmpty,
@@ -26,8 +21,8 @@ from pool.errors import (
 )
 from pool.logs import get_logger
 from pool.model import Handout, RequestRecord, RequestState, new_id
-from pool.services.backoff import Gate
-from pool.services.gates import Gates
+from pool.services.backoff import Circuit, is_passing
+from pool.services.breaker import Blame, Breaker, with_advice
 from pool.services.handout import HandOut
 from pool.services.intake import CUT_OFF_PAUSE, Aftermath, Attempt, Intake
 from pool.services.signals import Signal
@@ -54,37 +49,24 @@ class Verdict(Enum):
     FAIL = auto()
 
 
-class Culprit(Enum):
-    """Whose fault a failure is, and so what is held."""
-
-    SERVER = auto()
-    TEMPLATE = auto()
-    #: This request's, or its task's.
-    OWN = auto()
+def may_be_others(error: PoolError) -> bool:
+    """Whether a failure may be about more than the request and its task: it passes by itself, or
+    is CVAT's word about credentials and permissions. Any other word of CVAT's is about the
+    request."""
+    return is_passing(error) or isinstance(error, CvatRefusedCredentials | CvatForbidden)
 
 
-def culprit_of(error: PoolError) -> Culprit:
-    """Whom a failure is about. An answer that is none of CVAT's, such as a maintenance page's, is
-    about the server like none at all; CVAT's word about credentials and permissions is about the
-    template; any other word of CVAT's is about the request."""
-    match error:
-        case CvatUnreachable() | CvatBusy():
-            return Culprit.SERVER
-        case CvatRefusedCredentials() | CvatForbidden():
-            return Culprit.TEMPLATE
-        case CvatRejected() | CvatNotFound():
-            return Culprit.OWN
-        case CvatError():
-            return Culprit.SERVER
-    return Culprit.OWN
-
-
-def judge(attempt: Attempt, culprit: Culprit, *, spent: int) -> Verdict:
+def judge(aftermath: Aftermath, blame: Blame | None, *, spent: int) -> Verdict:
     """What follows from an upload that was not accepted, of a request that has ``spent`` so many
-    tasks before."""
-    if attempt.aftermath is Aftermath.UNTOUCHED:
-        return Verdict.FAIL if culprit is Culprit.OWN else Verdict.WAIT
-    if attempt.aftermath is Aftermath.REFUSED and culprit is Culprit.OWN:
+    tasks before. ``blame`` is None after a word of CVAT's about the request or its task.
+
+    Only what is the request's own ends it: an outage fails nothing, however long it lasts.
+    """
+    if blame is Blame.OWN:
+        return Verdict.FAIL
+    if blame is not None:
+        return Verdict.WAIT if aftermath is Aftermath.UNTOUCHED else Verdict.ANOTHER_TASK
+    if aftermath in (Aftermath.UNTOUCHED, Aftermath.REFUSED):
         return Verdict.FAIL
     return Verdict.ANOTHER_TASK if spent + 1 < MOST_TASKS_SPOOLED else Verdict.FAIL
 
@@ -92,15 +74,13 @@ def judge(attempt: Attempt, culprit: Culprit, *, spent: int) -> Verdict:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
     """One request to serve. Without a ``handout`` its task is created for it. ``trial`` tells that
-    this is to find out whether CVAT still refuses the template's data, and ``probing`` whether the
-    server is still away."""
+    this is to find out whether CVAT takes the template's data again."""
 
     template: Template
     request: RequestRecord
     handout: Handout | None = None
     upload: Upload | None = None
     trial: bool = False
-    probing: bool = False
 
 
 class Serving:
@@ -109,22 +89,20 @@ class Serving:
     def __init__(
         self,
         store: Store,
-        cvat: Callable[[], CvatClient],
         hand_out: HandOut,
         intake: Intake,
         spool: Spool,
-        gates: Gates,
+        breaker: Breaker,
         *,
         warm: Signal,
         clock: Clock,
         rng: random.Random,
     ) -> None:
         self._store = store
-        self._cvat = cvat
         self._hand_out = hand_out
         self._intake = intake
         self._spool = spool
-        self._gates = gates
+        self._breaker = breaker
         self._warm = warm
         self._clock = clock
         self._rng = rng
@@ -133,7 +111,7 @@ class Serving:
         """Bring a request as far as it can be brought now. Answers how many seconds it should be
         left alone for, should it need another turn."""
         if not self._is_worth_trying(case):
-            # It got its turn after others had found that out.
+            # The circuit opened after this was dispatched.
             self.put_back(case)
             return 0.0
         try:
@@ -145,27 +123,19 @@ class Serving:
         if upload is None:
             self.fail(case, DataGone(f"{self._spool.folder} has none"), untouched=True)
             return 0.0
+        # A small question first: an upload into the void would cost the task.
+        if case.trial and not self._breaker.ask():
+            self.put_back(case)
+            return 0.0
         handout = case.handout or self._create(case)
-        if handout is None or (case.probing and case.handout and not self._answers(case)):
+        if handout is None:
             return 0.0
         attempt = self._intake.attempt(case.template, handout, upload)
         if attempt.aftermath is Aftermath.ACCEPTED:
             self._intake.track(case.template, case.request, handout, upload)
-            self._gates.uploads_work(case.template.name, case.request.id)
-            if case.probing:
-                self._gates.server_answers()
+            self._breaker.upload_worked(case.template.name, case.request.id)
             return 0.0
-        return self._conclude(case, handout, attempt)
-
-    def ask(self) -> None:
-        """Find out whether the server is back without a request to find it out with."""
-        try:
-            self._cvat().about()
-        except CvatError as error:
-            if culprit_of(error) is Culprit.SERVER:
-                self._gates.shut_server(error)
-                return
-        self._gates.server_answers()
+        return self._conclude(case, handout, upload, attempt)
 
     # --- Ends -------------------------------------------------------------------------------------
 
@@ -203,7 +173,7 @@ class Serving:
                 why=str(error),
             )
             self._spool.drop(case.request.id)
-            self._gates.forget(case.request.id)
+            self._breaker.forget(case.request.id)
             if untouched and held is not None:
                 self._warm.announce()
 
@@ -239,15 +209,15 @@ class Serving:
         if failed:
             log.warning("request failed", request_id=each.id, why=str(error))
             self._spool.drop(each.id)
-            self._gates.forget(each.id)
+            self._breaker.forget(each.id)
         return failed
 
     # --- Steps ------------------------------------------------------------------------------------
 
     def _is_worth_trying(self, case: Case) -> bool:
-        if not case.probing and self._gates.server() is not Gate.OPEN:
+        if self._breaker.server() is not Circuit.CLOSED:
             return False
-        return case.trial or self._gates.uploads(case.template.name) is Gate.OPEN
+        return case.trial or self._breaker.uploads(case.template.name) is Circuit.CLOSED
 
     def _create(self, case: Case) -> Handout | None:
         """A task made on the spot; None when there is none, and the request was seen to."""
@@ -260,46 +230,32 @@ class Serving:
                 self._spool.drop(case.request.id)
             return None
         except CvatError as error:
-            match culprit_of(error):
-                case Culprit.SERVER:
-                    self._gates.shut_server(error)
-                    self.put_back(case)
-                case Culprit.TEMPLATE:
-                    self._gates.shut_creates(case.template.name, error)
-                    self.put_back(case)
-                case Culprit.OWN:
-                    # Those of the same template that wait would be refused in the same words.
-                    self._gates.shut_creates(case.template.name, error)
-                    self.fail(case, error, untouched=True)
+            if not is_passing(error):
+                # A passing failure was noted where the create was made.
+                self._breaker.create_failed(case.template, error)
+            if may_be_others(error):
+                self.put_back(case)
+            else:
+                # Those of the same template that wait would be refused in the same words.
+                self.fail(case, error, untouched=True)
             return None
         return handout
 
-    def _answers(self, case: Case) -> bool:
-        """Whether the server answers again. A small question comes before the data: an upload into
-        the void would cost the task."""
-        assert case.handout is not None
-        try:
-            self._cvat().tasks([case.handout.task.task_id or 0])
-        except CvatError as error:
-            self._hold(case, culprit_of(error), error)
-            self.put_back(case)
-            return False
-        return True
-
-    def _conclude(self, case: Case, handout: Handout, attempt: Attempt) -> float:
-        """See to a request whose data was not accepted."""
-        error = attempt.error
+    def _conclude(self, case: Case, handout: Handout, upload: Upload, attempt: Attempt) -> float:
+        """Decide about a request whose data was not accepted; answers as :meth:`serve`."""
+        error, blame = attempt.error, None
         assert error is not None
-        culprit = culprit_of(error)
-        verdict = judge(attempt, culprit, spent=case.request.tasks_spent)
-        if verdict is Verdict.WAIT and not self._hold(case, culprit, error):
-            verdict = Verdict.FAIL
-        match verdict:
+        if may_be_others(error):
+            blame = self._breaker.upload_failed(case.template.name, case.request.id, error)
+        if blame is Blame.OWN:
+            error = with_advice(error, _doubtful(upload))
+        match judge(attempt.aftermath, blame, spent=case.request.tasks_spent):
             case Verdict.WAIT:
                 self.put_back(Case(template=case.template, request=case.request, handout=handout))
             case Verdict.FAIL:
                 untouched = attempt.aftermath is Aftermath.UNTOUCHED
                 self.fail(case, error, handout=handout, untouched=untouched)
+                return 0.0
             case Verdict.ANOTHER_TASK:
                 log.warning("task thrown away", request_id=case.request.id, why=str(error))
                 self._store.requeue_request(
@@ -309,20 +265,19 @@ class Serving:
                     reason=str(error),
                     now=self._clock.now(),
                 )
-                if attempt.aftermath is not Aftermath.TASK_LOST:
-                    self._hold(case, culprit, error)
-                if cut_off(error):
-                    earlier = case.request.tasks_spent
-                    return self._rng.uniform(0.0, CUT_OFF_PAUSE * 2.0**earlier)
-        return 0.0
+        if cut_off(error):
+            ceiling = CUT_OFF_PAUSE * 2.0 ** min(case.request.tasks_spent, 6)
+            return self._rng.uniform(0.0, ceiling)
+        return self._breaker.pause() if blame is Blame.SUSPECT else 0.0
 
-    def _hold(self, case: Case, culprit: Culprit, error: PoolError) -> bool:
-        """Have the culprit held; False when it is the request alone."""
-        if culprit is Culprit.SERVER:
-            self._gates.shut_server(error)
-            return True
-        if case.probing:
-            self._gates.server_answers()
-        return culprit is Culprit.TEMPLATE and self._gates.shut_uploads(
-            case.template.name, case.request.id, error
-        )
+
+def _doubtful(upload: Upload) -> str:
+    """What of a request's data CVAT may stumble over."""
+    what = "its files"
+    if upload.cloud is not None:
+        what = f"its cloud storage {upload.cloud[0]}"
+    elif upload.urls:
+        what = "its addresses"
+    elif upload.share:
+        what = "its names on the share"
+    return f"{what} and data parameters"

@@ -35,14 +35,13 @@ from pool.model import RequestRecord
 from pool.services.posting import Reply
 from pool.settings import SinkSettings
 from pool.store.base import Store
+from pool.units import LONGEST_RETRY_AFTER
 
 log = get_logger(__name__)
 
 #: Seconds until the next try after a failed one, doubled for each further one up to the cap.
 RETRY_BASE: Final = 1.0
 RETRY_CAP: Final = 300.0
-#: Seconds that a receiver may ask to be left alone for.
-LONGEST_RETRY_AFTER: Final = 3600.0
 #: Seconds after which a delivery is given up that the receiver refuses, and one that it cannot
 #: take.
 REFUSED_FOR: Final = 600.0

@@ -74,11 +74,6 @@ class Turns:
         with self._guard:
             self._patience.pop(request_id, None)
 
-    def forget_all(self) -> None:
-        """No request waits for a warm task: they wait for something else."""
-        with self._guard:
-            self._patience.clear()
-
     def next_moment(self, *, now: float) -> float | None:
         """When the first of them has waited for long enough; None when none waits."""
         with self._guard:

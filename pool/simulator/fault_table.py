@@ -76,6 +76,12 @@ class Faults:
     def __bool__(self) -> bool:
         return bool(self._active)
 
+    @property
+    def name_tasks(self) -> bool:
+        """Whether it depends on a task's name what is hit."""
+        faults = (active.fault for active in self._active.values())
+        return any(isinstance(fault, CallFault) and fault.task != "*" for fault in faults)
+
     def check(self, fault: Fault) -> None:
         """Raises :class:`InvalidFault` for a pattern that no operation fits."""
         if not isinstance(fault, CallFault):

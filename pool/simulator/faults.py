@@ -48,7 +48,7 @@ class Fault:
             raise InvalidFault(f"rate: more than 0 and at most 1, not {self.rate}")
         for name, least in _LEAST.items():
             value = values.get(name)
-            if value is not None and value < least:
+            if isinstance(value, int | float) and value < least:
                 raise InvalidFault(f"{name}: {least} or more, not {value}")
         if not 400 <= values.get("status", 400) <= 599:
             raise InvalidFault(f"status: 400 to 599, not {values['status']}")
@@ -65,7 +65,10 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class CallFault(Fault):
-    """Something that happens to a call."""
+    """Something that happens to a call; with ``task``, a pattern as ``where`` is one, only to
+    those about a task of such a name, the create of one among them."""
+
+    task: str = "*"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +89,8 @@ class Error(CallFault):
 
     status: int = 503
     message: str | None = None
-    #: Seconds, sent as ``Retry-After``.
-    retry_after: int | None = None
+    #: Seconds, or whatever else a server may send as ``Retry-After``.
+    retry_after: int | str | None = None
     at: Moment = "before"
 
 

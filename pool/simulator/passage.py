@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable
+from fnmatch import fnmatchcase
 from http import HTTPStatus
 from typing import assert_never
 
@@ -22,7 +23,7 @@ from .faults import (
     Quota,
     SlowBody,
 )
-from .replies import NGINX, SERVER_ERROR, Reply, nginx_page
+from .replies import NGINX, SERVER_ERROR, Refusal, Reply, nginx_page
 from .requests_api import task_id_of, unknown_request
 
 Answer = Callable[[], Awaitable[Response]]
@@ -37,7 +38,9 @@ class FaultyPassage:
     async def __call__(self, call: Call, answer: Answer) -> Response:
         if not self._faults:
             return await answer()
-        firing = self._faults.firing(CallFault, call.operation, functools.partial(_concerned, call))
+        name = await _task_name(call) if self._faults.name_tasks else ""
+        concerned = functools.partial(_concerned, call, name)
+        firing = self._faults.firing(CallFault, call.operation, concerned)
         for active in reversed(firing):
             answer = functools.partial(self._disturb, active, call, answer)
         return await answer()
@@ -90,8 +93,21 @@ class FaultyPassage:
         return response or await answer()
 
 
-def _concerned(call: Call, fault: CallFault) -> bool:
-    """Whether the state of things is one that a rule is for."""
+async def _task_name(call: Call) -> str:
+    """The name of the task that a call is about, or is to create; "" when there is none."""
+    if call.operation == "tasks:create":
+        try:
+            return str((await call.json_object()).get("name", ""))
+        except Refusal:
+            return ""
+    task = call.state.tasks.get(call.request.path_params.get("id", 0))
+    return task.name if task is not None and "/api/tasks/" in call.request.url.path else ""
+
+
+def _concerned(call: Call, name: str, fault: CallFault) -> bool:
+    """Whether a rule is for this task, and for how things stand."""
+    if not fnmatchcase(name, fault.task):
+        return False
     match fault:
         case Quota(limit=limit):
             return len(call.state.tasks) >= limit

@@ -201,10 +201,11 @@ class Store(EventRows, QueueRows, UpkeepRows, WaitingRows, WebhookRows, Protocol
     ) -> Opened:
         """Accept a wish for a task and, in the same transaction, claim a warm one if there is.
 
-        With a task: the lease is ``ACTIVE``, the task ``LEASED``, a request ``UPLOADING``,
-        and a ``HIT`` is counted. Without: the lease is ``WAITING`` and a request ``QUEUED``.
-        The template's oldest warm task of the fingerprint is taken; where there is none, and only
-        then, the newest of ``lease.older_from``. No two callers get the same. Without ``claim``
+        With a task: the lease is ``ACTIVE``, the task ``LEASED``, a request ``UPLOADING``; and a
+        ``HIT`` is counted, for a request once its data is accepted. Without: the lease is
+        ``WAITING`` and a request ``QUEUED``. The template's oldest warm task of the fingerprint is
+        taken; where there is none, and only then, the newest of ``lease.older_from``. No two
+        callers get the same. Without ``claim``
         none is looked for. A spooled request that is ``QUEUED`` is nobody's.
 
         A known ``idempotency_key`` changes nothing and answers what it answered before, except
@@ -220,7 +221,7 @@ class Store(EventRows, QueueRows, UpkeepRows, WaitingRows, WebhookRows, Protocol
         self, lease_id: str, fingerprint: str, *, older_from: str | None = None, now: float
     ) -> Handout | None:
         """Claim a warm task for a ``WAITING`` lease, as :meth:`open_lease` does; a ``WAIT`` is
-        counted.
+        counted, for a request once its data is accepted.
 
         None when there is no warm task, or when the lease does not wait (any more). A cheap
         read comes first, so that many waiters can ask often.

@@ -2,7 +2,8 @@
 
 A change never fails for its event: where a time should be missing, an older one stands in. A lease
 ends by what happens to its task, in the same transaction and before it, so the time of that is its
-own.
+own. A lease that serves a request is handed out when CVAT has the data; one that is taken back
+before, CVAT being away, was none to anybody, and its task was warm all the time.
 """
 
 from __future__ import annotations
@@ -59,7 +60,11 @@ _OF_LEASE: Final = """
                          ELSE (SELECT changed_at FROM tasks WHERE id = NEW.pooled_id)
                      END, NEW.handed_out_at, NEW.created_at),
             NEW.template, NEW.task_id, NEW.id, NEW.request_id, NEW.state, NEW.outcome,
-            CASE NEW.state WHEN 'active' THEN MAX(NEW.handed_out_at - NEW.created_at, 0.0) END);
+            CASE NEW.state WHEN 'active' THEN
+                MAX(NEW.handed_out_at - COALESCE(
+                    (SELECT created_at FROM requests WHERE id = NEW.request_id),
+                    NEW.created_at), 0.0)
+            END);
 """
 
 #: The event of the newest warning of a request.
@@ -107,16 +112,22 @@ EVENT_SCHEMA: Final = (
     """,
     f"""
     CREATE TRIGGER events_of_new_leases AFTER INSERT ON leases
-    WHEN NEW.state = 'active' BEGIN {_OF_LEASE} END
+    WHEN NEW.served BEGIN {_OF_LEASE} END
+    """,
+    f"""
+    CREATE TRIGGER events_of_served_leases AFTER UPDATE OF served ON leases
+    WHEN NEW.served AND NOT OLD.served BEGIN {_OF_LEASE} END
     """,
     f"""
     CREATE TRIGGER events_of_leases AFTER UPDATE OF state ON leases
-    WHEN NEW.state <> OLD.state AND NEW.state IN ('active', 'used', 'released', 'expired')
+    WHEN OLD.served AND NEW.state <> OLD.state AND NEW.state IN ('used', 'released', 'expired')
     BEGIN {_OF_LEASE} END
     """,
     """
     CREATE TRIGGER events_of_tasks AFTER UPDATE OF state ON tasks
     WHEN NEW.state <> OLD.state AND NEW.state IN ('warm', 'failed', 'retired', 'deleted')
+      AND (NEW.state <> 'warm' OR OLD.state <> 'leased'
+           OR EXISTS (SELECT 1 FROM leases WHERE id = OLD.lease_id AND served))
     BEGIN
         INSERT INTO events (kind, at, template, task_id, lease_id, state)
         VALUES ('task.' || NEW.state, NEW.changed_at, NEW.template, NEW.task_id, NEW.lease_id,

@@ -55,8 +55,8 @@ def open_lease(
         lease = replace(lease, owner=NOBODY)
     record = _insert_lease(db, lease, task, request_id=request.id if request else None, now=now)
     accepted = _insert_request(db, lease, request, task, now=now) if request else None
-    if task is not None:
-        _count(db, lease.template, Outcome.HIT, now=now)
+    if task is not None and request is None:
+        count(db, lease.template, Outcome.HIT, now=now)
     return Opened(lease=record, task=task, request=accepted, replayed=False)
 
 
@@ -150,13 +150,15 @@ def inherit_lease(db: Database, lease_id: str, *, owner: str, now: float) -> boo
 def activate(
     db: Database, lease_id: str, task: PooledTask, outcome: Outcome, *, now: float
 ) -> Handout:
-    """Give a waiting lease the task that was just taken for it, and count that."""
+    """Give a waiting lease the task that was just taken for it, and count that if it is all that
+    its caller wants: a request is served once CVAT has its data."""
     handed_out = {**_handed_out(task, outcome), "now": now}
     row = one(db, queries.ACTIVATE_LEASE, {"id": lease_id, **handed_out})
     assert row is not None
     lease = lease_of(row)
     request = one(db, queries.START_REQUEST, {"lease_id": lease_id, **handed_out})
-    _count(db, lease.template, outcome, now=now)
+    if request is None:
+        count(db, lease.template, outcome, now=now)
     return Handout(lease=lease, task=task, request=request_of(request) if request else None)
 
 
@@ -222,6 +224,8 @@ def attach_request(
             "payload": payload,
             "idempotency_key": idempotency_key,
             "handed_out_at": lease.handed_out_at,
+            # The lease was counted when its caller got it.
+            "served": True,
             "now": now,
         },
     )
@@ -247,6 +251,7 @@ def _insert_lease(
             "idempotency_key": None if request_id else lease.idempotency_key,
             "payload": lease.payload,
             "handed_out_at": now if task else None,
+            "served": task is not None and request_id is None,
             "now": now,
         },
     )
@@ -270,6 +275,7 @@ def _insert_request(
             "payload": lease.payload,
             "idempotency_key": lease.idempotency_key,
             "handed_out_at": now if task else None,
+            "served": False,
             "now": now,
         },
     )
@@ -297,7 +303,8 @@ def _handed_out(task: PooledTask | None, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _count(db: Database, template: str, outcome: Outcome, *, now: float) -> None:
+def count(db: Database, template: str, outcome: Outcome, *, now: float) -> None:
+    """Count one hand-out that has served its caller."""
     start = now // DEMAND_BUCKET * DEMAND_BUCKET
     counted = {"template": template, "outcome": outcome}
     changed(db, queries.COUNT_DEMAND, {**counted, "start": start})

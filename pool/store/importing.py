@@ -7,18 +7,19 @@ from dataclasses import asdict
 
 from sqlite_utils import Database
 
-from pool.model import Job, LeaseState, RequestRecord
+from pool.model import Job, LeaseState, Outcome, RequestRecord
 from pool.store import queries
 from pool.store.finalizing import begin_final_steps
-from pool.store.handing_out import end_lease_as
+from pool.store.handing_out import count, end_lease_as
 from pool.store.queue_rows import NOBODY
-from pool.store.rows import changed, one, request_of, rows, text
+from pool.store.rows import Parameters, changed, one, request_of, rows, text
 
 
 def begin_import(
     db: Database, request_id: str, *, under: str | None = None, deadline: float, now: float
 ) -> bool:
     accepted = {"id": request_id, "under": under, "deadline": deadline, "now": now}
+    _serve(db, queries.SERVE_REQUEST, accepted, now=now)
     row = one(db, queries.BEGIN_IMPORT, accepted)
     if row is None:
         return False
@@ -38,6 +39,7 @@ def complete_import(db: Database, pooled_id: str, jobs: Sequence[Job], *, now: f
     row = one(db, queries.COMPLETE_TASK, {"id": pooled_id, "now": now})
     if row is None:
         return False
+    _serve(db, queries.SERVE_REQUESTS, {"id": pooled_id}, now=now)
     changed(db, queries.COMPLETE_REQUESTS, {"id": pooled_id, "now": now})
     end_lease_as(db, row[0], LeaseState.USED)
     for job in jobs:
@@ -134,6 +136,12 @@ def adopt_requests(db: Database, owner: str, *, now: float) -> Sequence[RequestR
     for request in adopted:
         changed(db, queries.ADOPT_LEASE, {"owner": owner, "id": request.lease_id})
     return sorted(adopted, key=lambda request: (request.created_at, request.id))
+
+
+def _serve(db: Database, which: str, wanted: Parameters, *, now: float) -> None:
+    """Count the hand-outs of requests whose data CVAT has, each once."""
+    for template, outcome in rows(db, which, wanted):
+        count(db, template, Outcome(outcome), now=now)
 
 
 def _fail(

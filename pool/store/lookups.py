@@ -120,6 +120,19 @@ LAST_ACTIVITY: Final = """
     FROM (SELECT created_at, finished_at FROM requests ORDER BY seq DESC LIMIT 20)
 """
 
+#: A task of another template that was created lately. ``seq`` alone has an index for all rows.
+OTHERS_CREATED: Final = """
+    SELECT 1
+    FROM (SELECT template, task_id, created_at FROM tasks ORDER BY seq DESC LIMIT 500)
+    WHERE template <> :template AND task_id IS NOT NULL AND created_at >= :since LIMIT 1
+"""
+
+#: Another request whose data was accepted lately.
+OTHERS_UPLOADED: Final = """
+    SELECT 1 FROM (SELECT id, uploaded_at FROM requests ORDER BY seq DESC LIMIT 500)
+    WHERE id <> :id AND uploaded_at >= :since LIMIT 1
+"""
+
 #: Leases that wait for a task of a template, but for those of queued requests.
 WAITING: Final = """
     SELECT COUNT(*) FROM leases INDEXED BY leases_waiting

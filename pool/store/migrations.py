@@ -91,6 +91,7 @@ def m001_tasks_leases_requests(db: Database) -> None:
             created_at REAL NOT NULL,
             handed_out_at REAL,
             expires_at REAL,
+            served INTEGER NOT NULL DEFAULT 0 CHECK (served IN (0, 1)),
             CHECK (state NOT IN ('active', 'used') OR pooled_id IS NOT NULL)
         ) STRICT
         """,
@@ -125,6 +126,7 @@ def m001_tasks_leases_requests(db: Database) -> None:
             deadline_at REAL,
             finished_at REAL,
             lost_seconds REAL NOT NULL DEFAULT 0,
+            served INTEGER NOT NULL DEFAULT 0 CHECK (served IN (0, 1)),
             error_code TEXT NOT NULL DEFAULT '',
             error TEXT NOT NULL DEFAULT '',
             warnings TEXT NOT NULL DEFAULT '[]',
@@ -211,9 +213,10 @@ def m003_owners_holds_maintenance(db: Database) -> None:
             "since": float,
             "retry_at": float,
             "attempts": int,
+            "uploads": int,
         },
         pk="template",
-        not_null=("code", "reason", "since", "attempts"),
+        not_null=("code", "reason", "since", "attempts", "uploads"),
         strict=True,
     )
     db.table("held").create(

@@ -103,10 +103,10 @@ CLAIM_OLDER: Final = _claim(
 INSERT_LEASE: Final = f"""
     INSERT INTO leases
         (id, template, state, owner, request_id, pooled_id, task_id, task_name, outcome, ttl,
-         idempotency_key, payload, created_at, handed_out_at, expires_at)
+         idempotency_key, payload, created_at, handed_out_at, expires_at, served)
     VALUES
         (:id, :template, :state, :owner, :request_id, :pooled_id, :task_id, :task_name, :outcome,
-         :ttl, :idempotency_key, :payload, :now, :handed_out_at, :handed_out_at + :ttl)
+         :ttl, :idempotency_key, :payload, :now, :handed_out_at, :handed_out_at + :ttl, :served)
     RETURNING {_LEASE}
 """
 
@@ -114,7 +114,8 @@ INSERT_LEASE: Final = f"""
 ACTIVATE_LEASE: Final = f"""
     UPDATE leases
     SET state = 'active', pooled_id = :pooled_id, task_id = :task_id, task_name = :task_name,
-        outcome = :outcome, handed_out_at = :now, expires_at = :now + ttl
+        outcome = :outcome, handed_out_at = :now, expires_at = :now + ttl,
+        served = (request_id IS NULL)
     WHERE id = :id AND state = 'waiting'
     RETURNING {_LEASE}
 """
@@ -163,10 +164,11 @@ END_LEASE: Final = """
 INSERT_REQUEST: Final = f"""
     INSERT INTO requests
         (id, template, state, owner, lease_id, pooled_id, task_id, outcome, name, assignee, files,
-         size, payload, idempotency_key, created_at, handed_out_at, spooled)
+         size, payload, idempotency_key, created_at, handed_out_at, spooled, served)
     VALUES
         (:id, :template, :state, :owner, :lease_id, :pooled_id, :task_id, :outcome, :name,
-         :assignee, :files, :size, :payload, :idempotency_key, :now, :handed_out_at, :spooled)
+         :assignee, :files, :size, :payload, :idempotency_key, :now, :handed_out_at, :spooled,
+         :served)
     RETURNING {_REQUEST}
 """
 
@@ -180,9 +182,21 @@ ATTACH_REQUEST: Final = f"""
 #: Whoever asks has not been taken for dead meanwhile.
 _STILL_UNDER: Final = "(:under IS NULL OR requests.lease_id = :under)"
 
+#: The leases of requests that CVAT has the data of for the first time: their callers are served.
+_SERVE: Final = """
+    UPDATE leases SET served = 1
+    WHERE id IN (SELECT lease_id FROM requests WHERE NOT served AND {which})
+    RETURNING template, outcome
+"""
+#: As one is about to be imported, and as those of a task are about to be ready.
+SERVE_REQUEST: Final = _SERVE.format(which=f"id = :id AND state = 'uploading' AND {_STILL_UNDER}")
+SERVE_REQUESTS: Final = _SERVE.format(
+    which=f"pooled_id = :id AND {OPEN} AND state IN ('uploading', 'importing')"
+)
+
 #: CVAT has accepted a request's data.
 BEGIN_IMPORT: Final = f"""
-    UPDATE requests SET state = 'importing', uploaded_at = :now, deadline_at = :deadline
+    UPDATE requests SET state = 'importing', served = 1, uploaded_at = :now, deadline_at = :deadline
     WHERE id = :id AND state = 'uploading' AND {_STILL_UNDER}
     RETURNING lease_id
 """
@@ -213,7 +227,7 @@ COMPLETE_TASK: Final = """
 #: ready, even when nobody had the time to write it down.
 COMPLETE_REQUESTS: Final = f"""
     UPDATE requests
-    SET state = 'ready', uploaded_at = COALESCE(uploaded_at, :now), finished_at = :now
+    SET state = 'ready', served = 1, uploaded_at = COALESCE(uploaded_at, :now), finished_at = :now
     WHERE pooled_id = :id AND {OPEN} AND state IN ('uploading', 'importing')
 """
 

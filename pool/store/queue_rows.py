@@ -26,6 +26,7 @@ class Unserved:
     template: str
     state: RequestState
     lease_id: str
+    created_at: float
 
 
 class QueueRows(Protocol):

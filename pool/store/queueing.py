@@ -53,8 +53,8 @@ OWN_LEASE: Final = "UPDATE leases SET owner = :owner WHERE id = :id AND state = 
 
 #: What nobody works on.
 UNSERVED: Final = f"""
-    SELECT id, template, state, lease_id FROM (
-        SELECT seq, id, template, state, lease_id,
+    SELECT id, template, state, lease_id, created_at FROM (
+        SELECT seq, id, template, state, lease_id, created_at,
                ROW_NUMBER() OVER (PARTITION BY template ORDER BY seq) AS place
         FROM requests INDEXED BY requests_spooled WHERE {SPOOLED} AND {_FREE})
     WHERE place <= :each ORDER BY seq
@@ -106,8 +106,14 @@ def queue_request(
 def unserved(db: Database, *, owner: str, now: float, each: int) -> Sequence[Unserved]:
     found = rows(db, UNSERVED, {"owner": owner, "nobody": NOBODY, "now": now, "each": each})
     return [
-        Unserved(id=id, template=template, state=RequestState(state), lease_id=lease_id)
-        for id, template, state, lease_id in found
+        Unserved(
+            id=id,
+            template=template,
+            state=RequestState(state),
+            lease_id=lease_id,
+            created_at=created_at,
+        )
+        for id, template, state, lease_id, created_at in found
     ]
 
 

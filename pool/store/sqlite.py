@@ -221,6 +221,8 @@ class SqliteStore:
     hold = _writes(upkeep.hold)
     release_hold = _writes(upkeep.release_hold)
     holds = _reads(upkeep.holds)
+    others_created = _reads(upkeep.others_created)
+    others_uploaded = _reads(upkeep.others_uploaded)
     pause = _writes(upkeep.pause)
     resume = _writes(upkeep.resume)
     paused = _reads(upkeep.paused)

@@ -9,9 +9,9 @@ from dataclasses import asdict
 from sqlite_utils import Database
 
 from pool.model import ConfigRecord, Hold, LearnedPace, Prewarm
-from pool.store import queries
+from pool.store import lookups, queries
 from pool.store.event_schema import FOREVER
-from pool.store.rows import changed, text
+from pool.store.rows import changed, one, text
 
 
 def renew_owner(db: Database, owner: str, *, until: float) -> None:
@@ -78,8 +78,19 @@ def release_hold(db: Database, template: str, *, now: float) -> bool:
     return bool(changed(db, "DELETE FROM holds WHERE template = :template", {"template": template}))
 
 
+def others_created(db: Database, template: str, *, since: float) -> bool:
+    return one(db, lookups.OTHERS_CREATED, {"template": template, "since": since}) is not None
+
+
+def others_uploaded(db: Database, request_id: str, *, since: float) -> bool:
+    return one(db, lookups.OTHERS_UPLOADED, {"id": request_id, "since": since}) is not None
+
+
 def holds(db: Database) -> Mapping[str, Hold]:
-    return {row["template"]: Hold(**row) for row in db.table("holds").rows}
+    return {
+        row["template"]: Hold(**row | {"uploads": bool(row["uploads"])})
+        for row in db.table("holds").rows
+    }
 
 
 def pause(db: Database, template: str, *, now: float) -> None:

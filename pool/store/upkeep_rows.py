@@ -51,6 +51,12 @@ class UpkeepRows(Protocol):
     def holds(self) -> Mapping[str, Hold]:
         """All holds by template."""
 
+    def others_created(self, template: str, *, since: float) -> bool:
+        """Whether a task of another template was created since, among the latest few hundred."""
+
+    def others_uploaded(self, request_id: str, *, since: float) -> bool:
+        """Whether CVAT has accepted another request's data since, among the latest few hundred."""
+
     # --- What people want ---------------------------------------------------------------------
 
     def pause(self, template: str, *, now: float) -> None:

@@ -10,7 +10,7 @@ from store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, Scene, data, wish
 
 from pool.errors import IdempotencyConflict
 from pool.events import KINDS, EndedRequest, Event
-from pool.model import Hold, new_id
+from pool.model import Hold, Outcome, new_id
 from pool.store.base import CreateLimit, Opened, Store
 
 #: Times of steps that follow each other.
@@ -54,8 +54,8 @@ def test_a_hit(scene: Scene) -> None:
     scene.store.complete_import(opened.task.id, JOBS, now=T4)
     assert told(scene) == [
         ("task.warm", T1),
-        ("lease.handed_out", T2),
         ("request.uploading", T2),
+        ("lease.handed_out", T2),
         ("request.importing", T3),
         ("lease.used", T3),
         ("request.ready", T4),
@@ -69,14 +69,18 @@ def test_a_hit(scene: Scene) -> None:
 def test_a_wait(scene: Scene) -> None:
     opened = scene.queued(now=T1)
     make_warm(scene, now=T2)
+    assert opened.request
     assert scene.store.claim_warm(opened.lease.id, FINGERPRINT, now=T3)
+    assert scene.store.begin_import(opened.request.id, deadline=T4, now=T4)
     assert told(scene) == [
         ("request.queued", T1),
         ("task.warm", T2),
-        ("lease.handed_out", T3),
         ("request.uploading", T3),
+        ("lease.handed_out", T3),
+        ("request.importing", T4),
+        ("lease.used", T4),
     ]
-    _, _, handed_out, uploading = scene.store.events_after(0, limit=9)
+    _, _, uploading, handed_out, _, _ = scene.store.events_after(0, limit=9)
     assert (handed_out.outcome, handed_out.seconds) == ("wait", T3 - T1)
     assert (handed_out.server_seconds, uploading.seconds) == (None, None)
 
@@ -104,8 +108,12 @@ def test_jobs_that_are_seen_before_the_uploads_answer(scene: Scene) -> None:
     opened = scene.uploading(now=T1)
     before = scene.store.last_event_id()
     scene.store.complete_import(opened.lease.pooled_id or "", JOBS, now=T2)
-    assert told(scene, after=before) == [("request.ready", T2), ("lease.used", T2)]
-    ready = scene.store.events_after(before, limit=1)[0]
+    assert told(scene, after=before) == [
+        ("lease.handed_out", T1),
+        ("request.ready", T2),
+        ("lease.used", T2),
+    ]
+    ready = scene.store.events_after(before, limit=2)[1]
     assert (ready.seconds, ready.server_seconds) == (T2 - T1, 0.0)
 
 
@@ -193,7 +201,6 @@ def test_a_request_that_fails_before_its_data_is_accepted(scene: Scene) -> None:
         ("request.failed", T2),
         ("request.failed", T2),
         ("task.failed", T2),
-        ("lease.used", T2),
     ]
     assert scene.store.events_after(before, limit=1)[0].server_seconds is None
 
@@ -203,11 +210,50 @@ def test_a_request_whose_task_goes_back(scene: Scene) -> None:
     before = scene.store.last_event_id()
     assert opened.request
     scene.store.return_request(opened.request.id, code="c", message="", now=T2)
+    assert told(scene, after=before) == [("request.failed", T2)]
+
+
+def test_a_request_is_handed_out_when_it_is_served(scene: Scene) -> None:
+    """However often its upload was tried before, and its import afterwards."""
+    store, opened = scene.store, scene.uploading(now=T1)
+    request = opened.request
+    assert request
+    before = store.last_event_id()
+    for number in range(3):
+        under, fresh = scene.request(request).lease_id, f"fresh{number}"
+        assert store.queue_request(request.id, under=under, lease_id=fresh, most=None, now=T2)
+        assert store.claim_queued(request.id, FINGERPRINT, owner="here", now=T3)
+    assert {kind for kind, _ in told(scene, after=before)} == {
+        "request.queued",
+        "request.uploading",
+    }
+    assert (store.hand_outs(), store.demand(TEMPLATE, since=0)) == ({}, [])
+    assert store.begin_import(request.id, deadline=T4, now=T4)
+    assert store.hand_outs() == {TEMPLATE: {Outcome.WAIT: 1}}
+    handed_out = store.events_after(before, limit=99)[-3]
+    assert (handed_out.kind, handed_out.seconds) == ("lease.handed_out", T3 - T1)
+    # CVAT loses the import, and the request gets another task.
+    after = store.last_event_id()
+    scene.warm(now=T4)
+    assert store.requeue_request(request.id, lease_id="again", reason="lost", now=T4)
+    assert store.claim_warm("again", FINGERPRINT, now=T4)
+    assert store.begin_import(request.id, deadline=T4, now=T4)
+    assert store.hand_outs() == {TEMPLATE: {Outcome.WAIT: 1}}
+    assert "lease.handed_out" not in {kind for kind, _ in told(scene, after=after)}
+
+
+def test_data_that_goes_back_ends_the_lease_that_its_caller_had(scene: Scene) -> None:
+    opened = scene.leased(now=T1)
+    handout = scene.store.attach_request(opened.lease.id, data(), owner="here", now=T2)
+    assert handout and handout.request
+    before = scene.store.last_event_id()
+    assert scene.store.return_request(handout.request.id, code="c", message="", now=T3)
     assert told(scene, after=before) == [
-        ("request.failed", T2),
-        ("task.warm", T2),
-        ("lease.released", T2),
+        ("request.failed", T3),
+        ("task.warm", T3),
+        ("lease.released", T3),
     ]
+    assert scene.store.hand_outs() == {TEMPLATE: {Outcome.HIT: 1}}
 
 
 def test_a_request_that_needs_another_task(scene: Scene) -> None:

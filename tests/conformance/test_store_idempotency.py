@@ -24,6 +24,8 @@ def test_the_same_key_has_the_same_answer(scene: Scene, with_request: bool) -> N
     assert again.replayed
     assert (again.lease, again.task, again.request) == (first.lease, first.task, first.request)
     assert everything(scene.store) == before
+    if first.request is not None:
+        assert scene.store.begin_import(first.request.id, deadline=NOW + 9, now=NOW)
     assert sum(counted.total for counted in scene.store.demand("streets", since=0)) == 1
 
 

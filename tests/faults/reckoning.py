@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bystander import SOON
 from weather import Weather
 
 from pool.clock import SystemClock
@@ -43,6 +44,16 @@ class Outcome:
     empty_rows: list[str] = field(default_factory=list)
     touched: list[str] = field(default_factory=list)
     crashed: list[str] = field(default_factory=list)
+    others: list[float] = field(default_factory=list)
+    not_served: list[str] = field(default_factory=list)
+
+    def take(self, weather: Weather) -> None:
+        """Note down what the bystander saw."""
+        self.others = weather.others
+        self.not_served = [
+            *weather.not_served,
+            *(f"after {took:.1f} s" for took in weather.others if took > SOON),
+        ]
 
     @property
     def wrong(self) -> list[str]:
@@ -57,6 +68,7 @@ class Outcome:
                 ("row without a task", self.empty_rows),
                 ("touched", self.touched),
                 ("crashed", self.crashed),
+                ("held up by another template", self.not_served),
             )
             for what in found
         ]
@@ -79,6 +91,9 @@ class Outcome:
             "warm rows without a task on the server": len(self.empty_rows),
             "tasks of others touched": len(self.touched),
             "processes that ended by themselves": len(self.crashed),
+            "requests beside a poisoned template": len(self.others),
+            "the longest of them, in seconds": round(max(self.others, default=0.0), 2),
+            "held up by another template": len(self.not_served),
         }
 
 

@@ -9,6 +9,7 @@ import multiprocessing
 import random
 import signal
 import socket
+import threading
 import time
 from dataclasses import replace
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from actors import Place, run_caller, run_daemon
+from bystander import Bystander
 from reckoning import Outcome, Reckoning
 from support.proxy import CuttingProxy
 from weather import Weather
@@ -92,10 +94,21 @@ class Storm:
                     for _ in range(count):
                         self._start(role)
                 if self._kinds:
-                    weather = Weather(server, proxy, store, seed=self._seed, kinds=self._kinds)
+                    place = self._place
+                    weather = Weather(
+                        server,
+                        proxy,
+                        store,
+                        bystander=Bystander(
+                            place.config, place.daemon, server.url, place.token, self._image
+                        ),
+                        seed=self._seed,
+                        kinds=self._kinds,
+                    )
                     with weather:
-                        self._kill(kills, pause)
+                        self._kill(kills, pause, spared=weather.poisoned)
                     self.outcome.weather = weather.counts
+                    self.outcome.take(weather)
                     assert weather.error is None, weather.error
                 else:
                     self._kill(kills, pause)
@@ -125,6 +138,8 @@ class Storm:
             '[templates.scenes]\nlabels = [{ name = "car" }]\n'
             'pool = { min_size = 12, create_concurrency = 4, max_wait = "3s", lease_ttl = "3s" }\n'
             'import = { timeout = "20s" }\n'
+            '[templates.poisoned]\nlabels = [{ name = "car" }]\n'
+            'pool = { min_size = 0, max_wait = "500ms" }\nimport = { timeout = "20s" }\n'
         )
         return Place(path, self._folder, server.access_token, f"http://127.0.0.1:{port}")
 
@@ -152,12 +167,15 @@ class Storm:
 
     # --- During ---------------------------------------------------------------------------------
 
-    def _kill(self, kills: int, pause: float) -> None:
+    def _kill(self, kills: int, pause: float, *, spared: threading.Event | None = None) -> None:
+        """While ``spared`` is set, only callers are killed."""
         roles, weights = tuple(self._counts), tuple(self._counts.values())
         for _ in range(kills):
             time.sleep(self._rng.expovariate(1 / pause))
             self._replace_those_that_died()
             role = self._rng.choices(roles, weights)[0]
+            if spared is not None and spared.is_set():
+                role = "caller"
             victim = self._rng.choice(self._processes[role])
             self._processes[role].remove(victim)
             victim.kill()

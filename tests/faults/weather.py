@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
+from bystander import Bystander
 from support.proxy import CuttingProxy
 
+from pool.errors import PoolError
 from pool.model import TaskState, pool_mark
 from pool.simulator import SimulatorServer
 from pool.simulator.actions import ActionFailed
@@ -91,7 +93,9 @@ EVENTS = ("down", "restart", "queues lost", "tokens revoked", "proxy down", "pro
           "proxy slow", "clock set")  # fmt: skip
 MILD = ("latency", "errors", "cuts", "failed imports", "slow imports", *PEOPLE, "proxy cuts",
         "queues lost")  # fmt: skip
-ALL = (*FAULTS, *PEOPLE, *EVENTS)
+#: CVAT fails for one template, and nothing else goes wrong meanwhile: then no other is to wait.
+POISON = "one template is poisoned"
+ALL = (*FAULTS, *PEOPLE, *EVENTS, POISON)
 #: How many tasks people touch at a time, at the most.
 TOUCHED = 3
 
@@ -103,7 +107,7 @@ LOST = {"queues lost", "restart", "dead workers", "forgotten requests"}
 #: that is not here is never explained.
 CAUSES = {
     "import-timed-out": NO_ANSWER | LOST | {"hung imports", "slow imports"},
-    "cvat-busy": {"errors", "too many"},
+    "cvat-busy": {"errors", "too many", POISON},
     "cvat-unreachable": NO_ANSWER,
     "cvat-ambiguous": NO_ANSWER,
     "cvat-unauthorized": {"tokens revoked"},
@@ -114,7 +118,8 @@ class Weather:
     """Changes every few seconds from :meth:`__enter__` to :meth:`__exit__`, on its own thread.
 
     ``store`` tells which of the pool's tasks are warm: people only touch those. ``proxy`` is what
-    the processes reach the server through.
+    the processes reach the server through. The ``bystander`` looks on while a template is
+    poisoned.
     """
 
     def __init__(
@@ -123,10 +128,17 @@ class Weather:
         proxy: CuttingProxy,
         store: Store,
         *,
+        bystander: Bystander,
         seed: int,
         kinds: tuple[str, ...] = ALL,
     ) -> None:
         self._server, self._proxy, self._store = server, proxy, store
+        self._bystander = bystander
+        #: Set while a template is poisoned: no daemon is to be killed then.
+        self.poisoned = threading.Event()
+        #: How many seconds the requests of others took meanwhile, and what went wrong with them.
+        self.others: list[float] = []
+        self.not_served: list[str] = []
         self._rng = random.Random(f"{seed} weather")
         self._kinds = kinds
         self._over = threading.Event()
@@ -160,7 +172,11 @@ class Weather:
         try:
             while not self._over.is_set():
                 if self._rng.random() < 0.75:
-                    for kind in self._rng.sample(self._kinds, self._rng.choice((1, 1, 2))):
+                    chosen = self._rng.sample(self._kinds, self._rng.choice((1, 1, 2)))
+                    if POISON in chosen:
+                        self._poison()
+                        continue
+                    for kind in chosen:
                         self._begin(kind)
                     if set(PEOPLE) <= set(self._kinds) and self._rng.random() < 0.4:
                         self._begin(self._rng.choice(PEOPLE))
@@ -183,6 +199,26 @@ class Weather:
             return  # there was nothing to do it to
         self.counts[kind] += 1
         self.spells.append(spell)
+
+    def _poison(self) -> None:
+        self.poisoned.set()
+        try:
+            with self._bystander.ready() as pools:
+                if pools is None:
+                    return  # no daemon came to
+                spell = Spell(POISON, time.time())
+                self.spells.append(spell)
+                self.counts[POISON] += 1
+                fault = Error("tasks:create", status=500, task="* poisoned: *")
+                self._handles.append(self._server.faults.add(fault))
+                self._bystander.poison(pools)
+                self._handles[-1].wait()
+                self.others += self._bystander.times(pools)
+        except (PoolError, TimeoutError) as error:
+            self.not_served.append(repr(error))
+        finally:
+            self.poisoned.clear()
+            self._clear_up()
 
     def _touch_warm_tasks(self, kind: str) -> None:
         mark = pool_mark(self._store.pool_id)

@@ -166,14 +166,14 @@ SINCE = f"{at(-1.0).astimezone():%H:%M}"
             whole(template(queued=5), template("b", queued=2), **HELD),
             [
                 f"CVAT cannot be reached since {SINCE} (http://s: connection refused); next try "
-                "in 4 s. 7 requests wait."
+                "in 4 s. 7 requests wait. To try at once: 'cvat-pool resume'."
             ],
         ),
         (
             whole(template(queued=1), **{**HELD, "held_until": at(-0.1)}),
             [
                 f"CVAT cannot be reached since {SINCE} (http://s: connection refused); trying "
-                "again now. 1 request waits."
+                "again now. 1 request waits. To try at once: 'cvat-pool resume'."
             ],
         ),
         (

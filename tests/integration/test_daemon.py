@@ -136,7 +136,7 @@ def test_a_daemon_without_a_server_waits_for_it(
     config_path.write_text(config_path.read_text().replace(simulator.url, "http://127.0.0.1:9"))
     folder = config_path.parent
     with running("run", cwd=folder, CVAT_ACCESS_TOKEN=simulator.access_token) as daemon:
-        daemon.wait_for("all templates hold")
+        daemon.wait_for("server held")
         status = json.loads(cvat_pool("status", "--json", cwd=folder).stdout)
         assert "cannot be reached" in status["hold_reason"]
         assert daemon.stop() == 0

@@ -203,7 +203,7 @@ def test_a_full_queue_refuses_and_keeps_nothing(
     engine: Engine, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     dispatch = dispatch_of(engine, most_queued=2)
-    engine.queue.hold(SERVER, CvatBusy("down", http_status=429, retry_after=20.0))
+    engine.breaker.hold(SERVER, CvatBusy("down", http_status=429, retry_after=20.0))
     waiting = [accepted(engine, dispatch, template) for _ in range(2)]
     before = engine.store.requests().requests
     with pytest.raises(QueueFull, match="max_queued") as raised:
@@ -222,7 +222,7 @@ def test_a_full_queue_refuses_and_keeps_nothing(
 def test_a_template_that_was_taken_out_is_an_end(
     engine: Engine, dispatch: Dispatch, template: Template
 ) -> None:
-    engine.queue.hold(SERVER, CvatUnreachable("down"))
+    engine.breaker.hold(SERVER, CvatUnreachable("down"))
     request = accepted(engine, dispatch, template)
     engine.templates.replace({OTHER.name: OTHER})
     assert dispatch.run_once().failed == 1

@@ -121,33 +121,57 @@ def test_a_refusal_of_all_is_tried_again_with_one(
 
 
 @pytest.mark.usefixtures("warm")
-def test_data_that_alone_is_forbidden_does_not_hold_up_the_others(
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (CvatForbidden("not your cloud storage"), FAILED),
+        (CvatBusy("HTTP 500", http_status=500), FAILED),
+        (CvatUnreachable("reset"), FAILED),
+        # A token that is refused is never a request's own fault.
+        (CvatRefusedCredentials("revoked"), QUEUED),
+    ],
+)
+def test_data_that_cvat_alone_does_not_take_does_not_hold_up_the_others(
     engine: Engine,
     dispatch: Dispatch,
     template: Template,
     cvat: ScriptedCvat,
     clock: ManualClock,
     monkeypatch: pytest.MonkeyPatch,
+    error: CvatError,
+    end: RequestState,
 ) -> None:
-    send = cvat.upload
+    send, refill = cvat.upload, refill_of(engine)
 
     def choosy(task_id: int, data: Any, params: Any, **options: Any) -> str:
         if data.files[0].name == "theirs.jpg":
-            raise CvatForbidden("not your cloud storage")
+            cvat.calls.append(("refused", task_id))
+            raise error
         return send(task_id, data, params, **options)
 
     monkeypatch.setattr(cvat, "upload", choosy)
     upload, request = receive(engine, "theirs.jpg")
     dispatch.accept(template, upload, request)
     dispatch.drain(PATIENCE)
-    others = [accepted(engine, dispatch, template) for _ in range(2)]
-    for _ in range(4):
+    first = accepted(engine, dispatch, template)
+    clock.advance(61.0)
+    serve(dispatch)
+    assert state(engine, first) is IMPORTING, "tried before the one that has failed"
+    for _ in range(9):
+        clock.advance(10.0)
         serve(dispatch)
-        clock.advance(1000.0)
-    assert {state(engine, each) for each in others} == {IMPORTING}
-    assert state(engine, request.id) is FAILED
-    assert read(engine, request.id).error == "not your cloud storage"
-    assert engine.store.holds() == {}
+        if end is FAILED:
+            fill(refill)
+            other = accepted(engine, dispatch, template)
+            serve(dispatch)
+            assert state(engine, other) is IMPORTING, "not held up any more"
+    assert state(engine, request.id) is end
+    if end is FAILED:
+        assert cvat.count("refused") == 3
+        assert read(engine, request.id).error == (
+            f"{error.detail}; the same works for others, so look at its files and data parameters"
+        )
+        assert engine.store.holds() == {}
 
 
 def test_a_template_that_cvat_will_not_make_is_not_tried_for_each_request(
@@ -213,19 +237,32 @@ def test_an_answer_that_was_lost_is_settled_by_looking(
 
 
 @pytest.mark.usefixtures("warm")
-def test_a_request_does_not_try_for_ever(
+def test_where_no_upload_works_no_request_fails(
     engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
-    cvat.failures["upload"] = [CvatBusy("HTTP 500", http_status=500) for _ in range(99)]
-    request = accepted(engine, dispatch, template)
+    """CVAT's disk is full, say: it answers all questions, and takes no data."""
+    cvat.failures["upload"] = [CvatBusy("HTTP 500", http_status=500) for _ in range(999)]
+    requests = [accepted(engine, dispatch, template) for _ in range(2)]
     refill = refill_of(engine)
     for _ in range(2 * MOST_TASKS_SPOOLED):
-        serve(dispatch)
-        clock.advance(60.0)
+        clock.advance(61.0)
         fill(refill)
-    assert (state(engine, request), read(engine, request).error) == (FAILED, "HTTP 500")
-    assert cvat.count("upload") == len(set(uploads(cvat))) == MOST_TASKS_SPOOLED
-    assert entries(engine) == []
+        before = cvat.count("upload")
+        serve(dispatch)
+        assert cvat.count("upload") == before + 1, "one try a minute, and a task for it"
+    assert {state(engine, each) for each in requests} == {QUEUED}
+    spent = [read(engine, each).tasks_spent for each in requests]
+    assert abs(spent[0] - spent[1]) <= 1, "each in turn"
+    hold = engine.store.holds()[template.name]
+    assert (hold.uploads, "HTTP 500" in hold.reason) == (True, True)
+    cvat.failures["upload"].clear()
+    clock.advance(61.0)
+    fill(refill)
+    serve(dispatch)
+    fill(refill)
+    serve(dispatch)
+    assert {state(engine, each) for each in requests} == {IMPORTING}
+    assert engine.store.holds() == {}
 
 
 @pytest.mark.usefixtures("warm")
@@ -274,7 +311,7 @@ def test_data_that_cannot_be_read_now_costs_no_task(
     clock: ManualClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    engine.queue.hold(SERVER, CvatUnreachable("down"))
+    engine.breaker.hold(SERVER, CvatUnreachable("down"))
     request = accepted(engine, dispatch, template)
     engine.store.release_hold(SERVER, now=engine.clock.now())
     with monkeypatch.context() as patch:

@@ -34,7 +34,7 @@ from pool.errors import (
     CvatUnreachable,
 )
 from pool.model import RequestState
-from pool.services.backoff import SERVER
+from pool.services.backoff import SERVER, TRANSIENT_CAP
 from pool.services.deletion import Deletion
 from pool.services.dispatch import Dispatch
 from pool.services.reconcile import Reconcile
@@ -69,7 +69,7 @@ def test_a_server_that_is_down_costs_no_task_and_no_request(
     assert serve(dispatch) == 1
     assert state(engine, request) is IMPORTING
     assert engine.store.holds() == {}
-    assert [call[0] for call in cvat.calls] == ["upload", "tasks", "upload"]
+    assert [call[0] for call in cvat.calls] == ["upload", "tasks", "tasks", "upload"]
 
 
 @pytest.mark.usefixtures("warm")
@@ -88,7 +88,7 @@ def test_what_comes_while_the_server_is_held_takes_no_task(
 
 
 @pytest.mark.usefixtures("warm")
-def test_one_request_tries_before_the_others(
+def test_the_server_is_asked_before_any_request_is_tried(
     engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     go_down(cvat)
@@ -112,7 +112,7 @@ def test_one_request_tries_before_the_others(
 def test_nobody_overtakes_those_who_wait(
     engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat
 ) -> None:
-    engine.queue.hold(SERVER, CvatUnreachable("down"))
+    engine.breaker.hold(SERVER, CvatUnreachable("down"))
     waiting = [accepted(engine, dispatch, template) for _ in range(2)]
     engine.store.release_hold(SERVER, now=engine.clock.now())
     late = accept(engine, dispatch, template)
@@ -160,13 +160,20 @@ def test_a_maintenance_page_fails_nothing(
 
 
 @pytest.mark.usefixtures("warm")
-def test_retry_after_is_honoured(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+@pytest.mark.parametrize(("asked", "granted"), [(30.0, 30.0), (86400.0, TRANSIENT_CAP)])
+def test_retry_after_is_honoured_up_to_the_longest_back_off(
+    engine: Engine,
+    dispatch: Dispatch,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
+    asked: float,
+    granted: float,
 ) -> None:
-    cvat.failures["upload"] = [CvatBusy("slow down", http_status=429, retry_after=300.0)]
+    cvat.failures["upload"] = [CvatBusy("slow down", http_status=429, retry_after=asked)]
     request = accepted(engine, dispatch, template)
     serve(dispatch)
-    clock.advance(299.0)
+    clock.advance(granted - 1.0)
     assert serve(dispatch) == 0
     clock.advance(2.0)
     assert serve(dispatch) == 1
@@ -177,7 +184,7 @@ def test_retry_after_is_honoured(
 def test_a_hold_that_nobody_waits_for_ends_by_itself(
     engine: Engine, dispatch: Dispatch, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
-    engine.queue.hold(SERVER, CvatUnreachable("a caller met this"))
+    engine.breaker.hold(SERVER, CvatUnreachable("a caller met this"))
     go_down(cvat)
     clock.advance(60.0)
     serve(dispatch)
@@ -186,7 +193,7 @@ def test_a_hold_that_nobody_waits_for_ends_by_itself(
     clock.advance(60.0)
     serve(dispatch)
     assert engine.store.holds() == {}
-    assert [call[0] for call in cvat.calls] == ["about", "about"]
+    assert [call[0] for call in cvat.calls] == ["tasks", "tasks"]
 
 
 def test_a_pool_that_is_empty_because_cvat_is_away_is_no_reason_to_fail(
@@ -195,7 +202,7 @@ def test_a_pool_that_is_empty_because_cvat_is_away_is_no_reason_to_fail(
     patient = strict(template, "wait")
     engine.templates.replace({patient.name: patient})
     dispatch = dispatch_of(engine)
-    engine.queue.hold(SERVER, CvatUnreachable("down"))
+    engine.breaker.hold(SERVER, CvatUnreachable("down"))
     go_down(cvat)
     request = accepted(engine, dispatch, patient)
     for _ in range(60):
@@ -212,7 +219,7 @@ def test_a_pool_that_is_empty_because_cvat_is_away_is_no_reason_to_fail(
 
 
 @pytest.mark.usefixtures("warm")
-def test_the_refill_leaves_trying_to_the_requests_that_wait(
+def test_the_refill_leaves_asking_to_the_dispatcher(
     engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     go_down(cvat)

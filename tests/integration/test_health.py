@@ -52,7 +52,9 @@ def scheduler() -> Services:
 def health(engine: Engine, reach: Reach, scheduler: Services, clock: ManualClock) -> Health:
     """The health of a daemon that has just taken over."""
     engine.store.acquire_maintenance("me", until=clock.now() + 1e6, now=clock.now())
-    return Health(engine.store, reach, lambda: cast(Any, scheduler), owner="me", clock=clock)
+    return Health(
+        engine.store, reach, lambda: cast(Any, scheduler), engine.templates, owner="me", clock=clock
+    )
 
 
 def look(health: Health, clock: ManualClock) -> HealthReport:
@@ -78,9 +80,12 @@ def test_a_store_that_cannot_be_written(
     assert (report.ready, report.checks.store.ok) == (False, False)
 
 
-def test_a_server_that_is_held(health: Health, clock: ManualClock, store: Store) -> None:
+@pytest.mark.parametrize("name", [SERVER, "scenes"])
+def test_a_server_that_is_held_or_all_templates(
+    health: Health, clock: ManualClock, store: Store, name: str
+) -> None:
     hold = Hold(
-        template=SERVER,
+        template=name,
         code="cvat-unreachable",
         reason="http://cvat.internal cannot be reached",
         since=clock.now(),
@@ -97,7 +102,7 @@ def test_a_server_that_is_held(health: Health, clock: ManualClock, store: Store)
     )
     assert check.held_seconds == 1.0
     assert "internal" not in repr(report)
-    store.release_hold(SERVER, now=clock.now())
+    store.release_hold(name, now=clock.now())
     assert look(health, clock).ready
 
 
@@ -111,6 +116,16 @@ def test_a_server_that_does_not_answer(
     assert look(health, clock).ready, "a refusal is an answer"
 
 
+def test_a_server_that_refuses_the_credentials(
+    health: Health, clock: ManualClock, reach: Reach
+) -> None:
+    reach.call("tasks", 0.1, "cvat-unauthorized")
+    check = look(health, clock).checks.server
+    assert (check.ok, check.code) == (False, "cvat-unauthorized")
+    reach.call("tasks", 0.1, "ok")
+    assert look(health, clock).ready
+
+
 def test_a_server_that_was_not_heard_from_for_long(health: Health, clock: ManualClock) -> None:
     clock.advance(module.SILENT_FOR)
     assert not look(health, clock).checks.server.ok
@@ -120,7 +135,12 @@ def test_a_server_that_nothing_was_asked_of_yet(
     engine: Engine, scheduler: Services, clock: ManualClock
 ) -> None:
     health = Health(
-        engine.store, Reach(clock=clock), lambda: cast(Any, scheduler), owner="me", clock=clock
+        engine.store,
+        Reach(clock=clock),
+        lambda: cast(Any, scheduler),
+        engine.templates,
+        owner="me",
+        clock=clock,
     )
     check = look(health, clock).checks.server
     assert (check.ok, check.answered_seconds_ago) == (True, None)
@@ -144,7 +164,7 @@ def test_a_scheduler_that_has_ended_or_not_begun(
 ) -> None:
     scheduler.running = False
     assert not look(health, clock).checks.scheduler.ok
-    none = Health(engine.store, reach, lambda: None, owner="me", clock=clock)
+    none = Health(engine.store, reach, lambda: None, engine.templates, owner="me", clock=clock)
     assert not look(none, clock).checks.scheduler.ok
 
 

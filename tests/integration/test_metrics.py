@@ -148,8 +148,8 @@ def test_levels_hand_outs_and_troubles(
     assert scrape("hand_outs_total", template="scenes", outcome="cold") == 0
     for name in ("leases_waiting", "requests_queued"):
         assert scrape(name, template="scenes") == 0
-    for name in ("template_held", "template_paused"):
-        assert scrape(name, template="scenes") == 1
+    assert scrape("template_paused", template="scenes") == 1
+    assert scrape("template_held", template="scenes", code="c") == 1
     assert scrape("server_held") == 1
     assert (scrape("maintained"), scrape("requests_in_flight")) == (0, 0)
     assert (scrape("spool_bytes"), scrape("event_listeners")) == (0, 0)

@@ -128,7 +128,7 @@ def test_a_task_that_cannot_be_made_either(
     go_down(cvat)
     request = submit(pool)
     assert request.state is QUEUED
-    assert [call[0] for call in cvat.calls] == ["create_task"]
+    assert [call[0] for call in cvat.calls] == ["create_task", "tasks"]
     assert pool.store.queued() == {template.name: 1}
     assert entries(pool.engine) == [request.id]
 
@@ -137,7 +137,7 @@ def test_a_task_that_cannot_be_made_either(
 def test_known_to_be_away_it_is_not_even_tried(
     pool: TaskPool, template: Template, cvat: ScriptedCvat
 ) -> None:
-    pool.engine.queue.hold(SERVER, CvatUnreachable("down"))
+    pool.engine.breaker.hold(SERVER, CvatUnreachable("down"))
     request = submit(pool)
     assert request.state is QUEUED
     assert cvat.calls == []

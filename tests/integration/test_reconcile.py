@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
@@ -37,10 +35,10 @@ def warm(engine: Engine, cvat: ScriptedCvat) -> list[PooledTask]:
         engine.store,
         engine.cvat(),
         engine.settings.templates,
+        engine.breaker,
         owner=engine.owner,
         clock=engine.clock,
         warm=engine.warm,
-        rng=random.Random(1),
     )
     while refill.run_once().started:
         refill.drain()

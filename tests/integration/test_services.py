@@ -26,7 +26,6 @@ from pool.errors import (
 from pool.files import build_upload
 from pool.model import Handout, LeaseState, Outcome, RequestRecord, RequestState, TaskState
 from pool.services.ageing import Ageing, AgeingReport
-from pool.services.backoff import SERVER
 from pool.services.deletion import Deletion
 from pool.services.heartbeat import TERM
 from pool.services.pacing import FIRST_POLL_UNSEEN
@@ -118,7 +117,7 @@ def test_a_failed_create_holds_the_template_and_is_tried_again(
 ) -> None:
     cvat.failures["create_task"] = [CvatBusy("try later", http_status=429, retry_after=5.0)] * 2
     fill(refill)
-    hold = engine.store.holds()[SERVER]
+    hold = engine.store.holds()[template.name]
     assert "try later" in hold.reason
     assert levels(engine.store, template) == {"failed": 2}
     asked = cvat.count("create_task")

@@ -30,7 +30,7 @@ def test_entries_that_no_unfinished_request_belongs_to_are_dropped(
 ) -> None:
     sweep = Sweep(engine.store, engine.spool)
     assert sweep.run_once() == SweepReport()
-    engine.queue.hold(SERVER, CvatUnreachable("down"))
+    engine.breaker.hold(SERVER, CvatUnreachable("down"))
     waiting, cancelled = (accepted(engine, dispatch, template) for _ in range(2))
     engine.store.cancel_request(cancelled, now=clock.now())
     _, never_written_down = receive(engine)

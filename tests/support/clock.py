@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+from pool.clock import SystemClock
+
 START = 1_800_000_000.0
 
 
@@ -36,3 +38,20 @@ class ManualClock:
         assert seconds is not None, "a wait without an end would never return"
         self._elapsed += seconds
         return False
+
+
+class SkippingClock(SystemClock):
+    """The machine's own time, some of which a test skips: for daemons, whose threads really wait.
+    They notice within a fraction of a second."""
+
+    def __init__(self) -> None:
+        self._skipped = 0.0
+
+    def now(self) -> float:
+        return super().now() + self._skipped
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self._skipped
+
+    def skip(self, seconds: float) -> None:
+        self._skipped += seconds

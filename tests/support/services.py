@@ -17,12 +17,12 @@ def dispatch_of(engine: Engine, *, most_queued: int = 100, workers: int = 16) ->
     """A dispatch for the templates in force, whose chances are the same in every run."""
     return Dispatch(
         engine.store,
-        engine.cvat,
         engine.templates,
         engine.hand_out,
         engine.intake,
         engine.queue,
         engine.spool,
+        engine.breaker,
         owner=engine.owner,
         most_queued=most_queued,
         warm=engine.warm,
@@ -38,10 +38,10 @@ def refill_of(engine: Engine) -> Refill:
         engine.store,
         engine.cvat(),
         engine.templates,
+        engine.breaker,
         owner=engine.owner,
         clock=engine.clock,
         warm=engine.warm,
-        rng=random.Random(1),
     )
 
 

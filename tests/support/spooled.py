@@ -47,11 +47,11 @@ def accepted(engine: Engine, dispatch: Dispatch, template: Template) -> str:
 
 
 def serve(dispatch: Dispatch) -> int:
-    """Rounds until nothing more gets its turn; answers how many did."""
+    """Rounds until nothing more is begun; answers how many were."""
     started = 0
     assert dispatch.drain(PATIENCE)
-    while report := dispatch.run_once().started:
-        started += report
+    while (report := dispatch.run_once()).started or report.asked:
+        started += report.started
         assert dispatch.drain(PATIENCE)
     assert dispatch.drain(PATIENCE)
     return started

@@ -36,9 +36,17 @@ def test_two_pools_do_not_try_again_at_the_same_moment() -> None:
     assert [delay for _, delay in first] != [delay for _, delay in second]
 
 
-def test_retry_after_is_the_least() -> None:
-    ((_, delay),) = chain(CvatBusy("slow down", http_status=429, retry_after=33.0), 1)
-    assert delay == 33.0
+@pytest.mark.parametrize(("asked", "granted"), [(33.0, 33.0), (86400.0, TRANSIENT_CAP)])
+def test_retry_after_is_the_least(asked: float, granted: float) -> None:
+    ((_, delay),) = chain(CvatBusy("slow down", http_status=429, retry_after=asked), 1)
+    assert delay == granted
+
+
+def test_a_refusal_and_a_passing_failure_have_pauses_of_their_own() -> None:
+    rng = random.Random(1)
+    refused = chain(CvatForbidden("no"), 5)[-1][0]
+    hold = hold_after("scenes", CvatUnreachable(), refused, now=refused.retry_at or 0.0, rng=rng)
+    assert (hold.attempts, hold.since) == (1, refused.retry_at)
 
 
 def test_creates_that_fail_together_are_one_failure() -> None:

@@ -107,13 +107,24 @@ def test_hints() -> None:
     [
         ("7", 7.0),
         ("0.5", 0.5),
-        ("-3", 0.0),
+        ("-3", None),
+        ("86400", 60.0),
+        ("9" * 15, 60.0),
+        ("9" * 400, None),
+        ("1e12", None),
+        ("inf", None),
+        ("nan", None),
+        ("\u0663", None),
+        ("", None),
+        ("Tue, 14 Nov 2023 22:13:30 -0000", 10.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 60.0),
+        ("Fri, 99 Dec 2023 23:59:59 GMT", None),
         ("Tue, 14 Nov 2023 22:13:30 GMT", 10.0),
         ("Tue, 14 Nov 2023 22:00:00 GMT", 0.0),
         ("soon", None),
     ],
 )
-def test_retry_after_in_both_forms(header: str, seconds: float | None) -> None:
+def test_retry_after_in_both_forms_and_within_bounds(header: str, seconds: float | None) -> None:
     error = answered(429, **{"Retry-After": header})
     assert isinstance(error, errors.CvatBusy)
     assert error.retry_after == seconds

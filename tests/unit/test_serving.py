@@ -17,53 +17,71 @@ from pool.errors import (
     InputError,
     PoolError,
 )
-from pool.services.intake import Aftermath, Attempt
-from pool.services.serving import Culprit, Verdict, culprit_of, judge
+from pool.services.breaker import OWN_FAILURES, OWN_SECONDS, Blame, is_own_fault
+from pool.services.intake import Aftermath
+from pool.services.serving import Verdict, judge, may_be_others
 from pool.services.watched import MOST_TASKS_SPOOLED
 
-SERVER, TEMPLATE, OWN = Culprit.SERVER, Culprit.TEMPLATE, Culprit.OWN
 WAIT, ANOTHER_TASK, FAIL = Verdict.WAIT, Verdict.ANOTHER_TASK, Verdict.FAIL
 
 
 @pytest.mark.parametrize(
-    ("error", "culprit"),
+    ("error", "others"),
     [
-        (CvatUnreachable("refused"), SERVER),
-        (CvatAmbiguous("reset"), SERVER),
-        (CvatBusy("429", http_status=429), SERVER),
-        (CvatBusy("503", http_status=503), SERVER),
-        (CvatError("does not look like a CVAT server"), SERVER),
-        (CvatRefusedCredentials("401"), TEMPLATE),
-        (CvatForbidden("403"), TEMPLATE),
-        (CvatRejected("400"), OWN),
-        (CvatNotFound("404"), OWN),
-        (InputError("a.jpg: gone"), OWN),
-        (ConfigError("no credentials"), OWN),
+        (CvatUnreachable("refused"), True),
+        (CvatAmbiguous("reset"), True),
+        (CvatBusy("429", http_status=429), True),
+        (CvatBusy("503", http_status=503), True),
+        (CvatError("does not look like a CVAT server"), True),
+        (CvatRefusedCredentials("401"), True),
+        (CvatForbidden("403"), True),
+        (CvatRejected("400"), False),
+        (CvatNotFound("404"), False),
+        (InputError("a.jpg: gone"), False),
+        (ConfigError("no credentials"), False),
     ],
 )
-def test_whose_fault_it_is(error: PoolError, culprit: Culprit) -> None:
-    assert culprit_of(error) is culprit
+def test_whether_others_may_fail_too(error: PoolError, others: bool) -> None:
+    assert may_be_others(error) is others
 
 
 @pytest.mark.parametrize(
-    ("aftermath", "culprit", "verdict"),
+    ("aftermath", "blame", "verdict"),
     [
-        (Aftermath.UNTOUCHED, SERVER, WAIT),
-        (Aftermath.UNTOUCHED, TEMPLATE, WAIT),
-        (Aftermath.UNTOUCHED, OWN, FAIL),
-        (Aftermath.REFUSED, OWN, FAIL),
-        (Aftermath.REFUSED, TEMPLATE, ANOTHER_TASK),
-        (Aftermath.REFUSED, SERVER, ANOTHER_TASK),
-        (Aftermath.TASK_LOST, OWN, ANOTHER_TASK),
-        (Aftermath.TASK_LOST, SERVER, ANOTHER_TASK),
-        (Aftermath.UNSETTLED, SERVER, ANOTHER_TASK),
+        (Aftermath.UNTOUCHED, Blame.OTHERS, WAIT),
+        (Aftermath.UNTOUCHED, Blame.SUSPECT, WAIT),
+        (Aftermath.UNTOUCHED, Blame.OWN, FAIL),
+        (Aftermath.UNTOUCHED, None, FAIL),
+        (Aftermath.REFUSED, None, FAIL),
+        (Aftermath.REFUSED, Blame.OTHERS, ANOTHER_TASK),
+        (Aftermath.TASK_LOST, None, ANOTHER_TASK),
+        (Aftermath.TASK_LOST, Blame.SUSPECT, ANOTHER_TASK),
+        (Aftermath.TASK_LOST, Blame.OWN, FAIL),
+        (Aftermath.UNSETTLED, Blame.OTHERS, ANOTHER_TASK),
     ],
 )
 def test_what_becomes_of_the_request(
-    aftermath: Aftermath, culprit: Culprit, verdict: Verdict
+    aftermath: Aftermath, blame: Blame | None, verdict: Verdict
 ) -> None:
-    attempt = Attempt(aftermath, PoolError("why"))
-    assert judge(attempt, culprit, spent=0) is verdict
-    assert judge(attempt, culprit, spent=MOST_TASKS_SPOOLED - 2) is verdict
-    last = judge(attempt, culprit, spent=MOST_TASKS_SPOOLED - 1)
-    assert last is (FAIL if verdict is ANOTHER_TASK else verdict)
+    assert judge(aftermath, blame, spent=0) is verdict
+    assert judge(aftermath, blame, spent=MOST_TASKS_SPOOLED - 2) is verdict
+    last = judge(aftermath, blame, spent=MOST_TASKS_SPOOLED - 1)
+    assert last is (FAIL if (verdict, blame) == (ANOTHER_TASK, None) else verdict)
+
+
+@pytest.mark.parametrize(
+    ("failed_at", "others", "own"),
+    [
+        ((0.0, 15.0, OWN_SECONDS), True, True),
+        ((0.0, 15.0, OWN_SECONDS), False, False),
+        ((0.0, 15.0, OWN_SECONDS - 0.1), True, False),
+        ((0.0, OWN_SECONDS * 9), True, False),
+        (tuple(range(100)), False, False),
+        ((), True, False),
+    ],
+)
+def test_when_an_operation_has_a_fault_of_its_own(
+    failed_at: tuple[float, ...], others: bool, own: bool
+) -> None:
+    assert OWN_FAILURES == 3
+    assert is_own_fault(failed_at, others_succeeded=others) is own

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from enum import Enum
 from functools import cache
 from http import HTTPStatus
@@ -17,6 +17,7 @@ from pool.errors import CvatBusy, PoolError, PoolUnreachable, QueueFull, Unknown
 from pool.events import Event
 from pool.http.remote.steps import Answer
 from pool.model import Job, LeaseState, Outcome, RequestRecord, RequestWarning
+from pool.units import retry_after
 
 if TYPE_CHECKING:
     from pool.status import Status
@@ -142,7 +143,7 @@ def error_in(answer: Answer) -> PoolError:
             str(told.get("detail", "")) or _findings(told.get("errors", ())),
         )
     if isinstance(error, (CvatBusy, QueueFull)):
-        error.retry_after = retry_after(answer, now=None)
+        error.retry_after = retry_after(answer.headers.get("retry-after"), now=time.time())
     return error
 
 
@@ -153,23 +154,6 @@ def not_a_pool(answer: Answer) -> PoolUnreachable:
     except ValueError:
         phrase = ""
     return PoolUnreachable(f"{answer.address} answers {answer.status}{phrase}, and not as a pool")
-
-
-def retry_after(answer: Answer, *, now: float | None) -> float | None:
-    """After how many seconds the call may be tried again, if the answer says so.
-
-    It says it in seconds or as a date, which is read only when ``now`` is given (RFC 9110,
-    section 10.2.3).
-    """
-    said = answer.headers.get("retry-after", "").strip()
-    if said.isdecimal():
-        return float(said)
-    if not said or now is None:
-        return None
-    try:
-        return max(0.0, parsedate_to_datetime(said).timestamp() - now)
-    except ValueError:
-        return None
 
 
 # --- Inside ---------------------------------------------------------------------------------------

@@ -183,7 +183,7 @@ class AsyncRemotePool:
         """What :meth:`pool.TaskPool.pause` does."""
         await self._wire.run(self._talks.control(template, "pause"))
 
-    async def resume(self, template: str) -> None:
+    async def resume(self, template: str | None = None) -> None:
         """What :meth:`pool.TaskPool.resume` does."""
         await self._wire.run(self._talks.control(template, "resume"))
 

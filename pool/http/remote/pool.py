@@ -222,7 +222,7 @@ class RemotePool:
         """What :meth:`pool.TaskPool.pause` does."""
         self._wire.run(self._talks.control(template, "pause"))
 
-    def resume(self, template: str) -> None:
+    def resume(self, template: str | None = None) -> None:
         """What :meth:`pool.TaskPool.resume` does."""
         self._wire.run(self._talks.control(template, "resume"))
 

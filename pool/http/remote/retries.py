@@ -22,9 +22,10 @@ from pool.errors import (
     PoolUnreachable,
     WaitTimeout,
 )
-from pool.http.remote.answers import error_in, retry_after
+from pool.http.remote.answers import error_in
 from pool.http.remote.steps import Answer, Call, Lost, Pause, Talk
 from pool.logs import get_logger
+from pool.units import retry_after
 
 log = get_logger(__name__)
 
@@ -96,7 +97,7 @@ class Retries:
                     return answer
                 error = error_in(answer)
                 again = refused_for_now(answer, error)
-                wanted = retry_after(answer, now=self._clock.now())
+                wanted = retry_after(answer.headers.get("retry-after"), now=self._clock.now())
                 # Whoever answers for a daemon that it lost does not know what became of the call.
                 doubted = doubted or (again and isinstance(error, PoolUnreachable))
             now = self._clock.monotonic()

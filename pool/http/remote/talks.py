@@ -192,13 +192,10 @@ class Talks:
         count, seconds = check_prewarm(count, duration)
         return (yield from self.control(template, "prewarm", count=count, seconds=seconds))
 
-    def control(self, template: str, what: str, **told: float) -> Talk[Answer]:
-        """Pause, resume, drain or prewarm a template; all of them may be said twice."""
-        call = Call(
-            method="POST",
-            path=f"/v1/templates/{check_template(template)}/{what}",
-            json=told or None,
-        )
+    def control(self, template: str | None, what: str, **told: float) -> Talk[Answer]:
+        """Pause, resume, drain or prewarm a template, or all; all of them may be said twice."""
+        whose = "" if template is None else f"{check_template(template)}/"
+        call = Call(method="POST", path=f"/v1/templates/{whose}{what}", json=told or None)
         return (yield from self._granted(call))
 
     # --- Events -----------------------------------------------------------------------------------

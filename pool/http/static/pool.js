@@ -95,9 +95,15 @@ function changesBetween(before, after) {
   for (const row of after.templates) {
     const old = earlier.get(row.name);
     if (!old) news.push(`New template ${row.name}`);
-    else news.push(...templateNews(old, row));
+    // What holds all of them is told once.
+    else news.push(...templateNews(own(old, before), own(row, after)));
   }
   return news;
+}
+
+/** A template's row without the hold of the server as a whole. */
+function own(row, status) {
+  return row.hold_reason === status.hold_reason ? { ...row, hold_reason: "" } : row;
 }
 
 function templateNews(old, row) {
