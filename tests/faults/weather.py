@@ -170,6 +170,9 @@ class Weather:
 
     def _change(self) -> None:
         try:
+            if POISON in self._kinds:
+                # Once at least, however short the storm is.
+                self._poison()
             while not self._over.is_set():
                 if self._rng.random() < 0.75:
                     chosen = self._rng.sample(self._kinds, self._rng.choice((1, 1, 2)))

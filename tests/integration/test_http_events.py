@@ -108,8 +108,8 @@ def test_what_happens_is_told_as_it_happens(serving: Serving, store: Store) -> N
         told = [stream.next() for _ in range(6)]
     assert [event["kind"] for event in told] == [
         "task.warm",
-        "lease.handed_out",
         "request.uploading",
+        "lease.handed_out",
         "request.importing",
         "lease.used",
         "request.ready",
