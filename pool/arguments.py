@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from pool.config_values import LARGEST
 from pool.errors import InputError, PoolError, UnknownTemplate
 from pool.names import check_text, shown
 from pool.units import format_duration
 
-#: The largest whole number that CVAT's database takes.
-LARGEST: Final = 2**31 - 1
 #: Seconds that one call may wait, and that a lease lasts.
 LONGEST_WAIT: Final = 30 * 86400.0
 SHORTEST_LEASE: Final = 1.0

@@ -24,8 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from pool.arguments import LARGEST
-from pool.config_values import Reader, Unfit, nearest, shown, unknown_key
+from pool.config_values import LARGEST, Reader, Unfit, nearest, shown, unknown_key
 from pool.errors import InputError
 from pool.names import LONGEST_PATH, check_server_path, check_text
 
@@ -257,7 +256,7 @@ class DataParams(_Params):
 def explain_unknown(key: str, kind: type[_Params] = DataParams) -> str:
     """What is said about a key that is no parameter."""
     if key in SOURCES and kind is DataParams:
-        return f"{key} is no parameter here: where the data is, {SOURCES[key]} tells"
+        return f"{key} is no data parameter here: where the data is, is given by {SOURCES[key]}"
     return f"{key}: {unknown_key(key, kind.model_fields)}"
 
 

@@ -26,7 +26,7 @@ LONGEST_PATH: Final = 1024
 #: it stands in a text of CVAT's.
 _UNSAFE_IN_URL: Final = re.compile(r"[ '\"<>\\^`{|}]")
 _USER_INFO: Final = re.compile(r"(?<=://)[^\s/'\"\\?#]*@")
-#: What follows the path of an address, or of one of which the path alone is told: "url: /a.jpg?x".
+#: What follows the path of an address, or of one of which the path alone is given: "url: /a.jpg?x".
 _QUERY: Final = re.compile(r"(?i)((?:://|\burl: /)[^\s'\"<>\\?#]*)[?#][^\s'\"<>\\]*")
 
 

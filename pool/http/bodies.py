@@ -11,7 +11,6 @@ from typing import Annotated, Any, Final, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pool.arguments import (
-    LARGEST,
     LONGEST_LEASE,
     LONGEST_NAME,
     LONGEST_PREWARM,
@@ -20,6 +19,7 @@ from pool.arguments import (
     SHORTEST_PREWARM,
     check_task_name,
 )
+from pool.config_values import LARGEST
 from pool.data_params import DataParams
 from pool.errors import InputError
 from pool.http.problems import BodyInvalid

@@ -98,10 +98,10 @@ A = [("a.jpg", b"x")]
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     # Parameters.
     ("scenes", {"params": {"frame_stp": 5}}, "unknown key; did you mean frame_step?"),
-    ("scenes", {"params": {"remote_files": ["http://h/b.jpg"]}}, "urls tells"),
-    ("scenes", {"params": {"server_files": ["b.jpg"]}}, "share or cloud tells"),
-    ("scenes", {"params": {"cloud_storage_id": 1}}, "cloud tells"),
-    ("scenes", {"params": {"client_files": []}}, "files tells"),
+    ("scenes", {"params": {"remote_files": ["http://h/b.jpg"]}}, "given by urls"),
+    ("scenes", {"params": {"server_files": ["b.jpg"]}}, "given by share or cloud"),
+    ("scenes", {"params": {"cloud_storage_id": 1}}, "given by cloud"),
+    ("scenes", {"params": {"client_files": []}}, "given by files"),
     ("scenes", {"params": {"image_quality": 0}}, "a whole number from 1 to 100"),
     ("scenes", {"params": {"image_quality": 101}}, "a whole number from 1 to 100"),
     ("scenes", {"params": {"image_quality": "70"}}, "a whole number from 1 to 100"),
@@ -323,7 +323,7 @@ def test_a_prewarm_is_finite(full: Any, count: Any, duration: Any) -> None:
 
 
 @pytest.mark.parametrize("wait", [-1, math.inf, math.nan])
-def test_nobody_waits_for_jobs_for_ever_by_mistake(full: Any, image: bytes, wait: float) -> None:
+def test_a_wait_for_jobs_is_finite(full: Any, image: bytes, wait: float) -> None:
     request = full.submit("scenes", [("a.jpg", image)])
     with pytest.raises(InputError):
         request.jobs(timeout=wait)

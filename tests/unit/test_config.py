@@ -329,7 +329,7 @@ def test_a_value_that_will_not_do_is_not_compared() -> None:
         (f"{CARS}min_size = 1", "it belongs in a template's table pool = { … }"),
         (f"{CARS}labls = 1", "unknown key; did you mean labels?"),
         (f"{CARS}data.frame_stp = 5", "unknown key; did you mean frame_step?"),
-        (f"{CARS}data.server_files = []", "where the data is, share or cloud tells"),
+        (f"{CARS}data.server_files = []", "is given by share or cloud"),
         (f"{CARS}pool = {{ segment_size = 1 }}", "template's table task = { … }"),
     ],
 )

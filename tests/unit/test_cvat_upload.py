@@ -258,6 +258,15 @@ def test_an_upload_cut_in_the_middle_was_not_acted_on_but_counts_as_touched(
         (Upload(share=("a.jpg", "d/")), {"server_files": ["a.jpg", "d/"], "copy_data": True}),
         (Upload(urls=("http://x/a.jpg",)), {"remote_files": ["http://x/a.jpg"], "copy_data": True}),
         (
+            Upload(cloud=(3, ("m.jsonl",)), extra={"filename_pattern": "cam1/*.jpg"}),
+            {
+                "cloud_storage_id": 3,
+                "server_files": ["m.jsonl"],
+                "copy_data": True,
+                "filename_pattern": "cam1/*.jpg",
+            },
+        ),
+        (
             Upload(cloud=(3, ("k1", "k2")), extra={"job_file_mapping": [["k2"], ["k1"]]}),
             {
                 "cloud_storage_id": 3,
