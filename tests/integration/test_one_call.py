@@ -186,9 +186,10 @@ def test_where_nothing_succeeds_nothing_fails(
     with running(config, clock) as daemon:
         pool = TaskPool.over(daemon.engine)
         sick = pool.submit("poisoned", [("a.jpg", image)])
+        wait_until(daemon, lambda: row_of(pool, "poisoned").held_since is not None)
+        wait_until(daemon, lambda: row_of(pool, "poisoned").creating == 0, "settled by their names")
         for _ in range(5):
             skip_until_tried(daemon, server, clock, sick)
-        wait_until(daemon, lambda: row_of(pool, "poisoned").creating == 0)
         assert sick.state is QUEUED
         row = row_of(pool, "poisoned")
         assert "HTTP 500 Internal Server Error" in row.hold_reason
@@ -282,7 +283,7 @@ def test_retry_after_is_believed_within_bounds(
         request.jobs(timeout=PATIENCE)
 
 
-@pytest.mark.parametrize("door", ["command", *REMOTE, "one template"])
+@pytest.mark.parametrize("door", ["command", "HTTP", *REMOTE, "one template"])
 def test_resume_ends_all_holds(
     server: SimulatorServer, clock: SkippingClock, tmp_path: Path, image: bytes, door: str
 ) -> None:
@@ -296,6 +297,10 @@ def test_resume_ends_all_holds(
         busy.remove()
         if door == "command":
             assert cvat_pool("resume", cwd=tmp_path).returncode == 0
+        elif door == "HTTP":
+            with Api(daemon.url) as api:
+                rows = api.post("/v1/templates/resume").json["templates"]
+            assert [row["paused_since"] for row in rows] == [None, None]
         elif door == "one template":
             caller.resume("poisoned")
         else:
