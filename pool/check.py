@@ -159,10 +159,7 @@ def _check_token(cvat: CvatClient, clock: Clock) -> CheckResult:
     if token.read_only:
         return CheckResult(
             name="access token",
-            error=CvatForbidden(
-                f"token {token.name!r} is read-only; make one that may write, in CVAT's profile "
-                "page under Security"
-            ),
+            error=CvatForbidden(token.refusal),
         )
     if token.expiry_date is None:
         return CheckResult(name="access token", detail=f"{token.name}, does not expire")

@@ -39,7 +39,7 @@ from pool.services.recycle import Recycle
 from pool.services.refill import Refill
 from pool.services.reload import Reload
 from pool.services.scheduler import Scheduler
-from pool.services.server_version import ServerVersion
+from pool.services.server_probe import ServerProbe
 from pool.services.sweep import Sweep
 from pool.services.timekeeping import Timekeeping
 from pool.settings import Settings
@@ -68,7 +68,7 @@ FINALIZE_EVERY = 10.0
 PRUNE_EVERY = 600.0
 DISPATCH_EVERY = 2.0
 SWEEP_EVERY = 600.0
-VERSION_EVERY = 600.0
+PROBE_EVERY = 600.0
 
 
 class Daemon:
@@ -305,7 +305,8 @@ class Daemon:
         prune = Prune(store, keep=settings.store.keep_finished, clock=clock)
         dispatch = self._dispatcher()
         sweep = Sweep(store, engine.spool)
-        version = ServerVersion(cvat, HookSetup(store, cvat, settings, clock=clock))
+        setup = HookSetup(store, cvat, settings, clock=clock)
+        probe = ServerProbe(cvat, setup, engine.breaker, engine.templates)
         timekeeping = Timekeeping(store, clock=clock)
         scheduler = Scheduler(clock=clock, before=timekeeping.run_once)
         count = self.observation.metrics.reconciled
@@ -321,7 +322,7 @@ class Daemon:
         scheduler.add("prune", prune.run_once, every=PRUNE_EVERY)
         scheduler.add("dispatch", dispatch.run_once, every=DISPATCH_EVERY)
         scheduler.add("sweep", sweep.run_once, every=SWEEP_EVERY)
-        scheduler.add("version", version.run_once, every=VERSION_EVERY)
+        scheduler.add("probe", probe.run_once, every=PROBE_EVERY)
         refill.on_room(lambda: scheduler.wake("refill"))
         dispatch.on_room(lambda: scheduler.wake("dispatch"))
         self.observation.begin(scheduler)
@@ -390,7 +391,7 @@ class Daemon:
             self.engine.renew_credentials()
         if (report.read or report.credentials) and self._scheduler is not None:
             self.engine.breaker.try_now()
-            for service in ("refill", "recycle", "dispatch"):
+            for service in ("refill", "recycle", "dispatch", "probe"):
                 self._scheduler.wake(service)
         record = self._reload.record
         try:

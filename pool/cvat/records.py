@@ -73,6 +73,14 @@ class AccessToken:
     read_only: bool
     expiry_date: str | None
 
+    @property
+    def refusal(self) -> str:
+        """What to say of a token that may only read."""
+        return (
+            f"token {self.name!r} is read-only; make one that may write, in CVAT's profile page "
+            "under Security"
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskInfo:

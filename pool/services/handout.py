@@ -252,6 +252,8 @@ class HandOut:
         return None
 
     def _create_cold(self, template: Template, lease_id: str) -> Handout:
+        # Before there is a row: without credentials there is nothing to create with.
+        cvat = self._cvat()
         now = self._clock.now()
         pooled = self._store.begin_create(
             new_id(now),
@@ -265,9 +267,7 @@ class HandOut:
         if pooled is None:
             raise PoolError("a create without a limit was refused by the store")
         try:
-            prepared = create_on_server(
-                self._store, self._cvat(), template, pooled, clock=self._clock
-            )
+            prepared = create_on_server(self._store, cvat, template, pooled, clock=self._clock)
         except CvatError as error:
             log.warning("cold create failed", template=template.name, why=str(error))
             # A refusal may be about the credentials of this process alone.

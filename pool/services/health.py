@@ -14,7 +14,7 @@ from typing import Final
 from pool.clock import Clock
 from pool.errors import CvatRefusedCredentials, PoolError
 from pool.model import ConfigRecord, Hold
-from pool.services.backoff import SERVER
+from pool.services.backoff import SERVER, Circuit, circuit
 from pool.services.reach import Reach
 from pool.services.scheduler import Scheduler, ServiceRecord
 from pool.store.base import Store
@@ -95,14 +95,20 @@ class HealthReport:
     checks: Checks
 
 
-def hold_of_all(holds: Mapping[str, Hold], templates: Collection[str]) -> Hold | None:
-    """What holds all templates: the server's hold, or the youngest of their own; None when there
-    is one that is not held."""
+def hold_of_all(
+    holds: Mapping[str, Hold], templates: Collection[str], *, now: float
+) -> Hold | None:
+    """What holds all templates: the server's hold, or the youngest of their own.
+
+    None when there is one that may be tried: where its pool is full, only a request would.
+    """
     if SERVER in holds:
         return holds[SERVER]
-    if not templates or not holds.keys() >= set(templates):
+    mine = (holds.get(name) for name in templates)
+    open_ = [hold for hold in mine if hold and circuit(hold, now=now) is Circuit.OPEN]
+    if not templates or len(open_) < len(templates):
         return None
-    return max((holds[name] for name in templates), key=lambda hold: hold.since)
+    return max(open_, key=lambda hold: hold.since)
 
 
 def judge_server(reach: Reach, hold: Hold | None, now: float) -> ServerCheck:
@@ -186,7 +192,7 @@ class Health:
         hold, configuration, maintains, writable = None, None, False, True
         try:
             self._store.check_writable()
-            hold = hold_of_all(self._store.holds(), self._templates)
+            hold = hold_of_all(self._store.holds(), self._templates, now=now)
             configuration = self._store.configuration()
             maintains = self._store.maintainer(now=now) == self._owner
         except PoolError:

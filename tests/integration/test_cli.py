@@ -193,10 +193,15 @@ def test_a_read_only_token(
     assert "read-only" in result.stdout + result.stderr
 
 
-def test_no_credentials(folder: Path, image_path: Path) -> None:
-    result = cvat_pool("get", "scenes", image_path, cwd=folder, HOME=str(folder))
+@pytest.mark.parametrize("command", ["get", "lease"])
+def test_no_credentials(folder: Path, image_path: Path, command: str) -> None:
+    arguments = ["scenes", image_path] if command == "get" else ["scenes"]
+    result = cvat_pool(command, *arguments, cwd=folder, HOME=str(folder))
     assert result.returncode == 2
     assert "CVAT_ACCESS_TOKEN" in one_line(result)
+    status = json.loads(cvat_pool("status", "--json", cwd=folder).stdout)
+    (levels,) = [each for each in status["templates"] if each["name"] == "scenes"]
+    assert (levels["creating"], levels["waiting"], levels["queued"]) == (0, 0, 0)
 
 
 def test_an_unknown_organization(folder: Path, token: str, image_path: Path) -> None:

@@ -343,6 +343,29 @@ def test_a_start_tries_at_once_what_was_refused(
         assert row_of(pool, "poisoned").held_since is None
 
 
+def test_a_token_that_may_only_read_is_noticed_with_full_pools(
+    server: SimulatorServer, clock: SkippingClock, tmp_path: Path, image: bytes
+) -> None:
+    config = write_config(server, tmp_path, poisoned=1, assignee=None)
+    with running(config, clock) as daemon:
+        pool = TaskPool.over(daemon.engine)
+        wait_until(daemon, lambda: row_of(pool, "poisoned").warm == 1)
+    server.actions.restrict_tokens()
+    with running(config, clock) as daemon, Api(daemon.url) as api:
+        pool = TaskPool.over(daemon.engine)
+        wait_until(daemon, lambda: row_of(pool, "poisoned").held_since is not None)
+        assert "is read-only; make one that may write" in row_of(pool, "poisoned").hold_reason
+        ready = api.get("/readyz")
+        assert (ready.status, ready.json["checks"]["server"]["code"]) == (503, "cvat-forbidden")
+        server.actions.restore_tokens()
+        clock.skip(61.0)
+        # Nothing is to be created, so that only a request shows that it is mended.
+        wait_until(daemon, lambda: api.get("/readyz").status == 200)
+        with opened("RemotePool", daemon) as caller:
+            caller.submit("poisoned", [("a.jpg", image)]).jobs(timeout=PATIENCE)
+        assert row_of(pool, "poisoned").held_since is None
+
+
 def test_a_reload_tries_at_once_what_was_refused(
     server: SimulatorServer, clock: SkippingClock, tmp_path: Path, image: bytes
 ) -> None:
