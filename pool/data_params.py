@@ -143,6 +143,8 @@ class ValidationParams(_Params):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         method = self.frame_selection_method
+        if method is None:
+            raise _wrong(f"frame_selection_method is missing: {' or '.join(get_args(Selection))}")
         if self.mode == "gt_pool" and method not in ("manual", "random_uniform"):
             raise _wrong('frame_selection_method is "manual" or "random_uniform" with "gt_pool"')
         if self.mode == "gt_pool" or method == "random_per_job":
@@ -169,7 +171,7 @@ class DataParams(_Params):
     chunk_size: Annotated[
         Annotated[int, Field(ge=1, le=LARGEST)] | Literal["auto", "server"] | None,
         Field(description="In frames"),
-        _is('"auto", "server" or a whole number of at least 1'),
+        _is(f'"auto", "server" or a whole number from 1 to {LARGEST}'),
     ] = None
     sorting_method: Annotated[SortingMethod | None, _choice(*get_args(SortingMethod))] = None
     use_cache: _Flag = None
@@ -196,7 +198,7 @@ class DataParams(_Params):
             description="One job for each list of names",
             examples=[[["a.jpg", "b.jpg"], ["c.jpg"]]],
         ),
-        _is("for each job a list of its files' names"),
+        _is('a list of jobs, each a list of file names, such as [["a.jpg", "b.jpg"], ["c.jpg"]]'),
     ] = None
     upload_file_order: Annotated[
         _Names | None, Field(description='All files in order, for "predefined"')

@@ -226,7 +226,7 @@ def _source(source: object, name: str | None, distinct: DistinctNames) -> LocalF
     if hasattr(source, "read"):
         return _stream(cast(BinaryIO, source), name, distinct)
     raise InputError(
-        f"cannot upload a {type(source).__name__}: pass paths, open binary files, or pairs of a "
+        f"cannot upload {type(source).__name__}: pass paths, open binary files, or pairs of a "
         "name and one of these or bytes"
     )
 
@@ -303,7 +303,9 @@ def _cloud(cloud: tuple[int, Sequence[str]]) -> tuple[int, tuple[str, ...]]:
 
 
 def _fetched(urls: Sequence[str], params: DataParams) -> Upload:
-    distinct = DistinctNames()
+    distinct = DistinctNames(
+        remedy="give the files themselves, or each URL in a request of its own"
+    )
     known: dict[str, str] = {}
     addresses = []
     for url in _listed("urls", urls):

@@ -59,7 +59,7 @@ def check_file_name(name: object) -> str:
     if len(there.encode()) > LONGEST_FILE_NAME:
         raise InputError(
             f"{shown(known)}: CVAT has room for {LONGEST_FILE_NAME} bytes of a file's name, and "
-            f"these are {len(there.encode())}"
+            f"these are {len(there.encode())}; give it a shorter one"
         )
     return there
 
@@ -78,10 +78,17 @@ def check_extensions(names: Iterable[str]) -> None:
 
 
 class DistinctNames:
-    """The names that the files of one task have in CVAT, each of one file."""
+    """The names that the files of one task have in CVAT, each of one file. ``remedy`` is what to
+    do about two of one name."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        remedy: str = "put them into a zip archive, which keeps folders, or give them names of "
+        "their own",
+    ) -> None:
         self._given: dict[str, str] = {}
+        self._remedy = remedy
 
     def add(self, there: str, given: str) -> None:
         """Take the name ``there`` for what the caller calls ``given``.
@@ -94,8 +101,7 @@ class DistinctNames:
             if other != given:
                 which = f"{shown(other)} and {shown(given)}: CVAT calls both of them {shown(there)}"
             raise InputError(
-                f"{which}: two files of one name cannot be in one task; put them into a zip "
-                "archive, which keeps folders, or give them names of their own"
+                f"{which}: two files of one name cannot be in one task; {self._remedy}"
             )
         self._given[there] = given
 
@@ -137,15 +143,17 @@ def check_url(url: object) -> str:
     """
     given = check_text(url, "a URL")
     address = _UNSAFE_IN_URL.sub(lambda found: quote(found[0]), given)
+    # What cannot be split is not shown where it may hold a password.
+    where = ascii(without_secrets(given)) if "@" not in given else "a URL"
+    if not address.lower().startswith(("http://", "https://")):
+        raise InputError(f"{where}: CVAT fetches http:// and https:// addresses only")
     try:
         parts = urlsplit(address)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
     if not usable or any(ord(character) < 33 for character in address):
-        # What cannot be split is not shown, since it may hold a password.
-        where = f"{without_secrets(given)!r}: " if "@" not in given else ""
-        raise InputError(f"{where}CVAT fetches http:// and https:// addresses only")
+        raise InputError(f"{where}: this is no valid address")
     if len(address) > LONGEST_PATH:
         raise InputError(
             f"{without_secrets(address)}: CVAT has room for {LONGEST_PATH} characters of a URL, "
@@ -179,17 +187,19 @@ def shown(name: str | PurePath) -> str:
     """A name for a message: as it is where it can be printed, else escaped; not too long."""
     text = str(name)
     text = text if len(text) <= 100 else f"{text[:70]}…{text[-29:]}"
-    return text if text.strip() and text.isprintable() else ascii(text)
+    return text if text and text == text.strip() and text.isprintable() else ascii(text)
 
 
 def check_text(value: object, what: str) -> str:
     """A text that JSON, CVAT and the store can hold."""
     if not isinstance(value, str):
         raise InputError(f"{what} has to be text, not {type(value).__name__}")
+    # Of an address that cannot be read nobody can tell what in it is secret.
+    which = f"{what}, {shown(value)}," if "://" not in value else what
     if "\0" in value:
-        raise InputError(f"{what}, {shown(value)}, has a NUL character")
+        raise InputError(f"{which} has a NUL character")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise InputError(f"{what}, {shown(value)}, is not UTF-8; give it another name") from None
+        raise InputError(f"{which} is not UTF-8; give it another name") from None
     return value

@@ -17,6 +17,7 @@ from pool.arguments import (
     LONGEST_WAIT,
     SHORTEST_LEASE,
     SHORTEST_PREWARM,
+    check_assignee,
     check_task_name,
 )
 from pool.config_values import LARGEST
@@ -168,7 +169,7 @@ def request_fields(form: Mapping[str, str]) -> RequestFields:
     """
     told: dict[str, Any] = dict(form)
     if "assignee" in told:
-        told["assignee"] = _decimal("assignee", told["assignee"])
+        told["assignee"] = _assignee(told["assignee"])
     if "params" in told:
         told["params"] = parse(DataParams, told["params"].encode())
     try:
@@ -177,7 +178,6 @@ def request_fields(form: Mapping[str, str]) -> RequestFields:
         raise BodyInvalid(error) from None
 
 
-def _decimal(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= 10):
-        raise InputError(f"{name}: a whole number was expected")
-    return int(text)
+def _assignee(text: str) -> int | None:
+    decimal = text.isascii() and text.removeprefix("-").isdecimal() and len(text) <= 10
+    return check_assignee(int(text) if decimal else text)

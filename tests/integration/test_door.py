@@ -106,15 +106,15 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("scenes", {"params": {"image_quality": 101}}, "a whole number from 1 to 100"),
     ("scenes", {"params": {"image_quality": "70"}}, "a whole number from 1 to 100"),
     ("scenes", {"params": {"chunk_size": 0}}, 'expected "auto", "server" or a whole number'),
-    ("scenes", {"params": {"chunk_size": 2**31}}, 'expected "auto", "server" or a whole'),
+    ("scenes", {"params": {"chunk_size": 2**31}}, "a whole number from 1 to 2147483647"),
     ("scenes", {"params": {"sorting_method": "naturl"}}, 'did you mean "natural"?'),
     ("scenes", {"params": {"frame_filter": "every=2"}}, 'expected "step=N"'),
     ("scenes", {"params": {"frame_step": 0}}, "a whole number from 1"),
     ("scenes", {"params": {"frame_step": 2, "frame_filter": "step=2"}}, "give one of"),
     ("scenes", {"params": {"start_frame": 3, "stop_frame": 2}}, "is after stop_frame"),
     ("scenes", {"params": {"use_cache": 1}}, "true or false"),
-    ("scenes", {"params": {"job_file_mapping": []}}, "for each job a list"),
-    ("scenes", {"params": {"job_file_mapping": ["a.jpg"]}}, "for each job a list"),
+    ("scenes", {"params": {"job_file_mapping": []}}, "expected a list of jobs"),
+    ("scenes", {"params": {"job_file_mapping": ["a.jpg"]}}, "expected a list of jobs"),
     ("scenes", {"params": {"job_file_mapping": [["a.jpg"], ["a.jpg"]]}}, "is named twice"),
     ("scenes", {"params": {"job_file_mapping": [["b.jpg"]]}}, "names b.jpg, which is none of"),
     ("scenes", {"params": {"job_file_mapping": [[" a.jpg"]]}}, "CVAT cuts the spaces off"),
@@ -143,6 +143,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("scenes", {"params": {"upload_file_order": ["a.jpg"]}}, 'sorting_method "predefined" only'),
     ("scenes", {"params": {"validation_params": {"mode": "x"}}}, 'expected "gt" or "gt_pool"'),
     ("scenes", {"params": {"validation_params": {"mod": "gt"}}}, "did you mean mode?"),
+    ("scenes", {"params": {"validation_params": {"mode": "gt"}}}, "_method is missing"),
     (
         "scenes",
         {
@@ -175,7 +176,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("scenes", {"files": [("ab.jpg", b"x"), ("a\u202fb.jpg", b"y")]}, "put them into a zip"),
     ("scenes", {"files": [("a&amp;.jpg", b"x"), ("a&.jpg", b"y")]}, "CVAT calls both of them a&."),
     ("scenes", {"files": [(LONG, b"x")]}, "CVAT has room for 255 bytes"),
-    ("scenes", {"files": [("a.jpg ", b"x")]}, "the space at its end"),
+    ("scenes", {"files": [("a.jpg ", b"x")]}, "'a.jpg ': the space at its end"),
     ("scenes", {"files": [("a", b"x")]}, "CVAT knows media by their extension"),
     ("scenes", {"files": [(".jpg", b"x")]}, "CVAT knows media by their extension"),
     ("scenes", {"files": [("..", b"x")]}, "is no file name"),
@@ -202,22 +203,37 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("scenes", {"urls": ["ftp://h/a.jpg"]}, "http:// and https:// addresses only"),
     ("scenes", {"urls": ["a.jpg"]}, "http:// and https:// addresses only"),
+    ("scenes", {"urls": ["http://h:99999/a.jpg"]}, "this is no valid address"),
+    ("scenes", {"urls": ["http:///a.jpg"]}, "this is no valid address"),
     ("scenes", {"urls": [f"http://h/a.jpg?{'x' * 1024}"]}, "CVAT has room for 1024 characters"),
     ("scenes", {"urls": ["http://h/" + "a" * 252 + ".jpg"]}, "CVAT has room for 255 bytes"),
     ("scenes", {"urls": ["http://h/dir/"]}, "does not end with a file's name"),
     ("scenes", {"urls": ["http://h"]}, "does not end with a file's name"),
     ("scenes", {"urls": ["http://h/get?file=a.jpg"]}, "CVAT knows media by their extension"),
-    ("scenes", {"urls": ["http://h/1/a.jpg", "http://h/2/a.jpg"]}, "two files of one name"),
+    ("scenes", {"urls": ["http://h/1/a.jpg", "http://h/2/a.jpg"]}, "in a request of its own"),
     ("scenes", {"urls": ["http://h/a.jpg?1", "http://h/a.jpg?2"]}, "two files of one name"),
     # What is told beside.
-    ("scenes", {"assignee": "worker"}, ""),
-    ("scenes", {"assignee": -1}, ""),
+    ("scenes", {"assignee": "worker"}, "give the user's id, not its name"),
+    ("scenes", {"assignee": -1}, "a whole number from 1 to 2147483647"),
     ("scenes", {"assignee": 0}, ""),
     ("scenes", {"assignee": 2**31}, ""),
     ("scenes", {"assignee": True}, ""),
     ("scenes", {"name": "  "}, "1 to 256 characters"),
     ("scenes", {"name": "a\0b"}, "has a NUL character"),
     ("scenes", {"name": "n" * 257}, ""),
+]
+
+
+#: URLs that cannot be used, each with a password or a signature in it.
+SECRET_URLS: Any = [
+    "http://u:s3cr3t@h/a\0.jpg",
+    "http://u:s3 cr3t@h/a\0.jpg?sig=s3cr3t",
+    "http://h/a.jpg?sig=s3cr3t\0",
+    "http://u:s3cr3t@h:99999/a.jpg",
+    "http://[u:s3cr3t@h/a.jpg?sig=s3cr3t",
+    "http://u:s3cr3t@h/get?sig=s3cr3t",
+    "ftp://u:s3cr3t@h/a.jpg?sig=s3cr3t",
+    f"http://u:s3cr3t@h/a.jpg?sig=s3cr3t{'x' * 1024}",
 ]
 
 
@@ -254,6 +270,16 @@ def test_over_http_without_a_client_of_ours(
     )
     assert words in said
     assert done_by(daemon) == before
+
+
+@pytest.mark.parametrize("url", SECRET_URLS, ids=lambda url: ascii(url)[:40])
+def test_no_secret_of_a_url_is_in_an_error(full: Any, daemon: Daemon, url: str) -> None:
+    with pytest.raises(InputError) as caught:
+        full.submit("scenes", urls=[url])
+    answer = post(daemon, "scenes", {"urls": [url]})
+    assert answer.status == 422
+    for said in (str(caught.value), answer.data.decode()):
+        assert "cr3t" not in said
 
 
 def post(daemon: Daemon, template: str, given: dict[str, Any]) -> urllib3.BaseHTTPResponse:

@@ -190,7 +190,7 @@ def test_a_wait_that_times_out_leaves_the_import_running(
         ([("..", b"x")], "is no file name"),
         ([("a.jpg", b"")], "is empty"),
         (b"bytes", "need a name"),
-        ([3], "cannot upload a int"),
+        ([3], "cannot upload int"),
         (None, "give one of files, share, urls and cloud"),
         (io.StringIO("text"), "without a name"),
     ],
