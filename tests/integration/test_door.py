@@ -372,7 +372,14 @@ def test_ids_that_nothing_can_have(full: Any, id: str) -> None:
 @pytest.mark.parametrize("name", [5, None, [], "", "\udcff", "a\0b", "x" * 65], ids=ascii)
 def test_templates_that_there_cannot_be(full: Any, daemon: Daemon, name: Any) -> None:
     before = done_by(daemon)
-    for call in (full.acquire, full.pause, lambda name: full.submit(name, A)):
+    calls: Any = (
+        full.acquire,
+        full.pause,
+        full.drain,
+        lambda name: full.prewarm(name, 1, duration=5),
+        lambda name: full.submit(name, A),
+    )
+    for call in calls:
         with pytest.raises(UnknownTemplate):
             call(name)
     assert done_by(daemon) == before

@@ -193,8 +193,9 @@ class Talks:
         return (yield from self.control(template, "prewarm", count=count, seconds=seconds))
 
     def control(self, template: str | None, what: str, **told: float) -> Talk[Answer]:
-        """Pause, resume, drain or prewarm a template, or all; all of them may be said twice."""
-        whose = "" if template is None else f"{check_template(template)}/"
+        """Pause, resume, drain or prewarm a template, or resume all; each may be said twice."""
+        every = template is None and what == "resume"
+        whose = "" if every else f"{check_template(template)}/"
         call = Call(method="POST", path=f"/v1/templates/{whose}{what}", json=told or None)
         return (yield from self._granted(call))
 
