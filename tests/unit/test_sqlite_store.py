@@ -272,10 +272,11 @@ def fill_until_refused(store: SqliteStore) -> int:
 
 
 def counts(store: SqliteStore) -> tuple[int, int, int]:
+    """Leases, requests, and tasks that were handed out."""
     return (
         len(store.leases(limit=10_000)),
         len(store.requests(limit=10_000).requests),
-        store.hand_outs().get("a", {}).get(Outcome.HIT, 0),
+        store.levels()["a"][TaskState.LEASED],
     )
 
 
