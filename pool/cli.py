@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,20 +35,31 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+#: What wrong options and arguments raise; Typer exports subclasses of it only.
+UsageError: Any = typer.BadParameter.__base__
 
 
 def main() -> None:
-    """The console script: one line for an error, and its exit code."""
+    """Run the console script: print one line for an error, and exit with its code."""
     try:
-        app()
+        sys.exit(app(prog_name="cvat-pool", standalone_mode=False))
+    except UsageError as error:
+        # A command without arguments has printed its help already, and has no message.
+        if words := " ".join(error.format_message().split()).rstrip(".?"):
+            what = words[0].lower() + words[1:]
+            hint = f"; try '{error.ctx.command_path} --help'" if error.ctx else ""
+            print(f"cvat-pool: {what}{hint}", file=sys.stderr)
+        sys.exit(error.exit_code)
     except PoolError as error:
         print(f"cvat-pool: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # Whoever read the output has had enough; there is nobody to tell.
+        # The reader has closed the pipe: no message can reach it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)
 
