@@ -194,8 +194,12 @@ def test_where_nothing_succeeds_nothing_fails(
         row = row_of(pool, "poisoned")
         assert "HTTP 500 Internal Server Error" in row.hold_reason
         with Api(daemon.url) as api:
-            ready = api.get("/readyz")
-        assert (ready.status, ready.json["checks"]["server"]["code"]) == (503, "cvat-busy")
+
+            def is_held() -> bool:
+                ready = api.get("/readyz")
+                return (ready.status, ready.json["checks"]["server"]["code"]) == (503, "cvat-busy")
+
+            wait_until(daemon, is_held)
         # The account is back.
         daemon.engine.templates.replace(
             load(write_config(server, tmp_path, assignee=None)).templates
