@@ -10,8 +10,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from support.forked import Forks
+
 COMMAND = [sys.executable, "-m", "pool.cli"]
 PATIENCE = 30.0
+FORKS = Forks()
+#: What a process of the tests has to begin with, and so its commands.
+INHERITED = os.umask(0o022)
+os.umask(INHERITED)
 
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
@@ -27,15 +33,12 @@ def cvat_pool(
     *arguments: str | Path, cwd: Path, umask: int = -1, **extra: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
+    return FORKS.run(
+        [*map(str, arguments)],
         cwd=cwd,
         env=environment(extra),
-        capture_output=True,
-        text=True,
+        umask=INHERITED if umask < 0 else umask,
         timeout=PATIENCE,
-        check=False,
-        umask=umask,
     )
 
 

@@ -1,0 +1,132 @@
+"""Commands as forks of one process that has imported the product, which is most of what they cost.
+
+Each is a process of its own all the same: with its arguments, environment, folder, umask and
+streams, and the interpreter's own way to end. They are forked off a process apart, ``python -m
+support.forked``, since one that has threads must not fork.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pool
+from pool.cli import main
+
+_MOST: Final = 2**20
+
+
+class Forks:
+    """The process that is forked, started with the first command."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._channel: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        umask: int,
+        timeout: float,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``cvat-pool`` to its end.
+
+        :raises subprocess.TimeoutExpired: it was killed after so many seconds.
+        """
+        order = {"arguments": arguments, "cwd": str(cwd), "env": dict(env), "umask": umask}
+        answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with (
+            answers,
+            tempfile.TemporaryFile() as output,
+            tempfile.TemporaryFile() as errors,
+        ):
+            with theirs, self._guard:
+                fds = [output.fileno(), errors.fileno(), theirs.fileno()]
+                socket.send_fds(self._connected(), [json.dumps(order).encode()], fds)
+            pid = int(answers.recv(32))
+            answers.settimeout(timeout)
+            try:
+                code = int(answers.recv(32))
+            except TimeoutError:
+                os.kill(pid, signal.SIGKILL)
+                raise subprocess.TimeoutExpired(list(arguments), timeout) from None
+            output.seek(0)
+            errors.seek(0)
+            return subprocess.CompletedProcess(
+                list(arguments), code, output.read().decode(), errors.read().decode()
+            )
+
+    def _connected(self) -> socket.socket:
+        if self._channel is None:
+            self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST)
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "support.forked"],
+                    stdin=theirs.fileno(),
+                    cwd=Path(__file__).parents[1],
+                )
+        return self._channel
+
+
+def serve(orders: socket.socket) -> None:
+    """Fork for each order, until there is nobody left to give any."""
+    for module in pkgutil.walk_packages(pool.__path__, "pool."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    gc.freeze()
+    # What is forked here is not waited for.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        said, fds, _, _ = socket.recv_fds(orders, _MOST, 3)
+        if not said:
+            return
+        if os.fork() == 0:
+            orders.close()
+            _supervise(json.loads(said), *fds)
+            return
+        for fd in fds:
+            os.close(fd)
+
+
+def _supervise(order: dict[str, Any], output: int, errors: int, answers: int) -> None:
+    """Fork once more; tell the command's id, and how it has ended."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    pid = os.fork()
+    if pid == 0:
+        os.close(answers)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(output, 1)
+        os.dup2(errors, 2)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.environ.clear()
+        os.environ.update(order["env"])
+        os.umask(order["umask"])
+        os.chdir(order["cwd"])
+        sys.argv[1:] = order["arguments"]
+        main()
+        return
+    with socket.socket(fileno=answers) as channel:
+        channel.send(str(pid).encode())
+        _, status = os.waitpid(pid, 0)
+        channel.send(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=os.dup(0)))
