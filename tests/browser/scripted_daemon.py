@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator
 from typing import Any, Self
@@ -82,6 +83,7 @@ class ScriptedDaemon:
         self._last_id = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._streams: set[asyncio.Queue[str]] = set()
+        self._listened = threading.Event()
         self._port = 0
 
     def __enter__(self) -> Self:
@@ -104,6 +106,7 @@ class ScriptedDaemon:
             self._send("")
         self._server.stop(10.0)
         self._loop = None
+        self._listened.clear()
 
     def tell(self, kind: str, request: dict[str, Any], **more: Any) -> None:
         """Send an event of a request to all who listen."""
@@ -127,6 +130,7 @@ class ScriptedDaemon:
         self._send(self._levels())
 
     def _send(self, text: str) -> None:
+        assert self._listened.wait(10.0), "no page listens"
         assert self._loop is not None
         self._loop.call_soon_threadsafe(lambda: [each.put_nowait(text) for each in self._streams])
 
@@ -162,6 +166,7 @@ class ScriptedDaemon:
     async def _stream(self) -> AsyncIterator[str]:
         queue: asyncio.Queue[str] = asyncio.Queue()
         self._streams.add(queue)
+        self._listened.set()
         try:
             yield self._levels()
             while text := await queue.get():
