@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 from pool.clock import Clock
 from pool.config import InvalidConfig, require_templates
 from pool.cvat import CvatClient
-from pool.errors import CvatForbidden, PoolError
+from pool.errors import CvatBusy, CvatForbidden, PoolError
 from pool.http.auth import tokens_in
 from pool.http.server import check_exposure, listen
 from pool.model import check_name, new_id, pool_mark
+from pool.services.breaker import with_advice
 from pool.services.posting import secret_of
 from pool.services.sinks import sink_names
 from pool.settings import Settings, Template
@@ -181,5 +182,10 @@ def _check_template(
         task_id = cvat.create_task(template.create_fields, name)
         cvat.delete_task(task_id)
     except PoolError as error:
+        if isinstance(error, CvatBusy) and (error.http_status or 0) >= 500:
+            because = "CVAT has answered all calls before"
+            return CheckResult(
+                name=what, error=with_advice(error, template.doubtful, because=because)
+            )
         return CheckResult(name=what, error=error)
     return CheckResult(name=what, detail="accepted (one task created and deleted)")

@@ -199,6 +199,15 @@ class Template:
             fields["assignee_id"] = task.assignee
         return fields
 
+    @property
+    def doubtful(self) -> str:
+        """What to look at when CVAT fails to create tasks of this template alone, in words."""
+        if self.task.assignee is not None:
+            return f"the template's assignee {self.task.assignee}"
+        if self.project is not None:
+            return f"the template's project {self.project}"
+        return "the template's labels and task fields"
+
     @cached_property
     def fingerprint(self) -> str:
         """A digest of all that the server is told when a task is created, and of where.

@@ -77,22 +77,15 @@ def is_own_fault(failed_at: Sequence[float], *, others_succeeded: bool) -> bool:
     )
 
 
-def with_advice(error: PoolError, doubtful: str) -> PoolError:
-    """An error that only one of many had, with what to look at."""
+def with_advice(
+    error: PoolError, doubtful: str, *, because: str = "the same works for others"
+) -> PoolError:
+    """Return a copy of an error that only one of many had, with what to look at."""
     advised = copy(error)
-    detail = f"{error.detail.rstrip('.')}; the same works for others, so look at {doubtful}"
+    detail = f"{error.detail.rstrip('.')}; {because}, so look at {doubtful}"
     advised.detail = detail
     advised.args = (detail,)
     return advised
-
-
-def _doubtful(template: Template) -> str:
-    """What of a template CVAT may stumble over."""
-    if template.task.assignee is not None:
-        return f"the template's assignee {template.task.assignee}"
-    if template.project is not None:
-        return f"the template's project {template.project}"
-    return "the template's labels and task fields"
 
 
 class Breaker:
@@ -183,8 +176,8 @@ class Breaker:
             return
         since = self._clock.now() if before is None else before.since
         others = self._store.others_created(name, since=since)
-        told = with_advice(error, _doubtful(template)) if others else error
-        after = self.hold(name, told)
+        reason = with_advice(error, template.doubtful) if others else error
+        after = self.hold(name, reason)
         if before is None or after.attempts != before.attempts:
             self._remember(self._creates, name, error)
 
@@ -205,7 +198,7 @@ class Breaker:
         if is_passing(error) and self._is_about_the_server():
             return Blame.OTHERS
         if isinstance(error, CvatRefusedCredentials):
-            # That is nobody's data's fault.
+            # The data of no request is the cause.
             self.hold(template, error, uploads=True)
             return Blame.OTHERS
         failed_at = self._remember(self._uploads, request_id, error)
@@ -236,7 +229,7 @@ class Breaker:
         others = self._store.others_created(template.name, since=failed_at[0])
         if not is_own_fault(failed_at, others_succeeded=others):
             return None
-        return with_advice(failures.error, _doubtful(template))
+        return with_advice(failures.error, template.doubtful)
 
     def failed_at(self, request_id: str) -> float:
         """When a request's upload failed last, by the monotonic clock; before all times when it

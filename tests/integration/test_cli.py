@@ -224,6 +224,18 @@ def test_a_template_that_the_server_refuses(folder: Path, token: str, image_path
     assert "FAIL  template lost" in check.stdout
 
 
+def test_check_says_what_to_look_at_when_cvat_fails_at_a_template(folder: Path, token: str) -> None:
+    config = folder / "config.toml"
+    config.write_text(
+        f"{config.read_text()}\n[templates.poisoned]\nlabels = []\ntask = {{ assignee = 99999 }}\n"
+    )
+    check = cvat_pool("check", cwd=folder, CVAT_ACCESS_TOKEN=token)
+    assert check.returncode == 1
+    (line,) = (line for line in check.stdout.splitlines() if "template poisoned" in line)
+    assert "HTTP 500" in line
+    assert line.endswith("so look at the template's assignee 99999")
+
+
 def test_a_missing_file(folder: Path, token: str) -> None:
     result = cvat_pool("get", "scenes", "nothing.jpg", cwd=folder, CVAT_ACCESS_TOKEN=token)
     assert result.returncode == 2
