@@ -185,8 +185,10 @@ class Deliveries:
     def _in_time(self, task: PooledTask, request: RequestRecord | None) -> bool:
         """Whether a delivery about an import that was found before comes soon after that, as one
         does when polling happens to be quicker."""
-        took = 0.0
+        took, found_at = 0.0, task.changed_at
         if request is not None and request.uploaded_at is not None:
-            took = (request.finished_at or task.changed_at) - request.uploaded_at
+            # Not when the task's row changed last, which its final name does, too.
+            found_at = request.finished_at or task.changed_at
+            took = found_at - request.uploaded_at
         allowed = max(TOO_LATE, TOO_LATE_SHARE * took)
-        return self._clock.now() - task.changed_at <= allowed
+        return self._clock.now() - found_at <= allowed
