@@ -136,7 +136,7 @@ class Daemon:
             self._loop(on_ready)
         finally:
             left = self._time_to_stop()
-            # Those who wait are told what there is now, and ask again; no upload begins.
+            # Long polls answer with the present state, and no new upload begins.
             self._ending.tell()
             log.info("stopping", within=round(left(), 1))
             self._end_maintenance(left)
@@ -400,7 +400,7 @@ class Daemon:
                 self._kept = record
         except StoreError as error:
             # The next run tries again.
-            log.warning("configuration not told", why=str(error))
+            log.warning("state of the configuration not kept", why=str(error))
 
     def _watch_leases(self) -> None:
         """Follow tasks into which their callers upload by themselves."""

@@ -234,7 +234,7 @@ class Engine:
             log.info("to be done later", what=what.__name__, why=str(error))
 
     def _finalize(self, finished: Finished) -> None:
-        # Whoever found the end may have known of a lease only: the store knows of a request.
+        # The end may have been found by its lease alone: the store knows the request.
         task, request = self.store.task_on_server(finished.task_id) or (None, None)
         request_id = finished.request_id
         if request is not None and request.state.finished:

@@ -101,7 +101,7 @@ def retry_after(
     """The seconds to wait that a ``Retry-After`` header asks for, ``most`` at the most.
 
     It is a number of seconds or a date (RFC 9110, section 10.2.3); ``now`` is in seconds since the
-    epoch. None when it is neither: whoever writes nonsense is not waited for.
+    epoch. None when it is neither: nonsense is ignored.
     """
     said = (value or "").strip()
     if _DELAY.fullmatch(said):
