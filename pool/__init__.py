@@ -50,11 +50,11 @@ from pool.errors import (
 )
 
 if TYPE_CHECKING:
-    from pool.events import Event
+    from pool.client import AsyncLease, AsyncRemotePool, AsyncRequest, RemotePool
+    from pool.events.records import Event
     from pool.handles import Lease, Request
-    from pool.http.remote import AsyncLease, AsyncRemotePool, AsyncRequest, RemotePool
     from pool.model import Job, LeaseState, Outcome, RequestState, TaskState
-    from pool.status import Status, TemplateStatus
+    from pool.observability.status import Status, TemplateStatus
     from pool.taskpool import TaskPool
 
 __version__ = "0.1.0"
@@ -118,22 +118,22 @@ __all__ = [
 # What needs the store, the SDK or httpx is imported when it is first used, so that `import pool`
 # stays quick.
 _LAZY = {
-    "AsyncLease": "pool.http.remote",
-    "AsyncRemotePool": "pool.http.remote",
-    "AsyncRequest": "pool.http.remote",
+    "AsyncLease": "pool.client",
+    "AsyncRemotePool": "pool.client",
+    "AsyncRequest": "pool.client",
     "Event": "pool.events",
     "Job": "pool.model",
     "Lease": "pool.handles",
     "LeaseState": "pool.model",
     "Outcome": "pool.model",
-    "RemotePool": "pool.http.remote",
+    "RemotePool": "pool.client",
     "Request": "pool.handles",
     "RequestState": "pool.model",
     "RequestWarning": "pool.model",
-    "Status": "pool.status",
+    "Status": "pool.observability.status",
     "TaskPool": "pool.taskpool",
     "TaskState": "pool.model",
-    "TemplateStatus": "pool.status",
+    "TemplateStatus": "pool.observability.status",
 }
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pool.arguments import check_id, check_timeout
 from pool.clock import Clock
-from pool.engine import Engine
+from pool.config.arguments import check_id, check_timeout
 from pool.errors import LeaseEnded, PoolError, UnknownLease, UnknownRequest, WaitTimeout
 from pool.handles import Lease, Request, error_of
 from pool.model import (
@@ -16,6 +15,7 @@ from pool.model import (
     RequestState,
     TaskState,
 )
+from pool.process import Engine
 from pool.store.base import Store
 
 #: Seconds between two looks at a request that another process works on.

@@ -10,17 +10,17 @@ from functools import partial
 from typing import Any, TypeVar
 
 from pool.clock import Clock
-from pool.config import InvalidConfig, require_templates
+from pool.config.loader import InvalidConfig, require_templates
+from pool.config.settings import Settings, Template
 from pool.cvat import CvatClient
 from pool.errors import CvatBusy, CvatForbidden, PoolError
+from pool.events.posting import secret_of
+from pool.events.sinks import sink_names
 from pool.http.auth import tokens_in
 from pool.http.server import check_exposure, listen
 from pool.model import check_name, new_id, pool_mark
-from pool.services.breaker import with_advice
-from pool.services.posting import secret_of
-from pool.services.sinks import sink_names
-from pool.settings import Settings, Template
-from pool.spool import check_folder
+from pool.requests.breaker import with_advice
+from pool.requests.spool import check_folder
 from pool.store.base import Store
 
 Value = TypeVar("Value")

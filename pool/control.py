@@ -7,17 +7,17 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Final
 
-from pool.arguments import check_prewarm
 from pool.clock import Clock
-from pool.engine import Engine
+from pool.config.arguments import check_prewarm
+from pool.config.settings import Settings, Template
 from pool.errors import InputError
-from pool.events import Event
+from pool.events.records import Event
+from pool.maintenance.recycle import DRAINED
+from pool.maintenance.reload import Reload
 from pool.model import Prewarm
-from pool.services.backoff import SERVER
-from pool.services.recycle import DRAINED
-from pool.services.reload import Reload
-from pool.settings import Settings, Template
-from pool.status import Status, read_status
+from pool.observability.status import Status, read_status
+from pool.process import Engine
+from pool.requests.backoff import SERVER
 from pool.store.base import Store
 
 #: Seconds between two looks whether the configuration file has changed.
@@ -115,8 +115,8 @@ class Control:
         """Have ``callback`` called with each event from now on, whichever process it is of, in
         order and on a thread of its own; the answer ends that.
 
-        ``kinds`` are some of :data:`pool.events.KINDS`, all by default. What the callback raises
-        is logged.
+        ``kinds`` are some of :data:`pool.events.records.KINDS`, all by default. What the
+        callback raises is logged.
 
         :raises InputError: there is no such kind.
         """

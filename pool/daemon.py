@@ -14,9 +14,9 @@ from starlette.types import ASGIApp
 
 from pool.check import before_start
 from pool.clock import Clock, SystemClock
-from pool.config import load
+from pool.config.loader import load
+from pool.config.settings import Settings
 from pool.cvat import CvatClient
-from pool.engine import Engine
 from pool.errors import CannotListen, PoolError, StoreError
 from pool.http.app import create_app
 from pool.http.auth import tokens_in
@@ -24,26 +24,26 @@ from pool.http.ending import Ending
 from pool.http.served import Served
 from pool.http.server import HttpServer
 from pool.logs import get_logger
-from pool.metrics import Metrics
+from pool.maintenance.ageing import Ageing
+from pool.maintenance.clock_jumps import Timekeeping
+from pool.maintenance.deletion import Deletion
+from pool.maintenance.prune import Prune
+from pool.maintenance.reconcile import DOUBT, Reconcile
+from pool.maintenance.recycle import Recycle
+from pool.maintenance.refill import Refill
+from pool.maintenance.reload import Reload
+from pool.maintenance.scheduler import Scheduler
+from pool.maintenance.sweep import Sweep
 from pool.model import ConfigRecord
-from pool.observation import Observation
-from pool.services.ageing import Ageing
-from pool.services.deletion import Deletion
-from pool.services.deliveries import Deliveries
-from pool.services.dispatch import Dispatch
-from pool.services.hook_setup import HookSetup
-from pool.services.prune import Prune
-from pool.services.reach import Reach
-from pool.services.reconcile import DOUBT, Reconcile
-from pool.services.recycle import Recycle
-from pool.services.refill import Refill
-from pool.services.reload import Reload
-from pool.services.scheduler import Scheduler
-from pool.services.server_probe import ServerProbe
-from pool.services.sweep import Sweep
-from pool.services.timekeeping import Timekeeping
-from pool.settings import Settings
+from pool.observability.metrics import Metrics
+from pool.observability.observation import Observation
+from pool.observability.reach import Reach
+from pool.observability.server_probe import ServerProbe
+from pool.process import Engine
+from pool.requests.dispatcher import Dispatch
 from pool.store.base import Store
+from pool.tracking.webhook_receiver import Deliveries
+from pool.tracking.webhook_setup import HookSetup
 
 log = get_logger(__name__)
 

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 from pool.bench import processes
 from pool.bench.pictures import sample_image, sample_images, sample_labels
 from pool.bench.processes import PATIENCE
-from pool.cli_status import StatusView
+from pool.cli.rendering import to_json
+from pool.cli.status import StatusView
 from pool.errors import PoolError
-from pool.rendering import to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pool.status import Status
+    from pool.observability.status import Status
     from pool.taskpool import TaskPool
 
 __all__ = ["Demo", "sample_image"]
@@ -279,9 +279,9 @@ def _console(*, quiet: bool) -> Console:
 
 
 def _plain_client(environment: dict[str, str]) -> AbstractContextManager[Any]:
+    from pool.config.settings import CvatSettings
     from pool.cvat import AccessTokenCredentials
     from pool.cvat.plain import plain_client
-    from pool.settings import CvatSettings
 
     token = AccessTokenCredentials(environment["CVAT_ACCESS_TOKEN"])
     return plain_client(CvatSettings(url=environment["CVAT_URL"]), token)
@@ -289,7 +289,7 @@ def _plain_client(environment: dict[str, str]) -> AbstractContextManager[Any]:
 
 @contextmanager
 def _pool(config: Path, environment: dict[str, str]) -> Iterator[TaskPool]:
-    from pool.config import load
+    from pool.config.loader import load
     from pool.cvat import connect
     from pool.taskpool import TaskPool
 

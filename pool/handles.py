@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from pool import errors
 from pool.cvat.records import Progress
 from pool.errors import PoolError
-from pool.files import Files
 from pool.model import Job, Outcome, RequestRecord, RequestState, RequestWarning
+from pool.requests.source import Files
 
 
 def when(seconds: float | None) -> datetime | None:

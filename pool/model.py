@@ -132,7 +132,8 @@ class PooledTask:
     ``id`` is ours, chosen before the task exists, and stands in ``name``; ``task_id`` is
     CVAT's, None until the server has answered. ``prepared`` tells that ``Upload-Start`` was
     sent, so that CVAT has made the data row and folders already. ``origin`` stands for the server
-    and organization that the task was made on (:attr:`pool.settings.Template.origin`), "" when
+    and organization that the task was made on
+    (:attr:`pool.config.settings.Template.origin`), "" when
     that is not known.
     """
 
@@ -331,7 +332,7 @@ class Prewarm:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LearnedPace:
-    """What was learned of the imports of one size class; see :mod:`pool.services.pacing`.
+    """What was learned of the imports of one size class; see :mod:`pool.tracking.poll_schedule`.
 
     ``first`` is when the first poll looks, ``seen`` the latest times; both in seconds.
     """
@@ -364,7 +365,7 @@ class ConfigRecord:
 
     Since ``rejected_at`` its file has ``problems``, so that it is not followed; None while it is.
     ``restart`` are the keys that it gives another value, and that need a restart. ``templates``
-    are those in force, as :func:`pool.templates.outline` describes them.
+    are those in force, as :func:`pool.config.templates.outline` describes them.
     """
 
     loaded_at: float

@@ -8,27 +8,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pool.arguments import (
+from pool.awaiting import Awaiting
+from pool.clock import Clock
+from pool.config.arguments import (
     check_assignee,
     check_key,
     check_task_name,
     check_timeout,
     check_ttl,
 )
-from pool.awaiting import Awaiting
-from pool.clock import Clock
+from pool.config.settings import Settings, Template
 from pool.control import Control
 from pool.cvat import CvatClient
 from pool.cvat.records import ImportStatus, Progress, Upload
-from pool.engine import Engine
 from pool.errors import (
     LeaseEnded,
     LeaseInUse,
     PoolError,
     UnknownLease,
 )
-from pool.files import Files, build_upload, digest, fit, names_of
 from pool.handles import Lease, Request, when
+from pool.maintenance.reload import Reload
 from pool.model import (
     Handout,
     LeaseRecord,
@@ -37,8 +37,8 @@ from pool.model import (
     RequestRecord,
     new_id,
 )
-from pool.services.reload import Reload
-from pool.settings import Settings, Template
+from pool.process import Engine
+from pool.requests.source import Files, build_upload, digest, fit, names_of
 from pool.store.base import NewRequest, Store
 
 
@@ -79,7 +79,7 @@ class TaskPool(Awaiting, Control):
         :raises ConfigError: the file, or where it points to, is wrong.
         :raises StoreError: the store cannot be opened.
         """
-        from pool.config import load
+        from pool.config.loader import load
 
         pool = cls(load(path))
         pool._reload = Reload(pool.settings, pool.engine.templates, load, clock=pool.clock)

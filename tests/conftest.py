@@ -10,9 +10,9 @@ import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
 
+from pool.config.settings import ImportSettings, PoolSettings, Settings, StoreSettings, Template
 from pool.demo import sample_image
-from pool.engine import Engine
-from pool.settings import ImportSettings, PoolSettings, Settings, StoreSettings, Template
+from pool.process import Engine
 from pool.simulator import OrganizationSettings, SimulatorServer, SimulatorSettings, Timings
 from pool.store import open_store
 from pool.store.base import Store

@@ -21,10 +21,10 @@ from pool.bench.report import Conditions, Report
 from pool.bench.runner import REST, WARM_UP, Flow, PlainFlow, run_flows
 from pool.bench.server_time import DatedTimes, ServerTimes, SimulatorTimes, is_simulator
 from pool.bench.supply import open_supply
-from pool.data_params import merged
+from pool.config.data_params import merged
+from pool.config.settings import CvatSettings, Settings, Template
 from pool.errors import ConfigError, InputError
 from pool.model import new_id
-from pool.settings import CvatSettings, Settings, Template
 
 if TYPE_CHECKING:
     from pool.bench.idle import IdleCost

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pool.cli_options import SpeedOption
+from pool.cli.options import SpeedOption
 from pool.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def bench(
 ) -> None:
     """Measure the pool beside the plain ways to job ids; deletes all that it makes."""
     from pool.bench.bench import BenchOptions, parse_flows
-    from pool.units import parse_duration
+    from pool.config.units import parse_duration
 
     if plot is not None:
         from pool.bench.plot import check_plot_possible
@@ -55,7 +55,7 @@ def bench(
         check_plot_possible(plot)
     settings = None
     if config is not None:
-        from pool.config import load
+        from pool.config.loader import load
 
         settings = load(config)
     elif template is not None:
@@ -84,7 +84,7 @@ def _measure(options: BenchOptions, *, as_json: bool, plot: Path | None) -> None
 
     from pool.bench.bench import Bench
     from pool.bench.report import show
-    from pool.rendering import to_json
+    from pool.cli.rendering import to_json
 
     errors = Console(stderr=True)
     watched = sys.stderr.isatty()

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pool.config_keys import CVAT, TEMPLATE_TABLES
-from pool.config_values import Reader, Unfit
-from pool.data_params import DataParams
-from pool.settings import CvatSettings, Template
+from pool.config.data_params import DataParams
+from pool.config.keys import CVAT, TEMPLATE_TABLES
+from pool.config.settings import CvatSettings, Template
+from pool.config.values import Reader, Unfit
 
 #: The store's file.
 STORE = "pool.db"

@@ -19,8 +19,8 @@ from pool.bench.configuration import sized, write_configuration
 from pool.bench.measure import Sample
 from pool.bench.pool_flows import Hits
 from pool.bench.supply import Supply, open_supply
+from pool.config.settings import CvatSettings, Template
 from pool.errors import PoolError
-from pool.settings import CvatSettings, Template
 
 HOOKED = "bench-webhooks"
 

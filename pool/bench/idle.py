@@ -11,8 +11,8 @@ from pathlib import Path
 from pool.bench.calls import LOGGING, logged_calls
 from pool.bench.configuration import sized, write_configuration
 from pool.bench.supply import open_supply
+from pool.config.settings import CvatSettings, Template
 from pool.errors import InputError
-from pool.settings import CvatSettings, Template
 
 TEMPLATE = "bench-idle"
 TASKS = 100

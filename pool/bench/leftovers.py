@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from pool.config.settings import CvatSettings
 from pool.errors import CvatError, PoolError
 from pool.model import TaskState, pool_mark
-from pool.settings import CvatSettings
 
 #: Deletions at once.
 AT_ONCE = 4

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pool.bench.calls import Calls
-from pool.services.pacing import FIRST_POLL_UNSEEN, pause_after
+from pool.tracking.poll_schedule import FIRST_POLL_UNSEEN, pause_after
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

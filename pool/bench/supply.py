@@ -11,7 +11,7 @@ from pool.bench import processes
 from pool.bench.calls import CallCounter
 from pool.bench.processes import Process
 from pool.errors import PoolError
-from pool.status import TemplateStatus
+from pool.observability.status import TemplateStatus
 from pool.taskpool import TaskPool
 
 #: Seconds until something that the daemon is to do has been done.
@@ -105,7 +105,7 @@ def open_supply(
 def _open_pool(
     config: Path, environment: Mapping[str, str]
 ) -> Iterator[tuple[TaskPool, CallCounter]]:
-    from pool.config import load
+    from pool.config.loader import load
     from pool.cvat import connect
 
     settings, counter = load(config), CallCounter()

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from pool.clock import Clock, SystemClock
+from pool.config.data_params import DataParams
+from pool.config.settings import CvatSettings
 from pool.cvat import failures, parse
 from pool.cvat.credentials import Credentials, find_credentials
 from pool.cvat.records import (
@@ -25,10 +27,8 @@ from pool.cvat.records import (
 from pool.cvat.transport import Answer, OnCall, Transport
 from pool.cvat.upload import Uploader
 from pool.cvat.webhooks import Webhooks
-from pool.data_params import DataParams
 from pool.errors import CvatAmbiguous, CvatBusy, CvatError
 from pool.model import Job
-from pool.settings import CvatSettings
 
 __all__ = ["CvatClient", "OnCall", "connect", "request_id"]
 

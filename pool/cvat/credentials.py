@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pool.config.private import warn_of_readers
+from pool.config.settings import CvatSettings
 from pool.errors import ConfigError
-from pool.private import warn_of_readers
-from pool.settings import CvatSettings
 
 
 @dataclass(frozen=True, slots=True)

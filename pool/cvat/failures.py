@@ -8,6 +8,8 @@ from http import HTTPStatus
 from http.client import RemoteDisconnected
 from typing import Any
 
+from pool.config.names import without_secrets
+from pool.config.units import retry_after
 from pool.errors import (
     ConfigError,
     CvatAmbiguous,
@@ -20,8 +22,6 @@ from pool.errors import (
     CvatUnreachable,
     InputError,
 )
-from pool.names import without_secrets
-from pool.units import retry_after
 
 #: Seconds for which CVAT is left alone when it asks for it, at most: as long as a back-off lasts.
 LONGEST_BACK_OFF = 60.0

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from pool.config.names import without_secrets
 from pool.cvat.records import (
     AccessToken,
     ImportState,
@@ -16,7 +17,6 @@ from pool.cvat.records import (
 )
 from pool.errors import CvatError
 from pool.model import Job
-from pool.names import without_secrets
 
 Record = TypeVar("Record")
 

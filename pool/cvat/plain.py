@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pool.config.settings import CvatSettings
 from pool.cvat.credentials import Credentials, PasswordCredentials
-from pool.settings import CvatSettings
 
 
 @contextmanager

@@ -132,7 +132,8 @@ class ImportState:
 class LocalFile:
     """One file to upload: a path on this machine, or the bytes themselves under a name.
 
-    ``name`` is the file's name in CVAT (:func:`pool.names.name_in_cvat`). ``size`` is in bytes.
+    ``name`` is the file's name in CVAT (:func:`pool.config.names.name_in_cvat`). ``size`` is in
+    bytes.
     ``start`` is where an open file stood when it was given; None takes it from where it stands.
     """
 
@@ -154,8 +155,8 @@ class Upload:
     share: tuple[str, ...] = ()
     urls: tuple[str, ...] = ()
     cloud: tuple[int, tuple[str, ...]] | None = None
-    #: Data parameters beside those of the template, as :attr:`pool.data_params.DataParams.given`
-    #: has them; what they name, they name as CVAT does.
+    #: Data parameters beside those of the template, as
+    #: :attr:`pool.config.data_params.DataParams.given` has them, with the names that CVAT gives.
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property

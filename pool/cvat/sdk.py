@@ -6,9 +6,9 @@ import socket
 from typing import Any
 from urllib.parse import urlsplit
 
+from pool.config.settings import CvatSettings
 from pool.errors import ConfigError
 from pool.logs import get_logger
-from pool.settings import CvatSettings
 
 log = get_logger(__name__)
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from pool.clock import Clock
+from pool.config.settings import CvatSettings
 from pool.cvat import failures
 from pool.cvat.body import Body, BytesBody, Sending
 from pool.cvat.credentials import AccessTokenCredentials, Credentials, PasswordCredentials
@@ -17,7 +18,6 @@ from pool.cvat.sdk import checked_url, sdk_client
 from pool.cvat.session import PasswordSession, RedactedHeaders
 from pool.errors import CvatRefusedCredentials, CvatUnreachable, PoolError
 from pool.logs import get_logger
-from pool.settings import CvatSettings
 
 log = get_logger(__name__)
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
+from pool.config.data_params import DataParams, merged
 from pool.cvat import failures
 from pool.cvat.body import BytesBody
 from pool.cvat.chunking import chunk_size_for
@@ -14,7 +15,6 @@ from pool.cvat.multipart import SMALL, Multipart, OpenFile
 from pool.cvat.records import LocalFile, Progress, Upload
 from pool.cvat.resumable import GroupedUpload
 from pool.cvat.transport import Answer, Transport
-from pool.data_params import DataParams, merged
 from pool.errors import InputError
 
 #: Bytes a second that the slowest server takes in; what time-outs of large uploads allow for.

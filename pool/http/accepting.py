@@ -8,17 +8,17 @@ from typing import Any, Final
 
 from starlette.requests import Request
 
+from pool.config.settings import Template
 from pool.errors import InputError, PoolError, StoreError, UnknownLease
-from pool.files import digest, names_of
 from pool.http.bodies import RequestFields, RequestWish, parse, request_fields
 from pool.http.ending import Ending
 from pool.http.limits import LONGEST_LIST, Places, blocks, read_json
 from pool.http.multipart import FormReader
 from pool.http.workers import Workers
-from pool.incoming import Incoming
 from pool.model import RequestRecord, new_id
-from pool.services.dispatch import Dispatch
-from pool.settings import Template
+from pool.requests.dispatcher import Dispatch
+from pool.requests.incoming import Incoming
+from pool.requests.source import digest, names_of
 from pool.store.base import NewRequest
 from pool.taskpool import TaskPool
 

@@ -24,7 +24,7 @@ from pool.http.views import Views
 from pool.http.waiting import Waiting
 from pool.http.webhooks import webhook_router
 from pool.http.workers import Workers
-from pool.observation import Observation
+from pool.observability.observation import Observation
 from pool.taskpool import TaskPool
 
 

@@ -1,6 +1,6 @@
 """What callers send: the bodies of the API's calls, checked before anything is done.
 
-Names of files are checked where those of callers here are, in :mod:`pool.files`.
+Names of files are checked where those of callers here are, in :mod:`pool.requests.source`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pool.arguments import (
+from pool.config.arguments import (
     LONGEST_LEASE,
     LONGEST_NAME,
     LONGEST_PREWARM,
@@ -20,8 +20,8 @@ from pool.arguments import (
     check_assignee,
     check_task_name,
 )
-from pool.config_values import LARGEST
-from pool.data_params import DataParams
+from pool.config.data_params import DataParams
+from pool.config.values import LARGEST
 from pool.errors import InputError
 from pool.http.problems import BodyInvalid
 

@@ -1,4 +1,4 @@
-"""Handing out to callers that wait without a thread: what :class:`pool.services.handout.HandOut`
+"""Handing out to callers that wait without a thread: what :class:`pool.requests.placement.HandOut`
 does, step by step, with nothing between the steps but an event loop."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 from starlette.requests import ClientDisconnect
 
-from pool.engine import Engine
+from pool.config.settings import Template
 from pool.errors import PoolEmpty, PoolError, QueueFull, Stopping, WaitTimeout
 from pool.http.ending import Ending
 from pool.http.waiting import Gone
@@ -19,7 +19,7 @@ from pool.http.watch import Watch
 from pool.http.workers import Workers
 from pool.logs import get_logger
 from pool.model import Handout, LeaseRecord, LeaseState
-from pool.settings import Template
+from pool.process import Engine
 from pool.store.base import Opened
 
 log = get_logger(__name__)
@@ -83,7 +83,7 @@ class HandingOut:
         timeout: float | None,
         gone: Gone,
     ) -> Opened:
-        """A task for a lease that waits: see :meth:`pool.services.handout.HandOut.open`, whose
+        """A task for a lease that waits: see :meth:`pool.requests.placement.HandOut.open`, whose
         promises and errors are these too.
 
         :raises QueueFull: as many callers as ``daemon.max_queued`` allows wait already.

@@ -7,7 +7,7 @@ from typing import Final
 
 from starlette.requests import Request
 
-from pool.arguments import check_key
+from pool.config.arguments import check_key
 from pool.errors import InputError
 
 PREFER: Final = "Prefer"

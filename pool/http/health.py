@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from pool.http.workers import Workers
-from pool.services.health import Health, HealthReport
+from pool.observability.health import Health, HealthReport
 
 ALIVE: Final = "/healthz"
 READY: Final = "/readyz"

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Response
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from pool.events import EndedRequest
+from pool.events.records import EndedRequest
 from pool.http.workers import Workers
-from pool.services.history import History
+from pool.observability.history import History
 
 PATH: Final = "/v1/history"
 

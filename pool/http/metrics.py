@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Header, Response
 
 from pool.http.workers import Workers
-from pool.metrics import Metrics
+from pool.observability.metrics import Metrics
 
 PATH: Final = "/metrics"
 

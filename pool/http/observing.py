@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from pool.engine import Engine
 from pool.http.ending import Ending
 from pool.http.events import events_router
 from pool.http.health import health_router
@@ -13,7 +12,8 @@ from pool.http.live import Live
 from pool.http.metrics import metrics_router
 from pool.http.schemas import status_document
 from pool.http.workers import Workers
-from pool.observation import Observation
+from pool.observability.observation import Observation
+from pool.process import Engine
 
 
 def observing_router(

@@ -27,9 +27,9 @@ from pool.model import (
     RequestRecord,
     RequestState,
 )
-from pool.services.hooks import HookState
-from pool.status import Status as PoolStatus
-from pool.status import TemplateStatus as PoolTemplateStatus
+from pool.observability.status import Status as PoolStatus
+from pool.observability.status import TemplateStatus as PoolTemplateStatus
+from pool.tracking.webhook_health import HookState
 
 #: Where the page of a task is, by CVAT's id of it.
 TaskUrl = Callable[[int], str]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pool.engine import Engine
 from pool.http.ending import Ending
 from pool.http.webhooks import Receiver
-from pool.observation import Observation
-from pool.services.dispatch import Dispatch
+from pool.observability.observation import Observation
+from pool.process import Engine
+from pool.requests.dispatcher import Dispatch
 
 
 @dataclass(frozen=True, kw_only=True)

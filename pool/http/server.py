@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
+from pool.config.settings import DaemonSettings
 from pool.errors import CannotListen, ConfigError
 from pool.http.protocol import Protocol
-from pool.settings import DaemonSettings
 
 #: Seconds in which the server must have started.
 START = 10.0

@@ -13,9 +13,9 @@ from pool.errors import PoolError
 from pool.http.ending import Ending
 from pool.http.views import LeaseView, RequestView, Views
 from pool.http.watch import Watch
-from pool.services.tracker import Tracker
-from pool.services.watched import Finished
 from pool.store.base import Store
+from pool.tracking.tracker import Tracker
+from pool.tracking.watched import Finished
 
 View = TypeVar("View", RequestView, LeaseView)
 #: Who waits, by what they wait for. None stands for "look for yourself".

@@ -19,7 +19,7 @@ LONGEST: Final = 2**20
 
 
 class Receiver(Protocol):
-    """What the deliveries go to; see :class:`pool.services.deliveries.Deliveries`."""
+    """What the deliveries go to; see :class:`pool.tracking.webhook_receiver.Deliveries`."""
 
     def authentic(self, body: bytes, signature: str) -> bool: ...
 

@@ -46,7 +46,8 @@ class UpkeepRows(Protocol):
 
     def release_hold(self, template: str, *, now: float) -> bool:
         """End a template's hold; False when there was none. What waited for CVAT in between
-        counts as CVAT's part of a request's time (:attr:`pool.events.Event.server_seconds`)."""
+        counts as CVAT's part of a request's time
+        (:attr:`pool.events.records.Event.server_seconds`)."""
 
     def holds(self) -> Mapping[str, Hold]:
         """All holds by template."""
@@ -64,7 +65,7 @@ class UpkeepRows(Protocol):
 
     def drain(self, template: str, *, reason: str, now: float) -> int:
         """As :meth:`pause`, and all warm tasks of the template are ``RETIRED``; answers how many.
-        Those that become warm afterwards are for :mod:`pool.services.recycle` to retire."""
+        Those that become warm afterwards are for :mod:`pool.maintenance.recycle` to retire."""
 
     def resume(self, template: str) -> bool:
         """End a pause, drained or not; False when there was none."""

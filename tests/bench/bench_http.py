@@ -25,10 +25,10 @@ from typing import Any
 from http_server import SPACING, TEMPLATE, Server, jobs_of, put_warm, server
 
 from pool import TaskPool
+from pool.config.settings import Settings
 from pool.cvat import AccessTokenCredentials, CvatClient
 from pool.demo import sample_image
 from pool.model import new_id
-from pool.settings import Settings
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 from pool.store import open_store
 from pool.store.base import NewLease, NewRequest

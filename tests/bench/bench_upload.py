@@ -32,10 +32,10 @@ from rich.console import Console
 from rich.table import Table
 
 from pool import TaskPool
-from pool.config import load, loads
+from pool.config.loader import load, loads
+from pool.config.settings import Settings, StoreSettings
+from pool.config.units import parse_size
 from pool.cvat import connect
-from pool.settings import Settings, StoreSettings
-from pool.units import parse_size
 
 #: What an upload may take beyond an idle process, in bytes.
 GOAL_MEMORY = 200 * 10**6

@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.api import serving, settings_for
 from support.services import PATIENCE
 
+from pool.config.settings import ImportSettings, PoolSettings, Settings, Template
 from pool.logs import configure
 from pool.model import Job, new_id
-from pool.settings import ImportSettings, PoolSettings, Settings, Template
 from pool.simulator import SimulatorServer
 from pool.store import open_store
 from pool.store.sqlite import SqliteStore

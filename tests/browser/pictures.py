@@ -25,7 +25,7 @@ from browser.seen import NewPage, Running
 from pool import TaskPool
 from pool.bench import processes
 from pool.bench.pictures import sample_image
-from pool.config import load
+from pool.config.loader import load
 from pool.cvat import connect
 from pool.errors import PoolError
 

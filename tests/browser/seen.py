@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from playwright.sync_api import Page, Request
 
 from pool import TaskPool
-from pool.config import load
+from pool.config.loader import load
 from pool.cvat import connect
 from pool.daemon import Daemon
 

@@ -10,10 +10,10 @@ import pytest
 import urllib3
 from fastapi import FastAPI
 
+from pool.config.settings import DaemonSettings
 from pool.http.page import HEADERS, page_router
 from pool.http.problems import install
 from pool.http.server import HttpServer
-from pool.settings import DaemonSettings
 
 STATIC = resources.files("pool.http") / "static"
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from pool.config.settings import CvatSettings
 from pool.cvat import (
     AccessTokenCredentials,
     Credentials,
@@ -25,7 +26,6 @@ from pool.cvat import (
     PasswordCredentials,
 )
 from pool.model import Job, new_id
-from pool.settings import CvatSettings
 
 Found = TypeVar("Found")
 

@@ -12,6 +12,7 @@ from PIL import Image
 from uploads import UNKNOWN_ID, data_meta, frames, image, images, original, send
 
 from pool import errors
+from pool.config.data_params import DataParams
 from pool.cvat import (
     CvatClient,
     ImportState,
@@ -20,7 +21,6 @@ from pool.cvat import (
     Upload,
 )
 from pool.cvat import client as client_module
-from pool.data_params import DataParams
 from pool.model import Job
 
 if TYPE_CHECKING:

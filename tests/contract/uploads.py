@@ -7,9 +7,9 @@ from typing import Any
 
 from PIL import Image
 
+from pool.config.data_params import DataParams
 from pool.cvat import CvatClient, Upload
-from pool.data_params import DataParams
-from pool.files import build_upload
+from pool.requests.source import build_upload
 
 LIMIT = 64 * 2**20
 UNKNOWN_ID = 2_000_000_000

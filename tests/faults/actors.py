@@ -51,7 +51,7 @@ class Diary:
 #: What takes long in the product, and how many seconds it takes in a storm: all of it still longer
 #: than any call, so that the same things happen in the same order.
 HASTE = {
-    "pool.services.heartbeat": {"TERM": TERM, "PERIOD": PERIOD},
+    "pool.maintenance.heartbeat": {"TERM": TERM, "PERIOD": PERIOD},
     "pool.daemon": {
         "TERM": TERM,
         "RENEWAL": PERIOD,
@@ -61,11 +61,11 @@ HASTE = {
         "RECYCLE_EVERY": 1.0,
         "RECONCILE_EVERY": 1.0,
     },
-    "pool.services.backoff": {"TRANSIENT_CAP": 2.0, "REFUSED_BASE": 2.0, "REFUSED_CAP": 5.0},
-    "pool.services.deadlines": {"STUCK_GRACE": 3.0},
-    "pool.services.deletion": {"RETRY_AFTER": 3.0},
-    "pool.services.reconcile": {"RETRY_BASE": 1.0, "RETRY_CAP": 3.0},
-    "pool.services.tracker": {"ORPHAN_PATIENCE": 10.0},
+    "pool.requests.backoff": {"TRANSIENT_CAP": 2.0, "REFUSED_BASE": 2.0, "REFUSED_CAP": 5.0},
+    "pool.maintenance.deadlines": {"STUCK_GRACE": 3.0},
+    "pool.maintenance.deletion": {"RETRY_AFTER": 3.0},
+    "pool.maintenance.reconcile": {"RETRY_BASE": 1.0, "RETRY_CAP": 3.0},
+    "pool.tracking.tracker": {"ORPHAN_PATIENCE": 10.0},
 }
 
 
@@ -85,7 +85,7 @@ def run_daemon(place: Place) -> None:
     """A daemon until it is killed or stopped."""
     os.environ["CVAT_ACCESS_TOKEN"] = place.token
     hasten(place.folder, "daemon")
-    from pool.config import load
+    from pool.config.loader import load
     from pool.daemon import Daemon
 
     daemon = Daemon(load(place.config))
@@ -108,7 +108,7 @@ def run_caller(place: Place, image: bytes, seed: int, remote: bool) -> None:
 
 def _pool(place: Place, remote: bool) -> Any:
     if remote:
-        from pool.http.remote import RemotePool
+        from pool.client import RemotePool
 
         return RemotePool(place.daemon, patience=10.0)
     from pool.taskpool import TaskPool

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from pool import TaskPool
-from pool.config import load
+from pool.client import RemotePool
+from pool.config.loader import load
 from pool.cvat import connect
 from pool.errors import PoolUnreachable
-from pool.http.remote import RemotePool
 
 #: Seconds within which a template is served, whatever becomes of another's calls.
 SOON = 5.0

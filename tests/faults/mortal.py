@@ -21,15 +21,15 @@ from frail import Frail, Killed, Moment
 from stepped_clock import SteppedClock
 
 from pool import daemon as daemon_module
-from pool.config import load
+from pool.config.loader import load
 from pool.daemon import Daemon
-from pool.observation import Observation
-from pool.services import heartbeat
-from pool.services.heartbeat import Heartbeat
-from pool.services.reload import Reload
-from pool.services.tracker import Tracker
-from pool.spool import Spool
+from pool.maintenance import heartbeat
+from pool.maintenance.heartbeat import Heartbeat
+from pool.maintenance.reload import Reload
+from pool.observability.observation import Observation
+from pool.requests.spool import Spool
 from pool.taskpool import TaskPool
+from pool.tracking.tracker import Tracker
 
 T = TypeVar("T")
 
@@ -288,12 +288,12 @@ def in_one_thread() -> Iterator[None]:
     with ExitStack() as replaced:
         for name, value in (
             ("pool.daemon.Scheduler", ByHand),
-            ("pool.services.refill.ThreadPoolExecutor", pool_of_threads),
-            ("pool.services.refill.wait", wait),
-            ("pool.services.dispatch.Crew", CrewByHand),
-            ("pool.engine.ThreadPoolExecutor", pool_of_threads),
-            ("pool.engine.wait", wait),
-            ("pool.engine.Spool", spool),
+            ("pool.maintenance.refill.ThreadPoolExecutor", pool_of_threads),
+            ("pool.maintenance.refill.wait", wait),
+            ("pool.requests.dispatcher.Crew", CrewByHand),
+            ("pool.process.ThreadPoolExecutor", pool_of_threads),
+            ("pool.process.wait", wait),
+            ("pool.process.Spool", spool),
             ("pool.model.secrets", secrets),
             ("random.Random", Repeated),
         ):

@@ -12,11 +12,11 @@ from bystander import SOON
 from weather import Weather
 
 from pool.clock import SystemClock
+from pool.config.settings import Settings
 from pool.cvat import CvatClient
+from pool.maintenance.deletion import Deletion, delete_all
+from pool.maintenance.reconcile import Reconcile
 from pool.model import LeaseState, RequestRecord, RequestState, TaskState, pool_mark
-from pool.services.deletion import Deletion, delete_all
-from pool.services.reconcile import Reconcile
-from pool.settings import Settings
 from pool.simulator import SimulatorServer
 from pool.store.base import Store
 

@@ -22,8 +22,8 @@ import urllib3
 from stepped_clock import SteppedClock
 from urllib3 import exceptions as urllib3_errors
 
+from pool.config.settings import CvatSettings
 from pool.cvat import AccessTokenCredentials, CvatClient
-from pool.settings import CvatSettings
 from pool.simulator import SimulatorSettings
 from pool.simulator.actions import Actions
 from pool.simulator.faults import Fault

@@ -22,7 +22,7 @@ from reckoning import Outcome, Reckoning
 from support.proxy import CuttingProxy
 from weather import Weather
 
-from pool.config import load
+from pool.config.loader import load
 from pool.cvat import connect
 from pool.demo import sample_image
 from pool.model import RequestState, TaskState
@@ -71,7 +71,7 @@ class Storm:
         )
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(
-            ["actors", "pool.taskpool", "pool.daemon", "pool.http.remote"]
+            ["actors", "pool.taskpool", "pool.daemon", "pool.client"]
         )
         self._image = sample_image(1, size=4_000)
         self._processes: dict[str, list[ForkServerProcess]] = {"caller": [], "daemon": []}

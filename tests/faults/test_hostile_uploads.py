@@ -15,7 +15,7 @@ from hostile import Hostile
 from support.api import Serving, serving, settings_for
 from support.services import PATIENCE
 
-from pool.settings import PoolSettings, Template
+from pool.config.settings import PoolSettings, Template
 from pool.simulator import SimulatorServer
 
 CASES = hostile.everything()

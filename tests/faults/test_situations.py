@@ -13,14 +13,14 @@ from support.scripted import ScriptedCvat
 from support.services import PATIENCE, fill, refill_of
 
 from pool.clock import SystemClock
-from pool.engine import Engine
+from pool.config.settings import Settings, Template
 from pool.errors import CvatBusy, CvatNotFound, PoolEmpty
-from pool.files import build_upload
+from pool.maintenance.deletion import Deletion
+from pool.maintenance.reconcile import Reconcile
+from pool.maintenance.scheduler import Scheduler
 from pool.model import Handout, LeaseState, Outcome, TaskState
-from pool.services.deletion import Deletion
-from pool.services.reconcile import Reconcile
-from pool.services.scheduler import Scheduler
-from pool.settings import Settings, Template
+from pool.process import Engine
+from pool.requests.source import build_upload
 from pool.store.base import NewRequest, Store
 
 

@@ -23,12 +23,12 @@ from stepped_clock import SteppedClock
 from stepped_server import TOKEN, SteppedServer
 from variant import TIMEOUT, Variant
 
+from pool.config.data_params import DataParams
 from pool.cvat import LocalFile, Upload
-from pool.data_params import DataParams
 from pool.errors import PoolError, StoreError
-from pool.files import build_upload, digest, names_of
 from pool.handles import Lease, Request
 from pool.model import new_id
+from pool.requests.source import build_upload, digest, names_of
 from pool.simulator import SimulatorSettings, Timings
 from pool.simulator.faults import Fault
 from pool.store import open_store

@@ -16,17 +16,17 @@ from support.scripted import ScriptedCvat
 from support.services import dispatch_of, fill, refill_of
 
 from pool import TaskPool
-from pool.config import load
+from pool.config.loader import load
+from pool.config.settings import ImportSettings, PoolSettings, Template
 from pool.cvat import connect
 from pool.daemon import Daemon
-from pool.engine import Engine
-from pool.services.deliveries import Deliveries
-from pool.services.dispatch import Dispatch
-from pool.services.hook_setup import HookReport, HookSetup
-from pool.services.hooks import HookState
-from pool.settings import ImportSettings, PoolSettings, Template
+from pool.process import Engine
+from pool.requests.dispatcher import Dispatch
 from pool.simulator import SimulatorServer
 from pool.store.base import Store
+from pool.tracking.webhook_health import HookState
+from pool.tracking.webhook_receiver import Deliveries
+from pool.tracking.webhook_setup import HookReport, HookSetup
 
 # --- With the simulator -------------------------------------------------------------------------
 

@@ -15,12 +15,12 @@ from pool.bench.bench import Bench, BenchOptions
 from pool.bench.goals import GOALS
 from pool.bench.measure import Sample
 from pool.bench.server_time import DatedTimes, SimulatorTimes, is_simulator
-from pool.config import load
+from pool.config.data_params import DataParams
+from pool.config.loader import load
+from pool.config.settings import CvatSettings
 from pool.cvat import AccessTokenCredentials, CvatClient
 from pool.cvat.plain import plain_client
 from pool.cvat.records import LocalFile, Upload
-from pool.data_params import DataParams
-from pool.settings import CvatSettings
 from pool.simulator import SimulatorServer
 
 #: All of them but the SDK with its defaults, which may take its 5 s.

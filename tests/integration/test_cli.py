@@ -13,7 +13,7 @@ from support.commands import cvat_pool, running
 from typer.testing import CliRunner
 
 from pool import Job, Request, TaskPool
-from pool.cli import app
+from pool.cli.app import app
 from pool.clock import SystemClock
 from pool.simulator import SimulatorServer
 

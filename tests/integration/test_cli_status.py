@@ -12,11 +12,11 @@ import pytest
 from support.commands import PATIENCE, cvat_pool
 from support.terminal import in_a_terminal
 
-from pool.config import load
+from pool.config.loader import load
 from pool.daemon import Daemon
-from pool.services.hooks import HookState
+from pool.observability.status import Status, TemplateStatus, troubles
 from pool.simulator import SimulatorServer
-from pool.status import Status, TemplateStatus, troubles
+from pool.tracking.webhook_health import HookState
 
 LONG = "drive-2026-11-night-rain-front-camera"
 LONGEST = "all-of-the-sixty-four-characters-that-the-name-of-a-template-has"

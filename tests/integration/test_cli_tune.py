@@ -14,7 +14,7 @@ from support.services import fill, refill_of
 from typer.testing import CliRunner
 
 from pool import TaskPool
-from pool.cli import app
+from pool.cli.app import app
 
 
 def test_what_was_asked_for_is_what_is_recommended(pool: TaskPool, config_path: Path) -> None:

@@ -14,17 +14,17 @@ from support.services import PATIENCE, fill, refill_of
 
 from pool import TaskPool
 from pool.clock import SystemClock
-from pool.engine import Engine
+from pool.config.settings import Template
 from pool.errors import CvatForbidden, StoreError
-from pool.files import build_upload
+from pool.maintenance.ageing import Ageing
+from pool.maintenance.clock_jumps import Timekeeping, TimekeepingReport
+from pool.maintenance.heartbeat import TERM
+from pool.maintenance.reconcile import Reconcile
+from pool.maintenance.recycle import Recycle
+from pool.maintenance.scheduler import Scheduler
 from pool.model import Handout, RequestState, TaskState, new_id
-from pool.services.ageing import Ageing
-from pool.services.heartbeat import TERM
-from pool.services.reconcile import Reconcile
-from pool.services.recycle import Recycle
-from pool.services.scheduler import Scheduler
-from pool.services.timekeeping import Timekeeping, TimekeepingReport
-from pool.settings import Template
+from pool.process import Engine
+from pool.requests.source import build_upload
 from pool.store.base import CreateLimit, NewRequest
 
 HOUR = 3600.0

@@ -13,14 +13,14 @@ from support.scripted import ScriptedCvat
 from support.services import fill, refill_of
 
 from pool import Outcome, TaskPool, UnknownTemplate
+from pool.config.settings import Settings
 from pool.control import LOOK_EVERY
 from pool.errors import InputError
+from pool.maintenance.recycle import Recycle
+from pool.maintenance.refill import Refill
+from pool.maintenance.reload import ReloadReport
 from pool.model import LeaseRecord
-from pool.services.recycle import Recycle
-from pool.services.refill import Refill
-from pool.services.reload import ReloadReport
-from pool.settings import Settings
-from pool.status import TemplateStatus
+from pool.observability.status import TemplateStatus
 from pool.store.base import Store
 
 

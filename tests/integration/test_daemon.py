@@ -15,7 +15,7 @@ from support.commands import PATIENCE, cvat_pool, running
 from pool import Outcome, TaskPool
 from pool import daemon as daemon_module
 from pool.daemon import Daemon
-from pool.metrics import Metrics
+from pool.observability.metrics import Metrics
 from pool.simulator import SimulatorServer
 
 

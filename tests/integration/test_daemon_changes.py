@@ -10,7 +10,7 @@ import pytest
 from support.commands import PATIENCE
 
 from pool import Outcome, TaskPool
-from pool.config import load
+from pool.config.loader import load
 from pool.daemon import Daemon
 from pool.model import TaskState
 

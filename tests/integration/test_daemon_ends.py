@@ -117,7 +117,7 @@ def test_another_daemon_takes_over_when_the_maintaining_one_is_killed(
 ) -> None:
     term, renewal = 1.5, 0.3
     hasty = f"import pool.daemon as d; d.TERM, d.RENEWAL = {term}, {renewal}"
-    command = [sys.executable, "-c", f"{hasty}; from pool.cli import main; main()"]
+    command = [sys.executable, "-c", f"{hasty}; from pool.cli.app import main; main()"]
     monkeypatch.setattr(commands, "COMMAND", command)
     token = server.access_token
     with running("run", cwd=folder, CVAT_ACCESS_TOKEN=token) as first:

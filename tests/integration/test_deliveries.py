@@ -13,13 +13,13 @@ from support.hooked import PING, Imports, body, completed, created
 from support.scripted import ScriptedCvat
 from support.services import PATIENCE
 
+from pool.config.settings import TaskSettings, Template
 from pool.cvat.webhooks import signature_of
-from pool.engine import Engine
 from pool.model import RequestState, TaskState
-from pool.services import deliveries as module
-from pool.services.deliveries import Deliveries, Effect
-from pool.settings import TaskSettings, Template
+from pool.process import Engine
 from pool.store.base import Store
+from pool.tracking import webhook_receiver as module
+from pool.tracking.webhook_receiver import Deliveries, Effect
 
 #: Far longer than an import takes.
 LONG = 5.0

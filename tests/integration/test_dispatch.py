@@ -25,7 +25,7 @@ from support.spooled import (
     uploads,
 )
 
-from pool.engine import Engine
+from pool.config.settings import Template
 from pool.errors import (
     CvatBusy,
     CvatUnreachable,
@@ -35,9 +35,9 @@ from pool.errors import (
     QueueFull,
 )
 from pool.model import LeaseState, Outcome, RequestState
-from pool.services.backoff import SERVER
-from pool.services.dispatch import Dispatch
-from pool.settings import Template
+from pool.process import Engine
+from pool.requests.backoff import SERVER
+from pool.requests.dispatcher import Dispatch
 
 FAILED, CANCELLED = RequestState.FAILED, RequestState.CANCELLED
 

@@ -21,15 +21,15 @@ from support.spooled import (
     state,
 )
 
-from pool.engine import Engine
+from pool.config.settings import Template
 from pool.errors import (
     CvatUnreachable,
 )
+from pool.maintenance.heartbeat import TERM
 from pool.model import LeaseState, RequestState
-from pool.services.dispatch import Dispatch
-from pool.services.heartbeat import TERM
-from pool.services.serving import STUMBLE
-from pool.settings import Template
+from pool.process import Engine
+from pool.requests.dispatcher import Dispatch
+from pool.requests.serving import STUMBLE
 
 
 def another(engine: Engine, cvat: ScriptedCvat, clock: ManualClock) -> Engine:

@@ -26,8 +26,8 @@ from support.spooled import (
     uploads,
 )
 
+from pool.config.settings import Template
 from pool.cvat.failures import mark_not_finished, mark_touched
-from pool.engine import Engine
 from pool.errors import (
     CvatAmbiguous,
     CvatBusy,
@@ -40,11 +40,11 @@ from pool.errors import (
     StoreError,
 )
 from pool.model import RequestState
-from pool.services.backoff import SERVER
-from pool.services.dispatch import Dispatch
-from pool.services.serving import STUMBLE
-from pool.services.watched import MOST_TASKS_SPOOLED
-from pool.settings import Template
+from pool.process import Engine
+from pool.requests.backoff import SERVER
+from pool.requests.dispatcher import Dispatch
+from pool.requests.serving import STUMBLE
+from pool.tracking.watched import MOST_TASKS_SPOOLED
 
 
 def failing(error: Exception) -> Any:

@@ -27,19 +27,19 @@ from support.spooled import (
     uploads,
 )
 
-from pool.engine import Engine
+from pool.config.settings import Template
 from pool.errors import (
     CvatBusy,
     CvatError,
     CvatUnreachable,
 )
+from pool.maintenance.deletion import Deletion
+from pool.maintenance.reconcile import Reconcile
+from pool.maintenance.recycle import Recycle
 from pool.model import RequestState
-from pool.services.backoff import SERVER, TRANSIENT_CAP
-from pool.services.deletion import Deletion
-from pool.services.dispatch import Dispatch
-from pool.services.reconcile import Reconcile
-from pool.services.recycle import Recycle
-from pool.settings import Template
+from pool.process import Engine
+from pool.requests.backoff import SERVER, TRANSIENT_CAP
+from pool.requests.dispatcher import Dispatch
 
 FAILED, CANCELLED = RequestState.FAILED, RequestState.CANCELLED
 

@@ -6,10 +6,10 @@ from support.clock import ManualClock
 from support.scripted import ScriptedCvat
 from support.services import fill, refill_of
 
-from pool.engine import Engine
-from pool.files import build_upload
+from pool.config.settings import Template
 from pool.model import RequestState
-from pool.settings import Template
+from pool.process import Engine
+from pool.requests.source import build_upload
 from pool.store.base import NewRequest
 
 

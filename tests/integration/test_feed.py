@@ -11,9 +11,9 @@ from support.happening import make_warm
 
 from pool.clock import SystemClock
 from pool.errors import InputError, PoolClosed
-from pool.events import Event
-from pool.services import feed as module
-from pool.services.feed import Feed
+from pool.events import feed as module
+from pool.events.feed import Feed
+from pool.events.records import Event
 from pool.store import open_store
 from pool.store.base import Store
 from pool.taskpool import TaskPool

@@ -16,10 +16,10 @@ from support.services import PATIENCE, fill, one_round, refill_of
 from support.spooled import READY, accepted, come_back, go_down, import_all, serve, state
 
 from pool import TaskPool, TemplateStatus
-from pool.engine import Engine
-from pool.observation import Observation
-from pool.services.dispatch import Dispatch
-from pool.settings import PoolSettings, Template
+from pool.config.settings import PoolSettings, Template
+from pool.observability.observation import Observation
+from pool.process import Engine
+from pool.requests.dispatcher import Dispatch
 from pool.simulator import SimulatorServer
 from pool.store import open_store
 

@@ -19,12 +19,9 @@ from support.scripted import ScriptedCvat
 from support.services import fill, refill_of
 
 from pool import RequestWarning, TaskPool
-from pool.engine import Engine
+from pool.config.settings import Settings
 from pool.errors import CvatBusy, CvatError, CvatForbidden, CvatRejected, CvatUnreachable
-from pool.files import build_upload
-from pool.model import Handout, Hold, Job, new_id
-from pool.services.backoff import SERVER
-from pool.services.finalize import (
+from pool.maintenance.finalize import (
     FIRST_PAUSE,
     LONGEST,
     MOST_JOBS,
@@ -32,7 +29,10 @@ from pool.services.finalize import (
     MOST_REFUSED,
     MOST_TRIES,
 )
-from pool.settings import Settings
+from pool.model import Handout, Hold, Job, new_id
+from pool.process import Engine
+from pool.requests.backoff import SERVER
+from pool.requests.source import build_upload
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings, UserSettings
 from pool.store import open_store
 from pool.store.base import FINAL_GRACE, NewRequest, Store

@@ -15,12 +15,12 @@ from support.commands import PATIENCE, Running, cvat_pool, running
 from support.hooked import new_project
 
 from pool import TaskPool
-from pool.config import load
+from pool.config.loader import load
 from pool.cvat import connect
 from pool.daemon import Daemon
-from pool.services.hook_setup import HookSetup
-from pool.services.hooks import HookState
 from pool.simulator import SimulatorServer
+from pool.tracking.webhook_health import HookState
+from pool.tracking.webhook_setup import HookSetup
 
 SUCCESSFUL = "cvat_pool_config_last_reload_successful"
 
@@ -203,7 +203,7 @@ def test_the_webhook_of_a_template_that_came_with_a_reload_is_relied_on(
     log_in: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pool.services.hooks.SAFETY_FLOOR", 10.0)
+    monkeypatch.setattr("pool.tracking.webhook_health.SAFETY_FLOOR", 10.0)
     monkeypatch.setattr("pool.control.LOOK_EVERY", 0.0)
     daemon = Daemon(load(config_path))
     ready = threading.Event()

@@ -20,7 +20,7 @@ from pool import ImportFailed, PoolError, TaskPool
 from pool import daemon as daemon_module
 from pool.daemon import Daemon
 from pool.errors import StoreError
-from pool.services import dispatch as dispatch_module
+from pool.requests import dispatcher as dispatch_module
 from pool.simulator import SimulatorServer
 
 #: Seconds of a term of maintenance.

@@ -11,18 +11,18 @@ import urllib3
 from fastapi import FastAPI
 from support.clock import ManualClock
 
-from pool.engine import Engine
+from pool.config.settings import DaemonSettings
 from pool.errors import StoreError
 from pool.http.health import READY, health_router
 from pool.http.server import HttpServer
 from pool.http.workers import Workers
+from pool.maintenance.scheduler import ServiceRecord
 from pool.model import Hold
-from pool.services import health as module
-from pool.services.backoff import SERVER
-from pool.services.health import Health, HealthReport
-from pool.services.reach import Reach
-from pool.services.scheduler import ServiceRecord
-from pool.settings import DaemonSettings
+from pool.observability import health as module
+from pool.observability.health import Health, HealthReport
+from pool.observability.reach import Reach
+from pool.process import Engine
+from pool.requests.backoff import SERVER
 from pool.store.base import Store
 
 INTERVAL = 100.0

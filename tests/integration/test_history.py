@@ -12,13 +12,13 @@ from pydantic import TypeAdapter
 from support.clock import ManualClock
 from support.happening import make_warm, serve
 
-from pool.engine import Engine
+from pool.config.settings import DaemonSettings, Settings
 from pool.http.history import PATH, Hour, history_router
 from pool.http.server import HttpServer
 from pool.http.workers import Workers
-from pool.services.history import EVERY, KEPT_FOR, History
-from pool.settings import DaemonSettings, Settings
-from pool.status import Status, read_status
+from pool.observability.history import EVERY, KEPT_FOR, History
+from pool.observability.status import Status, read_status
+from pool.process import Engine
 from pool.store.base import Store
 
 

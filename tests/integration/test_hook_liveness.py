@@ -9,11 +9,11 @@ import pytest
 from support.hooked import PING, SCOPE, Imports, created
 from support.scripted import ScriptedCvat
 
-from pool.engine import Engine
-from pool.services.deliveries import TOO_LATE, Deliveries
-from pool.services.hooks import JUDGED_FOR, HookState
-from pool.settings import Settings, Template
-from pool.status import read_status
+from pool.config.settings import Settings, Template
+from pool.observability.status import read_status
+from pool.process import Engine
+from pool.tracking.webhook_health import JUDGED_FOR, HookState
+from pool.tracking.webhook_receiver import TOO_LATE, Deliveries
 
 #: The usual time of an import.
 USUAL = 0.2

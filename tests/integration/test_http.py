@@ -12,13 +12,13 @@ import urllib3
 from starlette.types import ASGIApp
 from support.services import dispatch_of
 
-from pool.engine import Engine
+from pool.config.settings import DaemonSettings
 from pool.errors import CannotListen, CvatBusy, UnknownRequest
 from pool.http.app import create_app
 from pool.http.served import Served
 from pool.http.server import HttpServer
 from pool.http.webhooks import LONGEST
-from pool.settings import DaemonSettings
+from pool.process import Engine
 
 ANYWHERE = DaemonSettings(port=0)
 

@@ -10,8 +10,8 @@ import pytest
 from support.api import Serving, serving, settings_for
 from support.services import PATIENCE
 
+from pool.config.settings import Template
 from pool.http import protocol
-from pool.settings import Template
 from pool.simulator import SimulatorServer
 
 

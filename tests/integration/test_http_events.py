@@ -17,6 +17,8 @@ from support.happening import TEMPLATE, make_warm, serve
 from support.streams import Stream
 
 from pool.clock import SystemClock
+from pool.config.settings import DaemonSettings
+from pool.events.feed import Feed
 from pool.http import events as module
 from pool.http import live as live_module
 from pool.http.ending import Ending
@@ -25,8 +27,6 @@ from pool.http.live import Live
 from pool.http.problems import install
 from pool.http.server import HttpServer
 from pool.http.workers import Workers
-from pool.services.feed import Feed
-from pool.settings import DaemonSettings
 from pool.store.base import Store
 
 PATIENCE = 20.0

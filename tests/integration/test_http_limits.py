@@ -13,10 +13,10 @@ import pytest
 from support.api import Serving, serving, settings_for
 from support.services import PATIENCE
 
+from pool.config.settings import PoolSettings, StoreSettings, Template
 from pool.errors import TooManyUploads
 from pool.http import limits
 from pool.http.limits import Places
-from pool.settings import PoolSettings, StoreSettings, Template
 from pool.simulator import SimulatorServer
 
 PATIENT = Template(name="patient", pool=PoolSettings(max_wait=20.0, on_empty="wait"))

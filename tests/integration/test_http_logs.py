@@ -15,10 +15,10 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 
 from pool import logs
+from pool.config.settings import DaemonSettings
 from pool.http.envelope import Envelope
 from pool.http.server import HttpServer
 from pool.http.workers import Workers
-from pool.settings import DaemonSettings
 
 log = logs.get_logger("pool.http.test")
 

@@ -29,7 +29,7 @@ from schemathesis.checks import CHECKS as KNOWN
 from schemathesis.checks import load_all_checks
 from support.api import Serving, serving, settings_for
 
-from pool.settings import PoolSettings, Template
+from pool.config.settings import PoolSettings, Template
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 
 #: Cases of each operation in the tests, and in a long run.

@@ -26,7 +26,7 @@ from pool.store.base import Store
 #: A process that does one thing; if killed, it counts as gone a second later.
 PROCESS = """
 import sys
-import pool.services.heartbeat as heartbeat
+import pool.maintenance.heartbeat as heartbeat
 heartbeat.TERM, heartbeat.PERIOD = 1.0, 0.3
 from pool import TaskPool
 pool = TaskPool.from_config("config.toml")

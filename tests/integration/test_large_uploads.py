@@ -12,7 +12,7 @@ from support.proxy import CuttingProxy
 
 from pool import CvatError, RequestState, TaskPool
 from pool.cvat import resumable
-from pool.services import intake
+from pool.requests import runner as intake
 from pool.simulator import SimulatorServer
 
 MEGABYTE = 10**6

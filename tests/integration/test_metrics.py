@@ -12,24 +12,24 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.clock import ManualClock
 from support.happening import make_warm, serve
 
-from pool.engine import Engine
+from pool.config.settings import DaemonSettings
 from pool.errors import StoreError
+from pool.events.sink import SinkState
 from pool.http.metrics import PATH, metrics_router
 from pool.http.server import HttpServer
 from pool.http.workers import Workers
-from pool.metrics import Metrics
+from pool.maintenance.findings import Action
+from pool.maintenance.reconcile import ReconcileReport
+from pool.maintenance.scheduler import ServiceRecord
 from pool.model import Hold
-from pool.observation import Observation
-from pool.services.backoff import SERVER
-from pool.services.findings import Action
-from pool.services.reconcile import ReconcileReport
-from pool.services.scheduler import ServiceRecord
-from pool.services.sink import SinkState
-from pool.services.watched import Finished
-from pool.settings import DaemonSettings
-from pool.standing import Sources
-from pool.status import Status
+from pool.observability.metrics import Metrics
+from pool.observability.observation import Observation
+from pool.observability.standing import Sources
+from pool.observability.status import Status
+from pool.process import Engine
+from pool.requests.backoff import SERVER
 from pool.store.base import Store
+from pool.tracking.watched import Finished
 
 LABELS = ("template", "outcome", "state", "code", "operation", "result", "service", "sink")
 

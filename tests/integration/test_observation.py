@@ -15,9 +15,9 @@ from support.commands import PATIENCE
 from support.served import Delivered, receiver
 
 from pool import TaskPool
+from pool.config.settings import EventSettings, SinkSettings
 from pool.daemon import Daemon
 from pool.errors import ConfigError, ImportFailed
-from pool.settings import EventSettings, SinkSettings
 
 
 class Seen:

@@ -14,10 +14,10 @@ from support.hooked import new_project
 from support.pools import serving, write_config
 
 from pool import CvatBusy, ImportFailed, TaskPool
-from pool.config import load
+from pool.config.loader import load
 from pool.cvat import connect, resumable
 from pool.cvat.transport import Transport
-from pool.services import intake
+from pool.requests import runner as intake
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 from pool.simulator.faults import Cut
 

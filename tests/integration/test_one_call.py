@@ -18,13 +18,13 @@ from support.commands import PATIENCE, cvat_pool
 from support.pools import REMOTE, opened
 
 from pool import Request, RequestState, TaskPool
-from pool.config import load
+from pool.config.loader import load
 from pool.daemon import Daemon
 from pool.errors import CvatBusy, CvatRefusedCredentials
-from pool.events import Event
+from pool.events.records import Event
+from pool.observability.status import TemplateStatus
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 from pool.simulator.faults import Cut, Error, Hang
-from pool.status import TemplateStatus
 
 #: Seconds within which a template is served, whatever becomes of another's calls.
 SOON = 5.0

@@ -13,7 +13,7 @@ from support.commands import PATIENCE, cvat_pool, environment
 from support.spooled import QUEUED, READY, entries
 
 from pool import TaskPool
-from pool.config import load
+from pool.config.loader import load
 from pool.daemon import Daemon
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 

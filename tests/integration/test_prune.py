@@ -4,11 +4,11 @@ import pytest
 from support.clock import ManualClock
 from support.happening import make_warm, serve
 
-from pool.engine import Engine
+from pool.config.settings import Template
+from pool.maintenance import prune as module
+from pool.maintenance.prune import EVENTS_FOR, LEAST, UNTOLD_FOR, Prune
 from pool.model import TaskState, new_id
-from pool.services import prune as module
-from pool.services.prune import EVENTS_FOR, LEAST, UNTOLD_FOR, Prune
-from pool.settings import Template
+from pool.process import Engine
 from pool.store.base import FINAL_GRACE, CreateLimit
 
 

@@ -13,6 +13,7 @@ from support.services import PATIENCE, dispatch_of, fill, refill_of
 from support.spooled import IMPORTING, QUEUED, come_back, entries, go_down, levels, serve, uploads
 
 from pool import Request, RequestCancelled, TaskPool, WaitTimeout
+from pool.config.settings import DaemonSettings, Settings, StoreSettings, Template
 from pool.cvat.failures import mark_not_finished, mark_touched
 from pool.cvat.records import ImportState, ImportStatus
 from pool.errors import (
@@ -26,10 +27,9 @@ from pool.errors import (
     SpoolFull,
 )
 from pool.model import LeaseState, RequestState, TaskState
-from pool.services import intake
-from pool.services.backoff import SERVER
-from pool.services.dispatch import Dispatch
-from pool.settings import DaemonSettings, Settings, StoreSettings, Template
+from pool.requests import runner as intake
+from pool.requests.backoff import SERVER
+from pool.requests.dispatcher import Dispatch
 from pool.store.base import Store
 
 FILES = [("a.jpg", b"some bytes")]

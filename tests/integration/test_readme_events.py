@@ -17,17 +17,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.happening import serve
 
 from pool.clock import SystemClock
-from pool.config import loads
-from pool.engine import Engine
-from pool.events import KINDS
-from pool.metrics import Metrics
+from pool.config.loader import loads
+from pool.config.settings import SinkSettings
+from pool.events.posting import Posting, Reply
+from pool.events.records import KINDS
+from pool.events.sink import SinkState
+from pool.maintenance.scheduler import ServiceRecord
 from pool.model import ConfigRecord
-from pool.observation import Observation
-from pool.services.posting import Posting, Reply
-from pool.services.scheduler import ServiceRecord
-from pool.services.sink import SinkState
-from pool.settings import SinkSettings
-from pool.standing import Sources
+from pool.observability.metrics import Metrics
+from pool.observability.observation import Observation
+from pool.observability.standing import Sources
+from pool.process import Engine
 from pool.store.base import Store
 
 README = (Path(__file__).parents[2] / "README.md").read_text()

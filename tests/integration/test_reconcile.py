@@ -6,17 +6,17 @@ import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
 
+from pool.config.settings import Template
 from pool.cvat.records import ImportState, ImportStatus
-from pool.engine import Engine
 from pool.errors import CvatBusy, CvatRejected, CvatUnreachable
-from pool.files import build_upload
+from pool.maintenance.deadlines import Deadlines
+from pool.maintenance.deletion import Deletion, DeletionReport
+from pool.maintenance.findings import Action
+from pool.maintenance.reconcile import LOOK_EVERY, Reconcile
+from pool.maintenance.refill import Refill
 from pool.model import Handout, PooledTask, RequestState, TaskState, new_id, pool_mark, task_name
-from pool.services.deadlines import Deadlines
-from pool.services.deletion import Deletion, DeletionReport
-from pool.services.findings import Action
-from pool.services.reconcile import LOOK_EVERY, Reconcile
-from pool.services.refill import Refill
-from pool.settings import Template
+from pool.process import Engine
+from pool.requests.source import build_upload
 from pool.store.base import CreateLimit, NewRequest, Store
 
 DEADLINES = Deadlines.of(30.0)

@@ -13,10 +13,10 @@ import pytest
 from support.commands import cvat_pool, running
 
 from pool.cvat import CvatClient
+from pool.maintenance.deletion import Deletion
+from pool.maintenance.findings import Action
+from pool.maintenance.reconcile import Reconcile
 from pool.model import new_id, task_name
-from pool.services.deletion import Deletion
-from pool.services.findings import Action
-from pool.services.reconcile import Reconcile
 from pool.simulator import SimulatorServer
 from pool.simulator.faults import Error
 from pool.store import open_store

@@ -26,7 +26,7 @@ from support.proxy import CuttingProxy
 
 from pool import LeaseEnded, PoolUnreachable, RemotePool, RequestState
 from pool.daemon import Daemon
-from pool.events import Event
+from pool.events.records import Event
 from pool.model import new_id
 from pool.simulator import SimulatorServer
 

@@ -11,8 +11,8 @@ from support.clock import ManualClock
 from support.scripted import ScriptedCvat
 from support.services import fill, one_round, refill_of
 
+from pool.config.settings import Template
 from pool.cvat.records import ImportState, ImportStatus
-from pool.engine import Engine
 from pool.errors import (
     CvatAmbiguous,
     CvatBusy,
@@ -23,18 +23,18 @@ from pool.errors import (
     InputError,
     PoolEmpty,
 )
-from pool.files import build_upload
+from pool.maintenance.ageing import Ageing, AgeingReport
+from pool.maintenance.deletion import Deletion
+from pool.maintenance.heartbeat import TERM
+from pool.maintenance.recycle import Recycle
+from pool.maintenance.refill import Refill, Situation, creates_wanted
+from pool.maintenance.sizing import Target
 from pool.model import Handout, LeaseState, Outcome, RequestRecord, RequestState, TaskState
-from pool.services.ageing import Ageing, AgeingReport
-from pool.services.deletion import Deletion
-from pool.services.heartbeat import TERM
-from pool.services.pacing import FIRST_POLL_UNSEEN
-from pool.services.recycle import Recycle
-from pool.services.refill import Refill, Situation, creates_wanted
-from pool.services.sizing import Target
-from pool.services.watched import TOGETHER
-from pool.settings import Template
+from pool.process import Engine
+from pool.requests.source import build_upload
 from pool.store.base import NewRequest, Store
+from pool.tracking.poll_schedule import FIRST_POLL_UNSEEN
+from pool.tracking.watched import TOGETHER
 
 IMAGE = build_upload([("a.jpg", b"some bytes")])
 

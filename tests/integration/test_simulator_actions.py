@@ -16,6 +16,7 @@ from support.clock import ManualClock
 from support.commands import cvat_pool, running
 from support.simulated import LABELS, client_of, upload
 
+from pool.config.settings import CvatSettings
 from pool.cvat import (
     CvatClient,
     ImportStatus,
@@ -29,7 +30,6 @@ from pool.errors import (
     CvatRefusedCredentials,
     CvatUnreachable,
 )
-from pool.settings import CvatSettings
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 from pool.simulator.actions import ActionFailed
 from pool.simulator.faults import Error, Hang, HungImport

@@ -10,12 +10,12 @@ import pytest
 from support.clock import ManualClock
 from support.happening import make_warm, serve
 
-from pool.events import SinkRecord
+from pool.config.settings import SinkSettings
+from pool.events import sink as module
+from pool.events.posting import Reply
+from pool.events.records import SinkRecord
+from pool.events.sink import PATIENCE, REFUSED_FOR, RETRY_CAP, Sink, pause_after
 from pool.model import RequestRecord
-from pool.services import sink as module
-from pool.services.posting import Reply
-from pool.services.sink import PATIENCE, REFUSED_FOR, RETRY_CAP, Sink, pause_after
-from pool.settings import SinkSettings
 from pool.store.base import FINAL_GRACE, Store
 
 OK = Reply(status=200)

@@ -13,12 +13,12 @@ from support.happening import serve
 from support.served import Answer, Delivered, receiver
 
 from pool.clock import SystemClock
+from pool.config.settings import EventSettings, SinkSettings
+from pool.events import posting, sink
+from pool.events.feed import Feed
+from pool.events.posting import Posting
+from pool.events.sinks import Sinks, sink_names
 from pool.model import RequestRecord
-from pool.services import posting, sink
-from pool.services.feed import Feed
-from pool.services.posting import Posting
-from pool.services.sinks import Sinks, sink_names
-from pool.settings import EventSettings, SinkSettings
 from pool.store.base import Store
 
 PATIENCE = 20.0

@@ -9,13 +9,13 @@ from support.clock import ManualClock
 from support.services import PATIENCE
 from support.spooled import accept, accepted, entries, receive, state
 
-from pool.engine import Engine
+from pool.config.settings import Template
 from pool.errors import CvatUnreachable
+from pool.maintenance.sweep import GRACE, Sweep, SweepReport
 from pool.model import RequestState
-from pool.services.backoff import SERVER
-from pool.services.dispatch import Dispatch
-from pool.services.sweep import GRACE, Sweep, SweepReport
-from pool.settings import Template
+from pool.process import Engine
+from pool.requests.backoff import SERVER
+from pool.requests.dispatcher import Dispatch
 
 
 def age(engine: Engine) -> None:

@@ -11,14 +11,14 @@ from support.clock import ManualClock
 from support.scripted import ScriptedCvat
 from support.services import fill, one_round, refill_of
 
-from pool.engine import Engine
+from pool.config.settings import CvatSettings, PoolSettings, Template
 from pool.errors import CvatUnreachable, PoolEmpty
-from pool.files import build_upload
+from pool.maintenance.deletion import Deletion, delete_all
+from pool.maintenance.recycle import Recycle
+from pool.maintenance.refill import Refill
 from pool.model import Handout, LeaseState, Outcome, PooledTask, RequestState, TaskState
-from pool.services.deletion import Deletion, delete_all
-from pool.services.recycle import Recycle
-from pool.services.refill import Refill
-from pool.settings import CvatSettings, PoolSettings, Template
+from pool.process import Engine
+from pool.requests.source import build_upload
 from pool.store.base import NewRequest
 
 LABELS = {"v1": {"name": "car"}, "v2": {"name": "tram"}, "v3": {"name": "ship"}}

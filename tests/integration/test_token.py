@@ -12,18 +12,18 @@ from support.services import fill, refill_of
 from support.simulated import IMAGE, client_of
 
 from pool import TaskPool
+from pool.config.settings import Settings
 from pool.cvat import CvatClient
 from pool.errors import CvatRefusedCredentials
-from pool.files import build_upload
+from pool.maintenance.deletion import Deletion
+from pool.maintenance.reconcile import Reconcile
+from pool.maintenance.recycle import Recycle
+from pool.maintenance.refill import Refill
 from pool.model import Handout, Outcome, RequestRecord, RequestState, TaskState
-from pool.services.backoff import REFUSED_BASE, REFUSED_CAP
-from pool.services.deletion import Deletion
-from pool.services.reconcile import Reconcile
-from pool.services.recycle import Recycle
-from pool.services.refill import Refill
-from pool.settings import Settings
+from pool.observability.status import TemplateStatus
+from pool.requests.backoff import REFUSED_BASE, REFUSED_CAP
+from pool.requests.source import build_upload
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
-from pool.status import TemplateStatus
 from pool.store.base import NewRequest, Store
 
 

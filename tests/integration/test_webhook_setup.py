@@ -18,14 +18,14 @@ from support.hooked import Counted, install, new_project, wait_until
 from typer.testing import CliRunner
 
 from pool import TaskPool
-from pool.cli import app
-from pool.config import load
+from pool.cli.app import app
+from pool.config.loader import load
+from pool.config.settings import DaemonSettings
 from pool.cvat import CvatClient
 from pool.daemon import Daemon
 from pool.errors import CannotListen, ConfigError, PoolError
-from pool.services.hook_setup import HookSetup
-from pool.settings import DaemonSettings
 from pool.simulator import SimulatorServer
+from pool.tracking.webhook_setup import HookSetup
 
 # --- Installing ---------------------------------------------------------------------------------
 

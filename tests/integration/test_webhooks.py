@@ -10,15 +10,15 @@ from support.hooked import Counted, serve, state, wait_until
 
 from pool import ImportFailed, Outcome, TaskPool
 from pool.daemon import Daemon
-from pool.services.hook_setup import HookReport
-from pool.services.hooks import HookState
 from pool.simulator import SimulatorServer
+from pool.tracking.webhook_health import HookState
+from pool.tracking.webhook_setup import HookReport
 
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The safety net comes so late that it is only ever needed when a webhook is lost."""
-    monkeypatch.setattr("pool.services.hooks.SAFETY_FLOOR", 10.0)
+    monkeypatch.setattr("pool.tracking.webhook_health.SAFETY_FLOOR", 10.0)
 
 
 # --- What it is for -----------------------------------------------------------------------------

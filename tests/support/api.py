@@ -20,16 +20,16 @@ import jsonschema_rs
 import urllib3
 
 from pool.clock import SystemClock
+from pool.config.settings import CvatSettings, DaemonSettings, Settings, StoreSettings, Template
 from pool.cvat import AccessTokenCredentials, CvatClient
-from pool.engine import Engine
 from pool.http.accepting import Accepting
 from pool.http.app import create_app
 from pool.http.ending import Ending
 from pool.http.served import Served
 from pool.http.server import HttpServer
 from pool.http.waiting import Waiting
-from pool.services.dispatch import Dispatch
-from pool.settings import CvatSettings, DaemonSettings, Settings, StoreSettings, Template
+from pool.process import Engine
+from pool.requests.dispatcher import Dispatch
 from pool.store import open_store
 from pool.taskpool import TaskPool
 from support.services import PATIENCE, dispatch_of, fill, refill_of

@@ -66,5 +66,5 @@ class Blocking:
         return repr(self._thing)
 
     def _wrap(self, result: Any) -> Any:
-        ours = type(result).__module__.startswith("pool.http.remote")
+        ours = type(result).__module__.startswith("pool.client")
         return Blocking(self._loop, result) if ours else result

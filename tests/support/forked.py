@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pool
-from pool.cli import main
+from pool.cli.app import main
 
 _MOST: Final = 2**20
 

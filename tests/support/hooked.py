@@ -11,14 +11,14 @@ from typing import Any
 import urllib3
 
 from pool import TaskPool
+from pool.config.settings import Template
 from pool.daemon import Daemon
-from pool.engine import Engine
 from pool.model import RequestRecord, RequestState
-from pool.services.hook_setup import HookReport, HookSetup
-from pool.services.hooks import HookState
-from pool.settings import Template
+from pool.process import Engine
 from pool.simulator import SimulatorServer
 from pool.store.base import CreateLimit, NewLease, NewRequest
+from pool.tracking.webhook_health import HookState
+from pool.tracking.webhook_setup import HookReport, HookSetup
 from support.commands import PATIENCE
 
 #: The webhook that scripted deliveries are of, and what it speaks for.

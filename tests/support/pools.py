@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pool import AsyncRemotePool, RemotePool, TaskPool
-from pool.config import load
+from pool.config.loader import load
 from pool.daemon import Daemon
 from pool.simulator import SimulatorServer
 from support.blocking import Blocking, EventLoop

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 import threading
 
-from pool.engine import Engine
-from pool.services.dispatch import Dispatch
-from pool.services.refill import Refill
+from pool.maintenance.refill import Refill
+from pool.process import Engine
+from pool.requests.dispatcher import Dispatch
 from support.scripted import ScriptedCvat
 
 PATIENCE = 20.0

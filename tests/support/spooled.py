@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pool.config.settings import PoolSettings, Template
 from pool.cvat.records import Upload
-from pool.engine import Engine
 from pool.errors import CvatError, CvatUnreachable
-from pool.files import names_of
 from pool.model import RequestRecord, RequestState, TaskState, new_id
-from pool.services.dispatch import Dispatch
-from pool.settings import PoolSettings, Template
+from pool.process import Engine
+from pool.requests.dispatcher import Dispatch
+from pool.requests.source import names_of
 from pool.store.base import NewRequest, Opened
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat

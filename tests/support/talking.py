@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from pool.http.remote.steps import Answer, Call, Lost, Pause, Talk
+from pool.client.steps import Answer, Call, Lost, Pause, Talk
 from support.clock import ManualClock
 
 T = TypeVar("T")

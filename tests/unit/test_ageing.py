@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+from pool.config.settings import PoolSettings
+from pool.maintenance.ageing import affordable, age_limit, too_old
 from pool.model import PooledTask, TaskState, new_id
-from pool.services.ageing import affordable, age_limit, too_old
-from pool.settings import PoolSettings
 
 DAY = 86400.0
 SETTINGS = PoolSettings(min_size=5, create_concurrency=2, max_age=DAY)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from pool.bench.configuration import sized, write_configuration
-from pool.config import load
-from pool.data_params import DataParams
-from pool.settings import (
+from pool.config.data_params import DataParams
+from pool.config.loader import load
+from pool.config.settings import (
     CvatSettings,
     ImportSettings,
     PoolSettings,

@@ -8,11 +8,11 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from pool import config_keys, settings
-from pool.config import InvalidConfig, Problem, load, loads
-from pool.data_params import DataParams
-from pool.errors import EXIT_USAGE, ConfigError
-from pool.settings import (
+from pool.config import keys as config_keys
+from pool.config import settings
+from pool.config.data_params import DataParams
+from pool.config.loader import InvalidConfig, Problem, load, loads
+from pool.config.settings import (
     CvatSettings,
     DaemonSettings,
     EventSettings,
@@ -24,6 +24,7 @@ from pool.settings import (
     TaskSettings,
     Template,
 )
+from pool.errors import EXIT_USAGE, ConfigError
 
 CARS = '[templates.cars]\nlabels = [{ name = "car" }]\n'
 

@@ -10,10 +10,10 @@ from typing import Any, get_args
 
 import pytest
 
-from pool import config_keys
-from pool.config import loads
-from pool.data_params import DEFAULTS, DataParams
-from pool.settings import (
+from pool.config import keys as config_keys
+from pool.config.data_params import DEFAULTS, DataParams
+from pool.config.loader import loads
+from pool.config.settings import (
     CvatSettings,
     DaemonSettings,
     EventKind,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pool.config import InvalidConfig, find_config, load, loads
+from pool.config.loader import InvalidConfig, find_config, load, loads
 from pool.errors import ConfigError
 
 
@@ -104,4 +104,6 @@ def test_importing_the_package_and_the_command_is_quick() -> None:
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, check=True, text=True
     )
-    assert not {"pydantic", "pool.config", "tomllib", "cvat_sdk"} & set(loaded.stdout.split())
+    assert not {"pydantic", "pool.config.loader", "tomllib", "cvat_sdk"} & set(
+        loaded.stdout.split()
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pool.config import InvalidConfig, Problem, loads
+from pool.config.loader import InvalidConfig, Problem, loads
 
 
 def only_problem(text: str) -> Problem:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pool.config import InvalidConfig, Problem, load, loads
-from pool.settings import SinkSettings, StoreSettings
+from pool.config.loader import InvalidConfig, Problem, load, loads
+from pool.config.settings import SinkSettings, StoreSettings
 
 CARS = "[templates.cars]\nlabels = []\n"
 SINK = '[[events.sinks]]\nurl = "https://example.org/hook"\n'

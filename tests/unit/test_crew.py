@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from pool.services.crew import Crew
+from pool.requests.worker_pool import Crew
 
 PATIENCE = 10.0
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from pool.config.data_params import DataParams
 from pool.cvat import LocalFile, Upload
 from pool.cvat.chunking import MOST_PIXELS, auto_chunk_size, chunk_size_for, server_chunk_size
 from pool.cvat.upload import _parameters
-from pool.data_params import DataParams
 
 
 def image(width: int = 1920, height: int = 1080, kind: str = "JPEG") -> bytes:

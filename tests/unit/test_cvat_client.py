@@ -10,10 +10,10 @@ import pytest
 from cvat_stub import Reply, Seen, StubServer
 
 from pool import errors
+from pool.config.settings import CvatSettings
 from pool.cvat import AccessTokenCredentials, CvatClient, ImportState, ImportStatus
 from pool.cvat import client as client_module
 from pool.model import Job
-from pool.settings import CvatSettings
 
 Query = dict[str, str]
 

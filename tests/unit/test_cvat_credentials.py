@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from pool.config.settings import CvatSettings
 from pool.cvat.credentials import (
     AccessTokenCredentials,
     PasswordCredentials,
     find_credentials,
 )
 from pool.errors import ConfigError
-from pool.settings import CvatSettings
 
 SECRET = "s3cr3t-token"
 

@@ -11,10 +11,10 @@ from cvat_data_stub import RQ_ID, DataEndpoint, files, send
 from cvat_stub import FakeClock, Reply, Seen, StubServer
 
 from pool import errors
+from pool.config.data_params import DataParams
+from pool.config.settings import CvatSettings
 from pool.cvat import AccessTokenCredentials, CvatClient, LocalFile, Upload, cut_off, left_untouched
 from pool.cvat.parallel import Meter, Stop, Stopped, run_parts
-from pool.data_params import DataParams
-from pool.settings import CvatSettings
 
 TOKEN = AccessTokenCredentials("s3cr3t")
 PATIENCE = 10.0

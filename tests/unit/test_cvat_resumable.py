@@ -10,9 +10,9 @@ from cvat_data_stub import RQ_ID, DataEndpoint, files, send
 from cvat_stub import FakeClock, Reply, Seen, StubServer
 
 from pool import errors
+from pool.config.data_params import DataParams
+from pool.config.settings import CvatSettings
 from pool.cvat import AccessTokenCredentials, CvatClient, LocalFile, Upload, left_untouched
-from pool.data_params import DataParams
-from pool.settings import CvatSettings
 
 TOKEN = AccessTokenCredentials("s3cr3t")
 

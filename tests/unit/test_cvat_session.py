@@ -10,8 +10,8 @@ import pytest
 from cvat_stub import FakeClock, Reply, Seen, StubServer
 
 from pool import errors
+from pool.config.settings import CvatSettings
 from pool.cvat import CvatClient, PasswordCredentials
-from pool.settings import CvatSettings
 
 PASSWORD = PasswordCredentials("bot", "s3cr3t-password")
 TASK = {"id": 7, "name": "x", "jobs": {"count": 0}}

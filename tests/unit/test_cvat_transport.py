@@ -14,8 +14,8 @@ import pytest
 from cvat_stub import FakeClock, Reply, StubServer, closed_port
 
 from pool import errors
+from pool.config.settings import CvatSettings
 from pool.cvat import AccessTokenCredentials, Credentials, CvatClient
-from pool.settings import CvatSettings
 
 TOKEN = AccessTokenCredentials("s3cr3t-token")
 TASK = {"id": 7, "name": "x", "jobs": {"count": 0}}

@@ -12,6 +12,8 @@ from cvat_data_stub import MIB, RQ_ID, DataEndpoint, files, send
 from cvat_stub import FakeClock, Reply, Seen, StubServer, closed_port
 
 from pool import errors
+from pool.config.data_params import DataParams
+from pool.config.settings import CvatSettings
 from pool.cvat import (
     AccessTokenCredentials,
     CvatClient,
@@ -20,8 +22,6 @@ from pool.cvat import (
     Upload,
     left_untouched,
 )
-from pool.data_params import DataParams
-from pool.settings import CvatSettings
 
 TOKEN = AccessTokenCredentials("s3cr3t")
 

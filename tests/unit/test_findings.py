@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from pool.config.settings import Template
 from pool.cvat.records import ImportStatus, TaskInfo
-from pool.model import PooledTask, TaskState, check_name, named_in, task_name
-from pool.services.deadlines import Deadlines
-from pool.services.findings import (
+from pool.maintenance.deadlines import Deadlines
+from pool.maintenance.findings import (
     Action,
     Sight,
     Stranger,
@@ -19,7 +19,7 @@ from pool.services.findings import (
     judge_warm,
     longest_unseen,
 )
-from pool.settings import Template
+from pool.model import PooledTask, TaskState, check_name, named_in, task_name
 
 POOL = "abcd1234"
 TEMPLATE = Template(name="scenes", labels=({"name": "car"},))

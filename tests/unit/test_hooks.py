@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pool.config.settings import DaemonSettings, Settings, TaskSettings, Template
 from pool.cvat.records import ImportState, ImportStatus
 from pool.cvat.webhooks import Delivery, Event, is_signed, parse_event, signature_of
 from pool.errors import ConfigError
 from pool.http.server import check_exposure, is_loopback
 from pool.model import Job, RequestRecord, RequestState, WebhookRecord
-from pool.services.hook_setup import default_url, meaning, target_of
-from pool.services.hooks import (
+from pool.tracking.poll_schedule import Pace
+from pool.tracking.webhook_health import (
     HookState,
     judge_hook,
     project_of,
@@ -27,8 +28,7 @@ from pool.services.hooks import (
     scope_of,
     whole_task,
 )
-from pool.services.pacing import Pace
-from pool.settings import DaemonSettings, Settings, TaskSettings, Template
+from pool.tracking.webhook_setup import default_url, meaning, target_of
 
 RECORDING = Path(__file__).parents[1] / "contract" / "recordings" / "webhooks.json"
 BODIES: list[dict[str, Any]] = [

@@ -16,7 +16,7 @@ from pool.cvat.records import Upload
 from pool.errors import InputError, SpoolFull
 from pool.http.multipart import FormReader
 from pool.model import new_id
-from pool.spool import Spool
+from pool.requests.spool import Spool
 
 BOUNDARY = b"b"
 # What looks like the end of a part is what a reader could get wrong.

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pool.config import InvalidConfig, Problem, loads
-from pool.settings import Template
+from pool.config.loader import InvalidConfig, Problem, loads
+from pool.config.settings import Template
 
 CARS = '[templates.cars]\nlabels = [{ name = "car" }]\n'
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool.services.pacing import LONGEST_PAUSE, Pace, pause_after, size_class
-from pool.services.watched import TOGETHER, Watched, due_together
+from pool.tracking.poll_schedule import LONGEST_PAUSE, Pace, pause_after, size_class
+from pool.tracking.watched import TOGETHER, Watched, due_together
 
 NOW = 1000.0
 

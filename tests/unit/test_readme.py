@@ -11,8 +11,8 @@ import typer.main
 from typer.models import CommandInfo
 
 from pool import errors
-from pool.cli import app
-from pool.config import loads
+from pool.cli.app import app
+from pool.config.loader import loads
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 

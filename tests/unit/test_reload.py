@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from support.clock import ManualClock
 
-from pool.config import load
-from pool.services.reload import FIXED, Reload
-from pool.settings import Settings
-from pool.templates import Templates
+from pool.config.loader import load
+from pool.config.settings import Settings
+from pool.config.templates import Templates
+from pool.maintenance.reload import FIXED, Reload
 
 BEFORE = """
 [templates.a]

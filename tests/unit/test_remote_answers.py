@@ -10,16 +10,16 @@ import pytest
 from support.talking import ADDRESS, JOB, LEASE, REQUEST, page, problem, told
 
 from pool import errors
-from pool.errors import CvatBusy, InputError, PoolError, PoolUnreachable, SpoolFull, UnknownLease
-from pool.handles import error_of
-from pool.http.remote.answers import (
+from pool.client.answers import (
     error_in,
     lease_in,
     request_in,
     status_in,
 )
+from pool.errors import CvatBusy, InputError, PoolError, PoolUnreachable, SpoolFull, UnknownLease
+from pool.handles import error_of
 from pool.model import Job, LeaseState, Outcome, RequestState
-from pool.services.hooks import HookState
+from pool.tracking.webhook_health import HookState
 
 
 def every_error(kind: type[PoolError] = PoolError) -> list[type[PoolError]]:

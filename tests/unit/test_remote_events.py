@@ -16,8 +16,8 @@ from support.blocking import EventLoop
 from support.clock import ManualClock
 
 from pool import AsyncRemotePool, InputError, PoolError, PoolUnreachable, RemotePool
-from pool.events import KINDS, Event, event_document
-from pool.http.remote.events import Following
+from pool.client.events import Following
+from pool.events.records import KINDS, Event, event_document
 
 ADDRESS = "http://pool.test:8765"
 PATIENCE = 20.0

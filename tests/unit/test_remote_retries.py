@@ -11,12 +11,9 @@ import pytest
 from support.clock import START, ManualClock
 from support.talking import Daemon, page, problem, told
 
-from pool.cvat.multipart import OpenFile
-from pool.cvat.records import LocalFile
-from pool.errors import PoolUnreachable
-from pool.http.remote.answers import error_in
-from pool.http.remote.body import FilesBody
-from pool.http.remote.retries import (
+from pool.client.answers import error_in
+from pool.client.body import FilesBody
+from pool.client.retries import (
     BASE,
     CAP,
     FIRST_CONTACT,
@@ -24,7 +21,10 @@ from pool.http.remote.retries import (
     pause_before,
     refused_for_now,
 )
-from pool.http.remote.steps import Answer, Call, Lost
+from pool.client.steps import Answer, Call, Lost
+from pool.cvat.multipart import OpenFile
+from pool.cvat.records import LocalFile
+from pool.errors import PoolUnreachable
 
 CALL = Call(method="GET", path="/v1/templates")
 OK = told({})

@@ -9,6 +9,9 @@ import pytest
 from support.clock import ManualClock
 from support.talking import JOB, LEASE, REQUEST, Daemon, problem, told
 
+from pool.client.retries import Retries
+from pool.client.steps import Answer, Call, Lost
+from pool.client.talks import LONGEST_POLL, Talks, fields_of
 from pool.cvat.records import Upload
 from pool.errors import (
     ImportFailed,
@@ -23,9 +26,6 @@ from pool.errors import (
     UnknownTemplate,
     WaitTimeout,
 )
-from pool.http.remote.retries import Retries
-from pool.http.remote.steps import Answer, Call, Lost
-from pool.http.remote.talks import LONGEST_POLL, Talks, fields_of
 from pool.model import Job
 
 CUT = Lost("connection reset", sent=True)

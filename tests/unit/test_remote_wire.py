@@ -26,7 +26,7 @@ from pool import (
     RemotePool,
     RequestState,
 )
-from pool.http.remote.wire import address_of, find_token
+from pool.client.wire import address_of, find_token
 
 ADDRESS = "http://127.0.0.1:8765"
 SECRET = "a-token-of-the-pool"

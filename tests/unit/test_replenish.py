@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool.services.replenish import older_to_retire
+from pool.maintenance.replenish import older_to_retire
 
 NUMBER = st.integers(0, 30)
 

@@ -7,7 +7,7 @@ import pytest
 from support.clock import ManualClock
 
 from pool.clock import SystemClock
-from pool.services.scheduler import Scheduler
+from pool.maintenance.scheduler import Scheduler
 
 PATIENCE = 10.0
 NEVER = 3600.0

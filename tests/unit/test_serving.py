@@ -17,10 +17,10 @@ from pool.errors import (
     InputError,
     PoolError,
 )
-from pool.services.breaker import OWN_FAILURES, OWN_SECONDS, Blame, is_own_fault
-from pool.services.intake import Aftermath
-from pool.services.serving import Verdict, judge, may_be_others
-from pool.services.watched import MOST_TASKS_SPOOLED
+from pool.requests.breaker import OWN_FAILURES, OWN_SECONDS, Blame, is_own_fault
+from pool.requests.runner import Aftermath
+from pool.requests.serving import Verdict, judge, may_be_others
+from pool.tracking.watched import MOST_TASKS_SPOOLED
 
 WAIT, ANOTHER_TASK, FAIL = Verdict.WAIT, Verdict.ANOTHER_TASK, Verdict.FAIL
 

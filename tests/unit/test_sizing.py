@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pool.config.settings import PoolSettings
+from pool.maintenance.sizing import demand_rate, poisson_quantile, target_size
 from pool.model import Demand, Prewarm
-from pool.services.sizing import demand_rate, poisson_quantile, target_size
-from pool.settings import PoolSettings
 
 SETTINGS = PoolSettings(min_size=5, max_size=40, hit_rate=0.99)
 

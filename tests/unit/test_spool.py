@@ -14,9 +14,9 @@ import pytest
 
 from pool.cvat.records import Upload
 from pool.errors import InputError, SpoolFull, StoreError, TooLarge
-from pool.files import build_upload
-from pool.incoming import MANIFEST
-from pool.spool import Spool
+from pool.requests.incoming import MANIFEST
+from pool.requests.source import build_upload
+from pool.requests.spool import Spool
 
 LIMIT = 10_000
 
@@ -192,7 +192,7 @@ def test_keeping_twice_is_keeping_once(spool: Spool) -> None:
 
 def test_a_process_that_died_while_it_wrote_left_no_entry(spool: Spool) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from pool.spool import Spool\n"
+        "import os, sys; from pathlib import Path; from pool.requests.spool import Spool\n"
         "incoming = Spool(Path(sys.argv[1]), limit=10_000).receive('r1')\n"
         "part = incoming.add('a.jpg'); part.write(b'half'); part.close(); os._exit(9)"
     )

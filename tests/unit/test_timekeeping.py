@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pool.services.timekeeping import TOLERANCE, jump_between
+from pool.maintenance.clock_jumps import TOLERANCE, jump_between
 
 
 @pytest.mark.parametrize(

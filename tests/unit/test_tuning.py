@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
+from pool.config.settings import PoolSettings
+from pool.maintenance.sizing import LEAD_TIME
+from pool.maintenance.tuning import Advice, Creates, advise, being_replaced, creates_in
 from pool.model import Outcome
-from pool.services.sizing import LEAD_TIME
-from pool.services.tuning import Advice, Creates, advise, being_replaced, creates_in
-from pool.settings import PoolSettings
 from pool.store.base import Asked
 
 NOW = 1_800_000_000.0

@@ -1,0 +1,1 @@
+"""``cvat-pool``, the pool from the command line."""

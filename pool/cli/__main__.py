@@ -1,0 +1,3 @@
+from pool.cli.app import main
+
+main()

@@ -1,0 +1,101 @@
+"""``cvat-pool reconcile``: what the server says about the pool's rows, and making both agree."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pool.cli.options import ConfigOption, JsonOption, print_json, settings_of
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pool.maintenance.findings import Finding
+    from pool.maintenance.reconcile import Plan
+
+
+def reconcile(
+    config: ConfigOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the pool's tasks with the server, and put right what is not as it should be.
+
+    The daemon does this by itself; nothing but this pool's own tasks is ever touched.
+    """
+    from pool.clock import SystemClock
+    from pool.cvat import connect
+    from pool.maintenance.deletion import Deletion, delete_all
+    from pool.maintenance.heartbeat import new_owner
+    from pool.maintenance.reconcile import Reconcile
+    from pool.store import open_store
+
+    settings = settings_of(config)
+    clock = SystemClock()
+    done: dict[str, Any] | None = None
+    with closing(connect(settings.cvat)) as cvat, closing(open_store(settings.store.url)) as store:
+        service = Reconcile(
+            store,
+            cvat,
+            settings.templates,
+            http_timeout=settings.cvat.timeout,
+            verify_every=settings.daemon.verify_every,
+            clock=clock,
+        )
+        plan = service.plan(with_doomed=True)
+        if not dry_run:
+            report = service.apply(plan)
+            deletion = delete_all(Deletion(store, cvat, owner=new_owner(), clock=clock))
+            done = {
+                **{action.value: times for action, times in report.done.items()},
+                "deleted": deletion.deleted,
+                "left to others": deletion.disowned,
+                "not deleted yet": deletion.failed,
+            }
+            if report.error:
+                print(f"Warning: not everything was done: {report.error}", file=sys.stderr)
+    if as_json:
+        found = [*plan.findings, *plan.doomed]
+        print_json({"verified": len(plan.verified), "findings": found, "done": done})
+    else:
+        _print(plan, done)
+
+
+def _print(plan: Plan, done: dict[str, Any] | None) -> None:
+    findings = [*plan.findings, *plan.doomed]
+    if findings:
+        from rich.console import Console
+
+        Console().print(_table(findings))
+    print(f"{len(plan.verified)} warm task(s) are as they should be.")
+    if done is None:
+        print(f"{len(findings)} finding(s); nothing was done.")
+    else:
+        did = ", ".join(f"{what}: {times}" for what, times in done.items() if times)
+        print(f"Done: {did or 'nothing to do'}.")
+
+
+def _table(findings: list[Finding]) -> Table:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("task", justify="right", no_wrap=True)
+    table.add_column("action", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    table.add_column("name", overflow="fold")
+    for finding in findings:
+        table.add_row(
+            "" if finding.task_id is None else str(finding.task_id),
+            finding.action.value,
+            escape(finding.reason),
+            # The pool's mark stands in square brackets, as markup does.
+            escape(finding.name),
+        )
+    return table

@@ -1,0 +1,241 @@
+"""``cvat-pool status``: levels, demand and troubles of all templates, on a screen of any width.
+
+The name, the warm tasks and the state are whole at 60 columns. Other figures are columns where
+they are not zero and fit, and lines below the table where they do not.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from pool.cli.options import ConfigOption, JsonOption, ServerOption, open_pool, print_json
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
+    from rich.text import Text
+
+    from pool.config.loader import InvalidConfig
+    from pool.observability.status import Status, TemplateStatus
+
+#: What is shown is laid out for so many columns, even where the screen has fewer.
+NARROWEST: Final = 40
+_GAP: Final = "  "
+#: The further figures of a template: those that say most about its troubles first.
+_FIGURES: Final[Sequence[tuple[str, Callable[[TemplateStatus], str]]]] = (
+    ("queued", lambda row: str(row.queued)),
+    ("waiting", lambda row: str(row.waiting)),
+    ("importing", lambda row: str(row.importing)),
+    ("leased", lambda row: str(row.leased)),
+    ("deleting", lambda row: str(row.deleting)),
+    ("hit/wait/cold", lambda row: f"{row.hits}/{row.waits}/{row.colds}"),
+)
+#: A space at which :mod:`textwrap` breaks no line.
+_UNBROKEN: Final = "\N{NO-BREAK SPACE}"
+_NOTHING: Final = frozenset({"0", "0/0/0"})
+#: Colours by meaning, and nothing but colours: NO_COLOR takes these away and leaves the rest.
+_GOOD, _ATTENTION, _BAD = "green", "yellow", "red"
+_COLOURS: Final = {"ok": _GOOD, "held": _BAD}
+
+WideOption = Annotated[
+    bool, typer.Option("--wide", help="All columns, however wide the screen is.")
+]
+
+
+def status(
+    config: ConfigOption = None,
+    server: ServerOption = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep it up to date.")] = False,
+    wide: WideOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show levels, demand and troubles of all templates."""
+    with _reading(config, server) as read:
+        if as_json and not watch:
+            print_json(read())
+        elif watch:
+            _watch(read, wide=wide)
+        else:
+            from rich.console import Console
+
+            # What does not fit is not cut off: StatusView has made it fit where that is possible.
+            Console().print(StatusView(read(), wide=wide), crop=False)
+
+
+@contextmanager
+def _reading(config: Path | None, server: str | None) -> Iterator[Callable[[], Status]]:
+    """What reads the status. Where the configuration is wrong and a daemon is at work, it is read
+    by the configuration that the daemon has."""
+    from pool.config.loader import InvalidConfig
+
+    with ExitStack() as stack:
+        try:
+            pool = stack.enter_context(closing(open_pool(config, server)))
+        except InvalidConfig as error:
+            read = _by_daemon(error, stack)
+            if read is None:
+                raise
+            yield read
+        else:
+            yield pool.status
+
+
+def _by_daemon(error: InvalidConfig, stack: ExitStack) -> Callable[[], Status] | None:
+    from pool.clock import SystemClock
+    from pool.config.templates import outlined
+    from pool.observability.status import read_status
+    from pool.store import open_store
+
+    rest, clock = error.rest, SystemClock()
+    if rest is None or not rest.store.path.exists():
+        return None
+    store = stack.enter_context(closing(open_store(rest.store.url)))
+    if store.maintainer(now=clock.now()) is None or store.configuration() is None:
+        return None
+
+    def read() -> Status:
+        record = store.configuration()
+        outlines = record.templates if record is not None else {}
+        templates = {name: outlined(name, each) for name, each in outlines.items()}
+        return read_status(store, replace(rest, templates=templates), now=clock.now())
+
+    return read
+
+
+def _watch(read: Callable[[], Status], *, wide: bool, every: float = 1.0) -> None:
+    """The status on the screen, up to date until Ctrl-C."""
+    from rich.live import Live
+
+    with Live(StatusView(read(), wide=wide), auto_refresh=False) as live:
+        try:
+            while True:
+                time.sleep(every)
+                live.update(StatusView(read(), wide=wide), refresh=True)
+        except KeyboardInterrupt:
+            pass
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A heading, and one value for each template."""
+
+    heading: str
+    values: Sequence[str]
+
+    @property
+    def width(self) -> int:
+        return max(map(len, (self.heading, *self.values)))
+
+    @property
+    def empty(self) -> bool:
+        return _NOTHING.issuperset(self.values)
+
+
+class StatusView:
+    """A status for :mod:`rich` to print. ``wide`` shows all columns, whatever the width."""
+
+    def __init__(self, status: Status, *, wide: bool = False) -> None:
+        self._status = status
+        self._rows = status.templates
+        self._wide = wide
+        self._now = time.time()
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[Text]:
+        from rich.text import Text
+
+        from pool.observability.status import notes, troubles
+
+        width = max(NARROWEST, options.max_width)
+        status = self._status
+        first, *others = troubles(status, now=self._now) or ("",)
+        yield Text(f"{status.server}, requests in flight: {status.in_flight}")
+        yield from self._sentence(first, width, _BAD)
+        yield Text()
+        left_out = yield from self._table(width)
+        yield Text()
+        for words in others:
+            yield from self._sentence(words, width, _BAD)
+        for words in (*map(self._figures, left_out), *notes(status, now=self._now)):
+            yield from self._sentence(words, width)
+
+    def _table(self, width: int) -> Generator[Text, None, Sequence[_Column]]:
+        """The table's lines; returns the columns that it has no room for."""
+        from pool.observability.status import state_of
+
+        state = _Column("state", [state_of(row) for row in self._rows])
+        warm = _Column("warm", [f"{row.warm}/{row.target}" for row in self._rows])
+        left = width - 2 * len(_GAP) - warm.width - state.width
+        names = [row.name if self._wide else cut(row.name, left) for row in self._rows]
+        name = _Column("template", names)
+        left -= name.width
+        further, left_out = [], []
+        for heading, figure in _FIGURES:
+            column = _Column(heading, [figure(row) for row in self._rows])
+            if self._wide or len(_GAP) + column.width <= left:
+                if self._wide or not column.empty:
+                    further.append(column)
+                    left -= len(_GAP) + column.width
+            elif not column.empty:
+                left_out.append(column)
+        for number in range(-1, len(self._rows)):
+            yield _line(name, warm, state, further, number)
+        return left_out
+
+    def _figures(self, column: _Column) -> str:
+        pairs = zip(self._rows, column.values, strict=True)
+        named = [f"{row.name} {value}" for row, value in pairs if value not in _NOTHING]
+        return f"{column.heading}: {', '.join(named)}"
+
+    def _sentence(self, words: str, width: int, style: str = "") -> Iterator[Text]:
+        """The lines of a sentence, broken between words and never in a name or a command."""
+        from rich.text import Text
+
+        most = width - len(f"{_GAP}(),")
+        for row in self._rows:
+            if len(row.name) > most:
+                words = words.replace(row.name, cut(row.name, most))
+        words = re.sub(r"'[^']*'", lambda command: command[0].replace(" ", _UNBROKEN), words)
+        for line in textwrap.wrap(
+            words,
+            width,
+            subsequent_indent=_GAP,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ):
+            line = line.replace(_UNBROKEN, " ")
+            yield Text(line, style=style, no_wrap=True, overflow="ignore")
+
+
+def _line(
+    name: _Column, warm: _Column, state: _Column, further: Sequence[_Column], number: int
+) -> Text:
+    """A line of the table; -1 is the headings."""
+    from rich.text import Text
+
+    def cell(column: _Column) -> str:
+        return column.heading if number < 0 else column.values[number]
+
+    line = Text(no_wrap=True, overflow="ignore")
+    line.append(cell(name).ljust(name.width) + _GAP + cell(warm).rjust(warm.width) + _GAP)
+    line.append(cell(state), style="" if number < 0 else _COLOURS.get(cell(state), _ATTENTION))
+    if further:
+        line.append(" " * (state.width - len(cell(state))))
+    for column in further:
+        line.append(_GAP + cell(column).rjust(column.width))
+    return line
+
+
+def cut(name: str, most: int) -> str:
+    """A name of ``most`` characters at most, without its middle if it is longer."""
+    if len(name) <= most:
+        return name
+    tail = (most - 1) // 2
+    return f"{name[: most - 1 - tail]}…{name[len(name) - tail :]}"

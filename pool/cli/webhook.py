@@ -1,0 +1,133 @@
+"""``cvat-pool webhook``: have CVAT tell when jobs exist, and have it stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pool.cli.options import ConfigOption, JsonOption, settings_of
+
+if TYPE_CHECKING:
+    from pool.config.settings import Settings
+    from pool.store.base import Store
+    from pool.tracking.webhook_setup import HookReport, HookSetup
+
+webhook = typer.Typer(
+    name="webhook",
+    help="Have CVAT tell the daemon when jobs exist, instead of being asked.",
+    no_args_is_help=True,
+)
+
+
+@webhook.command()
+def install(
+    config: ConfigOption = None,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="The address at which CVAT reaches the daemon; by default its own.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Register a webhook for each project, or the organization, of the templates.
+
+    May be run again: what is in order stays, what is not is repaired.
+    """
+    from pool.clock import SystemClock
+    from pool.errors import EXIT_FAILED
+    from pool.tracking.webhook_setup import default_url, target_of
+
+    settings = settings_of(config)
+    target = target_of(url) if url is not None else default_url(settings)
+    with _parts(settings) as (setup, store):
+        heard = store.maintainer(now=SystemClock().now()) is not None
+        reports = []
+        for done in setup.install(target):
+            report = setup.ping(done) if heard else done
+            reports.append(report)
+            if not as_json:
+                print(_line(report, heard=heard), flush=True)
+    _end(reports, as_json=as_json)
+    if any(report.reachable is False for report in reports):
+        raise typer.Exit(EXIT_FAILED)
+    if not any(report.webhook_id is not None for report in reports):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@webhook.command()
+def remove(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Take the pool's webhooks away again, and no others."""
+    with _parts(settings_of(config)) as (setup, _):
+        reports = []
+        for report in setup.remove():
+            reports.append(report)
+            if not as_json:
+                print(_line(report, heard=True), flush=True)
+    _end(reports, as_json=as_json)
+
+
+@contextmanager
+def _parts(settings: Settings) -> Iterator[tuple[HookSetup, Store]]:
+    from contextlib import closing
+
+    from pool.clock import SystemClock
+    from pool.cvat import connect
+    from pool.store import open_store
+    from pool.tracking.webhook_setup import HookSetup
+
+    with closing(open_store(settings.store.url)) as store, connect(settings.cvat) as cvat:
+        yield HookSetup(store, cvat, settings, clock=SystemClock()), store
+
+
+def _line(report: HookReport, *, heard: bool) -> str:
+    names = ", ".join(report.templates)
+    if not report.scope:
+        return (
+            f"{names}: not installed, since CVAT has no webhooks for personal tasks outside of a "
+            "project; polling does without"
+        )
+    what = report.scope.replace(":", " ") + (f" ({names})" if names else "")
+    if report.error is not None:
+        return f"{what}: {report.error}"
+    line = f"{what}: {report.action}"
+    if report.webhook_id is not None:
+        line += f", webhook {report.webhook_id} to {report.target_url}"
+        line += f"; ping: {report.delivery}" if heard else "; not tried, since no daemon runs"
+    if not report.complete:
+        line += (
+            "; this CVAT is older than 2.73 and tells of new jobs only, so polling finds failed "
+            "imports; the daemon completes the webhook after an upgrade"
+        )
+    return line
+
+
+def _end(reports: list[HookReport], *, as_json: bool) -> None:
+    from pool.cli.rendering import to_json
+
+    if as_json:
+        print(
+            to_json(
+                [
+                    {
+                        "scope": report.scope or None,
+                        "templates": report.templates,
+                        "action": report.action,
+                        "webhook_id": report.webhook_id,
+                        "target_url": report.target_url or None,
+                        "complete": report.complete,
+                        "delivery": report.delivery or None,
+                        "reachable": report.reachable,
+                        "error": str(report.error) if report.error else None,
+                    }
+                    for report in reports
+                ]
+            )
+        )
+    failed = [report.error for report in reports if report.error is not None]
+    if failed:
+        raise typer.Exit(failed[0].exit_code)

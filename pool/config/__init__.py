@@ -1,0 +1,1 @@
+"""``config.toml`` as frozen settings, and what is checked at the door."""

@@ -1,0 +1,140 @@
+"""What callers give beside data, checked alike by every door: seconds, users, names, keys, ids."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from pool.config.names import check_text, shown
+from pool.config.units import format_duration
+from pool.config.values import LARGEST
+from pool.errors import InputError, PoolError, UnknownTemplate
+
+#: Seconds that one call may wait, and that a lease lasts.
+LONGEST_WAIT: Final = 30 * 86400.0
+SHORTEST_LEASE: Final = 1.0
+LONGEST_LEASE: Final = 30 * 86400.0
+#: Seconds that prewarming lasts.
+SHORTEST_PREWARM: Final = 0.001
+LONGEST_PREWARM: Final = 30 * 86400.0
+#: Characters of a task's name.
+LONGEST_NAME: Final = 256
+#: Visible ASCII, which a header can carry.
+_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+_TEMPLATE: Final = re.compile(r"(?!\.{1,2}$)[0-9A-Za-z._-]{1,64}")
+_ID: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
+
+
+def check_seconds(
+    what: str, value: object, *, least: float = 0.0, most: float = LONGEST_WAIT
+) -> float:
+    """A number of seconds.
+
+    :raises InputError: it is none, is not finite, or is out of bounds.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise InputError(f"{what} is a number of seconds, not {_found(value)}")
+    # Not a number is not within bounds either.
+    if not least <= value <= most:
+        bounds = f"{format_duration(least)} to {format_duration(most)}"
+        raise InputError(f"{what} lasts {bounds}, not {_found(value)} s")
+    return float(value)
+
+
+def check_timeout(value: object) -> float | None:
+    """How long to wait; None leaves it to the called.
+
+    :raises InputError: as :func:`check_seconds`.
+    """
+    return None if value is None else check_seconds("timeout", value)
+
+
+def check_ttl(value: object) -> float | None:
+    """How long a lease lasts; None leaves it to the template.
+
+    :raises InputError: as :func:`check_seconds`.
+    """
+    if value is None:
+        return None
+    return check_seconds("ttl", value, least=SHORTEST_LEASE, most=LONGEST_LEASE)
+
+
+def check_whole(what: str, value: object, *, least: int = 0, most: int = LARGEST) -> int:
+    """A whole number.
+
+    :raises InputError: it is none, or is out of bounds.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise InputError(f"{what} is a whole number from {least} to {most}, not {_found(value)}")
+    return value
+
+
+def check_prewarm(count: object, duration: object) -> tuple[int, float]:
+    """How many tasks to keep warm, and for how many seconds.
+
+    :raises InputError: as :func:`check_whole` and :func:`check_seconds`.
+    """
+    seconds = check_seconds("a prewarm", duration, least=SHORTEST_PREWARM, most=LONGEST_PREWARM)
+    return check_whole("the count of a prewarm", count), seconds
+
+
+def check_assignee(value: object) -> int | None:
+    """The id of a user.
+
+    :raises InputError: it cannot be one.
+    """
+    if value is None:
+        return None
+    try:
+        return check_whole("assignee", value, least=1)
+    except InputError as error:
+        hint = "; give the user's id, not its name" if isinstance(value, str) else ""
+        raise InputError(f"{error.detail}{hint}") from None
+
+
+def check_task_name(value: object) -> str | None:
+    """What a task is to be called.
+
+    :raises InputError: CVAT would refuse it (recording assignees).
+    """
+    if value is None:
+        return None
+    name = check_text(value, "the name of a task")
+    if not 0 < len(name.strip()) <= LONGEST_NAME:
+        raise InputError(
+            f"the name of a task has 1 to {LONGEST_NAME} characters that are not all blank"
+        )
+    return name
+
+
+def check_key(value: object) -> str | None:
+    """An idempotency key.
+
+    :raises InputError: it is none that every door takes.
+    """
+    if value is None or (isinstance(value, str) and _KEY.fullmatch(value)):
+        return value
+    raise InputError("an idempotency key has 1 to 255 visible ASCII characters")
+
+
+def check_template(value: object) -> str:
+    """The name of a template.
+
+    :raises UnknownTemplate: none is called so.
+    """
+    if isinstance(value, str) and _TEMPLATE.fullmatch(value):
+        return value
+    raise UnknownTemplate(_found(value))
+
+
+def check_id(value: object, unknown: type[PoolError]) -> str:
+    """The id of a lease or a request; one that none can have is ``unknown``."""
+    if isinstance(value, str) and _ID.fullmatch(value):
+        return value
+    raise unknown(shown(str(value)))
+
+
+def _found(value: object) -> str:
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "a number that long"
+    return ascii(value)[:60]

@@ -1,0 +1,1 @@
+"""The outbox: what happens is waited for here, and told to sinks."""

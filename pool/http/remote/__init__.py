@@ -1,8 +1,0 @@
-"""The pool behind an address: the same methods as TaskPool over HTTP, for threads and asyncio."""
-
-from __future__ import annotations
-
-from pool.http.remote.asynchronous import AsyncLease, AsyncRemotePool, AsyncRequest
-from pool.http.remote.pool import RemotePool
-
-__all__ = ["AsyncLease", "AsyncRemotePool", "AsyncRequest", "RemotePool"]

@@ -1,0 +1,125 @@
+"""Deletes on the server what the pool has no use for: retired and burnt tasks.
+
+Nothing is deleted unseen: in between a task may have got somebody's data, or another name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pool.clock import Clock
+from pool.cvat import CvatClient
+from pool.cvat.records import ImportStatus, TaskInfo
+from pool.errors import CvatError, CvatForbidden
+from pool.logs import get_logger
+from pool.maintenance.findings import Action, Sight, judge_doomed
+from pool.model import PooledTask
+from pool.requests.backoff import SERVER, Circuit, circuit
+from pool.store.base import Store
+
+log = get_logger(__name__)
+
+#: Tasks in one round, and in a round while requests are being served.
+BATCH = 20
+BATCH_BUSY = 1
+#: Seconds after which a deletion that did not end is tried again.
+RETRY_AFTER = 60.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeletionReport:
+    """How many tasks were deleted, how many were left to somebody, how many could not be
+    deleted."""
+
+    deleted: int = 0
+    disowned: int = 0
+    failed: int = 0
+
+
+class Deletion:
+    """Deletes ``RETIRED`` and ``FAILED`` tasks, a few at a time."""
+
+    def __init__(self, store: Store, cvat: CvatClient, *, owner: str, clock: Clock) -> None:
+        self._store = store
+        self._cvat = cvat
+        self._owner = owner
+        self._clock = clock
+
+    def run_once(self) -> DeletionReport:
+        """Delete up to a batch; a task that cannot be deleted now is passed over for a while."""
+        if circuit(self._store.holds().get(SERVER), now=self._clock.now()) is Circuit.OPEN:
+            return DeletionReport()
+        batch = BATCH_BUSY if self._store.in_flight() else BATCH
+        doomed = self._store.begin_delete(
+            owner=self._owner, limit=batch, retry_after=RETRY_AFTER, now=self._clock.now()
+        )
+        if not doomed:
+            return DeletionReport()
+        try:
+            listed = self._cvat.tasks([task.task_id for task in doomed if task.task_id is not None])
+        except CvatError as error:
+            log.warning("nothing deleted", tasks=len(doomed), why=str(error))
+            return DeletionReport(failed=len(doomed))
+        deleted = disowned = failed = 0
+        for task in doomed:
+            try:
+                action = self._end(task, listed)
+            except CvatError as error:
+                log.warning("delete failed", task_id=task.task_id, why=str(error))
+                action = None
+            deleted += action in (Action.DELETE, Action.LEAVE)
+            disowned += action is Action.DISOWN
+            failed += action is None
+        return DeletionReport(deleted=deleted, disowned=disowned, failed=failed)
+
+    def _end(self, task: PooledTask, listed: dict[int, TaskInfo]) -> Action | None:
+        if task.task_id is None:
+            self._store.finish_delete(task.id, now=self._clock.now())
+            return Action.LEAVE
+        sight = look_closer(self._cvat, task.task_id, listed)
+        served = self._served(task)
+        importing = ImportStatus.UNKNOWN
+        if sight.info is not None and sight.info.has_data and not served:
+            # Frames and jobs appear at the end of an import only.
+            importing = self._cvat.import_state(task.task_id).status
+        action = judge_doomed(task, sight, served=served, importing=importing)
+        if action is None:
+            log.warning("delete failed", task_id=task.task_id, why="not visible to us")
+        elif action is Action.DISOWN:
+            self._store.disown(
+                task.id, reason=f"{task.reason}; used or renamed since", now=self._clock.now()
+            )
+            log.warning("task left to whoever uses it", task_id=task.task_id, name=task.name)
+        else:
+            if action is Action.DELETE:
+                self._cvat.delete_task(task.task_id)
+            self._store.finish_delete(task.id, now=self._clock.now())
+            log.info("task deleted", task_id=task.task_id, template=task.template, why=task.reason)
+        return action
+
+    def _served(self, task: PooledTask) -> bool:
+        found = self._store.task_on_server(task.task_id) if task.task_id is not None else None
+        return found is not None and found[0].id == task.id and found[1] is not None
+
+
+def look_closer(cvat: CvatClient, task_id: int, listed: dict[int, TaskInfo]) -> Sight:
+    """What there is of one task, after a listing of several: only a listing of our organization
+    tells where a task is, and only a call for the task itself whether it is gone."""
+    if task_id in listed:
+        return Sight(info=listed[task_id])
+    try:
+        return Sight(info=cvat.task(task_id), elsewhere=True)
+    except CvatForbidden:
+        return Sight(hidden=True)
+
+
+def delete_all(deletion: Deletion) -> DeletionReport:
+    """Delete all that can be deleted now."""
+    total = DeletionReport()
+    while (report := deletion.run_once()) != DeletionReport():
+        total = DeletionReport(
+            deleted=total.deleted + report.deleted,
+            disowned=total.disowned + report.disowned,
+            failed=total.failed + report.failed,
+        )
+    return total

@@ -1,0 +1,233 @@
+"""What the server says about our rows, and what follows from it. Pure decisions, no I/O.
+
+What becomes of a warm task:
+
+=============================  ======================  ============================================
+the server says                the row                 the task
+=============================  ======================  ============================================
+there, empty, as it was left   stays warm              stays
+gone                           retired, then deleted   is gone
+there, but we may not see it   retired, then deleted   deleted once we may; until then it is tried
+has frames or jobs             disowned                left: somebody works in it
+has another name               disowned                left: somebody has plans for it
+in another project or          disowned                left: somebody has put it there
+organization
+=============================  ======================  ============================================
+
+What becomes of a task that bears this pool's mark and that no row holds:
+
+* It is left alone while it is young, has data or is about to, bears a name that is not exactly
+  one of ours, or was given up before (disowned).
+* It is adopted when the row in its name tells that its create was given up without a task, and
+  the template is still the same: nobody can have been given that task.
+* Otherwise it is deleted. In particular when there is no row at all: rows are written before
+  their tasks, so one that is missing has been lost, with an older copy of the store say, and with
+  it whether the task was handed out. Warm again, it might be handed out twice.
+
+A task whose row is anything but warm, stuck or on its way out is not looked at: it was handed out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from pool.config.settings import Template
+from pool.cvat.failures import refused_for_data_there
+from pool.cvat.records import ImportStatus, TaskInfo
+from pool.maintenance.deadlines import Deadlines
+from pool.model import PooledTask, TaskState
+
+#: States of an import whose data is in the task, or will be.
+UNDER_WAY: Final = frozenset({ImportStatus.QUEUED, ImportStatus.STARTED, ImportStatus.FINISHED})
+
+
+class Action(StrEnum):
+    """What is done about a finding."""
+
+    #: A warm task leaves the pool, and is deleted on the server if it is there.
+    RETIRE = "retire"
+    #: The row ends; the task stays as it is on the server.
+    DISOWN = "disown"
+    #: A create of which nothing was heard has happened: the task is warm.
+    FINISH_CREATE = "finish create"
+    #: It has not, or the task is no use.
+    FAIL_CREATE = "give up create"
+    #: A task whose create was given up goes into the pool after all.
+    ADOPT = "adopt"
+    #: The task is deleted on the server.
+    DELETE = "delete"
+    #: Nothing is done, and here is why.
+    LEAVE = "leave alone"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One thing that is not as it should be. ``task_id`` is CVAT's, ``pooled_id`` ours."""
+
+    action: Action
+    reason: str
+    name: str
+    template: str = ""
+    task_id: int | None = None
+    pooled_id: str | None = None
+    prepared: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sight:
+    """What was seen of one task: ``info`` is None when it is gone, or ``hidden`` from us.
+    ``elsewhere`` tells that it is in another organization than ours."""
+
+    info: TaskInfo | None = None
+    elsewhere: bool = False
+    hidden: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stranger:
+    """A task with this pool's mark that no row holds.
+
+    ``named`` is the id in its name, None when the name is not one of ours, and ``row`` the row of
+    that id. ``importing`` is the state of its import, where that was asked.
+    """
+
+    info: TaskInfo
+    named: str | None
+    row: PooledTask | None
+    importing: ImportStatus = ImportStatus.UNKNOWN
+
+
+def judge_warm(task: PooledTask, sight: Sight, template: Template | None) -> Finding | None:
+    """What is wrong with a warm task, if anything is."""
+
+    def finding(action: Action, reason: str) -> Finding:
+        return of_row(task, action, reason)
+
+    info = sight.info
+    if sight.hidden:
+        return finding(Action.RETIRE, "the credentials may not see it any more")
+    if info is None:
+        return finding(Action.RETIRE, "deleted on the server")
+    if info.name != task.name:
+        return finding(Action.DISOWN, f"renamed on the server: {info.name}")
+    if not info.empty:
+        return finding(Action.DISOWN, "somebody put data into it")
+    if template is None:
+        return None  # it is retired for that anyway
+    older = template.fingerprint != task.fingerprint
+    if sight.elsewhere and (not older or template.origin == task.origin):
+        return finding(Action.DISOWN, "moved to another organization")
+    # In which project an older template wanted it is not known any more.
+    if not older and info.project_id != template.project:
+        return finding(Action.DISOWN, f"moved to {_project(info.project_id)}")
+    return None
+
+
+def judge_stuck(task: PooledTask, matches: Sequence[TaskInfo]) -> Finding:
+    """What became of a create of which nothing was heard; ``matches`` bear its name or its id,
+    the oldest first."""
+    if not matches:
+        return of_row(task, Action.FAIL_CREATE, "the create never happened")
+    info = next((match for match in matches if match.id == task.task_id), matches[0])
+    usable = info.empty and info.name == task.name
+    return Finding(
+        action=Action.FINISH_CREATE if usable else Action.FAIL_CREATE,
+        reason="its answer was lost" if usable else "used or renamed by somebody",
+        name=task.name,
+        template=task.template,
+        task_id=info.id,
+        pooled_id=task.id,
+        prepared=info.has_data,
+    )
+
+
+def judge_stranger(
+    stranger: Stranger, templates: Mapping[str, Template], deadlines: Deadlines
+) -> Finding | None:
+    """What to do about a marked task that no row holds; None when that is not known yet."""
+    info, row = stranger.info, stranger.row
+
+    def finding(action: Action, reason: str) -> Finding:
+        return Finding(
+            action=action,
+            reason=reason,
+            name=info.name,
+            template=row.template if row else "",
+            task_id=info.id,
+            pooled_id=row.id if row and action is Action.ADOPT else None,
+            prepared=info.has_data,
+        )
+
+    if row is not None and row.task_id is None and row.state is not TaskState.DELETED:
+        return None  # its create is under way, or about to be settled
+    if stranger.named is None:
+        return finding(Action.LEAVE, "renamed by somebody")
+    if row is not None and row.task_id == info.id:
+        return finding(Action.LEAVE, f"given up: {row.reason}")
+    if not info.empty:
+        return finding(Action.LEAVE, "somebody put data into it")
+    if stranger.importing in UNDER_WAY:
+        return finding(Action.LEAVE, "data is on its way into it")
+    if info.age is None or info.age <= deadlines.orphan:
+        return finding(Action.LEAVE, "too young to be told from a create under way")
+    if row is None:
+        return finding(Action.DELETE, "no row tells of it")
+    if row.task_id is not None:
+        return finding(Action.DELETE, f"the name is that of task {row.task_id}")
+    template = templates.get(row.template)
+    if template is None or template.fingerprint != row.fingerprint:
+        return finding(Action.DELETE, "its template has changed")
+    if info.project_id != template.project:
+        return finding(Action.LEAVE, f"moved to {_project(info.project_id)}")
+    if stranger.importing is ImportStatus.FAILED:
+        return finding(Action.DELETE, "an import into it has failed")
+    return finding(Action.ADOPT, "its create was given up, and happened after all")
+
+
+def judge_doomed(
+    task: PooledTask, sight: Sight, *, served: bool, importing: ImportStatus
+) -> Action | None:
+    """What to do on the server about a task that the pool is about to delete.
+
+    ``DELETE``; ``DISOWN`` when somebody has made it their own meanwhile; ``LEAVE`` when it is
+    gone already; None when that cannot be told now. ``served`` tells that the pool itself sent
+    data to it, so that data in it is no sign of somebody else.
+    """
+    if sight.hidden:
+        return None
+    if sight.info is None:
+        return Action.LEAVE
+    if sight.info.name != task.name:
+        return Action.DISOWN
+    if sight.info.empty and (served or importing not in UNDER_WAY):
+        return Action.DELETE
+    if served and not refused_for_data_there(task.reason):
+        return Action.DELETE
+    return Action.DISOWN
+
+
+def longest_unseen(
+    warm: Sequence[PooledTask], verified: Mapping[str, float], *, batch: int
+) -> list[PooledTask]:
+    """The warm tasks to look at next: a batch, the longest unseen first. Those that are not due
+    yet go along with the first that is, since one call asks for all of them."""
+    return sorted(warm, key=lambda task: (verified[task.id], task.id))[:batch]
+
+
+def of_row(task: PooledTask, action: Action, reason: str) -> Finding:
+    """A finding about the task of a row."""
+    return Finding(
+        action=action,
+        reason=reason,
+        name=task.name,
+        template=task.template,
+        task_id=task.task_id,
+        pooled_id=task.id,
+    )
+
+
+def _project(number: int | None) -> str:
+    return "no project" if number is None else f"project {number}"

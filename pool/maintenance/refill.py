@@ -1,0 +1,240 @@
+"""Keeps the pools filled: on every hand-out, and by the clock as a safety net."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+
+from pool.clock import Clock
+from pool.config.settings import Template
+from pool.cvat import CvatClient
+from pool.errors import PoolError
+from pool.events.notifier import Signal
+from pool.logs import get_logger
+from pool.maintenance.replenish import Replenish
+from pool.maintenance.sizing import Target, current_target
+from pool.model import new_id
+from pool.requests.backoff import Circuit
+from pool.requests.breaker import Breaker
+from pool.requests.create import create_on_server
+from pool.store.base import CreateLimit, Store
+
+log = get_logger(__name__)
+
+#: Seconds after the last sign of the foreground for which refilling goes on waiting: callers
+#: who come one after the other leave gaps that are shorter than one create.
+QUIET = 0.25
+#: Creates of all templates together at the most.
+WORKERS = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Situation:
+    """What decides whether one more task of a template is created now.
+
+    ``warm`` is what can be handed out, of an older template too where it says so; ``capacity``
+    is what will be there of the template as it is now. ``waiting`` are callers that wait and
+    requests that are queued. ``probing`` tells that one create is to find out whether the
+    template's are possible again.
+    """
+
+    warm: int
+    capacity: int
+    waiting: int
+    foreground: bool
+    paused: bool
+    held: bool
+    probing: bool = False
+
+
+def creates_wanted(situation: Situation, target: Target, *, concurrency: int) -> int:
+    """How many creates may run at once for this template now; 0 to leave it alone.
+
+    Foreground first: every create costs the requests in flight some of the server, so while
+    there are any, a pool above its reorder point waits, and one at it or below makes one at a
+    time, which keeps up with the demand as long as a create takes less than a request.
+    """
+    if situation.paused or situation.held:
+        return 0
+    if situation.capacity >= target.size + situation.waiting:
+        return 0
+    if situation.probing:
+        return 1
+    if not situation.foreground:
+        return concurrency
+    if situation.warm <= target.reorder_point or situation.waiting > situation.warm:
+        return 1
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefillReport:
+    """How many creates were started, and for which templates refilling stepped back."""
+
+    started: int = 0
+    stepped_back: tuple[str, ...] = ()
+
+
+class Refill:
+    """Creates warm tasks where the pools are below their targets."""
+
+    def __init__(
+        self,
+        store: Store,
+        cvat: CvatClient,
+        templates: Mapping[str, Template],
+        breaker: Breaker,
+        *,
+        owner: str,
+        clock: Clock,
+        warm: Signal,
+    ) -> None:
+        self._store = store
+        self._cvat = cvat
+        self._templates = templates
+        self._breaker = breaker
+        self._owner = owner
+        self._clock = clock
+        self._warm = warm
+        self._replenish = Replenish(store, clock=clock)
+        self._running: defaultdict[str, set[Future[None]]] = defaultdict(set)
+        self._guard = threading.Lock()
+        self._stopping = threading.Event()
+        #: Whether the last round left creates for a quieter moment.
+        self.stepped_back = False
+        self._again: Callable[[], None] = lambda: None
+        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="refill")
+
+    def on_room(self, again: Callable[[], None]) -> None:
+        """Have ``again`` called when a create has ended and there may be more to do."""
+        self._again = again
+
+    def target(self, template: Template) -> Target:
+        """The size that the template's pool should have now."""
+        return current_target(self._store, template, now=self._clock.now())
+
+    def run_once(self) -> RefillReport:
+        """Start the creates that are needed now, and return without waiting for them."""
+        self._forget_gone()
+        started = 0
+        stepped_back = []
+        for template in self._templates.values():
+            begun, back = self._fill(template)
+            started += begun
+            if back:
+                stepped_back.append(template.name)
+        self.stepped_back = bool(stepped_back)
+        return RefillReport(started=started, stepped_back=tuple(stepped_back))
+
+    def _forget_gone(self) -> None:
+        """Forget templates that were taken out of the configuration."""
+        with self._guard:
+            for name in [each for each in self._running if each not in self._templates]:
+                if not self._running[name]:
+                    del self._running[name]
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Wait for the creates that run; False when some still did after ``timeout`` seconds."""
+        with self._guard:
+            pending = {future for running in self._running.values() for future in running}
+        return not wait(pending, timeout).not_done
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Start no more creates and wait for those that run."""
+        self._stopping.set()
+        finished = self.drain(timeout)
+        self._workers.shutdown(wait=False, cancel_futures=True)
+        return finished
+
+    def _fill(self, template: Template) -> tuple[int, bool]:
+        target = self.target(template)
+        self._replenish.settle(template, target)
+        started = 0
+        while not self._stopping.is_set():
+            situation = self._situation(template)
+            at_once = creates_wanted(
+                situation, target, concurrency=template.pool.create_concurrency
+            )
+            if at_once == 0:
+                return started, situation.foreground and situation.capacity < target.size
+            with self._guard:
+                # One that is done is no longer in the way, even before its callback has run.
+                under_way = sum(not future.done() for future in self._running[template.name])
+                if under_way >= at_once:
+                    return started, False
+            pooled_id = new_id(self._clock.now())
+            pooled = self._store.begin_create(
+                pooled_id,
+                template.name,
+                template.fingerprint,
+                origin=template.origin,
+                # The room is checked again in the statement that takes it: another process
+                # may have filled it since.
+                limit=CreateLimit(capacity=target.size + situation.waiting, concurrency=at_once),
+                owner=self._owner,
+                now=self._clock.now(),
+            )
+            if pooled is None:
+                return started, False
+            with self._guard:
+                future = self._workers.submit(self._create, template, pooled_id)
+                self._running[template.name].add(future)
+            future.add_done_callback(partial(self._done, template.name))
+            started += 1
+        return started, False
+
+    def _situation(self, template: Template) -> Situation:
+        now = self._clock.now()
+        creates = self._breaker.creates(template.name)
+        capacity = self._store.capacity_of(template.name, template.fingerprint)
+        # Where the clock was set back, what was last is yet to come.
+        quiet = abs(now - self._store.last_activity()) >= QUIET
+        return Situation(
+            warm=self._store.warm_of(template.name, template.fingerprint)
+            + self._replenish.older(template),
+            capacity=capacity,
+            waiting=self._store.waiting(template.name) + self._store.queued().get(template.name, 0),
+            foreground=self._store.in_flight() > 0 or not quiet,
+            paused=template.name in self._store.paused(),
+            # The dispatcher finds out whether the server is back.
+            held=creates is Circuit.OPEN or self._breaker.server() is not Circuit.CLOSED,
+            probing=creates is Circuit.HALF_OPEN,
+        )
+
+    def _create(self, template: Template, pooled_id: str) -> None:
+        pooled = self._store.task(pooled_id)
+        if pooled is None:
+            return
+        began = self._clock.monotonic()
+        try:
+            prepared = create_on_server(
+                self._store, self._cvat, template, pooled, clock=self._clock
+            )
+        except PoolError as error:
+            self._breaker.create_failed(template, error)
+            return
+        took = self._clock.monotonic() - began
+        self._store.finish_create(pooled_id, prepared=prepared, took=took, now=self._clock.now())
+        self._breaker.create_worked(template.name)
+        log.debug("task is warm", template=template.name, seconds=round(took, 3))
+        self._warm.announce()
+        self._replace_older(template)
+
+    def _replace_older(self, made_by: Template) -> None:
+        template = self._templates.get(made_by.name)
+        # The template may have changed while the task was being made, which then is an older one.
+        if template is not None and template.fingerprint == made_by.fingerprint:
+            self._replenish.settle(template, self.target(template), replaced=1)
+
+    def _done(self, template: str, future: Future[None]) -> None:
+        with self._guard:
+            self._running[template].discard(future)
+        error = None if future.cancelled() else future.exception()
+        if error is not None:
+            log.error("create crashed", template=template, why=repr(error))
+        if not self._stopping.is_set():
+            self._again()

@@ -1,0 +1,134 @@
+"""Puts a changed configuration in force without a restart: sizes at once, templates as they come.
+
+A changed fingerprint, a new template and one that was taken out need nothing special here: the
+refill makes tasks by what is in force, and recycling retires the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from pool.clock import Clock
+from pool.config.loader import InvalidConfig, require_templates, stamp
+from pool.config.settings import Settings, Stamp, Template
+from pool.config.templates import Templates, outline
+from pool.errors import ConfigError
+from pool.logs import get_logger
+from pool.model import ConfigRecord
+
+log = get_logger(__name__)
+
+#: Tables that are read at the start only.
+FIXED = ("cvat", "store", "daemon", "events")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReloadReport:
+    """What a look came to: whether the file was read and is in force, templates that are others
+    now, keys that need a restart to be followed, what is wrong, if anything is, and whether the
+    file with the access token has changed."""
+
+    read: bool = False
+    changed: tuple[str, ...] = ()
+    restart: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    credentials: bool = False
+
+
+class Reload:
+    """Looks whether the configuration has changed, and puts its templates in force.
+
+    The configuration is its file and all files that it names: labels, tokens and secrets.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        templates: Templates,
+        read: Callable[[Path], Settings],
+        *,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._templates = templates
+        self._read = read
+        self._clock = clock
+        self._forced = False
+        # As they were before they were read, so that no change since then goes unnoticed.
+        self._seen: Mapping[Path, Stamp] = settings.files
+        self._loaded_at = clock.now()
+        self._rejected_at: float | None = None
+        self._report = ReloadReport()
+
+    def force(self) -> None:
+        """Read the file with the next run even if it looks the same; safe in a signal handler."""
+        self._forced = True
+
+    @property
+    def record(self) -> ConfigRecord:
+        """What is in force, and what became of the latest file."""
+        return ConfigRecord(
+            loaded_at=self._loaded_at,
+            rejected_at=self._rejected_at,
+            problems=self._report.problems,
+            restart=self._report.restart,
+            templates={name: outline(each) for name, each in self._templates.items()},
+        )
+
+    def run_once(self) -> ReloadReport:
+        """Read the file if it, or one that it names, has changed. A wrong one changes nothing."""
+        path = self._settings.path
+        seen = {each: stamp(each) for each in self._seen}
+        changed = {each for each in seen if seen[each] != self._seen[each]}
+        if path is None or not (changed or self._forced):
+            return ReloadReport()
+        self._forced = False
+        credentials = self._settings.cvat.access_token_file in changed
+        try:
+            fresh = self._read(path)
+            require_templates(fresh)
+        except ConfigError as error:
+            wrong = error if isinstance(error, InvalidConfig) else None
+            # Those in force are still watched, since what they hold is still used.
+            self._seen = {**seen, **(wrong.files if wrong else {})}
+            problems = wrong.lines() if wrong else (str(error),)
+            log.error("configuration not reloaded; the old one stays in force", why=problems)
+            if self._rejected_at is None:
+                self._rejected_at = self._clock.now()
+            self._report = replace(self._report, problems=problems)
+            return ReloadReport(problems=problems, credentials=credentials)
+        self._seen = fresh.files
+        self._loaded_at, self._rejected_at = self._clock.now(), None
+        self._report = replace(self._apply(fresh), credentials=credentials)
+        return self._report
+
+    def _apply(self, fresh: Settings) -> ReloadReport:
+        restart = tuple(
+            f"{table}.{key.name}"
+            for table in FIXED
+            for key in fields(getattr(fresh, table))
+            if getattr(getattr(fresh, table), key.name)
+            != getattr(getattr(self._settings, table), key.name)
+        )
+        if restart:
+            log.warning("a restart is needed to follow these keys", keys=restart)
+        # What a template tells the server includes where the server is, which stays.
+        templates: dict[str, Template] = {
+            name: replace(template, server=self._settings.cvat)
+            for name, template in fresh.templates.items()
+        }
+        changed = tuple(
+            sorted(
+                name
+                for name in templates.keys() | set(self._templates)
+                if templates.get(name) != self._templates.get(name)
+            )
+        )
+        self._templates.replace(templates)
+        for warning in fresh.warnings:
+            log.warning("doubtful configuration", what=warning)
+        if changed:
+            log.info("configuration reloaded", templates=changed)
+        return ReloadReport(read=True, changed=changed, restart=restart)

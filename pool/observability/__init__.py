@@ -1,0 +1,1 @@
+"""How the pool is doing: metrics, status, health and history."""

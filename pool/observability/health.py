@@ -1,0 +1,212 @@
+"""Whether a daemon does what it is there for, and what is wrong if it does not.
+
+Whoever can reach the daemon may ask, so what is told holds no secret, no address and no path: the
+logs and ``cvat-pool status`` have the reasons.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from pool.clock import Clock
+from pool.errors import CvatRefusedCredentials, PoolError
+from pool.maintenance.scheduler import Scheduler, ServiceRecord
+from pool.model import ConfigRecord, Hold
+from pool.observability.reach import Reach
+from pool.requests.backoff import SERVER, Circuit, circuit
+from pool.store.base import Store
+
+#: A service is stale when it has not run without an error for so many of its intervals, and for
+#: so many seconds.
+STALE_INTERVALS: Final = 5
+STALE_LEAST: Final = 60.0
+#: Seconds for which a server may be silent that nothing is asked of: it is looked at every hour.
+SILENT_FOR: Final = 3 * 3600.0
+#: Seconds for which an answer is given again: who asks more often must not keep the disk busy.
+ANSWER_FOR: Final = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreCheck:
+    """Whether a durable write is possible."""
+
+    ok: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerCheck:
+    """Whether CVAT answers, and does what it is asked for. ``answered_seconds_ago`` is None before
+    the first answer. While it is ``held``, since so many seconds and because of ``code``, no task
+    is created and no data sent, for any template."""
+
+    ok: bool
+    answered_seconds_ago: float | None = None
+    held: bool = False
+    held_seconds: float | None = None
+    code: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SchedulerCheck:
+    """Whether services are run. ``stale`` are those that have not succeeded for long."""
+
+    ok: bool
+    stale: tuple[str, ...] = ()
+    last_success_seconds_ago: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaintainerCheck:
+    """Whether it is this daemon that maintains the store."""
+
+    ok: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfigurationCheck:
+    """Whether the configuration is followed. Where it is not, since so many seconds it was rejected
+    or it has keys that need a ``restart``, an older one is in force, by which a daemon is ready.
+    """
+
+    ok: bool
+    rejected_seconds: float | None = None
+    restart: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checks:
+    """What was looked at."""
+
+    store: StoreCheck
+    server: ServerCheck
+    scheduler: SchedulerCheck
+    maintainer: MaintainerCheck
+    configuration: ConfigurationCheck
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HealthReport:
+    """Whether all checks but that of the configuration are passed, and each of them."""
+
+    ready: bool
+    checks: Checks
+
+
+def hold_of_all(
+    holds: Mapping[str, Hold], templates: Collection[str], *, now: float
+) -> Hold | None:
+    """What holds all templates: the server's hold, or the youngest of their own.
+
+    None when there is one that may be tried: where its pool is full, only a request would.
+    """
+    if SERVER in holds:
+        return holds[SERVER]
+    mine = (holds.get(name) for name in templates)
+    open_ = [hold for hold in mine if hold and circuit(hold, now=now) is Circuit.OPEN]
+    if not templates or len(open_) < len(templates):
+        return None
+    return max(open_, key=lambda hold: hold.since)
+
+
+def judge_server(reach: Reach, hold: Hold | None, now: float) -> ServerCheck:
+    """Whether the server can be relied on, ``hold`` being what holds all templates."""
+    ago = reach.answered_ago
+    silent = ago is not None and ago > SILENT_FOR
+    code = CvatRefusedCredentials.code if reach.refused else ""
+    return ServerCheck(
+        ok=hold is None and not reach.lost and not reach.refused and not silent,
+        answered_seconds_ago=None if ago is None else round(ago, 1),
+        held=hold is not None,
+        held_seconds=round(max(0.0, now - hold.since), 1) if hold is not None else None,
+        code=hold.code if hold is not None else code,
+    )
+
+
+def judge_services(
+    records: Mapping[str, ServiceRecord], *, running: bool, now: float
+) -> SchedulerCheck:
+    """Whether services are run, and all have succeeded lately; ``now`` is monotonic."""
+    ago: dict[str, float | None] = {}
+    stale = []
+    for name, record in records.items():
+        since = record.added_at if record.succeeded_at is None else record.succeeded_at
+        if now - since > max(STALE_LEAST, STALE_INTERVALS * record.every):
+            stale.append(name)
+        ago[name] = None if record.succeeded_at is None else round(now - since, 1)
+    return SchedulerCheck(
+        ok=running and not stale, stale=tuple(stale), last_success_seconds_ago=ago
+    )
+
+
+def judge_configuration(record: ConfigRecord | None, now: float) -> ConfigurationCheck:
+    """Whether the configuration is followed."""
+    if record is None:
+        return ConfigurationCheck(ok=True)
+    at = record.rejected_at
+    return ConfigurationCheck(
+        ok=at is None and not record.restart,
+        rejected_seconds=round(max(0.0, now - at), 1) if at is not None else None,
+        restart=record.restart,
+    )
+
+
+class Health:
+    """Looks whether one daemon is ready. Thread-safe."""
+
+    def __init__(
+        self,
+        store: Store,
+        reach: Reach,
+        scheduler: Callable[[], Scheduler | None],
+        templates: Collection[str],
+        *,
+        owner: str,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._reach = reach
+        self._scheduler = scheduler
+        self._templates = templates
+        self._owner = owner
+        self._clock = clock
+        self._guard = threading.Lock()
+        self._looked_at: float | None = None
+        self._report: HealthReport | None = None
+
+    def run_once(self) -> HealthReport:
+        """Look, unless that was done a moment ago."""
+        with self._guard:
+            now = self._clock.monotonic()
+            fresh = self._looked_at is not None and now - self._looked_at < ANSWER_FOR
+            if self._report is None or not fresh:
+                self._report = self._look()
+                self._looked_at = now
+            return self._report
+
+    def _look(self) -> HealthReport:
+        now = self._clock.now()
+        scheduler = self._scheduler()
+        hold, configuration, maintains, writable = None, None, False, True
+        try:
+            self._store.check_writable()
+            hold = hold_of_all(self._store.holds(), self._templates, now=now)
+            configuration = self._store.configuration()
+            maintains = self._store.maintainer(now=now) == self._owner
+        except PoolError:
+            writable = False
+        checks = Checks(
+            store=StoreCheck(ok=writable),
+            server=judge_server(self._reach, hold, now),
+            scheduler=judge_services(
+                scheduler.records if scheduler is not None else {},
+                running=scheduler is not None and scheduler.running,
+                now=self._clock.monotonic(),
+            ),
+            maintainer=MaintainerCheck(ok=maintains),
+            configuration=judge_configuration(configuration, now),
+        )
+        every = (checks.store, checks.server, checks.scheduler, checks.maintainer)
+        return HealthReport(ready=all(check.ok for check in every), checks=checks)

@@ -1,0 +1,199 @@
+"""What is measured, in Prometheus' words: https://prometheus.io/docs/practices/naming/.
+
+Counters and histograms of what happened are fed by events, and so cover all processes of the store
+since this daemon was started; how things stand is read from the store when somebody asks, once for
+each scrape. Labels are names of the configuration and words of ours: never ids, and nothing that
+a caller chooses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pool import __version__
+from pool.errors import PoolError, kind_of_error
+from pool.events.records import Event
+from pool.maintenance.findings import Action
+from pool.maintenance.reconcile import ReconcileReport
+from pool.observability.standing import PREFIX, Sources, Standing
+from pool.tracking.watched import Finished
+
+#: Bounds of the buckets, in seconds.
+HAND_OUT_BUCKETS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
+REQUEST_BUCKETS: Final = (
+    *(0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2.5, 5),
+    *(10, 30, 60, 300, 600),
+)
+CALL_BUCKETS: Final = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+ANSWER_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 10, 60)
+POLL_BUCKETS: Final = (0, 1, 2, 3, 4, 5, 7, 10, 20, 50, 100)
+
+
+class Metrics:
+    """All metrics of one daemon. Thread-safe."""
+
+    def __init__(self) -> None:
+        # When each series was created, which nobody asks for, would double the number of series.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        build = InfoMetricFamily(f"{PREFIX}build", "The version that is running.")
+        build.add_metric((), {"version": __version__})
+        self._registry.register(_Fixed(build))
+        self._hand_outs = self._histogram(
+            "hand_out_seconds",
+            "Time from asking for a task to having it; next to nothing for a hit.",
+            ("template", "outcome"),
+            HAND_OUT_BUCKETS,
+        )
+        self._requests = self._histogram(
+            "request_seconds",
+            "Time from a request to its job ids.",
+            ("template", "outcome"),
+            REQUEST_BUCKETS,
+        )
+        self._own_share = self._histogram(
+            "request_own_seconds",
+            "The pool's part of it: waiting for a task, and the upload.",
+            ("template",),
+            REQUEST_BUCKETS,
+        )
+        self._server_share = self._histogram(
+            "request_server_seconds",
+            "CVAT's part of it: the import, and noticing its end; and being held before that.",
+            ("template",),
+            REQUEST_BUCKETS,
+        )
+        self._ends = self._counter("requests", "Requests that have ended.", ("template", "state"))
+        self._failures = self._counter(
+            "request_failures",
+            "Requests that have failed, by the code of the error.",
+            ("template", "code"),
+        )
+        self._polls = self._histogram(
+            "request_polls",
+            "Polls that each import took which this process has watched.",
+            (),
+            POLL_BUCKETS,
+        )
+        self._calls = self._counter(
+            "cvat_calls", "Calls to CVAT, by what came of them.", ("operation", "result")
+        )
+        self._call_seconds = self._histogram(
+            "cvat_call_seconds", "Time that calls to CVAT took.", ("operation",), CALL_BUCKETS
+        )
+        self._answers = self._histogram(
+            "http_answer_seconds",
+            "Time to the beginning of an answer over HTTP.",
+            ("method", "route", "status"),
+            ANSWER_BUCKETS,
+        )
+        self._reconciled = self._counter(
+            "reconciled",
+            "What reconciling has put right; adopt and delete are orphans, that is leaks.",
+            ("action",),
+        )
+        for action in _ACTIONS.values():
+            self._reconciled.labels(action)
+
+    def read_from(self, sources: Sources) -> None:
+        """From now on, tell how things stand as well."""
+        self._registry.register(Standing(sources))
+
+    def expose(self, accept: str = "") -> tuple[bytes, str]:
+        """All metrics, as the Accept header asks for them, and of what media type that is."""
+        encode, media_type = choose_encoder(accept)
+        return encode(self._registry), media_type
+
+    # --- What happens ---------------------------------------------------------------------------
+
+    def take(self, events: Sequence[Event]) -> None:
+        """Count what has happened."""
+        for event in events:
+            match event.kind:
+                case "lease.handed_out":
+                    self._hand_outs.labels(event.template, event.outcome or "").observe(
+                        event.seconds or 0.0
+                    )
+                case "request.ready":
+                    self._take_ready(event)
+                case "request.failed":
+                    self._ends.labels(event.template, event.state).inc()
+                    self._failures.labels(event.template, _known(event.code)).inc()
+                case "request.cancelled":
+                    self._ends.labels(event.template, event.state).inc()
+
+    def _take_ready(self, event: Event) -> None:
+        self._ends.labels(event.template, event.state).inc()
+        seconds = event.seconds or 0.0
+        self._requests.labels(event.template, event.outcome or "").observe(seconds)
+        if event.server_seconds is not None:
+            self._server_share.labels(event.template).observe(event.server_seconds)
+            self._own_share.labels(event.template).observe(max(0.0, seconds - event.server_seconds))
+
+    def finished(self, finished: Finished) -> None:
+        """Count the polls of an import that this process has watched."""
+        self._polls.observe(finished.polls)
+
+    def call(self, operation: str, seconds: float, result: str) -> None:
+        """Count a call to CVAT; see :data:`pool.cvat.OnCall`."""
+        self._calls.labels(operation, result).inc()
+        self._call_seconds.labels(operation).observe(seconds)
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count an answer over HTTP. ``route`` is the route's pattern, not the path."""
+        self._answers.labels(_method(method), route, str(status)).observe(seconds)
+
+    def reconciled(self, report: ReconcileReport) -> ReconcileReport:
+        """Count what was put right; answers the report."""
+        for action, times in report.done.items():
+            self._reconciled.labels(_ACTIONS[action]).inc(times)
+        return report
+
+    # --- Short ways -----------------------------------------------------------------------------
+
+    def _counter(self, name: str, what: str, labels: Sequence[str]) -> Counter:
+        return Counter(f"{PREFIX}{name}", what, labels, registry=self._registry)
+
+    def _histogram(
+        self, name: str, what: str, labels: Sequence[str], buckets: Sequence[float]
+    ) -> Histogram:
+        return Histogram(f"{PREFIX}{name}", what, labels, registry=self._registry, buckets=buckets)
+
+
+_ACTIONS: Final[Mapping[Action, str]] = {
+    action: action.name.lower() for action in Action if action is not Action.LEAVE
+}
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def _method(method: str) -> str:
+    """A method as a label: whoever calls may make up others."""
+    return method if method in _METHODS else "other"
+
+
+def _known(code: str) -> str:
+    """A code as a label: a row may have one of an older version."""
+    return code if kind_of_error(code) is not None else PoolError.code
+
+
+class _Fixed(Collector):
+    """One metric that never changes."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+
+    def collect(self) -> Iterable[Metric]:
+        return (self._metric,)

@@ -1,0 +1,259 @@
+"""What the pool looks like now: levels, demand and troubles, read from the store only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from pool.config.settings import Settings, Template
+from pool.handles import when
+from pool.maintenance.sizing import current_target
+from pool.model import Levels, Outcome, TaskState, WebhookRecord
+from pool.requests.backoff import SERVER
+from pool.store.base import Store
+from pool.tracking.webhook_health import HookState, judge_hook, scope_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateStatus:
+    """Levels, demand and troubles of one template.
+
+    ``waiting`` are callers that wait for a task without a request, ``queued`` requests that wait
+    for one, or for the server. ``rate`` is in hand-outs a second, in the last minute. ``target``
+    is what the ``peak_rate``, that of the busiest of the last 1, 5 and 15 minutes, asks for while
+    one task is created, which takes ``lead_time`` seconds.
+    ``prewarm_size`` is the size that was asked for until ``prewarm_until``; 0 when none was.
+    While it is held, by itself or with the server, ``hold_reason`` tells why and ``hold_code`` is
+    the code of the error.
+    ``hooks`` tells what its webhook is worth; while it is ``silent``, polling does all the work.
+    """
+
+    name: str
+    target: int
+    warm: int
+    creating: int
+    leased: int
+    importing: int
+    deleting: int
+    waiting: int
+    queued: int = 0
+    rate: float
+    peak_rate: float = 0.0
+    lead_time: float = 0.0
+    hits: int
+    waits: int
+    colds: int
+    paused_since: datetime | None = None
+    held_since: datetime | None = None
+    held_until: datetime | None = None
+    hold_reason: str = ""
+    hold_code: str = ""
+    prewarm_size: int = 0
+    prewarm_until: datetime | None = None
+    hooks: HookState = HookState.NOT_INSTALLED
+    hooks_silent_since: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """What the pool looks like now. ``maintainer`` is the process that refills, if any does.
+
+    ``hold_reason`` tells why nothing is created for any template, "" when nothing is wrong with
+    the server as a whole. That process has had its configuration since ``config_loaded_at``. Since
+    ``config_rejected_at`` the file has ``config_problems``, and is not followed; None when it is.
+    ``config_restart`` are the keys in it that only a restart follows.
+    """
+
+    server: str
+    store: str
+    maintainer: str | None
+    in_flight: int
+    held_since: datetime | None
+    held_until: datetime | None
+    hold_reason: str
+    templates: tuple[TemplateStatus, ...]
+    config_loaded_at: datetime | None = None
+    config_rejected_at: datetime | None = None
+    config_problems: tuple[str, ...] = ()
+    config_restart: tuple[str, ...] = ()
+
+
+def read_status(store: Store, settings: Settings, *, now: float) -> Status:
+    """The status of all templates; no call to the server is made."""
+    levels = store.levels()
+    hand_outs = store.hand_outs()
+    hold = store.holds().get(SERVER)
+    maintainer = store.maintainer(now=now)
+    configuration = store.configuration() if maintainer is not None else None
+    hooks = _Hooks(store.webhooks(), settings, heard=maintainer is not None)
+    return Status(
+        server=settings.cvat.url,
+        store=settings.store.url,
+        maintainer=maintainer,
+        in_flight=store.in_flight(),
+        held_since=when(hold.since) if hold else None,
+        held_until=when(hold.retry_at) if hold else None,
+        hold_reason=hold.reason if hold else "",
+        templates=tuple(
+            _template_status(
+                store, template, levels.get(name, Levels()), hand_outs.get(name, {}), hooks, now
+            )
+            for name, template in settings.templates.items()
+        ),
+        config_loaded_at=when(configuration.loaded_at) if configuration else None,
+        config_rejected_at=when(configuration.rejected_at) if configuration else None,
+        config_problems=configuration.problems if configuration else (),
+        config_restart=configuration.restart if configuration else (),
+    )
+
+
+def _template_status(
+    store: Store,
+    template: Template,
+    levels: Levels,
+    hand_outs: Mapping[Outcome, int],
+    hooks: _Hooks,
+    now: float,
+) -> TemplateStatus:
+    prewarm = store.prewarms().get(template.name)
+    if prewarm is not None and not prewarm.active(now):
+        prewarm = None
+    target = current_target(store, template, now=now)
+    holds = store.holds()
+    hold = holds.get(template.name) or holds.get(SERVER)
+    return TemplateStatus(
+        name=template.name,
+        target=target.size,
+        warm=levels[TaskState.WARM],
+        creating=levels[TaskState.CREATING],
+        leased=levels[TaskState.LEASED],
+        importing=levels[TaskState.IMPORTING],
+        deleting=levels[TaskState.RETIRED] + levels[TaskState.FAILED] + levels[TaskState.DELETING],
+        waiting=store.waiting(template.name),
+        queued=store.queued().get(template.name, 0),
+        rate=target.rate,
+        peak_rate=target.peak_rate,
+        lead_time=target.lead_time,
+        hits=hand_outs.get(Outcome.HIT, 0),
+        waits=hand_outs.get(Outcome.WAIT, 0),
+        colds=hand_outs.get(Outcome.COLD, 0),
+        paused_since=when(store.paused().get(template.name)),
+        held_since=when(hold.since) if hold else None,
+        held_until=when(hold.retry_at) if hold else None,
+        hold_reason=hold.reason if hold else "",
+        hold_code=hold.code if hold else "",
+        prewarm_size=prewarm.size if prewarm else 0,
+        prewarm_until=when(prewarm.until) if prewarm else None,
+        hooks=hooks.state(template),
+        hooks_silent_since=hooks.silent_since(template),
+    )
+
+
+@dataclass(frozen=True)
+class _Hooks:
+    """The webhooks of all scopes, to look a template's up; ``heard`` as for ``judge_hook``."""
+
+    records: Mapping[str, WebhookRecord]
+    settings: Settings
+    heard: bool
+
+    def state(self, template: Template) -> HookState:
+        scope = self._scope(template)
+        if scope is None:
+            return HookState.IMPOSSIBLE
+        return judge_hook(self.records.get(scope), heard=self.heard)
+
+    def silent_since(self, template: Template) -> datetime | None:
+        if self.state(template) is not HookState.SILENT:
+            return None
+        record = self.records[self._scope(template) or ""]
+        return when(record.heard_at or record.installed_at)
+
+    def _scope(self, template: Template) -> str | None:
+        return scope_of(template, self.settings.cvat.organization, self.settings.templates)
+
+
+# --- In words -----------------------------------------------------------------------------------
+
+
+def state_of(row: TemplateStatus) -> str:
+    """What is being done for a template, in a word or two."""
+    if row.held_since is not None:
+        return "held"
+    if row.paused_since is not None:
+        return "paused"
+    if row.creating:
+        return f"creating {row.creating}"
+    return "below target" if row.warm < row.target else "ok"
+
+
+def troubles(status: Status, *, now: float) -> tuple[str, ...]:
+    """What is wrong, and what to do about it: a sentence each, the most pressing first."""
+    found = []
+    if status.maintainer is None:
+        found.append("No daemon keeps the pools filled: start 'cvat-pool run'.")
+    if status.held_since is not None:
+        queued = sum(row.queued for row in status.templates)
+        words = _hold(status.hold_reason, status.held_since, status.held_until, now)
+        if queued:
+            words += " 1 request waits." if queued == 1 else f" {queued} requests wait."
+        found.append(f"{words} To try at once: 'cvat-pool resume'.")
+    for row in status.templates:
+        if row.held_since is not None and row.hold_reason != status.hold_reason:
+            words = _hold(row.hold_reason, row.held_since, row.held_until, now)
+            found.append(f"{row.name}: {words} To try at once: 'cvat-pool resume {row.name}'.")
+    if status.config_rejected_at is not None and status.config_loaded_at is not None:
+        first, *others = status.config_problems or ("",)
+        more = f" (and {len(others)} more: 'cvat-pool check' shows all)" if others else ""
+        found.append(
+            f"The configuration is wrong since {_moment(status.config_rejected_at, now)}: {first}"
+            f"{more}. The daemon goes on with that of {_moment(status.config_loaded_at, now)}."
+        )
+    if status.config_restart:
+        keys = ", ".join(status.config_restart)
+        found.append(f"The configuration is followed but for {keys}: restart the daemon.")
+    return tuple(found)
+
+
+def notes(status: Status, *, now: float) -> tuple[str, ...]:
+    """What else is to be known, a line each: pauses, prewarms, webhooks, and who refills."""
+    found = []
+    for row in status.templates:
+        if row.paused_since is not None:
+            since = _moment(row.paused_since, now)
+            found.append(f"{row.name}: paused since {since}; 'cvat-pool resume {row.name}' ends it")
+        if row.prewarm_until is not None:
+            until = _moment(row.prewarm_until, now)
+            found.append(f"{row.name}: at least {row.prewarm_size} warm until {until}")
+    hooks: dict[str, list[str]] = {}
+    for row in status.templates:
+        words = row.hooks.value
+        if row.hooks_silent_since is not None:
+            words += f" since {_moment(row.hooks_silent_since, now)}"
+        hooks.setdefault(words, []).append(row.name)
+    for words, names in hooks.items():
+        found.append(f"hooks: {words}" + (f" ({', '.join(names)})" if len(hooks) > 1 else ""))
+    if status.maintainer is not None:
+        found.append(f"refilled by {status.maintainer}")
+    return tuple(found)
+
+
+def _hold(reason: str, since: datetime, until: datetime | None, now: float) -> str:
+    """ "CVAT cannot be reached since 14:02 (connection refused); next try in 4 s." """
+    summary, colon, detail = reason.partition(": ")
+    left = math.ceil(until.timestamp() - now) if until is not None else None
+    words = f"{summary} since {_moment(since, now)}" + (f" ({detail})" if colon else "")
+    match left:
+        case None:
+            return f"{words}."
+        case int() if left > 0:
+            return f"{words}; next try in {left} s."
+    return f"{words}; trying again now."
+
+
+def _moment(at: datetime, now: float) -> str:
+    """A time of today as "14:02", and another with its day, in the machine's own zone."""
+    local, today = at.astimezone(), datetime.fromtimestamp(now).astimezone()
+    return f"{local:%H:%M}" if local.date() == today.date() else f"{local:%d %b %H:%M}"

@@ -1,0 +1,249 @@
+"""The parts of one process at work on a pool, wired together: started once, stopped in order."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TypeVar
+
+from pool.clock import Clock, SystemClock
+from pool.config.settings import Settings
+from pool.config.templates import Templates
+from pool.cvat import CvatClient, OnCall
+from pool.errors import CvatForbidden, CvatRefusedCredentials, PoolClosed, PoolError
+from pool.events.feed import Feed
+from pool.events.notifier import Signal
+from pool.logs import get_logger
+from pool.maintenance.finalize import Finalize
+from pool.maintenance.heartbeat import Heartbeat, new_owner
+from pool.model import RequestRecord
+from pool.requests.breaker import Breaker
+from pool.requests.placement import HandOut
+from pool.requests.queue import Queue
+from pool.requests.recovery import Strays
+from pool.requests.runner import Intake
+from pool.requests.spool import Spool
+from pool.store import open_store
+from pool.store.base import Store
+from pool.tracking.tracker import Tracker
+from pool.tracking.watched import Finished
+from pool.tracking.webhook_health import HookWatch
+
+log = get_logger(__name__)
+
+T = TypeVar("T")
+
+#: Connections that are opened ahead of need: one for an upload, one for a poll.
+CONNECTIONS = 2
+
+
+class Engine:
+    """What hands out, uploads and tracks, for the library and for the daemon alike.
+
+    ``warm`` and ``handed_out`` are announced when a task became warm, and when one was handed
+    out, in this process. ``on_call`` hears of every call to the server, as
+    :class:`pool.cvat.CvatClient` says; a ``cvat`` that is given has its own.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        store: Store | None = None,
+        cvat: CvatClient | None = None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        on_call: OnCall | None = None,
+    ) -> None:
+        self.settings = settings
+        self.clock: Clock = clock or SystemClock()
+        self.owner = new_owner()
+        #: What is in force now; the daemon replaces it when the configuration changes.
+        self.templates = Templates(settings.templates)
+        self.store: Store = store if store is not None else open_store(settings.store.url)
+        self._own_store = store is None
+        self._own_cvat = cvat is None
+        self._cvat_client = cvat
+        self._on_call = on_call
+        self._guard = threading.Lock()
+        self._started = False
+        self._closed = False
+        self._afterwards: ThreadPoolExecutor | None = None
+        self.warm = Signal(self.clock)
+        self.handed_out = Signal(self.clock)
+        self.tracker = Tracker(
+            self.store,
+            self.cvat,
+            self.templates,
+            owner=self.owner,
+            clock=self.clock,
+            rng=rng,
+            hooks=HookWatch(
+                self.store, self.templates, settings.cvat.organization, clock=self.clock
+            ),
+        )
+        self.strays = Strays(self.store, self.tracker, owner=self.owner, clock=self.clock)
+        self.heartbeat = Heartbeat(
+            self.store, self.owner, clock=self.clock, afterwards=self.strays.run_once
+        )
+        self.breaker = Breaker(self.store, self.cvat, clock=self.clock, rng=rng)
+        self.hand_out = HandOut(
+            self.store,
+            self.cvat,
+            self.strays,
+            self.breaker,
+            owner=self.owner,
+            clock=self.clock,
+            warm=self.warm,
+            handed_out=self.handed_out,
+        )
+        #: One folder for each pool, so that two that were given the same do not meet in it.
+        self.spool = Spool(
+            settings.store.spool_folder / self.store.pool_id, limit=settings.store.spool_limit
+        )
+        self.queue = Queue(
+            self.store,
+            self.spool,
+            self.breaker,
+            most=settings.daemon.max_queued,
+            clock=self.clock,
+        )
+        self.finalize = Finalize(self.store, self.cvat, clock=self.clock)
+        self.intake = Intake(
+            self.store,
+            self.cvat,
+            self.hand_out,
+            self.tracker,
+            self.queue,
+            self.breaker,
+            on_send=self._look_up_assignee,
+            clock=self.clock,
+        )
+        self.tracker.listen(self._finalize_afterwards)
+        #: What happens, here and in other processes.
+        self.feed = Feed(self.store, clock=self.clock)
+        self.tracker.listen(lambda _: self.feed.hurry())
+
+    def cvat(self) -> CvatClient:
+        """The client for the server, made when it is first needed.
+
+        :raises ConfigError: no credentials were found.
+        """
+        with self._guard:
+            if self._cvat_client is None:
+                from pool.cvat import connect
+
+                self._cvat_client = connect(self.settings.cvat, on_call=self._on_call)
+            return self._cvat_client
+
+    def renew_credentials(self) -> None:
+        """Use the credentials that are found now, and try at once what was held because others
+        were refused. Where none are found, those in use stay."""
+        from pool.cvat import find_credentials
+
+        with self._guard:
+            cvat = self._cvat_client if self._own_cvat else None
+        try:
+            if cvat is not None:
+                cvat.use(find_credentials(self.settings.cvat, os.environ))
+            for template, hold in self.store.holds().items():
+                if hold.code in (CvatRefusedCredentials.code, CvatForbidden.code):
+                    self.store.release_hold(template, now=self.clock.now())
+        except PoolError as error:
+            log.error("credentials not renewed", why=str(error))
+        else:
+            log.info("credentials renewed")
+
+    def start(self, *, connect: bool = False) -> None:
+        """Begin to track; starting twice does nothing. With ``connect``, connections to the
+        server are opened meanwhile, so that the first request does not have to.
+
+        :raises PoolClosed: after :meth:`close`.
+        """
+        with self._guard:
+            if self._closed:
+                raise PoolClosed
+            if self._started:
+                return
+            self._started = True
+            # Before anything is owned: another process would take it over at once otherwise.
+            self.heartbeat.start()
+            self.tracker.start()
+        if connect:
+            threading.Thread(target=self._connect, name="connect", daemon=True).start()
+
+    def close(self, timeout: float | None = None) -> None:
+        """Stop tracking and let go of everything, within ``timeout`` seconds, by default
+        ``daemon.stop_timeout``; closing twice does nothing."""
+        with self._guard:
+            if self._closed:
+                return
+            self._closed = True
+        patience = self.settings.daemon.stop_timeout if timeout is None else timeout
+        end = self.clock.monotonic() + patience
+        self.tracker.stop(patience)
+        self.feed.close()
+        # The daemon names and assigns what is left.
+        self.settle(max(0.0, end - self.clock.monotonic()))
+        if self._afterwards is not None:
+            self._afterwards.shutdown(wait=False, cancel_futures=True)
+        if self._started:
+            self.heartbeat.stop()
+        if self._own_cvat and self._cvat_client is not None:
+            self._cvat_client.close()
+        if self._own_store:
+            self.store.close()
+
+    def _connect(self) -> None:
+        try:
+            self.cvat().warm_up(CONNECTIONS)
+        except PoolError as error:
+            # Whoever needs the server next hears of it; until then nobody does.
+            log.info("no connections opened ahead", why=str(error))
+
+    def settle(self, timeout: float) -> None:
+        """Wait, ``timeout`` seconds at most, for what this process does after the job ids are out:
+        names, assignments and data that was kept."""
+        if self._afterwards is not None:
+            wait([self._afterwards.submit(_nothing)], timeout)
+
+    def _do_afterwards(self, what: Callable[[], None]) -> None:
+        """Do something on another thread, for which no caller waits."""
+        with self._guard:
+            if self._closed:
+                return
+            if self._afterwards is None:
+                self._afterwards = ThreadPoolExecutor(1, thread_name_prefix="finalize")
+            self._afterwards.submit(what)
+
+    def _look_up_assignee(self, request: RequestRecord) -> None:
+        if request.assignee is not None:
+            self._do_afterwards(lambda: self._try_afterwards(self.finalize.look_up, request))
+
+    def _finalize_afterwards(self, finished: Finished) -> None:
+        """Rename, assign and drop data that was kept."""
+        self._do_afterwards(lambda: self._try_afterwards(self._finalize, finished))
+
+    def _try_afterwards(self, what: Callable[[T], None], about: T) -> None:
+        try:
+            what(about)
+        except PoolError as error:
+            log.info("to be done later", what=what.__name__, why=str(error))
+
+    def _finalize(self, finished: Finished) -> None:
+        # The end may have been found by its lease alone: the store knows the request.
+        task, request = self.store.task_on_server(finished.task_id) or (None, None)
+        request_id = finished.request_id
+        if request is not None and request.state.finished:
+            request_id = request.id
+        if request_id is not None:
+            self.spool.drop(request_id)
+        if task is not None and not finished.code:
+            self.finalize.finalize(task.id)
+
+
+def _nothing() -> None:
+    """What comes after all that a thread has to do."""

@@ -1,0 +1,1 @@
+"""One lifecycle of a request: from a caller's files to job ids."""

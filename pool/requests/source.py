@@ -1,0 +1,354 @@
+"""From what a caller passes as ``files`` to what is uploaded: checked before anything is sent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, cast
+
+from pool.config.arguments import check_whole
+from pool.config.data_params import DataParams, merged, read_params
+from pool.config.names import (
+    DistinctNames,
+    check_extensions,
+    check_file_name,
+    check_server_path,
+    check_url,
+    name_in_cvat,
+    name_in_url,
+    shown,
+)
+from pool.config.settings import Template
+from pool.cvat.records import LocalFile, Upload
+from pool.errors import InputError
+
+Source = str | os.PathLike[str] | bytes | BinaryIO
+FileLike = str | os.PathLike[str] | tuple[str, Source] | BinaryIO
+Files = FileLike | Iterable[FileLike]
+
+VIDEO = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv"})
+ARCHIVE = frozenset({".zip", ".tar", ".gz", ".bz2", ".xz", ".7z", ".rar", ".pdf"})
+
+#: Bytes read at a time when content is digested.
+BLOCK = 2**20
+
+
+def build_upload(
+    files: Files | None = None,
+    *,
+    share: Sequence[str] | None = None,
+    urls: Sequence[str] | None = None,
+    cloud: tuple[int, Sequence[str]] | None = None,
+    params: Mapping[str, Any] | DataParams | None = None,
+) -> Upload:
+    """The data of one request, from exactly one of the four sources.
+
+    :raises InputError: none or several sources, a missing or unreadable file, an empty list,
+        names that CVAT does not take or cannot tell apart, parameters that it would refuse.
+    """
+    given = [
+        name
+        for name, value in (("files", files), ("share", share), ("urls", urls), ("cloud", cloud))
+        if value is not None
+    ]
+    if len(given) != 1:
+        raise InputError(
+            f"give one of files, share, urls and cloud, not {' and '.join(given) or 'none of them'}"
+        )
+    own = read_params(params)
+    if share is not None:
+        return Upload(share=_paths("share", share), extra=own.given)
+    if urls is not None:
+        return _fetched(urls, own)
+    if cloud is not None:
+        return Upload(cloud=_cloud(cloud), extra=own.given)
+    distinct = DistinctNames()
+    return upload_of([_local_file(item, distinct) for item in _each(files)], own)
+
+
+def upload_of(files: Sequence[LocalFile], params: DataParams) -> Upload:
+    """Files, each of which is checked, with the parameters of their request.
+
+    :raises InputError: there are none, none is media, or a parameter names another file.
+    """
+    if not files:
+        raise InputError("the list of files is empty")
+    names = [file.name for file in files]
+    check_extensions(names)
+    upload = Upload(files=tuple(files))
+    known = None if kind_of(upload) == "archive" else {name: name for name in names}
+    return replace(upload, extra=_as_in_cvat(params.given, known))
+
+
+def fit(upload: Upload, template: Template) -> None:
+    """Refuse data parameters that do not go with the data, or with the template.
+
+    :raises InputError: they do not; CVAT would find that out during the import.
+    """
+    own = upload.extra
+    params = merged(template.data, own, segment_size=template.task.segment_size)
+    from_server = upload.share or (upload.cloud[1] if upload.cloud else ())
+    for name in ("server_files_exclude", "filename_pattern"):
+        if name in own and not from_server:
+            raise InputError(f"params: {name} is about share and cloud, not about files and urls")
+    if params.filename_pattern and not all(path.endswith(".jsonl") for path in from_server):
+        raise InputError("params: filename_pattern goes with the name of a manifest (.jsonl) only")
+    if params.job_file_mapping is not None and kind_of_names(names_of(upload)) == "video":
+        raise InputError("params: CVAT has no job_file_mapping for videos")
+    if params.sorting_method == "predefined":
+        spaced = [file.name for file in upload.files if file.name != file.name.strip()]
+        if spaced:
+            raise InputError(
+                f"{spaced[0]!r}: CVAT cuts the spaces off in lists of names, so that it cannot be "
+                'put in its place by sorting_method = "predefined"'
+            )
+    order = own.get("upload_file_order")
+    if order is not None and set(order) != {file.name for file in upload.files}:
+        raise InputError("params: upload_file_order has to name each of the files, and no other")
+
+
+def names_of(upload: Upload) -> tuple[str, ...]:
+    """The names that the data will have inside the task, in the caller's order.
+
+    Never whole URLs: those may have secrets, and these names are shown to everybody.
+    """
+    if upload.files:
+        return tuple(file.name for file in upload.files)
+    if upload.cloud is not None:
+        return upload.cloud[1]
+    return upload.share or tuple(map(name_in_url, upload.urls))
+
+
+def kind_of(upload: Upload) -> str:
+    """The sort of data, for what is learned of import times."""
+    if not upload.files:
+        return "share" if upload.share else "urls" if upload.urls else "cloud"
+    return kind_of_names(file.name for file in upload.files)
+
+
+def kind_of_names(names: Iterable[str]) -> str:
+    """The sort of files that are called so."""
+    suffixes = {PurePosixPath(name).suffix.lower() for name in names}
+    if suffixes & VIDEO:
+        return "video"
+    if suffixes & ARCHIVE:
+        return "archive"
+    return "images"
+
+
+def digest(upload: Upload, told: Mapping[str, Any], contents: Iterable[bytes] | None = None) -> str:
+    """A digest of the data, content included, and of what was told with it: what an
+    idempotency key is bound to. ``contents`` are the SHA-256 digests of the files, where they
+    are known already."""
+    summary = hashlib.sha256(
+        json.dumps(
+            {
+                "told": told,
+                "names": upload.urls or names_of(upload),
+                "cloud": upload.cloud[0] if upload.cloud else None,
+                "extra": upload.extra,
+            },
+            sort_keys=True,
+            default=str,
+        ).encode()
+    )
+    for content in map(_content_digest, upload.files) if contents is None else contents:
+        summary.update(content)
+    return summary.hexdigest()
+
+
+def _content_digest(file: LocalFile) -> bytes:
+    content = hashlib.sha256()
+    if isinstance(file.source, bytes):
+        content.update(file.source)
+    elif isinstance(file.source, Path):
+        with file.source.open("rb") as stream:
+            _feed(content, stream)
+    else:
+        position = file.source.tell()
+        _feed(content, file.source)
+        file.source.seek(position)
+    return content.digest()
+
+
+def _feed(content: Any, stream: BinaryIO) -> None:
+    while block := stream.read(BLOCK):
+        content.update(block)
+
+
+def _each(files: Files | None) -> list[FileLike]:
+    if files is None:
+        return []
+    if isinstance(files, (str, os.PathLike)) or _is_pair(files) or hasattr(files, "read"):
+        return [cast(FileLike, files)]
+    if isinstance(files, (bytes, bytearray)):
+        raise InputError("bytes need a name: pass (name, bytes)")
+    try:
+        return list(cast(Iterable[FileLike], files))
+    except TypeError:
+        raise InputError(f"files takes a list of files, not {type(files).__name__}") from None
+
+
+def _is_pair(item: object) -> bool:
+    """Whether this is a name and what is behind it. A tuple of two paths is a list of files."""
+    return (
+        isinstance(item, tuple)
+        and len(item) == 2
+        and isinstance(item[0], str)
+        and not isinstance(item[1], str)
+    )
+
+
+def _local_file(item: FileLike, distinct: DistinctNames) -> LocalFile:
+    if isinstance(item, tuple):
+        if not _is_pair(item):
+            raise InputError("a pair of a name and bytes, a path or an open file was expected")
+        return _source(item[1], item[0], distinct)
+    return _source(item, None, distinct)
+
+
+def _source(source: object, name: str | None, distinct: DistinctNames) -> LocalFile:
+    if isinstance(source, (str, os.PathLike)):
+        path = _readable(source)
+        given = path.name if name is None else name
+        return LocalFile(_take(given, distinct), path, path.stat().st_size)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        if name is None:
+            raise InputError("bytes need a name: pass (name, bytes)")
+        content = bytes(source)
+        if not content:
+            raise InputError(f"{shown(name)}: is empty")
+        return LocalFile(_take(name, distinct), content, len(content))
+    if hasattr(source, "read"):
+        return _stream(cast(BinaryIO, source), name, distinct)
+    raise InputError(
+        f"cannot upload {type(source).__name__}: pass paths, open binary files, or pairs of a "
+        "name and one of these or bytes"
+    )
+
+
+def _take(given: str, distinct: DistinctNames) -> str:
+    name = check_file_name(given)
+    distinct.add(name, given)
+    return name
+
+
+def _readable(source: str | os.PathLike[str]) -> Path:
+    path = Path(source)
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise InputError(f"{shown(path)}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{shown(path)}: is no path ({error})") from None
+    if path.is_dir():
+        raise InputError(f"{shown(path)}: is a folder; name the files in it")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{shown(path)}: permission denied")
+    if size == 0:
+        raise InputError(f"{shown(path)}: is empty")
+    return path
+
+
+def _stream(stream: BinaryIO, name: str | None, distinct: DistinctNames) -> LocalFile:
+    own_name = getattr(stream, "name", None)
+    if name is None and isinstance(own_name, str):
+        name = Path(own_name).name
+    if name is None:
+        raise InputError("an open file without a name: pass (name, file)")
+    try:
+        position = stream.tell()
+        size = stream.seek(0, os.SEEK_END) - position
+        stream.seek(position)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{shown(name)}: cannot be rewound; pass (name, file.read())") from error
+    if isinstance(stream.read(0), str):
+        raise InputError(f"{shown(name)}: is open as text; open it with mode 'rb'")
+    if size <= 0:
+        raise InputError(f"{shown(name)}: is empty or at its end")
+    return LocalFile(_take(name, distinct), stream, size, position)
+
+
+# --- Data that CVAT has, or fetches --------------------------------------------------------------
+
+
+def _listed(what: str, names: Sequence[str]) -> Sequence[str]:
+    if isinstance(names, str | bytes) or not isinstance(names, Sequence):
+        raise InputError(f"{what} takes a list of names, not one {type(names).__name__}")
+    if not names:
+        raise InputError(f"the list of {what} names is empty")
+    return names
+
+
+def _paths(what: str, names: Sequence[str]) -> tuple[str, ...]:
+    paths = tuple(check_server_path(name, what=what) for name in _listed(what, names))
+    seen: set[str] = set()
+    for path in paths:
+        if path in seen:
+            raise InputError(f"{what} {shown(path)}: is named twice")
+        seen.add(path)
+    return paths
+
+
+def _cloud(cloud: tuple[int, Sequence[str]]) -> tuple[int, tuple[str, ...]]:
+    try:
+        storage, keys = cloud
+    except (TypeError, ValueError):
+        raise InputError("cloud takes the id of a cloud storage and a list of keys in it") from None
+    return check_whole("the id of a cloud storage", storage, least=1), _paths("cloud", keys)
+
+
+def _fetched(urls: Sequence[str], params: DataParams) -> Upload:
+    distinct = DistinctNames(
+        remedy="give the files themselves, or each URL in a request of its own"
+    )
+    known: dict[str, str] = {}
+    addresses = []
+    for url in _listed("urls", urls):
+        address = check_url(url)
+        name = name_in_url(address)
+        distinct.add(name, name)
+        known.update({url: name, address: name, name: name})
+        addresses.append(address)
+    check_extensions(known.values())
+    extra = _as_in_cvat(params.given, known if kind_of_names(known.values()) == "images" else None)
+    return Upload(urls=tuple(addresses), extra=extra)
+
+
+# --- Parameters that name files -------------------------------------------------------------------
+
+
+def _as_in_cvat(params: dict[str, Any], known: Mapping[str, str] | None) -> dict[str, Any]:
+    """Parameters whose names are those of the files in CVAT; ``known`` has these by what the
+    caller calls them. None leaves all names as they are: they are those inside an archive.
+
+    :raises InputError: a file is named that is not there.
+    """
+    if known is None:
+        return params
+    names = dict(params)
+
+    def there(key: str, given: Iterable[str]) -> tuple[str, ...]:
+        return tuple(_one_of(known, key, name) for name in given)
+
+    if "job_file_mapping" in params:
+        key = "job_file_mapping"
+        names[key] = tuple(there(key, job) for job in params[key])
+    if "upload_file_order" in params:
+        names["upload_file_order"] = there("upload_file_order", params["upload_file_order"])
+    validation = params.get("validation_params", {})
+    if "frames" in validation:
+        frames = there("validation_params.frames", validation["frames"])
+        names["validation_params"] = {**validation, "frames": frames}
+    return names
+
+
+def _one_of(known: Mapping[str, str], key: str, name: str) -> str:
+    for candidate in (name, name_in_cvat(name)):
+        if candidate in known:
+            return known[candidate]
+    raise InputError(f"params: {key} names {shown(name)}, which is none of the files")

@@ -1,0 +1,172 @@
+"""Whether webhooks can be relied on, and what polling leaves to them.
+
+A webhook is a wake-up, and polling stays the truth: as long as deliveries come in time, polling
+is a rare safety net; when the safety net has to find the jobs, polling is back. Judged is each
+scope (a project, or the organization) for itself, by what all processes on the store have seen.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import PurePosixPath
+
+from pool.clock import Clock
+from pool.config.settings import Template
+from pool.errors import StoreError
+from pool.logs import get_logger
+from pool.model import Job, RequestRecord, WebhookRecord
+from pool.store.base import Store
+from pool.tracking.poll_schedule import Pace
+
+log = get_logger(__name__)
+
+#: After so many imports in a row that the safety net found first, a webhook counts as silent.
+MISSES = 2
+#: The safety net first looks after this multiple of the moment at which a poll would have been
+#: due: a lost delivery costs that at most. Not of the slowest imports seen, since one burst of
+#: requests would spoil that for long.
+SAFETY_FACTOR = 2.5
+SAFETY_FLOOR = 0.3
+#: It looks again after this share of the time waited so far, in seconds at most.
+SAFETY_GROWTH = 0.1
+SAFETY_PAUSE = 10.0
+#: Seconds for which a judgement is used before the store is read again.
+JUDGED_FOR = 1.0
+
+#: The organization's webhook speaks for all templates.
+ORGANIZATION = "organization"
+
+#: Files that are one frame each.
+_FRAMES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+
+
+class HookState(StrEnum):
+    """What the webhook of a template is worth."""
+
+    ALIVE = "alive"
+    SILENT = "silent"
+    NOT_INSTALLED = "not installed"
+    #: CVAT has no webhooks for personal tasks outside of a project.
+    IMPOSSIBLE = "not possible"
+
+
+def judge_hook(record: WebhookRecord | None, *, heard: bool) -> HookState:
+    """Whether deliveries can be relied on. ``heard`` tells that a daemon is there to hear them.
+
+    A webhook is alive from its first delivery on, until the safety net has been first
+    :data:`MISSES` times in a row; any delivery after that revives it.
+    """
+    if record is None:
+        return HookState.NOT_INSTALLED
+    if heard and record.heard_at is not None and record.missed < MISSES:
+        return HookState.ALIVE
+    return HookState.SILENT
+
+
+def scope_of(
+    template: Template, organization: str, templates: Mapping[str, Template]
+) -> str | None:
+    """Which webhook tells of the imports of one of the ``templates``; None when CVAT cannot have
+    one.
+
+    With an organization, one webhook of it serves all templates as soon as one of them has
+    labels of its own: a second one, of a project, would deliver everything twice.
+    """
+    if organization and any(each.project is None for each in templates.values()):
+        return ORGANIZATION
+    return None if template.project is None else f"project:{template.project}"
+
+
+def project_of(scope: str) -> int | None:
+    """The project of a scope; None when it is the organization's."""
+    return None if scope == ORGANIZATION else int(scope.partition(":")[2])
+
+
+def whole_task(template: Template | None, request: RequestRecord | None, job: Job) -> bool:
+    """Whether the job certainly is the only one of its task, so that no poll is needed.
+
+    Certain is it when the template makes one job a task and the job has as many frames as the
+    request has files, each a single image. (One could still have been told, by ``params``, to
+    map files to jobs: then the job would have fewer.)
+    """
+    if template is None or request is None:
+        return False
+    if template.task.segment_size or template.task.consensus_replicas:
+        return False
+    return (job.start_frame, job.stop_frame) == (0, len(request.files) - 1) and all(
+        PurePosixPath(name).suffix.lower() in _FRAMES for name in request.files
+    )
+
+
+def safety_net_after(pace: Pace) -> float:
+    """Seconds after the POST at which polling begins while webhooks are alive."""
+    return max(SAFETY_FLOOR, SAFETY_FACTOR * pace.first)
+
+
+def safety_net_pause(waited: float) -> float:
+    """Seconds until the safety net looks again."""
+    return min(SAFETY_PAUSE, SAFETY_GROWTH * waited)
+
+
+class HookWatch:
+    """What this process knows of the webhooks. Thread-safe, and cheap to ask often.
+
+    ``templates`` are those in force, which a reload may change.
+    """
+
+    def __init__(
+        self, store: Store, templates: Mapping[str, Template], organization: str, *, clock: Clock
+    ) -> None:
+        self._store = store
+        self._templates = templates
+        self._organization = organization
+        self._clock = clock
+        self._guard = threading.Lock()
+        self._states: dict[str, HookState] = {}
+        self._judge_at = 0.0
+
+    def alive(self, template: str) -> bool:
+        """Whether the template's imports may be left to its webhook."""
+        scope = self._scope(template)
+        if scope is None:
+            return False
+        with self._guard:
+            now = self._clock.monotonic()
+            if now >= self._judge_at:
+                self._judge_at = now + JUDGED_FOR
+                self._states = self._judge()
+            return self._states.get(scope) is HookState.ALIVE
+
+    def missed(self, template: str) -> None:
+        """An import that was left to the webhook was found by polling."""
+        scope = self._scope(template)
+        if scope is None:
+            return
+        with self._guard:
+            self._judge_at = 0.0
+        try:
+            self._store.miss_webhook(scope)
+        except StoreError as error:
+            log.info("missed delivery not counted", scope=scope, why=str(error))
+
+    def _scope(self, name: str) -> str | None:
+        template = self._templates.get(name)
+        if template is None:
+            return None
+        return scope_of(template, self._organization, self._templates)
+
+    def _judge(self) -> dict[str, HookState]:
+        try:
+            records = self._store.webhooks()
+            heard = bool(records) and self._store.maintainer(now=self._clock.now()) is not None
+        except StoreError as error:
+            log.info("webhooks not judged", why=str(error))
+            return {}
+        states = {scope: judge_hook(record, heard=heard) for scope, record in records.items()}
+        for scope, state in states.items():
+            before = self._states.get(scope)
+            if before is not None and state is not before:
+                log.info("webhook judged anew", scope=scope, state=state.value)
+        return states
