@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import random
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from pool.backoff import backoff
 from pool.cvat import failures
 from pool.cvat.body import BytesBody
 from pool.cvat.multipart import Multipart, OpenFile
@@ -251,7 +251,7 @@ class _Attempts:
         self._failures += 1
         if self._failures >= MAX_FAILURES:
             raise error
-        pause = random.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._failures - 1)))
+        pause = backoff(self._failures, base=FIRST_PAUSE, cap=LONGEST_PAUSE, least=0.0)
         if isinstance(error, CvatBusy) and error.retry_after is not None:
             pause = max(pause, min(error.retry_after, 4 * LONGEST_PAUSE))
         self._stop.sleep(pause)

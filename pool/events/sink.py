@@ -28,6 +28,7 @@ from enum import Enum, auto
 from itertools import takewhile
 from typing import Any, Final, Protocol
 
+from pool.backoff import backoff
 from pool.clock import Clock
 from pool.config.settings import SinkSettings
 from pool.config.units import LONGEST_RETRY_AFTER
@@ -115,8 +116,8 @@ def judge(reply: Reply) -> Verdict:
 def pause_after(failures: int, asked: float | None, rng: random.Random) -> float:
     """Seconds until the next try after so many failures in a row: exponential, with full jitter,
     and no less than the receiver ``asked`` for, up to an hour."""
-    ceiling = min(RETRY_CAP, RETRY_BASE * 2.0 ** min(failures - 1, 20))
-    return max(rng.uniform(0.1 * ceiling, ceiling), min(asked or 0.0, LONGEST_RETRY_AFTER))
+    pause = backoff(failures, base=RETRY_BASE, cap=RETRY_CAP, rng=rng)
+    return max(pause, min(asked or 0.0, LONGEST_RETRY_AFTER))
 
 
 def hopeless(event: Event, failing_for: float, now: float) -> bool:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pool.backoff import backoff
 from pool.clock import Clock
 from pool.config.settings import Template
 from pool.cvat import CvatClient
@@ -143,8 +144,8 @@ class Reconcile:
         return hold is not None and too_early(hold, now=self._clock.now())
 
     def _failed(self, error: CvatError) -> ReconcileReport:
-        pause = min(RETRY_CAP, RETRY_BASE * 2.0 ** min(self._failures, 10))
         self._failures += 1
+        pause = backoff(self._failures, base=RETRY_BASE, cap=RETRY_CAP, least=1.0)
         self._not_before = self._clock.monotonic() + pause
         log.warning("not reconciled", why=str(error), retry_in=pause)
         return ReconcileReport(error=str(error))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from enum import Enum, auto
 
+from pool.backoff import backoff
 from pool.cvat.failures import LONGEST_BACK_OFF
 from pool.errors import (
     CvatBusy,
@@ -85,9 +86,8 @@ def hold_after(
 ) -> Hold:
     """The hold that follows a failure.
 
-    Passing failures (429, 5xx, lost connections) back off exponentially with full jitter
-    (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/) and honour
-    ``Retry-After`` up to the longest back-off; refusals (400, 401, 403) are tried again after
+    Passing failures (429, 5xx, lost connections) back off and honour ``Retry-After`` up to the
+    longest back-off; refusals (400, 401, 403) are tried again after
     minutes. ``uploads`` tells that data is not taken either.
     """
     refused = isinstance(error, REFUSALS)
@@ -100,10 +100,9 @@ def hold_after(
         together = previous.retry_at is not None and now < previous.retry_at
         attempts = previous.attempts + (not together)
     if refused:
-        delay = min(REFUSED_CAP, REFUSED_BASE * 2.0 ** min(attempts - 1, 10))
+        delay = backoff(attempts, base=REFUSED_BASE, cap=REFUSED_CAP, least=1.0)
     else:
-        ceiling = min(TRANSIENT_CAP, TRANSIENT_BASE * 2.0 ** min(attempts - 1, 10))
-        delay = rng.uniform(0.1 * ceiling, ceiling)
+        delay = backoff(attempts, base=TRANSIENT_BASE, cap=TRANSIENT_CAP, rng=rng)
         if isinstance(error, CvatBusy) and error.retry_after is not None:
             delay = max(delay, min(error.retry_after, TRANSIENT_CAP))
     return Hold(

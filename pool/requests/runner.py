@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from pool.backoff import backoff
 from pool.clock import Clock
 from pool.config.settings import Template
 from pool.cvat import CvatClient, cut_off, left_untouched, refused_for_data_there
@@ -37,8 +37,9 @@ MOST_TASKS = 3
 #: Seconds between looks at a task whose answer was lost, until the lost POST must have ended.
 SETTLE_LOOKS = (0.2, 0.5, 1.0, 2.0)
 #: Seconds to wait at most before data whose upload was cut off is sent to a second task, doubled
-#: for each further one.
+#: for each further one, and at most at all.
 CUT_OFF_PAUSE = 1.0
+LONGEST_CUT_OFF_PAUSE = 64.0
 
 
 class Aftermath(Enum):
@@ -247,7 +248,9 @@ class Intake:
 
     def back_off(self, earlier: int) -> None:
         """Pause before data whose upload was cut off is sent again, after so many times before."""
-        self._clock.sleep(random.uniform(0.0, CUT_OFF_PAUSE * 2.0**earlier))
+        self._clock.sleep(
+            backoff(earlier + 1, base=CUT_OFF_PAUSE, cap=LONGEST_CUT_OFF_PAUSE, least=0.0)
+        )
 
     def _upload(
         self, template: Template, handout: Handout, upload: Upload, progress: Progress | None

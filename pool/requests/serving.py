@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from pool.backoff import backoff
 from pool.clock import Clock
 from pool.config.settings import Template
 from pool.cvat import cut_off
@@ -26,7 +27,7 @@ from pool.model import Handout, RequestRecord, RequestState, new_id
 from pool.requests.backoff import Circuit, is_passing
 from pool.requests.breaker import Blame, Breaker, with_advice
 from pool.requests.placement import HandOut
-from pool.requests.runner import CUT_OFF_PAUSE, Aftermath, Attempt, Intake
+from pool.requests.runner import CUT_OFF_PAUSE, LONGEST_CUT_OFF_PAUSE, Aftermath, Attempt, Intake
 from pool.requests.spool import Spool
 from pool.store.base import Store
 from pool.store.queue_rows import Unserved
@@ -266,8 +267,13 @@ class Serving:
                     now=self._clock.now(),
                 )
         if cut_off(error):
-            ceiling = CUT_OFF_PAUSE * 2.0 ** min(case.request.tasks_spent, 6)
-            return self._rng.uniform(0.0, ceiling)
+            return backoff(
+                case.request.tasks_spent + 1,
+                base=CUT_OFF_PAUSE,
+                cap=LONGEST_CUT_OFF_PAUSE,
+                rng=self._rng,
+                least=0.0,
+            )
         return self._breaker.pause() if blame is Blame.SUSPECT else 0.0
 
 

@@ -11,6 +11,7 @@ import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
+from pool.backoff import backoff
 from pool.clock import Clock
 from pool.config.settings import Template
 from pool.cvat import CvatClient
@@ -314,8 +315,9 @@ class Tracker:
     def _poll_failed(self, due: Sequence[Watched], error: CvatError) -> TrackReport:
         now = self._clock.monotonic()
         self._errors += 1
-        ceiling = min(LONGEST_BACK_OFF, 0.25 * 2.0 ** min(self._errors, 10))
-        again = now + self._rng.uniform(0.5, 1.0) * ceiling
+        again = now + backoff(
+            self._errors, base=0.5, cap=LONGEST_BACK_OFF, rng=self._rng, least=0.5
+        )
         for watched in due:
             if watched.borrowed:
                 self.forget(watched.pooled_id)

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from pool.backoff import backoff
 from pool.errors import CvatBusy, CvatForbidden, CvatRefusedCredentials, CvatUnreachable, PoolError
 from pool.model import Hold
 from pool.requests.backoff import REFUSED_CAP, TRANSIENT_CAP, hold_after
@@ -69,3 +70,19 @@ def test_a_hold_says_why_and_since_when() -> None:
     assert {hold.since for hold in holds} == {100.0}
     assert "read-only" in holds[-1].reason
     assert holds[-1].code == "cvat-forbidden"
+
+
+@pytest.mark.parametrize("least", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize(
+    ("failures", "ceiling"), [(0, 0.2), (1, 0.2), (2, 0.4), (5, 3.2), (6, 5.0), (9999, 5.0)]
+)
+def test_a_pause_is_drawn_from_below_a_ceiling_that_doubles(
+    failures: int, ceiling: float, least: float
+) -> None:
+    drawn = [
+        backoff(failures, base=0.2, cap=5.0, rng=random.Random(seed), least=least)
+        for seed in range(200)
+    ]
+    assert least * ceiling == pytest.approx(min(drawn), abs=0.05 * ceiling)
+    assert max(drawn) == pytest.approx(ceiling, rel=0.05)
+    assert least * ceiling <= min(drawn) <= max(drawn) <= ceiling
