@@ -51,9 +51,8 @@ from pool.errors import (
 
 if TYPE_CHECKING:
     from pool.client import AsyncLease, AsyncRemotePool, AsyncRequest, RemotePool
-    from pool.events.records import Event
     from pool.handles import Lease, Request
-    from pool.model import Job, LeaseState, Outcome, RequestState, TaskState
+    from pool.model import Event, Job, LeaseState, Outcome, RequestState, TaskState
     from pool.observability.status import Status, TemplateStatus
     from pool.taskpool import TaskPool
 

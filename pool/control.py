@@ -11,10 +11,9 @@ from pool.clock import Clock
 from pool.config.arguments import check_prewarm
 from pool.config.settings import Settings, Template
 from pool.errors import InputError
-from pool.events.records import Event
 from pool.maintenance.recycle import DRAINED
 from pool.maintenance.reload import Reload
-from pool.model import Prewarm
+from pool.model import Event, Prewarm
 from pool.observability.status import Status, read_status
 from pool.process import Engine
 from pool.requests.backoff import SERVER
@@ -115,7 +114,7 @@ class Control:
         """Have ``callback`` called with each event from now on, whichever process it is of, in
         order and on a thread of its own; the answer ends that.
 
-        ``kinds`` are some of :data:`pool.events.records.KINDS`, all by default. What the
+        ``kinds`` are some of :data:`pool.model.KINDS`, all by default. What the
         callback raises is logged.
 
         :raises InputError: there is no such kind.

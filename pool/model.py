@@ -9,9 +9,10 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 
 class TaskState(StrEnum):
@@ -425,3 +426,95 @@ def named_in(pool_id: str, name: str) -> str | None:
 _OWN_NAME: Final = re.compile(
     r"(?:\S.{0,159}: empty, waiting for data|check of \S.{0,159}) (?P<id>\S+)"
 )
+
+
+# --- Events ---------------------------------------------------------------------------------------
+
+#: The kinds of events, in the order in which a request goes through its own.
+EventKind = Literal[
+    "request.queued",
+    "request.uploading",
+    "request.importing",
+    "request.ready",
+    "request.failed",
+    "request.cancelled",
+    "request.warned",
+    "lease.handed_out",
+    "lease.used",
+    "lease.released",
+    "lease.expired",
+    "task.warm",
+    "task.failed",
+    "task.retired",
+    "task.deleted",
+]
+KINDS: Final[tuple[EventKind, ...]] = get_args(EventKind)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One change of the state of a request, a lease or a task.
+
+    ``id`` grows from each event to the next that can be seen. ``task_id`` is CVAT's. ``state`` is
+    the new one, of what ``kind`` names; ``code`` is why a request failed, the ``code`` of a class
+    in :mod:`pool.errors`, or that of a :class:`RequestWarning`, and else empty.
+
+    ``seconds`` is what a hand-out took from asking to having, and a request from its creation to
+    its end; ``server_seconds`` is CVAT's part of that: what came after it had accepted the data,
+    and before that what passed while it or the template was held, and in tries that failed. Both
+    are None for all other kinds, ``server_seconds`` also when no data was accepted.
+    """
+
+    id: int
+    kind: str
+    at: float
+    template: str
+    task_id: int | None = None
+    lease_id: str | None = None
+    request_id: str | None = None
+    state: str
+    outcome: str | None = None
+    code: str = ""
+    seconds: float | None = None
+    server_seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EndedRequest:
+    """How a request ended, and how long it took; the fields are those of :class:`Event`."""
+
+    request_id: str
+    template: str
+    outcome: str | None
+    at: float
+    seconds: float
+    server_seconds: float | None
+    state: str
+    code: str
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SinkRecord:
+    """How far deliveries to one sink have come: all events up to ``cursor`` are done with.
+
+    ``failing_since`` is when the first delivery failed of all that have failed since the last
+    one that was accepted; None while none has.
+    """
+
+    name: str
+    cursor: int
+    failing_since: float | None = None
+    delivered: int = 0
+    given_up: int = 0
+
+
+def event_document(event: Event) -> dict[str, Any]:
+    """Return an event as JSON shows it: its fields, the time as RFC 3339."""
+    return {**asdict(event), "at": rfc3339(event.at)}
+
+
+def rfc3339(seconds: float) -> str:
+    """Return a time as JSON shows it, to the millisecond: ``2026-01-01T12:00:00.123Z``."""
+    moment = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return moment.replace("+00:00", "Z")

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 from pool.client.steps import Answer
 from pool.config.units import retry_after
 from pool.errors import CvatBusy, PoolError, PoolUnreachable, QueueFull, UnknownLease, kind_of_error
-from pool.events.records import Event
-from pool.model import Job, LeaseState, Outcome, RequestRecord, RequestWarning
+from pool.model import Event, Job, LeaseState, Outcome, RequestRecord, RequestWarning
 
 if TYPE_CHECKING:
     from pool.observability.status import Status

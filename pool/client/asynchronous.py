@@ -20,8 +20,7 @@ from pool.client.talks import Talks, fields_of
 from pool.client.wire import AsyncWire, Sleep, find_token
 from pool.clock import Clock, SystemClock
 from pool.cvat.records import Progress, Upload
-from pool.events.records import Event
-from pool.model import Job, Outcome, RequestState, RequestWarning
+from pool.model import Event, Job, Outcome, RequestState, RequestWarning
 from pool.requests.source import Files, build_upload
 
 if TYPE_CHECKING:

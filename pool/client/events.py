@@ -8,7 +8,7 @@ from pool.client.answers import event_in
 from pool.client.steps import Call
 from pool.config.arguments import check_template
 from pool.errors import InputError
-from pool.events.records import KINDS, Event
+from pool.model import KINDS, Event
 
 #: Seconds that the stream may be silent beside the time-out of an answer: the daemon sends a
 #: comment every 15 seconds.

@@ -10,8 +10,8 @@ from pool.client.events import Following
 from pool.client.talks import Talks
 from pool.client.wire import Wire
 from pool.errors import PoolClosed, PoolError, PoolUnreachable
-from pool.events.records import Event
 from pool.logs import get_logger
+from pool.model import Event
 
 if TYPE_CHECKING:
     import httpx

@@ -18,9 +18,8 @@ from pool.client.talks import Talks, fields_of
 from pool.client.wire import Wire, find_token
 from pool.clock import Clock, SystemClock
 from pool.cvat.records import Progress, Upload
-from pool.events.records import Event
 from pool.handles import Lease, Request
-from pool.model import Job, RequestRecord
+from pool.model import Event, Job, RequestRecord
 from pool.requests.source import Files, build_upload
 
 if TYPE_CHECKING:
@@ -248,7 +247,7 @@ class RemotePool:
         after: int | None = None,
     ) -> Iterator[Event]:
         """The events from now on, or those after the one with the id ``after``, without an end,
-        as they happen. ``kinds`` are some of :data:`pool.events.records.KINDS`, all by default.
+        as they happen. ``kinds`` are some of :data:`pool.model.KINDS`, all by default.
 
         :raises InputError: there is no such kind.
         :raises PoolUnreachable: no daemon answers; also later, when one is gone for long.

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Final, get_args
+from typing import Final
 
 from pool.config import data_params
 from pool.config.lines import Key
-from pool.config.settings import EventKind
 from pool.config.values import (
     Reader,
     choice,
@@ -31,6 +30,7 @@ from pool.config.values import (
     unknown_key,
     whole,
 )
+from pool.model import KINDS
 
 CVAT: Final[Mapping[str, Reader]] = {
     "url": server_url,
@@ -67,7 +67,7 @@ SINK: Final[Mapping[str, Reader]] = {
     "secret": secret_name,
     "secret_file": text(most=4096, blank=False),
     "templates": several(text(), "names of templates"),
-    "kinds": several(choice(*get_args(EventKind)), "kinds of events", least=1),
+    "kinds": several(choice(*KINDS), "kinds of events", least=1),
 }
 TASK: Final[Mapping[str, Reader]] = {
     "subset": text(most=64),

@@ -15,30 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pool.config.data_params import DEFAULTS, DataParams, read_params
+from pool.model import EventKind
 
 #: What tells one state of a file from another, written anew or in place; None where there is none.
 Stamp = tuple[int, int, int] | None
 
 OnEmpty = Literal["wait", "create", "fail"]
 OnChange = Literal["recreate", "replenish"]
-#: What a sink can be told of.
-EventKind = Literal[
-    "request.queued",
-    "request.uploading",
-    "request.importing",
-    "request.ready",
-    "request.failed",
-    "request.cancelled",
-    "request.warned",
-    "lease.handed_out",
-    "lease.used",
-    "lease.released",
-    "lease.expired",
-    "task.warm",
-    "task.failed",
-    "task.retired",
-    "task.deleted",
-]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pool.clock import Clock
 from pool.errors import InputError, PoolClosed, PoolError, StoreError
 from pool.events.notifier import Signal
-from pool.events.records import KINDS, Event
 from pool.logs import get_logger
+from pool.model import KINDS, Event
 from pool.store.base import Store
 
 log = get_logger(__name__)

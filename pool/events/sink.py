@@ -33,9 +33,8 @@ from pool.clock import Clock
 from pool.config.settings import SinkSettings
 from pool.config.units import LONGEST_RETRY_AFTER
 from pool.events.posting import Reply
-from pool.events.records import Event, SinkRecord, event_document
 from pool.logs import get_logger
-from pool.model import RequestRecord
+from pool.model import Event, RequestRecord, SinkRecord, event_document
 from pool.store.base import Store
 
 log = get_logger(__name__)

@@ -17,9 +17,9 @@ from pool.errors import PoolError, StoreError
 from pool.events.feed import Feed
 from pool.events.notifier import Signal
 from pool.events.posting import Posting
-from pool.events.records import Event
 from pool.events.sink import Describe, Post, Sink, SinkState
 from pool.logs import get_logger
+from pool.model import Event
 from pool.store.base import Store
 
 log = get_logger(__name__)

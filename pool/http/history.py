@@ -9,8 +9,8 @@ from fastapi import APIRouter, Response
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from pool.events.records import EndedRequest
 from pool.http.workers import Workers
+from pool.model import EndedRequest
 from pool.observability.history import History
 
 PATH: Final = "/v1/history"

@@ -17,10 +17,10 @@ from typing import Any, Final
 
 from pool.errors import PoolError, TooBusy
 from pool.events.feed import Feed
-from pool.events.records import Event, event_document
 from pool.http.ending import Ending
 from pool.http.workers import Workers
 from pool.logs import get_logger
+from pool.model import Event, event_document
 from pool.store.base import Store
 
 log = get_logger(__name__)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pool.clock import Clock
-from pool.events.records import EndedRequest
+from pool.model import EndedRequest
 from pool.observability.status import Status, TemplateStatus
 from pool.store.base import Store
 

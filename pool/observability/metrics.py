@@ -24,9 +24,9 @@ from prometheus_client.registry import Collector
 
 from pool import __version__
 from pool.errors import PoolError, kind_of_error
-from pool.events.records import Event
 from pool.maintenance.findings import Action
 from pool.maintenance.reconcile import ReconcileReport
+from pool.model import Event
 from pool.observability.standing import PREFIX, Sources, Standing
 from pool.tracking.watched import Finished
 

@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from pool.events.records import EndedRequest, Event, SinkRecord
+from pool.model import EndedRequest, Event, SinkRecord
 
 
 class EventRows(Protocol):
     """The events, and the sinks that are told of them.
 
-    Every change of a state that has a kind in :data:`pool.events.records.KINDS` is an event,
+    Every change of a state that has a kind in :data:`pool.model.KINDS` is an event,
     written in the transaction of the change itself, whichever process made it: none can be
     missed, and none is there of a change that did not happen. Its time is the ``now`` of that
     change.

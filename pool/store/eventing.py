@@ -12,7 +12,7 @@ from typing import Final
 
 from sqlite_utils import Database
 
-from pool.events.records import EndedRequest, Event, SinkRecord
+from pool.model import EndedRequest, Event, SinkRecord
 from pool.store.event_schema import server_seconds
 from pool.store.rows import changed, listed, number, one, rows
 

@@ -47,7 +47,7 @@ class UpkeepRows(Protocol):
     def release_hold(self, template: str, *, now: float) -> bool:
         """End a template's hold; False when there was none. What waited for CVAT in between
         counts as CVAT's part of a request's time
-        (:attr:`pool.events.records.Event.server_seconds`)."""
+        (:attr:`pool.model.Event.server_seconds`)."""
 
     def holds(self) -> Mapping[str, Hold]:
         """All holds by template."""

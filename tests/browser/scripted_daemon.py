@@ -14,10 +14,10 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import StreamingResponse
 
 from pool.config.settings import DaemonSettings
-from pool.events.records import rfc3339
 from pool.http.page import page_router
 from pool.http.problems import install
 from pool.http.server import HttpServer
+from pool.model import rfc3339
 
 
 def status_of(name: str, **more: Any) -> dict[str, Any]:

@@ -9,8 +9,7 @@ import pytest
 from store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, Scene, data, wish
 
 from pool.errors import IdempotencyConflict
-from pool.events.records import KINDS, EndedRequest, Event
-from pool.model import Hold, Outcome, new_id
+from pool.model import KINDS, EndedRequest, Event, Hold, Outcome, new_id
 from pool.store.base import CreateLimit, Opened, Store
 
 #: Times of steps that follow each other.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from store_scene import NOW, Scene
 
-from pool.events.records import SinkRecord
+from pool.model import SinkRecord
 from pool.store.base import Store
 
 LATER = NOW + 1000

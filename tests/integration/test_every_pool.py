@@ -43,7 +43,7 @@ from pool import (
 from pool.cvat import AccessTokenCredentials
 from pool.cvat.plain import plain_client
 from pool.daemon import Daemon
-from pool.events.records import Event
+from pool.model import Event
 from pool.simulator import SimulatorServer
 
 

@@ -13,7 +13,7 @@ from pool.clock import SystemClock
 from pool.errors import InputError, PoolClosed
 from pool.events import feed as module
 from pool.events.feed import Feed
-from pool.events.records import Event
+from pool.model import Event
 from pool.store import open_store
 from pool.store.base import Store
 from pool.taskpool import TaskPool

@@ -13,8 +13,7 @@ from support.commands import PATIENCE
 from support.served import files_at
 
 from pool.errors import IdempotencyConflict
-from pool.events.records import Event
-from pool.model import RequestState
+from pool.model import Event, RequestState
 from pool.simulator import SimulatorServer
 from pool.simulator.faults import Latency
 

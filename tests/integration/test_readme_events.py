@@ -20,10 +20,9 @@ from pool.clock import SystemClock
 from pool.config.loader import loads
 from pool.config.settings import SinkSettings
 from pool.events.posting import Posting, Reply
-from pool.events.records import KINDS
 from pool.events.sink import SinkState
 from pool.maintenance.scheduler import ServiceRecord
-from pool.model import ConfigRecord
+from pool.model import KINDS, ConfigRecord
 from pool.observability.metrics import Metrics
 from pool.observability.observation import Observation
 from pool.observability.standing import Sources

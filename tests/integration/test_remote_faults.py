@@ -26,8 +26,7 @@ from support.proxy import CuttingProxy
 
 from pool import LeaseEnded, PoolUnreachable, RemotePool, RequestState
 from pool.daemon import Daemon
-from pool.events.records import Event
-from pool.model import new_id
+from pool.model import Event, new_id
 from pool.simulator import SimulatorServer
 
 LARGE = 8 * 2**20

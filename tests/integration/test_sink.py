@@ -13,9 +13,8 @@ from support.happening import make_warm, serve
 from pool.config.settings import SinkSettings
 from pool.events import sink as module
 from pool.events.posting import Reply
-from pool.events.records import SinkRecord
 from pool.events.sink import PATIENCE, REFUSED_FOR, RETRY_CAP, Sink, pause_after
-from pool.model import RequestRecord
+from pool.model import RequestRecord, SinkRecord
 from pool.store.base import FINAL_GRACE, Store
 
 OK = Reply(status=200)

@@ -17,7 +17,7 @@ from support.clock import ManualClock
 
 from pool import AsyncRemotePool, InputError, PoolError, PoolUnreachable, RemotePool
 from pool.client.events import Following
-from pool.events.records import KINDS, Event, event_document
+from pool.model import KINDS, Event, event_document
 
 ADDRESS = "http://pool.test:8765"
 PATIENCE = 20.0
