@@ -52,8 +52,16 @@ from pool.errors import (
 if TYPE_CHECKING:
     from pool.client import AsyncLease, AsyncRemotePool, AsyncRequest, RemotePool
     from pool.handles import Lease, Request
-    from pool.model import Event, Job, LeaseState, Outcome, RequestState, TaskState
-    from pool.observability.status import Status, TemplateStatus
+    from pool.model import (
+        Event,
+        Job,
+        LeaseState,
+        Outcome,
+        RequestState,
+        Status,
+        TaskState,
+        TemplateStatus,
+    )
     from pool.taskpool import TaskPool
 
 __version__ = "0.1.0"

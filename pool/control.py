@@ -13,8 +13,8 @@ from pool.config.settings import Settings, Template
 from pool.errors import InputError
 from pool.maintenance.recycle import DRAINED
 from pool.maintenance.reload import Reload
-from pool.model import Event, Prewarm
-from pool.observability.status import Status, read_status
+from pool.model import Event, Prewarm, Status
+from pool.observability.status import read_status
 from pool.process import Engine
 from pool.requests.backoff import SERVER
 from pool.store.base import Store

@@ -27,7 +27,7 @@ from pool.errors import PoolError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pool.observability.status import Status
+    from pool.model import Status
     from pool.taskpool import TaskPool
 
 __all__ = ["Demo", "sample_image"]

@@ -11,7 +11,7 @@ from pool.bench import processes
 from pool.bench.calls import CallCounter
 from pool.bench.processes import Process
 from pool.errors import PoolError
-from pool.observability.status import TemplateStatus
+from pool.model import TemplateStatus
 from pool.taskpool import TaskPool
 
 #: Seconds until something that the daemon is to do has been done.

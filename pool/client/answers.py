@@ -19,7 +19,7 @@ from pool.errors import CvatBusy, PoolError, PoolUnreachable, QueueFull, Unknown
 from pool.model import Event, Job, LeaseState, Outcome, RequestRecord, RequestWarning
 
 if TYPE_CHECKING:
-    from pool.observability.status import Status
+    from pool.model import Status
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ def request_in(answer: Answer) -> SeenRequest:
 
 def status_in(answer: Answer) -> Status:
     """What the pool looks like, as the daemon tells."""
-    from pool.observability.status import Status, TemplateStatus
+    from pool.model import Status, TemplateStatus
 
     told = document_in(answer)
     with _understanding():

@@ -26,7 +26,7 @@ from pool.requests.source import Files, build_upload
 if TYPE_CHECKING:
     import httpx
 
-    from pool.observability.status import Status
+    from pool.model import Status
 
 
 class AsyncRemotePool:

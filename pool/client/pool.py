@@ -25,7 +25,7 @@ from pool.requests.source import Files, build_upload
 if TYPE_CHECKING:
     import httpx
 
-    from pool.observability.status import Status
+    from pool.model import Status
 
 #: Seconds within which an answer has to come, beside what the call itself waits for.
 TIMEOUT = 30.0

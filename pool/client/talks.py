@@ -32,17 +32,12 @@ from pool.config.arguments import (
     check_ttl,
 )
 from pool.cvat.records import Upload
-from pool.errors import (
-    LeaseEnded,
-    UnknownLease,
-    UnknownRequest,
-    WaitTimeout,
-)
+from pool.errors import LeaseEnded, UnknownLease, UnknownRequest, WaitTimeout
 from pool.handles import error_of
 from pool.model import Job, LeaseState, RequestState
 
 if TYPE_CHECKING:
-    from pool.observability.status import Status
+    from pool.model import Status
 
 T = TypeVar("T")
 

@@ -17,19 +17,10 @@ from typing_extensions import TypedDict
 from pool.errors import PoolError
 from pool.handles import error_of
 from pool.http.problems import title_of
-from pool.model import (
-    Job as JobRecord,
-)
-from pool.model import (
-    LeaseRecord,
-    LeaseState,
-    Outcome,
-    RequestRecord,
-    RequestState,
-)
-from pool.observability.status import Status as PoolStatus
-from pool.observability.status import TemplateStatus as PoolTemplateStatus
-from pool.tracking.webhook_health import HookState
+from pool.model import Job as JobRecord
+from pool.model import LeaseRecord, LeaseState, Outcome, RequestRecord, RequestState, WebhookState
+from pool.model import Status as PoolStatus
+from pool.model import TemplateStatus as PoolTemplateStatus
 
 #: Where the page of a task is, by CVAT's id of it.
 TaskUrl = Callable[[int], str]
@@ -173,7 +164,7 @@ class TemplateStatus(TypedDict):
         str, Field(description="Why nothing is created or sent, for it or for all; empty: not held")
     ]
     hold_code: Annotated[str, Field(description="The code of the error that it is held for")]
-    hooks: Annotated[HookState, Field(description="What its webhook is worth")]
+    hooks: Annotated[WebhookState, Field(description="What its webhook is worth")]
     hooks_silent_since: Time | None
     prewarm_size: Annotated[int, Field(description="The size that prewarming asks for; 0: none")]
     prewarm_until: Time | None

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pool.clock import Clock
-from pool.model import EndedRequest
-from pool.observability.status import Status, TemplateStatus
+from pool.model import EndedRequest, Status, TemplateStatus
 from pool.store.base import Store
 
 #: Seconds between two samples, for which samples are kept, and how many requests are told of.

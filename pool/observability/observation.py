@@ -12,13 +12,13 @@ from pool.events.sinks import Sinks
 from pool.http.schemas import request_document
 from pool.logs import get_logger
 from pool.maintenance.scheduler import Scheduler
-from pool.model import RequestRecord
+from pool.model import RequestRecord, Status
 from pool.observability.health import Health
 from pool.observability.history import EVERY, History
 from pool.observability.metrics import Metrics
 from pool.observability.reach import Reach
 from pool.observability.standing import Sources
-from pool.observability.status import Status, read_status
+from pool.observability.status import read_status
 from pool.process import Engine
 
 log = get_logger(__name__)

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from pool.errors import StoreError
 from pool.events.sink import SinkState
 from pool.maintenance.scheduler import ServiceRecord
-from pool.observability.status import Status, TemplateStatus
+from pool.model import Status, TemplateStatus
 
 #: Before the name of every metric of the pool's.
 PREFIX: Final = "cvat_pool_"

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import PurePosixPath
 
 from pool.clock import Clock
 from pool.config.settings import Template
 from pool.errors import StoreError
 from pool.logs import get_logger
-from pool.model import Job, RequestRecord, WebhookRecord
+from pool.model import Job, RequestRecord, WebhookRecord, WebhookState
 from pool.store.base import Store
 from pool.tracking.poll_schedule import Pace
 
@@ -42,27 +41,17 @@ ORGANIZATION = "organization"
 _FRAMES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 
-class HookState(StrEnum):
-    """What the webhook of a template is worth."""
-
-    ALIVE = "alive"
-    SILENT = "silent"
-    NOT_INSTALLED = "not installed"
-    #: CVAT has no webhooks for personal tasks outside of a project.
-    IMPOSSIBLE = "not possible"
-
-
-def judge_hook(record: WebhookRecord | None, *, heard: bool) -> HookState:
+def judge_hook(record: WebhookRecord | None, *, heard: bool) -> WebhookState:
     """Whether deliveries can be relied on. ``heard`` tells that a daemon is there to hear them.
 
     A webhook is alive from its first delivery on, until the safety net has been first
     :data:`MISSES` times in a row; any delivery after that revives it.
     """
     if record is None:
-        return HookState.NOT_INSTALLED
+        return WebhookState.NOT_INSTALLED
     if heard and record.heard_at is not None and record.missed < MISSES:
-        return HookState.ALIVE
-    return HookState.SILENT
+        return WebhookState.ALIVE
+    return WebhookState.SILENT
 
 
 def scope_of(
@@ -124,7 +113,7 @@ class HookWatch:
         self._organization = organization
         self._clock = clock
         self._guard = threading.Lock()
-        self._states: dict[str, HookState] = {}
+        self._states: dict[str, WebhookState] = {}
         self._judge_at = 0.0
 
     def alive(self, template: str) -> bool:
@@ -137,7 +126,7 @@ class HookWatch:
             if now >= self._judge_at:
                 self._judge_at = now + JUDGED_FOR
                 self._states = self._judge()
-            return self._states.get(scope) is HookState.ALIVE
+            return self._states.get(scope) is WebhookState.ALIVE
 
     def missed(self, template: str) -> None:
         """An import that was left to the webhook was found by polling."""
@@ -157,7 +146,7 @@ class HookWatch:
             return None
         return scope_of(template, self._organization, self._templates)
 
-    def _judge(self) -> dict[str, HookState]:
+    def _judge(self) -> dict[str, WebhookState]:
         try:
             records = self._store.webhooks()
             heard = bool(records) and self._store.maintainer(now=self._clock.now()) is not None

@@ -20,11 +20,11 @@ from pool.config.loader import load
 from pool.config.settings import ImportSettings, PoolSettings, Template
 from pool.cvat import connect
 from pool.daemon import Daemon
+from pool.model import WebhookState
 from pool.process import Engine
 from pool.requests.dispatcher import Dispatch
 from pool.simulator import SimulatorServer
 from pool.store.base import Store
-from pool.tracking.webhook_health import HookState
 from pool.tracking.webhook_receiver import Deliveries
 from pool.tracking.webhook_setup import HookReport, HookSetup
 
@@ -82,7 +82,7 @@ def hooks(
 ) -> Iterator[HookReport]:
     report = install(setup, hooked_daemon)
     assert (report.delivery, report.reachable) == ("delivered", True)
-    wait_until(hooked_daemon, lambda: state(caller) is HookState.ALIVE)
+    wait_until(hooked_daemon, lambda: state(caller) is WebhookState.ALIVE)
     yield report
     list(setup.remove())
 

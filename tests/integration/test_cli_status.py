@@ -14,9 +14,9 @@ from support.terminal import in_a_terminal
 
 from pool.config.loader import load
 from pool.daemon import Daemon
-from pool.observability.status import Status, TemplateStatus, troubles
+from pool.model import Status, TemplateStatus, WebhookState
+from pool.observability.status import troubles
 from pool.simulator import SimulatorServer
-from pool.tracking.webhook_health import HookState
 
 LONG = "drive-2026-11-night-rain-front-camera"
 LONGEST = "all-of-the-sixty-four-characters-that-the-name-of-a-template-has"
@@ -132,7 +132,7 @@ NOW = 1_800_000_000.0
 def template(name: str = "scenes", **more: object) -> TemplateStatus:
     levels = dict.fromkeys(("creating", "leased", "importing", "deleting", "waiting"), 0)
     counts = {"hits": 0, "waits": 0, "colds": 0, "target": 2, "warm": 2, "rate": 0.0}
-    told = {"name": name, **levels, **counts, "hooks": HookState.ALIVE, **more}
+    told = {"name": name, **levels, **counts, "hooks": WebhookState.ALIVE, **more}
     return TemplateStatus(**told)  # type: ignore[arg-type]
 
 

@@ -19,8 +19,7 @@ from pool.errors import InputError
 from pool.maintenance.recycle import Recycle
 from pool.maintenance.refill import Refill
 from pool.maintenance.reload import ReloadReport
-from pool.model import LeaseRecord
-from pool.observability.status import TemplateStatus
+from pool.model import LeaseRecord, TemplateStatus
 from pool.store.base import Store
 
 

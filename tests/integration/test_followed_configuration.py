@@ -18,8 +18,8 @@ from pool import TaskPool
 from pool.config.loader import load
 from pool.cvat import connect
 from pool.daemon import Daemon
+from pool.model import WebhookState
 from pool.simulator import SimulatorServer
-from pool.tracking.webhook_health import HookState
 from pool.tracking.webhook_setup import HookSetup
 
 SUCCESSFUL = "cvat_pool_config_last_reload_successful"
@@ -227,7 +227,7 @@ def test_the_webhook_of_a_template_that_came_with_a_reload_is_relied_on(
                 assert [each.delivery for each in reports if each.scope] == ["delivered"]
                 hooked = eventually(
                     lambda: caller.status().templates[-1],
-                    lambda row: row.hooks is HookState.ALIVE and row.warm == 1,
+                    lambda row: row.hooks is WebhookState.ALIVE and row.warm == 1,
                 )
                 assert hooked.name == "hooked"
                 simulator.stats.reset()

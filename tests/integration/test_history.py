@@ -16,8 +16,9 @@ from pool.config.settings import DaemonSettings, Settings
 from pool.http.history import PATH, Hour, history_router
 from pool.http.server import HttpServer
 from pool.http.workers import Workers
+from pool.model import Status
 from pool.observability.history import EVERY, KEPT_FOR, History
-from pool.observability.status import Status, read_status
+from pool.observability.status import read_status
 from pool.process import Engine
 from pool.store.base import Store
 

@@ -10,9 +10,10 @@ from support.hooked import PING, SCOPE, Imports, created
 from support.scripted import ScriptedCvat
 
 from pool.config.settings import Settings, Template
+from pool.model import WebhookState
 from pool.observability.status import read_status
 from pool.process import Engine
-from pool.tracking.webhook_health import JUDGED_FOR, HookState
+from pool.tracking.webhook_health import JUDGED_FOR
 from pool.tracking.webhook_receiver import TOO_LATE, Deliveries
 
 #: The usual time of an import.
@@ -27,7 +28,7 @@ def template(template: Template) -> Template:
 # --- Polling as the safety net ------------------------------------------------------------------
 
 
-def hook_state(engine: Engine, settings: Settings) -> HookState:
+def hook_state(engine: Engine, settings: Settings) -> WebhookState:
     return read_status(engine.store, settings, now=engine.clock.now()).templates[0].hooks
 
 
@@ -53,7 +54,7 @@ def test_polling_waits_while_webhooks_are_alive(
     imports.begin()
     due = engine.tracker.seconds_until_due()
     assert due == pytest.approx(2.5 * USUAL, rel=0.3)
-    assert hook_state(engine, settings) is HookState.ALIVE
+    assert hook_state(engine, settings) is WebhookState.ALIVE
     assert cvat.count("jobs") == 0
 
 
@@ -66,7 +67,7 @@ def test_a_lost_delivery_is_made_up_for(
     engine.clock.sleep(engine.tracker.seconds_until_due() or 0.0)
     assert engine.tracker.run_once().ready == 1
     assert engine.store.webhooks()[SCOPE].missed == 1
-    assert hook_state(engine, settings) is HookState.ALIVE, "one may get lost"
+    assert hook_state(engine, settings) is WebhookState.ALIVE, "one may get lost"
 
 
 def lose(engine: Engine, imports: Imports, cvat: ScriptedCvat) -> int:
@@ -87,7 +88,7 @@ def test_polling_takes_over_when_deliveries_stop_and_gives_way_again(
 ) -> None:
     for _ in range(2):
         lost = lose(engine, imports, cvat)
-    assert hook_state(engine, settings) is HookState.SILENT
+    assert hook_state(engine, settings) is WebhookState.SILENT
     status = read_status(engine.store, settings, now=engine.clock.now()).templates[0]
     assert status.hooks_silent_since is not None
     last = imports.begin()
@@ -95,7 +96,7 @@ def test_polling_takes_over_when_deliveries_stop_and_gives_way_again(
     engine.tracker.forget(f"pooled{last - 100}")
     # A polled import is always found before its delivery, which comes a little later.
     deliveries.handle(created(lost))
-    assert hook_state(engine, settings) is HookState.ALIVE
+    assert hook_state(engine, settings) is WebhookState.ALIVE
     engine.clock.sleep(JUDGED_FOR)
     imports.begin()
     assert (engine.tracker.seconds_until_due() or 0.0) > 1.5 * USUAL
@@ -113,7 +114,7 @@ def test_deliveries_that_are_late_are_not_relied_on(
     engine.clock.sleep(TOO_LATE + 0.1)
     for task_id in lost:
         deliveries.handle(created(task_id))
-    assert hook_state(engine, settings) is HookState.SILENT
+    assert hook_state(engine, settings) is WebhookState.SILENT
 
 
 @pytest.mark.usefixtures("alive")
@@ -121,7 +122,7 @@ def test_without_a_daemon_nobody_hears(
     engine: Engine, imports: Imports, settings: Settings
 ) -> None:
     engine.store.release_maintenance("a daemon")
-    assert hook_state(engine, settings) is HookState.SILENT
+    assert hook_state(engine, settings) is WebhookState.SILENT
     engine.clock.sleep(JUDGED_FOR)
     imports.begin()
     assert (engine.tracker.seconds_until_due() or 0.0) < 1.2 * USUAL
@@ -131,7 +132,7 @@ def test_without_a_daemon_nobody_hears(
 def test_before_the_first_delivery_polling_does_the_work(
     engine: Engine, deliveries: Deliveries, imports: Imports, settings: Settings
 ) -> None:
-    assert hook_state(engine, settings) is HookState.SILENT
+    assert hook_state(engine, settings) is WebhookState.SILENT
     imports.begin()
     assert (engine.tracker.seconds_until_due() or 0.0) < USUAL
 

@@ -21,11 +21,10 @@ from pool.http.workers import Workers
 from pool.maintenance.findings import Action
 from pool.maintenance.reconcile import ReconcileReport
 from pool.maintenance.scheduler import ServiceRecord
-from pool.model import Hold
+from pool.model import Hold, Status
 from pool.observability.metrics import Metrics
 from pool.observability.observation import Observation
 from pool.observability.standing import Sources
-from pool.observability.status import Status
 from pool.process import Engine
 from pool.requests.backoff import SERVER
 from pool.store.base import Store

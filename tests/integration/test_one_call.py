@@ -21,8 +21,7 @@ from pool import Request, RequestState, TaskPool
 from pool.config.loader import load
 from pool.daemon import Daemon
 from pool.errors import CvatBusy, CvatRefusedCredentials
-from pool.model import Event
-from pool.observability.status import TemplateStatus
+from pool.model import Event, TemplateStatus
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 from pool.simulator.faults import Cut, Error, Hang
 

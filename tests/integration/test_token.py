@@ -19,8 +19,7 @@ from pool.maintenance.deletion import Deletion
 from pool.maintenance.reconcile import Reconcile
 from pool.maintenance.recycle import Recycle
 from pool.maintenance.refill import Refill
-from pool.model import Handout, Outcome, RequestRecord, RequestState, TaskState
-from pool.observability.status import TemplateStatus
+from pool.model import Handout, Outcome, RequestRecord, RequestState, TaskState, TemplateStatus
 from pool.requests.backoff import REFUSED_BASE, REFUSED_CAP
 from pool.requests.source import build_upload
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings

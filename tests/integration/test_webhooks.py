@@ -10,8 +10,8 @@ from support.hooked import Counted, serve, state, wait_until
 
 from pool import ImportFailed, Outcome, TaskPool
 from pool.daemon import Daemon
+from pool.model import WebhookState
 from pool.simulator import SimulatorServer
-from pool.tracking.webhook_health import HookState
 from pool.tracking.webhook_setup import HookReport
 
 
@@ -32,7 +32,7 @@ def test_jobs_are_announced_to_another_process_without_a_poll(
         (job_id,) = serve(caller, image)
         assert job_id in simulator.state.jobs
     assert caller.calls["jobs"] == 0
-    assert state(caller) is HookState.ALIVE
+    assert state(caller) is WebhookState.ALIVE
 
 
 @pytest.mark.usefixtures("patient")
@@ -93,15 +93,15 @@ def test_lost_deliveries_bring_polling_back(
     hook = simulator.state.webhooks[hooks.webhook_id or 0]
     simulator.call(lambda: setattr(hook, "is_active", False))
     for _ in range(2):
-        assert state(caller) is HookState.ALIVE
+        assert state(caller) is WebhookState.ALIVE
         serve(caller, image)
-    assert state(caller) is HookState.SILENT
+    assert state(caller) is WebhookState.SILENT
     assert caller.calls["jobs"] >= 2
     row = next(row for row in caller.pool.status().templates if row.name == "hooked")
     assert row.hooks_silent_since is not None
     simulator.call(lambda: setattr(hook, "is_active", True))
     serve(caller, image)
-    wait_until(hooked_daemon, lambda: state(caller) is HookState.ALIVE)
+    wait_until(hooked_daemon, lambda: state(caller) is WebhookState.ALIVE)
 
 
 def test_a_forged_delivery_has_no_effect(

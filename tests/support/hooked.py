@@ -13,11 +13,10 @@ import urllib3
 from pool import TaskPool
 from pool.config.settings import Template
 from pool.daemon import Daemon
-from pool.model import RequestRecord, RequestState
+from pool.model import RequestRecord, RequestState, WebhookState
 from pool.process import Engine
 from pool.simulator import SimulatorServer
 from pool.store.base import CreateLimit, NewLease, NewRequest
-from pool.tracking.webhook_health import HookState
 from pool.tracking.webhook_setup import HookReport, HookSetup
 from support.commands import PATIENCE
 
@@ -59,7 +58,7 @@ def install(setup: HookSetup, daemon: Daemon) -> HookReport:
     return setup.ping(report)
 
 
-def state(caller: Counted, template: str = "hooked") -> HookState:
+def state(caller: Counted, template: str = "hooked") -> WebhookState:
     return {row.name: row.hooks for row in caller.pool.status().templates}[template]
 
 

@@ -17,10 +17,9 @@ from pool.cvat.records import ImportState, ImportStatus
 from pool.cvat.webhooks import Delivery, Event, is_signed, parse_event, signature_of
 from pool.errors import ConfigError
 from pool.http.server import check_exposure, is_loopback
-from pool.model import Job, RequestRecord, RequestState, WebhookRecord
+from pool.model import Job, RequestRecord, RequestState, WebhookRecord, WebhookState
 from pool.tracking.poll_schedule import Pace
 from pool.tracking.webhook_health import (
-    HookState,
     judge_hook,
     project_of,
     safety_net_after,
@@ -130,16 +129,16 @@ HEARD = WebhookRecord(
 @pytest.mark.parametrize(
     ("record", "heard", "state"),
     [
-        (None, True, HookState.NOT_INSTALLED),
-        (replace(HEARD, heard_at=None), True, HookState.SILENT),
-        (HEARD, True, HookState.ALIVE),
-        (replace(HEARD, missed=1), True, HookState.ALIVE),
-        (replace(HEARD, missed=2), True, HookState.SILENT),
-        (HEARD, False, HookState.SILENT),
+        (None, True, WebhookState.NOT_INSTALLED),
+        (replace(HEARD, heard_at=None), True, WebhookState.SILENT),
+        (HEARD, True, WebhookState.ALIVE),
+        (replace(HEARD, missed=1), True, WebhookState.ALIVE),
+        (replace(HEARD, missed=2), True, WebhookState.SILENT),
+        (HEARD, False, WebhookState.SILENT),
     ],
 )
 def test_a_webhook_is_alive_until_it_fails_twice(
-    record: WebhookRecord | None, heard: bool, state: HookState
+    record: WebhookRecord | None, heard: bool, state: WebhookState
 ) -> None:
     assert judge_hook(record, heard=heard) is state
 

@@ -10,16 +10,10 @@ import pytest
 from support.talking import ADDRESS, JOB, LEASE, REQUEST, page, problem, told
 
 from pool import errors
-from pool.client.answers import (
-    error_in,
-    lease_in,
-    request_in,
-    status_in,
-)
+from pool.client.answers import error_in, lease_in, request_in, status_in
 from pool.errors import CvatBusy, InputError, PoolError, PoolUnreachable, SpoolFull, UnknownLease
 from pool.handles import error_of
-from pool.model import Job, LeaseState, Outcome, RequestState
-from pool.tracking.webhook_health import HookState
+from pool.model import Job, LeaseState, Outcome, RequestState, WebhookState
 
 
 def every_error(kind: type[PoolError] = PoolError) -> list[type[PoolError]]:
@@ -166,7 +160,7 @@ def test_a_status() -> None:
     status = status_in(told(STATUS))
     (row,) = status.templates
     assert (row.name, row.warm, row.rate) == ("scenes", 4, 0.5)
-    assert row.hooks is HookState.ALIVE
+    assert row.hooks is WebhookState.ALIVE
     assert row.paused_since == datetime(2026, 1, 1, 12, tzinfo=UTC)
     assert (status.maintainer, status.in_flight) == ("host:1", 2)
 
