@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Tells the time and waits for it to pass."""
+    """Tells the time, and waits for it to pass."""
 
     def now(self) -> float:
         """Seconds since the Unix epoch, UTC; what goes into the store."""
@@ -37,3 +37,25 @@ class SystemClock:
 
     def wait(self, condition: threading.Condition, seconds: float | None) -> bool:
         return condition.wait(seconds)
+
+
+class Wakeup:
+    """An auto-reset event: one thread waits for it, by the clock's time, and any may set it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._condition = threading.Condition()
+        self._is_set = False
+
+    def set(self) -> None:
+        """End the wait that is under way, or else the next one."""
+        with self._condition:
+            self._is_set = True
+            self._condition.notify()
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Return once it is set, or after ``seconds``, and reset it."""
+        with self._condition:
+            if not self._is_set:
+                self._clock.wait(self._condition, seconds)
+            self._is_set = False

@@ -123,9 +123,8 @@ class Engine:
             clock=self.clock,
         )
         self.tracker.listen(self._finalize_afterwards)
-        #: What happens, here and in other processes.
+        #: Wakes all who wait for what happens, here and in other processes.
         self.feed = Feed(self.store, clock=self.clock)
-        self.tracker.listen(lambda _: self.feed.hurry())
 
     def cvat(self) -> CvatClient:
         """The client for the server, made when it is first needed.

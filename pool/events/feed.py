@@ -1,74 +1,189 @@
-"""Tells who listens of what happens, in whichever process of the store it does.
+"""The one watcher of a store in a process: it wakes all who wait for news.
 
-One thread looks whether the store has changed, which costs a few microseconds, and reads the
-events only then; it exists only as long as somebody listens. What happens in this process is told
-at once. Callbacks of users run on a thread each, with a place of their own in the events, which
-the store keeps: so one that is slow delays nobody, takes up no memory, and misses nothing.
+One thread compares the store's change counter, which costs a few microseconds, and reads the events
+only when it has moved. Commits of this process poke it; those of others it finds within
+:data:`LOOK` seconds. It looks only while something waits.
+
+A wake-up is a hint and never the answer: a waiter reads its row itself. So none is harmful that
+comes early or twice, and should one be lost, the waiter still checks every :data:`RECHECK` seconds.
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable, Collection, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from typing import Final, TypeVar
 
-from pool.clock import Clock
+from pool.clock import Clock, Wakeup
 from pool.errors import InputError, PoolClosed, PoolError, StoreError
-from pool.events.notifier import Signal
 from pool.logs import get_logger
 from pool.model import KINDS, Event
 from pool.store.base import Store
 
 log = get_logger(__name__)
 
-#: Seconds between two looks at the store, and after a look that failed.
-LOOK = 0.05
-LOOK_AGAIN = 1.0
+T = TypeVar("T")
+
+#: Seconds between two looks at the change counter, for what other processes commit; and at least,
+#: so that commits which follow one another closely share a look.
+LOOK: Final = 0.02
+GAP: Final = 0.002
+#: Seconds after which everything that waits checks again, whatever was heard.
+RECHECK: Final = 2.0
+#: Seconds until the next look after one that failed.
+RETRY: Final = 1.0
+#: Seconds for which the thread stays when nothing waits any more, without looking: callers that
+#: come one after the other need not start one each.
+LINGER: Final = 1.0
 #: Events that are read at once.
 BATCH = 500
 
-#: Called with the events since the last call; with none when something else has changed.
-Watcher = Callable[[Sequence[Event]], None]
+#: Called with new events; without any, when something else was committed.
+Service = Callable[[Sequence[Event]], None]
 Callback = Callable[[Event], None]
 Unsubscribe = Callable[[], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Interest:
-    """Which events somebody wants to hear of; nothing given stands for all."""
+@dataclass(slots=True, eq=False)
+class _Registered:
+    """A service, and the last event that it has had."""
 
-    kinds: frozenset[str] = frozenset()
-    template: str | None = None
-
-    def covers(self, event: Event) -> bool:
-        """Whether the event is among them."""
-        return (not self.kinds or event.kind in self.kinds) and (
-            self.template is None or event.template == self.template
-        )
+    service: Service
+    kinds: frozenset[str]
+    cursor: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Watching:
-    watcher: Watcher
-    after: int
+class _Waiter:
+    """A thread, or a coroutine of ``loop``, that waits for a request or a lease; without the id of
+    either, for any commit."""
+
+    request: str
+    lease: str
+    wake: Callable[[], None]
+    loop: asyncio.AbstractEventLoop | None = None
 
 
 class Feed:
-    """The events of one store, as they happen. Thread-safe."""
+    """The news of one store. Thread-safe."""
 
     def __init__(self, store: Store, *, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._guard = threading.Lock()
-        self._watching: list[_Watching] = []
-        self._subscriptions: set[_Subscription] = set()
+        self._condition = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._services: tuple[_Registered, ...] = ()
+        self._waiters: set[_Waiter] = set()
+        self._subscriptions: set[_Subscription] = set()
+        self._poked = False
         self._closed = False
+        #: The last event that was passed on; None while nothing waits. It goes back when a service
+        #: needs older ones.
+        self._cursor: int | None = None
         self._token: object = None
-        self._cursor = 0
-        self._hurry = Signal(clock)
+        self._looked_at = self._recheck_at = 0.0
+        store.on_commit(self.poke)
+
+    # --- Waiting --------------------------------------------------------------------------------
+
+    def wait_for(
+        self,
+        check: Callable[[], T | None],
+        timeout: float | None,
+        *,
+        request: str = "",
+        lease: str = "",
+    ) -> T | None:
+        """Return the first answer of ``check`` that is not None; None after ``timeout`` seconds.
+
+        ``check`` runs on the calling thread: at first, after each event of the ``request`` or
+        ``lease`` of that id, or after each commit where neither is given, and every
+        :data:`RECHECK` seconds. What it raises is raised.
+
+        :raises PoolClosed: the feed was closed.
+        """
+        if timeout is not None and timeout <= 0:
+            return check()
+        deadline = None if timeout is None else self._clock.monotonic() + timeout
+        news = Wakeup(self._clock)
+        waiter = _Waiter(request, lease, news.set)
+        self._register(waiter)
+        try:
+            # Only now: what is committed from here on wakes this thread.
+            while (answer := check()) is None:
+                remaining = RECHECK if deadline is None else deadline - self._clock.monotonic()
+                if remaining <= 0:
+                    return None
+                news.wait(min(remaining, RECHECK))
+                if self._closed:
+                    raise PoolClosed
+            return answer
+        finally:
+            self._leave(waiter)
+
+    async def wait_for_async(
+        self,
+        check: Callable[[], Awaitable[T | None]],
+        timeout: float | None,
+        *,
+        request: str = "",
+        lease: str = "",
+        stop: asyncio.Future[None] | None = None,
+    ) -> T | None:
+        """As :meth:`wait_for`, on an event loop and without a thread. Return None, too, when
+        ``stop`` is done."""
+        loop, news = asyncio.get_running_loop(), asyncio.Event()
+        deadline = None if timeout is None else loop.time() + timeout
+        timer = None if deadline is None else loop.call_at(deadline, news.set)
+
+        def stopped(_: asyncio.Future[None]) -> None:
+            news.set()
+
+        if stop is not None:
+            stop.add_done_callback(stopped)
+        waiter = _Waiter(request, lease, news.set, loop)
+        self._register(waiter)
+        try:
+            while (answer := await check()) is None:
+                if deadline is not None and loop.time() >= deadline:
+                    return None
+                await news.wait()
+                news.clear()
+                if self._closed:
+                    raise PoolClosed
+                if stop is not None and stop.done():
+                    return None
+            return answer
+        finally:
+            self._leave(waiter)
+            if timer is not None:
+                timer.cancel()
+            if stop is not None:
+                stop.remove_done_callback(stopped)
 
     # --- Listening ------------------------------------------------------------------------------
+
+    def on(self, service: Service, *kinds: str) -> Unsubscribe:
+        """Have ``service`` called with the events of ``kinds`` from now on, on the feed's thread,
+        which it must not hold up; return what ends that.
+
+        Without ``kinds`` it is called with all events, and with none after a commit that made none.
+
+        :raises PoolClosed: the feed was closed.
+        """
+        registered = _Registered(service, frozenset(kinds), self._store.last_event_id())
+        with self._condition:
+            self._start()
+            if self._cursor is None or registered.cursor < self._cursor:
+                self._cursor, self._token = registered.cursor, None
+            self._services += (registered,)
+        return partial(self._dismiss, registered)
 
     def subscribe(
         self,
@@ -77,191 +192,253 @@ class Feed:
         kinds: Collection[str] | None = None,
         template: str | None = None,
     ) -> Unsubscribe:
-        """Have ``callback`` called with each event from now on, in their order, on a thread of
-        its own; the answer ends that.
+        """Have ``callback`` called with each event from now on, in order and on a thread of its
+        own; return what ends that.
 
-        An error that it raises is logged, and it is called with the next event. After the end it
+        It has a place of its own among the events in the store: a slow callback delays no other,
+        takes up no memory, and misses nothing. An error that it raises is logged. After the end it
         is not called any more, though one call may still be under way.
 
         :raises InputError: there is no such kind.
-        :raises PoolClosed: the pool is closed.
+        :raises PoolClosed: the feed was closed.
         """
         unknown = sorted(set(kinds or ()) - set(KINDS))
         if unknown:
             raise InputError(f"no event is of kind {unknown[0]!r}; there is {', '.join(KINDS)}")
-        interest = Interest(frozenset(kinds or ()), template)
-        subscription = _Subscription(self._store, callback, interest, clock=self._clock)
-        unwatch = self.watch(subscription.notice)
-        with self._guard:
+        subscription = _Subscription(self._store, callback, tuple(kinds or ()), template)
+        unsubscribe = self.on(subscription.notify, *subscription.kinds)
+        with self._condition:
             self._subscriptions.add(subscription)
         subscription.start()
 
-        def unsubscribe() -> None:
-            unwatch()
+        def end() -> None:
+            unsubscribe()
             subscription.stop()
-            with self._guard:
+            with self._condition:
                 self._subscriptions.discard(subscription)
 
-        return unsubscribe
+        return end
 
-    def watch(self, watcher: Watcher) -> Unsubscribe:
-        """Have ``watcher`` called with what is new, on the feed's own thread, which it must not
-        hold up; the answer ends that. For the parts of the pool: see :meth:`subscribe`.
-
-        :raises PoolClosed: the pool is closed.
-        """
-        watching = _Watching(watcher, self._store.last_event_id())
-        with self._guard:
-            if self._closed:
-                raise PoolClosed
-            if not self._watching:
-                self._cursor, self._token = watching.after, None
-            self._watching.append(watching)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
-                self._thread.start()
-        return lambda: self._unwatch(watching)
-
-    def _unwatch(self, watching: _Watching) -> None:
-        with self._guard:
-            if watching in self._watching:
-                self._watching.remove(watching)
-        self._hurry.announce()
-
-    def hurry(self) -> None:
-        """Something has just happened in this process: look now."""
-        self._hurry.announce()
+    def poke(self) -> None:
+        """Look at once. The store does it after each commit of this process."""
+        if self._thread is not None and not self._poked:
+            with self._condition:
+                self._poked = True
+                self._condition.notify()
 
     def close(self) -> None:
-        """Tell nobody any more."""
-        with self._guard:
+        """Wake all who wait, and call no service or callback any more."""
+        with self._condition:
             self._closed = True
-            self._watching.clear()
-            thread, subscriptions = self._thread, list(self._subscriptions)
-            self._subscriptions.clear()
+            waiters, self._waiters = self._waiters, set()
+            subscriptions, self._subscriptions = self._subscriptions, set()
+            thread, self._services = self._thread, ()
+            self._condition.notify()
+        _wake(waiters)
         for subscription in subscriptions:
             subscription.stop()
-        self._hurry.announce()
         if thread is not None and thread is not threading.current_thread():
-            thread.join(LOOK_AGAIN)
+            thread.join(RETRY)
 
     @property
     def cursor(self) -> int:
-        """The id of the newest event that was told."""
-        return self._cursor
+        """The id of the newest event that was passed on; 0 while nothing waits."""
+        return self._cursor or 0
 
     @property
     def running(self) -> bool:
-        """Whether there is a thread, because somebody listens."""
-        return self._thread is not None
+        """Whether the store is looked at, because something waits."""
+        return bool(self._services or self._waiters)
+
+    def _register(self, waiter: _Waiter) -> None:
+        with self._condition:
+            self._start()
+            self._waiters.add(waiter)
+
+    def _leave(self, waiter: _Waiter) -> None:
+        with self._condition:
+            self._waiters.discard(waiter)
+
+    def _dismiss(self, registered: _Registered) -> None:
+        with self._condition:
+            self._services = tuple(each for each in self._services if each is not registered)
+
+    def _start(self) -> None:
+        if self._closed:
+            raise PoolClosed
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
+            self._thread.start()
+        elif not self.running:
+            self._condition.notify()
 
     # --- The thread -----------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while True:
-            seen = self._hurry.count
-            with self._guard:
-                if not self._watching:
-                    self._thread = None
-                    return
-            pause = LOOK
+        pause = 0.0
+        while self._pause(pause):
             try:
-                self.run_once()
+                self._look()
+                pause = LOOK
             except PoolError as error:
-                pause = LOOK_AGAIN
                 log.info("events not read", why=str(error))
-            self._hurry.wait(seen, pause)
+                pause = RETRY
+            except Exception:
+                log.exception("events not read")
+                pause = RETRY
 
-    def run_once(self) -> int:
-        """Look once, and tell everybody what is new; answers how many events that were.
+    def _pause(self, seconds: float) -> bool:
+        """Wait for a poke, ``seconds`` at most; False when nothing waits and the thread ends."""
+        with self._condition:
+            if not self._poked:
+                self._condition.wait(seconds)
+            if self._poked and (gap := self._looked_at + GAP - time.monotonic()) > 0:
+                self._condition.wait(gap)
+            self._poked = False
+            if not self.running:
+                self._cursor = None
+                self._condition.wait_for(lambda: self.running or self._closed, LINGER)
+            if not self.running:
+                self._thread = None
+            return self.running
 
-        :raises StoreError: the store cannot be read.
-        """
+    def _look(self) -> None:
+        self._looked_at = time.monotonic()
+        if self._looked_at >= self._recheck_at or self._cursor is None:
+            # Also when it begins: a waiter may have checked before the first look.
+            self._recheck_at = self._looked_at + RECHECK
+            newest = self._store.last_event_id()
+            with self._condition:
+                if self._cursor is None:
+                    self._cursor = newest
+            _wake(tuple(self._waiters))
         token = self._store.change_token()
         if token == self._token:
-            return 0
-        told = 0
-        while True:
-            events = self._store.events_after(self._cursor, limit=BATCH)
-            self._tell(events)
-            told += len(events)
-            if len(events) < BATCH:
-                break
-        # Only now: what could not be read is looked for again.
+            return
+        # From here on a service that needs older events has them read in the next look.
         self._token = token
-        return told
+        try:
+            while self._read():
+                pass
+            _wake(self._waiting_for_any() | self._ended())
+        except BaseException:
+            self._token = None
+            raise
 
-    def _tell(self, events: Sequence[Event]) -> None:
-        with self._guard:
-            watching = list(self._watching)
-        for each in watching:
-            news = [event for event in events if event.id > each.after]
-            try:
-                each.watcher(news)
-            except Exception:
-                log.exception("listener failed")
-        if events:
-            self._cursor = events[-1].id
+    def _read(self) -> bool:
+        """Pass on the next few events; False when there are no more."""
+        cursor = self._cursor or 0
+        events = self._store.events_after(cursor, limit=BATCH)
+        ids = {each.request_id for each in events} | {each.lease_id for each in events}
+        with self._condition:
+            services = self._services
+            waiters = [each for each in self._waiters if {each.request, each.lease} & ids]
+            if events and self._cursor == cursor:
+                self._cursor = events[-1].id
+        _wake(waiters)
+        for each in services:
+            _pass_on(events, each)
+        return len(events) == BATCH
+
+    def _ended(self) -> set[_Waiter]:
+        """Those whose lease is at its end: not every end of a lease is an event."""
+        waiters = [each for each in tuple(self._waiters) if each.lease]
+        ended = self._store.leases_at_end({each.lease for each in waiters}) if waiters else ()
+        return {each for each in waiters if each.lease in ended}
+
+    def _waiting_for_any(self) -> set[_Waiter]:
+        return {each for each in tuple(self._waiters) if not (each.request or each.lease)}
+
+
+def _wake(waiters: Iterable[_Waiter]) -> None:
+    loops: defaultdict[asyncio.AbstractEventLoop, list[_Waiter]] = defaultdict(list)
+    for waiter in waiters:
+        if waiter.loop is None:
+            waiter.wake()
+        else:
+            loops[waiter.loop].append(waiter)
+    for loop, theirs in loops.items():
+        # One call for all of a loop. An error means that it has ended, and they with it.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(_wake_here, theirs)
+
+
+def _wake_here(waiters: Iterable[_Waiter]) -> None:
+    for waiter in waiters:
+        waiter.wake()
+
+
+def _pass_on(events: Sequence[Event], to: _Registered) -> None:
+    news = [
+        event
+        for event in events
+        if event.id > to.cursor and (not to.kinds or event.kind in to.kinds)
+    ]
+    if events:
+        to.cursor = max(to.cursor, events[-1].id)
+    if not news and to.kinds:
+        return
+    try:
+        to.service(news)
+    except Exception:
+        log.exception("listener failed")
 
 
 class _Subscription:
     """One callback, on a thread of its own."""
 
     def __init__(
-        self, store: Store, callback: Callback, interest: Interest, *, clock: Clock
+        self, store: Store, callback: Callback, kinds: tuple[str, ...], template: str | None
     ) -> None:
+        self.kinds = kinds
         self._store = store
         self._callback = callback
-        self._interest = interest
+        self._template = template
         self._cursor = store.last_event_id()
-        self._news = Signal(clock)
-        self._stopped = False
+        self._news = threading.Event()
+        self._stopped = threading.Event()
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="callback", daemon=True).start()
 
     def stop(self) -> None:
-        self._stopped = True
-        self._news.announce()
+        self._stopped.set()
+        self._news.set()
 
-    def notice(self, events: Sequence[Event]) -> None:
-        """There are new events; called on the thread of the feed."""
-        if any(map(self._interest.covers, events)):
-            self._news.announce()
+    def notify(self, events: Sequence[Event]) -> None:
+        """Called on the feed's thread."""
+        if any(map(self._covers, events)):
+            self._news.set()
+
+    def _covers(self, event: Event) -> bool:
+        return self._template is None or event.template == self._template
 
     def _run(self) -> None:
-        while not self._stopped:
-            seen = self._news.count
+        while not self._stopped.is_set():
+            self._news.clear()
             try:
-                told = self._tell_some()
+                while self._call_back():
+                    pass
             except StoreError as error:
                 log.info("events not read", why=str(error))
-                self._news.wait(seen, LOOK_AGAIN)
-                continue
+                self._stopped.wait(RETRY)
+                self._news.set()
             except PoolError:
                 return  # closed
-            if not told:
-                self._news.wait(seen, None)
+            self._news.wait()
 
-    def _tell_some(self) -> int:
-        """Call back with the next few events; answers how many were read."""
+    def _call_back(self) -> bool:
+        """Call back with the next few events; False when there are none."""
         newest = self._store.last_event_id()
-        events = self._store.events_after(
-            self._cursor, limit=BATCH, kinds=tuple(self._interest.kinds)
-        )
-        for event in events:
-            if self._stopped:
-                break
-            if self._interest.covers(event):
-                self._call(event)
+        events = self._store.events_after(self._cursor, limit=BATCH, kinds=self.kinds)
+        for event in filter(self._covers, events):
+            if self._stopped.is_set():
+                return False
+            try:
+                self._callback(event)
+            except Exception:
+                log.exception("callback failed", kind=event.kind, event_id=event.id)
             self._cursor = event.id
-        if not events:
-            # Nothing of interest up to there, so that it is not searched again.
-            self._cursor = max(self._cursor, newest)
-        return len(events)
-
-    def _call(self, event: Event) -> None:
-        try:
-            self._callback(event)
-        except Exception:
-            log.exception("callback failed", kind=event.kind, event_id=event.id)
+        # Past the others too, so that they are not searched again.
+        self._cursor = max(self._cursor, events[-1].id if events else newest)
+        return bool(events)

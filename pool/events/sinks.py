@@ -86,7 +86,7 @@ class Sinks:
             for settings, name, post in zip(self._settings, names, posts, strict=True)
         )
         # Last, since it can fail: starting is tried again.
-        self._unwatch = self._feed.watch(self._notice)
+        self._unwatch = self._feed.on(self._notice)
         self._posts, self._sinks = posts, sinks
         for sink in self._sinks:
             thread = threading.Thread(target=self._run, args=(sink,), name="sink", daemon=True)

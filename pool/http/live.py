@@ -156,7 +156,7 @@ class Live:
 
     def _watch(self) -> tuple[Callable[[], None], int]:
         # In this order, so that no event comes in between.
-        unwatch = self._feed.watch(self._notice)
+        unwatch = self._feed.on(self._notice)
         try:
             return unwatch, self._store.last_event_id()
         except BaseException:

@@ -90,7 +90,7 @@ class Observation:
             if not self._wanted:
                 return
             if self._unwatch is None:
-                self._unwatch = self._engine.feed.watch(self.metrics.take)
+                self._unwatch = self._engine.feed.on(self.metrics.take)
             self.sinks.start()
 
     def end(self, timeout: float) -> None:

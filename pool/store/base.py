@@ -13,7 +13,7 @@ A store may be used from any number of threads and, on one machine, processes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -130,6 +130,10 @@ class Store(EventRows, QueueRows, UpkeepRows, WaitingRows, WebhookRows, Protocol
 
     def check_writable(self) -> None:
         """Raise :class:`pool.errors.StoreError` when a durable write is not possible now."""
+
+    def on_commit(self, listener: Callable[[], None]) -> None:
+        """Have ``listener`` called after each commit of this process that changed a row, on the
+        thread that made it. It must be quick and raise nothing."""
 
     def change_token(self) -> object:
         """A value that differs from the last one when anybody has changed the store since.

@@ -67,6 +67,8 @@ class Connections:
         # pauses of up to 0.1 s.
         self._writer = threading.Lock()
         self._closed = False
+        #: Called after each commit of this process that changed a row, on the thread that made it.
+        self.listeners: tuple[Callable[[], None], ...] = ()
         _all.add(self)
 
     @contextmanager
@@ -99,11 +101,16 @@ class Connections:
                 raise StoreError(
                     f"another thread has been writing to {self.path} for {self.busy_timeout:g} s"
                 )
+            changes = slot.db.conn.total_changes
             try:
                 with _transaction(slot.db, self._begin_writing):
                     yield slot.db
             finally:
                 self._writer.release()
+            changed = slot.db.conn.total_changes != changes
+        if changed:
+            for listener in self.listeners:
+                listener()
 
     def change_token(self) -> tuple[int, int, int]:
         """Differs after every commit: of another connection, or of this thread's own."""

@@ -101,6 +101,9 @@ class SqliteStore:
     def change_token(self) -> object:
         return self.connections.change_token()
 
+    def on_commit(self, listener: Callable[[], None]) -> None:
+        self.connections.listeners += (listener,)
+
     check_writable = _writes(upkeep.check_writable)
     renew_owner = _writes(upkeep.renew_owner)
     forget_owner = _writes(upkeep.forget_owner)

@@ -169,6 +169,21 @@ def test_the_change_token_tells_of_everybodys_changes(
     assert len(set(map(repr, tokens))) == 5
 
 
+def test_commits_of_this_process_are_announced_once_they_are_durable(
+    scene: Scene, open_another: Callable[[], Store]
+) -> None:
+    store, seen = scene.store, list[bool]()
+    store.on_commit(lambda: seen.append(TEMPLATE in open_another().paused()))
+    store.pause(TEMPLATE, now=NOW)
+    assert seen == [True]
+    store.pause(TEMPLATE, now=NOW)
+    store.levels()
+    assert seen == [True], "nothing has changed"
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(store.resume, TEMPLATE).result()
+    assert seen == [True, False]
+
+
 # --- Opening and closing -------------------------------------------------------------------------
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.happening import make_warm
+from support.happening import make_warm, serve
 
 from pool.clock import SystemClock
 from pool.errors import InputError, PoolClosed
@@ -109,7 +111,7 @@ def test_a_slow_and_a_raising_callback_hurt_nobody(feed: Feed, store: Store) -> 
 
     feed.subscribe(slow)
     feed.subscribe(raising)
-    feed.watch(lambda _: 1 / 0)  # type: ignore[arg-type,return-value]
+    feed.on(lambda _: 1 / 0)  # type: ignore[arg-type,return-value]
     feed.subscribe(good)
     make_warm(store, 1, 2)
     assert good.tasks(2) == [1, 2]
@@ -138,7 +140,7 @@ def test_there_is_a_thread_only_while_somebody_listens(feed: Feed, store: Store)
 
 def test_changes_that_are_no_events_are_noticed_too(feed: Feed, store: Store) -> None:
     noticed: queue.Queue[int] = queue.Queue()
-    feed.watch(lambda events: noticed.put(len(events)))
+    feed.on(lambda events: noticed.put(len(events)))
     assert noticed.get(timeout=PATIENCE) == 0, "the first look"
     store.pause("scenes", now=1.0)
     assert noticed.get(timeout=PATIENCE) == 0
@@ -167,3 +169,143 @@ def test_a_request_is_told_of_through_the_pool(pool: TaskPool, image: bytes) -> 
     assert [event.kind for event in events] == ["request.importing", "request.ready"]
     assert {event.request_id for event in events} == {request.id}
     unsubscribe()
+
+
+# --- Waiting --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["here", "elsewhere"])
+def there(request: pytest.FixtureRequest, store: Store, store_url: str) -> Iterator[Store]:
+    """Where it happens: in this process, or in another one as far as the feed can see."""
+    if request.param == "here":
+        yield store
+    else:
+        other = open_store(store_url)
+        yield other
+        other.close()
+
+
+class Checked:
+    """Checks whether a request has ended; ``once`` is set when it had not."""
+
+    def __init__(self, store: Store, request_id: str) -> None:
+        self.store = store
+        self.request_id = request_id
+        self.count = 0
+        self.once = threading.Event()
+
+    def __call__(self) -> str | None:
+        self.count += 1
+        record = self.store.request(self.request_id)
+        if record is not None and record.state.finished:
+            return record.state.value
+        self.once.set()
+        return None
+
+    async def on_loop(self) -> str | None:
+        return self()
+
+
+Wait = Callable[[Feed, Checked], str | None]
+
+
+def on_a_thread(feed: Feed, checked: Checked) -> str | None:
+    return feed.wait_for(checked, PATIENCE, request=checked.request_id)
+
+
+def on_a_loop(feed: Feed, checked: Checked) -> str | None:
+    return asyncio.run(feed.wait_for_async(checked.on_loop, PATIENCE, request=checked.request_id))
+
+
+@pytest.mark.parametrize("wait", [on_a_thread, on_a_loop])
+def test_a_waiter_is_woken_by_what_it_waits_for(
+    feed: Feed, store: Store, there: Store, wait: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RECHECK", PATIENCE)
+    checked = Checked(store, "mine")
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(wait, feed, checked)
+        assert checked.once.wait(PATIENCE)
+        serve(there, "other", task_id=1)
+        serve(there, "mine", task_id=2)
+        assert waiting.result(PATIENCE) == "ready"
+    # At first, when the feed began, and at some of the events of its own request.
+    assert checked.count <= 6
+    assert not feed.running
+
+
+@pytest.mark.parametrize("wait", [on_a_thread, on_a_loop])
+def test_a_waiter_checks_by_itself_should_no_event_come(
+    feed: Feed, store: Store, wait: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RECHECK", 0.05)
+    checked = Checked(store, "mine")
+    checked.request_id, asked = "another name", "mine"
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(wait, feed, checked)
+        assert checked.once.wait(PATIENCE)
+        checked.request_id = asked
+        serve(store, asked, task_id=2)
+        assert waiting.result(PATIENCE) == "ready"
+
+
+@pytest.mark.parametrize("timeout", [0.0, 0.05])
+def test_a_wait_is_over_after_its_time(feed: Feed, timeout: float) -> None:
+    assert feed.wait_for(lambda: None, timeout) is None
+
+    async def never() -> None:
+        return None
+
+    assert asyncio.run(feed.wait_for_async(never, timeout)) is None
+    assert not feed.running
+
+
+def test_a_wait_on_a_loop_can_be_stopped(feed: Feed) -> None:
+    async def main() -> None:
+        stop = asyncio.get_running_loop().create_future()
+
+        async def never() -> None:
+            stop.get_loop().call_soon(stop.set_result, None)
+
+        assert await feed.wait_for_async(never, None, request="mine", stop=stop) is None
+
+    asyncio.run(main())
+
+
+def test_every_commit_wakes_who_waits_for_any(feed: Feed, store: Store, there: Store) -> None:
+    began = threading.Event()
+
+    def paused() -> bool | None:
+        began.set()
+        return "scenes" in store.paused() or None
+
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(feed.wait_for, paused, PATIENCE)
+        assert began.wait(PATIENCE)
+        there.pause("scenes", now=1.0)
+        assert waiting.result(PATIENCE)
+
+
+def test_the_end_of_the_feed_ends_all_waits(feed: Feed, store: Store) -> None:
+    first, second = Checked(store, "mine"), Checked(store, "mine")
+    with ThreadPoolExecutor(2) as threads:
+        waits = [
+            threads.submit(on_a_thread, feed, first),
+            threads.submit(on_a_loop, feed, second),
+        ]
+        assert first.once.wait(PATIENCE)
+        assert second.once.wait(PATIENCE)
+        feed.close()
+        for wait in waits:
+            with pytest.raises(PoolClosed):
+                wait.result(PATIENCE)
+
+
+def test_a_service_hears_of_its_kinds_alone(feed: Feed, store: Store) -> None:
+    retired: queue.Queue[list[str]] = queue.Queue()
+    feed.on(lambda events: retired.put([event.kind for event in events]), "task.retired")
+    make_warm(store, 1)
+    store.pause("scenes", now=1.0)
+    store.retire_excess("scenes", keep=0, reason="", now=2.0)
+    assert retired.get(timeout=PATIENCE) == ["task.retired"]
+    assert retired.empty()
