@@ -184,7 +184,7 @@ def test_webhooks_go_wrong(deliver: Any) -> None:
     assert events(DoubledWebhook("create:job", copies=3)) == "t j j j t j j j"
     assert events(ReversedWebhooks("create:*")) == "j t j t"
     assert events(ReversedWebhooks("create:*", count=99)) == "j t j t"
-    assert events(LateWebhook("create:task", seconds=0.05, times=1)) == "j t j t"
+    assert events(LateWebhook("create:task", seconds=0.5, times=1)) == "j t j t"
     assert events(DoubledWebhook("create:task"), LostWebhook("create:task")) == "j j"
 
 
