@@ -48,6 +48,7 @@ from pool.errors import (
     UnknownTemplate,
     WaitTimeout,
 )
+from pool.version import VERSION
 
 if TYPE_CHECKING:
     from pool.client import AsyncLease, AsyncRemotePool, AsyncRequest, RemotePool
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
     )
     from pool.taskpool import TaskPool
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "AsyncLease",

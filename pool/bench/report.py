@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from pool import __version__
 from pool.bench.calls import polls, total
 from pool.bench.goals import Goal, goals_of
 from pool.bench.idle import IdleCost
 from pool.bench.measure import FlowResult, OwnTime, lone_polls, ratios, spread, steps
+from pool.version import VERSION
 
 #: Seconds of one poll, when none of a single request was measured (CVAT.md).
 ROUND_TRIP = 0.027
@@ -55,7 +55,7 @@ class Report:
     def figures(self) -> dict[str, Any]:
         """All figures by stable names; what was not measured is null."""
         return {
-            "version": __version__,
+            "version": VERSION,
             "conditions": asdict(self.conditions),
             "flows": {name: self._flow(result) for name, result in self.results.items()},
             "idle": None if self.idle is None else _rounded(asdict(self.idle)),

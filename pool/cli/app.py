@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pool import __version__
 from pool.bench.command import bench
 from pool.cli.options import ConfigOption, JsonOption, SpeedOption, print_json, settings_of
 from pool.cli.reconcile import reconcile
@@ -24,6 +23,7 @@ from pool.cli.template import drain, pause, prewarm, resume
 from pool.cli.tune import tune
 from pool.cli.webhook import webhook
 from pool.errors import EXIT_FAILED, CannotListen, ConfigError, PoolError
+from pool.version import VERSION
 
 if TYPE_CHECKING:
     from pool.check import CheckResult
@@ -66,7 +66,7 @@ def main() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"cvat-task-pool {__version__}")
+        print(f"cvat-task-pool {VERSION}")
         raise typer.Exit
 
 

@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from pool import __version__
 from pool.client.body import FilesBody
 from pool.client.steps import Answer, Call, Lost, Pause, Talk
 from pool.clock import Clock
 from pool.config.arguments import check_seconds
 from pool.errors import ConfigError, PoolClosed
+from pool.version import VERSION
 
 T = TypeVar("T")
 #: Waits for so many seconds without holding up the loop.
@@ -84,7 +84,7 @@ class _Line:
         self._closed = False
         self._timeout = check_seconds("timeout", timeout, least=SHORTEST_TIMEOUT)
         self._headers = httpx.Headers(
-            {"Accept": "application/json", "User-Agent": f"cvat-task-pool/{__version__}"}
+            {"Accept": "application/json", "User-Agent": f"cvat-task-pool/{VERSION}"}
         )
         if token is not None:
             # As bytes: the daemon takes a token as UTF-8, and httpx would want ASCII.

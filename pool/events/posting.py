@@ -9,7 +9,6 @@ from typing import Final
 
 import urllib3
 
-from pool import __version__
 from pool.clock import Clock
 from pool.config.private import warn_of_readers
 from pool.config.settings import SinkSettings
@@ -17,6 +16,7 @@ from pool.config.units import retry_after
 from pool.cvat.failures import broken_reason
 from pool.cvat.webhooks import signature_of
 from pool.errors import ConfigError
+from pool.version import VERSION
 
 SIGNATURE: Final = "X-Pool-Signature-256"
 DELIVERY: Final = "X-Pool-Delivery"
@@ -88,7 +88,7 @@ class Posting:
         """Make one POST. What the other side and the network do is told, and never raised."""
         headers = {
             "Content-Type": "application/json",
-            "User-Agent": f"cvat-task-pool/{__version__}",
+            "User-Agent": f"cvat-task-pool/{VERSION}",
             DELIVERY: delivery,
             EVENT: kind,
         }

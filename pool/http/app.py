@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from pool import __version__
 from pool.http.accepting import Accepting
 from pool.http.auth import Guard
 from pool.http.envelope import Envelope
@@ -26,6 +25,7 @@ from pool.http.webhooks import webhook_router
 from pool.http.workers import Workers
 from pool.observability.observation import Observation
 from pool.taskpool import TaskPool
+from pool.version import VERSION
 
 
 def create_app(served: Served) -> FastAPI:
@@ -48,7 +48,7 @@ def create_app(served: Served) -> FastAPI:
 
     app = FastAPI(
         title="cvat-task-pool",
-        version=__version__,
+        version=VERSION,
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",

@@ -22,13 +22,13 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pool import __version__
 from pool.errors import PoolError, kind_of_error
 from pool.maintenance.findings import Action
 from pool.maintenance.reconcile import ReconcileReport
 from pool.model import Event
 from pool.observability.standing import PREFIX, Sources, Standing
 from pool.tracking.watched import Finished
+from pool.version import VERSION
 
 #: Bounds of the buckets, in seconds.
 HAND_OUT_BUCKETS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
@@ -50,7 +50,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         build = InfoMetricFamily(f"{PREFIX}build", "The version that is running.")
-        build.add_metric((), {"version": __version__})
+        build.add_metric((), {"version": VERSION})
         self._registry.register(_Fixed(build))
         self._hand_outs = self._histogram(
             "hand_out_seconds",

@@ -296,6 +296,7 @@ def library_paths(folder: Path, url: str, runs: int) -> Iterator[CallPath]:
             time.sleep(SETTLE)
             request = submit.record(pool.submit, "scenes", [("a.jpg", IMAGE)])
             assert jobs.record(request.jobs, timeout=PATIENCE)
+            time.sleep(SETTLE)
             lease = claim.record(pool.acquire, "scenes")
             assert lease.outcome == "hit"
     yield from (opening, submit, jobs, claim)
