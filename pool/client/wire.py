@@ -21,6 +21,7 @@ from pool.client.body import FilesBody
 from pool.client.steps import Answer, Call, Lost, Pause, Talk
 from pool.clock import Clock
 from pool.config.arguments import check_seconds
+from pool.config.urls import split_url
 from pool.errors import ConfigError, PoolClosed
 from pool.version import VERSION
 
@@ -50,12 +51,8 @@ def address_of(url: str) -> str:
 
     :raises ConfigError: it is none, or has a password in it.
     """
-    try:
-        parts = urlsplit(url.strip())
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
+    parts = split_url(url.strip())
+    if parts is None:
         raise ConfigError(f"{url!r} is no address of a pool: give one such as http://host:8765")
     if parts.username is not None or parts.password is not None:
         raise ConfigError("the address of a pool has no password: set POOL_API_TOKEN")

@@ -1,19 +1,17 @@
-"""What files are called: by their callers, in CVAT, on its share, in clouds and by URLs.
+"""The names of files: with their callers, in CVAT, on its share and in clouds.
 
 CVAT changes the names of uploaded files, and answers with 500, or fails late, to names that it
-cannot hold. What it makes of each name, and what it refuses, is in the recordings names,
-share_paths and remote_urls; here it is known before anything is sent.
+cannot hold. What it makes of each name, and what it refuses, is in the recordings names and
+share_paths; here it is known before anything is sent.
 """
 
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Iterable
 from pathlib import PurePath, PurePosixPath
-from posixpath import basename, splitext
+from posixpath import splitext
 from typing import Final
-from urllib.parse import quote, unquote, urlsplit
 
 from pool.errors import InputError
 
@@ -22,12 +20,6 @@ from pool.errors import InputError
 LONGEST_FILE_NAME: Final = 255
 #: Characters of a path on the share, of a cloud key and of a URL: CVAT's columns hold no more.
 LONGEST_PATH: Final = 1024
-#: What is written as a percent escape in a URL: it means the same, and the URL then ends where
-#: it stands in a text of CVAT's.
-_UNSAFE_IN_URL: Final = re.compile(r"[ '\"<>\\^`{|}]")
-_USER_INFO: Final = re.compile(r"(?<=://)[^\s/'\"\\?#]*@")
-#: What follows the path of an address, or of one of which the path alone is given: "url: /a.jpg?x".
-_QUERY: Final = re.compile(r"(?i)((?:://|\burl: /)[^\s'\"<>\\?#]*)[?#][^\s'\"<>\\]*")
 
 
 def name_in_cvat(name: str) -> str:
@@ -133,54 +125,6 @@ def _problem_with_path(path: str) -> str:
     if len(path) > LONGEST_PATH:
         return f"CVAT has room for {LONGEST_PATH} characters, and these are {len(path)}"
     return ""
-
-
-def check_url(url: object) -> str:
-    """The address of a file that CVAT fetches, as it is sent.
-
-    :raises InputError: CVAT would refuse it, or finds no name for the file in it. The message
-        has no password and no query.
-    """
-    given = check_text(url, "a URL")
-    address = _UNSAFE_IN_URL.sub(lambda found: quote(found[0]), given)
-    # What cannot be split is not shown where it may hold a password.
-    where = ascii(without_secrets(given)) if "@" not in given else "a URL"
-    if not address.lower().startswith(("http://", "https://")):
-        raise InputError(f"{where}: CVAT fetches http:// and https:// addresses only")
-    try:
-        parts = urlsplit(address)
-        usable = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or any(ord(character) < 33 for character in address):
-        raise InputError(f"{where}: this is no valid address")
-    if len(address) > LONGEST_PATH:
-        raise InputError(
-            f"{without_secrets(address)}: CVAT has room for {LONGEST_PATH} characters of a URL, "
-            f"and these are {len(address)}; give a shorter one, or the file itself"
-        )
-    name = name_in_url(address)
-    if name in ("", ".", "..") or "\0" in name:
-        raise InputError(f"{without_secrets(address)}: its path does not end with a file's name")
-    if len(name.encode()) > LONGEST_FILE_NAME:
-        raise InputError(
-            f"{without_secrets(address)}: CVAT has room for {LONGEST_FILE_NAME} bytes of a file's "
-            f"name, and these are {len(name.encode())}"
-        )
-    return address
-
-
-def name_in_url(url: str) -> str:
-    """The name that CVAT gives to a file that it fetches: the last part of the URL's path."""
-    return basename(unquote(urlsplit(url).path))
-
-
-def without_secrets(text: str) -> str:
-    """A text in which URLs have no user, no password, no query and no fragment.
-
-    Signed addresses have their secret in the query, and CVAT repeats addresses in its messages.
-    """
-    return _QUERY.sub(r"\1?…", _USER_INFO.sub("", text))
 
 
 def shown(name: str | PurePath) -> str:

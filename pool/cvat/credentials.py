@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from pool.config.private import warn_of_readers
 from pool.config.settings import CvatSettings
+from pool.config.urls import split_url
 from pool.errors import ConfigError
+from pool.permissions import warn_of_readers
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +106,16 @@ def _token_from_profile(settings: CvatSettings) -> str | None:
 
 
 def _same_server(one: str, other: str) -> bool:
-    return _origin(one) == _origin(other)
+    origin = _origin(one)
+    return origin is not None and origin == _origin(other)
 
 
-def _origin(url: str) -> tuple[str, str, int | None, str]:
-    parts = urlsplit(url.strip().rstrip("/"))
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    port = port or {"http": 80, "https": 443}.get(parts.scheme)
-    return parts.scheme, parts.hostname or "", port, parts.path
+def _origin(url: str) -> tuple[str, str | None, int, str] | None:
+    parts = split_url(url.strip().rstrip("/"))
+    if parts is None:
+        return None
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    return parts.scheme, parts.hostname, port, parts.path
 
 
 def _checked(token: str, source: str) -> str:

@@ -8,8 +8,8 @@ from http import HTTPStatus
 from http.client import RemoteDisconnected
 from typing import Any
 
-from pool.config.names import without_secrets
 from pool.config.units import retry_after
+from pool.config.urls import without_secrets
 from pool.errors import (
     ConfigError,
     CvatAmbiguous,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from pool.config.names import without_secrets
+from pool.config.urls import without_secrets
 from pool.cvat.records import (
     AccessToken,
     ImportState,

@@ -10,12 +10,12 @@ from typing import Final
 import urllib3
 
 from pool.clock import Clock
-from pool.config.private import warn_of_readers
 from pool.config.settings import SinkSettings
 from pool.config.units import retry_after
 from pool.cvat.failures import broken_reason
 from pool.cvat.webhooks import signature_of
 from pool.errors import ConfigError
+from pool.permissions import warn_of_readers
 from pool.version import VERSION
 
 SIGNATURE: Final = "X-Pool-Signature-256"

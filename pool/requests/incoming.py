@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 from pool.config.data_params import DataParams, read_params
 from pool.config.names import DistinctNames, check_file_name
-from pool.config.private import create_file
 from pool.cvat.records import LocalFile, Upload
 from pool.errors import InputError, SpoolFull
+from pool.permissions import create_file
 from pool.requests.source import build_upload, fit, upload_of
 
 if TYPE_CHECKING:

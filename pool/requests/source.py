@@ -17,12 +17,11 @@ from pool.config.names import (
     check_extensions,
     check_file_name,
     check_server_path,
-    check_url,
     name_in_cvat,
-    name_in_url,
     shown,
 )
 from pool.config.settings import Template
+from pool.config.urls import check_url, name_in_url
 from pool.cvat.records import LocalFile, Upload
 from pool.errors import InputError
 

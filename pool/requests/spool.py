@@ -21,10 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from pool.config.private import create_folder, create_folders, narrow
 from pool.cvat.records import LocalFile, Upload
 from pool.errors import InputError, SpoolFull, StoreError, TooLarge
 from pool.logs import get_logger
+from pool.permissions import create_folder, create_folders, narrow
 from pool.requests.incoming import MANIFEST, VERSION, Incoming, part_name, sync_all
 
 __all__ = ["Incoming", "Spool"]
@@ -52,7 +52,7 @@ class Spool:
     """The entries of one pool, at most ``limit`` bytes of them.
 
     The folder is made when it is first needed, with the permissions of
-    :mod:`pool.config.private`; a folder around it that exists already is left as it is.
+    :mod:`pool.permissions`; a folder around it that exists already is left as it is.
     The limit holds exactly for what one process writes; of what others write at the same
     moment it sees what has reached their files. All methods are thread-safe. They
     raise StoreError when the disk fails.

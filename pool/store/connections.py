@@ -16,8 +16,8 @@ from urllib.parse import quote
 
 from sqlite_utils import Database
 
-from pool.config.private import create_file, narrow
 from pool.errors import PoolClosed, StoreError
+from pool.permissions import create_file, narrow
 from pool.store.failures import explain, is_busy, spoils_connection
 
 #: Seconds between two tries to get the turn at writing, while another process has it.
@@ -210,7 +210,7 @@ def _transaction(db: Database, begin: Callable[[Database], object]) -> Iterator[
 
 
 def make_file(path: Path) -> None:
-    """Create the file of a store, private (see :mod:`pool.config.private`). SQLite gives the files
+    """Create the file of a store, private (see :mod:`pool.permissions`). SQLite gives the files
     beside it the permissions that it finds on this one. :func:`connect` reports errors."""
     # SQLite follows links too, and puts its files beside what it finds.
     path = path.resolve()

@@ -6,10 +6,10 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from urllib.parse import urlsplit
 
 from pool.clock import Clock
 from pool.config.settings import Settings
+from pool.config.urls import split_url
 from pool.cvat import CvatClient
 from pool.cvat.webhooks import EVENTS, OLDER_EVENTS, Delivery, Webhook
 from pool.errors import ConfigError, CvatError, CvatNotFound, PoolError
@@ -67,12 +67,8 @@ def target_of(url: str) -> str:
 
     :raises ConfigError: it is no address.
     """
-    parts = urlsplit(url.strip())
-    try:
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid or "@" in parts.netloc or parts.fragment:
+    parts = split_url(url.strip())
+    if parts is None or "@" in parts.netloc or parts.fragment:
         raise ConfigError(
             f'--url {url!r}: give the address at which CVAT reaches the daemon, such as "http://'
             'pool.example.com:8765"'

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pool.config.names import check_file_name, check_url, name_in_cvat, name_in_url, without_secrets
+from pool.config.names import check_file_name, name_in_cvat
+from pool.config.urls import check_url, name_in_url, without_secrets
 from pool.errors import InputError
 
 RECORDINGS = Path(__file__).parents[1] / "contract" / "recordings"

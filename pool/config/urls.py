@@ -1,0 +1,74 @@
+"""Addresses: of servers, of sinks, and of files that CVAT fetches. The one check that a text is
+an ``http://`` or ``https://`` address stands here; what else is asked of one stands at its caller.
+"""
+
+from __future__ import annotations
+
+import re
+from posixpath import basename
+from typing import Final
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+
+from pool.config.names import LONGEST_FILE_NAME, LONGEST_PATH, check_text
+from pool.errors import InputError
+
+#: What is written as a percent escape in a URL: it means the same, and the URL then ends where
+#: it stands in a text of CVAT's.
+_UNSAFE_IN_URL: Final = re.compile(r"[ '\"<>\\^`{|}]")
+_USER_INFO: Final = re.compile(r"(?<=://)[^\s/'\"\\?#]*@")
+#: What follows the path of an address, or of one of which the path alone is given: "url: /a.jpg?x".
+_QUERY: Final = re.compile(r"(?i)((?:://|\burl: /)[^\s'\"<>\\?#]*)[?#][^\s'\"<>\\]*")
+
+
+def split_url(text: str) -> SplitResult | None:
+    """Return the parts of an ``http://`` or ``https://`` address, or None where it is none."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return None
+    blank = re.search(r"[\0-\x20]", text) or re.search(r"\s", parts.netloc)
+    return parts if usable and not blank else None
+
+
+def check_url(url: object) -> str:
+    """Return the address of a file that CVAT fetches, as it is sent.
+
+    :raises InputError: CVAT would refuse it, or finds no name for the file in it (recording
+        remote_urls). The message has no password and no query.
+    """
+    given = check_text(url, "a URL")
+    address = _UNSAFE_IN_URL.sub(lambda found: quote(found[0]), given)
+    # An address that cannot be split is not shown where it may hold a password.
+    where = ascii(without_secrets(given)) if "@" not in given else "a URL"
+    if not address.lower().startswith(("http://", "https://")):
+        raise InputError(f"{where}: CVAT fetches http:// and https:// addresses only")
+    if split_url(address) is None:
+        raise InputError(f"{where}: this is no valid address")
+    if len(address) > LONGEST_PATH:
+        raise InputError(
+            f"{without_secrets(address)}: CVAT has room for {LONGEST_PATH} characters of a URL, "
+            f"and these are {len(address)}; give a shorter one, or the file itself"
+        )
+    name = name_in_url(address)
+    if name in ("", ".", "..") or "\0" in name:
+        raise InputError(f"{without_secrets(address)}: its path does not end with a file's name")
+    if len(name.encode()) > LONGEST_FILE_NAME:
+        raise InputError(
+            f"{without_secrets(address)}: CVAT has room for {LONGEST_FILE_NAME} bytes of a file's "
+            f"name, and these are {len(name.encode())}"
+        )
+    return address
+
+
+def name_in_url(url: str) -> str:
+    """Return the name that CVAT gives to a file that it fetches: the last part of the path."""
+    return basename(unquote(urlsplit(url).path))
+
+
+def without_secrets(text: str) -> str:
+    """Return a text in which URLs have no user, no password, no query and no fragment.
+
+    Signed addresses have their secret in the query, and CVAT repeats addresses in its messages.
+    """
+    return _QUERY.sub(r"\1?…", _USER_INFO.sub("", text))
