@@ -16,7 +16,7 @@ from pool.model import (
     TaskState,
 )
 from pool.process import Engine
-from pool.store.base import Store
+from pool.store import Store
 
 #: Seconds between two looks at a request that another process works on.
 LOOK = 0.05

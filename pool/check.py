@@ -21,7 +21,7 @@ from pool.http.server import check_exposure, listen
 from pool.model import check_name, new_id, pool_mark
 from pool.requests.breaker import with_advice
 from pool.requests.spool import check_folder
-from pool.store.base import Store
+from pool.store import Store
 
 Value = TypeVar("Value")
 

@@ -17,7 +17,7 @@ from pool.model import Event, Prewarm, Status
 from pool.observability.status import read_status
 from pool.process import Engine
 from pool.requests.backoff import SERVER
-from pool.store.base import Store
+from pool.store import Store
 
 #: Seconds between two looks whether the configuration file has changed.
 LOOK_EVERY: Final = 1.0

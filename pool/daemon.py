@@ -41,7 +41,7 @@ from pool.observability.reach import Reach
 from pool.observability.server_probe import ServerProbe
 from pool.process import Engine
 from pool.requests.dispatcher import Dispatch
-from pool.store.base import Store
+from pool.store import Store
 from pool.tracking.webhook_receiver import Deliveries
 from pool.tracking.webhook_setup import HookSetup
 

@@ -26,8 +26,7 @@ from pool.requests.queue import Queue
 from pool.requests.recovery import Strays
 from pool.requests.runner import Intake
 from pool.requests.spool import Spool
-from pool.store import open_store
-from pool.store.base import Store
+from pool.store import Store, open_store
 from pool.tracking.tracker import Tracker
 from pool.tracking.watched import Finished
 from pool.tracking.webhook_health import HookWatch

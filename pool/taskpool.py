@@ -39,7 +39,7 @@ from pool.model import (
 )
 from pool.process import Engine
 from pool.requests.source import Files, build_upload, digest, fit, names_of
-from pool.store.base import NewRequest, Store
+from pool.store import NewRequest, Store
 
 
 class TaskPool(Awaiting, Control):

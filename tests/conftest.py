@@ -14,8 +14,7 @@ from pool.config.settings import ImportSettings, PoolSettings, Settings, StoreSe
 from pool.demo import sample_image
 from pool.process import Engine
 from pool.simulator import OrganizationSettings, SimulatorServer, SimulatorSettings, Timings
-from pool.store import open_store
-from pool.store.base import Store
+from pool.store import Store, open_store
 from pool.taskpool import TaskPool
 
 

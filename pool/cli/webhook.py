@@ -12,7 +12,7 @@ from pool.cli.options import ConfigOption, JsonOption, settings_of
 
 if TYPE_CHECKING:
     from pool.config.settings import Settings
-    from pool.store.base import Store
+    from pool.store import Store
     from pool.tracking.webhook_setup import HookReport, HookSetup
 
 webhook = typer.Typer(

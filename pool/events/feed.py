@@ -24,7 +24,7 @@ from pool.clock import Clock, Wakeup
 from pool.errors import InputError, PoolClosed, PoolError, StoreError
 from pool.logs import get_logger
 from pool.model import KINDS, Event
-from pool.store.base import Store
+from pool.store import Store
 
 log = get_logger(__name__)
 

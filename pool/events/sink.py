@@ -35,7 +35,7 @@ from pool.config.units import LONGEST_RETRY_AFTER
 from pool.events.posting import Reply
 from pool.logs import get_logger
 from pool.model import Event, RequestRecord, SinkRecord, event_document
-from pool.store.base import Store
+from pool.store import Store
 
 log = get_logger(__name__)
 

@@ -20,7 +20,7 @@ from pool.events.posting import Posting
 from pool.events.sink import Describe, Post, Sink, SinkState
 from pool.logs import get_logger
 from pool.model import Event
-from pool.store.base import Store
+from pool.store import Store
 
 log = get_logger(__name__)
 

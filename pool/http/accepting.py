@@ -19,7 +19,7 @@ from pool.model import RequestRecord, new_id
 from pool.requests.dispatcher import Dispatch
 from pool.requests.incoming import Incoming
 from pool.requests.source import digest, names_of
-from pool.store.base import NewRequest
+from pool.store import NewRequest
 from pool.taskpool import TaskPool
 
 #: The fields of a form beside its files.

@@ -20,7 +20,7 @@ from pool.http.workers import Workers
 from pool.logs import get_logger
 from pool.model import Handout, LeaseRecord, LeaseState
 from pool.process import Engine
-from pool.store.base import Opened
+from pool.store import Opened
 
 log = get_logger(__name__)
 

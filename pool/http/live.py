@@ -21,7 +21,7 @@ from pool.http.ending import Ending
 from pool.http.workers import Workers
 from pool.logs import get_logger
 from pool.model import Event, event_document
-from pool.store.base import Store
+from pool.store import Store
 
 log = get_logger(__name__)
 

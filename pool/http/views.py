@@ -10,7 +10,7 @@ from pool.handles import error_of
 from pool.http import schemas
 from pool.http.schemas import TaskUrl
 from pool.model import Job, LeaseRecord, LeaseState, RequestRecord, RequestState, TaskState
-from pool.store.base import Store
+from pool.store import Store
 
 #: Where a task stands that will have no jobs.
 _LOST = (TaskState.FAILED, TaskState.RETIRED, TaskState.DELETING, TaskState.DELETED)

@@ -13,7 +13,7 @@ from pool.errors import PoolError
 from pool.http.ending import Ending
 from pool.http.views import LeaseView, RequestView, Views
 from pool.http.watch import Watch
-from pool.store.base import Store
+from pool.store import Store
 from pool.tracking.tracker import Tracker
 from pool.tracking.watched import Finished
 

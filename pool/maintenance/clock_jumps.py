@@ -18,7 +18,7 @@ from typing import Final
 from pool.clock import Clock
 from pool.logs import get_logger
 from pool.maintenance.heartbeat import TERM
-from pool.store.base import Store
+from pool.store import Store
 
 log = get_logger(__name__)
 

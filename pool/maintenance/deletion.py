@@ -15,7 +15,7 @@ from pool.logs import get_logger
 from pool.maintenance.findings import Action, Sight, judge_doomed
 from pool.model import PooledTask
 from pool.requests.backoff import SERVER, Circuit, circuit
-from pool.store.base import Store
+from pool.store import Store
 
 log = get_logger(__name__)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pool.clock import Clock
 from pool.errors import StoreError
 from pool.logs import get_logger
-from pool.store.base import Store
+from pool.store import Store
 
 log = get_logger(__name__)
 

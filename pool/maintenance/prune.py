@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pool.clock import Clock
 from pool.logs import get_logger
-from pool.store.base import Store
+from pool.store import Store
 
 log = get_logger(__name__)
 

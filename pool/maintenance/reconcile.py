@@ -36,7 +36,7 @@ from pool.maintenance.findings import (
 )
 from pool.model import PooledTask, TaskState, named_in, pool_mark
 from pool.requests.backoff import SERVER, too_early
-from pool.store.base import Store
+from pool.store import Store
 
 log = get_logger(__name__)
 

@@ -21,7 +21,7 @@ from pool.model import new_id
 from pool.requests.backoff import Circuit
 from pool.requests.breaker import Breaker
 from pool.requests.create import create_on_server
-from pool.store.base import CreateLimit, Store
+from pool.store import CreateLimit, Store
 
 log = get_logger(__name__)
 

@@ -12,7 +12,7 @@ from pool.config.settings import Template
 from pool.logs import get_logger
 from pool.maintenance.recycle import CHANGED
 from pool.maintenance.sizing import Target
-from pool.store.base import Store
+from pool.store import Store
 
 log = get_logger(__name__)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pool.config.settings import PoolSettings, Template
 from pool.model import Demand, Prewarm
-from pool.store.base import Store
+from pool.store import Store
 
 #: Seconds of history from which the rate is taken; the busiest of them counts.
 WINDOWS = (60.0, 300.0, 900.0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pool.logs import get_logger
 from pool.requests.spool import Spool
-from pool.store.base import Store
+from pool.store import Store
 
 log = get_logger(__name__)
 

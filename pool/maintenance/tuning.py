@@ -19,7 +19,7 @@ from typing import Final
 from pool.config.settings import PoolSettings, Template
 from pool.maintenance.sizing import LEAD_TIME
 from pool.model import Outcome
-from pool.store.base import Asked, Store
+from pool.store import Asked, Store
 
 #: Seconds of history that count: a week, so that every day of the week does.
 HISTORY: Final = 7 * 86400.0

@@ -17,7 +17,7 @@ from pool.maintenance.scheduler import Scheduler, ServiceRecord
 from pool.model import ConfigRecord, Hold
 from pool.observability.reach import Reach
 from pool.requests.backoff import SERVER, Circuit, circuit
-from pool.store.base import Store
+from pool.store import Store
 
 #: A service is stale when it has not run without an error for so many of its intervals, and for
 #: so many seconds.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from pool.clock import Clock
 from pool.model import EndedRequest, Status, TemplateStatus
-from pool.store.base import Store
+from pool.store import Store
 
 #: Seconds between two samples, for which samples are kept, and how many requests are told of.
 EVERY = 5.0

@@ -20,7 +20,7 @@ from pool.model import (
     WebhookState,
 )
 from pool.requests.backoff import SERVER
-from pool.store.base import Store
+from pool.store import Store
 from pool.tracking.webhook_health import judge_hook, scope_of
 
 

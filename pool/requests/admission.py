@@ -8,7 +8,7 @@ from pool.errors import IdempotencyConflict, LeaseEnded, PoolEmpty, QueueFull
 from pool.requests.breaker import Breaker
 from pool.requests.placement import HandOut
 from pool.requests.queue import Queue
-from pool.store.base import NewRequest, Opened, Store
+from pool.store import NewRequest, Opened, Store
 
 
 class Acceptance:

@@ -33,7 +33,7 @@ from pool.requests.backoff import (
     is_passing,
     was_refused,
 )
-from pool.store.base import Store
+from pool.store import Store
 
 log = get_logger(__name__)
 

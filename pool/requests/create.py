@@ -8,7 +8,7 @@ from pool.cvat import CvatClient
 from pool.errors import CvatAmbiguous, CvatBusy, CvatError
 from pool.logs import get_logger
 from pool.model import PooledTask
-from pool.store.base import Store
+from pool.store import Store
 
 log = get_logger(__name__)
 

@@ -32,8 +32,7 @@ from pool.requests.runner import Intake
 from pool.requests.serving import STUMBLE, Case, Serving
 from pool.requests.spool import Spool
 from pool.requests.worker_pool import Crew
-from pool.store.base import NewRequest, Opened, Store
-from pool.store.queue_rows import Unserved
+from pool.store import NewRequest, Opened, Store, Unserved
 
 log = get_logger(__name__)
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from pool.store.queue_rows import Unserved
+from pool.store import Unserved
 
 
 class Turns:

@@ -17,7 +17,7 @@ from pool.requests.backoff import SERVER, is_away
 from pool.requests.breaker import Breaker
 from pool.requests.create import create_on_server
 from pool.requests.recovery import Strays
-from pool.store.base import NewLease, NewRequest, Opened, Store
+from pool.store import NewLease, NewRequest, Opened, Store
 
 log = get_logger(__name__)
 

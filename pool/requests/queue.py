@@ -12,7 +12,7 @@ from pool.model import RequestRecord, new_id
 from pool.requests.backoff import SERVER
 from pool.requests.breaker import Breaker
 from pool.requests.spool import Spool
-from pool.store.base import Store
+from pool.store import Store
 
 log = get_logger(__name__)
 

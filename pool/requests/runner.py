@@ -26,7 +26,7 @@ from pool.requests.create import outcome_unknown
 from pool.requests.placement import HandOut
 from pool.requests.queue import Queue
 from pool.requests.source import kind_of
-from pool.store.base import Opened, Store
+from pool.store import Opened, Store
 from pool.tracking.tracker import Tracker
 
 log = get_logger(__name__)

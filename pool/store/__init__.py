@@ -1,14 +1,97 @@
-"""The rows of a pool, and where they are kept."""
+"""The rows of a pool. ``tests/conformance`` is the definition of what a store does."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from pool.errors import ConfigError
-from pool.store.base import Store
-from pool.store.sqlite import SqliteStore
+from pool.store.connections import Connections
+from pool.store.events import Events
+from pool.store.imports import FINAL_GRACE, Imports
+from pool.store.leases import DEMAND_BUCKET, Leases
+from pool.store.maintenance import Maintenance
+from pool.store.records import (
+    NOBODY,
+    Asked,
+    CreateLimit,
+    NewLease,
+    NewRequest,
+    Opened,
+    Page,
+    Unserved,
+)
+from pool.store.requests import Requests
+from pool.store.schema import make_ready
+from pool.store.tasks import Tasks
+from pool.store.webhooks import HEARD_FOR, Webhooks
 
-_SQLITE = "sqlite:///"
+__all__ = [
+    "DEMAND_BUCKET",
+    "FINAL_GRACE",
+    "HEARD_FOR",
+    "NOBODY",
+    "Asked",
+    "CreateLimit",
+    "NewLease",
+    "NewRequest",
+    "Opened",
+    "Page",
+    "Store",
+    "Unserved",
+    "open_store",
+]
+
+_SQLITE: Final = "sqlite:///"
+
+
+class Store(Tasks, Leases, Requests, Imports, Events, Maintenance, Webhooks):
+    """The rows of one pool in a SQLite file; any number of threads and processes may share it.
+
+    It has to be a local file: the locks that SQLite needs do not work on network drives. Three
+    rules hold for every method that changes something:
+
+    * It is one transaction, durable when the method returns: after a power cut the change is there.
+    * It says the state that it expects. When the row is in another one, nothing changes and the
+      method returns None, False, 0 or an empty list; no other decision is overwritten.
+    * ``now`` is given by the caller (seconds since the epoch), so a store has no clock of its own.
+
+    ``pool_id`` is eight characters, chosen when the store was made; they mark this pool's tasks.
+
+    :raises StoreError: from any method, when the file cannot be used; the message says why.
+    """
+
+    def __init__(self, path: Path, *, busy_timeout: float) -> None:
+        self.pool_id = make_ready(path, busy_timeout=busy_timeout)
+        self.connections = Connections(path, busy_timeout=busy_timeout)
+
+    def close(self) -> None:
+        """Close all connections. Closing twice does nothing."""
+        self.connections.close()
+
+    def check_writable(self) -> None:
+        """Raise :class:`pool.errors.StoreError` when a durable write is not possible now."""
+        with self.connections.writing() as db:
+            db.changed(
+                """
+                UPDATE meta SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT)
+                WHERE key = 'writes_checked'
+                """
+            )
+
+    def on_commit(self, listener: Callable[[], None]) -> None:
+        """Have ``listener`` called after each commit of this process that changed a row, on the
+        thread that made it. It must be quick and raise nothing."""
+        self.connections.listeners += (listener,)
+
+    def change_token(self) -> object:
+        """Return a value that differs from the last one when the store has changed since.
+
+        Cheap enough to ask several times a second; false alarms are allowed, misses are not.
+        The value means nothing across threads.
+        """
+        return self.connections.change_token()
 
 
 def open_store(url: str, *, busy_timeout: float = 30.0) -> Store:
@@ -27,4 +110,4 @@ def open_store(url: str, *, busy_timeout: float = 30.0) -> Store:
             f"the store {url!r} is not supported; write sqlite:///relative.db or "
             "sqlite:////absolute.db"
         )
-    return SqliteStore(Path(path).absolute(), busy_timeout=busy_timeout)
+    return Store(Path(path).absolute(), busy_timeout=busy_timeout)

@@ -1,4 +1,8 @@
-"""Connections to a SQLite file: one a thread, and the transactions on them."""
+"""Connections to a SQLite file: one a thread, and the transactions on them.
+
+What differs between databases stands here and in :mod:`pool.store.schema`: how a transaction
+begins, how a change of another process is noticed, and the few words that SQL has no standard for.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,11 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from sqlite_utils import Database
@@ -20,28 +25,77 @@ from pool.errors import PoolClosed, StoreError
 from pool.permissions import create_file, narrow
 from pool.store.failures import explain, is_busy, spoils_connection
 
-#: Seconds between two tries to get the turn at writing, while another process has it.
+#: Longest pause, in seconds, between two tries to write while another process writes.
 LONGEST_PAUSE = 0.004
 
+Row: TypeAlias = Sequence[Any]
+
 _serials = count()
+
+
+class Connection(Database):
+    """A connection, and the short ways to run one statement on it. Parameters are named."""
+
+    def rows(self, sql: str, /, **parameters: Any) -> list[Any]:
+        """Return all rows. Reading them all is also what completes an ``UPDATE … RETURNING``."""
+        return self.execute(sql, parameters).fetchall()
+
+    def one(self, sql: str, /, **parameters: Any) -> Row | None:
+        """Return the first row, if there is one."""
+        found = self.rows(sql, **parameters)
+        return found[0] if found else None
+
+    def number(self, sql: str, /, **parameters: Any) -> int:
+        """Return the one number that the query counts."""
+        return int(self.rows(sql, **parameters)[0][0])
+
+    def changed(self, sql: str, /, **parameters: Any) -> int:
+        """Make a change, and return how many rows were in the state that it expects."""
+        return int(self.execute(sql, parameters).rowcount)
+
+    def upsert(self, table: str, row: Mapping[str, Any], *, key: str) -> None:
+        """Write a row, in place of the one with the same ``key``."""
+        self.table(table).upsert(dict(row), pk=key)
+
+    @staticmethod
+    def using(index: str) -> str:
+        """Name the index that a query uses. SQLite's planner does not know that a partial index is
+        small, and could choose one that is full of finished rows."""
+        return f"INDEXED BY {index}"
+
+    @staticmethod
+    def least(one: str, other: str) -> str:
+        """The smaller of two expressions."""
+        return f"MIN({one}, {other})"
+
+    @staticmethod
+    def greatest(one: str, other: str) -> str:
+        """The larger of two expressions."""
+        return f"MAX({one}, {other})"
+
+
+def listed(values: Collection[Any]) -> tuple[str, dict[str, Any]]:
+    """Return values as they stand between the parentheses of an ``IN``, and as its parameters."""
+    parameters = {f"listed{number}": value for number, value in enumerate(values)}
+    return ", ".join(f":{name}" for name in parameters), parameters
 
 
 class _Slot:
     """The place of one thread's connection. It ends with the thread, and the connection with it.
 
-    The lock is there for those who close connections that are not theirs: SQLite does not
-    stand a close in the middle of a statement. It is reentrant so that a store used from a
-    signal handler or a finalizer gets an error instead of a deadlock.
+    The lock is there for :meth:`Connections.close` and for forks, which close connections of other
+    threads: SQLite does not stand a close in the middle of a statement. It is reentrant so that a
+    store used from a signal handler or a finalizer gets an error instead of a deadlock.
     """
 
     __slots__ = ("__weakref__", "db", "lock", "serial")
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.db: Database | None = None
+        self.db: Connection | None = None
         self.serial = -1
 
-    def open(self, db: Database) -> None:
+    def open(self, db: Connection) -> None:
         self.db = db
         self.serial = next(_serials)
 
@@ -72,22 +126,14 @@ class Connections:
         _all.add(self)
 
     @contextmanager
-    def reading(self) -> Iterator[Database]:
+    def reading(self) -> Iterator[Connection]:
         """This thread's connection, for one query."""
         with self._borrowed() as slot:
             assert slot.db is not None
             yield slot.db
 
     @contextmanager
-    def snapshot(self) -> Iterator[Database]:
-        """This thread's connection, for several queries that see the same rows."""
-        with self._borrowed() as slot:
-            assert slot.db is not None
-            with _transaction(slot.db, lambda db: db.execute("BEGIN")):
-                yield slot.db
-
-    @contextmanager
-    def writing(self) -> Iterator[Database]:
+    def writing(self) -> Iterator[Connection]:
         """This thread's connection in a transaction, which is durable when the block has ended.
 
         It is the only one that writes from its beginning: a transaction that began by reading
@@ -149,9 +195,10 @@ class Connections:
                     slot.close()
                 raise explain(error, self.path, busy_timeout=self.busy_timeout) from error
 
-    def _begin_writing(self, db: Database) -> None:
-        """Get the turn at writing. SQLite's own waiting lengthens its pauses up to 0.1 s, so that
-        the one that has waited longest is the least likely to be next, for seconds at worst."""
+    def _begin_writing(self, db: Connection) -> None:
+        """Begin a transaction that writes, once no other process does. SQLite's own waiting
+        lengthens its pauses up to 0.1 s, so that the process that has waited longest is the least
+        likely to be next, for seconds at worst."""
         give_up = time.monotonic() + self.busy_timeout
         db.execute("PRAGMA busy_timeout = 0")
         try:
@@ -197,7 +244,7 @@ class Connections:
 
 
 @contextmanager
-def _transaction(db: Database, begin: Callable[[Database], object]) -> Iterator[None]:
+def _transaction(db: Connection, begin: Callable[[Connection], object]) -> Iterator[None]:
     try:
         begin(db)
         yield
@@ -225,7 +272,7 @@ def make_file(path: Path) -> None:
         pass
 
 
-def connect(path: Path, *, busy_timeout: float) -> Database:
+def connect(path: Path, *, busy_timeout: float) -> Connection:
     """A connection to a file that is there, whose commits are on the disk when they return."""
     conn = sqlite3.connect(
         f"file:{quote(str(path))}?mode=rw",
@@ -234,13 +281,19 @@ def connect(path: Path, *, busy_timeout: float) -> Database:
         check_same_thread=False,
     )
     try:
-        db = Database(conn, execute_plugins=False, strict=True)
+        db = Connection(conn, execute_plugins=False, strict=True)
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = ON")
     except BaseException:
         conn.close()
         raise
     return db
+
+
+class Connected:
+    """The base of each noun of the store: its methods run on the connections of the process."""
+
+    connections: Connections
 
 
 _all: weakref.WeakSet[Connections] = weakref.WeakSet()

@@ -1,56 +1,109 @@
-"""Installed webhooks and their secret. Each function is one transaction of the SQLite store."""
+"""The webhooks that are installed on CVAT, and their secret."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-from sqlite_utils import Database
+from dataclasses import fields
+from typing import Final
 
 from pool.model import WebhookRecord
-from pool.store import queries
-from pool.store.rows import changed, one
-from pool.store.webhook_rows import HEARD_FOR
+from pool.store.connections import Connected, Connection
+from pool.store.records import columns_of
 
-SECRET = "webhook_secret"
+#: Seconds for which a delivery of a webhook is not written down again.
+HEARD_FOR: Final = 5.0
+
+_WEBHOOK: Final = tuple(field.name for field in fields(WebhookRecord))
+_SECRET: Final = "webhook_secret"
+#: A webhook of which it is not known that it delivers.
+_NOT_HEARD: Final = """
+    hook_id = :hook_id AND (missed > 0 OR heard_at IS NULL OR heard_at <= :heard_before)
+"""
 
 
-def webhook_secret(db: Database) -> str | None:
-    row = one(db, "SELECT value FROM meta WHERE key = :key", {"key": SECRET})
+class Webhooks(Connected):
+    """The rows of installed webhooks."""
+
+    def webhook_secret(self) -> str | None:
+        """Return what CVAT signs its deliveries with; None before :meth:`keep_webhook_secret`."""
+        with self.connections.reading() as db:
+            return _secret(db)
+
+    def keep_webhook_secret(self, secret: str) -> str:
+        """Keep the secret, unless there is one, and return the one that is kept: of several
+        processes that bring one, all get the same."""
+        with self.connections.writing() as db:
+            db.changed(
+                """
+                INSERT INTO meta (key, value) VALUES (:key, :secret)
+                ON CONFLICT (key) DO NOTHING
+                """,
+                key=_SECRET,
+                secret=secret,
+            )
+            return _secret(db) or secret
+
+    def webhooks(self) -> Mapping[str, WebhookRecord]:
+        """Return the installed webhooks by scope."""
+        with self.connections.reading() as db:
+            return _webhooks(db)
+
+    def keep_webhook(self, scope: str, *, hook_id: int, target_url: str, now: float) -> bool:
+        """Keep an installed webhook, in place of the scope's one before. False when it is the same
+        as that: then what is known of its deliveries stays."""
+        with self.connections.writing() as db:
+            known = _webhooks(db).get(scope)
+            if known is not None and (known.hook_id, known.target_url) == (hook_id, target_url):
+                return False
+            row = {
+                "scope": scope,
+                "hook_id": hook_id,
+                "target_url": target_url,
+                "installed_at": now,
+                "heard_at": None,
+                "missed": 0,
+            }
+            db.upsert("webhooks", row, key="scope")
+            return True
+
+    def forget_webhook(self, scope: str) -> bool:
+        """Forget a webhook that was removed; False when there was none."""
+        with self.connections.writing() as db:
+            return bool(db.changed("DELETE FROM webhooks WHERE scope = :scope", scope=scope))
+
+    def hear_webhook(self, hook_id: int, *, now: float) -> bool:
+        """Note a delivery: ``heard_at`` is now and ``missed`` is 0. False, and nothing is
+        written, when that stands there already, give or take :data:`HEARD_FOR`."""
+        heard = {"hook_id": hook_id, "heard_before": now - HEARD_FOR}
+        with self.connections.reading() as db:
+            # Deliveries come many a second, and only the first of them is worth a write.
+            if not db.rows(f"SELECT 1 FROM webhooks WHERE {_NOT_HEARD}", **heard):
+                return False
+        with self.connections.writing() as db:
+            return bool(
+                db.changed(
+                    f"UPDATE webhooks SET heard_at = :now, missed = 0 WHERE {_NOT_HEARD}",
+                    now=now,
+                    **heard,
+                )
+            )
+
+    def miss_webhook(self, scope: str) -> bool:
+        """Count an import that was left to the scope's webhook and found first by polling."""
+        with self.connections.writing() as db:
+            return bool(
+                db.changed(
+                    "UPDATE webhooks SET missed = missed + 1 WHERE scope = :scope", scope=scope
+                )
+            )
+
+
+def _secret(db: Connection) -> str | None:
+    row = db.one("SELECT value FROM meta WHERE key = :key", key=_SECRET)
     return str(row[0]) if row else None
 
 
-def keep_webhook_secret(db: Database, secret: str) -> str:
-    db.table("meta").insert({"key": SECRET, "value": secret}, pk="key", ignore=True)
-    return webhook_secret(db) or secret
-
-
-def webhooks(db: Database) -> Mapping[str, WebhookRecord]:
-    return {row["scope"]: WebhookRecord(**row) for row in db.table("webhooks").rows}
-
-
-def keep_webhook(db: Database, scope: str, *, hook_id: int, target_url: str, now: float) -> bool:
-    known = webhooks(db).get(scope)
-    if known is not None and (known.hook_id, known.target_url) == (hook_id, target_url):
-        return False
-    row = {"scope": scope, "hook_id": hook_id, "target_url": target_url, "installed_at": now}
-    db.table("webhooks").insert({**row, "heard_at": None, "missed": 0}, pk="scope", replace=True)
-    return True
-
-
-def forget_webhook(db: Database, scope: str) -> bool:
-    return bool(changed(db, "DELETE FROM webhooks WHERE scope = :scope", {"scope": scope}))
-
-
-def has_to_hear(db: Database, hook_id: int, *, now: float) -> bool:
-    """Whether a delivery is worth a write."""
-    heard = {"hook_id": hook_id, "heard_before": now - HEARD_FOR}
-    return one(db, f"SELECT 1 FROM webhooks WHERE {queries.NOT_HEARD}", heard) is not None
-
-
-def hear_webhook(db: Database, hook_id: int, *, now: float) -> bool:
-    heard = {"hook_id": hook_id, "heard_before": now - HEARD_FOR, "now": now}
-    return bool(changed(db, queries.HEAR_WEBHOOK, heard))
-
-
-def miss_webhook(db: Database, scope: str) -> bool:
-    return bool(changed(db, queries.MISS_WEBHOOK, {"scope": scope}))
+def _webhooks(db: Connection) -> dict[str, WebhookRecord]:
+    found = db.rows(f"SELECT {columns_of(WebhookRecord)} FROM webhooks")
+    records = (WebhookRecord(**dict(zip(_WEBHOOK, row, strict=True))) for row in found)
+    return {record.scope: record for record in records}

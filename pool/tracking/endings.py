@@ -8,7 +8,7 @@ from pool.clock import Clock
 from pool.errors import ImportLost, PoolError, StoreError
 from pool.logs import get_logger
 from pool.model import Job, new_id
-from pool.store.base import Store
+from pool.store import Store
 from pool.tracking.watched import Finished, Watched
 
 log = get_logger(__name__)

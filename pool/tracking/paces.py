@@ -7,7 +7,7 @@ import threading
 from pool.clock import Clock
 from pool.errors import PoolError
 from pool.logs import get_logger
-from pool.store.base import Store
+from pool.store import Store
 from pool.tracking.poll_schedule import Pace
 from pool.tracking.watched import Watched
 from pool.tracking.webhook_health import safety_net_after

@@ -20,7 +20,7 @@ from pool.errors import CvatError, ImportTimedOut, OwnerGone, PoolError
 from pool.events.notifier import Signal
 from pool.logs import get_logger
 from pool.model import Handout, Job, RequestRecord, RequestState
-from pool.store.base import Store
+from pool.store import Store
 from pool.tracking.endings import Endings
 from pool.tracking.paces import Paces
 from pool.tracking.poll_schedule import LONGEST_PAUSE, pause_after, size_class

@@ -16,7 +16,7 @@ from pool.config.settings import Template
 from pool.errors import StoreError
 from pool.logs import get_logger
 from pool.model import Job, RequestRecord, WebhookRecord, WebhookState
-from pool.store.base import Store
+from pool.store import Store
 from pool.tracking.poll_schedule import Pace
 
 log = get_logger(__name__)

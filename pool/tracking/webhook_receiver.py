@@ -22,7 +22,7 @@ from pool.errors import PoolError, StoreError
 from pool.events.notifier import Signal
 from pool.logs import get_logger
 from pool.model import PooledTask, RequestRecord
-from pool.store.base import Store
+from pool.store import Store
 from pool.tracking.tracker import Tracker
 from pool.tracking.watched import UNDER_WAY
 from pool.tracking.webhook_health import whole_task

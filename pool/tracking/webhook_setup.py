@@ -15,7 +15,7 @@ from pool.cvat.webhooks import EVENTS, OLDER_EVENTS, Delivery, Webhook
 from pool.errors import ConfigError, CvatError, CvatNotFound, PoolError
 from pool.logs import get_logger
 from pool.model import pool_mark
-from pool.store.base import Store
+from pool.store import Store
 from pool.tracking.webhook_health import project_of, scope_of
 
 log = get_logger(__name__)

@@ -30,8 +30,7 @@ from pool.cvat import AccessTokenCredentials, CvatClient
 from pool.demo import sample_image
 from pool.model import new_id
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
-from pool.store import open_store
-from pool.store.base import NewLease, NewRequest
+from pool.store import NewLease, NewRequest, open_store
 
 #: Hand-outs of one client, and one-image requests each way.
 ALONE = 2000

@@ -24,8 +24,7 @@ from rich.table import Table
 
 from pool.errors import StoreError
 from pool.model import new_id
-from pool.store.base import NewLease, NewRequest
-from pool.store.sqlite import SqliteStore
+from pool.store import NewLease, NewRequest, Store
 
 TEMPLATE, FINGERPRINT = "streets", "f00d"
 #: What the hand-out may take, in milliseconds.
@@ -121,7 +120,7 @@ def measure(path: Path, warm: int, finished: int) -> Iterator[Timing]:
         yield timed(f"change_token, {rows}", 500, store.change_token)
 
 
-def claim(store: SqliteStore, *, data: bool = False) -> int | None:
+def claim(store: Store, *, data: bool = False) -> int | None:
     wanted = NewLease(
         id=new_id(), template=TEMPLATE, fingerprint=FINGERPRINT, owner="bench", ttl=3600.0
     )
@@ -198,7 +197,7 @@ def compete(path: Path, processes: int, tasks: int) -> Contest:
 
 
 def claim_all(path: Path, gate: object, answers: object) -> None:
-    store = SqliteStore(path, busy_timeout=30.0)
+    store = Store(path, busy_timeout=30.0)
     taken: list[int] = []
     times: list[float] = []
     errors = 0
@@ -222,9 +221,9 @@ def claim_all(path: Path, gate: object, answers: object) -> None:
 
 
 @contextmanager
-def filled(path: Path, warm: int, finished: int) -> Iterator[SqliteStore]:
+def filled(path: Path, warm: int, finished: int) -> Iterator[Store]:
     """A store with warm tasks, and with finished tasks, leases, requests and jobs."""
-    store = SqliteStore(path, busy_timeout=30.0)
+    store = Store(path, busy_timeout=30.0)
     with store.connections.writing() as db:
         db.execute(
             """

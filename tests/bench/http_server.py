@@ -23,8 +23,7 @@ from pool.config.settings import ImportSettings, PoolSettings, Settings, Templat
 from pool.logs import configure
 from pool.model import Job, new_id
 from pool.simulator import SimulatorServer
-from pool.store import open_store
-from pool.store.sqlite import SqliteStore
+from pool.store import Store, open_store
 
 TEMPLATE = Template(
     name="scenes",
@@ -109,7 +108,7 @@ def server(simulator: SimulatorServer) -> Iterator[Server]:
 def put_warm(settings: Settings, count: int) -> None:
     """Warm tasks that only the store knows of, quickly: one durable transaction for them all."""
     store = open_store(settings.store.url)
-    assert isinstance(store, SqliteStore)
+    assert isinstance(store, Store)
     template, now = settings.templates[TEMPLATE.name], time.time()
     rows = [
         {

@@ -9,8 +9,7 @@ import pytest
 from store_factories import FACTORIES
 from store_scene import Scene
 
-from pool.store import open_store
-from pool.store.base import Store
+from pool.store import Store, open_store
 
 
 @pytest.fixture(params=FACTORIES)

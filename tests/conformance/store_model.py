@@ -16,7 +16,7 @@ from pool.model import (
     RequestState,
     TaskState,
 )
-from pool.store.base import Store
+from pool.store import Store
 
 T, L, R = TaskState, LeaseState, RequestState
 Row = TypeVar("Row")

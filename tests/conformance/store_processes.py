@@ -17,8 +17,7 @@ from store_scene import FINGERPRINT, NOW, TEMPLATE, wish
 
 from pool.errors import IdempotencyConflict
 from pool.model import new_id
-from pool.store import open_store
-from pool.store.base import CreateLimit
+from pool.store import CreateLimit, open_store
 
 
 def pool_id(url: str) -> str:

@@ -16,7 +16,7 @@ from pool.model import (
     TaskState,
     new_id,
 )
-from pool.store.base import CreateLimit, NewLease, NewRequest, Opened, Store
+from pool.store import CreateLimit, NewLease, NewRequest, Opened, Store
 
 NOW = 1_700_000_000.0
 TEMPLATE = "streets"

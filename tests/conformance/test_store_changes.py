@@ -9,7 +9,7 @@ import pytest
 from store_scene import FINGERPRINT, NOW, ORIGIN, TEMPLATE, Scene, data, everything, wish
 
 from pool.model import LeaseState, Outcome, Prewarm, RequestState, TaskState
-from pool.store.base import Store
+from pool.store import Store
 
 
 def claimed(scene: Scene, *, older_from: str | None = ORIGIN) -> str | None:

@@ -6,7 +6,7 @@ import pytest
 from store_scene import NOW, TEMPLATE, Scene, everything, wish
 
 from pool.model import Hold, Prewarm, RequestState, TaskState
-from pool.store.base import Opened, Store
+from pool.store import Opened, Store
 
 HOUR = 3600.0
 TERM = 10.0

@@ -8,7 +8,7 @@ import store_processes as processes
 from store_scene import FINGERPRINT, NOW, TEMPLATE, Scene, everything, wish
 
 from pool.model import LeaseState, Outcome, RequestState, TaskState, new_id, task_name
-from pool.store.base import CreateLimit, Store
+from pool.store import CreateLimit, Store
 
 LIMIT = CreateLimit(capacity=3, concurrency=2)
 

@@ -10,7 +10,7 @@ from store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, Scene, data, wish
 
 from pool.errors import IdempotencyConflict
 from pool.model import KINDS, EndedRequest, Event, Hold, Outcome, new_id
-from pool.store.base import CreateLimit, Opened, Store
+from pool.store import CreateLimit, Opened, Store
 
 #: Times of steps that follow each other.
 T1, T2, T3, T4 = (NOW + 10 * step for step in range(1, 5))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from store_scene import JOBS, NOW, Scene
 
 from pool.model import FinalKind, FinalStep, RequestWarning
-from pool.store.base import FINAL_GRACE, Opened
+from pool.store import FINAL_GRACE, Opened
 
 NAME, ASSIGN = FinalKind.NAME, FinalKind.ASSIGN
 REFUSED = RequestWarning(code="not-named", text='not "n"')

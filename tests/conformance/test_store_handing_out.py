@@ -10,7 +10,7 @@ import store_processes as processes
 from store_scene import FINGERPRINT, NOW, TEMPLATE, Scene, data, everything, wish
 
 from pool.model import LeaseState, Outcome, RequestState, TaskState
-from pool.store.base import Store
+from pool.store import Store
 
 
 def test_a_lease_with_a_warm_task(scene: Scene) -> None:

@@ -7,7 +7,7 @@ import store_processes as processes
 from store_scene import JOBS, NOW, Scene, data, everything
 
 from pool.model import LeaseState, Outcome, RequestState, TaskState
-from pool.store.base import Opened
+from pool.store import Opened
 
 IMPORTING = (TaskState.IMPORTING, LeaseState.USED, RequestState.IMPORTING)
 UPLOADING = (TaskState.LEASED, LeaseState.ACTIVE, RequestState.UPLOADING)

@@ -10,7 +10,7 @@ from store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, Scene, data, wish
 
 from pool.errors import InputError, PoolClosed
 from pool.model import LeaseState, Outcome, RequestState, TaskState, new_id
-from pool.store.base import DEMAND_BUCKET, Asked, Store
+from pool.store import DEMAND_BUCKET, Asked, Store
 
 
 def test_an_empty_store(store: Store) -> None:

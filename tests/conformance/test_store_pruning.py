@@ -6,7 +6,7 @@ import pytest
 from store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, Scene, data, everything, wish
 
 from pool.model import FinalKind, Hold, RequestWarning, TaskState
-from pool.store.base import Opened, Store
+from pool.store import Opened, Store
 
 LATER = NOW + 1000
 

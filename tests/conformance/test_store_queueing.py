@@ -9,8 +9,7 @@ from store_scene import JOBS, NOW, Scene, data, everything, wish
 
 from pool.errors import IdempotencyConflict, QueueFull
 from pool.model import LeaseState, Outcome, RequestRecord, RequestState, TaskState
-from pool.store.base import Opened
-from pool.store.queue_rows import NOBODY
+from pool.store import NOBODY, Opened
 
 WAITING = (None, LeaseState.WAITING, RequestState.QUEUED)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from store_scene import FINGERPRINT, NOW, TEMPLATE, Scene, everything, wish
 
 from pool.model import LeaseState, Outcome, TaskState
-from pool.store.base import Store
+from pool.store import Store
 
 # --- Tasks that are somebody's, and tasks that are ours after all ---------------------------------
 

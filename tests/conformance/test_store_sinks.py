@@ -6,7 +6,7 @@ import pytest
 from store_scene import NOW, Scene
 
 from pool.model import SinkRecord
-from pool.store.base import Store
+from pool.store import Store
 
 LATER = NOW + 1000
 

@@ -20,8 +20,7 @@ from store_model import L, Lease, Model, R, Request, T, Task
 from store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, data, everything, wish
 
 from pool.model import new_id
-from pool.store import open_store
-from pool.store.base import CreateLimit, NewRequest
+from pool.store import CreateLimit, NewRequest, open_store
 
 
 class Calls(Model):

@@ -7,7 +7,7 @@ import store_processes as processes
 from store_scene import NOW, TEMPLATE, Scene
 
 from pool.model import ConfigRecord, Hold, LearnedPace
-from pool.store.base import Store
+from pool.store import Store
 
 HOLD = Hold(
     template=TEMPLATE, code="cvat", reason="403 \udcff", since=NOW, retry_at=NOW + 9, attempts=2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from store_scene import JOBS, NOW, Scene
 
-from pool.store.base import Opened
+from pool.store import Opened
 
 
 def request_id(opened: Opened) -> str:

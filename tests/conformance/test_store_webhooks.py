@@ -6,8 +6,7 @@ import store_processes as processes
 from store_scene import JOBS, NOW, Scene
 
 from pool.model import TaskState, WebhookRecord
-from pool.store.base import Store
-from pool.store.webhook_rows import HEARD_FOR
+from pool.store import HEARD_FOR, Store
 
 URL = "http://pool/webhooks/cvat"
 INSTALLED = WebhookRecord(scope="project:3", hook_id=7, target_url=URL, installed_at=NOW)

@@ -18,7 +18,7 @@ from pool.maintenance.deletion import Deletion, delete_all
 from pool.maintenance.reconcile import Reconcile
 from pool.model import LeaseState, RequestRecord, RequestState, TaskState, pool_mark
 from pool.simulator import SimulatorServer
-from pool.store.base import Store
+from pool.store import Store
 
 #: Seconds by which the server's clock is set forward for the one reconciliation, so that it takes
 #: no task for too young.

@@ -27,8 +27,7 @@ from pool.cvat import connect
 from pool.demo import sample_image
 from pool.model import RequestState, TaskState
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
-from pool.store import open_store
-from pool.store.base import Store
+from pool.store import Store, open_store
 
 CALLERS = 4
 DAEMONS = 2

@@ -21,7 +21,7 @@ from pool.maintenance.scheduler import Scheduler
 from pool.model import Handout, LeaseState, Outcome, TaskState
 from pool.process import Engine
 from pool.requests.source import build_upload
-from pool.store.base import NewRequest, Store
+from pool.store import NewRequest, Store
 
 
 def reconcile_of(engine: Engine) -> Reconcile:

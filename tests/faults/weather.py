@@ -35,7 +35,7 @@ from pool.simulator.faults import (
     Latency,
     SlowImport,
 )
-from pool.store.base import Store
+from pool.store import Store
 
 #: What CVAT says of imports that the weather makes fail, so that no other failure is taken for one.
 WORDS = "OSError: the weather has failed this import\n"

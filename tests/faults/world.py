@@ -31,8 +31,7 @@ from pool.model import new_id
 from pool.requests.source import build_upload, digest, names_of
 from pool.simulator import SimulatorSettings, Timings
 from pool.simulator.faults import Fault
-from pool.store import open_store
-from pool.store.base import NewRequest
+from pool.store import NewRequest, open_store
 
 T = TypeVar("T")
 

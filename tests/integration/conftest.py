@@ -24,7 +24,7 @@ from pool.model import WebhookState
 from pool.process import Engine
 from pool.requests.dispatcher import Dispatch
 from pool.simulator import SimulatorServer
-from pool.store.base import Store
+from pool.store import Store
 from pool.tracking.webhook_receiver import Deliveries
 from pool.tracking.webhook_setup import HookReport, HookSetup
 

@@ -25,7 +25,7 @@ from pool.maintenance.scheduler import Scheduler
 from pool.model import Handout, RequestState, TaskState, new_id
 from pool.process import Engine
 from pool.requests.source import build_upload
-from pool.store.base import CreateLimit, NewRequest
+from pool.store import CreateLimit, NewRequest
 
 HOUR = 3600.0
 both_ways = pytest.mark.parametrize("hours", [6, -6, 40, -40])

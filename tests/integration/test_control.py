@@ -20,7 +20,7 @@ from pool.maintenance.recycle import Recycle
 from pool.maintenance.refill import Refill
 from pool.maintenance.reload import ReloadReport
 from pool.model import LeaseRecord, TemplateStatus
-from pool.store.base import Store
+from pool.store import Store
 
 
 @pytest.fixture

@@ -16,8 +16,7 @@ from support.commands import PATIENCE, Running, running
 from pool.model import TaskState
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 from pool.simulator.faults import Hang, Latency
-from pool.store import open_store
-from pool.store.base import Store
+from pool.store import Store, open_store
 
 #: Seconds for a process to notice a signal and to end on a busy machine.
 SLACK = 5.0

@@ -17,7 +17,7 @@ from pool.config.settings import TaskSettings, Template
 from pool.cvat.webhooks import signature_of
 from pool.model import RequestState, TaskState
 from pool.process import Engine
-from pool.store.base import Store
+from pool.store import Store
 from pool.tracking import webhook_receiver as module
 from pool.tracking.webhook_receiver import Deliveries, Effect
 

@@ -10,7 +10,7 @@ from pool.config.settings import Template
 from pool.model import RequestState
 from pool.process import Engine
 from pool.requests.source import build_upload
-from pool.store.base import NewRequest
+from pool.store import NewRequest
 
 
 def test_data_that_went_into_a_lease_that_was_followed(

@@ -16,8 +16,7 @@ from pool.errors import InputError, PoolClosed
 from pool.events import feed as module
 from pool.events.feed import Feed
 from pool.model import Event
-from pool.store import open_store
-from pool.store.base import Store
+from pool.store import Store, open_store
 from pool.taskpool import TaskPool
 
 PATIENCE = 20.0

@@ -34,8 +34,7 @@ from pool.process import Engine
 from pool.requests.backoff import SERVER
 from pool.requests.source import build_upload
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings, UserSettings
-from pool.store import open_store
-from pool.store.base import FINAL_GRACE, NewRequest, Store
+from pool.store import FINAL_GRACE, NewRequest, Store, open_store
 
 IMAGE = build_upload([("a.jpg", b"x")])
 FORBIDDEN = CvatForbidden("HTTP 403 Forbidden: no", http_status=403)

@@ -23,7 +23,7 @@ from pool.observability.health import Health, HealthReport
 from pool.observability.reach import Reach
 from pool.process import Engine
 from pool.requests.backoff import SERVER
-from pool.store.base import Store
+from pool.store import Store
 
 INTERVAL = 100.0
 

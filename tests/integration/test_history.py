@@ -20,7 +20,7 @@ from pool.model import Status
 from pool.observability.history import EVERY, KEPT_FOR, History
 from pool.observability.status import read_status
 from pool.process import Engine
-from pool.store.base import Store
+from pool.store import Store
 
 
 class Configured:

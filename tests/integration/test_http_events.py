@@ -27,7 +27,7 @@ from pool.http.live import Live
 from pool.http.problems import install
 from pool.http.server import HttpServer
 from pool.http.workers import Workers
-from pool.store.base import Store
+from pool.store import Store
 
 PATIENCE = 20.0
 
@@ -330,7 +330,7 @@ def test_a_client_that_does_not_read_is_disconnected(store: Store) -> None:
 
 def fill(store: Store, *, events: int, size: int) -> None:
     """Far more than the system keeps of what was sent and not read."""
-    with store.connections.writing() as db:  # type: ignore[attr-defined]
+    with store.connections.writing() as db:
         db.execute(
             """
             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT :events)

@@ -14,8 +14,7 @@ from support.services import PATIENCE
 
 from pool.clock import SystemClock
 from pool.model import Job, LeaseState, RequestState
-from pool.store import open_store
-from pool.store.base import NewLease, NewRequest
+from pool.store import NewLease, NewRequest, open_store
 
 JOBS = (Job(id=7, url="http://cvat/jobs/7", start_frame=0, stop_frame=0),)
 

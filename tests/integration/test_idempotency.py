@@ -21,7 +21,7 @@ from pool.errors import IdempotencyConflict, WaitTimeout
 from pool.model import LeaseState, Outcome, RequestState
 from pool.simulator import SimulatorServer
 from pool.simulator.faults import Hang
-from pool.store.base import Store
+from pool.store import Store
 
 #: A process that does one thing; if killed, it counts as gone a second later.
 PROCESS = """

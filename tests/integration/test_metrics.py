@@ -27,7 +27,7 @@ from pool.observability.observation import Observation
 from pool.observability.standing import Sources
 from pool.process import Engine
 from pool.requests.backoff import SERVER
-from pool.store.base import Store
+from pool.store import Store
 from pool.tracking.watched import Finished
 
 LABELS = ("template", "outcome", "state", "code", "operation", "result", "service", "sink")
@@ -255,7 +255,7 @@ def test_a_scrape_reads_as_much_however_many_rows_are_finished(
 ) -> None:
     def queries() -> int:
         asked: list[str] = []
-        with store.connections.reading() as db:  # type: ignore[attr-defined]
+        with store.connections.reading() as db:
             tracing = db
         with tracing.tracer(lambda sql, _: asked.append(sql)):
             metrics.expose()

@@ -9,7 +9,7 @@ from pool.maintenance import prune as module
 from pool.maintenance.prune import EVENTS_FOR, LEAST, UNTOLD_FOR, Prune
 from pool.model import TaskState, new_id
 from pool.process import Engine
-from pool.store.base import FINAL_GRACE, CreateLimit
+from pool.store import FINAL_GRACE, CreateLimit
 
 
 def forgettable(engine: Engine, template: Template) -> None:

@@ -30,7 +30,7 @@ from pool.model import LeaseState, RequestState, TaskState
 from pool.requests import runner as intake
 from pool.requests.backoff import SERVER
 from pool.requests.dispatcher import Dispatch
-from pool.store.base import Store
+from pool.store import Store
 
 FILES = [("a.jpg", b"some bytes")]
 

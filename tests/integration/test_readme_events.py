@@ -27,7 +27,7 @@ from pool.observability.metrics import Metrics
 from pool.observability.observation import Observation
 from pool.observability.standing import Sources
 from pool.process import Engine
-from pool.store.base import Store
+from pool.store import Store
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 pytestmark = pytest.mark.skipif("cvat_pool_" not in README, reason="events are not told of yet")

@@ -17,7 +17,7 @@ from pool.maintenance.refill import Refill
 from pool.model import Handout, PooledTask, RequestState, TaskState, new_id, pool_mark, task_name
 from pool.process import Engine
 from pool.requests.source import build_upload
-from pool.store.base import CreateLimit, NewRequest, Store
+from pool.store import CreateLimit, NewRequest, Store
 
 DEADLINES = Deadlines.of(30.0)
 VERIFY_EVERY = 600.0

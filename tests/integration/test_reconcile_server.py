@@ -19,8 +19,7 @@ from pool.maintenance.reconcile import Reconcile
 from pool.model import new_id, task_name
 from pool.simulator import SimulatorServer
 from pool.simulator.faults import Error
-from pool.store import open_store
-from pool.store.base import Store
+from pool.store import Store, open_store
 from pool.taskpool import TaskPool
 
 

@@ -32,7 +32,7 @@ from pool.maintenance.sizing import Target
 from pool.model import Handout, LeaseState, Outcome, RequestRecord, RequestState, TaskState
 from pool.process import Engine
 from pool.requests.source import build_upload
-from pool.store.base import NewRequest, Store
+from pool.store import NewRequest, Store
 from pool.tracking.poll_schedule import FIRST_POLL_UNSEEN
 from pool.tracking.watched import TOGETHER
 

@@ -15,7 +15,7 @@ from pool.events import sink as module
 from pool.events.posting import Reply
 from pool.events.sink import PATIENCE, REFUSED_FOR, RETRY_CAP, Sink, pause_after
 from pool.model import RequestRecord, SinkRecord
-from pool.store.base import FINAL_GRACE, Store
+from pool.store import FINAL_GRACE, Store
 
 OK = Reply(status=200)
 DOWN = Reply(problem="connection refused")

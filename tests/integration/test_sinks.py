@@ -19,7 +19,7 @@ from pool.events.feed import Feed
 from pool.events.posting import Posting
 from pool.events.sinks import Sinks, sink_names
 from pool.model import RequestRecord
-from pool.store.base import Store
+from pool.store import Store
 
 PATIENCE = 20.0
 SIGNATURE = "X-Pool-Signature-256"

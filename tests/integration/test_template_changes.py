@@ -19,7 +19,7 @@ from pool.maintenance.refill import Refill
 from pool.model import Handout, LeaseState, Outcome, PooledTask, RequestState, TaskState
 from pool.process import Engine
 from pool.requests.source import build_upload
-from pool.store.base import NewRequest
+from pool.store import NewRequest
 
 LABELS = {"v1": {"name": "car"}, "v2": {"name": "tram"}, "v3": {"name": "ship"}}
 

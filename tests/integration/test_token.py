@@ -23,7 +23,7 @@ from pool.model import Handout, Outcome, RequestRecord, RequestState, TaskState,
 from pool.requests.backoff import REFUSED_BASE, REFUSED_CAP
 from pool.requests.source import build_upload
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
-from pool.store.base import NewRequest, Store
+from pool.store import NewRequest, Store
 
 
 @pytest.fixture

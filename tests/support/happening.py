@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pool.model import Job, new_id
-from pool.store.base import CreateLimit, NewLease, NewRequest, Store
+from pool.store import CreateLimit, NewLease, NewRequest, Store
 
 TEMPLATE = "scenes"
 _LIMIT = CreateLimit(capacity=10_000, concurrency=10_000)

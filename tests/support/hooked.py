@@ -16,7 +16,7 @@ from pool.daemon import Daemon
 from pool.model import RequestRecord, RequestState, WebhookState
 from pool.process import Engine
 from pool.simulator import SimulatorServer
-from pool.store.base import CreateLimit, NewLease, NewRequest
+from pool.store import CreateLimit, NewLease, NewRequest
 from pool.tracking.webhook_setup import HookReport, HookSetup
 from support.commands import PATIENCE
 

@@ -12,7 +12,7 @@ from pool.model import RequestRecord, RequestState, TaskState, new_id
 from pool.process import Engine
 from pool.requests.dispatcher import Dispatch
 from pool.requests.source import names_of
-from pool.store.base import NewRequest, Opened
+from pool.store import NewRequest, Opened
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
 from support.services import PATIENCE

@@ -10,16 +10,15 @@ from pathlib import Path
 import pytest
 
 from pool.model import new_id
-from pool.store.base import CreateLimit, NewLease
+from pool.store import CreateLimit, NewLease, Store
 from pool.store.connections import Connections, connect
-from pool.store.sqlite import SqliteStore
 
 NOW = 1_700_000_000.0
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqliteStore]:
-    store = SqliteStore(tmp_path / "pool.db", busy_timeout=5.0)
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path / "pool.db", busy_timeout=5.0)
     yield store
     store.close()
 
@@ -28,7 +27,7 @@ def wish() -> NewLease:
     return NewLease(id=new_id(), template="a", fingerprint="f", owner="o", ttl=60.0)
 
 
-def make_warm(store: SqliteStore) -> str:
+def make_warm(store: Store) -> str:
     pooled_id = new_id()
     limit = CreateLimit(capacity=10**6, concurrency=10**6)
     assert store.begin_create(pooled_id, "a", "f", limit=limit, owner="o", now=NOW)
@@ -37,7 +36,7 @@ def make_warm(store: SqliteStore) -> str:
     return pooled_id
 
 
-def test_the_connections_of_ended_threads_do_not_stay(store: SqliteStore) -> None:
+def test_the_connections_of_ended_threads_do_not_stay(store: Store) -> None:
     store.levels()
     for _ in range(20):
         threads = [threading.Thread(target=store.levels) for _ in range(5)]
@@ -48,7 +47,7 @@ def test_the_connections_of_ended_threads_do_not_stay(store: SqliteStore) -> Non
     assert store.connections.open_count == 1
 
 
-def test_closing_closes_the_connections_of_all_threads(store: SqliteStore) -> None:
+def test_closing_closes_the_connections_of_all_threads(store: Store) -> None:
     ready, done = threading.Barrier(4), threading.Event()
 
     def look() -> None:
@@ -68,7 +67,7 @@ def test_closing_closes_the_connections_of_all_threads(store: SqliteStore) -> No
         thread.join()
 
 
-def test_a_forked_process_can_use_the_store_next_to_its_parent(store: SqliteStore) -> None:
+def test_a_forked_process_can_use_the_store_next_to_its_parent(store: Store) -> None:
     taken = {make_warm(store), make_warm(store), make_warm(store)}
     token = store.change_token()
     reading, writing = os.pipe()
@@ -88,7 +87,7 @@ def test_a_forked_process_can_use_the_store_next_to_its_parent(store: SqliteStor
     assert store.change_token() != token
 
 
-def test_no_connection_is_open_while_a_process_forks(tmp_path: Path, store: SqliteStore) -> None:
+def test_no_connection_is_open_while_a_process_forks(tmp_path: Path, store: Store) -> None:
     connections = Connections(tmp_path / "pool.db", busy_timeout=1.0)
     with connections.reading():
         pass

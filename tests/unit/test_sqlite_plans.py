@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from pool.model import FinalKind, Job, LeaseState, RequestState, RequestWarning, TaskState, new_id
-from pool.store.base import CreateLimit, NewLease, NewRequest
-from pool.store.sqlite import SqliteStore
+from pool.store import CreateLimit, NewLease, NewRequest, Store
 
 #: Indexes by an id or key that one row has, whose cost is that of one row.
 UNIQUE = {
@@ -47,7 +46,7 @@ PARTIAL = {
 STEP = re.compile(r"(?:SCAN|SEARCH) (tasks|leases|requests|final_steps)\b(?: USING (.*))?")
 
 LIMIT = CreateLimit(capacity=9, concurrency=9)
-CALLS: dict[str, Callable[[SqliteStore], object]] = {
+CALLS: dict[str, Callable[[Store], object]] = {
     "levels": lambda store: store.levels(),
     "warm_of": lambda store: store.warm_of("a", "f"),
     "older_warm_of": lambda store: store.older_warm_of("a", "f", older_from="o"),
@@ -101,13 +100,13 @@ CALLS: dict[str, Callable[[SqliteStore], object]] = {
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqliteStore]:
-    store = SqliteStore(tmp_path / "pool.db", busy_timeout=5.0)
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path / "pool.db", busy_timeout=5.0)
     yield store
     store.close()
 
 
-def plans(store: SqliteStore, call: Callable[[SqliteStore], object]) -> dict[str, list[str]]:
+def plans(store: Store, call: Callable[[Store], object]) -> dict[str, list[str]]:
     """The plan of every query that a call makes."""
     asked: list[tuple[str, Any]] = []
     with store.connections.reading() as db:
@@ -123,7 +122,7 @@ def plans(store: SqliteStore, call: Callable[[SqliteStore], object]) -> dict[str
     }
 
 
-def check(store: SqliteStore, call: Callable[[SqliteStore], object]) -> None:
+def check(store: Store, call: Callable[[Store], object]) -> None:
     seen = plans(store, call)
     assert seen or call is CALLS["hand_outs"]
     for sql, plan in seen.items():
@@ -142,12 +141,12 @@ def check(store: SqliteStore, call: Callable[[SqliteStore], object]) -> None:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_no_call_reads_finished_rows(store: SqliteStore, name: str) -> None:
+def test_no_call_reads_finished_rows(store: Store, name: str) -> None:
     check(store, CALLS[name])
 
 
-def test_the_way_of_a_request_reads_no_finished_rows(store: SqliteStore) -> None:
-    def serve(store: SqliteStore, *, key: str, with_request: bool) -> None:
+def test_the_way_of_a_request_reads_no_finished_rows(store: Store) -> None:
+    def serve(store: Store, *, key: str, with_request: bool) -> None:
         wanted = NewLease(
             id=new_id(),
             template="a",
@@ -175,8 +174,8 @@ def test_the_way_of_a_request_reads_no_finished_rows(store: SqliteStore) -> None
     check(store, lambda store: serve(store, key="k", with_request=False))
 
 
-def test_the_way_of_a_spooled_request_reads_no_finished_rows(store: SqliteStore) -> None:
-    def serve(store: SqliteStore) -> None:
+def test_the_way_of_a_spooled_request_reads_no_finished_rows(store: Store) -> None:
+    def serve(store: Store) -> None:
         wanted = NewLease(id=new_id(), template="a", fingerprint="f", owner="o", ttl=9.0)
         request = NewRequest(id=new_id(), spooled=True)
         store.open_lease(wanted, request=request, claim=False, most_queued=9, now=1.0)
@@ -195,7 +194,7 @@ def test_the_way_of_a_spooled_request_reads_no_finished_rows(store: SqliteStore)
     check(store, serve)
 
 
-def test_the_hand_out_takes_the_oldest_without_sorting(store: SqliteStore) -> None:
+def test_the_hand_out_takes_the_oldest_without_sorting(store: Store) -> None:
     wanted = NewLease(id=new_id(), template="a", fingerprint="f", owner="o", ttl=9.0)
     steps = [
         step
@@ -208,7 +207,7 @@ def test_the_hand_out_takes_the_oldest_without_sorting(store: SqliteStore) -> No
 
 
 def test_the_hand_out_asks_once_and_for_an_older_task_only_where_one_will_do(
-    store: SqliteStore,
+    store: Store,
 ) -> None:
     def claims(wanted: NewLease) -> list[str]:
         seen = plans(store, lambda store: store.open_lease(wanted, now=1.0))
@@ -228,13 +227,13 @@ def test_the_hand_out_asks_once_and_for_an_older_task_only_where_one_will_do(
     assert len(claims(replace(lenient, id=new_id()))) == 1
 
 
-def test_no_reference_is_deferred(store: SqliteStore) -> None:
+def test_no_reference_is_deferred(store: Store) -> None:
     """A deferred one is settled by reading all rows of the other table, plan or no plan."""
     with store.connections.reading() as db:
         assert "DEFER" not in db.schema.upper()
 
 
-def test_events_are_read_from_their_place_on(store: SqliteStore) -> None:
+def test_events_are_read_from_their_place_on(store: Store) -> None:
     for call in (
         lambda store: store.events_after(5, limit=9),
         lambda store: store.events_after(5, limit=9, kinds=["task.warm"]),
@@ -246,7 +245,7 @@ def test_events_are_read_from_their_place_on(store: SqliteStore) -> None:
             assert not any("SCAN events" in step or "TEMP B-TREE" in step for step in steps), steps
 
 
-def test_a_page_of_leases_is_not_sorted(store: SqliteStore) -> None:
+def test_a_page_of_leases_is_not_sorted(store: Store) -> None:
     for steps in plans(store, lambda store: store.leases([LeaseState.USED])).values():
         assert steps == ["SEARCH leases USING INDEX leases_by_state (state=?)"]
 
@@ -255,7 +254,7 @@ def test_a_page_of_leases_is_not_sorted(store: SqliteStore) -> None:
 @pytest.mark.parametrize("template", [None, "a"])
 @pytest.mark.parametrize("state", [None, RequestState.READY])
 def test_a_page_of_requests_is_not_sorted(
-    store: SqliteStore, state: RequestState | None, template: str | None, cursor: str | None
+    store: Store, state: RequestState | None, template: str | None, cursor: str | None
 ) -> None:
     (steps,) = plans(
         store, lambda store: store.requests(state=state, template=template, cursor=cursor)

@@ -11,7 +11,7 @@ from pool.config.settings import PoolSettings
 from pool.maintenance.sizing import LEAD_TIME
 from pool.maintenance.tuning import Advice, Creates, advise, being_replaced, creates_in
 from pool.model import Outcome
-from pool.store.base import Asked
+from pool.store import Asked
 
 NOW = 1_800_000_000.0
 

@@ -1,0 +1,730 @@
+"""Leases: the hand-out of warm tasks to callers, and how it ends."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from pool.errors import IdempotencyConflict, QueueFull
+from pool.model import (
+    Demand,
+    Handout,
+    LeaseRecord,
+    LeaseState,
+    Outcome,
+    PooledTask,
+    RequestRecord,
+    RequestState,
+)
+from pool.store.connections import Connected, Connection, Row, listed
+from pool.store.records import (
+    LEASE,
+    LEASE_WIDTH,
+    NOBODY,
+    REQUEST,
+    TASK,
+    Asked,
+    NewLease,
+    NewRequest,
+    Opened,
+    columns_of,
+    lease_of,
+    request_of,
+    task_of,
+    text,
+)
+from pool.store.schema import EXPIRING, LIVE, SPOOLED
+
+#: Seconds in one bucket of the demand history.
+DEMAND_BUCKET: Final = 10.0
+
+
+class Leases(Connected):
+    """The rows of hand-outs, and the counts of how they were served."""
+
+    # --- Handing out ------------------------------------------------------------------------------
+
+    def open_lease(
+        self,
+        lease: NewLease,
+        *,
+        request: NewRequest | None = None,
+        claim: bool = True,
+        most_queued: int | None = None,
+        now: float,
+    ) -> Opened:
+        """Accept a wish for a task and, in the same transaction, claim a warm one if there is.
+
+        With a task: the lease is ``ACTIVE``, the task ``LEASED``, a request ``UPLOADING``; and a
+        ``HIT`` is counted, for a request once its data is accepted. Without: the lease is
+        ``WAITING`` and a request ``QUEUED``. The template's oldest warm task of the fingerprint is
+        taken; where there is none, and only then, the newest of ``lease.older_from``. No two
+        callers get the same. Without ``claim`` none is looked for. A spooled request that is
+        ``QUEUED`` has no owner.
+
+        A known ``idempotency_key`` changes nothing and answers what it answered before, except
+        for a task that was given back: ``task`` is None then. Keys of leases and of requests are
+        separate; with a request, the key stands in the request alone.
+
+        :raises pool.errors.IdempotencyConflict: the key is known with another ``payload``.
+        :raises pool.errors.QueueFull: the request would be ``QUEUED`` and as many as
+            ``most_queued`` spooled ones are already; nothing has changed.
+        """
+        with self.connections.writing() as db:
+            known = _replayed(db, lease, of_request=request is not None)
+            if known is not None:
+                return known
+            task = (
+                _claim(db, lease.id, lease.template, lease.fingerprint, lease.older_from, now=now)
+                if claim
+                else None
+            )
+            if task is None and request is not None and request.spooled:
+                check_room(db, most_queued)
+                lease = replace(lease, owner=NOBODY)
+            record = _insert_lease(db, lease, task, request, now=now)
+            if request is not None:
+                accepted = insert_request(
+                    db,
+                    request,
+                    record,
+                    payload=lease.payload,
+                    idempotency_key=lease.idempotency_key,
+                    now=now,
+                )
+                return Opened(lease=record, task=task, request=accepted, replayed=False)
+            if task is not None:
+                count_hand_out(db, lease.template, Outcome.HIT, now=now)
+            return Opened(lease=record, task=task, request=None, replayed=False)
+
+    def claim_warm(
+        self, lease_id: str, fingerprint: str, *, older_from: str | None = None, now: float
+    ) -> Handout | None:
+        """Claim a warm task for a ``WAITING`` lease, as :meth:`open_lease` does; a ``WAIT`` is
+        counted, for a request once its data is accepted.
+
+        None when there is no warm task, or when the lease does not wait (any more). A cheap
+        read comes first, so that many waiters can ask often.
+        """
+        with self.connections.reading() as db:
+            if not can_claim(db, lease_id, fingerprint, older_from, now=now):
+                return None
+        with self.connections.writing() as db:
+            return claim_waiting(db, lease_id, fingerprint, older_from, now=now)
+
+    def finish_cold(
+        self, pooled_id: str, lease_id: str, *, prepared: bool, now: float
+    ) -> Handout | None:
+        """Move a task from ``CREATING`` to ``LEASED``, for the waiting lease that it was created
+        for (``COLD``).
+
+        None when the lease waits no longer; the task is then left as it is, and
+        :meth:`~pool.store.Store.finish_create` can put it into the pool.
+        """
+        with self.connections.writing() as db:
+            row = db.one(
+                f"""
+                UPDATE tasks
+                SET state = 'leased', lease_id = :lease_id, prepared = :prepared, changed_at = :now
+                WHERE id = :id AND state = 'creating' AND task_id IS NOT NULL
+                  AND EXISTS (SELECT 1 FROM leases WHERE id = :lease_id AND state = 'waiting')
+                RETURNING {TASK}
+                """,
+                id=pooled_id,
+                lease_id=lease_id,
+                prepared=prepared,
+                now=now,
+            )
+            return _activate(db, lease_id, task_of(row), Outcome.COLD, now=now) if row else None
+
+    def inherit_lease(self, lease_id: str, *, owner: str, now: float) -> bool:
+        """Take over a ``WAITING`` lease without a request, whose owner is gone: another call with
+        its idempotency key waits in place of the first. One's own is not taken."""
+        wanted = {"id": lease_id, "owner": owner, "now": now}
+        with self.connections.reading() as db:
+            # Asked as often as claim_warm, and nearly always in vain.
+            if not db.rows(f"SELECT 1 FROM leases WHERE id = :id AND {DESERTED}", **wanted):
+                return False
+        with self.connections.writing() as db:
+            return bool(
+                db.changed(
+                    f"UPDATE leases SET owner = :owner WHERE id = :id AND {DESERTED}", **wanted
+                )
+            )
+
+    def attach_request(
+        self,
+        lease_id: str,
+        request: NewRequest,
+        *,
+        owner: str,
+        idempotency_key: str | None = None,
+        payload: str = "",
+        now: float,
+    ) -> Handout | None:
+        """Give an ``ACTIVE`` lease a request, when its holder leaves the upload to the pool.
+
+        The request is ``UPLOADING`` into the lease's task, with the lease's outcome. None when the
+        lease is not active, or has a request already. No hand-out is counted: the lease was. An
+        ``idempotency_key`` must not be known (:meth:`~pool.store.Store.request_by_key`).
+        """
+        with self.connections.writing() as db:
+            row = db.one(
+                f"""
+                UPDATE leases SET request_id = :request_id
+                WHERE id = :id AND state = 'active' AND request_id IS NULL
+                RETURNING {LEASE}
+                """,
+                id=lease_id,
+                request_id=request.id,
+            )
+            if row is None:
+                return None
+            lease = lease_of(row)
+            task = db.one(f"SELECT {TASK} FROM tasks WHERE lease_id = :id", id=lease_id)
+            assert task is not None
+            accepted = insert_request(
+                db,
+                request,
+                replace(lease, owner=owner),
+                payload=payload,
+                idempotency_key=idempotency_key,
+                # The lease was counted when its caller got it.
+                served=True,
+                now=now,
+            )
+            return Handout(lease=lease, task=task_of(task), request=accepted)
+
+    # --- Endings ----------------------------------------------------------------------------------
+
+    def abandon_lease(self, lease_id: str, *, now: float) -> bool:
+        """End a ``WAITING`` lease (``ABANDONED``); its idempotency key is free for another try. So
+        is that of the request that waits with it, if one does, which is ``CANCELLED``."""
+        with self.connections.writing() as db:
+            row = db.one(
+                """
+                UPDATE leases SET state = 'abandoned', idempotency_key = NULL
+                WHERE id = :id AND state = 'waiting'
+                RETURNING request_id
+                """,
+                id=lease_id,
+            )
+            if row is None:
+                return False
+            db.changed(
+                """
+                UPDATE requests SET state = 'cancelled', finished_at = :now, idempotency_key = NULL
+                WHERE id = :id AND state = 'queued'
+                """,
+                id=row[0],
+                now=now,
+            )
+            return True
+
+    def give_back(self, lease_id: str, *, now: float, expired: bool = False) -> bool:
+        """End an ``ACTIVE`` lease without a request; its untouched task is ``WARM`` again.
+
+        The lease becomes ``RELEASED``, or ``EXPIRED`` when ``expired`` is set.
+        """
+        with self.connections.writing() as db:
+            if not db.changed(
+                """
+                UPDATE tasks
+                SET state = 'warm', lease_id = NULL, warm_at = COALESCE(warm_at, :now),
+                    changed_at = :now
+                WHERE lease_id = :lease_id AND state = 'leased'
+                  AND EXISTS (SELECT 1 FROM leases
+                              WHERE id = :lease_id AND state = 'active' AND request_id IS NULL)
+                """,
+                lease_id=lease_id,
+                now=now,
+            ):
+                return False
+            end_lease(db, lease_id, LeaseState.EXPIRED if expired else LeaseState.RELEASED)
+            return True
+
+    def end_lease(self, lease_id: str, *, reason: str, now: float) -> bool:
+        """End an ``ACTIVE`` lease without a request (``EXPIRED``); its task is ``RETIRED``."""
+        with self.connections.writing() as db:
+            if not db.changed(
+                """
+                UPDATE tasks SET state = 'retired', reason = :reason, changed_at = :now
+                WHERE lease_id = :lease_id AND state = 'leased'
+                  AND EXISTS (SELECT 1 FROM leases
+                              WHERE id = :lease_id AND state = 'active' AND request_id IS NULL)
+                """,
+                lease_id=lease_id,
+                reason=text(reason),
+                now=now,
+            ):
+                return False
+            end_lease(db, lease_id, LeaseState.EXPIRED)
+            return True
+
+    # --- Looking ----------------------------------------------------------------------------------
+
+    def lease(self, lease_id: str) -> LeaseRecord | None:
+        """Return one lease."""
+        with self.connections.reading() as db:
+            row = db.one(f"SELECT {LEASE} FROM leases WHERE id = :id", id=lease_id)
+        return lease_of(row) if row else None
+
+    def leases(
+        self, states: Sequence[LeaseState] = (), *, limit: int = 100
+    ) -> Sequence[LeaseRecord]:
+        """Return the newest leases first."""
+        found: list[Row] = []
+        with self.connections.reading() as db:
+            # State by state, so that the newest few are found without sorting all there ever were.
+            for state in dict.fromkeys(states or LeaseState):
+                found += db.rows(
+                    f"""
+                    SELECT seq, {LEASE} FROM leases WHERE state = :state
+                    ORDER BY seq DESC LIMIT :limit
+                    """,
+                    state=state,
+                    limit=max(0, limit),
+                )
+        found.sort(key=lambda row: -int(row[0]))
+        return [lease_of(row[1:]) for row in found[: max(0, limit)]]
+
+    def waiting(self, template: str) -> int:
+        """Return how many leases without a request wait for a task of the template, of all
+        processes. What else wants a task is :meth:`~pool.store.Store.queued`."""
+        with self.connections.reading() as db:
+            return db.number(
+                f"""
+                SELECT COUNT(*) FROM leases {db.using("leases_waiting")}
+                WHERE state = 'waiting' AND template = :template AND request_id IS NULL
+                """,
+                template=template,
+            )
+
+    def expired_leases(self, *, now: float, limit: int = 100) -> Sequence[Handout]:
+        """Return ``ACTIVE`` leases without a request whose ``expires_at`` has passed, with their
+        tasks; the longest overdue first."""
+        with self.connections.reading() as db:
+            found = db.rows(
+                f"""
+                SELECT {columns_of(LeaseRecord, "overdue")}, {columns_of(PooledTask, "tasks")}
+                FROM (SELECT * FROM leases {db.using("leases_expiring")}
+                      WHERE {EXPIRING} AND expires_at < :now
+                      ORDER BY expires_at LIMIT :limit) AS overdue
+                JOIN tasks ON tasks.id = overdue.pooled_id
+                ORDER BY overdue.expires_at
+                """,
+                now=now,
+                limit=max(0, limit),
+            )
+        return [_handout_of(row) for row in found]
+
+    def watched_leases(self) -> Sequence[Handout]:
+        """Return ``ACTIVE`` leases without a request, and ``USED`` ones whose task is
+        ``IMPORTING``, oldest task first: their callers upload by themselves, and the pool
+        tracks the import."""
+        with self.connections.reading() as db:
+            found = db.rows(f"""
+                SELECT {columns_of(LeaseRecord, "leases")}, {columns_of(PooledTask, "busy")}
+                FROM (SELECT * FROM tasks {db.using("tasks_live")}
+                      WHERE {LIVE} AND state IN ('leased', 'importing')) AS busy
+                JOIN leases ON leases.id = busy.lease_id
+                WHERE leases.request_id IS NULL AND leases.state IN ('active', 'used')
+                ORDER BY busy.seq
+            """)
+        return [_handout_of(row) for row in found]
+
+    def leases_at_end(self, lease_ids: Collection[str]) -> frozenset[str]:
+        """Return those of the leases of which no (more) jobs are to be expected: they have ended
+        without data, or the task that they used has its jobs, or will have none."""
+        marks, wanted = listed(lease_ids)
+        with self.connections.reading() as db:
+            found = db.rows(
+                f"""
+                SELECT leases.id FROM leases
+                LEFT JOIN tasks ON tasks.id = leases.pooled_id AND tasks.lease_id = leases.id
+                WHERE leases.id IN ({marks}) AND (
+                    leases.state IN ('released', 'expired', 'abandoned')
+                    OR (leases.state = 'used'
+                        AND (tasks.id IS NULL OR tasks.state <> 'importing')))
+                """,
+                **wanted,
+            )
+        return frozenset(lease_id for (lease_id,) in found)
+
+    # --- Demand -----------------------------------------------------------------------------------
+
+    def demand(self, template: str, *, since: float) -> Sequence[Demand]:
+        """Return hand-outs by bucket of :data:`DEMAND_BUCKET` seconds, oldest first, empty ones
+        left out."""
+        with self.connections.reading() as db:
+            found = db.rows(
+                """
+                SELECT start, hits, waits, colds FROM demand
+                WHERE template = :template AND start >= :since ORDER BY start
+                """,
+                template=template,
+                since=since,
+            )
+        return [
+            Demand(template=template, start=start, hits=hits, waits=waits, colds=colds)
+            for start, hits, waits, colds in found
+        ]
+
+    def hand_outs(self) -> Mapping[str, Mapping[Outcome, int]]:
+        """Return how many hand-outs there ever were, by template and outcome."""
+        totals: dict[str, dict[Outcome, int]] = {}
+        with self.connections.reading() as db:
+            for template, outcome, total in db.rows(
+                "SELECT template, outcome, total FROM hand_outs"
+            ):
+                totals.setdefault(template, {})[Outcome(outcome)] = total
+        return totals
+
+    def asked(self, template: str, *, since: float, until: float, limit: int) -> Asked:
+        """Return when tasks of a template were asked for, from ``since`` to ``until``, the newest
+        ``limit`` times.
+
+        A request counts once, when it was made, however many leases it has used up, with the
+        outcome of the last; what still waits does not count. Takes eight bytes of memory for each.
+        """
+        times = array("d")
+        outcomes: Counter[Outcome | None] = Counter()
+        with self.connections.reading() as db:
+            asked_at = db.least(
+                "leases.created_at", "COALESCE(requests.created_at, leases.created_at)"
+            )
+            for at, outcome in db.execute(
+                f"""
+                SELECT {asked_at} AS asked_at, leases.outcome
+                FROM leases LEFT JOIN requests ON requests.id = leases.request_id
+                WHERE leases.template = :template AND leases.state <> 'waiting'
+                  AND leases.created_at BETWEEN :since AND :until
+                  AND (requests.id IS NULL OR requests.lease_id = leases.id)
+                ORDER BY asked_at DESC LIMIT :limit
+                """,
+                {"template": template, "since": since, "until": until, "limit": max(0, limit)},
+            ):
+                times.append(at)
+                outcomes[outcome and Outcome(outcome)] += 1
+        times.reverse()
+        return Asked(times=times, outcomes=outcomes)
+
+
+# --- Parts of these and other transactions --------------------------------------------------------
+
+#: A lease waits, without a request, and not for ``:owner``; and its owner is gone.
+DESERTED: Final = """
+    state = 'waiting' AND request_id IS NULL AND owner <> :owner
+      AND NOT EXISTS (SELECT 1 FROM owners
+                      WHERE owners.owner = leases.owner AND owners.until >= :now)
+"""
+
+
+def _replayed(db: Connection, lease: NewLease, *, of_request: bool) -> Opened | None:
+    """Return what the lease's key was answered with; None when it is new, or there is none."""
+    key = lease.idempotency_key
+    if key is None:
+        return None
+    request: RequestRecord | None = None
+    if of_request:
+        row = db.one(f"SELECT {REQUEST} FROM requests WHERE idempotency_key = :key", key=key)
+        if row is None:
+            return None
+        request = request_of(row)
+        payload = request.payload
+        held = db.one(f"SELECT {LEASE} FROM leases WHERE id = :id", id=request.lease_id)
+        assert held is not None
+        record = lease_of(held)
+    else:
+        row = db.one(f"SELECT {LEASE}, payload FROM leases WHERE idempotency_key = :key", key=key)
+        if row is None:
+            return None
+        record, payload = lease_of(row[:LEASE_WIDTH]), row[-1]
+    if payload != lease.payload or record.template != lease.template:
+        raise IdempotencyConflict(f"{key!r}; choose another key")
+    # None when the lease gave its task back: another may have it by now.
+    task = db.one(f"SELECT {TASK} FROM tasks WHERE lease_id = :id", id=record.id)
+    return Opened(
+        lease=record, task=task_of(task) if task else None, request=request, replayed=True
+    )
+
+
+def check_room(db: Connection, most: int | None) -> None:
+    """Raise QueueFull when as many as ``most`` spooled requests are queued."""
+    if most is not None and queue_length(db) >= most:
+        raise QueueFull(f"{most} requests wait, as many as daemon.max_queued allows")
+
+
+def queue_length(db: Connection) -> int:
+    """Return how many spooled requests are ``QUEUED``."""
+    return db.number(f"""
+        SELECT COUNT(*) FROM requests {db.using("requests_spooled")}
+        WHERE {SPOOLED} AND state = 'queued'
+    """)
+
+
+def can_claim(
+    db: Connection, lease_id: str, fingerprint: str, older_from: str | None, *, now: float
+) -> bool:
+    """Return whether :func:`claim_waiting` is worth a transaction that writes."""
+    for which in _claimable(older_from):
+        if db.rows(
+            f"""
+            SELECT 1 FROM leases WHERE leases.id = :id AND leases.state = 'waiting' AND EXISTS (
+                SELECT 1 FROM tasks {db.using("tasks_warm")}
+                WHERE tasks.state = 'warm' AND tasks.template = leases.template AND {which}
+                  AND (tasks.doubted_until IS NULL OR tasks.doubted_until <= :now))
+            """,
+            id=lease_id,
+            fingerprint=fingerprint,
+            older_from=older_from,
+            now=now,
+        ):
+            return True
+    return False
+
+
+def claim_waiting(
+    db: Connection, lease_id: str, fingerprint: str, older_from: str | None, *, now: float
+) -> Handout | None:
+    """Claim a warm task for a lease, if it waits."""
+    waits = db.one("SELECT template FROM leases WHERE id = :id AND state = 'waiting'", id=lease_id)
+    if waits is None:
+        return None
+    task = _claim(db, lease_id, waits[0], fingerprint, older_from, now=now)
+    return _activate(db, lease_id, task, Outcome.WAIT, now=now) if task else None
+
+
+def _claim(
+    db: Connection,
+    lease_id: str,
+    template: str,
+    fingerprint: str,
+    older_from: str | None,
+    *,
+    now: float,
+) -> PooledTask | None:
+    """The hand-out: give one lease the oldest warm task of its fingerprint; else the newest of an
+    older template, which is most like what the template is now. One statement for each, so that no
+    two leases get the same task."""
+    for which, order in _claimable(older_from).items():
+        row = db.one(
+            f"""
+            UPDATE tasks SET state = 'leased', lease_id = :lease_id, changed_at = :now
+            WHERE seq = (SELECT seq FROM tasks {db.using("tasks_warm")}
+                         WHERE state = 'warm' AND template = :template AND {which}
+                           AND (doubted_until IS NULL OR doubted_until <= :now)
+                         ORDER BY {order} LIMIT 1)
+              AND state = 'warm'
+            RETURNING {TASK}
+            """,
+            lease_id=lease_id,
+            template=template,
+            fingerprint=fingerprint,
+            older_from=older_from,
+            now=now,
+        )
+        if row is not None:
+            return task_of(row)
+    return None
+
+
+def _claimable(older_from: str | None) -> dict[str, str]:
+    """Return which tasks will do, the best first, each with the order in which they are taken."""
+    which = {"fingerprint = :fingerprint": "warm_at, seq"}
+    # An unknown origin is no origin: such a task may be on another server.
+    if older_from:
+        which["fingerprint <> :fingerprint AND origin = :older_from"] = "warm_at DESC, seq DESC"
+    return which
+
+
+def _activate(
+    db: Connection, lease_id: str, task: PooledTask, outcome: Outcome, *, now: float
+) -> Handout:
+    """Give a waiting lease the task that was just taken for it, and count that if it is all that
+    its caller wants: a request is served once CVAT has its data."""
+    row = db.one(
+        f"""
+        UPDATE leases
+        SET state = 'active', pooled_id = :pooled_id, task_id = :task_id, task_name = :task_name,
+            outcome = :outcome, handed_out_at = :now, expires_at = :now + ttl,
+            served = (request_id IS NULL)
+        WHERE id = :id AND state = 'waiting'
+        RETURNING {LEASE}
+        """,
+        id=lease_id,
+        **_handed_out(task, outcome),
+        now=now,
+    )
+    assert row is not None
+    lease = lease_of(row)
+    started = db.one(
+        f"""
+        UPDATE requests
+        SET state = 'uploading', pooled_id = :pooled_id, task_id = :task_id, outcome = :outcome,
+            handed_out_at = :now
+        WHERE id = (SELECT request_id FROM leases WHERE id = :lease_id) AND state = 'queued'
+        RETURNING {REQUEST}
+        """,
+        lease_id=lease_id,
+        pooled_id=task.id,
+        task_id=task.task_id,
+        outcome=outcome,
+        now=now,
+    )
+    if started is None:
+        count_hand_out(db, lease.template, outcome, now=now)
+    return Handout(lease=lease, task=task, request=request_of(started) if started else None)
+
+
+def _insert_lease(
+    db: Connection,
+    lease: NewLease,
+    task: PooledTask | None,
+    request: NewRequest | None,
+    *,
+    now: float,
+) -> LeaseRecord:
+    row = db.one(
+        f"""
+        INSERT INTO leases
+            (id, template, state, owner, request_id, pooled_id, task_id, task_name, outcome, ttl,
+             idempotency_key, payload, created_at, handed_out_at, expires_at, served)
+        VALUES
+            (:id, :template, :state, :owner, :request_id, :pooled_id, :task_id, :task_name,
+             :outcome, :ttl, :idempotency_key, :payload, :now, :handed_out_at,
+             :handed_out_at + :ttl, :served)
+        RETURNING {LEASE}
+        """,
+        id=lease.id,
+        template=lease.template,
+        state=LeaseState.ACTIVE if task else LeaseState.WAITING,
+        owner=lease.owner,
+        request_id=request.id if request else None,
+        **_handed_out(task, Outcome.HIT),
+        ttl=lease.ttl,
+        # A request's key stands in its own row: keys of leases and of requests are separate.
+        idempotency_key=None if request else lease.idempotency_key,
+        payload=lease.payload,
+        handed_out_at=now if task else None,
+        served=task is not None and request is None,
+        now=now,
+    )
+    assert row is not None
+    return lease_of(row)
+
+
+def _handed_out(task: PooledTask | None, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "pooled_id": task.id if task else None,
+        "task_id": task.task_id if task else None,
+        "task_name": task.name if task else "",
+        "outcome": outcome if task else None,
+    }
+
+
+def insert_request(
+    db: Connection,
+    request: NewRequest,
+    lease: LeaseRecord,
+    *,
+    payload: str,
+    idempotency_key: str | None,
+    served: bool = False,
+    now: float,
+) -> RequestRecord:
+    """Accept a caller's data, with the task that its lease has, if it has one."""
+    row = db.one(
+        f"""
+        INSERT INTO requests
+            (id, template, state, owner, lease_id, pooled_id, task_id, outcome, name, assignee,
+             files, size, payload, idempotency_key, created_at, handed_out_at, spooled, served)
+        VALUES
+            (:id, :template, :state, :owner, :lease_id, :pooled_id, :task_id, :outcome, :name,
+             :assignee, :files, :size, :payload, :idempotency_key, :now, :handed_out_at, :spooled,
+             :served)
+        RETURNING {REQUEST}
+        """,
+        id=request.id,
+        template=lease.template,
+        state=RequestState.UPLOADING if lease.pooled_id else RequestState.QUEUED,
+        owner=lease.owner,
+        lease_id=lease.id,
+        pooled_id=lease.pooled_id,
+        task_id=lease.task_id,
+        outcome=lease.outcome,
+        name=None if request.name is None else text(request.name),
+        assignee=request.assignee,
+        # As JSON: any name does, even one that is no Unicode.
+        files=json.dumps(list(request.files)),
+        size=request.size,
+        payload=payload,
+        idempotency_key=idempotency_key,
+        handed_out_at=lease.handed_out_at,
+        spooled=request.spooled,
+        served=served,
+        now=now,
+    )
+    assert row is not None
+    return request_of(row)
+
+
+def end_lease(db: Connection, lease_id: str | None, state: LeaseState) -> None:
+    """End a lease that waits or is active; one that has ended stays as it is."""
+    db.changed(
+        "UPDATE leases SET state = :state WHERE id = :id AND state IN ('waiting', 'active')",
+        id=lease_id,
+        state=state,
+    )
+
+
+def burn_task(db: Connection, pooled_id: str, code: str, message: str, *, now: float) -> bool:
+    """Fail a task that data has touched, or may have; its lease is used up."""
+    row = db.one(
+        """
+        UPDATE tasks SET state = 'failed', reason = :reason, changed_at = :now
+        WHERE id = :id AND state IN ('leased', 'importing')
+        RETURNING lease_id
+        """,
+        id=pooled_id,
+        reason=": ".join(part for part in (code, text(message)) if part),
+        now=now,
+    )
+    if row is None:
+        return False
+    end_lease(db, row[0], LeaseState.USED)
+    return True
+
+
+def count_hand_out(db: Connection, template: str, outcome: Outcome, *, now: float) -> None:
+    """Count one hand-out that has served its caller, in its bucket of time and among all."""
+    db.changed(
+        """
+        INSERT INTO demand (template, start, hits, waits, colds)
+        VALUES (:template, :start, :hits, :waits, :colds)
+        ON CONFLICT (template, start) DO UPDATE
+        SET hits = demand.hits + excluded.hits, waits = demand.waits + excluded.waits,
+            colds = demand.colds + excluded.colds
+        """,
+        template=template,
+        start=now // DEMAND_BUCKET * DEMAND_BUCKET,
+        hits=outcome is Outcome.HIT,
+        waits=outcome is Outcome.WAIT,
+        colds=outcome is Outcome.COLD,
+    )
+    db.changed(
+        """
+        INSERT INTO hand_outs (template, outcome, total) VALUES (:template, :outcome, 1)
+        ON CONFLICT (template, outcome) DO UPDATE SET total = hand_outs.total + 1
+        """,
+        template=template,
+        outcome=outcome,
+    )
+
+
+def _handout_of(row: Row) -> Handout:
+    return Handout(lease=lease_of(row[:LEASE_WIDTH]), task=task_of(row[LEASE_WIDTH:]))

@@ -1,0 +1,340 @@
+"""What the maintenance of a store keeps: who maintains it, what is held, paused and prewarmed,
+which processes are alive; and what it does to old rows, and when the clock was set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, fields
+from typing import Any, Final
+
+from pool.model import ConfigRecord, Hold, Prewarm
+from pool.store.connections import Connected
+from pool.store.records import columns_of, text
+from pool.store.schema import ENDED, EXPIRING, FINISHED, FOREVER, OPEN
+
+_HOLD: Final = tuple(field.name for field in fields(Hold))
+_PREWARM: Final = tuple(field.name for field in fields(Prewarm))
+
+
+class Maintenance(Connected):
+    """The rows of maintenance."""
+
+    # --- Who maintains, and who is alive ----------------------------------------------------------
+
+    def acquire_maintenance(self, owner: str, *, until: float, now: float) -> bool:
+        """Become, or stay, the one process that maintains the store, up to ``until``.
+
+        False while another owner's term lasts, and it lasts no longer than twice the term that is
+        asked for: one that ends later was written before the clock was set back.
+        """
+        with self.connections.writing() as db:
+            return bool(
+                db.changed(
+                    """
+                    INSERT INTO maintenance (id, owner, until) VALUES (1, :owner, :until)
+                    ON CONFLICT (id) DO UPDATE SET owner = excluded.owner, until = excluded.until
+                    WHERE maintenance.owner = excluded.owner OR maintenance.until <= :now
+                       OR maintenance.until > :until + (:until - :now)
+                    """,
+                    owner=owner,
+                    until=until,
+                    now=now,
+                )
+            )
+
+    def release_maintenance(self, owner: str) -> bool:
+        """End one's own term now; False when it was not one's own."""
+        with self.connections.writing() as db:
+            return bool(db.changed("DELETE FROM maintenance WHERE owner = :owner", owner=owner))
+
+    def maintainer(self, *, now: float) -> str | None:
+        """Return the process that maintains the store now, if one does."""
+        with self.connections.reading() as db:
+            row = db.one("SELECT owner FROM maintenance WHERE until > :now", now=now)
+        return str(row[0]) if row else None
+
+    def broken_off_maintenance(self, *, now: float) -> str | None:
+        """Return the process that maintained the store last, when its term has passed and was not
+        released: it was killed, or the machine was. None after an orderly end, and while a term
+        lasts."""
+        with self.connections.reading() as db:
+            row = db.one("SELECT owner FROM maintenance WHERE until <= :now", now=now)
+        return str(row[0]) if row else None
+
+    def renew_owner(self, owner: str, *, until: float) -> None:
+        """Say that the process ``owner`` is alive, and will have said so again by ``until``."""
+        with self.connections.writing() as db:
+            db.upsert("owners", {"owner": owner, "until": until}, key="owner")
+
+    def forget_owner(self, owner: str) -> None:
+        """Say that the process ``owner`` ends in an orderly way: what it owns is free at once."""
+        with self.connections.writing() as db:
+            db.changed("DELETE FROM owners WHERE owner = :owner", owner=owner)
+
+    def keep_configuration(self, record: ConfigRecord) -> None:
+        """Keep the configuration of the daemon that maintains the store, in place of the one
+        before."""
+        lists = {
+            name: text(json.dumps(getattr(record, name), ensure_ascii=False))
+            for name in ("problems", "restart", "templates")
+        }
+        times = {"loaded_at": record.loaded_at, "rejected_at": record.rejected_at}
+        with self.connections.writing() as db:
+            db.upsert("configuration", {"id": 1, **times, **lists}, key="id")
+
+    def configuration(self) -> ConfigRecord | None:
+        """Return the configuration that was kept last, if one was."""
+        with self.connections.reading() as db:
+            row = db.one(
+                "SELECT loaded_at, rejected_at, problems, restart, templates FROM configuration"
+            )
+        if row is None:
+            return None
+        problems, restart, templates = map(json.loads, row[2:])
+        return ConfigRecord(
+            loaded_at=row[0],
+            rejected_at=row[1],
+            problems=tuple(problems),
+            restart=tuple(restart),
+            templates=templates,
+        )
+
+    # --- Holds ------------------------------------------------------------------------------------
+
+    def hold(self, hold: Hold) -> None:
+        """Keep a template's hold, in place of the one before."""
+        with self.connections.writing() as db:
+            db.upsert("holds", asdict(hold) | {"reason": text(hold.reason)}, key="template")
+            db.changed(
+                """
+                INSERT INTO held (template, since, until)
+                SELECT :template, :since, :forever
+                WHERE NOT EXISTS (SELECT 1 FROM held
+                                  WHERE until = :forever AND template = :template)
+                """,
+                template=hold.template,
+                since=hold.since,
+                forever=FOREVER,
+            )
+
+    def release_hold(self, template: str, *, now: float) -> bool:
+        """End a template's hold; False when there was none. What waited for CVAT in between
+        counts as CVAT's part of a request's time
+        (:attr:`pool.model.Event.server_seconds`)."""
+        with self.connections.writing() as db:
+            db.changed(
+                "UPDATE held SET until = :now WHERE until = :forever AND template = :template",
+                template=template,
+                now=now,
+                forever=FOREVER,
+            )
+            return bool(db.changed("DELETE FROM holds WHERE template = :name", name=template))
+
+    def holds(self) -> Mapping[str, Hold]:
+        """Return all holds by template."""
+        with self.connections.reading() as db:
+            found = db.rows(f"SELECT {columns_of(Hold)} FROM holds")
+        values = (dict(zip(_HOLD, row, strict=True)) for row in found)
+        return {
+            each["template"]: Hold(**each | {"uploads": bool(each["uploads"])}) for each in values
+        }
+
+    # --- What people want -------------------------------------------------------------------------
+
+    def pause(self, template: str, *, now: float) -> None:
+        """Stop creating tasks of a template until :meth:`resume`. A second pause changes
+        nothing."""
+        with self.connections.writing() as db:
+            db.changed(
+                """
+                INSERT INTO pauses (template, since, drained) VALUES (:template, :now, :drained)
+                ON CONFLICT (template) DO NOTHING
+                """,
+                template=template,
+                drained=False,
+                now=now,
+            )
+
+    def drain(self, template: str, *, reason: str, now: float) -> int:
+        """Pause a template and retire all its warm tasks; return how many. Those that become warm
+        afterwards are for :mod:`pool.maintenance.recycle` to retire."""
+        with self.connections.writing() as db:
+            db.changed(
+                """
+                INSERT INTO pauses (template, since, drained) VALUES (:template, :now, :drained)
+                ON CONFLICT (template) DO UPDATE SET drained = excluded.drained
+                """,
+                template=template,
+                drained=True,
+                now=now,
+            )
+            return db.changed(
+                f"""
+                UPDATE tasks {db.using("tasks_warm")}
+                SET state = 'retired', reason = :reason, changed_at = :now
+                WHERE state = 'warm' AND template = :template
+                """,
+                template=template,
+                reason=text(reason),
+                now=now,
+            )
+
+    def resume(self, template: str) -> bool:
+        """End a pause, drained or not; False when there was none."""
+        with self.connections.writing() as db:
+            return bool(db.changed("DELETE FROM pauses WHERE template = :name", name=template))
+
+    def paused(self) -> Mapping[str, float]:
+        """Return paused templates, drained ones among them, and since when."""
+        with self.connections.reading() as db:
+            return dict(db.rows("SELECT template, since FROM pauses"))
+
+    def drained(self) -> Collection[str]:
+        """Return the paused templates that are drained."""
+        with self.connections.reading() as db:
+            return {name for (name,) in db.rows("SELECT template FROM pauses WHERE drained")}
+
+    def prewarm(self, prewarm: Prewarm) -> None:
+        """Keep a template's prewarm, in place of the one before."""
+        with self.connections.writing() as db:
+            db.upsert("prewarms", asdict(prewarm), key="template")
+
+    def end_prewarm(self, template: str) -> bool:
+        """Forget a template's prewarm; False when there was none."""
+        with self.connections.writing() as db:
+            return bool(db.changed("DELETE FROM prewarms WHERE template = :name", name=template))
+
+    def prewarms(self) -> Mapping[str, Prewarm]:
+        """Return all prewarms by template, those whose time is over among them."""
+        with self.connections.reading() as db:
+            found = db.rows(f"SELECT {columns_of(Prewarm)} FROM prewarms")
+        records = (Prewarm(**dict(zip(_PREWARM, row, strict=True))) for row in found)
+        return {record.template: record for record in records}
+
+    # --- When the clock was set -------------------------------------------------------------------
+
+    def move_times(self, by: float, *, since: float, term: float, now: float) -> int:
+        """Keep what is still to come as far from ``now`` as it was, after the wall clock was set
+        by ``by`` seconds, forward or back. Return how many rows were changed.
+
+        That is the ends of leases, the deadlines of imports, and prewarms, except those that were
+        written by the new clock already, from ``since`` on. Processes count as alive for another
+        ``term`` seconds; nothing is held or in doubt for longer than before: holds are due now,
+        doubts end within ``term``, and what is left for ready tasks is tried at once.
+        """
+        new_clock: dict[str, Any] = {"by": by, "since": since, "now": now}
+        with self.connections.writing() as db:
+            retry_at, held_since = db.least("retry_at", ":now"), db.least("since", ":now")
+            return (
+                db.changed(
+                    f"""
+                    UPDATE leases {db.using("leases_expiring")} SET expires_at = expires_at + :by
+                    WHERE {EXPIRING} AND handed_out_at NOT BETWEEN :since AND :now
+                    """,
+                    **new_clock,
+                )
+                + db.changed(
+                    f"""
+                    UPDATE requests {db.using("requests_open")}
+                    SET deadline_at = deadline_at + :by
+                    WHERE {OPEN} AND state = 'importing'
+                      AND uploaded_at NOT BETWEEN :since AND :now
+                    """,
+                    **new_clock,
+                )
+                + db.changed(
+                    """
+                    UPDATE prewarms SET since = since + :by, until = until + :by
+                    WHERE since NOT BETWEEN :since AND :now
+                    """,
+                    **new_clock,
+                )
+                + db.changed("UPDATE owners SET until = :until", until=now + term)
+                + db.changed(
+                    f"""
+                    UPDATE holds SET retry_at = {retry_at}, since = {held_since}
+                    WHERE retry_at > :now OR since > :now
+                    """,
+                    now=now,
+                )
+                + db.changed(
+                    f"""
+                    UPDATE tasks {db.using("tasks_warm")} SET doubted_until = :latest
+                    WHERE state = 'warm' AND doubted_until > :latest
+                    """,
+                    latest=now + term,
+                )
+                + db.changed("UPDATE final_steps SET due_at = :now WHERE due_at > :now", now=now)
+            )
+
+    # --- What is forgotten ------------------------------------------------------------------------
+
+    def prune(self, *, before: float, limit: int) -> int:
+        """Delete finished rows that have not changed since before ``before``, at most ``limit``
+        of each kind; return how many.
+
+        These are requests that ended, leases that ended and whose time is up, tasks that are
+        ``DELETED``, or ``READY`` with their final name, with their jobs; buckets of demand;
+        owners that are gone; prewarms that are over; and when holds were. A row that another one
+        still refers to is kept: requests go first, then leases, then tasks. An idempotency key
+        goes with its row. Each kind is found by an index in order of age, so that a row which has
+        to stay costs a look, and keeps no other.
+        """
+        old: dict[str, Any] = {"before": before, "limit": max(0, limit)}
+        steps_left = "EXISTS (SELECT 1 FROM final_steps WHERE final_steps.pooled_id = tasks.id)"
+        with self.connections.writing() as db:
+            # A task on its way out, or that waits for the name or the assignee of its request,
+            # keeps that.
+            pruned = db.changed(
+                f"""
+                DELETE FROM requests WHERE seq IN (
+                    SELECT seq FROM requests {db.using("requests_finished")}
+                    WHERE finished_at IS NOT NULL AND finished_at < :before
+                      AND state IN ('ready', 'failed', 'cancelled')
+                      AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.id = requests.pooled_id
+                                        AND (NOT {FINISHED} OR {steps_left}))
+                    ORDER BY finished_at LIMIT :limit)
+                """,
+                **old,
+            )
+            pruned += db.changed(
+                f"""
+                DELETE FROM leases WHERE seq IN (
+                    SELECT seq FROM leases {db.using("leases_ended")}
+                    WHERE {ENDED} AND created_at < :before
+                      AND COALESCE(expires_at, created_at) < :before
+                      AND NOT EXISTS (SELECT 1 FROM requests WHERE requests.lease_id = leases.id)
+                      AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.lease_id = leases.id
+                                        AND (NOT {FINISHED} OR changed_at >= :before))
+                    ORDER BY created_at LIMIT :limit)
+                """,
+                **old,
+            )
+            tasks = db.rows(
+                f"""
+                SELECT id FROM tasks {db.using("tasks_finished")}
+                WHERE {FINISHED} AND changed_at < :before AND NOT {steps_left}
+                  AND NOT EXISTS (SELECT 1 FROM leases WHERE leases.pooled_id = tasks.id)
+                  AND NOT EXISTS (SELECT 1 FROM requests WHERE requests.pooled_id = tasks.id)
+                ORDER BY changed_at LIMIT :limit
+                """,
+                **old,
+            )
+            for (pooled_id,) in tasks:
+                db.changed("DELETE FROM jobs WHERE pooled_id = :id", id=pooled_id)
+                db.changed("DELETE FROM tasks WHERE id = :id", id=pooled_id)
+            for table, key, age in (
+                ("demand", "template, start", "start"),
+                ("owners", "owner", "until"),
+                ("prewarms", "template", "until"),
+                ("held", "seq", "until"),
+            ):
+                pruned += db.changed(
+                    f"""
+                    DELETE FROM {table} WHERE ({key}) IN (
+                        SELECT {key} FROM {table} WHERE {age} < :before LIMIT :limit)
+                    """,
+                    **old,
+                )
+        return pruned + len(tasks)

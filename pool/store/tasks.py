@@ -1,0 +1,461 @@
+"""Tasks: from the intent to create one to its deletion on the server."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+
+from pool.model import LIVE_TASK_STATES, Levels, PooledTask, TaskState, task_name
+from pool.store.connections import Connected
+from pool.store.records import TASK, CreateLimit, task_of, text
+from pool.store.schema import DOOMED, LIVE
+
+
+class Tasks(Connected):
+    """The rows of CVAT tasks that the pool owns."""
+
+    pool_id: str
+
+    # --- Creating ---------------------------------------------------------------------------------
+
+    def begin_create(
+        self,
+        pooled_id: str,
+        template: str,
+        fingerprint: str,
+        *,
+        origin: str = "",
+        limit: CreateLimit | None,
+        owner: str,
+        now: float,
+    ) -> PooledTask | None:
+        """Write down the intent to create a task, as ``CREATING``, before the server hears of it.
+
+        With a ``limit``, only while fewer than ``limit.capacity`` tasks of the template and
+        fingerprint are warm or creating, and fewer than ``limit.concurrency`` of the template
+        are creating for the pool (cold ones, that is without a limit, do not count). None when the
+        limit is reached: count and insert are one statement.
+        """
+        with self.connections.writing() as db:
+            row = db.one(
+                f"""
+                INSERT INTO tasks (id, template, fingerprint, origin, state, name, cold, owner,
+                                   created_at, changed_at)
+                SELECT :id, :template, :fingerprint, :origin, 'creating', :name, :cold, :owner,
+                       :now, :now
+                WHERE :cold OR (
+                    (SELECT COUNT(*) FROM tasks {db.using("tasks_live")}
+                     WHERE {LIVE} AND template = :template AND state IN ('warm', 'creating')
+                       AND fingerprint = :fingerprint
+                       AND (state = 'warm' OR NOT cold)) < :capacity
+                    AND
+                    (SELECT COUNT(*) FROM tasks {db.using("tasks_live")}
+                     WHERE {LIVE} AND template = :template AND state = 'creating'
+                       AND NOT cold) < :concurrency)
+                RETURNING {TASK}
+                """,
+                id=pooled_id,
+                template=template,
+                fingerprint=fingerprint,
+                origin=origin,
+                name=task_name(self.pool_id, template, pooled_id),
+                cold=limit is None,
+                capacity=limit.capacity if limit else 0,
+                concurrency=limit.concurrency if limit else 0,
+                owner=owner,
+                now=now,
+            )
+        return task_of(row) if row else None
+
+    def record_created(self, pooled_id: str, *, task_id: int, now: float) -> bool:
+        """Keep the id that CVAT has answered with; no other is taken afterwards. The task is still
+        ``CREATING``."""
+        with self.connections.writing() as db:
+            return bool(
+                db.changed(
+                    """
+                    UPDATE tasks SET task_id = :task_id, changed_at = :now
+                    WHERE id = :id AND state = 'creating'
+                      AND (task_id IS NULL OR task_id = :task_id)
+                    """,
+                    id=pooled_id,
+                    task_id=task_id,
+                    now=now,
+                )
+            )
+
+    def finish_create(
+        self, pooled_id: str, *, prepared: bool, took: float | None = None, now: float
+    ) -> bool:
+        """Move a task from ``CREATING`` to ``WARM``; needs :meth:`record_created` before.
+
+        From the seconds that it ``took``, where they are known, the template's lead time is
+        learned: an average in which each create weighs a fifth of what is left.
+        """
+        with self.connections.writing() as db:
+            row = db.one(
+                """
+                UPDATE tasks
+                SET state = 'warm', prepared = :prepared, warm_at = :now, changed_at = :now
+                WHERE id = :id AND state = 'creating' AND task_id IS NOT NULL
+                RETURNING template
+                """,
+                id=pooled_id,
+                prepared=prepared,
+                now=now,
+            )
+            if row is not None and took is not None:
+                db.changed(
+                    """
+                    INSERT INTO lead_times (template, seconds) VALUES (:template, :seconds)
+                    ON CONFLICT (template) DO UPDATE
+                    SET seconds = 0.8 * lead_times.seconds + 0.2 * excluded.seconds
+                    """,
+                    template=row[0],
+                    seconds=took,
+                )
+        return row is not None
+
+    def fail_create(self, pooled_id: str, *, reason: str, now: float) -> bool:
+        """Move a task from ``CREATING`` to ``FAILED``: the server certainly has no such task, or it
+        is no use."""
+        with self.connections.writing() as db:
+            return bool(
+                db.changed(
+                    """
+                    UPDATE tasks SET state = 'failed', reason = :reason, changed_at = :now
+                    WHERE id = :id AND state = 'creating'
+                    """,
+                    id=pooled_id,
+                    reason=text(reason),
+                    now=now,
+                )
+            )
+
+    def lead_times(self) -> Mapping[str, float]:
+        """Return how many seconds a create takes, by template, as :meth:`finish_create` learned."""
+        with self.connections.reading() as db:
+            return dict(db.rows("SELECT template, seconds FROM lead_times"))
+
+    def create_times(self, template: str, *, since: float) -> Sequence[float]:
+        """Return how many seconds the creates for a template's pool took that began after
+        ``since``, in ascending order."""
+        with self.connections.reading() as db:
+            found = db.rows(
+                """
+                SELECT warm_at - created_at AS took FROM tasks
+                WHERE template = :template AND created_at >= :since AND warm_at IS NOT NULL
+                  AND NOT cold
+                ORDER BY took
+                """,
+                template=template,
+                since=since,
+            )
+        return array("d", (took for (took,) in found))
+
+    def others_created(self, template: str, *, since: float) -> bool:
+        """Return whether a task of another template was created since, among the latest few
+        hundred."""
+        with self.connections.reading() as db:
+            # Of all indexes only that of ``seq`` has the rows of every template in order of age.
+            return bool(
+                db.rows(
+                    """
+                    SELECT 1
+                    FROM (SELECT template, task_id, created_at FROM tasks
+                          ORDER BY seq DESC LIMIT 500) AS latest
+                    WHERE template <> :template AND task_id IS NOT NULL AND created_at >= :since
+                    LIMIT 1
+                    """,
+                    template=template,
+                    since=since,
+                )
+            )
+
+    # --- Looking ----------------------------------------------------------------------------------
+
+    def levels(self) -> Mapping[str, Levels]:
+        """Return live tasks by template and state. Costs the same however many rows are
+        finished."""
+        with self.connections.reading() as db:
+            found = db.rows(f"""
+                SELECT template, state, COUNT(*) FROM tasks {db.using("tasks_live")}
+                WHERE {LIVE} GROUP BY template, state
+            """)
+        counts: dict[str, dict[TaskState, int]] = {}
+        for template, state, how_many in found:
+            counts.setdefault(template, {})[TaskState(state)] = how_many
+        return {template: Levels(counts=states) for template, states in counts.items()}
+
+    def warm_of(self, template: str, fingerprint: str) -> int:
+        """Return how many warm tasks of the fingerprint there are."""
+        with self.connections.reading() as db:
+            return db.number(
+                f"""
+                SELECT COUNT(*) FROM tasks {db.using("tasks_warm")}
+                WHERE state = 'warm' AND template = :template AND fingerprint = :fingerprint
+                """,
+                template=template,
+                fingerprint=fingerprint,
+            )
+
+    def older_warm_of(self, template: str, fingerprint: str, *, older_from: str) -> int:
+        """Return how many warm tasks of other fingerprints and of the origin ``older_from`` there
+        are."""
+        with self.connections.reading() as db:
+            return db.number(
+                f"""
+                SELECT COUNT(*) FROM tasks {db.using("tasks_warm")}
+                WHERE state = 'warm' AND template = :template AND fingerprint <> :fingerprint
+                  AND origin = :older_from
+                """,
+                template=template,
+                fingerprint=fingerprint,
+                older_from=older_from,
+            )
+
+    def capacity_of(self, template: str, fingerprint: str) -> int:
+        """Return how many tasks of the fingerprint are warm, or being created for the pool (not
+        cold): what ``CreateLimit.capacity`` is compared with."""
+        with self.connections.reading() as db:
+            return db.number(
+                f"""
+                SELECT COUNT(*) FROM tasks {db.using("tasks_live")}
+                WHERE {LIVE} AND template = :template AND state IN ('warm', 'creating')
+                  AND fingerprint = :fingerprint AND (state = 'warm' OR NOT cold)
+                """,
+                template=template,
+                fingerprint=fingerprint,
+            )
+
+    def task(self, pooled_id: str) -> PooledTask | None:
+        """Return one task by our id."""
+        with self.connections.reading() as db:
+            row = db.one(f"SELECT {TASK} FROM tasks WHERE id = :id", id=pooled_id)
+        return task_of(row) if row else None
+
+    def tasks(
+        self, *, template: str | None = None, states: Sequence[TaskState] = ()
+    ) -> Sequence[PooledTask]:
+        """Return tasks in live states (or in ``states``), oldest first."""
+        wanted = set(states) or set(LIVE_TASK_STATES)
+        with self.connections.reading() as db:
+            live = (
+                f"{db.using('tasks_live')} WHERE {LIVE} AND"
+                if wanted <= set(LIVE_TASK_STATES)
+                else "WHERE"
+            )
+            names = ", ".join(f"'{state}'" for state in TaskState if state in wanted)
+            found = db.rows(
+                f"""
+                SELECT {TASK} FROM tasks {live} state IN ({names})
+                {"AND template = :template" if template is not None else ""}
+                ORDER BY seq
+                """,
+                template=template,
+            )
+        return [task_of(row) for row in found]
+
+    # --- Retiring and deleting --------------------------------------------------------------------
+
+    def retire(self, pooled_id: str, *, reason: str, now: float) -> bool:
+        """Move a task from ``WARM`` to ``RETIRED``."""
+        with self.connections.writing() as db:
+            return bool(
+                db.changed(
+                    """
+                    UPDATE tasks SET state = 'retired', reason = :reason, changed_at = :now
+                    WHERE id = :id AND state = 'warm'
+                    """,
+                    id=pooled_id,
+                    reason=text(reason),
+                    now=now,
+                )
+            )
+
+    def retire_other_fingerprints(
+        self,
+        template: str,
+        fingerprint: str,
+        *,
+        older_from: str | None = None,
+        reason: str,
+        now: float,
+    ) -> int:
+        """Retire the template's warm tasks of any other fingerprint, except those whose origin is
+        ``older_from``, where one is named."""
+        with self.connections.writing() as db:
+            return db.changed(
+                f"""
+                UPDATE tasks {db.using("tasks_warm")}
+                SET state = 'retired', reason = :reason, changed_at = :now
+                WHERE state = 'warm' AND template = :template AND fingerprint <> :fingerprint
+                  AND (:older_from IS NULL OR origin <> :older_from)
+                """,
+                template=template,
+                fingerprint=fingerprint,
+                older_from=older_from,
+                reason=text(reason),
+                now=now,
+            )
+
+    def retire_older(
+        self,
+        template: str,
+        fingerprint: str,
+        *,
+        older_from: str,
+        keep: int,
+        most: int | None = None,
+        reason: str,
+        now: float,
+    ) -> int:
+        """Retire the oldest of the template's warm tasks of other fingerprints and of the origin
+        ``older_from``: at most ``most``, and only as far as ``keep`` are left of these and of the
+        fingerprint's own together."""
+        with self.connections.writing() as db:
+            spare = f"""-:keep + (
+                SELECT COUNT(*) FROM tasks {db.using("tasks_warm")}
+                WHERE state = 'warm' AND template = :template
+                  AND (fingerprint = :fingerprint OR origin = :older_from))"""
+            return db.changed(
+                f"""
+                UPDATE tasks SET state = 'retired', reason = :reason, changed_at = :now
+                WHERE state = 'warm' AND seq IN (
+                    SELECT seq FROM tasks {db.using("tasks_warm")}
+                    WHERE state = 'warm' AND template = :template
+                      AND fingerprint <> :fingerprint AND origin = :older_from
+                    ORDER BY warm_at, seq
+                    LIMIT {db.least(":most", db.greatest("0", spare))})
+                """,
+                template=template,
+                fingerprint=fingerprint,
+                older_from=older_from,
+                keep=keep,
+                most=_ALL if most is None else most,
+                reason=text(reason),
+                now=now,
+            )
+
+    def retire_excess(self, template: str, *, keep: int, reason: str, now: float) -> int:
+        """Retire the template's oldest warm tasks beyond ``keep``."""
+        with self.connections.writing() as db:
+            return db.changed(
+                f"""
+                UPDATE tasks SET state = 'retired', reason = :reason, changed_at = :now
+                WHERE state = 'warm' AND seq IN (
+                    SELECT seq FROM tasks {db.using("tasks_warm")}
+                    WHERE state = 'warm' AND template = :template
+                    ORDER BY warm_at DESC, seq DESC LIMIT :all OFFSET :keep)
+                """,
+                template=template,
+                all=_ALL,
+                keep=keep,
+                reason=text(reason),
+                now=now,
+            )
+
+    def begin_delete(
+        self, *, owner: str, limit: int, retry_after: float, now: float
+    ) -> Sequence[PooledTask]:
+        """Take up to ``limit`` tasks to delete on the server; they are ``DELETING`` then.
+
+        They are ``RETIRED``, ``FAILED``, or ``DELETING`` for more than ``retry_after`` seconds
+        without an end; the longest-untried first, so that one that cannot be deleted does not
+        starve the others. Of two processes that ask, each gets others.
+        """
+        with self.connections.writing() as db:
+            # A try that lies in the future was made before the clock was set back.
+            taken = db.rows(
+                f"""
+                UPDATE tasks SET state = 'deleting', owner = :owner, changed_at = :now
+                WHERE seq IN (SELECT seq FROM tasks {db.using("tasks_doomed")}
+                              WHERE {DOOMED} AND (state <> 'deleting'
+                                                  OR ABS(:now - changed_at) > :retry_after)
+                              ORDER BY changed_at, seq LIMIT :limit)
+                RETURNING {TASK}
+                """,
+                owner=owner,
+                limit=max(0, limit),
+                retry_after=retry_after,
+                now=now,
+            )
+        return sorted(map(task_of, taken), key=lambda task: (task.created_at, task.id))
+
+    def finish_delete(self, pooled_id: str, *, now: float) -> bool:
+        """Move a task from ``DELETING`` to ``DELETED``: the server has it no more."""
+        with self.connections.writing() as db:
+            return bool(
+                db.changed(
+                    """
+                    UPDATE tasks SET state = 'deleted', changed_at = :now
+                    WHERE id = :id AND state = 'deleting'
+                    """,
+                    id=pooled_id,
+                    now=now,
+                )
+            )
+
+    # --- What reconciliation has found ------------------------------------------------------------
+
+    def disown(self, pooled_id: str, *, reason: str, now: float) -> bool:
+        """Move a task from ``WARM``, ``RETIRED`` or ``DELETING`` to ``DELETED``, with the reason:
+        it stays on the server, since someone has made it their own."""
+        with self.connections.writing() as db:
+            return bool(
+                db.changed(
+                    """
+                    UPDATE tasks SET state = 'deleted', reason = :reason, changed_at = :now
+                    WHERE id = :id AND state IN ('warm', 'retired', 'deleting')
+                    """,
+                    id=pooled_id,
+                    reason=text(reason),
+                    now=now,
+                )
+            )
+
+    def adopt_task(self, pooled_id: str, *, task_id: int, prepared: bool, now: float) -> bool:
+        """Move a row that never had a task from ``DELETED`` to ``WARM``: a create that was given up
+        had happened after all. False for any other row: its task may have been handed out."""
+        with self.connections.writing() as db:
+            return bool(
+                db.changed(
+                    """
+                    UPDATE tasks
+                    SET state = 'warm', task_id = :task_id, prepared = :prepared, reason = '',
+                        warm_at = :now, changed_at = :now
+                    WHERE id = :id AND state = 'deleted' AND task_id IS NULL
+                      AND lease_id IS NULL
+                    """,
+                    id=pooled_id,
+                    task_id=task_id,
+                    prepared=prepared,
+                    now=now,
+                )
+            )
+
+    def doubt_warm(self, *, until: float) -> int:
+        """Hand out none of the tasks that are warm now, until each is trusted
+        (:meth:`trust_warm`), or until ``until`` at the latest. Return how many they are."""
+        with self.connections.writing() as db:
+            return db.changed(
+                "UPDATE tasks SET doubted_until = :until WHERE state = 'warm'", until=until
+            )
+
+    def trust_warm(self, pooled_ids: Sequence[str]) -> int:
+        """Hand these out again; return how many were in doubt."""
+        with self.connections.writing() as db:
+            return sum(
+                db.changed(
+                    """
+                    UPDATE tasks SET doubted_until = NULL
+                    WHERE id = :id AND state = 'warm' AND doubted_until IS NOT NULL
+                    """,
+                    id=pooled_id,
+                )
+                for pooled_id in pooled_ids
+            )
+
+
+#: More rows than there are: a limit that is none.
+_ALL = 2**62
