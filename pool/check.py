@@ -16,7 +16,7 @@ from pool.cvat import CvatClient
 from pool.errors import CvatBusy, CvatForbidden, PoolError
 from pool.events.posting import secret_of
 from pool.events.sinks import sink_names
-from pool.http.auth import tokens_in
+from pool.http.middleware import tokens_in
 from pool.http.server import check_exposure, listen
 from pool.model import check_name, new_id, pool_mark
 from pool.requests.breaker import with_advice

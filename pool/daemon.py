@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
+from typing import Any
 
 from starlette.types import ASGIApp
 
@@ -19,9 +20,9 @@ from pool.config.settings import Settings
 from pool.cvat import CvatClient
 from pool.errors import CannotListen, PoolError, StoreError
 from pool.http.app import create_app
-from pool.http.auth import tokens_in
 from pool.http.ending import Ending
-from pool.http.served import Served
+from pool.http.middleware import tokens_in
+from pool.http.schemas import Request
 from pool.http.server import HttpServer
 from pool.logs import get_logger
 from pool.maintenance.ageing import Ageing
@@ -34,7 +35,7 @@ from pool.maintenance.refill import Refill
 from pool.maintenance.reload import Reload
 from pool.maintenance.scheduler import Scheduler
 from pool.maintenance.sweep import Sweep
-from pool.model import ConfigRecord
+from pool.model import ConfigRecord, Job, RequestRecord
 from pool.observability.metrics import Metrics
 from pool.observability.observation import Observation
 from pool.observability.reach import Reach
@@ -42,6 +43,7 @@ from pool.observability.server_probe import ServerProbe
 from pool.process import Engine
 from pool.requests.dispatcher import Dispatch
 from pool.store import Store
+from pool.taskpool import TaskPool
 from pool.tracking.webhook_receiver import Deliveries
 from pool.tracking.webhook_setup import HookSetup
 
@@ -100,7 +102,9 @@ class Daemon:
             reach.call(operation, seconds, result)
 
         self.engine = Engine(settings, store=store, cvat=cvat, clock=clock, on_call=hear)
-        self.observation = Observation(self.engine, metrics=metrics, reach=reach)
+        self.observation = Observation(
+            self.engine, describe=self._describe, metrics=metrics, reach=reach
+        )
         self._reload = Reload(settings, self.engine.templates, load, clock=clock)
         self._kept: ConfigRecord | None = None
         self._stop = threading.Event()
@@ -220,15 +224,18 @@ class Daemon:
         self.deliveries = deliveries
         self._ending = Ending()
         return create_app(
-            Served(
-                engine=engine,
-                dispatch=self._dispatcher(),
-                receiver=deliveries,
-                tokens=self._tokens,
-                observation=self.observation,
-                ending=self._ending,
-            )
+            engine,
+            self._dispatcher(),
+            deliveries,
+            observation=self.observation,
+            ending=self._ending,
+            tokens=self._tokens,
         )
+
+    def _describe(self, record: RequestRecord, jobs: Sequence[Job]) -> Mapping[str, Any]:
+        """Return what sinks are sent of a request: what ``GET /v1/requests/{id}`` answers."""
+        task_url = TaskPool.over(self.engine).task_url
+        return Request.of(record, task_url, jobs=jobs).model_dump(mode="json")
 
     def _listen(self) -> None:
         """Listen at the daemon's address, unless it does already."""

@@ -27,10 +27,14 @@ class PoolError(Exception):
         self.detail = detail
         super().__init__(detail)
 
+    @property
+    def title(self) -> str:
+        """The first line of the class's docstring, without its full stop."""
+        return (type(self).__doc__ or "").strip().splitlines()[0].rstrip(".")
+
     def __str__(self) -> str:
-        summary = (type(self).__doc__ or "").strip().splitlines()[0]
         detail = " ".join(self.detail.split())
-        return f"{summary.rstrip('.')}: {detail}" if detail else summary
+        return f"{self.title}: {detail}" if detail else f"{self.title}."
 
 
 # --- What the caller asked for -----------------------------------------------------------------

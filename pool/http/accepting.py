@@ -10,10 +10,10 @@ from starlette.requests import Request
 
 from pool.config.settings import Template
 from pool.errors import InputError, PoolError, StoreError, UnknownLease
-from pool.http.bodies import RequestFields, RequestWish, parse, request_fields
 from pool.http.ending import Ending
 from pool.http.limits import LONGEST_LIST, Places, blocks, read_json
 from pool.http.multipart import FormReader
+from pool.http.schemas import RequestBody, RequestFields
 from pool.http.workers import Workers
 from pool.model import RequestRecord, new_id
 from pool.requests.dispatcher import Dispatch
@@ -74,10 +74,9 @@ class Accepting:
     async def json(self, request: Request, key: str | None) -> RequestRecord:
         """A request whose data CVAT fetches by itself; errors as of :meth:`form`."""
         async with self._places.taken(), self._ending.reading():
-            content = await read_json(
-                request, patience=self._settings.receive_timeout, most=LONGEST_LIST
+            wish = await read_json(
+                request, RequestBody, timeout=self._settings.receive_timeout, most=LONGEST_LIST
             )
-        wish = parse(RequestWish, content)
         named = wish.share or wish.urls or (wish.cloud.keys if wish.cloud else ())
         if len(named) > self._settings.max_files:
             raise InputError(f"at most {self._settings.max_files} files")
@@ -93,7 +92,7 @@ class Accepting:
     async def _read(self, request: Request, reader: FormReader) -> bytes:
         """Feed the reader all of the body but the last block, which is the answer."""
         async for block, last in blocks(
-            request, most=self._settings.max_body, patience=self._settings.receive_timeout
+            request, most=self._settings.max_body, timeout=self._settings.receive_timeout
         ):
             if last:
                 return block
@@ -122,13 +121,13 @@ class Accepting:
         try:
             reader.feed(block)
             incoming = reader.end()
-            told = request_fields(reader.fields)
+            told = RequestFields.from_form(reader.fields)
             return self._accept(incoming, request_id, told, key, reader.digests)
         except BaseException:
             reader.discard()
             raise
 
-    def _take_wish(self, wish: RequestWish, key: str | None) -> RequestRecord:
+    def _take_wish(self, wish: RequestBody, key: str | None) -> RequestRecord:
         request_id = new_id(self._clock.now())
         with self._spool.receive(request_id) as incoming:
             return self._accept(incoming, request_id, wish, key, [])
@@ -142,7 +141,7 @@ class Accepting:
         digests: list[bytes],
     ) -> RequestRecord:
         template = self._template(told)
-        wish = told if isinstance(told, RequestWish) else None
+        wish = told if isinstance(told, RequestBody) else None
         cloud = wish.cloud if wish else None
         upload = incoming.finish(
             share=wish.share if wish else None,

@@ -1,4 +1,4 @@
-"""The app that the daemon serves: its routers, put together."""
+"""The app that the daemon serves."""
 
 from __future__ import annotations
 
@@ -7,44 +7,72 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from pool import errors
+from pool.http import (
+    events,
+    leases,
+    observability,
+    openapi,
+    page,
+    problems,
+    requests,
+    templates,
+    webhooks,
+)
 from pool.http.accepting import Accepting
-from pool.http.auth import Guard
-from pool.http.envelope import Envelope
+from pool.http.dependencies import AppState, Receiver
+from pool.http.ending import Ending
 from pool.http.handing_out import HandingOut
-from pool.http.leases import lease_router
-from pool.http.observing import observing_router
-from pool.http.openapi import describe
-from pool.http.page import page_router
-from pool.http.problems import install
-from pool.http.requests import request_router
-from pool.http.served import Served
-from pool.http.templates import template_router
-from pool.http.views import Views
+from pool.http.live import Live
+from pool.http.middleware import AccessControl, CallLog
 from pool.http.waiting import Waiting
-from pool.http.webhooks import webhook_router
 from pool.http.workers import Workers
 from pool.observability.observation import Observation
+from pool.process import Engine
+from pool.requests.dispatcher import Dispatch
 from pool.taskpool import TaskPool
 from pool.version import VERSION
 
 
-def create_app(served: Served) -> FastAPI:
-    """The app for one daemon. Serving it is :mod:`pool.http.server`'s."""
-    engine, ending = served.engine, served.ending
+def create_app(
+    engine: Engine,
+    dispatch: Dispatch,
+    receiver: Receiver,
+    *,
+    observation: Observation,
+    ending: Ending,
+    tokens: tuple[str, ...] = (),
+) -> FastAPI:
+    """Return the app of one daemon; :mod:`pool.http.server` serves it.
+
+    ``dispatch`` serves the requests that are accepted, ``receiver`` takes webhooks. Callers have
+    to show one of the ``tokens``; without any, only this machine's own programs are served.
+    ``ending`` says when answers have to come to an end.
+    """
     pool = TaskPool.over(engine)
     workers = Workers()
-    views = Views(engine.store, pool.task_url)
-    waiting = Waiting(engine.store, engine.tracker, views, ending)
-    handing_out = HandingOut(engine, workers, ending)
-    accepting = Accepting(pool, served.dispatch, workers, ending)
-    observation = served.observation or Observation(engine)
+    state = AppState(
+        pool=pool,
+        workers=workers,
+        waiting=Waiting(engine.store, engine.tracker, ending),
+        handing_out=HandingOut(engine, workers, ending),
+        accepting=Accepting(pool, dispatch, workers, ending),
+        live=Live(
+            engine.store,
+            engine.feed,
+            lambda: templates.status_of(observation.status()).model_dump(mode="json"),
+            workers,
+            ending,
+        ),
+        observation=observation,
+        receiver=receiver,
+    )
+    observation.listeners = lambda: state.live.clients
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        handing_out.close()
-        waiting.close()
-        workers.close()
+        state.close()
 
     app = FastAPI(
         title="cvat-task-pool",
@@ -53,19 +81,16 @@ def create_app(served: Served) -> FastAPI:
         redoc_url=None,
         openapi_url="/openapi.json",
         lifespan=lifespan,
+        responses=dict(openapi.ANYWHERE),
     )
-    app.state.waiting, app.state.accepting = waiting, accepting
-    install(app)
-    app.add_middleware(Guard, tokens=served.tokens)
-    app.add_middleware(Envelope, on_answer=observation.metrics.answered)
-
-    app.include_router(lease_router(pool, workers, views, waiting, handing_out))
-    app.include_router(request_router(pool, workers, views, waiting, accepting))
-    app.include_router(template_router(pool, workers))
-    app.include_router(observing_router(engine, observation, workers, ending))
-    app.include_router(
-        webhook_router(served.receiver, patience=pool.settings.daemon.receive_timeout)
-    )
-    app.include_router(page_router())
-    describe(app)
+    app.state.parts = state
+    problems.install(app)
+    app.add_middleware(AccessControl, tokens=tokens)
+    app.add_middleware(CallLog, on_answer=observation.metrics.answered)
+    for routes in (leases, requests, templates, observability, webhooks, page):
+        app.include_router(routes.router)
+    stream = events.events_router(state.live, engine.templates)
+    refusals = openapi.problems(errors.InputError, errors.UnknownTemplate, errors.TooBusy)
+    app.include_router(stream, responses={**openapi.PROTECTED, **refusals})
+    openapi.describe(app)
     return app

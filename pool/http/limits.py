@@ -10,6 +10,7 @@ from typing import Final
 from starlette.requests import ClientDisconnect, Request
 
 from pool.errors import TooLarge, TooManyUploads, TooSlow, WrongMediaType
+from pool.http.schemas import AnyBody, parse
 
 #: Bytes of the longest body of JSON, and of one that may list thousands of names.
 LONGEST_JSON: Final = 2**16
@@ -34,29 +35,32 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def read_json(request: Request, *, patience: float, most: int = LONGEST_JSON) -> bytes:
-    """The whole body, which has to be JSON by its media type.
+async def read_json(
+    request: Request, kind: type[AnyBody], *, timeout: float, most: int = LONGEST_JSON
+) -> AnyBody:
+    """Return the body, which is JSON of this kind. Errors are those of :func:`blocks` and:
 
-    :raises WrongMediaType: it is something else.
+    :raises WrongMediaType: it is not JSON by its media type.
+    :raises InputError: it is not such a body.
     """
     if media_type(request) != JSON:
         raise WrongMediaType(f"send {JSON}")
-    return await read(request, most=most, patience=patience)
+    return parse(kind, await read(request, most=most, timeout=timeout))
 
 
-async def read(request: Request, *, most: int, patience: float) -> bytes:
+async def read(request: Request, *, most: int, timeout: float) -> bytes:
     """The whole body. Errors are those of :func:`blocks`."""
-    parts = [block async for block, _ in blocks(request, most=most, patience=patience)]
+    parts = [block async for block, _ in blocks(request, most=most, timeout=timeout)]
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 async def blocks(
-    request: Request, *, most: int, patience: float
+    request: Request, *, most: int, timeout: float
 ) -> AsyncIterator[tuple[bytes, bool]]:
     """The body, :data:`BLOCK` bytes or a little more at a time, each with whether it is the last.
 
     :raises TooLarge: it has more than ``most`` bytes, or says that it will have.
-    :raises TooSlow: the next :data:`LEAST` bytes have not come within ``patience`` seconds.
+    :raises TooSlow: the next :data:`LEAST` bytes have not come within ``timeout`` seconds.
     :raises starlette.requests.ClientDisconnect: the caller has gone.
     """
     declared = request.headers.get("content-length", "")
@@ -66,7 +70,7 @@ async def blocks(
     gathered = received = 0
     more = True
     while more:
-        piece, more = await _piece(request, patience, more=LEAST)
+        piece, more = await _piece(request, timeout, more=LEAST)
         received += len(piece)
         gathered += len(piece)
         if received > most:
@@ -78,12 +82,12 @@ async def blocks(
             gathered = 0
 
 
-async def _piece(request: Request, patience: float, *, more: int) -> tuple[bytes, bool]:
+async def _piece(request: Request, timeout: float, *, more: int) -> tuple[bytes, bool]:
     """At least so many bytes ``more``, or what is left; and whether something is left."""
     pieces: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(timeout):
             while True:
                 message = await request.receive()
                 if message["type"] == "http.disconnect":
@@ -95,7 +99,7 @@ async def _piece(request: Request, patience: float, *, more: int) -> tuple[bytes
                 if size >= more:
                     return b"".join(pieces), True
     except TimeoutError:
-        raise TooSlow(f"{LEAST} bytes have to come every {patience:g} s") from None
+        raise TooSlow(f"{LEAST} bytes have to come every {timeout:g} s") from None
 
 
 class Places:

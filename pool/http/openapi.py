@@ -1,32 +1,29 @@
-"""The OpenAPI document: what FastAPI finds out by itself, and what it cannot know.
+"""The OpenAPI document: what FastAPI cannot know by itself.
 
-Bodies are read and answers are made by hand, for the sake of streams and of speed, so the routes
-say here what they take and give, by the names of the schemas in :mod:`pool.http.schemas` and
-:mod:`pool.http.bodies`.
+Bodies are read under bounds of bytes and time, and errors are problem documents, so routes name the
+models of both here. The models themselves are in :mod:`pool.http.schemas`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import TypeAdapter
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
 from pool import errors
 from pool.errors import PoolError
-from pool.http import bodies, schemas
-from pool.http.auth import WEBHOOKS, is_open
-from pool.http.envelope import CALL_ID
-from pool.http.headers import IDEMPOTENCY_KEY, LONGEST_WAIT, PREFER, PREFERENCE_APPLIED, RETRY_AFTER
-from pool.http.problems import MEDIA_TYPE, problem_document, title_of
+from pool.http import schemas
+from pool.http.dependencies import IDEMPOTENCY_KEY, PREFERENCE_APPLIED, RETRY_AFTER
+from pool.http.middleware import CALL_ID
+from pool.http.problems import MEDIA_TYPE, TYPE_PREFIX
 
 Document = dict[str, Any]
 
-JSON: Final = "application/json"
 DESCRIPTION: Final = (
     "Ready tasks of a CVAT server, and data into them.\n\n"
     "All times are RFC 3339 in UTC, all durations are seconds. Every error is a problem document "
@@ -34,35 +31,28 @@ DESCRIPTION: Final = (
     f"`{IDEMPOTENCY_KEY}`: to send the same call again with the same key is safe, and gives the "
     "same answer."
 )
-_SCHEMAS: Final[tuple[Any, ...]] = (
+_MODELS: Final[tuple[type[BaseModel], ...]] = (
+    schemas.LeaseBody,
+    schemas.RequestBody,
+    schemas.RequestFields,
+    schemas.PrewarmBody,
     schemas.Lease,
     schemas.Request,
     schemas.RequestPage,
     schemas.Status,
     schemas.TemplateStatus,
     schemas.DrainedTemplate,
+    schemas.Hour,
     schemas.Problem,
 )
-_BODIES: Final[tuple[Any, ...]] = (
-    bodies.LeaseWish,
-    bodies.RequestWish,
-    bodies.RequestFields,
-    bodies.Prewarm,
-)
-#: What any call may be answered with.
-EVERYWHERE: Final[tuple[type[PoolError], ...]] = (
-    errors.Forbidden,
-    errors.StoreError,
-    errors.Stopping,
-)
-#: What any call with a body may be answered with.
+#: Errors of any call with a body.
 WITH_BODY: Final[tuple[type[PoolError], ...]] = (
     errors.InputError,
     errors.TooLarge,
     errors.TooSlow,
     errors.WrongMediaType,
 )
-#: What a call that asks CVAT for something may be answered with.
+#: Errors of a call that asks CVAT for something.
 FROM_CVAT: Final[tuple[type[PoolError], ...]] = (
     errors.CvatUnreachable,
     errors.CvatBusy,
@@ -71,80 +61,79 @@ FROM_CVAT: Final[tuple[type[PoolError], ...]] = (
     errors.CvatNotFound,
     errors.CvatRejected,
 )
+_UNAVAILABLE: Final = (errors.StoreError, errors.Stopping)
 
 
-def ref(name: str) -> Document:
-    """A schema by its name."""
-    return {"$ref": f"#/components/schemas/{name}"}
+def ref(model: type[BaseModel]) -> Document:
+    """Return a reference to a model."""
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
 
 
-# --- What the routes say --------------------------------------------------------------------------
+def takes(model: type[BaseModel], *, example: object) -> Document:
+    """Return FastAPI's ``openapi_extra`` for a route with a body of JSON."""
+    content = {"application/json": {"schema": ref(model), "example": example}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
-def answer(
-    description: str,
-    schema: str | None = None,
-    *,
-    example: object = None,
-    headers: Mapping[str, str] | None = None,
-) -> Document:
-    """An answer that is no error. ``headers`` are descriptions by name."""
-    told: Document = {"description": description}
-    if schema is not None:
-        content: Document = {"schema": ref(schema)}
-        if example is not None:
-            # FastAPI leaves out what is null, which an example needs: as text it stays whole.
-            content["example"] = json.dumps(example)
-        told["content"] = {JSON: content}
-    if headers:
-        told["headers"] = {name: _header(text) for name, text in headers.items()}
-    return told
+def answer(description: str, headers: Mapping[str, str] | None = None) -> Document:
+    """Return what is said of an answer, with the descriptions of its headers."""
+    described = {name: _header(text) for name, text in (headers or {}).items()}
+    return {"description": description, "headers": described}
 
 
 def problems(*kinds: type[PoolError]) -> dict[int | str, Document]:
-    """The errors that a route answers with, by status, beside those of every route."""
+    """Return the errors of a route by their status."""
     by_status: dict[int, list[type[PoolError]]] = {}
-    for kind in (*kinds, *EVERYWHERE):
+    for kind in (*kinds, *(_UNAVAILABLE if any(kind.status == 503 for kind in kinds) else ())):
         known = by_status.setdefault(kind.status, [])
         if kind not in known:
             known.append(kind)
-    return {status: _problem(status, found) for status, found in sorted(by_status.items())}
+    return {status: _problem(status, *found) for status, found in by_status.items()}
 
 
-def takes(schema: str, *, example: object) -> Document:
-    """What FastAPI calls ``openapi_extra``, of a route with a body of JSON."""
-    return {"requestBody": body({JSON: {"schema": ref(schema), "example": example}})}
+def _problem(status: int, *kinds: type[PoolError]) -> Document:
+    phrase = HTTPStatus(status).phrase
+    examples: dict[str, Document] = {
+        kind.code: {
+            "summary": kind().title,
+            "value": {"type": TYPE_PREFIX + kind.code, "title": kind().title, "status": status},
+        }
+        for kind in kinds
+    } or {
+        "other": {
+            "summary": phrase,
+            "value": {"type": "about:blank", "title": phrase, "status": status},
+        }
+    }
+    return {
+        "description": "; ".join(each["summary"] for each in examples.values()),
+        "content": {MEDIA_TYPE: {"schema": ref(schemas.Problem), "examples": examples}},
+        "headers": {RETRY_AFTER: _header("Seconds after which to try again")}
+        if status in (408, 429, 503)
+        else {},
+    }
 
 
-def body(content: Document) -> Document:
-    """A body that has to be sent."""
-    return {"required": True, "content": content}
+def _header(description: str) -> Document:
+    return {"description": description, "schema": {"type": "string"}}
 
 
-def header(name: str, description: str, schema: Document) -> Document:
-    """A header that may be sent."""
-    return {"name": name, "in": "header", "description": description, "schema": schema}
-
-
-KEY_HEADER: Final = header(
-    IDEMPOTENCY_KEY,
-    "The same key gives the same answer, for ever; with other content, 409.",
-    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[\\x21-\\x7e]+$"},
-)
-WAIT_HEADER: Final = header(
-    PREFER,
-    f"`wait=10` has the answer wait until there are jobs, 10 seconds at most; {LONGEST_WAIT} are "
-    "the most.",
-    {"type": "string", "examples": ["wait=10"]},
-)
 APPLIED: Final = {PREFERENCE_APPLIED: "For how long the answer waited at most"}
-
-
-# --- The document ---------------------------------------------------------------------------------
+#: Answers of any route: to what is no HTTP or nobody would read, and to mistakes of the server.
+ANYWHERE: Final[Mapping[int | str, Document]] = {
+    **{status: _problem(status) for status in (400, 408, 431, 500)},
+    503: _problem(503, *_UNAVAILABLE),
+}
+#: Answers of routes that need a token, or a program on this machine where none is set.
+PROTECTED: Final[dict[int | str, Document]] = problems(errors.Unauthorized, errors.Forbidden)
+#: Of those that are open to all but other sites' pages.
+OPEN: Final[dict[int | str, Document]] = problems(errors.Forbidden)
+#: ``openapi_extra`` of routes that need no token.
+NO_TOKEN: Final[Document] = {"security": []}
 
 
 def describe(app: FastAPI) -> None:
-    """Have the app's OpenAPI document be complete."""
+    """Complete the app's OpenAPI document, which is made once."""
 
     def document() -> Document:
         if app.openapi_schema is None:
@@ -162,15 +151,13 @@ def _document(app: FastAPI) -> Document:
         routes=app.routes,
         separate_input_output_schemas=False,
     )
-    components = document.setdefault("components", {})
-    components["schemas"] = {
-        **{
-            name: schema
-            for name, schema in components.get("schemas", {}).items()
-            if name not in ("HTTPValidationError", "ValidationError")
-        },
-        **_component_schemas(),
-    }
+    # Made here, since FastAPI knows only what its own routes name, and leaves null out of examples.
+    _, own = models_json_schema(
+        [(model, "validation") for model in _MODELS],
+        ref_template="#/components/schemas/{model}",
+    )
+    components = document["components"]
+    components["schemas"] |= own["$defs"]
     components["securitySchemes"] = {
         "token": {
             "type": "http",
@@ -180,67 +167,11 @@ def _document(app: FastAPI) -> Document:
         }
     }
     document["security"] = [{"token": []}, {}]
-    for path, operations in document["paths"].items():
+    for operations in document["paths"].values():
         for operation in operations.values():
-            _complete(path, operation)
+            for response in operation["responses"].values():
+                response.setdefault("headers", {})[CALL_ID] = _header(
+                    "The id of the call, as in the log"
+                )
+            operation["responses"] = dict(sorted(operation["responses"].items()))
     return document
-
-
-def _component_schemas() -> Document:
-    adapters = [
-        *((kind, "serialization", TypeAdapter(kind)) for kind in _SCHEMAS),
-        *((kind, "validation", TypeAdapter(kind)) for kind in _BODIES),
-    ]
-    _, definitions = TypeAdapter.json_schemas(
-        adapters,  # type: ignore[arg-type]
-        ref_template="#/components/schemas/{model}",
-    )
-    return dict(definitions["$defs"])
-
-
-def _complete(path: str, operation: Document) -> None:
-    """What is the same for all operations."""
-    responses = operation["responses"]
-    invalid = responses.get("422", {})
-    if "HTTPValidationError" in str(invalid):
-        responses["422"] = _problem(422, [errors.InputError])
-    if is_open(path):
-        operation["security"] = []
-    else:
-        responses["401"] = _problem(401, [errors.Unauthorized])
-    if path != WEBHOOKS:
-        responses.setdefault("403", _problem(403, [errors.Forbidden]))
-    responses.setdefault("503", _problem(503, [errors.StoreError, errors.Stopping]))
-    for status in ("400", "408", "431", "500"):
-        # Of what is no HTTP, or none that anybody would read; and of mistakes in here.
-        responses.setdefault(status, _problem(int(status), []))
-    for response in responses.values():
-        content = response.get("content", {}).get(JSON, {})
-        if isinstance(content.get("example"), str):
-            content["example"] = json.loads(content["example"])
-        response.setdefault("headers", {})[CALL_ID] = _header("The id of the call, as in the log")
-    operation["responses"] = dict(sorted(responses.items()))
-
-
-def _problem(status: int, kinds: Iterable[type[PoolError]]) -> Document:
-    examples: dict[str, Document] = {
-        kind.code: {
-            "summary": title_of(kind()),
-            "value": problem_document(kind.status, code=kind.code, title=title_of(kind())),
-        }
-        for kind in kinds
-    }
-    if not examples:
-        phrase = HTTPStatus(status).phrase
-        examples = {"other": {"summary": phrase, "value": problem_document(status)}}
-    told: Document = {
-        "description": "; ".join(each["summary"] for each in examples.values()),
-        "content": {MEDIA_TYPE: {"schema": ref("Problem"), "examples": examples}},
-    }
-    if status in (408, 429, 503):
-        told["headers"] = {RETRY_AFTER: _header("Seconds after which to try again")}
-    return told
-
-
-def _header(description: str) -> Document:
-    return {"description": description, "schema": {"type": "string"}}

@@ -73,26 +73,8 @@ class _File:
     etag: str
 
 
-def page_router() -> APIRouter:
-    """The routes of the page. Its files are read now, so a request never touches the disk."""
-    files = _read_files()
-    router = APIRouter(include_in_schema=False)
-
-    @router.api_route(PAGE, methods=["GET", "HEAD"])
-    async def page(request: Request) -> Response:
-        return _answer(files[_INDEX], request)
-
-    @router.api_route(STATIC + "{path:path}", methods=["GET", "HEAD"])
-    async def static(path: str, request: Request) -> Response:
-        if path == _INDEX or path not in files:
-            raise HTTPException(404)
-        return _answer(files[path], request)
-
-    return router
-
-
 def _read_files() -> Mapping[str, _File]:
-    """What may be asked for, by its path: nothing else is ever served."""
+    """Return what may be asked for, by its path: nothing else is ever served."""
     root = resources.files("pool.http") / "static"
     return {
         folder + entry.name: _read(entry)
@@ -118,3 +100,21 @@ def _answer(file: _File, request: Request) -> Response:
     if file.etag in (each.strip().removeprefix("W/") for each in known.split(",")):
         return Response(status_code=304, headers=headers)
     return Response(file.content, media_type=file.media_type, headers=headers)
+
+
+#: Read once, so that a call never touches the disk, and all files are of one version.
+_FILES: Final = _read_files()
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.api_route(PAGE, methods=["GET", "HEAD"])
+async def page(request: Request) -> Response:
+    return _answer(_FILES[_INDEX], request)
+
+
+@router.api_route(STATIC + "{path:path}", methods=["GET", "HEAD"])
+async def static(path: str, request: Request) -> Response:
+    if path == _INDEX or path not in _FILES:
+        raise HTTPException(404)
+    return _answer(_FILES[path], request)

@@ -9,81 +9,65 @@ from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
-from pydantic import ValidationError
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from pool.errors import InputError, PoolEmpty, PoolError, Unauthorized
+from pool.http.schemas import BodyInvalid, Problem
 
 MEDIA_TYPE: Final = "application/problem+json"
 #: Before the ``code`` of an error makes the ``type`` of its problem.
 TYPE_PREFIX: Final = "urn:cvat-task-pool:error:"
-#: After how many seconds a call that was refused for now may be made again, when the error does
-#: not say.
+#: Seconds after which a refused call may be made again, where the error does not say.
 RETRY_AFTER: Final = 1
-#: Findings of a validation that are told at most.
+#: Findings of a validation in one answer at most.
 MOST_FINDINGS: Final = 20
 #: Methods that any route may have.
 METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
-#: nginx's status for it: the caller is gone, so nobody sees it.
-_NOBODY_THERE: Final = 499
-
-
-class BodyInvalid(InputError):
-    """The input cannot be used."""
-
-    def __init__(self, findings: ValidationError) -> None:
-        self.findings = findings
-        super().__init__()
-
-
-def problem_document(
-    status: int, *, code: str = "", title: str = "", detail: str = "", **more: Any
-) -> dict[str, Any]:
-    """The members of a problem document. Without a ``code`` it says no more than its status."""
-    document: dict[str, Any] = {
-        "type": TYPE_PREFIX + code if code else "about:blank",
-        "title": title or HTTPStatus(status).phrase,
-        "status": status,
-    }
-    if detail:
-        document["detail"] = detail
-    return {**document, **more}
+#: nginx's status for a caller that is gone; nobody reads it.
+_CLIENT_CLOSED_REQUEST: Final = 499
 
 
 def problem(
-    status: int, *, headers: Mapping[str, str] | None = None, **members: Any
-) -> JSONResponse:
-    """An answer with a :func:`problem_document`."""
-    return JSONResponse(
-        problem_document(status, **members),
+    status: int,
+    *,
+    code: str = "",
+    title: str = "",
+    headers: Mapping[str, str] | None = None,
+    **members: Any,
+) -> Response:
+    """Return an answer with a problem document. Without a ``code`` it says no more than its status;
+    empty members are left out."""
+    document = Problem(
+        type=TYPE_PREFIX + code if code else "about:blank",
+        title=title or HTTPStatus(status).phrase,
+        status=status,
+        **{name: value for name, value in members.items() if value},
+    )
+    return Response(
+        document.model_dump_json(exclude_unset=True),
         status,
-        headers=dict(headers or {}),
+        headers=headers,
         media_type=MEDIA_TYPE,
     )
 
 
 def problem_of(
-    error: PoolError, *, headers: Mapping[str, str] | None = None, **more: Any
-) -> JSONResponse:
-    """The problem document of an error, with what its class says of it."""
+    error: PoolError, *, headers: Mapping[str, str] | None = None, **members: Any
+) -> Response:
+    """Return the problem document of an error, with what its class says of it."""
     if isinstance(error, BodyInvalid):
-        more["errors"] = _findings(error.findings.errors(include_url=False, include_input=False))
+        members["errors"] = _findings(error.findings.errors(include_url=False, include_input=False))
     return problem(
         error.status,
         code=error.code,
-        title=title_of(error),
+        title=error.title,
         detail=error.detail,
         headers={**_headers_of(error), **(headers or {})},
-        **more,
+        **members,
     )
-
-
-def title_of(error: PoolError) -> str:
-    """What the class of an error says, without its full stop."""
-    return (type(error).__doc__ or "").strip().splitlines()[0].rstrip(".")
 
 
 def _headers_of(error: PoolError) -> dict[str, str]:
@@ -104,31 +88,31 @@ def _findings(errors: Any) -> list[dict[str, str]]:
 
 
 def install(app: FastAPI) -> None:
-    """Have every error of the app answered with a problem document."""
+    """Answer every error of an app with a problem document."""
 
     @app.exception_handler(PoolError)
-    async def on_pool_error(_: Request, error: PoolError) -> JSONResponse:
+    async def on_pool_error(_: Request, error: PoolError) -> Response:
         return problem_of(error)
 
     @app.exception_handler(HTTPException)
-    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+    async def on_http_error(request: Request, error: HTTPException) -> Response:
         headers = dict(error.headers or {})
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             headers["Allow"] = ", ".join(_allowed(request))
         return problem(error.status_code, headers=headers)
 
     @app.exception_handler(RequestValidationError)
-    async def on_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def on_invalid(_: Request, error: RequestValidationError) -> Response:
         found = _findings(error.errors())
-        return problem(422, code=InputError.code, title="The input cannot be used", errors=found)
+        return problem(422, code=InputError.code, title=InputError().title, errors=found)
 
     @app.exception_handler(ClientDisconnect)
     async def on_disconnect(_: Request, _error: ClientDisconnect) -> Response:
-        return Response(status_code=_NOBODY_THERE)
+        return Response(status_code=_CLIENT_CLOSED_REQUEST)
 
 
 def _allowed(request: Request) -> list[str]:
-    """The methods of a path, of all its routes: Starlette names those of the first."""
+    """Return the methods of a path, of all its routes: Starlette names those of the first."""
     return [
         method
         for method in METHODS

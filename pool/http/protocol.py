@@ -4,13 +4,12 @@ in time, and problem documents for what is no HTTP at all."""
 from __future__ import annotations
 
 import asyncio
-import json
 from http import HTTPStatus
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from pool.http.problems import MEDIA_TYPE, problem_document
+from pool.http.problems import MEDIA_TYPE, problem
 
 #: Bytes of the longest head of a request: its first line and its headers.
 LONGEST_HEAD: Final = 2**16
@@ -169,13 +168,13 @@ class Protocol(HttpToolsProtocol):
             # Whoever makes its answer sees that nobody wants it any more.
             cycle.disconnected = True
             cycle.message_event.set()
-        body = json.dumps(problem_document(status)).encode()
+        body = problem(status).body
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\n"
             f"Content-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\n"
             "Connection: close\r\n\r\n"
         )
-        self.transport.write(head.encode() + body)
+        self.transport.write(head.encode() + bytes(body))
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._linger_timer = self.loop.call_later(LINGER, self.transport.close)

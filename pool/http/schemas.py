@@ -1,39 +1,247 @@
-"""What the API answers: the documents, and how they are made of the store's records.
+"""The bodies and answers of the API, as pydantic models: checked before anything is done, and the
+source of the OpenAPI document.
 
-Times are RFC 3339 in UTC, durations are seconds. The documents are typed dictionaries: checked
-when the code is, the source of the OpenAPI document, and as quick as plain dictionaries.
+Times are RFC 3339 in UTC, durations are seconds. Names of files are checked where those of callers
+in Python are, in :mod:`pool.requests.source`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import fields
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Final, Self, TypeVar
 
-from pydantic import ConfigDict, Field, with_config
-from typing_extensions import TypedDict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
-from pool.errors import PoolError
+from pool import model
+from pool.config.arguments import (
+    LONGEST_LEASE,
+    LONGEST_NAME,
+    LONGEST_PREWARM,
+    LONGEST_WAIT,
+    SHORTEST_LEASE,
+    SHORTEST_PREWARM,
+    check_assignee,
+    check_task_name,
+)
+from pool.config.data_params import DataParams
+from pool.config.values import LARGEST
+from pool.errors import InputError, PoolError
 from pool.handles import error_of
-from pool.http.problems import title_of
-from pool.model import Job as JobRecord
-from pool.model import LeaseRecord, LeaseState, Outcome, RequestRecord, RequestState, WebhookState
-from pool.model import Status as PoolStatus
-from pool.model import TemplateStatus as PoolTemplateStatus
+from pool.model import (
+    LeaseRecord,
+    LeaseState,
+    Outcome,
+    RequestRecord,
+    RequestState,
+    WebhookState,
+    rfc3339,
+)
 
-#: Where the page of a task is, by CVAT's id of it.
+AnyBody = TypeVar("AnyBody", bound=BaseModel)
+#: Returns the page of a task, by CVAT's id of it.
 TaskUrl = Callable[[int], str]
 
-Time = Annotated[
-    str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-01-01T12:00:00.123Z"])
+#: Characters of a template's name.
+LONGEST_TEMPLATE: Final = 64
+#: Tasks that one prewarm may ask for.
+MOST_PREWARMED: Final = 10_000
+
+# --- Bodies ---------------------------------------------------------------------------------------
+
+
+class BodyInvalid(InputError):
+    """The input cannot be used."""
+
+    def __init__(self, findings: ValidationError) -> None:
+        self.findings = findings
+        super().__init__()
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+def _task_name(name: str) -> str:
+    try:
+        check_task_name(name)
+    except InputError as error:
+        raise ValueError(error.detail) from None
+    return name
+
+
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=LONGEST_NAME, examples=["morning run"]),
+    AfterValidator(_task_name),
 ]
-Url = Annotated[str, Field(examples=["http://localhost:8080/tasks/42"])]
-_closed = with_config(ConfigDict(extra="forbid"))
+Path = Annotated[str, Field(min_length=1)]
+TemplateName = Annotated[
+    str, Field(min_length=1, max_length=LONGEST_TEMPLATE, examples=["street-scenes"])
+]
 
 
-@_closed
-class Job(TypedDict):
+class LeaseBody(_Body):
+    """Asks for a task."""
+
+    template: TemplateName
+    timeout: Annotated[
+        float | None,
+        Field(ge=0, le=LONGEST_WAIT, description="Seconds to wait for a task at most"),
+    ] = None
+    ttl: Annotated[
+        float | None,
+        Field(
+            ge=SHORTEST_LEASE,
+            le=LONGEST_LEASE,
+            description="Seconds that the lease lasts; by default the template's lease_ttl",
+        ),
+    ] = None
+
+
+class PrewarmBody(_Body):
+    """Asks for more warm tasks than usual for a while; 0 ends that."""
+
+    count: Annotated[int, Field(ge=0, le=MOST_PREWARMED, examples=[50])]
+    seconds: Annotated[float, Field(ge=SHORTEST_PREWARM, le=LONGEST_PREWARM)] = 900.0
+
+
+def _with(name: str, kind: str) -> dict[str, Any]:
+    """Return the schema of objects in which a member is there, and not null."""
+    return {"required": [name], "properties": {name: {"type": kind}}}
+
+
+_FOR_A_TASK: Final[dict[str, Any]] = {
+    "anyOf": [_with("template", "string"), _with("lease_id", "string")]
+}
+
+
+class RequestFields(_Body):
+    """What comes with the data of a request, wherever the data is."""
+
+    model_config = ConfigDict(json_schema_extra=_FOR_A_TASK)
+
+    template: Annotated[
+        TemplateName | None, Field(description="May be left out where lease_id is given")
+    ] = None
+    lease_id: Annotated[
+        str | None,
+        Field(min_length=1, max_length=64, description="The data goes into this lease's task"),
+    ] = None
+    name: Annotated[Name | None, Field(description="What the task is called in the end")] = None
+    assignee: Annotated[
+        int | None, Field(ge=1, le=LARGEST, description="The id of the user that gets the jobs")
+    ] = None
+    params: DataParams | None = None
+
+    @model_validator(mode="after")
+    def _for_a_task(self) -> Self:
+        if self.template is None and self.lease_id is None:
+            raise ValueError("the template is missing")
+        return self
+
+    @classmethod
+    def from_form(cls, fields: Mapping[str, str]) -> Self:
+        """Return the text fields of a form. Numbers are decimal, ``params`` is JSON.
+
+        :raises InputError: a field cannot be read.
+        """
+        values: dict[str, Any] = dict(fields)
+        if "assignee" in values:
+            text = values["assignee"]
+            decimal = text.isascii() and text.removeprefix("-").isdecimal() and len(text) <= 10
+            values["assignee"] = check_assignee(int(text) if decimal else text)
+        if "params" in values:
+            values["params"] = parse(DataParams, values["params"].encode())
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise BodyInvalid(error) from None
+
+
+class Cloud(_Body):
+    """A cloud storage that CVAT knows, and keys in it."""
+
+    storage_id: Annotated[int, Field(ge=1, le=LARGEST, examples=[1])]
+    keys: Annotated[list[Path], Field(min_length=1, examples=[["cam1/a.jpg"]])]
+
+
+class RequestBody(RequestFields):
+    """Data that CVAT fetches itself: from its share, from the web, or from a cloud storage."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            **_FOR_A_TASK,
+            "oneOf": [_with("share", "array"), _with("urls", "array"), _with("cloud", "object")],
+        }
+    )
+
+    share: Annotated[
+        list[Path] | None,
+        Field(min_length=1, description="Names on the server's share", examples=[["cam1/a.jpg"]]),
+    ] = None
+    urls: Annotated[
+        list[Path] | None,
+        Field(
+            min_length=1,
+            description="Fetched by CVAT, never by the pool",
+            examples=[["https://example.org/a.jpg"]],
+        ),
+    ] = None
+    cloud: Cloud | None = None
+
+    @model_validator(mode="after")
+    def _from_one_source(self) -> Self:
+        if sum(source is not None for source in (self.share, self.urls, self.cloud)) != 1:
+            raise ValueError("give one of share, urls and cloud")
+        return self
+
+
+def parse(kind: type[AnyBody], content: bytes) -> AnyBody:
+    """Return a body from JSON.
+
+    :raises BodyInvalid: it is not JSON, or not such a body.
+    """
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        raise BodyInvalid(error) from None
+
+
+# --- Answers --------------------------------------------------------------------------------------
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, from_attributes=True)
+
+
+def _example(**members: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [members]})
+
+
+def _time(value: object) -> object:
+    """Return a time as JSON has it, from a stored one (seconds since 1970) or an aware datetime."""
+    if isinstance(value, datetime):
+        value = value.timestamp()
+    return rfc3339(value) if isinstance(value, float | int) else value
+
+
+Time = Annotated[
+    str,
+    Field(json_schema_extra={"format": "date-time"}, examples=["2026-01-01T12:00:00.123Z"]),
+    BeforeValidator(_time),
+]
+
+
+class Job(_Answer):
     """One annotation job. Frames are numbered inside the task; ``stop_frame`` is included."""
 
     id: Annotated[int, Field(description="CVAT's id of the job", examples=[77])]
@@ -49,8 +257,7 @@ class Job(TypedDict):
     assignee: Annotated[str | None, Field(description="The user's name")]
 
 
-@_closed
-class Error(TypedDict):
+class Error(_Answer):
     """Why something failed: what the problem document of the same error says."""
 
     code: Annotated[str, Field(examples=["import-failed"])]
@@ -58,9 +265,12 @@ class Error(TypedDict):
     detail: str
     status: Annotated[int, Field(examples=[422])]
 
+    @classmethod
+    def of(cls, error: PoolError) -> Self:
+        return cls(code=error.code, title=error.title, detail=error.detail, status=error.status)
 
-@_closed
-class RequestWarning(TypedDict):
+
+class RequestWarning(_Answer):
     """What a request has to do without."""
 
     code: Annotated[
@@ -70,9 +280,21 @@ class RequestWarning(TypedDict):
     text: Annotated[str, Field(description="What is missing, and why, on one line")]
 
 
-@_closed
-class Lease(TypedDict):
+class Lease(_Answer):
     """One task, handed out to one caller."""
+
+    model_config = _example(
+        id="01kdw8zp6vxb1tqf0v3e8z5n7c",
+        template="street-scenes",
+        state="active",
+        task_id=42,
+        name="[cvat-pool 3f9a1c2e] street-scenes: empty, waiting for data 01kdw8v5q2m7",
+        url="http://localhost:8080/tasks/42",
+        outcome="hit",
+        expires_at="2026-01-01T13:00:00.123Z",
+        jobs=None,
+        error=None,
+    )
 
     id: Annotated[str, Field(examples=["01kdw8zp6vxb1tqf0v3e8z5n7c"])]
     template: Annotated[str, Field(examples=["street-scenes"])]
@@ -90,10 +312,66 @@ class Lease(TypedDict):
     jobs: Annotated[list[Job] | None, Field(description="Its jobs, once they exist")]
     error: Annotated[Error | None, Field(description="Why there will be no jobs")]
 
+    @classmethod
+    def of(
+        cls,
+        record: LeaseRecord,
+        task_url: TaskUrl,
+        *,
+        jobs: Sequence[model.Job] = (),
+        error: PoolError | None = None,
+    ) -> Self:
+        """Return a lease, with what is known of its jobs."""
+        return cls.model_validate(
+            {
+                "id": record.id,
+                "template": record.template,
+                "state": record.state,
+                "task_id": record.task_id,
+                "name": record.task_name or None,
+                "url": None if record.task_id is None else task_url(record.task_id),
+                "outcome": record.outcome,
+                "expires_at": record.expires_at,
+                "jobs": jobs or None,
+                "error": None if error is None else Error.of(error),
+            }
+        )
 
-@_closed
-class Request(TypedDict):
+
+_REQUEST: Final[Mapping[str, Any]] = {
+    "id": "01kdw8zp70b3k9c2n4wq6m8s1d",
+    "template": "street-scenes",
+    "state": "ready",
+    "task_id": 42,
+    "url": "http://localhost:8080/tasks/42",
+    "outcome": "hit",
+    "name": "morning run",
+    "assignee": None,
+    "files": ["a.jpg", "b.jpg"],
+    "size": 204800,
+    "lease_id": "01kdw8zp6vxb1tqf0v3e8z5n7c",
+    "created_at": "2026-01-01T12:00:00.123Z",
+    "handed_out_at": "2026-01-01T12:00:00.123Z",
+    "uploaded_at": "2026-01-01T12:00:00.178Z",
+    "finished_at": "2026-01-01T12:00:00.331Z",
+    "jobs": [
+        {
+            "id": 77,
+            "url": "http://localhost:8080/tasks/42/jobs/77",
+            "start_frame": 0,
+            "stop_frame": 1,
+            "assignee": None,
+        }
+    ],
+    "error": None,
+    "warnings": [],
+}
+
+
+class Request(_Answer):
     """Data on its way to job ids."""
+
+    model_config = _example(**_REQUEST)
 
     id: Annotated[str, Field(examples=["01kdw8zp70b3k9c2n4wq6m8s1d"])]
     template: Annotated[str, Field(examples=["street-scenes"])]
@@ -119,18 +397,77 @@ class Request(TypedDict):
         Field(description="What it has to do without; may grow for a while after it is ready"),
     ]
 
+    @classmethod
+    def of(
+        cls, record: RequestRecord, task_url: TaskUrl, *, jobs: Sequence[model.Job] = ()
+    ) -> Self:
+        """Return a request, with its jobs where they are known."""
+        failed = record.state is RequestState.FAILED
+        return cls.model_validate(
+            {
+                "id": record.id,
+                "template": record.template,
+                "state": record.state,
+                "task_id": record.task_id,
+                "url": None if record.task_id is None else task_url(record.task_id),
+                "outcome": record.outcome,
+                "name": record.name,
+                "assignee": record.assignee,
+                "files": record.files,
+                "size": record.size,
+                "lease_id": record.lease_id,
+                "created_at": record.created_at,
+                "handed_out_at": record.handed_out_at,
+                "uploaded_at": record.uploaded_at,
+                "finished_at": record.finished_at,
+                "jobs": jobs or None,
+                "error": Error.of(error_of(record)) if failed else None,
+                "warnings": record.warnings,
+            }
+        )
 
-@_closed
-class RequestPage(TypedDict):
+
+class RequestPage(_Answer):
     """Requests, the newest first, without their jobs."""
+
+    model_config = _example(items=[{**_REQUEST, "jobs": None}], next_cursor="1042")
 
     items: list[Request]
     next_cursor: Annotated[str | None, Field(description="Gives the next page; null on the last")]
 
 
-@_closed
-class TemplateStatus(TypedDict):
+_TEMPLATE: Final[Mapping[str, Any]] = {
+    "name": "street-scenes",
+    "target": 5,
+    "warm": 4,
+    "creating": 1,
+    "leased": 0,
+    "importing": 1,
+    "deleting": 0,
+    "waiting": 0,
+    "queued": 0,
+    "rate": 0.2,
+    "peak_rate": 0.5,
+    "lead_time": 1.0,
+    "hits": 120,
+    "waits": 3,
+    "colds": 1,
+    "paused_since": None,
+    "held_since": None,
+    "held_until": None,
+    "hold_reason": "",
+    "hold_code": "",
+    "prewarm_size": 0,
+    "prewarm_until": None,
+    "hooks": "not installed",
+    "hooks_silent_since": None,
+}
+
+
+class TemplateStatus(_Answer):
     """Levels, demand and troubles of one template."""
+
+    model_config = _example(**_TEMPLATE)
 
     name: Annotated[str, Field(examples=["street-scenes"])]
     target: Annotated[int, Field(description="How many tasks are to be warm")]
@@ -164,22 +501,37 @@ class TemplateStatus(TypedDict):
         str, Field(description="Why nothing is created or sent, for it or for all; empty: not held")
     ]
     hold_code: Annotated[str, Field(description="The code of the error that it is held for")]
-    hooks: Annotated[WebhookState, Field(description="What its webhook is worth")]
-    hooks_silent_since: Time | None
     prewarm_size: Annotated[int, Field(description="The size that prewarming asks for; 0: none")]
     prewarm_until: Time | None
+    hooks: Annotated[WebhookState, Field(description="What its webhook is worth")]
+    hooks_silent_since: Time | None
 
 
-@_closed
 class DrainedTemplate(TemplateStatus):
     """A template that was just drained."""
+
+    model_config = _example(**{**_TEMPLATE, "warm": 0, "deleting": 4, "retired": 4})
 
     retired: Annotated[int, Field(description="Warm tasks that were taken out of the pool")]
 
 
-@_closed
-class Status(TypedDict):
+class Status(_Answer):
     """What the pool looks like now."""
+
+    model_config = _example(
+        server="http://localhost:8080",
+        store="sqlite:////var/lib/cvat-pool/pool.db",
+        maintainer="host 4711 01kdw8tz",
+        in_flight=1,
+        held_since=None,
+        held_until=None,
+        hold_reason="",
+        templates=[_TEMPLATE],
+        config_loaded_at="2026-01-01T12:00:00.123Z",
+        config_rejected_at=None,
+        config_problems=[],
+        config_restart=[],
+    )
 
     server: Annotated[str, Field(examples=["http://localhost:8080"])]
     store: Annotated[str, Field(examples=["sqlite:////var/lib/cvat-pool/pool.db"])]
@@ -197,8 +549,51 @@ class Status(TypedDict):
     config_restart: Annotated[list[str], Field(description="Keys that only a restart follows")]
 
 
-@_closed
-class Problem(TypedDict, total=False):
+class TemplateLevels(_Answer):
+    """Levels of one template, a number for each sample; null where it was not there."""
+
+    warm: list[int | None]
+    creating: list[int | None]
+    target: list[int | None]
+
+
+class EndedRequest(_Answer):
+    """How a request ended, and how long it took."""
+
+    request_id: str
+    template: Annotated[str, Field(examples=["street-scenes"])]
+    outcome: Annotated[str | None, Field(description="How its task was found", examples=["hit"])]
+    at: Annotated[float, Field(description="When, in seconds since 1970", examples=[1767268800.1])]
+    seconds: Annotated[float, Field(description="From the request to the job ids", examples=[0.31])]
+    server_seconds: Annotated[
+        float | None,
+        Field(
+            description="CVAT's part of it: after it had accepted the data, and while it was away",
+            examples=[0.24],
+        ),
+    ]
+    state: Annotated[str, Field(description="ready or failed", examples=["ready"])]
+    code: Annotated[str, Field(description="Why it failed; empty when it is ready")]
+    error: Annotated[str, Field(description="The same, in words")]
+
+
+class Hour(_Answer):
+    """The last hour."""
+
+    interval: Annotated[float, Field(description="Seconds between two samples", examples=[5.0])]
+    at: Annotated[list[float], Field(description="When each was taken", examples=[[1767268800.0]])]
+    templates: dict[str, TemplateLevels]
+    requests: Annotated[list[EndedRequest], Field(description="The newest 1000, the newest last")]
+
+
+class Finding(_Answer):
+    """One thing that is wrong with what was sent."""
+
+    where: Annotated[str, Field(description="The path to it", examples=["params.chunk_size"])]
+    what: Annotated[str, Field(examples=["expected a whole number of at least 1"])]
+
+
+class Problem(_Answer):
     """An error (RFC 9457)."""
 
     type: Annotated[
@@ -210,115 +605,6 @@ class Problem(TypedDict, total=False):
     ]
     title: Annotated[str, Field(examples=["There is no such template in the configuration"])]
     status: Annotated[int, Field(examples=[404])]
-    detail: Annotated[str, Field(examples=["'streets'; there is street-scenes"])]
-    errors: Annotated[list[dict[str, str]], Field(description="What is wrong, and where")]
-    request: Annotated[Request, Field(description="The request that failed")]
-
-
-# --- Made of records ------------------------------------------------------------------------------
-
-
-def time_of(seconds: float | None) -> Time | None:
-    """A stored time; None stays None."""
-    return None if seconds is None else _written(datetime.fromtimestamp(seconds, UTC))
-
-
-def _written(time: datetime) -> Time:
-    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def lease_document(
-    record: LeaseRecord,
-    task_url: TaskUrl,
-    *,
-    jobs: Sequence[JobRecord] = (),
-    error: Error | None = None,
-) -> Lease:
-    """A lease, with what is known of its jobs."""
-    return {
-        "id": record.id,
-        "template": record.template,
-        "state": record.state,
-        "task_id": record.task_id,
-        "name": record.task_name or None,
-        "url": None if record.task_id is None else task_url(record.task_id),
-        "outcome": record.outcome,
-        "expires_at": time_of(record.expires_at),
-        "jobs": _jobs(jobs),
-        "error": error,
-    }
-
-
-def request_document(
-    record: RequestRecord, task_url: TaskUrl, *, jobs: Sequence[JobRecord] = ()
-) -> Request:
-    """A request, with its jobs where they are known."""
-    return {
-        "id": record.id,
-        "template": record.template,
-        "state": record.state,
-        "task_id": record.task_id,
-        "url": None if record.task_id is None else task_url(record.task_id),
-        "outcome": record.outcome,
-        "name": record.name,
-        "assignee": record.assignee,
-        "files": list(record.files),
-        "size": record.size,
-        "lease_id": record.lease_id,
-        "created_at": time_of(record.created_at) or "",
-        "handed_out_at": time_of(record.handed_out_at),
-        "uploaded_at": time_of(record.uploaded_at),
-        "finished_at": time_of(record.finished_at),
-        "jobs": _jobs(jobs),
-        "error": _error_of(record),
-        "warnings": [{"code": each.code, "text": each.text} for each in record.warnings],
-    }
-
-
-def error_document(error: PoolError) -> Error:
-    """An error as it is told of inside another document."""
-    return {
-        "code": error.code,
-        "title": title_of(error),
-        "detail": error.detail,
-        "status": error.status,
-    }
-
-
-def status_document(status: PoolStatus) -> dict[str, Any]:
-    """The status as the Python API tells it: a :class:`Status`."""
-    document = _plain(status)
-    document["templates"] = [_plain(each) for each in status.templates]
-    return document
-
-
-def template_document(status: PoolTemplateStatus) -> dict[str, Any]:
-    """The status of one template: a :class:`TemplateStatus`."""
-    return _plain(status)
-
-
-def _plain(status: PoolStatus | PoolTemplateStatus) -> dict[str, Any]:
-    values = {each.name: getattr(status, each.name) for each in fields(status)}
-    return {
-        name: _written(value) if isinstance(value, datetime) else value
-        for name, value in values.items()
-    }
-
-
-def _jobs(jobs: Sequence[JobRecord]) -> list[Job] | None:
-    if not jobs:
-        return None
-    return [
-        {
-            "id": job.id,
-            "url": job.url,
-            "start_frame": job.start_frame,
-            "stop_frame": job.stop_frame,
-            "assignee": job.assignee,
-        }
-        for job in jobs
-    ]
-
-
-def _error_of(record: RequestRecord) -> Error | None:
-    return error_document(error_of(record)) if record.state is RequestState.FAILED else None
+    detail: Annotated[str, Field(examples=["'streets'; there is street-scenes"])] = ""
+    errors: Annotated[list[Finding], Field(description="What is wrong, and where")] = []
+    request: Annotated[Request | None, Field(description="The request that failed")] = None

@@ -1,173 +1,121 @@
-"""``/v1/templates``: what the pool looks like, and what people tell it while it runs."""
+"""``/v1/templates``: levels, and the control of pools while they run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Path, Request
 
-from pool import errors
+from pool import errors, model
 from pool.errors import UnknownTemplate
 from pool.http import openapi
-from pool.http.bodies import LONGEST_TEMPLATE, Prewarm, parse
+from pool.http.dependencies import AppState, State
 from pool.http.limits import read_json
-from pool.http.schemas import status_document, template_document
-from pool.http.workers import Workers
-from pool.taskpool import TaskPool
+from pool.http.schemas import (
+    LONGEST_TEMPLATE,
+    DrainedTemplate,
+    PrewarmBody,
+    Status,
+    TemplateStatus,
+)
 
-PATH: Final = "/v1/templates"
+router = APIRouter(prefix="/v1/templates", tags=["templates"], responses=openapi.PROTECTED)
 
-_NAME: Final = Path(description="The template's name", max_length=LONGEST_TEMPLATE)
-_TEMPLATE: Final = {
-    "name": "street-scenes",
-    "target": 5,
-    "warm": 4,
-    "creating": 1,
-    "leased": 0,
-    "importing": 1,
-    "deleting": 0,
-    "waiting": 0,
-    "queued": 0,
-    "rate": 0.2,
-    "peak_rate": 0.5,
-    "lead_time": 1.0,
-    "hits": 120,
-    "waits": 3,
-    "colds": 1,
-    "paused_since": None,
-    "held_since": None,
-    "held_until": None,
-    "hold_reason": "",
-    "hold_code": "",
-    "hooks": "not installed",
-    "hooks_silent_since": None,
-    "prewarm_size": 0,
-    "prewarm_until": None,
-}
-_STATUS: Final = {
-    "server": "http://localhost:8080",
-    "store": "sqlite:////var/lib/cvat-pool/pool.db",
-    "maintainer": "host 4711 01kdw8tz",
-    "in_flight": 1,
-    "held_since": None,
-    "held_until": None,
-    "hold_reason": "",
-    "templates": [_TEMPLATE],
-    "config_loaded_at": "2026-01-01T12:00:00.123Z",
-    "config_rejected_at": None,
-    "config_problems": [],
-    "config_restart": [],
-}
+Name = Annotated[str, Path(description="The template's name", max_length=LONGEST_TEMPLATE)]
+
+_UNKNOWN = openapi.problems(UnknownTemplate, errors.InputError)
+_DONE = "The template as it is now"
 
 
-def template_router(pool: TaskPool, workers: Workers) -> APIRouter:
-    """The routes, on one pool."""
-    router = APIRouter(tags=["templates"])
+def status_of(status: model.Status) -> Status:
+    """Return the status of the Python API as an answer."""
+    return Status.model_validate(status)
 
-    @router.get(
-        PATH,
-        summary="Levels, demand and troubles of all templates",
-        responses={
-            **openapi.problems(),
-            200: openapi.answer("As it is now", "Status", example=_STATUS),
-        },
-    )
-    async def status() -> Response:
-        return JSONResponse(status_document(await workers.store(pool.status)))
 
-    def control(verb: str, do: Callable[[str], object], summary: str, effect: str) -> None:
-        async def told(name: str = _NAME) -> Response:
-            return JSONResponse(await workers.store(_do, pool, name, do))
+@router.get(
+    "",
+    summary="Levels, demand and troubles of all templates",
+    response_description="As it is now",
+)
+async def status(state: State) -> Status:
+    return status_of(await state.workers.store(state.pool.status))
 
-        told.__doc__ = effect
-        router.add_api_route(
-            f"{PATH}/{{name}}/{verb}",
-            told,
-            methods=["POST"],
-            operation_id=f"{verb}_template",
-            summary=summary,
-            responses={**openapi.problems(UnknownTemplate, errors.InputError), 200: _done()},
-        )
 
-    @router.post(
-        PATH + "/resume",
-        operation_id="resume_all",
-        summary="Create tasks of all templates again",
-        responses={
-            **openapi.problems(),
-            200: openapi.answer("All templates as they are now", "Status", example=_STATUS),
-        },
-    )
-    async def resume_all() -> Response:
-        """As `resume` for each of them: after they were paused or drained; ends all holds."""
-        return JSONResponse(await workers.store(_resume_all, pool))
+@router.post(
+    "/resume",
+    operation_id="resume_all",
+    summary="Create tasks of all templates again",
+    response_description="All templates as they are now",
+)
+async def resume_all(state: State) -> Status:
+    """As `resume` for each of them: after they were paused or drained; ends all holds."""
+    await state.workers.store(state.pool.resume)
+    return status_of(await state.workers.store(state.pool.status))
 
-    control("pause", pool.pause, "Create no more tasks", "Until it is resumed.")
-    control(
-        "resume",
-        pool.resume,
-        "Create tasks again",
-        "After it was paused or drained; ends its hold and the server's.",
+
+@router.post(
+    "/{name}/pause",
+    operation_id="pause_template",
+    summary="Create no more tasks",
+    response_description=_DONE,
+    responses=_UNKNOWN,
+)
+async def pause(state: State, name: Name) -> TemplateStatus:
+    """Until it is resumed."""
+    return await _control(state, name, state.pool.pause)
+
+
+@router.post(
+    "/{name}/resume",
+    operation_id="resume_template",
+    summary="Create tasks again",
+    response_description=_DONE,
+    responses=_UNKNOWN,
+)
+async def resume(state: State, name: Name) -> TemplateStatus:
+    """After it was paused or drained; ends its hold and the server's."""
+    return await _control(state, name, state.pool.resume)
+
+
+@router.post(
+    "/{name}/drain",
+    operation_id="drain_template",
+    summary="Take all warm tasks out of the pool",
+    response_description="The template as it is now, and how many tasks were taken out",
+    responses=_UNKNOWN,
+)
+async def drain(state: State, name: Name) -> DrainedTemplate:
+    """And create no more, until it is resumed. Tasks that callers have are left to them."""
+    retired = await state.workers.store(state.pool.drain, name)
+    return DrainedTemplate.model_validate({**vars(await _find(state, name)), "retired": retired})
+
+
+@router.post(
+    "/{name}/prewarm",
+    operation_id="prewarm_template",
+    summary="Keep more tasks warm for a while",
+    response_description=_DONE,
+    responses=openapi.problems(*openapi.WITH_BODY, UnknownTemplate),
+    openapi_extra=openapi.takes(PrewarmBody, example={"count": 50, "seconds": 900}),
+)
+async def prewarm(state: State, name: Name, request: Request) -> TemplateStatus:
+    """Takes the place of an earlier prewarm; a count of 0 ends it."""
+    body = await read_json(request, PrewarmBody, timeout=state.receive_timeout)
+    return await _control(
+        state, name, lambda name: state.pool.prewarm(name, body.count, duration=body.seconds)
     )
 
-    @router.post(
-        PATH + "/{name}/drain",
-        operation_id="drain_template",
-        summary="Take all warm tasks out of the pool",
-        responses={
-            **openapi.problems(UnknownTemplate, errors.InputError),
-            200: openapi.answer(
-                "The template as it is now, and how many tasks were taken out",
-                "DrainedTemplate",
-                example={**_TEMPLATE, "warm": 0, "deleting": 4, "retired": 4},
-            ),
-        },
-    )
-    async def drain(name: str = _NAME) -> Response:
-        """And create no more, until it is resumed. Tasks that callers have are left to them."""
-        retired = []
-        document = await workers.store(
-            _do, pool, name, lambda template: retired.append(pool.drain(template))
-        )
-        return JSONResponse({**document, "retired": sum(retired)})
 
-    @router.post(
-        PATH + "/{name}/prewarm",
-        summary="Keep more tasks warm for a while",
-        responses={
-            **openapi.problems(*openapi.WITH_BODY, UnknownTemplate),
-            200: _done(),
-        },
-        openapi_extra=openapi.takes("Prewarm", example={"count": 50, "seconds": 900}),
-    )
-    async def prewarm(request: Request, name: str = _NAME) -> Response:
-        """Takes the place of an earlier prewarm; a count of 0 ends it."""
-        content = await read_json(request, patience=pool.settings.daemon.receive_timeout)
-        wish = parse(Prewarm, content)
-
-        def do(template: str) -> None:
-            pool.prewarm(template, wish.count, duration=wish.seconds)
-
-        return JSONResponse(await workers.store(_do, pool, name, do))
-
-    return router
+async def _control(state: AppState, name: str, change: Callable[[str], Any]) -> TemplateStatus:
+    """Make a change, and return the template as it is then."""
+    await state.workers.store(change, name)
+    return TemplateStatus.model_validate(await _find(state, name))
 
 
-def _resume_all(pool: TaskPool) -> dict[str, Any]:
-    pool.resume()
-    return status_document(pool.status())
-
-
-def _do(pool: TaskPool, name: str, do: Callable[[str], object]) -> dict[str, Any]:
-    """Do it, and look at the template then."""
-    do(name)
-    for template in pool.status().templates:
+async def _find(state: AppState, name: str) -> model.TemplateStatus:
+    status = await state.workers.store(state.pool.status)
+    for template in status.templates:
         if template.name == name:
-            return template_document(template)
-    raise UnknownTemplate(f"{name!r} is in the configuration no more")
-
-
-def _done() -> dict[str, Any]:
-    return openapi.answer("The template as it is now", "TemplateStatus", example=_TEMPLATE)
+            return template
+    raise UnknownTemplate(f"{name!r} is no longer in the configuration")

@@ -1,4 +1,4 @@
-"""Leases and requests as the store has them now, with their jobs: what answers are made of."""
+"""Leases and requests as the store has them now, with their jobs."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 from pool.errors import LeaseEnded, PoolError, UnknownLease, UnknownRequest
 from pool.handles import error_of
-from pool.http import schemas
-from pool.http.schemas import TaskUrl
 from pool.model import Job, LeaseRecord, LeaseState, RequestRecord, RequestState, TaskState
 from pool.store import Store
 
-#: Where a task stands that will have no jobs.
+#: States of a task that will have no jobs.
 _LOST = (TaskState.FAILED, TaskState.RETIRED, TaskState.DELETING, TaskState.DELETED)
 
 
@@ -50,57 +48,42 @@ class LeaseView:
         return bool(self.jobs) or self.error is not None
 
 
-class Views:
-    """Reads them; its methods block."""
+def read_request(store: Store, request_id: str) -> RequestView:
+    """Return a request as it is now.
 
-    def __init__(self, store: Store, task_url: TaskUrl) -> None:
-        self._store = store
-        self._task_url = task_url
+    :raises UnknownRequest: there is none.
+    """
+    record = store.request(request_id)
+    if record is None:
+        raise UnknownRequest(request_id[:100])
+    return view_of(store, record)
 
-    def request(self, request_id: str) -> RequestView:
-        """A request as it is now.
 
-        :raises UnknownRequest: there is none.
-        """
-        record = self._store.request(request_id)
-        if record is None:
-            raise UnknownRequest(request_id[:100])
-        return self.of(record)
+def view_of(store: Store, record: RequestRecord) -> RequestView:
+    """Return a request that was just read, with its jobs."""
+    if record.state is RequestState.READY and record.pooled_id is not None:
+        return RequestView(record=record, jobs=store.jobs_of(record.pooled_id))
+    return RequestView(record=record)
 
-    def of(self, record: RequestRecord) -> RequestView:
-        """A request that was just read."""
-        if record.state is RequestState.READY and record.pooled_id is not None:
-            return RequestView(record=record, jobs=self._store.jobs_of(record.pooled_id))
-        return RequestView(record=record)
 
-    def lease(self, lease_id: str) -> LeaseView:
-        """A lease as it is now.
+def read_lease(store: Store, lease_id: str) -> LeaseView:
+    """Return a lease as it is now.
 
-        :raises UnknownLease: there is none.
-        """
-        record = self._store.lease(lease_id)
-        if record is None:
-            raise UnknownLease(lease_id[:100])
-        if record.state in (LeaseState.RELEASED, LeaseState.EXPIRED, LeaseState.ABANDONED):
-            # Its task may be somebody else's by now.
-            ended = LeaseEnded(f"lease {lease_id} is {record.state.value}")
-            return LeaseView(record=record, error=ended)
-        if record.state is not LeaseState.USED or record.pooled_id is None:
-            return LeaseView(record=record)
-        jobs = self._store.jobs_of(record.pooled_id)
-        return LeaseView(record=record, jobs=jobs, error=None if jobs else self._failure(record))
-
-    def _failure(self, record: LeaseRecord) -> PoolError | None:
-        task = self._store.task(record.pooled_id or "")
-        if task is None or task.state in _LOST:
-            return PoolError(task.reason if task else "the task was deleted")
-        return None
-
-    # --- As documents ---------------------------------------------------------------------------
-
-    def request_document(self, view: RequestView) -> schemas.Request:
-        return schemas.request_document(view.record, self._task_url, jobs=view.jobs)
-
-    def lease_document(self, view: LeaseView) -> schemas.Lease:
-        error = None if view.error is None else schemas.error_document(view.error)
-        return schemas.lease_document(view.record, self._task_url, jobs=view.jobs, error=error)
+    :raises UnknownLease: there is none.
+    """
+    record = store.lease(lease_id)
+    if record is None:
+        raise UnknownLease(lease_id[:100])
+    if record.state in (LeaseState.RELEASED, LeaseState.EXPIRED, LeaseState.ABANDONED):
+        # Its task may be another caller's by now.
+        ended = LeaseEnded(f"lease {lease_id} is {record.state.value}")
+        return LeaseView(record=record, error=ended)
+    if record.state is not LeaseState.USED or record.pooled_id is None:
+        return LeaseView(record=record)
+    if jobs := store.jobs_of(record.pooled_id):
+        return LeaseView(record=record, jobs=jobs)
+    task = store.task(record.pooled_id)
+    if task is None or task.state in _LOST:
+        error = PoolError(task.reason if task else "the task was deleted")
+        return LeaseView(record=record, error=error)
+    return LeaseView(record=record)

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from pool.errors import PoolError
 from pool.http.ending import Ending
-from pool.http.views import LeaseView, RequestView, Views
+from pool.http.views import LeaseView, RequestView, read_lease, read_request
 from pool.http.watch import Watch
 from pool.store import Store
 from pool.tracking.tracker import Tracker
@@ -50,9 +50,8 @@ class Waiting:
     :data:`pool.http.watch.LOOK` seconds while anybody waits. It is read once for all who wait.
     """
 
-    def __init__(self, store: Store, tracker: Tracker, views: Views, ending: Ending) -> None:
+    def __init__(self, store: Store, tracker: Tracker, ending: Ending) -> None:
         self._store = store
-        self._views = views
         self._ending = ending
         self._requests: Waiters[RequestView] = {}
         self._leases: Waiters[LeaseView] = {}
@@ -148,7 +147,7 @@ class Waiting:
         if request_id is None:
             self._watch.wake()
         elif request_id in self._requests:
-            self._call(self._settle, _read(self._views.request, [request_id]), {})
+            self._call(self._settle, _read(self._store, read_request, [request_id]), {})
 
     def _end(self) -> None:
         self._call(self._stop_waiting)
@@ -169,8 +168,8 @@ class Waiting:
         ended_leases = self._store.leases_at_end(leases) if leases else ()
         over = len(ended_requests) + len(ended_leases) > AT_ONCE
         self._seen = None if over else token
-        request_views = _read(self._views.request, list(ended_requests)[:AT_ONCE])
-        lease_views = _read(self._views.lease, list(ended_leases)[:AT_ONCE])
+        request_views = _read(self._store, read_request, list(ended_requests)[:AT_ONCE])
+        lease_views = _read(self._store, read_lease, list(ended_leases)[:AT_ONCE])
 
         def settle() -> None:
             self._settle(request_views, lease_views)
@@ -180,12 +179,14 @@ class Waiting:
         return settle
 
 
-def _read(read: Callable[[str], View], names: Collection[str]) -> dict[str, View | None]:
+def _read(
+    store: Store, read: Callable[[Store, str], View], names: Collection[str]
+) -> dict[str, View | None]:
     """What ended, read for those who wait for it; who cannot be helped looks for themselves."""
     views: dict[str, View | None] = {}
     for name in names:
         try:
-            views[name] = read(name)
+            views[name] = read(store, name)
         except PoolError:
             views[name] = None
     return views

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final
 
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -10,45 +10,32 @@ from starlette.concurrency import run_in_threadpool
 from pool.cvat.webhooks import SIGNATURE_HEADER
 from pool.errors import BadSignature, TooBusy, TooLarge, TooSlow
 from pool.http import openapi
-from pool.http.auth import WEBHOOKS
+from pool.http.dependencies import State
 from pool.http.limits import read
+from pool.http.middleware import WEBHOOKS
 
-PATH: Final = WEBHOOKS
 #: Bytes of the longest body that is read; CVAT's are below 2 KiB.
 LONGEST: Final = 2**20
 
-
-class Receiver(Protocol):
-    """What the deliveries go to; see :class:`pool.tracking.webhook_receiver.Deliveries`."""
-
-    def authentic(self, body: bytes, signature: str) -> bool: ...
-
-    def put(self, body: bytes, signature: str) -> bool: ...
+router = APIRouter(tags=["webhooks"])
 
 
-def webhook_router(receiver: Receiver, *, patience: float) -> APIRouter:
-    """The route, for one receiver. A body has to come as :func:`pool.http.limits.blocks` says."""
-    router = APIRouter(tags=["webhooks"])
-
-    @router.post(
-        PATH,
-        status_code=204,
-        summary="Receive a webhook of CVAT's",
-        responses={
-            **openapi.problems(BadSignature, TooLarge, TooSlow, TooBusy),
-            204: openapi.answer("It is taken"),
-        },
-    )
-    async def receive(request: Request) -> Response:
-        """Answers 204 to everything that CVAT has signed, be it of use or not."""
-        signature = request.headers.get(SIGNATURE_HEADER, "")
-        if not signature:
-            raise BadSignature
-        body = await read(request, most=LONGEST, patience=patience)
-        if not await run_in_threadpool(receiver.authentic, body, signature):
-            raise BadSignature
-        if not receiver.put(body, signature):
-            raise TooBusy
-        return Response(status_code=204)
-
-    return router
+@router.post(
+    WEBHOOKS,
+    status_code=204,
+    response_class=Response,
+    summary="Receive a webhook of CVAT's",
+    response_description="It is taken",
+    responses=openapi.problems(BadSignature, TooLarge, TooSlow, TooBusy),
+    openapi_extra=openapi.NO_TOKEN,
+)
+async def receive(state: State, request: Request) -> None:
+    """Answers 204 to everything that CVAT has signed, be it of use or not."""
+    signature = request.headers.get(SIGNATURE_HEADER, "")
+    if not signature:
+        raise BadSignature
+    body = await read(request, most=LONGEST, timeout=state.receive_timeout)
+    if not await run_in_threadpool(state.receiver.authentic, body, signature):
+        raise BadSignature
+    if not state.receiver.put(body, signature):
+        raise TooBusy

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pool.errors import StoreError
 from pool.events.sinks import Sinks
-from pool.http.schemas import request_document
 from pool.logs import get_logger
 from pool.maintenance.scheduler import Scheduler
-from pool.model import RequestRecord, Status
+from pool.model import Job, RequestRecord, Status
 from pool.observability.health import Health
 from pool.observability.history import EVERY, History
 from pool.observability.metrics import Metrics
@@ -30,13 +29,20 @@ OBSERVE_EVERY = 10.0
 class Observation:
     """The parts that look at one engine. Nothing runs before :meth:`begin`.
 
-    ``metrics`` and ``reach`` are those that hear of the engine's calls to the server.
+    ``describe`` makes the document of a request and its jobs that sinks are sent. ``metrics`` and
+    ``reach`` are those that hear of the engine's calls to the server.
     """
 
     def __init__(
-        self, engine: Engine, *, metrics: Metrics | None = None, reach: Reach | None = None
+        self,
+        engine: Engine,
+        *,
+        describe: Callable[[RequestRecord, Sequence[Job]], Mapping[str, Any]],
+        metrics: Metrics | None = None,
+        reach: Reach | None = None,
     ) -> None:
         self._engine = engine
+        self._make_document = describe
         self._scheduler: Scheduler | None = None
         self._guard = threading.Lock()
         self._wanted = False
@@ -111,10 +117,7 @@ class Observation:
     def _describe(self, record: RequestRecord) -> Mapping[str, Any]:
         store = self._engine.store
         jobs = store.jobs_of(record.pooled_id) if record.pooled_id else ()
-        return request_document(record, self._task_url, jobs=jobs)
-
-    def _task_url(self, task_id: int) -> str:
-        return f"{self._engine.settings.cvat.url.rstrip('/')}/tasks/{task_id}"
+        return self._make_document(record, jobs)
 
     def _unseen_events(self) -> int:
         return max(0, self._engine.store.last_event_id() - self._engine.feed.cursor)

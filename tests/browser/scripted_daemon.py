@@ -14,7 +14,7 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import StreamingResponse
 
 from pool.config.settings import DaemonSettings
-from pool.http.page import page_router
+from pool.http import page
 from pool.http.problems import install
 from pool.http.server import HttpServer
 from pool.model import rfc3339
@@ -140,7 +140,7 @@ class ScriptedDaemon:
     def _app(self) -> FastAPI:
         app = FastAPI()
         install(app)
-        app.include_router(page_router())
+        app.include_router(page.router)
 
         @app.get("/v1/templates")
         async def templates() -> Any:

@@ -11,7 +11,8 @@ import urllib3
 from fastapi import FastAPI
 
 from pool.config.settings import DaemonSettings
-from pool.http.page import HEADERS, page_router
+from pool.http import page
+from pool.http.page import HEADERS
 from pool.http.problems import install
 from pool.http.server import HttpServer
 
@@ -23,7 +24,7 @@ def address() -> Iterator[str]:
     def make_app() -> FastAPI:
         app = FastAPI()
         install(app)
-        app.include_router(page_router())
+        app.include_router(page.router)
         return app
 
     server = HttpServer(make_app, DaemonSettings(port=0))

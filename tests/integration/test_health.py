@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
-import urllib3
-from fastapi import FastAPI
 from support.clock import ManualClock
 
-from pool.config.settings import DaemonSettings
 from pool.errors import StoreError
-from pool.http.health import READY, health_router
-from pool.http.server import HttpServer
-from pool.http.workers import Workers
 from pool.maintenance.scheduler import ServiceRecord
 from pool.model import Hold
 from pool.observability import health as module
@@ -186,51 +178,3 @@ def test_whoever_asks_often_gets_the_same_answer_for_a_moment(
     clock.advance(module.ANSWER_FOR)
     health.run_once()
     assert len(writes) == 2
-
-
-# --- Over HTTP ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def server(health: Health) -> Iterator[HttpServer]:
-    def make_app() -> FastAPI:
-        app = FastAPI()
-        app.include_router(health_router(health, Workers()))
-        return app
-
-    server = HttpServer(make_app, DaemonSettings(port=0))
-    server.start()
-    yield server
-    server.stop(10.0)
-
-
-def test_it_is_told_over_http(server: HttpServer, clock: ManualClock, reach: Reach) -> None:
-    with urllib3.PoolManager(retries=False) as http:
-        alive = http.request("GET", f"{server.url}/healthz")
-        good = http.request("GET", f"{server.url}{READY}")
-        clock.advance(module.ANSWER_FOR)
-        reach.call("jobs", 30.0, "cvat-unreachable")
-        bad = http.request("GET", f"{server.url}{READY}")
-    assert (alive.status, alive.json()) == (200, {"status": "ok"})
-    assert (good.status, good.json()["ready"]) == (200, True)
-    assert bad.status == 503
-    assert json.loads(bad.data) == {
-        "ready": False,
-        "checks": {
-            "store": {"ok": True},
-            "server": {
-                "ok": False,
-                "answered_seconds_ago": 1.0,
-                "held": False,
-                "held_seconds": None,
-                "code": "",
-            },
-            "scheduler": {
-                "ok": True,
-                "stale": [],
-                "last_success_seconds_ago": {"refill": 1.0},
-            },
-            "maintainer": {"ok": True},
-            "configuration": {"ok": True, "rejected_seconds": None, "restart": []},
-        },
-    }

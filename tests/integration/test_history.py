@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-import urllib3
-from fastapi import FastAPI
-from pydantic import TypeAdapter
 from support.clock import ManualClock
 from support.happening import make_warm, serve
 
-from pool.config.settings import DaemonSettings, Settings
-from pool.http.history import PATH, Hour, history_router
-from pool.http.server import HttpServer
-from pool.http.workers import Workers
+from pool.config.settings import Settings
 from pool.model import Status
 from pool.observability.history import EVERY, KEPT_FOR, History
 from pool.observability.status import read_status
@@ -94,45 +87,3 @@ def test_requests_are_those_of_the_last_hour(
     assert (first.request_id, first.seconds, first.server_seconds) == ("r1", 2.0, 0.5)
     assert (second.request_id, second.state) == ("r2", "failed")
     assert (second.code, second.error) == ("import-failed", "why")
-
-
-@pytest.fixture
-def server(history: History) -> Iterator[HttpServer]:
-    def make_app() -> FastAPI:
-        app = FastAPI()
-        app.include_router(history_router(history, Workers()))
-        return app
-
-    server = HttpServer(make_app, DaemonSettings(port=0))
-    server.start()
-    yield server
-    server.stop(10.0)
-
-
-def test_it_is_told_over_http_as_it_is_described(
-    server: HttpServer, history: History, store: Store, clock: ManualClock
-) -> None:
-    history.run_once()
-    serve(store, "r1", now=clock.now(), took=2.0, server=0.5)
-    with urllib3.PoolManager(retries=False) as http:
-        answer = http.request("GET", f"{server.url}{PATH}")
-    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json")
-    document = TypeAdapter(Hour).validate_python(answer.json(), strict=True)
-    assert document == {
-        "interval": 5.0,
-        "at": [clock.now()],
-        "templates": {"scenes": {"warm": [0], "creating": [0], "target": [3]}},
-        "requests": [
-            {
-                "request_id": "r1",
-                "template": "scenes",
-                "outcome": "hit",
-                "at": clock.now(),
-                "seconds": 2.0,
-                "server_seconds": 0.5,
-                "state": "ready",
-                "code": "",
-                "error": "",
-            }
-        ],
-    }

@@ -15,9 +15,10 @@ from support.services import dispatch_of
 from pool.config.settings import DaemonSettings
 from pool.errors import CannotListen, CvatBusy, UnknownRequest
 from pool.http.app import create_app
-from pool.http.served import Served
+from pool.http.ending import Ending
 from pool.http.server import HttpServer
 from pool.http.webhooks import LONGEST
+from pool.observability.observation import Observation
 from pool.process import Engine
 
 ANYWHERE = DaemonSettings(port=0)
@@ -50,7 +51,11 @@ def receiver() -> Receiver:
 @pytest.fixture
 def make_app(engine: Engine, receiver: Receiver) -> Callable[[], ASGIApp]:
     return lambda: create_app(
-        Served(engine=engine, dispatch=dispatch_of(engine), receiver=receiver)
+        engine,
+        dispatch_of(engine),
+        receiver,
+        observation=Observation(engine, describe=lambda *_: {}),
+        ending=Ending(),
     )
 
 

@@ -16,7 +16,7 @@ from fastapi.responses import Response
 
 from pool import logs
 from pool.config.settings import DaemonSettings
-from pool.http.envelope import Envelope
+from pool.http.middleware import CallLog
 from pool.http.server import HttpServer
 from pool.http.workers import Workers
 
@@ -71,7 +71,7 @@ def server(answers: Answers) -> Iterator[HttpServer]:
 
     def make_app() -> FastAPI:
         app = FastAPI()
-        app.add_middleware(Envelope, on_answer=answers)
+        app.add_middleware(CallLog, on_answer=answers)
 
         @app.get("/things/{name}")
         async def thing(name: str) -> Response:

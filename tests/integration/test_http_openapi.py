@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
-from typing import Any, get_type_hints
+from typing import Any
 
 import jsonschema_rs
 import pytest
@@ -150,9 +150,9 @@ def test_all_references_lead_somewhere(checker: Checker) -> None:
 
 
 def test_the_status_has_the_fields_of_the_python_api() -> None:
-    assert set(get_type_hints(schemas.Status)) == {each.name for each in fields(Status)}
+    assert set(schemas.Status.model_fields) == {each.name for each in fields(Status)}
     own = {each.name for each in fields(TemplateStatus)}
-    assert set(get_type_hints(schemas.TemplateStatus)) == own
+    assert set(schemas.TemplateStatus.model_fields) == own
 
 
 def kinds(kind: type[PoolError]) -> Iterator[type[PoolError]]:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
-import urllib3
 from prometheus_client.parser import text_string_to_metric_families
 from support.clock import ManualClock
 from support.happening import make_warm, serve
 
-from pool.config.settings import DaemonSettings
 from pool.errors import StoreError
 from pool.events.sink import SinkState
-from pool.http.metrics import PATH, metrics_router
-from pool.http.server import HttpServer
-from pool.http.workers import Workers
 from pool.maintenance.findings import Action
 from pool.maintenance.reconcile import ReconcileReport
 from pool.maintenance.scheduler import ServiceRecord
@@ -51,7 +45,7 @@ class Scrape:
 
 @pytest.fixture
 def observation(engine: Engine) -> Observation:
-    return Observation(engine)
+    return Observation(engine, describe=lambda *_: {})
 
 
 @pytest.fixture
@@ -265,32 +259,3 @@ def test_a_scrape_reads_as_much_however_many_rows_are_finished(
     for number in range(30):
         serve(store, f"r{number}")
     assert queries() == few
-
-
-@pytest.fixture
-def server(metrics: Metrics) -> Iterator[HttpServer]:
-    from fastapi import FastAPI
-
-    def make_app() -> FastAPI:
-        app = FastAPI()
-        app.include_router(metrics_router(metrics, Workers()))
-        return app
-
-    server = HttpServer(make_app, DaemonSettings(port=0))
-    server.start()
-    yield server
-    server.stop(10.0)
-
-
-@pytest.mark.parametrize(
-    ("accept", "media_type"),
-    [("", "text/plain"), ("application/openmetrics-text", "application/openmetrics-text")],
-)
-def test_it_is_told_over_http(server: HttpServer, accept: str, media_type: str) -> None:
-    headers = {"Accept": accept} if accept else {}
-    with urllib3.PoolManager(retries=False) as http:
-        answer = http.request("GET", f"{server.url}{PATH}", headers=headers)
-    assert (answer.status, answer.headers["Content-Type"].split(";")[0]) == (200, media_type)
-    assert b'cvat_pool_tasks{state="warm",template="scenes"} 0.0' in answer.data.replace(
-        b'template="scenes",state="warm"', b'state="warm",template="scenes"'
-    )

@@ -128,7 +128,7 @@ def exposed(engine: Engine, store: Store) -> dict[str, set[str]]:
     )
     metrics.read_from(
         Sources(
-            status=Observation(engine).status,
+            status=Observation(engine, describe=lambda *_: {}).status,
             services=lambda: {"refill": ServiceRecord(last_success=1.0)},
             sinks=lambda: [sink],
             unseen_events=lambda: 0,

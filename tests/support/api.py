@@ -24,10 +24,11 @@ from pool.config.settings import CvatSettings, DaemonSettings, Settings, StoreSe
 from pool.cvat import AccessTokenCredentials, CvatClient
 from pool.http.accepting import Accepting
 from pool.http.app import create_app
+from pool.http.dependencies import AppState
 from pool.http.ending import Ending
-from pool.http.served import Served
 from pool.http.server import HttpServer
 from pool.http.waiting import Waiting
+from pool.observability.observation import Observation
 from pool.process import Engine
 from pool.requests.dispatcher import Dispatch
 from pool.store import open_store
@@ -254,6 +255,7 @@ class Serving:
     server: HttpServer
     waiting: Waiting
     accepting: Accepting
+    observation: Observation
     ending: Ending
     api: Api
 
@@ -320,10 +322,15 @@ def serving(
     engine = Engine(settings, store=store, cvat=cvat, clock=SystemClock())
     ending = Ending()
     dispatch = dispatch_of(engine, most_queued=settings.daemon.max_queued)
-    served = Served(
-        engine=engine, dispatch=dispatch, receiver=Receiver(), tokens=tokens, ending=ending
+    app = create_app(
+        engine,
+        dispatch,
+        Receiver(),
+        observation=Observation(engine, describe=lambda *_: {}),
+        ending=ending,
+        tokens=tokens,
     )
-    app = create_app(served)
+    state: AppState = app.state.parts
     know(app.openapi())
     server = HttpServer(lambda: app, settings.daemon)
     engine.start()
@@ -336,8 +343,9 @@ def serving(
                 TaskPool.over(engine),
                 dispatch,
                 server,
-                app.state.waiting,
-                app.state.accepting,
+                state.waiting,
+                state.accepting,
+                state.observation,
                 ending,
                 api,
             )

@@ -32,7 +32,6 @@ ENCODER = "pool.cvat.multipart"
 EXCEPTIONS = {
     "client": {"cvat", "requests"},
     "handles": {"cvat", "requests"},
-    "observability": {"http"},
 }
 CIRCLES = {"cvat", "requests", "simulator"}
 

@@ -1,0 +1,132 @@
+"""What routes are given: the app's state, and what callers say in headers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Protocol
+
+from fastapi import Depends, Header, Request
+
+from pool.config.arguments import check_key
+from pool.errors import InputError
+from pool.http.accepting import Accepting
+from pool.http.handing_out import HandingOut
+from pool.http.live import Live
+from pool.http.waiting import Waiting
+from pool.http.workers import Workers
+from pool.observability.observation import Observation
+from pool.taskpool import TaskPool
+
+PREFER: Final = "Prefer"
+PREFERENCE_APPLIED: Final = "Preference-Applied"
+IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+RETRY_AFTER: Final = "Retry-After"
+
+#: Seconds for which one answer waits at most.
+LONGEST_WAIT: Final = 60
+
+#: ``Prefer: wait=10`` among other preferences (RFC 7240, sections 2 and 4.3).
+_WAIT: Final = re.compile(
+    r"""\s*wait\s*=\s*(?P<quote>"?)(?P<seconds>\d{1,9})(?P=quote)\s*(;.*)?""", re.I
+)
+
+
+class Receiver(Protocol):
+    """Takes webhooks; see :class:`pool.tracking.webhook_receiver.Deliveries`."""
+
+    def authentic(self, body: bytes, signature: str) -> bool: ...
+
+    def put(self, body: bytes, signature: str) -> bool: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppState:
+    """The parts of one daemon that its routes work on, as ``app.state.parts``."""
+
+    pool: TaskPool
+    workers: Workers
+    waiting: Waiting
+    handing_out: HandingOut
+    accepting: Accepting
+    live: Live
+    observation: Observation
+    receiver: Receiver
+
+    @property
+    def receive_timeout(self) -> float:
+        """Seconds for which a body may make no progress."""
+        return self.pool.settings.daemon.receive_timeout
+
+    def close(self) -> None:
+        """Begin nothing more; what is under way ends by itself."""
+        self.handing_out.close()
+        self.waiting.close()
+        self.workers.close()
+
+
+# Coroutines: FastAPI calls plain functions on a thread.
+
+
+async def _state(request: Request) -> AppState:
+    state: AppState = request.app.state.parts
+    return state
+
+
+async def _wait(
+    request: Request,
+    _: Annotated[
+        str | None,
+        Header(
+            alias=PREFER,
+            description="`wait=10` has the answer wait until there are jobs, 10 seconds at most; "
+            f"{LONGEST_WAIT} are the most.",
+            examples=["wait=10"],
+        ),
+    ] = None,
+) -> int | None:
+    """Return the seconds that the answer may wait, at most :data:`LONGEST_WAIT`; None where the
+    caller does not say. A preference that cannot be read is none (RFC 7240, section 2)."""
+    for line in request.headers.getlist(PREFER):
+        for preference in line.split(","):
+            if match := _WAIT.fullmatch(preference):
+                return min(int(match["seconds"]), LONGEST_WAIT)
+    return None
+
+
+async def _idempotency_key(
+    request: Request,
+    _: Annotated[
+        Any,
+        Header(
+            alias=IDEMPOTENCY_KEY,
+            description="The same key gives the same answer, for ever; with other content, 409.",
+            json_schema_extra={
+                "type": "string",
+                "minLength": 1,
+                "maxLength": 255,
+                "pattern": "^[\\x21-\\x7e]+$",
+            },
+        ),
+    ] = None,
+) -> str | None:
+    """Return the caller's idempotency key, if it gave one.
+
+    :raises InputError: it is no key.
+    """
+    keys = request.headers.getlist(IDEMPOTENCY_KEY)
+    if not keys:
+        return None
+    if len(keys) > 1:
+        raise InputError(f"{IDEMPOTENCY_KEY} is given twice")
+    return check_key(keys[0])
+
+
+State = Annotated[AppState, Depends(_state)]
+Wait = Annotated[int | None, Depends(_wait)]
+IdempotencyKey = Annotated[str | None, Depends(_idempotency_key)]
+
+
+def applied(wait: int | None) -> dict[str, str]:
+    """Return the header that says that a wait was honoured."""
+    return {} if wait is None else {PREFERENCE_APPLIED: f"wait={wait}"}

@@ -1,0 +1,170 @@
+"""Around every call: who is served, an id for the call, its log line, and headers for browsers."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import re
+import time
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import Final
+from urllib.parse import urlsplit
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pool.errors import Forbidden, PoolError, Stopping, Unauthorized
+from pool.http.problems import problem, problem_of
+from pool.http.server import is_loopback
+from pool.logs import get_logger
+from pool.model import new_id
+
+log = get_logger(__name__)
+
+CALL_ID: Final = "X-Request-Id"
+#: CVAT's webhooks, whose deliveries have signatures of their own.
+WEBHOOKS: Final = "/webhooks/cvat"
+#: Open to all who can reach the daemon: the page without its data, and whether the daemon works.
+OPEN: Final = frozenset({"/", "/healthz", "/readyz", WEBHOOKS})
+OPEN_BELOW: Final = "/static/"
+#: Routes that machines ask for all the time; and what stands for no route at all.
+PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+NO_ROUTE: Final = "none"
+_SANE_ID: Final = re.compile(r"[0-9A-Za-z._:/+=-]{1,128}")
+
+#: Called with a method, a route, a status, and the seconds up to the beginning of the answer.
+OnAnswer = Callable[[str, str, int, float], None]
+
+
+class CallLog:
+    """Give each call an id, the caller's own if that is sane, for the answer and for the log lines
+    of the call; turn unhandled exceptions into a 500 problem.
+
+    Each answer is one line in the log, and is passed to ``on_answer``.
+    """
+
+    def __init__(self, app: ASGIApp, *, on_answer: OnAnswer | None = None) -> None:
+        self._app = app
+        self._on_answer = on_answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        given = Headers(scope=scope).get(CALL_ID, "")
+        call_id = given if _SANE_ID.fullmatch(given) else new_id()
+        status = 0
+        answered = began
+
+        async def send_on(message: Message) -> None:
+            nonlocal status, answered
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                answered = time.perf_counter()
+                headers = MutableHeaders(scope=message)
+                headers[CALL_ID] = call_id
+                headers.setdefault("Cache-Control", "no-store")
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(call_id=call_id):
+            try:
+                await self._app(scope, receive, send_on)
+            except asyncio.CancelledError:
+                # The server stops, and has waited for as long as it may.
+                if not status:
+                    await problem_of(Stopping())(scope, receive, send_on)
+            except Exception as error:
+                log.exception("call failed", path=scope["path"], why=repr(error))
+                if status:
+                    raise
+                await problem(500)(scope, receive, send_on)
+            self._record(scope, status, answered - began, time.perf_counter() - began)
+
+    def _record(self, scope: Scope, status: int, seconds: float, in_all: float) -> None:
+        # Not the path and its query, which callers may have put anything into.
+        route = getattr(scope.get("route"), "path", NO_ROUTE)
+        if self._on_answer is not None and status:
+            self._on_answer(scope["method"], route, status, seconds)
+        # Probes come every few seconds for ever, and say nothing as long as all is well.
+        write = log.debug if route in PROBES and status < 400 else log.info
+        write(
+            "answered",
+            method=scope["method"],
+            route=route,
+            status=status or None,
+            milliseconds=round(1000 * in_all, 1),
+        )
+
+
+class AccessControl:
+    """Refuse callers that are not served, with a problem.
+
+    With tokens, everything that is not open needs one of them. Without, the daemon listens to
+    this machine only, and what could come from another site's page in a browser is refused: a Host
+    that is not this machine's (DNS rebinding), and requests that the browser marks as coming
+    from another site.
+    """
+
+    def __init__(self, app: ASGIApp, *, tokens: tuple[str, ...]) -> None:
+        self._app = app
+        self._digests = tuple(sha256(token.encode()).digest() for token in tokens)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (refused := self._refused(scope)) is not None:
+            await problem_of(refused)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _refused(self, scope: Scope) -> PoolError | None:
+        path, headers = scope["path"], Headers(scope=scope)
+        if path == WEBHOOKS:
+            return None
+        is_open = path in OPEN or path.startswith(OPEN_BELOW)
+        if not self._digests:
+            return _foreign(headers, is_open=is_open)
+        if is_open or self._is_known(headers.get("authorization", "")):
+            return None
+        return Unauthorized("send Authorization: Bearer and one of the tokens of POOL_API_TOKEN")
+
+    def _is_known(self, authorization: str) -> bool:
+        scheme, _, token = authorization.partition(" ")
+        given = sha256(token.strip().encode("latin-1")).digest()
+        # All of them every time, and digests of one length: the time it takes reveals nothing.
+        matches = [hmac.compare_digest(given, known) for known in self._digests]
+        return any(matches) and scheme.lower() == "bearer"
+
+
+def tokens_in(text: str | None) -> tuple[str, ...]:
+    """Return the tokens in ``POOL_API_TOKEN``, separated by commas, so that a new one can be
+    valid beside the old one while callers change over."""
+    return tuple(filter(None, (token.strip() for token in (text or "").split(","))))
+
+
+def _foreign(headers: Mapping[str, str], *, is_open: bool) -> Forbidden | None:
+    """Return why a caller without a token is not one of this machine's own programs; None if it
+    is."""
+    host = headers.get("host", "")
+    if not is_loopback(_name_in(host)):
+        return Forbidden(
+            f"the Host {host[:100]!r} is not this machine: callers from elsewhere, and those that "
+            "come through a proxy, need a token; set POOL_API_TOKEN"
+        )
+    if is_open:
+        return None  # no data is there and nothing can be done, and links to the page are welcome
+    if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        return Forbidden("pages of other sites are not served")
+    origin = headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        return Forbidden("pages of other sites are not served")
+    return None
+
+
+def _name_in(host: str) -> str:
+    """Return the name in a Host header, which may have a port after it."""
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.rpartition(":")[0] if ":" in host else host

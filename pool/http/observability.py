@@ -1,0 +1,79 @@
+"""``/healthz``, ``/readyz``, ``/metrics`` and ``/v1/history``: how a daemon is doing."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fastapi import APIRouter, Request, Response
+
+from pool.http import openapi, schemas
+from pool.http.dependencies import State
+from pool.observability.health import HealthReport
+from pool.observability.history import History
+
+router = APIRouter()
+
+
+@router.get(
+    "/healthz",
+    tags=["health"],
+    summary="Whether the daemon is alive",
+    responses=openapi.OPEN,
+    openapi_extra=openapi.NO_TOKEN,
+)
+async def healthz() -> dict[str, Literal["ok"]]:
+    return {"status": "ok"}
+
+
+@router.get(
+    "/readyz",
+    tags=["health"],
+    summary="Whether the daemon does what it is there for",
+    responses={
+        **openapi.OPEN,
+        503: {"model": HealthReport, "description": "It does not: see the checks"},
+    },
+    openapi_extra=openapi.NO_TOKEN,
+)
+async def readyz(state: State, response: Response) -> HealthReport:
+    """Whether the store can be written, CVAT answers and is not held, all services have run
+    lately, and it is this daemon that maintains the store."""
+    report = await state.workers.store(state.observation.health.run_once)
+    response.status_code = 200 if report.ready else 503
+    return report
+
+
+@router.get(
+    "/metrics",
+    tags=["status"],
+    summary="Read the metrics",
+    response_class=Response,
+    responses={
+        **openapi.PROTECTED,
+        200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}},
+    },
+)
+async def metrics(state: State, request: Request) -> Response:
+    """In Prometheus' text format, or in OpenMetrics' where that is asked for."""
+    accept = request.headers.get("Accept", "")
+    body, media_type = await state.workers.store(state.observation.metrics.expose, accept)
+    return Response(body, headers={"Content-Type": media_type})
+
+
+@router.get(
+    "/v1/history",
+    tags=["status"],
+    summary="See the last hour",
+    response_model=schemas.Hour,
+    responses=openapi.PROTECTED,
+)
+async def history(state: State) -> Response:
+    """Levels against targets, sampled every few seconds since the daemon has been running,
+    and the requests that have ended, whichever process they were of."""
+    # Written on the thread that reads it: it can be large, and is asked for often.
+    body = await state.workers.store(_hour, state.observation.history)
+    return Response(body, media_type="application/json")
+
+
+def _hour(history: History) -> str:
+    return schemas.Hour.model_validate(history.hour()).model_dump_json()

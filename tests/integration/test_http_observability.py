@@ -1,0 +1,64 @@
+"""How a daemon is doing, over HTTP; what is measured has tests of its own."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from support.api import Serving
+from support.happening import serve
+
+
+def test_the_last_hour(served: Serving) -> None:
+    now = time.time()
+    served.observation.history.run_once()
+    serve(served.engine.store, "r1", now=now, took=2.0, server=0.5)
+    hour = served.api.get("/v1/history").json
+    assert hour["templates"]["scenes"]["warm"] == [0]
+    assert hour["at"] == [pytest.approx(now, abs=60)]
+    assert hour["requests"] == [
+        {
+            "request_id": "r1",
+            "template": "scenes",
+            "outcome": "hit",
+            "at": pytest.approx(now),
+            "seconds": pytest.approx(2.0),
+            "server_seconds": pytest.approx(0.5),
+            "state": "ready",
+            "code": "",
+            "error": "",
+        }
+    ]
+
+
+def test_alive_and_not_ready(refusing: Serving) -> None:
+    """No services run here, and no daemon maintains the store."""
+    alive = refusing.api.get("/healthz")
+    assert (alive.status, alive.json) == (200, {"status": "ok"})
+    answer = refusing.api.get("/readyz")
+    assert answer.status == 503
+    checks = answer.json.pop("checks")
+    assert answer.json == {"ready": False}
+    assert checks["store"] == {"ok": True}
+    assert checks["scheduler"] == {"ok": False, "stale": [], "last_success_seconds_ago": {}}
+    assert checks["maintainer"] == {"ok": False}
+    assert checks["configuration"] == {"ok": True, "rejected_seconds": None, "restart": []}
+    assert set(checks["server"]) == {
+        "ok",
+        "answered_seconds_ago",
+        "held",
+        "held_seconds",
+        "code",
+    }
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [("", "text/plain"), ("application/openmetrics-text", "application/openmetrics-text")],
+)
+def test_metrics(refusing: Serving, accept: str, media_type: str) -> None:
+    answer = refusing.api.get("/metrics", headers={"Accept": accept} if accept else {})
+    assert (answer.status, answer.headers["content-type"].split(";")[0]) == (200, media_type)
+    assert b'cvat_pool_tasks{state="warm",template="scenes"} 0.0' in answer.body.replace(
+        b'template="scenes",state="warm"', b'state="warm",template="scenes"'
+    )
