@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping, Sequence
-from contextlib import aclosing
+import secrets
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from pool.client.answers import SeenLease, SeenRequest
-from pool.client.body import body_of
-from pool.client.events import Following
-from pool.client.pool import PATIENCE, TIMEOUT
-from pool.client.retries import Retries
-from pool.client.talks import Talks, fields_of
-from pool.client.wire import AsyncWire, Sleep, find_token
+from pool.client.events import EventStream
+from pool.client.parse import (
+    RemoteLease,
+    RemoteRequest,
+    parse_lease,
+    parse_request,
+    parse_retired,
+    parse_status,
+)
+from pool.client.transport import AsyncProgress, Call, Sleep, Transport, body_of
 from pool.clock import Clock, SystemClock
-from pool.cvat.records import Progress, Upload
-from pool.model import Event, Job, Outcome, RequestState, RequestWarning
+from pool.config.arguments import (
+    check_assignee,
+    check_id,
+    check_key,
+    check_prewarm,
+    check_task_name,
+    check_template,
+    check_timeout,
+    check_ttl,
+)
+from pool.cvat.records import Upload
+from pool.errors import LeaseEnded, UnknownLease, UnknownRequest, WaitTimeout
+from pool.handles import Lease, Request, error_of
+from pool.model import Event, Job, LeaseState, Outcome, RequestState, RequestWarning, Status
 from pool.requests.source import Files, build_upload
 
 if TYPE_CHECKING:
@@ -28,12 +43,36 @@ if TYPE_CHECKING:
 
     from pool.model import Status
 
+T = TypeVar("T")
+
+#: Seconds within which an answer has to come, beside what the call itself waits for.
+TIMEOUT: Final = 30.0
+#: Seconds for which a daemon that does not answer any more, or asks to come again, is tried.
+PATIENCE: Final = 30.0
+#: Seconds of one long poll: well below the minute after which proxies take a silent connection
+#: for dead, and after which the daemon answers anyway.
+LONGEST_POLL: Final = 30.0
+#: Seconds that the daemon may take to create a task when a pool is empty, beside what the caller
+#: wants to wait.
+COLD: Final = 120.0
+#: Seconds until the first further poll when one has ended early, or less than a second is left;
+#: doubled for each further one, up to the longest.
+FIRST_PAUSE: Final = 0.05
+LONGEST_PAUSE: Final = 1.0
+#: Seconds for which a lost call of a wait is tried again even if the wait is nearly over.
+LEAST_PATIENCE: Final = 1.0
+#: Bytes a second of the slowest disk that the daemon writes an upload to, and the seconds at most
+#: that this adds to the time-out.
+SLOWEST_DISK: Final = 2**20
+LONGEST_WRITE: Final = 600.0
+
 
 class AsyncRemotePool:
     """The pool of the daemon at ``url``, for asyncio; see :class:`pool.RemotePool`, whose
     parameters, methods and errors it has.
 
-    One belongs to one event loop; any number of its tasks may use it at the same time.
+    One belongs to one event loop; any number of its tasks may use it at the same time. A given
+    ``client`` is not closed here.
     """
 
     def __init__(
@@ -48,12 +87,18 @@ class AsyncRemotePool:
         sleep: Sleep = asyncio.sleep,
         rng: random.Random | None = None,
     ) -> None:
-        clock = clock or SystemClock()
-        self._wire = AsyncWire(
-            url, token=find_token(token), timeout=timeout, sleep=sleep, client=client
+        self._clock = clock or SystemClock()
+        self._sleep = sleep
+        self._transport = Transport(
+            url,
+            token=token,
+            timeout=timeout,
+            patience=patience,
+            client=client,
+            clock=self._clock,
+            sleep=sleep,
+            rng=rng or random.Random(),
         )
-        retries = Retries(patience=patience, clock=clock, rng=rng or random.Random())
-        self._talks = Talks(retries, clock=clock)
 
     def __repr__(self) -> str:
         return f"AsyncRemotePool({self.url!r})"
@@ -61,13 +106,11 @@ class AsyncRemotePool:
     @property
     def url(self) -> str:
         """The daemon's address."""
-        return self._wire.address
-
-    # --- Life -----------------------------------------------------------------------------------
+        return self._transport.address
 
     async def close(self) -> None:
         """Close the connections; closing twice does nothing."""
-        await self._wire.close()
+        await self._transport.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -80,7 +123,7 @@ class AsyncRemotePool:
     ) -> None:
         await self.close()
 
-    # --- Handing out ------------------------------------------------------------------------------
+    # --- Leases -----------------------------------------------------------------------------------
 
     async def acquire(
         self,
@@ -90,13 +133,52 @@ class AsyncRemotePool:
         idempotency_key: str | None = None,
         ttl: float | None = None,
     ) -> AsyncLease:
-        """A task for you alone; see :meth:`pool.RemotePool.acquire`."""
-        talk = self._talks.acquire(template, timeout=timeout, ttl=ttl, key=idempotency_key)
-        return self._lease(await self._wire.run(talk))
+        """Lease a warm task; see :meth:`pool.RemotePool.acquire`."""
+        timeout = check_timeout(timeout)
+        wanted = {"template": check_template(template), "timeout": timeout, "ttl": check_ttl(ttl)}
+        call = Call(
+            method="POST",
+            path="/v1/leases",
+            headers=_key_header(idempotency_key),
+            json={name: value for name, value in wanted.items() if value is not None},
+            slack=COLD + (timeout or 0.0),
+        )
+        return self._lease(parse_lease(await self._transport.call(call)))
+
+    async def lease(self, lease_id: str) -> AsyncLease:
+        """Return a lease by its id, from whichever process it came.
+
+        :raises UnknownLease: there is none, or it never got a task.
+        """
+        return self._lease(await self._read_lease(lease_id))
 
     async def release(self, lease: AsyncLease | str) -> None:
         """Give an untouched task back; see :meth:`pool.TaskPool.release`."""
-        await self._wire.run(self._talks.release(lease if isinstance(lease, str) else lease.id))
+        lease_id = lease if isinstance(lease, str) else lease.id
+        answer = await self._transport.answer(Call(method="DELETE", path=_lease_path(lease_id)))
+        if answer.error is None:
+            return
+        # A try whose answer was lost may have released it.
+        doubtful = isinstance(answer.error, LeaseEnded) and answer.doubtful
+        if not doubtful or (await self._read_lease(lease_id)).state is not LeaseState.RELEASED:
+            raise answer.error
+
+    async def jobs_of_lease(self, lease: AsyncLease | Lease, timeout: float | None) -> list[Job]:
+        """Return the jobs of a lease's task; see :meth:`pool.Lease.jobs`."""
+
+        def jobs(document: dict[str, Any]) -> list[Job] | None:
+            found = parse_lease(document)
+            if found.jobs is not None:
+                return list(found.jobs)
+            if found.error is not None:
+                raise found.error
+            if found.state not in (LeaseState.ACTIVE, LeaseState.USED):
+                raise LeaseEnded(f"lease {found.id} is {found.state.value}")
+            return None
+
+        return await self._poll(_lease_path(lease.id), jobs, timeout, f"lease {lease.id}")
+
+    # --- Requests ---------------------------------------------------------------------------------
 
     async def submit(
         self,
@@ -111,94 +193,129 @@ class AsyncRemotePool:
         idempotency_key: str | None = None,
         params: Mapping[str, Any] | None = None,
         timeout: float | None = None,
-        progress: Progress | None = None,
+        progress: AsyncProgress | None = None,
     ) -> AsyncRequest:
         """Put data into a task of the pool; see :meth:`pool.RemotePool.submit`.
 
-        Files are read on other threads; ``progress`` is called on the loop.
+        Files are read on other threads; ``progress`` is called on the loop, and awaited when it
+        is a coroutine function.
         """
-        upload = build_upload(files, share=share, urls=urls, cloud=cloud, params=params)
-        fields = fields_of(upload, template=template, name=name, assignee=assignee)
-        return await self._send(upload, fields, progress, key=idempotency_key, timeout=timeout)
+        return await self.send(
+            build_upload(files, share=share, urls=urls, cloud=cloud, params=params),
+            template=template,
+            name=name,
+            assignee=assignee,
+            idempotency_key=idempotency_key,
+            timeout=timeout,
+            progress=progress,
+        )
 
-    async def upload_into(
+    async def send(
         self,
-        lease: AsyncLease,
-        files: Files | None = None,
+        upload: Upload,
         *,
-        share: Sequence[str] | None = None,
-        urls: Sequence[str] | None = None,
-        cloud: tuple[int, Sequence[str]] | None = None,
+        template: str,
+        lease_id: str | None = None,
         name: str | None = None,
         assignee: int | None = None,
-        params: Mapping[str, Any] | None = None,
-        progress: Progress | None = None,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+        progress: AsyncProgress | None = None,
     ) -> AsyncRequest:
-        """What :meth:`AsyncLease.upload` does."""
-        upload = build_upload(files, share=share, urls=urls, cloud=cloud, params=params)
-        fields = fields_of(
-            upload, template=lease.template, lease_id=lease.id, name=name, assignee=assignee
-        )
-        return await self._send(upload, fields, progress)
-
-    # --- Requests -----------------------------------------------------------------------------
+        """Give checked data to the daemon, for a task of the pool or for that of a lease; no try
+        is made any more after ``timeout`` seconds."""
+        given = {
+            "template": check_template(template),
+            "lease_id": lease_id,
+            "params": upload.extra or None,
+            "name": check_task_name(name),
+            "assignee": check_assignee(assignee),
+        }
+        fields = {name: value for name, value in given.items() if value is not None}
+        until = self._end(timeout)
+        with body_of(upload, fields, progress) as body:
+            call = Call(
+                method="POST",
+                path="/v1/requests",
+                headers=_key_header(idempotency_key),
+                json=None if body is not None else {**fields, **_sources(upload)},
+                body=body,
+                slack=min(upload.size / SLOWEST_DISK, LONGEST_WRITE),
+            )
+            answer = await self._transport.call(call, until=until)
+        return AsyncRequest(self, parse_request(answer))
 
     async def request(self, request_id: str) -> AsyncRequest:
-        """A request by its id, from whichever process it came.
+        """Return a request by its id, from whichever process it came.
 
         :raises UnknownRequest: there is none.
         """
         return AsyncRequest(self, await self.read_request(request_id))
 
-    async def lease(self, lease_id: str) -> AsyncLease:
-        """A lease by its id, from whichever process it came.
-
-        :raises UnknownLease: there is none, or it never got a task.
-        """
-        return self._lease(await self._wire.run(self._talks.lease(lease_id)))
-
-    async def read_request(self, request_id: str) -> SeenRequest:
-        """A request as the daemon tells of it now.
+    async def read_request(self, request_id: str) -> RemoteRequest:
+        """Return a request as the daemon describes it now.
 
         :raises UnknownRequest: there is none.
         """
-        return await self._wire.run(self._talks.request(request_id))
+        call = Call(method="GET", path=_request_path(request_id))
+        return parse_request(await self._transport.call(call))
 
-    async def end_of_request(self, request_id: str, timeout: float | None) -> SeenRequest:
-        """What :meth:`AsyncRequest.jobs` waits for."""
-        return await self._wire.run(self._talks.end_of_request(request_id, timeout))
+    async def wait_for_request(self, request_id: str, timeout: float | None) -> RemoteRequest:
+        """Return a request that has its jobs; see :meth:`pool.Request.jobs`."""
 
-    async def jobs_of_lease(self, lease: AsyncLease, timeout: float | None) -> list[Job]:
-        """What :meth:`AsyncLease.jobs` does."""
-        return await self._wire.run(self._talks.jobs_of_lease(lease.id, timeout))
+        def ready(document: dict[str, Any]) -> RemoteRequest | None:
+            request = parse_request(document)
+            if request.state is RequestState.READY and request.jobs is not None:
+                return request
+            if request.state in (RequestState.FAILED, RequestState.CANCELLED):
+                raise error_of(request)
+            return None
 
-    async def cancel(self, request: AsyncRequest) -> bool:
-        """What :meth:`AsyncRequest.cancel` does."""
-        return await self._wire.run(self._talks.cancel(request.id))
+        path = _request_path(request_id)
+        return await self._poll(path, ready, timeout, f"request {request_id}")
 
-    # --- Control --------------------------------------------------------------------------------
+    async def cancel(self, request: AsyncRequest | Request) -> bool:
+        """Cancel a request that is still queued; return False when it is too late for that."""
+        call = Call(method="DELETE", path=_request_path(request.id))
+        answer = await self._transport.answer(call)
+        if answer.error is None:
+            return True
+        if answer.response.status_code != 409:
+            raise answer.error
+        if answer.doubtful:
+            # A try whose answer was lost may have cancelled it.
+            return (await self.read_request(request.id)).state is RequestState.CANCELLED
+        return False
+
+    # --- Control ----------------------------------------------------------------------------------
 
     async def pause(self, template: str) -> None:
-        """What :meth:`pool.TaskPool.pause` does."""
-        await self._wire.run(self._talks.control(template, "pause"))
+        """Create no more tasks; see :meth:`pool.TaskPool.pause`."""
+        await self._control(f"{check_template(template)}/pause")
 
     async def resume(self, template: str | None = None) -> None:
-        """What :meth:`pool.TaskPool.resume` does."""
-        await self._wire.run(self._talks.control(template, "resume"))
+        """Create tasks again, and try what is held; see :meth:`pool.TaskPool.resume`."""
+        await self._control("resume" if template is None else f"{check_template(template)}/resume")
 
     async def drain(self, template: str) -> int:
-        """What :meth:`pool.TaskPool.drain` does."""
-        return await self._wire.run(self._talks.drain(template))
+        """Retire the warm tasks, and return their number; see :meth:`pool.TaskPool.drain`.
+
+        Those that a lost try has retired are not counted.
+        """
+        return parse_retired(await self._control(f"{check_template(template)}/drain"))
 
     async def prewarm(self, template: str, count: int, *, duration: float = 900.0) -> None:
-        """What :meth:`pool.TaskPool.prewarm` does."""
-        await self._wire.run(self._talks.prewarm(template, count, duration))
+        """Keep more tasks warm for a while; see :meth:`pool.TaskPool.prewarm`."""
+        count, seconds = check_prewarm(count, duration)
+        path = f"{check_template(template)}/prewarm"
+        await self._control(path, {"count": count, "seconds": seconds})
 
     async def status(self) -> Status:
-        """Levels, demand and troubles of all templates, as the daemon sees them."""
-        return await self._wire.run(self._talks.status())
+        """Return levels, demand and troubles of all templates, as the daemon sees them."""
+        call = Call(method="GET", path="/v1/templates")
+        return parse_status(await self._transport.call(call))
 
-    # --- Events ---------------------------------------------------------------------------------
+    # --- Events -----------------------------------------------------------------------------------
 
     async def events(
         self,
@@ -207,45 +324,81 @@ class AsyncRemotePool:
         template: str | None = None,
         after: int | None = None,
     ) -> AsyncGenerator[Event, None]:
-        """The events from when the iteration begins, or those after the one with the id
+        """Yield the events from when the iteration begins, or those after the one with the id
         ``after``; see :meth:`pool.RemotePool.events`. ::
 
             async for event in pool.events(kinds=["request.ready"]): ...
         """
-        following = Following(kinds=kinds, template=template, after=after)
-        while True:
-            response = await self._wire.open(self._talks.listen(following))
-            try:
-                async with aclosing(self._wire.pieces(response)) as pieces:
-                    async for data in pieces:
-                        for event in following.feed(data):
-                            yield event
-            finally:
-                await response.aclose()
-            await self._wire.run(self._talks.rest())
+        async with self.event_stream(kinds=kinds, template=template, after=after) as stream:
+            while True:
+                yield await stream.next()
 
-    # --- Inside ---------------------------------------------------------------------------------
-
-    def _lease(self, seen: SeenLease) -> AsyncLease:
-        return AsyncLease(**seen.held(), _pool=self)
-
-    async def _send(
+    def event_stream(
         self,
-        upload: Upload,
-        fields: Mapping[str, Any],
-        progress: Progress | None,
         *,
-        key: str | None = None,
-        timeout: float | None = None,
-    ) -> AsyncRequest:
-        with body_of(upload, fields, progress) as body:
-            talk = self._talks.submit(fields, upload, body, key=key, timeout=timeout)
-            return AsyncRequest(self, await self._wire.run(talk))
+        kinds: Collection[str] | None = None,
+        template: str | None = None,
+        after: int | None = None,
+    ) -> EventStream:
+        """Return what :meth:`events` reads, not connected yet."""
+        return EventStream(
+            self._transport, kinds=kinds, template=template, after=after, sleep=self._sleep
+        )
+
+    # --- Inside -----------------------------------------------------------------------------------
+
+    def _lease(self, lease: RemoteLease) -> AsyncLease:
+        return AsyncLease(**lease.handle(), _pool=self)
+
+    async def _read_lease(self, lease_id: str) -> RemoteLease:
+        call = Call(method="GET", path=_lease_path(lease_id))
+        return parse_lease(await self._transport.call(call))
+
+    async def _control(
+        self, path: str, wanted: Mapping[str, float] | None = None
+    ) -> dict[str, Any]:
+        call = Call(method="POST", path=f"/v1/templates/{path}", json=wanted)
+        return await self._transport.call(call)
+
+    async def _poll(
+        self,
+        path: str,
+        found: Callable[[dict[str, Any]], T | None],
+        timeout: float | None,
+        what: str,
+    ) -> T:
+        """Return what is found in one of the answers, asked for in long polls.
+
+        A daemon that ends them early, since it is being restarted, is asked again.
+        """
+        end = self._end(timeout)
+        pause = FIRST_PAUSE
+        while True:
+            began = self._clock.monotonic()
+            left = LONGEST_POLL if end is None else max(0.0, end - began)
+            wait = int(min(LONGEST_POLL, left))
+            # RFC 7240, section 4.3: whole seconds.
+            headers = {"Prefer": f"wait={wait}"} if wait else {}
+            call = Call(method="GET", path=path, headers=headers, slack=float(wait))
+            until = None if end is None else max(end, began + LEAST_PATIENCE)
+            result = found(await self._transport.call(call, until=until))
+            if result is not None:
+                return result
+            now = self._clock.monotonic()
+            if end is not None and now >= end:
+                raise WaitTimeout(what)
+            if now - began < max(wait, pause):
+                await self._sleep(pause if end is None else min(pause, end - now))
+                pause = min(LONGEST_PAUSE, 2 * pause)
+
+    def _end(self, timeout: float | None) -> float | None:
+        timeout = check_timeout(timeout)
+        return None if timeout is None else self._clock.monotonic() + timeout
 
 
 @dataclass(frozen=True, kw_only=True)
 class AsyncLease:
-    """One task, handed out to you alone; see :class:`pool.Lease`."""
+    """One task, leased to you alone; see :class:`pool.Lease`."""
 
     id: str
     task_id: int
@@ -266,23 +419,20 @@ class AsyncLease:
         name: str | None = None,
         assignee: int | None = None,
         params: Mapping[str, Any] | None = None,
-        progress: Progress | None = None,
+        progress: AsyncProgress | None = None,
     ) -> AsyncRequest:
         """Send the data into this task; see :meth:`pool.Lease.upload`."""
-        return await self._pool.upload_into(
-            self,
-            files,
-            share=share,
-            urls=urls,
-            cloud=cloud,
+        return await self._pool.send(
+            build_upload(files, share=share, urls=urls, cloud=cloud, params=params),
+            template=self.template,
+            lease_id=self.id,
             name=name,
             assignee=assignee,
-            params=params,
             progress=progress,
         )
 
     async def jobs(self, timeout: float | None = None) -> list[Job]:
-        """The jobs of the task, as soon as they exist; see :meth:`pool.Lease.jobs`."""
+        """Return the jobs of the task, as soon as they exist; see :meth:`pool.Lease.jobs`."""
         return await self._pool.jobs_of_lease(self, timeout)
 
     async def release(self) -> None:
@@ -293,7 +443,7 @@ class AsyncLease:
 class AsyncRequest:
     """Data on its way to job ids; see :class:`pool.Request`."""
 
-    def __init__(self, pool: AsyncRemotePool, record: SeenRequest) -> None:
+    def __init__(self, pool: AsyncRemotePool, record: RemoteRequest) -> None:
         self._pool = pool
         self._record = record
 
@@ -324,7 +474,7 @@ class AsyncRequest:
 
     @property
     def state(self) -> Coroutine[Any, Any, RequestState]:
-        """Where it stands now, to be awaited: ``await request.state``."""
+        """Its state now, to be awaited: ``await request.state``."""
         return self._state()
 
     @property
@@ -334,24 +484,24 @@ class AsyncRequest:
         return self._warnings()
 
     @property
-    def record(self) -> SeenRequest:
-        """What the daemon last told of it."""
+    def record(self) -> RemoteRequest:
+        """What the daemon's last answer said of it."""
         return self._record
 
-    async def refresh(self) -> SeenRequest:
+    async def refresh(self) -> RemoteRequest:
         """Ask the daemon for it again, unless it is finished."""
         if not self._record.state.finished:
             self._record = await self._pool.read_request(self.id)
         return self._record
 
     async def jobs(self, timeout: float | None = None) -> list[Job]:
-        """Its jobs, as soon as the server has them; see :meth:`pool.Request.jobs`."""
+        """Return its jobs, as soon as the server has them; see :meth:`pool.Request.jobs`."""
         if self._record.jobs is None:
-            self._record = await self._pool.end_of_request(self.id, timeout)
+            self._record = await self._pool.wait_for_request(self.id, timeout)
         return list(self._record.jobs or ())
 
     async def cancel(self) -> bool:
-        """Cancel it while it is still queued; False when it is too late for that."""
+        """Cancel it while it is still queued; return False when it is too late for that."""
         return await self._pool.cancel(self)
 
     async def _warnings(self) -> tuple[RequestWarning, ...]:
@@ -367,3 +517,23 @@ class AsyncRequest:
             f"AsyncRequest(id={record.id!r}, task_id={record.task_id}, "
             f"state={record.state.value!r})"
         )
+
+
+def _sources(upload: Upload) -> dict[str, Any]:
+    if upload.cloud is not None:
+        return {"cloud": {"storage_id": upload.cloud[0], "keys": list(upload.cloud[1])}}
+    return {"share": list(upload.share)} if upload.share else {"urls": list(upload.urls)}
+
+
+def _key_header(key: str | None) -> dict[str, str]:
+    """Return the caller's key, or one made up: the daemon then tells two tries of one call from
+    two calls."""
+    return {"Idempotency-Key": check_key(key) or secrets.token_hex(16)}
+
+
+def _lease_path(lease_id: str) -> str:
+    return f"/v1/leases/{check_id(lease_id, UnknownLease)}"
+
+
+def _request_path(request_id: str) -> str:
+    return f"/v1/requests/{check_id(request_id, UnknownRequest)}"

@@ -1,87 +1,138 @@
-"""The daemon's stream of events as its listener reads it, over as many connections as it takes."""
+"""The daemon's stream of events, over as many connections as it takes."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import deque
+from collections.abc import AsyncIterator, Collection
+from contextlib import suppress
+from types import TracebackType
+from typing import Final, Self
 
-from pool.client.answers import event_in
-from pool.client.steps import Call
+import httpx
+
+from pool.client.parse import parse_event
+from pool.client.transport import Call, Sleep, Transport
 from pool.config.arguments import check_template
-from pool.errors import InputError
+from pool.errors import InputError, PoolError
 from pool.model import KINDS, Event
 
 #: Seconds that the stream may be silent beside the time-out of an answer: the daemon sends a
 #: comment every 15 seconds.
-SILENCE = 15.0
+SILENCE: Final = 15.0
+#: Seconds until a stream that ended is asked for again.
+PAUSE: Final = 0.05
 
 
-class Following:
-    """One listener's place in the events: what it asks for, and what it makes of the bytes.
+class EventStream:
+    """One listener's place in the events.
 
     Reads server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) as
-    far as the daemon uses them. After a lost connection :meth:`call` goes on where it was, so that
-    nothing is missed.
+    far as the daemon uses them. After a lost connection it goes on where it was, so that nothing
+    is missed.
+
+    :raises InputError: there is no such kind, or no template can be called so.
     """
 
     def __init__(
         self,
+        transport: Transport,
         *,
-        kinds: Collection[str] | None = None,
-        template: str | None = None,
-        after: int | None = None,
+        kinds: Collection[str] | None,
+        template: str | None,
+        after: int | None,
+        sleep: Sleep,
     ) -> None:
         unknown = sorted(set(kinds or ()) - set(KINDS))
         if unknown:
             raise InputError(f"no event is of kind {unknown[0]!r}; there is {', '.join(KINDS)}")
+        self._transport = transport
         self._kinds = frozenset(kinds or ())
-        self._template = None if template is None else check_template(template)
-        self._last = None if after is None else str(after)
+        self._query = None if template is None else {"template": check_template(template)}
+        self._last_id = None if after is None else str(after)
+        self._sleep = sleep
+        self._response: httpx.Response | None = None
+        self._pieces: AsyncIterator[bytes] | None = None
+        self._ready: deque[Event] = deque()
         self._rest = b""
         self._id: str | None = None
         self._data: list[str] = []
 
-    def call(self) -> Call:
-        """What asks for the events from here on; what was read only in part is read again."""
+    async def open(self) -> None:
+        """Connect, to go on after the last event; what was read in part is read again.
+
+        :raises PoolUnreachable: no daemon answers.
+        """
         self._rest, self._id, self._data = b"", None, []
         headers = {"Accept": "text/event-stream"}
-        if self._last is not None:
-            headers["Last-Event-ID"] = self._last
-        return Call(
-            method="GET",
-            path="/v1/events",
-            query={} if self._template is None else {"template": self._template},
-            headers=headers,
-            patience=SILENCE,
+        if self._last_id is not None:
+            headers["Last-Event-ID"] = self._last_id
+        self._response = await self._transport.stream(
+            Call(method="GET", path="/v1/events", query=self._query, headers=headers, slack=SILENCE)
         )
+        self._pieces = self._response.aiter_bytes()
 
-    def feed(self, data: bytes) -> list[Event]:
-        """The events that are complete with these bytes.
+    async def next(self) -> Event:
+        """Return the next event; wait for it, and for a daemon that is being restarted.
 
-        :raises PoolError: one cannot be understood.
+        :raises PoolUnreachable: that took too long; the next call goes on where this one ended.
+        :raises PoolError: an event cannot be understood.
         """
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        found = [self._line(line.decode("utf-8", "replace")) for line in lines]
-        return [event for event in found if event is not None]
+        while not self._ready:
+            if self._pieces is None:
+                await self._sleep(PAUSE)
+                await self.open()
+                continue
+            piece = None
+            with suppress(httpx.RequestError, httpx.StreamError):
+                piece = await anext(self._pieces, None)
+            if piece is None:
+                await self.close()
+                continue
+            try:
+                self._feed(piece)
+            except PoolError:
+                await self.close()
+                raise
+        return self._ready.popleft()
 
-    def _line(self, line: str) -> Event | None:
-        """An event, when the line is the empty one that ends it."""
-        if not line:
-            return self._end()
-        name, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        if name == "id":
-            self._id = value
-        elif name == "data":
-            self._data.append(value)
-        return None
+    async def close(self) -> None:
+        """Close the connection; :meth:`next` would open another."""
+        response, self._response, self._pieces = self._response, None, None
+        if response is not None:
+            await response.aclose()
 
-    def _end(self) -> Event | None:
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    # --- Reading --------------------------------------------------------------------------------
+
+    def _feed(self, piece: bytes) -> None:
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        for line in lines:
+            name, _, value = line.decode("utf-8", "replace").partition(":")
+            value = value.removeprefix(" ")
+            if not line:
+                self._end_message()
+            elif name == "id":
+                self._id = value
+            elif name == "data":
+                self._data.append(value)
+
+    def _end_message(self) -> None:
         data, self._data = "\n".join(self._data), []
         place, self._id = self._id, None
         if place is None:
-            return None  # levels, or a comment
-        event = event_in(data) if data else None
-        self._last = place
-        if event is None or (self._kinds and event.kind not in self._kinds):
-            return None
-        return event
+            return  # levels, or a comment
+        event = parse_event(data) if data else None
+        self._last_id = place
+        if event is not None and (not self._kinds or event.kind in self._kinds):
+            self._ready.append(event)

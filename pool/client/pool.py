@@ -1,25 +1,40 @@
-"""The pool of a daemon elsewhere, as Python code uses it."""
+"""The pool of a daemon elsewhere, for threads: the asynchronous one on a loop of its own.
+
+The loop runs on one background thread for each pool, begun by the first call and ended by
+``close``. A call hands its coroutine to it and waits; a call that is interrupted, by Control-C
+say, cancels it.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import random
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
-from weakref import WeakSet
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from pool.client.answers import SeenLease, SeenRequest
-from pool.client.body import body_of
-from pool.client.events import Following
-from pool.client.listening import Listening
-from pool.client.retries import Retries
-from pool.client.talks import Talks, fields_of
-from pool.client.wire import Wire, find_token
-from pool.clock import Clock, SystemClock
-from pool.cvat.records import Progress, Upload
+import anyio
+from anyio.from_thread import BlockingPortal
+
+from pool.client.asynchronous import (
+    PATIENCE,
+    TIMEOUT,
+    AsyncLease,
+    AsyncRemotePool,
+)
+from pool.client.events import EventStream
+from pool.client.parse import RemoteRequest
+from pool.client.transport import AsyncProgress, Sleep
+from pool.clock import Clock
+from pool.cvat.records import Progress
+from pool.errors import PoolClosed, PoolError, PoolUnreachable
 from pool.handles import Lease, Request
-from pool.model import Event, Job, RequestRecord
+from pool.logs import get_logger
+from pool.model import Event, Job, RequestRecord, Status
 from pool.requests.source import Files, build_upload
 
 if TYPE_CHECKING:
@@ -27,10 +42,9 @@ if TYPE_CHECKING:
 
     from pool.model import Status
 
-#: Seconds within which an answer has to come, beside what the call itself waits for.
-TIMEOUT = 30.0
-#: Seconds for which a daemon that does not answer any more, or asks to come again, is tried.
-PATIENCE = 30.0
+T = TypeVar("T")
+
+log = get_logger(__name__)
 
 
 class RemotePool:
@@ -42,12 +56,12 @@ class RemotePool:
     done once all the same, and a daemon that is restarted meanwhile is not noticed. One that has
     never answered is given up after five seconds.
 
-    ``client`` is for those who need certificates or a proxy of their own; it is not closed here.
-    All methods are thread-safe. Close the pool, or use it as a context manager: the daemon goes
-    on with what was given to it.
+    ``client`` is for certificates or a proxy of your own; it is closed with the pool. All methods
+    are thread-safe. A process that was forked off has connections of its own. Close the pool, or
+    use it as a context manager: the daemon goes on with what was given to it.
 
     :raises ConfigError: the address or the token cannot be used.
-    :raises InputError: ``timeout`` or ``patience`` cannot be used.
+    :raises InputError: ``timeout``, ``patience`` or ``client`` cannot be used.
     """
 
     def __init__(
@@ -57,16 +71,26 @@ class RemotePool:
         token: str | None = None,
         timeout: float = TIMEOUT,
         patience: float = PATIENCE,
-        client: httpx.Client | None = None,
+        client: httpx.AsyncClient | None = None,
         clock: Clock | None = None,
+        sleep: Sleep = asyncio.sleep,
         rng: random.Random | None = None,
     ) -> None:
-        clock = clock or SystemClock()
-        self._wire = Wire(url, token=find_token(token), timeout=timeout, clock=clock, client=client)
-        retries = Retries(patience=patience, clock=clock, rng=rng or random.Random())
-        self._talks = Talks(retries, clock=clock)
+        self._open = partial(
+            AsyncRemotePool,
+            url,
+            token=token,
+            timeout=timeout,
+            patience=patience,
+            client=client,
+            clock=clock,
+            sleep=sleep,
+            rng=rng,
+        )
+        self._client = client
         self._guard = threading.Lock()
-        self._listenings: WeakSet[Listening] = WeakSet()
+        self._pool = self._open()
+        self._loop = _Loop(self._disconnect)
 
     def __repr__(self) -> str:
         return f"RemotePool({self.url!r})"
@@ -74,21 +98,15 @@ class RemotePool:
     @property
     def url(self) -> str:
         """The daemon's address."""
-        return self._wire.address
-
-    # --- Life -----------------------------------------------------------------------------------
+        return self._pool.url
 
     def start(self) -> None:
-        """Does nothing, so that code for a TaskPool works: there is nothing to begin here."""
+        """Do nothing, so that code for a TaskPool works: there is nothing to begin here."""
 
     def close(self) -> None:
-        """Close the connections; closing twice does nothing."""
-        with self._guard:
-            listenings = list(self._listenings)
-        # Before their connections are closed, which would wake nobody who reads.
-        for listening in listenings:
-            listening.stop()
-        self._wire.close()
+        """Close the connections, and end the calls of other threads; closing twice does
+        nothing."""
+        self._loop.close()
 
     def __enter__(self) -> Self:
         return self
@@ -101,7 +119,7 @@ class RemotePool:
     ) -> None:
         self.close()
 
-    # --- Handing out ------------------------------------------------------------------------------
+    # --- Leases -----------------------------------------------------------------------------------
 
     def acquire(
         self,
@@ -111,16 +129,35 @@ class RemotePool:
         idempotency_key: str | None = None,
         ttl: float | None = None,
     ) -> Lease:
-        """A task for you alone; parameters and errors are those of :meth:`pool.TaskPool.acquire`.
+        """Lease a warm task; parameters and errors are those of :meth:`pool.TaskPool.acquire`.
 
         :raises PoolUnreachable: no daemon answers.
         """
-        talk = self._talks.acquire(template, timeout=timeout, ttl=ttl, key=idempotency_key)
-        return self._lease(self._wire.run(talk))
+        lease = self._call(
+            self._remote.acquire,
+            template,
+            timeout=timeout,
+            idempotency_key=idempotency_key,
+            ttl=ttl,
+        )
+        return self._lease(lease)
+
+    def lease(self, lease_id: str) -> Lease:
+        """Return a lease by its id, from whichever process it came.
+
+        :raises UnknownLease: there is none, or it never got a task.
+        """
+        return self._lease(self._call(self._remote.lease, lease_id))
 
     def release(self, lease: Lease | str) -> None:
         """Give an untouched task back; errors are those of :meth:`pool.TaskPool.release`."""
-        self._wire.run(self._talks.release(lease if isinstance(lease, str) else lease.id))
+        self._call(self._remote.release, lease if isinstance(lease, str) else lease.id)
+
+    def jobs_of_lease(self, lease: Lease, timeout: float | None) -> list[Job]:
+        """Return the jobs of a lease's task; see :meth:`pool.Lease.jobs`."""
+        return self._call(self._remote.jobs_of_lease, lease, timeout)
+
+    # --- Requests ---------------------------------------------------------------------------------
 
     def submit(
         self,
@@ -137,20 +174,29 @@ class RemotePool:
         timeout: float | None = None,
         progress: Progress | None = None,
     ) -> Request:
-        """Put data into a task of the pool; returns as soon as the daemon has all of it on disk.
+        """Put data into a task of the pool; return as soon as the daemon has all of it on disk.
 
-        Parameters are those of :meth:`pool.TaskPool.submit`, except that the daemon does the
-        waiting for a task: ``timeout`` is for how many seconds a daemon is tried that does not
-        answer or that refuses for now. What becomes of the data, ``Request.jobs`` tells.
+        Parameters are those of :meth:`pool.TaskPool.submit`, except that the daemon waits for a
+        task: ``timeout`` is for how many seconds a daemon is tried that does not answer or that
+        refuses for now. ``progress`` is called on another thread. ``Request.jobs`` waits for the
+        result.
 
         :raises InputError: the input cannot be used; nothing was done.
         :raises UnknownTemplate: the configuration has no such template.
         :raises IdempotencyConflict: the key was used before with other content.
         :raises PoolUnreachable: no daemon answers.
         """
-        upload = build_upload(files, share=share, urls=urls, cloud=cloud, params=params)
-        fields = fields_of(upload, template=template, name=name, assignee=assignee)
-        return self._send(upload, fields, progress, key=idempotency_key, timeout=timeout)
+        sent = self._call(
+            self._remote.send,
+            build_upload(files, share=share, urls=urls, cloud=cloud, params=params),
+            template=template,
+            name=name,
+            assignee=assignee,
+            idempotency_key=idempotency_key,
+            timeout=timeout,
+            progress=_off_the_loop(progress),
+        )
+        return Request(self, sent.record)
 
     def upload_into(
         self,
@@ -165,79 +211,71 @@ class RemotePool:
         params: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
     ) -> Request:
-        """What :meth:`pool.Lease.upload` does."""
-        upload = build_upload(files, share=share, urls=urls, cloud=cloud, params=params)
-        fields = fields_of(
-            upload, template=lease.template, lease_id=lease.id, name=name, assignee=assignee
+        """Put data into the task of a lease; see :meth:`pool.Lease.upload`."""
+        sent = self._call(
+            self._remote.send,
+            build_upload(files, share=share, urls=urls, cloud=cloud, params=params),
+            template=lease.template,
+            lease_id=lease.id,
+            name=name,
+            assignee=assignee,
+            progress=_off_the_loop(progress),
         )
-        return self._send(upload, fields, progress)
-
-    # --- Requests -----------------------------------------------------------------------------
+        return Request(self, sent.record)
 
     def request(self, request_id: str) -> Request:
-        """A request by its id, from whichever process it came.
+        """Return a request by its id, from whichever process it came.
 
         :raises UnknownRequest: there is none.
         """
         return Request(self, self.read_request(request_id))
 
-    def lease(self, lease_id: str) -> Lease:
-        """A lease by its id, from whichever process it came.
-
-        :raises UnknownLease: there is none, or it never got a task.
-        """
-        return self._lease(self._wire.run(self._talks.lease(lease_id)))
-
     def read_request(self, request_id: str) -> RequestRecord:
-        """A request as the daemon tells of it now.
+        """Return a request as the daemon describes it now.
 
         :raises UnknownRequest: there is none.
         """
-        return self._wire.run(self._talks.request(request_id))
+        return self._call(self._remote.read_request, request_id)
 
     def jobs_of_request(self, request: Request, timeout: float | None) -> list[Job]:
-        """What :meth:`pool.Request.jobs` does."""
-        seen = request.record
-        if not isinstance(seen, SeenRequest) or seen.jobs is None:
-            seen = self._wire.run(self._talks.end_of_request(request.id, timeout))
-            request.saw(seen)
-        return list(seen.jobs or ())
-
-    def jobs_of_lease(self, lease: Lease, timeout: float | None) -> list[Job]:
-        """What :meth:`pool.Lease.jobs` does."""
-        return self._wire.run(self._talks.jobs_of_lease(lease.id, timeout))
+        """Return the jobs of a request; see :meth:`pool.Request.jobs`."""
+        record = request.record
+        if not isinstance(record, RemoteRequest) or record.jobs is None:
+            record = self._call(self._remote.wait_for_request, request.id, timeout)
+            request.saw(record)
+        return list(record.jobs or ())
 
     def cancel(self, request: Request) -> bool:
-        """What :meth:`pool.Request.cancel` does."""
-        return self._wire.run(self._talks.cancel(request.id))
+        """Cancel a request that is still queued; see :meth:`pool.Request.cancel`."""
+        return self._call(self._remote.cancel, request)
 
     def url_of(self, record: RequestRecord) -> str | None:
-        """The page of a request's task, once it has one."""
-        return record.url if isinstance(record, SeenRequest) else None
+        """Return the page of a request's task, once it has one."""
+        return record.url if isinstance(record, RemoteRequest) else None
 
-    # --- Control --------------------------------------------------------------------------------
+    # --- Control ----------------------------------------------------------------------------------
 
     def pause(self, template: str) -> None:
-        """What :meth:`pool.TaskPool.pause` does."""
-        self._wire.run(self._talks.control(template, "pause"))
+        """Create no more tasks; see :meth:`pool.TaskPool.pause`."""
+        self._call(self._remote.pause, template)
 
     def resume(self, template: str | None = None) -> None:
-        """What :meth:`pool.TaskPool.resume` does."""
-        self._wire.run(self._talks.control(template, "resume"))
+        """Create tasks again, and try what is held; see :meth:`pool.TaskPool.resume`."""
+        self._call(self._remote.resume, template)
 
     def drain(self, template: str) -> int:
-        """What :meth:`pool.TaskPool.drain` does."""
-        return self._wire.run(self._talks.drain(template))
+        """Retire the warm tasks, and return their number; see :meth:`pool.TaskPool.drain`."""
+        return self._call(self._remote.drain, template)
 
     def prewarm(self, template: str, count: int, *, duration: float = 900.0) -> None:
-        """What :meth:`pool.TaskPool.prewarm` does."""
-        self._wire.run(self._talks.prewarm(template, count, duration))
+        """Keep more tasks warm for a while; see :meth:`pool.TaskPool.prewarm`."""
+        self._call(self._remote.prewarm, template, count, duration=duration)
 
     def status(self) -> Status:
-        """Levels, demand and troubles of all templates, as the daemon sees them."""
-        return self._wire.run(self._talks.status())
+        """Return levels, demand and troubles of all templates, as the daemon sees them."""
+        return self._call(self._remote.status)
 
-    # --- Events ---------------------------------------------------------------------------------
+    # --- Events -----------------------------------------------------------------------------------
 
     def events(
         self,
@@ -246,13 +284,14 @@ class RemotePool:
         template: str | None = None,
         after: int | None = None,
     ) -> Iterator[Event]:
-        """The events from now on, or those after the one with the id ``after``, without an end,
-        as they happen. ``kinds`` are some of :data:`pool.model.KINDS`, all by default.
+        """Return the events from now on, or those after the one with the id ``after``, as they
+        happen and without an end. ``kinds`` are some of :data:`pool.model.KINDS`, all by default.
 
         :raises InputError: there is no such kind.
-        :raises PoolUnreachable: no daemon answers; also later, when one is gone for long.
+        :raises PoolUnreachable: no daemon answers; also later, when one is gone for long:
+            iterating again then goes on where it ended.
         """
-        return iter(self._listen(kinds, template, after))
+        return self._listen(kinds, template, after)
 
     def subscribe(
         self,
@@ -261,40 +300,184 @@ class RemotePool:
         *,
         template: str | None = None,
     ) -> Callable[[], None]:
-        """Have ``callback`` called with each event from now on, in order and on a thread of its
-        own; the answer ends that. As :meth:`pool.TaskPool.subscribe`.
+        """Call ``callback`` with each event from now on, in order and on a thread of its own;
+        return what ends that. As :meth:`pool.TaskPool.subscribe`.
 
-        None is missed when the daemon is gone for a while, be it long.
+        None is missed when the daemon is gone for a while, however long.
 
         :raises PoolUnreachable: no daemon answers.
         """
-        listening = self._listen(kinds, template, None)
-        listening.call(callback)
-        return listening.stop
+        events = self._listen(kinds, template, None)
+        threading.Thread(
+            target=_call_back, args=(events, callback), name="callback", daemon=True
+        ).start()
+        return events.stop
 
-    # --- Inside ---------------------------------------------------------------------------------
+    # --- Inside -----------------------------------------------------------------------------------
+
+    @property
+    def _remote(self) -> AsyncRemotePool:
+        """The asynchronous pool of this process.
+
+        :raises PoolError: the process was forked off one that had given a client of its own.
+        """
+        with self._guard:
+            if self._loop.forked:
+                if self._client is not None:
+                    raise PoolError("a forked process needs a RemotePool of its own")
+                self._pool = self._open()
+                self._loop = _Loop(self._disconnect)
+            return self._pool
+
+    async def _disconnect(self) -> None:
+        await self._pool.close()
+        if self._client is not None:
+            await self._client.aclose()
+
+    def _call(self, method: Callable[..., Awaitable[T]], *arguments: Any, **options: Any) -> T:
+        """Await a method of the asynchronous pool on the loop."""
+        return _result(self._loop.begin(partial(method, *arguments, **options)))
 
     def _listen(
         self, kinds: Collection[str] | None, template: str | None, after: int | None
-    ) -> Listening:
-        following = Following(kinds=kinds, template=template, after=after)
-        listening = Listening(self._wire, self._talks, following)
+    ) -> _Events:
+        stream = self._remote.event_stream(kinds=kinds, template=template, after=after)
+        self._call(stream.open)
+        return _Events(self._loop, stream)
+
+    def _lease(self, lease: AsyncLease) -> Lease:
+        return Lease(
+            id=lease.id,
+            task_id=lease.task_id,
+            name=lease.name,
+            url=lease.url,
+            template=lease.template,
+            outcome=lease.outcome,
+            expires_at=lease.expires_at,
+            _pool=self,
+        )
+
+
+class _Events(Iterator[Event]):
+    """The events of a stream, until it is stopped or the pool is closed."""
+
+    def __init__(self, loop: _Loop, stream: EventStream) -> None:
+        self._loop = loop
+        self._stream = stream
+        self._next: Future[Event] | None = None
+        self.stopped = False
+
+    def __next__(self) -> Event:
+        try:
+            self._next = self._loop.begin(self._stream.next)
+            if self.stopped:  # since before there was something to cancel
+                self._next.cancel()
+            event = _result(self._next)
+        except PoolClosed:
+            self.stopped = True
+        if self.stopped:
+            raise StopIteration
+        return event
+
+    def stop(self) -> None:
+        """End the iteration, from any thread."""
+        self.stopped = True
+        if self._next is not None:
+            self._next.cancel()
+
+
+def _call_back(events: _Events, callback: Callable[[Event], None]) -> None:
+    while not events.stopped:
+        try:
+            for event in events:
+                try:
+                    callback(event)
+                except Exception:
+                    log.exception("callback failed", kind=event.kind, event_id=event.id)
+        except PoolUnreachable as error:
+            log.warning("events not received", why=str(error))
+        except PoolError as error:
+            log.error("events not received any more", why=str(error))
+            return
+
+
+class _Loop:
+    """An event loop on a thread of its own, begun by the first call.
+
+    anyio's portal runs the calls; ``last`` is awaited when they have ended. Its thread is a
+    daemon thread, so that a pool that was never closed does not hold up the end of the process.
+    """
+
+    def __init__(self, last: Callable[[], Awaitable[None]]) -> None:
+        self._last = last
+        self._guard = threading.Lock()
+        self._pid = os.getpid()
+        self._portal: BlockingPortal | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is another process than the one that made it, which has no such thread."""
+        return self._pid != os.getpid()
+
+    def begin(self, function: Callable[[], Awaitable[T]]) -> Future[T]:
+        """Call a function on the loop; return the future of its result.
+
+        :raises PoolClosed: after :meth:`close`.
+        """
         with self._guard:
-            self._listenings.add(listening)
-        return listening
+            if self._closed:
+                raise PoolClosed
+            if self._portal is None:
+                self._portal = self._start()
+            return self._portal.start_task_soon(function)
 
-    def _lease(self, seen: SeenLease) -> Lease:
-        return Lease(**seen.held(), _pool=self)
+    def close(self) -> None:
+        """Cancel all calls, and end the loop."""
+        with self._guard:
+            self._closed = True
+            portal, self._portal = self._portal, None
+        if portal is not None and self._thread is not None and not self.forked:
+            portal.call(portal.stop, True)
+            self._thread.join()
 
-    def _send(
-        self,
-        upload: Upload,
-        fields: Mapping[str, Any],
-        progress: Progress | None,
-        *,
-        key: str | None = None,
-        timeout: float | None = None,
-    ) -> Request:
-        with body_of(upload, fields, progress) as body:
-            talk = self._talks.submit(fields, upload, body, key=key, timeout=timeout)
-            return Request(self, self._wire.run(talk))
+    def _start(self) -> BlockingPortal:
+        started: Future[BlockingPortal] = Future()
+
+        async def serve() -> None:
+            async with BlockingPortal() as portal:
+                started.set_result(portal)
+                await portal.sleep_until_stopped()
+            await self._last()
+
+        self._thread = threading.Thread(
+            target=anyio.run, args=(serve,), name="remote-pool", daemon=True
+        )
+        self._thread.start()
+        return started.result()
+
+
+def _result(future: Future[T]) -> T:
+    """Wait for a call; cancel it when the wait is interrupted.
+
+    :raises PoolClosed: it was cancelled, since the pool is being closed.
+    """
+    try:
+        return future.result()
+    except CancelledError:
+        raise PoolClosed from None
+    except BaseException:
+        future.cancel()
+        raise
+
+
+def _off_the_loop(progress: Progress | None) -> AsyncProgress | None:
+    """Call ``progress`` on another thread: it may call the pool, or take its time."""
+    if progress is None:
+        return None
+
+    async def shown(sent: int, total: int) -> None:
+        await asyncio.to_thread(progress, sent, total)
+
+    return shown

@@ -119,6 +119,25 @@ def test_status_that_is_watched(url: str, tmp_path: Path) -> None:
     assert terminal.process.returncode == 0
 
 
+def test_an_interrupted_wait_ends_at_once_and_the_import_goes_on(
+    url: str, tmp_path: Path, simulator: SimulatorServer, there: Command, image_path: Path
+) -> None:
+    known = {"POOL_SERVER": url, "POOL_API_TOKEN": TOKEN}
+    key = ("--key", "interrupted")
+    simulator.hold_imports()
+    try:
+        with in_a_terminal("get", "scenes", image_path, *key, cwd=tmp_path, **known) as terminal:
+            terminal.wait_for("importing")
+            terminal.process.send_signal(signal.SIGINT)
+            assert terminal.process.wait(5) == 130
+            terminal.finish()
+        assert "Traceback" not in terminal.shown
+    finally:
+        simulator.release_imports()
+    again = there("get", "scenes", image_path, *key)
+    assert (again.returncode, again.stdout.count("frames")) == (0, 1)
+
+
 def test_control(there: Command) -> None:
     assert there("pause", "scenes").returncode == 0
     assert template(there)["paused_since"] is not None

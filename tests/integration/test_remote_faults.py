@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -215,6 +217,34 @@ def test_a_wait_for_jobs_does_not_notice_that_the_daemon_is_restarted(
             waiting.join(PATIENCE)
             assert found == [request.jobs(timeout=0)]
             assert len(found[0]) == 1
+
+
+# --- Processes ------------------------------------------------------------------------------------
+
+FORK = """
+import os, sys, warnings
+warnings.simplefilter("ignore")  # Python 3.12 warns of a fork beside threads
+from pool import RemotePool
+
+pool = RemotePool(sys.argv[1])
+first = pool.acquire("scenes")
+child = os.fork()
+second = pool.acquire("scenes")
+print(first.id, second.id, flush=True)
+if child:
+    _, status = os.waitpid(child, 0)
+    sys.exit(os.waitstatus_to_exitcode(status))
+# Neither process closes the pool, and both end all the same.
+"""
+
+
+def test_a_forked_process_has_a_loop_of_its_own(daemon: Daemon) -> None:
+    script = [sys.executable, "-c", FORK, daemon.url]
+    ended = subprocess.run(script, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    leases = [line.split() for line in ended.stdout.splitlines()]
+    assert len({first for first, _ in leases}) == 1
+    assert len({second for _, second in leases}) == 2
+    assert ended.stderr == ""
 
 
 # --- Memory ---------------------------------------------------------------------------------------

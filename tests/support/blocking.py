@@ -56,6 +56,12 @@ class Blocking:
 
         return method
 
+    def first(self, things: Any, count: int) -> list[Any]:
+        """The first things that an asynchronous iterator yields."""
+        found = [self._loop.call(things.__anext__) for _ in range(count)]
+        self._loop.call(things.aclose)
+        return found
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Blocking) and bool(self._thing == other._thing)
 

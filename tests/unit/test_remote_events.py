@@ -1,25 +1,24 @@
-"""The stream of events as a remote client reads it, over as many connections as it takes."""
+"""The stream of events as the remote pools read it, over as many connections as it takes."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import queue
-import random
 import threading
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Any
 
 import httpx
 import pytest
-from support.blocking import EventLoop
+from support.blocking import Blocking
 from support.clock import ManualClock
+from support.pools import REMOTE
+from support.remote import ScriptedDaemon, page, problem, refused
 
-from pool import AsyncRemotePool, InputError, PoolError, PoolUnreachable, RemotePool
-from pool.client.events import Following
+from pool import InputError, PoolError, PoolUnreachable
 from pool.model import KINDS, Event, event_document
 
-ADDRESS = "http://pool.test:8765"
 PATIENCE = 20.0
 
 
@@ -28,179 +27,215 @@ def event(number: int, kind: str = "request.ready", **more: Any) -> Event:
     return Event(id=number, kind=kind, at=1_767_000_000.5, template="t", state=state, **more)
 
 
-def message(told: Event) -> bytes:
-    data = json.dumps(event_document(told))
-    return f"id: {told.id}\nevent: {told.kind}\ndata: {data}\n\n".encode()
+def message(one: Event) -> bytes:
+    data = json.dumps(event_document(one))
+    return f"id: {one.id}\nevent: {one.kind}\ndata: {data}\n\n".encode()
 
 
 LEVELS = b'retry: 2000\n\nevent: levels\ndata: {"in_flight": 1}\n\n: still here\n\n'
 
 
+class Pieces(httpx.AsyncByteStream):
+    """Content that comes in pieces of so many bytes."""
+
+    def __init__(self, content: bytes, size: int) -> None:
+        self._content = content
+        self._size = size
+
+    async def __aiter__(self) -> Any:
+        for start in range(0, len(self._content), self._size):
+            yield self._content[start : start + self._size]
+
+
+def stream(*content: bytes, size: int | None = None) -> Any:
+    """A connection that carries this, and ends."""
+    joined = b"".join(content)
+    headers = {"Content-Type": "text/event-stream"}
+    if size is None:
+        return httpx.Response(200, headers=headers, content=joined)
+    return lambda _: httpx.Response(200, headers=headers, stream=Pieces(joined, size))
+
+
+@pytest.fixture
+def daemon(clock: ManualClock) -> ScriptedDaemon:
+    return ScriptedDaemon(clock)
+
+
+@pytest.fixture(params=REMOTE)
+def caller(request: pytest.FixtureRequest, daemon: ScriptedDaemon) -> Iterator[Any]:
+    with daemon.connected(request.param) as pool:
+        yield pool
+
+
+def hear(caller: Any, count: int, **options: Any) -> list[Event]:
+    """The first events of a pool of either kind."""
+    events = caller.events(**options)
+    if isinstance(caller, Blocking):
+        return caller.first(events, count)
+    return [next(events) for _ in range(count)]
+
+
+def places(daemon: ScriptedDaemon) -> list[str | None]:
+    """After which event each connection was to go on."""
+    return [each.headers.get("Last-Event-ID") for each in daemon.requests]
+
+
 # --- Reading --------------------------------------------------------------------------------------
 
 
-def test_events_are_read_with_all_that_they_tell() -> None:
-    told = event(7, "request.failed", request_id="r1", code="import-failed", seconds=1.5)
-    assert Following().feed(LEVELS + message(told) + LEVELS) == [told]
+@pytest.mark.parametrize("size", [1, 2, 7, 100, None])
+def test_events_are_read_wherever_the_bytes_are_parted(
+    caller: Any, daemon: ScriptedDaemon, size: int | None
+) -> None:
+    first = event(7, "request.failed", request_id="r1", code="ä\u2028", seconds=1.5)
+    daemon.replies = [stream(LEVELS, message(first), LEVELS, message(event(8)), size=size)]
+    assert hear(caller, 2) == [first, event(8)]
+    assert daemon.requests[0].headers["Accept"] == "text/event-stream"
 
 
-@pytest.mark.parametrize("size", [1, 2, 7, 100])
-def test_where_the_bytes_are_parted_is_no_matter(size: int) -> None:
-    stream = LEVELS + message(event(1)) + message(event(2, code="ä\u2028")) + LEVELS
-    following, found = Following(), []
-    for start in range(0, len(stream), size):
-        found += following.feed(stream[start : start + size])
-    assert [each.id for each in found] == [1, 2]
-
-
-def test_only_what_is_wanted_is_told_and_the_place_moves_on_all_the_same() -> None:
-    following = Following(kinds=["task.warm"], template="t")
-    assert following.feed(message(event(1)) + message(event(2, "task.warm"))) == [
-        event(2, "task.warm")
+def test_only_what_is_wanted_is_heard_and_the_place_moves_on_all_the_same(
+    caller: Any, daemon: ScriptedDaemon
+) -> None:
+    daemon.replies = [
+        stream(message(event(1)), message(event(2, "task.warm")), message(event(3))),
+        stream(message(event(4, "task.warm"))),
     ]
-    assert following.feed(message(event(3))) == []
-    call = following.call()
-    assert (call.path, call.query) == ("/v1/events", {"template": "t"})
-    assert call.headers["Last-Event-ID"] == "3"
+    heard = hear(caller, 2, kinds=["task.warm"], template="t")
+    assert [each.id for each in heard] == [2, 4]
+    assert {each.url.raw_path for each in daemon.requests} == {b"/v1/events?template=t"}
+    assert places(daemon) == [None, "3"]
 
 
-def test_an_event_that_was_cut_off_is_read_again() -> None:
-    following = Following()
-    following.feed(message(event(1)) + message(event(2))[:-1])
-    assert following.call().headers["Last-Event-ID"] == "1"
-    assert following.feed(message(event(2))) == [event(2)]
+def test_an_event_that_was_cut_off_is_read_again(caller: Any, daemon: ScriptedDaemon) -> None:
+    daemon.replies = [
+        stream(message(event(1)), message(event(2))[:-1]),
+        stream(message(event(2))),
+    ]
+    assert hear(caller, 2) == [event(1), event(2)]
+    assert places(daemon) == [None, "1"]
 
 
-def test_where_a_listener_begins() -> None:
-    assert "Last-Event-ID" not in Following().call().headers
-    assert Following(after=0).call().headers["Last-Event-ID"] == "0"
-    named = Following()
-    named.feed(b"retry: 2000\nid: 41\n\n")
-    assert named.call().headers["Last-Event-ID"] == "41", "the daemon says where now is"
+def test_where_a_listener_begins(caller: Any, daemon: ScriptedDaemon) -> None:
+    # The daemon says where now is.
+    daemon.replies = [stream(b"retry: 2000\nid: 41\n\n"), stream(message(event(42)))]
+    hear(caller, 1)
+    daemon.replies = [stream(message(event(1)))]
+    hear(caller, 1, after=0)
+    assert places(daemon) == [None, "41", "0"]
 
 
-def test_an_unknown_kind_is_refused_here() -> None:
+def test_an_unknown_kind_is_refused_here(caller: Any, daemon: ScriptedDaemon) -> None:
     with pytest.raises(InputError, match=r"'request.done'; there is request.queued"):
-        Following(kinds=["request.ready", "request.done"])
-    assert Following(kinds=KINDS)
+        hear(caller, 1, kinds=["request.ready", "request.done"])
+    assert daemon.requests == []
+    daemon.replies = [stream(message(event(1)))]
+    assert hear(caller, 1, kinds=KINDS)
 
 
-def test_an_event_that_is_not_understood() -> None:
+def test_an_event_that_is_not_understood(caller: Any, daemon: ScriptedDaemon) -> None:
+    daemon.replies = [stream(b"id: 1\ndata: {}\n\n")]
     with pytest.raises(PoolError, match="not understood"):
-        Following().feed(b"id: 1\ndata: {}\n\n")
+        hear(caller, 1)
 
 
 # --- Listening ------------------------------------------------------------------------------------
 
 
-class Streams:
-    """A daemon whose connections each tell something, and end; afterwards, it holds the last."""
-
-    def __init__(self, *streams: Any) -> None:
-        self.streams = list(streams)
-        self.places: list[str | None] = []
-        self.asked = threading.Condition()
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        with self.asked:
-            self.places.append(request.headers.get("Last-Event-ID"))
-            self.asked.notify_all()
-            stream = self.streams.pop(0)
-        if isinstance(stream, Exception):
-            raise stream
-        if isinstance(stream, httpx.Response):
-            return stream
-        return httpx.Response(200, headers={"Content-Type": "text/event-stream"}, content=stream)
+def test_a_stream_goes_on_where_it_ended(caller: Any, daemon: ScriptedDaemon) -> None:
+    daemon.replies = [
+        stream(LEVELS, message(event(1)), message(event(2))),
+        refused(),
+        problem(503, "stopping", retry_after="1"),
+        stream(LEVELS, message(event(3))),
+    ]
+    assert [each.id for each in hear(caller, 3)] == [1, 2, 3]
+    assert places(daemon) == [None, "2", "2", "2"]
 
 
-Hear = Callable[[Streams, int], list[Event]]
-
-
-@pytest.fixture(params=["threads", "asyncio"])
-def hear(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Hear]:
-    """Hears so many events of a scripted daemon."""
-
-    def threads(streams: Streams, count: int) -> list[Event]:
-        with httpx.Client(transport=httpx.MockTransport(streams)) as client:
-            pool = RemotePool(ADDRESS, client=client, clock=clock, rng=random.Random(1))
-            return list(islice(pool.events(), count))
-
-    async def coroutines(streams: Streams, count: int) -> list[Event]:
-        async def sleep(seconds: float) -> None:
-            clock.sleep(seconds)
-
-        transport = httpx.MockTransport(streams)
-        async with httpx.AsyncClient(transport=transport) as client:
-            pool = AsyncRemotePool(
-                ADDRESS, client=client, clock=clock, sleep=sleep, rng=random.Random(1)
-            )
-            found: list[Event] = []
-            events = pool.events()
-            async for each in events:
-                found.append(each)
-                if len(found) == count:
-                    break
-            await events.aclose()
-            return found
-
-    with EventLoop() as loop:
-        if request.param == "threads":
-            yield threads
-        else:
-            yield lambda streams, count: loop.call(coroutines, streams, count)
-
-
-def test_a_stream_goes_on_where_it_ended(hear: Hear) -> None:
-    streams = Streams(
-        LEVELS + message(event(1)) + message(event(2)),
-        httpx.ConnectError("refused"),
-        httpx.Response(503, headers={"Retry-After": "1"}),
-        LEVELS + message(event(3)),
-    )
-    assert [each.id for each in hear(streams, 3)] == [1, 2, 3]
-    assert streams.places == [None, "2", "2", "2"]
-
-
-def test_a_daemon_that_is_gone_for_long_is_said_to_be(hear: Hear) -> None:
-    streams = Streams(message(event(1)), *[httpx.ConnectError("refused")] * 99)
+def test_a_daemon_that_is_gone_for_long_is_said_to_be(caller: Any, daemon: ScriptedDaemon) -> None:
+    daemon.replies = [stream(message(event(1))), refused()]
     with pytest.raises(PoolUnreachable, match="refused"):
-        hear(streams, 2)
+        hear(caller, 2)
 
 
-def test_what_is_no_stream_is_no_pools(hear: Hear) -> None:
+def test_iterating_again_goes_on_after_a_failure(daemon: ScriptedDaemon) -> None:
+    daemon.replies = [stream(message(event(1))), page(404), stream(message(event(2)))]
+    with daemon.connected("RemotePool") as pool:
+        events = pool.events()
+        assert next(events).id == 1
+        with pytest.raises(PoolUnreachable):
+            next(events)
+        assert next(events).id == 2
+    assert list(events) == [], "the pool is closed"
+
+
+def test_what_is_no_stream_is_no_pools(caller: Any, daemon: ScriptedDaemon) -> None:
+    daemon.replies = [httpx.Response(200, text="hello")]
     with pytest.raises(PoolUnreachable, match="not as a pool"):
-        hear(Streams(httpx.Response(200, text="hello")), 1)
+        hear(caller, 1)
 
 
-def test_a_subscriber_is_called_until_it_ends_that(clock: ManualClock) -> None:
+def test_a_subscriber_is_called_until_it_ends_that(daemon: ScriptedDaemon) -> None:
     heard: list[int] = []
     stops: queue.Queue[Callable[[], None]] = queue.Queue()
     done = threading.Event()
 
-    def callback(told: Event) -> None:
-        heard.append(told.id)
-        if told.id == 1:
+    def callback(one: Event) -> None:
+        heard.append(one.id)
+        if one.id == 1:
             raise ValueError("a mistake in a callback is no end")
-        if told.id == 3:
+        if one.id == 3:
             stops.get(timeout=PATIENCE)()
             done.set()
 
-    streams = Streams(
-        message(event(1)) + message(event(2)),
-        *[httpx.ConnectError("refused")] * 30,
-        message(event(3)) + message(event(4)),
-    )
-    with httpx.Client(transport=httpx.MockTransport(streams)) as client:
-        pool = RemotePool(ADDRESS, client=client, clock=clock, rng=random.Random(1))
+    daemon.replies = [
+        stream(message(event(1)), message(event(2))),
+        # Longer than the client's patience with a call.
+        *[refused()] * 30,
+        stream(message(event(3)), message(event(4))),
+    ]
+    with daemon.connected("RemotePool") as pool:
         stops.put(pool.subscribe(callback))
         assert done.wait(PATIENCE)
     assert heard == [1, 2, 3]
-    assert streams.streams == []
+    assert sum(daemon.pauses) > 30.0
 
 
-def test_a_subscription_to_nobody_is_refused(clock: ManualClock) -> None:
-    streams = Streams(*[httpx.ConnectError("refused")] * 99)
-    with httpx.Client(transport=httpx.MockTransport(streams)) as client:
-        pool = RemotePool(ADDRESS, client=client, clock=clock)
-        with pytest.raises(PoolUnreachable):
-            pool.subscribe(print)
+@pytest.mark.parametrize("ended", ["stop", "close"])
+def test_a_silent_subscription_ends(daemon: ScriptedDaemon, ended: str) -> None:
+    """Neither waits for the next event."""
+
+    class Silence(httpx.AsyncByteStream):
+        async def __aiter__(self) -> Any:
+            yield message(event(1))
+            await silence.wait()
+
+    silence = asyncio.Event()
+    heard = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def callback(_: Event) -> None:
+        threads.append(threading.current_thread())
+        heard.set()
+
+    daemon.replies = [
+        lambda _: httpx.Response(
+            200, headers={"Content-Type": "text/event-stream"}, stream=Silence()
+        )
+    ]
+    with daemon.connected("RemotePool") as pool:
+        stop = pool.subscribe(callback)
+        assert heard.wait(PATIENCE)
+        if ended == "stop":
+            stop()
+            threads[0].join(PATIENCE)
+            assert not threads[0].is_alive()
+    threads[0].join(PATIENCE)
+    assert not threads[0].is_alive()
+    assert len(daemon.requests) == 1
+
+
+def test_a_subscription_without_a_daemon_is_refused(daemon: ScriptedDaemon) -> None:
+    daemon.replies = [refused()]
+    with daemon.connected("RemotePool") as pool, pytest.raises(PoolUnreachable):
+        pool.subscribe(print)

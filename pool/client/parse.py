@@ -1,0 +1,177 @@
+"""What a daemon's documents say, as records and errors of the Python API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from enum import Enum
+from functools import cache
+from typing import Any, TypeVar, cast, get_args, get_type_hints
+
+from pool.errors import PoolError, UnknownLease, kind_of_error
+from pool.model import (
+    Event,
+    Job,
+    LeaseState,
+    Outcome,
+    RequestRecord,
+    RequestWarning,
+    Status,
+    TemplateStatus,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RemoteLease:
+    """A lease as the daemon describes it.
+
+    ``jobs`` is None as long as there are none; ``error`` says why there will be none. What
+    describes its task is None while it has no task.
+    """
+
+    id: str
+    template: str
+    state: LeaseState
+    task_id: int | None = None
+    name: str | None = None
+    url: str | None = None
+    outcome: Outcome | None = None
+    expires_at: datetime | None = None
+    jobs: tuple[Job, ...] | None = None
+    error: PoolError | None = None
+
+    def handle(self) -> dict[str, Any]:
+        """Return what its caller's handle has.
+
+        :raises UnknownLease: it has no task.
+        """
+        names = ("id", "task_id", "name", "url", "template", "outcome", "expires_at")
+        handle = {name: getattr(self, name) for name in names}
+        if None in handle.values():
+            raise UnknownLease(f"{self.id} has no task")
+        return handle
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RemoteRequest(RequestRecord):
+    """A request as the daemon describes it, with the page of its task; ``jobs`` is None until it
+    is ready.
+
+    What only the store knows, such as the owner, is left empty.
+    """
+
+    owner: str = ""
+    url: str | None = None
+    jobs: tuple[Job, ...] | None = None
+
+
+def parse_lease(document: Mapping[str, Any]) -> RemoteLease:
+    """Return the lease in a document."""
+    with understood():
+        error = document.get("error")
+        parsed = {"jobs": _jobs(document), "error": error and _error(error)}
+        return _record(RemoteLease, {**document, **parsed})
+
+
+def parse_request(document: Mapping[str, Any]) -> RemoteRequest:
+    """Return the request in a document."""
+    with understood():
+        warnings = tuple(_record(RequestWarning, each) for each in document.get("warnings") or ())
+        parsed = {**document, "jobs": _jobs(document), "warnings": warnings}
+        if (error := parsed.pop("error", None)) is not None:
+            parsed |= {"error": _error(error).detail, "error_code": str(error.get("code") or "")}
+        return _record(RemoteRequest, parsed)
+
+
+def parse_status(document: Mapping[str, Any]) -> Status:
+    """Return the status of the pool in a document."""
+    with understood():
+        rows = tuple(_record(TemplateStatus, each) for each in document["templates"])
+        return _record(Status, {**document, "templates": rows})
+
+
+def parse_retired(document: Mapping[str, Any]) -> int:
+    """Return how many tasks a drain has retired."""
+    with understood():
+        return int(document["retired"])
+
+
+def parse_event(data: str) -> Event:
+    """Return the event in a message of the stream."""
+    with understood():
+        return _record(Event, json.loads(data))
+
+
+def named_error(code: str, title: str, detail: str) -> PoolError:
+    """Return an error of the class with ``code``, else one with the title and the detail."""
+    kind = kind_of_error(code)
+    if kind is not None and kind is not PoolError:
+        return kind(detail)
+    return PoolError(": ".join(words for words in (title.rstrip("."), detail) if words))
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Raise PoolError, in one line, for a document that is not as it should be."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise PoolError(f"the daemon's answer is not understood here ({error!r})") from None
+
+
+# --- From JSON to records -------------------------------------------------------------------------
+
+
+def _error(document: Mapping[str, Any]) -> PoolError:
+    return named_error(*(str(document.get(name) or "") for name in ("code", "title", "detail")))
+
+
+def _jobs(document: Mapping[str, Any]) -> tuple[Job, ...] | None:
+    jobs = document.get("jobs")
+    return None if jobs is None else tuple(_record(Job, each) for each in jobs)
+
+
+def _record(kind: type[T], document: Any) -> T:
+    """Return a record of what it knows of a document; a newer daemon may say more."""
+    return kind(
+        **{
+            name: _value(document[name], types)
+            for name, types in _types(cast(Any, kind)).items()
+            if name in document
+        }
+    )
+
+
+@cache
+def _types(kind: Any) -> dict[str, tuple[Any, ...]]:
+    """Return the fields of a record, each with the types that it may have."""
+    hints = get_type_hints(kind)
+    return {
+        each.name: get_args(hints[each.name]) or (hints[each.name],)
+        for each in fields(kind)
+        if not each.name.startswith("_")
+    }
+
+
+def _value(value: Any, types: tuple[Any, ...]) -> Any:
+    """Return a value of JSON as the first of the types that has a form of its own there."""
+    if value is None:
+        return None
+    for kind in types:
+        if kind is datetime:
+            return _time(value)
+        if kind is float and isinstance(value, str):
+            return _time(value).timestamp()
+        if isinstance(kind, type) and issubclass(kind, Enum):
+            return kind(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _time(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)

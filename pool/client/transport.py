@@ -1,0 +1,458 @@
+"""One call to a daemon over HTTP: sent, sent again after what may pass, and its answer judged.
+
+Every call of the API may be made twice: what creates something bears an idempotency key, and the
+rest has the same effect again. So a lost call is repeated whenever another try can help, for a
+bounded time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import os
+import random
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from inspect import isawaitable
+from itertools import count
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx
+
+from pool.backoff import backoff
+from pool.client.parse import named_error, understood
+from pool.clock import Clock
+from pool.config.arguments import check_seconds
+from pool.config.units import retry_after
+from pool.config.urls import split_url
+from pool.cvat.multipart import Multipart, OpenFile
+from pool.cvat.records import Upload
+from pool.errors import (
+    ConfigError,
+    CvatBusy,
+    CvatError,
+    ImportTimedOut,
+    InputError,
+    PoolClosed,
+    PoolEmpty,
+    PoolError,
+    PoolUnreachable,
+    QueueFull,
+    WaitTimeout,
+)
+from pool.logs import get_logger
+from pool.version import VERSION
+
+log = get_logger(__name__)
+
+#: Waits for so many seconds without holding up the loop.
+Sleep = Callable[[float], Awaitable[None]]
+#: Called with (bytes sent, bytes in all) during an upload; awaited when it is a coroutine.
+AsyncProgress = Callable[[int, int], Awaitable[None] | None]
+
+#: Seconds of the shortest time-out of a client.
+SHORTEST_TIMEOUT: Final = 0.001
+#: Seconds to get a connection.
+CONNECT: Final = 5.0
+#: No limit of connections: how many are in use at the same time is the caller's choice. Idle ones
+#: are dropped sooner than the daemon drops them, so that none is closed there just when it is
+#: used here.
+LIMITS: Final = httpx.Limits(
+    max_connections=None, max_keepalive_connections=100, keepalive_expiry=60.0
+)
+
+#: Seconds of the pause before a second try, and of the longest pause.
+BASE: Final = 0.2
+CAP: Final = 5.0
+#: Seconds for which a daemon is tried that has never answered: it may be just starting, but more
+#: likely it does not run, or the address is wrong.
+FIRST_CONTACT: Final = 5.0
+
+#: Files of an upload up to which all are held open until the end; more might be too many for
+#: the process.
+MOST_KEPT_OPEN: Final = 64
+
+#: Statuses that may pass by themselves (RFC 9110, section 15; RFC 6585, section 4).
+_PASSING: Final = frozenset({429, 502, 503, 504})
+#: Results, not refusals: asking again would be another question.
+_VERDICTS: Final = (PoolEmpty, WaitTimeout, ImportTimedOut, CvatError)
+#: Failures that the same call would meet again.
+_LASTING: Final = (socket.gaierror, ssl.SSLCertVerificationError)
+
+_PROBLEM: Final = "application/problem+json"
+#: Before the code of an error in the ``type`` of its problem document.
+_TYPE_PREFIX: Final = "urn:cvat-task-pool:error:"
+
+
+def address_of(url: str) -> str:
+    """Return the address of a daemon, without a slash at its end.
+
+    :raises ConfigError: it is none, or has a password in it.
+    """
+    parts = split_url(url.strip())
+    if parts is None:
+        raise ConfigError(f"{url!r} is no address of a pool: give one such as http://host:8765")
+    if parts.username is not None or parts.password is not None:
+        raise ConfigError("the address of a pool has no password: set POOL_API_TOKEN")
+    if parts.query or parts.fragment:
+        raise ConfigError(f"{url!r}: the address of a pool ends before the '?' or '#'")
+    return parts.geturl().rstrip("/")
+
+
+def find_token(token: str | None) -> str | None:
+    """Return the token to send: the given one, or else the first in ``POOL_API_TOKEN``.
+
+    :raises ConfigError: it cannot be sent; the message does not have it.
+    """
+    given = os.environ.get("POOL_API_TOKEN", "") if token is None else token
+    first = given.split(",")[0].strip()
+    if not first.isprintable() or " " in first:
+        raise ConfigError("the token of the pool has spaces or characters that cannot be printed")
+    return first or None
+
+
+class FilesBody:
+    """A multipart body of the API: the fields, then the files in their order."""
+
+    def __init__(
+        self,
+        fields: Mapping[str, str],
+        files: Sequence[OpenFile],
+        progress: AsyncProgress | None,
+    ) -> None:
+        self._multipart = Multipart(fields, files, field="files")
+        self._total = sum(file.size for file in files)
+        self._progress = progress
+        self.headers = {
+            "Content-Type": self._multipart.content_type,
+            "Content-Length": str(self._multipart.length),
+        }
+        self.replayable = self._multipart.replayable
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Yield the body, read on another thread so that a slow disk does not hold up the loop.
+
+        :raises InputError: a file has changed, or cannot be read any more.
+        """
+        chunks, sent = self._multipart.chunks(), 0
+        while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+            yield chunk
+            sent += len(chunk)
+            if self._progress is not None:
+                shown = self._total * sent // self._multipart.length
+                if isawaitable(done := self._progress(shown, self._total)):
+                    await done
+
+
+@contextmanager
+def body_of(
+    upload: Upload, fields: Mapping[str, Any], progress: AsyncProgress | None
+) -> Iterator[FilesBody | None]:
+    """Return the body for the files of an upload, open meanwhile; None when there are none.
+
+    ``progress`` is called with (bytes sent, bytes in all) of the files, and begins again when the
+    body is sent again.
+
+    :raises InputError: a file cannot be opened.
+    """
+    if not upload.files:
+        yield None
+        return
+    with ExitStack() as stack:
+        keep = len(upload.files) <= MOST_KEPT_OPEN
+        files = [OpenFile(file, stack, keep=keep) for file in upload.files]
+        # In a form, what is no text is JSON.
+        text = {
+            name: value if isinstance(value, str) else json.dumps(value)
+            for name, value in fields.items()
+        }
+        yield FilesBody(text, files, progress)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """One HTTP request to the daemon; ``path`` is below the daemon's address, and encoded.
+
+    ``slack`` is how many seconds its answer may take longer than others do.
+    """
+
+    method: str
+    path: str
+    query: Mapping[str, str] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    json: Mapping[str, Any] | None = None
+    body: FilesBody | None = None
+    slack: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The last answer to a call; ``error`` is what it was refused with, None when it was granted.
+
+    ``doubtful``: the call was made before, and the daemon may have acted on it although no answer
+    came.
+    """
+
+    response: httpx.Response
+    error: PoolError | None
+    doubtful: bool
+
+
+class Transport:
+    """Calls of one client to one daemon, on one event loop."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None,
+        timeout: float,
+        patience: float,
+        client: httpx.AsyncClient | None,
+        clock: Clock,
+        sleep: Sleep,
+        rng: random.Random,
+    ) -> None:
+        self.address = address_of(url)
+        self._timeout = check_seconds("timeout", timeout, least=SHORTEST_TIMEOUT)
+        self._patience = check_seconds("patience", patience)
+        self._clock = clock
+        self._sleep = sleep
+        self._rng = rng
+        self._headers = httpx.Headers(
+            {"Accept": "application/json", "User-Agent": f"cvat-task-pool/{VERSION}"}
+        )
+        if (token := find_token(token)) is not None:
+            # As bytes: the daemon takes a token as UTF-8, and httpx would want ASCII.
+            bearer = httpx.Headers([(b"Authorization", f"Bearer {token}".encode())])
+            self._headers.update(bearer)
+        if client is not None and not isinstance(client, httpx.AsyncClient):
+            raise InputError(f"client takes an httpx.AsyncClient, not {type(client).__name__}")
+        self._own = client is None
+        # The proxies of the environment do not apply to this machine's own daemon: it needs none,
+        # and a proxy elsewhere could not reach it.
+        self._client = client or httpx.AsyncClient(
+            limits=LIMITS, trust_env=not _is_loopback(urlsplit(self.address).hostname or "")
+        )
+        self._closed = False
+        self._reached = False
+
+    async def close(self) -> None:
+        """Close the connections, also those that are in use."""
+        self._closed = True
+        if self._own:
+            await self._client.aclose()
+
+    async def call(self, call: Call, *, until: float | None = None) -> dict[str, Any]:
+        """Return the JSON object that a call is answered with, an empty one for no content; see
+        :meth:`answer`.
+
+        :raises PoolError: the daemon refused it, as the class that the daemon raised.
+        :raises PoolUnreachable: the content is something else: this is no pool.
+        """
+        answer = await self.answer(call, until=until)
+        if answer.error is not None:
+            raise answer.error
+        return {} if answer.response.status_code == 204 else self._document(answer.response)
+
+    async def stream(self, call: Call) -> httpx.Response:
+        """Return an answer of server-sent events, to be read and closed by the caller.
+
+        :raises PoolError: the daemon refused it.
+        :raises PoolUnreachable: no stream was the answer.
+        """
+        answer = await self.answer(call, stream=True)
+        if answer.error is not None:
+            raise answer.error
+        if not answer.response.headers.get("content-type", "").startswith("text/event-stream"):
+            await answer.response.aclose()
+            raise self._not_a_pool(answer.response)
+        return answer.response
+
+    async def answer(
+        self, call: Call, *, until: float | None = None, stream: bool = False
+    ) -> Answer:
+        """Return the answer to a call, granted or refused for good.
+
+        Lost calls and refusals that may pass are tried again for the pool's patience after the
+        first failure, and not after ``until``, on the monotonic clock. Of a ``stream``, what is
+        granted is left to be read.
+
+        :raises PoolUnreachable: no answer came in time.
+        :raises PoolClosed: after :meth:`close`.
+        """
+        end: float | None = None
+        doubtful = False
+        for attempt in count(1):
+            response: httpx.Response | None = None
+            wanted: float | None = None
+            try:
+                response = await self._send(call, stream)
+            except _Lost as lost:
+                doubtful = doubtful or lost.sent
+                error: PoolError = PoolUnreachable(lost.why)
+                again = not lost.lasting and (
+                    call.body is None or call.body.replayable or not lost.sent
+                )
+            else:
+                self._reached = True
+                if response.status_code < 300:
+                    return Answer(response, None, doubtful)
+                said = response.headers.get("retry-after")
+                wanted = retry_after(said, now=self._clock.now())
+                error = self._error(response, wanted)
+                again = _may_pass(response, error)
+                # A proxy that lost its daemon does not know what became of the call.
+                doubtful = doubtful or (again and isinstance(error, PoolUnreachable))
+            now = self._clock.monotonic()
+            if end is None:
+                end = now + (
+                    self._patience if self._reached else min(self._patience, FIRST_CONTACT)
+                )
+                end = end if until is None else min(end, until)
+            # On top of what the daemon wants, so that those refused together do not come back
+            # together.
+            pause = (wanted or 0.0) + backoff(attempt, base=BASE, cap=CAP, rng=self._rng)
+            if not again or now + pause > end:
+                if response is None:
+                    raise error
+                return Answer(response, error, doubtful)
+            log.info("call tried again", path=call.path, why=str(error), pause=round(pause, 3))
+            await self._sleep(pause)
+        raise AssertionError("tries end with an answer or an error")
+
+    async def _send(self, call: Call, stream: bool) -> httpx.Response:
+        if self._closed:
+            raise PoolClosed
+        headers = self._headers.copy()
+        headers.update(call.headers)
+        if call.body is not None:
+            headers.update(call.body.headers)
+        request = self._client.build_request(
+            call.method,
+            self.address + call.path,
+            params=call.query,
+            headers=headers,
+            json=call.json,
+            content=call.body.pieces() if call.body is not None else None,
+            timeout=httpx.Timeout(
+                self._timeout,
+                connect=min(CONNECT, self._timeout),
+                read=self._timeout + call.slack,
+            ),
+        )
+        try:
+            # A redirect would take the token with it.
+            response = await self._client.send(request, stream=stream, follow_redirects=False)
+            if stream and response.status_code >= 300:
+                await response.aread()
+        except httpx.RequestError as error:
+            raise _Lost(self.address, error) from None
+        except RuntimeError:
+            # What httpx raises on a client that was closed meanwhile.
+            if self._closed:
+                raise PoolClosed from None
+            raise
+        return response
+
+    # --- What an answer says ----------------------------------------------------------------------
+
+    def _error(self, response: httpx.Response, wanted: float | None) -> PoolError:
+        """Return the error in a problem document, of the class that the daemon raised.
+
+        A class that is not known here, from a newer daemon, is a plain PoolError with the daemon's
+        words. ``wanted`` are the seconds of ``Retry-After``.
+        """
+        if not response.headers.get("content-type", "").startswith(_PROBLEM):
+            return self._not_a_pool(response)
+        problem = self._document(response)
+        with understood():
+            findings = (
+                f"{each.get('where', '')}: {each.get('what', '')}"
+                for each in problem.get("errors", ())
+            )
+            error = named_error(
+                str(problem.get("type", "")).removeprefix(_TYPE_PREFIX),
+                str(problem.get("title", "")),
+                str(problem.get("detail", "")) or "; ".join(findings),
+            )
+        if isinstance(error, CvatBusy | QueueFull):
+            error.retry_after = wanted
+        return error
+
+    def _document(self, response: httpx.Response) -> dict[str, Any]:
+        try:
+            document = json.loads(response.content)
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise self._not_a_pool(response)
+        return document
+
+    def _not_a_pool(self, response: httpx.Response) -> PoolUnreachable:
+        try:
+            phrase = f" {HTTPStatus(response.status_code).phrase}"
+        except ValueError:
+            phrase = ""
+        return PoolUnreachable(
+            f"{self.address} answers {response.status_code}{phrase}, and not as a pool"
+        )
+
+
+class _Lost(Exception):
+    """A call got no answer.
+
+    ``sent``: the daemon may have acted on it. ``lasting``: the same would happen again, such as
+    for a name that does not exist or a certificate that is not trusted.
+    """
+
+    def __init__(self, address: str, error: httpx.RequestError) -> None:
+        self.sent = not isinstance(
+            error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout
+        )
+        causes = list(_causes(error))
+        self.lasting = any(isinstance(cause, _LASTING) for cause in causes)
+        words = (_words(cause) for cause in causes if isinstance(cause, OSError))
+        reason = next(filter(None, words), str(error) or type(error).__name__)
+        hint = "" if self.sent else "; is 'cvat-pool run' running there?"
+        self.why = f"{address}, {reason}{hint}"
+        super().__init__(self.why)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _words(error: OSError) -> str:
+    """Return the system's words for an error, which asyncio rewords."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    return (error.strerror or "").lower()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _may_pass(response: httpx.Response, error: PoolError) -> bool:
+    """Whether the same call may be granted later.
+
+    The daemon says so with ``Retry-After``; of a proxy, whose daemon is being restarted, it is
+    assumed.
+    """
+    if response.status_code not in _PASSING or isinstance(error, _VERDICTS):
+        return False
+    return "retry-after" in response.headers or isinstance(error, PoolUnreachable)
