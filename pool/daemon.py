@@ -44,8 +44,8 @@ from pool.process import Engine
 from pool.requests.dispatcher import Dispatch
 from pool.store import Store
 from pool.taskpool import TaskPool
-from pool.tracking.webhook_receiver import Deliveries
-from pool.tracking.webhook_setup import HookSetup
+from pool.tracking.webhook_receiver import WebhookReceiver
+from pool.tracking.webhook_setup import WebhookSetup
 
 log = get_logger(__name__)
 
@@ -110,7 +110,7 @@ class Daemon:
         self._stop = threading.Event()
         self._maintaining = False
         self._stood_by = False
-        self.deliveries: Deliveries | None = None
+        self.deliveries: WebhookReceiver | None = None
         self._http = HttpServer(self._app, settings.daemon)
         self._ending = Ending()
         self._scheduler: Scheduler | None = None
@@ -213,7 +213,7 @@ class Daemon:
 
     def _app(self) -> ASGIApp:
         engine = self.engine
-        deliveries = Deliveries(
+        deliveries = WebhookReceiver(
             engine.store,
             engine.tracker,
             engine.templates,
@@ -312,7 +312,7 @@ class Daemon:
         prune = Prune(store, keep=settings.store.keep_finished, clock=clock)
         dispatch = self._dispatcher()
         sweep = Sweep(store, engine.spool)
-        setup = HookSetup(store, cvat, settings, clock=clock)
+        setup = WebhookSetup(store, cvat, settings, clock=clock)
         probe = ServerProbe(cvat, setup, engine.breaker, engine.templates)
         timekeeping = Timekeeping(store, clock=clock)
         scheduler = Scheduler(clock=clock, before=timekeeping.run_once)

@@ -27,9 +27,8 @@ from pool.requests.recovery import Strays
 from pool.requests.runner import Intake
 from pool.requests.spool import Spool
 from pool.store import Store, open_store
-from pool.tracking.tracker import Tracker
-from pool.tracking.watched import Finished
-from pool.tracking.webhook_health import HookWatch
+from pool.tracking.tracker import Finished, Tracker
+from pool.tracking.webhook_health import WebhookHealth
 
 log = get_logger(__name__)
 
@@ -71,18 +70,19 @@ class Engine:
         self._started = False
         self._closed = False
         self._afterwards: ThreadPoolExecutor | None = None
+        #: Wakes all who wait for what happens, here and in other processes.
+        self.feed = Feed(self.store, clock=self.clock)
         self.warm = Signal(self.clock)
         self.handed_out = Signal(self.clock)
         self.tracker = Tracker(
             self.store,
             self.cvat,
             self.templates,
+            self.feed,
+            WebhookHealth(self.store, self.templates, settings.cvat.organization, clock=self.clock),
             owner=self.owner,
             clock=self.clock,
             rng=rng,
-            hooks=HookWatch(
-                self.store, self.templates, settings.cvat.organization, clock=self.clock
-            ),
         )
         self.strays = Strays(self.store, self.tracker, owner=self.owner, clock=self.clock)
         self.heartbeat = Heartbeat(
@@ -122,8 +122,6 @@ class Engine:
             clock=self.clock,
         )
         self.tracker.listen(self._finalize_afterwards)
-        #: Wakes all who wait for what happens, here and in other processes.
-        self.feed = Feed(self.store, clock=self.clock)
 
     def cvat(self) -> CvatClient:
         """The client for the server, made when it is first needed.

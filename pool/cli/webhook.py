@@ -13,7 +13,7 @@ from pool.cli.options import ConfigOption, JsonOption, settings_of
 if TYPE_CHECKING:
     from pool.config.settings import Settings
     from pool.store import Store
-    from pool.tracking.webhook_setup import HookReport, HookSetup
+    from pool.tracking.webhook_setup import WebhookReport, WebhookSetup
 
 webhook = typer.Typer(
     name="webhook",
@@ -72,19 +72,19 @@ def remove(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 
 @contextmanager
-def _parts(settings: Settings) -> Iterator[tuple[HookSetup, Store]]:
+def _parts(settings: Settings) -> Iterator[tuple[WebhookSetup, Store]]:
     from contextlib import closing
 
     from pool.clock import SystemClock
     from pool.cvat import connect
     from pool.store import open_store
-    from pool.tracking.webhook_setup import HookSetup
+    from pool.tracking.webhook_setup import WebhookSetup
 
     with closing(open_store(settings.store.url)) as store, connect(settings.cvat) as cvat:
-        yield HookSetup(store, cvat, settings, clock=SystemClock()), store
+        yield WebhookSetup(store, cvat, settings, clock=SystemClock()), store
 
 
-def _line(report: HookReport, *, heard: bool) -> str:
+def _line(report: WebhookReport, *, heard: bool) -> str:
     names = ", ".join(report.templates)
     if not report.scope:
         return (
@@ -106,7 +106,7 @@ def _line(report: HookReport, *, heard: bool) -> str:
     return line
 
 
-def _end(reports: list[HookReport], *, as_json: bool) -> None:
+def _end(reports: list[WebhookReport], *, as_json: bool) -> None:
     from pool.cli.rendering import to_json
 
     if as_json:

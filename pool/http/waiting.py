@@ -14,8 +14,7 @@ from pool.http.ending import Ending
 from pool.http.views import LeaseView, RequestView, read_lease, read_request
 from pool.http.watch import Watch
 from pool.store import Store
-from pool.tracking.tracker import Tracker
-from pool.tracking.watched import Finished
+from pool.tracking.tracker import Finished, Tracker
 
 View = TypeVar("View", RequestView, LeaseView)
 #: Who waits, by what they wait for. None stands for "look for yourself".

@@ -27,7 +27,7 @@ from pool.maintenance.findings import Action
 from pool.maintenance.reconcile import ReconcileReport
 from pool.model import Event
 from pool.observability.standing import PREFIX, Sources, Standing
-from pool.tracking.watched import Finished
+from pool.tracking.tracker import Finished
 from pool.version import VERSION
 
 #: Bounds of the buckets, in seconds.

@@ -13,7 +13,7 @@ from pool.cvat import CvatClient
 from pool.errors import CvatError, CvatForbidden, CvatTooOld
 from pool.logs import get_logger
 from pool.requests.breaker import Breaker
-from pool.tracking.webhook_setup import HookSetup
+from pool.tracking.webhook_setup import WebhookSetup
 
 log = get_logger(__name__)
 
@@ -32,7 +32,7 @@ class ServerProbe:
     """Asks the server for its version and for the token, and acts on what is new."""
 
     def __init__(
-        self, cvat: CvatClient, setup: HookSetup, breaker: Breaker, templates: Iterable[str]
+        self, cvat: CvatClient, setup: WebhookSetup, breaker: Breaker, templates: Iterable[str]
     ) -> None:
         self._cvat = cvat
         self._setup = setup

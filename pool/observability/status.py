@@ -21,7 +21,7 @@ from pool.model import (
 )
 from pool.requests.backoff import SERVER
 from pool.store import Store
-from pool.tracking.webhook_health import judge_hook, scope_of
+from pool.tracking.webhook_health import scope_of, webhook_state
 
 
 def read_status(store: Store, settings: Settings, *, now: float) -> Status:
@@ -97,7 +97,7 @@ def _template_status(
 
 @dataclass(frozen=True)
 class _Hooks:
-    """The webhooks of all scopes, to look a template's up; ``heard`` as for ``judge_hook``."""
+    """The webhooks of all scopes, to look a template's up; ``heard`` as for ``webhook_state``."""
 
     records: Mapping[str, WebhookRecord]
     settings: Settings
@@ -107,7 +107,7 @@ class _Hooks:
         scope = self._scope(template)
         if scope is None:
             return WebhookState.IMPOSSIBLE
-        return judge_hook(self.records.get(scope), heard=self.heard)
+        return webhook_state(self.records.get(scope), heard=self.heard)
 
     def silent_since(self, template: Template) -> datetime | None:
         if self.state(template) is not WebhookState.SILENT:

@@ -30,7 +30,7 @@ from pool.requests.placement import HandOut
 from pool.requests.runner import CUT_OFF_PAUSE, LONGEST_CUT_OFF_PAUSE, Aftermath, Attempt, Intake
 from pool.requests.spool import Spool
 from pool.store import Store, Unserved
-from pool.tracking.watched import MOST_TASKS_SPOOLED
+from pool.tracking.tracker import MOST_TASKS_SPOOLED
 
 log = get_logger(__name__)
 

@@ -2,17 +2,26 @@
 
 The first poll goes out so that it is answered near a low quantile of the times that were seen,
 for each template and size class; what follows is spaced by a share of the time already waited.
-So the wait that polling adds is a bounded share of the server's own time, at any scale.
+So the wait that polling adds is a bounded share of the server's own time, at any scale. While
+webhooks are alive, polling is their safety net and begins later.
 """
 
 from __future__ import annotations
 
 import math
 import random
+import threading
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from pool.clock import Clock
+from pool.errors import PoolError
+from pool.logs import get_logger
 from pool.model import LearnedPace
+from pool.store import Store
+
+log = get_logger(__name__)
 
 #: This share of the imports of a class is to be done when the first poll looks.
 FIRST_POLL_SHARE = 0.25
@@ -26,16 +35,102 @@ LAST_STEP = 0.06
 GROWTH = 0.05
 SHORTEST_PAUSE = 0.01
 LONGEST_PAUSE = 1.0
+#: While webhooks are alive, the first poll comes after this multiple of the moment at which it
+#: would have been due: a lost delivery costs that at most. Not of the slowest imports seen, since
+#: one burst of requests would spoil that for long.
+SAFETY_FACTOR = 2.5
+SAFETY_FLOOR = 0.3
+#: Then the next after this share of the time waited so far, in seconds at most.
+SAFETY_GROWTH = 0.1
+SAFETY_PAUSE = 10.0
+#: Seconds between two polls of a task into which its caller uploads, and while webhooks are alive.
+LEASE_PAUSE = 1.0
+LEASE_PAUSE_RELAXED = 5.0
+#: Imports that are due within this many seconds go into the same poll.
+TOGETHER = 0.01
 #: An import is late after this multiple of the time within which nearly all are done.
 LATE_FACTOR = 1.5
 LATE_FLOOR = 0.3
 #: How many times of a class are remembered.
 MEMORY = 50
+#: Seconds between two writes of what was learned.
+KEEP_EVERY = 10.0
+
+
+@dataclass(slots=True)
+class Tracked:
+    """One task that is tracked. Times are of the monotonic clock."""
+
+    pooled_id: str
+    task_id: int
+    template: str
+    since: float
+    due: float
+    deadline: float = math.inf
+    size_class: str = ""
+    lease_id: str | None = None
+    request_id: str | None = None
+    empty_at: float = 0.0
+    polls: int = 0
+    errors: int = 0
+    state_due: float = 0.0
+    #: Answers in a row that knew nothing of the import.
+    unknown: int = 0
+    #: A webhook is expected to announce its end, so that polling waits; and it has.
+    relaxed: bool = False
+    announced: bool = False
+    #: Announced after the poll that is under way was sent, so that another one is due.
+    hurry: bool = False
+    #: Its data is in the spool, so that it can have another task should CVAT lose the import.
+    repeatable: bool = False
+    #: Another process tracks it; this one has a webhook delivery about it.
+    borrowed: bool = False
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the caller uploads by itself, so that the time of the upload is unknown."""
+        return self.request_id is None
+
+
+# --- Which imports to ask for, and when ------------------------------------------------------
+
+
+def due_together(tracked: Iterable[Tracked], now: float) -> list[Tracked]:
+    """Return what one poll asks for: the imports that are due, and with them all that were asked
+    for before, since one more id costs the server a hundredth of a millisecond and a poll of its
+    own twenty. So imports that wait together are polled together, however they began."""
+    tracked = list(tracked)
+    due = [each for each in tracked if each.due <= now + TOGETHER]
+    if not due:
+        return []
+    also = [
+        each
+        for each in tracked
+        if each.due > now + TOGETHER
+        and each.polls
+        and not (each.errors or each.foreign or each.relaxed)
+    ]
+    return due + also
+
+
+def pause_after(waited: float, rng: random.Random) -> float:
+    """Return the seconds until the next poll of an import that was not done ``waited`` seconds
+    after its POST; jittered by a tenth, so that pollers that began together drift apart."""
+    pause = min(LONGEST_PAUSE, max(SHORTEST_PAUSE, GROWTH * waited))
+    return pause * rng.uniform(0.9, 1.1)
+
+
+def safety_net_pause(waited: float) -> float:
+    """Return the seconds until the next poll while webhooks are alive."""
+    return min(SAFETY_PAUSE, SAFETY_GROWTH * waited)
+
+
+# --- How long imports take --------------------------------------------------------------------
 
 
 def size_class(template: str, *, files: int, size: int, kind: str) -> str:
-    """Imports of one class take about as long: same template, kind, and powers of two of
-    the number of files and of four of the bytes."""
+    """Return the class of an import. Imports of one class take about as long: same template,
+    kind, and powers of two of the number of files and of four of the bytes."""
     return f"{template}/{kind}/{int(math.log2(max(files, 1)))}/{int(math.log2(max(size, 1)) / 2)}"
 
 
@@ -46,7 +141,7 @@ class Pace:
     The moment of the first poll follows a quantile by stochastic approximation (Robbins and
     Monro, 1951), in logarithms: a poll that finds the jobs moves it down, one that does not moves
     it up, in the ratio of the quantile. This needs only what a poll tells, before or after, and
-    not the import's exact time, which nobody sees.
+    not the import's exact time, which cannot be seen.
     """
 
     first: float = FIRST_POLL_UNSEEN
@@ -69,17 +164,13 @@ class Pace:
                 self.first = (not_before + done_by) / 2
         self.seen.append(done_by)
 
-    @classmethod
-    def from_learned(cls, learned: LearnedPace) -> Pace:
-        """A pace as it was kept in the store."""
-        return cls(learned.first, learned.imports, deque(learned.seen, maxlen=MEMORY))
-
-    def learned(self) -> LearnedPace:
-        """What is worth keeping in the store."""
-        return LearnedPace(first=self.first, imports=self.imports, seen=tuple(self.seen))
+    @property
+    def safety_net(self) -> float:
+        """Seconds after the POST at which polling begins while webhooks are alive."""
+        return max(SAFETY_FLOOR, SAFETY_FACTOR * self.first)
 
     def late_after(self) -> float:
-        """Seconds after which an import is late, so that its own state is worth a call."""
+        """Return the seconds after which an import is late, so that its state is worth a call."""
         if not self.seen:
             return LATE_FLOOR
         ordered = sorted(self.seen)
@@ -87,8 +178,66 @@ class Pace:
         return max(LATE_FLOOR, LATE_FACTOR * usual)
 
 
-def pause_after(waited: float, rng: random.Random) -> float:
-    """Seconds until the next poll of an import that was not done ``waited`` seconds after its
-    POST; jittered by a tenth, so that pollers that began together drift apart."""
-    pause = min(LONGEST_PAUSE, max(SHORTEST_PAUSE, GROWTH * waited))
-    return pause * rng.uniform(0.9, 1.1)
+class Paces:
+    """The paces of all size classes, kept in the store. Thread-safe."""
+
+    def __init__(self, store: Store, *, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._guard = threading.Lock()
+        self._paces: dict[str, Pace] = {}
+        self._learned: set[str] = set()
+        self._keep_at = 0.0
+
+    def load(self) -> None:
+        """Begin with what was kept before."""
+        kept = self._store.learned_paces()
+        with self._guard:
+            for name, pace in kept.items():
+                self._paces.setdefault(
+                    name, Pace(pace.first, pace.imports, deque(pace.seen, maxlen=MEMORY))
+                )
+
+    def first_poll(self, name: str, *, relaxed: bool) -> float:
+        """Return the seconds after the POST at which an import is first asked for; ``relaxed``
+        when a webhook is expected to announce its end."""
+        with self._guard:
+            pace = self._paces.setdefault(name, Pace())
+            return pace.safety_net if relaxed else pace.first
+
+    def late_after(self, name: str) -> float:
+        """Return the seconds after which an import is late."""
+        with self._guard:
+            return self._paces.setdefault(name, Pace()).late_after()
+
+    def learn(self, tracked: Tracked, seen_at: float) -> None:
+        """Remember that an import was seen to be done at ``seen_at``, by the monotonic clock."""
+        if tracked.foreign or tracked.borrowed or (tracked.relaxed and not tracked.announced):
+            return  # when it was done is not known well enough
+        done_by = seen_at - tracked.since
+        with self._guard:
+            pace = self._paces.setdefault(tracked.size_class, Pace())
+            not_before = tracked.empty_at
+            if tracked.announced and not_before <= 0.0 and done_by > pace.first:
+                not_before = pace.first  # a poll at that moment would have been in vain
+            pace.learn(not_before=not_before, done_by=done_by)
+            self._learned.add(tracked.size_class)
+
+    def keep(self, *, at_once: bool = False) -> None:
+        """Write down what was learned, every :data:`KEEP_EVERY` seconds: a write costs more than
+        most of it is worth."""
+        now = self._clock.monotonic()
+        if not self._learned or (now < self._keep_at and not at_once):
+            return
+        self._keep_at = now + KEEP_EVERY
+        with self._guard:
+            learned = {
+                name: LearnedPace(first=pace.first, imports=pace.imports, seen=tuple(pace.seen))
+                for name in self._learned
+                for pace in [self._paces[name]]
+            }
+            self._learned.clear()
+        try:
+            self._store.learn_paces(learned)
+        except PoolError as error:
+            log.info("import times not kept", why=str(error))

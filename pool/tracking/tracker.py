@@ -1,4 +1,4 @@
-"""Watches imports until their jobs exist: ours, and those of callers who upload by themselves.
+"""Track imports until their jobs exist: ours, and those of callers who upload by themselves.
 
 One thread of a process asks for all imports that are due at about the same time in one call.
 The first non-empty list of jobs is complete and is the earliest sign of readiness; the state
@@ -10,45 +10,49 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 
 from pool.backoff import backoff
-from pool.clock import Clock
+from pool.clock import Clock, Wakeup
 from pool.config.settings import Template
 from pool.cvat import CvatClient
-from pool.cvat.records import ImportStatus
-from pool.errors import CvatError, ImportTimedOut, OwnerGone, PoolError
+from pool.cvat.records import ImportState, ImportStatus
+from pool.errors import (
+    CvatError,
+    ImportFailed,
+    ImportLost,
+    ImportTimedOut,
+    OwnerGone,
+    PoolClosed,
+    PoolError,
+    StoreError,
+    TaskGone,
+)
+from pool.events.feed import Feed, Unsubscribe
 from pool.events.notifier import Signal
 from pool.logs import get_logger
-from pool.model import Handout, Job, RequestRecord, RequestState
+from pool.model import Event, Handout, Job, RequestRecord, RequestState, TaskState, new_id
 from pool.store import Store
-from pool.tracking.endings import Endings
-from pool.tracking.paces import Paces
-from pool.tracking.poll_schedule import LONGEST_PAUSE, pause_after, size_class
-from pool.tracking.watched import (
-    MOST_TASKS_SPOOLED,
-    UNDER_WAY,
-    Finished,
-    TrackReport,
-    Watched,
-    begun,
-    borrow,
-    failure,
-    judge,
-    untold,
+from pool.tracking.poll_schedule import (
+    LEASE_PAUSE,
+    LEASE_PAUSE_RELAXED,
+    LONGEST_PAUSE,
+    Paces,
+    Tracked,
+    due_together,
+    pause_after,
+    safety_net_pause,
+    size_class,
 )
-from pool.tracking.watchlist import Watchlist
-from pool.tracking.webhook_health import HookWatch, safety_net_pause
+from pool.tracking.webhook_health import WebhookHealth
 
 log = get_logger(__name__)
 
-#: Seconds between two polls of a task into which its caller uploads by itself, and while
-#: webhooks are alive.
-LEASE_PAUSE = 1.0
-LEASE_PAUSE_RELAXED = 5.0
-#: Seconds between two looks for imports that a webhook has ended in another process.
-LOOK = 0.01
 #: Seconds between two questions for the state of one late import.
 STATE_PAUSE = 1.0
+#: CVAT may forget a request while its jobs are being committed; ask this often before giving up.
+UNKNOWN_LIMIT = 3
 #: Seconds between two polls at the most while polls fail; and polls in a row that have to fail
 #: for none to be sent in between, for imports that were not among those that were asked for.
 LONGEST_BACK_OFF = 30.0
@@ -56,61 +60,111 @@ OUTAGE = 3
 #: Seconds for which an import is given time to show up: after its process died in the upload, and
 #: after CVAT was away, where it can be sent again.
 ORPHAN_PATIENCE = 60.0
+#: A request whose data is in the spool gets this many tasks at most, whoever serves it: more than
+#: one whose caller waits, since a server that comes and goes should not cost it.
+MOST_TASKS_SPOOLED = 5
+NO_REASON = "CVAT gave no reason"
+#: Where a task stands while its import may still end.
+UNDER_WAY = (TaskState.LEASED, TaskState.IMPORTING)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """The end of a tracked import: its jobs, or an error code."""
+
+    pooled_id: str
+    task_id: int
+    request_id: str | None
+    jobs: tuple[Job, ...] = ()
+    code: str = ""
+    polls: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrackReport:
+    """How many imports one round asked for, and how many of them ended."""
+
+    asked: int = 0
+    ready: int = 0
+    failed: int = 0
+
+
+def judge(state: ImportState, *, unknown: int) -> PoolError | None:
+    """Return what the state of a late import without jobs means: an error, or None to keep
+    waiting. ``unknown`` counts the answers in a row that knew nothing of it."""
+    match state.status:
+        case ImportStatus.FAILED:
+            return ImportFailed(state.message or NO_REASON)
+        case ImportStatus.TASK_GONE:
+            return TaskGone("somebody deleted it while its data was being imported")
+        case ImportStatus.UNKNOWN | ImportStatus.FINISHED if unknown >= UNKNOWN_LIMIT:
+            return ImportLost(
+                "CVAT has no record of the import and made no jobs; "
+                "its queue may have been lost in a restart"
+            )
+        case _:
+            return None
 
 
 class Tracker:
-    """Follows imports and tells who waits for them."""
+    """Follows imports to their end, and writes the end down, once: a poll, a webhook and another
+    process may find it at the same time, and the first does what there is to do."""
 
     def __init__(
         self,
         store: Store,
         cvat: Callable[[], CvatClient],
         templates: Mapping[str, Template],
+        feed: Feed,
+        webhooks: WebhookHealth,
         *,
         owner: str,
         clock: Clock,
         rng: random.Random | None = None,
-        hooks: HookWatch | None = None,
     ) -> None:
         self._store = store
         self._cvat = cvat
         self._templates = templates
+        self._feed = feed
+        self._webhooks = webhooks
         self._owner = owner
         self._clock = clock
         self._rng = rng or random.Random()
-        self._hooks = hooks
         self._guard = threading.Lock()
-        self._watched = Watchlist()
+        #: By our ids of the tasks. What is in an entry belongs to the thread that polls.
+        self._tracked: dict[str, Tracked] = {}
         self._paces = Paces(store, clock=clock)
         self._round_trip = 0.0
         #: Polls in a row that failed.
         self._errors = 0
-        self._seen_token: object = None
-        self._changed = Signal(clock)
+        self._listeners: list[Callable[[Finished], None]] = []
+        self._changed = Wakeup(clock)
+        self._unsubscribe: Unsubscribe | None = None
+        self._ended_elsewhere = False
         self._stopping = False
         self._thread: threading.Thread | None = None
-        self._endings = Endings(store, clock=clock)
-        #: Announced whenever a watched task is ready or has failed.
+        #: Announced whenever a tracked task is ready or has failed.
         self.finished = Signal(clock)
 
-    # --- Who is watched ---------------------------------------------------------------------
+    # --- What is tracked --------------------------------------------------------------------
 
     def listen(self, listener: Callable[[Finished], None]) -> Callable[[], None]:
-        """Have ``listener`` called for each task that this process was the first to find done,
-        on the thread that found it, until what is returned is called."""
-        return self._endings.listen(listener)
+        """Have ``listener`` called for each end that this process was the first to find, on the
+        thread that found it; return what ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
     def watch(self, request: RequestRecord, *, kind: str) -> None:
-        """Follow a request whose data CVAT has accepted. ``kind`` is the sort of data."""
+        """Track a request whose data CVAT has accepted. ``kind`` is the sort of data."""
         if request.pooled_id is None or request.task_id is None:
             return
         now, wall = self._clock.monotonic(), self._clock.now()
         since = now - max(0.0, wall - (request.uploaded_at or wall))
-        pace = size_class(request.template, files=len(request.files), size=request.size, kind=kind)
-        relaxed = self._hooks is not None and self._hooks.alive(request.template)
-        first = since + self._paces.first_poll(pace, relaxed=relaxed) - self._round_trip / 2
+        name = size_class(request.template, files=len(request.files), size=request.size, kind=kind)
+        relaxed = self._webhooks.alive(request.template)
+        first = since + self._paces.first_poll(name, relaxed=relaxed) - self._round_trip / 2
         self._add(
-            Watched(
+            Tracked(
                 pooled_id=request.pooled_id,
                 task_id=request.task_id,
                 template=request.template,
@@ -118,92 +172,133 @@ class Tracker:
                 since=since,
                 due=max(now, first),
                 deadline=now + max(0.0, (request.deadline_at or wall) - wall),
-                pace=pace,
+                size_class=name,
                 relaxed=relaxed,
                 repeatable=request.spooled and request.tasks_spent + 1 < MOST_TASKS_SPOOLED,
             )
         )
 
     def watch_lease(self, handout: Handout) -> None:
-        """Follow a task into which its caller uploads by itself."""
-        if handout.task.task_id is None or handout.task.id in self._watched:
+        """Track a task into which its caller uploads by itself."""
+        task = handout.task
+        if task.task_id is None or task.id in self._tracked:
             return
         now, wall = self._clock.monotonic(), self._clock.now()
-        template = self._templates.get(handout.task.template) or Template(name="")
-        expires = (handout.lease.expires_at or wall) - wall
-        watched = untold(handout.task, lease_id=handout.lease.id, now=now)
-        watched.deadline = now + max(0.0, expires) + template.importing.timeout
-        watched.state_due = now + LEASE_PAUSE
-        self._add(watched)
+        template = self._templates.get(task.template) or Template(name="")
+        expires = max(0.0, (handout.lease.expires_at or wall) - wall)
+        self._add(
+            Tracked(
+                pooled_id=task.id,
+                task_id=task.task_id,
+                template=task.template,
+                lease_id=handout.lease.id,
+                since=now,
+                due=now,
+                deadline=now + expires + template.importing.timeout,
+                state_due=now + LEASE_PAUSE,
+            )
+        )
 
     def forget(self, pooled_id: str) -> None:
-        """Follow a task no longer."""
-        self._watched.discard(pooled_id)
+        """Track a task no longer."""
+        with self._guard:
+            self._tracked.pop(pooled_id, None)
         self.finished.announce()
 
     @property
     def watching(self) -> int:
-        """How many tasks are followed."""
-        return len(self._watched)
+        """How many tasks are tracked."""
+        return len(self._tracked)
 
-    def _add(self, watched: Watched) -> None:
-        self._watched.add(watched)
-        self._seen_token = None
-        self._changed.announce()
+    def _add(self, tracked: Tracked) -> None:
+        with self._guard:
+            known = self._tracked.get(tracked.pooled_id)
+            # One that is tracked for its lease is tracked for its request, once it has one.
+            if known is None or (known.foreign and not tracked.foreign):
+                self._tracked[tracked.pooled_id] = tracked
+            if tracked.relaxed and self._unsubscribe is None:
+                # Only while an import is left to a webhook, which another process may receive.
+                # Without the feed, which is closed at the end, polling finds it.
+                with suppress(PoolClosed):
+                    self._unsubscribe = self._feed.on(
+                        self._on_ends, "request.ready", "request.failed", "request.queued"
+                    )
+            self._ended_elsewhere |= tracked.relaxed
+        self._changed.set()
 
-    # --- What webhooks tell -------------------------------------------------------------------
+    # --- Webhooks -------------------------------------------------------------------------------
 
     def deliver(self, task_id: int, jobs: Sequence[Job]) -> bool:
-        """A webhook has told of all the jobs of a task, which nobody needs to ask for any more.
-
-        This process need not be the one that watches it. False when nobody waits for them.
-        """
-        watched = self._announced(task_id)
-        return watched is not None and self._ready(watched, jobs, self._clock.monotonic())
+        """Complete an import whose jobs a webhook has delivered, all of them. The import may be
+        another process's; False when there is none under way."""
+        tracked = self._announced(task_id)
+        return tracked is not None and self._ready(tracked, jobs, self._clock.monotonic())
 
     def fail(self, task_id: int, message: str) -> bool:
-        """A webhook has told that an import failed, in CVAT's words. As :meth:`deliver`."""
-        watched = self._announced(task_id)
-        return watched is not None and self._failed(watched, failure(message))
+        """Fail an import as a webhook says, in CVAT's words. As :meth:`deliver`."""
+        tracked = self._announced(task_id)
+        return tracked is not None and self._failed(tracked, ImportFailed(message or NO_REASON))
 
     def expedite(self, task_id: int) -> bool:
-        """A webhook has told that a task has jobs: ask for them at once. As :meth:`deliver`."""
-        watched = self._announced(task_id)
-        if watched is None:
+        """Ask for the jobs of a task at once. As :meth:`deliver`."""
+        tracked = self._announced(task_id)
+        if tracked is None:
             return False
-        watched.hurry = True
-        watched.due = self._clock.monotonic()
-        self._add(watched)
+        tracked.hurry = True
+        tracked.due = self._clock.monotonic()
+        self._add(tracked)
         return True
 
-    def _announced(self, task_id: int) -> Watched | None:
-        watched = self._watched.on_server(task_id)
-        if watched is None:
-            found = self._store.task_on_server(task_id)
-            watched = found and borrow(*found, now=self._clock.monotonic())
-        if watched is not None:
-            watched.announced = True
-        return watched
+    def _announced(self, task_id: int) -> Tracked | None:
+        with self._guard:
+            tracked = next(
+                (each for each in self._tracked.values() if each.task_id == task_id), None
+            )
+        if tracked is None:
+            task, request = self._store.task_on_server(task_id) or (None, None)
+            if task is None or task.state not in UNDER_WAY:
+                return None
+            now = self._clock.monotonic()
+            tracked = Tracked(
+                pooled_id=task.id,
+                task_id=task_id,
+                template=task.template,
+                lease_id=task.lease_id,
+                request_id=request.id if request else None,
+                since=now,
+                due=now,
+                borrowed=True,
+            )
+        tracked.announced = True
+        return tracked
+
+    def _on_ends(self, _: Sequence[Event]) -> None:
+        self._ended_elsewhere = True
+        self._changed.set()
 
     def look(self) -> None:
-        """End the waits whose end another process has heard of: the one that webhooks go to."""
-        if not (relaxed := self._watched.relaxed()):
+        """Forget the imports that were left to a webhook, and whose end another process has
+        written down: the one that receives webhooks."""
+        with self._guard:
+            self._ended_elsewhere = False
+            relaxed = [each for each in self._tracked.values() if each.relaxed]
+            if not relaxed:
+                unsubscribe, self._unsubscribe = self._unsubscribe, None
+        if not relaxed:
+            if unsubscribe is not None:
+                unsubscribe()
             return
         try:
-            token = self._store.change_token()
-            if token == self._seen_token:
-                return
-            found = self._store.tasks(states=UNDER_WAY)
+            under_way = {task.id for task in self._store.tasks(states=UNDER_WAY)}
         except PoolError as error:
+            # Polling finds it.
             log.info("store not looked at", why=str(error))
             return
-        self._seen_token = token
-        under_way = {task.id for task in found}
-        for watched in relaxed:
-            if watched.pooled_id not in under_way:
-                watched.announced = True
-                self._paces.learn(watched, self._clock.monotonic())
-                self.forget(watched.pooled_id)
+        for tracked in relaxed:
+            if tracked.pooled_id not in under_way:
+                tracked.announced = True
+                self._paces.learn(tracked, self._clock.monotonic())
+                self.forget(tracked.pooled_id)
 
     # --- The thread -------------------------------------------------------------------------
 
@@ -216,33 +311,33 @@ class Tracker:
                 self._thread.start()
 
     def stop(self, timeout: float | None = None) -> None:
-        """End the thread; what it followed stays in the store for another process."""
+        """End the thread; what it tracked stays in the store for another process."""
         self._stopping = True
-        self._changed.announce()
+        self._changed.set()
         if self._thread is not None:
             self._thread.join(timeout)
         self._paces.keep(at_once=True)
 
     def _run(self) -> None:
         while not self._stopping:
-            seen = self._changed.count
-            wait = self.seconds_until_due()
-            if wait is None or wait > 0:
-                self._paces.keep()
-                pause = min(wait, LOOK) if wait and self._watched.relaxed() else wait
-                self._changed.wait(seen, pause)
-                self.look()
-                continue
             try:
-                self.run_once()
+                if self._ended_elsewhere:
+                    self.look()
+                wait = self.seconds_until_due()
+                if wait is None or wait > 0:
+                    self._paces.keep()
+                    self._changed.wait(wait)
+                else:
+                    self.run_once()
             except Exception:
                 # Whatever it was, the imports go on: look again a little later.
                 log.exception("tracker round failed")
                 self._clock.sleep(LONGEST_PAUSE)
 
     def seconds_until_due(self) -> float | None:
-        """Seconds until the next round has something to ask; None when nothing is followed."""
-        first = self._watched.next_due()
+        """Return the seconds until the next poll is due; None when nothing is tracked."""
+        with self._guard:
+            first = min((each.due for each in self._tracked.values()), default=None)
         return None if first is None else max(0.0, first - self._clock.monotonic())
 
     # --- One round ----------------------------------------------------------------------------
@@ -250,13 +345,14 @@ class Tracker:
     def run_once(self) -> TrackReport:
         """Ask for all imports that are due, in one call, and for the state of one late one."""
         asked_at = self._clock.monotonic()
-        due = self._watched.due(asked_at)
+        with self._guard:
+            due = due_together(self._tracked.values(), asked_at)
         if not due:
             return TrackReport()
-        for watched in due:
-            watched.hurry = False
+        for tracked in due:
+            tracked.hurry = False
         try:
-            found = self._cvat().jobs([watched.task_id for watched in due])
+            found = self._cvat().jobs([tracked.task_id for tracked in due])
         except CvatError as error:
             return self._poll_failed(due, error)
         answered_at = self._clock.monotonic()
@@ -264,129 +360,187 @@ class Tracker:
         self._round_trip += 0.2 * (answered_at - asked_at - self._round_trip)
         seen_at = (asked_at + answered_at) / 2
         ready = failed = 0
-        for watched in due:
-            watched.polls += 1
-            watched.errors = 0
-            jobs = found.get(watched.task_id)
+        for tracked in due:
+            tracked.polls += 1
+            tracked.errors = 0
+            jobs = found.get(tracked.task_id)
             if jobs:
-                self._ready(watched, jobs, seen_at)
+                self._ready(tracked, jobs, seen_at)
                 ready += 1
             else:
-                self._not_yet(watched, seen_at, answered_at)
+                self._not_yet(tracked, seen_at, answered_at)
         late = self._latest_to_ask(due, answered_at)
         if late is not None:
             failed += self._ask_state(late)
         failed += self._time_out(due, answered_at)
         return TrackReport(asked=len(due), ready=ready, failed=failed)
 
-    def _ready(self, watched: Watched, jobs: Sequence[Job], seen_at: float) -> bool:
-        finished = self._endings.ready(watched, jobs, seen_at)
-        if finished is not None:
-            if watched.relaxed and not watched.announced and self._hooks is not None:
-                self._hooks.missed(watched.template)
-            self._paces.learn(watched, seen_at)
-        return self._end(watched, finished)
-
-    def _failed(self, watched: Watched, error: PoolError) -> bool:
-        return self._end(watched, self._endings.failed(watched, error))
-
-    def _end(self, watched: Watched, finished: Finished | None) -> bool:
-        self.forget(watched.pooled_id)
-        if finished is None:
-            return False  # whoever was first does the rest
-        self._endings.tell(finished)
-        return True
-
-    def _not_yet(self, watched: Watched, seen_at: float, now: float) -> None:
-        watched.empty_at = seen_at - watched.since
-        if watched.hurry:
-            watched.due = now
-        elif watched.borrowed:
-            self.forget(watched.pooled_id)
-        elif watched.foreign:
-            alive = self._hooks is not None and self._hooks.alive(watched.template)
+    def _not_yet(self, tracked: Tracked, seen_at: float, now: float) -> None:
+        tracked.empty_at = seen_at - tracked.since
+        if tracked.hurry:
+            tracked.due = now
+        elif tracked.borrowed:
+            self.forget(tracked.pooled_id)
+        elif tracked.foreign:
+            alive = self._webhooks.alive(tracked.template)
             pause = LEASE_PAUSE_RELAXED if alive else LEASE_PAUSE
-            watched.due = now + pause * self._rng.uniform(0.9, 1.1)
-        elif watched.relaxed:
-            watched.due = now + safety_net_pause(now - watched.since)
+            tracked.due = now + pause * self._rng.uniform(0.9, 1.1)
+        elif tracked.relaxed:
+            tracked.due = now + safety_net_pause(now - tracked.since)
         else:
-            watched.due = now + pause_after(now - watched.since, self._rng)
+            tracked.due = now + pause_after(now - tracked.since, self._rng)
 
-    def _poll_failed(self, due: Sequence[Watched], error: CvatError) -> TrackReport:
+    def _poll_failed(self, due: Sequence[Tracked], error: CvatError) -> TrackReport:
         now = self._clock.monotonic()
         self._errors += 1
-        again = now + backoff(
-            self._errors, base=0.5, cap=LONGEST_BACK_OFF, rng=self._rng, least=0.5
-        )
-        for watched in due:
-            if watched.borrowed:
-                self.forget(watched.pooled_id)
-            watched.unanswered(again, patience=ORPHAN_PATIENCE)
+        pause = backoff(self._errors, base=0.5, cap=LONGEST_BACK_OFF, rng=self._rng, least=0.5)
+        again = now + pause
+        for tracked in due:
+            if tracked.borrowed:
+                self.forget(tracked.pooled_id)
+            tracked.errors += 1
+            tracked.due = again
+            if tracked.repeatable:
+                # It is not late while CVAT does not answer, and has time to show up afterwards.
+                tracked.deadline = max(tracked.deadline, again + ORPHAN_PATIENCE)
         if self._errors >= OUTAGE:
-            self._watched.postpone(again)
-        log.warning("poll failed", tasks=len(due), why=str(error))
+            with self._guard:
+                for tracked in self._tracked.values():
+                    tracked.due = max(tracked.due, again)
+        log.warning(f"poll failed, next try in {pause:.1f} s", tasks=len(due), why=str(error))
         return TrackReport(asked=len(due), failed=self._time_out(due, now))
 
-    def _latest_to_ask(self, due: Sequence[Watched], now: float) -> Watched | None:
-        """The late import whose state was not asked for longest; one a round, so that the others
-        do not wait."""
+    def _latest_to_ask(self, due: Sequence[Tracked], now: float) -> Tracked | None:
+        """Return the late import whose state was not asked for longest; one a round, so that the
+        others do not wait."""
         late = [
-            watched
-            for watched in due
-            if watched.pooled_id in self._watched
-            and watched.state_due <= now
-            and not watched.borrowed
-            and (watched.foreign or now - watched.since > self._paces.late_after(watched.pace))
+            tracked
+            for tracked in due
+            if tracked.pooled_id in self._tracked
+            and tracked.state_due <= now
+            and not tracked.borrowed
+            and (
+                tracked.foreign or now - tracked.since > self._paces.late_after(tracked.size_class)
+            )
         ]
-        return min(late, key=lambda watched: watched.state_due) if late else None
+        return min(late, key=lambda tracked: tracked.state_due, default=None)
 
-    def _ask_state(self, watched: Watched) -> bool:
-        watched.state_due = self._clock.monotonic() + STATE_PAUSE
+    def _ask_state(self, tracked: Tracked) -> bool:
+        tracked.state_due = self._clock.monotonic() + STATE_PAUSE
         try:
-            state = self._cvat().import_state(watched.task_id)
+            state = self._cvat().import_state(tracked.task_id)
         except CvatError as error:
-            log.info("state not known", task_id=watched.task_id, why=str(error))
+            log.info("state not known", task_id=tracked.task_id, why=str(error))
             return False
         unknown = state.status is ImportStatus.UNKNOWN
-        if watched.foreign and unknown and not begun(self._store.task_on_server(watched.task_id)):
-            return False  # its caller has not uploaded anything yet
-        if watched.foreign and watched.lease_id is not None:
-            self._store.begin_foreign_import(watched.lease_id, now=self._clock.now())
+        if tracked.foreign:
+            task, request = self._store.task_on_server(tracked.task_id) or (None, None)
+            seen = task is not None and task.state is TaskState.IMPORTING and request is None
+            if unknown and not seen:
+                return False  # its caller has not uploaded anything yet
+            if tracked.lease_id is not None:
+                self._store.begin_foreign_import(tracked.lease_id, now=self._clock.now())
         over = unknown or state.status is ImportStatus.FINISHED
-        watched.unknown = watched.unknown + 1 if over else 0
-        verdict = judge(state, unknown=watched.unknown)
-        if verdict is None:
-            return False
-        return self._failed(watched, verdict)
+        tracked.unknown = tracked.unknown + 1 if over else 0
+        verdict = judge(state, unknown=tracked.unknown)
+        return verdict is not None and self._failed(tracked, verdict)
 
-    def _time_out(self, due: Sequence[Watched], now: float) -> int:
-        over = [
-            watched
-            for watched in due
-            if watched.pooled_id in self._watched and watched.deadline <= now
-        ]
-        for watched in over:
-            if watched.foreign:
-                self.forget(watched.pooled_id)
+    def _time_out(self, due: Sequence[Tracked], now: float) -> int:
+        failed = 0
+        for tracked in due:
+            if tracked.pooled_id not in self._tracked or tracked.deadline > now:
                 continue
-            limit = watched.deadline - watched.since
+            if tracked.foreign:
+                self.forget(tracked.pooled_id)
+                continue
+            limit = tracked.deadline - tracked.since
             self._failed(
-                watched, ImportTimedOut(f"task {watched.task_id} had no jobs after {limit:.0f} s")
+                tracked, ImportTimedOut(f"task {tracked.task_id} had no jobs after {limit:.0f} s")
             )
-        return sum(not watched.foreign for watched in over)
+            failed += 1
+        return failed
+
+    # --- Ends -----------------------------------------------------------------------------------
+
+    def _ready(self, tracked: Tracked, jobs: Sequence[Job], seen_at: float) -> bool:
+        """Complete an import whose jobs exist, seen at ``seen_at`` by the monotonic clock. False
+        when another has ended it before, as :meth:`_failed`."""
+        first = self._store.complete_import(tracked.pooled_id, jobs, now=self._clock.now())
+        if first:
+            log.info(
+                "jobs are ready",
+                template=tracked.template,
+                task_id=tracked.task_id,
+                request_id=tracked.request_id,
+                jobs=len(jobs),
+                seconds=round(seen_at - tracked.since, 3),
+                polls=tracked.polls,
+            )
+            if tracked.relaxed and not tracked.announced:
+                self._webhooks.missed(tracked.template)
+            self._paces.learn(tracked, seen_at)
+        return self._end(tracked, first, jobs=tuple(jobs))
+
+    def _failed(self, tracked: Tracked, error: PoolError) -> bool:
+        """Fail an import. A request whose data CVAT has lost and is in the spool gets another
+        task instead."""
+        if isinstance(error, ImportLost) and self._send_again(tracked, error):
+            return self._end(tracked, first=False)
+        first = self._store.fail_import(
+            tracked.pooled_id, code=error.code, message=error.detail, now=self._clock.now()
+        )
+        if first:
+            log.warning(
+                "import failed",
+                template=tracked.template,
+                task_id=tracked.task_id,
+                request_id=tracked.request_id,
+                why=str(error),
+            )
+        return self._end(tracked, first, code=error.code)
+
+    def _send_again(self, tracked: Tracked, error: PoolError) -> bool:
+        if not tracked.repeatable or tracked.request_id is None:
+            return False
+        now = self._clock.now()
+        log.warning("import lost", request_id=tracked.request_id, task_id=tracked.task_id)
+        return self._store.requeue_request(
+            tracked.request_id, lease_id=new_id(now), reason=str(error), now=now
+        )
+
+    def _end(
+        self, tracked: Tracked, first: bool, *, jobs: tuple[Job, ...] = (), code: str = ""
+    ) -> bool:
+        self.forget(tracked.pooled_id)
+        if not first:
+            return False
+        finished = Finished(
+            pooled_id=tracked.pooled_id,
+            task_id=tracked.task_id,
+            request_id=tracked.request_id,
+            jobs=jobs,
+            code=code,
+            polls=tracked.polls,
+        )
+        for listener in tuple(self._listeners):
+            try:
+                listener(finished)
+            except StoreError:
+                log.exception("listener failed", task_id=finished.task_id)
+        return True
 
     # --- Taking over ----------------------------------------------------------------------------
 
     def adopt(self) -> int:
-        """Follow the imports of processes that are gone, and fail what only they could upload.
-        Requests whose data is in the spool are served by :mod:`pool.requests.dispatcher`."""
+        """Track the imports of processes that are gone, and fail what only they could upload;
+        return how many. The dispatcher serves requests whose data is in the spool."""
         adopted = self._store.adopt_requests(self._owner, now=self._clock.now())
         for request in adopted:
             self.take_up(request)
         return len(adopted)
 
     def take_up(self, request: RequestRecord) -> None:
-        """Go on with a request of this process's that nobody works on any more."""
+        """Go on with a request of this process's that was abandoned."""
         now = self._clock.now()
         log.info("request taken over", request_id=request.id, state=request.state.value)
         if request.state is RequestState.QUEUED:

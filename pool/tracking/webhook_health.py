@@ -17,20 +17,11 @@ from pool.errors import StoreError
 from pool.logs import get_logger
 from pool.model import Job, RequestRecord, WebhookRecord, WebhookState
 from pool.store import Store
-from pool.tracking.poll_schedule import Pace
 
 log = get_logger(__name__)
 
 #: After so many imports in a row that the safety net found first, a webhook counts as silent.
 MISSES = 2
-#: The safety net first looks after this multiple of the moment at which a poll would have been
-#: due: a lost delivery costs that at most. Not of the slowest imports seen, since one burst of
-#: requests would spoil that for long.
-SAFETY_FACTOR = 2.5
-SAFETY_FLOOR = 0.3
-#: It looks again after this share of the time waited so far, in seconds at most.
-SAFETY_GROWTH = 0.1
-SAFETY_PAUSE = 10.0
 #: Seconds for which a judgement is used before the store is read again.
 JUDGED_FOR = 1.0
 
@@ -41,7 +32,7 @@ ORGANIZATION = "organization"
 _FRAMES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 
-def judge_hook(record: WebhookRecord | None, *, heard: bool) -> WebhookState:
+def webhook_state(record: WebhookRecord | None, *, heard: bool) -> WebhookState:
     """Whether deliveries can be relied on. ``heard`` tells that a daemon is there to hear them.
 
     A webhook is alive from its first delivery on, until the safety net has been first
@@ -89,17 +80,7 @@ def whole_task(template: Template | None, request: RequestRecord | None, job: Jo
     )
 
 
-def safety_net_after(pace: Pace) -> float:
-    """Seconds after the POST at which polling begins while webhooks are alive."""
-    return max(SAFETY_FLOOR, SAFETY_FACTOR * pace.first)
-
-
-def safety_net_pause(waited: float) -> float:
-    """Seconds until the safety net looks again."""
-    return min(SAFETY_PAUSE, SAFETY_GROWTH * waited)
-
-
-class HookWatch:
+class WebhookHealth:
     """What this process knows of the webhooks. Thread-safe, and cheap to ask often.
 
     ``templates`` are those in force, which a reload may change.
@@ -153,7 +134,7 @@ class HookWatch:
         except StoreError as error:
             log.info("webhooks not judged", why=str(error))
             return {}
-        states = {scope: judge_hook(record, heard=heard) for scope, record in records.items()}
+        states = {scope: webhook_state(record, heard=heard) for scope, record in records.items()}
         for scope, state in states.items():
             before = self._states.get(scope)
             if before is not None and state is not before:

@@ -23,15 +23,14 @@ from pool.events.notifier import Signal
 from pool.logs import get_logger
 from pool.model import PooledTask, RequestRecord
 from pool.store import Store
-from pool.tracking.tracker import Tracker
-from pool.tracking.watched import UNDER_WAY
+from pool.tracking.tracker import UNDER_WAY, Tracker
 from pool.tracking.webhook_health import whole_task
 
 log = get_logger(__name__)
 
 #: How many signatures are remembered, to drop what is sent again.
 REMEMBERED = 4096
-#: Deliveries that may wait to be handled; what comes beyond is refused, and polling finds it.
+#: WebhookReceiver that may wait to be handled; what comes beyond is refused, and polling finds it.
 WAITING = 1000
 #: Seconds for which the secret is used before it is read again, and how soon it is read again
 #: when a signature does not fit: it may have been made a moment ago.
@@ -55,7 +54,7 @@ class Effect(Enum):
     FAILED = auto()
 
 
-class Deliveries:
+class WebhookReceiver:
     """Takes deliveries from the HTTP server, and ends the waits that they are about."""
 
     def __init__(

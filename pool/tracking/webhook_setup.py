@@ -28,7 +28,7 @@ _ANY_ADDRESS = ("0.0.0.0", "::", "[::]")
 
 
 @dataclass(frozen=True, kw_only=True)
-class HookReport:
+class WebhookReport:
     """What was done about one scope, or about a template that can have no webhook.
 
     ``action`` is "installed", "repaired", "unchanged", "removed", "not installed" or "failed".
@@ -77,7 +77,7 @@ def target_of(url: str) -> str:
     return parts._replace(path=PATH if bare else parts.path).geturl()
 
 
-class HookSetup:
+class WebhookSetup:
     """Installs and removes the webhooks of one pool. They are known by the pool's mark."""
 
     def __init__(self, store: Store, cvat: CvatClient, settings: Settings, *, clock: Clock) -> None:
@@ -89,7 +89,7 @@ class HookSetup:
 
     # --- Installing -----------------------------------------------------------------------------
 
-    def install(self, target_url: str) -> Iterator[HookReport]:
+    def install(self, target_url: str) -> Iterator[WebhookReport]:
         """Bring each scope of the templates into order, one after the other; a scope that fails
         does not keep the others from it. What is in order already is not touched."""
         secret = self._store.keep_webhook_secret(secrets.token_urlsafe(SECRET_BYTES))
@@ -97,7 +97,7 @@ class HookSetup:
         for scope, templates in scopes.items():
             if scope is None:
                 yield from (
-                    HookReport(scope="", action="not installed", templates=(name,))
+                    WebhookReport(scope="", action="not installed", templates=(name,))
                     for name in templates
                 )
                 continue
@@ -105,7 +105,7 @@ class HookSetup:
         for scope in self._store.webhooks().keys() - scopes.keys():
             yield self._report(scope, (), partial(self._remove, scope))
 
-    def ping(self, report: HookReport) -> HookReport:
+    def ping(self, report: WebhookReport) -> WebhookReport:
         """Have CVAT deliver something to a webhook that was installed, and add what came of it.
 
         A receiver that does not know the secret gets it told anew, once.
@@ -196,7 +196,7 @@ class HookSetup:
 
     # --- Removing -------------------------------------------------------------------------------
 
-    def remove(self) -> Iterator[HookReport]:
+    def remove(self) -> Iterator[WebhookReport]:
         """Take away the webhooks of all scopes, the templates' and those that the store knows."""
         scopes = {scope: names for scope, names in self._scopes().items() if scope is not None}
         for scope in (*scopes, *(self._store.webhooks().keys() - scopes.keys())):
@@ -219,14 +219,16 @@ class HookSetup:
         scope: str,
         templates: list[str] | tuple[str, ...],
         what: Callable[[], tuple[str, Webhook | None]],
-    ) -> HookReport:
+    ) -> WebhookReport:
         try:
             action, hook = what()
         except CvatError as error:
             log.info("webhook failed", scope=scope, why=str(error))
-            return HookReport(scope=scope, action="failed", templates=tuple(templates), error=error)
+            return WebhookReport(
+                scope=scope, action="failed", templates=tuple(templates), error=error
+            )
         log.info("webhook", scope=scope, action=action, webhook_id=hook.id if hook else None)
-        return HookReport(
+        return WebhookReport(
             scope=scope,
             action=action,
             templates=tuple(templates),
@@ -245,7 +247,7 @@ def _fits(hook: Webhook, target_url: str) -> bool:
     )
 
 
-def _with_delivery(report: HookReport, what: str, *, reachable: bool) -> HookReport:
+def _with_delivery(report: WebhookReport, what: str, *, reachable: bool) -> WebhookReport:
     return replace(report, delivery=what, reachable=reachable)
 
 

@@ -25,8 +25,8 @@ from pool.process import Engine
 from pool.requests.dispatcher import Dispatch
 from pool.simulator import SimulatorServer
 from pool.store import Store
-from pool.tracking.webhook_receiver import Deliveries
-from pool.tracking.webhook_setup import HookReport, HookSetup
+from pool.tracking.webhook_receiver import WebhookReceiver
+from pool.tracking.webhook_setup import WebhookReport, WebhookSetup
 
 # --- With the simulator -------------------------------------------------------------------------
 
@@ -71,15 +71,15 @@ def hooked_daemon(hooked_config: Path, log_in: None) -> Iterator[Daemon]:
 
 
 @pytest.fixture
-def setup(caller: Counted) -> HookSetup:
+def setup(caller: Counted) -> WebhookSetup:
     pool = caller.pool
-    return HookSetup(pool.store, pool.engine.cvat(), pool.settings, clock=pool.clock)
+    return WebhookSetup(pool.store, pool.engine.cvat(), pool.settings, clock=pool.clock)
 
 
 @pytest.fixture
 def hooks(
-    setup: HookSetup, hooked_daemon: Daemon, caller: Counted, simulator: SimulatorServer
-) -> Iterator[HookReport]:
+    setup: WebhookSetup, hooked_daemon: Daemon, caller: Counted, simulator: SimulatorServer
+) -> Iterator[WebhookReport]:
     report = install(setup, hooked_daemon)
     assert (report.delivery, report.reachable) == ("delivered", True)
     wait_until(hooked_daemon, lambda: state(caller) is WebhookState.ALIVE)
@@ -91,9 +91,9 @@ def hooks(
 
 
 @pytest.fixture
-def deliveries(engine: Engine, template: Template) -> Deliveries:
+def deliveries(engine: Engine, template: Template) -> WebhookReceiver:
     engine.store.keep_webhook(SCOPE, hook_id=HOOK, target_url="u", now=engine.clock.now())
-    return Deliveries(
+    return WebhookReceiver(
         engine.store,
         engine.tracker,
         engine.settings.templates,

@@ -19,7 +19,7 @@ from pool.model import RequestState, TaskState
 from pool.process import Engine
 from pool.store import Store
 from pool.tracking import webhook_receiver as module
-from pool.tracking.webhook_receiver import Deliveries, Effect
+from pool.tracking.webhook_receiver import Effect, WebhookReceiver
 
 #: Far longer than an import takes.
 LONG = 5.0
@@ -34,7 +34,7 @@ def template(template: Template) -> Template:
 
 
 def test_the_only_job_is_taken_from_the_delivery(
-    deliveries: Deliveries, engine: Engine, imports: Imports, cvat: ScriptedCvat
+    deliveries: WebhookReceiver, engine: Engine, imports: Imports, cvat: ScriptedCvat
 ) -> None:
     finished: list[object] = []
     engine.tracker.listen(finished.append)
@@ -49,7 +49,7 @@ def test_the_only_job_is_taken_from_the_delivery(
 
 
 def test_one_of_several_jobs_is_a_reason_to_ask(
-    deliveries: Deliveries, engine: Engine, imports: Imports, cvat: ScriptedCvat
+    deliveries: WebhookReceiver, engine: Engine, imports: Imports, cvat: ScriptedCvat
 ) -> None:
     task_id = imports.begin("a.jpg", "b.jpg")
     cvat.make_ready(task_id, jobs=2)
@@ -63,7 +63,7 @@ def test_one_of_several_jobs_is_a_reason_to_ask(
 
 
 def test_a_finished_import_is_a_reason_to_ask(
-    deliveries: Deliveries, engine: Engine, imports: Imports, cvat: ScriptedCvat
+    deliveries: WebhookReceiver, engine: Engine, imports: Imports, cvat: ScriptedCvat
 ) -> None:
     task_id = imports.begin()
     cvat.make_ready(task_id)
@@ -72,7 +72,7 @@ def test_a_finished_import_is_a_reason_to_ask(
 
 
 def test_a_delivery_during_a_poll_that_came_too_early_makes_another(
-    deliveries: Deliveries, engine: Engine, imports: Imports, cvat: ScriptedCvat
+    deliveries: WebhookReceiver, engine: Engine, imports: Imports, cvat: ScriptedCvat
 ) -> None:
     task_id = imports.begin("a.jpg", "b.jpg")
     deliveries.handle(completed(task_id))
@@ -82,7 +82,7 @@ def test_a_delivery_during_a_poll_that_came_too_early_makes_another(
 
 
 def test_a_failed_import_ends_in_cvats_words(
-    deliveries: Deliveries, engine: Engine, imports: Imports, cvat: ScriptedCvat
+    deliveries: WebhookReceiver, engine: Engine, imports: Imports, cvat: ScriptedCvat
 ) -> None:
     task_id = imports.begin()
     assert deliveries.handle(completed(task_id, "failed", "no image\n")) is Effect.FAILED
@@ -94,7 +94,7 @@ def test_a_failed_import_ends_in_cvats_words(
 
 
 def test_the_request_of_another_process_is_completed_and_finished(
-    deliveries: Deliveries, engine: Engine, imports: Imports, cvat: ScriptedCvat
+    deliveries: WebhookReceiver, engine: Engine, imports: Imports, cvat: ScriptedCvat
 ) -> None:
     finished: list[Any] = []
     engine.tracker.listen(finished.append)
@@ -109,7 +109,7 @@ def test_the_request_of_another_process_is_completed_and_finished(
 
 
 def test_the_jobs_of_another_processs_request_are_asked_for_once(
-    deliveries: Deliveries, engine: Engine, imports: Imports, cvat: ScriptedCvat
+    deliveries: WebhookReceiver, engine: Engine, imports: Imports, cvat: ScriptedCvat
 ) -> None:
     task_id = imports.begin("a.jpg", "b.jpg", owner="elsewhere")
     assert deliveries.handle(created(task_id)) is Effect.EXPEDITED
@@ -122,7 +122,7 @@ def test_the_jobs_of_another_processs_request_are_asked_for_once(
 
 
 def test_the_upload_of_a_callers_own_is_noticed(
-    deliveries: Deliveries, engine: Engine, imports: Imports, cvat: ScriptedCvat
+    deliveries: WebhookReceiver, engine: Engine, imports: Imports, cvat: ScriptedCvat
 ) -> None:
     task_id = imports.begin(with_request=False)
     cvat.make_ready(task_id)
@@ -138,7 +138,7 @@ def test_the_upload_of_a_callers_own_is_noticed(
     [created(999), completed(999), completed(999, "failed"), body("update:task"), PING, b"?"],
 )
 def test_what_is_not_about_an_import_changes_nothing(
-    deliveries: Deliveries, imports: Imports, cvat: ScriptedCvat, sent: bytes
+    deliveries: WebhookReceiver, imports: Imports, cvat: ScriptedCvat, sent: bytes
 ) -> None:
     task_id = imports.begin()
     assert deliveries.handle(sent) is Effect.IGNORED
@@ -147,7 +147,7 @@ def test_what_is_not_about_an_import_changes_nothing(
 
 
 def test_duplicates_and_replays_are_harmless(
-    deliveries: Deliveries, engine: Engine, imports: Imports
+    deliveries: WebhookReceiver, engine: Engine, imports: Imports
 ) -> None:
     task_id = imports.begin()
     deliveries.handle(created(task_id))
@@ -158,7 +158,7 @@ def test_duplicates_and_replays_are_harmless(
 
 
 def test_whoever_is_second_does_nothing(
-    deliveries: Deliveries, engine: Engine, imports: Imports, cvat: ScriptedCvat
+    deliveries: WebhookReceiver, engine: Engine, imports: Imports, cvat: ScriptedCvat
 ) -> None:
     """A delivery and a poll may find the same jobs at the same time."""
     finished: list[object] = []
@@ -176,7 +176,7 @@ def test_whoever_is_second_does_nothing(
 
 
 def test_the_secret_may_be_made_after_the_start(
-    deliveries: Deliveries, store: Store, clock: ManualClock
+    deliveries: WebhookReceiver, store: Store, clock: ManualClock
 ) -> None:
     assert not deliveries.authentic(PING, signature_of(PING, "made later"))
     store.keep_webhook_secret("made later")
@@ -187,7 +187,7 @@ def test_the_secret_may_be_made_after_the_start(
 
 
 def test_wrong_signatures_do_not_make_the_store_busy(
-    deliveries: Deliveries, store: Store, monkeypatch: pytest.MonkeyPatch
+    deliveries: WebhookReceiver, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[None] = []
     monkeypatch.setattr(store, "webhook_secret", lambda: reads.append(None), raising=False)
@@ -197,7 +197,7 @@ def test_wrong_signatures_do_not_make_the_store_busy(
 
 
 def test_what_was_seen_is_dropped_and_what_is_too_much_refused(
-    deliveries: Deliveries, imports: Imports, monkeypatch: pytest.MonkeyPatch
+    deliveries: WebhookReceiver, imports: Imports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handled: list[bytes] = []
     monkeypatch.setattr(deliveries, "handle", handled.append)
@@ -213,7 +213,7 @@ def test_what_was_seen_is_dropped_and_what_is_too_much_refused(
 
 
 def test_a_stop_does_not_wait_for_all_that_has_come(
-    deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+    deliveries: WebhookReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first takes as long as it likes, and as many wait behind it as may."""
     handled: list[bytes] = []
@@ -242,7 +242,7 @@ def test_a_stop_does_not_wait_for_all_that_has_come(
 
 
 def test_one_odd_delivery_does_not_silence_the_others(
-    deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+    deliveries: WebhookReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handled: list[bytes] = []
 
@@ -260,10 +260,10 @@ def test_one_odd_delivery_does_not_silence_the_others(
 
 
 def test_several_jobs_a_task_are_never_taken_from_one_delivery(
-    engine: Engine, deliveries: Deliveries, imports: Imports, template: Template
+    engine: Engine, deliveries: WebhookReceiver, imports: Imports, template: Template
 ) -> None:
     cut = replace(template, task=TaskSettings(segment_size=1))
-    changed = Deliveries(
+    changed = WebhookReceiver(
         engine.store,
         engine.tracker,
         {template.name: cut},

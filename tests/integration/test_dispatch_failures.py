@@ -44,7 +44,7 @@ from pool.process import Engine
 from pool.requests.backoff import SERVER
 from pool.requests.dispatcher import Dispatch
 from pool.requests.serving import STUMBLE
-from pool.tracking.watched import MOST_TASKS_SPOOLED
+from pool.tracking.tracker import MOST_TASKS_SPOOLED
 
 
 def failing(error: Exception) -> Any:

@@ -20,7 +20,7 @@ from pool.cvat import connect
 from pool.daemon import Daemon
 from pool.model import WebhookState
 from pool.simulator import SimulatorServer
-from pool.tracking.webhook_setup import HookSetup
+from pool.tracking.webhook_setup import WebhookSetup
 
 SUCCESSFUL = "cvat_pool_config_last_reload_successful"
 
@@ -203,7 +203,7 @@ def test_the_webhook_of_a_template_that_came_with_a_reload_is_relied_on(
     log_in: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pool.tracking.webhook_health.SAFETY_FLOOR", 10.0)
+    monkeypatch.setattr("pool.tracking.poll_schedule.SAFETY_FLOOR", 10.0)
     monkeypatch.setattr("pool.control.LOOK_EVERY", 0.0)
     daemon = Daemon(load(config_path))
     ready = threading.Event()
@@ -220,7 +220,7 @@ def test_the_webhook_of_a_template_that_came_with_a_reload_is_relied_on(
                 )
             settings = load(config_path)
             with connect(settings.cvat) as cvat:
-                setup = HookSetup(caller.store, cvat, settings, clock=caller.clock)
+                setup = WebhookSetup(caller.store, cvat, settings, clock=caller.clock)
                 reports = [
                     setup.ping(each) for each in setup.install(f"{daemon.url}/webhooks/cvat")
                 ]

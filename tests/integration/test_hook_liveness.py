@@ -14,7 +14,7 @@ from pool.model import WebhookState
 from pool.observability.status import read_status
 from pool.process import Engine
 from pool.tracking.webhook_health import JUDGED_FOR
-from pool.tracking.webhook_receiver import TOO_LATE, Deliveries
+from pool.tracking.webhook_receiver import TOO_LATE, WebhookReceiver
 
 #: The usual time of an import.
 USUAL = 0.2
@@ -32,7 +32,7 @@ def hook_state(engine: Engine, settings: Settings) -> WebhookState:
     return read_status(engine.store, settings, now=engine.clock.now()).templates[0].hooks
 
 
-def learn(engine: Engine, deliveries: Deliveries, imports: Imports, count: int = 5) -> None:
+def learn(engine: Engine, deliveries: WebhookReceiver, imports: Imports, count: int = 5) -> None:
     """Let imports be announced in their usual time."""
     for _ in range(count):
         task_id = imports.begin()
@@ -41,7 +41,7 @@ def learn(engine: Engine, deliveries: Deliveries, imports: Imports, count: int =
 
 
 @pytest.fixture
-def alive(hearing: None, engine: Engine, deliveries: Deliveries, imports: Imports) -> None:
+def alive(hearing: None, engine: Engine, deliveries: WebhookReceiver, imports: Imports) -> None:
     deliveries.handle(PING)
     engine.clock.sleep(JUDGED_FOR)
     learn(engine, deliveries, imports)
@@ -81,7 +81,7 @@ def lose(engine: Engine, imports: Imports, cvat: ScriptedCvat) -> int:
 @pytest.mark.usefixtures("alive")
 def test_polling_takes_over_when_deliveries_stop_and_gives_way_again(
     engine: Engine,
-    deliveries: Deliveries,
+    deliveries: WebhookReceiver,
     imports: Imports,
     settings: Settings,
     cvat: ScriptedCvat,
@@ -105,7 +105,7 @@ def test_polling_takes_over_when_deliveries_stop_and_gives_way_again(
 @pytest.mark.usefixtures("alive")
 def test_deliveries_that_are_late_are_not_relied_on(
     engine: Engine,
-    deliveries: Deliveries,
+    deliveries: WebhookReceiver,
     imports: Imports,
     settings: Settings,
     cvat: ScriptedCvat,
@@ -130,7 +130,7 @@ def test_without_a_daemon_nobody_hears(
 
 @pytest.mark.usefixtures("hearing")
 def test_before_the_first_delivery_polling_does_the_work(
-    engine: Engine, deliveries: Deliveries, imports: Imports, settings: Settings
+    engine: Engine, deliveries: WebhookReceiver, imports: Imports, settings: Settings
 ) -> None:
     assert hook_state(engine, settings) is WebhookState.SILENT
     imports.begin()

@@ -22,7 +22,7 @@ from pool.observability.standing import Sources
 from pool.process import Engine
 from pool.requests.backoff import SERVER
 from pool.store import Store
-from pool.tracking.watched import Finished
+from pool.tracking.tracker import Finished
 
 LABELS = ("template", "outcome", "state", "code", "operation", "result", "service", "sink")
 

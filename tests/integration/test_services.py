@@ -33,8 +33,7 @@ from pool.model import Handout, LeaseState, Outcome, RequestRecord, RequestState
 from pool.process import Engine
 from pool.requests.source import build_upload
 from pool.store import NewRequest, Store
-from pool.tracking.poll_schedule import FIRST_POLL_UNSEEN
-from pool.tracking.watched import TOGETHER
+from pool.tracking.poll_schedule import FIRST_POLL_UNSEEN, TOGETHER
 
 IMAGE = build_upload([("a.jpg", b"some bytes")])
 

@@ -25,7 +25,7 @@ from pool.cvat import CvatClient
 from pool.daemon import Daemon
 from pool.errors import CannotListen, ConfigError, PoolError
 from pool.simulator import SimulatorServer
-from pool.tracking.webhook_setup import HookSetup
+from pool.tracking.webhook_setup import WebhookSetup
 
 # --- Installing ---------------------------------------------------------------------------------
 
@@ -35,7 +35,7 @@ def ours(cvat: CvatClient, project: int | None) -> list[Any]:
 
 
 def test_installing_again_changes_nothing(
-    setup: HookSetup,
+    setup: WebhookSetup,
     hooked_daemon: Daemon,
     caller: Counted,
     project: int,
@@ -56,7 +56,7 @@ def test_installing_again_changes_nothing(
 
 
 def test_what_is_out_of_order_is_repaired(
-    setup: HookSetup,
+    setup: WebhookSetup,
     hooked_daemon: Daemon,
     caller: Counted,
     project: int,
@@ -87,7 +87,7 @@ def test_what_is_out_of_order_is_repaired(
 
 
 def test_a_webhook_that_somebody_deleted_is_installed_again(
-    setup: HookSetup, hooked_daemon: Daemon, caller: Counted
+    setup: WebhookSetup, hooked_daemon: Daemon, caller: Counted
 ) -> None:
     first = install(setup, hooked_daemon)
     assert first.webhook_id is not None
@@ -106,7 +106,7 @@ def test_an_organization_has_one_webhook_for_all(
     )
     with TaskPool.from_config(config_path) as pool:
         cvat = pool.engine.cvat()
-        setup = HookSetup(pool.store, cvat, pool.settings, clock=pool.clock)
+        setup = WebhookSetup(pool.store, cvat, pool.settings, clock=pool.clock)
         pool.store.keep_webhook(f"project:{project}", hook_id=99, target_url="u", now=1.0)
         one, stale = setup.install("http://127.0.0.1:9/webhooks/cvat")
         assert (one.scope, one.templates) == ("organization", ("scenes", "hooked"))

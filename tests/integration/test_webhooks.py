@@ -12,13 +12,13 @@ from pool import ImportFailed, Outcome, TaskPool
 from pool.daemon import Daemon
 from pool.model import WebhookState
 from pool.simulator import SimulatorServer
-from pool.tracking.webhook_setup import HookReport
+from pool.tracking.webhook_setup import WebhookReport
 
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The safety net comes so late that it is only ever needed when a webhook is lost."""
-    monkeypatch.setattr("pool.tracking.webhook_health.SAFETY_FLOOR", 10.0)
+    monkeypatch.setattr("pool.tracking.poll_schedule.SAFETY_FLOOR", 10.0)
 
 
 # --- What it is for -----------------------------------------------------------------------------
@@ -26,7 +26,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("patient")
 def test_jobs_are_announced_to_another_process_without_a_poll(
-    hooks: HookReport, caller: Counted, simulator: SimulatorServer, image: bytes
+    hooks: WebhookReport, caller: Counted, simulator: SimulatorServer, image: bytes
 ) -> None:
     for _ in range(10):
         (job_id,) = serve(caller, image)
@@ -37,14 +37,14 @@ def test_jobs_are_announced_to_another_process_without_a_poll(
 
 @pytest.mark.usefixtures("patient")
 def test_several_images_and_jobs(
-    hooks: HookReport, caller: Counted, simulator: SimulatorServer, image: bytes
+    hooks: WebhookReport, caller: Counted, simulator: SimulatorServer, image: bytes
 ) -> None:
     assert len(serve(caller, image, "a.jpg", "b.jpg", "c.jpg")) == 1
     assert caller.calls["jobs"] == 0
 
 
 @pytest.mark.usefixtures("patient")
-def test_a_failed_import_is_announced(hooks: HookReport, caller: Counted) -> None:
+def test_a_failed_import_is_announced(hooks: WebhookReport, caller: Counted) -> None:
     request = caller.pool.submit("hooked", [("a.jpg", b"this is no image")])
     with pytest.raises(ImportFailed, match="cannot identify image file"):
         request.jobs(timeout=20)
@@ -52,7 +52,7 @@ def test_a_failed_import_is_announced(hooks: HookReport, caller: Counted) -> Non
 
 
 def test_a_task_gets_its_name_from_whoever_heard(
-    hooks: HookReport, caller: Counted, simulator: SimulatorServer, image: bytes
+    hooks: WebhookReport, caller: Counted, simulator: SimulatorServer, image: bytes
 ) -> None:
     request = caller.pool.submit("hooked", [("a.jpg", image)], name="drive 7")
     request.jobs(timeout=20)
@@ -61,7 +61,7 @@ def test_a_task_gets_its_name_from_whoever_heard(
 
 
 def test_a_request_into_a_lease_that_the_daemon_watches_gets_its_name(
-    hooks: HookReport,
+    hooks: WebhookReport,
     hooked_daemon: Daemon,
     caller: Counted,
     simulator: SimulatorServer,
@@ -75,7 +75,7 @@ def test_a_request_into_a_lease_that_the_daemon_watches_gets_its_name(
 
 
 def test_the_daemons_own_imports_are_announced(
-    hooks: HookReport, hooked_daemon: Daemon, caller: Counted, image: bytes
+    hooks: WebhookReport, hooked_daemon: Daemon, caller: Counted, image: bytes
 ) -> None:
     with TaskPool(hooked_daemon.settings, store=caller.pool.store) as inside:
         request = inside.submit("hooked", [("a.jpg", image)])
@@ -84,7 +84,7 @@ def test_the_daemons_own_imports_are_announced(
 
 
 def test_lost_deliveries_bring_polling_back(
-    hooks: HookReport,
+    hooks: WebhookReport,
     hooked_daemon: Daemon,
     caller: Counted,
     simulator: SimulatorServer,
@@ -105,7 +105,7 @@ def test_lost_deliveries_bring_polling_back(
 
 
 def test_a_forged_delivery_has_no_effect(
-    hooks: HookReport,
+    hooks: WebhookReport,
     hooked_daemon: Daemon,
     caller: Counted,
     simulator: SimulatorServer,

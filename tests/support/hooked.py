@@ -17,7 +17,7 @@ from pool.model import RequestRecord, RequestState, WebhookState
 from pool.process import Engine
 from pool.simulator import SimulatorServer
 from pool.store import CreateLimit, NewLease, NewRequest
-from pool.tracking.webhook_setup import HookReport, HookSetup
+from pool.tracking.webhook_setup import WebhookReport, WebhookSetup
 from support.commands import PATIENCE
 
 #: The webhook that scripted deliveries are of, and what it speaks for.
@@ -50,7 +50,7 @@ class Counted:
     calls: Counter[str] = field(default_factory=Counter)
 
 
-def install(setup: HookSetup, daemon: Daemon) -> HookReport:
+def install(setup: WebhookSetup, daemon: Daemon) -> WebhookReport:
     """Install and ping; the daemon knows at once."""
     reports = {report.scope: report for report in setup.install(f"{daemon.url}/webhooks/cvat")}
     assert reports.pop("").templates == ("scenes",)

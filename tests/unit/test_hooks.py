@@ -18,15 +18,8 @@ from pool.cvat.webhooks import Delivery, Event, is_signed, parse_event, signatur
 from pool.errors import ConfigError
 from pool.http.server import check_exposure, is_loopback
 from pool.model import Job, RequestRecord, RequestState, WebhookRecord, WebhookState
-from pool.tracking.poll_schedule import Pace
-from pool.tracking.webhook_health import (
-    judge_hook,
-    project_of,
-    safety_net_after,
-    safety_net_pause,
-    scope_of,
-    whole_task,
-)
+from pool.tracking.poll_schedule import Pace, safety_net_pause
+from pool.tracking.webhook_health import project_of, scope_of, webhook_state, whole_task
 from pool.tracking.webhook_setup import default_url, meaning, target_of
 
 RECORDING = Path(__file__).parents[1] / "contract" / "recordings" / "webhooks.json"
@@ -140,7 +133,7 @@ HEARD = WebhookRecord(
 def test_a_webhook_is_alive_until_it_fails_twice(
     record: WebhookRecord | None, heard: bool, state: WebhookState
 ) -> None:
-    assert judge_hook(record, heard=heard) is state
+    assert webhook_state(record, heard=heard) is state
 
 
 LABELLED = Template(name="labelled", labels=({"name": "car"},))
@@ -157,8 +150,8 @@ def test_scopes() -> None:
 
 def test_the_safety_net_waits_longer_than_imports_usually_take() -> None:
     pace = Pace(first=0.2, seen=deque([0.2] * 9 + [9.0]))
-    assert safety_net_after(pace) == pytest.approx(0.5)
-    assert safety_net_after(Pace(first=0.01)) == pytest.approx(0.3)
+    assert pace.safety_net == pytest.approx(0.5)
+    assert Pace(first=0.01).safety_net == pytest.approx(0.3)
     assert safety_net_pause(2.0) == pytest.approx(0.2)
     assert safety_net_pause(600.0) == 10.0
 

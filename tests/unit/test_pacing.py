@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool.tracking.poll_schedule import LONGEST_PAUSE, Pace, pause_after, size_class
-from pool.tracking.watched import TOGETHER, Watched, due_together
+from pool.tracking.poll_schedule import (
+    LONGEST_PAUSE,
+    TOGETHER,
+    Pace,
+    Tracked,
+    due_together,
+    pause_after,
+    size_class,
+)
 
 NOW = 1000.0
 
@@ -125,9 +132,11 @@ def test_size_classes_tell_apart_what_takes_longer() -> None:
 def test_what_is_polled_along_with_an_import_that_is_due(
     waits: dict[str, Any], asked: bool
 ) -> None:
-    def watched(name: str, **known: Any) -> Watched:
+    def watched(name: str, **known: Any) -> Tracked:
         usual = {"request_id": name, "since": NOW - 1, "due": NOW + 0.5, "deadline": NOW + 60}
-        return Watched(pooled_id=name, task_id=1, template="t", pace="p", **{**usual, **known})
+        return Tracked(
+            pooled_id=name, task_id=1, template="t", size_class="p", **{**usual, **known}
+        )
 
     due, other = watched("due", due=NOW), watched("other", **waits)
     assert (other in due_together([other, due], NOW)) is asked

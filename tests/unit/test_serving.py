@@ -20,7 +20,7 @@ from pool.errors import (
 from pool.requests.breaker import OWN_FAILURES, OWN_SECONDS, Blame, is_own_fault
 from pool.requests.runner import Aftermath
 from pool.requests.serving import Verdict, judge, may_be_others
-from pool.tracking.watched import MOST_TASKS_SPOOLED
+from pool.tracking.tracker import MOST_TASKS_SPOOLED
 
 WAIT, ANOTHER_TASK, FAIL = Verdict.WAIT, Verdict.ANOTHER_TASK, Verdict.FAIL
 
