@@ -14,7 +14,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from pool.check import before_start
-from pool.clock import Clock, SystemClock
+from pool.clock import Clock, SystemClock, Wakeup
 from pool.config.loader import load
 from pool.config.settings import Settings
 from pool.cvat import CvatClient
@@ -35,7 +35,7 @@ from pool.maintenance.refill import Refill
 from pool.maintenance.reload import Reload
 from pool.maintenance.scheduler import Scheduler
 from pool.maintenance.sweep import Sweep
-from pool.model import ConfigRecord, Job, RequestRecord
+from pool.model import ConfigRecord, Event, Job, RequestRecord
 from pool.observability.metrics import Metrics
 from pool.observability.observation import Observation
 from pool.observability.reach import Reach
@@ -56,8 +56,8 @@ TimeLeft = Callable[[], float]
 #: of saying so. A daemon that cannot say so stops maintaining before its term ends.
 TERM = 6.0
 RENEWAL = 2.0
-#: Seconds between two looks for hand-outs of other processes.
-LOOK = 0.2
+#: Seconds between two looks at what time alone makes due.
+TICK = 0.2
 #: Seconds between two runs of the slower services.
 ADOPT_EVERY = 2.0
 RELOAD_EVERY = 1.0
@@ -108,6 +108,9 @@ class Daemon:
         self._reload = Reload(settings, self.engine.templates, load, clock=clock)
         self._kept: ConfigRecord | None = None
         self._stop = threading.Event()
+        #: Ends a pause of :meth:`_loop`, and whether anything was committed since the last one.
+        self._news = Wakeup(clock)
+        self._changed = False
         self._maintaining = False
         self._stood_by = False
         self.deliveries: WebhookReceiver | None = None
@@ -115,6 +118,7 @@ class Daemon:
         self._ending = Ending()
         self._scheduler: Scheduler | None = None
         self._refill: Refill | None = None
+        self._hear_no_more: Callable[[], None] = lambda: None
         self._dispatch: Dispatch | None = None
 
     # --- Running ------------------------------------------------------------------------------
@@ -175,7 +179,6 @@ class Daemon:
         clock = self.engine.clock
         renewal = clock.monotonic()
         term_ends = 0.0
-        token: object = None
         while not self._stop.is_set():
             now = clock.monotonic()
             if now >= renewal:
@@ -192,9 +195,8 @@ class Daemon:
                 else:
                     self._stood_by = True
             if self._maintaining:
-                token = self._notice_hand_outs(token)
-            seen = self.engine.handed_out.count
-            self.engine.handed_out.wait(seen, LOOK)
+                self._wake_services()
+            self._news.wait(TICK)
 
     def _renew_term(self) -> bool:
         now, store = self.engine.clock.now(), self.engine.store
@@ -259,21 +261,21 @@ class Daemon:
             self.deliveries.stop(left())
             self.deliveries = None
 
-    def _notice_hand_outs(self, before: object) -> object:
-        """Refill as soon as anybody, in whatever process, has taken a task, or when it is quiet
-        again; and serve what anybody has queued."""
-        try:
-            token = self.engine.store.change_token()
-        except StoreError as error:
-            log.error("store not readable", why=str(error))
-            return before
-        waits = self._refill is not None and self._refill.stepped_back
-        if (token != before or waits) and self._scheduler is not None:
+    def _hear(self, events: Sequence[Event]) -> None:
+        self._changed = True
+        if events:
+            self._news.set()
+
+    def _wake_services(self) -> None:
+        """Refill as soon as any process has taken a task, or when it is quiet again; and serve
+        what was queued."""
+        changed, self._changed = self._changed, False
+        if self._scheduler is None:
+            return
+        if changed or (self._refill is not None and self._refill.stepped_back):
             self._scheduler.wake("refill")
-        due = self._dispatch is not None and self._dispatch.is_due()
-        if (token != before or due) and self._scheduler is not None:
+        if changed or (self._dispatch is not None and self._dispatch.is_due()):
             self._scheduler.wake("dispatch")
-        return token
 
     # --- Maintenance ----------------------------------------------------------------------------
 
@@ -282,6 +284,7 @@ class Daemon:
         if self._maintaining:
             return False
         engine, settings = self.engine, self.settings
+        self._hear_no_more = engine.feed.on(self._hear)
         # It may have stood by for long, and another daemon has kept its own configuration.
         self._kept = None
         self._reload_configuration()
@@ -368,6 +371,7 @@ class Daemon:
         if not self._maintaining:
             return
         self._maintaining = False
+        self._hear_no_more()
         refill, dispatch, scheduler = self._refill, self._dispatch, self._scheduler
         self._dispatch = None
         # First nothing is begun any more, so that all that is under way has the whole time to end.

@@ -2,7 +2,7 @@
 
 One thread compares the store's change counter, which costs a few microseconds, and reads the events
 only when it has moved. Commits of this process poke it; those of others it finds within
-:data:`LOOK` seconds. It looks only while something waits.
+:data:`LOOK` seconds. It looks only while something waits or listens.
 
 A wake-up is a hint and never the answer: a waiter reads its row itself. So none is harmful that
 comes early or twice, and should one be lost, the waiter still checks every :data:`RECHECK` seconds.
@@ -11,6 +11,7 @@ comes early or twice, and should one be lost, the waiter still checks every :dat
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 import time
 from collections import defaultdict
@@ -30,9 +31,11 @@ log = get_logger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds between two looks at the change counter, for what other processes commit; and at least,
-#: so that commits which follow one another closely share a look.
+#: Seconds between two looks at the change counter, for what other processes commit: while a caller
+#: waits, and while only services listen, as in an idle daemon, where each look costs 0.1 ms.
 LOOK: Final = 0.02
+CALM_LOOK: Final = 0.05
+#: Seconds between two looks at least: commits that follow one another closely share a look.
 GAP: Final = 0.002
 #: Seconds after which everything that waits checks again, whatever was heard.
 RECHECK: Final = 2.0
@@ -76,7 +79,9 @@ class Feed:
     def __init__(self, store: Store, *, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._condition = threading.Condition()
+        self._guard = threading.Lock()
+        #: Ends a pause of the thread. In C, since it is waited for fifty times a second.
+        self._pokes = queue.SimpleQueue[None]()
         self._thread: threading.Thread | None = None
         self._services: tuple[_Registered, ...] = ()
         self._waiters: set[_Waiter] = set()
@@ -178,7 +183,7 @@ class Feed:
         :raises PoolClosed: the feed was closed.
         """
         registered = _Registered(service, frozenset(kinds), self._store.last_event_id())
-        with self._condition:
+        with self._guard:
             self._start()
             if self._cursor is None or registered.cursor < self._cursor:
                 self._cursor, self._token = registered.cursor, None
@@ -207,14 +212,14 @@ class Feed:
             raise InputError(f"no event is of kind {unknown[0]!r}; there is {', '.join(KINDS)}")
         subscription = _Subscription(self._store, callback, tuple(kinds or ()), template)
         unsubscribe = self.on(subscription.notify, *subscription.kinds)
-        with self._condition:
+        with self._guard:
             self._subscriptions.add(subscription)
         subscription.start()
 
         def end() -> None:
             unsubscribe()
             subscription.stop()
-            with self._condition:
+            with self._guard:
                 self._subscriptions.discard(subscription)
 
         return end
@@ -222,18 +227,17 @@ class Feed:
     def poke(self) -> None:
         """Look at once. The store does it after each commit of this process."""
         if self._thread is not None and not self._poked:
-            with self._condition:
-                self._poked = True
-                self._condition.notify()
+            self._poked = True
+            self._pokes.put(None)
 
     def close(self) -> None:
         """Wake all who wait, and call no service or callback any more."""
-        with self._condition:
+        with self._guard:
             self._closed = True
             waiters, self._waiters = self._waiters, set()
             subscriptions, self._subscriptions = self._subscriptions, set()
             thread, self._services = self._thread, ()
-            self._condition.notify()
+        self._pokes.put(None)
         _wake(waiters)
         for subscription in subscriptions:
             subscription.stop()
@@ -251,16 +255,16 @@ class Feed:
         return bool(self._services or self._waiters)
 
     def _register(self, waiter: _Waiter) -> None:
-        with self._condition:
+        with self._guard:
             self._start()
             self._waiters.add(waiter)
 
     def _leave(self, waiter: _Waiter) -> None:
-        with self._condition:
+        with self._guard:
             self._waiters.discard(waiter)
 
     def _dismiss(self, registered: _Registered) -> None:
-        with self._condition:
+        with self._guard:
             self._services = tuple(each for each in self._services if each is not registered)
 
     def _start(self) -> None:
@@ -269,8 +273,9 @@ class Feed:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
             self._thread.start()
-        elif not self.running:
-            self._condition.notify()
+        elif not self._waiters:
+            # It may linger, or be in a longer pause.
+            self._pokes.put(None)
 
     # --- The thread -----------------------------------------------------------------------------
 
@@ -279,7 +284,7 @@ class Feed:
         while self._pause(pause):
             try:
                 self._look()
-                pause = LOOK
+                pause = LOOK if self._waiters else CALM_LOOK
             except PoolError as error:
                 log.info("events not read", why=str(error))
                 pause = RETRY
@@ -289,18 +294,30 @@ class Feed:
 
     def _pause(self, seconds: float) -> bool:
         """Wait for a poke, ``seconds`` at most; False when nothing waits and the thread ends."""
-        with self._condition:
-            if not self._poked:
-                self._condition.wait(seconds)
-            if self._poked and (gap := self._looked_at + GAP - time.monotonic()) > 0:
-                self._condition.wait(gap)
-            self._poked = False
-            if not self.running:
-                self._cursor = None
-                self._condition.wait_for(lambda: self.running or self._closed, LINGER)
+        poked = self._wait(seconds)
+        if poked and (gap := self._looked_at + GAP - time.monotonic()) > 0:
+            time.sleep(gap)
+        # Before the look: a commit that pokes from here on may be too late for it.
+        self._poked = False
+        if not (self._is_wanted() or self._closed):
+            self._wait(LINGER)
+        with self._guard:
             if not self.running:
                 self._thread = None
             return self.running
+
+    def _is_wanted(self) -> bool:
+        with self._guard:
+            if not self.running:
+                self._cursor = None
+            return self.running
+
+    def _wait(self, seconds: float) -> bool:
+        try:
+            self._pokes.get(timeout=seconds)
+        except queue.Empty:
+            return False
+        return True
 
     def _look(self) -> None:
         self._looked_at = time.monotonic()
@@ -308,7 +325,7 @@ class Feed:
             # Also when it begins: a waiter may have checked before the first look.
             self._recheck_at = self._looked_at + RECHECK
             newest = self._store.last_event_id()
-            with self._condition:
+            with self._guard:
                 if self._cursor is None:
                     self._cursor = newest
             _wake(tuple(self._waiters))
@@ -330,7 +347,7 @@ class Feed:
         cursor = self._cursor or 0
         events = self._store.events_after(cursor, limit=BATCH)
         ids = {each.request_id for each in events} | {each.lease_id for each in events}
-        with self._condition:
+        with self._guard:
             services = self._services
             waiters = [each for each in self._waiters if {each.request, each.lease} & ids]
             if events and self._cursor == cursor:

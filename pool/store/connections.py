@@ -162,7 +162,8 @@ class Connections:
         """Differs after every commit: of another connection, or of this thread's own."""
         with self._borrowed() as slot:
             assert slot.db is not None
-            version = slot.db.execute("PRAGMA data_version").fetchone()[0]
+            # Of sqlite3 itself: it is asked fifty times a second.
+            version = slot.db.conn.execute("PRAGMA data_version").fetchone()[0]
             return slot.serial, version, slot.db.conn.total_changes
 
     def close(self) -> None:
