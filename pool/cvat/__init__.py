@@ -1,14 +1,13 @@
-"""All that talks to CVAT; nothing else in the product imports ``cvat_sdk``.
+"""All that talks to CVAT; nothing else in the product imports ``cvat_sdk``."""
 
-Importing this package is cheap. The client, and with it cvat-sdk (0.2 s), is imported when a
-name that needs it is first asked for.
-"""
-
-from __future__ import annotations
-
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+from pool.cvat.client import CvatClient, connect
+from pool.cvat.credentials import (
+    AccessTokenCredentials,
+    Credentials,
+    PasswordCredentials,
+    find_credentials,
+)
+from pool.cvat.failures import cut_off, left_untouched, refused_for_data_there
 from pool.cvat.records import (
     AccessToken,
     ImportState,
@@ -20,16 +19,7 @@ from pool.cvat.records import (
     Upload,
     User,
 )
-
-if TYPE_CHECKING:
-    from pool.cvat.client import CvatClient, OnCall, connect
-    from pool.cvat.credentials import (
-        AccessTokenCredentials,
-        Credentials,
-        PasswordCredentials,
-        find_credentials,
-    )
-    from pool.cvat.failures import cut_off, left_untouched, refused_for_data_there
+from pool.cvat.transport import OnCall
 
 __all__ = [
     "AccessToken",
@@ -52,24 +42,3 @@ __all__ = [
     "left_untouched",
     "refused_for_data_there",
 ]
-
-_LAZY = {
-    "AccessTokenCredentials": "credentials",
-    "Credentials": "credentials",
-    "CvatClient": "client",
-    "OnCall": "client",
-    "PasswordCredentials": "credentials",
-    "connect": "client",
-    "cut_off": "failures",
-    "find_credentials": "credentials",
-    "left_untouched": "failures",
-    "refused_for_data_there": "failures",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    globals()[name] = value
-    return value

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from email.utils import parsedate_to_datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from pool.clock import Clock, SystemClock
 from pool.config.data_params import DataParams
 from pool.config.settings import CvatSettings
-from pool.cvat import failures, parse
+from pool.cvat import failures
 from pool.cvat.credentials import Credentials, find_credentials
+from pool.cvat.failures import Answer
+from pool.cvat.listing import ANSWERED, Unsteady, answered_at, json_filter, list_all
 from pool.cvat.records import (
     AccessToken,
     ImportState,
@@ -23,27 +22,18 @@ from pool.cvat.records import (
     TaskInfo,
     Upload,
     User,
+    parse_id,
+    parse_job,
 )
-from pool.cvat.transport import Answer, OnCall, Transport
-from pool.cvat.upload import Uploader
+from pool.cvat.transport import OnCall, Transport
+from pool.cvat.upload import prepare_upload, request_id, upload_data
 from pool.cvat.webhooks import Webhooks
-from pool.errors import CvatAmbiguous, CvatBusy, CvatError
+from pool.errors import CvatAmbiguous, CvatError
 from pool.model import Job
-
-__all__ = ["CvatClient", "OnCall", "connect", "request_id"]
+from pool.version import VERSION
 
 #: Ids in one filter: 1,000 answer 414, since they stand in the URL.
 MAX_IDS: Final = 500
-_PAGE_SIZE: Final = 500
-#: Under which name each thing of a listing has the time of its answer.
-_ANSWERED: Final = "_answered"
-#: How often a listing is read that changes between two pages, before it is given up.
-_MAX_LISTINGS: Final = 3
-
-
-def request_id(task_id: int) -> str:
-    """The id of the import of a task's data, which CVAT makes from the task's."""
-    return f"action=create&target=task&target_id={task_id}"
 
 
 def connect(
@@ -52,9 +42,11 @@ def connect(
     *,
     on_call: OnCall | None = None,
 ) -> CvatClient:
-    """A client with the credentials that are found in ``environ`` (default: the process's).
+    """Return a client with the credentials in ``environ`` (default: the process's).
 
-    No call is made yet. Raises ConfigError.
+    No call is made yet.
+
+    :raises ConfigError: there are none, or the server's address is none.
     """
     credentials = find_credentials(settings, os.environ if environ is None else environ)
     return CvatClient(settings, credentials, on_call=on_call)
@@ -89,11 +81,10 @@ class CvatClient:
             credentials,
             clock=clock or SystemClock(),
             pool_size=pool_size,
-            user_agent=user_agent or _user_agent(),
+            user_agent=user_agent or f"cvat-task-pool/{VERSION}",
             on_call=on_call,
         )
-        self._uploader = Uploader(self._transport)
-        self.webhooks = Webhooks(self._transport, self._list)
+        self.webhooks = Webhooks(self._transport)
         self.server_url = self._transport.server
         self.organization = settings.organization
 
@@ -124,22 +115,22 @@ class CvatClient:
         """The server's name and version. Raises CvatError when it is no CVAT server."""
         answer = self._transport.call("about", "GET", "/api/server/about", accept=(404,))
         if answer.status == 404:
-            raise failures.not_cvat(self.server_url, 404, "nothing at /api/server/about")
+            raise failures.not_cvat(answer, "nothing at /api/server/about")
         said = answer.json()
         if not (isinstance(said, dict) and "version" in said):
-            raise failures.not_cvat(self.server_url, answer.status, "no version")
-        return parse.server_info(said)
+            raise failures.not_cvat(answer, "no version")
+        return ServerInfo.parse(said)
 
     def whoami(self) -> User:
         """The user that the credentials belong to. Raises CvatRefusedCredentials."""
-        return parse.user(self._get("whoami", "/api/users/self").json())
+        return User.parse(self._get("whoami", "/api/users/self").json())
 
     def user_exists(self, user_id: int) -> bool:
         """Whether CVAT has such a user, and shows it to us: to users who are no administrators it
         shows only those of their organizations."""
         answer = self._get("user", f"/api/users/{user_id}", accept=(404,))
         if answer.status == 404:
-            self._check_says_gone(answer, "GET")
+            self._check_gone(answer, "GET")
         return answer.status != 404
 
     def access_token(self) -> AccessToken | None:
@@ -151,7 +142,7 @@ class CvatClient:
             if failures.organization_unknown(answer.data):
                 raise self._error(answer, "GET")
             return None
-        return parse.access_token(answer.json())
+        return AccessToken.parse(answer.json())
 
     # --- Tasks --------------------------------------------------------------------------------
 
@@ -167,13 +158,13 @@ class CvatClient:
             "create_task", "POST", "/api/tasks", data={**fields, "name": name}, timeout=timeout
         )
         try:
-            return parse.thing_id(answer.json())
+            return parse_id(answer.json())
         except CvatError as error:
             raise CvatAmbiguous(error.detail, http_status=answer.status) from None
 
     def prepare_upload(self, task_id: int) -> None:
         """Have CVAT make the data row and the folders ahead of the data; harmless when repeated."""
-        self._uploader.start(task_id)
+        prepare_upload(self._transport, task_id)
 
     def upload(
         self,
@@ -186,8 +177,26 @@ class CvatClient:
         at_once: int = 1,
         progress: Progress | None = None,
     ) -> str:
-        """Bring data to a task and return the id of its import. See :class:`Uploader.upload`."""
-        return self._uploader.upload(
+        """Send data to an empty task and return the id of its import.
+
+        Files of up to ``single_request_limit`` bytes together go in exactly one request.
+        Larger uploads go in requests of at most that size, up to ``at_once`` of them at the same
+        time, which a lost connection does not undo for a single large file. ``prepared`` says
+        that :meth:`prepare_upload` was called before. All files are opened before anything is
+        sent; an open file is read from where it stands, for exactly its ``size``. ``progress``
+        is called with (bytes sent, bytes in all), from one thread at a time, and never goes
+        back.
+
+        When :func:`pool.cvat.failures.left_untouched` holds for an error, nothing reached the
+        task and it can go back to warm; after CvatAmbiguous look for the task's jobs and import;
+        after anything else the task must be thrown away. The upload is never sent again into
+        the same task, where it would meet its own files.
+
+        :raises InputError: the files or parameters cannot be used, or a file changed while it
+            was sent.
+        """
+        return upload_data(
+            self._transport,
             task_id,
             data,
             params,
@@ -204,7 +213,7 @@ class CvatClient:
 
     def marked_tasks(self, mark: str) -> list[TaskInfo]:
         """The tasks whose name contains the mark, oldest first."""
-        query = {"filter": _json({"in": [mark, {"var": "name"}]})}
+        query = {"filter": json_filter({"in": [mark, {"var": "name"}]})}
         return [task for task in self._list_tasks("marked_tasks", query) if mark in task.name]
 
     def tasks(self, task_ids: Sequence[int]) -> dict[int, TaskInfo]:
@@ -214,7 +223,7 @@ class CvatClient:
         """
         found: dict[int, TaskInfo] = {}
         for ids in _batches(task_ids):
-            query = {"filter": _json({"in": [{"var": "id"}, ids]})}
+            query = {"filter": json_filter({"in": [{"var": "id"}, ids]})}
             found |= {task.id: task for task in self._list_tasks("tasks", query)}
         return found
 
@@ -226,17 +235,17 @@ class CvatClient:
         path = f"/api/tasks/{task_id}"
         answer = self._transport.call("task", "GET", path, accept=(404,), task_id=task_id)
         if answer.status != 404:
-            return parse.task_info(answer.json(), _answered(answer))
-        self._check_says_gone(answer, "GET")
+            return TaskInfo.parse(answer.json(), answered_at(answer))
+        self._check_gone(answer, "GET")
         return None
 
     def rename_task(self, task_id: int, name: str) -> None:
         """Raises CvatNotFound when the task is gone."""
-        self._patch("rename_task", f"/api/tasks/{task_id}", {"name": name}, task_id)
+        self._patch_task("rename_task", task_id, {"name": name})
 
     def assign_task(self, task_id: int, user_id: int | None) -> None:
         """Raises CvatNotFound when the task is gone; CvatBusy (500) when the user is unknown."""
-        self._patch("assign_task", f"/api/tasks/{task_id}", {"assignee_id": user_id}, task_id)
+        self._patch_task("assign_task", task_id, {"assignee_id": user_id})
 
     def delete_task(self, task_id: int) -> bool:
         """Delete a task; False when it was gone already."""
@@ -245,7 +254,7 @@ class CvatClient:
         )
         if answer.status != 404:
             return True
-        self._check_says_gone(answer, "DELETE")
+        self._check_gone(answer, "DELETE")
         return False
 
     # --- Jobs and imports ---------------------------------------------------------------------
@@ -266,10 +275,10 @@ class CvatClient:
         if len(ids) == 1:
             query: dict[str, object] = {"task_id": ids[0]}
         else:
-            query = {"filter": _json({"in": [{"var": "task_id"}, ids]})}
+            query = {"filter": json_filter({"in": [{"var": "task_id"}, ids]})}
         try:
-            listed = self._list("jobs", "/api/jobs", query)
-        except _Unsteady:
+            listed = list_all(self._transport, "jobs", "/api/jobs", query)
+        except Unsteady:
             if len(ids) == 1:
                 raise
             # Imports end all the time. The fewer tasks, the fewer pages for one to end between.
@@ -277,14 +286,16 @@ class CvatClient:
             return self._jobs_of(ids[:middle]) | self._jobs_of(ids[middle:])
         found: dict[int, list[Job]] = {}
         for said in listed:
-            parsed = parse.job(said, self.job_url)
+            parsed = parse_job(said, self.job_url)
             if parsed is not None:
                 found.setdefault(parsed[0], []).append(parsed[1])
         return {task_id: tuple(jobs) for task_id, jobs in found.items()}
 
     def assign_job(self, job_id: int, user_id: int | None) -> None:
         """Raises CvatNotFound when the job is gone."""
-        self._patch("assign_job", f"/api/jobs/{job_id}", {"assignee": user_id}, None)
+        self._transport.call(
+            "assign_job", "PATCH", f"/api/jobs/{job_id}", data={"assignee": user_id}
+        )
 
     def import_state(self, task_id: int) -> ImportState:
         """Where the import of a task's data stands. See :class:`ImportStatus`."""
@@ -293,7 +304,7 @@ class CvatClient:
             "import_state", "GET", path, accept=(400, 404), task_id=task_id
         )
         if answer.status == 200:
-            return parse.import_state(answer.json())
+            return ImportState.parse(answer.json())
         if failures.organization_unknown(answer.data):
             raise self._error(answer, "GET")
         if answer.status == 404:
@@ -317,108 +328,24 @@ class CvatClient:
     def _get(self, operation: str, path: str, *, accept: tuple[int, ...] = ()) -> Answer:
         return self._transport.call(operation, "GET", path, accept=accept)
 
-    def _check_says_gone(self, answer: Answer, method: str) -> None:
-        """Only CVAT itself says in JSON that a task is gone; a proxy's 404 proves nothing."""
-        if failures.organization_unknown(answer.data) or not _is_json(answer):
-            raise self._error(answer, method)
-
-    def _patch(
-        self, operation: str, path: str, data: Mapping[str, Any], task_id: int | None
-    ) -> None:
+    def _patch_task(self, operation: str, task_id: int, data: Mapping[str, Any]) -> None:
+        path = f"/api/tasks/{task_id}"
         self._transport.call(operation, "PATCH", path, data=data, task_id=task_id)
 
     def _list_tasks(self, operation: str, query: Mapping[str, object]) -> list[TaskInfo]:
-        found = self._list(operation, "/api/tasks", query)
-        return [parse.task_info(said, said.get(_ANSWERED)) for said in found]
+        found = list_all(self._transport, operation, "/api/tasks", query)
+        return [TaskInfo.parse(said, said.get(ANSWERED)) for said in found]
 
-    def _list(self, operation: str, path: str, query: Mapping[str, object]) -> list[Any]:
-        """All pages of a listing, in order of id, each thing once.
-
-        The pages are numbered here: ``next`` in the answer is an absolute address, with
-        whatever host and scheme the server believes it has. A listing whose count changes
-        between two pages may have skipped something, so it is begun again, and never taken for
-        complete.
-
-        :raises CvatBusy: it changed each time.
-        """
-        for _ in range(_MAX_LISTINGS):
-            found: dict[int, Any] = {}
-            steady = True
-            count: int | None = None
-            for page in self._pages(operation, path, query):
-                count, before = page.get("count"), count
-                steady = steady and before in (None, count)
-                for said in page["results"]:
-                    found[parse.thing_id(said)] = said
-                    said[_ANSWERED] = page[_ANSWERED]
-            if steady:
-                return [found[key] for key in sorted(found)]
-        raise _Unsteady(f"{path} changed between two pages, {_MAX_LISTINGS} times in a row")
-
-    def _pages(
-        self, operation: str, path: str, query: Mapping[str, object]
-    ) -> Iterator[dict[str, Any]]:
-        number = 1
-        while True:
-            paging = {"page_size": _PAGE_SIZE, "sort": "id"}
-            if number > 1:
-                paging["page"] = number
-            answer = self._transport.call(
-                operation,
-                "GET",
-                path,
-                query={**query, **paging},
-                # The last page is gone when things were deleted since the one before it.
-                accept=(404,) if number > 1 else (),
-            )
-            if answer.status == 404:
-                if b"Invalid page" not in answer.data:
-                    raise self._error(answer, "GET")
-                yield {"count": None, "results": [], _ANSWERED: None}
-                return
-            said = answer.json()
-            if not (isinstance(said, dict) and isinstance(said.get("results"), list)):
-                raise failures.not_cvat(self.server_url, answer.status, "no list")
-            yield said | {_ANSWERED: _answered(answer)}
-            if not said.get("next"):
-                return
-            number += 1
+    def _check_gone(self, answer: Answer, method: str) -> None:
+        """Only CVAT itself says in JSON that a task is gone; a proxy's 404 proves nothing."""
+        if failures.organization_unknown(answer.data) or not answer.is_json:
+            raise self._error(answer, method)
 
     def _error(self, answer: Answer, method: str) -> CvatError:
-        now = self._transport.clock.now()
-        return failures.error_from_answer(
-            answer.status, answer.headers, answer.data, method=method, now=now
-        )
-
-
-class _Unsteady(CvatBusy):
-    """A listing changed while it was read."""
-
-
-def _answered(answer: Answer) -> float | None:
-    """When an answer was made, by the server's clock, to the second."""
-    try:
-        return parsedate_to_datetime(answer.headers.get("date", "")).timestamp()
-    except ValueError:
-        return None
+        return failures.error_from_answer(answer, method=method, now=self._transport.clock.now())
 
 
 def _batches(task_ids: Sequence[int]) -> Iterator[list[int]]:
     ids = sorted(set(task_ids))
     for start in range(0, len(ids), MAX_IDS):
         yield ids[start : start + MAX_IDS]
-
-
-def _json(rule: Any) -> str:
-    return json.dumps(rule, separators=(",", ":"), ensure_ascii=False)
-
-
-def _is_json(answer: Answer) -> bool:
-    return "json" in answer.headers.get("content-type", "")
-
-
-def _user_agent() -> str:
-    try:
-        return f"cvat-task-pool/{version('cvat-task-pool')}"
-    except PackageNotFoundError:
-        return "cvat-task-pool"

@@ -1,12 +1,17 @@
-"""What an answer or an exception means: every one becomes an error of :mod:`pool.errors`."""
+"""What CVAT answers, and what an answer or a broken connection means: an error of
+:mod:`pool.errors` each."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import RemoteDisconnected
 from typing import Any
+
+from urllib3 import HTTPHeaderDict
+from urllib3 import exceptions as urllib3
 
 from pool.config.units import retry_after
 from pool.config.urls import without_secrets
@@ -31,15 +36,40 @@ _SAFE_METHODS = frozenset({"GET", "HEAD"})
 _PLAIN_REFUSALS = ("you do not have permission to perform this action", "not authorized")
 
 
-def error_from_answer(
-    status: int, headers: Mapping[str, str], body: bytes, *, method: str, now: float
-) -> CvatError:
-    """The error that an answer outside of what was expected means; ``now`` in Unix seconds.
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the server at ``server`` sent back."""
+
+    status: int
+    headers: HTTPHeaderDict
+    data: bytes
+    server: str
+
+    def json(self) -> Any:
+        """Return the body as JSON.
+
+        :raises CvatError: it is none, so this is no CVAT server.
+        """
+        try:
+            return json.loads(self.data)
+        except ValueError:
+            kind = self.headers.get("content-type", "").partition(";")[0] or "nothing"
+            raise not_cvat(self, kind) from None
+
+    @property
+    def is_json(self) -> bool:
+        """Whether it is labelled as JSON, as CVAT labels what it says itself."""
+        return "json" in self.headers.get("content-type", "")
+
+
+def error_from_answer(answer: Answer, *, method: str, now: float) -> CvatError:
+    """Return the error that an answer outside of what was expected means; ``now`` in Unix seconds.
 
     502 and 504 are a proxy's, which lost CVAT on the way: it may still be at work, so to a
     call that changes something they are CvatAmbiguous. 500 and 503 are CVAT's own (CvatBusy).
     """
-    words = server_words(headers.get("content-type", ""), body)
+    status, headers = answer.status, answer.headers
+    words = server_words(headers.get("content-type", ""), answer.data)
     said = f"HTTP {status} {_phrase(status)}" + (f": {words}" if words else "")
     if 300 <= status < 400:
         return _redirected(status, headers.get("location", ""))
@@ -92,11 +122,12 @@ def error_from_exception(
     return CvatUnreachable(detail)
 
 
-def not_cvat(server: str, status: int, what: str) -> CvatError:
-    """The error for an answer that no CVAT server gives, such as a proxy's login page."""
+def not_cvat(answer: Answer, what: str) -> CvatError:
+    """Return the error for an answer that no CVAT server gives, such as a proxy's login page."""
     return CvatError(
-        f"{server} does not look like a CVAT server (HTTP {status} with {what}), check cvat.url",
-        http_status=status,
+        f"{answer.server} does not look like a CVAT server (HTTP {answer.status} with {what}), "
+        "check cvat.url",
+        http_status=answer.status,
     )
 
 
@@ -234,8 +265,6 @@ def _redirected(status: int, location: str) -> CvatError:
 
 def broken_reason(error: Exception, timeout: float) -> str:
     """What happened to the connection, without the addresses that urllib3 repeats."""
-    from urllib3 import exceptions as urllib3
-
     match error:
         case urllib3.NameResolutionError():
             return "the host name cannot be resolved"

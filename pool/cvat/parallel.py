@@ -16,131 +16,113 @@ class Stopped(PoolError):
     """Another part of the same upload has failed."""
 
 
-class Stop:
-    """How the parts of an upload hear that it has failed."""
+class Parts:
+    """Runs the parts of one upload, and adds up their progress.
 
-    def __init__(self, clock: Clock) -> None:
+    ``progress`` is called from one thread at a time, with (bytes sent, ``total``), and never goes
+    back.
+    """
+
+    def __init__(self, clock: Clock, progress: Progress | None, total: int) -> None:
         self._clock = clock
-        self._condition = threading.Condition()
-        self._is_set = False
-        #: Whether there are other parts at work that could set it.
-        self.alone = True
-
-    @property
-    def is_set(self) -> bool:
-        return self._is_set
-
-    def set(self) -> None:
-        with self._condition:
-            self._is_set = True
-            self._condition.notify_all()
-
-    def check(self) -> None:
-        """Raises Stopped once it is set."""
-        if self._is_set:
-            raise Stopped
-
-    def sleep(self, seconds: float) -> None:
-        """Return after ``seconds``. Raises Stopped at once when it is set meanwhile."""
-        if self.alone:
-            self._clock.sleep(seconds)
-            return
-        with self._condition:
-            if not self._is_set:
-                self._clock.wait(self._condition, seconds)
-        self.check()
-
-
-def run_parts(parts: Sequence[Callable[[], None]], at_once: int, stop: Stop) -> list[BaseException]:
-    """Run all parts, at most ``at_once`` of them at the same time; returns what was raised.
-
-    The first error is the first in the list, and none but Stopped follow from it. When there is
-    one, the parts that had not begun were not run, and no other is running any more.
-    """
-    waiting = deque(parts)
-    raised: list[BaseException] = []
-
-    def work() -> None:
-        while not stop.is_set:
-            try:
-                part = waiting.popleft()
-            except IndexError:
-                return
-            try:
-                part()
-            except BaseException as error:
-                raised.append(error)
-                stop.set()
-
-    count = min(at_once, len(parts))
-    stop.alone = count <= 1
-    if stop.alone:
-        work()
-        return raised
-    threads = [
-        threading.Thread(
-            target=contextvars.copy_context().run, args=(work,), name="upload", daemon=True
-        )
-        for _ in range(count)
-    ]
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    except BaseException:
-        # Ctrl-C: the threads end with the next piece that they send, and nobody waits for that.
-        stop.set()
-        raise
-    return raised
-
-
-class Meter:
-    """Adds up the progress of parts that are sent at the same time.
-
-    What it reports never goes back, and it reports from one thread at a time.
-    """
-
-    def __init__(self, progress: Progress | None, total: int, stop: Stop) -> None:
         self._progress = progress
         self._total = total
-        self._stop = stop
-        self._guard = threading.Lock()
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._alone = True
         self._sent = 0
         self._shown = 0
 
-    def part(self) -> PartMeter:
-        """A meter for one part."""
-        return PartMeter(self)
+    def run(self, parts: Sequence[Callable[[], None]], at_once: int) -> list[BaseException]:
+        """Run all parts, at most ``at_once`` of them at the same time; return what was raised.
+
+        The first error is the first in the list, and only Stopped follows from it. When there is
+        one, the parts that had not begun were not run, and no other is running any more.
+        """
+        waiting = deque(parts)
+        raised: list[BaseException] = []
+
+        def work() -> None:
+            while not self._stopped:
+                try:
+                    part = waiting.popleft()
+                except IndexError:
+                    return
+                try:
+                    part()
+                except BaseException as error:
+                    raised.append(error)
+                    self._stop()
+
+        count = min(at_once, len(parts))
+        self._alone = count <= 1
+        if self._alone:
+            work()
+            return raised
+        threads = [
+            threading.Thread(
+                target=contextvars.copy_context().run, args=(work,), name="upload", daemon=True
+            )
+            for _ in range(count)
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        except BaseException:
+            # Ctrl-C: the threads end with the next piece that they send, and are not waited for.
+            self._stop()
+            raise
+        return raised
+
+    def sleep(self, seconds: float) -> None:
+        """Return after ``seconds``.
+
+        :raises Stopped: another part has failed meanwhile.
+        """
+        if self._alone:
+            self._clock.sleep(seconds)
+            return
+        with self._changed:
+            if not self._stopped:
+                self._clock.wait(self._changed, seconds)
+        self._check()
 
     def add(self, size: int) -> None:
-        """``size`` more bytes are sent; fewer, if it is negative. Raises Stopped."""
-        self._stop.check()
-        with self._guard:
+        """Count ``size`` more bytes as sent; fewer, if it is negative.
+
+        :raises Stopped: another part has failed.
+        """
+        self._check()
+        with self._changed:
             self._sent += size
             if self._progress is None or self._sent <= self._shown:
                 return
             self._shown = min(self._sent, self._total)
             self._progress(self._shown, self._total)
 
+    def _stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
 
-class PartMeter:
-    """Counts the bytes of one part: those that have arrived, and those on their way."""
+    def _check(self) -> None:
+        if self._stopped:
+            raise Stopped
 
-    def __init__(self, meter: Meter) -> None:
-        self._meter = meter
-        self._under_way = 0
+
+class Meter:
+    """Counts the bytes of one part."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._sent = 0
 
     def show(self, sent: int) -> None:
-        """``sent`` bytes of the current request are on their way."""
-        change, self._under_way = sent - self._under_way, sent
-        self._meter.add(change)
+        """Count ``sent`` bytes of the part as sent; fewer than before after a failure.
 
-    def advance(self, size: int) -> None:
-        """``size`` more bytes have arrived, with which the current request is over."""
-        change, self._under_way = size - self._under_way, 0
-        self._meter.add(change)
-
-    def restart(self) -> None:
-        """The current request has failed: what was on its way counts no more."""
-        self.advance(0)
+        :raises Stopped: another part has failed.
+        """
+        change, self._sent = sent - self._sent, sent
+        self._parts.add(change)

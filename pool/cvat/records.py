@@ -1,14 +1,21 @@
-"""What the pool wants to know of CVAT's answers, and nothing more. Unknown fields are ignored."""
+"""What the pool needs of CVAT's answers. Fields that it does not need may be missing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
+from functools import wraps
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, ParamSpec, TypeVar
 
-from pool.errors import CvatTooOld
+from pool.config.urls import without_secrets
+from pool.errors import CvatError, CvatTooOld
+from pool.model import Job
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: Called with (bytes sent, bytes in all) while an upload runs.
 Progress = Callable[[int, int], None]
@@ -22,12 +29,41 @@ LACKING: Final = (
 )
 
 
+_TRACEBACK: Final = "Traceback (most recent call last)"
+#: Jobs that hold no annotation work of the task's own frames.
+_NOT_ANNOTATION: Final = frozenset({"ground_truth"})
+
+
+def reads(parse: Callable[P, T]) -> Callable[P, T]:
+    """Have a function that reads JSON raise CvatError where CVAT has sent something else."""
+
+    @wraps(parse)
+    def read(*args: P.args, **options: P.kwargs) -> T:
+        try:
+            return parse(*args, **options)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise CvatError(f"the answer is not what CVAT is known to send ({what})") from None
+
+    return read
+
+
+@reads
+def parse_id(said: Any) -> int:
+    return int(said["id"])
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerInfo:
     """``GET /api/server/about``."""
 
     name: str
     version: str
+
+    @staticmethod
+    @reads
+    def parse(said: Any) -> ServerInfo:
+        return ServerInfo(name=str(said["name"]), version=str(said["version"]))
 
     @property
     def release(self) -> tuple[int, int] | None:
@@ -64,6 +100,11 @@ class User:
     id: int
     username: str
 
+    @staticmethod
+    @reads
+    def parse(said: Any) -> User:
+        return User(id=int(said["id"]), username=str(said["username"]))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AccessToken:
@@ -72,6 +113,15 @@ class AccessToken:
     name: str
     read_only: bool
     expiry_date: str | None
+
+    @staticmethod
+    @reads
+    def parse(said: Any) -> AccessToken:
+        return AccessToken(
+            name=str(said.get("name", "")),
+            read_only=bool(said["read_only"]),
+            expiry_date=said.get("expiry_date"),
+        )
 
     @property
     def refusal(self) -> str:
@@ -101,6 +151,27 @@ class TaskInfo:
     organization_id: int | None
     age: float | None = field(default=None, compare=False)
 
+    @staticmethod
+    @reads
+    def parse(said: Any, answered: float | None) -> TaskInfo:
+        """``answered`` is when the answer was made, by the server's clock, in Unix seconds."""
+        created = said.get("created_date")
+        age = None
+        if isinstance(created, str) and answered is not None:
+            moment = datetime.fromisoformat(created)
+            age = answered - (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        return TaskInfo(
+            id=int(said["id"]),
+            name=str(said["name"]),
+            # Left out of the answer while a task has no data row.
+            size=int(said.get("size") or 0),
+            has_data=said.get("data") is not None,
+            jobs=int((said.get("jobs") or {}).get("count") or 0),
+            project_id=said.get("project_id"),
+            organization_id=said.get("organization_id", said.get("organization")),
+            age=age,
+        )
+
     @property
     def empty(self) -> bool:
         """Whether no frames and no jobs are in the task."""
@@ -126,6 +197,38 @@ class ImportState:
 
     status: ImportStatus
     message: str = ""
+
+    @staticmethod
+    @reads
+    def parse(said: Any) -> ImportState:
+        """Read the state; its message is without secrets of URLs.
+
+        Of a traceback, the last line is the message: before 2.70, CVAT gives the whole of it in
+        the first moments after a failure.
+        """
+        text = str(said.get("message") or "").strip()
+        message = text.splitlines()[-1].strip() if _TRACEBACK in text else text
+        return ImportState(status=ImportStatus(said["status"]), message=without_secrets(message))
+
+
+@reads
+def parse_job(said: Any, url: Callable[[int, int], str]) -> tuple[int, Job] | None:
+    """Return a job with its task's id; None when it is not for annotation (ground truth).
+
+    The replicas of a consensus job are jobs like others. ``url`` makes the page for people
+    from a task's and a job's id.
+    """
+    if said.get("type") in _NOT_ANNOTATION:
+        return None
+    task_id, job_id = int(said["task_id"]), int(said["id"])
+    assignee = said.get("assignee")
+    return task_id, Job(
+        id=job_id,
+        url=url(task_id, job_id),
+        start_frame=int(said["start_frame"]),
+        stop_frame=int(said["stop_frame"]),
+        assignee=assignee.get("username") if isinstance(assignee, Mapping) else None,
+    )
 
 
 @dataclass(frozen=True, slots=True)

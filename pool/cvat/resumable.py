@@ -6,15 +6,15 @@ import base64
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from pool.backoff import backoff
 from pool.cvat import failures
-from pool.cvat.body import BytesBody
+from pool.cvat.failures import Answer
 from pool.cvat.multipart import Multipart, OpenFile
-from pool.cvat.parallel import Meter, PartMeter, Stop, run_parts
+from pool.cvat.parallel import Meter, Parts
 from pool.cvat.records import Progress
-from pool.cvat.transport import Answer, Transport
+from pool.cvat.session import origin
+from pool.cvat.transport import BytesBody, Transport
 from pool.errors import (
     CvatAmbiguous,
     CvatBusy,
@@ -48,37 +48,38 @@ class GroupedUpload:
     """
 
     def __init__(
-        self, transport: Transport, task_id: int, path: str, *, limit: int, at_once: int
+        self,
+        transport: Transport,
+        task_id: int,
+        files: Sequence[OpenFile],
+        *,
+        limit: int,
+        at_once: int,
+        progress: Progress | None,
     ) -> None:
         from cvat_sdk.core.uploading import MAX_REQUEST_SIZE, TUS_CHUNK_SIZE
 
         self._transport = transport
         self._task_id = task_id
-        self._path = path
+        self._path = f"/api/tasks/{task_id}/data"
+        self._files = files
         self._at_once = at_once
         self._group_size = max(1, min(limit, MAX_REQUEST_SIZE))
         self._chunk_size = max(1, min(limit, TUS_CHUNK_SIZE, MOST_IN_MEMORY // at_once))
-        self._stop = Stop(transport.clock)
+        self._parts = Parts(transport.clock, progress, sum(file.size for file in files))
         self._touched = False
 
-    def run(
-        self,
-        fields: dict[str, Any],
-        files: Sequence[OpenFile],
-        patience: float,
-        progress: Progress | None,
-    ) -> Answer:
-        """Send all files and have the import begin; returns the answer to ``Upload-Finish``.
+    def run(self, fields: dict[str, Any], timeout: float) -> Answer:
+        """Send all files and have the import begin; return the answer to ``Upload-Finish``.
 
-        ``patience`` is the time-out of the last request, in seconds.
+        ``timeout`` is that of the last request, in seconds.
         """
-        meter = Meter(progress, sum(file.size for file in files), self._stop)
-        groups, large = _split(files, self._group_size)
+        groups, large = _split(self._files, self._group_size)
         parts = [
-            *(partial(self._send_group, group, fields, meter.part()) for group in groups),
-            *(partial(self._send_large, file, meter.part()) for file in large),
+            *(partial(self._send_group, group, fields) for group in groups),
+            *(partial(self._send_large, file) for file in large),
         ]
-        raised = run_parts(parts, self._at_once, self._stop)
+        raised = self._parts.run(parts, self._at_once)
         if raised:
             if self._touched or not all(failures.left_untouched(error) for error in raised):
                 failures.mark_touched(raised[0])
@@ -91,7 +92,7 @@ class GroupedUpload:
                 self._path,
                 data={key: value for key, value in fields.items() if value is not None},
                 headers={"Upload-Finish": ""},
-                timeout=patience,
+                timeout=timeout,
                 task_id=self._task_id,
             )
         except PoolError as error:
@@ -100,10 +101,9 @@ class GroupedUpload:
 
     # --- Groups of small files ----------------------------------------------------------------
 
-    def _send_group(
-        self, group: Sequence[OpenFile], fields: dict[str, Any], meter: PartMeter
-    ) -> None:
-        """Never sent twice: the server appends to a file that it has already."""
+    def _send_group(self, group: Sequence[OpenFile], fields: dict[str, Any]) -> None:
+        """Send once: the server appends to a file that it has already."""
+        meter = Meter(self._parts)
         body = Multipart({"image_quality": fields.get("image_quality")}, group)
         size = sum(file.size for file in group)
         self._transport.call(
@@ -118,12 +118,13 @@ class GroupedUpload:
             progress=lambda sent: meter.show(size * sent // body.length),
         )
         self._touched = True
-        meter.advance(size)
+        meter.show(size)
 
     # --- Large files --------------------------------------------------------------------------
 
-    def _send_large(self, file: OpenFile, meter: PartMeter) -> None:
+    def _send_large(self, file: OpenFile) -> None:
         self._touched = True
+        meter = Meter(self._parts)
         path = self._create(file)
         position = 0
         for chunk in file.chunks(self._chunk_size):
@@ -131,7 +132,7 @@ class GroupedUpload:
             position = self._send_chunk(path, file, chunk, position, meter)
 
     def _create(self, file: OpenFile) -> str:
-        """Announce a file; returns the path to send its bytes to.
+        """Announce a file and return the path to send its bytes to.
 
         Sent again after a failure: an announcement that nothing follows is left unused.
         """
@@ -144,9 +145,8 @@ class GroupedUpload:
         if self._transport.uses_token:
             # Before 2.56, CVAT answers 500 without it, unless a proxy sets X-Forwarded-Host. To a
             # session, an origin of another scheme than the one CVAT believes it has is a 403.
-            server = urlsplit(self._transport.server)
-            headers["Origin"] = f"{server.scheme}://{server.netloc}"
-        attempt = _Attempts(self._stop)
+            headers["Origin"] = origin(self._transport.server)
+        attempt = _Attempts(self._parts)
         while True:
             try:
                 answer = self._transport.call(
@@ -167,17 +167,15 @@ class GroupedUpload:
             raise CvatError("the answer to a resumable upload names no place to send the data to")
         return f"{self._path}/{upload_id}"
 
-    def _send_chunk(
-        self, path: str, file: OpenFile, chunk: bytes, start: int, meter: PartMeter
-    ) -> int:
-        """Send the bytes that begin at ``start``, from wherever the server has got to.
-
-        Returns where the next chunk begins. The chunk stays in memory until the server has it,
-        so that files that cannot be rewound are resumed as well.
+    def _send_chunk(self, path: str, file: OpenFile, chunk: bytes, start: int, meter: Meter) -> int:
+        """Send the bytes that begin at ``start``, from wherever the server has got to; return
+               where the next chunk begins.
+        The chunk stays in memory until the server has it,
+               so that files that cannot be rewound are resumed as well.
         """
         end = start + len(chunk)
         offset = start
-        attempt = _Attempts(self._stop)
+        attempt = _Attempts(self._parts)
         while offset < end:
             try:
                 reached = self._patch(path, memoryview(chunk)[offset - start :], offset, meter)
@@ -186,18 +184,18 @@ class GroupedUpload:
                 # chunk whose answer was lost.
                 if isinstance(error, CvatRejected) and error.http_status != 409:
                     raise
-                meter.restart()
+                meter.show(offset)
                 attempt.failed(error)
                 reached = self._offset(path, file, end, attempt)
             if not start <= reached <= end:
                 raise CvatError(f"{file.name}: the server is at byte {reached}, not at {offset}")
             if reached > offset:
                 attempt.succeeded()
-                meter.advance(reached - offset)
+            meter.show(reached)
             offset = reached
         return end
 
-    def _patch(self, path: str, data: memoryview, offset: int, meter: PartMeter) -> int:
+    def _patch(self, path: str, data: memoryview, offset: int, meter: Meter) -> int:
         answer = self._transport.call(
             "tus_chunk",
             "PATCH",
@@ -207,12 +205,12 @@ class GroupedUpload:
             timeout=self._transport.timeout + len(data) / 2**20,
             repeatable=False,
             task_id=self._task_id,
-            progress=meter.show,
+            progress=lambda sent: meter.show(offset + sent),
         )
         return _upload_offset(answer)
 
     def _offset(self, path: str, file: OpenFile, end: int, attempt: _Attempts) -> int:
-        """How many bytes the server has.
+        """Return how many bytes the server has.
 
         It forgets a file once that is complete: it answers 404 then, and 500 before 2.55.
         """
@@ -239,14 +237,14 @@ class GroupedUpload:
 class _Attempts:
     """Counts failures in a row and pauses after each: exponential, with full jitter."""
 
-    def __init__(self, stop: Stop) -> None:
-        self._stop = stop
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
         self._failures = 0
 
     def failed(self, error: CvatError) -> None:
         """Wait before the next attempt, or raise the error when there were enough.
 
-        Raises Stopped when another part fails meanwhile.
+        :raises Stopped: another part fails meanwhile.
         """
         self._failures += 1
         if self._failures >= MAX_FAILURES:
@@ -254,7 +252,7 @@ class _Attempts:
         pause = backoff(self._failures, base=FIRST_PAUSE, cap=LONGEST_PAUSE, least=0.0)
         if isinstance(error, CvatBusy) and error.retry_after is not None:
             pause = max(pause, min(error.retry_after, 4 * LONGEST_PAUSE))
-        self._stop.sleep(pause)
+        self._parts.sleep(pause)
 
     def succeeded(self) -> None:
         self._failures = 0

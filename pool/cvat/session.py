@@ -1,4 +1,4 @@
-"""A login with a user and a password: made once, kept, and renewed once when it has expired."""
+"""How a call authenticates: with a token, or with a session that one login has opened."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
+from urllib.parse import urlsplit
 
 from pool.clock import Clock
-from pool.cvat import failures
-from pool.cvat.credentials import PasswordCredentials
+from pool.cvat.credentials import AccessTokenCredentials, PasswordCredentials
+from pool.cvat.failures import Answer, error_from_answer, not_cvat
 from pool.errors import CvatError, CvatRefusedCredentials
-
-if TYPE_CHECKING:
-    from pool.cvat.transport import Answer
 
 #: Seconds in which no second login is tried. CVAT takes 100 anonymous calls a minute, logins
 #: included, and many threads may find out at once that the password is wrong.
@@ -36,20 +34,36 @@ class Login:
     """The headers of one login, and when it was made (monotonic seconds)."""
 
     headers: RedactedHeaders
-    at: float
+    at: float = 0.0
+
+
+class TokenLogin:
+    """An access token, which CVAT checks with each call."""
+
+    def __init__(self, credentials: AccessTokenCredentials) -> None:
+        self._login = Login(RedactedHeaders(Authorization=f"Bearer {credentials.token}"))
+
+    def current(self) -> Login:
+        """Return the one there is."""
+        return self._login
+
+    def renewed(self, stale: Login) -> Login:
+        """Return ``stale``: a token that was refused stays refused."""
+        return stale
 
 
 class PasswordSession:
-    """Keeps the one login that all threads share. Thread-safe."""
+    """One login with a password for all threads; renewed once when it has expired. Thread-safe.
+
+    ``post_login`` sends a user name and a password, and no headers of another login.
+    """
 
     def __init__(
         self,
-        api_client: Any,
         credentials: PasswordCredentials,
         post_login: Callable[[Mapping[str, str]], Answer],
         clock: Clock,
     ) -> None:
-        self._api_client = api_client
         self._credentials = credentials
         self._post_login = post_login
         self._clock = clock
@@ -58,7 +72,10 @@ class PasswordSession:
         self._refused: tuple[float, CvatError] | None = None
 
     def current(self) -> Login:
-        """The login to use; the first caller makes it. Raises CvatRefusedCredentials."""
+        """Return the login to use; the first caller makes it.
+
+        :raises CvatRefusedCredentials: CVAT does not take the password.
+        """
         login = self._login
         if login is not None:
             return login
@@ -67,9 +84,9 @@ class PasswordSession:
             return self._login or self._log_in()
 
     def renewed(self, stale: Login) -> Login:
-        """A login made after ``stale``, which the server no longer takes.
+        """Return a login made after ``stale``, which the server no longer takes.
 
-        ``stale`` itself is returned when it is so young that another login would not help.
+        Return ``stale`` itself when it is so young that another login would not help.
         """
         with self._lock:
             if self._login is not None and self._login is not stale:
@@ -82,7 +99,7 @@ class PasswordSession:
         now = self._clock.monotonic()
         if self._refused is not None and now - self._refused[0] < LOGIN_PAUSE:
             raise CvatRefusedCredentials(self._refused[1].detail)
-        self._forget()
+        self._login = None
         answer = self._post_login(
             {"username": self._credentials.username, "password": self._credentials.password}
         )
@@ -92,35 +109,37 @@ class PasswordSession:
                 self._refused = (now, error)
             raise error
         self._refused = None
-        self._login = Login(self._keep(answer), now)
+        self._login = Login(_session_headers(answer), now)
         return self._login
 
-    def _forget(self) -> None:
-        self._login = None
-        self._api_client.cookies.clear()
-        self._api_client.configuration.api_key.pop("csrfHeaderAuth", None)
-
-    def _keep(self, answer: Answer) -> RedactedHeaders:
-        """What ``cvat_sdk.Client.login`` does with the answer, which itself has no time-out."""
-        from cvat_sdk.core.helpers import make_request_headers
-
-        cookies = self._api_client.cookies
-        for line in answer.headers.getlist("set-cookie"):  # type: ignore[attr-defined]
-            try:
-                cookies.update(SimpleCookie(line))
-            except CookieError:
-                continue
-        if "sessionid" not in cookies:
-            raise failures.not_cvat(answer.server, answer.status, "no session in the login")
-        if "csrftoken" in cookies:
-            keys = self._api_client.configuration.api_key
-            keys["csrfHeaderAuth"] = cookies["csrftoken"].value
-        return RedactedHeaders(make_request_headers(self._api_client))
-
     def _refusal(self, answer: Answer) -> CvatError:
-        error = failures.error_from_answer(
-            answer.status, answer.headers, answer.data, method="GET", now=self._clock.now()
-        )
+        error = error_from_answer(answer, method="GET", now=self._clock.now())
         if answer.status in (400, 401, 403):
             return CvatRefusedCredentials(error.detail, http_status=answer.status)
         return error
+
+
+def _session_headers(answer: Answer) -> RedactedHeaders:
+    """Return what the SDK sends in a session: its cookies, and what Django checks against CSRF."""
+    cookies: SimpleCookie = SimpleCookie()
+    for line in answer.headers.getlist("set-cookie"):
+        try:
+            cookies.update(SimpleCookie(line))
+        except CookieError:
+            continue
+    if "sessionid" not in cookies:
+        raise not_cvat(answer, "no session in the login")
+    headers = RedactedHeaders(Cookie=cookies.output(attrs=[], header="", sep=";").strip())
+    if "csrftoken" in cookies:
+        headers["X-CSRFToken"] = cookies["csrftoken"].value
+        headers["Origin"] = origin(answer.server)
+    return headers
+
+
+def origin(server: str) -> str:
+    """Return a server's address as an ``Origin`` header has it: without path and usual port."""
+    parts = urlsplit(server)
+    usual = {"http": 80, "https": 443}.get(parts.scheme)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    port = f":{parts.port}" if parts.port not in (None, usual) else ""
+    return f"{parts.scheme}://{host}{port}"

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import quote
+
+import urllib3
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    InsecureRequestWarning,
+    NewConnectionError,
+    ProtocolError,
+)
 
 from pool.clock import Clock
 from pool.config.settings import CvatSettings
+from pool.config.urls import split_url
 from pool.cvat import failures
-from pool.cvat.body import Body, BytesBody, Sending
-from pool.cvat.credentials import AccessTokenCredentials, Credentials, PasswordCredentials
-from pool.cvat.sdk import checked_url, sdk_client
-from pool.cvat.session import PasswordSession, RedactedHeaders
-from pool.errors import CvatRefusedCredentials, CvatUnreachable, PoolError
+from pool.cvat.credentials import Credentials, PasswordCredentials
+from pool.cvat.failures import Answer
+from pool.cvat.session import PasswordSession, RedactedHeaders, TokenLogin
+from pool.errors import ConfigError, CvatRefusedCredentials, CvatUnreachable, PoolError
 from pool.logs import get_logger
 
 log = get_logger(__name__)
@@ -24,37 +36,89 @@ log = get_logger(__name__)
 #: Called after every call with its operation, its seconds, and "ok" or the code of the error.
 OnCall = Callable[[str, float, str], None]
 
-ACCEPT: Final = "application/vnd.cvat+json"
 #: Seconds to get a connection; also the longest that sending one chunk may stall.
 _CONNECT_TIMEOUT: Final = 10.0
 #: Methods that have the same effect when the server gets them twice.
 _REPEATABLE: Final = frozenset({"GET", "HEAD", "DELETE", "PATCH"})
+#: Bytes given to the connection at a time: few enough that a slow line does not stall one
+#: piece for the whole time-out.
+_SEND_SIZE: Final = 256 * 1024
+_CONNECTION_ERRORS: Final = (HTTPError, HTTPException, OSError)
+
+
+class Body(Protocol):
+    """What is sent with a call, in pieces, without being all in memory."""
+
+    @property
+    def content_type(self) -> str:
+        """The media type of the body."""
+
+    @property
+    def length(self) -> int:
+        """Bytes in all."""
+
+    @property
+    def replayable(self) -> bool:
+        """Whether :meth:`chunks` can be called again, after a renewed login."""
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """Yield the bytes to send, ``length`` in all.
+
+        :raises InputError: a source lacks some.
+        """
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the server sent back."""
+class BytesBody:
+    """A body that is in memory already."""
 
-    status: int
-    headers: Mapping[str, str]
-    data: bytes
-    server: str
+    data: bytes | memoryview
+    content_type: str = "application/json"
+    replayable: bool = True
 
-    def json(self) -> Any:
-        """The body as JSON. Raises CvatError when it is none: this is no CVAT server."""
-        try:
-            return json.loads(self.data)
-        except ValueError:
-            kind = self.headers.get("content-type", "").partition(";")[0] or "nothing"
-            raise failures.not_cvat(self.server, self.status, kind) from None
+    @property
+    def length(self) -> int:
+        return len(self.data)
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        view = memoryview(self.data)
+        for start in range(0, len(view), _SEND_SIZE):
+            yield view[start : start + _SEND_SIZE]
+
+
+class _Sending:
+    """Gives a body to the connection piece by piece and counts what the connection has taken."""
+
+    def __init__(self, body: Body, progress: Callable[[int], None] | None) -> None:
+        self._body = body
+        self._progress = progress
+        self.sent = 0
+        self.started = False
+        self.complete = False
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        for chunk in self._body.chunks():
+            self.started = True
+            yield chunk
+            self.sent += len(chunk)
+            if self._progress is not None:
+                self._progress(self.sent)
+        self.complete = True
+
+    @property
+    def cut_after(self) -> tuple[int, int] | None:
+        """How many bytes were sent, and of how many, if the body was cut in the middle."""
+        if self.complete or not self.started:
+            return None
+        return self.sent, self._body.length
 
 
 class Transport:
     """Sends calls to one server for one organization and credential. Thread-safe.
 
-    Built on the SDK's client: its connection pool, TLS settings, organization header and
-    credentials. Its endpoints and models are not used, because the models refuse an answer
-    that lacks a field and take most of the time of a poll.
+    Not by cvat-sdk: its endpoints refuse an answer that lacks a field and take most of the time
+    of a poll, and its REST client sends bytes only, retries a 503 of its own accord for several
+    seconds, and follows a redirect with the credentials.
     """
 
     def __init__(
@@ -70,37 +134,31 @@ class Transport:
         self.server = checked_url(settings.url)
         self.timeout = settings.timeout
         self.clock = clock
+        self.connections = _connections(self.server, settings, pool_size)
         self._on_call = on_call
-        self._client = sdk_client(self.server, settings, pool_size, user_agent)
-        self._session: PasswordSession | None = None
-        self._headers = RedactedHeaders()
+        self._headers = {
+            "User-Agent": user_agent,
+            "Accept": "application/vnd.cvat+json",
+            "X-Organization": _checked_slug(settings.organization),
+        }
+        self._logins: TokenLogin | PasswordSession
         self.use(credentials)
 
     def use(self, credentials: Credentials) -> None:
         """Make all calls that begin from now on with these credentials."""
         if isinstance(credentials, PasswordCredentials):
-            self._session = PasswordSession(
-                self._client.api_client, credentials, self._post_login, self.clock
-            )
+            self._logins = PasswordSession(credentials, self._post_login, self.clock)
         else:
-            self._use_token(credentials)
-            self._session = None
-
-    def _use_token(self, credentials: AccessTokenCredentials) -> None:
-        from cvat_sdk.core.client import AccessTokenCredentials as SdkToken
-        from cvat_sdk.core.helpers import make_request_headers
-
-        self._client.login(SdkToken(credentials.token))
-        self._headers = RedactedHeaders(make_request_headers(self._client.api_client))
+            self._logins = TokenLogin(credentials)
 
     @property
     def uses_token(self) -> bool:
-        return self._session is None
+        """Whether calls are made with an access token."""
+        return isinstance(self._logins, TokenLogin)
 
     def close(self) -> None:
         """Close all connections that are not in use. The transport can be used again."""
-        self._client.close()
-        self._client.api_client.rest_client.pool_manager.clear()
+        self.connections.clear()
 
     def call(
         self,
@@ -121,35 +179,40 @@ class Transport:
         """Make one call and return its answer, if it is a 2xx or its status is in ``accept``.
 
         ``data`` is sent as JSON, ``body`` as it is. ``timeout`` is in seconds, for the answer
-        after the call was sent. A call that is ``repeatable`` (every method but POST, unless
-        told otherwise) is made once more when the connection turns out to be dead, as
-        keep-alive connections are that the server has closed; no other call ever is.
+        after the call was sent. A call that is ``repeatable`` (by default every method but POST)
+        is made once more when the connection turns out to be dead, as keep-alive connections are
+        that the server has closed; no other call ever is.
 
         Raises the errors of :mod:`pool.errors`, and no other. Those raised after the first
         byte of a body was sent are marked for :func:`pool.cvat.failures.left_untouched`.
         """
         if body is None and data is not None:
             body = BytesBody(json.dumps(data).encode())
+        replayable = body is None or body.replayable
         if repeatable is None:
             repeatable = method in _REPEATABLE
-        url = self.server + path + _query(query)
+        exchange = partial(
+            self._exchange,
+            method,
+            self.server + path + _query(query),
+            body,
+            timeout=self.timeout if timeout is None else timeout,
+            repeatable=repeatable and replayable,
+            progress=progress,
+        )
         started = self.clock.monotonic()
         result, status = "error", 0
         try:
-            answer = self._send(
-                method,
-                url,
-                body,
-                headers or {},
-                timeout=self.timeout if timeout is None else timeout,
-                repeatable=repeatable and (body is None or body.replayable),
-                progress=progress,
-            )
+            login = self._logins.current()
+            answer = exchange(self._with(login.headers, headers))
+            # A 401 is decided before CVAT looks at the body, so sending it again is safe.
+            if answer.status == 401 and replayable:
+                renewed = self._logins.renewed(login)
+                if renewed is not login:
+                    answer = exchange(self._with(renewed.headers, headers))
             status = answer.status
             if not (200 <= status < 300 or status in accept):
-                raise failures.error_from_answer(
-                    status, answer.headers, answer.data, method=method, now=self.clock.now()
-                )
+                raise failures.error_from_answer(answer, method=method, now=self.clock.now())
             result = "ok"
             return answer
         except PoolError as error:
@@ -161,12 +224,15 @@ class Transport:
     def open_connections(self, operation: str, path: str, count: int) -> None:
         """Open ``count`` connections at once and leave them in the pool, authenticated."""
         self.call(operation, "GET", path)
+        headers = self._with(self._logins.current().headers)
         held: list[Any] = []
         try:
             while len(held) < count:
                 # An answer that is not read keeps its connection, so the next call opens one.
-                held.append(self._urlopen("GET", self.server + path, preload_content=False))
-        except _connection_errors() as error:
+                held.append(
+                    self._open("GET", self.server + path, headers, self.timeout, preload=False)
+                )
+        except _CONNECTION_ERRORS as error:
             mapped = failures.error_from_exception(
                 error, method="GET", server=self.server, sent=False, timeout=self.timeout
             )
@@ -178,40 +244,11 @@ class Transport:
 
     # --- In the order of a call ---------------------------------------------------------------
 
-    def _send(
-        self,
-        method: str,
-        url: str,
-        body: Body | None,
-        headers: Mapping[str, str],
-        *,
-        timeout: float,
-        repeatable: bool,
-        progress: Callable[[int], None] | None,
-    ) -> Answer:
-        """Send with the credentials; when a session has expired, log in again and resend."""
-
-        def exchange(credentials: Mapping[str, str]) -> Answer:
-            return self._exchange(
-                method,
-                url,
-                body,
-                RedactedHeaders({**credentials, "Accept": ACCEPT, **headers}),
-                timeout=timeout,
-                repeatable=repeatable,
-                progress=progress,
-            )
-
-        if self._session is None:
-            return exchange(self._headers)
-        login = self._session.current()
-        answer = exchange(login.headers)
-        # A 401 is decided before CVAT looks at the body, so sending it again is safe.
-        if answer.status == 401 and (body is None or body.replayable):
-            renewed = self._session.renewed(login)
-            if renewed is not login:
-                answer = exchange(renewed.headers)
-        return answer
+    def _with(self, *more: Mapping[str, str] | None) -> RedactedHeaders:
+        headers = RedactedHeaders(self._headers)
+        for each in more:
+            headers.update(each or {})
+        return headers
 
     def _exchange(
         self,
@@ -221,41 +258,62 @@ class Transport:
         headers: RedactedHeaders,
         *,
         timeout: float,
-        repeatable: bool,
-        progress: Callable[[int], None] | None,
+        repeatable: bool = False,
+        progress: Callable[[int], None] | None = None,
     ) -> Answer:
+        """Send once, or twice if ``repeatable``, and read the answer, whatever its status."""
         if body is not None:
             headers["Content-Type"] = body.content_type
             headers["Content-Length"] = str(body.length)
         attempts = 2 if repeatable else 1
         while True:
             attempts -= 1
-            sending = Sending(body, progress) if body is not None else None
+            sending = _Sending(body, progress) if body is not None else None
             try:
-                response = self._urlopen(
-                    method, url, body=sending, headers=headers, timeout=timeout
-                )
+                response = self._open(method, url, headers, timeout, body=sending)
                 return Answer(response.status, response.headers, response.data, self.server)
             except PoolError as error:  # from the body: a file that changed
                 if sending is not None and sending.started:
                     failures.mark_touched(error)
                 raise
-            except _connection_errors() as error:
-                if attempts and _may_be_stale(error):
+            except _CONNECTION_ERRORS as error:
+                if attempts and isinstance(error, ProtocolError):
                     continue
+                never_sent = isinstance(error, NewConnectionError | ConnectTimeoutError)
                 mapped = failures.error_from_exception(
                     error,
                     method=method,
                     server=self.server,
-                    sent=_was_sent(error, sending),
+                    sent=not never_sent and (sending is None or sending.complete),
                     timeout=timeout,
-                    cut_after=_cut_after(sending),
+                    cut_after=sending.cut_after if sending is not None else None,
                 )
                 if sending is not None and sending.started:
                     failures.mark_touched(mapped)
             # Outside of the handler, and so without the frames below, whose variables hold
             # the headers.
             raise mapped
+
+    def _open(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        timeout: float,
+        *,
+        body: _Sending | None = None,
+        preload: bool = True,
+    ) -> urllib3.BaseHTTPResponse:
+        return self.connections.urlopen(
+            method,
+            url,
+            body=body,
+            headers=headers,
+            timeout=urllib3.Timeout(connect=min(_CONNECT_TIMEOUT, timeout), read=timeout),
+            retries=False,
+            redirect=False,
+            preload_content=preload,
+        )
 
     def _report(
         self, operation: str, started: float, status: int, result: str, task_id: int | None
@@ -272,64 +330,70 @@ class Transport:
         if self._on_call is not None:
             self._on_call(operation, seconds, result)
 
-    def _urlopen(
-        self,
-        method: str,
-        url: str,
-        *,
-        body: Sending | None = None,
-        headers: Mapping[str, str] | None = None,
-        timeout: float | None = None,
-        preload_content: bool = True,
-    ) -> Any:
-        """The SDK's connection pool, without its retries and redirects.
-
-        Not the SDK's ``rest_client.request``, which sends bytes only, retries a 503 of its own
-        accord for several seconds, and follows a redirect with the credentials.
-        """
-        import urllib3
-
-        read = self.timeout if timeout is None else timeout
-        if headers is None:
-            login = self._headers if self._session is None else self._session.current().headers
-            headers = RedactedHeaders({**login, "Accept": ACCEPT})
-        return self._client.api_client.rest_client.pool_manager.urlopen(
-            method,
-            url,
-            body=body,
-            headers=headers,
-            timeout=urllib3.Timeout(connect=min(_CONNECT_TIMEOUT, read), read=read),
-            retries=False,
-            redirect=False,
-            preload_content=preload_content,
-        )
-
     def _post_login(self, data: Mapping[str, str]) -> Answer:
-        """The call that a session begins with: without credentials, and never made twice."""
-        from cvat_sdk.core.helpers import make_request_headers
-
-        plain = RedactedHeaders(make_request_headers(self._client.api_client))
-        plain.pop("X-Organization", None)
+        """Make the call that opens a session: without an organization, and never twice."""
+        headers = self._with()
+        del headers["X-Organization"]
         started = self.clock.monotonic()
         result, status = CvatUnreachable.code, 0
         try:
             answer = self._exchange(
                 "POST",
-                self.server + "/api/auth/login",
+                f"{self.server}/api/auth/login",
                 BytesBody(json.dumps(data).encode()),
-                RedactedHeaders({**plain, "Accept": ACCEPT}),
+                headers,
                 timeout=self.timeout,
-                repeatable=False,
-                progress=None,
             )
             status = answer.status
             result = "ok" if status == 200 else CvatRefusedCredentials.code
             return answer
         except CvatUnreachable as error:
-            # A login whose outcome is unknown changed nothing that anybody would look for.
+            # A login whose outcome is unknown has changed nothing that matters here.
             raise CvatUnreachable(error.detail) from None
         finally:
             self._report("login", started, status, result, None)
+
+
+def checked_url(url: str) -> str:
+    """Return the server's address without the slash at its end, and its host in lower case; a
+    path before ``/api`` is kept.
+
+    :raises ConfigError: it is no address, or holds what belongs elsewhere.
+    """
+    url = url.strip()
+    scheme, found, rest = url.partition("://")
+    if not found or scheme.lower() not in ("http", "https"):
+        raise ConfigError(
+            f"cvat.url {url!r} does not begin with http:// or https://, "
+            f'write for example "https://{rest or url or "cvat.example.com"}"'
+        )
+    if "@" in rest.partition("/")[0]:
+        raise ConfigError("cvat.url holds a user or password; credentials never stand there")
+    parts = split_url(url)
+    if parts is None or parts.query or parts.fragment:
+        raise ConfigError(f"cvat.url {url!r} is not the address of a server")
+    return parts._replace(netloc=parts.netloc.lower()).geturl().rstrip("/")
+
+
+def _checked_slug(organization: str) -> str:
+    if not organization.isascii() or not organization.isprintable():
+        raise ConfigError(f"cvat.organization {organization!r} is not a slug")
+    return organization
+
+
+def _connections(server: str, settings: CvatSettings, pool_size: int) -> urllib3.PoolManager:
+    """Return a pool of ``pool_size`` connections that stay open."""
+    if not settings.verify_tls:
+        log.warning("certificates of CVAT are not verified", server=server)
+        urllib3.disable_warnings(InsecureRequestWarning)
+    return urllib3.PoolManager(
+        maxsize=pool_size,
+        cert_reqs="CERT_REQUIRED" if settings.verify_tls else "CERT_NONE",
+        socket_options=[
+            *HTTPConnection.default_socket_options,  # TCP_NODELAY
+            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        ],
+    )
 
 
 def _query(query: Mapping[str, object] | None) -> str:
@@ -337,30 +401,3 @@ def _query(query: Mapping[str, object] | None) -> str:
     if not query:
         return ""
     return "?" + "&".join(f"{key}={quote(str(value), safe=',:')}" for key, value in query.items())
-
-
-def _connection_errors() -> tuple[type[Exception], ...]:
-    import urllib3
-
-    return (urllib3.exceptions.HTTPError, HTTPException, OSError)
-
-
-def _may_be_stale(error: Exception) -> bool:
-    import urllib3
-
-    return isinstance(error, urllib3.exceptions.ProtocolError)
-
-
-def _was_sent(error: Exception, sending: Sending | None) -> bool:
-    """Whether the server may have had the whole call when the connection failed."""
-    from urllib3 import exceptions as urllib3
-
-    if isinstance(error, urllib3.NewConnectionError | urllib3.ConnectTimeoutError):
-        return False
-    return sending is None or sending.complete
-
-
-def _cut_after(sending: Sending | None) -> tuple[int, int] | None:
-    if sending is None or sending.complete or not sending.started:
-        return None
-    return sending.sent, sending.length

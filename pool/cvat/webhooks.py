@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pool.cvat import parse
-from pool.cvat.records import ImportState, ImportStatus
+from pool.cvat.listing import list_all
+from pool.cvat.records import ImportState, ImportStatus, parse_job, reads
 from pool.cvat.transport import Transport
 from pool.errors import CvatError, CvatRejected
 from pool.model import Job
@@ -44,6 +44,19 @@ class Webhook:
     enable_ssl: bool
     events: frozenset[str]
 
+    @staticmethod
+    @reads
+    def parse(said: Any) -> Webhook:
+        return Webhook(
+            id=int(said["id"]),
+            target_url=str(said["target_url"]),
+            description=str(said.get("description") or ""),
+            project_id=said.get("project_id"),
+            is_active=bool(said.get("is_active")),
+            enable_ssl=bool(said.get("enable_ssl")),
+            events=frozenset(map(str, said.get("events") or ())),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delivery:
@@ -60,20 +73,13 @@ class Webhooks:
     Every method raises the errors of :class:`pool.cvat.client.CvatClient`.
     """
 
-    def __init__(
-        self,
-        transport: Transport,
-        listing: Callable[[str, str, Mapping[str, object]], list[Any]],
-    ) -> None:
+    def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._listing = listing
 
     def of(self, project_id: int | None) -> list[Webhook]:
         """All there are that these credentials may see, oldest first."""
-        query: dict[str, object] = {"type": "organization"}
-        if project_id is not None:
-            query = {"type": "project", "project_id": project_id}
-        return [_webhook(said) for said in self._listing("webhooks", "/api/webhooks", query)]
+        found = list_all(self._transport, "webhooks", "/api/webhooks", _scope(project_id))
+        return [Webhook.parse(said) for said in found]
 
     def create(
         self, project_id: int | None, *, target_url: str, description: str, secret: str
@@ -82,10 +88,7 @@ class Webhooks:
 
         :raises CvatRejected: there is no such project, or the URL will not do.
         """
-        scope: dict[str, object] = {"type": "organization"}
-        if project_id is not None:
-            scope = {"type": "project", "project_id": project_id}
-        fields = {**scope, **_fields(target_url, description, secret)}
+        fields = {**_scope(project_id), **_fields(target_url, description, secret)}
         return self._subscribe("create_webhook", "POST", "/api/webhooks", fields)
 
     def replace(
@@ -100,7 +103,7 @@ class Webhooks:
     ) -> Webhook:
         def subscribe(events: frozenset[str]) -> Webhook:
             data = {**fields, "events": sorted(events)}
-            return _webhook(self._transport.call(operation, method, path, data=data).json())
+            return Webhook.parse(self._transport.call(operation, method, path, data=data).json())
 
         try:
             return subscribe(EVENTS)
@@ -132,6 +135,12 @@ class Webhooks:
         )
 
 
+def _scope(project_id: int | None) -> dict[str, object]:
+    if project_id is None:
+        return {"type": "organization"}
+    return {"type": "project", "project_id": project_id}
+
+
 def _fields(target_url: str, description: str, secret: str) -> dict[str, Any]:
     return {
         "target_url": target_url,
@@ -141,22 +150,6 @@ def _fields(target_url: str, description: str, secret: str) -> dict[str, Any]:
         "is_active": True,
         "enable_ssl": target_url.startswith("https:"),
     }
-
-
-def _webhook(said: Any) -> Webhook:
-    try:
-        return Webhook(
-            id=int(said["id"]),
-            target_url=str(said["target_url"]),
-            description=str(said.get("description") or ""),
-            project_id=said.get("project_id"),
-            is_active=bool(said.get("is_active")),
-            enable_ssl=bool(said.get("enable_ssl")),
-            events=frozenset(map(str, said.get("events") or ())),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise CvatError(f"a webhook is not what CVAT is known to send ({what})") from None
 
 
 # --- Deliveries ----------------------------------------------------------------------------------
@@ -206,7 +199,7 @@ def _event(said: dict[str, Any], job_url: Callable[[int, int], str]) -> Event:
         return Event(name=name, webhook_id=int(said["webhook"]["id"]))
     webhook_id = int(said["webhook_id"])
     if name == JOB_CREATED:
-        job = parse.job(said["job"], job_url)
+        job = parse_job(said["job"], job_url)
         return Event(
             name=name,
             webhook_id=webhook_id,
@@ -215,7 +208,7 @@ def _event(said: dict[str, Any], job_url: Callable[[int, int], str]) -> Event:
         )
     if name == IMPORT_COMPLETED:
         request = said["request"]
-        outcome = parse.import_state(request)
+        outcome = ImportState.parse(request)
         ended = outcome.status in (ImportStatus.FINISHED, ImportStatus.FAILED)
         return Event(
             name=name,

@@ -14,8 +14,8 @@ from pool.cvat import (
     CvatClient,
     ImportState,
     ImportStatus,
+    listing,
 )
-from pool.cvat import client as client_module
 from pool.model import Job
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def test_tasks_are_found_by_their_exact_name(client: CvatClient, make_task: Make
 def test_marked_tasks_are_found_over_all_pages(
     client: CvatClient, make_task: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "_PAGE_SIZE", 2)
+    monkeypatch.setattr(listing, "_PAGE_SIZE", 2)
     mark = make_task.name('[pool "1"]')
     made = [make_task(f'[pool "1"] {number}') for number in range(5)]
     make_task("[pool 1]")

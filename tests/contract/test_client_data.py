@@ -19,8 +19,8 @@ from pool.cvat import (
     ImportStatus,
     LocalFile,
     Upload,
+    listing,
 )
-from pool.cvat import client as client_module
 from pool.model import Job
 
 if TYPE_CHECKING:
@@ -272,7 +272,7 @@ def test_jobs_of_many_tasks_at_once(
     for task_id in made[:2]:
         send(client, task_id, images("a.jpg", "b.jpg", job_file_mapping=[["a.jpg"], ["b.jpg"]]))
     expected = {task_id: wait_for_jobs(task_id) for task_id in made[:2]}
-    monkeypatch.setattr(client_module, "_PAGE_SIZE", 3)
+    monkeypatch.setattr(listing, "_PAGE_SIZE", 3)
     asked = [*range(UNKNOWN_ID, UNKNOWN_ID + 700), *made, *made]
     assert client.jobs(asked) == expected
     assert client.jobs([]) == {}

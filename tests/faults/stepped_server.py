@@ -173,7 +173,7 @@ class SteppedServer:
         """The pool's client, with this server at the end of its connections."""
         settings = CvatSettings(url=URL, timeout=timeout)
         client = CvatClient(settings, AccessTokenCredentials(TOKEN), clock=self.clock)
-        client._transport._client.api_client.rest_client.pool_manager = self  # the seam of urllib3
+        client._transport.connections = self  # the seam of urllib3
         return client
 
     def do(self, action: Callable[[], T]) -> T:

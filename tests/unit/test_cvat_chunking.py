@@ -12,7 +12,7 @@ from PIL import Image
 from pool.config.data_params import DataParams
 from pool.cvat import LocalFile, Upload
 from pool.cvat.chunking import MOST_PIXELS, auto_chunk_size, chunk_size_for, server_chunk_size
-from pool.cvat.upload import _parameters
+from pool.cvat.upload import data_fields
 
 
 def image(width: int = 1920, height: int = 1080, kind: str = "JPEG") -> bytes:
@@ -112,11 +112,11 @@ def test_one_image_is_not_looked_at() -> None:
 )
 def test_what_is_sent(setting: Any, extra: dict[str, Any], sent: int | None) -> None:
     data = Upload(files=tuple(local(image())), extra=extra)
-    assert _parameters(data, DataParams(chunk_size=setting))["chunk_size"] == sent
+    assert data_fields(data, DataParams(chunk_size=setting))["chunk_size"] == sent
 
 
 @pytest.mark.parametrize(
     "data", [Upload(share=("a.jpg",) * 9), Upload(urls=("http://x/a.jpg",)), Upload(cloud=(1, ()))]
 )
 def test_what_the_server_gets_by_itself_is_its_own_choice(data: Upload) -> None:
-    assert _parameters(data, DataParams())["chunk_size"] is None
+    assert data_fields(data, DataParams())["chunk_size"] is None

@@ -24,7 +24,8 @@ def answered(
         (HTML, said.encode()) if isinstance(said, str) else (JSON, json.dumps(said).encode())
     )
     all_headers = HTTPHeaderDict({"Content-Type": kind, **headers})
-    return failures.error_from_answer(status, all_headers, body, method=method, now=NOW)
+    answer = failures.Answer(status, all_headers, body, "http://cvat.test")
+    return failures.error_from_answer(answer, method=method, now=NOW)
 
 
 @pytest.mark.parametrize(

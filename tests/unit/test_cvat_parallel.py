@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from cvat_data_stub import RQ_ID, DataEndpoint, files, send
@@ -14,7 +14,6 @@ from pool import errors
 from pool.config.data_params import DataParams
 from pool.config.settings import CvatSettings
 from pool.cvat import AccessTokenCredentials, CvatClient, LocalFile, Upload, cut_off, left_untouched
-from pool.cvat.parallel import Meter, Stop, Stopped, run_parts
 
 TOKEN = AccessTokenCredentials("s3cr3t")
 PATIENCE = 10.0
@@ -177,29 +176,8 @@ def test_a_callback_that_fails_ends_the_upload(endpoint: DataEndpoint, client: C
     assert "Upload-Finish" not in endpoint.steps
 
 
-# --- The parts themselves ----------------------------------------------------------------------
-
-
-def part(done: list[int], number: int) -> Callable[[], None]:
-    return lambda: done.append(number)
-
-
-@pytest.mark.parametrize("at_once", [1, 3, 99])
-def test_all_parts_are_run(at_once: int) -> None:
-    done: list[int] = []
-    parts = [part(done, number) for number in range(10)]
-    assert run_parts(parts, at_once, Stop(FakeClock())) == []
-    assert sorted(done) == list(range(10))
-
-
-def test_one_at_a_time_is_in_order_and_in_the_callers_thread() -> None:
-    threads: list[threading.Thread] = []
-    run_parts([lambda: threads.append(threading.current_thread())] * 3, 1, Stop(FakeClock()))
-    assert threads == [threading.current_thread()] * 3
-
-
 class WaitingClock(FakeClock):
-    """Waits for real, and says when it does."""
+    """Waits until it is woken, and says when it does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -207,40 +185,53 @@ class WaitingClock(FakeClock):
 
     def wait(self, condition: threading.Condition, seconds: float | None) -> bool:
         self.waiting.set()
-        return condition.wait(PATIENCE)
+        assert condition.wait(PATIENCE), "not woken"
+        return True
 
 
-def test_a_failure_wakes_a_part_that_pauses() -> None:
+class HastyClock(FakeClock):
+    """Does not wait."""
+
+    def wait(self, condition: threading.Condition, seconds: float | None) -> bool:
+        return False
+
+
+def test_a_failure_wakes_a_part_that_pauses(server: StubServer, endpoint: DataEndpoint) -> None:
     clock = WaitingClock()
-    stop = Stop(clock)
 
-    def fail() -> None:
-        assert clock.waiting.wait(PATIENCE)
-        raise errors.CvatRejected("no")
+    def answer(seen: Seen) -> Reply | None:
+        if seen.method == "PATCH":
+            return Reply(status=503, headers={"Retry-After": "60"})
+        if "Upload-Multiple" in seen.headers:
+            assert clock.waiting.wait(PATIENCE)
+            return Reply(status=400, data=["no"])
+        return None
 
-    first, second = run_parts([lambda: stop.sleep(900.0), fail], 2, stop)
-    assert isinstance(first, errors.CvatRejected)
-    assert isinstance(second, Stopped)
+    endpoint.before = answer
+    settings = CvatSettings(url=server.url, timeout=5.0)
+    data = files(a_mp4=b"a" * 250, b_jpg=b"b" * 90)
+    with (
+        CvatClient(settings, TOKEN, clock=clock) as client,
+        pytest.raises(errors.CvatRejected, match="no"),
+    ):
+        send(client, data, limit=100, at_once=2)
 
 
-def test_what_the_meter_shows_never_goes_back() -> None:
+def test_the_progress_never_goes_back_after_a_failure(
+    server: StubServer, endpoint: DataEndpoint
+) -> None:
+    failed = threading.Event()
+
+    def lose_one(seen: Seen) -> Reply | None:
+        if seen.method != "PATCH" or failed.is_set():
+            return None
+        failed.set()
+        return Reply(cut=True)
+
+    endpoint.before = lose_one
     steps: list[tuple[int, int]] = []
-    meter = Meter(lambda *step: steps.append(step), 100, Stop(FakeClock()))
-    one, two = meter.part(), meter.part()
-    one.show(20)
-    two.show(30)
-    one.restart()
-    one.show(10)
-    one.show(40)
-    two.advance(50)
-    one.advance(50)
-    assert steps == [(20, 100), (50, 100), (70, 100), (90, 100), (100, 100)]
-
-
-def test_a_part_stops_with_the_next_piece_that_it_sends() -> None:
-    stop = Stop(FakeClock())
-    meter = Meter(None, 100, stop).part()
-    meter.show(10)
-    stop.set()
-    with pytest.raises(Stopped):
-        meter.show(20)
+    with CvatClient(CvatSettings(url=server.url), TOKEN, clock=HastyClock()) as client:
+        send(client, MANY, limit=100, at_once=2, progress=lambda *step: steps.append(step))
+    assert failed.is_set()
+    assert steps == sorted(set(steps))
+    assert steps[-1] == (860, 860)

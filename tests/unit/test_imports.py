@@ -33,7 +33,7 @@ EXCEPTIONS = {
     "client": {"cvat", "requests"},
     "handles": {"cvat", "requests"},
 }
-CIRCLES = {"cvat", "requests", "simulator"}
+CIRCLES = {"requests", "simulator"}
 
 
 def imports_of(path: Path, package: str, modules: set[str]) -> set[str]:
