@@ -158,12 +158,12 @@ class Feed:
             while (answer := await check()) is None:
                 if deadline is not None and loop.time() >= deadline:
                     return None
+                if stop is not None and stop.done():
+                    return None
                 await news.wait()
                 news.clear()
                 if self._closed:
                     raise PoolClosed
-                if stop is not None and stop.done():
-                    return None
             return answer
         finally:
             self._leave(waiter)

@@ -54,7 +54,7 @@ def create_app(
     state = AppState(
         pool=pool,
         workers=workers,
-        waiting=Waiting(engine.store, engine.tracker, ending),
+        waiting=Waiting(engine.store, engine.feed, workers, ending),
         handing_out=HandingOut(engine, workers, ending),
         accepting=Accepting(pool, dispatch, workers, ending),
         live=Live(

@@ -61,7 +61,6 @@ class AppState:
     def close(self) -> None:
         """Begin nothing more; what is under way ends by itself."""
         self.handing_out.close()
-        self.waiting.close()
         self.workers.close()
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 from pool.errors import Stopping
 
@@ -53,6 +53,29 @@ class Ending:
             self._listeners.discard(listener)
 
     # --- On the event loop ------------------------------------------------------------------------
+
+    @contextmanager
+    def noticed(self, gone: asyncio.Future[None]) -> Iterator[asyncio.Future[None]]:
+        """Yield a future that is done once the server is about to stop, or ``gone`` is done."""
+        loop = asyncio.get_running_loop()
+        either: asyncio.Future[None] = loop.create_future()
+
+        def end(_: object = None) -> None:
+            if not either.done():
+                either.set_result(None)
+
+        def tell() -> None:
+            # An error means that the loop has ended, and the answer with it.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(end)
+
+        gone.add_done_callback(end)
+        forget = self.listen(tell)
+        try:
+            yield either
+        finally:
+            forget()
+            gone.remove_done_callback(end)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:

@@ -12,7 +12,7 @@ from pool.http import openapi
 from pool.http.dependencies import IdempotencyKey, State, Wait, applied
 from pool.http.limits import read_json
 from pool.http.schemas import Lease, LeaseBody
-from pool.http.views import LeaseView, read_lease
+from pool.http.views import read_lease
 from pool.http.waiting import noticing
 from pool.model import Handout, LeaseState
 from pool.taskpool import TaskPool
@@ -74,16 +74,11 @@ async def see_lease(
     state: State, wait: Wait, lease_id: LeaseId, request: Request, response: Response
 ) -> Lease:
     """With `Prefer: wait=10` the answer waits until there are jobs, whoever uploads."""
-
-    async def read() -> LeaseView:
-        return await state.workers.store(read_lease, state.pool.store, lease_id)
-
     if wait is None:
-        view = await read()
+        view = await state.workers.store(read_lease, state.pool.store, lease_id)
     else:
         await state.workers.store(_follow, state.pool, lease_id)
-        async with noticing(request) as gone:
-            view = await state.waiting.lease(lease_id, read, seconds=wait, gone=gone)
+        view = await state.waiting.lease(lease_id, seconds=wait, caller=request)
     response.headers.update(applied(wait))
     return Lease.of(view.record, state.pool.task_url, jobs=view.jobs, error=view.error)
 

@@ -9,12 +9,11 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pool import errors
 from pool.errors import TooLate, WrongMediaType
 from pool.http import openapi, schemas
-from pool.http.dependencies import AppState, IdempotencyKey, State, Wait, applied
+from pool.http.dependencies import IdempotencyKey, State, Wait, applied
 from pool.http.limits import JSON, MULTIPART, media_type
 from pool.http.problems import problem_of
 from pool.http.schemas import LONGEST_TEMPLATE, RequestBody, RequestPage
-from pool.http.views import RequestView, read_request, view_of
-from pool.http.waiting import noticing
+from pool.http.views import read_request, view_of
 from pool.model import RequestState
 from pool.taskpool import TaskPool
 
@@ -106,7 +105,7 @@ async def submit(
     if wait is None:
         view = await state.workers.store(view_of, state.pool.store, record)
     else:
-        view = await _until_over(state, request, record.id, wait)
+        view = await state.waiting.request(record.id, seconds=wait, caller=request)
     if not view.over:
         await state.accepting.keep(record.id)
     document = schemas.Request.of(view.record, state.pool.task_url, jobs=view.jobs)
@@ -133,7 +132,7 @@ async def see_request(
     if wait is None:
         view = await state.workers.store(read_request, state.pool.store, request_id)
     else:
-        view = await _until_over(state, request, request_id, wait)
+        view = await state.waiting.request(request_id, seconds=wait, caller=request)
     response.headers.update(applied(wait))
     return schemas.Request.of(view.record, state.pool.task_url, jobs=view.jobs)
 
@@ -177,16 +176,6 @@ async def list_requests(
     )
     items = [schemas.Request.of(record, state.pool.task_url) for record in page.requests]
     return RequestPage(items=items, next_cursor=page.next_cursor)
-
-
-async def _until_over(
-    state: AppState, request: Request, request_id: str, seconds: int
-) -> RequestView:
-    async def read() -> RequestView:
-        return await state.workers.store(read_request, state.pool.store, request_id)
-
-    async with noticing(request) as gone:
-        return await state.waiting.request(request_id, read, seconds=seconds, gone=gone)
 
 
 def _cancel(pool: TaskPool, request_id: str) -> None:

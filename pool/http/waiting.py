@@ -1,34 +1,36 @@
-"""Waiting for requests and leases to come to an end, without a thread for each who waits."""
+"""Long polls: waiting for the ends of requests and leases, without a thread for each."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import asynccontextmanager, suppress
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final, Generic, TypeVar
 
 from starlette.requests import Request
 
 from pool.errors import PoolError
+from pool.events.feed import Feed
 from pool.http.ending import Ending
 from pool.http.views import LeaseView, RequestView, read_lease, read_request
-from pool.http.watch import Watch
+from pool.http.workers import Workers
+from pool.logs import get_logger
 from pool.store import Store
-from pool.tracking.tracker import Finished, Tracker
+
+log = get_logger(__name__)
 
 View = TypeVar("View", RequestView, LeaseView)
-#: Who waits, by what they wait for. None stands for "look for yourself".
-Waiters = dict[str, set[asyncio.Future[View | None]]]
-#: Completed when the caller has closed the connection.
+#: Done when the caller has closed the connection.
 Gone = asyncio.Future[None]
 
-#: Views that are read before the first of those who wait for them are told.
+#: Views that are read before the first of their callers are answered.
 AT_ONCE: Final = 50
 
 
 @asynccontextmanager
 async def noticing(request: Request) -> AsyncIterator[Gone]:
-    """Whether the caller has gone, once its body has been read."""
+    """Yield a future that is done when the caller has gone, once its body has been read."""
     gone = asyncio.ensure_future(_disconnect(request))
     try:
         yield gone
@@ -42,165 +44,114 @@ async def _disconnect(request: Request) -> None:
 
 
 class Waiting:
-    """Those who wait for requests and leases.
+    """Has answers wait for the end of a request or a lease. For the event loop alone.
 
-    What this process finds to have ended is read by the tracker's thread, which knows first; what
-    else ends, or others end, is found by looking at the store, every
-    :data:`pool.http.watch.LOOK` seconds while anybody waits. It is read once for all who wait.
+    The feed wakes those whose request or lease had an event; what has ended is then read on one
+    thread for all of them.
     """
 
-    def __init__(self, store: Store, tracker: Tracker, ending: Ending) -> None:
-        self._store = store
+    def __init__(self, store: Store, feed: Feed, workers: Workers, ending: Ending) -> None:
+        self._feed = feed
+        self._workers = workers
         self._ending = ending
-        self._requests: Waiters[RequestView] = {}
-        self._leases: Waiters[LeaseView] = {}
-        #: Belongs to the thread that looks.
-        self._seen: object = None
-        self._watch = Watch("http-waiting", self._look, wanted=lambda: self.count > 0)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop_listening = tracker.listen(self._finished)
-        ending.listen(self._end)
+        self._read_request = partial(read_request, store)
+        self._read_lease = partial(read_lease, store)
+        self._ended_request = _Ended(store.requests_at_end, self._read_request, workers)
+        self._ended_lease = _Ended(store.leases_at_end, self._read_lease, workers)
+        #: How many wait now.
+        self.count = 0
 
-    async def request(
-        self,
-        request_id: str,
-        read: Callable[[], Awaitable[RequestView]],
-        *,
-        seconds: float,
-        gone: Gone,
-    ) -> RequestView:
-        """The request as soon as nothing more will happen to it; as it is after so many
-        ``seconds``, or when the server is about to stop.
+    async def request(self, request_id: str, *, seconds: float, caller: Request) -> RequestView:
+        """Return the request once nothing more will happen to it, or as it is after ``seconds``,
+        when the caller has gone, or when the server is about to stop.
 
-        ``read`` is what reads it. When the caller has gone, the answer is what was read last.
+        :raises UnknownRequest: there is none.
         """
-        return await self._until(self._requests, request_id, read, seconds, gone)
+        return await self._until_over(
+            request_id, self._read_request, self._ended_request, seconds, caller, request=request_id
+        )
 
-    async def lease(
+    async def lease(self, lease_id: str, *, seconds: float, caller: Request) -> LeaseView:
+        """As :meth:`request`, until the jobs of the lease's task exist, or never will.
+
+        :raises UnknownLease: there is none.
+        """
+        return await self._until_over(
+            lease_id, self._read_lease, self._ended_lease, seconds, caller, lease=lease_id
+        )
+
+    async def _until_over(
         self,
-        lease_id: str,
-        read: Callable[[], Awaitable[LeaseView]],
-        *,
-        seconds: float,
-        gone: Gone,
-    ) -> LeaseView:
-        """As :meth:`request`, until the jobs of its task exist, or never will."""
-        return await self._until(self._leases, lease_id, read, seconds, gone)
-
-    @property
-    def count(self) -> int:
-        """How many wait now."""
-        return sum(map(len, self._requests.values())) + sum(map(len, self._leases.values()))
-
-    def close(self) -> None:
-        """Look no more."""
-        self._stop_listening()
-        self._watch.close()
-
-    # --- On the event loop ----------------------------------------------------------------------
-
-    async def _until(
-        self,
-        waiters: Waiters[View],
         name: str,
-        read: Callable[[], Awaitable[View]],
+        read: Callable[[str], View],
+        ended: _Ended[View],
         seconds: float,
-        gone: Gone,
+        caller: Request,
+        **of: str,
     ) -> View:
-        self._loop = loop = asyncio.get_running_loop()
-        future: asyncio.Future[View | None] = loop.create_future()
-        # Before it is read: what ends from now on is found by looking.
-        waiters.setdefault(name, set()).add(future)
+        view = await self._workers.store(read, name)
+        if view.over:
+            return view
+        self.count += 1
         try:
-            view = await read()
-            if view.over or gone.done() or self._ending.told:
-                return view
-            self._watch.begin()
-            timer = loop.call_later(seconds, _tell, future, None)
-            gone.add_done_callback(lambda _: _tell(future, None))
-            try:
-                told = await future
-            finally:
-                timer.cancel()
-            if told is not None:
-                return told
-            return view if gone.done() else await read()
+            async with noticing(caller) as gone:
+                with self._ending.noticed(gone) as stop:
+                    over = await self._feed.wait_for_async(
+                        partial(ended, name), seconds, stop=stop, **of
+                    )
+                if over is not None or gone.done():
+                    return over or view
         finally:
-            waiters[name].discard(future)
-            if not waiters[name]:
-                del waiters[name]
+            self.count -= 1
+        return await self._workers.store(read, name)
 
-    def _settle(
-        self, requests: Mapping[str, RequestView | None], leases: Mapping[str, LeaseView | None]
+
+class _Ended(Generic[View]):
+    """Reads what has ended, once for all coroutines that ask in the same turn of the event loop."""
+
+    def __init__(
+        self,
+        at_end: Callable[[Collection[str]], Collection[str]],
+        read: Callable[[str], View],
+        workers: Workers,
     ) -> None:
-        _settle(self._requests, requests)
-        _settle(self._leases, leases)
+        self._at_end = at_end
+        self._read: Callable[[str], View] = read
+        self._workers = workers
+        self._asked: dict[str, asyncio.Future[View | None]] = {}
+        self._task: asyncio.Task[None] | None = None
 
-    def _stop_waiting(self) -> None:
-        self._settle(dict.fromkeys(self._requests), dict.fromkeys(self._leases))
+    async def __call__(self, name: str) -> View | None:
+        """Return what there is of that name if it has ended, and None otherwise."""
+        if not self._asked:
+            self._task = asyncio.create_task(self._answer())
+        if name not in self._asked:
+            self._asked[name] = asyncio.get_running_loop().create_future()
+        # Shielded: others may wait for the same.
+        return await asyncio.shield(self._asked[name])
 
-    # --- On other threads -----------------------------------------------------------------------
-
-    def _finished(self, finished: Finished) -> None:
-        request_id = finished.request_id
-        if request_id is None:
-            self._watch.wake()
-        elif request_id in self._requests:
-            self._call(self._settle, _read(self._store, read_request, [request_id]), {})
-
-    def _end(self) -> None:
-        self._call(self._stop_waiting)
-
-    def _call(self, on_loop: Callable[..., None], *arguments: Any) -> None:
-        if self._loop is not None:
-            # An error means that the loop has ended, and everybody who waited with it.
-            with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(on_loop, *arguments)
-
-    def _look(self) -> Callable[[], None]:
-        token = self._store.change_token()
-        if token == self._seen:
-            return _nothing
-        # After the token, so that nobody is missed who began to wait meanwhile.
-        requests, leases = tuple(self._requests), tuple(self._leases)
-        ended_requests = self._store.requests_at_end(requests) if requests else ()
-        ended_leases = self._store.leases_at_end(leases) if leases else ()
-        over = len(ended_requests) + len(ended_leases) > AT_ONCE
-        self._seen = None if over else token
-        request_views = _read(self._store, read_request, list(ended_requests)[:AT_ONCE])
-        lease_views = _read(self._store, read_lease, list(ended_leases)[:AT_ONCE])
-
-        def settle() -> None:
-            self._settle(request_views, lease_views)
-            if over:
-                self._watch.wake()
-
-        return settle
-
-
-def _read(
-    store: Store, read: Callable[[Store, str], View], names: Collection[str]
-) -> dict[str, View | None]:
-    """What ended, read for those who wait for it; who cannot be helped looks for themselves."""
-    views: dict[str, View | None] = {}
-    for name in names:
+    async def _answer(self) -> None:
+        asked, self._asked = self._asked, {}
         try:
-            views[name] = read(store, name)
+            ended = list(await self._workers.store(self._at_end, tuple(asked)))
+            for first in range(0, len(ended), AT_ONCE):
+                names = ended[first : first + AT_ONCE]
+                views = await self._workers.store(self._read_all, names)
+                for name, view in zip(names, views, strict=True):
+                    asked[name].set_result(view)
+        except PoolError as error:
+            # They ask again a little later.
+            log.warning("ends not read", why=str(error))
+        finally:
+            for future in asked.values():
+                if not future.done():
+                    future.set_result(None)
+
+    def _read_all(self, names: Sequence[str]) -> list[View | None]:
+        return [self._read_one(name) for name in names]
+
+    def _read_one(self, name: str) -> View | None:
+        try:
+            return self._read(name)
         except PoolError:
-            views[name] = None
-    return views
-
-
-def _settle(waiters: Waiters[View], views: Mapping[str, View | None]) -> None:
-    for name, view in views.items():
-        for future in waiters.get(name, ()):
-            _tell(future, view)
-
-
-def _tell(future: asyncio.Future[Any], what: Any) -> None:
-    if not future.done():
-        future.set_result(what)
-
-
-def _nothing() -> None:
-    """There is nothing to tell."""
+            return None
