@@ -16,7 +16,7 @@ from pool.maintenance.reload import Reload
 from pool.model import Event, Prewarm, Status
 from pool.observability.status import read_status
 from pool.process import Engine
-from pool.requests.backoff import SERVER
+from pool.requests.breaker import SERVER
 from pool.store import Store
 
 #: Seconds between two looks whether the configuration file has changed.

@@ -41,7 +41,7 @@ from pool.observability.observation import Observation
 from pool.observability.reach import Reach
 from pool.observability.server_probe import ServerProbe
 from pool.process import Engine
-from pool.requests.dispatcher import Dispatch
+from pool.requests.dispatcher import Dispatcher
 from pool.store import Store
 from pool.taskpool import TaskPool
 from pool.tracking.webhook_receiver import WebhookReceiver
@@ -119,7 +119,7 @@ class Daemon:
         self._scheduler: Scheduler | None = None
         self._refill: Refill | None = None
         self._hear_no_more: Callable[[], None] = lambda: None
-        self._dispatch: Dispatch | None = None
+        self._dispatch: Dispatcher | None = None
 
     # --- Running ------------------------------------------------------------------------------
 
@@ -325,7 +325,7 @@ class Daemon:
         scheduler.add("ageing", ageing.run_once, every=AGEING_EVERY)
         scheduler.add("refill", refill.run_once, every=settings.daemon.tick)
         scheduler.add("reload", self._reload_configuration, every=RELOAD_EVERY)
-        scheduler.add("adopt", engine.tracker.adopt, every=ADOPT_EVERY)
+        scheduler.add("adopt", engine.recovery.adopt, every=ADOPT_EVERY)
         scheduler.add("leases", self._watch_leases, every=LEASES_EVERY)
         scheduler.add("delete", deletion.run_once, every=DELETE_EVERY)
         scheduler.add("finalize", engine.finalize.run_once, every=FINALIZE_EVERY)
@@ -342,20 +342,18 @@ class Daemon:
         log.info("maintenance begun", owner=engine.owner)
         return True
 
-    def _dispatcher(self) -> Dispatch:
+    def _dispatcher(self) -> Dispatcher:
         """What serves requests, from the first that comes over HTTP to the end of the term."""
         if self._dispatch is None:
             engine = self.engine
-            self._dispatch = Dispatch(
+            self._dispatch = Dispatcher(
                 engine.store,
                 engine.templates,
-                engine.hand_out,
-                engine.intake,
-                engine.queue,
+                engine.placement,
+                engine.runner,
                 engine.spool,
                 engine.breaker,
                 owner=engine.owner,
-                most_queued=self.settings.daemon.max_queued,
                 warm=engine.warm,
                 clock=engine.clock,
             )

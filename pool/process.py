@@ -21,10 +21,9 @@ from pool.maintenance.finalize import Finalize
 from pool.maintenance.heartbeat import Heartbeat, new_owner
 from pool.model import RequestRecord
 from pool.requests.breaker import Breaker
-from pool.requests.placement import HandOut
-from pool.requests.queue import Queue
-from pool.requests.recovery import Strays
-from pool.requests.runner import Intake
+from pool.requests.placement import Placement
+from pool.requests.recovery import Recovery
+from pool.requests.runner import Runner
 from pool.requests.spool import Spool
 from pool.store import Store, open_store
 from pool.tracking.tracker import Finished, Tracker
@@ -84,17 +83,18 @@ class Engine:
             clock=self.clock,
             rng=rng,
         )
-        self.strays = Strays(self.store, self.tracker, owner=self.owner, clock=self.clock)
+        self.recovery = Recovery(self.store, self.tracker, owner=self.owner, clock=self.clock)
         self.heartbeat = Heartbeat(
-            self.store, self.owner, clock=self.clock, afterwards=self.strays.run_once
+            self.store, self.owner, clock=self.clock, afterwards=self.recovery.run_once
         )
         self.breaker = Breaker(self.store, self.cvat, clock=self.clock, rng=rng)
-        self.hand_out = HandOut(
+        self.placement = Placement(
             self.store,
             self.cvat,
-            self.strays,
+            self.recovery,
             self.breaker,
             owner=self.owner,
+            max_queued=settings.daemon.max_queued,
             clock=self.clock,
             warm=self.warm,
             handed_out=self.handed_out,
@@ -103,23 +103,20 @@ class Engine:
         self.spool = Spool(
             settings.store.spool_folder / self.store.pool_id, limit=settings.store.spool_limit
         )
-        self.queue = Queue(
-            self.store,
-            self.spool,
-            self.breaker,
-            most=settings.daemon.max_queued,
-            clock=self.clock,
-        )
         self.finalize = Finalize(self.store, self.cvat, clock=self.clock)
-        self.intake = Intake(
+        self.runner = Runner(
             self.store,
             self.cvat,
-            self.hand_out,
+            self.placement,
+            self.recovery,
             self.tracker,
-            self.queue,
+            self.spool,
             self.breaker,
+            max_queued=settings.daemon.max_queued,
+            warm=self.warm,
             on_send=self._look_up_assignee,
             clock=self.clock,
+            rng=rng or random.Random(),
         )
         self.tracker.listen(self._finalize_afterwards)
 

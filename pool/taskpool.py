@@ -17,20 +17,18 @@ from pool.config.arguments import (
     check_timeout,
     check_ttl,
 )
-from pool.config.settings import Settings, Template
+from pool.config.settings import Settings
 from pool.control import Control
 from pool.cvat import CvatClient
 from pool.cvat.records import ImportStatus, Progress, Upload
 from pool.errors import (
     LeaseEnded,
     LeaseInUse,
-    PoolError,
     UnknownLease,
 )
 from pool.handles import Lease, Request, when
 from pool.maintenance.reload import Reload
 from pool.model import (
-    Handout,
     LeaseRecord,
     LeaseState,
     PooledTask,
@@ -147,12 +145,8 @@ class TaskPool(Awaiting, Control):
         timeout, ttl = check_timeout(timeout), check_ttl(ttl)
         key = check_key(idempotency_key)
         self.engine.start()
-        opened = self.engine.hand_out.open(
-            chosen,
-            idempotency_key=key,
-            payload=f"lease {chosen.name}",
-            ttl=ttl,
-            timeout=timeout,
+        opened = self.engine.placement.acquire(
+            chosen, idempotency_key=key, ttl=ttl, timeout=timeout
         )
         if opened.task is None:
             raise LeaseEnded(f"the lease of this idempotency key ended ({opened.lease.state})")
@@ -230,32 +224,16 @@ class TaskPool(Awaiting, Control):
         request = self._new_request(upload, name, assignee)
         payload = digest(upload, told) if key is not None else ""
         self.engine.start()
-        with self.engine.strays.of_request(request.id):
-            intake, hand_out = self.engine.intake, self.engine.hand_out
-            spared = self.engine.queue.spares_calls(chosen.name, lambda: hand_out.has_warm(chosen))
-            if spared and self._may_wait(chosen):
-                opened = hand_out.begin(
-                    chosen,
-                    request=request,
-                    idempotency_key=key,
-                    payload=payload,
-                    claim=False,
-                )
-                return Request(self, intake.queue_up(opened, upload))
-            opened = hand_out.open(
-                chosen,
-                request=request,
-                idempotency_key=key,
-                payload=payload,
-                timeout=timeout,
-                put_aside=lambda waiting, error: intake.put_aside(waiting, upload, error),
-            )
-            if opened.request is None:
-                raise PoolError("the store kept no request")
-            if opened.replayed or opened.task is None:
-                return Request(self, opened.request)
-            handout = Handout(lease=opened.lease, task=opened.task, request=opened.request)
-            return self._send(chosen, handout, upload, progress)
+        record = self.engine.runner.submit(
+            chosen,
+            request,
+            upload,
+            idempotency_key=key,
+            payload=payload,
+            timeout=timeout,
+            progress=progress,
+        )
+        return Request(self, record)
 
     def upload_into(
         self,
@@ -276,17 +254,10 @@ class TaskPool(Awaiting, Control):
         fit(upload, chosen)
         request = self._new_request(upload, name, assignee)
         self.engine.start()
-        with self.engine.strays.of_request(request.id):
-            handout = self.store.attach_request(
-                lease.id, request, owner=self.engine.owner, now=self.clock.now()
-            )
-            if handout is None:
-                record = self._lease_record(lease.id)
-                raise LeaseEnded(
-                    f"lease {lease.id} is {record.state.value} or has a request already"
-                )
-            self.engine.tracker.forget(handout.task.id)
-            return self._send(chosen, handout, upload, progress)
+        record = self.engine.runner.upload_into(
+            chosen, lease.id, request, upload, progress=progress
+        )
+        return Request(self, record)
 
     # --- Requests -----------------------------------------------------------------------------
 
@@ -333,10 +304,6 @@ class TaskPool(Awaiting, Control):
             _pool=self,
         )
 
-    def _may_wait(self, template: Template) -> bool:
-        """Whether a request may wait for CVAT: not where an empty pool is to be told at once."""
-        return template.pool.on_empty != "fail" or self.engine.hand_out.has_warm(template)
-
     def _import_began(self, task_id: int) -> bool:
         return self.engine.cvat().import_state(task_id).status is not ImportStatus.UNKNOWN
 
@@ -348,13 +315,3 @@ class TaskPool(Awaiting, Control):
             files=names_of(upload),
             size=upload.size,
         )
-
-    def _send(
-        self, template: Template, handout: Handout, upload: Upload, progress: Progress | None
-    ) -> Request:
-        if handout.request is None:
-            raise PoolError("the hand-out serves no request")
-        record = self.engine.intake.send(
-            template, handout.request, handout, upload, progress=progress
-        )
-        return Request(self, record)

@@ -16,7 +16,7 @@ from pool.http.multipart import FormReader
 from pool.http.schemas import RequestBody, RequestFields
 from pool.http.workers import Workers
 from pool.model import RequestRecord, new_id
-from pool.requests.dispatcher import Dispatch
+from pool.requests.dispatcher import Dispatcher
 from pool.requests.incoming import Incoming
 from pool.requests.source import digest, names_of
 from pool.store import NewRequest
@@ -35,7 +35,7 @@ class Accepting:
     """
 
     def __init__(
-        self, pool: TaskPool, dispatch: Dispatch, workers: Workers, ending: Ending
+        self, pool: TaskPool, dispatch: Dispatcher, workers: Workers, ending: Ending
     ) -> None:
         self._engine = pool.engine
         self._spool = pool.engine.spool

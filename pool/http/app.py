@@ -29,14 +29,14 @@ from pool.http.waiting import Waiting
 from pool.http.workers import Workers
 from pool.observability.observation import Observation
 from pool.process import Engine
-from pool.requests.dispatcher import Dispatch
+from pool.requests.dispatcher import Dispatcher
 from pool.taskpool import TaskPool
 from pool.version import VERSION
 
 
 def create_app(
     engine: Engine,
-    dispatch: Dispatch,
+    dispatch: Dispatcher,
     receiver: Receiver,
     *,
     observation: Observation,

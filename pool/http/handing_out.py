@@ -1,5 +1,6 @@
-"""Handing out to callers that wait without a thread: what :class:`pool.requests.placement.HandOut`
-does, step by step, with nothing between the steps but an event loop."""
+"""Handing out to callers that wait without a thread: what
+:class:`pool.requests.placement.Placement` does, step by step, with nothing between the steps but an
+event loop."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ class HandingOut:
 
     def __init__(self, engine: Engine, workers: Workers, ending: Ending) -> None:
         self._store = engine.store
-        self._hand_out = engine.hand_out
+        self._hand_out = engine.placement
         self._clock = engine.clock
         self._warm = engine.warm
         self._workers = workers
@@ -67,7 +68,7 @@ class HandingOut:
         :raises IdempotencyConflict: the key was used with other content.
         """
         return await self._workers.store(
-            self._hand_out.begin,
+            self._hand_out.open,
             template,
             idempotency_key=idempotency_key,
             payload=payload,
@@ -83,8 +84,8 @@ class HandingOut:
         timeout: float | None,
         gone: Gone,
     ) -> Opened:
-        """A task for a lease that waits: see :meth:`pool.requests.placement.HandOut.open`, whose
-        promises and errors are these too.
+        """A task for a lease that waits: see
+        :meth:`pool.requests.placement.Placement.obtain`, whose promises and errors are these too.
 
         :raises QueueFull: as many callers as ``daemon.max_queued`` allows wait already.
         :raises Stopping: the server is about to stop; the caller may ask again with its key.

@@ -11,7 +11,7 @@ from pool.clock import Clock
 from pool.config.settings import PoolSettings, Template
 from pool.logs import get_logger
 from pool.model import PooledTask, TaskState
-from pool.requests.backoff import SERVER
+from pool.requests.breaker import SERVER
 from pool.store import Store
 
 log = get_logger(__name__)

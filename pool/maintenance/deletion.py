@@ -14,7 +14,7 @@ from pool.errors import CvatError, CvatForbidden
 from pool.logs import get_logger
 from pool.maintenance.findings import Action, Sight, judge_doomed
 from pool.model import PooledTask
-from pool.requests.backoff import SERVER, Circuit, circuit
+from pool.requests.breaker import SERVER, Circuit, circuit
 from pool.store import Store
 
 log = get_logger(__name__)

@@ -24,7 +24,7 @@ from pool.errors import (
 )
 from pool.logs import get_logger
 from pool.model import FinalKind, FinalStep, PooledTask, RequestRecord, RequestWarning
-from pool.requests.backoff import SERVER, Circuit, circuit
+from pool.requests.breaker import SERVER, Circuit, circuit
 from pool.store import Store
 
 log = get_logger(__name__)

@@ -35,7 +35,7 @@ from pool.maintenance.findings import (
     of_row,
 )
 from pool.model import PooledTask, TaskState, named_in, pool_mark
-from pool.requests.backoff import SERVER, too_early
+from pool.requests.breaker import SERVER, too_early
 from pool.store import Store
 
 log = get_logger(__name__)

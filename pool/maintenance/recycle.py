@@ -15,7 +15,7 @@ from pool.cvat.records import ImportStatus, TaskInfo
 from pool.errors import CvatError, CvatUnreachable, ImportFailed
 from pool.logs import get_logger
 from pool.model import Handout, TaskState
-from pool.requests.backoff import SERVER, Circuit, circuit
+from pool.requests.breaker import SERVER, Circuit, circuit
 from pool.store import Store
 
 log = get_logger(__name__)

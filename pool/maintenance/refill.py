@@ -18,9 +18,8 @@ from pool.logs import get_logger
 from pool.maintenance.replenish import Replenish
 from pool.maintenance.sizing import Target, current_target
 from pool.model import new_id
-from pool.requests.backoff import Circuit
-from pool.requests.breaker import Breaker
-from pool.requests.create import create_on_server
+from pool.requests.breaker import Breaker, Circuit
+from pool.requests.placement import create_on_server
 from pool.store import CreateLimit, Store
 
 log = get_logger(__name__)

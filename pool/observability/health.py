@@ -16,7 +16,7 @@ from pool.errors import CvatRefusedCredentials, PoolError
 from pool.maintenance.scheduler import Scheduler, ServiceRecord
 from pool.model import ConfigRecord, Hold
 from pool.observability.reach import Reach
-from pool.requests.backoff import SERVER, Circuit, circuit
+from pool.requests.breaker import SERVER, Circuit, circuit
 from pool.store import Store
 
 #: A service is stale when it has not run without an error for so many of its intervals, and for

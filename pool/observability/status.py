@@ -19,7 +19,7 @@ from pool.model import (
     WebhookRecord,
     WebhookState,
 )
-from pool.requests.backoff import SERVER
+from pool.requests.breaker import SERVER
 from pool.store import Store
 from pool.tracking.webhook_health import scope_of, webhook_state
 

@@ -1,4 +1,7 @@
-"""The circuit breakers: what a failed call holds, and what may be tried meanwhile.
+"""The circuit breakers: what a failed call holds, for how long, and what may be tried meanwhile.
+
+A hold is an open circuit breaker (Nygard, "Release It!", 2007): while it lasts nothing is tried;
+then one call tries, and its success closes the circuit.
 
 A call that fails says something about what it was about, and nothing about the rest: CVAT answers
 500 to each create of one template, or to each upload of one request, and serves all others. So a
@@ -13,74 +16,131 @@ from __future__ import annotations
 import math
 import random
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Final
 
+from pool.backoff import backoff
 from pool.clock import Clock
 from pool.config.settings import Template
 from pool.cvat import CvatClient, cut_off
-from pool.errors import CvatError, CvatRefusedCredentials, CvatRejected, PoolError
+from pool.cvat.failures import LONGEST_BACK_OFF
+from pool.errors import CvatBusy, CvatError, CvatRefusedCredentials, CvatRejected, PoolError
 from pool.logs import get_logger
 from pool.model import Hold
-from pool.requests.backoff import (
-    SERVER,
-    Circuit,
-    circuit,
-    hold_after,
-    is_passing,
-    was_refused,
-)
+from pool.requests.lifecycle import OWN_FAILURES, REFUSALS, Fault, is_own_fault, is_passing
 from pool.store import Store
 
 log = get_logger(__name__)
 
-#: An operation that fails so often, over so many seconds at least, while it succeeds for others,
-#: fails for a reason of its own.
-OWN_FAILURES: Final = 3
-OWN_SECONDS: Final = 30.0
+#: A passing failure is tried again within this many seconds at first, and doubles up to the cap.
+#: What the server asks for (``Retry-After``) is believed up to the cap as well.
+TRANSIENT_BASE = 1.0
+TRANSIENT_CAP = LONGEST_BACK_OFF
+
+#: A refusal wants a person; asking again this rarely only notices that the person came.
+REFUSED_BASE = 60.0
+REFUSED_CAP = 900.0
+
 #: Seconds until a request is tried again that fails while others do not: after two such pauses the
 #: third failure decides.
 OWN_PAUSE: Final = (15.0, 20.0)
 #: Failures of one operation that are remembered.
 MOST_REMEMBERED: Final = 20
+#: Seconds after which a caller who met a full queue may try again: at least, and at most. In
+#: between it is when CVAT is tried again.
+LEAST_PAUSE: Final = 1.0
+LONGEST_PAUSE: Final = 60.0
+
+#: The name under which the server as a whole is held: no template can be called so.
+SERVER = ""
 
 
-class Blame(Enum):
-    """What a failure was found to be about."""
+class Circuit(Enum):
+    """What a hold leaves to try now."""
 
-    #: The server as a whole, or all that is about a template: it passes, or a person ends it.
-    OTHERS = auto()
-    #: Probably what failed alone, since the same works for others; to be seen.
-    SUSPECT = auto()
-    #: What failed alone.
-    OWN = auto()
+    #: Anything: there is no hold.
+    CLOSED = auto()
+    #: One call, to see whether the trouble is over.
+    HALF_OPEN = auto()
+    #: Nothing.
+    OPEN = auto()
+
+
+def circuit(hold: Hold | None, *, now: float) -> Circuit:
+    """Return what may be tried now. A hold without a time for the next try waits for a person."""
+    if hold is None:
+        return Circuit.CLOSED
+    waits = hold.retry_at is None or too_early(hold, now=now)
+    return Circuit.OPEN if waits else Circuit.HALF_OPEN
+
+
+def too_early(hold: Hold, *, now: float) -> bool:
+    """Whether the time for the next try is yet to come. A hold that begins in times to come began
+    before the clock was set back, so that its times mean nothing."""
+    return hold.retry_at is not None and hold.since <= now < hold.retry_at
+
+
+def hold_after(
+    template: str,
+    error: PoolError,
+    previous: Hold | None,
+    *,
+    uploads: bool = False,
+    now: float,
+    rng: random.Random,
+) -> Hold:
+    """Return the hold that follows a failure.
+
+    Passing failures (429, 5xx, lost connections) back off and honour ``Retry-After`` up to the
+    longest back-off; refusals (400, 401, 403) are tried again after minutes. ``uploads`` says that
+    data is not taken either.
+    """
+    refused = isinstance(error, REFUSALS)
+    if previous is not None and was_refused(previous) != refused:
+        # Another kind of trouble, with pauses of its own.
+        previous = None
+    attempts = 1
+    if previous is not None:
+        # Calls that ran at the same time fail together; that is one failure, not several.
+        together = previous.retry_at is not None and now < previous.retry_at
+        attempts = previous.attempts + (not together)
+    if refused:
+        delay = backoff(attempts, base=REFUSED_BASE, cap=REFUSED_CAP, least=1.0)
+    else:
+        delay = backoff(attempts, base=TRANSIENT_BASE, cap=TRANSIENT_CAP, rng=rng)
+        if isinstance(error, CvatBusy) and error.retry_after is not None:
+            delay = max(delay, min(error.retry_after, TRANSIENT_CAP))
+    return Hold(
+        template=template,
+        code=error.code,
+        reason=str(error),
+        since=min(previous.since, now) if previous is not None else now,
+        retry_at=now + delay,
+        attempts=attempts,
+        uploads=uploads or (previous is not None and previous.uploads),
+    )
+
+
+def was_refused(hold: Hold) -> bool:
+    """Whether a hold is for a refusal, which wants a person, and not for a passing failure."""
+    return hold.code in {kind.code for kind in REFUSALS}
 
 
 @dataclass(kw_only=True, slots=True)
 class Failures:
-    """When one operation has failed since it last succeeded, and how the last time."""
+    """When one operation has failed since it last succeeded, and with which error."""
 
     at: list[float] = field(default_factory=list)
     error: PoolError | None = None
 
 
-def is_own_fault(failed_at: Sequence[float], *, others_succeeded: bool) -> bool:
-    """Whether an operation that failed at these times, while it succeeded for others or not, has
-    a fault of its own. Where nothing succeeds it is an outage, however long that lasts."""
-    return (
-        others_succeeded
-        and len(failed_at) >= OWN_FAILURES
-        and failed_at[-1] - failed_at[0] >= OWN_SECONDS
-    )
-
-
 def with_advice(
     error: PoolError, doubtful: str, *, because: str = "the same works for others"
 ) -> PoolError:
-    """Return a copy of an error that only one of many had, with what to look at."""
+    """Return a copy of an error that one of many had alone, with what to look at."""
     advised = copy(error)
     detail = f"{error.detail.rstrip('.')}; {because}, so look at {doubtful}"
     advised.detail = detail
@@ -91,8 +151,8 @@ def with_advice(
 class Breaker:
     """The circuit breakers of the server and of each template, for one process. Thread-safe.
 
-    The holds stand in the store, for all processes; who failed how often is remembered here, and
-    counted anew after a restart.
+    The holds stand in the store, for all processes; failures are counted here, and anew after a
+    restart.
     """
 
     def __init__(
@@ -131,13 +191,13 @@ class Breaker:
         return self._circuit(hold if hold is not None and hold.uploads else None)
 
     def takes_uploads(self, template: str) -> bool:
-        """Whether nothing speaks against sending data for a template, as much as there is."""
+        """Whether any amount of data may be sent for a template."""
         closed = Circuit.CLOSED
         return self.server() is closed and self.uploads(template) is closed
 
     def is_away(self, template: str, has_warm: Callable[[], bool]) -> bool:
         """Whether a request of a template would fail now in a way that passes by itself;
-        ``has_warm`` tells whether it needs no new task."""
+        ``has_warm`` says whether it needs no new task."""
         holds = self._store.holds()
         if SERVER in holds:
             return True
@@ -152,23 +212,29 @@ class Breaker:
         return hold is not None and hold.code != CvatRejected.code
 
     def tries_at(self, names: Collection[str], *, now: float) -> float | None:
-        """When the first of some templates, or of the server, may be tried again, by the monotonic
-        clock; None when none is held, or one may be tried now."""
+        """Return when the first of some templates, or of the server, may be tried again, by the
+        monotonic clock; None when none is held, or one may be tried now."""
         holds = self._store.holds()
         ends = [holds[name].retry_at or 0.0 for name in names if name in holds]
         seconds = min(ends, default=0.0) - self._clock.now()
         return now + seconds if seconds > 0 else None
 
+    def retry_after(self) -> float:
+        """Return the seconds after which a caller who met a full queue may try again."""
+        now = self._clock.monotonic()
+        wait = (self.tries_at([SERVER], now=now) or now) - now
+        return min(LONGEST_PAUSE, max(LEAST_PAUSE, wait))
+
     # --- What became of trying --------------------------------------------------------------------
 
     def create_failed(self, template: Template, error: PoolError) -> None:
-        """A task of a template could not be created."""
+        """Note that a task of a template could not be created."""
         name = template.name
-        if is_passing(error) and self._is_about_the_server():
+        if is_passing(error) and self._server_fails():
             return
         before = self._store.holds().get(name)
         if before is None:
-            # It has worked since, here or in another process.
+            # A create has worked since, here or in another process.
             with self._guard:
                 self._creates.pop(name, None)
         if not is_passing(error):
@@ -182,7 +248,7 @@ class Breaker:
             self._remember(self._creates, name, error)
 
     def create_worked(self, template: str) -> None:
-        """A task of a template was created."""
+        """Note that a task of a template was created."""
         with self._guard:
             self._creates.pop(template, None)
         holds = self._store.holds()
@@ -191,36 +257,37 @@ class Breaker:
         if template in holds and not holds[template].uploads:
             self._store.release_hold(template, now=self._clock.now())
 
-    def upload_failed(self, template: str, request_id: str, error: PoolError) -> Blame:
-        """CVAT did not take a request's data, without a word about the data itself."""
+    def upload_failed(self, template: str, request_id: str, error: PoolError) -> Fault:
+        """Note that CVAT did not take a request's data, without a word about the data itself;
+        return whose fault that is."""
         with self._guard:
             self._failed_at[request_id] = self._clock.monotonic()
-        if is_passing(error) and self._is_about_the_server():
-            return Blame.OTHERS
+        if is_passing(error) and self._server_fails():
+            return Fault.SHARED
         if isinstance(error, CvatRefusedCredentials):
             # The data of no request is the cause.
             self.hold(template, error, uploads=True)
-            return Blame.OTHERS
+            return Fault.SHARED
         failed_at = self._remember(self._uploads, request_id, error)
         others = self._store.others_uploaded(request_id, since=failed_at[0])
         if is_own_fault(failed_at, others_succeeded=others):
-            return Blame.OWN
+            return Fault.OWN
         if others or (cut_off(error) and len(failed_at) == 1):
             # A proxy may cut this upload, and no other.
-            return Blame.SUSPECT
+            return Fault.SUSPECT
         self.hold(template, error, uploads=True)
-        return Blame.OTHERS
+        return Fault.SHARED
 
     def upload_worked(self, template: str, request_id: str) -> None:
-        """CVAT has accepted a request's data."""
+        """Note that CVAT has accepted a request's data."""
         self.forget(request_id)
         hold = self._store.holds().get(template)
         if hold is not None and hold.uploads:
             self._store.release_hold(template, now=self._clock.now())
 
     def fault_of_create(self, template: Template, *, since: float) -> PoolError | None:
-        """Why the creates of a template fail, when they alone do and have failed often enough
-        since ``since``, in seconds since the epoch; None otherwise."""
+        """Return why the creates of a template fail, when they alone do and have failed often
+        enough since ``since``, in seconds since the epoch; None otherwise."""
         with self._guard:
             failures = self._creates.get(template.name)
             failed_at = [at for at in failures.at if at >= since] if failures else []
@@ -232,22 +299,22 @@ class Breaker:
         return with_advice(failures.error, template.doubtful)
 
     def failed_at(self, request_id: str) -> float:
-        """When a request's upload failed last, by the monotonic clock; before all times when it
-        did not."""
+        """Return when a request's upload failed last, by the monotonic clock; minus infinity when
+        it did not."""
         with self._guard:
             return self._failed_at.get(request_id, -math.inf)
 
     def failing(self) -> list[str]:
-        """The requests whose failures are remembered."""
+        """Return the requests whose failures are remembered."""
         with self._guard:
             return list(self._failed_at)
 
     def pause(self) -> float:
-        """Seconds until a suspect is tried again."""
+        """Return the seconds until a suspect is tried again."""
         return self._rng.uniform(*OWN_PAUSE)
 
     def forget(self, request_id: str) -> None:
-        """The request is at its end."""
+        """Forget the failures of a request that has ended."""
         with self._guard:
             self._uploads.pop(request_id, None)
             self._failed_at.pop(request_id, None)
@@ -255,8 +322,8 @@ class Breaker:
     # --- The server as a whole ------------------------------------------------------------------
 
     def ask(self) -> bool:
-        """Ask the server for something that is about no template: it is held when that fails, and
-        no longer when it answers."""
+        """Ask the server for something that is about no template. It is held when that fails, and
+        released when it answers."""
         with self._asking:
             try:
                 # Not ``about``, which answers without a database, too.
@@ -269,7 +336,7 @@ class Breaker:
                 self._store.release_hold(SERVER, now=self._clock.now())
             return True
 
-    def _is_about_the_server(self) -> bool:
+    def _server_fails(self) -> bool:
         # Others that failed at the same time may just have found out.
         return self.server() is Circuit.OPEN or not self.ask()
 
@@ -290,7 +357,7 @@ class Breaker:
         return hold
 
     def try_now(self) -> None:
-        """Try all that is held with the next occasion: what it was held for may be mended."""
+        """Let everything that is held be tried at once: the cause may be mended."""
         now = self._clock.now()
         for hold in self._store.holds().values():
             if hold.retry_at is None or hold.retry_at > now:

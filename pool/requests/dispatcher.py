@@ -1,18 +1,21 @@
-"""Serves the requests whose data is in the spool: those that callers hand to the daemon, and those
-that were left there because CVAT was away or because a process died.
+"""Decides which accepted request is served next, and gives it to a worker.
 
-A request that waits costs no thread: it is a row, and :meth:`Dispatch.run_once` looks at the rows,
-whenever a task has become warm, another request was queued, or time has passed. A request that has
-its task is a job of a small crew.
+These are the requests whose data is in the spool: those that callers hand to the daemon, and those
+that were left there because CVAT was away or because a process died. One that waits holds no
+thread: it is a row, and :meth:`Dispatcher.run_once` looks at the rows whenever a task has become
+warm, another request was queued, or time has passed.
 """
 
 from __future__ import annotations
 
-import random
+import math
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import chain
 from typing import Final
 
 from pool.clock import Clock
@@ -22,27 +25,24 @@ from pool.errors import PoolEmpty, PoolError, UnknownTemplate
 from pool.events.notifier import Signal
 from pool.logs import get_logger
 from pool.model import Handout, RequestState
-from pool.requests.admission import Acceptance
-from pool.requests.backoff import SERVER, Circuit
-from pool.requests.breaker import Breaker
-from pool.requests.in_flight import Turns, by_template
-from pool.requests.placement import HandOut
-from pool.requests.queue import Queue
-from pool.requests.runner import Intake
-from pool.requests.serving import STUMBLE, Case, Serving
+from pool.requests.breaker import SERVER, Breaker, Circuit
+from pool.requests.placement import Placement
+from pool.requests.runner import RETRY_AFTER_INTERNAL_ERROR, Runner, WorkItem
 from pool.requests.spool import Spool
-from pool.requests.worker_pool import Crew
 from pool.store import NewRequest, Opened, Store, Unserved
 
 log = get_logger(__name__)
 
 #: Requests that are served at the same time at most.
 WORKERS: Final = 16
+#: The share of the workers that one template gets at most: the others never have to wait for one
+#: whose uploads are slow.
+SHARE: Final = 0.75
 #: Requests of one template that are looked at in one round: all that could begin, and more.
 EACH: Final = 4 * WORKERS
-#: Seconds between two looks while anything waits, whatever else happens or does not.
+#: Seconds between two rounds while a request waits, whatever else happens or does not.
 LOOK: Final = 1.0
-#: Seconds between two times of forgetting requests that somebody else has ended.
+#: Seconds between two times of forgetting requests that another process has ended.
 FORGET_EVERY: Final = 60.0
 
 GONE: Final = "its template was taken out of the configuration while it waited"
@@ -51,67 +51,57 @@ TOO_LONG: Final = "no task became warm within the template's max_wait; see 'cvat
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DispatchReport:
-    """How many requests were begun, how many have failed without that, and how many wait on.
-    ``asked`` tells that the server is being asked whether it is back."""
+    """How many requests were given to workers, and whether the server is being asked if it is
+    back."""
 
     started: int = 0
-    failed: int = 0
-    waiting: int = 0
     asked: bool = False
 
 
-class Dispatch:
-    """Has the spooled requests of one store served, in the daemon that maintains it."""
+class Dispatcher:
+    """Has the accepted requests of one store served, in the daemon that maintains it.
+
+    Thread-safe. What it remembers of a request between two rounds is forgotten with the process;
+    times are of the monotonic clock.
+    """
 
     def __init__(
         self,
         store: Store,
         templates: Mapping[str, Template],
-        hand_out: HandOut,
-        intake: Intake,
-        queue: Queue,
+        placement: Placement,
+        runner: Runner,
         spool: Spool,
         breaker: Breaker,
         *,
         owner: str,
-        most_queued: int,
         warm: Signal,
         clock: Clock,
-        rng: random.Random | None = None,
         workers: int = WORKERS,
     ) -> None:
         self._store = store
         self._templates = templates
-        self._hand_out = hand_out
+        self._placement = placement
+        self._runner = runner
         self._spool = spool
+        self._breaker = breaker
         self._owner = owner
         self._clock = clock
-        self._breaker = breaker
-        self._acceptance = Acceptance(
-            store,
-            hand_out,
-            queue,
-            breaker,
-            owner=owner,
-            most_queued=most_queued,
-            clock=clock,
-        )
-        self._serving = Serving(
-            store,
-            hand_out,
-            intake,
-            spool,
-            breaker,
-            warm=warm,
-            clock=clock,
-            rng=rng or random.Random(),
-        )
-        self._crew = Crew(workers, name="dispatch")
-        self._turns = Turns()
-        self._guard = threading.Lock()
-        #: What is on the crew's list, and those of it that have not begun.
-        self._cases: dict[str, Case] = {}
-        self._not_begun: set[str] = set()
+        self._workers = workers
+        self._share = max(1, int(workers * SHARE))
+        # One more, to ask the server whether it is back.
+        self._threads = ThreadPoolExecutor(workers + 1, thread_name_prefix="dispatch")
+        self._changed = threading.Condition()
+        #: What waits for a worker, by template, and what workers have, by request.
+        self._ready: dict[str, deque[WorkItem]] = {}
+        self._running: dict[str, WorkItem] = {}
+        #: Requests that this process works on, from before there is a row.
+        self._taken: set[str] = set()
+        #: Until when a request waits for a warm task only. A request that is not in here has waited
+        #: long enough, or for something else.
+        self._patient_until: dict[str, float] = {}
+        #: Until when a request is left alone.
+        self._paused_until: dict[str, float] = {}
         self._asking = False
         self._stopped = False
         self._due_at: float | None = None
@@ -133,9 +123,9 @@ class Dispatch:
     ) -> Opened:
         """Take over a request whose data is complete in the spool, and have it served.
 
-        The answer comes once the request is durable, without waiting for anything: with the task
-        that it goes into, or without one while it is ``QUEUED``. With a known ``idempotency_key``
-        it is that of the first call (``replayed``). With ``lease_id`` the data goes into that
+        Return once the request is durable, without waiting for anything: with the task that it
+        goes into, or without one while it is ``QUEUED``. With a known ``idempotency_key`` the
+        answer is that of the first call (``replayed``). With ``lease_id`` the data goes into that
         lease's task. After :meth:`stop` the request waits for the next daemon. When this raises, or
         replays, the data of ``new`` is dropped.
 
@@ -145,16 +135,16 @@ class Dispatch:
         :raises IdempotencyConflict: the key was used with other content.
         """
         request = replace(new, spooled=True)
-        # Before there is a row: nobody is to take it for one that is not worked on.
-        self._turns.take(request.id)
+        # Before there is a row, so that no round finds it without a worker.
+        self._take(request.id)
         opened: Opened | None = None
         try:
             if lease_id is not None:
-                opened = self._acceptance.attach(
-                    request, lease_id, idempotency_key=idempotency_key, payload=payload
+                opened = self._placement.attach(
+                    lease_id, request, idempotency_key=idempotency_key, payload=payload
                 )
             else:
-                opened = self._acceptance.open(
+                opened = self._placement.accept(
                     template,
                     request,
                     idempotency_key=idempotency_key,
@@ -163,15 +153,15 @@ class Dispatch:
                 )
         finally:
             if opened is None or opened.replayed:
-                self._turns.let_go(request.id)
+                self._let_go(request.id)
                 self._spool.drop(request.id)
         if not opened.replayed:
             try:
                 self._begin_accepted(template, opened, upload)
             except PoolError as error:
-                # It is durable all the same, and seen to in the next round.
+                # It is durable all the same, and found in the next round.
                 log.warning("request not begun", request_id=request.id, why=str(error))
-                self._turns.let_go(request.id)
+                self._let_go(request.id)
         return opened
 
     def _begin_accepted(self, template: Template, opened: Opened, upload: Upload) -> None:
@@ -179,12 +169,13 @@ class Dispatch:
         assert request is not None
         if opened.task is not None:
             handout = Handout(lease=opened.lease, task=opened.task, request=request)
-            self._put(Case(template=template, request=request, handout=handout, upload=upload))
+            self._put(WorkItem(template=template, request=request, handout=handout, upload=upload))
             return
         if template.pool.on_empty != "fail":
-            patience = self._hand_out.patience(template, None)
-            self._turns.wait_until(request.id, self._clock.monotonic() + patience)
-        self._turns.let_go(request.id)
+            until = self._clock.monotonic() + self._placement.patience(template, None)
+            with self._changed:
+                self._patient_until[request.id] = until
+        self._let_go(request.id)
         self._again()
 
     # --- Rounds -----------------------------------------------------------------------------------
@@ -202,63 +193,87 @@ class Dispatch:
         them. While the server is held, none is begun, and the server asked whether it is back."""
         self._forget_ended()
         found = self._unserved()
-        left_behind = [each for each in found if each.state is RequestState.UPLOADING]
-        failed = sum(self._serving.recover(each, owner=self._owner) for each in left_behind)
-        if left_behind:
+        abandoned = [each for each in found if each.state is RequestState.UPLOADING]
+        for each in abandoned:
+            self._runner.take_over(each, owner=self._owner)
+        if abandoned:
             found = self._unserved()
+        waiting: dict[str, list[Unserved]] = {}
+        for each in found:
+            if each.template not in self._templates:
+                self._runner.fail_waiting(each, UnknownTemplate(GONE))
+            else:
+                # In the order in which the first request of each template came.
+                waiting.setdefault(each.template, []).append(each)
         known = [each for each in found if each.template in self._templates]
-        gone = [each for each in found if each.template not in self._templates]
-        failed += sum(self._serving.fail_waiting(each, UnknownTemplate(GONE)) for each in gone)
-        failed += sum(self._fail_by_template(each) for each in known)
+        for each in known:
+            self._fail_if_never_made(each)
         server, started, asked = self._breaker.server(), 0, False
         if server is Circuit.CLOSED:
-            started = sum(self._begin(name, each) for name, each in by_template(known))
+            started = sum(self._begin(name, requests) for name, requests in waiting.items())
         elif server is Circuit.HALF_OPEN:
             asked = self._ask_server()
-        failed += sum(self._lose_patience(each) for each in known)
-        waiting = len(known) - started
-        names = {SERVER, *(each.template for each in known)}
-        self._set_due(names, waiting=waiting > 0, held=server is not Circuit.CLOSED)
-        return DispatchReport(started=started, failed=failed, waiting=waiting, asked=asked)
+        for each in known:
+            self._fail_if_too_late(each)
+        self._set_due(
+            {SERVER, *waiting},
+            waits=len(known) > started or server is not Circuit.CLOSED,
+        )
+        return DispatchReport(started=started, asked=asked)
 
     def drain(self, timeout: float | None = None) -> bool:
         """Wait for the requests that are being served; False when some still were after
         ``timeout`` seconds."""
-        return self._crew.drain(timeout)
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: not (self._running or self._ready or self._asking), timeout
+            )
 
     def stop(self, timeout: float | None = None) -> bool:
-        """Begin nothing more and wait for what is under way; False as for :meth:`drain`. Those
-        whose turn had not come are nobody's again."""
+        """Begin nothing more and wait for what is under way; False as for :meth:`drain`. Requests
+        that no worker has begun wait for the next daemon."""
         self._stop_listening()
-        with self._guard:
-            self._stopped = True
         self._again = lambda: None
-        finished = self._crew.stop(timeout)
-        with self._guard:
-            left = [self._cases[request_id] for request_id in self._not_begun]
-        for case in left:
-            self._serving.put_back(case)
+        with self._changed:
+            self._stopped = True
+            left = list(chain(*self._ready.values()))
+            self._ready.clear()
+        finished = self.drain(timeout)
+        self._threads.shutdown(wait=False)
+        for item in left:
+            self._runner.put_back(item)
         return finished
 
     def _unserved(self) -> list[Unserved]:
-        now = self._clock.monotonic()
         found = self._store.unserved(owner=self._owner, now=self._clock.now(), each=EACH)
-        return [each for each in found if self._turns.is_free(each.id, now=now)]
+        now = self._clock.monotonic()
+        with self._changed:
+            return [
+                each
+                for each in found
+                if each.id not in self._taken and self._paused_until.get(each.id, now) <= now
+            ]
 
     def _forget_ended(self) -> None:
         """Forget requests that were cancelled while they waited, by whatever process."""
         now = self._clock.monotonic()
         if now >= self._forget_at:
             self._forget_at = now + FORGET_EVERY
-            remembered = {*self._turns.waiting(), *self._breaker.failing()}
+            with self._changed:
+                remembered = {*self._patient_until, *self._breaker.failing()}
             for request_id in self._store.requests_at_end(sorted(remembered)):
-                self._turns.forget(request_id)
+                self._forget_patience(request_id)
                 self._breaker.forget(request_id)
 
-    def _set_due(self, names: Collection[str], *, waiting: bool, held: bool) -> None:
+    def _set_due(self, names: Collection[str], *, waits: bool) -> None:
         now = self._clock.monotonic()
-        moments = [self._turns.next_moment(now=now)]
-        if waiting or held:
+        with self._changed:
+            self._paused_until = {
+                id: until for id, until in self._paused_until.items() if until > now
+            }
+            times = [*self._patient_until.values(), *self._paused_until.values()]
+        moments: list[float | None] = [time for time in times if time > now]
+        if waits:
             moments += [now + LOOK, self._breaker.tries_at(names, now=now)]
         self._due_at = min((each for each in moments if each is not None), default=None)
 
@@ -266,21 +281,21 @@ class Dispatch:
         if self._due_at is not None:
             self._again()
 
-    # --- Whose turn it is -------------------------------------------------------------------------
+    # --- Which is next ----------------------------------------------------------------------------
 
     def _begin(self, name: str, requests: list[Unserved]) -> int:
-        """Give as many of a template's requests their turn as possible."""
+        """Begin as many of a template's requests as possible; return how many."""
         template = self._templates[name]
-        most = self._crew.room(name)
+        most = self._room(name)
         circuit = self._breaker.uploads(name)
         if circuit is Circuit.OPEN:
             return 0
         trial = circuit is Circuit.HALF_OPEN
         if trial:
-            # One is enough to see whether CVAT takes data again. Each in turn, those first that
-            # have not failed yet: maybe it is only that one.
+            # One is enough to see whether CVAT takes data again, the one first that failed longest
+            # ago, or never: maybe only the last one fails.
             requests = sorted(requests, key=lambda each: self._breaker.failed_at(each.id))
-            most = min(most, 0 if self._is_served(name) else 1)
+            most = min(most, 0 if self._has_work(name) else 1)
         started, dry = 0, False
         for each in requests:
             if started >= most:
@@ -294,7 +309,7 @@ class Dispatch:
 
     def _take_warm(self, template: Template, each: Unserved, *, trial: bool) -> bool:
         """Have a request served with a warm task, if there is one for it."""
-        with self._turns.taking(each.id):
+        with self._taking(each.id):
             handout = self._store.claim_queued(
                 each.id,
                 template.fingerprint,
@@ -303,10 +318,11 @@ class Dispatch:
                 now=self._clock.now(),
             )
         if handout is None or handout.request is None:
-            self._turns.let_go(each.id)
+            self._let_go(each.id)
             return False
-        case = Case(template=template, request=handout.request, handout=handout)
-        self._put(replace(case, trial=trial))
+        self._put(
+            WorkItem(template=template, request=handout.request, handout=handout, trial=trial)
+        )
         return True
 
     def _take_cold(self, template: Template, each: Unserved, *, trial: bool) -> bool:
@@ -314,7 +330,8 @@ class Dispatch:
         should and not too many are being made already."""
         if template.pool.on_empty != "create":
             return False
-        if self._turns.is_patient(each.id, now=self._clock.monotonic()):
+        now = self._clock.monotonic()
+        if self._patient_until.get(each.id, now) > now:
             return False
         circuit = self._breaker.creates(template.name)
         if circuit is Circuit.OPEN:
@@ -322,83 +339,136 @@ class Dispatch:
         at_once = template.pool.create_concurrency if circuit is Circuit.CLOSED else 1
         if self._creating(template.name) >= at_once:
             return False
-        with self._turns.taking(each.id):
+        with self._taking(each.id):
             request = self._store.take_spooled(each.id, owner=self._owner, now=self._clock.now())
         if request is None or request.state is not RequestState.QUEUED:
-            self._turns.let_go(each.id)
+            self._let_go(each.id)
             return False
-        self._put(Case(template=template, request=request, trial=trial))
+        self._put(WorkItem(template=template, request=request, trial=trial))
         return True
 
-    def _lose_patience(self, each: Unserved) -> bool:
-        """Where the template says so, a request has failed that has waited for too long."""
+    def _fail_if_too_late(self, each: Unserved) -> None:
+        """Fail a request that has waited for too long, where its template says so."""
         if self._breaker.waits_for_cvat(each.template):
             # No pool is empty because of that.
-            self._turns.forget(each.id)
-            return False
+            self._forget_patience(each.id)
+            return
         if self._templates[each.template].pool.on_empty != "wait":
-            return False
-        if not self._turns.has_lost_patience(each.id, now=self._clock.monotonic()):
-            return False
-        self._turns.forget(each.id)
-        return self._serving.fail_waiting(each, PoolEmpty(TOO_LONG))
+            return
+        if self._patient_until.get(each.id, math.inf) <= self._clock.monotonic():
+            self._forget_patience(each.id)
+            self._runner.fail_waiting(each, PoolEmpty(TOO_LONG))
 
-    def _fail_by_template(self, each: Unserved) -> bool:
-        """Where CVAT makes no task of a template, and of others it does, a request has failed for
-        which that was tried often enough."""
+    def _fail_if_never_made(self, each: Unserved) -> None:
+        """Fail a request where CVAT makes no task of its template, and of others it does, and that
+        was tried often enough for it."""
         template = self._templates[each.template]
         error = self._breaker.fault_of_create(template, since=each.created_at)
-        if error is None or self._hand_out.has_warm(template):
-            return False
-        return self._serving.fail_waiting(each, error)
+        if error is not None and not self._placement.has_warm(template):
+            self._runner.fail_waiting(each, error)
 
-    def _is_served(self, name: str) -> bool:
-        with self._guard:
-            return any(case.template.name == name for case in self._cases.values())
+    # --- What is in flight ------------------------------------------------------------------------
+
+    def _take(self, request_id: str) -> None:
+        with self._changed:
+            self._taken.add(request_id)
+
+    @contextmanager
+    def _taking(self, request_id: str) -> Iterator[None]:
+        """Take a request, and let it go again if the block raises."""
+        self._take(request_id)
+        try:
+            yield
+        except BaseException:
+            self._let_go(request_id)
+            raise
+
+    def _let_go(self, request_id: str, *, paused_until: float = -math.inf) -> None:
+        with self._changed:
+            self._taken.discard(request_id)
+            self._paused_until[request_id] = paused_until
+
+    def _forget_patience(self, request_id: str) -> None:
+        with self._changed:
+            self._patient_until.pop(request_id, None)
+
+    def _work_items(self, name: str) -> list[WorkItem]:
+        """Return what is in flight of a template."""
+        with self._changed:
+            running = [each for each in self._running.values() if each.template.name == name]
+            return [*running, *self._ready.get(name, ())]
+
+    def _has_work(self, name: str) -> bool:
+        return bool(self._work_items(name))
 
     def _creating(self, name: str) -> int:
-        """Tasks of a template that are being made for requests."""
-        with self._guard:
-            return sum(
-                case.handout is None and case.template.name == name for case in self._cases.values()
-            )
+        """Return how many tasks of a template are being made for requests."""
+        return sum(each.handout is None for each in self._work_items(name))
 
-    # --- On the crew ------------------------------------------------------------------------------
+    # --- Workers ----------------------------------------------------------------------------------
 
-    def _put(self, case: Case) -> None:
-        with self._guard:
+    def _room(self, name: str) -> int:
+        """Return how many requests of a template a worker would begin at once."""
+        with self._changed:
+            free = self._workers - len(self._running) - sum(map(len, self._ready.values()))
+            mine = self._share - len(self._work_items(name))
+            return 0 if self._stopped else max(0, min(free, mine))
+
+    def _put(self, item: WorkItem) -> None:
+        """Have a worker serve a request as soon as one is free."""
+        with self._changed:
             if not self._stopped:
-                self._cases[case.request.id] = case
-                self._not_begun.add(case.request.id)
-                self._crew.put(case.template.name, partial(self._serve, case))
+                self._ready.setdefault(item.template.name, deque()).append(item)
+                self._start_workers()
                 return
-        self._serving.put_back(case)
+        self._runner.put_back(item)
 
-    def _serve(self, case: Case) -> None:
-        request_id = case.request.id
-        with self._guard:
-            self._not_begun.discard(request_id)
-        pause = STUMBLE
+    def _start_workers(self) -> None:
+        """Start what there are workers for, templates taking turns. With the lock held."""
+        while len(self._running) < self._workers and not self._stopped:
+            busy = [each.template.name for each in self._running.values()]
+            name = next((name for name in self._ready if busy.count(name) < self._share), None)
+            if name is None:
+                return
+            items = self._ready.pop(name)
+            item = items.popleft()
+            if items:
+                self._ready[name] = items  # behind the others
+            self._running[item.request.id] = item
+            self._threads.submit(self._work, item)
+
+    def _work(self, item: WorkItem) -> None:
+        request_id = item.request.id
+        pause = RETRY_AFTER_INTERNAL_ERROR
         try:
-            pause = self._serving.serve(case)
+            pause = self._runner.serve(item)
+        except Exception:
+            log.exception("request not served", request_id=request_id)
         finally:
-            with self._guard:
-                del self._cases[request_id]
-            self._turns.forget(request_id)
-            self._turns.let_go(request_id, pause_until=self._clock.monotonic() + pause)
+            with self._changed:
+                del self._running[request_id]
+                self._forget_patience(request_id)
+                self._let_go(request_id, paused_until=self._clock.monotonic() + pause)
+                self._start_workers()
+                self._changed.notify_all()
             self._again()
 
     def _ask_server(self) -> bool:
         """Have the server asked whether it is back, unless it is being asked."""
-        if self._asking:
-            return False
-        self._asking = True
-        self._crew.put(SERVER, self._ask)
-        return True
+        with self._changed:
+            if self._asking or self._stopped:
+                return False
+            self._asking = True
+            self._threads.submit(self._ask)
+            return True
 
     def _ask(self) -> None:
         try:
             self._breaker.ask()
+        except Exception:
+            log.exception("server not asked")
         finally:
-            self._asking = False
+            with self._changed:
+                self._asking = False
+                self._changed.notify_all()
         self._again()

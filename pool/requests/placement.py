@@ -1,57 +1,65 @@
-"""Handing out: a warm task at once, or after a wait, or one made on the spot."""
+"""A task for a lease or a request: a warm one at once, or after a wait, or one made on the spot."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import replace
 
 from pool.clock import Clock
 from pool.config.settings import Template
 from pool.cvat import CvatClient
-from pool.errors import CvatError, PoolEmpty, PoolError, WaitTimeout
+from pool.errors import (
+    CvatAmbiguous,
+    CvatError,
+    IdempotencyConflict,
+    LeaseEnded,
+    PoolEmpty,
+    PoolError,
+    QueueFull,
+    UnknownLease,
+    WaitTimeout,
+)
 from pool.events.notifier import Signal
 from pool.logs import get_logger
-from pool.model import Handout, LeaseRecord, LeaseState, Levels, RequestRecord, new_id
-from pool.requests.backoff import SERVER, is_away
-from pool.requests.breaker import Breaker
-from pool.requests.create import create_on_server
-from pool.requests.recovery import Strays
+from pool.model import Handout, LeaseRecord, LeaseState, Levels, PooledTask, new_id
+from pool.requests.breaker import SERVER, Breaker
+from pool.requests.lifecycle import is_away, outcome_unknown
+from pool.requests.recovery import Recovery
 from pool.store import NewLease, NewRequest, Opened, Store
 
 log = get_logger(__name__)
-
-#: Has a request wait that nothing was done for because of an error, if that is a reason to.
-PutAside = Callable[[RequestRecord, BaseException], RequestRecord | None]
 
 #: Seconds between two looks into the store while waiting for a task that another process makes.
 FIRST_LOOK = 0.01
 LONGEST_LOOK = 0.1
 
 
-class HandOut:
-    """Gives tasks to callers, each to one."""
+class Placement:
+    """Finds a task for each caller, and each task for one caller. Thread-safe."""
 
     def __init__(
         self,
         store: Store,
         cvat: Callable[[], CvatClient],
-        strays: Strays,
+        recovery: Recovery,
         breaker: Breaker,
         *,
         owner: str,
+        max_queued: int,
         clock: Clock,
         warm: Signal,
         handed_out: Signal,
     ) -> None:
         self._store = store
         self._cvat = cvat
-        self._strays = strays
+        self._recovery = recovery
         self._breaker = breaker
         self._owner = owner
+        self._max_queued = max_queued
         self._clock = clock
         self._warm = warm
         self._handed_out = handed_out
+
+    # --- Rows -------------------------------------------------------------------------------------
 
     def open(
         self,
@@ -61,50 +69,16 @@ class HandOut:
         idempotency_key: str | None = None,
         payload: str = "",
         ttl: float | None = None,
-        timeout: float | None = None,
-        put_aside: PutAside | None = None,
-    ) -> Opened:
-        """A task for one caller, with the request it is for, if any.
-
-        Waits and creates as the template's ``on_empty`` says, at most ``timeout`` seconds. With
-        a known ``idempotency_key`` the answer is that of the first call (``replayed``). When CVAT
-        does not make a task, ``put_aside`` may have the request wait for that: then the answer has
-        no task.
-
-        :raises PoolEmpty: there is none, and the template says not to make one.
-        :raises WaitTimeout: another call with the same key still waits for its task.
-        :raises CvatError: the pool was empty and CVAT did not make one.
-        :raises IdempotencyConflict: the key was used with other content.
-        """
-        opened = self.begin(
-            template, request=request, idempotency_key=idempotency_key, payload=payload, ttl=ttl
-        )
-        if opened.replayed:
-            return self._await_first_call(template, opened, timeout)
-        if opened.task is not None:
-            return opened
-        with nullcontext() if request else self._strays.of_lease(opened.lease.id):
-            return self._obtain(template, opened, timeout, put_aside)
-
-    # --- The steps of it, none of which waits -------------------------------------------------
-
-    def begin(
-        self,
-        template: Template,
-        *,
-        request: NewRequest | None = None,
-        idempotency_key: str | None = None,
-        payload: str = "",
-        ttl: float | None = None,
         claim: bool = True,
-        most_queued: int | None = None,
+        max_queued: int | None = None,
     ) -> Opened:
-        """Write the wish down, and take a warm task if there is one and ``claim`` is set. Without
-        a task, the lease waits: the caller goes on with :meth:`claim` and :meth:`create`, or gives
-        it up.
+        """Write a lease down, with its request if it has one, and claim a warm task if there is one
+        and ``claim`` is set. A known ``idempotency_key`` gives the answer of the first call
+        (``replayed``). Without a task the lease waits, until :meth:`obtain` or the dispatcher find
+        it one.
 
         :raises IdempotencyConflict: the key was used with other content.
-        :raises QueueFull: as many as ``most_queued`` spooled requests wait already.
+        :raises QueueFull: as many as ``max_queued`` spooled requests wait already.
         """
         now = self._clock.now()
         lease = NewLease(
@@ -118,48 +92,182 @@ class HandOut:
             payload=payload,
         )
         opened = self._store.open_lease(
-            lease, request=request, claim=claim, most_queued=most_queued, now=now
+            lease, request=request, claim=claim, most_queued=max_queued, now=now
         )
         if not opened.replayed:
             self._handed_out.announce()
         return opened
 
+    def accept(
+        self,
+        template: Template,
+        request: NewRequest,
+        *,
+        idempotency_key: str | None,
+        payload: str,
+        claim: bool,
+    ) -> Opened:
+        """Write a request down whose data is in the spool, with a warm task if ``claim`` is set,
+        there is one, and no other request waits for it.
+
+        :raises QueueFull: too many requests wait already.
+        :raises PoolEmpty: there is no task, and the template says not to wait for one.
+        :raises IdempotencyConflict: the key was used with other content.
+        """
+        claim = (
+            claim
+            and self._breaker.takes_uploads(template.name)
+            and not self._store.queued().get(template.name)
+        )
+        # With CVAT away, "the pool is empty" would be no reason; with nothing in it, it is.
+        fails = template.pool.on_empty == "fail" and (claim or not self.has_warm(template))
+        try:
+            return self.open(
+                template,
+                request=request,
+                idempotency_key=idempotency_key,
+                payload=payload,
+                claim=claim,
+                max_queued=0 if fails else self._max_queued,
+            )
+        except QueueFull as error:
+            if fails:
+                raise _never_waits(template) from None
+            error.retry_after = self._breaker.retry_after()
+            raise
+
+    def attach(
+        self,
+        lease_id: str,
+        request: NewRequest,
+        *,
+        idempotency_key: str | None = None,
+        payload: str = "",
+    ) -> Opened:
+        """Write a request down for the task of a lease.
+
+        :raises UnknownLease: there is no such lease.
+        :raises LeaseEnded: the lease is not active, or has a request already.
+        :raises IdempotencyConflict: the key was used with other content.
+        """
+        known = self._known(idempotency_key, payload)
+        if known is not None:
+            return known
+        handout = self._store.attach_request(
+            lease_id,
+            request,
+            owner=self._owner,
+            idempotency_key=idempotency_key,
+            payload=payload,
+            now=self._clock.now(),
+        )
+        if handout is not None:
+            return _opened(handout)
+        # The first call with this key may have come in between.
+        known = self._known(idempotency_key, payload)
+        if known is not None:
+            return known
+        lease = self._store.lease(lease_id)
+        if lease is None:
+            raise UnknownLease(lease_id)
+        raise LeaseEnded(f"lease {lease_id} is {lease.state.value} or has a request already")
+
+    def _known(self, key: str | None, payload: str) -> Opened | None:
+        request = None if key is None else self._store.request_by_key(key)
+        if request is None:
+            return None
+        lease = self._store.lease(request.lease_id)
+        if request.payload != payload or lease is None:
+            raise IdempotencyConflict(f"{key!r}; choose another key")
+        return Opened(lease=lease, task=None, request=request, replayed=True)
+
+    # --- A caller on a thread ---------------------------------------------------------------------
+
+    def acquire(
+        self,
+        template: Template,
+        *,
+        idempotency_key: str | None,
+        ttl: float | None,
+        timeout: float | None,
+    ) -> Opened:
+        """Return a lease with its task; with a known ``idempotency_key`` that of the first call,
+        whose task may have been given back since.
+
+        :raises WaitTimeout: another call with the same key still waits for its task.
+        :raises IdempotencyConflict: the key was used with other content.
+        :raises PoolError: as :meth:`obtain`.
+        """
+        opened = self.open(
+            template, idempotency_key=idempotency_key, payload=f"lease {template.name}", ttl=ttl
+        )
+        if opened.replayed:
+            return self._await_first_call(template, opened.lease, timeout)
+        if opened.task is not None:
+            return opened
+        return self._obtain_lease(template, opened.lease.id, timeout)
+
+    def obtain(self, template: Template, lease_id: str, timeout: float | None) -> Handout:
+        """Wait for a warm task for a waiting lease, and create one if none becomes warm, as the
+        template's ``on_empty`` and ``max_wait`` say; ``timeout`` seconds at most.
+
+        :raises PoolEmpty: there is none, and the template says not to make one.
+        :raises CvatError: the pool was empty and CVAT did not make one.
+        """
+        handout = self.claim(template, lease_id)
+        if handout is None:
+            patience = self.patience(template, timeout)
+            handout = self._wait_for_warm(template, lease_id, patience)
+            if handout is None:
+                handout = self.create(template, lease_id, waited=patience)
+        self._handed_out.announce()
+        return handout
+
+    def _obtain_lease(self, template: Template, lease_id: str, timeout: float | None) -> Opened:
+        with self._recovery.of_lease(lease_id):
+            try:
+                return _opened(self.obtain(template, lease_id, timeout))
+            except BaseException:
+                self._store.abandon_lease(lease_id, now=self._clock.now())
+                raise
+
+    def _await_first_call(
+        self, template: Template, lease: LeaseRecord, timeout: float | None
+    ) -> Opened:
+        """Wait with the first call with this key; in its place when its process is gone."""
+        deadline = None if timeout is None else self._clock.monotonic() + timeout
+        look = FIRST_LOOK
+        current: LeaseRecord | None = lease
+        while current is not None and current.state is LeaseState.WAITING:
+            if deadline is not None and self._clock.monotonic() >= deadline:
+                raise WaitTimeout("the first call with this idempotency key still waits")
+            if self._store.inherit_lease(lease.id, owner=self._owner, now=self._clock.now()):
+                return self._obtain_lease(template, lease.id, timeout)
+            self._warm.wait(self._warm.count, look)
+            look = min(LONGEST_LOOK, look * 1.5)
+            current = self._store.lease(lease.id)
+        if current is None or current.pooled_id is None:
+            raise PoolEmpty("the first call with this idempotency key got no task; try again")
+        task = self._store.task(current.pooled_id)
+        return Opened(lease=current, task=task, request=None, replayed=True)
+
+    # --- Steps ------------------------------------------------------------------------------------
+
     def patience(self, template: Template, timeout: float | None) -> float:
-        """How many seconds a caller who would wait ``timeout`` of them waits for a warm task.
+        """Return how many seconds a caller who would wait ``timeout`` of them waits for a warm
+        task.
 
         :raises PoolEmpty: none at all: the template says to fail.
         """
         settings = template.pool
         if settings.on_empty == "fail":
-            raise PoolEmpty(f'template {template.name!r} has on_empty = "fail"')
+            raise _never_waits(template)
         patience = settings.max_wait
         if timeout is not None:
             patience = timeout if settings.on_empty == "wait" else min(patience, timeout)
-        if settings.on_empty == "create" and self._nobody_refills(template):
+        if settings.on_empty == "create" and not self._is_refilled(template):
             return 0.0
         return patience
-
-    def claim(self, template: Template, lease_id: str) -> Handout | None:
-        """A warm task for a lease that waits; None when there is none, or it waits no longer."""
-        return self._store.claim_warm(
-            lease_id,
-            template.fingerprint,
-            older_from=template.older_from,
-            now=self._clock.now(),
-        )
-
-    def create(self, template: Template, lease_id: str, *, waited: float) -> Handout:
-        """A task made on the spot for a lease that has waited in vain for so many seconds.
-
-        :raises PoolEmpty: the template says not to make one.
-        :raises CvatError: CVAT did not make one.
-        """
-        if template.pool.on_empty == "wait":
-            raise PoolEmpty(
-                f"no task of template {template.name!r} became warm within {waited:g} s; "
-                f"{self._why_empty(template)}"
-            )
-        return self._create_cold(template, lease_id)
 
     def has_warm(self, template: Template) -> bool:
         """Whether there is a warm task that would do."""
@@ -171,87 +279,27 @@ class HandOut:
             store.older_warm_of(template.name, template.fingerprint, older_from=older)
         )
 
-    def give_up(self, opened: Opened, error: BaseException) -> None:
-        """What was begun comes to nothing: its lease waits no longer, its request has failed."""
-        now = self._clock.now()
-        if opened.request is None:
-            with self._strays.of_lease(opened.lease.id):
-                self._store.abandon_lease(opened.lease.id, now=now)
-            return
-        code = error.code if isinstance(error, PoolError) else PoolError.code
-        message = error.detail if isinstance(error, PoolError) else "interrupted"
-        with self._strays.of_request(opened.request.id):
-            self._store.fail_request(opened.request.id, code=code, message=message, now=now)
-
-    # --- All of it ------------------------------------------------------------------------------
-
-    def reopen(self, template: Template, lease: LeaseRecord) -> Handout:
-        """Another task for a request that was queued again with a fresh waiting lease.
-
-        :raises PoolError: as :meth:`open`.
-        """
-        handout = self.claim(template, lease.id)
-        if handout is None:
-            handout = self._wait_or_create(template, lease.id, None)
-        self._handed_out.announce()
-        return handout
-
-    def _obtain(
-        self,
-        template: Template,
-        opened: Opened,
-        timeout: float | None,
-        put_aside: PutAside | None,
-    ) -> Opened:
-        try:
-            handout = self._wait_or_create(template, opened.lease.id, timeout)
-        except BaseException as error:
-            if put_aside is not None and opened.request is not None:
-                waiting = put_aside(opened.request, error)
-                if waiting is not None:
-                    return replace(opened, request=waiting)
-            self.give_up(opened, error)
-            raise
-        return Opened(
-            lease=handout.lease, task=handout.task, request=handout.request, replayed=False
+    def claim(self, template: Template, lease_id: str) -> Handout | None:
+        """Claim a warm task for a lease that waits; None when there is none, or it waits no
+        longer."""
+        return self._store.claim_warm(
+            lease_id,
+            template.fingerprint,
+            older_from=template.older_from,
+            now=self._clock.now(),
         )
 
-    def _wait_or_create(self, template: Template, lease_id: str, timeout: float | None) -> Handout:
-        patience = self.patience(template, timeout)
-        handout = self._wait_for_warm(template, lease_id, patience)
-        if handout is None:
-            handout = self.create(template, lease_id, waited=patience)
-        return handout
+    def create(self, template: Template, lease_id: str, *, waited: float) -> Handout:
+        """Create a task for a lease that has waited in vain for so many seconds.
 
-    def _why_empty(self, template: Template) -> str:
-        levels = self._store.levels().get(template.name, Levels())
-        if levels.capacity and not self._store.capacity_of(template.name, template.fingerprint):
-            return (
-                "those of the pool were made by another version of the template: is the "
-                "configuration of this process older than the daemon's?"
+        :raises PoolEmpty: the template says not to make one, or the lease waits no longer.
+        :raises CvatError: CVAT did not make one.
+        """
+        if template.pool.on_empty == "wait":
+            raise PoolEmpty(
+                f"no task of template {template.name!r} became warm within {waited:g} s; "
+                f"{self._why_empty(template)}"
             )
-        return "see 'cvat-pool status'"
-
-    def _nobody_refills(self, template: Template) -> bool:
-        now = self._clock.now()
-        if self._store.maintainer(now=now) is None:
-            return True
-        held = self._store.holds().keys() & {template.name, SERVER}
-        return bool(held) or template.name in self._store.paused()
-
-    def _wait_for_warm(self, template: Template, lease_id: str, patience: float) -> Handout | None:
-        deadline = self._clock.monotonic() + patience
-        look = FIRST_LOOK
-        while (remaining := deadline - self._clock.monotonic()) > 0:
-            seen = self._warm.count
-            handout = self.claim(template, lease_id)
-            if handout is not None:
-                return handout
-            self._warm.wait(seen, min(look, remaining))
-            look = min(LONGEST_LOOK, look * 1.5)
-        return None
-
-    def _create_cold(self, template: Template, lease_id: str) -> Handout:
         # Before there is a row: without credentials there is nothing to create with.
         cvat = self._cvat()
         now = self._clock.now()
@@ -271,40 +319,98 @@ class HandOut:
         except CvatError as error:
             log.warning("cold create failed", template=template.name, why=str(error))
             # A refusal may be about the credentials of this process alone.
-            if is_away(error) and self._store.maintainer(now=self._clock.now()) is not None:
+            if is_away(error) and self.has_daemon():
                 self._breaker.create_failed(template, error)
             raise
         self._breaker.create_worked(template.name)
         now = self._clock.now()
         handout = self._store.finish_cold(pooled.id, lease_id, prepared=prepared, now=now)
         if handout is None:
-            # Somebody ended the lease meanwhile; the task is as good as any other.
+            # The lease ended meanwhile; the task is as good as any other.
             self._store.finish_create(pooled.id, prepared=prepared, now=now)
+            self._warm.announce()
             raise PoolEmpty("the lease ended while its task was being created")
         return handout
 
-    def _await_first_call(
-        self, template: Template, opened: Opened, timeout: float | None
-    ) -> Opened:
-        """The first call with this key may still be waiting for its task; wait with it, or in its
-        place when its process is gone."""
-        if opened.request is not None:
-            # A request's handle follows the request by itself.
-            return opened
-        deadline = None if timeout is None else self._clock.monotonic() + timeout
+    def has_daemon(self) -> bool:
+        """Whether a daemon maintains the store: refills the pools, and serves what is queued."""
+        return self._store.maintainer(now=self._clock.now()) is not None
+
+    def _is_refilled(self, template: Template) -> bool:
+        if not self.has_daemon() or template.name in self._store.paused():
+            return False
+        return not self._store.holds().keys() & {template.name, SERVER}
+
+    def _why_empty(self, template: Template) -> str:
+        levels = self._store.levels().get(template.name, Levels())
+        if levels.capacity and not self._store.capacity_of(template.name, template.fingerprint):
+            return (
+                "those of the pool were made by another version of the template: is the "
+                "configuration of this process older than the daemon's?"
+            )
+        return "see 'cvat-pool status'"
+
+    def _wait_for_warm(self, template: Template, lease_id: str, patience: float) -> Handout | None:
+        deadline = self._clock.monotonic() + patience
         look = FIRST_LOOK
-        lease: LeaseRecord | None = opened.lease
-        while lease is not None and lease.state is LeaseState.WAITING:
-            if deadline is not None and self._clock.monotonic() >= deadline:
-                raise WaitTimeout("the first call with this idempotency key still waits")
-            if self._store.inherit_lease(lease.id, owner=self._owner, now=self._clock.now()):
-                return self._obtain(template, opened, timeout, None)
+        while (remaining := deadline - self._clock.monotonic()) > 0:
             seen = self._warm.count
-            self._warm.wait(seen, look)
+            handout = self.claim(template, lease_id)
+            if handout is not None:
+                return handout
+            self._warm.wait(seen, min(look, remaining))
             look = min(LONGEST_LOOK, look * 1.5)
-            lease = self._store.lease(opened.lease.id)
-        if lease is None or lease.pooled_id is None:
-            raise PoolEmpty("the first call with this idempotency key got no task; try again")
-        return Opened(
-            lease=lease, task=self._store.task(lease.pooled_id), request=None, replayed=True
-        )
+        return None
+
+
+def create_on_server(
+    store: Store, cvat: CvatClient, template: Template, pooled: PooledTask, *, clock: Clock
+) -> bool:
+    """Create the task of a ``CREATING`` row and prepare its upload; return whether it is prepared.
+
+    The row is still ``CREATING`` afterwards, with CVAT's id. When the server has certainly made
+    nothing, the row is ``FAILED``. After a 5xx the task is looked up by its name at once. When the
+    answer was lost the create may still happen: the row stays, to be settled by its name later.
+
+    :raises pool.errors.CvatError: the task was not created, or that is unknown.
+    """
+    try:
+        task_id = cvat.create_task(template.create_fields, pooled.name)
+    except CvatError as error:
+        made = None
+        if outcome_unknown(error):
+            if isinstance(error, CvatAmbiguous):
+                raise
+            made = _task_named(cvat, pooled.name, error)
+        if made is None:
+            store.fail_create(pooled.id, reason=str(error), now=clock.now())
+            raise
+        task_id = made
+    store.record_created(pooled.id, task_id=task_id, now=clock.now())
+    try:
+        cvat.prepare_upload(task_id)
+    except CvatError as error:
+        # The upload does without it, only a little slower.
+        log.info("upload not prepared", task_id=task_id, template=template.name, why=str(error))
+        return False
+    return True
+
+
+def _task_named(cvat: CvatClient, name: str, error: CvatError) -> int | None:
+    """Return the task that a create has made although its answer was a 5xx; None if it made none.
+
+    :raises pool.errors.CvatError: ``error``, when the server cannot be asked.
+    """
+    try:
+        found = cvat.find_tasks(name)
+    except CvatError:
+        raise error from None
+    return found[0].id if found else None
+
+
+def _never_waits(template: Template) -> PoolEmpty:
+    return PoolEmpty(f'template {template.name!r} has on_empty = "fail"')
+
+
+def _opened(handout: Handout) -> Opened:
+    return Opened(lease=handout.lease, task=handout.task, request=handout.request, replayed=False)

@@ -23,7 +23,6 @@ from pool.errors import (
     ImportFailed,
     ImportLost,
     ImportTimedOut,
-    OwnerGone,
     PoolClosed,
     PoolError,
     StoreError,
@@ -32,7 +31,7 @@ from pool.errors import (
 from pool.events.feed import Feed, Unsubscribe
 from pool.events.notifier import Signal
 from pool.logs import get_logger
-from pool.model import Event, Handout, Job, RequestRecord, RequestState, TaskState, new_id
+from pool.model import Event, Handout, Job, RequestRecord, TaskState, new_id
 from pool.store import Store
 from pool.tracking.poll_schedule import (
     LEASE_PAUSE,
@@ -57,8 +56,8 @@ UNKNOWN_LIMIT = 3
 #: for none to be sent in between, for imports that were not among those that were asked for.
 LONGEST_BACK_OFF = 30.0
 OUTAGE = 3
-#: Seconds for which an import is given time to show up: after its process died in the upload, and
-#: after CVAT was away, where it can be sent again.
+#: Seconds for which an import is given time to show up after CVAT was away, where it can be sent
+#: again.
 ORPHAN_PATIENCE = 60.0
 #: A request whose data is in the spool gets this many tasks at most, whoever serves it: more than
 #: one whose caller waits, since a server that comes and goes should not cost it.
@@ -528,29 +527,3 @@ class Tracker:
             except StoreError:
                 log.exception("listener failed", task_id=finished.task_id)
         return True
-
-    # --- Taking over ----------------------------------------------------------------------------
-
-    def adopt(self) -> int:
-        """Track the imports of processes that are gone, and fail what only they could upload;
-        return how many. The dispatcher serves requests whose data is in the spool."""
-        adopted = self._store.adopt_requests(self._owner, now=self._clock.now())
-        for request in adopted:
-            self.take_up(request)
-        return len(adopted)
-
-    def take_up(self, request: RequestRecord) -> None:
-        """Go on with a request of this process's that was abandoned."""
-        now = self._clock.now()
-        log.info("request taken over", request_id=request.id, state=request.state.value)
-        if request.state is RequestState.QUEUED:
-            gone = OwnerGone("send the data again")
-            self._store.fail_request(request.id, code=gone.code, message=gone.detail, now=now)
-            return
-        if request.state is RequestState.UPLOADING:
-            # Its last POST may have arrived. If not, CVAT knows no import, and that is found
-            # out like any other lost import.
-            self._store.begin_import(request.id, deadline=now + ORPHAN_PATIENCE, now=now)
-        importing = self._store.request(request.id)
-        if importing is not None:
-            self.watch(importing, kind="adopted")

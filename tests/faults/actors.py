@@ -61,7 +61,7 @@ HASTE = {
         "RECYCLE_EVERY": 1.0,
         "RECONCILE_EVERY": 1.0,
     },
-    "pool.requests.backoff": {"TRANSIENT_CAP": 2.0, "REFUSED_BASE": 2.0, "REFUSED_CAP": 5.0},
+    "pool.requests.breaker": {"TRANSIENT_CAP": 2.0, "REFUSED_BASE": 2.0, "REFUSED_CAP": 5.0},
     "pool.maintenance.deadlines": {"STUCK_GRACE": 3.0},
     "pool.maintenance.deletion": {"RETRY_AFTER": 3.0},
     "pool.maintenance.reconcile": {"RETRY_BASE": 1.0, "RETRY_CAP": 3.0},

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import PATIENCE, fill, refill_of
+from support.services import PATIENCE, fill, open_lease, refill_of
 
 from pool.clock import SystemClock
 from pool.config.settings import Settings, Template
@@ -99,7 +99,7 @@ def test_waiter_that_times_out_swallows_a_task(
     patient = replace(template, pool=replace(template.pool, on_empty="wait"))
     engine.store.acquire_maintenance("daemon", until=clock.now() + 99, now=clock.now())
     with pytest.raises(PoolEmpty):
-        engine.hand_out.open(patient)
+        open_lease(engine, patient)
     fill(refill_of(engine))
     assert warm(engine) == 3
     assert engine.store.leases([LeaseState.WAITING]) == []
@@ -108,7 +108,7 @@ def test_waiter_that_times_out_swallows_a_task(
 def test_stale_template_handed_out(engine: Engine, template: Template) -> None:
     fill(refill_of(engine))
     changed = replace(template, labels=({"name": "tram"},))
-    opened = engine.hand_out.open(changed)
+    opened = open_lease(engine, changed)
     assert opened.task is not None
     assert opened.lease.outcome is Outcome.COLD
     assert opened.task.fingerprint == changed.fingerprint
@@ -161,13 +161,13 @@ def test_poisoned_pool(engine: Engine, template: Template, cvat: ScriptedCvat) -
     fill(refill_of(engine))
     upload = build_upload([("a.jpg", b"some bytes")])
     cvat.failures["upload"] = [CvatNotFound("No Task matches the given query.")] * 2
-    opened = engine.hand_out.open(
-        template, request=NewRequest(id="r", files=("a.jpg",), size=upload.size)
+    opened = open_lease(
+        engine, template, request=NewRequest(id="r", files=("a.jpg",), size=upload.size)
     )
     assert opened.task is not None
     assert opened.request is not None
     handout = Handout(lease=opened.lease, task=opened.task, request=opened.request)
-    request = engine.intake.send(template, opened.request, handout, upload)
+    request = engine.runner.run(template, handout, upload)
     assert request.state.value == "importing"
     failed = engine.store.tasks(states=(TaskState.FAILED,))
     assert len(failed) == 2
@@ -206,7 +206,7 @@ def test_stampede_on_an_empty_pool(
     filler.start()
     try:
         with ThreadPoolExecutor(20) as callers:
-            opened = list(callers.map(lambda _: engine.hand_out.open(patient), range(20)))
+            opened = list(callers.map(lambda _: open_lease(engine, patient), range(20)))
     finally:
         done.set()
         filler.join(PATIENCE)

@@ -22,7 +22,7 @@ from pool.cvat import connect
 from pool.daemon import Daemon
 from pool.model import WebhookState
 from pool.process import Engine
-from pool.requests.dispatcher import Dispatch
+from pool.requests.dispatcher import Dispatcher
 from pool.simulator import SimulatorServer
 from pool.store import Store
 from pool.tracking.webhook_receiver import WebhookReceiver
@@ -163,7 +163,7 @@ def refusing(
 
 
 @pytest.fixture
-def dispatch(engine: Engine) -> Iterator[Dispatch]:
+def dispatch(engine: Engine) -> Iterator[Dispatcher]:
     # One job at a time, so that the order of calls is the order of requests.
     dispatch = dispatch_of(engine, workers=1)
     yield dispatch

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import PATIENCE, fill, refill_of
+from support.services import PATIENCE, fill, open_lease, refill_of
 
 from pool import TaskPool
 from pool.clock import SystemClock
@@ -78,11 +78,11 @@ def world(engine: Engine, cvat: ScriptedCvat, clock: ManualClock) -> World:
 
 @both_ways
 def test_a_caller_keeps_its_task_for_as_long_as_it_was_given(world: World, hours: float) -> None:
-    opened = world.engine.hand_out.open(world.template, ttl=1800.0)
+    opened = open_lease(world.engine, world.template, ttl=1800.0)
     world.clock.advance(1.0)
     world.set_clock(hours)
     assert world.run(world.recycle).given_back == 0
-    others = [world.engine.hand_out.open(world.template) for _ in range(2)]
+    others = [open_lease(world.engine, world.template) for _ in range(2)]
     assert opened.task is not None
     assert opened.task.id not in [other.task.id for other in others if other.task is not None]
     world.clock.advance(1790.0)
@@ -97,7 +97,7 @@ def test_what_was_written_by_the_new_clock_already_is_left_as_it_is(
 ) -> None:
     pool = TaskPool.over(world.engine)
     world.set_clock(hours)
-    lease = world.engine.hand_out.open(world.template, ttl=1800.0).lease
+    lease = open_lease(world.engine, world.template, ttl=1800.0).lease
     pool.prewarm("scenes", 9, duration=1800.0)
     until = datetime.fromtimestamp(world.clock.now() + 1800.0, UTC)
     assert pool.lease(lease.id).expires_at == until
@@ -111,7 +111,7 @@ def test_what_was_written_by_the_new_clock_already_is_left_as_it_is(
 
 @both_ways
 def test_the_clock_is_noticed_once(world: World, hours: float) -> None:
-    world.engine.hand_out.open(world.template)
+    open_lease(world.engine, world.template)
     world.clock.advance(1.0)
     world.set_clock(hours)
     assert world.timekeeping.run_once() == TimekeepingReport(jump=hours * HOUR, moved=1)
@@ -122,7 +122,7 @@ def test_the_clock_is_noticed_once(world: World, hours: float) -> None:
 def test_a_clock_that_was_set_while_the_store_was_busy_is_noticed_later(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = world.engine.hand_out.open(world.template, ttl=1800.0)
+    opened = open_lease(world.engine, world.template, ttl=1800.0)
     world.clock.advance(1.0)
     world.set_clock(6)
 
@@ -151,19 +151,19 @@ def test_the_work_of_a_process_that_is_alive_is_left_to_it(world: World, hours: 
     world.engine.heartbeat.run_once()
     image = build_upload([("a.jpg", b"some bytes")])
     request = NewRequest(id="r", files=("a.jpg",), size=10)
-    opened = world.engine.hand_out.open(world.template, request=request)
+    opened = open_lease(world.engine, world.template, request=request)
     assert opened.task is not None and opened.request is not None
     handout = Handout(lease=opened.lease, task=opened.task, request=opened.request)
-    world.engine.intake.send(world.template, opened.request, handout, image)
+    world.engine.runner.run(world.template, handout, image)
     world.clock.advance(1.0)
     world.set_clock(hours)
     world.timekeeping.run_once()
-    assert other.tracker.adopt() == 0
+    assert other.recovery.adopt() == 0
     world.engine.heartbeat.run_once()
     world.clock.advance(TERM - 1.0)
-    assert other.tracker.adopt() == 0
+    assert other.recovery.adopt() == 0
     world.clock.advance(2.0)
-    assert other.tracker.adopt() == 1, "it has died meanwhile"
+    assert other.recovery.adopt() == 1, "it has died meanwhile"
     # It has as much time as it had, so its jobs still count.
     world.cvat.make_ready(opened.task.task_id or 0)
     while (wait := other.tracker.seconds_until_due()) is not None:
@@ -187,7 +187,7 @@ def test_old_tasks_are_replaced_no_faster_than_others(world: World, hours: float
 
 @both_ways
 def test_nothing_is_held_for_hours(world: World, hours: float) -> None:
-    world.engine.hand_out.open(world.template)
+    open_lease(world.engine, world.template)
     world.cvat.failures["create_task"] = [CvatForbidden("read-only") for _ in range(9)]
     fill(world.refill)
     world.cvat.failures.clear()
@@ -202,7 +202,7 @@ def test_nothing_is_held_for_hours(world: World, hours: float) -> None:
 @pytest.mark.parametrize("hours", [6, -6])
 def test_nothing_is_held_for_hours_although_nobody_noticed(world: World, hours: float) -> None:
     """The clock was set while no daemon ran."""
-    world.engine.hand_out.open(world.template)
+    open_lease(world.engine, world.template)
     world.cvat.failures["create_task"] = [CvatForbidden("read-only") for _ in range(9)]
     fill(world.refill)
     world.cvat.failures.clear()
@@ -217,7 +217,7 @@ def test_the_pool_neither_grows_nor_stands_still(world: World, hours: float) -> 
     target = world.refill.target(world.template).size
     for number in range(60):
         request = NewRequest(id=f"r{number}", files=("a.jpg",), size=10)
-        opened = world.engine.hand_out.open(world.template, request=request)
+        opened = open_lease(world.engine, world.template, request=request)
         assert opened.request is not None
         world.engine.store.fail_request(
             opened.request.id, code="x", message="", now=world.clock.now()

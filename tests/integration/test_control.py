@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from support.clock import START, ManualClock
 from support.scripted import ScriptedCvat
-from support.services import fill, refill_of
+from support.services import fill, open_lease, refill_of
 
 from pool import Outcome, TaskPool, UnknownTemplate
 from pool.config.settings import Settings
@@ -45,7 +45,7 @@ def recycle(caller: TaskPool) -> Recycle:
 
 
 def take(caller: TaskPool) -> LeaseRecord:
-    return caller.engine.hand_out.open(caller.engine.templates["scenes"]).lease
+    return open_lease(caller.engine, caller.engine.templates["scenes"]).lease
 
 
 def look(caller: TaskPool) -> TemplateStatus:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import PATIENCE, dispatch_of, fill, refill_of
+from support.services import PATIENCE, dispatch_of, fill, open_lease, refill_of
 from support.spooled import (
     IMPORTING,
     OTHER,
@@ -25,7 +25,7 @@ from support.spooled import (
     uploads,
 )
 
-from pool.config.settings import Template
+from pool.config.settings import DaemonSettings, Settings, Template
 from pool.errors import (
     CvatBusy,
     CvatUnreachable,
@@ -36,8 +36,9 @@ from pool.errors import (
 )
 from pool.model import LeaseState, Outcome, RequestState
 from pool.process import Engine
-from pool.requests.backoff import SERVER
-from pool.requests.dispatcher import Dispatch
+from pool.requests.breaker import SERVER
+from pool.requests.dispatcher import Dispatcher
+from pool.store import Store
 
 FAILED, CANCELLED = RequestState.FAILED, RequestState.CANCELLED
 
@@ -51,7 +52,7 @@ def strict(template: Template, on_empty: Any) -> Template:
 
 @pytest.mark.usefixtures("warm")
 def test_an_accepted_request_is_served_at_once(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     opened = accept(engine, dispatch, template)
     assert opened.task is not None and opened.request is not None
@@ -67,7 +68,7 @@ def test_an_accepted_request_is_served_at_once(
 
 @pytest.mark.usefixtures("warm")
 def test_what_is_sent_is_what_was_received(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat
 ) -> None:
     upload, _ = receive(engine)
     accept(engine, dispatch, template)
@@ -80,7 +81,7 @@ def test_what_is_sent_is_what_was_received(
 
 @pytest.mark.usefixtures("warm")
 def test_a_known_key_gives_the_first_request_and_keeps_no_second_copy(
-    engine: Engine, dispatch: Dispatch, template: Template
+    engine: Engine, dispatch: Dispatcher, template: Template
 ) -> None:
     first = accept(engine, dispatch, template, key="k")
     again = accept(engine, dispatch, template, key="k")
@@ -97,9 +98,9 @@ def test_a_known_key_gives_the_first_request_and_keeps_no_second_copy(
 
 @pytest.mark.usefixtures("warm")
 def test_data_for_a_lease_goes_into_its_task(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat
 ) -> None:
-    leased = engine.hand_out.open(template)
+    leased = open_lease(engine, template)
     assert leased.task is not None
     upload, request = receive(engine)
     opened = dispatch.accept(template, upload, request, lease_id=leased.lease.id)
@@ -116,7 +117,7 @@ def test_data_for_a_lease_goes_into_its_task(
 
 
 def test_an_empty_pool_is_waited_for_and_then_a_task_made(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     engine.store.acquire_maintenance("me", until=clock.now() + 99, now=clock.now())
     request = accepted(engine, dispatch, template)
@@ -130,7 +131,7 @@ def test_an_empty_pool_is_waited_for_and_then_a_task_made(
 
 
 def test_a_task_that_becomes_warm_meanwhile_is_taken(
-    engine: Engine, dispatch: Dispatch, template: Template, clock: ManualClock
+    engine: Engine, dispatch: Dispatcher, template: Template, clock: ManualClock
 ) -> None:
     engine.store.acquire_maintenance("me", until=clock.now() + 99, now=clock.now())
     woken: list[str] = []
@@ -154,7 +155,7 @@ def test_who_may_only_wait_fails_after_max_wait(
     dispatch.run_once()
     assert state(engine, request) is QUEUED
     clock.advance(patient.pool.max_wait)
-    assert dispatch.run_once().failed == 1
+    assert dispatch.run_once().started == 0
     assert (state(engine, request), read(engine, request).error_code) == (FAILED, "pool-empty")
     assert entries(engine) == []
 
@@ -200,9 +201,11 @@ def test_a_dry_template_holds_no_other_up(
 
 
 def test_a_full_queue_refuses_and_keeps_nothing(
-    engine: Engine, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    settings: Settings, store: Store, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
-    dispatch = dispatch_of(engine, most_queued=2)
+    settings = replace(settings, daemon=DaemonSettings(max_queued=2))
+    engine = Engine(settings, store=store, cvat=cast(Any, cvat), clock=clock)
+    dispatch = dispatch_of(engine)
     engine.breaker.hold(SERVER, CvatBusy("down", http_status=429, retry_after=20.0))
     waiting = [accepted(engine, dispatch, template) for _ in range(2)]
     before = engine.store.requests().requests
@@ -220,18 +223,18 @@ def test_a_full_queue_refuses_and_keeps_nothing(
 
 @pytest.mark.usefixtures("warm")
 def test_a_template_that_was_taken_out_is_an_end(
-    engine: Engine, dispatch: Dispatch, template: Template
+    engine: Engine, dispatch: Dispatcher, template: Template
 ) -> None:
     engine.breaker.hold(SERVER, CvatUnreachable("down"))
     request = accepted(engine, dispatch, template)
     engine.templates.replace({OTHER.name: OTHER})
-    assert dispatch.run_once().failed == 1
+    assert dispatch.run_once().started == 0
     assert read(engine, request).error_code == "unknown-template"
     assert entries(engine) == []
 
 
 def test_a_request_that_is_called_off_while_its_task_is_made(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     request = ""
 

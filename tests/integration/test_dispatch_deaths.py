@@ -28,8 +28,8 @@ from pool.errors import (
 from pool.maintenance.heartbeat import TERM
 from pool.model import LeaseState, RequestState
 from pool.process import Engine
-from pool.requests.dispatcher import Dispatch
-from pool.requests.serving import STUMBLE
+from pool.requests.dispatcher import Dispatcher
+from pool.requests.runner import RETRY_AFTER_INTERNAL_ERROR
 
 
 def another(engine: Engine, cvat: ScriptedCvat, clock: ManualClock) -> Engine:
@@ -39,7 +39,7 @@ def another(engine: Engine, cvat: ScriptedCvat, clock: ManualClock) -> Engine:
 
 @pytest.mark.usefixtures("warm")
 def test_queued_requests_outlive_the_daemon(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     go_down(cvat)
     requests = [accepted(engine, dispatch, template) for _ in range(3)]
@@ -47,7 +47,7 @@ def test_queued_requests_outlive_the_daemon(
     come_back(cvat)
     clock.advance(TERM + 60.0)
     heir = another(engine, cvat, clock)
-    assert heir.tracker.adopt() == 0
+    assert heir.recovery.adopt() == 0
     serve(dispatch_of(heir))
     assert {state(heir, each) for each in requests} == {IMPORTING}
     assert {read(heir, each).owner for each in requests} == {heir.owner}
@@ -70,7 +70,7 @@ def test_an_upload_whose_process_died_gets_another_task(
     dispatch = dispatch_of(heir)
     assert serve(dispatch) == 0, "its process lives"
     clock.advance(TERM + 1.0)
-    assert heir.tracker.adopt() == 0
+    assert heir.recovery.adopt() == 0
     assert serve(dispatch) == 1
     assert state(heir, request) is IMPORTING
     assert read(heir, request).task_id != burnt
@@ -108,12 +108,12 @@ def test_whoever_was_taken_for_dead_does_no_harm(
 
 @pytest.mark.usefixtures("warm")
 def test_a_request_that_stumbled_is_left_alone_for_a_while(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     cvat.failures["upload"] = [cast(Any, MemoryError("no"))]
     request = accepted(engine, dispatch, template)
     assert serve(dispatch) == 0
-    clock.advance(STUMBLE)
+    clock.advance(RETRY_AFTER_INTERNAL_ERROR)
     assert dispatch.is_due()
     assert serve(dispatch) == 1
     assert state(engine, request) is IMPORTING
@@ -121,7 +121,7 @@ def test_a_request_that_stumbled_is_left_alone_for_a_while(
 
 @pytest.mark.usefixtures("warm")
 def test_stopping_leaves_what_has_not_begun_to_others(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     requests: list[str] = []
 

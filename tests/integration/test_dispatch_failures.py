@@ -41,9 +41,9 @@ from pool.errors import (
 )
 from pool.model import RequestState
 from pool.process import Engine
-from pool.requests.backoff import SERVER
-from pool.requests.dispatcher import Dispatch
-from pool.requests.serving import STUMBLE
+from pool.requests.breaker import SERVER
+from pool.requests.dispatcher import Dispatcher
+from pool.requests.runner import RETRY_AFTER_INTERNAL_ERROR
 from pool.tracking.tracker import MOST_TASKS_SPOOLED
 
 
@@ -62,7 +62,7 @@ FAILED, CANCELLED = RequestState.FAILED, RequestState.CANCELLED
 
 @pytest.mark.usefixtures("warm")
 def test_what_cvat_refuses_fails_in_its_words(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat
 ) -> None:
     cvat.failures["upload"] = [CvatRejected("HTTP 413 too large", http_status=413)]
     request = accepted(engine, dispatch, template)
@@ -77,7 +77,7 @@ def test_what_cvat_refuses_fails_in_its_words(
 @pytest.mark.parametrize("kind", [CvatRefusedCredentials, CvatForbidden])
 def test_refused_credentials_hold_one_template_until_a_person_acts(
     engine: Engine,
-    dispatch: Dispatch,
+    dispatch: Dispatcher,
     template: Template,
     cvat: ScriptedCvat,
     clock: ManualClock,
@@ -133,7 +133,7 @@ def test_a_refusal_of_all_is_tried_again_with_one(
 )
 def test_data_that_cvat_alone_does_not_take_does_not_hold_up_the_others(
     engine: Engine,
-    dispatch: Dispatch,
+    dispatch: Dispatcher,
     template: Template,
     cvat: ScriptedCvat,
     clock: ManualClock,
@@ -175,7 +175,7 @@ def test_data_that_cvat_alone_does_not_take_does_not_hold_up_the_others(
 
 
 def test_a_template_that_cvat_will_not_make_is_not_tried_for_each_request(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     cvat.failures["create_task"] = [CvatRejected("no such project") for _ in range(9)]
     requests = [accepted(engine, dispatch, template) for _ in range(3)]
@@ -194,7 +194,7 @@ def test_a_template_that_cvat_will_not_make_is_not_tried_for_each_request(
 
 @pytest.mark.usefixtures("warm")
 def test_a_task_that_is_gone_is_replaced(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat
 ) -> None:
     cvat.failures["upload"] = [CvatNotFound("No Task matches the given query.")]
     request = accepted(engine, dispatch, template)
@@ -206,7 +206,7 @@ def test_a_task_that_is_gone_is_replaced(
 
 @pytest.mark.usefixtures("warm")
 def test_an_upload_that_is_cut_is_sent_again_a_little_later(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     cut = CvatUnreachable("cut after 5 of 10 bytes")
     mark_touched(cut)
@@ -224,7 +224,7 @@ def test_an_upload_that_is_cut_is_sent_again_a_little_later(
 
 @pytest.mark.usefixtures("warm")
 def test_an_answer_that_was_lost_is_settled_by_looking(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat
 ) -> None:
     cvat.failures["upload"] = [CvatAmbiguous("reset")]
     cvat.before = lambda operation: (
@@ -238,7 +238,7 @@ def test_an_answer_that_was_lost_is_settled_by_looking(
 
 @pytest.mark.usefixtures("warm")
 def test_where_no_upload_works_no_request_fails(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     """CVAT's disk is full, say: it answers all questions, and takes no data."""
     cvat.failures["upload"] = [CvatBusy("HTTP 500", http_status=500) for _ in range(999)]
@@ -267,7 +267,7 @@ def test_where_no_upload_works_no_request_fails(
 
 @pytest.mark.usefixtures("warm")
 def test_an_import_that_cvat_lost_is_sent_again(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     request = accepted(engine, dispatch, template)
     dispatch.drain(PATIENCE)
@@ -283,7 +283,7 @@ def test_an_import_that_cvat_lost_is_sent_again(
 
 @pytest.mark.usefixtures("warm")
 def test_an_import_is_not_late_while_nobody_can_tell(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     requests = []
     for _ in range(3):
@@ -306,7 +306,7 @@ def test_an_import_is_not_late_while_nobody_can_tell(
 @pytest.mark.usefixtures("warm")
 def test_data_that_cannot_be_read_now_costs_no_task(
     engine: Engine,
-    dispatch: Dispatch,
+    dispatch: Dispatcher,
     template: Template,
     clock: ManualClock,
     monkeypatch: pytest.MonkeyPatch,
@@ -319,14 +319,14 @@ def test_data_that_cannot_be_read_now_costs_no_task(
         serve(dispatch)
     assert state(engine, request) is QUEUED
     assert levels(engine, template) == {"warm": 3}
-    clock.advance(STUMBLE)
+    clock.advance(RETRY_AFTER_INTERNAL_ERROR)
     serve(dispatch)
     assert state(engine, request) is IMPORTING
 
 
 @pytest.mark.usefixtures("warm")
 def test_data_that_is_gone_is_an_end(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     go_down(cvat)
     request = accepted(engine, dispatch, template)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import PATIENCE, dispatch_of, fill, refill_of
+from support.services import PATIENCE, dispatch_of, fill, open_lease, refill_of
 from support.spooled import (
     IMPORTING,
     QUEUED,
@@ -38,8 +38,8 @@ from pool.maintenance.reconcile import Reconcile
 from pool.maintenance.recycle import Recycle
 from pool.model import RequestState
 from pool.process import Engine
-from pool.requests.backoff import SERVER, TRANSIENT_CAP
-from pool.requests.dispatcher import Dispatch
+from pool.requests.breaker import SERVER, TRANSIENT_CAP
+from pool.requests.dispatcher import Dispatcher
 
 FAILED, CANCELLED = RequestState.FAILED, RequestState.CANCELLED
 
@@ -53,7 +53,7 @@ def strict(template: Template, on_empty: Any) -> Template:
 
 @pytest.mark.usefixtures("warm")
 def test_a_server_that_is_down_costs_no_task_and_no_request(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     go_down(cvat)
     request = accepted(engine, dispatch, template)
@@ -74,7 +74,7 @@ def test_a_server_that_is_down_costs_no_task_and_no_request(
 
 @pytest.mark.usefixtures("warm")
 def test_what_comes_while_the_server_is_held_takes_no_task(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat
 ) -> None:
     go_down(cvat)
     accepted(engine, dispatch, template)
@@ -89,7 +89,7 @@ def test_what_comes_while_the_server_is_held_takes_no_task(
 
 @pytest.mark.usefixtures("warm")
 def test_the_server_is_asked_before_any_request_is_tried(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     go_down(cvat)
     requests = [accepted(engine, dispatch, template) for _ in range(3)]
@@ -110,7 +110,7 @@ def test_the_server_is_asked_before_any_request_is_tried(
 
 @pytest.mark.usefixtures("warm")
 def test_nobody_overtakes_those_who_wait(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat
 ) -> None:
     engine.breaker.hold(SERVER, CvatUnreachable("down"))
     waiting = [accepted(engine, dispatch, template) for _ in range(2)]
@@ -126,7 +126,7 @@ def test_nobody_overtakes_those_who_wait(
 @pytest.mark.parametrize("status", [500, 503])
 def test_an_upload_into_the_void_costs_one_task_and_no_more(
     engine: Engine,
-    dispatch: Dispatch,
+    dispatch: Dispatcher,
     template: Template,
     cvat: ScriptedCvat,
     clock: ManualClock,
@@ -146,7 +146,7 @@ def test_an_upload_into_the_void_costs_one_task_and_no_more(
 
 @pytest.mark.usefixtures("warm")
 def test_a_maintenance_page_fails_nothing(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     go_down(cvat, CvatError("does not look like a CVAT server"))
     requests = [accepted(engine, dispatch, template) for _ in range(2)]
@@ -163,7 +163,7 @@ def test_a_maintenance_page_fails_nothing(
 @pytest.mark.parametrize(("asked", "granted"), [(30.0, 30.0), (86400.0, TRANSIENT_CAP)])
 def test_retry_after_is_honoured_up_to_the_longest_back_off(
     engine: Engine,
-    dispatch: Dispatch,
+    dispatch: Dispatcher,
     template: Template,
     cvat: ScriptedCvat,
     clock: ManualClock,
@@ -182,7 +182,7 @@ def test_retry_after_is_honoured_up_to_the_longest_back_off(
 
 @pytest.mark.usefixtures("warm")
 def test_a_hold_that_nobody_waits_for_ends_by_itself(
-    engine: Engine, dispatch: Dispatch, cvat: ScriptedCvat, clock: ManualClock
+    engine: Engine, dispatch: Dispatcher, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     engine.breaker.hold(SERVER, CvatUnreachable("a caller met this"))
     go_down(cvat)
@@ -220,7 +220,7 @@ def test_a_pool_that_is_empty_because_cvat_is_away_is_no_reason_to_fail(
 
 @pytest.mark.usefixtures("warm")
 def test_the_refill_leaves_asking_to_the_dispatcher(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     go_down(cvat)
     accepted(engine, dispatch, template)
@@ -236,17 +236,17 @@ def test_the_refill_leaves_asking_to_the_dispatcher(
     assert fill(refill) == 1
 
 
-def leave_work_for_everybody(engine: Engine, dispatch: Dispatch, cvat: ScriptedCvat) -> str:
+def leave_work_for_everybody(engine: Engine, dispatch: Dispatcher, cvat: ScriptedCvat) -> str:
     """One of each: a task to name, one to delete, one that a lease has had for too long, and an
     import, whose request is the answer."""
     template = engine.templates["scenes"]
-    named = engine.hand_out.open(template).task
+    named = open_lease(engine, template).task
     assert named is not None and named.task_id is not None
     cvat.make_ready(named.task_id)
     jobs = cvat.jobs_there[named.task_id]
     assert engine.store.complete_import(named.id, jobs, now=engine.clock.now())
     assert engine.store.retire_excess("scenes", keep=1, reason="old", now=engine.clock.now())
-    engine.hand_out.open(template, ttl=1.0)
+    open_lease(engine, template, ttl=1.0)
     fill(refill_of(engine))
     importing = accepted(engine, dispatch, template)
     dispatch.drain(PATIENCE)
@@ -254,7 +254,7 @@ def leave_work_for_everybody(engine: Engine, dispatch: Dispatch, cvat: ScriptedC
 
 
 def test_cvat_down_for_an_hour(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     """Requests come in all the while; nothing is lost or hammered, and all is well afterwards."""
     refill = refill_of(engine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import fill, refill_of
+from support.services import fill, open_lease, refill_of
 
 from pool.config.settings import Template
 from pool.model import RequestState
@@ -18,7 +18,7 @@ def test_data_that_went_into_a_lease_that_was_followed(
 ) -> None:
     """Its end is found by who follows the lease, and knows of no request."""
     fill(refill_of(engine))
-    opened = engine.hand_out.open(template)
+    opened = open_lease(engine, template)
     assert opened.task is not None and opened.task.task_id is not None
     (watched,) = engine.store.watched_leases()
     engine.tracker.watch_lease(watched)

@@ -12,14 +12,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.api import Serving, serving, settings_for
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import PATIENCE, fill, one_round, refill_of
+from support.services import PATIENCE, fill, one_round, open_lease, refill_of
 from support.spooled import READY, accepted, come_back, go_down, import_all, serve, state
 
 from pool import TaskPool, TemplateStatus
 from pool.config.settings import PoolSettings, Template
 from pool.observability.observation import Observation
 from pool.process import Engine
-from pool.requests.dispatcher import Dispatch
+from pool.requests.dispatcher import Dispatcher
 from pool.simulator import SimulatorServer
 from pool.store import open_store
 
@@ -58,7 +58,7 @@ def measured(observation: Observation) -> dict[str, float]:
 
 def ask(engine: Engine, template: Template, times: int = 1) -> None:
     for _ in range(times):
-        engine.hand_out.open(template)
+        open_lease(engine, template)
 
 
 # --- The target -----------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def test_the_rate_is_that_of_the_last_minute(
 
 @pytest.mark.usefixtures("warm")
 def test_the_time_that_cvat_was_away_is_not_the_pools(
-    engine: Engine, dispatch: Dispatch, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     observation = Observation(engine, describe=lambda *_: {})
     go_down(cvat)

@@ -16,7 +16,7 @@ from support.commands import PATIENCE
 from support.happening import serve
 from support.pools import serving, write_config
 from support.scripted import ScriptedCvat
-from support.services import fill, refill_of
+from support.services import fill, open_lease, refill_of
 
 from pool import RequestWarning, TaskPool
 from pool.config.settings import Settings
@@ -31,7 +31,7 @@ from pool.maintenance.finalize import (
 )
 from pool.model import Handout, Hold, Job, new_id
 from pool.process import Engine
-from pool.requests.backoff import SERVER
+from pool.requests.breaker import SERVER
 from pool.requests.source import build_upload
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings, UserSettings
 from pool.store import FINAL_GRACE, NewRequest, Store, open_store
@@ -89,10 +89,10 @@ class World:
         if not self.store.warm_of(template.name, template.fingerprint):
             fill(refill_of(engine))
         wish = NewRequest(id=new_id(), name=name, assignee=assignee, files=("a.jpg",), size=1)
-        opened = engine.hand_out.open(template, request=wish)
+        opened = open_lease(engine, template, request=wish)
         assert opened.task is not None and opened.request is not None
         handout = Handout(lease=opened.lease, task=opened.task, request=opened.request)
-        engine.intake.send(template, opened.request, handout, IMAGE)
+        engine.runner.run(template, handout, IMAGE)
         task_id = opened.task.task_id or 0
         made = [
             Job(id=task_id * 1000 + number, url="u", start_frame=number, stop_frame=number)

@@ -14,7 +14,7 @@ from pool.observability import health as module
 from pool.observability.health import Health, HealthReport
 from pool.observability.reach import Reach
 from pool.process import Engine
-from pool.requests.backoff import SERVER
+from pool.requests.breaker import SERVER
 from pool.store import Store
 
 INTERVAL = 100.0

@@ -20,7 +20,7 @@ from pool.observability.metrics import Metrics
 from pool.observability.observation import Observation
 from pool.observability.standing import Sources
 from pool.process import Engine
-from pool.requests.backoff import SERVER
+from pool.requests.breaker import SERVER
 from pool.store import Store
 from pool.tracking.tracker import Finished
 

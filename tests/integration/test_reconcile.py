@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
+from support.services import open_lease
 
 from pool.config.settings import Template
 from pool.cvat.records import ImportState, ImportStatus
@@ -139,7 +140,7 @@ def test_a_task_that_was_handed_out_is_not_touched_whatever_it_is_called(
     cvat: ScriptedCvat,
     state: str,
 ) -> None:
-    opened = engine.hand_out.open(template)
+    opened = open_lease(engine, template)
     task = opened.task
     assert task is not None and task.task_id is not None
     if state != "leased":
@@ -250,7 +251,7 @@ def test_a_create_that_happens_after_it_was_given_up_is_adopted(
     adopted = engine.store.task(late.id)
     assert adopted is not None
     assert (adopted.state, adopted.task_id, adopted.prepared) == (TaskState.WARM, 500, True)
-    assert engine.hand_out.open(template).lease.task_id == 500
+    assert open_lease(engine, template).lease.task_id == 500
 
 
 def test_of_two_tasks_of_one_name_one_goes(
@@ -285,7 +286,7 @@ def test_the_rotation_steps_back_for_requests_but_not_for_ever(
 ) -> None:
     clock = clock_of(engine)
     reconcile.run_once()
-    engine.hand_out.open(template, request=NewRequest(id="r", files=("a",), size=1))
+    open_lease(engine, template, request=NewRequest(id="r", files=("a",), size=1))
     clock.advance(VERIFY_EVERY)
     assert reconcile.run_once().skipped
     clock.advance(VERIFY_EVERY)
@@ -323,7 +324,7 @@ def test_doubted_tasks_are_handed_out_once_they_were_looked_at(
     report = reconcile.run_once()
     assert (report.verified, report.done) == (2, {Action.DISOWN: 1})
     assert engine.warm.count > announced
-    assert engine.hand_out.open(template).lease.pooled_id == warm[1].id
+    assert open_lease(engine, template).lease.pooled_id == warm[1].id
 
 
 # --- What is about to be deleted -------------------------------------------------------------
@@ -347,7 +348,7 @@ def test_a_task_that_somebody_filled_before_it_was_deleted_is_left_to_them(
 def test_a_request_that_met_somebody_elses_data_gets_another_task(
     engine: Engine, template: Template, warm: list[PooledTask], cvat: ScriptedCvat
 ) -> None:
-    opened = engine.hand_out.open(template, request=NewRequest(id="r", files=("a",), size=1))
+    opened = open_lease(engine, template, request=NewRequest(id="r", files=("a",), size=1))
     assert opened.task is not None and opened.request is not None
     theirs = opened.task
     cvat.put_task(theirs.task_id or 0, theirs.name, size=2, jobs=1)
@@ -356,7 +357,7 @@ def test_a_request_that_met_somebody_elses_data_gets_another_task(
     ]
     upload = build_upload([("a.jpg", b"some bytes")])
     handout = Handout(lease=opened.lease, task=theirs, request=opened.request)
-    request = engine.intake.send(template, opened.request, handout, upload)
+    request = engine.runner.run(template, handout, upload)
     assert request.state is RequestState.IMPORTING
     assert request.task_id != theirs.task_id
     assert deletion(engine) == DeletionReport(disowned=1)
@@ -366,7 +367,7 @@ def test_a_request_that_met_somebody_elses_data_gets_another_task(
 def test_a_burnt_task_is_deleted_with_our_data_in_it(
     engine: Engine, template: Template, warm: list[PooledTask], cvat: ScriptedCvat
 ) -> None:
-    opened = engine.hand_out.open(template, request=NewRequest(id="r", files=("a",), size=1))
+    opened = open_lease(engine, template, request=NewRequest(id="r", files=("a",), size=1))
     assert opened.task is not None and opened.task.task_id is not None
     now = engine.clock.now()
     engine.store.begin_import("r", deadline=now, now=now)

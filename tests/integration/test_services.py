@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import fill, one_round, refill_of
+from support.services import fill, one_round, open_lease, refill_of
 
 from pool.config.settings import Template
 from pool.cvat.records import ImportState, ImportStatus
@@ -53,14 +53,26 @@ def new_request(number: int = 1) -> NewRequest:
 
 
 def hand_out(engine: Engine, template: Template, number: int = 1) -> Handout:
-    opened = engine.hand_out.open(template, request=new_request(number))
+    opened = open_lease(engine, template, request=new_request(number))
     assert opened.task is not None
     return Handout(lease=opened.lease, task=opened.task, request=opened.request)
 
 
+def submit(engine: Engine, template: Template, number: int = 1) -> RequestRecord:
+    return engine.runner.submit(
+        template,
+        new_request(number),
+        IMAGE,
+        idempotency_key=None,
+        payload="",
+        timeout=None,
+        progress=None,
+    )
+
+
 def send(engine: Engine, template: Template, handout: Handout) -> RequestRecord:
     assert handout.request is not None
-    return engine.intake.send(template, handout.request, handout, IMAGE)
+    return engine.runner.run(template, handout, IMAGE)
 
 
 def polls_of(cvat: ScriptedCvat) -> list[list[int]]:
@@ -208,7 +220,7 @@ def test_refilling_waits_until_it_is_quiet(
     engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     fill(refill)
-    request = send(engine, template, hand_out(engine, template))
+    request = submit(engine, template)
     assert refill.run_once().stepped_back == (template.name,)
     cvat.make_ready(request.task_id or 0)
     run_until_idle(engine, clock)
@@ -223,7 +235,7 @@ def test_a_pool_about_to_run_dry_is_refilled_one_by_one(
 ) -> None:
     fill(refill)
     for number in range(3):
-        send(engine, template, hand_out(engine, template, number))
+        submit(engine, template, number)
     assert one_round(refill, cvat) == 1
     assert levels(engine.store, template)["warm"] == 1
 
@@ -262,7 +274,7 @@ def test_an_empty_pool_with_a_daemon_is_waited_for(
 def test_on_empty_fail_fails_at_once(engine: Engine, template: Template) -> None:
     strict = replace(template, pool=replace(template.pool, on_empty="fail"))
     with pytest.raises(PoolEmpty):
-        hand_out(engine, strict)
+        submit(engine, strict)
     assert read(engine).state is RequestState.FAILED
     assert engine.store.leases([LeaseState.WAITING]) == []
 
@@ -273,7 +285,7 @@ def test_a_waiter_that_gives_up_swallows_no_task(
     patient = replace(template, pool=replace(template.pool, on_empty="wait"))
     engine.store.acquire_maintenance("daemon", until=clock.now() + 99, now=clock.now())
     with pytest.raises(PoolEmpty):
-        hand_out(engine, patient)
+        submit(engine, patient)
     clock.advance(1.0)
     fill(refill)
     assert levels(engine.store, template) == {"warm": 3}
@@ -284,12 +296,12 @@ def test_a_failed_cold_create_leaves_nothing_waiting(
 ) -> None:
     cvat.failures["create_task"] = [CvatForbidden("read-only")]
     with pytest.raises(CvatForbidden):
-        hand_out(engine, template)
+        submit(engine, template)
     assert engine.store.leases([LeaseState.WAITING]) == []
     assert read(engine).error_code == "cvat-forbidden"
 
 
-# --- Intake ----------------------------------------------------------------------------------
+# --- Requests --------------------------------------------------------------------------------
 
 
 def test_one_post_and_nothing_before_it(
@@ -297,7 +309,7 @@ def test_one_post_and_nothing_before_it(
 ) -> None:
     fill(refill)
     cvat.calls.clear()
-    request = send(engine, template, hand_out(engine, template))
+    request = submit(engine, template)
     assert [call[0] for call in cvat.calls] == ["upload"]
     assert request.state is RequestState.IMPORTING
     assert engine.tracker.watching == 1
@@ -309,7 +321,7 @@ def test_input_that_cannot_be_read_costs_no_task(
     fill(refill)
     cvat.failures["upload"] = [cast(Any, InputError("a.jpg: gone"))]
     with pytest.raises(InputError):
-        send(engine, template, hand_out(engine, template))
+        submit(engine, template)
     assert levels(engine.store, template) == {"warm": 3}
     assert read(engine).state is RequestState.FAILED
 
@@ -320,7 +332,7 @@ def test_an_unreachable_server_costs_no_task(
     fill(refill)
     cvat.failures["upload"] = [CvatUnreachable("refused")]
     with pytest.raises(CvatUnreachable):
-        send(engine, template, hand_out(engine, template))
+        submit(engine, template)
     assert levels(engine.store, template) == {"warm": 3}
 
 
@@ -330,7 +342,7 @@ def test_a_refused_upload_burns_the_task(
     fill(refill)
     cvat.failures["upload"] = [CvatRejected("image_quality")]
     with pytest.raises(CvatRejected):
-        send(engine, template, hand_out(engine, template))
+        submit(engine, template)
     assert levels(engine.store, template) == {"warm": 2, "failed": 1}
 
 
@@ -377,7 +389,7 @@ def test_a_request_does_not_try_for_ever(
     fill(refill)
     cvat.failures["upload"] = [CvatNotFound("gone") for _ in range(9)]
     with pytest.raises(CvatNotFound):
-        send(engine, template, hand_out(engine, template))
+        submit(engine, template)
     assert cvat.count("upload") == 3
     assert read(engine).state is RequestState.FAILED
 
@@ -388,7 +400,7 @@ def test_a_request_does_not_try_for_ever(
 @pytest.fixture
 def importing(engine: Engine, refill: Refill, template: Template) -> RequestRecord:
     fill(refill)
-    return send(engine, template, hand_out(engine, template))
+    return submit(engine, template)
 
 
 def run_until_idle(engine: Engine, clock: ManualClock, *, limit: float = 100.0) -> None:
@@ -415,7 +427,7 @@ def test_what_was_learned_survives_a_restart(
 ) -> None:
     for number in range(3):
         fill(refill)
-        request = send(engine, template, hand_out(engine, template, number))
+        request = submit(engine, template, number)
         cvat.states[request.task_id or 0] = ImportState(status=ImportStatus.STARTED)
         run_until_idle(engine, clock, limit=2.0)
         cvat.make_ready(request.task_id or 0)
@@ -431,7 +443,7 @@ def test_imports_due_together_go_into_one_poll(
     engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     fill(refill)
-    requests = [send(engine, template, hand_out(engine, template, n)) for n in (1, 2, 3)]
+    requests = [submit(engine, template, n) for n in (1, 2, 3)]
     for request in requests:
         cvat.make_ready(request.task_id or 0)
     run_until_idle(engine, clock)
@@ -445,7 +457,7 @@ def test_imports_that_wait_are_polled_along_with_one_that_is_due(
     """One more id in a poll costs next to nothing, where asking for it is not premature."""
     fill(refill)
     tracker, polls = engine.tracker, partial(polls_of, cvat)
-    first, second = (send(engine, template, hand_out(engine, template, n)) for n in (1, 2))
+    first, second = (submit(engine, template, n) for n in (1, 2))
     for request in (first, second):
         cvat.states[request.task_id or 0] = ImportState(status=ImportStatus.STARTED)
     # Both have been asked for, and long enough ago for the pauses of the two to drift apart.
@@ -458,7 +470,7 @@ def test_imports_that_wait_are_polled_along_with_one_that_is_due(
 
     # The moment of a new one is yet to come: a poll before that would be in vain.
     for number in (3, 4):
-        late = send(engine, template, hand_out(engine, template, number))
+        late = submit(engine, template, number)
         accepted_at, seen = clock.monotonic(), len(polls())
         while not (asked := polls()[seen:]) or late.task_id not in asked[-1]:
             clock.advance(tracker.seconds_until_due() or 0.0)
@@ -470,7 +482,7 @@ def test_imports_that_wait_are_polled_along_with_one_that_is_due(
     assert len(asked) > 2, "the third was asked for meanwhile"
 
     # A task into which its caller uploads by itself is looked at once in a while only.
-    lease = engine.hand_out.open(template)
+    lease = open_lease(engine, template)
     assert lease.task is not None
     tracker.watch_lease(Handout(lease=lease.lease, task=lease.task))
     seen = len(polls())
@@ -494,7 +506,7 @@ def test_the_first_poll_is_answered_at_its_moment(
 
     fill(refill)
     cvat.before = travel
-    before = send(engine, template, hand_out(engine, template, 1))
+    before = submit(engine, template, 1)
     cvat.states[before.task_id or 0] = ImportState(status=ImportStatus.STARTED)
     run_until_idle(engine, clock, limit=20.0)
     cvat.make_ready(before.task_id or 0)
@@ -502,7 +514,7 @@ def test_the_first_poll_is_answered_at_its_moment(
     asked_at.clear()
     # Of another size, so that nothing is known but how far away the server is.
     larger = NewRequest(id="request2", files=("a.jpg",) * 9, size=90_000)
-    opened = engine.hand_out.open(template, request=larger)
+    opened = open_lease(engine, template, request=larger)
     assert opened.task is not None
     send(engine, template, Handout(lease=opened.lease, task=opened.task, request=opened.request))
     accepted_at = clock.monotonic()
@@ -566,10 +578,10 @@ def test_imports_of_a_process_that_died_are_taken_over(
 ) -> None:
     other = Engine(engine.settings, store=engine.store, cvat=cast(Any, cvat), clock=clock)
     engine.heartbeat.run_once()
-    assert other.tracker.adopt() == 0
+    assert other.recovery.adopt() == 0
     clock.advance(TERM + 1)
-    assert other.tracker.adopt() == 1
-    assert other.tracker.adopt() == 0
+    assert other.recovery.adopt() == 1
+    assert other.recovery.adopt() == 0
     cvat.make_ready(importing.task_id or 0)
     run_until_idle(other, clock)
     assert read(other).state is RequestState.READY
@@ -580,7 +592,7 @@ def test_a_callers_own_upload_is_followed(
     engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     fill(refill)
-    opened = engine.hand_out.open(template)
+    opened = open_lease(engine, template)
     assert opened.task is not None and opened.task.task_id is not None
     (watched,) = engine.store.watched_leases()
     engine.tracker.watch_lease(watched)
@@ -641,7 +653,7 @@ def test_tasks_of_a_changed_template_are_never_handed_out(
 ) -> None:
     fill(refill)
     changed = replace(template, labels=({"name": "tram"},))
-    handout = engine.hand_out.open(changed)
+    handout = open_lease(engine, changed)
     assert handout.lease.outcome is Outcome.COLD
     assert recycle(engine, templates={changed.name: changed}).run_once().retired == 3
 
@@ -661,7 +673,7 @@ def test_an_expired_lease_is_followed_to_its_end(
     fate: str,
 ) -> None:
     fill(refill)
-    opened = engine.hand_out.open(template, ttl=10.0)
+    opened = open_lease(engine, template, ttl=10.0)
     task = opened.task
     assert task is not None and task.task_id is not None
     if fate == "deleted":
@@ -683,7 +695,7 @@ def test_an_expired_lease_that_cvat_cannot_tell_of_does_not_keep_the_others(
 ) -> None:
     fill(refill)
     for _ in range(3):
-        engine.hand_out.open(template, ttl=10.0)
+        open_lease(engine, template, ttl=10.0)
     clock.advance(11.0)
     cvat.failures["import_state"] = [CvatForbidden("no"), CvatForbidden("no")]
     service = recycle(engine)
@@ -713,7 +725,7 @@ def test_names_and_assignments_come_after_the_job_ids(
 ) -> None:
     fill(refill)
     wish = NewRequest(id="request1", name="night ride", assignee=7, files=("a.jpg",), size=10)
-    opened = engine.hand_out.open(template, request=wish)
+    opened = open_lease(engine, template, request=wish)
     assert opened.task is not None
     request = send(
         engine, template, Handout(lease=opened.lease, task=opened.task, request=opened.request)

@@ -14,8 +14,8 @@ from pool.errors import CvatUnreachable
 from pool.maintenance.sweep import GRACE, Sweep, SweepReport
 from pool.model import RequestState
 from pool.process import Engine
-from pool.requests.backoff import SERVER
-from pool.requests.dispatcher import Dispatch
+from pool.requests.breaker import SERVER
+from pool.requests.dispatcher import Dispatcher
 
 
 def age(engine: Engine) -> None:
@@ -26,7 +26,7 @@ def age(engine: Engine) -> None:
 
 
 def test_entries_that_no_unfinished_request_belongs_to_are_dropped(
-    engine: Engine, dispatch: Dispatch, template: Template, clock: ManualClock
+    engine: Engine, dispatch: Dispatcher, template: Template, clock: ManualClock
 ) -> None:
     sweep = Sweep(engine.store, engine.spool)
     assert sweep.run_once() == SweepReport()
@@ -44,7 +44,7 @@ def test_entries_that_no_unfinished_request_belongs_to_are_dropped(
 
 
 def test_what_is_being_imported_may_be_needed_again(
-    engine: Engine, dispatch: Dispatch, template: Template
+    engine: Engine, dispatch: Dispatcher, template: Template
 ) -> None:
     opened = accept(engine, dispatch, template)
     dispatch.run_once()

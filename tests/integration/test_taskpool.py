@@ -212,13 +212,13 @@ def test_a_file_that_vanishes_costs_no_task(
     pool: TaskPool, fill: Callable[[], None], image_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill()
-    opened = pool.engine.hand_out.open
+    opened = pool.engine.placement.open
 
     def vanish(*arguments: Any, **options: Any) -> Any:
         image_path.unlink()
         return opened(*arguments, **options)
 
-    monkeypatch.setattr(pool.engine.hand_out, "open", vanish)
+    monkeypatch.setattr(pool.engine.placement, "open", vanish)
     with pytest.raises(InputError, match=r"frame\.jpg"):
         pool.submit("scenes", [image_path])
     assert pool.status().templates[0].warm == 2
@@ -323,7 +323,7 @@ def test_what_a_closed_pool_left_is_taken_over(
         simulator.release_imports()
     with TaskPool.from_config(config_path) as other:
         other.start()
-        assert other.engine.tracker.adopt() == 1
+        assert other.engine.recovery.adopt() == 1
         assert len(other.request(request.id).jobs(timeout=20)) == 1
 
 

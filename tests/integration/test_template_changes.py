@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import fill, one_round, refill_of
+from support.services import fill, one_round, open_lease, refill_of
 
 from pool.config.settings import CvatSettings, PoolSettings, Template
 from pool.errors import CvatUnreachable, PoolEmpty
@@ -70,7 +70,7 @@ class World:
 
     def take(self) -> tuple[str, Outcome | None]:
         """Hand out one task: the version that made it, and how it came."""
-        opened = self.engine.hand_out.open(self.template)
+        opened = open_lease(self.engine, self.template)
         return self.version(opened.task), opened.lease.outcome
 
 
@@ -280,10 +280,10 @@ def test_the_foreground_comes_first_as_long_as_what_is_old_suffices(world: World
     image = build_upload([("a.jpg", b"some bytes")])
     world.change("v2", min_size=10)
     request = NewRequest(id="r", files=("a.jpg",), size=10)
-    opened = world.engine.hand_out.open(world.template, request=request)
+    opened = open_lease(world.engine, world.template, request=request)
     assert opened.task is not None and opened.request is not None
     handout = Handout(lease=opened.lease, task=opened.task, request=opened.request)
-    world.engine.intake.send(world.template, opened.request, handout, image)
+    world.engine.runner.run(world.template, handout, image)
     assert world.count() == {"v1": 2}
     world.create()
     assert world.count() == {"v1": 2, "v2": 1}, "at two warm ones it is about to run dry"
@@ -298,14 +298,14 @@ def test_what_was_made_elsewhere_is_never_handed_out(world: World, server: CvatS
     moved = replace(world.template, server=server)
     assert moved.origin != world.template.origin
     world.engine.templates.replace({"scenes": moved})
-    assert world.engine.hand_out.open(moved).lease.outcome is Outcome.COLD
+    assert open_lease(world.engine, moved).lease.outcome is Outcome.COLD
     world.recycle.run_once()
     assert world.count() == {}
 
 
 def test_a_waiting_caller_gets_what_is_old(world: World) -> None:
     """It was given back while the caller waited; a fresh one is not to be had."""
-    opened = [world.engine.hand_out.open(world.template) for _ in range(3)]
+    opened = [open_lease(world.engine, world.template) for _ in range(3)]
     world.change("v2", on_empty="wait", max_wait=5.0)
     world.engine.store.acquire_maintenance("daemon", until=world.clock.now() + 99, now=0.0)
     elapse = world.clock.wait
@@ -326,14 +326,14 @@ def test_a_template_taken_out_drains_and_what_callers_have_is_followed_to_its_en
     world: World,
 ) -> None:
     engine, clock, template = world.engine, world.clock, world.template
-    lease = engine.hand_out.open(template, ttl=10.0)
+    lease = open_lease(engine, template, ttl=10.0)
     request = NewRequest(id="r", files=("a.jpg",), size=10)
-    opened = engine.hand_out.open(template, request=request)
+    opened = open_lease(engine, template, request=request)
     assert opened.task is not None and opened.request is not None
     handout = Handout(lease=opened.lease, task=opened.task, request=opened.request)
     image = build_upload([("a.jpg", b"some bytes")])
     engine.templates.replace({})
-    engine.intake.send(template, opened.request, handout, image)
+    engine.runner.run(template, handout, image)
     world.recycle.run_once()
     fill(world.refill)
     states = {task.id: task.state for task in engine.store.tasks()}
@@ -370,7 +370,7 @@ def outdated(world: World) -> Engine:
 def test_an_outdated_process_that_may_gets_what_there_is(world: World, outdated: Engine) -> None:
     world.change("v2")
     fill(world.refill)
-    opened = outdated.hand_out.open(outdated.templates["scenes"])
+    opened = open_lease(outdated, outdated.templates["scenes"])
     assert (world.version(opened.task), opened.lease.outcome) == ("v2", Outcome.HIT)
 
 
@@ -379,7 +379,7 @@ def test_an_outdated_process_that_may_not_has_its_own_made(world: World, outdate
     world.change("v2", on_change="recreate")
     fill(world.refill)
     before = world.clock.monotonic()
-    opened = outdated.hand_out.open(strict)
+    opened = open_lease(outdated, strict)
     assert (world.version(opened.task), opened.lease.outcome) == ("v1", Outcome.COLD)
     assert world.clock.monotonic() - before == pytest.approx(2.0)
     assert fill(world.refill) == 0, "its waiting has left no more tasks behind"
@@ -392,5 +392,5 @@ def test_an_outdated_process_that_only_waits_hears_why_it_gets_none(
     world.change("v2", on_change="recreate")
     fill(world.refill)
     with pytest.raises(PoolEmpty, match="another version of the template"):
-        outdated.hand_out.open(strict)
+        open_lease(outdated, strict)
     assert world.engine.store.leases([LeaseState.WAITING]) == []

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from support.clock import ManualClock
-from support.services import fill, refill_of
+from support.services import fill, open_lease, refill_of
 from support.simulated import IMAGE, client_of
 
 from pool import TaskPool
@@ -20,7 +20,7 @@ from pool.maintenance.reconcile import Reconcile
 from pool.maintenance.recycle import Recycle
 from pool.maintenance.refill import Refill
 from pool.model import Handout, Outcome, RequestRecord, RequestState, TaskState, TemplateStatus
-from pool.requests.backoff import REFUSED_BASE, REFUSED_CAP
+from pool.requests.breaker import REFUSED_BASE, REFUSED_CAP
 from pool.requests.source import build_upload
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 from pool.store import NewRequest, Store
@@ -77,10 +77,10 @@ def send(caller: TaskPool, name: str = "r") -> RequestRecord:
     template = engine.templates["scenes"]
     upload = build_upload([("a.jpg", IMAGE)])
     wish = NewRequest(id=name, files=("a.jpg",), size=upload.size)
-    opened = engine.hand_out.open(template, request=wish)
+    opened = open_lease(engine, template, request=wish)
     assert opened.task is not None and opened.request is not None
     handout = Handout(lease=opened.lease, task=opened.task, request=opened.request)
-    return engine.intake.send(template, opened.request, handout, upload)
+    return engine.runner.run(template, handout, upload)
 
 
 def state_of(caller: TaskPool, name: str = "r") -> RequestState:
@@ -92,7 +92,7 @@ def test_the_template_holds_with_the_reason_and_recovers_by_itself(
     caller: TaskPool, refill: Refill, server: SimulatorServer, clock: ManualClock, how: str
 ) -> None:
     getattr(server.actions, how)()
-    assert caller.engine.hand_out.open(caller.engine.templates["scenes"]).lease.outcome is (
+    assert open_lease(caller.engine, caller.engine.templates["scenes"]).lease.outcome is (
         Outcome.HIT
     ), "what is warm is handed out"
     fill(refill)
@@ -117,7 +117,7 @@ def test_the_template_holds_with_the_reason_and_recovers_by_itself(
 def test_it_is_tried_again_at_least_every_quarter_of_an_hour(
     caller: TaskPool, refill: Refill, server: SimulatorServer, clock: ManualClock
 ) -> None:
-    caller.engine.hand_out.open(caller.engine.templates["scenes"])
+    open_lease(caller.engine, caller.engine.templates["scenes"])
     server.actions.revoke_tokens()
     for _ in range(24 * 60):
         fill(refill)
@@ -131,7 +131,7 @@ def test_it_is_tried_again_at_least_every_quarter_of_an_hour(
 def test_somebody_who_has_put_it_right_need_not_wait(
     caller: TaskPool, refill: Refill, server: SimulatorServer
 ) -> None:
-    caller.engine.hand_out.open(caller.engine.templates["scenes"])
+    open_lease(caller.engine, caller.engine.templates["scenes"])
     server.actions.revoke_tokens()
     fill(refill)
     server.actions.restore_tokens()
@@ -175,7 +175,7 @@ def test_nothing_is_concluded_from_a_refusal(
 ) -> None:
     """Tasks that cannot be seen are not gone, and a lease is not ended unseen."""
     engine = caller.engine
-    lease = engine.hand_out.open(engine.templates["scenes"], ttl=10.0).lease
+    lease = open_lease(engine, engine.templates["scenes"], ttl=10.0).lease
     retired = engine.store.tasks(states=[TaskState.WARM])[0]
     engine.store.retire(retired.id, reason="for the test", now=clock.now())
     clock.advance(4000.0)

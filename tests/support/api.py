@@ -30,7 +30,7 @@ from pool.http.server import HttpServer
 from pool.http.waiting import Waiting
 from pool.observability.observation import Observation
 from pool.process import Engine
-from pool.requests.dispatcher import Dispatch
+from pool.requests.dispatcher import Dispatcher
 from pool.store import open_store
 from pool.taskpool import TaskPool
 from support.services import PATIENCE, dispatch_of, fill, refill_of
@@ -251,7 +251,7 @@ class Serving:
 
     engine: Engine
     pool: TaskPool
-    dispatch: Dispatch
+    dispatch: Dispatcher
     server: HttpServer
     waiting: Waiting
     accepting: Accepting
@@ -289,7 +289,7 @@ def settings_for(url: str, store_url: str, *templates: Template, **daemon: Any) 
 class Rounds:
     """Runs the rounds of a dispatch when there is a reason for one, as the daemon does."""
 
-    def __init__(self, dispatch: Dispatch) -> None:
+    def __init__(self, dispatch: Dispatcher) -> None:
         self._dispatch = dispatch
         self._again = threading.Event()
         self._over = False
@@ -321,7 +321,7 @@ def serving(
     cvat = CvatClient(settings.cvat, AccessTokenCredentials(access_token))
     engine = Engine(settings, store=store, cvat=cvat, clock=SystemClock())
     ending = Ending()
-    dispatch = dispatch_of(engine, most_queued=settings.daemon.max_queued)
+    dispatch = dispatch_of(engine)
     app = create_app(
         engine,
         dispatch,

@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
-import random
 import threading
+from dataclasses import replace
 
+from pool.config.settings import Template
 from pool.maintenance.refill import Refill
 from pool.process import Engine
-from pool.requests.dispatcher import Dispatch
+from pool.requests.dispatcher import Dispatcher
+from pool.store import NewRequest, Opened
 from support.scripted import ScriptedCvat
 
 PATIENCE = 20.0
 
 
-def dispatch_of(engine: Engine, *, most_queued: int = 100, workers: int = 16) -> Dispatch:
-    """A dispatch for the templates in force, whose chances are the same in every run."""
-    return Dispatch(
+def dispatch_of(engine: Engine, *, workers: int = 16) -> Dispatcher:
+    """A dispatcher for the templates in force."""
+    return Dispatcher(
         engine.store,
         engine.templates,
-        engine.hand_out,
-        engine.intake,
-        engine.queue,
+        engine.placement,
+        engine.runner,
         engine.spool,
         engine.breaker,
         owner=engine.owner,
-        most_queued=most_queued,
         warm=engine.warm,
         clock=engine.clock,
-        rng=random.Random(1),
         workers=workers,
     )
+
+
+def open_lease(
+    engine: Engine,
+    template: Template,
+    *,
+    request: NewRequest | None = None,
+    ttl: float | None = None,
+) -> Opened:
+    """A task for a caller that uploads by itself, or for a request that is not sent yet."""
+    placement = engine.placement
+    if request is None:
+        return placement.acquire(template, idempotency_key=None, ttl=ttl, timeout=None)
+    opened = placement.open(template, request=request)
+    if opened.task is not None:
+        return opened
+    handout = placement.obtain(template, opened.lease.id, None)
+    return replace(opened, lease=handout.lease, task=handout.task, request=handout.request)
 
 
 def refill_of(engine: Engine) -> Refill:

@@ -10,7 +10,7 @@ from pool.cvat.records import Upload
 from pool.errors import CvatError, CvatUnreachable
 from pool.model import RequestRecord, RequestState, TaskState, new_id
 from pool.process import Engine
-from pool.requests.dispatcher import Dispatch
+from pool.requests.dispatcher import Dispatcher
 from pool.requests.source import names_of
 from pool.store import NewRequest, Opened
 from support.clock import ManualClock
@@ -33,20 +33,20 @@ def receive(engine: Engine, name: str = "a.jpg") -> tuple[Upload, NewRequest]:
 
 
 def accept(
-    engine: Engine, dispatch: Dispatch, template: Template, *, key: str | None = None
+    engine: Engine, dispatch: Dispatcher, template: Template, *, key: str | None = None
 ) -> Opened:
     upload, request = receive(engine)
     return dispatch.accept(template, upload, request, idempotency_key=key, payload="p")
 
 
-def accepted(engine: Engine, dispatch: Dispatch, template: Template) -> str:
+def accepted(engine: Engine, dispatch: Dispatcher, template: Template) -> str:
     """The id of a request that was handed over."""
     opened = accept(engine, dispatch, template)
     assert opened.request is not None
     return opened.request.id
 
 
-def serve(dispatch: Dispatch) -> int:
+def serve(dispatch: Dispatcher) -> int:
     """Rounds until nothing more is begun; answers how many were."""
     started = 0
     assert dispatch.drain(PATIENCE)

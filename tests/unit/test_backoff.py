@@ -7,7 +7,7 @@ import pytest
 from pool.backoff import backoff
 from pool.errors import CvatBusy, CvatForbidden, CvatRefusedCredentials, CvatUnreachable, PoolError
 from pool.model import Hold
-from pool.requests.backoff import REFUSED_CAP, TRANSIENT_CAP, hold_after
+from pool.requests.breaker import REFUSED_CAP, TRANSIENT_CAP, hold_after
 
 
 def chain(error: PoolError, count: int, seed: int = 1) -> list[tuple[Hold, float]]:
