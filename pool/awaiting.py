@@ -18,9 +18,6 @@ from pool.model import (
 from pool.process import Engine
 from pool.store import Store
 
-#: Seconds between two looks at a request that another process works on.
-LOOK = 0.05
-
 
 class Awaiting:
     """The half of :class:`~pool.taskpool.TaskPool` that follows what was handed out to its end."""
@@ -41,26 +38,26 @@ class Awaiting:
 
     def jobs_of_request(self, request: Request, timeout: float | None) -> list[Job]:
         """What :meth:`Request.jobs` does."""
-        timeout = check_timeout(timeout)
-        self.engine.start()
-        deadline = None if timeout is None else self.clock.monotonic() + timeout
-        while True:
-            seen = self.engine.tracker.finished.count
+
+        def jobs() -> list[Job] | None:
             record = request.refresh()
             if record.state is RequestState.READY and record.pooled_id is not None:
                 return list(self.store.jobs_of(record.pooled_id))
             if record.state.finished:
                 raise error_of(record)
-            mine = record.owner == self.engine.owner and record.state is RequestState.IMPORTING
-            self._await(deadline, seen, mine, f"request {request.id}")
+            return None
+
+        timeout = check_timeout(timeout)
+        self.engine.start()
+        found = self.engine.feed.wait_for(jobs, timeout, request=request.id)
+        if found is None:
+            raise WaitTimeout(f"request {request.id}")
+        return found
 
     def jobs_of_lease(self, lease: Lease, timeout: float | None) -> list[Job]:
         """What :meth:`Lease.jobs` does."""
-        timeout = check_timeout(timeout)
-        self.engine.start()
-        deadline = None if timeout is None else self.clock.monotonic() + timeout
-        while True:
-            seen = self.engine.tracker.finished.count
+
+        def jobs() -> list[Job] | None:
             record = self._lease_record(lease.id)
             task = self.store.task(record.pooled_id) if record.pooled_id else None
             if task is None or task.state in (TaskState.RETIRED, TaskState.DELETED):
@@ -72,7 +69,14 @@ class Awaiting:
             if record.state in (LeaseState.RELEASED, LeaseState.EXPIRED):
                 raise LeaseEnded(f"lease {lease.id} is {record.state.value}")
             self.engine.tracker.watch_lease(Handout(lease=record, task=task))
-            self._await(deadline, seen, True, f"lease {lease.id}")
+            return None
+
+        timeout = check_timeout(timeout)
+        self.engine.start()
+        found = self.engine.feed.wait_for(jobs, timeout, lease=lease.id)
+        if found is None:
+            raise WaitTimeout(f"lease {lease.id}")
+        return found
 
     def cancel(self, request: Request) -> bool:
         """What :meth:`Request.cancel` does."""
@@ -86,14 +90,3 @@ class Awaiting:
         if record is None:
             raise UnknownLease(lease_id)
         return record
-
-    def _await(self, deadline: float | None, seen: int, mine: bool, what: str) -> None:
-        """Wait for news, or a little while for what another process may do."""
-        pause = None if mine else LOOK
-        if deadline is not None:
-            remaining = deadline - self.clock.monotonic()
-            if remaining <= 0:
-                raise WaitTimeout(what)
-            pause = remaining if pause is None else min(pause, remaining)
-        # Even one's own import may be ended by somebody else, so look again now and then.
-        self.engine.tracker.finished.wait(seen, 1.0 if pause is None else min(pause, 1.0))
