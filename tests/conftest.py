@@ -10,8 +10,8 @@ import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
 
+from pool.bench.pictures import sample_image
 from pool.config.settings import ImportSettings, PoolSettings, Settings, StoreSettings, Template
-from pool.demo import sample_image
 from pool.process import Engine
 from pool.simulator import OrganizationSettings, SimulatorServer, SimulatorSettings, Timings
 from pool.store import Store, open_store

@@ -84,7 +84,7 @@ def _measure(options: BenchOptions, *, as_json: bool, plot: Path | None) -> None
 
     from pool.bench.bench import Bench
     from pool.bench.report import show
-    from pool.cli.rendering import to_json
+    from pool.cli.output import to_json
 
     errors = Console(stderr=True)
     watched = sys.stderr.isatty()

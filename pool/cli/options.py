@@ -1,10 +1,10 @@
-"""What commands share: their options, and the pool that they work on, be it here or elsewhere."""
+"""The options that commands share, and what they open: settings, a pool, a duration."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -54,7 +54,7 @@ KeyOption = Annotated[
 
 
 def settings_of(config: Path | None) -> Settings:
-    """The configuration that a command works with.
+    """Load the configuration.
 
     :raises ConfigError: there is none, or it is wrong.
     """
@@ -70,7 +70,7 @@ def _path_of(config: Path | None) -> Path:
 
 
 def open_pool(config: Path | None, server: str | None) -> TaskPool | RemotePool:
-    """The pool that a command works on: that of a daemon elsewhere, or the one of the store here.
+    """Open the pool of a daemon elsewhere, or the one of the store here.
 
     :raises InputError: the command line names both.
     :raises ConfigError: the configuration or the address is wrong.
@@ -89,9 +89,9 @@ def open_pool(config: Path | None, server: str | None) -> TaskPool | RemotePool:
 
 
 def seconds_of(text: str | None) -> float | None:
-    """The seconds of a duration on the command line.
+    """Return the seconds of a duration on the command line.
 
-    :raises InputError: it is none.
+    :raises InputError: it is no duration.
     """
     from pool.config.units import parse_duration
 
@@ -101,10 +101,3 @@ def seconds_of(text: str | None) -> float | None:
         return parse_duration(text)
     except ValueError as error:
         raise InputError(str(error)) from error
-
-
-def print_json(value: Any) -> None:
-    """Records as JSON on standard output."""
-    from pool.cli.rendering import to_json
-
-    print(to_json(value))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pool.cli.options import ConfigOption, JsonOption, print_json, settings_of
+from pool.cli.options import ConfigOption, JsonOption, settings_of
+from pool.cli.output import print_json
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,9 +18,21 @@ from pool.cli.options import (
     TemplateArgument,
     TimeoutOption,
     open_pool,
-    print_json,
     seconds_of,
 )
+from pool.cli.output import print_json
+from pool.cli.progress import upload_progress, wait_for_jobs
+from pool.clock import SystemClock
+from pool.errors import InputError, PoolError
+
+if TYPE_CHECKING:
+    from pool.client import RemotePool
+    from pool.handles import Request
+    from pool.model import RequestWarning
+    from pool.taskpool import TaskPool
+
+#: Seconds to wait for what is done after the job ids are out.
+SETTLE = 5.0
 
 
 def get(
@@ -48,16 +62,6 @@ def get(
 
     The time-out is for all of it; what has been sent by then goes on.
     """
-    from pool.cli.rendering import (
-        cloud_keys,
-        print_jobs,
-        print_warnings,
-        upload_progress,
-        wait_for_jobs,
-        warnings_of,
-    )
-    from pool.clock import SystemClock
-
     clock, patience = SystemClock(), seconds_of(timeout)
     began = clock.monotonic()
     with closing(open_pool(config, server)) as pool:
@@ -67,7 +71,7 @@ def get(
                 list(files) if files else None,
                 share=share or None,
                 urls=url or None,
-                cloud=cloud_keys(cloud) if cloud else None,
+                cloud=_cloud_keys(cloud) if cloud else None,
                 name=name,
                 assignee=assignee,
                 idempotency_key=key,
@@ -78,9 +82,12 @@ def get(
             patience = max(0.0, patience - (clock.monotonic() - began))
         jobs = wait_for_jobs(request, patience)
         if not as_json:
-            print_jobs(jobs)
-        warnings = warnings_of(request, pool)
-    print_warnings(warnings)
+            for job in jobs:
+                # The id first, so that ``cut -f1`` has the ids.
+                print(f"{job.id}\t{job.url}\tframes {job.start_frame}-{job.stop_frame}", flush=True)
+        warnings = _warnings_of(request, pool)
+    for warning in warnings:
+        print(f"Warning: {warning.text} ({warning.code})", file=sys.stderr, flush=True)
     if as_json:
         print_json(
             {
@@ -93,6 +100,36 @@ def get(
                 "warnings": warnings,
             }
         )
+
+
+def _warnings_of(request: Request, pool: TaskPool | RemotePool) -> tuple[RequestWarning, ...]:
+    """Return the warnings of a request whose jobs exist: those known by now, or, where this process
+    has served it, those known once the task is named and assigned."""
+    if (engine := getattr(pool, "engine", None)) is not None:
+        engine.settle(SETTLE)
+    try:
+        return request.warnings
+    except PoolError:
+        # The job ids are out, and that is what counts.
+        return ()
+
+
+def _cloud_keys(texts: Sequence[str]) -> tuple[int, list[str]]:
+    """Return the storage and its keys, of ``STORAGE_ID:KEY`` each.
+
+    :raises InputError: not of that form, or of several storages.
+    """
+    storages: set[int] = set()
+    keys = []
+    for text in texts:
+        storage, colon, key = text.partition(":")
+        if not (colon and key and storage.isdecimal()):
+            raise InputError(f"--cloud {text!r}: give STORAGE_ID:KEY, such as 3:cam1/a.jpg")
+        storages.add(int(storage))
+        keys.append(key)
+    if len(storages) != 1:
+        raise InputError("--cloud: all keys of a request are in one storage")
+    return storages.pop(), keys
 
 
 def lease(

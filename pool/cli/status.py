@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from pool.cli.options import ConfigOption, JsonOption, ServerOption, open_pool, print_json
+from pool.cli.options import ConfigOption, JsonOption, ServerOption, open_pool
+from pool.cli.output import print_json
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions

@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from pool.cli.options import ConfigOption, JsonOption, TemplateArgument, print_json, settings_of
+from pool.cli.options import ConfigOption, JsonOption, TemplateArgument, settings_of
+from pool.cli.output import print_json
 
 if TYPE_CHECKING:
     from pool.maintenance.tuning import Advice

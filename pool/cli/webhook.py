@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pool.cli.options import ConfigOption, JsonOption, settings_of
+from pool.cli.output import print_results
 
 if TYPE_CHECKING:
     from pool.config.settings import Settings
@@ -46,13 +48,12 @@ def install(
     target = target_of(url) if url is not None else default_url(settings)
     with _parts(settings) as (setup, store):
         heard = store.maintainer(now=SystemClock().now()) is not None
-        reports = []
-        for done in setup.install(target):
-            report = setup.ping(done) if heard else done
-            reports.append(report)
-            if not as_json:
-                print(_line(report, heard=heard), flush=True)
-    _end(reports, as_json=as_json)
+        reports = print_results(
+            (setup.ping(each) if heard else each for each in setup.install(target)),
+            partial(_line, heard=heard),
+            _document,
+            as_json=as_json,
+        )
     if any(report.reachable is False for report in reports):
         raise typer.Exit(EXIT_FAILED)
     if not any(report.webhook_id is not None for report in reports):
@@ -63,12 +64,7 @@ def install(
 def remove(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Take the pool's webhooks away again, and no others."""
     with _parts(settings_of(config)) as (setup, _):
-        reports = []
-        for report in setup.remove():
-            reports.append(report)
-            if not as_json:
-                print(_line(report, heard=True), flush=True)
-    _end(reports, as_json=as_json)
+        print_results(setup.remove(), partial(_line, heard=True), _document, as_json=as_json)
 
 
 @contextmanager
@@ -106,28 +102,15 @@ def _line(report: WebhookReport, *, heard: bool) -> str:
     return line
 
 
-def _end(reports: list[WebhookReport], *, as_json: bool) -> None:
-    from pool.cli.rendering import to_json
-
-    if as_json:
-        print(
-            to_json(
-                [
-                    {
-                        "scope": report.scope or None,
-                        "templates": report.templates,
-                        "action": report.action,
-                        "webhook_id": report.webhook_id,
-                        "target_url": report.target_url or None,
-                        "complete": report.complete,
-                        "delivery": report.delivery or None,
-                        "reachable": report.reachable,
-                        "error": str(report.error) if report.error else None,
-                    }
-                    for report in reports
-                ]
-            )
-        )
-    failed = [report.error for report in reports if report.error is not None]
-    if failed:
-        raise typer.Exit(failed[0].exit_code)
+def _document(report: WebhookReport) -> dict[str, Any]:
+    return {
+        "scope": report.scope or None,
+        "templates": report.templates,
+        "action": report.action,
+        "webhook_id": report.webhook_id,
+        "target_url": report.target_url or None,
+        "complete": report.complete,
+        "delivery": report.delivery or None,
+        "reachable": report.reachable,
+        "error": str(report.error) if report.error else None,
+    }

@@ -25,9 +25,9 @@ from typing import Any
 from http_server import SPACING, TEMPLATE, Server, jobs_of, put_warm, server
 
 from pool import TaskPool
+from pool.bench.pictures import sample_image
 from pool.config.settings import Settings
 from pool.cvat import AccessTokenCredentials, CvatClient
-from pool.demo import sample_image
 from pool.model import new_id
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 from pool.store import NewLease, NewRequest, open_store

@@ -22,9 +22,9 @@ from reckoning import Outcome, Reckoning
 from support.proxy import CuttingProxy
 from weather import Weather
 
+from pool.bench.pictures import sample_image
 from pool.config.loader import load
 from pool.cvat import connect
-from pool.demo import sample_image
 from pool.model import RequestState, TaskState
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 from pool.store import Store, open_store

@@ -31,8 +31,8 @@ from pool import (
     UnknownRequest,
     UnknownTemplate,
 )
+from pool.bench.pictures import sample_image
 from pool.daemon import Daemon
-from pool.demo import sample_image
 from pool.simulator import SimulatorServer
 
 #: A file system has room for 255 bytes of a name.

@@ -13,7 +13,7 @@ from pathlib import Path
 from support.api import Api, SlowUpload, waiting
 from support.commands import PATIENCE, Running, running
 
-from pool.demo import sample_image
+from pool.bench.pictures import sample_image
 from pool.simulator import SimulatorServer
 from pool.simulator.faults import Hang
 

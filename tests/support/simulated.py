@@ -10,10 +10,10 @@ from urllib.parse import urlencode
 import urllib3
 from PIL import Image
 
+from pool.bench.pictures import sample_image
 from pool.config.data_params import DataParams
 from pool.config.settings import CvatSettings
 from pool.cvat import AccessTokenCredentials, CvatClient, LocalFile, Upload
-from pool.demo import sample_image
 from pool.simulator import SimulatorServer
 
 IMAGE = sample_image(1, size=5_000)

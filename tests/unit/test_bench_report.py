@@ -16,7 +16,7 @@ from pool.bench.idle import IdleCost
 from pool.bench.measure import FlowResult, OwnTime, Sample
 from pool.bench.plot import check_plot_possible, draw
 from pool.bench.report import Conditions, Report, show
-from pool.cli.rendering import to_json
+from pool.cli.output import to_json
 from pool.errors import InputError
 
 CONDITIONS = Conditions(

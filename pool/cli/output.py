@@ -1,0 +1,79 @@
+"""What all commands print: JSON for programs, and results as they come."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import typer
+
+from pool.errors import PoolError
+
+
+class Result(Protocol):
+    """One of several things that a command does; ``error`` is why it failed, None if it did not."""
+
+    @property
+    def error(self) -> PoolError | None: ...
+
+
+R = TypeVar("R", bound=Result)
+
+
+def print_results(
+    results: Iterable[R],
+    text: Callable[[R], str],
+    document: Callable[[R], dict[str, Any]],
+    *,
+    as_json: bool,
+) -> list[R]:
+    """Print each result as it comes, or all of them as JSON at the end; return them.
+
+    :raises typer.Exit: one has failed; with the exit code of the first such error.
+    """
+    done = []
+    for result in results:
+        done.append(result)
+        if not as_json:
+            print(text(result), flush=True)
+    if as_json:
+        print_json([document(result) for result in done])
+    for result in done:
+        if result.error is not None:
+            raise typer.Exit(result.error.exit_code)
+    return done
+
+
+def print_json(value: Any) -> None:
+    """Print records as JSON on standard output."""
+    print(to_json(value))
+
+
+def to_json(value: Any) -> str:
+    """Return records as JSON: times as ISO 8601, states as their values, no private fields."""
+    return json.dumps(_plain(value), indent=2, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: _plain(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if not field.name.startswith("_")
+        }
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Path):
+        return str(value)
+    return value

@@ -1,0 +1,67 @@
+"""``cvat-pool run``, the daemon, and ``check``, whether it can run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pool.cli.options import ConfigOption, JsonOption, settings_of
+from pool.cli.output import print_results
+
+if TYPE_CHECKING:
+    from pool.check import CheckResult
+
+
+def run(config: ConfigOption = None) -> None:
+    """Keep the pools filled, until stopped by SIGTERM or Ctrl-C."""
+    from pool.daemon import Daemon, leave
+
+    daemon = Daemon(settings_of(config), api_token=os.environ.get("POOL_API_TOKEN"))
+    daemon.install_signals()
+    daemon.run()
+    leave()
+
+
+def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Check all that run needs: configuration, store, port, server, credentials and each template.
+
+    Creates and deletes one task a template.
+    """
+    from pool.check import mistakes, run_checks
+    from pool.clock import SystemClock
+    from pool.config.loader import InvalidConfig
+    from pool.cvat import connect
+    from pool.store import open_store
+
+    def checks() -> Iterator[CheckResult]:
+        try:
+            settings = settings_of(config)
+        except InvalidConfig as error:
+            yield from mistakes(error)
+        else:
+            yield from run_checks(
+                settings,
+                lambda: open_store(settings.store.url),
+                lambda: connect(settings.cvat),
+                environ=os.environ,
+                clock=SystemClock(),
+            )
+
+    print_results(
+        checks(),
+        _text,
+        lambda result: {
+            "name": result.name,
+            "ok": result.ok,
+            "detail": result.words,
+            "warnings": result.warnings,
+        },
+        as_json=as_json,
+    )
+
+
+def _text(result: CheckResult) -> str:
+    mark = "ok  " if result.ok else "FAIL"
+    lines = [f"{mark}  {result.name}: {result.words}"]
+    return "\n".join(lines + [f"warn  {warning}" for warning in result.warnings])

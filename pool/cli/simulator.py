@@ -1,0 +1,93 @@
+"""``cvat-pool simulator`` and ``demo``: a pool without a CVAT server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pool.cli.options import JsonOption, SpeedOption
+from pool.errors import CannotListen, ConfigError
+
+if TYPE_CHECKING:
+    from pool.simulator.faults import Fault
+
+
+def demo(
+    images: Annotated[int, typer.Option(min=1, max=500, help="Images in a request.")] = 1,
+    labels: Annotated[int, typer.Option(min=1, max=1000, help="Labels of the template.")] = 2,
+    speed: SpeedOption = 1.0,
+    serve: Annotated[bool, typer.Option("--serve", help="Leave it running afterwards.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """See a pool at work, on a simulated CVAT: needs no server and leaves nothing behind."""
+    from pool.demo import demo as show
+
+    show(images=images, labels=labels, speed=speed, as_json=as_json, serve=serve)
+
+
+def simulator(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
+    speed: SpeedOption = 1.0,
+    share: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="A folder to offer as the share."),
+    ] = None,
+    faults: Annotated[
+        Path | None, typer.Option(help="A TOML file of what is to go wrong.", show_default=False)
+    ] = None,
+    cvat_version: Annotated[
+        str, typer.Option(help="The version of CVAT to behave like.")
+    ] = "2.73.0",
+) -> None:
+    """Run a simulated CVAT server, to try things out.
+
+    Prints how to reach it, as shell commands.
+    """
+    from pool.simulator import SimulatorServer, SimulatorSettings, Timings
+    from pool.simulator.server import stop_signal
+
+    settings = SimulatorSettings(
+        timings=Timings().scaled(speed),
+        share=share,
+        faults=_faults(faults),
+        version=_cvat_version(cvat_version),
+    )
+    stop = stop_signal()
+    server = SimulatorServer(settings, host=host, port=port)
+    try:
+        server.start()
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise CannotListen(f"{host}:{port}: {why} (see --host and --port)") from None
+    try:
+        # Made up for this run alone and worth nothing elsewhere, so it may be shown.
+        print(f"export CVAT_URL={server.url}")
+        print(f"export CVAT_ACCESS_TOKEN={server.access_token}", flush=True)
+        stop.wait()
+    finally:
+        server.stop()
+
+
+def _faults(path: Path | None) -> tuple[Fault, ...]:
+    from pool.simulator.fault_reading import load_faults
+    from pool.simulator.faults import InvalidFault
+
+    try:
+        return load_faults(path) if path is not None else ()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from None
+    except InvalidFault as error:
+        raise ConfigError(str(error)) from None
+
+
+def _cvat_version(text: str) -> str:
+    from pool.simulator.versions import read_version
+
+    try:
+        read_version(text)
+    except ValueError as error:
+        raise ConfigError(f"--cvat-version: {error}") from None
+    return text
