@@ -11,8 +11,8 @@ from pool.clock import Clock
 from pool.config.arguments import check_prewarm
 from pool.config.settings import Settings, Template
 from pool.errors import InputError
-from pool.maintenance.recycle import DRAINED
 from pool.maintenance.reload import Reload
+from pool.maintenance.retirement import DRAINED
 from pool.model import Event, Prewarm, Status
 from pool.observability.status import read_status
 from pool.process import Engine

@@ -25,16 +25,15 @@ from pool.http.middleware import tokens_in
 from pool.http.schemas import Request
 from pool.http.server import HttpServer
 from pool.logs import get_logger
-from pool.maintenance.ageing import Ageing
+from pool.maintenance.cleanup import Cleanup
 from pool.maintenance.clock_jumps import Timekeeping
 from pool.maintenance.deletion import Deletion
-from pool.maintenance.prune import Prune
+from pool.maintenance.lease_expiry import LeaseExpiry
 from pool.maintenance.reconcile import DOUBT, Reconcile
-from pool.maintenance.recycle import Recycle
 from pool.maintenance.refill import Refill
 from pool.maintenance.reload import Reload
+from pool.maintenance.retirement import Retirement
 from pool.maintenance.scheduler import Scheduler
-from pool.maintenance.sweep import Sweep
 from pool.model import ConfigRecord, Event, Job, RequestRecord
 from pool.observability.metrics import Metrics
 from pool.observability.observation import Observation
@@ -63,13 +62,12 @@ ADOPT_EVERY = 2.0
 RELOAD_EVERY = 1.0
 LEASES_EVERY = 5.0
 DELETE_EVERY = 5.0
-RECYCLE_EVERY = 15.0
-AGEING_EVERY = 15.0
+RETIREMENT_EVERY = 15.0
+LEASE_EXPIRY_EVERY = 15.0
 RECONCILE_EVERY = 10.0
 FINALIZE_EVERY = 10.0
-PRUNE_EVERY = 600.0
+CLEANUP_EVERY = 600.0
 DISPATCH_EVERY = 2.0
-SWEEP_EVERY = 600.0
 PROBE_EVERY = 600.0
 
 
@@ -300,9 +298,9 @@ class Daemon:
             clock=clock,
             warm=engine.warm,
         )
-        recycle = Recycle(store, cvat, engine.templates, clock=clock)
+        retirement = Retirement(store, engine.templates, clock=clock)
+        lease_expiry = LeaseExpiry(store, cvat, clock=clock)
         deletion = Deletion(store, cvat, owner=engine.owner, clock=clock)
-        ageing = Ageing(store, engine.templates, clock=clock)
         reconcile = Reconcile(
             store,
             cvat,
@@ -312,26 +310,24 @@ class Daemon:
             clock=clock,
             warm=engine.warm,
         )
-        prune = Prune(store, keep=settings.store.keep_finished, clock=clock)
+        cleanup = Cleanup(store, engine.spool, keep=settings.store.keep_finished, clock=clock)
         dispatch = self._dispatcher()
-        sweep = Sweep(store, engine.spool)
         setup = WebhookSetup(store, cvat, settings, clock=clock)
         probe = ServerProbe(cvat, setup, engine.breaker, engine.templates)
         timekeeping = Timekeeping(store, clock=clock)
         scheduler = Scheduler(clock=clock, before=timekeeping.run_once)
         count = self.observation.metrics.reconciled
         scheduler.add("reconcile", lambda: count(reconcile.run_once()), every=RECONCILE_EVERY)
-        scheduler.add("recycle", recycle.run_once, every=RECYCLE_EVERY)
-        scheduler.add("ageing", ageing.run_once, every=AGEING_EVERY)
+        scheduler.add("retirement", retirement.run_once, every=RETIREMENT_EVERY)
+        scheduler.add("lease_expiry", lease_expiry.run_once, every=LEASE_EXPIRY_EVERY)
         scheduler.add("refill", refill.run_once, every=settings.daemon.tick)
         scheduler.add("reload", self._reload_configuration, every=RELOAD_EVERY)
         scheduler.add("adopt", engine.recovery.adopt, every=ADOPT_EVERY)
         scheduler.add("leases", self._watch_leases, every=LEASES_EVERY)
         scheduler.add("delete", deletion.run_once, every=DELETE_EVERY)
         scheduler.add("finalize", engine.finalize.run_once, every=FINALIZE_EVERY)
-        scheduler.add("prune", prune.run_once, every=PRUNE_EVERY)
+        scheduler.add("cleanup", cleanup.run_once, every=CLEANUP_EVERY)
         scheduler.add("dispatch", dispatch.run_once, every=DISPATCH_EVERY)
-        scheduler.add("sweep", sweep.run_once, every=SWEEP_EVERY)
         scheduler.add("probe", probe.run_once, every=PROBE_EVERY)
         refill.on_room(lambda: scheduler.wake("refill"))
         dispatch.on_room(lambda: scheduler.wake("dispatch"))
@@ -400,7 +396,7 @@ class Daemon:
             self.engine.renew_credentials()
         if (report.read or report.credentials) and self._scheduler is not None:
             self.engine.breaker.try_now()
-            for service in ("refill", "recycle", "dispatch", "probe"):
+            for service in ("refill", "retirement", "dispatch", "probe"):
                 self._scheduler.wake(service)
         record = self._reload.record
         try:

@@ -14,8 +14,8 @@ from pool.cli.output import print_json
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pool.maintenance.findings import Finding
     from pool.maintenance.reconcile import Plan
+    from pool.maintenance.reconcile_rules import Finding
 
 
 def reconcile(

@@ -1,6 +1,6 @@
-"""Deletes on the server what the pool has no use for: retired and burnt tasks.
+"""Delete on the server what the pool has no use for: retired and burnt tasks.
 
-Nothing is deleted unseen: in between a task may have got somebody's data, or another name.
+Each is looked at once more before: meanwhile it may have got data or another name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pool.cvat import CvatClient
 from pool.cvat.records import ImportStatus, TaskInfo
 from pool.errors import CvatError, CvatForbidden
 from pool.logs import get_logger
-from pool.maintenance.findings import Action, Sight, judge_doomed
+from pool.maintenance.reconcile_rules import Action, Sight, judge_doomed
 from pool.model import PooledTask
 from pool.requests.breaker import SERVER, Circuit, circuit
 from pool.store import Store
@@ -28,8 +28,7 @@ RETRY_AFTER = 60.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeletionReport:
-    """How many tasks were deleted, how many were left to somebody, how many could not be
-    deleted."""
+    """How many tasks were deleted, were left to their users, and could not be deleted."""
 
     deleted: int = 0
     disowned: int = 0
@@ -46,7 +45,7 @@ class Deletion:
         self._clock = clock
 
     def run_once(self) -> DeletionReport:
-        """Delete up to a batch; a task that cannot be deleted now is passed over for a while."""
+        """Delete up to a batch. A task that cannot be deleted is passed over for a while."""
         if circuit(self._store.holds().get(SERVER), now=self._clock.now()) is Circuit.OPEN:
             return DeletionReport()
         batch = BATCH_BUSY if self._store.in_flight() else BATCH
@@ -77,19 +76,19 @@ class Deletion:
             self._store.finish_delete(task.id, now=self._clock.now())
             return Action.LEAVE
         sight = look_closer(self._cvat, task.task_id, listed)
-        served = self._served(task)
+        served = self._served(task, task.task_id)
         importing = ImportStatus.UNKNOWN
         if sight.info is not None and sight.info.has_data and not served:
             # Frames and jobs appear at the end of an import only.
             importing = self._cvat.import_state(task.task_id).status
         action = judge_doomed(task, sight, served=served, importing=importing)
         if action is None:
-            log.warning("delete failed", task_id=task.task_id, why="not visible to us")
+            log.warning("delete failed", task_id=task.task_id, why="hidden from the credentials")
         elif action is Action.DISOWN:
             self._store.disown(
                 task.id, reason=f"{task.reason}; used or renamed since", now=self._clock.now()
             )
-            log.warning("task left to whoever uses it", task_id=task.task_id, name=task.name)
+            log.warning("task left to its users", task_id=task.task_id, name=task.name)
         else:
             if action is Action.DELETE:
                 self._cvat.delete_task(task.task_id)
@@ -97,14 +96,15 @@ class Deletion:
             log.info("task deleted", task_id=task.task_id, template=task.template, why=task.reason)
         return action
 
-    def _served(self, task: PooledTask) -> bool:
-        found = self._store.task_on_server(task.task_id) if task.task_id is not None else None
-        return found is not None and found[0].id == task.id and found[1] is not None
+    def _served(self, task: PooledTask, task_id: int) -> bool:
+        """Whether the pool itself sent data to the task."""
+        owner, request = self._store.task_on_server(task_id) or (None, None)
+        return owner is not None and owner.id == task.id and request is not None
 
 
 def look_closer(cvat: CvatClient, task_id: int, listed: dict[int, TaskInfo]) -> Sight:
-    """What there is of one task, after a listing of several: only a listing of our organization
-    tells where a task is, and only a call for the task itself whether it is gone."""
+    """Return what the server shows of one task, after a listing of several: only a listing of our
+    organization says where a task is, and only a call for the task itself whether it is gone."""
     if task_id in listed:
         return Sight(info=listed[task_id])
     try:
@@ -114,7 +114,7 @@ def look_closer(cvat: CvatClient, task_id: int, listed: dict[int, TaskInfo]) -> 
 
 
 def delete_all(deletion: Deletion) -> DeletionReport:
-    """Delete all that can be deleted now."""
+    """Delete all that can be deleted now; return the sum."""
     total = DeletionReport()
     while (report := deletion.run_once()) != DeletionReport():
         total = DeletionReport(

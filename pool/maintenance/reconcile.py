@@ -1,11 +1,12 @@
-"""Compare the rows with the server and make both agree; :mod:`pool.maintenance.findings` decides.
+"""Compare the rows with the server and make both agree, as :mod:`pool.maintenance.reconcile_rules`
+decides.
 
-A task that is handed out was never looked at for that: the hand-out is a promise without a call.
-So the looking is done at other times: all warm tasks at the start of maintenance and every hour,
-by one listing that also shows orphans; and each of them every so often in between, a batch in one
-call. After an unclean stop the warm tasks are not handed out until they were looked at, which is
-one call after maintenance has begun, or until :data:`DOUBT` seconds have passed: with CVAT out
-of reach, a task that is probably good is better than none.
+A hand-out makes no call, so it does not look at its task. That is done at other times: all warm
+tasks at the start of maintenance and every hour, by one listing that also shows orphans; and each
+of them every so often in between, a batch in one call. After an unclean stop the warm tasks are
+quarantined until they were looked at, which is one call after maintenance has begun, or until
+:data:`DOUBT` seconds have passed: with CVAT out of reach, a task that is probably good is better
+than none.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from pool.cvat.records import ImportStatus, TaskInfo
 from pool.errors import CvatError, CvatUnreachable
 from pool.events.notifier import Signal
 from pool.logs import get_logger
-from pool.maintenance.deadlines import Deadlines
 from pool.maintenance.deletion import look_closer
-from pool.maintenance.findings import (
+from pool.maintenance.reconcile_rules import (
     Action,
+    Deadlines,
     Finding,
-    Stranger,
-    judge_stranger,
+    Orphan,
+    judge_orphan,
     judge_stuck,
     judge_warm,
     longest_unseen,
@@ -55,9 +56,9 @@ RETRY_CAP = 600.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What a look has found, and the ids of the warm tasks that are as they should be.
+    """Findings, and the ids of the warm tasks that are in order.
 
-    ``doomed`` is what is on its way out anyway, which :mod:`pool.maintenance.deletion` deletes.
+    ``doomed`` is what :mod:`pool.maintenance.deletion` is about to delete.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -67,11 +68,8 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReconcileReport:
-    """How many warm tasks were in order, and how often each action was taken.
-
-    ``error`` is why nothing, or not everything, could be done; ``skipped`` tells that nothing was
-    due.
-    """
+    """How many warm tasks were in order, and how often each action was taken. ``error`` is why not
+    everything could be done; ``skipped``: nothing was due."""
 
     verified: int = 0
     done: Mapping[Action, int] = field(default_factory=dict)
@@ -109,9 +107,9 @@ class Reconcile:
     # --- When ---------------------------------------------------------------------------------
 
     def run_once(self) -> ReconcileReport:
-        """Look at what is due: everything at first and then every hour, and when a create has
-        been under way for too long; else the warm tasks whose turn it is. Costs no call when
-        nothing is due, and waits while requests are being served, though not for ever."""
+        """Look at what is due: everything at first, then every hour and when a create has been
+        under way for too long; else the warm tasks that were not seen for longest. Make no call
+        when nothing is due, and wait while requests are being served, within bounds."""
         if self._clock.monotonic() < self._not_before or self._server_is_held():
             return ReconcileReport(skipped=True)
         try:
@@ -147,13 +145,13 @@ class Reconcile:
         self._failures += 1
         pause = backoff(self._failures, base=RETRY_BASE, cap=RETRY_CAP, least=1.0)
         self._not_before = self._clock.monotonic() + pause
-        log.warning("not reconciled", why=str(error), retry_in=pause)
+        log.warning(f"not reconciled, next try in {pause:.0f} s", why=str(error))
         return ReconcileReport(error=str(error))
 
     # --- Looking ------------------------------------------------------------------------------
 
     def plan(self, *, with_doomed: bool = False) -> Plan:
-        """What is not as it should be, and what is to be done; changes nothing.
+        """Return what is not as it should be and what to do about it; change nothing.
 
         :raises pool.errors.CvatError: the server could not be asked.
         """
@@ -166,7 +164,7 @@ class Reconcile:
         findings = [
             *judged.findings,
             *self._judge_stuck(stuck, marked.values()),
-            *self._judge_strangers(marked.values()),
+            *self._judge_orphans(marked.values()),
         ]
         doomed = self._doomed() if with_doomed else ()
         return Plan(findings=tuple(findings), verified=judged.verified, doomed=doomed)
@@ -219,26 +217,26 @@ class Reconcile:
                 matches = [known[task.task_id]]
             yield judge_stuck(task, sorted(matches, key=lambda info: info.id))
 
-    def _judge_strangers(self, marked: Iterable[TaskInfo]) -> Iterable[Finding]:
+    def _judge_orphans(self, marked: Iterable[TaskInfo]) -> Iterable[Finding]:
         held = {task.task_id for task in self._store.tasks()}
         for info in marked:
             if info.id in held:
                 continue
             try:
-                stranger = self._stranger(info)
+                orphan = self._orphan(info)
             except CvatUnreachable:
                 raise
             except CvatError as error:
                 log.warning("not looked at", task_id=info.id, why=str(error))
                 continue
-            if stranger is None:
+            if orphan is None:
                 continue
-            finding = judge_stranger(stranger, self._templates, self._deadlines)
+            finding = judge_orphan(orphan, self._templates, self._deadlines)
             if finding is not None:
                 yield finding
 
-    def _stranger(self, info: TaskInfo) -> Stranger | None:
-        """What there is to know of a marked task; None when a row holds it after all."""
+    def _orphan(self, info: TaskInfo) -> Orphan | None:
+        """Return what is known of a marked task; None when a row holds it after all."""
         owner = self._store.task_on_server(info.id)
         if owner is not None and owner[0].state is not TaskState.DELETED:
             return None
@@ -248,13 +246,13 @@ class Reconcile:
         if info.has_data and info.empty:
             # Either prepared for an upload that never came, or one is under way.
             importing = self._cvat.import_state(info.id).status
-        return Stranger(info=info, named=named, row=row, importing=importing)
+        return Orphan(info=info, named=named, row=row, importing=importing)
 
     # --- Acting -------------------------------------------------------------------------------
 
     def apply(self, plan: Plan) -> ReconcileReport:
-        """Do what the plan says, as far as the rows still stand where they stood. What CVAT
-        refuses is left for the next time.
+        """Act on a plan, as far as the rows are still in the states that it found. What CVAT
+        refuses is tried again the next time.
 
         :raises pool.errors.CvatUnreachable: the server could not be asked to delete an orphan.
         """

@@ -15,7 +15,7 @@ from pool.cvat import CvatClient
 from pool.errors import PoolError
 from pool.events.notifier import Signal
 from pool.logs import get_logger
-from pool.maintenance.replenish import Replenish
+from pool.maintenance.retirement import older_warm, retire_replaced
 from pool.maintenance.sizing import Target, current_target
 from pool.model import new_id
 from pool.requests.breaker import Breaker, Circuit
@@ -99,7 +99,6 @@ class Refill:
         self._owner = owner
         self._clock = clock
         self._warm = warm
-        self._replenish = Replenish(store, clock=clock)
         self._running: defaultdict[str, set[Future[None]]] = defaultdict(set)
         self._guard = threading.Lock()
         self._stopping = threading.Event()
@@ -151,7 +150,7 @@ class Refill:
 
     def _fill(self, template: Template) -> tuple[int, bool]:
         target = self.target(template)
-        self._replenish.settle(template, target)
+        retire_replaced(self._store, template, target, now=self._clock.now())
         started = 0
         while not self._stopping.is_set():
             situation = self._situation(template)
@@ -194,7 +193,7 @@ class Refill:
         quiet = abs(now - self._store.last_activity()) >= QUIET
         return Situation(
             warm=self._store.warm_of(template.name, template.fingerprint)
-            + self._replenish.older(template),
+            + older_warm(self._store, template),
             capacity=capacity,
             waiting=self._store.waiting(template.name) + self._store.queued().get(template.name, 0),
             foreground=self._store.in_flight() > 0 or not quiet,
@@ -227,7 +226,8 @@ class Refill:
         template = self._templates.get(made_by.name)
         # The template may have changed while the task was being made, which then is an older one.
         if template is not None and template.fingerprint == made_by.fingerprint:
-            self._replenish.settle(template, self.target(template), replaced=1)
+            target = self.target(template)
+            retire_replaced(self._store, template, target, now=self._clock.now(), replaced=1)
 
     def _done(self, template: str, future: Future[None]) -> None:
         with self._guard:

@@ -23,8 +23,8 @@ from prometheus_client.metrics_core import InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from pool.errors import PoolError, kind_of_error
-from pool.maintenance.findings import Action
 from pool.maintenance.reconcile import ReconcileReport
+from pool.maintenance.reconcile_rules import Action
 from pool.model import Event
 from pool.observability.standing import PREFIX, Sources, Standing
 from pool.tracking.tracker import Finished

@@ -158,7 +158,7 @@ class Maintenance(Connected):
 
     def drain(self, template: str, *, reason: str, now: float) -> int:
         """Pause a template and retire all its warm tasks; return how many. Those that become warm
-        afterwards are for :mod:`pool.maintenance.recycle` to retire."""
+        afterwards are for :mod:`pool.maintenance.retirement` to retire."""
         with self.connections.writing() as db:
             db.changed(
                 """

@@ -215,8 +215,8 @@ CALLS = (
     "tasks:create", "data:*", "data:*", "jobs:*", "requests:get", "tasks:list", "tasks:delete", "*",
 )  # fmt: skip
 SERVICES = (
-    "tracker", "threads", "refill", "recycle", "reconcile", "adopt", "leases", "delete", "finish",
-    "ageing", "prune", "reload", "dispatch", "sweep",
+    "tracker", "threads", "refill", "retirement", "reconcile", "adopt", "leases", "delete",
+    "finalize", "lease_expiry", "reload", "dispatch", "cleanup",
 )  # fmt: skip
 
 _few = st.integers(0, 9)

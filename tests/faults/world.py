@@ -377,7 +377,7 @@ class World:
         entries = list(process.engine.spool.folder.glob("*"))
         for path in [*entries, *(part for entry in entries for part in entry.iterdir())]:
             os.utime(path, (0.0, 0.0))
-        self.run(process, "sweep")
+        self.run(process, "cleanup")
         return [entry.name for entry in process.engine.spool.folder.glob("*")]
 
     def requests(self) -> tuple[Any, ...]:

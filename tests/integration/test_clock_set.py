@@ -16,11 +16,11 @@ from pool import TaskPool
 from pool.clock import SystemClock
 from pool.config.settings import Template
 from pool.errors import CvatForbidden, StoreError
-from pool.maintenance.ageing import Ageing
 from pool.maintenance.clock_jumps import Timekeeping, TimekeepingReport
 from pool.maintenance.heartbeat import TERM
+from pool.maintenance.lease_expiry import LeaseExpiry
 from pool.maintenance.reconcile import Reconcile
-from pool.maintenance.recycle import Recycle
+from pool.maintenance.retirement import Retirement
 from pool.maintenance.scheduler import Scheduler
 from pool.model import Handout, RequestState, TaskState, new_id
 from pool.process import Engine
@@ -44,8 +44,8 @@ class World:
         self.template: Template = engine.templates["scenes"]
         self.refill = refill_of(engine)
         self.timekeeping = Timekeeping(engine.store, clock=clock)
-        self.recycle = Recycle(engine.store, engine.cvat(), engine.templates, clock=clock)
-        self.ageing = Ageing(engine.store, engine.templates, clock=clock)
+        self.expiry = LeaseExpiry(engine.store, engine.cvat(), clock=clock)
+        self.retirement = Retirement(engine.store, engine.templates, clock=clock)
         self.reconcile = Reconcile(
             engine.store,
             engine.cvat(),
@@ -81,14 +81,14 @@ def test_a_caller_keeps_its_task_for_as_long_as_it_was_given(world: World, hours
     opened = open_lease(world.engine, world.template, ttl=1800.0)
     world.clock.advance(1.0)
     world.set_clock(hours)
-    assert world.run(world.recycle).given_back == 0
+    assert world.run(world.expiry).given_back == 0
     others = [open_lease(world.engine, world.template) for _ in range(2)]
     assert opened.task is not None
     assert opened.task.id not in [other.task.id for other in others if other.task is not None]
     world.clock.advance(1790.0)
-    assert world.run(world.recycle).given_back == 0
+    assert world.run(world.expiry).given_back == 0
     world.clock.advance(20.0)
-    assert world.run(world.recycle).given_back == 1
+    assert world.run(world.expiry).given_back == 1
 
 
 @both_ways
@@ -179,7 +179,7 @@ def test_old_tasks_are_replaced_no_faster_than_others(world: World, hours: float
     world.set_clock(hours)
     most = world.template.pool.create_concurrency
     for _ in range(3):
-        assert world.run(world.ageing).retired <= most
+        assert world.run(world.retirement).retired <= most
         assert world.count(TaskState.WARM) >= world.template.pool.min_size - most
         fill(world.refill)
         assert world.count(TaskState.WARM) == world.template.pool.min_size

@@ -16,9 +16,9 @@ from pool import Outcome, TaskPool, UnknownTemplate
 from pool.config.settings import Settings
 from pool.control import LOOK_EVERY
 from pool.errors import InputError
-from pool.maintenance.recycle import Recycle
 from pool.maintenance.refill import Refill
 from pool.maintenance.reload import ReloadReport
+from pool.maintenance.retirement import Retirement
 from pool.model import LeaseRecord, TemplateStatus
 from pool.store import Store
 
@@ -39,9 +39,9 @@ def refill(caller: TaskPool) -> Refill:
 
 
 @pytest.fixture
-def recycle(caller: TaskPool) -> Recycle:
+def retirement(caller: TaskPool) -> Retirement:
     engine = caller.engine
-    return Recycle(engine.store, engine.cvat(), engine.templates, clock=engine.clock)
+    return Retirement(engine.store, engine.templates, clock=engine.clock)
 
 
 def take(caller: TaskPool) -> LeaseRecord:
@@ -70,7 +70,7 @@ def test_draining_takes_all_warm_tasks_out_and_leaves_callers_theirs(
 
 
 def test_what_becomes_warm_while_drained_is_retired(
-    caller: TaskPool, refill: Refill, recycle: Recycle, cvat: ScriptedCvat
+    caller: TaskPool, refill: Refill, retirement: Retirement, cvat: ScriptedCvat
 ) -> None:
     """What was given back, and what was being created when it was told."""
     fill(refill)
@@ -85,7 +85,7 @@ def test_what_becomes_warm_while_drained_is_retired(
     fill(refill)
     caller.release(lease.id)
     assert look(caller).warm == 2
-    assert recycle.run_once().retired == 2
+    assert retirement.run_once().retired == 2
     assert look(caller).warm == 0
 
 
@@ -96,13 +96,13 @@ def test_a_drained_template_still_serves_callers(caller: TaskPool, refill: Refil
 
 
 def test_resuming_fills_a_drained_pool_again(
-    caller: TaskPool, refill: Refill, recycle: Recycle
+    caller: TaskPool, refill: Refill, retirement: Retirement
 ) -> None:
     fill(refill)
     caller.drain("scenes")
     caller.resume("scenes")
     assert fill(refill) == 3
-    assert recycle.run_once().retired == 0
+    assert retirement.run_once().retired == 0
     assert look(caller).paused_since is None
 
 

@@ -28,14 +28,10 @@ from support.spooled import (
 )
 
 from pool.config.settings import Template
-from pool.errors import (
-    CvatBusy,
-    CvatError,
-    CvatUnreachable,
-)
+from pool.errors import CvatBusy, CvatError, CvatUnreachable
 from pool.maintenance.deletion import Deletion
+from pool.maintenance.lease_expiry import LeaseExpiry
 from pool.maintenance.reconcile import Reconcile
-from pool.maintenance.recycle import Recycle
 from pool.model import RequestState
 from pool.process import Engine
 from pool.requests.breaker import SERVER, TRANSIENT_CAP
@@ -269,7 +265,7 @@ def test_cvat_down_for_an_hour(
             verify_every=600.0,
             clock=clock,
         ),
-        Recycle(engine.store, engine.cvat(), engine.templates, clock=clock),
+        LeaseExpiry(engine.store, engine.cvat(), clock=clock),
         Deletion(engine.store, engine.cvat(), owner=engine.owner, clock=clock),
         engine.finalize,
         engine.tracker,

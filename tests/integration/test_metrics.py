@@ -12,8 +12,8 @@ from support.happening import make_warm, serve
 
 from pool.errors import StoreError
 from pool.events.sink import SinkState
-from pool.maintenance.findings import Action
 from pool.maintenance.reconcile import ReconcileReport
+from pool.maintenance.reconcile_rules import Action
 from pool.maintenance.scheduler import ServiceRecord
 from pool.model import Hold, Status
 from pool.observability.metrics import Metrics

@@ -10,10 +10,9 @@ from support.services import open_lease
 from pool.config.settings import Template
 from pool.cvat.records import ImportState, ImportStatus
 from pool.errors import CvatBusy, CvatRejected, CvatUnreachable
-from pool.maintenance.deadlines import Deadlines
 from pool.maintenance.deletion import Deletion, DeletionReport
-from pool.maintenance.findings import Action
 from pool.maintenance.reconcile import LOOK_EVERY, Reconcile
+from pool.maintenance.reconcile_rules import Action, Deadlines
 from pool.maintenance.refill import Refill
 from pool.model import Handout, PooledTask, RequestState, TaskState, new_id, pool_mark, task_name
 from pool.process import Engine

@@ -14,8 +14,8 @@ from support.commands import cvat_pool, running
 
 from pool.cvat import CvatClient
 from pool.maintenance.deletion import Deletion
-from pool.maintenance.findings import Action
 from pool.maintenance.reconcile import Reconcile
+from pool.maintenance.reconcile_rules import Action
 from pool.model import new_id, task_name
 from pool.simulator import SimulatorServer
 from pool.simulator.faults import Error

@@ -23,11 +23,11 @@ from pool.errors import (
     InputError,
     PoolEmpty,
 )
-from pool.maintenance.ageing import Ageing, AgeingReport
 from pool.maintenance.deletion import Deletion
 from pool.maintenance.heartbeat import TERM
-from pool.maintenance.recycle import Recycle
+from pool.maintenance.lease_expiry import LeaseExpiry
 from pool.maintenance.refill import Refill, Situation, creates_wanted
+from pool.maintenance.retirement import Retirement, RetirementReport
 from pool.maintenance.sizing import Target
 from pool.model import Handout, LeaseState, Outcome, RequestRecord, RequestState, TaskState
 from pool.process import Engine
@@ -605,12 +605,16 @@ def test_a_callers_own_upload_is_followed(
     assert lease is not None and lease.state is LeaseState.USED
 
 
-# --- Recycle, age, delete, finish ------------------------------------------------------------
+# --- Retire, expire, delete, finalize ------------------------------------------------------------
 
 
-def recycle(engine: Engine, *, templates: dict[str, Template] | None = None) -> Recycle:
+def retirement(engine: Engine, templates: dict[str, Template] | None = None) -> Retirement:
     chosen = engine.settings.templates if templates is None else templates
-    return Recycle(engine.store, engine.cvat(), chosen, clock=engine.clock)
+    return Retirement(engine.store, chosen, clock=engine.clock)
+
+
+def expiry(engine: Engine) -> LeaseExpiry:
+    return LeaseExpiry(engine.store, engine.cvat(), clock=engine.clock)
 
 
 def deletion(engine: Engine) -> Deletion:
@@ -622,14 +626,14 @@ def test_old_tasks_are_replaced_a_few_at_a_time(
 ) -> None:
     fill(refill)
     first = set(cvat.tasks_there)
-    ageing = Ageing(engine.store, engine.settings.templates, clock=clock)
+    service = retirement(engine)
     clock.advance(0.8 * template.pool.max_age - 1)
-    assert ageing.run_once() == AgeingReport()
+    assert service.run_once() == RetirementReport()
     clock.advance(0.2 * template.pool.max_age + 2)
-    assert ageing.run_once() == AgeingReport(retired=2, waiting=1)
-    assert ageing.run_once().retired == 0, "not before they are replaced"
+    assert service.run_once() == RetirementReport(retired=2, waiting=1)
+    assert service.run_once().retired == 0, "not before they are replaced"
     fill(refill)
-    assert ageing.run_once().retired == 1
+    assert service.run_once().retired == 1
     fill(refill)
     assert deletion(engine).run_once().deleted == 3
     assert len(cvat.tasks_there) == 3
@@ -641,11 +645,11 @@ def test_old_tasks_are_kept_while_nothing_is_created(
 ) -> None:
     fill(refill)
     clock.advance(template.pool.max_age + 1)
-    ageing = Ageing(engine.store, engine.settings.templates, clock=clock)
+    service = retirement(engine)
     engine.store.pause(template.name, now=clock.now())
-    assert ageing.run_once() == AgeingReport(waiting=3)
+    assert service.run_once() == RetirementReport(waiting=3)
     engine.store.resume(template.name)
-    assert ageing.run_once().retired == 2
+    assert service.run_once().retired == 2
 
 
 def test_tasks_of_a_changed_template_are_never_handed_out(
@@ -655,12 +659,12 @@ def test_tasks_of_a_changed_template_are_never_handed_out(
     changed = replace(template, labels=({"name": "tram"},))
     handout = open_lease(engine, changed)
     assert handout.lease.outcome is Outcome.COLD
-    assert recycle(engine, templates={changed.name: changed}).run_once().retired == 3
+    assert retirement(engine, {changed.name: changed}).run_once().retired == 3
 
 
 def test_tasks_of_a_template_that_was_taken_out_are_retired(engine: Engine, refill: Refill) -> None:
     fill(refill)
-    assert recycle(engine, templates={}).run_once().retired == 3
+    assert retirement(engine, {}).run_once().retired == 3
 
 
 @pytest.mark.parametrize("fate", ["untouched", "deleted", "used", "filled"])
@@ -682,9 +686,9 @@ def test_an_expired_lease_is_followed_to_its_end(
         cvat.make_ready(task.task_id)
     if fate == "filled":
         cvat.put_task(task.task_id, task.name, size=3)
-    assert recycle(engine).run_once().given_back == 0, "not before its time"
+    assert expiry(engine).run_once().given_back == 0, "not before its time"
     clock.advance(11.0)
-    recycle(engine).run_once()
+    expiry(engine).run_once()
     states = {"untouched": "warm", "deleted": "retired", "used": "ready", "filled": "retired"}
     after = engine.store.task(task.id)
     assert after is not None and after.state.value == states[fate]
@@ -698,7 +702,7 @@ def test_an_expired_lease_that_cvat_cannot_tell_of_does_not_keep_the_others(
         open_lease(engine, template, ttl=10.0)
     clock.advance(11.0)
     cvat.failures["import_state"] = [CvatForbidden("no"), CvatForbidden("no")]
-    service = recycle(engine)
+    service = expiry(engine)
     assert service.run_once().given_back == 1
     asked = cvat.count("import_state")
     assert service.run_once().given_back == 0
@@ -711,7 +715,7 @@ def test_a_task_that_cannot_be_deleted_does_not_starve_the_others(
     engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     fill(refill)
-    recycle(engine, templates={}).run_once()
+    retirement(engine, {}).run_once()
     cvat.failures["delete_task"] = [CvatBusy("no", http_status=500)]
     report = deletion(engine).run_once()
     assert (report.deleted, report.failed) == (2, 1)

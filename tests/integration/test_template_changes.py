@@ -14,8 +14,9 @@ from support.services import fill, one_round, open_lease, refill_of
 from pool.config.settings import CvatSettings, PoolSettings, Template
 from pool.errors import CvatUnreachable, PoolEmpty
 from pool.maintenance.deletion import Deletion, delete_all
-from pool.maintenance.recycle import Recycle
+from pool.maintenance.lease_expiry import LeaseExpiry
 from pool.maintenance.refill import Refill
+from pool.maintenance.retirement import Retirement
 from pool.model import Handout, LeaseState, Outcome, PooledTask, RequestState, TaskState
 from pool.process import Engine
 from pool.requests.source import build_upload
@@ -34,9 +35,7 @@ class World:
     refill: Refill
 
     def __post_init__(self) -> None:
-        self.recycle = Recycle(
-            self.engine.store, self.engine.cvat(), self.engine.templates, clock=self.clock
-        )
+        self.retirement = Retirement(self.engine.store, self.engine.templates, clock=self.clock)
 
     @property
     def template(self) -> Template:
@@ -48,7 +47,7 @@ class World:
         if labels is not None:
             changed = replace(changed, labels=(LABELS[labels],))
         self.engine.templates.replace({"scenes": changed})
-        self.recycle.run_once()
+        self.retirement.run_once()
         return changed
 
     def create(self, count: int = 1) -> None:
@@ -92,7 +91,7 @@ def test_recreate_retires_at_once_and_hands_out_nothing_old(world: World) -> Non
     changed = replace(changed, pool=replace(changed.pool, on_change="recreate"))
     world.engine.templates.replace({"scenes": changed})
     assert world.take() == ("v2", Outcome.COLD), "even before recycling has run"
-    world.recycle.run_once()
+    world.retirement.run_once()
     assert world.count() == {}
     assert world.count(TaskState.RETIRED) == {"v1": 3}
 
@@ -114,7 +113,7 @@ def test_replenish_retires_one_for_each_that_takes_its_place(world: World) -> No
     seen = []
     for _ in range(3):
         world.create()
-        world.recycle.run_once()
+        world.retirement.run_once()
         seen.append((world.count(), world.count(TaskState.RETIRED)))
     assert seen == [
         ({"v1": 2, "v2": 1}, {"v1": 1}),
@@ -229,7 +228,7 @@ def test_what_is_old_serves_while_nothing_can_be_created(world: World) -> None:
     world.change("v2")
     for _ in range(60):
         fill(world.refill)
-        world.recycle.run_once()
+        world.retirement.run_once()
         world.clock.advance(60.0)
     assert world.count() == {"v1": 3}
     assert world.take() == ("v1", Outcome.HIT)
@@ -299,7 +298,7 @@ def test_what_was_made_elsewhere_is_never_handed_out(world: World, server: CvatS
     assert moved.origin != world.template.origin
     world.engine.templates.replace({"scenes": moved})
     assert open_lease(world.engine, moved).lease.outcome is Outcome.COLD
-    world.recycle.run_once()
+    world.retirement.run_once()
     assert world.count() == {}
 
 
@@ -334,7 +333,7 @@ def test_a_template_taken_out_drains_and_what_callers_have_is_followed_to_its_en
     image = build_upload([("a.jpg", b"some bytes")])
     engine.templates.replace({})
     engine.runner.run(template, handout, image)
-    world.recycle.run_once()
+    world.retirement.run_once()
     fill(world.refill)
     states = {task.id: task.state for task in engine.store.tasks()}
     assert sorted(states.values()) == ["importing", "leased", "retired"]
@@ -345,8 +344,9 @@ def test_a_template_taken_out_drains_and_what_callers_have_is_followed_to_its_en
     served = engine.store.request("r")
     assert served is not None and served.state is RequestState.READY
     clock.advance(11.0)
-    assert world.recycle.run_once().given_back == 1
-    world.recycle.run_once()
+    expiry = LeaseExpiry(engine.store, engine.cvat(), clock=clock)
+    assert expiry.run_once().given_back == 1
+    world.retirement.run_once()
     given_back = engine.store.task(lease.lease.pooled_id or "")
     assert given_back is not None and given_back.state is TaskState.RETIRED
 

@@ -16,8 +16,8 @@ from pool.config.settings import Settings
 from pool.cvat import CvatClient
 from pool.errors import CvatRefusedCredentials
 from pool.maintenance.deletion import Deletion
+from pool.maintenance.lease_expiry import LeaseExpiry
 from pool.maintenance.reconcile import Reconcile
-from pool.maintenance.recycle import Recycle
 from pool.maintenance.refill import Refill
 from pool.model import Handout, Outcome, RequestRecord, RequestState, TaskState, TemplateStatus
 from pool.requests.breaker import REFUSED_BASE, REFUSED_CAP
@@ -188,17 +188,17 @@ def test_nothing_is_concluded_from_a_refusal(
         verify_every=600.0,
         clock=clock,
     )
-    recycle = Recycle(engine.store, engine.cvat(), engine.templates, clock=clock)
+    expiry = LeaseExpiry(engine.store, engine.cvat(), clock=clock)
     deletion = Deletion(engine.store, engine.cvat(), owner=engine.owner, clock=clock)
     assert reconcile.run_once().error
-    assert recycle.run_once().given_back == 0
+    assert expiry.run_once().given_back == 0
     assert deletion.run_once().deleted == 0
     states = {task.state for task in engine.store.tasks()}
     assert states == {TaskState.WARM, TaskState.LEASED, TaskState.DELETING}
     server.actions.restore_tokens()
     clock.advance(100.0)
     assert reconcile.run_once().verified == 1
-    assert recycle.run_once().given_back == 1
+    assert expiry.run_once().given_back == 1
     assert deletion.run_once().deleted == 1
     ended = engine.store.lease(lease.id)
     assert ended is not None and ended.state.value == "expired"

@@ -1,4 +1,4 @@
-"""What the server says about our rows, and what follows from it. Pure decisions, no I/O.
+"""Decide what follows from what the server says about our rows. Pure, no I/O.
 
 What becomes of a warm task:
 
@@ -7,24 +7,25 @@ the server says                the row                 the task
 =============================  ======================  ============================================
 there, empty, as it was left   stays warm              stays
 gone                           retired, then deleted   is gone
-there, but we may not see it   retired, then deleted   deleted once we may; until then it is tried
-has frames or jobs             disowned                left: somebody works in it
-has another name               disowned                left: somebody has plans for it
-in another project or          disowned                left: somebody has put it there
+hidden from our credentials    retired, then deleted   deleted once we may; until then it is tried
+has frames or jobs             disowned                left: it is in use
+has another name               disowned                left: it was renamed on purpose
+in another project or          disowned                left: it was moved on purpose
 organization
 =============================  ======================  ============================================
 
-What becomes of a task that bears this pool's mark and that no row holds:
+What becomes of an orphan, a task that bears this pool's mark and that no row holds:
 
 * It is left alone while it is young, has data or is about to, bears a name that is not exactly
   one of ours, or was given up before (disowned).
 * It is adopted when the row in its name tells that its create was given up without a task, and
-  the template is still the same: nobody can have been given that task.
+  the template is still the same: that task cannot have been handed out.
 * Otherwise it is deleted. In particular when there is no row at all: rows are written before
   their tasks, so one that is missing has been lost, with an older copy of the store say, and with
   it whether the task was handed out. Warm again, it might be handed out twice.
 
-A task whose row is anything but warm, stuck or on its way out is not looked at: it was handed out.
+A task whose row is in any other state than warm, creating for too long or on its way out is not
+looked at: it was handed out.
 """
 
 from __future__ import annotations
@@ -37,23 +38,60 @@ from typing import Final
 from pool.config.settings import Template
 from pool.cvat.failures import refused_for_data_there
 from pool.cvat.records import ImportStatus, TaskInfo
-from pool.maintenance.deadlines import Deadlines
 from pool.model import PooledTask, TaskState
 
 #: States of an import whose data is in the task, or will be.
-UNDER_WAY: Final = frozenset({ImportStatus.QUEUED, ImportStatus.STARTED, ImportStatus.FINISHED})
+IMPORT_UNDER_WAY: Final = frozenset(
+    {ImportStatus.QUEUED, ImportStatus.STARTED, ImportStatus.FINISHED}
+)
+
+
+#: Calls that one create makes: the task, and the preparation of its upload.
+CALLS_OF_A_CREATE: Final = 2
+#: Seconds beyond its deadline after which a create whose answer was lost cannot happen any more.
+STUCK_GRACE: Final = 30.0
+#: Seconds beyond that for which a task without a row is left alone.
+ORPHAN_GRACE: Final = 300.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deadlines:
+    """After how many seconds something counts as over. ``http``: a call has ended. ``create``: a
+    create has ended, or its process has. ``stuck``: nor can a lost one happen any more, so that it
+    is looked up by its name. ``orphan``: a task without a row is an orphan.
+
+    Each is longer than the one before it, or two parts of the pool would disagree about the same
+    task: a create that is still under way would be settled as one that never happened, and the
+    task that it makes would be an orphan before its create was given up.
+    """
+
+    http: float
+    create: float
+    stuck: float
+    orphan: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.http < self.create < self.stuck < self.orphan:
+            raise ValueError(f"deadlines out of order: {self}")
+
+    @classmethod
+    def of(cls, http_timeout: float) -> Deadlines:
+        """Return the deadlines that go with a time-out for one call."""
+        create = CALLS_OF_A_CREATE * http_timeout
+        stuck = create + STUCK_GRACE
+        return cls(http=http_timeout, create=create, stuck=stuck, orphan=stuck + ORPHAN_GRACE)
 
 
 class Action(StrEnum):
-    """What is done about a finding."""
+    """What to do about a finding."""
 
     #: A warm task leaves the pool, and is deleted on the server if it is there.
     RETIRE = "retire"
     #: The row ends; the task stays as it is on the server.
     DISOWN = "disown"
-    #: A create of which nothing was heard has happened: the task is warm.
+    #: A create without an answer has happened: the task is warm.
     FINISH_CREATE = "finish create"
-    #: It has not, or the task is no use.
+    #: It has not, or the task cannot be used.
     FAIL_CREATE = "give up create"
     #: A task whose create was given up goes into the pool after all.
     ADOPT = "adopt"
@@ -78,8 +116,8 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sight:
-    """What was seen of one task: ``info`` is None when it is gone, or ``hidden`` from us.
-    ``elsewhere`` tells that it is in another organization than ours."""
+    """What the server shows of one task. ``info`` is None when it is gone, or ``hidden`` from us;
+    ``elsewhere`` when it is in another organization than ours."""
 
     info: TaskInfo | None = None
     elsewhere: bool = False
@@ -87,7 +125,7 @@ class Sight:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stranger:
+class Orphan:
     """A task with this pool's mark that no row holds.
 
     ``named`` is the id in its name, None when the name is not one of ours, and ``row`` the row of
@@ -101,7 +139,7 @@ class Stranger:
 
 
 def judge_warm(task: PooledTask, sight: Sight, template: Template | None) -> Finding | None:
-    """What is wrong with a warm task, if anything is."""
+    """Return what is wrong with a warm task; None when nothing is."""
 
     def finding(action: Action, reason: str) -> Finding:
         return of_row(task, action, reason)
@@ -127,8 +165,8 @@ def judge_warm(task: PooledTask, sight: Sight, template: Template | None) -> Fin
 
 
 def judge_stuck(task: PooledTask, matches: Sequence[TaskInfo]) -> Finding:
-    """What became of a create of which nothing was heard; ``matches`` bear its name or its id,
-    the oldest first."""
+    """Return how to settle a create without an answer; ``matches`` bear its name or its id, the
+    oldest first."""
     if not matches:
         return of_row(task, Action.FAIL_CREATE, "the create never happened")
     info = next((match for match in matches if match.id == task.task_id), matches[0])
@@ -144,11 +182,11 @@ def judge_stuck(task: PooledTask, matches: Sequence[TaskInfo]) -> Finding:
     )
 
 
-def judge_stranger(
-    stranger: Stranger, templates: Mapping[str, Template], deadlines: Deadlines
+def judge_orphan(
+    orphan: Orphan, templates: Mapping[str, Template], deadlines: Deadlines
 ) -> Finding | None:
-    """What to do about a marked task that no row holds; None when that is not known yet."""
-    info, row = stranger.info, stranger.row
+    """Return what to do about a marked task that no row holds; None when that is not known yet."""
+    info, row = orphan.info, orphan.row
 
     def finding(action: Action, reason: str) -> Finding:
         return Finding(
@@ -163,13 +201,13 @@ def judge_stranger(
 
     if row is not None and row.task_id is None and row.state is not TaskState.DELETED:
         return None  # its create is under way, or about to be settled
-    if stranger.named is None:
+    if orphan.named is None:
         return finding(Action.LEAVE, "renamed by somebody")
     if row is not None and row.task_id == info.id:
         return finding(Action.LEAVE, f"given up: {row.reason}")
     if not info.empty:
         return finding(Action.LEAVE, "somebody put data into it")
-    if stranger.importing in UNDER_WAY:
+    if orphan.importing in IMPORT_UNDER_WAY:
         return finding(Action.LEAVE, "data is on its way into it")
     if info.age is None or info.age <= deadlines.orphan:
         return finding(Action.LEAVE, "too young to be told from a create under way")
@@ -182,7 +220,7 @@ def judge_stranger(
         return finding(Action.DELETE, "its template has changed")
     if info.project_id != template.project:
         return finding(Action.LEAVE, f"moved to {_project(info.project_id)}")
-    if stranger.importing is ImportStatus.FAILED:
+    if orphan.importing is ImportStatus.FAILED:
         return finding(Action.DELETE, "an import into it has failed")
     return finding(Action.ADOPT, "its create was given up, and happened after all")
 
@@ -190,11 +228,11 @@ def judge_stranger(
 def judge_doomed(
     task: PooledTask, sight: Sight, *, served: bool, importing: ImportStatus
 ) -> Action | None:
-    """What to do on the server about a task that the pool is about to delete.
+    """Return what to do on the server about a task that the pool is about to delete.
 
-    ``DELETE``; ``DISOWN`` when somebody has made it their own meanwhile; ``LEAVE`` when it is
-    gone already; None when that cannot be told now. ``served`` tells that the pool itself sent
-    data to it, so that data in it is no sign of somebody else.
+    ``DELETE``; ``DISOWN`` when it is used or was renamed meanwhile; ``LEAVE`` when it is gone
+    already; None when the server does not show it to us. ``served`` tells that the pool itself
+    sent data to it, so that data in it is no sign of another use.
     """
     if sight.hidden:
         return None
@@ -202,7 +240,7 @@ def judge_doomed(
         return Action.LEAVE
     if sight.info.name != task.name:
         return Action.DISOWN
-    if sight.info.empty and (served or importing not in UNDER_WAY):
+    if sight.info.empty and (served or importing not in IMPORT_UNDER_WAY):
         return Action.DELETE
     if served and not refused_for_data_there(task.reason):
         return Action.DELETE
@@ -212,13 +250,13 @@ def judge_doomed(
 def longest_unseen(
     warm: Sequence[PooledTask], verified: Mapping[str, float], *, batch: int
 ) -> list[PooledTask]:
-    """The warm tasks to look at next: a batch, the longest unseen first. Those that are not due
-    yet go along with the first that is, since one call asks for all of them."""
+    """Return the warm tasks to look at next: a batch, the longest unseen first. Those that are not
+    due yet go along with the first that is, since one call asks for all of them."""
     return sorted(warm, key=lambda task: (verified[task.id], task.id))[:batch]
 
 
 def of_row(task: PooledTask, action: Action, reason: str) -> Finding:
-    """A finding about the task of a row."""
+    """Return a finding about the task of a row."""
     return Finding(
         action=action,
         reason=reason,

@@ -8,13 +8,13 @@ import pytest
 
 from pool.config.settings import Template
 from pool.cvat.records import ImportStatus, TaskInfo
-from pool.maintenance.deadlines import Deadlines
-from pool.maintenance.findings import (
+from pool.maintenance.reconcile_rules import (
     Action,
+    Deadlines,
+    Orphan,
     Sight,
-    Stranger,
     judge_doomed,
-    judge_stranger,
+    judge_orphan,
     judge_stuck,
     judge_warm,
     longest_unseen,
@@ -195,16 +195,16 @@ def given_up(**differs: object) -> PooledTask:
 def test_what_becomes_of_a_stranger(
     info: TaskInfo, held_by: PooledTask | None, importing: str, action: Action | None
 ) -> None:
-    stranger = Stranger(info=info, named="01x", row=held_by, importing=ImportStatus(importing))
-    finding = judge_stranger(stranger, TEMPLATES, DEADLINES)
+    stranger = Orphan(info=info, named="01x", row=held_by, importing=ImportStatus(importing))
+    finding = judge_orphan(stranger, TEMPLATES, DEADLINES)
     assert (finding.action if finding else None) is action
     if finding:
         assert finding.task_id == info.id
 
 
 def test_a_renamed_stranger_is_left_alone() -> None:
-    stranger = Stranger(info=there(name=f"[cvat-pool {POOL}] mine"), named=None, row=None)
-    finding = judge_stranger(stranger, TEMPLATES, DEADLINES)
+    stranger = Orphan(info=there(name=f"[cvat-pool {POOL}] mine"), named=None, row=None)
+    finding = judge_orphan(stranger, TEMPLATES, DEADLINES)
     assert finding is not None
     assert finding.action is Action.LEAVE
 

@@ -1,0 +1,93 @@
+"""Delete finished rows after a while, so that the store does not grow without end, and what the
+spool has no use for: data of requests that are at their end, or that were never written down
+because a process died in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from pool.clock import Clock
+from pool.logs import get_logger
+from pool.requests.spool import Spool
+from pool.store import Store
+
+log = get_logger(__name__)
+
+#: Rows of each kind in one transaction, and while requests are being served: a hand-out waits
+#: for no more than that.
+BATCH: Final = 200
+BATCH_BUSY: Final = 20
+#: Transactions in one run.
+MOST_BATCHES: Final = 200
+#: Rows are kept for as many seconds at least, whatever the settings: the sizing looks at the
+#: demand of the last quarter of an hour.
+LEAST: Final = 3600.0
+#: Seconds for which events are kept; and at the longest, where a sink has not had them yet.
+EVENTS_FOR: Final = 86400.0
+UNDELIVERED_FOR: Final = 7 * 86400.0
+#: Events that are kept at the most.
+MOST_EVENTS = 1_000_000
+#: Seconds for which an entry of the spool is left alone that was not written to: its request may
+#: be about to be written down.
+SPOOL_GRACE: Final = 600.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CleanupReport:
+    """How many rows, events and entries of the spool were deleted, and whether there are more."""
+
+    rows: int = 0
+    events: int = 0
+    spooled: int = 0
+    more: bool = False
+
+
+class Cleanup:
+    """Deletes finished rows that are older than ``keep`` seconds, old events and spooled data.
+    The data of a request is dropped at its end already; this is for the rest."""
+
+    def __init__(self, store: Store, spool: Spool, *, keep: float, clock: Clock) -> None:
+        self._store = store
+        self._spool = spool
+        self._keep = max(keep, LEAST)
+        self._clock = clock
+
+    def run_once(self) -> CleanupReport:
+        """Delete what is old, in small transactions."""
+        before = self._clock.now() - self._keep
+        sinks = self._store.sinks().values()
+        undelivered = self._store.event_at(min(sink.cursor for sink in sinks)) if sinks else None
+        if undelivered is not None:
+            # A sink gets a request with all that belongs to it.
+            before = min(before, undelivered)
+        rows, more = self._in_batches(lambda limit: self._store.prune(before=before, limit=limit))
+        events, more_events = self._in_batches(self._prune_events)
+        spooled = self._spool.sweep(self._is_needed, older_than=SPOOL_GRACE)
+        if rows or events or spooled:
+            log.info("finished rows deleted", rows=rows, events=events, spooled=spooled)
+        return CleanupReport(rows=rows, events=events, spooled=spooled, more=more or more_events)
+
+    def _prune_events(self, limit: int) -> int:
+        now = self._clock.now()
+        return self._store.prune_events(
+            told_before=now - EVENTS_FOR,
+            before=now - UNDELIVERED_FOR,
+            keep=MOST_EVENTS,
+            limit=limit,
+        )
+
+    def _in_batches(self, prune: Callable[[int], int]) -> tuple[int, bool]:
+        """Return how many rows were deleted, and whether there are more."""
+        deleted = some = 0
+        for _ in range(MOST_BATCHES):
+            some = prune(BATCH_BUSY if self._store.in_flight() else BATCH)
+            deleted += some
+            if not some:
+                break
+        return deleted, bool(some)
+
+    def _is_needed(self, request_id: str) -> bool:
+        request = self._store.request(request_id)
+        return request is not None and not request.state.finished
