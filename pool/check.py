@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from pool.clock import Clock
+from pool.clock import Clock, parse_time
 from pool.config.loader import InvalidConfig, require_templates
 from pool.config.settings import Settings, Template
 from pool.cvat import CvatClient
@@ -164,13 +163,8 @@ def _check_token(cvat: CvatClient, clock: Clock) -> CheckResult:
         )
     if token.expiry_date is None:
         return CheckResult(name="access token", detail=f"{token.name}, does not expire")
-    days = (_instant(token.expiry_date) - clock.now()) / 86400
+    days = (parse_time(token.expiry_date).timestamp() - clock.now()) / 86400
     return CheckResult(name="access token", detail=f"{token.name}, expires in {days:.0f} day(s)")
-
-
-def _instant(text: str) -> float:
-    moment = datetime.fromisoformat(text)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _check_template(

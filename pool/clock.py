@@ -1,9 +1,11 @@
-"""Time as a dependency, so that tests of ageing, back-off and schedules need not wait."""
+"""Time as a dependency, so that tests of ageing, back-off and schedules need not wait; and times
+as text."""
 
 from __future__ import annotations
 
 import threading
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -59,3 +61,18 @@ class Wakeup:
             if not self._is_set:
                 self._clock.wait(self._condition, seconds)
             self._is_set = False
+
+
+def rfc3339(seconds: float) -> str:
+    """Return a time as JSON shows it, to the millisecond: ``2026-01-01T12:00:00.123Z``."""
+    moment = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return moment.replace("+00:00", "Z")
+
+
+def parse_time(text: str) -> datetime:
+    """Return the time in a text such as RFC 3339 has it; one without a zone is UTC.
+
+    :raises ValueError: it is no such text.
+    """
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -10,9 +10,11 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, Literal, get_args
+
+from pool.clock import rfc3339
 
 
 class TaskState(StrEnum):
@@ -586,9 +588,3 @@ class SinkRecord:
 def event_document(event: Event) -> dict[str, Any]:
     """Return an event as JSON shows it: its fields, the time as RFC 3339."""
     return {**asdict(event), "at": rfc3339(event.at)}
-
-
-def rfc3339(seconds: float) -> str:
-    """Return a time as JSON shows it, to the millisecond: ``2026-01-01T12:00:00.123Z``."""
-    moment = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-    return moment.replace("+00:00", "Z")

@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import Enum
 from functools import cache
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
+from pool.clock import parse_time
 from pool.errors import PoolError, UnknownLease, kind_of_error
 from pool.model import (
     Event,
@@ -164,14 +165,9 @@ def _value(value: Any, types: tuple[Any, ...]) -> Any:
         return None
     for kind in types:
         if kind is datetime:
-            return _time(value)
+            return parse_time(value)
         if kind is float and isinstance(value, str):
-            return _time(value).timestamp()
+            return parse_time(value).timestamp()
         if isinstance(kind, type) and issubclass(kind, Enum):
             return kind(value)
     return tuple(value) if isinstance(value, list) else value
-
-
-def _time(text: str) -> datetime:
-    time = datetime.fromisoformat(text)
-    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
 from typing import Any, BinaryIO, Final, ParamSpec, TypeVar
 
+from pool.clock import parse_time
 from pool.config.urls import without_secrets
 from pool.errors import CvatError, CvatTooOld
 from pool.model import Job
@@ -158,8 +158,7 @@ class TaskInfo:
         created = said.get("created_date")
         age = None
         if isinstance(created, str) and answered is not None:
-            moment = datetime.fromisoformat(created)
-            age = answered - (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+            age = answered - parse_time(created).timestamp()
         return TaskInfo(
             id=int(said["id"]),
             name=str(said["name"]),

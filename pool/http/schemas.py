@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from pool import model
+from pool.clock import rfc3339
 from pool.config.arguments import (
     LONGEST_LEASE,
     LONGEST_NAME,
@@ -43,7 +44,6 @@ from pool.model import (
     RequestRecord,
     RequestState,
     WebhookState,
-    rfc3339,
 )
 
 AnyBody = TypeVar("AnyBody", bound=BaseModel)

@@ -13,11 +13,11 @@ from fastapi import FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.responses import StreamingResponse
 
+from pool.clock import rfc3339
 from pool.config.settings import DaemonSettings
 from pool.http import page
 from pool.http.problems import install
 from pool.http.server import HttpServer
-from pool.model import rfc3339
 
 
 def status_of(name: str, **more: Any) -> dict[str, Any]:

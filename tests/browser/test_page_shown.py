@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 from browser.scripted_daemon import ScriptedDaemon, request_of, status_of
 from browser.seen import NewPage, Watched
-from pool.model import rfc3339
+from pool.clock import rfc3339
 
 LONG_NAME = "w" * 64
 MARKUP = "<img src=x onerror=\"document.title='hacked'\"><b>bold</b>"
