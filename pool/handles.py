@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Protocol, Unpack
 
 from pool import errors
-from pool.cvat.records import Progress
+from pool.config.source import Data, Files, Progress, Upload, build_upload
 from pool.errors import PoolError
 from pool.model import Job, Outcome, RequestRecord, RequestState, RequestWarning
-from pool.requests.source import Files
 
 
 def when(seconds: float | None) -> datetime | None:
@@ -32,15 +30,11 @@ class Pool(Protocol):
     def upload_into(
         self,
         lease: Lease,
-        files: Files | None = None,
+        upload: Upload,
         *,
-        share: Sequence[str] | None = None,
-        urls: Sequence[str] | None = None,
-        cloud: tuple[int, Sequence[str]] | None = None,
-        name: str | None = None,
-        assignee: int | None = None,
-        params: Mapping[str, Any] | None = None,
-        progress: Progress | None = None,
+        name: str | None,
+        assignee: int | None,
+        progress: Progress | None,
     ) -> Request: ...
 
     def jobs_of_lease(self, lease: Lease, timeout: float | None) -> list[Job]: ...
@@ -78,13 +72,10 @@ class Lease:
         self,
         files: Files | None = None,
         *,
-        share: Sequence[str] | None = None,
-        urls: Sequence[str] | None = None,
-        cloud: tuple[int, Sequence[str]] | None = None,
         name: str | None = None,
         assignee: int | None = None,
-        params: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
+        **data: Unpack[Data],
     ) -> Request:
         """Send the data into this task; parameters and errors are those of
         :meth:`pool.TaskPool.submit`.
@@ -92,15 +83,7 @@ class Lease:
         :raises pool.LeaseEnded: the lease was used, given back or has expired.
         """
         return self._pool.upload_into(
-            self,
-            files,
-            share=share,
-            urls=urls,
-            cloud=cloud,
-            name=name,
-            assignee=assignee,
-            params=params,
-            progress=progress,
+            self, build_upload(files, **data), name=name, assignee=assignee, progress=progress
         )
 
     def jobs(self, timeout: float | None = None) -> list[Job]:

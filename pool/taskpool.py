@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, Unpack
 
 from pool.awaiting import Awaiting
 from pool.clock import Clock
@@ -18,9 +17,10 @@ from pool.config.arguments import (
     check_ttl,
 )
 from pool.config.settings import Settings
+from pool.config.source import Data, Files, Progress, Upload, build_upload, digest, fit, names_of
 from pool.control import Control
 from pool.cvat import CvatClient
-from pool.cvat.records import ImportStatus, Progress, Upload
+from pool.cvat.records import ImportStatus
 from pool.errors import (
     LeaseEnded,
     LeaseInUse,
@@ -36,7 +36,6 @@ from pool.model import (
     new_id,
 )
 from pool.process import Engine
-from pool.requests.source import Files, build_upload, digest, fit, names_of
 from pool.store import NewRequest, Store
 
 
@@ -184,15 +183,12 @@ class TaskPool(Awaiting, Control):
         template: str,
         files: Files | None = None,
         *,
-        share: Sequence[str] | None = None,
-        urls: Sequence[str] | None = None,
-        cloud: tuple[int, Sequence[str]] | None = None,
         name: str | None = None,
         assignee: int | None = None,
         idempotency_key: str | None = None,
-        params: Mapping[str, Any] | None = None,
         timeout: float | None = None,
         progress: Progress | None = None,
+        **data: Unpack[Data],
     ) -> Request:
         """Put data into a task of the pool; returns as soon as CVAT has accepted it.
 
@@ -218,7 +214,7 @@ class TaskPool(Awaiting, Control):
         """
         chosen = self._template(template)
         timeout, key = check_timeout(timeout), check_key(idempotency_key)
-        upload = build_upload(files, share=share, urls=urls, cloud=cloud, params=params)
+        upload = build_upload(files, **data)
         fit(upload, chosen)
         told = {"template": template, "name": name, "assignee": assignee}
         request = self._new_request(upload, name, assignee)
@@ -238,19 +234,14 @@ class TaskPool(Awaiting, Control):
     def upload_into(
         self,
         lease: Lease,
-        files: Files | None = None,
+        upload: Upload,
         *,
-        share: Sequence[str] | None = None,
-        urls: Sequence[str] | None = None,
-        cloud: tuple[int, Sequence[str]] | None = None,
-        name: str | None = None,
-        assignee: int | None = None,
-        params: Mapping[str, Any] | None = None,
-        progress: Progress | None = None,
+        name: str | None,
+        assignee: int | None,
+        progress: Progress | None,
     ) -> Request:
-        """What :meth:`Lease.upload` does."""
+        """Send data into the task of a lease: see :meth:`pool.Lease.upload`."""
         chosen = self._template(lease.template)
-        upload = build_upload(files, share=share, urls=urls, cloud=cloud, params=params)
         fit(upload, chosen)
         request = self._new_request(upload, name, assignee)
         self.engine.start()

@@ -11,7 +11,7 @@ from pool.errors import WaitTimeout
 from pool.model import Job
 
 if TYPE_CHECKING:
-    from pool.cvat.records import Progress
+    from pool.config.source import Progress
     from pool.handles import Request
 
 #: Bytes from which an upload gets a progress bar.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack
 
 from pool.client.events import EventStream
 from pool.client.parse import (
@@ -32,11 +32,10 @@ from pool.config.arguments import (
     check_timeout,
     check_ttl,
 )
-from pool.cvat.records import Upload
+from pool.config.source import Data, Files, Upload, build_upload
 from pool.errors import LeaseEnded, UnknownLease, UnknownRequest, WaitTimeout
 from pool.handles import Lease, Request, error_of
 from pool.model import Event, Job, LeaseState, Outcome, RequestState, RequestWarning, Status
-from pool.requests.source import Files, build_upload
 
 if TYPE_CHECKING:
     import httpx
@@ -185,15 +184,12 @@ class AsyncRemotePool:
         template: str,
         files: Files | None = None,
         *,
-        share: Sequence[str] | None = None,
-        urls: Sequence[str] | None = None,
-        cloud: tuple[int, Sequence[str]] | None = None,
         name: str | None = None,
         assignee: int | None = None,
         idempotency_key: str | None = None,
-        params: Mapping[str, Any] | None = None,
         timeout: float | None = None,
         progress: AsyncProgress | None = None,
+        **data: Unpack[Data],
     ) -> AsyncRequest:
         """Put data into a task of the pool; see :meth:`pool.RemotePool.submit`.
 
@@ -201,7 +197,7 @@ class AsyncRemotePool:
         is a coroutine function.
         """
         return await self.send(
-            build_upload(files, share=share, urls=urls, cloud=cloud, params=params),
+            build_upload(files, **data),
             template=template,
             name=name,
             assignee=assignee,
@@ -413,17 +409,14 @@ class AsyncLease:
         self,
         files: Files | None = None,
         *,
-        share: Sequence[str] | None = None,
-        urls: Sequence[str] | None = None,
-        cloud: tuple[int, Sequence[str]] | None = None,
         name: str | None = None,
         assignee: int | None = None,
-        params: Mapping[str, Any] | None = None,
         progress: AsyncProgress | None = None,
+        **data: Unpack[Data],
     ) -> AsyncRequest:
         """Send the data into this task; see :meth:`pool.Lease.upload`."""
         return await self._pool.send(
-            build_upload(files, share=share, urls=urls, cloud=cloud, params=params),
+            build_upload(files, **data),
             template=self.template,
             lease_id=self.id,
             name=name,

@@ -11,11 +11,11 @@ import asyncio
 import os
 import random
 import threading
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from concurrent.futures import CancelledError, Future
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -30,12 +30,11 @@ from pool.client.events import EventStream
 from pool.client.parse import RemoteRequest
 from pool.client.transport import AsyncProgress, Sleep
 from pool.clock import Clock
-from pool.cvat.records import Progress
+from pool.config.source import Data, Files, Progress, Upload, build_upload
 from pool.errors import PoolClosed, PoolError, PoolUnreachable
 from pool.handles import Lease, Request
 from pool.logs import get_logger
 from pool.model import Event, Job, RequestRecord, Status
-from pool.requests.source import Files, build_upload
 
 if TYPE_CHECKING:
     import httpx
@@ -164,15 +163,12 @@ class RemotePool:
         template: str,
         files: Files | None = None,
         *,
-        share: Sequence[str] | None = None,
-        urls: Sequence[str] | None = None,
-        cloud: tuple[int, Sequence[str]] | None = None,
         name: str | None = None,
         assignee: int | None = None,
         idempotency_key: str | None = None,
-        params: Mapping[str, Any] | None = None,
         timeout: float | None = None,
         progress: Progress | None = None,
+        **data: Unpack[Data],
     ) -> Request:
         """Put data into a task of the pool; return as soon as the daemon has all of it on disk.
 
@@ -188,7 +184,7 @@ class RemotePool:
         """
         sent = self._call(
             self._remote.send,
-            build_upload(files, share=share, urls=urls, cloud=cloud, params=params),
+            build_upload(files, **data),
             template=template,
             name=name,
             assignee=assignee,
@@ -201,20 +197,16 @@ class RemotePool:
     def upload_into(
         self,
         lease: Lease,
-        files: Files | None = None,
+        upload: Upload,
         *,
-        share: Sequence[str] | None = None,
-        urls: Sequence[str] | None = None,
-        cloud: tuple[int, Sequence[str]] | None = None,
-        name: str | None = None,
-        assignee: int | None = None,
-        params: Mapping[str, Any] | None = None,
-        progress: Progress | None = None,
+        name: str | None,
+        assignee: int | None,
+        progress: Progress | None,
     ) -> Request:
         """Put data into the task of a lease; see :meth:`pool.Lease.upload`."""
         sent = self._call(
             self._remote.send,
-            build_upload(files, share=share, urls=urls, cloud=cloud, params=params),
+            upload,
             template=lease.template,
             lease_id=lease.id,
             name=name,

@@ -29,10 +29,10 @@ from pool.backoff import backoff
 from pool.client.parse import named_error, understood
 from pool.clock import Clock
 from pool.config.arguments import check_seconds
+from pool.config.source import Upload
 from pool.config.units import retry_after
 from pool.config.urls import split_url
 from pool.cvat.multipart import Multipart, OpenFile
-from pool.cvat.records import Upload
 from pool.errors import (
     ConfigError,
     CvatBusy,

@@ -8,17 +8,7 @@ from pool.cvat.credentials import (
     find_credentials,
 )
 from pool.cvat.failures import cut_off, left_untouched, refused_for_data_there
-from pool.cvat.records import (
-    AccessToken,
-    ImportState,
-    ImportStatus,
-    LocalFile,
-    Progress,
-    ServerInfo,
-    TaskInfo,
-    Upload,
-    User,
-)
+from pool.cvat.records import AccessToken, ImportState, ImportStatus, ServerInfo, TaskInfo, User
 from pool.cvat.transport import OnCall
 
 __all__ = [
@@ -28,13 +18,10 @@ __all__ = [
     "CvatClient",
     "ImportState",
     "ImportStatus",
-    "LocalFile",
     "OnCall",
     "PasswordCredentials",
-    "Progress",
     "ServerInfo",
     "TaskInfo",
-    "Upload",
     "User",
     "connect",
     "cut_off",

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
-from pool.cvat.records import LocalFile
+from pool.config.source import LocalFile
 
 #: Pixels of the first chunk, which the server encodes for the preview: four frames of 1080p.
 MOST_PIXELS: Final = 4 * 1920 * 1080

@@ -9,6 +9,7 @@ from typing import Any, Final
 from pool.clock import Clock, SystemClock
 from pool.config.data_params import DataParams
 from pool.config.settings import CvatSettings
+from pool.config.source import Progress, Upload
 from pool.cvat import failures
 from pool.cvat.credentials import Credentials, find_credentials
 from pool.cvat.failures import Answer
@@ -17,10 +18,8 @@ from pool.cvat.records import (
     AccessToken,
     ImportState,
     ImportStatus,
-    Progress,
     ServerInfo,
     TaskInfo,
-    Upload,
     User,
     parse_id,
     parse_job,

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from pool.cvat.records import LocalFile
+from pool.config.source import LocalFile
 from pool.errors import InputError
 
 #: Bodies up to this size are built in memory and sent in one go (bytes).

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from pool.clock import Clock
-from pool.cvat.records import Progress
+from pool.config.source import Progress
 from pool.errors import PoolError
 
 

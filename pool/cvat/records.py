@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import wraps
-from pathlib import Path
-from typing import Any, BinaryIO, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from pool.clock import parse_time
 from pool.config.urls import without_secrets
@@ -16,10 +15,6 @@ from pool.model import Job
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-#: Called with (bytes sent, bytes in all) while an upload runs.
-Progress = Callable[[int, int], None]
-
 
 #: The oldest CVAT that the pool works with: the first with personal access tokens.
 OLDEST_RELEASE: Final = (2, 48)
@@ -228,40 +223,3 @@ def parse_job(said: Any, url: Callable[[int, int], str]) -> tuple[int, Job] | No
         stop_frame=int(said["stop_frame"]),
         assignee=assignee.get("username") if isinstance(assignee, Mapping) else None,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class LocalFile:
-    """One file to upload: a path on this machine, or the bytes themselves under a name.
-
-    ``name`` is the file's name in CVAT (:func:`pool.config.names.name_in_cvat`). ``size`` is in
-    bytes.
-    ``start`` is where an open file stood when it was given; None takes it from where it stands.
-    """
-
-    name: str
-    source: Path | bytes | BinaryIO
-    size: int
-    start: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Upload:
-    """Data for one task; exactly one of the four kinds is given.
-
-    ``files`` come from here; ``share`` names files and folders on the server's share;
-    ``urls`` the server fetches itself; ``cloud`` is a cloud storage's id and keys in it.
-    """
-
-    files: tuple[LocalFile, ...] = ()
-    share: tuple[str, ...] = ()
-    urls: tuple[str, ...] = ()
-    cloud: tuple[int, tuple[str, ...]] | None = None
-    #: Data parameters beside those of the template, as
-    #: :attr:`pool.config.data_params.DataParams.given` has them, with the names that CVAT gives.
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def size(self) -> int:
-        """Bytes to send from here."""
-        return sum(file.size for file in self.files)

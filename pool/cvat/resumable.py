@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any, Final
 
 from pool.backoff import backoff
+from pool.config.source import Progress
 from pool.cvat import failures
 from pool.cvat.failures import Answer
 from pool.cvat.multipart import Multipart, OpenFile
 from pool.cvat.parallel import Meter, Parts
-from pool.cvat.records import Progress
 from pool.cvat.session import origin
 from pool.cvat.transport import BytesBody, Transport
 from pool.errors import (

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from pool.config.data_params import DataParams, merged
+from pool.config.source import LocalFile, Progress, Upload
 from pool.cvat import failures
 from pool.cvat.chunking import chunk_size_for
 from pool.cvat.failures import Answer
 from pool.cvat.multipart import SMALL, Multipart, OpenFile
-from pool.cvat.records import LocalFile, Progress, Upload
 from pool.cvat.resumable import GroupedUpload
 from pool.cvat.transport import BytesBody, Transport
 from pool.errors import InputError

@@ -9,6 +9,7 @@ from typing import Any, Final
 from starlette.requests import Request
 
 from pool.config.settings import Template
+from pool.config.source import digest, names_of
 from pool.errors import InputError, PoolError, StoreError, UnknownLease
 from pool.http.ending import Ending
 from pool.http.limits import LONGEST_LIST, Places, blocks, read_json
@@ -18,7 +19,6 @@ from pool.http.workers import Workers
 from pool.model import RequestRecord, new_id
 from pool.requests.dispatcher import Dispatcher
 from pool.requests.incoming import Incoming
-from pool.requests.source import digest, names_of
 from pool.store import NewRequest
 from pool.taskpool import TaskPool
 

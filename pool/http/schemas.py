@@ -2,7 +2,7 @@
 source of the OpenAPI document.
 
 Times are RFC 3339 in UTC, durations are seconds. Names of files are checked where those of callers
-in Python are, in :mod:`pool.requests.source`.
+in Python are, in :mod:`pool.config.source`.
 """
 
 from __future__ import annotations

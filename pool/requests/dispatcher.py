@@ -20,7 +20,7 @@ from typing import Final
 
 from pool.clock import Clock
 from pool.config.settings import Template
-from pool.cvat.records import Upload
+from pool.config.source import Upload
 from pool.errors import PoolEmpty, PoolError, UnknownTemplate
 from pool.events.notifier import Signal
 from pool.logs import get_logger

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 from pool.config.data_params import DataParams, read_params
 from pool.config.names import DistinctNames, check_file_name
-from pool.cvat.records import LocalFile, Upload
+from pool.config.source import LocalFile, Upload, build_upload, fit, upload_of
 from pool.errors import InputError, SpoolFull
 from pool.permissions import create_file
-from pool.requests.source import build_upload, fit, upload_of
 
 if TYPE_CHECKING:
     from pool.config.settings import Template

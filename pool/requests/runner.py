@@ -14,8 +14,9 @@ from typing import Final
 from pool.backoff import backoff
 from pool.clock import Clock
 from pool.config.settings import Template
+from pool.config.source import Progress, Upload, kind_of
 from pool.cvat import CvatClient, cut_off
-from pool.cvat.records import ImportStatus, Progress, Upload
+from pool.cvat.records import ImportStatus
 from pool.errors import (
     CvatError,
     CvatNotFound,
@@ -44,7 +45,6 @@ from pool.requests.lifecycle import (
 )
 from pool.requests.placement import Placement
 from pool.requests.recovery import Recovery
-from pool.requests.source import kind_of
 from pool.requests.spool import Spool
 from pool.store import NewRequest, Opened, Store, Unserved
 from pool.tracking.tracker import MOST_TASKS_SPOOLED, Tracker

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from pool.cvat.records import LocalFile, Upload
+from pool.config.source import LocalFile, Upload
 from pool.errors import InputError, SpoolFull, StoreError, TooLarge
 from pool.logs import get_logger
 from pool.permissions import create_folder, create_folders, narrow

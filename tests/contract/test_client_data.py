@@ -13,14 +13,8 @@ from uploads import UNKNOWN_ID, data_meta, frames, image, images, original, send
 
 from pool import errors
 from pool.config.data_params import DataParams
-from pool.cvat import (
-    CvatClient,
-    ImportState,
-    ImportStatus,
-    LocalFile,
-    Upload,
-    listing,
-)
+from pool.config.source import LocalFile, Upload
+from pool.cvat import CvatClient, ImportState, ImportStatus, listing
 from pool.model import Job
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Any
 from PIL import Image
 
 from pool.config.data_params import DataParams
-from pool.cvat import CvatClient, Upload
-from pool.requests.source import build_upload
+from pool.config.source import Upload, build_upload
+from pool.cvat import CvatClient
 
 LIMIT = 64 * 2**20
 UNKNOWN_ID = 2_000_000_000

@@ -14,13 +14,13 @@ from support.services import PATIENCE, fill, open_lease, refill_of
 
 from pool.clock import SystemClock
 from pool.config.settings import Settings, Template
+from pool.config.source import build_upload
 from pool.errors import CvatBusy, CvatNotFound, PoolEmpty
 from pool.maintenance.deletion import Deletion
 from pool.maintenance.reconcile import Reconcile
 from pool.maintenance.scheduler import Scheduler
 from pool.model import Handout, LeaseState, Outcome, TaskState
 from pool.process import Engine
-from pool.requests.source import build_upload
 from pool.store import NewRequest, Store
 
 

@@ -24,11 +24,10 @@ from stepped_server import TOKEN, SteppedServer
 from variant import TIMEOUT, Variant
 
 from pool.config.data_params import DataParams
-from pool.cvat import LocalFile, Upload
+from pool.config.source import LocalFile, Upload, build_upload, digest, names_of
 from pool.errors import PoolError, StoreError
 from pool.handles import Lease, Request
 from pool.model import new_id
-from pool.requests.source import build_upload, digest, names_of
 from pool.simulator import SimulatorSettings, Timings
 from pool.simulator.faults import Fault
 from pool.store import NewRequest, open_store

@@ -18,9 +18,9 @@ from pool.bench.server_time import DatedTimes, SimulatorTimes, is_simulator
 from pool.config.data_params import DataParams
 from pool.config.loader import load
 from pool.config.settings import CvatSettings
+from pool.config.source import LocalFile, Upload
 from pool.cvat import AccessTokenCredentials, CvatClient
 from pool.cvat.plain import plain_client
-from pool.cvat.records import LocalFile, Upload
 from pool.simulator import SimulatorServer
 
 #: All of them but the SDK with its defaults, which may take its 5 s.

@@ -15,6 +15,7 @@ from support.services import PATIENCE, fill, open_lease, refill_of
 from pool import TaskPool
 from pool.clock import SystemClock
 from pool.config.settings import Template
+from pool.config.source import build_upload
 from pool.errors import CvatForbidden, StoreError
 from pool.maintenance.clock_jumps import Timekeeping, TimekeepingReport
 from pool.maintenance.heartbeat import TERM
@@ -24,7 +25,6 @@ from pool.maintenance.retirement import Retirement
 from pool.maintenance.scheduler import Scheduler
 from pool.model import Handout, RequestState, TaskState, new_id
 from pool.process import Engine
-from pool.requests.source import build_upload
 from pool.store import CreateLimit, NewRequest
 
 HOUR = 3600.0

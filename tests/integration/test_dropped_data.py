@@ -7,9 +7,9 @@ from support.scripted import ScriptedCvat
 from support.services import fill, open_lease, refill_of
 
 from pool.config.settings import Template
+from pool.config.source import build_upload
 from pool.model import RequestState
 from pool.process import Engine
-from pool.requests.source import build_upload
 from pool.store import NewRequest
 
 

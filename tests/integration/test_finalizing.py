@@ -20,6 +20,7 @@ from support.services import fill, open_lease, refill_of
 
 from pool import RequestWarning, TaskPool
 from pool.config.settings import Settings
+from pool.config.source import build_upload
 from pool.errors import CvatBusy, CvatError, CvatForbidden, CvatRejected, CvatUnreachable
 from pool.maintenance.finalize import (
     FIRST_PAUSE,
@@ -32,7 +33,6 @@ from pool.maintenance.finalize import (
 from pool.model import Handout, Hold, Job, new_id
 from pool.process import Engine
 from pool.requests.breaker import SERVER
-from pool.requests.source import build_upload
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings, UserSettings
 from pool.store import FINAL_GRACE, NewRequest, Store, open_store
 

@@ -8,6 +8,7 @@ from support.scripted import ScriptedCvat
 from support.services import open_lease
 
 from pool.config.settings import Template
+from pool.config.source import build_upload
 from pool.cvat.records import ImportState, ImportStatus
 from pool.errors import CvatBusy, CvatRejected, CvatUnreachable
 from pool.maintenance.deletion import Deletion, DeletionReport
@@ -16,7 +17,6 @@ from pool.maintenance.reconcile_rules import Action, Deadlines
 from pool.maintenance.refill import Refill
 from pool.model import Handout, PooledTask, RequestState, TaskState, new_id, pool_mark, task_name
 from pool.process import Engine
-from pool.requests.source import build_upload
 from pool.store import CreateLimit, NewRequest, Store
 
 DEADLINES = Deadlines.of(30.0)

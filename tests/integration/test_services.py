@@ -12,6 +12,7 @@ from support.scripted import ScriptedCvat
 from support.services import fill, one_round, open_lease, refill_of
 
 from pool.config.settings import Template
+from pool.config.source import build_upload
 from pool.cvat.records import ImportState, ImportStatus
 from pool.errors import (
     CvatAmbiguous,
@@ -31,7 +32,6 @@ from pool.maintenance.retirement import Retirement, RetirementReport
 from pool.maintenance.sizing import Target
 from pool.model import Handout, LeaseState, Outcome, RequestRecord, RequestState, TaskState
 from pool.process import Engine
-from pool.requests.source import build_upload
 from pool.store import NewRequest, Store
 from pool.tracking.poll_schedule import FIRST_POLL_UNSEEN, TOGETHER
 

@@ -12,6 +12,7 @@ from support.scripted import ScriptedCvat
 from support.services import fill, one_round, open_lease, refill_of
 
 from pool.config.settings import CvatSettings, PoolSettings, Template
+from pool.config.source import build_upload
 from pool.errors import CvatUnreachable, PoolEmpty
 from pool.maintenance.deletion import Deletion, delete_all
 from pool.maintenance.lease_expiry import LeaseExpiry
@@ -19,7 +20,6 @@ from pool.maintenance.refill import Refill
 from pool.maintenance.retirement import Retirement
 from pool.model import Handout, LeaseState, Outcome, PooledTask, RequestState, TaskState
 from pool.process import Engine
-from pool.requests.source import build_upload
 from pool.store import NewRequest
 
 LABELS = {"v1": {"name": "car"}, "v2": {"name": "tram"}, "v3": {"name": "ship"}}

@@ -13,6 +13,7 @@ from support.simulated import IMAGE, client_of
 
 from pool import TaskPool
 from pool.config.settings import Settings
+from pool.config.source import build_upload
 from pool.cvat import CvatClient
 from pool.errors import CvatRefusedCredentials
 from pool.maintenance.deletion import Deletion
@@ -21,7 +22,6 @@ from pool.maintenance.reconcile import Reconcile
 from pool.maintenance.refill import Refill
 from pool.model import Handout, Outcome, RequestRecord, RequestState, TaskState, TemplateStatus
 from pool.requests.breaker import REFUSED_BASE, REFUSED_CAP
-from pool.requests.source import build_upload
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 from pool.store import NewRequest, Store
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pool.cvat.records import ImportState, ImportStatus, ServerInfo, TaskInfo, Upload
+from pool.config.source import Upload
+from pool.cvat.records import ImportState, ImportStatus, ServerInfo, TaskInfo
 from pool.errors import CvatError, CvatForbidden
 from pool.model import Job
 

@@ -13,7 +13,8 @@ from PIL import Image
 from pool.bench.pictures import sample_image
 from pool.config.data_params import DataParams
 from pool.config.settings import CvatSettings
-from pool.cvat import AccessTokenCredentials, CvatClient, LocalFile, Upload
+from pool.config.source import LocalFile, Upload
+from pool.cvat import AccessTokenCredentials, CvatClient
 from pool.simulator import SimulatorServer
 
 IMAGE = sample_image(1, size=5_000)

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from pool.config.settings import PoolSettings, Template
-from pool.cvat.records import Upload
+from pool.config.source import Upload, names_of
 from pool.errors import CvatError, CvatUnreachable
 from pool.model import RequestRecord, RequestState, TaskState, new_id
 from pool.process import Engine
 from pool.requests.dispatcher import Dispatcher
-from pool.requests.source import names_of
 from pool.store import NewRequest, Opened
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat

@@ -12,7 +12,8 @@ from typing import Any
 from cvat_stub import Reply, Seen, StubServer
 
 from pool.config.data_params import DataParams
-from pool.cvat import CvatClient, LocalFile, Upload
+from pool.config.source import LocalFile, Upload
+from pool.cvat import CvatClient
 
 RQ_ID = "action=create&target=task&target_id=7"
 MIB = 2**20

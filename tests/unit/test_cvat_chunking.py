@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pool.config.data_params import DataParams
-from pool.cvat import LocalFile, Upload
+from pool.config.source import LocalFile, Upload
 from pool.cvat.chunking import MOST_PIXELS, auto_chunk_size, chunk_size_for, server_chunk_size
 from pool.cvat.upload import data_fields
 

@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import pytest
 
+from pool.config.source import LocalFile
 from pool.cvat.multipart import (
     CHUNK,
     Multipart,
@@ -20,7 +21,6 @@ from pool.cvat.multipart import (
     content_type,
     form_fields,
 )
-from pool.cvat.records import LocalFile
 from pool.errors import InputError
 
 

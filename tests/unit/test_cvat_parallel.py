@@ -13,7 +13,8 @@ from cvat_stub import FakeClock, Reply, Seen, StubServer
 from pool import errors
 from pool.config.data_params import DataParams
 from pool.config.settings import CvatSettings
-from pool.cvat import AccessTokenCredentials, CvatClient, LocalFile, Upload, cut_off, left_untouched
+from pool.config.source import LocalFile, Upload
+from pool.cvat import AccessTokenCredentials, CvatClient, cut_off, left_untouched
 
 TOKEN = AccessTokenCredentials("s3cr3t")
 PATIENCE = 10.0

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pool.cvat.records import Upload
+from pool.config.source import Upload
 from pool.errors import InputError, SpoolFull
 from pool.http.multipart import FormReader
 from pool.model import new_id

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pool.cvat.records import Upload
+from pool.config.source import Upload, build_upload
 from pool.errors import InputError, SpoolFull, StoreError, TooLarge
 from pool.requests.incoming import MANIFEST
-from pool.requests.source import build_upload
 from pool.requests.spool import Spool
 
 LIMIT = 10_000

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypedDict, cast
 
 from pool.config.arguments import check_whole
 from pool.config.data_params import DataParams, merged, read_params
@@ -22,18 +22,71 @@ from pool.config.names import (
 )
 from pool.config.settings import Template
 from pool.config.urls import check_url, name_in_url
-from pool.cvat.records import LocalFile, Upload
 from pool.errors import InputError
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 FileLike = str | os.PathLike[str] | tuple[str, Source] | BinaryIO
 Files = FileLike | Iterable[FileLike]
 
+#: Called with (bytes sent, bytes in all) while an upload runs.
+Progress = Callable[[int, int], None]
+
 VIDEO = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv"})
 ARCHIVE = frozenset({".zip", ".tar", ".gz", ".bz2", ".xz", ".7z", ".rar", ".pdf"})
 
 #: Bytes read at a time when content is digested.
 BLOCK = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """One file to upload: a path on this machine, or the bytes themselves under a name.
+
+    ``name`` is the file's name in CVAT (:func:`pool.config.names.name_in_cvat`). ``size`` is in
+    bytes.
+    ``start`` is where an open file stood when it was given; None takes it from where it stands.
+    """
+
+    name: str
+    source: Path | bytes | BinaryIO
+    size: int
+    start: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Upload:
+    """Data for one task; exactly one of the four kinds is given.
+
+    ``files`` come from here; ``share`` names files and folders on the server's share;
+    ``urls`` the server fetches itself; ``cloud`` is a cloud storage's id and keys in it.
+    """
+
+    files: tuple[LocalFile, ...] = ()
+    share: tuple[str, ...] = ()
+    urls: tuple[str, ...] = ()
+    cloud: tuple[int, tuple[str, ...]] | None = None
+    #: Data parameters beside those of the template, as
+    #: :attr:`pool.config.data_params.DataParams.given` has them, with the names that CVAT gives.
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes to send from here."""
+        return sum(file.size for file in self.files)
+
+
+class Data(TypedDict, total=False):
+    """The keyword arguments for data that does not come from here, and for data parameters, as all
+    doors take them."""
+
+    #: Names of files and folders on the server's share.
+    share: Sequence[str] | None
+    #: Addresses that the server fetches by itself.
+    urls: Sequence[str] | None
+    #: A cloud storage's id, and keys in it.
+    cloud: tuple[int, Sequence[str]] | None
+    #: Data parameters by CVAT's names, on top of the template's.
+    params: Mapping[str, Any] | None
 
 
 def build_upload(
