@@ -34,11 +34,11 @@ from pool.maintenance.refill import Refill
 from pool.maintenance.reload import Reload
 from pool.maintenance.retirement import Retirement
 from pool.maintenance.scheduler import Scheduler
+from pool.maintenance.server_probe import ServerProbe
 from pool.model import ConfigRecord, Event, Job, RequestRecord
+from pool.observability.health import ServerContact
 from pool.observability.metrics import Metrics
 from pool.observability.observation import Observation
-from pool.observability.reach import Reach
-from pool.observability.server_probe import ServerProbe
 from pool.process import Engine
 from pool.requests.dispatcher import Dispatcher
 from pool.store import Store
@@ -93,15 +93,15 @@ class Daemon:
         self._tokens = tokens_in(api_token)
         self.settings = settings
         clock = clock or SystemClock()
-        metrics, reach = Metrics(), Reach(clock=clock)
+        metrics, contact = Metrics(), ServerContact(clock=clock)
 
         def hear(operation: str, seconds: float, result: str) -> None:
             metrics.call(operation, seconds, result)
-            reach.call(operation, seconds, result)
+            contact.call(operation, seconds, result)
 
         self.engine = Engine(settings, store=store, cvat=cvat, clock=clock, on_call=hear)
         self.observation = Observation(
-            self.engine, describe=self._describe, metrics=metrics, reach=reach
+            self.engine, describe=self._describe, metrics=metrics, contact=contact
         )
         self._reload = Reload(settings, self.engine.templates, load, clock=clock)
         self._kept: ConfigRecord | None = None

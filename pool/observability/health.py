@@ -1,6 +1,6 @@
-"""Whether a daemon does what it is there for, and what is wrong if it does not.
+"""Whether a daemon is ready, and what is wrong if it is not.
 
-Whoever can reach the daemon may ask, so what is told holds no secret, no address and no path: the
+Anyone who can reach the daemon may ask, so the answer holds no secret, no address and no path: the
 logs and ``cvat-pool status`` have the reasons.
 """
 
@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pool.clock import Clock
-from pool.errors import CvatRefusedCredentials, PoolError
+from pool.errors import CvatAmbiguous, CvatRefusedCredentials, CvatUnreachable, PoolError
 from pool.maintenance.scheduler import Scheduler, ServiceRecord
 from pool.model import ConfigRecord, Hold
-from pool.observability.reach import Reach
 from pool.requests.breaker import SERVER, Circuit, circuit
 from pool.store import Store
 
@@ -25,7 +24,9 @@ STALE_INTERVALS: Final = 5
 STALE_LEAST: Final = 60.0
 #: Seconds for which a server may be silent that nothing is asked of: it is looked at every hour.
 SILENT_FOR: Final = 3 * 3600.0
-#: Seconds for which an answer is given again: who asks more often must not keep the disk busy.
+#: Results of calls that the server has not answered.
+UNANSWERED: Final = frozenset({CvatUnreachable.code, CvatAmbiguous.code, "error"})
+#: Seconds for which an answer is given again: checks that come often must not keep the disk busy.
 ANSWER_FOR: Final = 1.0
 
 
@@ -95,10 +96,36 @@ class HealthReport:
     checks: Checks
 
 
+class ServerContact:
+    """What came of the calls to the server that this process makes. Thread-safe.
+
+    ``lost``: the last call got no answer; ``refused``: it was refused for its credentials.
+    """
+
+    def __init__(self, *, clock: Clock) -> None:
+        self._clock = clock
+        self._answered_at: float | None = None
+        self.lost = False
+        self.refused = False
+
+    def call(self, _operation: str, _seconds: float, result: str) -> None:
+        """Note the end of a call; see :data:`pool.cvat.OnCall`."""
+        self.lost = result in UNANSWERED
+        self.refused = result == CvatRefusedCredentials.code
+        if not self.lost:
+            self._answered_at = self._clock.monotonic()
+
+    @property
+    def answered_ago(self) -> float | None:
+        """Seconds since the last answer; None before the first."""
+        answered_at = self._answered_at
+        return None if answered_at is None else self._clock.monotonic() - answered_at
+
+
 def hold_of_all(
     holds: Mapping[str, Hold], templates: Collection[str], *, now: float
 ) -> Hold | None:
-    """What holds all templates: the server's hold, or the youngest of their own.
+    """Return what holds all templates: the server's hold, or the youngest of their own.
 
     None when there is one that may be tried: where its pool is full, only a request would.
     """
@@ -111,13 +138,13 @@ def hold_of_all(
     return max(open_, key=lambda hold: hold.since)
 
 
-def judge_server(reach: Reach, hold: Hold | None, now: float) -> ServerCheck:
-    """Whether the server can be relied on, ``hold`` being what holds all templates."""
-    ago = reach.answered_ago
+def judge_server(contact: ServerContact, hold: Hold | None, now: float) -> ServerCheck:
+    """Check whether the server can be relied on, ``hold`` being what holds all templates."""
+    ago = contact.answered_ago
     silent = ago is not None and ago > SILENT_FOR
-    code = CvatRefusedCredentials.code if reach.refused else ""
+    code = CvatRefusedCredentials.code if contact.refused else ""
     return ServerCheck(
-        ok=hold is None and not reach.lost and not reach.refused and not silent,
+        ok=hold is None and not contact.lost and not contact.refused and not silent,
         answered_seconds_ago=None if ago is None else round(ago, 1),
         held=hold is not None,
         held_seconds=round(max(0.0, now - hold.since), 1) if hold is not None else None,
@@ -128,7 +155,7 @@ def judge_server(reach: Reach, hold: Hold | None, now: float) -> ServerCheck:
 def judge_services(
     records: Mapping[str, ServiceRecord], *, running: bool, now: float
 ) -> SchedulerCheck:
-    """Whether services are run, and all have succeeded lately; ``now`` is monotonic."""
+    """Check whether services are run, and all have succeeded lately; ``now`` is monotonic."""
     ago: dict[str, float | None] = {}
     stale = []
     for name, record in records.items():
@@ -142,7 +169,7 @@ def judge_services(
 
 
 def judge_configuration(record: ConfigRecord | None, now: float) -> ConfigurationCheck:
-    """Whether the configuration is followed."""
+    """Check whether the configuration is followed."""
     if record is None:
         return ConfigurationCheck(ok=True)
     at = record.rejected_at
@@ -154,12 +181,12 @@ def judge_configuration(record: ConfigRecord | None, now: float) -> Configuratio
 
 
 class Health:
-    """Looks whether one daemon is ready. Thread-safe."""
+    """Checks whether one daemon is ready. Thread-safe."""
 
     def __init__(
         self,
         store: Store,
-        reach: Reach,
+        contact: ServerContact,
         scheduler: Callable[[], Scheduler | None],
         templates: Collection[str],
         *,
@@ -167,7 +194,7 @@ class Health:
         clock: Clock,
     ) -> None:
         self._store = store
-        self._reach = reach
+        self._contact = contact
         self._scheduler = scheduler
         self._templates = templates
         self._owner = owner
@@ -177,7 +204,7 @@ class Health:
         self._report: HealthReport | None = None
 
     def run_once(self) -> HealthReport:
-        """Look, unless that was done a moment ago."""
+        """Check, unless that was done a moment ago."""
         with self._guard:
             now = self._clock.monotonic()
             fresh = self._looked_at is not None and now - self._looked_at < ANSWER_FOR
@@ -199,7 +226,7 @@ class Health:
             writable = False
         checks = Checks(
             store=StoreCheck(ok=writable),
-            server=judge_server(self._reach, hold, now),
+            server=judge_server(self._contact, hold, now),
             scheduler=judge_services(
                 scheduler.records if scheduler is not None else {},
                 running=scheduler is not None and scheduler.running,

@@ -12,11 +12,9 @@ from pool.events.sinks import Sinks
 from pool.logs import get_logger
 from pool.maintenance.scheduler import Scheduler
 from pool.model import Job, RequestRecord, Status
-from pool.observability.health import Health
+from pool.observability.health import Health, ServerContact
 from pool.observability.history import EVERY, History
-from pool.observability.metrics import Metrics
-from pool.observability.reach import Reach
-from pool.observability.standing import Sources
+from pool.observability.metrics import Metrics, Sources
 from pool.observability.status import read_status
 from pool.process import Engine
 
@@ -30,7 +28,7 @@ class Observation:
     """The parts that look at one engine. Nothing runs before :meth:`begin`.
 
     ``describe`` makes the document of a request and its jobs that sinks are sent. ``metrics`` and
-    ``reach`` are those that hear of the engine's calls to the server.
+    ``contact`` are those that hear of the engine's calls to the server.
     """
 
     def __init__(
@@ -39,7 +37,7 @@ class Observation:
         *,
         describe: Callable[[RequestRecord, Sequence[Job]], Mapping[str, Any]],
         metrics: Metrics | None = None,
-        reach: Reach | None = None,
+        contact: ServerContact | None = None,
     ) -> None:
         self._engine = engine
         self._make_document = describe
@@ -53,7 +51,7 @@ class Observation:
         self.history = History(engine.store, self.status, clock=engine.clock)
         self.health = Health(
             engine.store,
-            reach or Reach(clock=engine.clock),
+            contact or ServerContact(clock=engine.clock),
             lambda: self._scheduler,
             engine.templates,
             owner=engine.owner,

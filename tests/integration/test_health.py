@@ -11,8 +11,7 @@ from pool.errors import StoreError
 from pool.maintenance.scheduler import ServiceRecord
 from pool.model import Hold
 from pool.observability import health as module
-from pool.observability.health import Health, HealthReport
-from pool.observability.reach import Reach
+from pool.observability.health import Health, HealthReport, ServerContact
 from pool.process import Engine
 from pool.requests.breaker import SERVER
 from pool.store import Store
@@ -21,10 +20,10 @@ INTERVAL = 100.0
 
 
 @pytest.fixture
-def reach(clock: ManualClock) -> Reach:
-    reach = Reach(clock=clock)
-    reach.call("about", 0.01, "ok")
-    return reach
+def contact(clock: ManualClock) -> ServerContact:
+    contact = ServerContact(clock=clock)
+    contact.call("about", 0.01, "ok")
+    return contact
 
 
 class Services:
@@ -41,11 +40,18 @@ def scheduler() -> Services:
 
 
 @pytest.fixture
-def health(engine: Engine, reach: Reach, scheduler: Services, clock: ManualClock) -> Health:
+def health(
+    engine: Engine, contact: ServerContact, scheduler: Services, clock: ManualClock
+) -> Health:
     """The health of a daemon that has just taken over."""
     engine.store.acquire_maintenance("me", until=clock.now() + 1e6, now=clock.now())
     return Health(
-        engine.store, reach, lambda: cast(Any, scheduler), engine.templates, owner="me", clock=clock
+        engine.store,
+        contact,
+        lambda: cast(Any, scheduler),
+        engine.templates,
+        owner="me",
+        clock=clock,
     )
 
 
@@ -100,21 +106,21 @@ def test_a_server_that_is_held_or_all_templates(
 
 @pytest.mark.parametrize("result", ["cvat-unreachable", "cvat-ambiguous", "error"])
 def test_a_server_that_does_not_answer(
-    health: Health, clock: ManualClock, reach: Reach, result: str
+    health: Health, clock: ManualClock, contact: ServerContact, result: str
 ) -> None:
-    reach.call("jobs", 30.0, result)
+    contact.call("jobs", 30.0, result)
     assert not look(health, clock).checks.server.ok
-    reach.call("jobs", 0.1, "cvat-rejected")
+    contact.call("jobs", 0.1, "cvat-rejected")
     assert look(health, clock).ready, "a refusal is an answer"
 
 
 def test_a_server_that_refuses_the_credentials(
-    health: Health, clock: ManualClock, reach: Reach
+    health: Health, clock: ManualClock, contact: ServerContact
 ) -> None:
-    reach.call("tasks", 0.1, "cvat-unauthorized")
+    contact.call("tasks", 0.1, "cvat-unauthorized")
     check = look(health, clock).checks.server
     assert (check.ok, check.code) == (False, "cvat-unauthorized")
-    reach.call("tasks", 0.1, "ok")
+    contact.call("tasks", 0.1, "ok")
     assert look(health, clock).ready
 
 
@@ -128,7 +134,7 @@ def test_a_server_that_nothing_was_asked_of_yet(
 ) -> None:
     health = Health(
         engine.store,
-        Reach(clock=clock),
+        ServerContact(clock=clock),
         lambda: cast(Any, scheduler),
         engine.templates,
         owner="me",
@@ -152,11 +158,11 @@ def test_a_service_that_has_not_run_for_long(
 
 
 def test_a_scheduler_that_has_ended_or_not_begun(
-    engine: Engine, reach: Reach, health: Health, clock: ManualClock, scheduler: Services
+    engine: Engine, contact: ServerContact, health: Health, clock: ManualClock, scheduler: Services
 ) -> None:
     scheduler.running = False
     assert not look(health, clock).checks.scheduler.ok
-    none = Health(engine.store, reach, lambda: None, engine.templates, owner="me", clock=clock)
+    none = Health(engine.store, contact, lambda: None, engine.templates, owner="me", clock=clock)
     assert not look(none, clock).checks.scheduler.ok
 
 

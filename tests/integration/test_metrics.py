@@ -16,9 +16,8 @@ from pool.maintenance.reconcile import ReconcileReport
 from pool.maintenance.reconcile_rules import Action
 from pool.maintenance.scheduler import ServiceRecord
 from pool.model import Hold, Status
-from pool.observability.metrics import Metrics
+from pool.observability.metrics import Metrics, Sources
 from pool.observability.observation import Observation
-from pool.observability.standing import Sources
 from pool.process import Engine
 from pool.requests.breaker import SERVER
 from pool.store import Store

@@ -23,9 +23,8 @@ from pool.events.posting import Posting, Reply
 from pool.events.sink import SinkState
 from pool.maintenance.scheduler import ServiceRecord
 from pool.model import KINDS, ConfigRecord
-from pool.observability.metrics import Metrics
+from pool.observability.metrics import Metrics, Sources
 from pool.observability.observation import Observation
-from pool.observability.standing import Sources
 from pool.process import Engine
 from pool.store import Store
 
