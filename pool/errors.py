@@ -1,8 +1,8 @@
-"""Everything that can go wrong, one class a failure; a class's docstring is its message.
+"""All failures, one class each; a class's docstring is its message.
 
-Every error carries what the three doors need: ``exit_code`` for the command line, ``status``
-for HTTP, ``code`` as a stable machine-readable name. ``str(error)`` is one line that says what
-is wrong and, where a person can do something about it, what to do.
+Each has an ``exit_code`` for the command line, a ``status`` for HTTP, and a ``code``, a stable name
+for programs. ``str(error)`` is one line that says what is wrong and, where a person can do
+something about it, what to do.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ class PoolError(Exception):
     exit_code: ClassVar[int] = EXIT_FAILED
     status: ClassVar[int] = 500
 
-    def __init__(self, detail: str = "") -> None:
+    def __init__(self, detail: str = "", *, retry_after: float | None = None) -> None:
         self.detail = detail
+        #: Seconds after which the same may succeed (``Retry-After``), or None.
+        self.retry_after = retry_after
         super().__init__(detail)
 
     @property
@@ -37,7 +39,7 @@ class PoolError(Exception):
         return f"{self.title}: {detail}" if detail else f"{self.title}."
 
 
-# --- What the caller asked for -----------------------------------------------------------------
+# --- What callers ask for -----------------------------------------------------------------
 
 
 class ConfigError(PoolError):
@@ -194,17 +196,12 @@ class QueueFull(PoolError):
     code = "queue-full"
     status = 429
 
-    def __init__(self, detail: str = "", *, retry_after: float | None = None) -> None:
-        #: Seconds after which there may be room, or None.
-        self.retry_after = retry_after
-        super().__init__(detail)
-
 
 class SpoolFull(QueueFull):
     """The data of the requests that wait takes up all the room there is for it."""
 
-    # Not 507, which forbids to try again by itself (RFC 4918, section 11.5): the spool empties as
-    # the requests are served, and then the same call succeeds.
+    # Not 507, which forbids automatic retries (RFC 4918, section 11.5): the spool empties as the
+    # requests are served, and then the same call succeeds.
     code = "spool-full"
 
 
@@ -235,7 +232,7 @@ class PoolUnreachable(PoolError):
     status = 502
 
 
-# --- What the store says -----------------------------------------------------------------------
+# --- The store ---------------------------------------------------------------------------------
 
 
 class StoreError(PoolError):
@@ -245,7 +242,7 @@ class StoreError(PoolError):
     status = 503
 
 
-# --- What the import came to -------------------------------------------------------------------
+# --- Imports -----------------------------------------------------------------------------------
 
 
 class ImportFailed(PoolError):
@@ -258,7 +255,7 @@ class ImportFailed(PoolError):
 class ImportLost(ImportFailed):
     """CVAT lost the import."""
 
-    # The code of ImportFailed: only those who still have the data tell the two apart.
+    # The code of ImportFailed: only a process that still has the data tells the two apart.
 
 
 class ImportTimedOut(PoolError):
@@ -281,7 +278,7 @@ class OwnerGone(PoolError):
     code = "owner-gone"
 
 
-# --- What CVAT answers -------------------------------------------------------------------------
+# --- CVAT's answers ----------------------------------------------------------------------------
 
 
 class CvatError(PoolError):
@@ -290,9 +287,16 @@ class CvatError(PoolError):
     code = "cvat"
     status = 502
 
-    def __init__(self, detail: str = "", *, http_status: int | None = None) -> None:
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        http_status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        #: The status of CVAT's answer; None when there was none.
         self.http_status = http_status
-        super().__init__(detail)
+        super().__init__(detail, retry_after=retry_after)
 
 
 class CvatUnreachable(CvatError):
@@ -311,17 +315,6 @@ class CvatBusy(CvatError):
     """CVAT is overloaded or failing."""
 
     code = "cvat-busy"
-
-    def __init__(
-        self,
-        detail: str = "",
-        *,
-        http_status: int | None = None,
-        retry_after: float | None = None,
-    ) -> None:
-        #: Seconds that the server asked to wait for (``Retry-After``), or None.
-        self.retry_after = retry_after
-        super().__init__(detail, http_status=http_status)
 
 
 class CvatRefusedCredentials(CvatError):
@@ -361,11 +354,10 @@ class CvatTooOld(CvatError):
 
 
 def kind_of_error(code: str) -> type[PoolError] | None:
-    """The class with a ``code``, as a row or a problem document has it; None: there is none."""
-    waiting: list[type[PoolError]] = [PoolError]
-    while waiting:
-        kind = waiting.pop(0)
+    """Return the class with a ``code``, as rows and problem documents have it, or None."""
+    kinds: list[type[PoolError]] = [PoolError]
+    for kind in kinds:
         if kind.code == code:
             return kind
-        waiting.extend(kind.__subclasses__())
+        kinds.extend(kind.__subclasses__())
     return None

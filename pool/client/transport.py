@@ -35,7 +35,6 @@ from pool.config.urls import split_url
 from pool.cvat.multipart import Multipart, OpenFile
 from pool.errors import (
     ConfigError,
-    CvatBusy,
     CvatError,
     ImportTimedOut,
     InputError,
@@ -43,7 +42,6 @@ from pool.errors import (
     PoolEmpty,
     PoolError,
     PoolUnreachable,
-    QueueFull,
     WaitTimeout,
 )
 from pool.logs import get_logger
@@ -382,8 +380,7 @@ class Transport:
                 str(problem.get("title", "")),
                 str(problem.get("detail", "")) or "; ".join(findings),
             )
-        if isinstance(error, CvatBusy | QueueFull):
-            error.retry_after = wanted
+        error.retry_after = wanted
         return error
 
     def _document(self, response: httpx.Response) -> dict[str, Any]:

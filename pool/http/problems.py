@@ -73,7 +73,7 @@ def problem_of(
 def _headers_of(error: PoolError) -> dict[str, str]:
     if isinstance(error, Unauthorized):
         return {"WWW-Authenticate": "Bearer"}
-    after = getattr(error, "retry_after", None)
+    after = error.retry_after
     if after is None and (error.status in (408, 429, 503) or isinstance(error, PoolEmpty)):
         after = RETRY_AFTER
     return {} if after is None else {"Retry-After": str(max(0, math.ceil(after)))}
