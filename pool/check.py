@@ -13,7 +13,7 @@ from pool.config.loader import InvalidConfig, require_templates
 from pool.config.settings import Settings, Template
 from pool.cvat import CvatClient
 from pool.errors import CvatBusy, CvatForbidden, PoolError
-from pool.events.posting import secret_of
+from pool.events.delivery import secret_of
 from pool.events.sinks import sink_names
 from pool.http.middleware import tokens_in
 from pool.http.server import check_exposure, listen

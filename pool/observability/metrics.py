@@ -28,7 +28,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from pool.errors import PoolError, StoreError, kind_of_error
-from pool.events.sink import SinkState
+from pool.events.sinks import SinkState
 from pool.maintenance.reconcile import ReconcileReport
 from pool.maintenance.reconcile_rules import Action
 from pool.maintenance.scheduler import ServiceRecord

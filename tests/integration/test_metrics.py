@@ -11,7 +11,7 @@ from support.clock import ManualClock
 from support.happening import make_warm, serve
 
 from pool.errors import StoreError
-from pool.events.sink import SinkState
+from pool.events.sinks import SinkState
 from pool.maintenance.reconcile import ReconcileReport
 from pool.maintenance.reconcile_rules import Action
 from pool.maintenance.scheduler import ServiceRecord

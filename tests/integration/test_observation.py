@@ -13,6 +13,7 @@ import pytest
 import urllib3
 from support.commands import PATIENCE
 from support.served import Delivered, receiver
+from support.waiting import wait_until
 
 from pool import TaskPool
 from pool.config.settings import EventSettings, SinkSettings
@@ -32,11 +33,8 @@ class Seen:
 
     def wait_until_delivered(self, count: int) -> list[Any]:
         sinks = self.daemon.observation.sinks
-        while True:
-            seen = sinks.ran.count
-            if sinks.states()[0].delivered >= count:
-                return [each.json for each in self.delivered]
-            assert sinks.ran.wait(seen, PATIENCE) > seen, "not delivered"
+        wait_until(self.daemon.engine.store, lambda: sinks.states()[0].delivered >= count)
+        return [each.json for each in self.delivered]
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from support.happening import serve
 from pool.clock import SystemClock
 from pool.config.loader import loads
 from pool.config.settings import SinkSettings
-from pool.events.posting import Posting, Reply
-from pool.events.sink import SinkState
+from pool.events.delivery import Endpoint, Reply
+from pool.events.sinks import SinkState
 from pool.maintenance.scheduler import ServiceRecord
 from pool.model import KINDS, ConfigRecord
 from pool.observability.metrics import Metrics, Sources
@@ -95,11 +95,11 @@ def test_the_example_of_a_receiver_takes_what_is_signed_once(tmp_path: Path) -> 
 
     def send(secret: str) -> Reply:
         sink = SinkSettings(url=url, secret_env="S")
-        post = Posting(sink, clock=SystemClock(), environ={"S": secret})
+        endpoint = Endpoint(sink, clock=SystemClock(), environ={"S": secret})
         try:
-            return post.send(body, delivery="d1", kind="request.ready")
+            return endpoint.post(body, delivery_id="d1", kind="request.ready")
         finally:
-            post.close()
+            endpoint.close()
 
     with receiver(tmp_path, "right") as (url, process):
         begun = threading.Event()

@@ -11,9 +11,9 @@ from support.clock import ManualClock
 from support.happening import make_warm, serve
 
 from pool.config.settings import SinkSettings
-from pool.events import sink as module
-from pool.events.posting import Reply
-from pool.events.sink import PATIENCE, REFUSED_FOR, RETRY_CAP, Sink, pause_after
+from pool.events import sinks as module
+from pool.events.delivery import Reply
+from pool.events.sinks import PATIENCE, REFUSED_FOR, RETRY_CAP, Sink, pause_after
 from pool.model import RequestRecord, SinkRecord
 from pool.store import FINAL_GRACE, Store
 
@@ -29,12 +29,9 @@ class Receiver:
         self.always: Reply = OK
         self.got: list[tuple[str, str, dict[str, Any]]] = []
 
-    def send(self, body: bytes, *, delivery: str, kind: str) -> Reply:
-        self.got.append((delivery, kind, json.loads(body)))
+    def post(self, body: bytes, *, delivery_id: str, kind: str) -> Reply:
+        self.got.append((delivery_id, kind, json.loads(body)))
         return self.script.pop(0) if self.script else self.always
-
-    def close(self) -> None:
-        pass
 
     def requests(self) -> list[str]:
         return [body["request_id"] for _, _, body in self.got]
@@ -50,24 +47,26 @@ class Sinking:
 
     def __init__(self, store: Store, clock: ManualClock, receiver: Receiver) -> None:
         self.store, self.clock, self.receiver = store, clock, receiver
-        self.settings = SinkSettings(url="http://host/hook")
+        self.pause = 0.0
         self.start()
 
     def start(self, **changed: Any) -> None:
-        self.settings = SinkSettings(**{"url": "http://host/hook", **changed})
         self.sink = Sink(
             self.store,
-            self.settings,
+            SinkSettings(url="http://host/hook", **changed),
             self.store.open_sinks(["host"])["host"],
             describe,
-            self.receiver,
+            self.receiver.post,
             clock=self.clock,
             rng=random.Random(1),
         )
 
     def run(self) -> tuple[int, int]:
-        report = self.sink.run_once()
-        return report.delivered, report.given_up
+        """How many deliveries were accepted, and given up, in one run."""
+        before = self.record
+        self.pause = self.sink.run_once()
+        after = self.record
+        return after.delivered - before.delivered, after.given_up - before.given_up
 
     def serve(self, *names: str, **more: Any) -> None:
         for name in names:
@@ -213,7 +212,8 @@ def test_a_receiver_that_wants_to_be_left_alone(
 ) -> None:
     receiver.script = [Reply(status=429, retry_after=asked)]
     sinking.serve("r1")
-    assert sinking.sink.run_once().wait == paused
+    sinking.run()
+    assert sinking.pause == paused
     clock.advance(paused - 1.0)
     assert sinking.run() == (0, 0)
     clock.advance(1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,23 +11,24 @@ from typing import Any
 import pytest
 from support.happening import serve
 from support.served import Answer, Delivered, receiver
+from support.waiting import PATIENCE, wait_until
 
 from pool.clock import SystemClock
 from pool.config.settings import EventSettings, SinkSettings
-from pool.events import posting, sink
+from pool.events import delivery as delivery_module
+from pool.events import sinks as sinks_module
+from pool.events.delivery import Endpoint
 from pool.events.feed import Feed
-from pool.events.posting import Posting
 from pool.events.sinks import Sinks, sink_names
 from pool.model import RequestRecord
 from pool.store import Store
 
-PATIENCE = 20.0
 SIGNATURE = "X-Pool-Signature-256"
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sink, "RETRY_BASE", 0.01)
+    monkeypatch.setattr(sinks_module, "RETRY_BASE", 0.01)
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def told(
         feed,
         describe,
         clock=clock,
-        post=lambda each: Posting(each, clock=clock, environ=environ or {}),
+        environ=environ or {},
     )
     sinks.start()
     try:
@@ -54,15 +55,6 @@ def told(
 
 def describe(record: RequestRecord) -> dict[str, Any]:
     return {"id": record.id, "name": record.name}
-
-
-def until(sinks: Sinks, condition: Callable[[], bool]) -> None:
-    """As soon as a sink that has run makes it so."""
-    while True:
-        seen = sinks.ran.count
-        if condition():
-            return
-        assert sinks.ran.wait(seen, PATIENCE) > seen, "it did not come to that"
 
 
 def delivered(sinks: Sinks) -> int:
@@ -82,7 +74,7 @@ def test_a_delivery_is_signed_and_says_what_it_is(store: Store) -> None:
         ) as sinks,
     ):
         serve(store, "r1")
-        until(sinks, lambda: delivered(sinks) == 1)
+        wait_until(store, lambda: delivered(sinks) == 1)
     (delivery,) = got
     assert delivery.signed_with("s3cret", header=SIGNATURE)
     assert delivery.headers["Content-Type"] == "application/json"
@@ -103,12 +95,12 @@ def test_a_changed_secret_is_taken_over_and_a_missing_one_waited_for(
         told(store, SinkSettings(url=url, secret_file=file)) as sinks,
     ):
         serve(store, "r1")
-        until(sinks, lambda: delivered(sinks) == 1)
+        wait_until(store, lambda: delivered(sinks) == 1)
         file.unlink()
         serve(store, "r2")
-        until(sinks, lambda: sinks.states()[0].failed_tries > 0)
+        wait_until(store, lambda: sinks.states()[0].failed_tries > 0)
         file.write_text("second")
-        until(sinks, lambda: delivered(sinks) == 2)
+        wait_until(store, lambda: delivered(sinks) == 2)
     assert [got[0].signed_with("first", header=SIGNATURE), len(got)] == [True, 2]
     assert got[1].signed_with("second", header=SIGNATURE)
 
@@ -116,7 +108,7 @@ def test_a_changed_secret_is_taken_over_and_a_missing_one_waited_for(
 def test_without_a_secret_nothing_is_signed(store: Store) -> None:
     with receiver() as (url, got), told(store, SinkSettings(url=url)) as sinks:
         serve(store, "r1")
-        until(sinks, lambda: delivered(sinks) == 1)
+        wait_until(store, lambda: delivered(sinks) == 1)
     assert SIGNATURE not in got[0].headers
 
 
@@ -141,13 +133,13 @@ def test_a_dead_and_a_hanging_sink_delay_nobody(store: Store) -> None:
         for name in ("r1", "r2", "r3"):
             serve(store, name)
         try:
-            until(sinks, lambda: sinks.states()[2].delivered == 3)
+            wait_until(store, lambda: sinks.states()[2].delivered == 3)
             assert ids(got) == ["r1", "r2", "r3"]
-            until(sinks, lambda: sinks.states()[0].failed_tries > 1)
+            wait_until(store, lambda: sinks.states()[0].failed_tries > 1)
             assert [state.delivered for state in sinks.states()] == [0, 0, 3]
         finally:
             hang.set()
-        until(sinks, lambda: sinks.states()[1].delivered == 3)
+        wait_until(store, lambda: sinks.states()[1].delivered == 3)
     assert ids(stuck) == ["r1", "r2", "r3"]
 
 
@@ -159,22 +151,22 @@ def test_redirects_are_not_followed(store: Store) -> None:
 
         with receiver(redirect) as (url, got), told(store, SinkSettings(url=url)) as sinks:
             serve(store, "r1")
-            until(sinks, lambda: delivered(sinks) == 1)
+            wait_until(store, lambda: delivered(sinks) == 1)
     assert (len(got), stolen) == (3, [])
 
 
 def test_what_a_receiver_asks_for_is_told() -> None:
     with receiver(lambda _: (503, {"Retry-After": "3000"})) as (url, _):
-        post = Posting(SinkSettings(url=url), clock=SystemClock(), environ={})
-        reply = post.send(b"{}", delivery="d", kind="task.warm")
-        post.close()
+        endpoint = Endpoint(SinkSettings(url=url), clock=SystemClock(), environ={})
+        reply = endpoint.post(b"{}", delivery_id="d", kind="task.warm")
+        endpoint.close()
     assert (reply.status, reply.retry_after, reply.problem) == (503, 3000.0, "HTTP 503")
 
 
 def test_an_answer_that_does_not_come_is_not_waited_for_for_ever(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(posting, "ANSWER_TIMEOUT", 0.05)
+    monkeypatch.setattr(delivery_module, "ANSWER_TIMEOUT", 0.05)
     go = threading.Event()
 
     def answer(_: Delivered) -> Answer:
@@ -184,7 +176,7 @@ def test_an_answer_that_does_not_come_is_not_waited_for_for_ever(
 
     with receiver(answer) as (url, got), told(store, SinkSettings(url=url)) as sinks:
         serve(store, "r1")
-        until(sinks, lambda: delivered(sinks) == 1)
+        wait_until(store, lambda: delivered(sinks) == 1)
         go.set()
     assert ids(got) == ["r1", "r1"]
 
@@ -193,10 +185,10 @@ def test_another_daemon_goes_on_where_one_has_stopped(store: Store) -> None:
     with receiver() as (url, got):
         with told(store, SinkSettings(url=url)) as sinks:
             serve(store, "r1")
-            until(sinks, lambda: delivered(sinks) == 1)
+            wait_until(store, lambda: delivered(sinks) == 1)
         serve(store, "r2")
         with told(store, SinkSettings(url=url)) as sinks:
-            until(sinks, lambda: delivered(sinks) == 2)
+            wait_until(store, lambda: delivered(sinks) == 2)
     assert ids(got) == ["r1", "r2"]
 
 

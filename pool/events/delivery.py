@@ -1,10 +1,26 @@
-"""One signed POST to the address of a sink, and what came of it."""
+"""One signed POST to a sink, and what the answer means for the delivery.
+
+=================================  ==============================================================
+the receiver answers               the delivery
+=================================  ==============================================================
+2xx                                is done
+400, 413, 415 or 422               is tried again, and given up alone after ten minutes: this body
+                                   is not wanted, and those behind it may be
+410                                is kept, as are all others, and nothing more is sent to this
+                                   sink until the daemon is started again
+anything else, or nothing at all   is tried again; when nothing was accepted for a day, all that is
+                                   older than a day is given up, and counted
+=================================  ==============================================================
+
+A redirect is not followed: it is an answer like any other that is not 2xx.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Final
 
 import urllib3
@@ -25,14 +41,25 @@ EVENT: Final = "X-Pool-Event"
 #: Seconds to get a connection, and for the answer.
 CONNECT_TIMEOUT: Final = 5.0
 ANSWER_TIMEOUT: Final = 10.0
-#: Bytes of an answer that are read, so that the connection can be used again; nobody looks at
-#: them.
+#: Bytes of an answer that are read, and not looked at, so that the connection can be used again.
 ANSWER: Final = 2**16
+
+REFUSALS: Final = frozenset({400, 413, 415, 422})
+GONE: Final = 410
+
+
+class Verdict(Enum):
+    """What an answer means for the delivery; see the table above."""
+
+    DELIVERED = auto()
+    REFUSED = auto()
+    AGAIN = auto()
+    GONE = auto()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """What a POST came to: a ``status``, None without an answer, with the reason in ``problem``.
+    """The answer to a POST: a ``status``, None without an answer, with the reason in ``problem``.
 
     ``retry_after`` is how many seconds the receiver asks to be left alone for.
     """
@@ -41,9 +68,20 @@ class Reply:
     retry_after: float | None = None
     problem: str = ""
 
+    @property
+    def verdict(self) -> Verdict:
+        """What it means for the delivery."""
+        if self.status is None:
+            return Verdict.AGAIN
+        if 200 <= self.status < 300:
+            return Verdict.DELIVERED
+        if self.status == GONE:
+            return Verdict.GONE
+        return Verdict.REFUSED if self.status in REFUSALS else Verdict.AGAIN
+
 
 def secret_of(sink: SinkSettings, environ: Mapping[str, str]) -> str | None:
-    """What signs the deliveries to a sink; None when nothing does.
+    """Return what signs the deliveries to a sink; None where they are not signed.
 
     :raises ConfigError: the variable or file that should hold it does not.
     """
@@ -67,8 +105,8 @@ def secret_of(sink: SinkSettings, environ: Mapping[str, str]) -> str | None:
     return secret
 
 
-class Posting:
-    """Sends deliveries to one sink. Redirects are not followed, and proxies not used."""
+class Endpoint:
+    """The address of one sink. Proxies are not used."""
 
     def __init__(
         self, sink: SinkSettings, *, clock: Clock, environ: Mapping[str, str] = os.environ
@@ -84,12 +122,12 @@ class Posting:
             timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT, read=ANSWER_TIMEOUT),
         )
 
-    def send(self, body: bytes, *, delivery: str, kind: str) -> Reply:
-        """Make one POST. What the other side and the network do is told, and never raised."""
+    def post(self, body: bytes, *, delivery_id: str, kind: str) -> Reply:
+        """Make one POST. Failures of the network and the receiver are returned, not raised."""
         headers = {
             "Content-Type": "application/json",
             "User-Agent": f"cvat-task-pool/{VERSION}",
-            DELIVERY: delivery,
+            DELIVERY: delivery_id,
             EVENT: kind,
         }
         try:
