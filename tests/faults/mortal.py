@@ -23,6 +23,7 @@ from stepped_clock import SteppedClock
 from pool import daemon as daemon_module
 from pool.config.loader import load
 from pool.daemon import Daemon
+from pool.events.feed import Feed
 from pool.maintenance import heartbeat
 from pool.maintenance.heartbeat import Heartbeat
 from pool.maintenance.reload import Reload
@@ -97,26 +98,6 @@ class ByHand:
 
     def stop(self, _timeout: float | None = None) -> bool:
         self.services.clear()
-        return True
-
-
-class CrewByHand:
-    """What stands for the crew that serves requests."""
-
-    def __init__(self, size: int, *, name: str) -> None:
-        self._later = _now_running[-1].new_thread()
-
-    def put(self, _kind: str, job: Callable[[], None]) -> None:
-        self._later.submit(job)
-
-    def room(self, _kind: str) -> int:
-        return max(0, 2 - len(self._later.waiting))
-
-    def drain(self, _timeout: float | None = None) -> bool:
-        return not self._later.waiting
-
-    def stop(self, _timeout: float | None = None) -> bool:
-        self._later.shutdown(cancel_futures=True)
         return True
 
 
@@ -290,7 +271,7 @@ def in_one_thread() -> Iterator[None]:
             ("pool.daemon.Scheduler", ByHand),
             ("pool.maintenance.refill.ThreadPoolExecutor", pool_of_threads),
             ("pool.maintenance.refill.wait", wait),
-            ("pool.requests.dispatcher.Crew", CrewByHand),
+            ("pool.requests.dispatcher.ThreadPoolExecutor", pool_of_threads),
             ("pool.process.ThreadPoolExecutor", pool_of_threads),
             ("pool.process.wait", wait),
             ("pool.process.Spool", spool),
@@ -301,6 +282,7 @@ def in_one_thread() -> Iterator[None]:
         for owner, name, value in (
             (Heartbeat, "start", lambda each: each.run_once()),
             (Tracker, "start", lambda each: each._paces.load()),
+            (Feed, "_start", lambda _: None),
             (Daemon, "_listen", lambda _: None),
             (Observation, "begin", lambda *_: None),
         ):
