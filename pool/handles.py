@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Protocol, Unpack
+from typing import Generic, Protocol, TypeVar, Unpack
 
 from pool import errors
 from pool.config.source import Data, Files, Progress, Upload, build_upload
 from pool.errors import PoolError
 from pool.model import Job, Outcome, RequestRecord, RequestState, RequestWarning
+
+Record = TypeVar("Record", bound=RequestRecord)
 
 
 def when(seconds: float | None) -> datetime | None:
@@ -51,13 +53,8 @@ class Pool(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lease:
-    """One task, handed out to you alone.
-
-    Upload into it with :meth:`upload`, or with any other tool: the pool watches the task
-    either way. Give it back with :meth:`release` while it is untouched; after ``expires_at``
-    the pool looks after it by itself.
-    """
+class LeaseHandle:
+    """One leased task, as its caller's handle describes it."""
 
     id: str
     task_id: int
@@ -66,6 +63,17 @@ class Lease:
     template: str
     outcome: Outcome
     expires_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease(LeaseHandle):
+    """One task, handed out to you alone.
+
+    Upload into it with :meth:`upload`, or with any other tool: the pool watches the task
+    either way. Give it back with :meth:`release` while it is untouched; after ``expires_at``
+    the pool looks after it by itself.
+    """
+
     _pool: Pool = field(repr=False, compare=False)
 
     def upload(
@@ -103,16 +111,15 @@ class Lease:
         self._pool.release(self)
 
 
-class Request:
-    """Data on its way to job ids."""
+class RequestHandle(Generic[Record]):
+    """What a request's handle says of it without asking again."""
 
-    def __init__(self, pool: Pool, record: RequestRecord) -> None:
-        self._pool = pool
+    def __init__(self, record: Record) -> None:
         self._record = record
 
     @property
     def id(self) -> str:
-        """The request's own id; :meth:`pool.TaskPool.request` finds it again, also elsewhere."""
+        """The request's own id, by which the pool finds it again, also in another process."""
         return self._record.id
 
     @property
@@ -127,14 +134,34 @@ class Request:
         return self._record.task_id
 
     @property
-    def url(self) -> str | None:
-        """The page of its task."""
-        return self._pool.url_of(self._record)
-
-    @property
     def outcome(self) -> Outcome | None:
         """How its task was found: ``hit``, ``wait`` or ``cold``."""
         return self._record.outcome
+
+    @property
+    def record(self) -> Record:
+        """The request as it was last read."""
+        return self._record
+
+    def __repr__(self) -> str:
+        record = self._record
+        return (
+            f"{type(self).__name__}(id={record.id!r}, task_id={record.task_id}, "
+            f"state={record.state.value!r})"
+        )
+
+
+class Request(RequestHandle[RequestRecord]):
+    """Data on its way to job ids."""
+
+    def __init__(self, pool: Pool, record: RequestRecord) -> None:
+        super().__init__(record)
+        self._pool = pool
+
+    @property
+    def url(self) -> str | None:
+        """The page of its task."""
+        return self._pool.url_of(self._record)
 
     @property
     def state(self) -> RequestState:
@@ -147,11 +174,6 @@ class Request:
         come a while after the jobs."""
         self.saw(self._pool.read_request(self.id))
         return self._record.warnings
-
-    @property
-    def record(self) -> RequestRecord:
-        """What was last read from the store."""
-        return self._record
 
     def refresh(self) -> RequestRecord:
         """Read it again from the store, unless it is finished."""
@@ -180,7 +202,3 @@ class Request:
     def cancel(self) -> bool:
         """Cancel it while it is still queued; False when it is too late for that."""
         return self._pool.cancel(self)
-
-    def __repr__(self) -> str:
-        record = self._record
-        return f"Request(id={record.id!r}, task_id={record.task_id}, state={record.state.value!r})"

@@ -7,7 +7,6 @@ import random
 import secrets
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack
 
@@ -34,8 +33,8 @@ from pool.config.arguments import (
 )
 from pool.config.source import Data, Files, Upload, build_upload
 from pool.errors import LeaseEnded, UnknownLease, UnknownRequest, WaitTimeout
-from pool.handles import Lease, Request, error_of
-from pool.model import Event, Job, LeaseState, Outcome, RequestState, RequestWarning, Status
+from pool.handles import LeaseHandle, RequestHandle, error_of
+from pool.model import Event, Job, LeaseState, RequestState, RequestWarning, Status
 
 if TYPE_CHECKING:
     import httpx
@@ -86,15 +85,13 @@ class AsyncRemotePool:
         sleep: Sleep = asyncio.sleep,
         rng: random.Random | None = None,
     ) -> None:
-        self._clock = clock or SystemClock()
-        self._sleep = sleep
         self._transport = Transport(
             url,
             token=token,
             timeout=timeout,
             patience=patience,
             client=client,
-            clock=self._clock,
+            clock=clock or SystemClock(),
             sleep=sleep,
             rng=rng or random.Random(),
         )
@@ -162,7 +159,7 @@ class AsyncRemotePool:
         if not doubtful or (await self._read_lease(lease_id)).state is not LeaseState.RELEASED:
             raise answer.error
 
-    async def jobs_of_lease(self, lease: AsyncLease | Lease, timeout: float | None) -> list[Job]:
+    async def jobs_of_lease(self, lease: LeaseHandle, timeout: float | None) -> list[Job]:
         """Return the jobs of a lease's task; see :meth:`pool.Lease.jobs`."""
 
         def jobs(document: dict[str, Any]) -> list[Job] | None:
@@ -270,7 +267,7 @@ class AsyncRemotePool:
         path = _request_path(request_id)
         return await self._poll(path, ready, timeout, f"request {request_id}")
 
-    async def cancel(self, request: AsyncRequest | Request) -> bool:
+    async def cancel(self, request: RequestHandle[Any]) -> bool:
         """Cancel a request that is still queued; return False when it is too late for that."""
         call = Call(method="DELETE", path=_request_path(request.id))
         answer = await self._transport.answer(call)
@@ -337,9 +334,7 @@ class AsyncRemotePool:
         after: int | None = None,
     ) -> EventStream:
         """Return what :meth:`events` reads, not connected yet."""
-        return EventStream(
-            self._transport, kinds=kinds, template=template, after=after, sleep=self._sleep
-        )
+        return EventStream(self._transport, kinds=kinds, template=template, after=after)
 
     # --- Inside -----------------------------------------------------------------------------------
 
@@ -367,10 +362,10 @@ class AsyncRemotePool:
 
         A daemon that ends them early, since it is being restarted, is asked again.
         """
-        end = self._end(timeout)
+        end, clock = self._end(timeout), self._transport.clock
         pause = FIRST_PAUSE
         while True:
-            began = self._clock.monotonic()
+            began = clock.monotonic()
             left = LONGEST_POLL if end is None else max(0.0, end - began)
             wait = int(min(LONGEST_POLL, left))
             # RFC 7240, section 4.3: whole seconds.
@@ -380,29 +375,22 @@ class AsyncRemotePool:
             result = found(await self._transport.call(call, until=until))
             if result is not None:
                 return result
-            now = self._clock.monotonic()
+            now = clock.monotonic()
             if end is not None and now >= end:
                 raise WaitTimeout(what)
             if now - began < max(wait, pause):
-                await self._sleep(pause if end is None else min(pause, end - now))
+                await self._transport.sleep(pause if end is None else min(pause, end - now))
                 pause = min(LONGEST_PAUSE, 2 * pause)
 
     def _end(self, timeout: float | None) -> float | None:
         timeout = check_timeout(timeout)
-        return None if timeout is None else self._clock.monotonic() + timeout
+        return None if timeout is None else self._transport.clock.monotonic() + timeout
 
 
 @dataclass(frozen=True, kw_only=True)
-class AsyncLease:
+class AsyncLease(LeaseHandle):
     """One task, leased to you alone; see :class:`pool.Lease`."""
 
-    id: str
-    task_id: int
-    name: str
-    url: str
-    template: str
-    outcome: Outcome
-    expires_at: datetime
     _pool: AsyncRemotePool = field(repr=False, compare=False)
 
     async def upload(
@@ -433,37 +421,17 @@ class AsyncLease:
         await self._pool.release(self)
 
 
-class AsyncRequest:
+class AsyncRequest(RequestHandle[RemoteRequest]):
     """Data on its way to job ids; see :class:`pool.Request`."""
 
     def __init__(self, pool: AsyncRemotePool, record: RemoteRequest) -> None:
+        super().__init__(record)
         self._pool = pool
-        self._record = record
-
-    @property
-    def id(self) -> str:
-        """The request's own id; :meth:`AsyncRemotePool.request` finds it again."""
-        return self._record.id
-
-    @property
-    def template(self) -> str:
-        """The template that its task is made by."""
-        return self._record.template
-
-    @property
-    def task_id(self) -> int | None:
-        """CVAT's id of its task, known at once; None only while it waits for a task."""
-        return self._record.task_id
 
     @property
     def url(self) -> str | None:
         """The page of its task."""
         return self._record.url
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """How its task was found: ``hit``, ``wait`` or ``cold``."""
-        return self._record.outcome
 
     @property
     def state(self) -> Coroutine[Any, Any, RequestState]:
@@ -475,11 +443,6 @@ class AsyncRequest:
         """What it has to do without, to be awaited: ``await request.warnings``; see
         :attr:`pool.Request.warnings`."""
         return self._warnings()
-
-    @property
-    def record(self) -> RemoteRequest:
-        """What the daemon's last answer said of it."""
-        return self._record
 
     async def refresh(self) -> RemoteRequest:
         """Ask the daemon for it again, unless it is finished."""
@@ -503,13 +466,6 @@ class AsyncRequest:
 
     async def _state(self) -> RequestState:
         return (await self.refresh()).state
-
-    def __repr__(self) -> str:
-        record = self._record
-        return (
-            f"AsyncRequest(id={record.id!r}, task_id={record.task_id}, "
-            f"state={record.state.value!r})"
-        )
 
 
 def _sources(upload: Upload) -> dict[str, Any]:

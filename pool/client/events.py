@@ -11,7 +11,7 @@ from typing import Final, Self
 import httpx
 
 from pool.client.parse import parse_event
-from pool.client.transport import Call, Sleep, Transport
+from pool.client.transport import Call, Transport
 from pool.config.arguments import check_template
 from pool.errors import InputError, PoolError
 from pool.model import KINDS, Event
@@ -40,7 +40,6 @@ class EventStream:
         kinds: Collection[str] | None,
         template: str | None,
         after: int | None,
-        sleep: Sleep,
     ) -> None:
         unknown = sorted(set(kinds or ()) - set(KINDS))
         if unknown:
@@ -49,7 +48,6 @@ class EventStream:
         self._kinds = frozenset(kinds or ())
         self._query = None if template is None else {"template": check_template(template)}
         self._last_id = None if after is None else str(after)
-        self._sleep = sleep
         self._response: httpx.Response | None = None
         self._pieces: AsyncIterator[bytes] | None = None
         self._ready: deque[Event] = deque()
@@ -79,7 +77,7 @@ class EventStream:
         """
         while not self._ready:
             if self._pieces is None:
-                await self._sleep(PAUSE)
+                await self._transport.sleep(PAUSE)
                 await self.open()
                 continue
             piece = None

@@ -8,17 +8,14 @@ say, cancels it.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Collection, Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
-
-import anyio
-from anyio.from_thread import BlockingPortal
 
 from pool.client.asynchronous import (
     PATIENCE,
@@ -26,6 +23,7 @@ from pool.client.asynchronous import (
     AsyncLease,
     AsyncRemotePool,
 )
+from pool.client.background import BackgroundLoop, result_of
 from pool.client.events import EventStream
 from pool.client.parse import RemoteRequest
 from pool.client.transport import AsyncProgress, Sleep
@@ -89,7 +87,7 @@ class RemotePool:
         self._client = client
         self._guard = threading.Lock()
         self._pool = self._open()
-        self._loop = _Loop(self._disconnect)
+        self._loop = BackgroundLoop(self._disconnect)
 
     def __repr__(self) -> str:
         return f"RemotePool({self.url!r})"
@@ -281,7 +279,7 @@ class RemotePool:
 
         :raises InputError: there is no such kind.
         :raises PoolUnreachable: no daemon answers; also later, when one is gone for long:
-            iterating again then goes on where it ended.
+            iterating again then goes on where this ended.
         """
         return self._listen(kinds, template, after)
 
@@ -318,7 +316,7 @@ class RemotePool:
                 if self._client is not None:
                     raise PoolError("a forked process needs a RemotePool of its own")
                 self._pool = self._open()
-                self._loop = _Loop(self._disconnect)
+                self._loop = BackgroundLoop(self._disconnect)
             return self._pool
 
     async def _disconnect(self) -> None:
@@ -328,7 +326,7 @@ class RemotePool:
 
     def _call(self, method: Callable[..., Awaitable[T]], *arguments: Any, **options: Any) -> T:
         """Await a method of the asynchronous pool on the loop."""
-        return _result(self._loop.begin(partial(method, *arguments, **options)))
+        return result_of(self._loop.begin(partial(method, *arguments, **options)))
 
     def _listen(
         self, kinds: Collection[str] | None, template: str | None, after: int | None
@@ -353,18 +351,20 @@ class RemotePool:
 class _Events(Iterator[Event]):
     """The events of a stream, until it is stopped or the pool is closed."""
 
-    def __init__(self, loop: _Loop, stream: EventStream) -> None:
+    def __init__(self, loop: BackgroundLoop, stream: EventStream) -> None:
         self._loop = loop
         self._stream = stream
         self._next: Future[Event] | None = None
         self.stopped = False
+        #: Closes the connection; called when nothing refers to this any more.
+        self.close = weakref.finalize(self, loop.begin_if_open, stream.close)
 
     def __next__(self) -> Event:
         try:
             self._next = self._loop.begin(self._stream.next)
             if self.stopped:  # since before there was something to cancel
                 self._next.cancel()
-            event = _result(self._next)
+            event = result_of(self._next)
         except PoolClosed:
             self.stopped = True
         if self.stopped:
@@ -390,78 +390,8 @@ def _call_back(events: _Events, callback: Callable[[Event], None]) -> None:
             log.warning("events not received", why=str(error))
         except PoolError as error:
             log.error("events not received any more", why=str(error))
-            return
-
-
-class _Loop:
-    """An event loop on a thread of its own, begun by the first call.
-
-    anyio's portal runs the calls; ``last`` is awaited when they have ended. Its thread is a
-    daemon thread, so that a pool that was never closed does not hold up the end of the process.
-    """
-
-    def __init__(self, last: Callable[[], Awaitable[None]]) -> None:
-        self._last = last
-        self._guard = threading.Lock()
-        self._pid = os.getpid()
-        self._portal: BlockingPortal | None = None
-        self._thread: threading.Thread | None = None
-        self._closed = False
-
-    @property
-    def forked(self) -> bool:
-        """Whether this is another process than the one that made it, which has no such thread."""
-        return self._pid != os.getpid()
-
-    def begin(self, function: Callable[[], Awaitable[T]]) -> Future[T]:
-        """Call a function on the loop; return the future of its result.
-
-        :raises PoolClosed: after :meth:`close`.
-        """
-        with self._guard:
-            if self._closed:
-                raise PoolClosed
-            if self._portal is None:
-                self._portal = self._start()
-            return self._portal.start_task_soon(function)
-
-    def close(self) -> None:
-        """Cancel all calls, and end the loop."""
-        with self._guard:
-            self._closed = True
-            portal, self._portal = self._portal, None
-        if portal is not None and self._thread is not None and not self.forked:
-            portal.call(portal.stop, True)
-            self._thread.join()
-
-    def _start(self) -> BlockingPortal:
-        started: Future[BlockingPortal] = Future()
-
-        async def serve() -> None:
-            async with BlockingPortal() as portal:
-                started.set_result(portal)
-                await portal.sleep_until_stopped()
-            await self._last()
-
-        self._thread = threading.Thread(
-            target=anyio.run, args=(serve,), name="remote-pool", daemon=True
-        )
-        self._thread.start()
-        return started.result()
-
-
-def _result(future: Future[T]) -> T:
-    """Wait for a call; cancel it when the wait is interrupted.
-
-    :raises PoolClosed: it was cancelled, since the pool is being closed.
-    """
-    try:
-        return future.result()
-    except CancelledError:
-        raise PoolClosed from None
-    except BaseException:
-        future.cancel()
-        raise
+            break
+    events.close()
 
 
 def _off_the_loop(progress: Progress | None) -> AsyncProgress | None:

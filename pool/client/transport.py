@@ -220,8 +220,8 @@ class Transport:
         self.address = address_of(url)
         self._timeout = check_seconds("timeout", timeout, least=SHORTEST_TIMEOUT)
         self._patience = check_seconds("patience", patience)
-        self._clock = clock
-        self._sleep = sleep
+        self.clock = clock
+        self.sleep = sleep
         self._rng = rng
         self._headers = httpx.Headers(
             {"Accept": "application/json", "User-Agent": f"cvat-task-pool/{VERSION}"}
@@ -303,12 +303,12 @@ class Transport:
                 if response.status_code < 300:
                     return Answer(response, None, doubtful)
                 said = response.headers.get("retry-after")
-                wanted = retry_after(said, now=self._clock.now())
+                wanted = retry_after(said, now=self.clock.now())
                 error = self._error(response, wanted)
                 again = _may_pass(response, error)
                 # A proxy that lost its daemon does not know what became of the call.
                 doubtful = doubtful or (again and isinstance(error, PoolUnreachable))
-            now = self._clock.monotonic()
+            now = self.clock.monotonic()
             if end is None:
                 end = now + (
                     self._patience if self._reached else min(self._patience, FIRST_CONTACT)
@@ -322,7 +322,7 @@ class Transport:
                     raise error
                 return Answer(response, error, doubtful)
             log.info("call tried again", path=call.path, why=str(error), pause=round(pause, 3))
-            await self._sleep(pause)
+            await self.sleep(pause)
         raise AssertionError("tries end with an answer or an error")
 
     async def _send(self, call: Call, stream: bool) -> httpx.Response:

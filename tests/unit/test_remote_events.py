@@ -201,38 +201,61 @@ def test_a_subscriber_is_called_until_it_ends_that(daemon: ScriptedDaemon) -> No
     assert sum(daemon.pauses) > 30.0
 
 
-@pytest.mark.parametrize("ended", ["stop", "close"])
+class Held(httpx.AsyncByteStream):
+    """One event, and then silence on a connection that is held open."""
+
+    def __init__(self) -> None:
+        self.closed = threading.Event()
+
+    async def __aiter__(self) -> Any:
+        yield message(event(1))
+        await asyncio.Event().wait()
+
+    async def aclose(self) -> None:
+        self.closed.set()
+
+    def __call__(self, _: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers={"Content-Type": "text/event-stream"}, stream=self)
+
+
+@pytest.mark.parametrize("ended", ["by its stop", "in its callback", "with the pool"])
 def test_a_silent_subscription_ends(daemon: ScriptedDaemon, ended: str) -> None:
-    """Neither waits for the next event."""
-
-    class Silence(httpx.AsyncByteStream):
-        async def __aiter__(self) -> Any:
-            yield message(event(1))
-            await silence.wait()
-
-    silence = asyncio.Event()
-    heard = threading.Event()
+    """It does not wait for the next event."""
+    held = Held()
+    heard, answer = threading.Event(), threading.Event()
     threads: list[threading.Thread] = []
+    stops: list[Callable[[], None]] = []
 
     def callback(_: Event) -> None:
         threads.append(threading.current_thread())
         heard.set()
+        if ended == "in its callback":
+            assert answer.wait(PATIENCE)
+            stops[0]()
 
-    daemon.replies = [
-        lambda _: httpx.Response(
-            200, headers={"Content-Type": "text/event-stream"}, stream=Silence()
-        )
-    ]
+    daemon.replies = [held]
     with daemon.connected("RemotePool") as pool:
-        stop = pool.subscribe(callback)
+        stops.append(pool.subscribe(callback))
+        answer.set()
         assert heard.wait(PATIENCE)
-        if ended == "stop":
-            stop()
+        if ended == "by its stop":
+            stops[0]()
+        if ended != "with the pool":
             threads[0].join(PATIENCE)
-            assert not threads[0].is_alive()
+            assert held.closed.wait(PATIENCE)
     threads[0].join(PATIENCE)
     assert not threads[0].is_alive()
     assert len(daemon.requests) == 1
+
+
+def test_events_that_nothing_reads_any_more_hold_no_connection(daemon: ScriptedDaemon) -> None:
+    held = Held()
+    daemon.replies = [held]
+    with daemon.connected("RemotePool") as pool:
+        for one in pool.events():
+            assert one.id == 1
+            break
+        assert held.closed.wait(PATIENCE)
 
 
 def test_a_subscription_without_a_daemon_is_refused(daemon: ScriptedDaemon) -> None:
