@@ -121,11 +121,10 @@ def _pool(config: Path, environment: dict[str, str]) -> Iterator[TaskPool]:
 def _compare(
     pool: TaskPool, environment: Mapping[str, str], console: Console, *, images: int, labels: int
 ) -> Demo:
-    from pool.bench.flows import PlainFlows
+    from pool.bench.plain import plain_client, plain_flows
     from pool.bench.server_time import SimulatorTimes
     from pool.config.settings import CvatSettings
     from pool.cvat import AccessTokenCredentials
-    from pool.cvat.plain import plain_client
 
     url, pictures = environment["CVAT_URL"], sample_images(images)
     examples: list[dict[str, Any]] = []
@@ -142,7 +141,7 @@ def _compare(
     fields = {"labels": [{"name": name} for name in sample_labels(labels)]}
     with (
         plain_client(CvatSettings(url=url), token) as client,
-        PlainFlows(client, fields, pictures) as plain,
+        plain_flows(client, fields, pictures) as plain,
     ):
         ways: Mapping[str, tuple[int, Callable[[int], object]]] = {
             "pool": (POOL_REQUESTS, by_pool),

@@ -48,7 +48,7 @@ def bench(
     from pool.config.units import parse_duration
 
     if plot is not None:
-        from pool.bench.plot import check_plot_possible
+        from pool.bench.report import check_plot_possible
 
         if idle is not None:
             raise InputError("--plot shows flows, and --idle measures none")
@@ -95,7 +95,7 @@ def _measure(options: BenchOptions, *, as_json: bool, plot: Path | None) -> None
 
     report = Bench(options, os.environ).run(say=say, progress=_bar if watched else _no_bar)
     if plot is not None:
-        from pool.bench.plot import draw
+        from pool.bench.report import draw
 
         draw(report, plot)
     if as_json:

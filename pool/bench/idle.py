@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pool.bench.calls import LOGGING, logged_calls
-from pool.bench.configuration import sized, write_configuration
-from pool.bench.supply import open_supply
-from pool.config.settings import CvatSettings, Template
+from pool.bench.measure import LOGGING, logged_calls
+from pool.bench.pooled import open_supply
 from pool.errors import InputError
 
 TEMPLATE = "bench-idle"
@@ -34,28 +32,21 @@ class IdleCost:
 
 
 def check_idle_possible() -> None:
-    """
-    :raises InputError: this system does not tell what a process costs.
+    """Check before anything is started.
+
+    :raises InputError: this system does not show what a process costs.
     """
     if not Path("/proc/self/stat").is_file():
         raise InputError("--idle reads /proc, which only Linux has")
 
 
-def measure_idle(
-    folder: Path,
-    server: CvatSettings,
-    template: Template,
-    environment: dict[str, str],
-    *,
-    seconds: float,
-) -> IdleCost:
-    """Fill a pool of :data:`TASKS` tasks and watch its daemon do nothing.
+def measure_idle(config: Path, environment: Mapping[str, str], seconds: float) -> IdleCost:
+    """Fill a pool of :data:`TASKS` tasks of :data:`TEMPLATE` and watch its daemon do nothing.
 
     The daemon logs its calls, which is how they are counted on any server.
 
     :raises PoolError: the pool could not be filled.
     """
-    config = write_configuration(folder, server, [sized(template, name=TEMPLATE, tasks=TASKS)])
     with open_supply(config, environment, log_options=LOGGING) as supply:
         supply.wait_for(lambda: supply.level(TEMPLATE).warm >= TASKS, f"{TASKS} warm tasks")
         # A caller that is idle as well is not what is measured.

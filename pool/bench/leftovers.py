@@ -10,9 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from pool.bench.plain import plain_client
 from pool.config.settings import CvatSettings
+from pool.cvat import connect, find_credentials
 from pool.errors import CvatError, PoolError
 from pool.model import TaskState, pool_mark
+from pool.store import open_store
 
 #: Deletions at once.
 AT_ONCE = 4
@@ -26,8 +29,6 @@ def delete_all(
 
     :raises PoolError: some are left, and which.
     """
-    from pool.cvat import connect
-
     with connect(server, environment) as cvat:
         found = {task.id for task in cvat.marked_tasks(mark)}
         for store in stores:
@@ -50,9 +51,6 @@ def delete_all(
 
 
 def _delete_projects(server: CvatSettings, environment: Mapping[str, str], name: str) -> None:
-    from pool.cvat import find_credentials
-    from pool.cvat.plain import plain_client
-
     with plain_client(server, find_credentials(server, environment)) as client:
         projects = client.api_client.projects_api
         _, answer = projects.list(name=name, _parse_response=False)
@@ -62,8 +60,6 @@ def _delete_projects(server: CvatSettings, environment: Mapping[str, str], name:
 
 def _pooled(path: Path) -> tuple[str, set[int]]:
     """A pool's id, and the ids of all tasks that are not deleted yet, handed out ones included."""
-    from pool.store import open_store
-
     store = open_store(f"sqlite:///{path}")
     try:
         states: Sequence[TaskState] = [state for state in TaskState if state != TaskState.DELETED]

@@ -1,4 +1,4 @@
-"""What a bench measures, and its statistics: pure, so that they can be tested by themselves.
+"""What a bench measures: requests, the calls that they make, and their statistics.
 
 Times are milliseconds. *Ours* is what a caller waits, from the request to its job ids; *the
 server's own* is from the arrival of the data until the transaction that holds the jobs commits,
@@ -7,13 +7,32 @@ which no client can undercut.
 
 from __future__ import annotations
 
-import random
+import json
+import re
 import statistics
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
-from pool.bench.calls import Calls
-from pool.tracking.poll_schedule import FIRST_POLL_UNSEEN, pause_after
+#: How a process is told to log its calls, for :func:`logged_calls`.
+LOGGING = ("--log-level", "debug", "--log-json")
+#: The operations that ask whether the jobs are there.
+POLLS = ("jobs", "import_state")
+#: What the pool's own client calls the calls of the plain SDK, by method and path.
+_OPERATIONS = {
+    ("POST", "/api/tasks"): "create_task",
+    ("GET", "/api/tasks/{id}"): "task",
+    ("POST", "/api/tasks/{id}/data"): "upload",
+    ("GET", "/api/jobs"): "jobs",
+    ("GET", "/api/requests/{id}"): "import_state",
+}
+
+#: Seconds of each call, by operation.
+Calls = dict[str, list[float]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,15 +76,13 @@ class FlowResult:
         return [sample.ours_ms for sample in self.samples]
 
     def add(self, samples: Sequence[Sample], calls: Calls) -> None:
-        """What one run came to."""
+        """Add what one run measured."""
         self.samples.extend(samples)
         for operation, seconds in calls.items():
             self.calls.setdefault(operation, []).extend(seconds)
 
-    @property
-    def misses(self) -> int:
-        """How many requests found no warm task."""
-        return sum(sample.hit is False for sample in self.samples)
+
+# --- Statistics ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +105,7 @@ class Ratios:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which ``share`` of the values lie, interpolated between neighbours.
+    """Return the value below which ``share`` of the values lie, interpolated between neighbours.
 
     :raises ValueError: there are no values.
     """
@@ -102,7 +119,7 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """The spread of some values; None of none."""
+    """Return the spread of some values; None of none."""
     if not values:
         return None
     return Spread(
@@ -114,7 +131,7 @@ def spread(values: Sequence[float]) -> Spread | None:
 
 
 def ratios(samples: Sequence[Sample], own: Mapping[int, OwnTime]) -> Ratios | None:
-    """Each request against the server's own time for that very request.
+    """Compare each request with the server's own time for that very request.
 
     Imports vary, so a ratio of two medians hides what a caller of one request sees; both are
     given. None when the server's own time is not known of any.
@@ -136,7 +153,7 @@ def ratios(samples: Sequence[Sample], own: Mapping[int, OwnTime]) -> Ratios | No
 
 
 def steps(samples: Sequence[Sample], own: Mapping[int, OwnTime]) -> dict[str, float]:
-    """The median milliseconds of each step of a request.
+    """Return the median milliseconds of each step of a request.
 
     Where this side and the server share a clock, also the three parts of the whole: before the
     data arrived, the server's own, and after the commit.
@@ -154,29 +171,11 @@ def steps(samples: Sequence[Sample], own: Mapping[int, OwnTime]) -> dict[str, fl
     return {step: statistics.median(values) for step, values in found.items()}
 
 
-def lone_polls(waited: float, *, first: float = FIRST_POLL_UNSEEN, round_trip: float) -> int:
-    """How many polls a poller of its own would have made for one import, at the pace of the pool.
-
-    Its first poll goes out after ``first`` seconds, each next one when the one before was
-    answered, which takes ``round_trip``, and the pool's own pause has passed, and the last one
-    after ``waited`` seconds or later. Round trips are those of a server that is not busy, for
-    which such a poller asks more often; but its polls would make the server busy, and so the
-    others slower.
-    """
-    rng = random.Random(0)
-    polls, asked = 1, first
-    while asked < waited:
-        answered = asked + round_trip
-        asked = answered + pause_after(answered, rng)
-        polls += 1
-    return polls
-
-
 def interleave(counts: Mapping[str, int]) -> Iterator[tuple[int, list[str]]]:
-    """In which order to run flows, of which each is run so often: rounds of one of each.
+    """Yield the order in which to run flows, of which each is run so often: rounds of one of each.
 
     A flow with fewer runs than the others is spread evenly, so that a drift of the machine
-    meets all alike. Yields each round's number and its flows.
+    meets all alike.
     """
     rounds = max(counts.values(), default=0)
     for number in range(rounds):
@@ -188,3 +187,70 @@ def interleave(counts: Mapping[str, int]) -> Iterator[tuple[int, list[str]]]:
                 if (number + 1) * count // rounds > number * count // rounds
             ],
         )
+
+
+# --- Calls ---------------------------------------------------------------------------------------
+
+
+class CallCounter:
+    """Calls since they were last taken, by operation. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._calls: Calls = {}
+
+    def on_call(self, operation: str, seconds: float, _result: str) -> None:
+        """Count a call; for a :class:`~pool.cvat.CvatClient` to report to."""
+        with self._guard:
+            self._calls.setdefault(operation, []).append(seconds)
+
+    def take(self) -> Calls:
+        """Return the calls since the last take."""
+        with self._guard:
+            taken, self._calls = self._calls, {}
+            return taken
+
+    def last_seconds(self, operation: str) -> float | None:
+        """Return how long the last call of an operation took, if it was not taken yet."""
+        with self._guard:
+            return next(reversed(self._calls.get(operation, [])), None)
+
+
+def logged_calls(log: Path) -> Calls:
+    """Return the calls in the log of a process that logs them, as JSON."""
+    calls: Calls = {}
+    for line in log.read_text().splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue  # the last line may be half written
+        if isinstance(event, dict) and event.get("event") == "cvat call":
+            calls.setdefault(str(event["operation"]), []).append(event["ms"] / 1000)
+    return calls
+
+
+def count_calls(client: Any, counter: CallCounter) -> None:
+    """Have all calls of a plain SDK client counted, uploads included."""
+    rest = client.api_client.rest_client
+    send = rest.request
+
+    def counted(method: str, url: str, *arguments: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return send(method, url, *arguments, **options)
+        finally:
+            counter.on_call(operation_of(method, url), time.perf_counter() - began, "")
+
+    rest.request = counted
+
+
+def operation_of(method: str, url: str) -> str:
+    """Return what the pool's own client would call this call."""
+    path = urlsplit(url).path.rstrip("/")
+    path = path[path.find("/api/") :]
+    path = re.sub(r"/\d+(?=/|$)|(?<=/requests)/[^/]+$", "/{id}", path)
+    # A resumable upload's own address, below the task's.
+    path = re.sub(r"(/data)/.+$", r"\1", path)
+    if path.endswith("/data"):
+        return "upload"
+    return _OPERATIONS.get((method.upper(), path), f"{method.upper()} {path}")

@@ -40,8 +40,8 @@ from pool import (
     UnknownTemplate,
     WaitTimeout,
 )
+from pool.bench.plain import plain_client
 from pool.cvat import AccessTokenCredentials
-from pool.cvat.plain import plain_client
 from pool.daemon import Daemon
 from pool.model import Event
 from pool.simulator import SimulatorServer

@@ -30,8 +30,8 @@ from pool import (
     UnknownTemplate,
     WaitTimeout,
 )
+from pool.bench.plain import plain_client
 from pool.cvat import AccessTokenCredentials, client
-from pool.cvat.plain import plain_client
 from pool.simulator import SimulatorServer
 
 

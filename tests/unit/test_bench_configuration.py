@@ -1,4 +1,4 @@
-"""The configuration that a bench writes for its daemon says what the template says."""
+"""The configuration that a bench writes for its daemon has the templates of the user's."""
 
 from __future__ import annotations
 
@@ -8,65 +8,70 @@ from typing import Any
 
 import pytest
 
-from pool.bench.configuration import sized, write_configuration
-from pool.config.data_params import DataParams
+from pool.bench.processes import write_configuration
 from pool.config.loader import load
-from pool.config.settings import (
-    CvatSettings,
-    ImportSettings,
-    PoolSettings,
-    TaskSettings,
-    Template,
-)
+from pool.config.settings import CvatSettings, Settings, Template
 
-SERVER = CvatSettings(
-    url="https://cvat.example.com",
-    organization="lab",
-    timeout=12.5,
-    verify_tls=False,
-    access_token_file=Path("/run/secrets/a token"),
-)
-TEMPLATE = Template(
-    name='odd "names" are not kept',
-    labels=(
-        {"name": "car", "type": "rectangle", "attributes": []},
-        {"name": "péople\\", "type": "any", "attributes": []},
-    ),
-    task=TaskSettings(subset='the "first"', segment_size=10, overlap=2),
-    data=DataParams(image_quality=95, chunk_size="auto", use_cache=True, frame_filter="step=2"),
-    pool=PoolSettings(min_size=3, hit_rate=0.95, max_wait=0.25, create_concurrency=4),
-    importing=ImportSettings(timeout=90.0, single_request_limit=1000),
-    server=SERVER,
-)
+GIVEN = """
+[cvat]
+url = "https://cvat.example.com"
+organization = "lab"
+timeout = "12.5s"
+verify_tls = false
+access_token_file = "a token"
+[defaults]
+import = { timeout = "90s" }
+[templates."odd.name"]
+labels = [{ name = "car", type = "rectangle" }, { name = "p\u00e9ople\\\\" }]
+task = { subset = 'the "first"', segment_size = 10, overlap = 2 }
+data = { image_quality = 95, chunk_size = "auto", use_cache = true, frame_filter = "step=2" }
+pool = { min_size = 3, hit_rate = 0.95, max_wait = "250ms", create_concurrency = 4 }
+import = { single_request_limit = "1 KB" }
+[templates.hooked]
+project = 12
+"""
 
 
-VALIDATION: Any = {
-    "validation_params": {"mode": "gt", "frame_selection_method": "manual", "frames": ["a.png"]}
-}
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "a token").write_text("secret")
+    (tmp_path / "a token").chmod(0o600)
+    (tmp_path / "config.toml").write_text(GIVEN)
+    return load(tmp_path / "config.toml")
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
-        TEMPLATE,
-        replace(TEMPLATE, labels=(), project=12),
-        replace(TEMPLATE, data=DataParams(image_quality=70, chunk_size=8)),
-        replace(TEMPLATE, data=DataParams(image_quality=70, chunk_size=8, **VALIDATION)),
-        Template(name="plain", server=SERVER),
-    ],
-)
-def test_what_is_written_is_what_is_read(tmp_path: Path, template: Template) -> None:
-    there = sized(template, name="bench-it.2", tasks=25)
-    settings = load(write_configuration(tmp_path, SERVER, [there]))
-    assert settings.cvat == SERVER
-    assert settings.store.url == f"sqlite:///{tmp_path}/pool.db"
-    assert settings.daemon.port == 0
-    assert settings.templates == {"bench-it.2": there}
+def written(folder: Path, settings: Settings, template: Template, **sizes: int) -> Settings:
+    folder = folder / "bench"
+    folder.mkdir()
+    return load(write_configuration(folder, settings, settings.cvat, template, sizes))
 
 
-def test_the_tasks_are_those_of_the_template(tmp_path: Path) -> None:
-    there = sized(TEMPLATE, name="bench", tasks=7)
-    (read,) = load(write_configuration(tmp_path, SERVER, [there])).templates.values()
-    assert read.fingerprint == TEMPLATE.fingerprint
-    assert (read.pool.min_size, read.pool.max_size) == (7, 7)
-    assert read.pool.create_concurrency == 4
+@pytest.mark.parametrize("name", ["odd.name", "hooked"])
+def test_all_but_the_size_of_the_pool_is_the_user_s(
+    tmp_path: Path, settings: Settings, name: str
+) -> None:
+    template = settings.templates[name]
+    there = written(tmp_path, settings, template, **{"bench": 7, "bench-it.2": 0})
+    assert there.cvat == settings.cvat
+    assert there.store.url == f"sqlite:///{tmp_path}/bench/pool.db"
+    assert there.daemon.port == 0
+    assert list(there.templates) == ["bench", "bench-it.2"]
+    for size, each in zip((7, 0), there.templates.values(), strict=True):
+        sizes = {"min_size": size, "max_size": max(size, 1), "on_empty": "create"}
+        pool: Any = replace(template.pool, **sizes)
+        assert each == replace(template, name=each.name, pool=pool)
+        assert each.fingerprint == template.fingerprint
+
+
+def test_labels_of_the_bench_s_own(tmp_path: Path, settings: Settings) -> None:
+    template = replace(settings.templates["hooked"], labels=({"name": "car"},), project=None)
+    (there,) = written(tmp_path, settings, template, bench=1).templates.values()
+    assert (there.labels[0]["name"], there.project) == ("car", None)
+
+
+def test_no_file_at_all(tmp_path: Path) -> None:
+    server = CvatSettings(url="http://cvat.test")
+    template = Template(name="bench", labels=({"name": "car"},))
+    path = write_configuration(tmp_path, Settings(), server, template, {"bench": 5})
+    (there,) = load(path).templates.values()
+    assert (there.labels[0]["name"], there.pool.min_size) == ("car", 5)

@@ -10,7 +10,6 @@ from pool.bench.measure import (
     OwnTime,
     Sample,
     interleave,
-    lone_polls,
     quantile,
     ratios,
     spread,
@@ -68,20 +67,6 @@ def test_where_the_time_went() -> None:
     assert found["server"] == 200.0
     assert found["after_server"] == pytest.approx(90.0)
     assert "server" not in steps(samples, {1: OwnTime(own_ms=200.0)})
-
-
-# --- One poller each ---------------------------------------------------------------------------
-
-
-def test_a_lone_poller_asks_once_for_what_is_there_when_it_looks() -> None:
-    assert lone_polls(0.1, first=0.15, round_trip=0.03) == 1
-
-
-def test_a_lone_poller_asks_the_more_often_the_longer_it_waits() -> None:
-    asked = [lone_polls(wait, first=0.15, round_trip=0.03) for wait in (0.2, 0.5, 1.0, 2.0, 4.0)]
-    assert asked == sorted(set(asked))
-    # Its pauses grow with the time waited, so ten times the wait is not ten times the polls.
-    assert asked[-1] < 50
 
 
 # --- The order of the flows ----------------------------------------------------------------------

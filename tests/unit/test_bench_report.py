@@ -5,17 +5,16 @@ from __future__ import annotations
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from pool.bench.bench import FLOWS
-from pool.bench.goals import GOALS
 from pool.bench.idle import IdleCost
 from pool.bench.measure import FlowResult, OwnTime, Sample
-from pool.bench.plot import check_plot_possible, draw
-from pool.bench.report import Conditions, Report, show
+from pool.bench.report import Conditions, Report, check_plot_possible, draw, show
 from pool.cli.output import to_json
 from pool.errors import InputError
 
@@ -68,31 +67,6 @@ def report() -> Report:
     return Report(conditions=CONDITIONS, results=results, own=own, idle=idle, refilled=7)
 
 
-def test_the_goals_have_their_figures(report: Report) -> None:
-    goals = report.figures()["goals"]
-    assert list(goals) == [goal.name for goal in GOALS]
-    assert goals["pool_to_server_median"] == {"value": 1.25, "at_most": 1.2, "met": False}
-    assert goals["pool_to_server_p90"]["value"] == 1.25
-    assert goals["pool_polls_per_request"] == {"value": 1.5, "at_most": 3.0, "met": True}
-    assert goals["webhooks_polls_per_request"] == {"value": None, "at_most": 1.0, "met": None}
-    assert goals["refill_to_idle_median"]["value"] == 1.1
-    assert goals["faster_than_poll_500ms"] == {"value": 3.0, "at_least": 2.5, "met": True}
-    assert goals["faster_than_sdk"]["value"] == 21.2
-    assert goals["concurrent_added_share"]["value"] == pytest.approx(0.05)
-    assert goals["idle_cpu_percent"]["met"] is True
-
-
-def test_the_polls_of_many_at_once_are_compared_with_those_of_one_poller_each(
-    report: Report,
-) -> None:
-    burst = report.figures()["flows"]["pool-concurrent"]
-    assert burst["polls"] == 30
-    assert burst["polls_alone_every_100_ms"] == 20 * 21
-    assert burst["polls_alone"] > 20 * 10
-    assert burst["polls_share"] == pytest.approx(30 / burst["polls_alone"], abs=1e-4)
-    assert burst["to_single_median"] == 8.4
-
-
 def test_the_figures_of_a_flow(report: Report) -> None:
     figures = json.loads(to_json(report.figures()))
     assert figures["conditions"]["server_time_exact"] is True
@@ -125,18 +99,12 @@ def test_the_tables_say_whose_the_figures_are(report: Report) -> None:
     assert "pool-webhooks is not available: the server cannot reach us." in text
     assert "sdk gets fewer requests" in text
     assert "found no warm task" in text
-    assert "<= 1.2, missed" in text
     assert "0.60 % of one core, 80 MB resident, 2.0 calls a minute" in text
 
 
-def test_nothing_is_promised_of_a_real_server(report: Report) -> None:
-    import dataclasses
-
-    conditions = dataclasses.replace(CONDITIONS, simulator_speed=None)
-    text = printed(dataclasses.replace(report, conditions=conditions))
-    assert "on http://cvat.test" in text
-    assert "aim" not in text
-    assert "missed" not in text
+def test_a_configured_server_is_named(report: Report) -> None:
+    conditions = replace(CONDITIONS, simulator_speed=None)
+    assert "on http://cvat.test" in printed(replace(report, conditions=conditions))
 
 
 def test_a_report_of_nothing() -> None:
@@ -148,7 +116,6 @@ def test_a_report_of_nothing() -> None:
 def test_every_flow_may_be_missing() -> None:
     results = {name: FlowResult(name, not_available="because") for name in FLOWS}
     report = Report(conditions=CONDITIONS, results=results, own={})
-    assert {goal["value"] for goal in report.figures()["goals"].values()} == {None}
     assert printed(report).count("because") == len(FLOWS)
 
 
@@ -165,7 +132,7 @@ def test_a_picture_needs_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_where_no_picture_can_be(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
-    monkeypatch.setattr("pool.bench.plot.installed", lambda: True)
+    monkeypatch.setattr("pool.bench.report.installed", lambda: True)
     with pytest.raises(InputError, match="--plot"):
         check_plot_possible(tmp_path / name)
 

@@ -1,21 +1,71 @@
-"""The plain ways to job ids, with the SDK alone: what the pool is compared with."""
+"""The plain ways to job ids, with cvat-sdk alone: what the pool is compared with."""
 
 from __future__ import annotations
 
 import base64
 import json
-import tempfile
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from tempfile import TemporaryDirectory
+from typing import Any
 
+from pool.bench.measure import CallCounter, Sample
+from pool.config.settings import CvatSettings
+from pool.cvat import Credentials, PasswordCredentials
 from pool.cvat.multipart import form_fields
+from pool.cvat.upload import request_id
 from pool.errors import PoolError
 
 #: Seconds within which a plain flow must have its jobs, however slow the server.
 PATIENCE = 120.0
+
+
+@contextmanager
+def plain_client(settings: CvatSettings, credentials: Credentials) -> Iterator[Any]:
+    """Open a logged-in ``cvat_sdk.Client`` with the SDK's defaults.
+
+    The version check, which only warns, is left out.
+    """
+    from cvat_sdk.core.client import AccessTokenCredentials, Client, Config
+
+    client = Client(
+        settings.url,
+        config=Config(verify_ssl=settings.verify_tls),
+        check_server_version=False,
+        logger=logging.getLogger("cvat_sdk"),
+    )
+    try:
+        client.organization_slug = settings.organization
+        if isinstance(credentials, PasswordCredentials):
+            client.login((credentials.username, credentials.password))
+        else:
+            client.login(AccessTokenCredentials(credentials.token))
+        yield client
+    finally:
+        client.close()
+        # Its own close leaves the connections open.
+        client.api_client.rest_client.pool_manager.clear()
+
+
+@contextmanager
+def plain_flows(
+    client: Any,
+    fields: Mapping[str, Any],
+    pictures: Sequence[bytes],
+    *,
+    data: Mapping[str, Any] | None = None,
+    mark: str = "",
+    basic: tuple[str, str] | None = None,
+) -> Iterator[PlainFlows]:
+    """Write the pictures to files, which is what the SDK takes. See :class:`PlainFlows`."""
+    with TemporaryDirectory(prefix="cvat-pool-images-") as folder:
+        paths = [Path(folder, f"frame{number:03d}.jpg") for number in range(len(pictures))]
+        for path, picture in zip(paths, pictures, strict=True):
+            path.write_bytes(picture)
+        yield PlainFlows(client, fields, paths, data or {}, mark, basic)
 
 
 class PlainFlows:
@@ -31,35 +81,17 @@ class PlainFlows:
         self,
         client: Any,
         fields: Mapping[str, Any],
-        pictures: Sequence[bytes],
-        *,
-        data: Mapping[str, Any] | None = None,
-        mark: str = "",
-        basic: tuple[str, str] | None = None,
+        paths: Sequence[Path],
+        data: Mapping[str, Any],
+        mark: str,
+        basic: tuple[str, str] | None,
     ) -> None:
         self._client = client
         self._fields = fields
-        self._pictures = pictures
-        self._data = {"image_quality": 70, **(data or {})}
+        self._paths = paths
+        self._data = {"image_quality": 70, **data}
         self._mark = mark
         self._basic = basic
-
-    def __enter__(self) -> Self:
-        self._folder = tempfile.TemporaryDirectory(prefix="cvat-pool-images-")
-        self._paths: list[Path] = []
-        for number, picture in enumerate(self._pictures):
-            path = Path(self._folder.name) / f"frame{number:03d}.jpg"
-            path.write_bytes(picture)
-            self._paths.append(path)
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._folder.cleanup()
 
     def defaults(self, number: int) -> int:
         """``create_from_data`` with nothing changed: it looks every 5 s."""
@@ -73,10 +105,9 @@ class PlainFlows:
         """Create, upload without waiting, look at the request every 500 ms, list the jobs."""
         task = self._client.tasks.create(spec=self._spec(f"polling {number}"))
         task.upload_data(self._paths, params=self._data, wait_for_completion=False)
-        request_id = f"action=create&target=task&target_id={task.id}"
         deadline = time.monotonic() + PATIENCE
         while _in_time(deadline):
-            request, _ = self._client.api_client.requests_api.retrieve(request_id)
+            request, _ = self._client.api_client.requests_api.retrieve(request_id(task.id))
             if request.status.value in ("finished", "failed"):
                 break
             time.sleep(0.5)
@@ -102,10 +133,10 @@ class PlainFlows:
         return _checked(task.id, task.get_jobs())
 
     def _post_data(self, task_id: int) -> None:
-        from pool.cvat.plain import plain_headers
+        from cvat_sdk.core.helpers import make_request_headers
 
         api = self._client.api_client
-        headers = plain_headers(self._client)
+        headers = dict(make_request_headers(api))
         if self._basic is not None:
             pair = base64.b64encode(":".join(self._basic).encode()).decode()
             headers["Authorization"] = f"Basic {pair}"
@@ -125,7 +156,7 @@ class PlainFlows:
 
 
 def _in_time(deadline: float) -> bool:
-    """True, so that a loop goes on.
+    """Return True, so that a loop goes on.
 
     :raises PoolError: the deadline has passed.
     """
@@ -138,3 +169,33 @@ def _checked(task_id: int, jobs: Sequence[Any]) -> int:
     if not jobs:
         raise PoolError(f"the SDK found no jobs in task {task_id}")
     return int(task_id)
+
+
+class PlainFlow:
+    """One of the plain ways as a :class:`~pool.bench.bench.Flow`: everything is a part of the
+    request, so there is nothing to prepare and nothing that follows."""
+
+    def __init__(self, ask: Callable[[int], int], counter: CallCounter) -> None:
+        self._ask = ask
+        self.counter = counter
+
+    def prepare(self) -> None:
+        """Do nothing."""
+
+    def run(self, number: int) -> list[Sample]:
+        """Make one request."""
+        began, started = time.time(), time.perf_counter()
+        task_id = self._ask(number)
+        ours_ms = (time.perf_counter() - started) * 1000
+        return [
+            Sample(
+                task_id=task_id,
+                ours_ms=ours_ms,
+                began=began,
+                ended=began + ours_ms / 1000,
+                post_ms=(self.counter.last_seconds("upload") or 0.0) * 1000,
+            )
+        ]
+
+    def settle(self) -> None:
+        """Do nothing."""
