@@ -115,6 +115,7 @@ def put_warm(settings: Settings, count: int) -> None:
             "id": new_id(now),
             "template": template.name,
             "fingerprint": template.fingerprint,
+            "origin": "bench",
             "state": "warm",
             "name": f"task {number}",
             "task_id": 1_000_000 + number,
