@@ -296,10 +296,10 @@ class Lease(_Answer):
         error=None,
     )
 
-    id: Annotated[str, Field(examples=["01kdw8zp6vxb1tqf0v3e8z5n7c"])]
-    template: Annotated[str, Field(examples=["street-scenes"])]
+    id: str
+    template: str
     state: LeaseState
-    task_id: Annotated[int | None, Field(description="CVAT's id of the task", examples=[42])]
+    task_id: Annotated[int | None, Field(description="CVAT's id of the task")]
     name: Annotated[str | None, Field(description="The name of the task on the server")]
     url: Annotated[str | None, Field(description="The page of the task")]
     outcome: Annotated[
@@ -373,17 +373,15 @@ class Request(_Answer):
 
     model_config = _example(**_REQUEST)
 
-    id: Annotated[str, Field(examples=["01kdw8zp70b3k9c2n4wq6m8s1d"])]
-    template: Annotated[str, Field(examples=["street-scenes"])]
+    id: str
+    template: str
     state: RequestState
-    task_id: Annotated[int | None, Field(description="CVAT's id of its task", examples=[42])]
+    task_id: Annotated[int | None, Field(description="CVAT's id of its task")]
     url: Annotated[str | None, Field(description="The page of its task")]
     outcome: Annotated[Outcome | None, Field(description="How its task was found")]
     name: Annotated[str | None, Field(description="What the task is called in the end")]
     assignee: Annotated[int | None, Field(description="The id of the user that gets the jobs")]
-    files: Annotated[
-        list[str], Field(description="The names inside the task", examples=[["a.jpg", "b.jpg"]])
-    ]
+    files: Annotated[list[str], Field(description="The names inside the task")]
     size: Annotated[int, Field(description="Bytes that were sent to the pool")]
     lease_id: str
     created_at: Time
@@ -469,7 +467,7 @@ class TemplateStatus(_Answer):
 
     model_config = _example(**_TEMPLATE)
 
-    name: Annotated[str, Field(examples=["street-scenes"])]
+    name: str
     target: Annotated[int, Field(description="How many tasks are to be warm")]
     warm: int
     creating: int
@@ -533,8 +531,8 @@ class Status(_Answer):
         config_restart=[],
     )
 
-    server: Annotated[str, Field(examples=["http://localhost:8080"])]
-    store: Annotated[str, Field(examples=["sqlite:////var/lib/cvat-pool/pool.db"])]
+    server: str
+    store: str
     maintainer: Annotated[str | None, Field(description="The process that refills")]
     in_flight: Annotated[int, Field(description="Requests that are uploading or importing")]
     held_since: Time | None
