@@ -7,9 +7,10 @@ from typing import Final
 
 from pool.config.names import check_text, shown
 from pool.config.units import format_duration
-from pool.config.values import LARGEST
 from pool.errors import InputError, PoolError, UnknownTemplate
 
+#: The largest number that CVAT's integer columns hold.
+LARGEST: Final = 2**31 - 1
 #: Seconds that one call may wait, and that a lease lasts.
 LONGEST_WAIT: Final = 30 * 86400.0
 SHORTEST_LEASE: Final = 1.0
@@ -21,7 +22,7 @@ LONGEST_PREWARM: Final = 30 * 86400.0
 LONGEST_NAME: Final = 256
 #: Visible ASCII, which a header can carry.
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
-_TEMPLATE: Final = re.compile(r"(?!\.{1,2}$)[0-9A-Za-z._-]{1,64}")
+TEMPLATE_NAME: Final = re.compile(r"(?!\.{1,2}$)[0-9A-Za-z._-]{1,64}")
 _ID: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 
@@ -122,7 +123,7 @@ def check_template(value: object) -> str:
 
     :raises UnknownTemplate: none is called so.
     """
-    if isinstance(value, str) and _TEMPLATE.fullmatch(value):
+    if isinstance(value, str) and TEMPLATE_NAME.fullmatch(value):
         return value
     raise UnknownTemplate(_found(value))
 

@@ -12,20 +12,12 @@ from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pool.config.arguments import LARGEST
+from pool.config.explain import explain, unknown_key
+from pool.config.fields import ONE_OF, Flag, Whole, described, refused
 from pool.config.names import LONGEST_PATH, check_server_path, check_text
-from pool.config.values import LARGEST, Reader, Unfit, nearest, shown, unknown_key
 from pool.errors import InputError
 
 #: What is sent where neither a template nor a caller says otherwise. ``chunk_size`` "auto" bounds
@@ -40,31 +32,12 @@ SOURCES: Final = {
 }
 
 
-def _wrong(words: str) -> PydanticCustomError:
-    return PydanticCustomError("data_params", "{words}", {"words": words})
-
-
-def _is(what: str) -> WrapValidator:
-    """Have a value that does not fit be answered with what was expected."""
-
-    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return handler(value)
-        except ValidationError as error:
-            for each in error.errors(include_url=False):
-                if each["type"] == "data_params":
-                    raise _wrong(each["msg"]) from None
-            raise PydanticCustomError("expected", "expected {what}", {"what": what}) from None
-
-    return WrapValidator(check)
-
-
 def _checked(check: Callable[[str], str]) -> AfterValidator:
     def take(value: str) -> str:
         try:
             return check(value)
         except InputError as error:
-            raise _wrong(error.detail) from None
+            raise refused(error.detail) from None
 
     return AfterValidator(take)
 
@@ -76,37 +49,16 @@ def _frame_name(name: str) -> str:
     return name
 
 
-def _choice(*options: str) -> WrapValidator:
-    what = " or ".join(f'"{option}"' for option in options)
-    if len(options) > 2:
-        what = "one of " + ", ".join(f'"{option}"' for option in options)
-
-    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return handler(value)
-        except ValidationError:
-            near = nearest(value, options) if isinstance(value, str) else None
-            hint = f'; did you mean "{near}"?' if near else ""
-            context = {"what": what, "hint": hint}
-            raise PydanticCustomError("expected", "expected {what}{hint}", context) from None
-
-    return WrapValidator(check)
-
-
-SortingMethod = Literal["lexicographical", "natural", "predefined", "random"]
-StorageMethod = Literal["cache", "file_system"]
-Mode = Literal["gt", "gt_pool"]
 Selection = Literal["random_uniform", "random_per_job", "manual"]
 
-_Flag = Annotated[bool | None, _is("true or false")]
-_Frame = Annotated[int | None, Field(ge=0, le=LARGEST), _is("a whole number of at least 0")]
-_Count = Annotated[int | None, Field(ge=1, le=LARGEST), _is("a whole number of at least 1")]
-_Share = Annotated[float | None, Field(ge=0, le=1), _is("a number from 0 to 1")]
+_Frame = Annotated[int, Whole(0)] | None
+_Count = Annotated[int, Whole(1)] | None
+_Share = Annotated[float | None, Field(ge=0, le=1), described("a number from 0 to 1")]
 _FrameName = Annotated[str, Field(min_length=1, max_length=LONGEST_PATH), _checked(_frame_name)]
 _ServerPath = Annotated[str, _checked(lambda path: check_server_path(path, what="a path"))]
 # Lists and tuples alike; what is in them is as strict as everything else.
 _Names = Annotated[
-    tuple[_FrameName, ...], Field(strict=False, min_length=1), _is("a list of file names")
+    tuple[_FrameName, ...], Field(strict=False, min_length=1), described("a list of file names")
 ]
 
 
@@ -119,7 +71,7 @@ class _Params(BaseModel):
         if isinstance(given, Mapping):
             for key in given:
                 if key not in cls.model_fields:
-                    raise _wrong(explain_unknown(str(key), cls))
+                    raise refused(explain_unknown(str(key), cls))
         return given
 
     @property
@@ -131,8 +83,8 @@ class _Params(BaseModel):
 class ValidationParams(_Params):
     """Frames to check annotators by: a ground truth job, or honeypots in all jobs."""
 
-    mode: Annotated[Mode, _choice(*get_args(Mode))]
-    frame_selection_method: Annotated[Selection | None, _choice(*get_args(Selection))] = None
+    mode: Annotated[Literal["gt", "gt_pool"], ONE_OF]
+    frame_selection_method: Annotated[Selection, ONE_OF] | None = None
     random_seed: _Frame = None
     frames: _Names | None = None
     frame_count: _Count = None
@@ -144,52 +96,51 @@ class ValidationParams(_Params):
     def _complete(self) -> Self:
         method = self.frame_selection_method
         if method is None:
-            raise _wrong(f"frame_selection_method is missing: {' or '.join(get_args(Selection))}")
+            raise refused(f"frame_selection_method is missing: {' or '.join(get_args(Selection))}")
         if self.mode == "gt_pool" and method not in ("manual", "random_uniform"):
-            raise _wrong('frame_selection_method is "manual" or "random_uniform" with "gt_pool"')
+            raise refused('frame_selection_method is "manual" or "random_uniform" with "gt_pool"')
         if self.mode == "gt_pool" or method == "random_per_job":
             self._one_of("frames_per_job_count", "frames_per_job_share")
         if method == "random_uniform":
             self._one_of("frame_count", "frame_share")
         if (method == "manual") != (self.frames is not None):
-            raise _wrong('frames go with frame_selection_method "manual", and it with them')
+            raise refused('frames go with frame_selection_method "manual", and it with them')
         if self.frames is not None and len(set(self.frames)) < len(self.frames):
-            raise _wrong("frames: a frame is named twice")
+            raise refused("frames: a frame is named twice")
         return self
 
     def _one_of(self, *names: str) -> None:
         if sum(getattr(self, name) is not None for name in names) != 1:
-            raise _wrong(f"give one of {' and '.join(names)}")
+            raise refused(f"give one of {' and '.join(names)}")
 
 
 class DataParams(_Params):
     """Data parameters by CVAT's names, on top of the template's. Null leaves one as it is."""
 
-    image_quality: Annotated[
-        int | None, Field(ge=1, le=100, examples=[70]), _is("a whole number from 1 to 100")
-    ] = None
+    image_quality: Annotated[Annotated[int, Whole(1, 100)] | None, Field(examples=[70])] = None
     chunk_size: Annotated[
-        Annotated[int, Field(ge=1, le=LARGEST)] | Literal["auto", "server"] | None,
+        Annotated[int, Whole(1)] | Literal["auto", "server"] | None,
         Field(description="In frames"),
-        _is(f'"auto", "server" or a whole number from 1 to {LARGEST}'),
+        described(f'"auto", "server" or a whole number from 1 to {LARGEST}'),
     ] = None
-    sorting_method: Annotated[SortingMethod | None, _choice(*get_args(SortingMethod))] = None
-    use_cache: _Flag = None
-    use_zip_chunks: _Flag = None
-    copy_data: _Flag = None
+    sorting_method: (
+        Annotated[Literal["lexicographical", "natural", "predefined", "random"], ONE_OF] | None
+    ) = None
+    use_cache: Flag | None = None
+    use_zip_chunks: Flag | None = None
+    copy_data: Flag | None = None
     start_frame: _Frame = None
     stop_frame: _Frame = None
     frame_filter: Annotated[
         str | None,
         Field(pattern=r"^step ?= ?[1-9][0-9]{0,8}$", examples=["step=10"]),
-        _is('"step=N", such as "step=10"'),
+        described('"step=N", such as "step=10"'),
     ] = None
     frame_step: Annotated[
-        int | None,
-        Field(ge=1, le=999_999_999, description="What cvat-sdk calls frame_filter: a number"),
-        _is("a whole number from 1 to 999999999"),
+        Annotated[int, Whole(1, 999_999_999)] | None,
+        Field(description="What cvat-sdk calls frame_filter: a number"),
     ] = None
-    storage_method: Annotated[StorageMethod | None, _choice(*get_args(StorageMethod))] = None
+    storage_method: Annotated[Literal["cache", "file_system"], ONE_OF] | None = None
     job_file_mapping: Annotated[
         tuple[_Names, ...] | None,
         Field(
@@ -198,7 +149,9 @@ class DataParams(_Params):
             description="One job for each list of names",
             examples=[[["a.jpg", "b.jpg"], ["c.jpg"]]],
         ),
-        _is('a list of jobs, each a list of file names, such as [["a.jpg", "b.jpg"], ["c.jpg"]]'),
+        described(
+            'a list of jobs, each a list of file names, such as [["a.jpg", "b.jpg"], ["c.jpg"]]'
+        ),
     ] = None
     upload_file_order: Annotated[
         _Names | None, Field(description='All files in order, for "predefined"')
@@ -206,12 +159,12 @@ class DataParams(_Params):
     server_files_exclude: Annotated[
         tuple[_ServerPath, ...] | None,
         Field(strict=False, description="What to leave out of folders; theirs end with a slash"),
-        _is("a list of paths"),
+        described("a list of paths"),
     ] = None
     filename_pattern: Annotated[
         str | None,
         Field(min_length=1, max_length=LONGEST_PATH, description="Of names in a manifest"),
-        _is('a pattern of file names, such as "cam1/*.jpg"'),
+        described('a pattern of file names, such as "cam1/*.jpg"'),
     ] = None
     validation_params: ValidationParams | None = None
 
@@ -227,11 +180,11 @@ class DataParams(_Params):
     def _together(self) -> Self:
         first, last = self.start_frame, self.stop_frame
         if first is not None and last is not None and first > last:
-            raise _wrong(f"start_frame, {first}, is after stop_frame, {last}")
+            raise refused(f"start_frame, {first}, is after stop_frame, {last}")
         if self.frame_step is not None and self.frame_filter is not None:
-            raise _wrong("give one of frame_step and frame_filter")
+            raise refused("give one of frame_step and frame_filter")
         if self.filename_pattern is not None and self.server_files_exclude:
-            raise _wrong("give one of filename_pattern and server_files_exclude")
+            raise refused("give one of filename_pattern and server_files_exclude")
         if self.job_file_mapping is not None:
             self._check_mapping(self.job_file_mapping)
         return self
@@ -240,7 +193,7 @@ class DataParams(_Params):
         seen: set[str] = set()
         for name in chain.from_iterable(mapping):
             if name in seen:
-                raise _wrong(f"job_file_mapping: {name!r} is named twice")
+                raise refused(f"job_file_mapping: {name!r} is named twice")
             seen.add(name)
         others = {
             "start_frame": self.start_frame,
@@ -252,7 +205,7 @@ class DataParams(_Params):
         }
         for name, value in others.items():
             if value:
-                raise _wrong(f"job_file_mapping and {name} exclude each other in CVAT")
+                raise refused(f"job_file_mapping and {name} exclude each other in CVAT")
 
 
 def explain_unknown(key: str, kind: type[_Params] = DataParams) -> str:
@@ -314,28 +267,6 @@ def merged(
 def problems_in(error: ValidationError) -> list[str]:
     """What is wrong, a line a problem: where it is, what was expected, and what was found."""
     return [
-        ": ".join(filter(None, (".".join(map(str, each["loc"])), _words(each))))
+        ": ".join(filter(None, (".".join(map(str, each["loc"])), explain(each))))
         for each in error.errors(include_url=False)
     ]
-
-
-def _words(problem: Any) -> str:
-    message = str(problem["msg"])
-    if problem["type"] == "expected":
-        return f"{message}, found {shown(problem['input'])}"
-    return message if problem["type"] == "data_params" else message[:1].lower() + message[1:]
-
-
-def _reader(name: str) -> Reader:
-    def read(value: object) -> Any:
-        try:
-            return getattr(DataParams.model_validate({name: value}), name)
-        except ValidationError as error:
-            said = "; ".join(problems_in(error))
-            raise Unfit(said.removeprefix(f"{name}: ").removeprefix(f"{name}.")) from None
-
-    return read
-
-
-#: A reader for each key of a template's table ``data``.
-READERS: Final[Mapping[str, Reader]] = {name: _reader(name) for name in DataParams.model_fields}

@@ -13,16 +13,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal, get_args
 
+from pydantic import PlainValidator, TypeAdapter, ValidationError
+
+from pool.config.explain import explain, mismatch, unknown_key
+from pool.config.fields import ONE_OF, Flag, expected
 from pool.config.lines import Key
-from pool.config.values import Unfit, choice, expected, flag, unknown_key
 
 #: Called with where a problem is, inside the labels, and what it is.
 Complain = Callable[[Key, str], None]
 
-LABEL_TYPES: Final = (
+SublabelType = Literal[
     "any",
     "cuboid",
     "ellipse",
@@ -32,10 +36,10 @@ LABEL_TYPES: Final = (
     "polygon",
     "polyline",
     "rectangle",
-    "skeleton",
     "tag",
-)
-INPUT_TYPES: Final = ("checkbox", "radio", "number", "text", "select")
+]
+LabelType = Literal[SublabelType, "skeleton"]
+InputType = Literal["checkbox", "radio", "number", "text", "select"]
 
 _LABEL_FIELDS: Final = ("name", "color", "type", "attributes", "sublabels", "svg")
 _SUBLABEL_FIELDS: Final = ("name", "color", "type", "attributes")
@@ -44,9 +48,10 @@ _ATTRIBUTE_FIELDS: Final = ("name", "input_type", "mutable", "default_value", "v
 # them would break the creation.
 _OF_THE_SERVER: Final = frozenset({"id", "url", "project_id", "task_id", "parent_id", "has_parent"})
 
-_TYPE: Final = choice(*LABEL_TYPES)
-_SUBLABEL_TYPE: Final = choice(*(name for name in LABEL_TYPES if name != "skeleton"))
-_INPUT_TYPE: Final = choice(*INPUT_TYPES)
+_TYPE: Final = TypeAdapter[str](Annotated[LabelType, ONE_OF])
+_SUBLABEL_TYPE: Final = TypeAdapter[str](Annotated[SublabelType, ONE_OF])
+_INPUT_TYPE: Final = TypeAdapter[str](Annotated[InputType, ONE_OF])
+_FLAG: Final = TypeAdapter[bool](Flag)
 _NUMBER: Final = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _COLOR: Final = re.compile(r"#(?:[0-9a-f]{3}|[0-9a-f]{6})")
 
@@ -61,17 +66,19 @@ def read_labels(raw: object, complain: Complain, warn: Complain) -> tuple[dict[s
     return tuple(_Labels(complain, warn).labels(raw, (), sublabels=False))
 
 
-def read_labels_file(path: Path) -> object:
-    """The JSON in a file of labels; raises :class:`Unfit` when there is none."""
+def read_labels_file(path: Path, complain: Callable[[str], None]) -> object:
+    """Return the JSON in a file of labels; call ``complain`` and return no labels where there is
+    none."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise Unfit(f"cannot read {path}: {error.strerror or error}") from None
+        complain(f"cannot read {path}: {error.strerror or error}")
     except json.JSONDecodeError as error:
         place = f"{path}:{error.lineno}:{error.colno}"
-        raise Unfit(f"{place}: not valid JSON: {error.msg.lower()}") from None
+        complain(f"{place}: not valid JSON: {error.msg.lower()}")
     except (UnicodeDecodeError, RecursionError):
-        raise Unfit(f"{path}: not valid JSON") from None
+        complain(f"{path}: not valid JSON")
+    return []
 
 
 def name_of(raw: object, key: Key) -> str:
@@ -99,7 +106,7 @@ class _Labels:
         label = self._common(raw, key, _TYPE)
         sublabels, svg = raw.get("sublabels", []), raw.get("svg", "")
         if not isinstance(svg, str):
-            self._complain((*key, "svg"), str(expected("text in quotes", svg)))
+            self._complain((*key, "svg"), mismatch("text in quotes", svg))
             svg = ""
         read = self.labels(sublabels, (*key, "sublabels"), sublabels=True)
         if label["type"] == "skeleton":
@@ -123,17 +130,14 @@ class _Labels:
         self._refuse_unknown(raw, key, _SUBLABEL_FIELDS, ignored=empty)
         return self._common(raw, key, _SUBLABEL_TYPE)
 
-    def _common(
-        self, raw: Mapping[str, Any], key: Key, read_type: Callable[[object], str]
-    ) -> dict[str, Any]:
+    def _common(self, raw: Mapping[str, Any], key: Key, types: TypeAdapter[str]) -> dict[str, Any]:
         label: dict[str, Any] = {"name": self._name(raw, key)}
         color = self._read(_text(most=8), raw.get("color", ""), (*key, "color"))
         if color:  # without one the server picks a colour, the same for the same name
             label["color"] = color.lower()
             if not _COLOR.fullmatch(label["color"]):
-                wanted = expected('a colour such as "#ff8800"', raw["color"])
-                self._warn((*key, "color"), str(wanted))
-        label["type"] = self._read(read_type, raw.get("type", "any"), (*key, "type"))
+                self._warn((*key, "color"), mismatch('a colour such as "#ff8800"', raw["color"]))
+        label["type"] = self._read(types, raw.get("type", "any"), (*key, "type"))
         members = self._members(raw.get("attributes", []), (*key, "attributes"), "attribute")
         label["attributes"] = [self._attribute(one, at) for one, at in members]
         return label
@@ -147,9 +151,11 @@ class _Labels:
         if "input_type" in raw:
             kind = self._read(_INPUT_TYPE, raw["input_type"], (*key, "input_type"))
         else:
-            self._complain(key, f"input_type is missing; it is one of {', '.join(INPUT_TYPES)}")
+            self._complain(
+                key, f"input_type is missing; it is one of {', '.join(get_args(InputType))}"
+            )
         attribute["input_type"] = kind
-        attribute["mutable"] = self._read(flag, raw.get("mutable", False), (*key, "mutable"))
+        attribute["mutable"] = self._read(_FLAG, raw.get("mutable", False), (*key, "mutable"))
         values = self._values(kind, raw, (*key, "values"))
         default = raw.get("default_value")
         if default is None:
@@ -171,7 +177,7 @@ class _Labels:
                 self._complain(key[:-1], f"values are missing; a {kind} has them")
             return []
         if not isinstance(raw["values"], list):
-            self._complain(key, str(expected("an array", raw["values"])))
+            self._complain(key, mismatch("an array", raw["values"]))
             return None
         read = [self._read(_text(most=200), _word(one), key) for one in raw["values"]]
         values = [value for value in read if value is not None]
@@ -212,13 +218,13 @@ class _Labels:
     def _members(self, raw: object, key: Key, what: str) -> Iterable[tuple[Mapping[str, Any], Key]]:
         """The tables of an array, each with its place; a name must not stand there twice."""
         if not isinstance(raw, list):
-            self._complain(key, str(expected(f"an array of {what}s", raw)))
+            self._complain(key, mismatch(f"an array of {what}s", raw))
             return
         names = set()
         for position, one in enumerate(raw):
             at = (*key, position)
             if not isinstance(one, dict):
-                self._complain(at, str(expected(f'a {what}, {{ name = "…" }}', one)))
+                self._complain(at, mismatch(f'a {what}, {{ name = "…" }}', one))
                 continue
             name = str(one.get("name")).strip()
             if name in names and "name" in one:
@@ -232,11 +238,11 @@ class _Labels:
             return None
         return self._read(_text(most=64, blank=False), raw["name"], (*key, "name"))
 
-    def _read(self, reader: Callable[[object], Any], value: object, key: Key) -> Any:
+    def _read(self, kind: TypeAdapter[Any], value: object, key: Key) -> Any:
         try:
-            return reader(value)
-        except Unfit as error:
-            self._complain(key, str(error))
+            return kind.validate_python(value)
+        except ValidationError as error:
+            self._complain(key, explain(error.errors(include_url=False)[0]))
             return None
 
     def _refuse_unknown(
@@ -252,22 +258,23 @@ class _Labels:
                 self._complain((*key, name), unknown_key(name, known))
 
 
-def _text(*, most: int, blank: bool = True) -> Callable[[object], str]:
+@cache
+def _text(*, most: int, blank: bool = True) -> TypeAdapter[str]:
     """Text as CVAT keeps it: stripped, numbers too; any character but NUL."""
 
     def read(value: object) -> str:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise expected("text in quotes", value)
+            raise expected("text in quotes")
         text = str(value).strip()
         if not text and not blank:
-            raise expected("text that is not blank", value)
+            raise expected("text that is not blank")
         if len(text) > most:
-            raise expected(f"text of at most {most} characters", value)
+            raise expected(f"text of at most {most} characters")
         if any(one == "\0" or "\ud800" <= one <= "\udfff" for one in text):
-            raise expected("text without NUL and halves of characters", value)
+            raise expected("text without NUL and halves of characters")
         return text
 
-    return read
+    return TypeAdapter(Annotated[str, PlainValidator(read)])
 
 
 def _word(value: object) -> object:
@@ -302,11 +309,11 @@ def _doubtful_default(kind: str | None, default: str, values: list[str]) -> str 
     """Why a default is probably a mistake, although CVAT takes it."""
     match kind:
         case "radio" | "select" if default not in values:
-            return str(expected(f"one of the values ({', '.join(values)})", default))
+            return mismatch(f"one of the values ({', '.join(values)})", default)
         case "checkbox" if default.lower() not in ("true", "false"):
-            return str(expected('"true" or "false"', default))
+            return mismatch('"true" or "false"', default)
         case "number":
             low, high = float(values[0]), float(values[1])
             if not _NUMBER.fullmatch(default) or not low <= float(default) <= high:
-                return str(expected(f"a number from {values[0]} to {values[1]}", default))
+                return mismatch(f"a number from {values[0]} to {values[1]}", default)
     return None

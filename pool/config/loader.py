@@ -9,45 +9,46 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
-from pool.config.data_params import DataParams, merged
-from pool.config.keys import (
-    CVAT,
-    DAEMON,
-    DEFAULT_TABLES,
-    EVENTS,
-    LABEL_SOURCES,
-    SINK,
-    STORE,
-    TEMPLATE_NAME,
-    TEMPLATE_TABLES,
-    TOP_TABLES,
-    explain_unknown,
-)
+from pydantic import TypeAdapter, ValidationError
+
+from pool.config.arguments import TEMPLATE_NAME
+from pool.config.data_params import SOURCES, DataParams, explain_unknown, merged
+from pool.config.explain import explain, mismatch, nearest, unknown_key
+from pool.config.fields import Id, Stamp, Surroundings, WatchedFile, stamp
 from pool.config.labels import name_of, read_labels, read_labels_file
 from pool.config.lines import Key, key_lines, show_key
 from pool.config.problems import InvalidConfig, Problem, parse
 from pool.config.settings import (
+    DEFAULT_TABLES,
+    LABEL_SOURCES,
+    TEMPLATE_TABLES,
     CvatSettings,
     DaemonSettings,
     EventSettings,
-    ImportSettings,
-    PoolSettings,
     Settings,
     SinkSettings,
-    Stamp,
     StoreSettings,
-    TaskSettings,
     Template,
+    keys_of,
 )
-from pool.config.values import Reader, Unfit, expected, nearest, text, unknown_key, whole
 from pool.errors import ConfigError, InputError
 
-__all__ = ["InvalidConfig", "Problem", "find_config", "load", "loads", "require_templates", "stamp"]
+__all__ = ["InvalidConfig", "Problem", "find_config", "load", "loads", "require_templates"]
+
+Table = TypeVar("Table")
+#: A value and its key in the file; and the members of a table by their names.
+Placed = tuple[Key, Any]
+Given = Mapping[str, Placed]
+
+_TOP_TABLES: Final = ("cvat", "store", "daemon", "events", "defaults", "templates")
+_CREDENTIALS: Final = re.compile(
+    r"(?:.*_)?(?:token|password|passwd|secret|username|user|login|credentials?|api_?key|pat)", re.I
+)
 
 
 def find_config(environ: Mapping[str, str]) -> Path:
@@ -103,15 +104,6 @@ def require_templates(settings: Settings) -> None:
         )
 
 
-def stamp(path: Path) -> Stamp:
-    """What tells the file as it is now from what it was, or will be."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size
-
-
 def _before_mistake(
     text: str, line: int, path: Path, environ: Mapping[str, str]
 ) -> Settings | None:
@@ -133,31 +125,6 @@ def loads(text: str, *, path: str | Path | None = None) -> Settings:
     return _Reading(text, None if path is None else Path(path), os.environ).settings()
 
 
-@dataclass
-class _Table:
-    """What a table of the file says, as far as it will do."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-    places: dict[str, Key] = field(default_factory=dict)
-    wrong: set[str] = field(default_factory=set)
-
-    def over(self, other: _Table) -> _Table:
-        """This table with what the other one says where this one is silent."""
-        return _Table(
-            {**other.values, **self.values},
-            {**other.places, **self.places},
-            (other.wrong - self.values.keys()) | self.wrong,
-        )
-
-    def only(self, names: Container[str]) -> _Table:
-        """This table without any other keys."""
-        return _Table(
-            {name: value for name, value in self.values.items() if name in names},
-            {name: place for name, place in self.places.items() if name in names},
-            {name for name in self.wrong if name in names},
-        )
-
-
 class _Reading:
     """One reading of one text: from the top down, collecting problems."""
 
@@ -166,251 +133,234 @@ class _Reading:
         text: str,
         path: Path | None,
         environ: Mapping[str, str],
-        files: Mapping[Path, Stamp] | None = None,
+        files: dict[Path, Stamp] | None = None,
     ) -> None:
         self._path = path
-        self._environ = environ
-        self._files = dict(files or {})
+        self._surroundings = Surroundings(path.parent if path else None, environ, files or {})
         self._problems: list[Problem] = []
         self._warnings: list[Problem] = []
         self._raw = parse(text, path)
         self._lines = key_lines(text)
 
     def settings(self) -> Settings:
-        for name in self._raw:
-            if name not in TOP_TABLES:
-                self._problem((name,), unknown_key(name, TOP_TABLES))
-        server = self._cvat()
-        store = self._store()
-        daemon = self._read(("daemon",), self._raw.get("daemon", {}), DAEMON).values
+        for name in self._raw.keys() - _TOP_TABLES:
+            self._problem((name,), unknown_key(name, _TOP_TABLES))
+        server = self._top_table(CvatSettings, "cvat")
+        store = self._top_table(StoreSettings, "store")
+        daemon = self._top_table(DaemonSettings, "daemon")
         templates = self._templates(server)
         events = self._events(templates)
         if self._problems:
             invalid = InvalidConfig(_in_order(self._problems), self._path)
-            invalid.files = self._files
+            invalid.files = self._surroundings.files
             if not any(each.key.startswith(("cvat", "store")) for each in self._problems):
                 invalid.rest = Settings(cvat=server, store=store, path=self._path)
             raise invalid
         return Settings(
             cvat=server,
             store=store,
-            daemon=DaemonSettings(**daemon),
+            daemon=daemon,
             events=events,
             templates=templates,
             path=self._path,
             warnings=tuple(each.in_file(self._path) for each in _in_order(self._warnings)),
-            files=self._files,
+            files=self._surroundings.files,
         )
 
     # --- The tables, in the order of the file ---------------------------------------------------
 
-    def _cvat(self) -> CvatSettings:
-        values = self._read(("cvat",), self._raw.get("cvat", {}), CVAT).values
-        if "access_token_file" in values:
-            key = ("cvat", "access_token_file")
-            values["access_token_file"] = self._watched(values["access_token_file"], key)
-        return CvatSettings(**values)
-
-    def _store(self) -> StoreSettings:
-        values = self._read(("store",), self._raw.get("store", {}), STORE).values
-        if self._path is not None:
-            values["url"] = self._store_url(values.get("url", StoreSettings.url))
-        if "spool" in values:
-            folder = self._file(values["spool"], ("store", "spool"))
-            # As with the store: the same one from wherever a process is started.
-            values["spool"] = folder.resolve() if folder and self._path else folder
-        return StoreSettings(**values)
+    def _top_table(self, kind: type[Table], name: str) -> Table:
+        return self._table(kind, self._members((name,), self._raw.get(name, {}), keys_of(kind)))
 
     def _events(self, templates: Mapping[str, Template]) -> EventSettings:
-        key = ("events",)
-        values = self._read(key, self._raw.get("events", {}), EVENTS).values
-        return EventSettings(
-            sinks=tuple(
-                self._sink((*key, "sinks", position), raw, templates)
-                for position, raw in enumerate(values.get("sinks", ()))
-            )
-        )
+        key: Key = ("events",)
+        given = self._members(key, self._raw.get("events", {}), keys_of(EventSettings))
+        place, sinks = given.get("sinks", (key, []))
+        if not isinstance(sinks, list):
+            self._problem(place, mismatch("an array of tables, [[…]]", sinks))
+            sinks = []
+        read = [self._sink((*place, number), raw, templates) for number, raw in enumerate(sinks)]
+        return EventSettings(sinks=tuple(filter(None, read)))
 
-    def _sink(self, key: Key, raw: object, templates: Mapping[str, Template]) -> SinkSettings:
-        values = self._read(key, raw, SINK).values
-        given = raw if isinstance(raw, dict) else {"url": None}
+    def _sink(
+        self, key: Key, raw: object, templates: Mapping[str, Template]
+    ) -> SinkSettings | None:
+        given = self._members(key, raw, keys_of(SinkSettings))
         if "url" not in given:
-            self._problem(key, "the url is missing")
-        if "secret" in given and "secret_file" in given:
-            self._problem((*key, "secret_file"), "give only one of secret, secret_file")
-        for position, name in enumerate(values.get("templates", ())):
+            if isinstance(raw, dict):
+                self._problem(key, "the url is missing")
+            return None
+        sink = self._table(SinkSettings, given, url="http://wrong")
+        for position, name in enumerate(sink.templates):
             if name not in templates:
                 near = nearest(name, templates)
-                message = f"there is no template {name!r}"
-                self._problem(
-                    (*key, "templates", position),
-                    f"{message}; did you mean {near}?" if near else message,
-                )
-        if "secret_file" in values:
-            values["secret_file"] = self._watched(values["secret_file"], (*key, "secret_file"))
-        values["secret_env"] = values.pop("secret", None)
-        return SinkSettings(**{"url": "", **values})
+                hint = f"; did you mean {near}?" if near else ""
+                place = (*key, "templates", position)
+                self._problem(place, f"there is no template {name!r}{hint}")
+        return sink
 
     def _templates(self, server: CvatSettings) -> dict[str, Template]:
         defaults = self._defaults()
         templates = {}
-        for name, raw in self._members(("templates",), self._raw.get("templates", {})).items():
+        for name, raw in self._mapping(("templates",), self._raw.get("templates", {})).items():
             key = ("templates", name)
             if not TEMPLATE_NAME.fullmatch(name):
                 what = "a name of 1 to 64 letters, digits, -, _ and ."
-                self._problem(key, str(expected(what, name)))
-            templates[name] = self._template(name, self._members(key, raw), defaults, server)
+                self._problem(key, mismatch(what, name))
+            templates[name] = self._template(name, raw, defaults, server)
         return templates
 
-    def _defaults(self) -> dict[str, _Table]:
-        """[defaults], whose keys stand there flat or in tables named as in a template."""
-        raw = self._members(("defaults",), self._raw.get("defaults", {}))
-        flat = {name: value for name, value in raw.items() if name not in DEFAULT_TABLES}
-        readers = {
-            name: reader
-            for table in DEFAULT_TABLES
-            for name, reader in TEMPLATE_TABLES[table].items()
-        }
-        both = self._read(("defaults",), flat, readers)
-        defaults = {}
+    def _defaults(self) -> dict[str, Given]:
+        """Return [defaults], whose keys stand there flat or in tables named as in a template."""
+        keys = {table: keys_of(TEMPLATE_TABLES[table]) for table in DEFAULT_TABLES}
+        known = chain(DEFAULT_TABLES, *keys.values())
+        given = self._members(("defaults",), self._raw.get("defaults", {}), known)
+        defaults: dict[str, Given] = {}
         for table in DEFAULT_TABLES:
             key = ("defaults", table)
-            own = self._read(key, raw.get(table, {}), TEMPLATE_TABLES[table])
-            for name in own.places.keys() & both.places.keys():
-                self._problem(own.places[name], f"given twice, as defaults.{name} too")
-            defaults[table] = own.over(both.only(TEMPLATE_TABLES[table]))
+            own = self._members(key, given.get(table, (key, {}))[1], keys[table])
+            flat = {name: each for name, each in given.items() if name in keys[table]}
+            for name in own.keys() & flat.keys():
+                self._problem(own[name][0], f"given twice, as defaults.{name} too")
+            defaults[table] = {**flat, **own}
+            # Whether they go together is seen in each template, which may have its own.
+            self._table(TEMPLATE_TABLES[table], defaults[table], together=False)
         return defaults
 
     def _template(
-        self,
-        name: str,
-        raw: Mapping[str, Any],
-        defaults: Mapping[str, _Table],
-        server: CvatSettings,
+        self, name: str, raw: object, defaults: Mapping[str, Given], server: CvatSettings
     ) -> Template:
         key = ("templates", name)
-        known = (*LABEL_SOURCES, *TEMPLATE_TABLES)
-        for given in raw:
-            if given not in known:
-                self._problem((*key, given), explain_unknown((*key, given), known))
-        tables = {}
-        for table, readers in TEMPLATE_TABLES.items():
-            own = self._read((*key, table), raw.get(table, {}), readers)
-            tables[table] = own.over(defaults.get(table, _Table()))
-        task = TaskSettings(**tables["task"].values)
-        pool = PoolSettings(**tables["pool"].values)
-        self._contradictions(task, tables["task"])
-        self._contradictions(pool, tables["pool"])
-        labels, project = self._labels(key, raw)
+        given = self._members(key, raw, (*LABEL_SOURCES, *TEMPLATE_TABLES))
+        tables: dict[str, Any] = {}
+        places: dict[str, Given] = {}
+        for table, kind in TEMPLATE_TABLES.items():
+            own = self._members(*given.get(table, ((*key, table), {})), keys_of(kind))
+            places[table] = {**defaults.get(table, {}), **own}
+            tables[table] = self._table(kind, places[table])
+        labels, project = self._labels(key, given)
+        task, data = tables["task"], tables["data"]
+        try:
+            data = merged(
+                DataParams(), data.model_dump(exclude_none=True), segment_size=task.segment_size
+            )
+        except InputError as error:
+            words = error.detail.removeprefix("params: ")
+            self._problem(_place_of(words, places["data"]), words)
         return Template(
             name=name,
             labels=labels,
             project=project,
             task=task,
-            data=self._data(tables["data"], task),
-            pool=pool,
-            importing=ImportSettings(**tables["import"].values),
+            data=data,
+            pool=tables["pool"],
+            importing=tables["import"],
             server=server,
         )
 
-    def _labels(
-        self, key: Key, raw: Mapping[str, Any]
-    ) -> tuple[tuple[dict[str, Any], ...], int | None]:
-        """A template's labels, or the project that has them: from exactly one of three keys."""
-        given = [source for source in LABEL_SOURCES if source in raw]
-        if len(given) > 1:
-            message = f"give only one of {', '.join(given)}"
-            self._problem((*key, given[1]), message)
-        elif not given:
+    def _labels(self, key: Key, given: Given) -> tuple[tuple[dict[str, Any], ...], int | None]:
+        """Return a template's labels, or the project that has them: from exactly one key."""
+        sources = [source for source in LABEL_SOURCES if source in given]
+        if not sources:
             self._problem(
                 key,
                 'labels are missing: give labels = [{ name = "car" }], labels_file = "labels.json" '
                 "or project = 12 (labels = [] makes tasks without labels)",
             )
-        elif given == ["project"]:
-            values = self._read(key, {"project": raw["project"]}, {"project": whole(1)}).values
-            return (), values.get("project")
-        elif given == ["labels"]:
-            place = (*key, "labels")
-            return read_labels(
-                raw["labels"],
-                lambda at, what: self._problem(place + at, what),
-                lambda at, what: self._warning(place + at, what),
-            ), None
-        else:
-            return self._labels_from_file((*key, "labels_file"), raw["labels_file"]), None
-        return (), None
+            return (), None
+        if len(sources) > 1:
+            message = f"give only one of {', '.join(sources)}"
+            self._problem((*key, sources[1]), message)
+            return (), None
+        place, value = given[sources[0]]
+        match sources[0]:
+            case "project":
+                return (), self._value(Id, place, value)
+            case "labels":
+                return self._checked_labels(value, place), None
+        path = self._value(WatchedFile, place, value)
+        if path is None:
+            return (), None
+        content = read_labels_file(path, lambda what: self._problem(place, what))
+        return self._checked_labels(content, place, path), None
 
-    def _labels_from_file(self, key: Key, value: object) -> tuple[dict[str, Any], ...]:
-        try:
-            path = self._watched(text(most=4096, blank=False)(value), key)
-            content = read_labels_file(path) if path else []
-        except Unfit as error:
-            self._problem(key, str(error))
-            return ()
+    def _checked_labels(
+        self, raw: object, place: Key, path: Path | None = None
+    ) -> tuple[dict[str, Any], ...]:
+        """Return labels of the file itself, or of the JSON in ``path``, which has no lines."""
 
-        def said(at: Key, what: str) -> str:
-            return ": ".join(filter(None, (str(path), name_of(content, at), show_key(at), what)))
+        def placed(at: Key, what: str) -> tuple[Key, str]:
+            if path is None:
+                return place + at, what
+            named = str(path), name_of(raw, at), show_key(at), what
+            return place, ": ".join(filter(None, named))
 
         return read_labels(
-            content,
-            lambda at, what: self._problem(key, said(at, what)),
-            lambda at, what: self._warning(key, said(at, what)),
+            raw,
+            lambda at, what: self._problem(*placed(at, what)),
+            lambda at, what: self._warning(*placed(at, what)),
         )
 
     # --- The steps that all tables share --------------------------------------------------------
 
-    def _read(self, key: Key, raw: object, readers: Mapping[str, Reader]) -> _Table:
-        table = _Table()
-        for name, value in self._members(key, raw).items():
-            place = (*key, name)
-            reader = readers.get(name)
-            if reader is None:
-                self._problem(place, explain_unknown(place, readers))
-                continue
-            table.places[name] = place
+    def _table(
+        self,
+        kind: type[Table],
+        given: Given,
+        *,
+        together: bool = True,
+        **fallback: object,
+    ) -> Table:
+        """Return a table of the settings. A key whose value will not do has its default there, or
+        the ``fallback``. Without ``together`` only the keys are checked, each for itself."""
+        given = dict(given)
+        wrong: set[str] = set()
+        while True:
+            values = {name: value for name, (_, value) in given.items()}
             try:
-                table.values[name] = reader(value)
-            except Unfit as error:
-                table.wrong.add(name)
-                self._problem(place, str(error))
-        return table
+                return TypeAdapter(kind).validate_python(
+                    {**fallback, **values},
+                    context=self._surroundings,
+                    by_alias=True,
+                    by_name=False,
+                )
+            except ValidationError as error:
+                errors = error.errors(include_url=False)
+            for each in errors:
+                words = explain(each)
+                if each["loc"]:
+                    name = str(each["loc"][0])
+                    wrong.add(name)
+                    self._problem((*given[name][0], *each["loc"][1:]), words)
+                else:
+                    # Values that will do, each for itself, but not together.
+                    named = _names_in(words)
+                    if together and not named & wrong:
+                        self._problem(_place_of(words, given), words)
+                    wrong |= named & given.keys() or given.keys()
+            given = {name: each for name, each in given.items() if name not in wrong}
 
-    def _members(self, key: Key, raw: object) -> Mapping[str, Any]:
+    def _value(self, kind: Any, key: Key, value: object) -> Any:
+        """Return one value of a type, or None where it will not do."""
+        try:
+            return TypeAdapter(kind).validate_python(value, context=self._surroundings)
+        except ValidationError as error:
+            self._problem(key, explain(error.errors(include_url=False)[0]))
+            return None
+
+    def _members(self, key: Key, raw: object, known: Iterable[str]) -> dict[str, Placed]:
+        """Return the members of a table that are ``known``, each with its place."""
+        known = tuple(known)
+        members = self._mapping(key, raw)
+        for name in members.keys() - set(known):
+            self._problem((*key, name), _explain_unknown((*key, name), known))
+        return {name: ((*key, name), value) for name, value in members.items() if name in known}
+
+    def _mapping(self, key: Key, raw: object) -> Mapping[str, Any]:
         if isinstance(raw, dict):
             return raw
-        self._problem(key, str(expected(f"a table, [{show_key(key)}]", raw)))
+        self._problem(key, mismatch(f"a table, [{show_key(key)}]", raw))
         return {}
-
-    def _data(self, table: _Table, task: TaskSettings) -> DataParams:
-        """Data parameters, each of which will do for itself, if they do together."""
-        try:
-            return merged(DataParams(), table.values, segment_size=task.segment_size)
-        except InputError as error:
-            named = re.findall(r"\w+", error.detail)
-            self._problem(self._nearest_place(table, named), error.detail.removeprefix("params: "))
-            return DataParams()
-
-    def _contradictions(self, settings: TaskSettings | PoolSettings, table: _Table) -> None:
-        """Values that will do, each for itself, but not together."""
-        match settings:
-            case PoolSettings(min_size=low, max_size=high) if low > high:
-                names, message = (
-                    ("min_size", "max_size"),
-                    f"min_size, {low}, is above max_size, {high}",
-                )
-            case TaskSettings(overlap=int(low), segment_size=high) if low >= high > 0:
-                names = ("overlap", "segment_size")
-                message = f"overlap, {low}, must be less than segment_size, {high}"
-            case _:
-                return
-        if not table.wrong.intersection(names):
-            self._problem(self._nearest_place(table, names), message)
-
-    def _nearest_place(self, table: _Table, names: Iterable[str]) -> Key:
-        """Where to look: at a template's own key rather than a default, which may suit others."""
-        places = [table.places[name] for name in names if name in table.places]
-        return min(places, key=lambda place: place[0] == "defaults", default=("templates",))
 
     def _problem(self, key: Key, message: str) -> None:
         self._problems.append(self._at(key, message))
@@ -425,35 +375,41 @@ class _Reading:
         line = self._lines.get(place, 0)
         return Problem(line, show_key(key), " ".join(message.split()))
 
-    # --- Paths ----------------------------------------------------------------------------------
 
-    def _file(self, value: str, key: Key) -> Path | None:
-        """A path from the file: ``${NAME}`` and ``~`` filled in, relative to the file's folder."""
-        missing = [name for name in re.findall(r"\$\{(\w+)\}", value) if name not in self._environ]
-        if missing:
-            self._problem(key, f"the environment has no {missing[0]}")
-            return None
-        filled = re.sub(r"\$\{(\w+)\}", lambda match: self._environ[match[1]], value)
-        try:
-            return self._folder() / Path(filled).expanduser()
-        except RuntimeError:
-            self._problem(key, str(expected("a path from a home folder that exists", value)))
-            return None
+def _names_in(words: str) -> set[str]:
+    return set(re.findall(r"\w+", words))
 
-    def _watched(self, value: str, key: Key) -> Path | None:
-        """The path of a file whose content matters, noted before anybody reads it."""
-        path = self._file(value, key)
-        if path is not None:
-            self._files[path] = stamp(path)
-        return path
 
-    def _store_url(self, url: str) -> str:
-        """The same store from whatever folder a process is started in."""
-        scheme, _, path = url.partition(":///")
-        return f"{scheme}:///{self._folder().resolve() / path}"
+def _place_of(words: str, given: Given) -> Key:
+    """Where to look for a contradiction, by the keys that its ``words`` name: at a template's own
+    rather than at a default, which may suit others."""
+    places = [given[name][0] for name in re.findall(r"\w+", words) if name in given]
+    return min(places, key=lambda place: place[0] == "defaults", default=("templates",))
 
-    def _folder(self) -> Path:
-        return self._path.parent if self._path else Path()
+
+def _explain_unknown(key: Key, known: Iterable[str]) -> str:
+    """Return what to say of a key that does not belong where it stands, among the ``known``."""
+    name = str(key[-1])
+    if _CREDENTIALS.fullmatch(name):
+        if key[0] == "daemon":
+            return "tokens never stand here: set POOL_API_TOKEN in the environment"
+        if key[0] == "events":
+            return (
+                'credentials never stand here: secret = "${NAME}" names a variable that holds one'
+            )
+        return (
+            "credentials never stand here: set CVAT_ACCESS_TOKEN, or CVAT_USERNAME and "
+            "CVAT_PASSWORD, in the environment, or use access_token_file, or profile for a "
+            "profile that cvat-cli has saved"
+        )
+    if name in SOURCES:
+        return explain_unknown(name)
+    # Elsewhere than in a template, only the defaults of a task are a likely slip.
+    candidates = {"templates": tuple(TEMPLATE_TABLES), "defaults": ("task",)}.get(str(key[0]), ())
+    for table in candidates:
+        if name in keys_of(TEMPLATE_TABLES[table]):
+            return f"unknown key here; it belongs in a template's table {table} = {{ … }}"
+    return unknown_key(name, known)
 
 
 def _in_order(problems: list[Problem]) -> tuple[Problem, ...]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pool.config.settings import Settings, Stamp
+from pool.config.fields import Stamp
+from pool.config.settings import Settings
 from pool.errors import ConfigError
 
 

@@ -1,7 +1,8 @@
-"""The settings, frozen and typed, as :mod:`pool.config.loader` reads them from ``config.toml``.
+"""The settings, frozen and typed: the one list of the keys of ``config.toml``, of their types,
+bounds and defaults.
 
-Durations are seconds, sizes are bytes. The defaults here are the product's defaults; the
-``config.toml`` in the repository documents every one of them, which a test checks.
+Durations are seconds, sizes are bytes. The defaults here are the product's; the ``config.toml`` in
+the repository documents every key, which a test checks. The docstrings say what the names do not.
 """
 
 from __future__ import annotations
@@ -12,42 +13,72 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass as table
 
 from pool.config.data_params import DEFAULTS, DataParams, read_params
+from pool.config.fields import (
+    NOT_BLANK,
+    ONE_LINE,
+    ONE_OF,
+    Duration,
+    DurationOrZero,
+    Flag,
+    Folder,
+    Id,
+    Line,
+    ServerUrl,
+    SinkUrl,
+    Size,
+    Stamp,
+    StoreUrl,
+    Variable,
+    WatchedFile,
+    Whole,
+    described,
+    expected,
+    refused,
+)
 from pool.model import EventKind
 
-#: What tells one state of a file from another, written anew or in place; None where there is none.
-Stamp = tuple[int, int, int] | None
-
-OnEmpty = Literal["wait", "create", "fail"]
-OnChange = Literal["recreate", "replenish"]
+_STRICT: Final = ConfigDict(
+    extra="forbid", hide_input_in_errors=True, validate_by_name=True, validate_by_alias=True
+)
 
 
-@dataclass(frozen=True, kw_only=True)
+@table(frozen=True, kw_only=True, config=_STRICT)
 class CvatSettings:
     """How the server is reached. Credentials never stand here, only where they are found."""
 
-    url: str = "http://localhost:8080"
-    organization: str = ""
-    timeout: float = 30.0
-    verify_tls: bool = True
-    access_token_file: Path | None = None
-    profile: str | None = None
+    url: ServerUrl = "http://localhost:8080"
+    organization: Annotated[
+        str,
+        Field(pattern="^[A-Za-z0-9_-]{0,16}$"),
+        described(
+            "an organization's slug, at most 16 letters, digits, - and _ (its short name, as in "
+            'CVAT\'s menu; "" is the personal workspace)'
+        ),
+    ] = ""
+    timeout: Duration = 30.0
+    verify_tls: Flag = True
+    access_token_file: WatchedFile | None = None
+    profile: Annotated[Line, NOT_BLANK] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@table(frozen=True, kw_only=True, config=_STRICT)
 class StoreSettings:
-    """Where the rows are, and how long those are kept that nothing more will happen to.
+    """Where the rows are, and how long those of finished requests, leases and tasks are kept.
 
     ``spool`` is where the data of requests waits while the server is down, at most
     ``spool_limit`` bytes of it; None is a folder beside the store (:attr:`spool_folder`).
     """
 
-    url: str = "sqlite:///pool.db"
-    keep_finished: float = 30 * 86400.0
-    spool: Path | None = None
-    spool_limit: int = 20 * 2**30
+    url: StoreUrl = "sqlite:///pool.db"
+    keep_finished: Duration = 30 * 86400.0
+    spool: Folder | None = None
+    spool_limit: Size = 20 * 2**30
 
     @property
     def spool_folder(self) -> Path:
@@ -60,59 +91,93 @@ class StoreSettings:
         return Path(self.url.partition(":///")[2])
 
 
-@dataclass(frozen=True, kw_only=True)
+@table(frozen=True, kw_only=True, config=_STRICT)
 class DaemonSettings:
     """The daemon: where it listens, how often its services run, and how much it takes in.
 
     A body is taken in as long as its pieces are ``receive_timeout`` seconds apart at most.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8765
-    tick: float = 5.0
-    stop_timeout: float = 10.0
-    verify_every: float = 600.0
-    max_queued: int = 1000
-    max_body: int = 10 * 2**30
-    max_files: int = 10_000
-    receive_timeout: float = 30.0
+    host: Annotated[
+        str,
+        Field(pattern="^[0-9A-Za-z.:_-]+$"),
+        described('a host name or an IP address, such as "127.0.0.1"'),
+    ] = "127.0.0.1"
+    port: Annotated[int, Whole(0, 65535)] = 8765
+    tick: Duration = 5.0
+    stop_timeout: Duration = 10.0
+    verify_every: Duration = 600.0
+    max_queued: Annotated[int, Whole(1)] = 1000
+    max_body: Size = 10 * 2**30
+    max_files: Annotated[int, Whole(1)] = 10_000
+    receive_timeout: Duration = 30.0
 
 
-@dataclass(frozen=True, kw_only=True)
+def _some_kinds(kinds: tuple[EventKind, ...]) -> tuple[EventKind, ...]:
+    if not kinds:
+        raise refused("expected at least one kind of event")
+    return kinds
+
+
+@table(frozen=True, kw_only=True, config=_STRICT)
 class SinkSettings:
-    """An address that is told of events, and where the secret that signs them is found.
+    """An address that events are posted to, and where the secret that signs them is found.
 
-    The secret itself never stands here: ``secret_env`` names the environment variable that holds
-    it, ``secret_file`` the file. Neither signs nothing. No ``templates`` means all of them.
+    ``secret_env`` is the name of the environment variable that holds the secret (in the file,
+    ``secret = "${NAME}"``), ``secret_file`` the file. Neither signs nothing. No ``templates``
+    means all of them.
     """
 
-    url: str
-    secret_env: str | None = None
-    secret_file: Path | None = None
-    templates: tuple[str, ...] = ()
-    kinds: tuple[EventKind, ...] = ("request.ready", "request.failed")
+    url: SinkUrl
+    secret_env: Annotated[Variable | None, Field(validation_alias="secret")] = None
+    secret_file: WatchedFile | None = None
+    templates: tuple[Line, ...] = ()
+    kinds: Annotated[tuple[Annotated[EventKind, ONE_OF], ...], AfterValidator(_some_kinds)] = (
+        "request.ready",
+        "request.failed",
+    )
+
+    @model_validator(mode="after")
+    def _one_secret(self) -> Self:
+        if self.secret_env is not None and self.secret_file is not None:
+            raise refused("give only one of secret_file and secret")
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
+@table(frozen=True, kw_only=True, config=_STRICT)
 class EventSettings:
-    """Who is told of what happens."""
+    """Where events are posted to."""
 
     sinks: tuple[SinkSettings, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+def _replicas(value: int) -> int:
+    if value == 1:
+        raise expected("0 (no consensus) or at least 2")
+    return value
+
+
+@table(frozen=True, kw_only=True, config=_STRICT)
 class TaskSettings:
     """Fields of the task itself (``POST /api/tasks``)."""
 
-    subset: str = ""
-    bug_tracker: str = ""
-    segment_size: int = 0
-    overlap: int | None = None
-    consensus_replicas: int = 0
-    assignee: int | None = None
+    subset: Annotated[str, Field(max_length=64), ONE_LINE] = ""
+    bug_tracker: Annotated[str, Field(max_length=2000), ONE_LINE] = ""
+    segment_size: Annotated[int, Whole(0)] = 0
+    overlap: Annotated[int, Whole(0)] | None = None
+    consensus_replicas: Annotated[int, Whole(0), AfterValidator(_replicas)] = 0
+    assignee: Id | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.overlap is not None and self.overlap >= self.segment_size > 0:
+            raise refused(
+                f"overlap, {self.overlap}, must be less than segment_size, {self.segment_size}"
+            )
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
+@table(frozen=True, kw_only=True, config=_STRICT)
 class PoolSettings:
     """How the pool of a template is sized and handed out.
 
@@ -120,26 +185,56 @@ class PoolSettings:
     retires them at once; "replenish" hands them out until fresh ones have taken their place.
     """
 
-    min_size: int = 5
-    max_size: int = 200
-    hit_rate: float = 0.99
-    max_age: float = 24 * 3600.0
-    on_empty: OnEmpty = "create"
-    max_wait: float = 2.0
-    create_concurrency: int = 2
-    lease_ttl: float = 3600.0
-    on_change: OnChange = "recreate"
+    min_size: Annotated[int, Whole(0)] = 5
+    max_size: Annotated[int, Whole(1)] = 200
+    hit_rate: Annotated[
+        float,
+        Field(gt=0, lt=1, strict=True),
+        described("a number between 0 and 1, both excluded"),
+    ] = 0.99
+    max_age: Duration = 24 * 3600.0
+    on_empty: Annotated[Literal["wait", "create", "fail"], ONE_OF] = "create"
+    max_wait: DurationOrZero = 2.0
+    create_concurrency: Annotated[int, Whole(1, 32)] = 2
+    lease_ttl: Duration = 3600.0
+    on_change: Annotated[Literal["recreate", "replenish"], ONE_OF] = "recreate"
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min_size > self.max_size:
+            raise refused(f"min_size, {self.min_size}, is above max_size, {self.max_size}")
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
+@table(frozen=True, kw_only=True, config=_STRICT)
 class ImportSettings:
     """How data goes in. Data up to ``single_request_limit`` goes in one request, more in several,
     ``upload_concurrency`` of them at a time."""
 
-    timeout: float = 600.0
-    grouping: Literal["off"] = "off"
-    single_request_limit: int = 64 * 2**20
-    upload_concurrency: int = 4
+    timeout: Duration = 600.0
+    grouping: Annotated[
+        Literal["off"], described('"off"; other values are not available in this version')
+    ] = "off"
+    single_request_limit: Size = 64 * 2**20
+    upload_concurrency: Annotated[int, Whole(1, 16)] = 4
+
+
+#: The tables inside a template, those of them that [defaults] speaks for, and the keys of which
+#: a template has one.
+TEMPLATE_TABLES: Final[Mapping[str, type]] = {
+    "task": TaskSettings,
+    "data": DataParams,
+    "pool": PoolSettings,
+    "import": ImportSettings,
+}
+DEFAULT_TABLES: Final = ("pool", "import", "data")
+LABEL_SOURCES: Final = ("labels", "labels_file", "project")
+
+
+def keys_of(kind: Any) -> tuple[str, ...]:
+    """Return the keys of a table, as the file spells them."""
+    fields = kind.__pydantic_fields__.items()
+    return tuple(str(field.validation_alias or name) for name, field in fields)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,12 +23,11 @@ from urllib3.exceptions import (
 
 from pool.clock import Clock
 from pool.config.settings import CvatSettings
-from pool.config.urls import split_url
 from pool.cvat import failures
 from pool.cvat.credentials import Credentials, PasswordCredentials
 from pool.cvat.failures import Answer
 from pool.cvat.session import PasswordSession, RedactedHeaders, TokenLogin
-from pool.errors import ConfigError, CvatRefusedCredentials, CvatUnreachable, PoolError
+from pool.errors import CvatRefusedCredentials, CvatUnreachable, PoolError
 from pool.logs import get_logger
 
 log = get_logger(__name__)
@@ -131,7 +130,7 @@ class Transport:
         user_agent: str,
         on_call: OnCall | None,
     ) -> None:
-        self.server = checked_url(settings.url)
+        self.server = settings.url
         self.timeout = settings.timeout
         self.clock = clock
         self.connections = _connections(self.server, settings, pool_size)
@@ -139,7 +138,7 @@ class Transport:
         self._headers = {
             "User-Agent": user_agent,
             "Accept": "application/vnd.cvat+json",
-            "X-Organization": _checked_slug(settings.organization),
+            "X-Organization": settings.organization,
         }
         self._logins: TokenLogin | PasswordSession
         self.use(credentials)
@@ -352,33 +351,6 @@ class Transport:
             raise CvatUnreachable(error.detail) from None
         finally:
             self._report("login", started, status, result, None)
-
-
-def checked_url(url: str) -> str:
-    """Return the server's address without the slash at its end, and its host in lower case; a
-    path before ``/api`` is kept.
-
-    :raises ConfigError: it is no address, or holds what belongs elsewhere.
-    """
-    url = url.strip()
-    scheme, found, rest = url.partition("://")
-    if not found or scheme.lower() not in ("http", "https"):
-        raise ConfigError(
-            f"cvat.url {url!r} does not begin with http:// or https://, "
-            f'write for example "https://{rest or url or "cvat.example.com"}"'
-        )
-    if "@" in rest.partition("/")[0]:
-        raise ConfigError("cvat.url holds a user or password; credentials never stand there")
-    parts = split_url(url)
-    if parts is None or parts.query or parts.fragment:
-        raise ConfigError(f"cvat.url {url!r} is not the address of a server")
-    return parts._replace(netloc=parts.netloc.lower()).geturl().rstrip("/")
-
-
-def _checked_slug(organization: str) -> str:
-    if not organization.isascii() or not organization.isprintable():
-        raise ConfigError(f"cvat.organization {organization!r} is not a slug")
-    return organization
 
 
 def _connections(server: str, settings: CvatSettings, pool_size: int) -> urllib3.PoolManager:

@@ -24,6 +24,7 @@ from pydantic import (
 from pool import model
 from pool.clock import rfc3339
 from pool.config.arguments import (
+    LARGEST,
     LONGEST_LEASE,
     LONGEST_NAME,
     LONGEST_PREWARM,
@@ -34,7 +35,6 @@ from pool.config.arguments import (
     check_task_name,
 )
 from pool.config.data_params import DataParams
-from pool.config.values import LARGEST
 from pool.errors import InputError, PoolError
 from pool.handles import error_of
 from pool.model import (

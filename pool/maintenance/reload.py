@@ -11,8 +11,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from pool.clock import Clock
-from pool.config.loader import InvalidConfig, require_templates, stamp
-from pool.config.settings import Settings, Stamp, Template
+from pool.config.fields import Stamp, stamp
+from pool.config.loader import InvalidConfig, require_templates
+from pool.config.settings import Settings, Template
 from pool.config.templates import Templates, outline
 from pool.errors import ConfigError
 from pool.logs import get_logger

@@ -10,10 +10,11 @@ from typing import Any, get_args
 
 import pytest
 
-from pool.config import keys as config_keys
 from pool.config.data_params import DEFAULTS, DataParams
 from pool.config.loader import loads
 from pool.config.settings import (
+    LABEL_SOURCES,
+    TEMPLATE_TABLES,
     CvatSettings,
     DaemonSettings,
     EventKind,
@@ -24,6 +25,7 @@ from pool.config.settings import (
     StoreSettings,
     TaskSettings,
     Template,
+    keys_of,
 )
 
 EXAMPLE = Path(__file__).parents[2] / "config.toml"
@@ -50,12 +52,6 @@ def uncommented(text: str, *, exclusive: bool = True) -> str:
     return re.sub(rf"(?m)^#(?={keys}[a-z\[])", "", text)
 
 
-def fields_of(cls: Any) -> list[str]:
-    if cls is DataParams:
-        return list(DataParams.model_fields)
-    return [field.name for field in dataclasses.fields(cls)]
-
-
 def test_config_toml_is_valid_and_says_nothing_but_the_defaults() -> None:
     read = loads(EXAMPLE.read_text())
     assert (read.cvat, read.store, read.daemon, read.events) == (
@@ -77,7 +73,7 @@ def test_config_toml_has_every_key(table: tuple[str, ...], cls: Any) -> None:
     for name in table:
         set_keys, all_keys = set_keys[name], all_keys[name]
     defaults = cls(**DEFAULTS) if cls is DataParams else cls()
-    for name in fields_of(cls):
+    for name in keys_of(cls):
         unset = getattr(defaults, name) is None
         assert (name in set_keys) != unset, f"{name} in [{'.'.join(table)}]"
         assert name in all_keys, f"{name} in [{'.'.join(table)}]"
@@ -93,17 +89,17 @@ def test_config_toml_has_a_valid_value_for_every_data_parameter(key: str) -> Non
 
 def test_config_toml_speaks_of_every_key_of_a_template() -> None:
     text = EXAMPLE.read_text()
-    for key in (*config_keys.LABEL_SOURCES, *config_keys.TEMPLATE_TABLES):
+    for key in (*LABEL_SOURCES, *TEMPLATE_TABLES):
         assert re.search(rf"\b{key}\b", text), key
     known = {field.name for field in dataclasses.fields(Template)} - {"name", "server"}
-    keys = {*config_keys.LABEL_SOURCES, *config_keys.TEMPLATE_TABLES} - {"labels_file"}
+    keys = {*LABEL_SOURCES, *TEMPLATE_TABLES} - {"labels_file"}
     assert known == keys - {"import"} | {"importing"}
 
 
 def test_config_toml_has_every_key_of_a_sink_and_says_the_defaults() -> None:
     text = uncommented(EXAMPLE.read_text(), exclusive=False)
     (sink,) = loads(text).events.sinks
-    for key in config_keys.SINK:
+    for key in keys_of(SinkSettings):
         assert re.search(rf"\b{key}\b", text), key
     assert sink == SinkSettings(
         url=sink.url, secret_env="POOL_SINK_SECRET", templates=("street-scenes",)
@@ -126,9 +122,7 @@ def test_config_toml_is_valid_with_every_key_set() -> None:
             TaskSettings: read.templates["street-scenes"].task,
         }[cls]
         unset = [
-            name
-            for name in fields_of(cls)
-            if getattr(holder, name) is None and name not in EXCLUSIVE
+            name for name in keys_of(cls) if getattr(holder, name) is None and name not in EXCLUSIVE
         ]
         assert not unset, f"not set in [{'.'.join(table)}]"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pool.config.loader import InvalidConfig, Problem, loads
+from pool.config.settings import CvatSettings
 
 
 def only_problem(text: str) -> Problem:
@@ -43,6 +44,12 @@ def test_a_token_of_the_daemon_is_sent_to_the_environment() -> None:
 def test_credentials_in_the_address_are_refused_and_never_shown(url: str) -> None:
     with pytest.raises(InvalidConfig) as caught:
         loads(f"[cvat]\nurl = '{url}'")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_settings_that_are_made_in_python_show_no_credentials_either() -> None:
+    with pytest.raises(ValueError, match="credentials do not belong in the address") as caught:
+        CvatSettings(url="http://bob:hunter2@cvat.example.org")
     assert "hunter2" not in str(caught.value)
 
 

@@ -77,8 +77,8 @@ def test_an_address_that_will_not_do_is_not_shown(url: str) -> None:
         ("[events]\nsinks = [5]", 2, "expected a table"),
         ("[[events.sinks]]", 1, "the url is missing"),
         (f"{SINK}urll = 'x'", 3, "unknown key; did you mean url?"),
-        (f"{SINK}kinds = []", 3, "expected at least 1 of kinds of events"),
-        (f"{SINK}kinds = 'task.warm'", 3, "expected an array of kinds of events"),
+        (f"{SINK}kinds = []", 3, "expected at least one kind of event"),
+        (f"{SINK}kinds = 'task.warm'", 3, 'expected an array, found "task.warm"'),
         (f"{SINK}kinds = ['request.redy']", 3, 'did you mean "request.ready"?'),
         (f"{SINK}templates = [5]", 3, "expected text in quotes, found 5"),
         (
@@ -87,7 +87,11 @@ def test_an_address_that_will_not_do_is_not_shown(url: str) -> None:
             "no template 'card'; did you mean ca",
         ),
         (f"{SINK}templates = ['x']\n{CARS}", 3, "there is no template 'x'"),
-        (f'{SINK}secret = "${{A}}"\nsecret_file = "a"', 4, "give only one of secret, secret_file"),
+        (
+            f'{SINK}secret = "${{A}}"\nsecret_file = "a"',
+            4,
+            "give only one of secret_file and secret",
+        ),
         (f'{SINK}secret_file = "${{NOT_SET_ANYWHERE}}"', 3, "the environment has no NOT_SET"),
     ],
 )

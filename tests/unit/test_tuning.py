@@ -71,7 +71,7 @@ def test_it_is_the_smallest_size_that_serves_the_share(seed: int) -> None:
         rng.uniform(0, 300) if rng.random() < 0.7 else rng.choice([50.0, 51.0, 200.0])
         for _ in range(rng.randint(1, 200))
     )
-    seconds, wanted = rng.uniform(0.1, 5.0), rng.choice([0.5, 0.9, 0.99, 1.0])
+    seconds, wanted = rng.uniform(0.1, 5.0), rng.choice([0.5, 0.9, 0.99, 0.999])
     told = advice(asked(asked_at), seconds=seconds, hit_rate=wanted)
     assert told.min_size is not None
     shifted = [NOW + at for at in asked_at]
