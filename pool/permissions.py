@@ -1,8 +1,8 @@
-"""Who can read the files and folders that the pool makes: the store, which holds the secret of the
-webhooks, and the spool, which holds what people upload.
+"""Permissions of the files and folders that the pool makes: the store, which holds the secret of
+the webhooks, and the spool, which holds what people upload.
 
 They are this user's alone. The group gets what the umask leaves it only where the umask takes
-everything from all others (0007, 0027): then somebody has decided that the group is to be trusted.
+everything from all others (0007, 0027): such an umask says that the group is trusted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _umask_guard = threading.Lock()
 
 
 def create_file(path: Path) -> int:
-    """Make a new file and return a descriptor to write to it.
+    """Create a new file and return a descriptor to write to it.
 
     :raises FileExistsError: there is one.
     """
@@ -30,7 +30,7 @@ def create_file(path: Path) -> int:
 
 
 def create_folder(path: Path) -> None:
-    """Make a new folder; those above it have to exist.
+    """Create a new folder; those above it have to exist.
 
     :raises FileExistsError: there is one.
     """
@@ -38,7 +38,7 @@ def create_folder(path: Path) -> None:
 
 
 def create_folders(path: Path) -> None:
-    """Make a folder and those above it, where they are missing."""
+    """Create a folder and those above it, where they are missing."""
     if path.is_dir():
         return
     create_folders(path.parent)
@@ -51,7 +51,7 @@ def create_folders(path: Path) -> None:
 
 def narrow(path: Path) -> None:
     """Give a file or folder of ours that others can use the permissions of a new one; log a warning
-    when it is another user's. Permissions of the group alone stay: somebody has set them."""
+    when it is another user's. Permissions of the group alone stay: they were set on purpose."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
         if not mode & _OTHERS:
@@ -66,8 +66,8 @@ def narrow(path: Path) -> None:
 
 
 def warn_of_readers(path: Path, what: str) -> None:
-    """Log a warning when others can read the file of a secret, which is the user's to change. One
-    that cannot be looked at is left to whoever reads it."""
+    """Log a warning when others can read the file of a secret, which is the user's to change. Best
+    effort: reading the file reports what is wrong with it."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError:
@@ -82,7 +82,7 @@ def warn_of_readers(path: Path, what: str) -> None:
 
 
 def _allowed() -> int:
-    """The permission bits that the process's umask allows."""
+    """Return the permission bits that the process's umask allows."""
     with _umask_guard:
         # It can only be read by setting it; what other threads make meanwhile is not too open.
         umask = os.umask(0o077)

@@ -1,4 +1,4 @@
-"""What callers give beside data, checked alike by every door: seconds, users, names, keys, ids."""
+"""Arguments beside the data, checked alike by every door: seconds, users, names, keys, ids."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ID: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
 def check_seconds(
     what: str, value: object, *, least: float = 0.0, most: float = LONGEST_WAIT
 ) -> float:
-    """A number of seconds.
+    """Return a number of seconds.
 
     :raises InputError: it is none, is not finite, or is out of bounds.
     """
@@ -43,7 +43,7 @@ def check_seconds(
 
 
 def check_timeout(value: object) -> float | None:
-    """How long to wait; None leaves it to the called.
+    """Return how long to wait; None leaves it to the callee.
 
     :raises InputError: as :func:`check_seconds`.
     """
@@ -51,7 +51,7 @@ def check_timeout(value: object) -> float | None:
 
 
 def check_ttl(value: object) -> float | None:
-    """How long a lease lasts; None leaves it to the template.
+    """Return how long a lease lasts; None leaves it to the template.
 
     :raises InputError: as :func:`check_seconds`.
     """
@@ -61,7 +61,7 @@ def check_ttl(value: object) -> float | None:
 
 
 def check_whole(what: str, value: object, *, least: int = 0, most: int = LARGEST) -> int:
-    """A whole number.
+    """Return a whole number.
 
     :raises InputError: it is none, or is out of bounds.
     """
@@ -71,7 +71,7 @@ def check_whole(what: str, value: object, *, least: int = 0, most: int = LARGEST
 
 
 def check_prewarm(count: object, duration: object) -> tuple[int, float]:
-    """How many tasks to keep warm, and for how many seconds.
+    """Return how many tasks to keep warm, and for how many seconds.
 
     :raises InputError: as :func:`check_whole` and :func:`check_seconds`.
     """
@@ -80,7 +80,7 @@ def check_prewarm(count: object, duration: object) -> tuple[int, float]:
 
 
 def check_assignee(value: object) -> int | None:
-    """The id of a user.
+    """Return the id of a user.
 
     :raises InputError: it cannot be one.
     """
@@ -94,7 +94,7 @@ def check_assignee(value: object) -> int | None:
 
 
 def check_task_name(value: object) -> str | None:
-    """What a task is to be called.
+    """Return the name for a task.
 
     :raises InputError: CVAT would refuse it (recording assignees).
     """
@@ -109,7 +109,7 @@ def check_task_name(value: object) -> str | None:
 
 
 def check_key(value: object) -> str | None:
-    """An idempotency key.
+    """Return an idempotency key.
 
     :raises InputError: it is none that every door takes.
     """
@@ -119,7 +119,7 @@ def check_key(value: object) -> str | None:
 
 
 def check_template(value: object) -> str:
-    """The name of a template.
+    """Return the name of a template.
 
     :raises UnknownTemplate: none is called so.
     """
@@ -129,7 +129,7 @@ def check_template(value: object) -> str:
 
 
 def check_id(value: object, unknown: type[PoolError]) -> str:
-    """The id of a lease or a request; one that none can have is ``unknown``."""
+    """Return the id of a lease or a request; raise ``unknown`` where none can be it."""
     if isinstance(value, str) and _ID.fullmatch(value):
         return value
     raise unknown(shown(str(value)))

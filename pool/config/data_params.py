@@ -209,14 +209,14 @@ class DataParams(_Params):
 
 
 def explain_unknown(key: str, kind: type[_Params] = DataParams) -> str:
-    """What is said about a key that is no parameter."""
+    """Return what is said of a key that is no parameter."""
     if key in SOURCES and kind is DataParams:
         return f"{key} is no data parameter here: where the data is, is given by {SOURCES[key]}"
     return f"{key}: {unknown_key(key, kind.model_fields)}"
 
 
 def read_params(given: Mapping[str, Any] | DataParams | None) -> DataParams:
-    """The parameters of a request.
+    """Return the parameters of a request.
 
     :raises InputError: CVAT has no such parameter, or would refuse its value.
     """
@@ -233,7 +233,7 @@ def read_params(given: Mapping[str, Any] | DataParams | None) -> DataParams:
 def merged(
     template: DataParams, own: Mapping[str, Any], *, segment_size: int | None = None
 ) -> DataParams:
-    """A request's parameters over those of its template, and the defaults for the rest.
+    """Return a request's parameters over those of its template, and the defaults for the rest.
 
     ``segment_size`` is that of the template's tasks; None leaves it out of account.
 
@@ -265,7 +265,7 @@ def merged(
 
 
 def problems_in(error: ValidationError) -> list[str]:
-    """What is wrong, a line a problem: where it is, what was expected, and what was found."""
+    """Return what is wrong, a line a problem: its place, what was expected, what was found."""
     return [
         ": ".join(filter(None, (".".join(map(str, each["loc"])), explain(each))))
         for each in error.errors(include_url=False)

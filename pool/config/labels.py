@@ -1,8 +1,8 @@
 """CVAT's label-constructor JSON, as in the "Raw" tab of its label editor: checked, normalised.
 
 What CVAT takes is taken, also what its ``GET /api/labels`` exports; what it refuses, with 400 or
-500, is an error. What it takes without a word and its pages cannot use well is a warning. The
-recording ``labels`` has CVAT's verdicts. The rules are those of CVAT 2.73: ``LabelSerializer`` and
+500, is an error. What it takes although its pages cannot use it well is a warning. The recording
+``labels`` has CVAT's verdicts. The rules are those of CVAT 2.73: ``LabelSerializer`` and
 ``AttributeSerializer`` in ``cvat/apps/engine/serializers.py``, the column lengths in ``models.py``;
 the warnings are those of ``validateParsedLabel`` in
 ``cvat-ui/src/components/labels-editor/common.ts``.
@@ -82,7 +82,7 @@ def read_labels_file(path: Path, complain: Callable[[str], None]) -> object:
 
 
 def name_of(raw: object, key: Key) -> str:
-    """The name of the label that ``key`` leads into, for people: in a long file nobody counts."""
+    """Return the name of the label that ``key`` leads into: positions are hard to count."""
     match raw, key:
         case [*labels], (int(position), *_):
             label = labels[position]
@@ -143,7 +143,7 @@ class _Labels:
         return label
 
     def _attribute(self, raw: Mapping[str, Any], key: Key) -> dict[str, Any]:
-        """An attribute; ``mutable``, ``default_value`` and, where there is nothing to choose from,
+        """Return an attribute; ``mutable``, ``default_value`` and, where there are no options,
         ``values`` may be left out, although CVAT wants them."""
         self._refuse_unknown(raw, key, _ATTRIBUTE_FIELDS)
         attribute: dict[str, Any] = {"name": self._name(raw, key)}
@@ -191,7 +191,7 @@ class _Labels:
     def _svg(
         self, svg: str, sublabels: Iterable[Mapping[str, Any]], raw: Iterable[object], key: Key
     ) -> str:
-        """The drawing, its points tied to the sublabels by name, as a new task needs it.
+        """Return the drawing, its points tied to the sublabels by name, as a new task needs it.
 
         An exported drawing names them by id, and CVAT answers 500 to that. It puts the new ids in
         again by itself.
@@ -216,7 +216,7 @@ class _Labels:
         return svg
 
     def _members(self, raw: object, key: Key, what: str) -> Iterable[tuple[Mapping[str, Any], Key]]:
-        """The tables of an array, each with its place; a name must not stand there twice."""
+        """Yield the tables of an array, each with its place; a name must not stand there twice."""
         if not isinstance(raw, list):
             self._complain(key, mismatch(f"an array of {what}s", raw))
             return
@@ -260,7 +260,7 @@ class _Labels:
 
 @cache
 def _text(*, most: int, blank: bool = True) -> TypeAdapter[str]:
-    """Text as CVAT keeps it: stripped, numbers too; any character but NUL."""
+    """Return the type of text as CVAT keeps it: stripped, numbers too, any character but NUL."""
 
     def read(value: object) -> str:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -278,12 +278,12 @@ def _text(*, most: int, blank: bool = True) -> TypeAdapter[str]:
 
 
 def _word(value: object) -> object:
-    """A default or a choice; CVAT has text for true and false, which TOML writes better."""
+    """Return a default or an option; CVAT has text for true and false, which TOML writes better."""
     return str(value).lower() if isinstance(value, bool) else value
 
 
 def _doubtful_values(kind: str | None, values: list[str]) -> str | None:
-    """Why choices are probably a mistake, although CVAT takes them."""
+    """Return why values are probably a mistake, although CVAT takes them."""
     if any("\n" in value for value in values):
         return "CVAT joins the values by newlines, so one with a newline becomes two"
     match kind:
@@ -306,7 +306,7 @@ def _doubtful_values(kind: str | None, values: list[str]) -> str | None:
 
 
 def _doubtful_default(kind: str | None, default: str, values: list[str]) -> str | None:
-    """Why a default is probably a mistake, although CVAT takes it."""
+    """Return why a default is probably a mistake, although CVAT takes it."""
     match kind:
         case "radio" | "select" if default not in values:
             return mismatch(f"one of the values ({', '.join(values)})", default)

@@ -1,4 +1,4 @@
-"""On which line of a TOML text each key stands. ``tomllib`` reads the values but does not tell.
+"""The line of each key of a TOML text, which ``tomllib`` does not report.
 
 This is not a parser: the text has passed ``tomllib`` before, so nothing is checked here, and the
 only thing to get right is where keys and values begin and end.
@@ -29,12 +29,12 @@ _SCALAR: Final = re.compile(r"[^,\]}#\n]+")
 
 
 def key_lines(text: str) -> Mapping[Key, int]:
-    """The line, counted from 1, of every key and every array element in a valid TOML text."""
+    """Return the line, from 1, of every key and every array element in a valid TOML text."""
     return _Scanner(text).scan()
 
 
 def show_key(key: Key) -> str:
-    """A key as people write it: ``templates.cars.labels[0].name``."""
+    """Return a key as people write it: ``templates.cars.labels[0].name``."""
     shown = ""
     for part in key:
         if isinstance(part, int):
@@ -82,7 +82,7 @@ class _Scanner:
         return table
 
     def _last_element(self, key: Key) -> Key:
-        """A header that goes through an array of tables means its latest element."""
+        """Return what a header means that goes through an array of tables: its latest element."""
         count = self._elements.get(key)
         return key if count is None else (*key, count - 1)
 

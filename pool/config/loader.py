@@ -52,7 +52,7 @@ _CREDENTIALS: Final = re.compile(
 
 
 def find_config(environ: Mapping[str, str]) -> Path:
-    """The configuration to use: the file that ``POOL_CONFIG`` names, else ``./config.toml``."""
+    """Return the configuration to use: what ``POOL_CONFIG`` names, else ``./config.toml``."""
     named = environ.get("POOL_CONFIG")
     path = Path(named) if named else Path("config.toml")
     if path.is_file():
@@ -107,7 +107,7 @@ def require_templates(settings: Settings) -> None:
 def _before_mistake(
     text: str, line: int, path: Path, environ: Mapping[str, str]
 ) -> Settings | None:
-    """What the tables say that stand before a line at which the text is no TOML, unless the store's
+    """Return what the tables say before a line at which the text is no TOML, unless the store's
     stands after it: then it is not known which store is meant."""
     lines = text.splitlines(keepends=True)
     headers = [number for number in range(min(line, len(lines))) if lines[number][0] == "["]
@@ -381,7 +381,7 @@ def _names_in(words: str) -> set[str]:
 
 
 def _place_of(words: str, given: Given) -> Key:
-    """Where to look for a contradiction, by the keys that its ``words`` name: at a template's own
+    """Return the key of a contradiction, by the keys that its ``words`` name: at a template's own
     rather than at a default, which may suit others."""
     places = [given[name][0] for name in re.findall(r"\w+", words) if name in given]
     return min(places, key=lambda place: place[0] == "defaults", default=("templates",))

@@ -23,7 +23,7 @@ LONGEST_PATH: Final = 1024
 
 
 def name_in_cvat(name: str) -> str:
-    """The name that CVAT gives to an uploaded file.
+    """Return the name that CVAT gives to an uploaded file.
 
     Django decodes character references, keeps the last part of a path, leaves out what is not
     printable and cuts the rest (``MultiPartParser.sanitize_file_name`` and ``UploadedFile``).
@@ -38,7 +38,7 @@ def name_in_cvat(name: str) -> str:
 
 
 def check_file_name(name: object) -> str:
-    """The name in CVAT of a file that is called ``name``.
+    """Return the name in CVAT of a file that is called ``name``.
 
     :raises InputError: CVAT has no room for it, or would take the file for no media.
     """
@@ -99,7 +99,7 @@ class DistinctNames:
 
 
 def check_server_path(name: object, *, what: str) -> str:
-    """A path on CVAT's share, or a key in a cloud storage, as CVAT takes it: sent as it is.
+    """Return a path on CVAT's share, or a key in a cloud storage, as it is sent.
 
     :raises InputError: CVAT would refuse it (recording share_paths).
     """
@@ -128,17 +128,20 @@ def _problem_with_path(path: str) -> str:
 
 
 def shown(name: str | PurePath) -> str:
-    """A name for a message: as it is where it can be printed, else escaped; not too long."""
+    """Return a name for a message: as it is where it can be printed, else escaped; not too long."""
     text = str(name)
     text = text if len(text) <= 100 else f"{text[:70]}…{text[-29:]}"
     return text if text and text == text.strip() and text.isprintable() else ascii(text)
 
 
 def check_text(value: object, what: str) -> str:
-    """A text that JSON, CVAT and the store can hold."""
+    """Return a text that JSON, CVAT and the store can hold.
+
+    :raises InputError: they cannot.
+    """
     if not isinstance(value, str):
         raise InputError(f"{what} has to be text, not {type(value).__name__}")
-    # Of an address that cannot be read nobody can tell what in it is secret.
+    # An address that cannot be read is not shown: it may hold a secret.
     which = f"{what}, {shown(value)}," if "://" not in value else what
     if "\0" in value:
         raise InputError(f"{which} has a NUL character")

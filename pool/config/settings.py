@@ -279,7 +279,7 @@ class Template:
 
     @property
     def doubtful(self) -> str:
-        """What to look at when CVAT fails to create tasks of this template alone, in words."""
+        """What to check when CVAT fails to create tasks of this template alone, in words."""
         if self.task.assignee is not None:
             return f"the template's assignee {self.task.assignee}"
         if self.project is not None:
@@ -288,9 +288,9 @@ class Template:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of all that the server is told when a task is created, and of where.
+        """A digest of all that is sent when a task is created, and of where it is sent.
 
-        Two templates with one fingerprint make tasks that cannot be told apart. What goes
+        Two templates with one fingerprint make tasks that are alike. What goes
         with the data, and how the pool is sized, is not part of it.
         """
         return _digest({**self._place, "fields": self.create_fields})
@@ -314,8 +314,8 @@ class Template:
         }
 
 
-def _digest(told: Mapping[str, Any]) -> str:
-    canonical = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+def _digest(sent: Mapping[str, Any]) -> str:
+    canonical = json.dumps(sent, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
@@ -323,7 +323,7 @@ def _digest(told: Mapping[str, Any]) -> str:
 class Settings:
     """The whole configuration.
 
-    ``warnings`` tell, each on a line, what is taken although it is probably a mistake. ``files``
+    ``warnings`` are, a line each, what is taken although it is probably a mistake. ``files``
     are all files that were read, or that hold a secret, as they were before they were read.
     """
 

@@ -1,5 +1,4 @@
-"""The templates in force, which a reload replaces while everything runs, and what other processes
-can see of them."""
+"""The templates in force, which a reload replaces, and what other processes see of them."""
 
 from __future__ import annotations
 
@@ -12,29 +11,29 @@ from pool.errors import UnknownTemplate
 
 
 def outline(template: Template) -> Mapping[str, Any]:
-    """What a status tells of a template by, as JSON: how its pool is sized, and its project."""
+    """Return what a status needs of a template, as JSON: how its pool is sized, and its project."""
     return {"project": template.project, "pool": asdict(template.pool)}
 
 
 def outlined(name: str, outline: Mapping[str, Any]) -> Template:
-    """The template of an :func:`outline`: good for a status, and for nothing that creates."""
+    """Return the template of an :func:`outline`: enough for a status, not for creating tasks."""
     return Template(name=name, project=outline["project"], pool=PoolSettings(**outline["pool"]))
 
 
 class Templates(Mapping[str, Template]):
-    """A mapping by name that changes as a whole: whoever iterates sees one configuration."""
+    """A mapping by name that is replaced as a whole: an iteration sees one configuration."""
 
     def __init__(self, templates: Mapping[str, Template]) -> None:
         self._current = dict(templates)
 
     def replace(self, templates: Mapping[str, Template]) -> None:
-        """From now on these are in force, and no others."""
+        """Put these in force, and no others."""
         self._current = dict(templates)
 
     def named(self, name: str) -> Template:
-        """The template of that name.
+        """Return the template of that name.
 
-        :raises UnknownTemplate: there is none; the message names those that there are.
+        :raises UnknownTemplate: there is none; the message names the known ones.
         """
         current = self._current
         try:

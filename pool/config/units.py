@@ -14,10 +14,10 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 #: The longest duration that is accepted, in seconds: ten years. A thread cannot wait much
-#: longer than some hundred years, and nobody means even this.
+#: longer than some hundred years.
 LONGEST: Final = 3650 * 86400.0
 
-#: Seconds that anybody may ask to be left alone for, at most.
+#: The most seconds that a server may ask to wait.
 LONGEST_RETRY_AFTER: Final = 3600.0
 
 _SECONDS: Final = {
@@ -57,10 +57,12 @@ _SIZE: Final = re.compile(rf"\s*(?P<number>{_NUMBER})\s*(?P<unit>[A-Za-z]*)\s*")
 
 
 def parse_duration(value: object) -> float:
-    """The seconds that ``value`` stands for: ``"1h30m"`` is 5400.0.
+    """Return the seconds that ``value`` stands for: ``"1h30m"`` is 5400.0.
 
-    Units are ms, s, m, h and d. A number without a unit is refused, except 0, since nobody can
-    tell whether 30 means seconds or minutes. Raises ValueError with a message for people.
+    Units are ms, s, m, h and d. A number without a unit is refused, except 0: 30 might mean seconds
+    or minutes.
+
+    :raises ValueError: it is no duration; the message is fit for a user.
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
         if value == 0:
@@ -85,7 +87,7 @@ def parse_duration(value: object) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest text for a duration, to the millisecond: 5400.0 is ``"1h30m"``."""
+    """Return the shortest text for a duration, to the millisecond: 5400.0 is ``"1h30m"``."""
     rest = round(seconds * 1000)
     text = ""
     for unit, factor in _SECONDS.items():
@@ -98,7 +100,7 @@ def format_duration(seconds: float) -> str:
 def retry_after(
     value: str | None, *, now: float, most: float = LONGEST_RETRY_AFTER
 ) -> float | None:
-    """The seconds to wait that a ``Retry-After`` header asks for, ``most`` at the most.
+    """Return the seconds that a ``Retry-After`` header asks to wait, ``most`` at the most.
 
     It is a number of seconds or a date (RFC 9110, section 10.2.3); ``now`` is in seconds since the
     epoch. None when it is neither: nonsense is ignored.
@@ -115,10 +117,11 @@ def retry_after(
 
 
 def parse_size(value: object) -> int:
-    """The bytes that ``value`` stands for: ``"64MiB"`` is 67108864, and a plain integer is bytes.
+    """Return the bytes that ``value`` stands for: ``"64MiB"`` is 67108864, an integer is bytes.
 
-    KiB, MiB, GiB and TiB are powers of 1024; KB, MB, GB and TB are powers of 1000. Raises
-    ValueError with a message for people.
+    KiB, MiB, GiB and TiB are powers of 1024; KB, MB, GB and TB are powers of 1000.
+
+    :raises ValueError: it is no size; the message is fit for a user.
     """
     expected = 'expected a size such as "64MiB" or "100MB", or a number of bytes'
     if isinstance(value, int) and not isinstance(value, bool):
@@ -138,7 +141,7 @@ def parse_size(value: object) -> int:
 
 
 def format_size(size: int) -> str:
-    """The shortest exact text for a number of bytes: 67108864 is ``"64MiB"``."""
+    """Return the shortest exact text for a number of bytes: 67108864 is ``"64MiB"``."""
     candidates = [f"{size // factor}{unit}" for unit, factor in _BYTES.items() if not size % factor]
     return min(candidates, key=len) if size else "0B"
 
