@@ -1,12 +1,12 @@
-"""Keeps what is under way apart from the machine's clock being set, forward or back.
+"""Keep deadlines apart from the machine's clock being set, forward or back.
 
 Times in the store are those of the wall clock, since several processes share them and outlive
 one another. When that clock is set by hours, a lease that was given an hour ago would end now, or
 in half a day, and a process that is alive would count as gone. So the one process that maintains
-the store compares the wall clock with the one that never jumps, before any service decides
-something, and moves what is still to come along with it.
+the store compares the wall clock with the monotonic one before any service decides something, and
+moves the times that are still to come along with it.
 
-A machine that slept looks the same, and is treated so: whoever had an hour left then has it now.
+A machine that slept looks the same, and is treated so: an hour that was left is left then.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TOLERANCE: Final = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TimekeepingReport:
+class ClockJumpReport:
     """By how many seconds the clock was set since the last look, 0 when it was not, and how many
     rows were moved along."""
 
@@ -37,39 +37,33 @@ class TimekeepingReport:
 
 
 def jump_between(before: tuple[float, float], after: tuple[float, float]) -> float:
-    """By how many seconds the wall clock was set between two looks, each at (the wall clock, the
-    one that never jumps); 0 when it was not."""
+    """Return by how many seconds the wall clock was set between two looks, each at (the wall
+    clock, the monotonic one); 0 when it was not."""
     jump = (after[0] - before[0]) - (after[1] - before[1])
     return jump if abs(jump) > TOLERANCE else 0.0
 
 
-class Timekeeping:
-    """Notices when the clock was set; safe to be asked by several threads."""
+class ClockJumps:
+    """Notices when the clock was set. Thread-safe."""
 
     def __init__(self, store: Store, *, clock: Clock) -> None:
         self._store = store
         self._clock = clock
         self._guard = threading.Lock()
-        self._looked = self._look()
+        self._looked = clock.now(), clock.monotonic()
 
-    def run_once(self) -> TimekeepingReport:
-        """Move what is still to come if the clock was set since the last time; costs nothing when
+    def run_once(self) -> ClockJumpReport:
+        """Move what is still to come if the clock was set since the last time; cost nothing when
         it was not."""
-        # Whoever asks meanwhile waits: it must not decide by times that are being moved.
+        # Other services wait meanwhile: they must not decide by times that are being moved.
         with self._guard:
-            look = self._look()
-            jump = jump_between(self._looked, look)
-            if not jump:
-                self._looked = look
-                return TimekeepingReport()
-            now, elapsed = look[0], look[1] - self._looked[1]
-            moved = self._store.move_times(
-                jump, since=now - elapsed - TOLERANCE, term=TERM, now=now
-            )
-            # Only now: when the store could not be written, it is to be tried again.
-            self._looked = look
-        log.warning("the clock was set", seconds=round(jump, 1), moved=moved)
-        return TimekeepingReport(jump=jump, moved=moved)
-
-    def _look(self) -> tuple[float, float]:
-        return self._clock.now(), self._clock.monotonic()
+            now, monotonic = self._clock.now(), self._clock.monotonic()
+            jump = jump_between(self._looked, (now, monotonic))
+            moved = 0
+            if jump:
+                since = now - (monotonic - self._looked[1]) - TOLERANCE
+                moved = self._store.move_times(jump, since=since, term=TERM, now=now)
+                log.warning("the clock was set", seconds=round(jump, 1), moved=moved)
+            # Only now: when the store could not be written, it is tried again.
+            self._looked = now, monotonic
+            return ClockJumpReport(jump=jump, moved=moved)

@@ -91,6 +91,7 @@ class Refill:
         owner: str,
         clock: Clock,
         warm: Signal,
+        on_room: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._cvat = cvat
@@ -104,12 +105,8 @@ class Refill:
         self._stopping = threading.Event()
         #: Whether the last round left creates for a quieter moment.
         self.stepped_back = False
-        self._again: Callable[[], None] = lambda: None
+        self._on_room = on_room
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="refill")
-
-    def on_room(self, again: Callable[[], None]) -> None:
-        """Have ``again`` called when a create has ended and there may be more to do."""
-        self._again = again
 
     def target(self, template: Template) -> Target:
         """The size that the template's pool should have now."""
@@ -236,4 +233,4 @@ class Refill:
         if error is not None:
             log.error("create crashed", template=template, why=repr(error))
         if not self._stopping.is_set():
-            self._again()
+            self._on_room()

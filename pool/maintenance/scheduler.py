@@ -1,4 +1,4 @@
-"""Runs the services at their intervals, on APScheduler. This module alone knows when."""
+"""Run the services at their intervals, on APScheduler. This module alone knows when."""
 
 from __future__ import annotations
 
@@ -18,6 +18,22 @@ from pool.logs import get_logger
 
 log = get_logger(__name__)
 
+#: Seconds between two runs of a service. Refill and dispatch are woken by news as well.
+INTERVALS: dict[str, float] = {
+    "reload": 1.0,
+    "adopt": 2.0,
+    "dispatch": 2.0,
+    "delete": 5.0,
+    "history": 5.0,
+    "leases": 5.0,
+    "finalize": 10.0,
+    "observe": 10.0,
+    "reconcile": 10.0,
+    "lease_expiry": 15.0,
+    "retirement": 15.0,
+    "cleanup": 600.0,
+    "probe": 600.0,
+}
 #: Services that run at the same time at the most: all of them, so that those whose calls to CVAT
 #: hang keep no other waiting. Threads are made as they are needed.
 WORKERS = 24
@@ -74,9 +90,10 @@ class Scheduler:
         )
         self._scheduler.add_listener(self._listen, EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
 
-    def add(self, name: str, run_once: Callable[[], object], *, every: float) -> None:
-        """Run ``run_once`` every ``every`` seconds, a tenth of it earlier or later; the first
-        time at once."""
+    def add(self, name: str, run_once: Callable[[], object], *, every: float | None = None) -> None:
+        """Run ``run_once`` every ``every`` seconds, by default as :data:`INTERVALS` has it, a tenth
+        of it earlier or later; the first time at once."""
+        every = INTERVALS[name] if every is None else every
         record = ServiceRecord(every=every, added_at=self._clock.monotonic())
         service = _Service(name, run_once, every, record)
         self._services[name] = service

@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pool.clock import Clock
+from pool.maintenance.scheduler import INTERVALS
 from pool.model import EndedRequest, Status, TemplateStatus
 from pool.store import Store
 
 #: Seconds between two samples, for which samples are kept, and how many requests are told of.
-EVERY = 5.0
+EVERY = INTERVALS["history"]
 KEPT_FOR = 3600.0
 MOST_REQUESTS = 1000
 

@@ -13,15 +13,12 @@ from pool.logs import get_logger
 from pool.maintenance.scheduler import Scheduler
 from pool.model import Job, RequestRecord, Status
 from pool.observability.health import Health, ServerContact
-from pool.observability.history import EVERY, History
+from pool.observability.history import History
 from pool.observability.metrics import Metrics, Sources
 from pool.observability.status import read_status
 from pool.process import Engine
 
 log = get_logger(__name__)
-
-#: Seconds until another try, when the store could not be used at the beginning.
-OBSERVE_EVERY = 10.0
 
 
 class Observation:
@@ -82,8 +79,8 @@ class Observation:
             self.run_once()
         except StoreError as error:
             log.warning("nobody is told of events yet", why=str(error))
-        scheduler.add("history", self.history.run_once, every=EVERY)
-        scheduler.add("observe", self.run_once, every=OBSERVE_EVERY)
+        scheduler.add("history", self.history.run_once)
+        scheduler.add("observe", self.run_once)
 
     def run_once(self) -> None:
         """Begin what has not begun yet.

@@ -198,6 +198,11 @@ class Tracker:
             )
         )
 
+    def watch_leases(self) -> None:
+        """Track all tasks into which their callers upload by themselves."""
+        for handout in self._store.watched_leases():
+            self.watch_lease(handout)
+
     def forget(self, pooled_id: str) -> None:
         """Track a task no longer."""
         with self._guard:

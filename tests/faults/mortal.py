@@ -81,6 +81,7 @@ class ByHand:
 
     def __init__(self, *, before: Callable[[], object], **_: Any) -> None:
         self.services: dict[str, Callable[[], object]] = {}
+        self.running = False
         self._before = before
 
     def add(self, name: str, run_once: Callable[[], object], **_: Any) -> None:
@@ -95,6 +96,7 @@ class ByHand:
 
     def start(self) -> None:
         """The test runs them."""
+        self.running = True
 
     def stop(self, _timeout: float | None = None) -> bool:
         self.services.clear()
@@ -126,7 +128,6 @@ class Mortal:
         self._passed = 0
         self._beating = False
         self._beat_at = self.clock.monotonic()
-        self._term_ends = 0.0
         self.threads: list[Later] = []
         self.daemon: Daemon | None = None
         settings = load(config)
@@ -152,13 +153,15 @@ class Mortal:
 
     @property
     def maintains(self) -> bool:
-        return self.daemon is not None and self.daemon._maintaining
+        return self.daemon is not None and self.daemon.maintenance is not None
 
     @property
     def services(self) -> dict[str, Callable[[], object]]:
         """What its scheduler would run; empty for what is no daemon or stands by."""
-        scheduler: Any = self.daemon._scheduler if self.daemon is not None else None
-        return dict(scheduler.services) if scheduler is not None and self.maintains else {}
+        if self.daemon is None or self.daemon.maintenance is None:
+            return {}
+        scheduler: Any = self.daemon.maintenance.scheduler
+        return dict(scheduler.services)
 
     # --- Life -----------------------------------------------------------------------------------
 
@@ -202,7 +205,7 @@ class Mortal:
             while thread.waiting and not self.dead:
                 thread.do_one()
         if self.daemon is not None:
-            self.daemon._end_maintenance(self.daemon._time_to_stop())
+            self.daemon._stand_by(self.daemon._time_to_stop())
         self.engine.close()
         self.kill()
 
@@ -231,17 +234,9 @@ class Mortal:
             with self.running():
                 self.engine.heartbeat.run_once()
                 if self.daemon is not None:
-                    self._renew(self.daemon)
+                    self.daemon.renew()
         finally:
             self._beating = False
-
-    def _renew(self, daemon: Daemon) -> None:
-        now = self.clock.monotonic()
-        if daemon._renew_term():
-            self._term_ends = now + daemon_module.TERM
-            daemon._begin_maintenance()
-        elif daemon._maintaining and now >= self._term_ends - daemon_module.RENEWAL:
-            daemon._end_maintenance(daemon._time_to_stop())
 
     def new_thread(self, *_: Any, **__: Any) -> Later:
         self.threads.append(Later())

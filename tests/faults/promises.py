@@ -259,10 +259,10 @@ class Promises:
             return f"lease {lease}"
         daemon = self._world.maintainer
         assert daemon is not None and daemon.daemon is not None
-        refill = daemon.daemon._refill
+        maintenance = daemon.daemon.maintenance
         for template in daemon.engine.templates.values():
-            assert refill is not None
-            wanted = refill.target(template).size
+            assert maintenance is not None
+            wanted = maintenance.refill.target(template).size
             warm = store.warm_of(template.name, template.fingerprint)
             if warm < min(wanted, template.pool.min_size):
                 return f"{template.name} has {warm} of {wanted}; {store.holds()}"

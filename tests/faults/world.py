@@ -206,7 +206,8 @@ class World:
         upload = build_upload([(said.file, IMAGE)])
         new = NewRequest(id=new_id(self.clock.now()), files=names_of(upload), size=upload.size)
         process.engine.spool.keep(new.id, upload)
-        opened = process.daemon._dispatcher().accept(
+        assert process.daemon.maintenance is not None
+        opened = process.daemon.maintenance.dispatcher.accept(
             template,
             process.engine.spool.load(new.id),
             new,

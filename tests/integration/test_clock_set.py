@@ -17,7 +17,7 @@ from pool.clock import SystemClock
 from pool.config.settings import Template
 from pool.config.source import build_upload
 from pool.errors import CvatForbidden, StoreError
-from pool.maintenance.clock_jumps import Timekeeping, TimekeepingReport
+from pool.maintenance.clock_jumps import ClockJumpReport, ClockJumps
 from pool.maintenance.heartbeat import TERM
 from pool.maintenance.lease_expiry import LeaseExpiry
 from pool.maintenance.reconcile import Reconcile
@@ -43,7 +43,7 @@ class World:
         engine, clock = self.engine, self.clock
         self.template: Template = engine.templates["scenes"]
         self.refill = refill_of(engine)
-        self.timekeeping = Timekeeping(engine.store, clock=clock)
+        self.timekeeping = ClockJumps(engine.store, clock=clock)
         self.expiry = LeaseExpiry(engine.store, engine.cvat(), clock=clock)
         self.retirement = Retirement(engine.store, engine.templates, clock=clock)
         self.reconcile = Reconcile(
@@ -114,9 +114,9 @@ def test_the_clock_is_noticed_once(world: World, hours: float) -> None:
     open_lease(world.engine, world.template)
     world.clock.advance(1.0)
     world.set_clock(hours)
-    assert world.timekeeping.run_once() == TimekeepingReport(jump=hours * HOUR, moved=1)
+    assert world.timekeeping.run_once() == ClockJumpReport(jump=hours * HOUR, moved=1)
     world.clock.advance(1.0)
-    assert world.timekeeping.run_once() == TimekeepingReport()
+    assert world.timekeeping.run_once() == ClockJumpReport()
 
 
 def test_a_clock_that_was_set_while_the_store_was_busy_is_noticed_later(

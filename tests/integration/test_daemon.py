@@ -13,8 +13,8 @@ import pytest
 from support.commands import PATIENCE, cvat_pool, running
 
 from pool import Outcome, TaskPool
-from pool import daemon as daemon_module
 from pool.daemon import Daemon
+from pool.maintenance.scheduler import INTERVALS
 from pool.observability.metrics import Metrics
 from pool.simulator import SimulatorServer
 
@@ -62,7 +62,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> SimpleQueue[str]:
     """The calls to CVAT of a daemon that begins after this and deletes often, in their order."""
     calls: SimpleQueue[str] = SimpleQueue()
     monkeypatch.setattr(Metrics, "call", lambda _, operation, *__: calls.put(operation))
-    monkeypatch.setattr(daemon_module, "DELETE_EVERY", 0.05)
+    monkeypatch.setitem(INTERVALS, "delete", 0.05)
     return calls
 
 

@@ -20,6 +20,8 @@ from pool import ImportFailed, PoolError, TaskPool
 from pool import daemon as daemon_module
 from pool.daemon import Daemon
 from pool.errors import StoreError
+from pool.events.feed import Service, Unsubscribe
+from pool.maintenance.scheduler import INTERVALS
 from pool.requests import dispatcher as dispatch_module
 from pool.simulator import SimulatorServer
 
@@ -39,7 +41,7 @@ def daemon(
 ) -> Iterator[Daemon]:
     monkeypatch.setattr(daemon_module, "TERM", TERM)
     monkeypatch.setattr(daemon_module, "RENEWAL", 0.05)
-    monkeypatch.setattr(daemon_module, "RELOAD_EVERY", 0.05)
+    monkeypatch.setitem(INTERVALS, "reload", 0.05)
     monkeypatch.setattr(dispatch_module, "FORGET_EVERY", 0.0)
     path = write_config(tmp_path, simulator)
     path.write_text(path.read_text() + PATIENT)
@@ -83,9 +85,8 @@ def test_requests_that_are_cancelled_while_they_wait(daemon: Daemon, api: Api) -
         queued = api.submit([("a.jpg", b"x")], template="patient")
         assert (queued.status, queued.json["state"]) == (202, "queued")
         assert api.delete(queued.headers["location"]).status == 204
-        dispatch = daemon._dispatch
-        assert dispatch is not None
-        dispatch.run_once()
+        assert daemon.maintenance is not None
+        daemon.maintenance.dispatcher.run_once()
 
     assert grown(daemon, submit_and_cancel) == {}
 
@@ -95,13 +96,13 @@ def test_streams_that_cannot_begin(
 ) -> None:
     """The place in the events cannot be read, once the feed has been asked to watch."""
     feed, store = daemon.engine.feed, daemon.engine.store
-    watch, last_event_id = feed.watch, store.last_event_id
+    on, last_event_id = feed.on, store.last_event_id
     broken = threading.Event()
 
-    def watch_and_break(watcher: object) -> object:
-        unwatch = watch(watcher)  # type: ignore[arg-type]
+    def listen_and_break(service: Service, *kinds: str) -> Unsubscribe:
+        unsubscribe = on(service, *kinds)
         broken.set()
-        return unwatch
+        return unsubscribe
 
     def read() -> int:
         if broken.is_set():
@@ -113,7 +114,7 @@ def test_streams_that_cannot_begin(
         answer = api._http.request("GET", f"{api.url}/v1/events")
         assert answer.status == 503
 
-    monkeypatch.setattr(feed, "watch", watch_and_break)
+    monkeypatch.setattr(feed, "on", listen_and_break)
     monkeypatch.setattr(store, "last_event_id", read, raising=False)
     assert grown(daemon, listen) == {}
 
