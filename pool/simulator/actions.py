@@ -5,22 +5,19 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from PIL import Image
 
+from .backend import Backend
 from .call import Actor
 from .data import data_row
 from .data_params import DataParams
+from .door import Door
 from .events import Snapshot
-from .records import AccessToken, Project, Task, User
-from .requests_api import request_id
-from .simulator import Simulator
+from .records import AccessToken, Project, Task, User, request_id
 from .state import State
 from .tasks import move_task, remove_task
-
-if TYPE_CHECKING:
-    from .door import Door
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -40,7 +37,7 @@ class ActionFailed(Exception):
 class Somebody:
     """The server's first user, in a browser."""
 
-    def __init__(self, simulator: Simulator) -> None:
+    def __init__(self, simulator: Backend) -> None:
         self.simulator = simulator
 
     @property
@@ -80,7 +77,7 @@ class Actions:
     All raise :class:`ActionFailed` when there is no such task.
     """
 
-    def __init__(self, simulator: Simulator, run: Callable[[Callable[[], Any]], Any]) -> None:
+    def __init__(self, simulator: Backend, run: Callable[[Callable[[], Any]], Any]) -> None:
         self._simulator = simulator
         self._state = simulator.state
         self._run = run

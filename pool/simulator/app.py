@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -12,14 +11,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from .auth import authenticate, unauthorized
+from .backend import Backend
 from .call import Call
 from .control import own_routes
 from .organizations import resolve_organization
 from .replies import HTML, NOT_FOUND, Refusal, Reply, crash, detail, nginx_page
 from .routes import Operation, allowed, by_path
-
-if TYPE_CHECKING:
-    from .simulator import Simulator
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +27,10 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 Passage = Callable[[Call, Callable[[], Awaitable[Response]]], Awaitable[Response]]
 
 
-def create_app(simulator: Simulator) -> Starlette:
+def create_app(simulator: Backend, passage: Passage) -> Starlette:
     """The server's routes: CVAT's, and its own below ``/simulator``."""
     routes = [
-        Route(path, _endpoint(simulator, path, methods), methods=_all_methods(methods))
+        Route(path, _endpoint(simulator, passage, path, methods), methods=_all_methods(methods))
         for path, methods in by_path(simulator.settings).items()
     ]
 
@@ -52,7 +49,9 @@ def _all_methods(methods: dict[str, Operation]) -> list[str]:
     return sorted({*methods, "GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 
 
-def _endpoint(simulator: Simulator, path: str, methods: dict[str, Operation]) -> Endpoint:
+def _endpoint(
+    simulator: Backend, passage: Passage, path: str, methods: dict[str, Operation]
+) -> Endpoint:
     allow = allowed(path, methods)
 
     async def endpoint(request: Request) -> Response:
@@ -70,7 +69,7 @@ def _endpoint(simulator: Simulator, path: str, methods: dict[str, Operation]) ->
             return reply
 
         try:
-            response = await simulator.passage(call, answer)
+            response = await passage(call, answer)
         except ClientDisconnect:
             # Nobody will read it: what the web server in front notes down for such a request.
             response = Response(status_code=CLIENT_GONE)

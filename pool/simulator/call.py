@@ -3,41 +3,33 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from starlette.requests import ClientDisconnect, Request
 
+from .backend import Backend
 from .fields import not_an_object
 from .records import Json, Organization, User
 from .replies import Refusal, detail
 from .settings import SimulatorSettings
-from .state import State
+from .state import Caller, State
 from .timing import Timings
 
-if TYPE_CHECKING:
-    from .simulator import Simulator
 
-
-class Actor(Protocol):
-    """Somebody who does something on a server: a caller, or a person behind our back."""
+class Actor(Caller, Protocol):
+    """A caller with the server that it does something on."""
 
     @property
-    def simulator(self) -> Simulator: ...
+    def simulator(self) -> Backend: ...
 
     @property
     def state(self) -> State: ...
-
-    @property
-    def user(self) -> User: ...
-
-    @property
-    def base_url(self) -> str: ...
 
 
 class Call:
     """What a handler needs: who asks, in which organization, for what, and of which server."""
 
-    def __init__(self, simulator: Simulator, request: Request, operation: str) -> None:
+    def __init__(self, simulator: Backend, request: Request, operation: str) -> None:
         self.simulator = simulator
         self.request = request
         self.operation = operation

@@ -5,23 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from .actions import NAMES, ActionFailed, Actions
+from .backend import Backend
 from .fault_reading import read_arguments, read_fault, read_faults
 from .faults import InvalidFault
-
-if TYPE_CHECKING:
-    from .simulator import Simulator
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def own_routes(simulator: Simulator) -> list[Route]:
+def own_routes(simulator: Backend) -> list[Route]:
     """The routes, which need no credentials and pass no faults."""
     control = Control(simulator)
     routes: tuple[tuple[str, str, Endpoint], ...] = (
@@ -60,7 +59,7 @@ async def _body(request: Request) -> Any:
 class Control:
     """Answers the routes."""
 
-    def __init__(self, simulator: Simulator) -> None:
+    def __init__(self, simulator: Backend) -> None:
         self._simulator = simulator
 
     async def stats(self, _: Request) -> Response:
@@ -97,8 +96,6 @@ class Control:
 
     async def act(self, request: Request) -> Response:
         """``{"result": ...}`` of an action; 404 for one that is not known, 409 if it fails."""
-        from .actions import NAMES, ActionFailed, Actions
-
         name = request.path_params["name"]
         if name not in NAMES:
             return JSONResponse({"detail": f"there are {', '.join(NAMES)}"}, status_code=404)

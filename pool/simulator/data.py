@@ -15,10 +15,9 @@ from starlette.exceptions import HTTPException
 from .call import Actor, Call
 from .data_params import LONGEST_NAME, DataParams, read_params, unfold
 from .fields import Fields
-from .records import Data, Task
+from .records import Data, Json, Task, request_id
 from .render import data_meta_json
 from .replies import Refusal, Reply, crash, detail, invalid
-from .requests_api import request_id
 from .tasks import locked_task, task_of
 from .tus import create_upload, is_too_long
 from .versions import EARLY_IMPORT, EARLY_IMPORT_MENDED
@@ -112,7 +111,7 @@ async def _finish(call: Call, task: Task, params: DataParams) -> Reply:
         return Reply({"rq_id": identity}, status=409)
     task.updated = call.state.now()
     call.simulator.events.task_updated(task, before, call)
-    request = call.simulator.imports.put(call, task, params)
+    request = call.simulator.imports.put(call, task, params, call.received_at)
     settings = call.settings
     request.is_early = (
         unprepared and settings.since(EARLY_IMPORT) and not settings.since(EARLY_IMPORT_MENDED)
@@ -229,3 +228,21 @@ async def patch_meta(call: Call) -> Reply:
             raise Refusal(400, {"deleted_frames": ["A valid integer is required."]})
         data.deleted_frames = sorted(frame for frame in set(frames) if 0 <= frame < data.size)
     return Reply(data_meta_json(data))
+
+
+async def get_layout(call: Call) -> Reply:
+    data = task_of(call).data
+    layout = data.validation if data else None
+    body: Json = {
+        "mode": layout.mode if layout else None,
+        "frames_per_job_count": layout.per_job if layout else None,
+    }
+    if layout is not None:
+        body |= {"validation_frames": layout.frames, "disabled_frames": []}
+        if layout.mode == "gt_pool":
+            body |= {
+                "honeypot_count": len(layout.honeypots),
+                "honeypot_frames": list(layout.honeypots),
+                "honeypot_real_frames": list(layout.honeypots.values()),
+            }
+    return Reply(body)

@@ -7,14 +7,14 @@ import contextlib
 import socket
 from collections.abc import Iterator
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import uvicorn
+from starlette.applications import Starlette
 
 from .connection import Connection
-
-if TYPE_CHECKING:
-    from .simulator import Simulator
+from .fault_table import Faults
+from .state import State
 
 #: How long an idle connection is kept, as by the web server in front of CVAT.
 KEEP_ALIVE_SECONDS = 75
@@ -50,10 +50,12 @@ def _bound(family: int, address: tuple[str, int]) -> socket.socket:
 class Door(uvicorn.Server):
     """A uvicorn server that can go down and come up, and leaves the signals to us."""
 
-    def __init__(self, simulator: Simulator, listener: socket.socket) -> None:
+    def __init__(
+        self, app: Starlette, state: State, faults: Faults, listener: socket.socket
+    ) -> None:
         super().__init__(
             uvicorn.Config(
-                simulator.app,
+                app,
                 log_config=None,
                 log_level="critical",
                 access_log=False,
@@ -67,12 +69,12 @@ class Door(uvicorn.Server):
                 h11_max_incomplete_event_size=LONGEST_HEAD,
             )
         )
-        self._simulator = simulator
+        self._state = state
+        self._faults = faults
         #: While the door is shut: bound, so that nobody takes the port, but not listening.
         self._socket = listener
         self._accepting: set[asyncio.Task[Any]] = set()
         self.is_shut = True
-        simulator.door = self
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -137,19 +139,19 @@ class Door(uvicorn.Server):
 
     def stamp(self) -> None:
         """Send the simulator's date with every answer from now on, rather than ours."""
-        date = formatdate(self._simulator.state.now().timestamp(), usegmt=True)
+        date = formatdate(self._state.now().timestamp(), usegmt=True)
         headers = self.config.encoded_headers
         self.server_state.default_headers = [(b"date", date.encode()), *headers]
 
     async def on_tick(self, counter: int) -> bool:
         done = await super().on_tick(counter)
-        if self._simulator.state.clock_offset:
+        if self._state.clock_offset:
             self.stamp()
         return done
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # First of all, so that nobody waits for what hangs.
-        self._simulator.faults.close()
+        self._faults.close()
         if not self.is_shut:
             asyncio.get_running_loop().remove_reader(self._socket)
         self._socket.close()

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from .call import Actor
 from .deliveries import Sender
 from .records import ImportRequest, Job, Json, Organization, Task, User, Webhook
 from .render import (
@@ -17,7 +16,7 @@ from .render import (
     task_json,
     timestamp,
 )
-from .state import State
+from .state import Caller, State
 
 Snapshot = Mapping[str, Any]
 
@@ -61,15 +60,15 @@ class Events:
         self._state = state
         self._sender = sender
 
-    def task_created(self, task: Task, call: Actor) -> None:
+    def task_created(self, task: Task, call: Caller) -> None:
         self._about_task("create:task", task, call.base_url, _caller(call))
 
-    def task_deleted(self, task: Task, call: Actor) -> None:
+    def task_deleted(self, task: Task, call: Caller) -> None:
         for job in self._state.jobs_of(task):
             self._about_job("delete:job", job, job_json(job, call.base_url), _caller(call))
         self._about_task("delete:task", task, call.base_url, _caller(call))
 
-    def task_updated(self, task: Task, before: Snapshot, call: Actor) -> None:
+    def task_updated(self, task: Task, before: Snapshot, call: Caller) -> None:
         changes = _changes(before, self.snapshot(task))
         self._about_task("update:task", task, call.base_url, _caller(call), changes)
 
@@ -82,7 +81,7 @@ class Events:
     def job_created(self, job: Job, sender: User) -> None:
         self._about_job("create:job", job, created_job_json(job), _worker(sender))
 
-    def job_updated(self, job: Job, before: Snapshot, call: Actor) -> None:
+    def job_updated(self, job: Job, before: Snapshot, call: Caller) -> None:
         changes = _changes(before, self.job_snapshot(job))
         self._about_job("update:job", job, job_json(job, call.base_url), _caller(call), changes)
 
@@ -178,7 +177,7 @@ class Events:
         ]
 
 
-def _caller(call: Actor) -> Json | None:
+def _caller(call: Caller) -> Json | None:
     return basic_user(call.user, call.base_url)
 
 

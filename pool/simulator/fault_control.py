@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import Protocol, TypeVar
 
-from .fault_table import Active
+from .fault_table import Active, Faults
 from .faults import Fault
+from .state import State
 
-if TYPE_CHECKING:
-    from .server import SimulatorServer
+T = TypeVar("T")
+
+
+class Loop(Protocol):
+    """The way to a server's own thread, whose the faults are."""
+
+    def call(self, function: Callable[[], T], timeout: float = 10.0) -> T:
+        """Run something there and return its result."""
+
+    def wait_for(self, condition: Callable[[State], bool], timeout: float = 10.0) -> None:
+        """Wait until something is true of the state. Raises ``TimeoutError``."""
 
 
 class Handle:
     """A rule that was added."""
 
-    def __init__(self, server: SimulatorServer, active: Active[Fault]) -> None:
-        self._server = server
+    def __init__(self, control: FaultControl, loop: Loop, active: Active[Fault]) -> None:
+        self._control = control
+        self._loop = loop
         self._active = active
 
     def __repr__(self) -> str:
@@ -37,33 +48,32 @@ class Handle:
 
     def wait(self, times: int = 1, timeout: float = 10.0) -> None:
         """Wait until it has hit so often. Raises ``TimeoutError``."""
-        self._server.wait_for(lambda _: self._active.fired >= times, timeout)
+        self._loop.wait_for(lambda _: self._active.fired >= times, timeout)
 
     def remove(self) -> bool:
         """End it, and let go on what it holds up; False if it has ended already."""
-        return self._server.faults.remove(self)
+        return self._control.remove(self)
 
 
 class FaultControl:
     """Adds and removes rules. Thread-safe; when a method returns, it is done."""
 
-    def __init__(self, server: SimulatorServer) -> None:
-        self._server = server
+    def __init__(self, faults: Faults, loop: Loop) -> None:
+        self._faults = faults
+        self._loop = loop
 
     def add(self, fault: Fault) -> Handle:
         """Put a rule in force. Raises ``InvalidFault`` if no operation fits its pattern."""
-        faults = self._server.simulator.faults
-        return Handle(self._server, self._server.call(lambda: faults.add(fault)))
+        return Handle(self, self._loop, self._loop.call(lambda: self._faults.add(fault)))
 
     def remove(self, handle: Handle) -> bool:
         """As :meth:`Handle.remove`."""
-        faults = self._server.simulator.faults
-        return self._server.call(lambda: faults.remove(handle.id))
+        return self._loop.call(lambda: self._faults.remove(handle.id))
 
     def clear(self) -> None:
         """End all rules."""
-        self._server.call(self._server.simulator.faults.clear)
+        self._loop.call(self._faults.clear)
 
     def __iter__(self) -> Iterator[Handle]:
-        faults = self._server.simulator.faults
-        return iter([Handle(self._server, each) for each in self._server.call(lambda: [*faults])])
+        found = self._loop.call(lambda: [*self._faults])
+        return iter([Handle(self, self._loop, each) for each in found])

@@ -7,20 +7,17 @@ import logging
 import random
 from collections import deque
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
-from .call import Actor, Call
 from .data_params import DataParams
+from .events import Events
 from .fault_table import Active, Faults
 from .faults import DeadWorker, FailedImport, HungImport, ImportFault, SlowImport
+from .machine import Machine
 from .media import ImportFailed, kind_of, validation_error
-from .records import Data, ImportRequest, Job, Layout, Task
-from .requests_api import request_id
+from .records import Data, ImportRequest, Job, Layout, Task, request_id
 from .segments import Segments, check_count, check_params, lay_out
 from .sources import Media, read_media
-
-if TYPE_CHECKING:
-    from .simulator import Simulator
+from .state import Caller
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +41,11 @@ class WorkerDied(Exception):
 class Imports:
     """The queue of imports and the workers on it."""
 
-    def __init__(self, simulator: Simulator, faults: Faults) -> None:
-        self._simulator = simulator
+    def __init__(self, machine: Machine, events: Events, faults: Faults) -> None:
+        self._machine = machine
+        self._events = events
         self._faults = faults
-        settings = simulator.settings
+        settings = machine.settings
         self._timings = settings.timings
         self._rng = random.Random(settings.seed)
         self._queue: deque[ImportRequest] = deque()
@@ -67,36 +65,38 @@ class Imports:
         """Imports that no worker has taken yet."""
         return len(self._queue) + len(self._held)
 
-    def put(self, call: Call, task: Task, params: DataParams) -> ImportRequest:
+    def put(
+        self, caller: Caller, task: Task, params: DataParams, received_at: float
+    ) -> ImportRequest:
         """Queue the import of a task's data."""
-        request = self._new_request(call, task, params)
-        times = self._simulator.stats.times(task.id)
-        times.received_at = call.received_at
+        request = self._new_request(caller, task, params)
+        times = self._machine.stats.times(task.id)
+        times.received_at = received_at
         self._queue.append(request)
-        self._simulator.busy(1)
+        self._machine.busy(1)
         self._something.set()
         return request
 
-    def _new_request(self, actor: Actor, task: Task, params: DataParams) -> ImportRequest:
+    def _new_request(self, caller: Caller, task: Task, params: DataParams) -> ImportRequest:
         request = ImportRequest(
             id=request_id(task.id),
             task_id=task.id,
-            owner=actor.user,
+            owner=caller.user,
             project_id=task.project.id if task.project else None,
             organization=task.organization,
-            created=self._simulator.state.now(),
+            created=self._machine.state.now(),
             params=params,
-            base_url=actor.base_url,
+            base_url=caller.base_url,
         )
-        self._simulator.state.requests[request.id] = request
+        self._machine.state.requests[request.id] = request
         return request
 
     def cancel(self, request: ImportRequest) -> None:
         """Take a request that is still queued out of the queue and forget it."""
         if self._held.pop(request.id, None) is None:
             self._queue.remove(request)
-        del self._simulator.state.requests[request.id]
-        self._simulator.busy(-1)
+        del self._machine.state.requests[request.id]
+        self._machine.busy(-1)
 
     async def work(self) -> None:
         """Be one worker, for ever."""
@@ -115,10 +115,10 @@ class Imports:
                 await self._run(request, faults)
             finally:
                 self._started.remove(request)
-                self._simulator.busy(-1)
+                self._machine.busy(-1)
 
     def _faults_of(self, request: ImportRequest) -> list[Active[ImportFault]]:
-        task = self._simulator.state.tasks.get(request.task_id)
+        task = self._machine.state.tasks.get(request.task_id)
         return self._faults.firing(ImportFault, task.name) if task else []
 
     def _hold(self, request: ImportRequest, faults: list[Active[ImportFault]]) -> bool:
@@ -138,9 +138,9 @@ class Imports:
 
     async def _run(self, request: ImportRequest, faults: list[Active[ImportFault]]) -> None:
         request.status = "started"
-        request.started = self._simulator.state.now()
-        times = self._simulator.stats.times(request.task_id)
-        times.started_at = self._simulator.clock()
+        request.started = self._machine.state.now()
+        times = self._machine.stats.times(request.task_id)
+        times.started_at = self._machine.clock()
         if self._timings.import_fork_wait > 0:
             await asyncio.sleep(self._timings.import_fork_wait / 1000.0)
         try:
@@ -153,7 +153,7 @@ class Imports:
                     _fail_early(faults)
                     await self._import(request, task, slower)
                 except ImportFailed:
-                    await self._simulator.processor.use(self._timings.import_failure)
+                    await self._machine.processor.use(self._timings.import_failure)
                     raise
             _die(faults, "after")
         except WorkerDied as death:
@@ -187,11 +187,11 @@ class Imports:
         """Leave of a request what a dead worker leaves of it."""
         if death.request == "failed":
             self._fail(request, death.message)
-        elif self._simulator.state.requests.get(request.id) is request:
-            del self._simulator.state.requests[request.id]
+        elif self._machine.state.requests.get(request.id) is request:
+            del self._machine.state.requests[request.id]
 
     def _task_of(self, request: ImportRequest) -> Task:
-        task = self._simulator.state.tasks.get(request.task_id)
+        task = self._machine.state.tasks.get(request.task_id)
         if task is None or request.is_early:
             raise ImportFailed(
                 "cvat.apps.engine.models.Task.DoesNotExist: Task matching query does not exist.\n"
@@ -207,14 +207,14 @@ class Imports:
         media = await self._read(data, params)
         media, segments, layout = lay_out(task, media, params, self._rng)
         jobs = len(segments.ranges) * (task.consensus_replicas + 1)
-        check_count(jobs, self._simulator.settings.max_jobs_per_task)
+        check_count(jobs, self._machine.settings.max_jobs_per_task)
         cost = self._cost(media, segments, jobs) * self._luck() * slower
-        await self._simulator.processor.use(cost)
+        await self._machine.processor.use(cost)
         self._commit(request, task, data, media, segments, layout)
 
     async def _read(self, data: Data, params: DataParams) -> Media:
-        settings = self._simulator.settings
-        arguments = (data, params, self._simulator.share, settings, self._rng)
+        settings = self._machine.settings
+        arguments = (data, params, self._machine.share, settings, self._rng)
         if not data.remote_files and not data.server_files and _is_little(data):
             return read_media(*arguments)
         return await asyncio.to_thread(read_media, *arguments)
@@ -232,7 +232,7 @@ class Imports:
         )
 
     def _luck(self) -> float:
-        settings = self._simulator.settings
+        settings = self._machine.settings
         factor = self._rng.lognormvariate(0.0, settings.import_jitter)
         return factor * 2.0 if self._rng.random() < settings.slow_import_rate else factor
 
@@ -246,7 +246,7 @@ class Imports:
         layout: Layout | None,
     ) -> None:
         """Make the jobs visible, all at once, and tell the webhooks."""
-        state, events = self._simulator.state, self._simulator.events
+        state, events = self._machine.state, self._events
         moment = state.now()
         before = events.snapshot(task)
         data.size, data.frames, data.chunk_size = media.size, media.frames, media.chunk_size
@@ -273,7 +273,7 @@ class Imports:
             start = 0 if layout.mode == "gt" else layout.frames[0]
             job = self._add_job(task, start, media.size - 1)
             job.type, job.frame_count = "ground_truth", len(layout.frames)
-        self._simulator.stats.times(task.id).committed_at = self._simulator.clock()
+        self._machine.stats.times(task.id).committed_at = self._machine.clock()
         for job in state.jobs_of(task):
             events.job_created(job, request.owner)
         # Two saves of the task's row: one for what the import found, one that only touches it.
@@ -284,9 +284,9 @@ class Imports:
         events.task_imported(task, before, request.owner)
 
     def _add_job(self, task: Task, start: int, stop: int) -> Job:
-        moment = self._simulator.state.now()
+        moment = self._machine.state.now()
         job = Job(
-            id=next(self._simulator.state.ids.job),
+            id=next(self._machine.state.ids.job),
             task=task,
             start_frame=start,
             stop_frame=stop,
@@ -294,29 +294,29 @@ class Imports:
             created=moment,
             updated=moment,
         )
-        self._simulator.state.jobs[job.id] = job
+        self._machine.state.jobs[job.id] = job
         task.job_ids.append(job.id)
         return job
 
     async def _finish(self, request: ImportRequest) -> None:
         """What the worker does after the commit: the request is ``finished`` only then."""
-        processor = self._simulator.processor
+        processor = self._machine.processor
         await processor.use(self._timings.import_completed_event)
         self._complete(request)
-        self._simulator.events.request_completed(request, status="finished")
+        self._events.request_completed(request, status="finished")
         await processor.use(self._timings.import_finish)
         request.status = "finished"
-        self._simulator.stats.times(request.task_id).finished_at = self._simulator.clock()
+        self._machine.stats.times(request.task_id).finished_at = self._machine.clock()
 
     def _complete(self, request: ImportRequest) -> None:
-        request.finished = self._simulator.state.now()
-        ttl = timedelta(seconds=self._simulator.settings.request_result_ttl)
+        request.finished = self._machine.state.now()
+        ttl = timedelta(seconds=self._machine.settings.request_result_ttl)
         request.expires = request.finished + ttl
 
-    def import_at_once(self, actor: Actor, task: Task, data: Data, params: DataParams) -> None:
+    def import_at_once(self, caller: Caller, task: Task, data: Data, params: DataParams) -> None:
         """Import what is there, past the queue, the workers and all faults. For few files."""
-        request = self._new_request(actor, task, params)
-        media = read_media(data, params, self._simulator.share, self._simulator.settings, self._rng)
+        request = self._new_request(caller, task, params)
+        media = read_media(data, params, self._machine.share, self._machine.settings, self._rng)
         self._commit(request, task, data, *lay_out(task, media, params, self._rng))
         self._complete(request)
         request.status = "finished"
@@ -328,13 +328,13 @@ class Imports:
     def find_abandoned(self) -> None:
         """Fail what was under way when the workers were stopped, as the queue does in the end."""
         for request in self._interrupted:
-            self._fail(request, ABANDONED.format(f"{self._simulator.state.now():%F %T}"))
+            self._fail(request, ABANDONED.format(f"{self._machine.state.now():%F %T}"))
         self._interrupted.clear()
 
     def clear(self) -> int:
         """Lose all that is queued or was interrupted; returns how many imports that are."""
         lost = len(self._queue) + len(self._held)
-        self._simulator.busy(-lost)
+        self._machine.busy(-lost)
         lost += len(self._interrupted)
         for each in (self._queue, self._held, self._interrupted):
             each.clear()
@@ -343,11 +343,11 @@ class Imports:
     def _fail(self, request: ImportRequest, message: str) -> None:
         request.status = "failed"
         request.message = message
-        request.finished = self._simulator.state.now()
+        request.finished = self._machine.state.now()
         request.expires = request.finished + FAILED_RESULT_TTL
-        times = self._simulator.stats.times(request.task_id)
-        times.finished_at, times.failed = self._simulator.clock(), True
-        self._simulator.events.request_completed(request, status="failed")
+        times = self._machine.stats.times(request.task_id)
+        times.finished_at, times.failed = self._machine.clock(), True
+        self._events.request_completed(request, status="failed")
 
 
 def _fail_early(faults: list[Active[ImportFault]]) -> None:

@@ -257,3 +257,19 @@ class Delivery:
     changed_fields: str
     request: Json
     response: str
+
+
+@dataclass(slots=True)
+class Upload:
+    """A file on its way: the bytes so far are in ``path``."""
+
+    data: Data
+    user: User
+    name: str
+    size: int
+    path: Path
+    offset: int = 0
+
+
+def request_id(task_id: int) -> str:
+    return f"action=create&target=task&target_id={task_id}"

@@ -7,7 +7,7 @@ import re
 from .call import Call
 from .filters import Field, Listing
 from .paging import page
-from .records import ImportRequest
+from .records import ImportRequest, request_id
 from .render import request_json
 from .replies import NEVER_CACHE, Refusal, Reply, forbidden, invalid
 from .versions import MESSAGE_WITH_FAILURE
@@ -40,10 +40,6 @@ LISTING: Listing[ImportRequest] = Listing(
     search=(),
     sort="-created_date",
 )  # fmt: skip
-
-
-def request_id(task_id: int) -> str:
-    return f"action=create&target=task&target_id={task_id}"
 
 
 def task_id_of(given: str) -> int | None:

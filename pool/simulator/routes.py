@@ -17,7 +17,6 @@ from . import (
     tasks,
     tus,
     users,
-    validation,
     webhooks,
 )
 from .call import Call
@@ -72,7 +71,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("data:meta:patch", "PATCH", TASK + "/data/meta", data.patch_meta, "data_meta"),
     Operation("tus:head", "HEAD", TASK + "/data/{file_id}", tus.head_upload, "upload_tus"),
     Operation("tus:patch", "PATCH", TASK + "/data/{file_id}", tus.patch_upload, "upload_tus"),
-    Operation("validation:layout", "GET", TASK + "/validation_layout", validation.get_layout,
+    Operation("validation:layout", "GET", TASK + "/validation_layout", data.get_layout,
               "task_get"),
     Operation("jobs:list", "GET", "/api/jobs", jobs.list_jobs, "job_list"),
     Operation("jobs:create", "POST", "/api/jobs", jobs.create_job, "job_get"),

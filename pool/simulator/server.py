@@ -109,7 +109,8 @@ class SimulatorServer:
     async def _serve(self, listener: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
         self._simulator = simulator = Simulator(self.settings)
-        self._server = server = Door(simulator, listener)
+        self._server = server = Door(simulator.app, simulator.state, simulator.faults, listener)
+        simulator.door = server
         await simulator.start()
         serving = asyncio.ensure_future(server.serve())
         try:
@@ -138,7 +139,7 @@ class SimulatorServer:
     @property
     def faults(self) -> FaultControl:
         """What goes wrong with the server, to be changed from any thread but its own."""
-        return FaultControl(self)
+        return FaultControl(self.simulator.faults, self)
 
     @contextlib.contextmanager
     def fault(self, *faults: Fault) -> Iterator[Handle]:

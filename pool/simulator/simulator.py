@@ -1,43 +1,22 @@
-"""The simulated server: its state, its workers, its processor, put together."""
+"""The simulated server: its backend and its HTTP, put together."""
 
 from __future__ import annotations
 
-import asyncio
-import random
-import secrets
-import shutil
-import tempfile
-import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
-from datetime import datetime, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from datetime import datetime
 
 from starlette.applications import Starlette
+from starlette.responses import Response
 
 from .app import Passage, create_app
-from .deliveries import Sender
-from .events import Events
-from .fault_table import Faults
-from .imports import Imports
+from .backend import Backend
+from .call import Call
 from .passage import FaultyPassage
-from .records import AccessToken, CloudStorage, Data, Organization, User
-from .replies import Refusal
 from .routes import OPERATIONS
 from .settings import SimulatorSettings
-from .state import State
-from .stats import Clock, Stats
-from .timing import Processor
-from .tus import Upload
-
-if TYPE_CHECKING:
-    from .door import Door
-
-MINUTE = 60.0
 
 
-class Simulator:
+class Simulator(Backend):
     """A CVAT server without a socket: everything behind its HTTP.
 
     Make it, :meth:`start` it on a running loop, serve :attr:`app`, :meth:`stop` it. All of it
@@ -50,204 +29,10 @@ class Simulator:
         *,
         utc: Callable[[], datetime] | None = None,
     ) -> None:
-        self.settings = settings or SimulatorSettings()
-        self.state = State() if utc is None else State(utc)
-        self.stats = Stats()
-        self.clock = Clock()
-        self.processor = Processor(self.settings.cores)
-        operations = {operation.name for operation in OPERATIONS}
-        self.faults = Faults(self.settings.seed, self.stats, sorted(operations))
-        self.sender = Sender(
-            self.settings, self.state, self.stats, self.processor, self.faults, self.busy
-        )
-        self.events = Events(self.state, self.sender)
-        self.imports = Imports(self, self.faults)
-        self.uploads: dict[str, Upload] = {}
-        self.folder = Path(tempfile.mkdtemp(prefix="cvat-simulator-", dir=self.settings.folder))
-        self.share = self.settings.share or self.folder / "share"
+        super().__init__(settings, utc, {operation.name for operation in OPERATIONS})
         #: Wraps every request. This one makes the faults of calls.
         self.passage: Passage = FaultyPassage(self.faults)
-        #: The socket that the server is reached by, if it is by one.
-        self.door: Door | None = None
-        self.app: Starlette = create_app(self)
-        self._workers: list[asyncio.Task[None]] = []
-        self._later: set[asyncio.Task[None]] = set()
-        #: What is drawn when something happens to any one of several.
-        self.rng = random.Random(f"{self.settings.seed} actions")
-        #: Tokens that are refused, and tokens that are read-only, until they are restored.
-        self.revoked: dict[str, AccessToken] = {}
-        self.restricted: list[AccessToken] = []
-        self._busy = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._anonymous: deque[float] = deque()
-        self._populate()
-        for fault in self.settings.faults:
-            self.faults.add(fault)
+        self.app: Starlette = create_app(self, self._pass)
 
-    def _populate(self) -> None:
-        settings, state, moment = self.settings, self.state, self.state.now()
-        self.share.mkdir(parents=True, exist_ok=True)
-        for number, given in enumerate(settings.users, start=2):
-            state.users[number] = User(
-                id=number,
-                username=given.username,
-                password=given.password or secrets.token_urlsafe(12),
-                email=given.email,
-                is_superuser=given.is_superuser,
-                groups=given.groups,
-                date_joined=moment,
-                last_login=moment,
-                first_name=given.first_name,
-                last_name=given.last_name,
-            )
-        self.owner = next(iter(state.users.values()))
-        self.access_token = self.add_token(self.owner, settings.access_token, read_only=False)
-        self.readonly_token = self.add_token(self.owner, settings.readonly_token, read_only=True)
-        for number, organization in enumerate(settings.organizations, start=1):
-            owner = state.user_named(organization.owner or "") or self.owner
-            members = [owner, *map(state.user_named, organization.members)]
-            state.organizations[number] = Organization(
-                id=number,
-                slug=organization.slug,
-                name=organization.name or organization.slug,
-                owner=owner,
-                members={member.id for member in members if member is not None},
-                created=moment,
-            )
-        for number, storage in enumerate(settings.cloud_storages, start=1):
-            folder = storage.folder or self.folder / "cloud" / str(number)
-            for key, content in storage.objects.items():
-                (folder / key).parent.mkdir(parents=True, exist_ok=True)
-                (folder / key).write_bytes(content)
-            state.cloud_storages[number] = CloudStorage(
-                id=number,
-                display_name=storage.display_name,
-                resource=storage.resource,
-                folder=folder,
-                owner=self.owner,
-                organization=state.organization_named(storage.organization or ""),
-                created=moment,
-            )
-
-    def add_token(
-        self,
-        user: User,
-        value: str | None = None,
-        *,
-        read_only: bool = False,
-        expires: datetime | None = None,
-    ) -> str:
-        """Make an access token for a user and return its value; without one it is drawn."""
-        token = AccessToken(
-            id=len(self.state.tokens) + 1,
-            value=value or f"sim_{secrets.token_urlsafe(24)}",
-            name="read-only" if read_only else "read and write",
-            user=user,
-            read_only=read_only,
-            created=self.state.now(),
-            expires=expires,
-        )
-        self.state.tokens[token.value] = token
-        return token.value
-
-    async def start(self) -> None:
-        """Put the workers to work."""
-        self._start_workers()
-
-    def _start_workers(self) -> None:
-        workers: list[Callable[[], Awaitable[None]]] = [self.sender.run]
-        workers += [self.imports.work] * self.settings.import_workers
-        self._workers = [asyncio.ensure_future(worker()) for worker in workers]
-
-    async def stop(self) -> None:
-        """Stop the workers and remove every file. Calling it twice does no harm."""
-        for worker in self._workers:
-            worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
-        self._workers = []
-        self.sender.close()
-        await asyncio.to_thread(shutil.rmtree, self.folder, True)
-
-    def halt(self) -> None:
-        """Stop all work in the background where it is, as when the machine is switched off."""
-        self.imports.interrupt()
-        for worker in self._workers:
-            worker.cancel()
-        self._workers = []
-
-    def resume(self, *, queues: bool) -> None:
-        """Work again after :meth:`halt`: with the queues as they were, or with empty ones.
-
-        Imports that were under way are not taken up again: their requests fail.
-        """
-        if queues:
-            self.imports.find_abandoned()
-        else:
-            self.empty_queues()
-        self._start_workers()
-
-    def empty_queues(self) -> int:
-        """Forget what Redis knows: imports, requests, deliveries. Returns the imports lost."""
-        lost = self.imports.clear()
-        self.sender.clear()
-        self.state.requests.clear()
-        return lost
-
-    def later(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something as soon as it can be done."""
-        task = asyncio.ensure_future(work)
-        self._later.add(task)
-        task.add_done_callback(self._later.discard)
-
-    @property
-    def is_halted(self) -> bool:
-        return not self._workers
-
-    def set_clock(self, seconds: float) -> None:
-        """Have the server's clock be off by so much from now on."""
-        self.state.clock_offset = timedelta(seconds=seconds)
-        if self.door is not None:
-            self.door.stamp()
-
-    def busy(self, change: int) -> None:
-        """Count work that goes on in the background: imports and deliveries."""
-        self._busy += change
-        if self._busy:
-            self._idle.clear()
-        else:
-            self._idle.set()
-
-    async def idle(self) -> None:
-        """Return once no import and no delivery is waiting or under way."""
-        await self._idle.wait()
-
-    def hold_imports(self, at: str = "queued") -> None:
-        """Let imports come to a state, ``queued`` or ``started``, and no further."""
-        self.imports.gates[at].clear()
-
-    def release_imports(self) -> None:
-        for gate in self.imports.gates.values():
-            gate.set()
-
-    def forget_uploads(self, data: Data) -> None:
-        """Give up what is still being uploaded in pieces to a task that is deleted."""
-        for identity in [key for key, upload in self.uploads.items() if upload.data is data]:
-            del self.uploads[identity]
-
-    def throttle(self) -> None:
-        """Count an anonymous call. Raises 429 when there were too many in the last minute."""
-        most = self.settings.anonymous_calls_per_minute
-        if most is None:
-            return
-        moment = time.monotonic()
-        while self._anonymous and self._anonymous[0] <= moment - MINUTE:
-            self._anonymous.popleft()
-        if len(self._anonymous) >= most:
-            wait = max(1, round(self._anonymous[0] + MINUTE - moment))
-            raise Refusal(
-                429,
-                {"detail": f"Request was throttled. Expected available in {wait} seconds."},
-                headers={"retry-after": str(wait)},
-            )
-        self._anonymous.append(moment)
+    async def _pass(self, call: Call, answer: Callable[[], Awaitable[Response]]) -> Response:
+        return await self.passage(call, answer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 from .records import (
     AccessToken,
@@ -132,3 +133,13 @@ class State:
         for delivery_id in webhook.deliveries:
             self.deliveries.pop(delivery_id, None)
         del self.webhooks[webhook.id]
+
+
+class Caller(Protocol):
+    """Who does something on a server: a call, or a person in a browser."""
+
+    @property
+    def user(self) -> User: ...
+
+    @property
+    def base_url(self) -> str: ...

@@ -7,12 +7,10 @@ import base64
 import os.path
 import sys
 import uuid
-from dataclasses import dataclass
 from email.header import Header
-from pathlib import Path
 
 from .call import Call
-from .records import Data, User
+from .records import Data, Upload
 from .replies import Refusal, Reply, crash, dump
 from .tasks import task_of
 from .versions import TUS_COMPLETE_IS_404, TUS_WITHOUT_ORIGIN
@@ -33,18 +31,6 @@ HEADERS = {
 MEGABYTE = 1_000_000
 #: Bytes of a file's name that a file system takes.
 LONGEST_ON_DISK = 255
-
-
-@dataclass(slots=True)
-class Upload:
-    """A file on its way: the bytes so far are in ``path``."""
-
-    data: Data
-    user: User
-    name: str
-    size: int
-    path: Path
-    offset: int = 0
 
 
 def _refusal(status: int) -> Refusal:

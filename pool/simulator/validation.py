@@ -7,12 +7,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .call import Call
 from .fields import Fields
 from .media import natural_key, validation_error
-from .records import Frame, Json, Layout, Task
-from .replies import Reply
-from .tasks import task_of
+from .records import Frame, Layout, Task
 
 METHODS = ("random_uniform", "random_per_job", "manual")
 
@@ -132,21 +129,3 @@ def mix_in(
     )
     names = [[ordered[number].name for number in job] for job in jobs]
     return [dataclasses.replace(ordered[number]) for number in [*mixed, *pool]], names, layout
-
-
-async def get_layout(call: Call) -> Reply:
-    data = task_of(call).data
-    layout = data.validation if data else None
-    body: Json = {
-        "mode": layout.mode if layout else None,
-        "frames_per_job_count": layout.per_job if layout else None,
-    }
-    if layout is not None:
-        body |= {"validation_frames": layout.frames, "disabled_frames": []}
-        if layout.mode == "gt_pool":
-            body |= {
-                "honeypot_count": len(layout.honeypots),
-                "honeypot_frames": list(layout.honeypots),
-                "honeypot_real_frames": list(layout.honeypots.values()),
-            }
-    return Reply(body)
