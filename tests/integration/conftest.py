@@ -11,9 +11,10 @@ import pytest
 from support.api import Api, Serving, serving, settings_for
 from support.clock import ManualClock
 from support.commands import PATIENCE
-from support.hooked import HOOK, SCOPE, Counted, Imports, install, new_project, state, wait_until
+from support.hooked import HOOK, SCOPE, Counted, Imports, install, new_project, state
 from support.scripted import ScriptedCvat
 from support.services import dispatch_of, fill, refill_of
+from support.waiting import wait_until
 
 from pool import TaskPool
 from pool.config.loader import load
@@ -82,7 +83,7 @@ def hooks(
 ) -> Iterator[WebhookReport]:
     report = install(setup, hooked_daemon)
     assert (report.delivery, report.reachable) == ("delivered", True)
-    wait_until(hooked_daemon, lambda: state(caller) is WebhookState.ALIVE)
+    wait_until(hooked_daemon.engine.store, lambda: state(caller) is WebhookState.ALIVE)
     yield report
     list(setup.remove())
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.commands import PATIENCE, cvat_pool
 from support.terminal import in_a_terminal
+from support.waiting import wait_until
 
 from pool.config.loader import load
 from pool.daemon import Daemon
@@ -41,10 +42,9 @@ def folder(simulator: SimulatorServer, tmp_path_factory: pytest.TempPathFactory)
         thread = threading.Thread(target=daemon.run, kwargs={"on_ready": ready.set})
         thread.start()
         assert ready.wait(PATIENCE)
-        warm = daemon.engine.warm
-        while not ("lost" in store.holds() and {LONG, LONGEST} <= set(store.levels())):
-            seen = warm.count
-            warm.wait(seen, 0.05)
+        wait_until(
+            store, lambda: "lost" in store.holds() and {LONG, LONGEST} <= set(store.levels())
+        )
         told = {"cwd": folder, "CVAT_ACCESS_TOKEN": simulator.access_token}
         assert cvat_pool("prewarm", LONG, "3", "--for", "2h", **told).returncode == 0
         assert cvat_pool("lease", "parcels", **told).returncode == 0

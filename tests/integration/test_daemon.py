@@ -11,6 +11,7 @@ from queue import SimpleQueue
 
 import pytest
 from support.commands import PATIENCE, cvat_pool, running
+from support.waiting import wait_until
 
 from pool import Outcome, TaskPool
 from pool.daemon import Daemon
@@ -34,12 +35,7 @@ def daemon(pool: TaskPool) -> Iterator[Daemon]:
 
 
 def wait_for_warm(daemon: Daemon, pool: TaskPool, count: int) -> None:
-    signal = daemon.engine.warm
-    while True:
-        seen = signal.count
-        if pool.status().templates[0].warm == count:
-            return
-        assert signal.wait(seen, PATIENCE) > seen, "no task became warm"
+    wait_until(daemon.engine.store, lambda: pool.status().templates[0].warm == count)
 
 
 def test_the_pool_fills_and_is_refilled_after_hand_outs_of_others(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.commands import PATIENCE
+from support.waiting import wait_until
 
 from pool import Outcome, TaskPool
 from pool.config.loader import load
@@ -38,39 +39,30 @@ def caller(daemon: Daemon, config_path: Path) -> Iterator[TaskPool]:
         yield caller
 
 
-def wait_until(daemon: Daemon, true: Callable[[], bool]) -> None:
-    """Look again whenever a task has become warm, and a few times a second besides."""
-    waited = 0.0
-    while not true():
-        daemon.engine.warm.wait(daemon.engine.warm.count, 0.1)
-        waited += 0.1
-        assert waited < PATIENCE
-
-
 def warm(caller: TaskPool) -> int:
     return caller.status().templates[0].warm
 
 
 def test_a_prewarm_of_another_process_is_followed_at_once(daemon: Daemon, caller: TaskPool) -> None:
-    wait_until(daemon, lambda: warm(caller) == 2)
+    wait_until(daemon.engine.store, lambda: warm(caller) == 2)
     caller.prewarm("scenes", 5)
-    wait_until(daemon, lambda: warm(caller) == 5)
+    wait_until(daemon.engine.store, lambda: warm(caller) == 5)
 
 
 def test_a_drained_pool_is_filled_again_when_it_is_resumed(
     daemon: Daemon, caller: TaskPool
 ) -> None:
-    wait_until(daemon, lambda: warm(caller) == 2)
+    wait_until(daemon.engine.store, lambda: warm(caller) == 2)
     assert caller.drain("scenes") == 2
     assert warm(caller) == 0
     caller.resume("scenes")
-    wait_until(daemon, lambda: warm(caller) == 2)
+    wait_until(daemon.engine.store, lambda: warm(caller) == 2)
 
 
 def test_a_changed_file_replaces_the_pool_and_leaves_it_full_all_the_while(
     daemon: Daemon, caller: TaskPool, config_path: Path
 ) -> None:
-    wait_until(daemon, lambda: warm(caller) == 2)
+    wait_until(daemon.engine.store, lambda: warm(caller) == 2)
     before = daemon.engine.templates["scenes"].fingerprint
     config_path.write_text(config_path.read_text().replace('"person"', '"tram"'))
 
@@ -79,7 +71,7 @@ def test_a_changed_file_replaces_the_pool_and_leaves_it_full_all_the_while(
         tasks = caller.store.tasks(states=[TaskState.WARM])
         return before not in {task.fingerprint for task in tasks}
 
-    wait_until(daemon, replaced)
+    wait_until(daemon.engine.store, replaced)
     lease = caller.acquire("scenes")
     assert lease.outcome is Outcome.HIT
     task = caller.store.task_on_server(lease.task_id)

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 from support.api import Serving, serving, settings_for
 from support.services import PATIENCE
+from support.waiting import wait_until
 
 from pool.config.settings import PoolSettings, StoreSettings, Template
 from pool.errors import TooManyUploads
@@ -50,8 +51,7 @@ def test_too_many_requests_wait(small: Serving) -> None:
 def test_too_many_wait_for_a_task(small: Serving) -> None:
     with ThreadPoolExecutor(2) as threads:
         waits = [threads.submit(small.api.lease, "patient") for _ in range(2)]
-        while small.engine.store.waiting("patient") < 2:
-            threading.Event().wait(0.005)
+        wait_until(small.engine.store, lambda: small.engine.store.waiting("patient") == 2)
         answer = small.api.lease("patient")
         assert (answer.status, answer.code) == (429, "queue-full")
         assert small.engine.store.waiting("patient") == 2

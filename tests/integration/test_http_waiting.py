@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 from support.api import Api, Serving, keyed, waiting
 from support.services import PATIENCE
+from support.waiting import wait_until
 
 from pool.clock import SystemClock
 from pool.model import Job, LeaseState, RequestState
@@ -145,7 +146,10 @@ def test_a_stop_answers_those_who_wait(served: Serving, api: Api, image: bytes) 
             api.submit, [("a.jpg", image)], template="patient", wait=60, key="monday"
         )
         served.fill()
-        until(lambda: served.engine.store.requests().requests[0].id != request)
+        wait_until(
+            served.engine.store,
+            lambda: served.engine.store.requests().requests[0].id != request,
+        )
         threading.Event().wait(0.1)
         served.ending.tell()
         served.server.stop(PATIENCE)
@@ -160,7 +164,7 @@ def test_a_stop_answers_those_who_wait(served: Serving, api: Api, image: bytes) 
 def test_a_stop_ends_the_wait_for_a_task(served: Serving, api: Api) -> None:
     with ThreadPoolExecutor(1) as threads:
         lease = threads.submit(api.lease, "patient", key="monday")
-        until(lambda: served.engine.store.leases([LeaseState.WAITING]))
+        wait_until(served.engine.store, lambda: served.engine.store.leases([LeaseState.WAITING]))
         served.ending.tell()
         answer = lease.result()
     assert (answer.status, answer.code) == (503, "stopping")

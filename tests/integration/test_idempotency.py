@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 from support.commands import PATIENCE, environment
 from support.services import fill, refill_of
+from support.waiting import wait_until
 
 from pool import TaskPool
 from pool.errors import IdempotencyConflict, WaitTimeout
@@ -68,15 +68,8 @@ def make_warm(pool: TaskPool) -> None:
     refill.stop()
 
 
-def wait_until(true: Callable[[], object], what: str) -> None:
-    give_up = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < give_up, what
-        time.sleep(0.01)
-
-
 def wait_for_lease(store: Store, state: LeaseState) -> str:
-    wait_until(lambda: store.leases([state]), f"no lease is {state}")
+    wait_until(store, lambda: store.leases([state]))
     (lease,) = store.leases([state])
     return lease.id
 
@@ -167,8 +160,8 @@ def test_a_call_waits_in_place_of_one_that_was_killed(
         second = threads.submit(lambda: pool.acquire("scenes", idempotency_key="k"))
         kill(first)
         wait_until(
+            pool.store,
             lambda: pool.store.leases([LeaseState.WAITING])[0].owner == pool.engine.owner,
-            "nobody waits in its place",
         )
         make_warm(pool)
         lease = second.result(PATIENCE)
@@ -196,7 +189,7 @@ def test_the_data_of_one_that_was_killed_while_sending_is_not_sent_again(
         simulator.fault(Hang("data:post", at="before")),
         process("submit", config_path.parent, simulator) as first,
     ):
-        wait_until(lambda: pool.store.requests(state=RequestState.UPLOADING).requests, "no upload")
+        wait_until(pool.store, lambda: pool.store.requests(state=RequestState.UPLOADING).requests)
         kill(first)
     (sent,) = pool.store.requests().requests
     simulator.stats.reset()
@@ -219,5 +212,5 @@ def test_a_submit_that_was_answered_is_answered_again_after_a_kill(
     (sent,) = pool.store.requests().requests
     again = pool.submit("scenes", [image_path], idempotency_key="k")
     assert again.id == sent.id
-    wait_until(pool.engine.recovery.adopt, "its import is not taken over")
+    wait_until(pool.store, pool.engine.recovery.adopt)
     assert len(again.jobs(timeout=PATIENCE)) == 1

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.commands import PATIENCE, cvat_pool, environment
 from support.spooled import QUEUED, READY, entries
+from support.waiting import wait_until
 
 from pool import TaskPool
 from pool.config.loader import load
@@ -83,9 +84,7 @@ class Running:
 
 def fill(daemon: Daemon, pool: TaskPool) -> None:
     """Wait until the pool is full."""
-    while pool.status().templates[0].warm < 2:
-        seen = daemon.engine.warm.count
-        daemon.engine.warm.wait(seen, 0.2)
+    wait_until(daemon.engine.store, lambda: pool.status().templates[0].warm >= 2)
 
 
 def test_requests_outlive_the_server_their_callers_and_the_daemon(

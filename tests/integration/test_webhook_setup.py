@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from support.commands import PATIENCE
-from support.hooked import Counted, install, new_project, wait_until
+from support.hooked import Counted, install, new_project
+from support.waiting import wait_until
 from typer.testing import CliRunner
 
 from pool import TaskPool
@@ -188,7 +189,10 @@ def test_the_command_installs_and_removes(
     assert lines["scenes"].startswith("not installed, since CVAT has no webhooks")
     assert lines[f"project {project} (hooked)"].startswith("installed, webhook ")
     assert lines[f"project {project} (hooked)"].endswith("ping: delivered")
-    wait_until(hooked_daemon, lambda: command.json("status")["templates"][1]["hooks"] == "alive")
+    wait_until(
+        hooked_daemon.engine.store,
+        lambda: command.json("status")["templates"][1]["hooks"] == "alive",
+    )
     shown.append(command("status"))
     assert "hooks: not possible (scenes)\nhooks: alive (hooked)\n" in shown[-1]
     (none, one) = again = command.json("webhook", "install", "--url", hooked_daemon.url)

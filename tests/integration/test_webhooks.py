@@ -6,7 +6,8 @@ import json
 
 import pytest
 import urllib3
-from support.hooked import Counted, serve, state, wait_until
+from support.hooked import Counted, serve, state
+from support.waiting import wait_until
 
 from pool import ImportFailed, Outcome, TaskPool
 from pool.daemon import Daemon
@@ -95,13 +96,13 @@ def test_lost_deliveries_bring_polling_back(
     for _ in range(2):
         assert state(caller) is WebhookState.ALIVE
         serve(caller, image)
-    assert state(caller) is WebhookState.SILENT
+    wait_until(caller.pool.store, lambda: state(caller) is WebhookState.SILENT)
     assert caller.calls["jobs"] >= 2
     row = next(row for row in caller.pool.status().templates if row.name == "hooked")
     assert row.hooks_silent_since is not None
     simulator.call(lambda: setattr(hook, "is_active", True))
     serve(caller, image)
-    wait_until(hooked_daemon, lambda: state(caller) is WebhookState.ALIVE)
+    wait_until(hooked_daemon.engine.store, lambda: state(caller) is WebhookState.ALIVE)
 
 
 def test_a_forged_delivery_has_no_effect(

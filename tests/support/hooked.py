@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +17,6 @@ from pool.process import Engine
 from pool.simulator import SimulatorServer
 from pool.store import CreateLimit, NewLease, NewRequest
 from pool.tracking.webhook_setup import WebhookReport, WebhookSetup
-from support.commands import PATIENCE
 
 #: The webhook that scripted deliveries are of, and what it speaks for.
 HOOK = 5
@@ -65,17 +63,6 @@ def state(caller: Counted, template: str = "hooked") -> WebhookState:
 def serve(caller: Counted, image: bytes, *names: str) -> list[int]:
     files = [(name, image) for name in names or ("a.jpg",)]
     return [job.id for job in caller.pool.submit("hooked", files).jobs(timeout=20)]
-
-
-def wait_until(daemon: Daemon, condition: Callable[[], bool]) -> None:
-    """As soon as the daemon has handled the delivery that makes it so."""
-    deliveries = daemon.deliveries
-    assert deliveries is not None
-    while True:
-        seen = deliveries.handled.count
-        if condition():
-            return
-        assert deliveries.handled.wait(seen, PATIENCE) > seen, "it did not come to that"
 
 
 # --- With a scripted server ---------------------------------------------------------------------

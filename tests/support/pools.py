@@ -16,6 +16,7 @@ from pool.daemon import Daemon
 from pool.simulator import SimulatorServer
 from support.blocking import Blocking, EventLoop
 from support.commands import PATIENCE
+from support.waiting import wait_until
 
 HERE = "TaskPool"
 REMOTE = ("RemotePool", "AsyncRemotePool")
@@ -106,9 +107,4 @@ def tasks_with(simulator: SimulatorServer, name: str) -> list[int]:
 
 def wait_for(daemon: Daemon, condition: Callable[[], bool]) -> None:
     """Until a condition holds that the daemon's work makes true."""
-    warm = daemon.engine.warm
-    while True:
-        seen = warm.count
-        if condition():
-            return
-        assert warm.wait(seen, PATIENCE) > seen, "nothing became warm"
+    wait_until(daemon.engine.store, condition)
