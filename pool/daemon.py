@@ -240,7 +240,7 @@ class Daemon:
 
     def _listen_no_more(self, left: TimeLeft) -> None:
         self._ending.tell()
-        self._http.stop(left(), late=self._ending.cut_off)
+        self._http.stop(left(), on_late=self._ending.cut_off)
         if self._receiver is not None:
             self._receiver.stop(left())
             self._receiver = None

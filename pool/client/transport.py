@@ -8,7 +8,6 @@ bounded time.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import os
 import random
@@ -31,7 +30,7 @@ from pool.clock import Clock
 from pool.config.arguments import check_seconds
 from pool.config.source import Upload
 from pool.config.units import retry_after
-from pool.config.urls import split_url
+from pool.config.urls import is_loopback, split_url
 from pool.cvat.multipart import Multipart, OpenFile
 from pool.errors import (
     ConfigError,
@@ -236,7 +235,7 @@ class Transport:
         # The proxies of the environment do not apply to this machine's own daemon: it needs none,
         # and a proxy elsewhere could not reach it.
         self._client = client or httpx.AsyncClient(
-            limits=LIMITS, trust_env=not _is_loopback(urlsplit(self.address).hostname or "")
+            limits=LIMITS, trust_env=not is_loopback(urlsplit(self.address).hostname or "")
         )
         self._closed = False
         self._reached = False
@@ -433,15 +432,6 @@ def _words(error: OSError) -> str:
     if error.errno is not None and error.errno > 0:
         return os.strerror(error.errno).lower()
     return (error.strerror or "").lower()
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _may_pass(response: httpx.Response, error: PoolError) -> bool:

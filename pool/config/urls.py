@@ -4,6 +4,7 @@ an ``http://`` or ``https://`` address stands here; what else is asked of one st
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from posixpath import basename
 from typing import Final
@@ -29,6 +30,16 @@ def split_url(text: str) -> SplitResult | None:
         return None
     blank = re.search(r"[\0-\x20]", text) or re.search(r"\s", parts.netloc)
     return parts if usable and not blank else None
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address, or a name, stands for this machine alone."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def check_url(url: object) -> str:

@@ -12,7 +12,7 @@ from pool.config.settings import Template
 from pool.config.source import digest, names_of
 from pool.errors import InputError, PoolError, StoreError, UnknownLease
 from pool.http.ending import Ending
-from pool.http.limits import LONGEST_LIST, Places, blocks, read_json
+from pool.http.limits import LONGEST_LIST, UploadLimiter, blocks, read_json
 from pool.http.multipart import FormReader
 from pool.http.schemas import RequestBody, RequestFields
 from pool.http.workers import Workers
@@ -44,7 +44,7 @@ class Accepting:
         self._dispatch = dispatch
         self._workers = workers
         self._ending = ending
-        self._places = Places()
+        self._uploads = UploadLimiter()
 
     async def form(self, request: Request, key: str | None) -> RequestRecord:
         """A request whose files are in the body.
@@ -61,7 +61,7 @@ class Accepting:
             most_files=self._settings.max_files,
             digests=key is not None,
         )
-        async with self._places.taken():
+        async with self._uploads.admitted():
             try:
                 async with self._ending.reading():
                     last = await self._read(request, reader)
@@ -73,7 +73,7 @@ class Accepting:
 
     async def json(self, request: Request, key: str | None) -> RequestRecord:
         """A request whose data CVAT fetches by itself; errors as of :meth:`form`."""
-        async with self._places.taken(), self._ending.reading():
+        async with self._uploads.admitted(), self._ending.reading():
             wish = await read_json(
                 request, RequestBody, timeout=self._settings.receive_timeout, most=LONGEST_LIST
             )

@@ -1,4 +1,4 @@
-"""How much is taken in from one caller, how fast it has to come, and from how many at a time."""
+"""Reading bodies under bounds: of bytes, of time, and of uploads at the same time."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ LONGEST_LIST: Final = 8 * 2**20
 BLOCK: Final = 2**18
 #: Bytes that have to come within the time-out, so that a body that comes byte by byte ends too.
 LEAST: Final = 2**12
-#: Uploads that are taken in at the same time, and further ones that may wait for their turn.
+#: Uploads that are received at the same time, and further ones that may wait.
 MOST_UPLOADS: Final = 64
 MOST_WAITING: Final = 512
-#: Seconds that an upload waits for its turn.
-TURN: Final = 10.0
+#: Seconds that an upload waits to be received.
+ADMITTED_WITHIN: Final = 10.0
 
 JSON: Final = "application/json"
 MULTIPART: Final = "multipart/form-data"
 
 
 def media_type(request: Request) -> str:
-    """The media type of the body, in lower case and without parameters."""
+    """Return the media type of the body, in lower case and without parameters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
@@ -49,7 +49,7 @@ async def read_json(
 
 
 async def read(request: Request, *, most: int, timeout: float) -> bytes:
-    """The whole body. Errors are those of :func:`blocks`."""
+    """Return the whole body. Errors are those of :func:`blocks`."""
     parts = [block async for block, _ in blocks(request, most=most, timeout=timeout)]
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -57,7 +57,7 @@ async def read(request: Request, *, most: int, timeout: float) -> bytes:
 async def blocks(
     request: Request, *, most: int, timeout: float
 ) -> AsyncIterator[tuple[bytes, bool]]:
-    """The body, :data:`BLOCK` bytes or a little more at a time, each with whether it is the last.
+    """Yield the body, :data:`BLOCK` bytes or a little more at a time, and whether it is the last.
 
     :raises TooLarge: it has more than ``most`` bytes, or says that it will have.
     :raises TooSlow: the next :data:`LEAST` bytes have not come within ``timeout`` seconds.
@@ -83,7 +83,7 @@ async def blocks(
 
 
 async def _piece(request: Request, timeout: float, *, more: int) -> tuple[bytes, bool]:
-    """At least so many bytes ``more``, or what is left; and whether something is left."""
+    """Return at least so many bytes ``more``, or what is left; and whether something is left."""
     pieces: list[bytes] = []
     size = 0
     try:
@@ -102,22 +102,22 @@ async def _piece(request: Request, timeout: float, *, more: int) -> tuple[bytes,
         raise TooSlow(f"{LEAST} bytes have to come every {timeout:g} s") from None
 
 
-class Places:
-    """The uploads that are taken in at the same time."""
+class UploadLimiter:
+    """Bounds the uploads that are received at the same time, and those that wait to be."""
 
-    def __init__(self, places: int = MOST_UPLOADS, *, waiting: int = MOST_WAITING) -> None:
-        self._turns = asyncio.Semaphore(places)
-        self._most_waiting = waiting
+    def __init__(self, most: int = MOST_UPLOADS, *, most_waiting: int = MOST_WAITING) -> None:
+        self._semaphore = asyncio.Semaphore(most)
+        self._most_waiting = most_waiting
         self._waiting = 0
 
     @property
     def full(self) -> bool:
-        """Whether the next one has to wait."""
-        return self._turns.locked()
+        """Whether the next upload has to wait."""
+        return self._semaphore.locked()
 
     @asynccontextmanager
-    async def taken(self) -> AsyncIterator[None]:
-        """Wait for a place, and have it.
+    async def admitted(self) -> AsyncIterator[None]:
+        """Receive an upload in the block; wait until there is room, in the order of arrival.
 
         :raises TooManyUploads: too many wait already, or it took too long.
         """
@@ -125,8 +125,8 @@ class Places:
             raise TooManyUploads("try again in a moment")
         self._waiting += 1
         try:
-            async with asyncio.timeout(TURN):
-                await self._turns.acquire()
+            async with asyncio.timeout(ADMITTED_WITHIN):
+                await self._semaphore.acquire()
         except TimeoutError:
             raise TooManyUploads("try again in a moment") from None
         finally:
@@ -134,4 +134,4 @@ class Places:
         try:
             yield
         finally:
-            self._turns.release()
+            self._semaphore.release()

@@ -15,9 +15,9 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pool.config.urls import is_loopback
 from pool.errors import Forbidden, PoolError, Stopping, Unauthorized
 from pool.http.problems import problem, problem_of
-from pool.http.server import is_loopback
 from pool.logs import get_logger
 from pool.model import new_id
 

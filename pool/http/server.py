@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import resource
 import socket
 import threading
@@ -15,13 +14,14 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from pool.config.settings import DaemonSettings
+from pool.config.urls import is_loopback
 from pool.errors import CannotListen, ConfigError
 from pool.http.protocol import Protocol
 
 #: Seconds in which the server must have started.
 START = 10.0
-#: Seconds for answers to those that are late when the time to stop is over, and then for answers to
-#: those that have come meanwhile.
+#: Seconds for late answers when the time to stop is over, and then for those to calls that have
+#: come meanwhile.
 LAST_ANSWERS = 1
 #: Seconds for which an idle connection is kept.
 KEEP_ALIVE = 75
@@ -31,7 +31,10 @@ FILES = 8192
 
 
 def check_exposure(settings: DaemonSettings, token: str | None) -> None:
-    """Raise ConfigError when others could reach the daemon and it would know no token."""
+    """Check that a daemon which others can reach has a token.
+
+    :raises ConfigError: it has none.
+    """
     if not token and not is_loopback(settings.host):
         raise ConfigError(
             f"daemon.host {settings.host!r} can be reached from other machines: set a token in "
@@ -39,18 +42,8 @@ def check_exposure(settings: DaemonSettings, token: str | None) -> None:
         )
 
 
-def is_loopback(host: str) -> bool:
-    """Whether an address, or a name, stands for this machine alone."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def _allow_files(wanted: int) -> None:
-    """Let the process have so many files open, as far as the system's hard limit goes."""
+    """Allow the process so many open files, as far as the system's hard limit goes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
@@ -58,7 +51,7 @@ def _allow_files(wanted: int) -> None:
 
 
 def listen(settings: DaemonSettings) -> socket.socket:
-    """A listening socket at the daemon's address.
+    """Return a listening socket at the daemon's address.
 
     :raises CannotListen: the address is taken, or not this machine's.
     """
@@ -83,25 +76,33 @@ def listen(settings: DaemonSettings) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that leaves the signals to the daemon, and whose answers have a while to end
-    before it cancels them.
+    """A uvicorn server that leaves the signals to the daemon, and gives answers that are under way
+    a while to end before it cancels them.
 
-    It goes on listening for that while, so that callers are answered, be it that it stops.
+    It goes on listening for that while, so that new callers hear that it stops.
     """
 
-    #: By the monotonic clock: until when answers that are under way may come to their end. What is
-    #: late is called then, on the event loop, and can still be answered.
-    until = 0.0
-    late: Callable[[], None] | None = None
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        #: Set once it listens, or has failed to.
+        self.settled = threading.Event()
+        #: By the monotonic clock: until when answers may come to their end. ``on_late`` is called
+        #: then, on the event loop, to have those that are late answered.
+        self.until = 0.0
+        self.on_late: Callable[[], None] | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.settled.set()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._wait_for_answers(self.until - time.monotonic())
-        if self.late is not None:
-            self.late()
+        if self.on_late is not None:
+            self.on_late()
         await self._wait_for_answers(LAST_ANSWERS)
         await super().shutdown(sockets)
 
@@ -123,7 +124,7 @@ class HttpServer:
 
     @property
     def listening(self) -> bool:
-        """Whether it does now."""
+        """Whether it listens now."""
         return self._thread is not None
 
     @property
@@ -132,7 +133,7 @@ class HttpServer:
         return self._address if self.listening else ""
 
     def start(self) -> None:
-        """Return once requests are answered.
+        """Return once requests are answered; starting twice does nothing.
 
         :raises CannotListen: the address is taken, or not this machine's.
         """
@@ -156,40 +157,32 @@ class HttpServer:
             timeout_graceful_shutdown=LAST_ANSWERS,
             timeout_keep_alive=KEEP_ALIVE,
         )
-        server, started = _Server(config), threading.Event()
-        thread = threading.Thread(
-            target=self._run, args=(server, listener, started), name="http", daemon=True
-        )
+        server = _Server(config)
+        thread = threading.Thread(target=_run, args=(server, listener), name="http", daemon=True)
         thread.start()
-        if not started.wait(START) or not server.started:
+        if not server.settled.wait(START) or not server.started:
             server.should_exit = True
             raise CannotListen(f"{self._address} does not answer")
         self._server, self._thread = server, thread
 
-    def stop(self, timeout: float | None = None, *, late: Callable[[], None] | None = None) -> None:
+    def stop(
+        self, timeout: float | None = None, *, on_late: Callable[[], None] | None = None
+    ) -> None:
         """Answer what is under way within ``timeout`` seconds (by default ``daemon.stop_timeout``),
-        and listen no more. What takes longer is cancelled about a second later; before, ``late`` is
-        called on the event loop, to have it answered. Stopping twice does nothing."""
+        and listen no more. What takes longer is cancelled about a second later; before, ``on_late``
+        is called on the event loop, to have it answered. Stopping twice does nothing."""
         thread, self._thread = self._thread, None
         if thread is not None and self._server is not None:
             timeout = self._settings.stop_timeout if timeout is None else timeout
             self._server.until = time.monotonic() + timeout
-            self._server.late = late
+            self._server.on_late = on_late
             self._server.should_exit = True
             thread.join(timeout + 3 * LAST_ANSWERS)
 
-    def _run(self, server: _Server, listener: socket.socket, started: threading.Event) -> None:
-        try:
-            asyncio.run(self._serve(server, listener, started))
-        finally:
-            listener.close()
-            started.set()
 
-    async def _serve(
-        self, server: _Server, listener: socket.socket, started: threading.Event
-    ) -> None:
-        serving = asyncio.ensure_future(server.serve(sockets=[listener]))
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.001)
-        started.set()
-        await serving
+def _run(server: _Server, listener: socket.socket) -> None:
+    try:
+        asyncio.run(server.serve(sockets=[listener]))
+    finally:
+        listener.close()
+        server.settled.set()

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pool.config.settings import DaemonSettings, Settings, TaskSettings, Template
+from pool.config.urls import is_loopback
 from pool.cvat.records import ImportState, ImportStatus
 from pool.cvat.webhooks import Delivery, Event, is_signed, parse_event, signature_of
 from pool.errors import ConfigError
-from pool.http.server import check_exposure, is_loopback
+from pool.http.server import check_exposure
 from pool.model import Job, RequestRecord, RequestState, WebhookRecord, WebhookState
 from pool.tracking.poll_schedule import Pace, safety_net_pause
 from pool.tracking.webhook_health import project_of, scope_of, webhook_state, whole_task
