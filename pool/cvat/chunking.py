@@ -27,24 +27,24 @@ _IMAGES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".
 
 
 def server_chunk_size(pixels: int) -> int:
-    """What CVAT takes by itself for images of so many pixels (``cvat/apps/engine/task.py``)."""
+    """Return CVAT's own choice for images of so many pixels (``cvat/apps/engine/task.py``)."""
     return max(2, min(72, 36 * 1920 * 1080 // pixels))
 
 
 def auto_chunk_size(pixels: int) -> int:
-    """Frames of so many pixels each that make a first chunk of at most ``MOST_PIXELS``.
+    """Return how many frames of so many pixels make a first chunk of at most ``MOST_PIXELS``.
 
-    Never more than the server would take, and never less than two: a chunk for each frame would
-    double the requests of annotators and save little.
+    Never more than CVAT would take, and never fewer than two: a chunk for each frame would double
+    the requests of annotators and save little.
     """
     return min(server_chunk_size(pixels), max(FEWEST, MOST_PIXELS // pixels))
 
 
 def chunk_size_for(files: Sequence[LocalFile]) -> int | None:
-    """The chunk size for a set of images; None leaves it to the server.
+    """Return the chunk size for a set of images; None leaves it to the server.
 
-    So it is with so few images that they are one small chunk anyhow, and with everything that
-    is no image, or whose size cannot be read from its header.
+    None for one or two images, which are one small chunk, for files that are no images, and for
+    images whose size cannot be read from the header.
     """
     if len(files) <= FEWEST or not all(_is_image(file.name) for file in files):
         return None
@@ -62,7 +62,7 @@ def _is_image(name: str) -> bool:
 
 
 def _pixels(file: LocalFile) -> int:
-    """Width times height, from the header alone; 0 when that does not tell."""
+    """Return width times height, from the header alone; 0 when it cannot be read."""
     with suppress(OSError, ValueError):
         if isinstance(file.source, bytes):
             return _read_pixels(io.BytesIO(file.source), file.name)
@@ -93,5 +93,5 @@ def _read_pixels(stream: IO[bytes], name: str) -> int:
     try:
         with factory(stream, name) as image:
             return image.width * image.height
-    except Exception:  # whatever a plugin makes of a file that is something else
+    except Exception:  # plugins raise anything for a file of another kind
         return 0

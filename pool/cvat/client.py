@@ -1,4 +1,4 @@
-"""What the pool asks of CVAT, one method a question. See :mod:`pool.cvat.transport` for how."""
+"""What the pool asks of CVAT, one method a question. :mod:`pool.cvat.transport` makes the calls."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from pool.errors import CvatAmbiguous, CvatError
 from pool.model import Job
 from pool.version import VERSION
 
-#: Ids in one filter: 1,000 answer 414, since they stand in the URL.
+#: Ids in one filter: 1,000 make the URL too long (414).
 MAX_IDS: Final = 500
 
 
@@ -52,14 +52,14 @@ def connect(
 
 
 class CvatClient:
-    """One client for one server, organization and credential. Thread-safe.
+    """A client for one server, organization and credential. Thread-safe.
 
     Every call has a time-out: ``settings.timeout`` seconds for the answer, less to connect.
-    Every method raises the classes below CvatError in :mod:`pool.errors`, and no other for
-    what the server or the network did: CvatUnreachable, CvatBusy, CvatRefusedCredentials,
-    CvatForbidden, CvatNotFound (the organization does not exist), CvatRejected. CvatAmbiguous
-    comes from calls that change something. Nothing is retried here except what cannot be
-    noticed (a keep-alive connection that had died) and the parts of a resumable upload.
+    Failures of the server or the network raise subclasses of CvatError: CvatUnreachable,
+    CvatBusy, CvatRefusedCredentials, CvatForbidden, CvatNotFound (also when the organization does
+    not exist), CvatRejected, and from calls that change something CvatAmbiguous. Nothing is
+    retried here except calls that met a closed keep-alive connection, and the parts of a
+    resumable upload.
 
     ``on_call`` is called after each call with (operation, seconds, "ok" or the error's code),
     from the thread that made it; it must not raise.
@@ -108,10 +108,13 @@ class CvatClient:
         """Open connections ahead of need, and log in, so that the first request pays neither."""
         self._transport.open_connections("warm_up", "/api/users/self", connections)
 
-    # --- The server and who we are to it ------------------------------------------------------
+    # --- The server and the user --------------------------------------------------------------
 
     def about(self) -> ServerInfo:
-        """The server's name and version. Raises CvatError when it is no CVAT server."""
+        """Return the server's name and version.
+
+        :raises CvatError: it is no CVAT server.
+        """
         answer = self._transport.call("about", "GET", "/api/server/about", accept=(404,))
         if answer.status == 404:
             raise failures.not_cvat(answer, "nothing at /api/server/about")
@@ -121,19 +124,24 @@ class CvatClient:
         return ServerInfo.parse(said)
 
     def whoami(self) -> User:
-        """The user that the credentials belong to. Raises CvatRefusedCredentials."""
+        """Return the user of the credentials.
+
+        :raises CvatRefusedCredentials: CVAT does not accept them.
+        """
         return User.parse(self._get("whoami", "/api/users/self").json())
 
     def user_exists(self, user_id: int) -> bool:
-        """Whether CVAT has such a user, and shows it to us: to users who are no administrators it
-        shows only those of their organizations."""
+        """Return whether CVAT has such a user and shows it to this one.
+
+        Only administrators see users outside of their organizations.
+        """
         answer = self._get("user", f"/api/users/{user_id}", accept=(404,))
         if answer.status == 404:
             self._check_gone(answer, "GET")
         return answer.status != 404
 
     def access_token(self) -> AccessToken | None:
-        """The access token in use; None with a password, or with a server before 2.48."""
+        """Return the access token in use; None with a password, or with a server before 2.48."""
         if not self._transport.uses_token:
             return None
         answer = self._get("access_token", "/api/auth/access_tokens/self", accept=(404,))
@@ -148,10 +156,12 @@ class CvatClient:
     def create_task(
         self, fields: Mapping[str, Any], name: str, *, timeout: float | None = None
     ) -> int:
-        """Create a task and return CVAT's id of it. ``timeout`` is in seconds.
+        """Create a task and return its id in CVAT. ``timeout`` is in seconds.
 
-        Raises CvatAmbiguous when it is unknown whether the task exists: look for it by its
-        name after a while. Never tried twice, because CVAT would create two.
+        Never tried twice, because CVAT would create two.
+
+        :raises CvatAmbiguous: it is unknown whether the task exists; look for it by its name
+            after a while.
         """
         answer = self._transport.call(
             "create_task", "POST", "/api/tasks", data={**fields, "name": name}, timeout=timeout
@@ -162,7 +172,7 @@ class CvatClient:
             raise CvatAmbiguous(error.detail, http_status=answer.status) from None
 
     def prepare_upload(self, task_id: int) -> None:
-        """Have CVAT make the data row and the folders ahead of the data; harmless when repeated."""
+        """Have CVAT make the data row and the folders ahead of the data. Can be repeated."""
         prepare_upload(self._transport, task_id)
 
     def upload(
@@ -182,14 +192,14 @@ class CvatClient:
         Larger uploads go in requests of at most that size, up to ``at_once`` of them at the same
         time, which a lost connection does not undo for a single large file. ``prepared`` says
         that :meth:`prepare_upload` was called before. All files are opened before anything is
-        sent; an open file is read from where it stands, for exactly its ``size``. ``progress``
+        sent; an open file is read from its position, for exactly its ``size``. ``progress``
         is called with (bytes sent, bytes in all), from one thread at a time, and never goes
         back.
 
         When :func:`pool.cvat.failures.left_untouched` holds for an error, nothing reached the
-        task and it can go back to warm; after CvatAmbiguous look for the task's jobs and import;
-        after anything else the task must be thrown away. The upload is never sent again into
-        the same task, where it would meet its own files.
+        task and it can go back to warm. After CvatAmbiguous look for the task's jobs and import.
+        After anything else the task must be deleted: CVAT refuses a second upload of the same
+        files into one task.
 
         :raises InputError: the files or parameters cannot be used, or a file changed while it
             was sent.
@@ -206,19 +216,19 @@ class CvatClient:
         )
 
     def find_tasks(self, name: str) -> list[TaskInfo]:
-        """The tasks of exactly this name, oldest first."""
+        """Return the tasks of exactly this name, oldest first."""
         found = self._list_tasks("find_tasks", {"name": name})
         return [task for task in found if task.name == name]
 
     def marked_tasks(self, mark: str) -> list[TaskInfo]:
-        """The tasks whose name contains the mark, oldest first."""
+        """Return the tasks whose name contains the mark, oldest first."""
         query = {"filter": json_filter({"in": [mark, {"var": "name"}]})}
         return [task for task in self._list_tasks("marked_tasks", query) if mark in task.name]
 
     def tasks(self, task_ids: Sequence[int]) -> dict[int, TaskInfo]:
-        """Those of the tasks that still exist, by id.
+        """Return those of the tasks that still exist, by id.
 
-        A task in another organization is left out as if it did not exist; :meth:`task` tells.
+        A task in another organization is left out as if it did not exist; see :meth:`task`.
         """
         found: dict[int, TaskInfo] = {}
         for ids in _batches(task_ids):
@@ -227,9 +237,9 @@ class CvatClient:
         return found
 
     def task(self, task_id: int) -> TaskInfo | None:
-        """One task, in whatever organization it is; None when it does not exist.
+        """Return one task of any organization; None when it does not exist.
 
-        Raises CvatForbidden when it exists and we may not see it.
+        :raises CvatForbidden: it exists, but not for this user.
         """
         path = f"/api/tasks/{task_id}"
         answer = self._transport.call("task", "GET", path, accept=(404,), task_id=task_id)
@@ -239,15 +249,22 @@ class CvatClient:
         return None
 
     def rename_task(self, task_id: int, name: str) -> None:
-        """Raises CvatNotFound when the task is gone."""
+        """Rename a task.
+
+        :raises CvatNotFound: it is gone.
+        """
         self._patch_task("rename_task", task_id, {"name": name})
 
     def assign_task(self, task_id: int, user_id: int | None) -> None:
-        """Raises CvatNotFound when the task is gone; CvatBusy (500) when the user is unknown."""
+        """Assign a task to a user, or to none.
+
+        :raises CvatNotFound: it is gone.
+        :raises CvatBusy: with status 500, there is no such user.
+        """
         self._patch_task("assign_task", task_id, {"assignee_id": user_id})
 
     def delete_task(self, task_id: int) -> bool:
-        """Delete a task; False when it was gone already."""
+        """Delete a task. Return False when it was gone already."""
         answer = self._transport.call(
             "delete_task", "DELETE", f"/api/tasks/{task_id}", accept=(404,), task_id=task_id
         )
@@ -259,7 +276,7 @@ class CvatClient:
     # --- Jobs and imports ---------------------------------------------------------------------
 
     def jobs(self, task_ids: Sequence[int]) -> dict[int, tuple[Job, ...]]:
-        """The annotation jobs of those of the tasks that have any, by task, in order of id.
+        """Return the annotation jobs by task, in order of id; tasks without any are left out.
 
         A task's jobs appear in one transaction, so what is found for a task is complete.
 
@@ -280,7 +297,7 @@ class CvatClient:
         except Unsteady:
             if len(ids) == 1:
                 raise
-            # Imports end all the time. The fewer tasks, the fewer pages for one to end between.
+            # Other imports end meanwhile. Fewer tasks fill fewer pages, which change less often.
             middle = len(ids) // 2
             return self._jobs_of(ids[:middle]) | self._jobs_of(ids[middle:])
         found: dict[int, list[Job]] = {}
@@ -291,13 +308,16 @@ class CvatClient:
         return {task_id: tuple(jobs) for task_id, jobs in found.items()}
 
     def assign_job(self, job_id: int, user_id: int | None) -> None:
-        """Raises CvatNotFound when the job is gone."""
+        """Assign a job to a user, or to none.
+
+        :raises CvatNotFound: it is gone.
+        """
         self._transport.call(
             "assign_job", "PATCH", f"/api/jobs/{job_id}", data={"assignee": user_id}
         )
 
     def import_state(self, task_id: int) -> ImportState:
-        """Where the import of a task's data stands. See :class:`ImportStatus`."""
+        """Return the state of the import of a task's data."""
         path = f"/api/requests/{request_id(task_id)}"
         answer = self._transport.call(
             "import_state", "GET", path, accept=(400, 404), task_id=task_id
@@ -314,12 +334,8 @@ class CvatClient:
 
     # --- Pages for people ---------------------------------------------------------------------
 
-    def task_url(self, task_id: int) -> str:
-        """The page of a task."""
-        return f"{self.server_url}/tasks/{task_id}"
-
     def job_url(self, task_id: int, job_id: int) -> str:
-        """The page of a job, where it is annotated."""
+        """Return the address of the page on which a job is annotated."""
         return f"{self.server_url}/tasks/{task_id}/jobs/{job_id}"
 
     # --- Steps --------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ _WAYS = (
 
 
 def find_credentials(settings: CvatSettings, environ: Mapping[str, str]) -> Credentials:
-    """The first credentials found, in this order.
+    """Return the first credentials found, in this order.
 
     1. ``CVAT_ACCESS_TOKEN`` in ``environ``;
     2. ``CVAT_USERNAME`` and ``CVAT_PASSWORD`` in ``environ``;
@@ -119,7 +119,7 @@ def _origin(url: str) -> tuple[str, str | None, int, str] | None:
 
 
 def _checked(token: str, source: str) -> str:
-    """The token, unless it cannot stand in a header; http.client would show it in its error."""
+    """Return the token if it fits into a header; http.client would show it in its error."""
     token = token.strip()
     if not token.isascii() or not token.isprintable() or " " in token:
         raise ConfigError(

@@ -104,11 +104,11 @@ def error_from_exception(
     timeout: float,
     cut_after: tuple[int, int] | None = None,
 ) -> CvatError:
-    """The error that a failure of the connection means.
+    """Return the error that a failure of the connection means.
 
-    ``sent`` says that the whole call was given to the connection, so that the server may have
-    acted on it: then the outcome of a call that changes something is unknown. ``cut_after``
-    tells how much of a body was sent, and of how much.
+    With ``sent``, the whole call was given to the connection, so the server may have acted on it,
+    and the outcome of a call that changes something is unknown. ``cut_after`` is how many bytes
+    of a body were sent, and of how many.
     """
     detail = f"{server}: {broken_reason(error, timeout)}"
     if cut_after is not None:
@@ -132,7 +132,7 @@ def not_cvat(answer: Answer, what: str) -> CvatError:
 
 
 def organization_unknown(body: bytes) -> bool:
-    """Whether a 404 is about the organization rather than about what was asked for."""
+    """Return whether a 404 means that the organization does not exist."""
     return b"organization does not exist" in body
 
 
@@ -153,10 +153,10 @@ def mark_not_finished(error: BaseException) -> None:
 
 
 def cut_off(error: BaseException) -> bool:
-    """Whether a connection, or an answer, was lost in the middle of an upload.
+    """Return whether a connection, or an answer, was lost in the middle of an upload.
 
-    The task has a part of the data and is no use any more, but its import has certainly not
-    begun, and with another task the same data may be fine.
+    The task has a part of the data and must be deleted, but its import has certainly not begun,
+    and the same data can be sent to another task.
     """
     if not getattr(error, _TOUCHED, False) and not isinstance(error, CvatAmbiguous):
         return False
@@ -167,22 +167,21 @@ def cut_off(error: BaseException) -> bool:
     return isinstance(error, CvatUnreachable)
 
 
-#: What CVAT says to an upload into a task that has data.
+#: CVAT's refusal of an upload into a task that has data.
 _NO_MORE_DATA = "Adding more data is not supported"
 
 
 def refused_for_data_there(words: str) -> bool:
-    """Whether CVAT refused an upload because somebody else's data is in the task."""
+    """Return whether CVAT refused an upload because there is other data in the task."""
     return _NO_MORE_DATA in words
 
 
 def left_untouched(error: BaseException) -> bool:
-    """Whether it is certain that an upload that raised this brought nothing to its task.
+    """Return whether it is certain that a failed upload has sent nothing to its task.
 
-    Such a task can go back to warm. Certain are: input that was refused before the first byte
-    was sent, a connection that was never made, and a refusal of the credentials, permissions or
-    rate, which CVAT decides before it looks at the data. After anything else throw the task
-    away, or, after CvatAmbiguous, look for its jobs and its import first.
+    Such a task can go back to warm. Certain are input that was refused before the first byte was
+    sent, a connection that was never made, and a refusal of the credentials, permissions or rate,
+    which CVAT decides before it looks at the data.
     """
     if getattr(error, _TOUCHED, False) or isinstance(error, CvatAmbiguous):
         return False
@@ -197,7 +196,7 @@ def left_untouched(error: BaseException) -> bool:
 
 
 def server_words(content_type: str, body: bytes) -> str:
-    """What the server says in the body of an error, on one line; "" when it says nothing.
+    """Return the server's message in the body of an error, on one line; "" without one.
 
     CVAT answers with a list of strings, with ``{"detail": …}``, with ``{"field": […]}`` nested
     like the body that was sent, and with plain text labelled as HTML (recordings bad_data,
@@ -255,7 +254,7 @@ def _hint_for_not_found(words: str) -> str:
 
 
 def _redirected(status: int, location: str) -> CvatError:
-    # Never followed: a POST would be sent again, and the credentials go to another place.
+    # Never followed: a POST would be sent again, and the credentials to another server.
     target = location.partition("?")[0] or "another address"
     return CvatError(
         f"HTTP {status} redirects to {target}, so cvat.url may be the wrong address",
@@ -264,7 +263,7 @@ def _redirected(status: int, location: str) -> CvatError:
 
 
 def broken_reason(error: Exception, timeout: float) -> str:
-    """What happened to the connection, without the addresses that urllib3 repeats."""
+    """Return what happened to the connection, without the addresses that urllib3 repeats."""
     match error:
         case urllib3.NameResolutionError():
             return "the host name cannot be resolved"

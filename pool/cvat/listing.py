@@ -12,7 +12,7 @@ from pool.cvat.records import parse_id
 from pool.cvat.transport import Transport
 from pool.errors import CvatBusy
 
-#: Under which name each thing of a listing has the time of its answer.
+#: The key under which each row has the time of its answer.
 ANSWERED: Final = "_answered"
 _PAGE_SIZE: Final = 500
 #: How often a listing is read that changes between two pages, before it is given up.
@@ -26,7 +26,7 @@ class Unsteady(CvatBusy):
 def list_all(
     transport: Transport, operation: str, path: str, query: Mapping[str, object]
 ) -> list[Any]:
-    """Return what all pages list, in order of id, each thing once.
+    """Return the rows of all pages, in order of id, each once.
 
     A listing whose count changes between two pages may have skipped something, so it is begun
     again, and never taken for complete.
@@ -43,10 +43,10 @@ def list_all(
 def _list_once(
     transport: Transport, operation: str, path: str, query: Mapping[str, object]
 ) -> dict[int, Any] | None:
-    """Return what is listed, by id; None when it changed meanwhile.
+    """Return the rows by id; None when they changed meanwhile.
 
-    The pages are numbered here: ``next`` in the answer is an absolute address, with whatever
-    host and scheme the server believes it has.
+    The pages are numbered here: ``next`` in the answer is an absolute address, whose host and
+    scheme may be wrong behind a proxy.
     """
     found: dict[int, Any] = {}
     query = {**query, "page_size": _PAGE_SIZE, "sort": "id"}
@@ -76,7 +76,7 @@ def _list_once(
 
 
 def answered_at(answer: Answer) -> float | None:
-    """When an answer was made, by the server's clock, in Unix seconds to the second."""
+    """Return the time of an answer by the server's clock, in Unix seconds to the second."""
     try:
         return parsedate_to_datetime(answer.headers.get("date", "")).timestamp()
     except ValueError:
@@ -84,5 +84,5 @@ def answered_at(answer: Answer) -> float | None:
 
 
 def json_filter(rule: Any) -> str:
-    """A rule as the query has it."""
+    """Return a rule in the form of the query."""
     return json.dumps(rule, separators=(",", ":"), ensure_ascii=False)

@@ -21,7 +21,7 @@ CHUNK: Final = 256 * 1024
 
 
 def form_fields(params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Parameters as form fields, in the way that Django REST framework nests them.
+    """Yield parameters as form fields, nested as Django REST framework reads them.
 
     ``{"a": [["x"]]}`` is ``a[0][0]=x`` and ``{"a": {"b": 1}}`` is ``a.b=1`` (recording
     job_file_mapping). None is not sent.
@@ -46,10 +46,11 @@ def _form_field(key: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 class OpenFile:
-    """A file to upload whose bytes can be read; opened before anything is sent.
+    """A file to upload, opened before anything is sent.
 
-    Of those that are not to ``keep`` open, each is opened again when it is sent. Raises
-    InputError when it cannot be opened or does not have the size that it should.
+    Without ``keep``, it is closed and opened again when it is sent.
+
+    :raises InputError: it cannot be opened, or has another size.
     """
 
     def __init__(self, file: LocalFile, stack: ExitStack, *, keep: bool = True) -> None:
@@ -79,11 +80,14 @@ class OpenFile:
 
     @property
     def replayable(self) -> bool:
-        """Whether the bytes can be read again from the start."""
+        """Return whether the bytes can be read again from the start."""
         return self._bytes is not None or self._start is not None
 
     def chunks(self, size: int = CHUNK) -> Iterator[bytes]:
-        """The file's bytes, ``size`` at a time. Raises InputError when it changes meanwhile."""
+        """Yield the file's bytes, ``size`` at a time.
+
+        :raises InputError: the file has changed.
+        """
         if self._bytes is not None:
             if len(self._bytes) <= size:
                 yield self._bytes
@@ -154,11 +158,11 @@ class Multipart:
         return all(file.replayable for _, file in self._files)
 
     def chunks(self) -> Iterator[bytes]:
-        """The body, :attr:`length` bytes in all. Raises InputError when a file changes."""
-        return self._joined() if self.length <= SMALL else _gathered(self._pieces())
+        """Yield the body, :attr:`length` bytes in all.
 
-    def _joined(self) -> Iterator[bytes]:
-        yield b"".join(self._pieces())
+        :raises InputError: a file has changed.
+        """
+        return _gathered(self._pieces())
 
     def _pieces(self) -> Iterator[bytes]:
         yield self._head
@@ -170,7 +174,7 @@ class Multipart:
 
 
 def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in fewer pieces: each one costs a system call and a packet."""
+    """Yield the same bytes in fewer pieces: each one costs a system call and a packet."""
     waiting: list[bytes] = []
     size = 0
     for piece in pieces:
@@ -184,7 +188,7 @@ def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def content_type(name: str) -> str:
-    """The media type of a file, by its name."""
+    """Return the media type of a file, by its name."""
     guessed, encoding = _types().guess_type(Path(name).name)
     return guessed if guessed and not encoding else "application/octet-stream"
 
@@ -196,7 +200,7 @@ def _types() -> mimetypes.MimeTypes:
 
 
 def _quoted(name: str) -> str:
-    """A name in CVAT as a parameter of a header, in which Django decodes character references."""
+    """Return a name as a parameter of a header, in which Django decodes character references."""
     return name.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"')
 
 
@@ -210,11 +214,11 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _position(stream: BinaryIO, file: LocalFile) -> int | None:
-    """Where an open file stands; None when it cannot be rewound."""
+    """Return the position of an open file; None when it cannot be rewound."""
     try:
         if not stream.seekable():
             return None
-        # An upload that came to nothing may have left it somewhere else than it was given.
+        # An upload that failed may have left it at another position.
         start = stream.tell() if file.start is None else file.start
         left = stream.seek(0, os.SEEK_END) - start
         stream.seek(start)

@@ -20,7 +20,7 @@ T = TypeVar("T")
 OLDEST_RELEASE: Final = (2, 48)
 #: What a CVAT before a release does not do for the pool, and what that means.
 LACKING: Final = (
-    ((2, 73), "its webhooks tell of new jobs but not of failed imports, which polling finds"),
+    ((2, 73), "its webhooks announce new jobs but not failed imports, which polling finds"),
 )
 
 
@@ -62,7 +62,7 @@ class ServerInfo:
 
     @property
     def release(self) -> tuple[int, int] | None:
-        """Major and minor version; None for a version of another form, a development build's."""
+        """Major and minor version; None for a version of another form, as of development builds."""
         major, _, rest = self.version.partition(".")
         minor = rest.partition(".")[0]
         if not (major.isdecimal() and minor.isdecimal()):
@@ -70,14 +70,17 @@ class ServerInfo:
         return int(major), int(minor)
 
     def check(self) -> None:
-        """Raise CvatTooOld for a release before :data:`OLDEST_RELEASE`."""
+        """Check the release.
+
+        :raises CvatTooOld: it is before :data:`OLDEST_RELEASE`.
+        """
         if self.release is not None and self.release < OLDEST_RELEASE:
             oldest = ".".join(map(str, OLDEST_RELEASE))
             raise CvatTooOld(f"CVAT {self.version} is older than {oldest}")
 
     @property
     def lacks(self) -> tuple[str, ...]:
-        """What this release does not do for the pool, in words."""
+        """What this release cannot do for the pool, in words."""
         release = self.release
         if release is None or release < OLDEST_RELEASE:
             return ()
@@ -120,7 +123,7 @@ class AccessToken:
 
     @property
     def refusal(self) -> str:
-        """What to say of a token that may only read."""
+        """The message for a token that may only read."""
         return (
             f"token {self.name!r} is read-only; make one that may write, in CVAT's profile page "
             "under Security"
@@ -129,12 +132,12 @@ class AccessToken:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskInfo:
-    """What tells whether a task still is what the pool left on the server.
+    """What shows whether a task is still as the pool left it.
 
     ``size`` is the number of frames: 0 for an empty task, with or without a prepared upload.
-    ``jobs`` is how many jobs it has. ``age`` is how many seconds it had existed when CVAT
-    answered, by the server's own clock on both sides, so that ours may be wrong; None when the
-    answer does not tell.
+    ``jobs`` is how many jobs it has. ``age`` is for how many seconds it existed when CVAT
+    answered, both times by the server's own clock, since ours may be wrong; None when the answer
+    has no time.
     """
 
     id: int
@@ -168,7 +171,7 @@ class TaskInfo:
 
     @property
     def empty(self) -> bool:
-        """Whether no frames and no jobs are in the task."""
+        """Whether the task has no frames and no jobs."""
         return self.size == 0 and self.jobs == 0
 
 

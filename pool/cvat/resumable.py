@@ -259,7 +259,7 @@ class _Attempts:
 
 
 def _split(files: Sequence[OpenFile], limit: int) -> tuple[list[list[OpenFile]], list[OpenFile]]:
-    """Groups of files that fit into a request together, and files that fit into none."""
+    """Return groups of files that fit into a request together, and files that fit into none."""
     groups: list[list[OpenFile]] = []
     large: list[OpenFile] = []
     room = 0

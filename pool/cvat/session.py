@@ -15,7 +15,7 @@ from pool.cvat.failures import Answer, error_from_answer, not_cvat
 from pool.errors import CvatError, CvatRefusedCredentials
 
 #: Seconds in which no second login is tried. CVAT takes 100 anonymous calls a minute, logins
-#: included, and many threads may find out at once that the password is wrong.
+#: included, and a wrong password fails in many threads at once.
 LOGIN_PAUSE: Final = 30.0
 
 

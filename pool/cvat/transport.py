@@ -182,8 +182,10 @@ class Transport:
         is made once more when the connection turns out to be dead, as keep-alive connections are
         that the server has closed; no other call ever is.
 
-        Raises the errors of :mod:`pool.errors`, and no other. Those raised after the first
-        byte of a body was sent are marked for :func:`pool.cvat.failures.left_untouched`.
+        Errors after the first byte of a body was sent are marked for
+        :func:`pool.cvat.failures.left_untouched`.
+
+        :raises PoolError: the call failed; no other class is raised.
         """
         if body is None and data is not None:
             body = BytesBody(json.dumps(data).encode())
@@ -347,7 +349,7 @@ class Transport:
             result = "ok" if status == 200 else CvatRefusedCredentials.code
             return answer
         except CvatUnreachable as error:
-            # A login whose outcome is unknown has changed nothing that matters here.
+            # Never ambiguous: a login that may have worked has changed nothing.
             raise CvatUnreachable(error.detail) from None
         finally:
             self._report("login", started, status, result, None)
@@ -369,7 +371,7 @@ def _connections(server: str, settings: CvatSettings, pool_size: int) -> urllib3
 
 
 def _query(query: Mapping[str, object] | None) -> str:
-    """The query string; commas and colons stay as they are, since long lists of ids go here."""
+    """Return the query string. Commas and colons are not escaped: lists of ids are long."""
     if not query:
         return ""
     return "?" + "&".join(f"{key}={quote(str(value), safe=',:')}" for key, value in query.items())

@@ -1,4 +1,4 @@
-"""Data into a task: in one multipart request, in groups and resumably, or from where CVAT is."""
+"""Send data to a task: in one multipart request, in several, or have CVAT fetch it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pool.cvat.resumable import GroupedUpload
 from pool.cvat.transport import BytesBody, Transport
 from pool.errors import InputError
 
-#: Bytes a second that the slowest server takes in; what time-outs of large uploads allow for.
+#: Bytes a second of the slowest server that the time-outs of large uploads allow for.
 _SLOWEST: Final = 2**20
 #: Files of an upload up to which all are held open until the end; more might be too many for
 #: the process.
@@ -32,7 +32,7 @@ def request_id(task_id: int) -> str:
 
 
 def prepare_upload(transport: Transport, task_id: int) -> None:
-    """``Upload-Start``: have CVAT make the data row and the folders of the task.
+    """Have CVAT make the data row and the folders of a task (``Upload-Start``).
 
     Repeatable: the second time it finds them made (recording start twice).
     """

@@ -1,8 +1,8 @@
-"""CVAT's webhooks: the calls that manage them, their signature, and what their bodies say.
+"""CVAT's webhooks: the calls that manage them, their signature, and their bodies.
 
-Recorded in ``webhooks.json`` of the recordings. A body has neither an id nor a time of the
-delivery; its addresses are relative, and fields of a job that the import sets later are not
-final in ``create:job``.
+Source: ``webhooks.json`` of the recordings. A body has neither an id nor a time of the delivery;
+its addresses are relative, and fields of a job that the import sets later are not final in
+``create:job``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pool.model import Job
 JOB_CREATED: Final = "create:job"
 IMPORT_COMPLETED: Final = "completed:request[create:task]"
 PING: Final = "ping"
-#: What the pool subscribes to, and all of it that CVAT knows before 2.73.
+#: The events that the pool subscribes to, and those of them that CVAT has before 2.73.
 EVENTS: Final = frozenset({IMPORT_COMPLETED, JOB_CREATED})
 OLDER_EVENTS: Final = frozenset({JOB_CREATED})
 SIGNATURE_HEADER: Final = "X-Signature-256"
@@ -34,7 +34,7 @@ _PING_TIMEOUT: Final = 30.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Webhook:
-    """``GET /api/webhooks``; the secret is never told by the server."""
+    """``GET /api/webhooks``, which never shows the secret."""
 
     id: int
     target_url: str
@@ -60,8 +60,11 @@ class Webhook:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delivery:
-    """What came of one delivery. CVAT writes 502 when it got no connection, 504 when no answer;
-    ``response`` is what the receiver, or a proxy before it, said."""
+    """The result of one delivery.
+
+    ``status`` is 502 when CVAT got no connection, and 504 when it got no answer; ``response`` is
+    the body of the receiver, or of a proxy before it.
+    """
 
     status: int
     response: str = ""
@@ -77,16 +80,16 @@ class Webhooks:
         self._transport = transport
 
     def of(self, project_id: int | None) -> list[Webhook]:
-        """All there are that these credentials may see, oldest first."""
+        """Return all that these credentials may see, oldest first."""
         found = list_all(self._transport, "webhooks", "/api/webhooks", _scope(project_id))
         return [Webhook.parse(said) for said in found]
 
     def create(
         self, project_id: int | None, *, target_url: str, description: str, secret: str
     ) -> Webhook:
-        """Create one for :data:`EVENTS`, or for as many of them as the server knows.
+        """Create one for :data:`EVENTS`, or for :data:`OLDER_EVENTS` on an older server.
 
-        :raises CvatRejected: there is no such project, or the URL will not do.
+        :raises CvatRejected: there is no such project, or CVAT refuses the URL.
         """
         fields = {**_scope(project_id), **_fields(target_url, description, secret)}
         return self._subscribe("create_webhook", "POST", "/api/webhooks", fields)
@@ -94,7 +97,10 @@ class Webhooks:
     def replace(
         self, webhook_id: int, *, target_url: str, description: str, secret: str
     ) -> Webhook:
-        """Make one what :meth:`create` would make. Raises CvatNotFound."""
+        """Change one to what :meth:`create` would make.
+
+        :raises CvatNotFound: it is gone.
+        """
         fields = _fields(target_url, description, secret)
         return self._subscribe("change_webhook", "PATCH", f"/api/webhooks/{webhook_id}", fields)
 
@@ -113,14 +119,14 @@ class Webhooks:
             return subscribe(OLDER_EVENTS)
 
     def delete(self, webhook_id: int) -> bool:
-        """False when it was gone already."""
+        """Delete one. Return False when it was gone already."""
         answer = self._transport.call(
             "delete_webhook", "DELETE", f"/api/webhooks/{webhook_id}", accept=(404,)
         )
         return answer.status != 404
 
     def ping(self, webhook_id: int) -> Delivery:
-        """Have CVAT deliver a ``ping`` now, and hear what came of it."""
+        """Have CVAT deliver a ``ping`` now, and return the result."""
         answer = self._transport.call(
             "ping_webhook",
             "POST",
@@ -156,22 +162,22 @@ def _fields(target_url: str, description: str, secret: str) -> dict[str, Any]:
 
 
 def signature_of(body: bytes, secret: str) -> str:
-    """The signature header of a body, as CVAT makes it."""
+    """Return the signature header of a body, as CVAT makes it."""
     return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
 
 
 def is_signed(body: bytes, signature: str, secret: str) -> bool:
-    """Whether the body was signed with the secret; takes the same time for any wrong one."""
+    """Return whether the body was signed with the secret, in constant time."""
     given = signature.encode("utf-8", "replace")
     return hmac.compare_digest(signature_of(body, secret).encode(), given)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """What a delivery says. ``task_id`` is None for what is not about an import.
+    """The content of a delivery.
 
-    ``job`` is the job of ``create:job``, None when it is not one for annotation; ``outcome`` is
-    set when an import has ended.
+    ``task_id`` is None for events that concern no import. ``job`` is the job of ``create:job``,
+    None when it is not one for annotation. ``outcome`` is set when an import has ended.
     """
 
     name: str
@@ -182,7 +188,7 @@ class Event:
 
 
 def parse_event(body: bytes, job_url: Callable[[int, int], str]) -> Event | None:
-    """The event of a body; None when it is nothing that CVAT is known to send.
+    """Return the event of a body; None when CVAT is not known to send such a body.
 
     ``job_url`` makes a job's page from its task's id and its own.
     """
