@@ -194,7 +194,7 @@ class Request(RequestHandle[RequestRecord]):
         :raises pool.WaitTimeout: (a ``TimeoutError``) not yet; the import goes on.
         :raises pool.ImportFailed: CVAT could not import the data; the message is CVAT's.
         :raises pool.ImportTimedOut: the template's import time-out has passed.
-        :raises pool.TaskGone: somebody deleted the task.
+        :raises pool.TaskGone: the task was deleted on the server.
         :raises pool.RequestCancelled: it was cancelled.
         """
         return self._pool.jobs_of_request(self, timeout)

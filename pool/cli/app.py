@@ -83,7 +83,7 @@ def _common(
 ) -> None:
     from pool.logs import configure
 
-    # A command ends with one line that says what went wrong; a daemon tells what it does.
+    # A command ends with one line that says what went wrong; a daemon logs what it does.
     level = log_level or ("info" if context.invoked_subcommand == "run" else "error")
     if level not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"--log-level {level!r}: give debug, info, warning or error")

@@ -37,7 +37,7 @@ def tune(
 def _print(advice: Advice, max_size: int) -> None:
     demanded, creates = advice.demanded, advice.creates
     if demanded.since is None or advice.min_size is None:
-        print(f"Nobody has asked for {advice.template} lately, so nothing can be recommended.")
+        print(f"{advice.template} had no demand lately, so nothing can be recommended.")
         return
     refused = f", {demanded.refused} without a task" if demanded.refused else ""
     print(

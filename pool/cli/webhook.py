@@ -47,10 +47,10 @@ def install(
     settings = settings_of(config)
     target = target_of(url) if url is not None else default_url(settings)
     with _parts(settings) as (setup, store):
-        heard = store.maintainer(now=SystemClock().now()) is not None
+        daemon_runs = store.maintainer(now=SystemClock().now()) is not None
         reports = print_results(
-            (setup.ping(each) if heard else each for each in setup.install(target)),
-            partial(_line, heard=heard),
+            (setup.ping(each) if daemon_runs else each for each in setup.install(target)),
+            partial(_line, daemon_runs=daemon_runs),
             _document,
             as_json=as_json,
         )
@@ -64,7 +64,7 @@ def install(
 def remove(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Take the pool's webhooks away again, and no others."""
     with _parts(settings_of(config)) as (setup, _):
-        print_results(setup.remove(), partial(_line, heard=True), _document, as_json=as_json)
+        print_results(setup.remove(), partial(_line, daemon_runs=True), _document, as_json=as_json)
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def _parts(settings: Settings) -> Iterator[tuple[WebhookSetup, Store]]:
         yield WebhookSetup(store, cvat, settings, clock=SystemClock()), store
 
 
-def _line(report: WebhookReport, *, heard: bool) -> str:
+def _line(report: WebhookReport, *, daemon_runs: bool) -> str:
     names = ", ".join(report.templates)
     if not report.scope:
         return (
@@ -93,7 +93,7 @@ def _line(report: WebhookReport, *, heard: bool) -> str:
     line = f"{what}: {report.action}"
     if report.webhook_id is not None:
         line += f", webhook {report.webhook_id} to {report.target_url}"
-        line += f"; ping: {report.delivery}" if heard else "; not tried, since no daemon runs"
+        line += f"; ping: {report.delivery}" if daemon_runs else "; not tried, since no daemon runs"
     if not report.complete:
         line += (
             "; this CVAT is older than 2.73 and tells of new jobs only, so polling finds failed "

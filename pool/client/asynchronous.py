@@ -475,7 +475,7 @@ def _sources(upload: Upload) -> dict[str, Any]:
 
 
 def _key_header(key: str | None) -> dict[str, str]:
-    """Return the caller's key, or one made up: the daemon then tells two tries of one call from
+    """Return the caller's key, or one made up: the daemon then knows two tries of one call from
     two calls."""
     return {"Idempotency-Key": check_key(key) or secrets.token_hex(16)}
 

@@ -123,7 +123,7 @@ def test_check_passes_and_leaves_nothing_behind(
 
 
 def test_get_tells_of_an_assignee_that_is_none(folder: Path, token: str, image_path: Path) -> None:
-    plain, told = (
+    plain, as_json = (
         cvat_pool(
             *("get", "scenes", image_path, "--assignee", "999", *more),
             cwd=folder,
@@ -131,15 +131,15 @@ def test_get_tells_of_an_assignee_that_is_none(folder: Path, token: str, image_p
         )
         for more in ((), ("--json",))
     )
-    assert (plain.returncode, told.returncode) == (0, 0)
+    assert (plain.returncode, as_json.returncode) == (0, 0)
     assert plain.stdout.strip().endswith("frames 0-0")
     first = plain.stderr.splitlines()[0]
     assert first.startswith("Warning: CVAT shows no user 999")
     assert first.endswith("(unknown-assignee)")
-    warnings = json.loads(told.stdout)["warnings"]
+    warnings = json.loads(as_json.stdout)["warnings"]
     assert warnings[0]["code"] == "unknown-assignee"
     assert [f"Warning: {each['text']} ({each['code']})" for each in warnings] == (
-        told.stderr.splitlines()
+        as_json.stderr.splitlines()
     )
 
 
@@ -154,8 +154,8 @@ def test_check_shows_what_cvat_takes_although_it_is_of_no_use(
     assert "ok    template odd: accepted" in result.stdout
     warned = [line for line in result.stdout.splitlines() if line.startswith("warn  ")]
     assert [line.rpartition(", found ")[2] for line in warned] == ['"red"', '"blue"']
-    told = cvat_pool("check", "--json", cwd=folder, CVAT_ACCESS_TOKEN=token)
-    assert json.loads(told.stdout)[0]["warnings"] == [line[6:] for line in warned]
+    as_json = cvat_pool("check", "--json", cwd=folder, CVAT_ACCESS_TOKEN=token)
+    assert json.loads(as_json.stdout)[0]["warnings"] == [line[6:] for line in warned]
 
 
 # --- What goes wrong: a line that says what to do, and an exit code -----------------------------
@@ -400,7 +400,7 @@ def test_a_simulator_that_cannot_start_says_why(
     assert words.format(taken=taken) in one_line(result)
 
 
-# --- What run needs, and check tells ------------------------------------------------------------
+# --- What run needs, and check finds -----------------------------------------------------------
 
 
 def test_every_mistake_of_the_file_is_shown_with_its_line(folder: Path, token: str) -> None:

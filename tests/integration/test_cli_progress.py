@@ -1,4 +1,4 @@
-"""What ``cvat-pool get`` shows to a person, and to nobody else."""
+"""What ``cvat-pool get`` shows on a terminal, and to no program."""
 
 from __future__ import annotations
 

@@ -76,8 +76,8 @@ def test_get_as_json_and_with_a_key(there: Command, image_path: Path) -> None:
     arguments = ["get", "scenes", str(image_path), "--json", "--key", "k", "--name", "n"]
     answers = [json.loads(there(*arguments).stdout) for _ in range(2)]
     assert answers[0] == answers[1]
-    told = {"request_id", "task_id", "url", "template", "outcome", "jobs", "warnings"}
-    assert set(answers[0]) == told
+    names = {"request_id", "task_id", "url", "template", "outcome", "jobs", "warnings"}
+    assert set(answers[0]) == names
 
 
 def test_get_from_the_share(there: Command) -> None:
@@ -109,10 +109,10 @@ def test_status(there: Command) -> None:
 
 
 def test_status_that_is_watched(url: str, tmp_path: Path) -> None:
-    told = {"POOL_SERVER": url, "POOL_API_TOKEN": TOKEN}
-    with in_a_terminal("status", "--watch", cwd=tmp_path, output=True, **told) as terminal:
+    known = {"POOL_SERVER": url, "POOL_API_TOKEN": TOKEN}
+    with in_a_terminal("status", "--watch", cwd=tmp_path, output=True, **known) as terminal:
         terminal.wait_for("refilled by")
-        assert cvat_pool("prewarm", "scenes", "4", cwd=tmp_path, **told).returncode == 0
+        assert cvat_pool("prewarm", "scenes", "4", cwd=tmp_path, **known).returncode == 0
         terminal.wait_for("least")
         terminal.process.send_signal(signal.SIGINT)
         terminal.finish()

@@ -45,9 +45,9 @@ def folder(simulator: SimulatorServer, tmp_path_factory: pytest.TempPathFactory)
         wait_until(
             store, lambda: "lost" in store.holds() and {LONG, LONGEST} <= set(store.levels())
         )
-        told = {"cwd": folder, "CVAT_ACCESS_TOKEN": simulator.access_token}
-        assert cvat_pool("prewarm", LONG, "3", "--for", "2h", **told).returncode == 0
-        assert cvat_pool("lease", "parcels", **told).returncode == 0
+        known = {"cwd": folder, "CVAT_ACCESS_TOKEN": simulator.access_token}
+        assert cvat_pool("prewarm", LONG, "3", "--for", "2h", **known).returncode == 0
+        assert cvat_pool("lease", "parcels", **known).returncode == 0
         yield folder
         daemon.stop()
         thread.join(PATIENCE)
@@ -132,14 +132,14 @@ NOW = 1_800_000_000.0
 def template(name: str = "scenes", **more: object) -> TemplateStatus:
     levels = dict.fromkeys(("creating", "leased", "importing", "deleting", "waiting"), 0)
     counts = {"hits": 0, "waits": 0, "colds": 0, "target": 2, "warm": 2, "rate": 0.0}
-    told = {"name": name, **levels, **counts, "hooks": WebhookState.ALIVE, **more}
-    return TemplateStatus(**told)  # type: ignore[arg-type]
+    document = {"name": name, **levels, **counts, "hooks": WebhookState.ALIVE, **more}
+    return TemplateStatus(**document)  # type: ignore[arg-type]
 
 
 def whole(*templates: TemplateStatus, **more: object) -> Status:
-    told = {"server": "s", "store": "u", "maintainer": "host:1", "in_flight": 0, **more}
+    document = {"server": "s", "store": "u", "maintainer": "host:1", "in_flight": 0, **more}
     held = {"held_since": None, "held_until": None, "hold_reason": ""}
-    return Status(**{**held, **told, "templates": templates})  # type: ignore[arg-type]
+    return Status(**{**held, **document, "templates": templates})  # type: ignore[arg-type]
 
 
 def at(seconds: float) -> datetime:

@@ -26,12 +26,12 @@ def test_what_was_asked_for_is_what_is_recommended(pool: TaskPool, config_path: 
     assert "4 hand-outs, 2 hits, 0 waits, 2 colds" in result.stdout
     assert "served at once: 50.0%; hit_rate wants 99.0%" in result.stdout
     assert "is recommended: " in result.stdout
-    told = json.loads(cvat_pool("tune", "scenes", "--json", cwd=config_path.parent).stdout)
-    assert told["demanded"]["hits"] == 2
-    assert told["current"] == 2
-    assert 1 <= told["min_size"] <= 4
-    assert told["creates"]["count"] == 2
-    assert told["expected"] >= 0.99
+    document = json.loads(cvat_pool("tune", "scenes", "--json", cwd=config_path.parent).stdout)
+    assert document["demanded"]["hits"] == 2
+    assert document["current"] == 2
+    assert 1 <= document["min_size"] <= 4
+    assert document["creates"]["count"] == 2
+    assert document["expected"] >= 0.99
 
 
 def test_a_pool_that_is_too_small_by_its_settings(pool: TaskPool, config_path: Path) -> None:
@@ -44,12 +44,12 @@ def test_a_pool_that_is_too_small_by_its_settings(pool: TaskPool, config_path: P
     assert "max_size = 1 has to be raised for that" in result.stdout
 
 
-def test_nobody_has_asked(config_path: Path) -> None:
+def test_a_template_without_demand(config_path: Path) -> None:
     result = cvat_pool("tune", "scenes", cwd=config_path.parent)
     assert result.returncode == 0
     assert "nothing can be recommended" in result.stdout
-    told = json.loads(cvat_pool("tune", "scenes", "--json", cwd=config_path.parent).stdout)
-    assert told["min_size"] is None
+    document = json.loads(cvat_pool("tune", "scenes", "--json", cwd=config_path.parent).stdout)
+    assert document["min_size"] is None
 
 
 def test_an_unknown_template(config_path: Path) -> None:

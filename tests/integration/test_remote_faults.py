@@ -57,7 +57,7 @@ def caller(request: pytest.FixtureRequest, daemon: Daemon, line: CuttingProxy) -
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for what nobody announces here."""
+    """Wait until a condition holds of which there is no event."""
     pause = threading.Event()
     for _ in range(400):
         if condition():
@@ -140,15 +140,15 @@ def test_a_lease_is_given_back(caller: Any, line: CuttingProxy, cut: Cutting) ->
 def test_a_large_upload_that_is_cut_begins_again(
     caller: Any, daemon: Daemon, line: CuttingProxy, image: bytes
 ) -> None:
-    told: list[int] = []
+    shown: list[int] = []
     content = image + bytes(LARGE)
     line.reset_all()
     line.cut("up", LARGE // 2)
     request = caller.submit(
-        "scenes", [("a.jpg", content)], progress=lambda sent, _: told.append(sent)
+        "scenes", [("a.jpg", content)], progress=lambda sent, _: shown.append(sent)
     )
-    assert (line.cuts, told[-1]) == (1, len(content))
-    assert told != sorted(told), "it began again"
+    assert (line.cuts, shown[-1]) == (1, len(content))
+    assert shown != sorted(shown), "it began again"
     assert request.jobs(timeout=20)
     assert request.record.size == len(content)
     # What was cut off leaves nothing behind, nor does what CVAT has.
@@ -175,8 +175,8 @@ def test_a_subscription_misses_nothing(daemon: Daemon, line: CuttingProxy, image
     heard: list[Event] = []
     both = threading.Event()
 
-    def callback(told: Event) -> None:
-        heard.append(told)
+    def callback(event: Event) -> None:
+        heard.append(event)
         if len(heard) == 2:
             both.set()
 
@@ -189,7 +189,7 @@ def test_a_subscription_misses_nothing(daemon: Daemon, line: CuttingProxy, image
         requests[1].jobs(timeout=20)
         line.start()
         assert both.wait(PATIENCE)
-    assert [told.request_id for told in heard] == [request.id for request in requests]
+    assert [event.request_id for event in heard] == [request.id for request in requests]
 
 
 # --- A daemon that is restarted -------------------------------------------------------------------

@@ -29,7 +29,7 @@ class EventLoop:
         self._loop.close()
 
     def call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """What a function comes to that is called on the loop, and awaited if need be."""
+        """Call a function on the loop; return its result, awaited if it can be."""
 
         async def run() -> Any:
             result = function(*arguments, **options)

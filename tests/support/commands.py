@@ -21,7 +21,7 @@ os.umask(INHERITED)
 
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """The environment without anybody's credentials, and a width that does not depend on the
+    """The environment without credentials, and with a width that does not depend on the
     terminal."""
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("CVAT_", "POOL_"))

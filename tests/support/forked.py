@@ -86,7 +86,7 @@ class Forks:
 
 
 def serve(orders: socket.socket) -> None:
-    """Fork for each order, until there is nobody left to give any."""
+    """Fork for each order, until the other end is closed."""
     for module in pkgutil.walk_packages(pool.__path__, "pool."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)

@@ -50,7 +50,7 @@ class Terminal:
     def _read(self) -> bool:
         try:
             data = os.read(self._screen, 2**16)
-        except OSError:  # Linux's way to say that nobody writes any more
+        except OSError:  # Linux: no process has the other end open any more
             return False
         self._seen += data.decode("utf-8", "replace")
         return bool(data)
