@@ -38,8 +38,6 @@ from pool.config.settings import (
 )
 from pool.errors import ConfigError, InputError
 
-__all__ = ["InvalidConfig", "Problem", "find_config", "load", "loads", "require_templates"]
-
 Table = TypeVar("Table")
 #: A value and its key in the file; and the members of a table by their names.
 Placed = tuple[Key, Any]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
+from support.configured import CARS, cars, only_problem, problems
 
 from pool.config.data_params import DataParams
-from pool.config.loader import InvalidConfig, Problem, load, loads
+from pool.config.loader import load, loads
+from pool.config.problems import InvalidConfig, Problem
 from pool.config.settings import (
     DEFAULT_TABLES,
     TEMPLATE_TABLES,
@@ -25,24 +26,6 @@ from pool.config.settings import (
     keys_of,
 )
 from pool.errors import EXIT_USAGE, ConfigError
-
-CARS = '[templates.cars]\nlabels = [{ name = "car" }]\n'
-
-
-def problems(text: str, **arguments: Any) -> tuple[Problem, ...]:
-    with pytest.raises(InvalidConfig) as caught:
-        loads(text, **arguments)
-    return caught.value.problems
-
-
-def only_problem(text: str) -> Problem:
-    (problem,) = problems(text)
-    return problem
-
-
-def cars(text: str = "") -> Template:
-    return loads(CARS + text).templates["cars"]
-
 
 # --- What is read ---------------------------------------------------------------------------------
 

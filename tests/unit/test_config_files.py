@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pool.config.loader import InvalidConfig, find_config, load, loads
+from pool.config.loader import find_config, load, loads
+from pool.config.problems import InvalidConfig
 from pool.errors import ConfigError
 
 

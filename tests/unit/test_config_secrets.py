@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from support.configured import only_problem
 
-from pool.config.loader import InvalidConfig, Problem, loads
+from pool.config.loader import loads
+from pool.config.problems import InvalidConfig
 from pool.config.settings import CvatSettings
-
-
-def only_problem(text: str) -> Problem:
-    with pytest.raises(InvalidConfig) as caught:
-        loads(text)
-    (problem,) = caught.value.problems
-    return problem
-
 
 SECRETS = ["token", "password", "access_token", "username", "api_key", "API_TOKEN", "secret"]
 

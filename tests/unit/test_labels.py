@@ -8,26 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.configured import cars, only_problem, problems
 
-from pool.config.loader import InvalidConfig, Problem, loads
-from pool.config.settings import Template
-
-CARS = '[templates.cars]\nlabels = [{ name = "car" }]\n'
-
-
-def problems(text: str) -> tuple[Problem, ...]:
-    with pytest.raises(InvalidConfig) as caught:
-        loads(text)
-    return caught.value.problems
-
-
-def only_problem(text: str) -> Problem:
-    (problem,) = problems(text)
-    return problem
-
-
-def cars(text: str = "") -> Template:
-    return loads(CARS + text).templates["cars"]
+from pool.config.loader import loads
+from pool.config.problems import InvalidConfig
 
 
 def labels(raw: object, tmp_path: Path) -> list[dict[str, Any]]:
