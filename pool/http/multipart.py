@@ -1,6 +1,7 @@
 """``multipart/form-data`` as it comes: files go to the spool piece by piece, fields are kept.
 
-Nothing here waits or knows of HTTP: what it is fed it parses at once, on the caller's thread.
+What it is fed it parses at once, on the calling thread. The headers of a part are bounded by
+python-multipart itself.
 """
 
 from __future__ import annotations
@@ -21,18 +22,15 @@ from pool.requests.incoming import Incoming, Part
 
 #: The part that may come many times, with a file in it.
 FILES: Final = "files"
-#: Bytes of the longest boundary (RFC 2046, section 5.1.1), of the headers of one part, and how
-#: many those may be; bytes of one field.
+#: Bytes of the longest boundary (RFC 2046, section 5.1.1), and of one field.
 LONGEST_BOUNDARY: Final = 70
-LONGEST_HEADERS: Final = 8 * 2**10
-MOST_HEADERS: Final = 16
 LONGEST_FIELD: Final = 2**16
 
 #: A file's name as clients of old send it when it is not ASCII (RFC 8187, section 3.2).
 _EXTENDED_NAME: Final = re.compile(rb";\s*filename\*\s*=\s*utf-8'[^';]*'([^;\s]*)", re.I)
 _QUOTED: Final = re.compile(rb'"(?:\\.|[^"\\])*"')
 
-# It warns of what callers send, which is told to them instead.
+# It warns of what callers send; they get that as an error instead.
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
@@ -61,7 +59,6 @@ class FormReader:
         self._name = b""
         self._value = b""
         self._disposition: bytes | None = None
-        self._headers = self._header_bytes = 0
         self._field: str | None = None
         self._text = bytearray()
         self._file: Part | None = None
@@ -79,7 +76,7 @@ class FormReader:
         """Take in the next bytes of the body.
 
         :raises InputError: it is no such form, a name is no good, or there are too many parts.
-        :raises TooLarge: a field or the headers of a part are too long.
+        :raises TooLarge: a field is too long.
         :raises SpoolFull: there is no room.
         """
         with self._guard:
@@ -93,15 +90,15 @@ class FormReader:
                 raise InputError(f"the body is no such form: {error}") from None
 
     def discard(self) -> None:
-        """Delete what there is of the entry, once a feed on another thread has ended. Does
-        nothing when the entry is finished."""
+        """Delete what there is of the entry, after a feed on another thread. Does nothing once the
+        entry is finished."""
         with self._guard:
             self._discarded = True
             if self.incoming is not None:
                 self.incoming.discard()
 
     def end(self) -> Incoming:
-        """The body has ended; answers the entry with all its files.
+        """Return the entry with all its files, once the body has ended.
 
         :raises InputError: the form is not complete, or has no files.
         """
@@ -115,20 +112,14 @@ class FormReader:
 
     def on_part_begin(self) -> None:
         self._disposition = None
-        self._headers = self._header_bytes = 0
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._count_header(end - start)
         self._name += data[start:end]
 
     def on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._count_header(end - start)
         self._value += data[start:end]
 
     def on_header_end(self) -> None:
-        self._headers += 1
-        if self._headers > MOST_HEADERS:
-            raise InputError(f"a part of the form has more than {MOST_HEADERS} headers")
         if self._name.lower() == b"content-disposition":
             if self._disposition is not None:
                 raise InputError("a part of the form has two Content-Disposition headers")
@@ -199,11 +190,6 @@ class FormReader:
         if self._content is not None:
             self.digests.append(self._content.digest())
         self._file = self._content = None
-
-    def _count_header(self, length: int) -> None:
-        self._header_bytes += length
-        if self._header_bytes > LONGEST_HEADERS:
-            raise TooLarge(f"the headers of a part: at most {LONGEST_HEADERS} bytes")
 
 
 def _parser_of(content_type: str, reader: FormReader) -> MultipartParser:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
+from pydantic import TypeAdapter
 
-from pool.http import openapi, schemas
+from pool.http import openapi
 from pool.http.dependencies import State
 from pool.observability.health import HealthReport
-from pool.observability.history import History
+from pool.observability.history import History, HourReport
 
 router = APIRouter()
+
+_HOUR = TypeAdapter(HourReport)
 
 
 @router.get(
@@ -64,7 +67,7 @@ async def metrics(state: State, request: Request) -> Response:
     "/v1/history",
     tags=["status"],
     summary="See the last hour",
-    response_model=schemas.Hour,
+    response_model=HourReport,
     responses=openapi.PROTECTED,
 )
 async def history(state: State) -> Response:
@@ -75,5 +78,5 @@ async def history(state: State) -> Response:
     return Response(body, media_type="application/json")
 
 
-def _hour(history: History) -> str:
-    return schemas.Hour.model_validate(history.hour()).model_dump_json()
+def _hour(history: History) -> bytes:
+    return _HOUR.dump_json(history.hour())

@@ -42,7 +42,6 @@ _MODELS: Final[tuple[type[BaseModel], ...]] = (
     schemas.Status,
     schemas.TemplateStatus,
     schemas.DrainedTemplate,
-    schemas.Hour,
     schemas.Problem,
 )
 #: Errors of any call with a body.

@@ -547,43 +547,6 @@ class Status(_Answer):
     config_restart: Annotated[list[str], Field(description="Keys that only a restart follows")]
 
 
-class TemplateLevels(_Answer):
-    """Levels of one template, a number for each sample; null where it was not there."""
-
-    warm: list[int | None]
-    creating: list[int | None]
-    target: list[int | None]
-
-
-class EndedRequest(_Answer):
-    """How a request ended, and how long it took."""
-
-    request_id: str
-    template: Annotated[str, Field(examples=["street-scenes"])]
-    outcome: Annotated[str | None, Field(description="How its task was found", examples=["hit"])]
-    at: Annotated[float, Field(description="When, in seconds since 1970", examples=[1767268800.1])]
-    seconds: Annotated[float, Field(description="From the request to the job ids", examples=[0.31])]
-    server_seconds: Annotated[
-        float | None,
-        Field(
-            description="CVAT's part of it: after it had accepted the data, and while it was away",
-            examples=[0.24],
-        ),
-    ]
-    state: Annotated[str, Field(description="ready or failed", examples=["ready"])]
-    code: Annotated[str, Field(description="Why it failed; empty when it is ready")]
-    error: Annotated[str, Field(description="The same, in words")]
-
-
-class Hour(_Answer):
-    """The last hour."""
-
-    interval: Annotated[float, Field(description="Seconds between two samples", examples=[5.0])]
-    at: Annotated[list[float], Field(description="When each was taken", examples=[[1767268800.0]])]
-    templates: dict[str, TemplateLevels]
-    requests: Annotated[list[EndedRequest], Field(description="The newest 1000, the newest last")]
-
-
 class Finding(_Answer):
     """One thing that is wrong with what was sent."""
 
