@@ -42,7 +42,7 @@ class Awaiting:
         def jobs() -> list[Job] | None:
             record = request.refresh()
             if record.state is RequestState.READY and record.pooled_id is not None:
-                return list(self.store.jobs_of(record.pooled_id))
+                return list(self.store.jobs_of(record.pooled_id, request_id=record.id))
             if record.state.finished:
                 raise error_of(record)
             return None

@@ -194,7 +194,7 @@ class Daemon:
                 return False
             if unclean is not None:
                 # What happened last is unknown, so look before anything is handed out.
-                doubted = store.doubt_warm(until=now + DOUBT)
+                doubted = store.quarantine_warm(until=now + DOUBT)
                 log.warning("unclean stop", owner=unclean, tasks_to_verify=doubted)
             return True
         except StoreError as error:

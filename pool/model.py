@@ -120,6 +120,17 @@ REQUEST_TRANSITIONS: Final[Mapping[RequestState, frozenset[RequestState]]] = {
 }
 
 
+class ImportState(StrEnum):
+    """Where one upload into one task stands; ``RETURNED`` means that it had not touched the task,
+    which is warm again."""
+
+    UPLOADING = "uploading"
+    IMPORTING = "importing"
+    READY = "ready"
+    FAILED = "failed"
+    RETURNED = "returned"
+
+
 class Outcome(StrEnum):
     """How a hand-out was served: from the pool, after waiting, or created on the spot."""
 
@@ -190,13 +201,62 @@ class RequestWarning:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ImportMember:
+    """A request's part in an import: its ``files`` as they were given, in the caller's order, and
+    the ``names`` that CVAT sees in their place."""
+
+    request_id: str
+    files: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImportRecord:
+    """One upload into one task and what CVAT makes of it, for one request or for several.
+
+    ``owner`` is the process that uploads and tracks it. ``members`` are in the order of their
+    frames; they are written down with the hand-out, before the upload begins, and never change.
+    ``size`` is that of all of them, in bytes. ``spooled`` tells that the data of all members is in
+    the spool, so that they can be sent again; ``imports_used`` is the most that any of them has
+    used up before.
+    """
+
+    id: str
+    template: str
+    state: ImportState
+    owner: str
+    lease_id: str
+    pooled_id: str
+    task_id: int
+    outcome: Outcome | None = None
+    size: int = 0
+    handed_out_at: float
+    uploaded_at: float | None = None
+    deadline_at: float | None = None
+    finished_at: float | None = None
+    members: tuple[ImportMember, ...] = ()
+    spooled: bool = False
+    imports_used: int = 0
+
+    @property
+    def request_ids(self) -> tuple[str, ...]:
+        """The requests that it is for, in order."""
+        return tuple(member.request_id for member in self.members)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RequestRecord:
     """Data that a caller gave to the pool, as the store has it.
 
-    ``files`` are the names inside the task, in the caller's order. ``payload`` is a digest of
-    all that was asked for, which an idempotency key is bound to. ``owner`` is the process that
-    works on the request. ``spooled`` tells that the data is in the spool, so that any process can
-    serve it; ``tasks_spent`` counts the tasks that were thrown away in its service.
+    ``files`` are the names that the caller gave, in the caller's order. ``payload`` is a digest of
+    all that was asked for, which an idempotency key is bound to. ``spooled`` tells that the data is
+    in the spool, so that any process can serve it.
+
+    ``import_id`` is its latest import, None while it is queued; ``pooled_id``, ``task_id``,
+    ``outcome``, ``handed_out_at``, ``uploaded_at`` and ``deadline_at`` are those of the import.
+    ``owner`` is the process that works on the request: that of its import, once it has one.
+    ``imports_used`` counts the imports, and so the tasks, that were used up in its service.
+
     ``error_code`` is the ``code`` of a class in :mod:`pool.errors`. ``warnings`` also come after
     the end.
     """
@@ -206,6 +266,7 @@ class RequestRecord:
     state: RequestState
     owner: str
     lease_id: str
+    import_id: str | None = None
     pooled_id: str | None = None
     task_id: int | None = None
     outcome: Outcome | None = None
@@ -221,7 +282,7 @@ class RequestRecord:
     deadline_at: float | None = None
     finished_at: float | None = None
     spooled: bool = False
-    tasks_spent: int = 0
+    imports_used: int = 0
     error_code: str = ""
     error: str = ""
     warnings: tuple[RequestWarning, ...] = ()
@@ -239,6 +300,7 @@ class FinalStep:
     """One thing that is left to do for a ready task; the steps of a task do not wait for each
     other.
 
+    ``request`` is the one that gives the task its name, or whose jobs are to be assigned.
     ``tries`` counts the failures, ``since`` is when the jobs existed, ``due_at`` when it is tried
     next. ``left`` are the jobs that are still to be assigned; None: all of them.
     """

@@ -228,12 +228,11 @@ class Engine:
 
     def _finalize(self, finished: Finished) -> None:
         # The end may have been found by its lease alone: the store knows the request.
-        task, request = self.store.task_on_server(finished.task_id) or (None, None)
-        request_id = finished.request_id
-        if request is not None and request.state.finished:
-            request_id = request.id
-        if request_id is not None:
-            self.spool.drop(request_id)
+        task, importing = self.store.task_on_server(finished.task_id) or (None, None)
+        for member in importing.members if importing else ():
+            request = self.store.request(member.request_id)
+            if request is None or request.state.finished:
+                self.spool.drop(member.request_id)
         if task is not None and not finished.code:
             self.finalize.finalize(task.id)
 

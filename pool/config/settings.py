@@ -301,7 +301,7 @@ class Template:
         return _digest(self._place)
 
     @property
-    def older_from(self) -> str | None:
+    def reusable_origin(self) -> str | None:
         """The origin whose tasks of other fingerprints will do while none of this one is warm;
         None where the template says that none will (``on_change = "recreate"``)."""
         return self.origin if self.pool.on_change == "replenish" else None

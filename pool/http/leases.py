@@ -110,7 +110,7 @@ def _follow(pool: TaskPool, lease_id: str) -> None:
     found = pool.store.task_on_server(record.task_id) if record.task_id else None
     if found is None:
         return
-    task, request = found
+    task, importing = found
     # The import of a request is followed at its own pace.
-    if request is None and task.lease_id == lease_id:
+    if importing is None and task.lease_id == lease_id:
         pool.engine.tracker.watch_lease(Handout(lease=record, task=task))

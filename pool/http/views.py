@@ -62,7 +62,9 @@ def read_request(store: Store, request_id: str) -> RequestView:
 def view_of(store: Store, record: RequestRecord) -> RequestView:
     """Return a request that was just read, with its jobs."""
     if record.state is RequestState.READY and record.pooled_id is not None:
-        return RequestView(record=record, jobs=store.jobs_of(record.pooled_id))
+        return RequestView(
+            record=record, jobs=store.jobs_of(record.pooled_id, request_id=record.id)
+        )
     return RequestView(record=record)
 
 

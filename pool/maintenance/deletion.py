@@ -98,8 +98,8 @@ class Deletion:
 
     def _served(self, task: PooledTask, task_id: int) -> bool:
         """Whether the pool itself sent data to the task."""
-        owner, request = self._store.task_on_server(task_id) or (None, None)
-        return owner is not None and owner.id == task.id and request is not None
+        owner, importing = self._store.task_on_server(task_id) or (None, None)
+        return owner is not None and owner.id == task.id and importing is not None
 
 
 def look_closer(cvat: CvatClient, task_id: int, listed: dict[int, TaskInfo]) -> Sight:

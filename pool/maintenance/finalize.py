@@ -23,7 +23,7 @@ from pool.errors import (
     CvatUnreachable,
 )
 from pool.logs import get_logger
-from pool.model import FinalKind, FinalStep, PooledTask, RequestRecord, RequestWarning
+from pool.model import FinalKind, FinalStep, Job, PooledTask, RequestRecord, RequestWarning
 from pool.requests.breaker import SERVER, Circuit, circuit
 from pool.store import Store
 
@@ -189,14 +189,12 @@ class Finalize:
             tries=tries,
             why=str(error or "more jobs"),
         )
-        self._store.postpone_step(
-            step.task.id, step.kind, tries=tries, left=attempt.left, due_at=now + pause
-        )
+        self._store.postpone_step(step, tries=tries, left=attempt.left, due_at=now + pause)
         return False
 
     def _end(self, step: FinalStep) -> bool:
         name = final_name(step.task, step.request) if step.kind is FinalKind.NAME else None
-        return self._store.end_step(step.task.id, step.kind, name=name, now=self._clock.now())
+        return self._store.end_step(step, name=name, now=self._clock.now())
 
     def _give_up(self, step: FinalStep, attempt: Tried, error: CvatError) -> bool:
         if step.kind is FinalKind.NAME:
@@ -205,7 +203,7 @@ class Finalize:
                 code="not-named", text=f'the task is not named "{name}": {error}'
             )
         else:
-            jobs, user = len(self._store.jobs_of(step.task.id)), _assignee(step)
+            jobs, user = len(self._jobs_of(step)), _assignee(step)
             left = jobs if attempt.left is None else len(attempt.left)
             why = f"CVAT knows no such user ({error})" if attempt.hopeless else str(error)
             warning = RequestWarning(
@@ -215,7 +213,7 @@ class Finalize:
         log.warning(
             "task not finalized", step=step.kind.value, task_id=step.task.task_id, why=warning.text
         )
-        return self._store.end_step(step.task.id, step.kind, warning=warning, now=self._clock.now())
+        return self._store.end_step(step, warning=warning, now=self._clock.now())
 
     # --- A try ------------------------------------------------------------------------------------
 
@@ -234,7 +232,7 @@ class Finalize:
         """Assign the jobs that are left; one that is refused does not keep the others."""
         left, user_id = step.left, _assignee(step)
         if left is None:
-            left = tuple(job.id for job in self._store.jobs_of(step.task.id))
+            left = tuple(job.id for job in self._jobs_of(step))
         if user_id is None:
             return Tried(left=())
         refused: list[int] = []
@@ -262,6 +260,10 @@ class Finalize:
             counted=tried < MOST_JOBS or not untried,
             answered=tried > len(refused),
         )
+
+    def _jobs_of(self, step: FinalStep) -> Sequence[Job]:
+        request_id = step.request.id if step.request else None
+        return self._store.jobs_of(step.task.id, request_id=request_id)
 
     def _unknown(self, user_id: int) -> bool:
         try:

@@ -287,7 +287,7 @@ class Reconcile:
         return ReconcileReport(verified=len(plan.verified), done=dict(done), error=refused)
 
     def _trust(self, pooled_ids: Sequence[str]) -> None:
-        if self._store.trust_warm(pooled_ids) and self._warm is not None:
+        if self._store.clear_quarantine(pooled_ids) and self._warm is not None:
             self._warm.announce()
 
     def _act(self, finding: Finding) -> bool:

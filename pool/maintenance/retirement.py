@@ -78,9 +78,11 @@ def older_to_retire(fresh: int, older: int, *, wanted: int, replaced: int) -> in
 
 def older_warm(store: Store, template: Template) -> int:
     """Return how many warm tasks that the template made before can still be handed out."""
-    if template.older_from is None:
+    if template.reusable_origin is None:
         return 0
-    return store.older_warm_of(template.name, template.fingerprint, older_from=template.older_from)
+    return store.older_warm_of(
+        template.name, template.fingerprint, reusable_origin=template.reusable_origin
+    )
 
 
 def retire_replaced(
@@ -89,7 +91,7 @@ def retire_replaced(
     """Retire older warm tasks, ``replaced`` fresh ones having just become warm; return how many
     that were. Only for templates with ``on_change = "replenish"``."""
     older = older_warm(store, template)
-    if template.older_from is None or not older:
+    if template.reusable_origin is None or not older:
         return 0
     fresh = store.warm_of(template.name, template.fingerprint)
     due = older_to_retire(fresh, older, wanted=target.size, replaced=replaced)
@@ -98,7 +100,7 @@ def retire_replaced(
     retired = store.retire_older(
         template.name,
         template.fingerprint,
-        older_from=template.older_from,
+        reusable_origin=template.reusable_origin,
         # Callers may have taken some since these were counted.
         keep=target.size,
         most=due,
@@ -143,16 +145,16 @@ class Retirement:
     def _retire_misfits(self, template: Template) -> int:
         """Retire tasks of an older template, then those beyond ``max_size``."""
         name, keep, now = template.name, template.pool.max_size, self._clock.now()
-        older_from = template.older_from
+        reusable_origin = template.reusable_origin
         changed = self._store.retire_other_fingerprints(
-            name, template.fingerprint, older_from=older_from, reason=CHANGED, now=now
+            name, template.fingerprint, reusable_origin=reusable_origin, reason=CHANGED, now=now
         )
-        if older_from is not None:
+        if reusable_origin is not None:
             # Before any of the template as it is now goes as one too many.
             changed += self._store.retire_older(
                 name,
                 template.fingerprint,
-                older_from=older_from,
+                reusable_origin=reusable_origin,
                 keep=keep,
                 reason=CHANGED,
                 now=now,

@@ -111,7 +111,7 @@ class Observation:
 
     def _describe(self, record: RequestRecord) -> Mapping[str, Any]:
         store = self._engine.store
-        jobs = store.jobs_of(record.pooled_id) if record.pooled_id else ()
+        jobs = store.jobs_of(record.pooled_id, request_id=record.id) if record.pooled_id else ()
         return self._make_document(record, jobs)
 
     def _unseen_events(self) -> int:

@@ -29,7 +29,7 @@ from pool.requests.breaker import SERVER, Breaker, Circuit
 from pool.requests.placement import Placement
 from pool.requests.runner import RETRY_AFTER_INTERNAL_ERROR, Runner, WorkItem
 from pool.requests.spool import Spool
-from pool.store import NewRequest, Opened, Store, Unserved
+from pool.store import NewMember, NewRequest, Opened, Store, Unserved
 
 log = get_logger(__name__)
 
@@ -311,9 +311,9 @@ class Dispatcher:
         """Have a request served with a warm task, if there is one for it."""
         with self._taking(each.id):
             handout = self._store.claim_queued(
-                each.id,
+                [NewMember(request_id=each.id)],
                 template.fingerprint,
-                older_from=template.older_from,
+                reusable_origin=template.reusable_origin,
                 owner=self._owner,
                 now=self._clock.now(),
             )

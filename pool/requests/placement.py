@@ -85,7 +85,7 @@ class Placement:
             id=new_id(now),
             template=template.name,
             fingerprint=template.fingerprint,
-            older_from=template.older_from,
+            reusable_origin=template.reusable_origin,
             owner=self._owner,
             ttl=template.pool.lease_ttl if ttl is None else ttl,
             idempotency_key=idempotency_key,
@@ -274,9 +274,9 @@ class Placement:
         store = self._store
         if store.warm_of(template.name, template.fingerprint):
             return True
-        older = template.older_from
+        older = template.reusable_origin
         return older is not None and bool(
-            store.older_warm_of(template.name, template.fingerprint, older_from=older)
+            store.older_warm_of(template.name, template.fingerprint, reusable_origin=older)
         )
 
     def claim(self, template: Template, lease_id: str) -> Handout | None:
@@ -285,7 +285,7 @@ class Placement:
         return self._store.claim_warm(
             lease_id,
             template.fingerprint,
-            older_from=template.older_from,
+            reusable_origin=template.reusable_origin,
             now=self._clock.now(),
         )
 

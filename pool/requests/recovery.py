@@ -89,17 +89,15 @@ class Recovery:
         """Go on with a request of this process that no thread works on any more."""
         now = self._clock.now()
         log.info("request taken over", request_id=request.id, state=request.state.value)
-        if request.state is RequestState.QUEUED:
+        if request.import_id is None:
             gone = OwnerGone("send the data again")
             self._store.fail_request(request.id, code=gone.code, message=gone.detail, now=now)
             return
         if request.state is RequestState.UPLOADING:
             # Its last POST may have arrived. If not, CVAT knows no import, and that is found
             # out like any other lost import.
-            self._store.begin_import(request.id, deadline=now + ORPHAN_PATIENCE, now=now)
-        importing = self._store.request(request.id)
-        if importing is not None:
-            self._tracker.watch(importing, kind="adopted")
+            self._store.begin_import(request.import_id, deadline=now + ORPHAN_PATIENCE, now=now)
+        self._tracker.watch(request.import_id, kind="adopted")
 
     def _some(self, kind: set[str]) -> list[str]:
         with self._guard:

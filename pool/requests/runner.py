@@ -30,7 +30,7 @@ from pool.errors import (
 )
 from pool.events.notifier import Signal
 from pool.logs import get_logger
-from pool.model import Handout, RequestRecord, RequestState, new_id
+from pool.model import Handout, RequestRecord, RequestState
 from pool.requests.breaker import SERVER, Breaker, Circuit, with_advice
 from pool.requests.lifecycle import (
     MOST_TASKS,
@@ -272,8 +272,7 @@ class Runner:
             self._spool.keep(request.id, upload)
             queued = self._store.queue_request(
                 request.id,
-                under=request.lease_id,
-                lease_id=new_id(self._clock.now()),
+                expected_lease_id=request.lease_id,
                 most=self._max_queued,
                 now=self._clock.now(),
             )
@@ -323,7 +322,7 @@ class Runner:
         handout = item.handout or self._create(item)
         if handout is None:
             return 0.0
-        used = item.request.tasks_spent
+        used = item.request.imports_used
         sent = self._send(
             item.template,
             handout,
@@ -340,8 +339,7 @@ class Runner:
         """Let a request wait again for which nothing was done; its task is warm again."""
         queued = self._store.queue_request(
             item.request.id,
-            under=item.lease_id,
-            lease_id=new_id(self._clock.now()),
+            expected_lease_id=item.lease_id,
             most=None,
             now=self._clock.now(),
         )
@@ -356,16 +354,16 @@ class Runner:
         if request is None or request.state is not RequestState.UPLOADING:
             return False
         log.info("request taken over", request_id=request.id, state=request.state.value)
-        if request.tasks_spent + 1 >= MOST_TASKS_SPOOLED:
+        if request.imports_used + 1 >= MOST_TASKS_SPOOLED:
             return self.fail_waiting(each, OwnerGone("this has happened several times"))
-        self._throw_away(request, request.lease_id, OwnerGone())
+        self._throw_away(request, OwnerGone())
         return False
 
     def fail_waiting(self, each: Unserved, error: PoolError) -> bool:
         """Fail a request that no thread works on; False when another process was quicker."""
         failed = self._store.fail_request(
             each.id,
-            under=each.lease_id,
+            expected_lease_id=each.lease_id,
             code=error.code,
             message=error.detail,
             now=self._clock.now(),
@@ -427,7 +425,7 @@ class Runner:
                 self._fail(request, handout.lease.id, failure, untouched=False)
             raise
         if error is None or delivery is Delivery.ACCEPTED:
-            self._track(template, request, handout, upload)
+            self._track(template, request, upload)
             self._breaker.upload_worked(template.name, request.id)
             return Sent(Step.DONE)
         fault = None
@@ -441,7 +439,7 @@ class Runner:
         if step is Step.FAIL:
             self._fail(request, handout.lease.id, error, untouched=untouched)
         elif not untouched:
-            lease_id = self._throw_away(request, handout.lease.id, error)
+            lease_id = self._throw_away(request, error)
         pause = 0.0
         if cut_off(error):
             pause = backoff(
@@ -501,29 +499,24 @@ class Runner:
                 return Delivery.ACCEPTED
         return delivery
 
-    def _track(
-        self, template: Template, request: RequestRecord, handout: Handout, upload: Upload
-    ) -> None:
+    def _track(self, template: Template, request: RequestRecord, upload: Upload) -> None:
         """CVAT has the data: follow its import."""
+        assert request.import_id is not None
         now = self._clock.now()
         self._store.begin_import(
-            request.id,
-            under=handout.lease.id,
-            deadline=now + template.importing.timeout,
-            now=now,
+            request.import_id, deadline=now + template.importing.timeout, now=now
         )
-        importing = self._now(request)
-        if importing.state is RequestState.IMPORTING:
-            self._tracker.watch(importing, kind=kind_of(upload))
+        self._tracker.watch(request.import_id, kind=kind_of(upload))
 
-    def _throw_away(self, request: RequestRecord, lease_id: str, error: PoolError) -> str:
-        """Burn the request's task. Return the fresh lease with which the request waits now."""
+    def _throw_away(self, request: RequestRecord, error: PoolError) -> str:
+        """Burn the task of a request's import. Return the fresh lease with which the request waits
+        now; "" when another process ended the import before."""
+        assert request.import_id is not None
         log.warning("task thrown away", request_id=request.id, why=str(error))
-        fresh = new_id(self._clock.now())
-        self._store.requeue_request(
-            request.id, under=lease_id, lease_id=fresh, reason=str(error), now=self._clock.now()
+        queued = self._store.requeue_import(
+            request.import_id, reason=str(error), now=self._clock.now()
         )
-        return fresh
+        return next((each.lease_id for each in queued if each.id == request.id), "")
 
     def _fail(
         self, request: RequestRecord, lease_id: str, error: PoolError, *, untouched: bool
@@ -532,7 +525,7 @@ class Runner:
         fail = self._store.return_request if untouched else self._store.fail_request
         failed = fail(
             request.id,
-            under=lease_id,
+            expected_lease_id=lease_id,
             code=error.code,
             message=error.detail,
             now=self._clock.now(),

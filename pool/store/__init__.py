@@ -13,10 +13,11 @@ from pool.store.imports import FINAL_GRACE, Imports
 from pool.store.leases import DEMAND_BUCKET, Leases
 from pool.store.maintenance import Maintenance
 from pool.store.records import (
-    NOBODY,
+    UNOWNED,
     Asked,
     CreateLimit,
     NewLease,
+    NewMember,
     NewRequest,
     Opened,
     Page,
@@ -31,10 +32,11 @@ __all__ = [
     "DEMAND_BUCKET",
     "FINAL_GRACE",
     "HEARD_FOR",
-    "NOBODY",
+    "UNOWNED",
     "Asked",
     "CreateLimit",
     "NewLease",
+    "NewMember",
     "NewRequest",
     "Opened",
     "Page",

@@ -53,6 +53,10 @@ class Connection(Database):
         """Make a change, and return how many rows were in the state that it expects."""
         return int(self.execute(sql, parameters).rowcount)
 
+    def met(self, sql: str, /, **parameters: Any) -> bool:
+        """Make a change, and return whether a row was in the state that it expects."""
+        return bool(self.changed(sql, **parameters))
+
     def upsert(self, table: str, row: Mapping[str, Any], *, key: str) -> None:
         """Write a row, in place of the one with the same ``key``."""
         self.table(table).upsert(dict(row), pk=key)

@@ -92,13 +92,15 @@ class Events(Connected):
             # Nothing of what may be large is read.
             found = db.rows(
                 f"""
-                SELECT id, template, outcome, finished_at,
-                       {db.greatest("finished_at - created_at", "0.0")},
-                       {server_seconds("requests")}, state, error_code, error
-                FROM requests {db.using("requests_finished")}
-                WHERE finished_at IS NOT NULL AND finished_at >= :since
-                  AND state IN ('ready', 'failed')
-                ORDER BY finished_at DESC LIMIT :limit
+                SELECT ended.id, ended.template, imports.outcome, ended.finished_at,
+                       {db.greatest("ended.finished_at - ended.created_at", "0.0")},
+                       {server_seconds("ended")}, ended.state, ended.error_code, ended.error
+                FROM (SELECT * FROM requests {db.using("requests_finished")}
+                      WHERE finished_at IS NOT NULL AND finished_at >= :since
+                        AND state IN ('ready', 'failed')
+                      ORDER BY finished_at DESC LIMIT :limit) AS ended
+                LEFT JOIN imports ON imports.id = ended.import_id
+                ORDER BY ended.finished_at DESC
                 """,
                 since=since,
                 limit=max(0, limit),
@@ -135,34 +137,30 @@ class Events(Connected):
         ``delivered``, so many ``given_up``, and the others are not for it. False, and nothing is
         counted, when it was there already. A delivery ends a failure (:meth:`fail_sink`)."""
         with self.connections.writing() as db:
-            return bool(
-                db.changed(
-                    """
-                    UPDATE sinks
-                    SET cursor = :up_to, delivered = delivered + :delivered,
-                        given_up = given_up + :given_up,
-                        failing_since = CASE WHEN :delivered > 0 THEN NULL ELSE failing_since END
-                    WHERE name = :name AND cursor < :up_to
-                    """,
-                    name=sink,
-                    up_to=up_to,
-                    delivered=delivered,
-                    given_up=given_up,
-                )
+            return db.met(
+                """
+                UPDATE sinks
+                SET cursor = :up_to, delivered = delivered + :delivered,
+                    given_up = given_up + :given_up,
+                    failing_since = CASE WHEN :delivered > 0 THEN NULL ELSE failing_since END
+                WHERE name = :name AND cursor < :up_to
+                """,
+                name=sink,
+                up_to=up_to,
+                delivered=delivered,
+                given_up=given_up,
             )
 
     def fail_sink(self, sink: str, *, now: float) -> bool:
         """Note that a delivery failed. False when the sink has been failing already."""
         with self.connections.writing() as db:
-            return bool(
-                db.changed(
-                    """
-                    UPDATE sinks SET failing_since = :now
-                    WHERE name = :name AND failing_since IS NULL
-                    """,
-                    name=sink,
-                    now=now,
-                )
+            return db.met(
+                """
+                UPDATE sinks SET failing_since = :now
+                WHERE name = :name AND failing_since IS NULL
+                """,
+                name=sink,
+                now=now,
             )
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Final
 
 from pool.model import (
     FinalKind,
     FinalStep,
+    ImportMember,
+    ImportRecord,
+    ImportState,
     Job,
     LearnedPace,
     LeaseState,
@@ -19,53 +23,86 @@ from pool.model import (
     RequestWarning,
 )
 from pool.store.connections import Connected, Connection, Row
-from pool.store.leases import burn_task, count_hand_out, end_lease
+from pool.store.leases import burn_task, count_hand_out, end_lease, reason_of
 from pool.store.records import (
+    REQUEST,
+    REQUESTS,
+    TASK,
     TASK_WIDTH,
+    WITH_IMPORT,
     columns_of,
     request_of,
     request_or_none,
     task_of,
     text,
 )
-from pool.store.requests import add_warning
-from pool.store.schema import OPEN
+from pool.store.requests import add_warning, queue_members
+from pool.store.schema import UNDER_WAY
 
+#: Fields of an import that are no columns of its table.
+_MEMBERS: Final = ("members", "spooled", "imports_used")
+_IMPORT_FIELDS: Final = tuple(
+    field.name for field in fields(ImportRecord) if field.name not in _MEMBERS
+)
 #: Seconds for which the process that served a request is left to name and assign its task.
 FINAL_GRACE: Final = 30.0
 
 
 class Imports(Connected):
-    """The rows of data on its way, of jobs, and of the steps that are left for ready tasks."""
+    """The rows of imports and their members, of jobs, and of the steps left for ready tasks.
 
-    def begin_import(
-        self, request_id: str, *, under: str | None = None, deadline: float, now: float
-    ) -> bool:
-        """CVAT has accepted the data: request and task are ``IMPORTING``, the lease ``USED``.
+    An import is made with the hand-out of its task: see :meth:`~pool.store.Store.open_lease`,
+    :meth:`~pool.store.Store.claim_warm` and :meth:`~pool.store.Store.claim_queued`.
+    """
 
-        No effect once the request has another lease than ``under``: see
-        :class:`pool.store.requests.Requests`.
-        """
-        with self.connections.writing() as db:
-            still_uploading = """state = 'uploading'
-                AND (:under IS NULL OR requests.lease_id = :under)"""
-            _serve(db, f"id = :id AND {still_uploading}", now=now, id=request_id, under=under)
+    def import_record(self, import_id: str) -> ImportRecord | None:
+        """Return one import, with its members in order."""
+        with self.connections.reading() as db:
+            return _import(db, "id = :id", id=import_id)
+
+    def task_on_server(self, task_id: int) -> tuple[PooledTask, ImportRecord | None] | None:
+        """Return the task that has CVAT's id ``task_id``, in whatever state, with the import of its
+        lease; None for that while nothing is sent, and when its caller uploads."""
+        with self.connections.reading() as db:
             row = db.one(
                 f"""
-                UPDATE requests
-                SET state = 'importing', served = :served, uploaded_at = :now,
-                    deadline_at = :deadline
-                WHERE id = :id AND {still_uploading}
+                SELECT {TASK} FROM tasks {db.using("tasks_on_server")}
+                WHERE task_id = :task_id ORDER BY seq DESC LIMIT 1
+                """,
+                task_id=task_id,
+            )
+            if row is None:
+                return None
+            task = task_of(row)
+            return task, _import(db, "lease_id = :lease_id", lease_id=task.lease_id)
+
+    def begin_import(self, import_id: str, *, deadline: float, now: float) -> bool:
+        """CVAT has accepted the data: import, requests and task are ``IMPORTING``, the lease
+        ``USED``. No effect on an import that is not ``UPLOADING`` (any more)."""
+        with self.connections.writing() as db:
+            row = db.one(
+                """
+                UPDATE imports
+                SET state = 'importing', uploaded_at = :now, deadline_at = :deadline
+                WHERE id = :id AND state = 'uploading'
                 RETURNING lease_id
                 """,
-                id=request_id,
-                under=under,
-                served=True,
+                id=import_id,
                 deadline=deadline,
                 now=now,
             )
             if row is None:
                 return False
+            _serve(db, import_id, now=now)
+            db.changed(
+                f"""
+                UPDATE requests {db.using("requests_of_import")}
+                SET state = 'importing', served = :served
+                WHERE import_id = :id AND state = 'uploading'
+                """,
+                id=import_id,
+                served=True,
+            )
             db.changed(
                 """
                 UPDATE tasks SET state = 'importing', changed_at = :now
@@ -96,11 +133,13 @@ class Imports(Connected):
 
     def complete_import(self, pooled_id: str, jobs: Sequence[Job], *, now: float) -> bool:
         """The jobs exist: the task is ``READY`` from ``IMPORTING`` or ``LEASED``, its lease
-        ``USED``, its requests (``IMPORTING`` or ``UPLOADING``) ``READY``; the jobs are kept.
+        ``USED``; its import and the members of that (``IMPORTING`` or ``UPLOADING``) are ``READY``
+        too. A job goes to the member whose frames it begins with.
 
         Being imported is what lies between uploading and ready, even when it was never written
-        down. A name for the task is left to do, and an assignment where the request has an
-        assignee, due :data:`FINAL_GRACE` later: until then the process that served it does them.
+        down. A name for the task is left to do, and for each member that has an assignee the
+        assignment of its jobs, due :data:`FINAL_GRACE` later: until then the process that served
+        it does them.
         """
         with self.connections.writing() as db:
             row = db.one(
@@ -114,95 +153,81 @@ class Imports(Connected):
             )
             if row is None:
                 return False
-            of_task = f"pooled_id = :id AND {OPEN} AND state IN ('uploading', 'importing')"
-            _serve(db, of_task, now=now, id=pooled_id)
-            db.changed(
-                f"""
-                UPDATE requests
-                SET state = 'ready', served = :served,
-                    uploaded_at = COALESCE(uploaded_at, :now), finished_at = :now
-                WHERE {of_task}
-                """,
-                id=pooled_id,
-                served=True,
-                now=now,
-            )
-            end_lease(db, row[0], LeaseState.USED)
+            lease_id = row[0]
+            members = _complete_members(db, lease_id, now=now)
+            end_lease(db, lease_id, LeaseState.USED)
             for job in jobs:
                 db.changed(
                     """
-                    INSERT INTO jobs (pooled_id, id, url, start_frame, stop_frame, assignee)
-                    VALUES (:pooled_id, :id, :url, :start_frame, :stop_frame, :assignee)
+                    INSERT INTO jobs (pooled_id, id, request_id, url, start_frame, stop_frame,
+                                      assignee)
+                    VALUES (:pooled_id, :id, :request_id, :url, :start_frame, :stop_frame,
+                            :assignee)
                     """,
                     pooled_id=pooled_id,
                     id=job.id,
+                    request_id=member_of(job, members),
                     url=job.url,
                     start_frame=job.start_frame,
                     stop_frame=job.stop_frame,
                     assignee=job.assignee,
                 )
-            left = {"id": pooled_id, "now": now, "due_at": now + FINAL_GRACE}
-            db.changed(
-                """
-                INSERT INTO final_steps (pooled_id, kind, since, due_at)
-                VALUES (:id, 'name', :now, :due_at)
-                """,
-                **left,
-            )
-            db.changed(
-                f"""
-                INSERT INTO final_steps (pooled_id, kind, since, due_at)
-                SELECT :id, 'assign', :now, :due_at
-                WHERE EXISTS (SELECT 1 FROM requests {db.using("requests_of_task")}
-                              WHERE pooled_id = :id AND state = 'ready' AND assignee IS NOT NULL)
-                """,
-                **left,
-            )
+            _leave_steps(db, pooled_id, members, now=now)
             return True
 
     def fail_import(self, pooled_id: str, *, code: str, message: str, now: float) -> bool:
-        """The task is burnt: ``FAILED`` from ``IMPORTING`` or ``LEASED``, its lease ``USED``,
-        and its requests ``FAILED`` with ``code`` and ``message``."""
+        """The task is burnt: ``FAILED`` from ``IMPORTING`` or ``LEASED``, its lease ``USED``. Its
+        import has ``FAILED``, and so have its members, with ``code`` and ``message``."""
         with self.connections.writing() as db:
-            if not burn_task(db, pooled_id, code, message, now=now):
+            if not burn_task(db, pooled_id, reason_of(code, message), now=now):
                 return False
-            db.changed(
+            ended = db.rows(
                 f"""
-                UPDATE requests
-                SET state = 'failed', error_code = :code, error = :message, finished_at = :now
-                WHERE pooled_id = :id AND {OPEN} AND state IN ('uploading', 'importing')
+                UPDATE imports SET state = 'failed', finished_at = :now
+                WHERE pooled_id = :id AND {UNDER_WAY}
+                RETURNING id
                 """,
                 id=pooled_id,
-                code=code,
-                message=text(message),
                 now=now,
             )
+            for (import_id,) in ended:
+                db.changed(
+                    f"""
+                    UPDATE requests {db.using("requests_of_import")}
+                    SET state = 'failed', error_code = :code, error = :message, finished_at = :now
+                    WHERE import_id = :id AND state IN ('uploading', 'importing')
+                    """,
+                    id=import_id,
+                    code=code,
+                    message=text(message),
+                    now=now,
+                )
             return True
 
-    def importing_tasks(self, *, owner: str) -> Sequence[tuple[PooledTask, RequestRecord]]:
-        """Return ``IMPORTING`` requests that ``owner`` tracks, oldest first, with their tasks."""
-        with self.connections.reading() as db:
-            found = db.rows(
-                f"""
-                SELECT {columns_of(PooledTask, "tasks")}, {columns_of(RequestRecord, "tracked")}
-                FROM (SELECT * FROM requests {db.using("requests_open")}
-                      WHERE {OPEN} AND owner = :owner AND state = 'importing') AS tracked
-                JOIN tasks ON tasks.id = tracked.pooled_id
-                ORDER BY tracked.seq
-                """,
-                owner=owner,
-            )
-        return [(task_of(row[:TASK_WIDTH]), request_of(row[TASK_WIDTH:])) for row in found]
+    def requeue_import(self, import_id: str, *, reason: str, now: float) -> Sequence[RequestRecord]:
+        """Give the members of an import another task: they are ``QUEUED`` from ``UPLOADING`` or
+        ``IMPORTING``, each with a fresh waiting lease, and have used up one import more. The import
+        has ``FAILED``, its task too, the old lease is ``USED``. A spooled request has no owner
+        then. Return the members, in order; none when the import has ended."""
+        with self.connections.writing() as db:
+            queued = queue_members(db, import_id, ImportState.FAILED, reason=reason, now=now)
+            found = [
+                db.one(f"SELECT {REQUEST} FROM {REQUESTS} WHERE requests.id = :id", id=request_id)
+                for request_id in queued
+            ]
+        return [request_of(row) for row in found if row is not None]
 
-    def jobs_of(self, pooled_id: str) -> Sequence[Job]:
-        """Return the jobs of a ready task, by id; empty before that."""
+    def jobs_of(self, pooled_id: str, *, request_id: str | None = None) -> Sequence[Job]:
+        """Return the jobs of a ready task, by id, or those of one request; empty before that."""
         with self.connections.reading() as db:
             found = db.rows(
                 """
                 SELECT id, url, start_frame, stop_frame, assignee FROM jobs
-                WHERE pooled_id = :id ORDER BY id
+                WHERE pooled_id = :id AND (:request_id IS NULL OR request_id = :request_id)
+                ORDER BY id
                 """,
                 id=pooled_id,
+                request_id=request_id,
             )
         return [
             Job(id=id, url=url, start_frame=start_frame, stop_frame=stop_frame, assignee=assignee)
@@ -230,8 +255,7 @@ class Imports(Connected):
 
     def end_step(
         self,
-        pooled_id: str,
-        kind: FinalKind,
+        step: FinalStep,
         *,
         name: str | None = None,
         warning: RequestWarning | None = None,
@@ -240,54 +264,33 @@ class Imports(Connected):
         """End a step, once only: it is done, or given up, and then its request has the
         ``warning``. ``name`` is what the task is called from now on."""
         with self.connections.writing() as db:
-            if not db.changed(
-                "DELETE FROM final_steps WHERE pooled_id = :id AND kind = :kind",
-                id=pooled_id,
-                kind=kind,
-            ):
+            if not db.changed(f"DELETE FROM final_steps WHERE {_THIS_STEP}", **_key(step)):
                 return False
             if name is not None:
                 db.changed(
                     "UPDATE tasks SET name = :name, changed_at = :now WHERE id = :id",
-                    id=pooled_id,
+                    id=step.task.id,
                     name=text(name),
                     now=now,
                 )
-            if warning is not None:
-                served = db.one(
-                    """
-                    SELECT leases.request_id FROM tasks JOIN leases ON leases.id = tasks.lease_id
-                    WHERE tasks.id = :id AND leases.request_id IS NOT NULL
-                    """,
-                    id=pooled_id,
-                )
-                if served is not None:
-                    add_warning(db, served[0], warning, now=now)
+            if warning is not None and step.request is not None:
+                add_warning(db, step.request.id, warning, now=now)
             return True
 
     def postpone_step(
-        self,
-        pooled_id: str,
-        kind: FinalKind,
-        *,
-        tries: int,
-        left: Sequence[int] | None,
-        due_at: float,
+        self, step: FinalStep, *, tries: int, left: Sequence[int] | None, due_at: float
     ) -> bool:
         """Try a step again later; the values are those of :class:`pool.model.FinalStep`."""
         with self.connections.writing() as db:
-            return bool(
-                db.changed(
-                    """
-                    UPDATE final_steps SET tries = :tries, jobs_left = :left, due_at = :due_at
-                    WHERE pooled_id = :id AND kind = :kind
-                    """,
-                    id=pooled_id,
-                    kind=kind,
-                    tries=tries,
-                    left=None if left is None else json.dumps(list(left)),
-                    due_at=due_at,
-                )
+            return db.met(
+                f"""
+                UPDATE final_steps SET tries = :tries, jobs_left = :left, due_at = :due_at
+                WHERE {_THIS_STEP}
+                """,
+                **_key(step),
+                tries=tries,
+                left=None if left is None else json.dumps(list(left)),
+                due_at=due_at,
             )
 
     # --- What was learned of import times ---------------------------------------------------------
@@ -317,18 +320,114 @@ class Imports(Connected):
 # --- Parts of these transactions ------------------------------------------------------------------
 
 
-def _serve(db: Connection, which: str, *, now: float, **wanted: Any) -> None:
-    """Count the hand-outs of requests whose data CVAT has, each once: their callers are served."""
-    for template, outcome in db.rows(
+def member_of(job: Job, members: Sequence[ImportMember]) -> str | None:
+    """Return the request that a job belongs to: the member whose frames it begins with. CVAT
+    numbers frames in the order of the names; a member alone has all of them, since its one file
+    may be a video or an archive."""
+    first = 0
+    for member in members[:-1]:
+        first += len(member.names)
+        if job.start_frame < first:
+            return member.request_id
+    return members[-1].request_id if members else None
+
+
+def _complete_members(db: Connection, lease_id: str, *, now: float) -> list[ImportMember]:
+    """Make the import of a lease ready, if it has one, and return its members."""
+    row = db.one(
         f"""
-        UPDATE leases SET served = :served
-        WHERE id IN (SELECT lease_id FROM requests WHERE NOT served AND {which})
-        RETURNING template, outcome
+        UPDATE imports
+        SET state = 'ready', uploaded_at = COALESCE(uploaded_at, :now), finished_at = :now
+        WHERE lease_id = :lease_id AND {UNDER_WAY}
+        RETURNING id
         """,
+        lease_id=lease_id,
+        now=now,
+    )
+    if row is None:
+        return []
+    import_id = row[0]
+    _serve(db, import_id, now=now)
+    db.changed(
+        f"""
+        UPDATE requests {db.using("requests_of_import")}
+        SET state = 'ready', served = :served, finished_at = :now
+        WHERE import_id = :id AND state IN ('uploading', 'importing')
+        """,
+        id=import_id,
         served=True,
-        **wanted,
-    ):
+        now=now,
+    )
+    members = db.rows(
+        """
+        SELECT request_id, files, names FROM import_members WHERE import_id = :id
+        ORDER BY position
+        """,
+        id=import_id,
+    )
+    return [_member_of(*member) for member in members]
+
+
+def _leave_steps(
+    db: Connection, pooled_id: str, members: Sequence[ImportMember], *, now: float
+) -> None:
+    """Leave a name for a ready task, that of its first member, and the assignment of the jobs of
+    each member that has an assignee."""
+    left = {"pooled_id": pooled_id, "now": now, "due_at": now + FINAL_GRACE}
+    db.changed(
+        """
+        INSERT INTO final_steps (pooled_id, kind, request_id, since, due_at)
+        VALUES (:pooled_id, 'name', :request_id, :now, :due_at)
+        """,
+        **left,
+        request_id=members[0].request_id if members else "",
+    )
+    for member in members:
+        db.changed(
+            """
+            INSERT INTO final_steps (pooled_id, kind, request_id, since, due_at)
+            SELECT :pooled_id, 'assign', id, :now, :due_at FROM requests
+            WHERE id = :request_id AND state = 'ready' AND assignee IS NOT NULL
+            """,
+            **left,
+            request_id=member.request_id,
+        )
+
+
+def _serve(db: Connection, import_id: str, *, now: float) -> None:
+    """Count the hand-outs of the members of an import, each once: CVAT has their data, so that
+    their callers are served."""
+    unserved = db.rows(
+        """
+        SELECT requests.template, imports.outcome
+        FROM requests JOIN imports ON imports.id = requests.import_id
+        WHERE requests.import_id = :id AND NOT requests.served
+        """,
+        id=import_id,
+    )
+    for template, outcome in unserved:
         count_hand_out(db, template, Outcome(outcome), now=now)
+    if unserved:
+        db.changed(
+            """
+            UPDATE leases SET served = :served
+            WHERE id = (SELECT lease_id FROM imports WHERE id = :id)
+            """,
+            id=import_id,
+            served=True,
+        )
+
+
+#: One step among those of a task.
+_THIS_STEP: Final = "pooled_id = :id AND kind = :kind AND request_id = :request_id"
+
+
+def _key(step: FinalStep) -> dict[str, str]:
+    return {
+        "id": step.task.id,
+        "kind": step.kind,
+        "request_id": step.request.id if step.request else "",
+    }
 
 
 def _steps(db: Connection, which: str, **wanted: Any) -> Sequence[FinalStep]:
@@ -337,11 +436,10 @@ def _steps(db: Connection, which: str, **wanted: Any) -> Sequence[FinalStep]:
         for row in db.rows(
             f"""
             SELECT steps.kind, steps.tries, steps.since, steps.due_at, steps.jobs_left,
-                   {columns_of(PooledTask, "tasks")}, {columns_of(RequestRecord, "requests")}
+                   {columns_of(PooledTask, "tasks")}, {REQUEST}
             FROM (SELECT * FROM final_steps {which}) AS steps
             JOIN tasks ON tasks.id = steps.pooled_id
-            LEFT JOIN leases ON leases.id = tasks.lease_id
-            LEFT JOIN requests ON requests.id = leases.request_id
+            LEFT JOIN requests ON requests.id = steps.request_id {WITH_IMPORT}
             ORDER BY steps.due_at, steps.kind DESC
             """,
             **wanted,
@@ -359,4 +457,36 @@ def _step_of(row: Row) -> FinalStep:
         left=None if left is None else tuple(json.loads(left)),
         task=task_of(joined[:TASK_WIDTH]),
         request=request_or_none(joined[TASK_WIDTH:]),
+    )
+
+
+def _import(db: Connection, which: str, **wanted: Any) -> ImportRecord | None:
+    row = db.one(f"SELECT {', '.join(_IMPORT_FIELDS)} FROM imports WHERE {which}", **wanted)
+    if row is None:
+        return None
+    values: dict[str, Any] = dict(zip(_IMPORT_FIELDS, row, strict=True))
+    values["state"] = ImportState(values["state"])
+    values["outcome"] = Outcome(values["outcome"])
+    members = db.rows(
+        """
+        SELECT import_members.request_id, import_members.files, import_members.names,
+               requests.spooled, requests.imports_used
+        FROM import_members LEFT JOIN requests ON requests.id = import_members.request_id
+        WHERE import_members.import_id = :id
+        ORDER BY import_members.position
+        """,
+        id=values["id"],
+    )
+    return ImportRecord(
+        **values,
+        members=tuple(_member_of(*member[:3]) for member in members),
+        # A member that was pruned is NULL: it is not sent again.
+        spooled=all(spooled for *_, spooled, _ in members),
+        imports_used=max((used or 0 for *_, used in members), default=0),
+    )
+
+
+def _member_of(request_id: str, files: str, names: str) -> ImportMember:
+    return ImportMember(
+        request_id=request_id, files=tuple(json.loads(files)), names=tuple(json.loads(names))
     )

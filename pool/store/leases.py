@@ -19,16 +19,19 @@ from pool.model import (
     PooledTask,
     RequestRecord,
     RequestState,
+    new_id,
 )
 from pool.store.connections import Connected, Connection, Row, listed
 from pool.store.records import (
     LEASE,
     LEASE_WIDTH,
-    NOBODY,
     REQUEST,
+    REQUESTS,
     TASK,
+    UNOWNED,
     Asked,
     NewLease,
+    NewMember,
     NewRequest,
     Opened,
     columns_of,
@@ -62,7 +65,7 @@ class Leases(Connected):
         With a task: the lease is ``ACTIVE``, the task ``LEASED``, a request ``UPLOADING``; and a
         ``HIT`` is counted, for a request once its data is accepted. Without: the lease is
         ``WAITING`` and a request ``QUEUED``. The template's oldest warm task of the fingerprint is
-        taken; where there is none, and only then, the newest of ``lease.older_from``. No two
+        taken; where there is none, and only then, the newest of ``lease.reusable_origin``. No two
         callers get the same. Without ``claim`` none is looked for. A spooled request that is
         ``QUEUED`` has no owner.
 
@@ -79,16 +82,18 @@ class Leases(Connected):
             if known is not None:
                 return known
             task = (
-                _claim(db, lease.id, lease.template, lease.fingerprint, lease.older_from, now=now)
+                _claim(
+                    db, lease.id, lease.template, lease.fingerprint, lease.reusable_origin, now=now
+                )
                 if claim
                 else None
             )
             if task is None and request is not None and request.spooled:
                 check_room(db, most_queued)
-                lease = replace(lease, owner=NOBODY)
+                lease = replace(lease, owner=UNOWNED)
             record = _insert_lease(db, lease, task, request, now=now)
             if request is not None:
-                accepted = insert_request(
+                accepted = _insert_request(
                     db,
                     request,
                     record,
@@ -102,7 +107,7 @@ class Leases(Connected):
             return Opened(lease=record, task=task, request=None, replayed=False)
 
     def claim_warm(
-        self, lease_id: str, fingerprint: str, *, older_from: str | None = None, now: float
+        self, lease_id: str, fingerprint: str, *, reusable_origin: str | None = None, now: float
     ) -> Handout | None:
         """Claim a warm task for a ``WAITING`` lease, as :meth:`open_lease` does; a ``WAIT`` is
         counted, for a request once its data is accepted.
@@ -111,10 +116,10 @@ class Leases(Connected):
         read comes first, so that many waiters can ask often.
         """
         with self.connections.reading() as db:
-            if not can_claim(db, lease_id, fingerprint, older_from, now=now):
+            if not can_claim(db, lease_id, fingerprint, reusable_origin, now=now):
                 return None
         with self.connections.writing() as db:
-            return claim_waiting(db, lease_id, fingerprint, older_from, now=now)
+            return claim_waiting(db, lease_id, fingerprint, reusable_origin, now=now)
 
     def finish_cold(
         self, pooled_id: str, lease_id: str, *, prepared: bool, now: float
@@ -150,10 +155,8 @@ class Leases(Connected):
             if not db.rows(f"SELECT 1 FROM leases WHERE id = :id AND {DESERTED}", **wanted):
                 return False
         with self.connections.writing() as db:
-            return bool(
-                db.changed(
-                    f"UPDATE leases SET owner = :owner WHERE id = :id AND {DESERTED}", **wanted
-                )
+            return db.met(
+                f"UPDATE leases SET owner = :owner WHERE id = :id AND {DESERTED}", **wanted
             )
 
     def attach_request(
@@ -187,7 +190,7 @@ class Leases(Connected):
             lease = lease_of(row)
             task = db.one(f"SELECT {TASK} FROM tasks WHERE lease_id = :id", id=lease_id)
             assert task is not None
-            accepted = insert_request(
+            accepted = _insert_request(
                 db,
                 request,
                 replace(lease, owner=owner),
@@ -400,10 +403,10 @@ class Leases(Connected):
             for at, outcome in db.execute(
                 f"""
                 SELECT {asked_at} AS asked_at, leases.outcome
-                FROM leases LEFT JOIN requests ON requests.id = leases.request_id
+                FROM leases LEFT JOIN requests ON requests.lease_id = leases.id
                 WHERE leases.template = :template AND leases.state <> 'waiting'
                   AND leases.created_at BETWEEN :since AND :until
-                  AND (requests.id IS NULL OR requests.lease_id = leases.id)
+                  AND (leases.request_id IS NULL OR requests.id IS NOT NULL)
                 ORDER BY asked_at DESC LIMIT :limit
                 """,
                 {"template": template, "since": since, "until": until, "limit": max(0, limit)},
@@ -431,7 +434,7 @@ def _replayed(db: Connection, lease: NewLease, *, of_request: bool) -> Opened | 
         return None
     request: RequestRecord | None = None
     if of_request:
-        row = db.one(f"SELECT {REQUEST} FROM requests WHERE idempotency_key = :key", key=key)
+        row = db.one(f"SELECT {REQUEST} FROM {REQUESTS} WHERE idempotency_key = :key", key=key)
         if row is None:
             return None
         request = request_of(row)
@@ -453,9 +456,9 @@ def _replayed(db: Connection, lease: NewLease, *, of_request: bool) -> Opened | 
     )
 
 
-def check_room(db: Connection, most: int | None) -> None:
-    """Raise QueueFull when as many as ``most`` spooled requests are queued."""
-    if most is not None and queue_length(db) >= most:
+def check_room(db: Connection, most: int | None, *, wanted: int = 1) -> None:
+    """Raise QueueFull when ``wanted`` more spooled requests would be more than ``most``."""
+    if most is not None and queue_length(db) + wanted > most:
         raise QueueFull(f"{most} requests wait, as many as daemon.max_queued allows")
 
 
@@ -468,20 +471,20 @@ def queue_length(db: Connection) -> int:
 
 
 def can_claim(
-    db: Connection, lease_id: str, fingerprint: str, older_from: str | None, *, now: float
+    db: Connection, lease_id: str, fingerprint: str, reusable_origin: str | None, *, now: float
 ) -> bool:
     """Return whether :func:`claim_waiting` is worth a transaction that writes."""
-    for which in _claimable(older_from):
+    for which in _claimable(reusable_origin):
         if db.rows(
             f"""
             SELECT 1 FROM leases WHERE leases.id = :id AND leases.state = 'waiting' AND EXISTS (
                 SELECT 1 FROM tasks {db.using("tasks_warm")}
                 WHERE tasks.state = 'warm' AND tasks.template = leases.template AND {which}
-                  AND (tasks.doubted_until IS NULL OR tasks.doubted_until <= :now))
+                  AND (tasks.quarantined_until IS NULL OR tasks.quarantined_until <= :now))
             """,
             id=lease_id,
             fingerprint=fingerprint,
-            older_from=older_from,
+            reusable_origin=reusable_origin,
             now=now,
         ):
             return True
@@ -489,14 +492,21 @@ def can_claim(
 
 
 def claim_waiting(
-    db: Connection, lease_id: str, fingerprint: str, older_from: str | None, *, now: float
+    db: Connection,
+    lease_id: str,
+    fingerprint: str,
+    reusable_origin: str | None,
+    *,
+    members: Sequence[NewMember] = (),
+    now: float,
 ) -> Handout | None:
-    """Claim a warm task for a lease, if it waits."""
+    """Claim a warm task for a lease, if it waits; for ``members``, where its request is not the
+    only one."""
     waits = db.one("SELECT template FROM leases WHERE id = :id AND state = 'waiting'", id=lease_id)
     if waits is None:
         return None
-    task = _claim(db, lease_id, waits[0], fingerprint, older_from, now=now)
-    return _activate(db, lease_id, task, Outcome.WAIT, now=now) if task else None
+    task = _claim(db, lease_id, waits[0], fingerprint, reusable_origin, now=now)
+    return _activate(db, lease_id, task, Outcome.WAIT, members, now=now) if task else None
 
 
 def _claim(
@@ -504,20 +514,20 @@ def _claim(
     lease_id: str,
     template: str,
     fingerprint: str,
-    older_from: str | None,
+    reusable_origin: str | None,
     *,
     now: float,
 ) -> PooledTask | None:
     """The hand-out: give one lease the oldest warm task of its fingerprint; else the newest of an
     older template, which is most like what the template is now. One statement for each, so that no
     two leases get the same task."""
-    for which, order in _claimable(older_from).items():
+    for which, order in _claimable(reusable_origin).items():
         row = db.one(
             f"""
             UPDATE tasks SET state = 'leased', lease_id = :lease_id, changed_at = :now
             WHERE seq = (SELECT seq FROM tasks {db.using("tasks_warm")}
                          WHERE state = 'warm' AND template = :template AND {which}
-                           AND (doubted_until IS NULL OR doubted_until <= :now)
+                           AND (quarantined_until IS NULL OR quarantined_until <= :now)
                          ORDER BY {order} LIMIT 1)
               AND state = 'warm'
             RETURNING {TASK}
@@ -525,7 +535,7 @@ def _claim(
             lease_id=lease_id,
             template=template,
             fingerprint=fingerprint,
-            older_from=older_from,
+            reusable_origin=reusable_origin,
             now=now,
         )
         if row is not None:
@@ -533,17 +543,25 @@ def _claim(
     return None
 
 
-def _claimable(older_from: str | None) -> dict[str, str]:
+def _claimable(reusable_origin: str | None) -> dict[str, str]:
     """Return which tasks will do, the best first, each with the order in which they are taken."""
     which = {"fingerprint = :fingerprint": "warm_at, seq"}
     # An unknown origin is no origin: such a task may be on another server.
-    if older_from:
-        which["fingerprint <> :fingerprint AND origin = :older_from"] = "warm_at DESC, seq DESC"
+    if reusable_origin:
+        which["fingerprint <> :fingerprint AND origin = :reusable_origin"] = (
+            "warm_at DESC, seq DESC"
+        )
     return which
 
 
 def _activate(
-    db: Connection, lease_id: str, task: PooledTask, outcome: Outcome, *, now: float
+    db: Connection,
+    lease_id: str,
+    task: PooledTask,
+    outcome: Outcome,
+    members: Sequence[NewMember] = (),
+    *,
+    now: float,
 ) -> Handout:
     """Give a waiting lease the task that was just taken for it, and count that if it is all that
     its caller wants: a request is served once CVAT has its data."""
@@ -554,31 +572,110 @@ def _activate(
             outcome = :outcome, handed_out_at = :now, expires_at = :now + ttl,
             served = (request_id IS NULL)
         WHERE id = :id AND state = 'waiting'
-        RETURNING {LEASE}
+        RETURNING {LEASE}, request_id
         """,
         id=lease_id,
         **_handed_out(task, outcome),
         now=now,
     )
     assert row is not None
-    lease = lease_of(row)
-    started = db.one(
-        f"""
-        UPDATE requests
-        SET state = 'uploading', pooled_id = :pooled_id, task_id = :task_id, outcome = :outcome,
-            handed_out_at = :now
-        WHERE id = (SELECT request_id FROM leases WHERE id = :lease_id) AND state = 'queued'
-        RETURNING {REQUEST}
-        """,
-        lease_id=lease_id,
-        pooled_id=task.id,
-        task_id=task.task_id,
-        outcome=outcome,
-        now=now,
-    )
-    if started is None:
+    lease, request_id = lease_of(row[:LEASE_WIDTH]), row[LEASE_WIDTH]
+    if request_id is None:
         count_hand_out(db, lease.template, outcome, now=now)
-    return Handout(lease=lease, task=task, request=request_of(started) if started else None)
+        return Handout(lease=lease, task=task)
+    request = _begin_upload(db, lease, members or (NewMember(request_id=request_id),))
+    return Handout(lease=lease, task=task, request=request)
+
+
+def _begin_upload(
+    db: Connection, lease: LeaseRecord, members: Sequence[NewMember]
+) -> RequestRecord:
+    """Make queued requests the members of one import into the task of a lease, and return the
+    first. The others wait with leases of their own no longer."""
+    found = [
+        db.one(
+            "SELECT owner, files, size, lease_id FROM requests WHERE id = :id AND state = 'queued'",
+            id=member.request_id,
+        )
+        for member in members
+    ]
+    rows = [row for row in found if row is not None]
+    assert len(rows) == len(members)
+    import_id = open_import(
+        db,
+        lease,
+        owner=rows[0][0],
+        size=sum(size for _, _, size, _ in rows),
+        members=[
+            (
+                member.request_id,
+                files,
+                files if member.names is None else json.dumps(list(member.names)),
+            )
+            for member, (_, files, _, _) in zip(members, rows, strict=True)
+        ],
+    )
+    for member, (_, _, _, waited_with) in zip(members, rows, strict=True):
+        db.changed(
+            """
+            UPDATE requests SET state = 'uploading', import_id = :import_id, lease_id = :lease_id
+            WHERE id = :id AND state = 'queued'
+            """,
+            id=member.request_id,
+            import_id=import_id,
+            lease_id=lease.id,
+        )
+        if waited_with != lease.id:
+            end_lease(db, waited_with, LeaseState.ABANDONED)
+    request = db.one(
+        f"SELECT {REQUEST} FROM {REQUESTS} WHERE requests.id = :id", id=members[0].request_id
+    )
+    assert request is not None
+    return request_of(request)
+
+
+def open_import(
+    db: Connection,
+    lease: LeaseRecord,
+    *,
+    owner: str,
+    size: int,
+    members: Sequence[tuple[str, str, str]],
+) -> str:
+    """Write an import down, before anything is sent: which requests it is for, in which order, and
+    by which names CVAT sees their files (both lists as JSON). Return its id."""
+    assert lease.handed_out_at is not None
+    import_id = new_id(lease.handed_out_at)
+    db.changed(
+        """
+        INSERT INTO imports (id, template, state, owner, lease_id, pooled_id, task_id, outcome,
+                             size, handed_out_at)
+        VALUES (:id, :template, 'uploading', :owner, :lease_id, :pooled_id, :task_id, :outcome,
+                :size, :handed_out_at)
+        """,
+        id=import_id,
+        template=lease.template,
+        owner=owner,
+        lease_id=lease.id,
+        pooled_id=lease.pooled_id,
+        task_id=lease.task_id,
+        outcome=lease.outcome,
+        size=size,
+        handed_out_at=lease.handed_out_at,
+    )
+    for position, (request_id, files, names) in enumerate(members):
+        db.changed(
+            """
+            INSERT INTO import_members (import_id, position, request_id, files, names)
+            VALUES (:import_id, :position, :request_id, :files, :names)
+            """,
+            import_id=import_id,
+            position=position,
+            request_id=request_id,
+            files=files,
+            names=names,
+        )
+    return import_id
 
 
 def _insert_lease(
@@ -627,7 +724,7 @@ def _handed_out(task: PooledTask | None, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def insert_request(
+def _insert_request(
     db: Connection,
     request: NewRequest,
     lease: LeaseRecord,
@@ -637,38 +734,44 @@ def insert_request(
     served: bool = False,
     now: float,
 ) -> RequestRecord:
-    """Accept a caller's data, with the task that its lease has, if it has one."""
-    row = db.one(
-        f"""
+    """Accept a caller's data, with an import into the task that its lease has, if it has one."""
+    # As JSON: any name does, even one that is no Unicode.
+    files = json.dumps(list(request.files))
+    import_id = None
+    if lease.pooled_id is not None:
+        import_id = open_import(
+            db,
+            lease,
+            owner=lease.owner,
+            size=request.size,
+            members=[(request.id, files, files)],
+        )
+    db.changed(
+        """
         INSERT INTO requests
-            (id, template, state, owner, lease_id, pooled_id, task_id, outcome, name, assignee,
-             files, size, payload, idempotency_key, created_at, handed_out_at, spooled, served)
+            (id, template, state, owner, lease_id, import_id, name, assignee, files, size, payload,
+             idempotency_key, created_at, spooled, served)
         VALUES
-            (:id, :template, :state, :owner, :lease_id, :pooled_id, :task_id, :outcome, :name,
-             :assignee, :files, :size, :payload, :idempotency_key, :now, :handed_out_at, :spooled,
-             :served)
-        RETURNING {REQUEST}
+            (:id, :template, :state, :owner, :lease_id, :import_id, :name, :assignee, :files,
+             :size, :payload, :idempotency_key, :now, :spooled, :served)
         """,
         id=request.id,
         template=lease.template,
-        state=RequestState.UPLOADING if lease.pooled_id else RequestState.QUEUED,
+        state=RequestState.UPLOADING if import_id else RequestState.QUEUED,
         owner=lease.owner,
         lease_id=lease.id,
-        pooled_id=lease.pooled_id,
-        task_id=lease.task_id,
-        outcome=lease.outcome,
+        import_id=import_id,
         name=None if request.name is None else text(request.name),
         assignee=request.assignee,
-        # As JSON: any name does, even one that is no Unicode.
-        files=json.dumps(list(request.files)),
+        files=files,
         size=request.size,
         payload=payload,
         idempotency_key=idempotency_key,
-        handed_out_at=lease.handed_out_at,
         spooled=request.spooled,
         served=served,
         now=now,
     )
+    row = db.one(f"SELECT {REQUEST} FROM {REQUESTS} WHERE requests.id = :id", id=request.id)
     assert row is not None
     return request_of(row)
 
@@ -682,7 +785,7 @@ def end_lease(db: Connection, lease_id: str | None, state: LeaseState) -> None:
     )
 
 
-def burn_task(db: Connection, pooled_id: str, code: str, message: str, *, now: float) -> bool:
+def burn_task(db: Connection, pooled_id: str, reason: str, *, now: float) -> bool:
     """Fail a task that data has touched, or may have; its lease is used up."""
     row = db.one(
         """
@@ -691,13 +794,18 @@ def burn_task(db: Connection, pooled_id: str, code: str, message: str, *, now: f
         RETURNING lease_id
         """,
         id=pooled_id,
-        reason=": ".join(part for part in (code, text(message)) if part),
+        reason=text(reason),
         now=now,
     )
     if row is None:
         return False
     end_lease(db, row[0], LeaseState.USED)
     return True
+
+
+def reason_of(code: str, message: str) -> str:
+    """Return why a task was burnt."""
+    return ": ".join(part for part in (code, message) if part)
 
 
 def count_hand_out(db: Connection, template: str, outcome: Outcome, *, now: float) -> None:

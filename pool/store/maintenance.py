@@ -11,7 +11,7 @@ from typing import Any, Final
 from pool.model import ConfigRecord, Hold, Prewarm
 from pool.store.connections import Connected
 from pool.store.records import columns_of, text
-from pool.store.schema import ENDED, EXPIRING, FINISHED, FOREVER, OPEN
+from pool.store.schema import ENDED, EXPIRING, FINISHED, FOREVER, UNDER_WAY
 
 _HOLD: Final = tuple(field.name for field in fields(Hold))
 _PREWARM: Final = tuple(field.name for field in fields(Prewarm))
@@ -29,24 +29,22 @@ class Maintenance(Connected):
         asked for: one that ends later was written before the clock was set back.
         """
         with self.connections.writing() as db:
-            return bool(
-                db.changed(
-                    """
+            return db.met(
+                """
                     INSERT INTO maintenance (id, owner, until) VALUES (1, :owner, :until)
                     ON CONFLICT (id) DO UPDATE SET owner = excluded.owner, until = excluded.until
                     WHERE maintenance.owner = excluded.owner OR maintenance.until <= :now
                        OR maintenance.until > :until + (:until - :now)
                     """,
-                    owner=owner,
-                    until=until,
-                    now=now,
-                )
+                owner=owner,
+                until=until,
+                now=now,
             )
 
     def release_maintenance(self, owner: str) -> bool:
         """End one's own term now; False when it was not one's own."""
         with self.connections.writing() as db:
-            return bool(db.changed("DELETE FROM maintenance WHERE owner = :owner", owner=owner))
+            return db.met("DELETE FROM maintenance WHERE owner = :owner", owner=owner)
 
     def maintainer(self, *, now: float) -> str | None:
         """Return the process that maintains the store now, if one does."""
@@ -129,7 +127,7 @@ class Maintenance(Connected):
                 now=now,
                 forever=FOREVER,
             )
-            return bool(db.changed("DELETE FROM holds WHERE template = :name", name=template))
+            return db.met("DELETE FROM holds WHERE template = :name", name=template)
 
     def holds(self) -> Mapping[str, Hold]:
         """Return all holds by template."""
@@ -183,7 +181,7 @@ class Maintenance(Connected):
     def resume(self, template: str) -> bool:
         """End a pause, drained or not; False when there was none."""
         with self.connections.writing() as db:
-            return bool(db.changed("DELETE FROM pauses WHERE template = :name", name=template))
+            return db.met("DELETE FROM pauses WHERE template = :name", name=template)
 
     def paused(self) -> Mapping[str, float]:
         """Return paused templates, drained ones among them, and since when."""
@@ -203,7 +201,7 @@ class Maintenance(Connected):
     def end_prewarm(self, template: str) -> bool:
         """Forget a template's prewarm; False when there was none."""
         with self.connections.writing() as db:
-            return bool(db.changed("DELETE FROM prewarms WHERE template = :name", name=template))
+            return db.met("DELETE FROM prewarms WHERE template = :name", name=template)
 
     def prewarms(self) -> Mapping[str, Prewarm]:
         """Return all prewarms by template, those whose time is over among them."""
@@ -220,8 +218,8 @@ class Maintenance(Connected):
 
         That is the ends of leases, the deadlines of imports, and prewarms, except those that were
         written by the new clock already, from ``since`` on. Processes count as alive for another
-        ``term`` seconds; nothing is held or in doubt for longer than before: holds are due now,
-        doubts end within ``term``, and what is left for ready tasks is tried at once.
+        ``term`` seconds; nothing is held or quarantined for longer than before: holds are due now,
+        quarantines end within ``term``, and what is left for ready tasks is tried at once.
         """
         new_clock: dict[str, Any] = {"by": by, "since": since, "now": now}
         with self.connections.writing() as db:
@@ -236,9 +234,9 @@ class Maintenance(Connected):
                 )
                 + db.changed(
                     f"""
-                    UPDATE requests {db.using("requests_open")}
+                    UPDATE imports {db.using("imports_under_way")}
                     SET deadline_at = deadline_at + :by
-                    WHERE {OPEN} AND state = 'importing'
+                    WHERE {UNDER_WAY} AND state = 'importing'
                       AND uploaded_at NOT BETWEEN :since AND :now
                     """,
                     **new_clock,
@@ -260,8 +258,8 @@ class Maintenance(Connected):
                 )
                 + db.changed(
                     f"""
-                    UPDATE tasks {db.using("tasks_warm")} SET doubted_until = :latest
-                    WHERE state = 'warm' AND doubted_until > :latest
+                    UPDATE tasks {db.using("tasks_warm")} SET quarantined_until = :latest
+                    WHERE state = 'warm' AND quarantined_until > :latest
                     """,
                     latest=now + term,
                 )
@@ -274,12 +272,12 @@ class Maintenance(Connected):
         """Delete finished rows that have not changed since before ``before``, at most ``limit``
         of each kind; return how many.
 
-        These are requests that ended, leases that ended and whose time is up, tasks that are
-        ``DELETED``, or ``READY`` with their final name, with their jobs; buckets of demand;
-        owners that are gone; prewarms that are over; and when holds were. A row that another one
-        still refers to is kept: requests go first, then leases, then tasks. An idempotency key
-        goes with its row. Each kind is found by an index in order of age, so that a row which has
-        to stay costs a look, and keeps no other.
+        These are requests that ended, imports that ended, leases that ended and whose time is up,
+        tasks that are ``DELETED``, or ``READY`` with their final name, with their jobs; buckets of
+        demand; owners that are gone; prewarms that are over; and when holds were. A row that
+        another one still refers to is kept: requests go first, then imports, leases and tasks. An
+        idempotency key goes with its row. Each kind is found by an index in order of age, so that a
+        row which has to stay costs a look, and keeps no other.
         """
         old: dict[str, Any] = {"before": before, "limit": max(0, limit)}
         steps_left = "EXISTS (SELECT 1 FROM final_steps WHERE final_steps.pooled_id = tasks.id)"
@@ -292,12 +290,28 @@ class Maintenance(Connected):
                     SELECT seq FROM requests {db.using("requests_finished")}
                     WHERE finished_at IS NOT NULL AND finished_at < :before
                       AND state IN ('ready', 'failed', 'cancelled')
-                      AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.id = requests.pooled_id
-                                        AND (NOT {FINISHED} OR {steps_left}))
+                      AND NOT EXISTS (
+                          SELECT 1 FROM imports JOIN tasks ON tasks.id = imports.pooled_id
+                          WHERE imports.id = requests.import_id
+                            AND (tasks.state NOT IN ('ready', 'deleted') OR {steps_left}))
                     ORDER BY finished_at LIMIT :limit)
                 """,
                 **old,
             )
+            imports = db.rows(
+                f"""
+                SELECT id FROM imports {db.using("imports_ended")}
+                WHERE finished_at IS NOT NULL AND finished_at < :before
+                  AND NOT EXISTS (SELECT 1 FROM requests WHERE requests.import_id = imports.id)
+                  AND NOT EXISTS (SELECT 1 FROM tasks
+                                  WHERE tasks.id = imports.pooled_id AND {steps_left})
+                ORDER BY finished_at LIMIT :limit
+                """,
+                **old,
+            )
+            for (import_id,) in imports:
+                db.changed("DELETE FROM import_members WHERE import_id = :id", id=import_id)
+                db.changed("DELETE FROM imports WHERE id = :id", id=import_id)
             pruned += db.changed(
                 f"""
                 DELETE FROM leases WHERE seq IN (
@@ -305,8 +319,10 @@ class Maintenance(Connected):
                     WHERE {ENDED} AND created_at < :before
                       AND COALESCE(expires_at, created_at) < :before
                       AND NOT EXISTS (SELECT 1 FROM requests WHERE requests.lease_id = leases.id)
+                      AND NOT EXISTS (SELECT 1 FROM imports WHERE imports.lease_id = leases.id)
                       AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.lease_id = leases.id
-                                        AND (NOT {FINISHED} OR changed_at >= :before))
+                                        AND (tasks.state NOT IN ('ready', 'deleted')
+                                             OR tasks.changed_at >= :before))
                     ORDER BY created_at LIMIT :limit)
                 """,
                 **old,
@@ -316,7 +332,7 @@ class Maintenance(Connected):
                 SELECT id FROM tasks {db.using("tasks_finished")}
                 WHERE {FINISHED} AND changed_at < :before AND NOT {steps_left}
                   AND NOT EXISTS (SELECT 1 FROM leases WHERE leases.pooled_id = tasks.id)
-                  AND NOT EXISTS (SELECT 1 FROM requests WHERE requests.pooled_id = tasks.id)
+                  AND NOT EXISTS (SELECT 1 FROM imports WHERE imports.pooled_id = tasks.id)
                 ORDER BY changed_at LIMIT :limit
                 """,
                 **old,
@@ -337,4 +353,4 @@ class Maintenance(Connected):
                     """,
                     **old,
                 )
-        return pruned + len(tasks)
+        return pruned + len(imports) + len(tasks)

@@ -23,7 +23,7 @@ from pool.model import (
 from pool.store.connections import Row
 
 #: The owner of a request that waits in the spool, and of the lease that it waits with.
-NOBODY: Final = ""
+UNOWNED: Final = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,11 +39,20 @@ class NewRequest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class NewMember:
+    """A queued request that is to be a member of an import. ``names`` are what CVAT is to see in
+    place of the request's files; None: the files as they were given."""
+
+    request_id: str
+    names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class NewLease:
     """A caller's wish for a task.
 
     Only a task of ``fingerprint`` will do, so that no task made by an older template is handed
-    out; unless ``older_from`` names the origin of those that will do where none of the
+    out; unless ``reusable_origin`` names the origin of those that will do where none of the
     fingerprint is warm. ``ttl`` is how long the hand-out lasts, in seconds. ``payload`` is a
     digest of what is asked for; an ``idempotency_key`` is bound to it.
     """
@@ -53,7 +62,7 @@ class NewLease:
     fingerprint: str
     owner: str
     ttl: float
-    older_from: str | None = None
+    reusable_origin: str | None = None
     idempotency_key: str | None = None
     payload: str = ""
 
@@ -119,12 +128,28 @@ def columns_of(record: type, table: str = "") -> str:
     return ", ".join(prefix + field.name for field in fields(record))
 
 
-TASK: Final = columns_of(PooledTask)
-LEASE: Final = columns_of(LeaseRecord)
-REQUEST: Final = columns_of(RequestRecord)
+#: Columns of a request that are those of its import.
+_OF_IMPORT: Final = frozenset(
+    {"pooled_id", "task_id", "outcome", "handed_out_at", "uploaded_at", "deadline_at"}
+)
+
+
+def _request_column(name: str) -> str:
+    if name == "owner":
+        return "COALESCE(imports.owner, requests.owner)"
+    return f"imports.{name}" if name in _OF_IMPORT else f"requests.{name}"
+
+
 _TASK_FIELDS: Final = tuple(field.name for field in fields(PooledTask))
 _LEASE_FIELDS: Final = tuple(field.name for field in fields(LeaseRecord))
 _REQUEST_FIELDS: Final = tuple(field.name for field in fields(RequestRecord))
+TASK: Final = columns_of(PooledTask)
+LEASE: Final = columns_of(LeaseRecord)
+#: A request's columns, in a query of :data:`REQUESTS`.
+REQUEST: Final = ", ".join(map(_request_column, _REQUEST_FIELDS))
+#: Requests with their imports, where they have one. What precedes ``WHERE``.
+WITH_IMPORT: Final = "LEFT JOIN imports ON imports.id = requests.import_id"
+REQUESTS: Final = f"requests {WITH_IMPORT}"
 #: How many values of a row that joins tables are the task's, and the lease's.
 TASK_WIDTH: Final = len(_TASK_FIELDS)
 LEASE_WIDTH: Final = len(_LEASE_FIELDS)

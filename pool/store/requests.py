@@ -10,16 +10,17 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from typing import Final
+from typing import TypeVar
 
 from pool.errors import InputError
 from pool.model import (
     Handout,
+    ImportState,
     LeaseState,
-    PooledTask,
     RequestRecord,
     RequestState,
     RequestWarning,
+    new_id,
 )
 from pool.store.connections import Connected, Connection, listed
 from pool.store.leases import (
@@ -30,120 +31,66 @@ from pool.store.leases import (
     claim_waiting,
     end_lease,
     queue_length,
+    reason_of,
 )
 from pool.store.records import (
-    NOBODY,
     REQUEST,
-    TASK_WIDTH,
+    REQUESTS,
+    UNOWNED,
+    WITH_IMPORT,
+    NewMember,
     Page,
     Unserved,
-    columns_of,
     request_of,
-    request_or_none,
-    task_of,
     text,
 )
-from pool.store.schema import OPEN, SPOOLED
+from pool.store.schema import OPEN, SPOOLED, UNDER_WAY
 
-#: No live process other than ``:owner`` owns a request.
-_FREE: Final = """
-    (owner IN (:nobody, :owner) OR NOT EXISTS (
-        SELECT 1 FROM owners WHERE owners.owner = requests.owner AND owners.until >= :now))
-"""
-#: The caller works on the request still: it has the lease that the caller knows of.
-_STILL_UNDER: Final = "(:under IS NULL OR requests.lease_id = :under)"
+T = TypeVar("T")
 
 
 class Requests(Connected):
     """The rows of requests.
 
-    A call that names a lease as ``under`` has no effect once the request has another: its worker
-    was taken for dead, and another one has the request.
+    A call that names an ``expected_lease_id`` has no effect once the request has another lease:
+    its worker was taken for dead, and another one has the request.
     """
 
     # --- Endings, and new beginnings --------------------------------------------------------------
 
     def fail_request(
-        self, request_id: str, *, under: str | None = None, code: str, message: str, now: float
+        self,
+        request_id: str,
+        *,
+        expected_lease_id: str | None = None,
+        code: str,
+        message: str,
+        now: float,
     ) -> bool:
         """Fail a request before CVAT has accepted its data.
 
         From ``QUEUED``: its waiting lease is ``ABANDONED``, and its idempotency key is free for
         another try, since nothing was done for it; that of a spooled one is not, since its caller
-        knows that it is accepted. From ``UPLOADING``: its lease is ``USED`` and its task
-        ``FAILED``, since data may have touched it.
+        knows that it is accepted. From ``UPLOADING``: its import fails, with all its members, the
+        lease is ``USED`` and the task ``FAILED``, since data may have touched it.
         """
         with self.connections.writing() as db:
-            row = _fail(db, request_id, under, code, message, untouched=False, now=now)
-            if row is None:
-                return False
-            lease_id, pooled_id = row
-            if pooled_id is None:
-                end_lease(db, lease_id, LeaseState.ABANDONED)
-            else:
-                burn_task(db, pooled_id, code, message, now=now)
-            return True
+            return _fail(db, request_id, expected_lease_id, code, message, untouched=False, now=now)
 
     def return_request(
-        self, request_id: str, *, under: str | None = None, code: str, message: str, now: float
+        self,
+        request_id: str,
+        *,
+        expected_lease_id: str | None = None,
+        code: str,
+        message: str,
+        now: float,
     ) -> bool:
         """Fail a request before any data was sent: as :meth:`fail_request`, but from
-        ``UPLOADING`` its untouched task is ``WARM`` again, its lease ``RELEASED``, and its key
-        free like that of a ``QUEUED`` one."""
+        ``UPLOADING`` its import is ``RETURNED``, the untouched task ``WARM`` again, the lease
+        ``RELEASED``, and its key free like that of a ``QUEUED`` one."""
         with self.connections.writing() as db:
-            row = _fail(db, request_id, under, code, message, untouched=True, now=now)
-            if row is None:
-                return False
-            lease_id, pooled_id = row
-            if pooled_id is None:
-                end_lease(db, lease_id, LeaseState.ABANDONED)
-            else:
-                _return_task(db, pooled_id, now=now)
-                end_lease(db, lease_id, LeaseState.RELEASED)
-            return True
-
-    def requeue_request(
-        self, request_id: str, *, under: str | None = None, lease_id: str, reason: str, now: float
-    ) -> bool:
-        """Queue a request that needs another task: ``QUEUED`` from ``UPLOADING`` or ``IMPORTING``,
-        with a fresh waiting lease ``lease_id``. The old task is ``FAILED``, the old lease
-        ``USED``; one more task is spent. A spooled request has no owner then."""
-        with self.connections.writing() as db:
-            old = db.one("SELECT pooled_id FROM requests WHERE id = :id", id=request_id)
-            if old is None or not db.changed(
-                f"""
-                INSERT INTO leases (id, template, state, owner, request_id, ttl, payload,
-                                    created_at)
-                SELECT :fresh, leases.template, 'waiting',
-                       CASE WHEN requests.spooled THEN :nobody ELSE requests.owner END,
-                       requests.id, leases.ttl, leases.payload, :now
-                FROM requests JOIN leases ON leases.id = requests.lease_id
-                WHERE requests.id = :id AND requests.state IN ('uploading', 'importing')
-                  AND {_STILL_UNDER}
-                """,
-                id=request_id,
-                under=under,
-                fresh=lease_id,
-                nobody=NOBODY,
-                now=now,
-            ):
-                return False
-            db.changed(
-                f"""
-                UPDATE requests
-                SET state = 'queued', lease_id = :fresh, pooled_id = NULL, task_id = NULL,
-                    outcome = NULL, handed_out_at = NULL, uploaded_at = NULL, deadline_at = NULL,
-                    owner = CASE WHEN spooled THEN :nobody ELSE owner END,
-                    tasks_spent = tasks_spent + 1, lost_seconds = lost_seconds + {_lost(db)}
-                WHERE id = :id AND state IN ('uploading', 'importing')
-                """,
-                id=request_id,
-                fresh=lease_id,
-                nobody=NOBODY,
-                now=now,
-            )
-            burn_task(db, old[0], "", reason, now=now)
-            return True
+            return _fail(db, request_id, expected_lease_id, code, message, untouched=True, now=now)
 
     def cancel_request(self, request_id: str, *, now: float) -> bool:
         """Cancel a ``QUEUED`` request; its waiting lease is ``ABANDONED``."""
@@ -164,11 +111,13 @@ class Requests(Connected):
 
     def adopt_requests(self, owner: str, *, now: float) -> Sequence[RequestRecord]:
         """Take over all unfinished requests whose owner is gone (not renewed in time, or
-        forgotten), with their leases, and return them. Each is taken over by one process only.
+        forgotten), with their leases and imports, and return them. Each is taken over by one
+        process only.
 
         Leases that wait without a request, and whose owner is gone, are ``ABANDONED``. Spooled
         requests that CVAT has not accepted yet are left to :meth:`take_spooled`.
         """
+        taker = {"owner": owner, "unowned": UNOWNED, "now": now}
         with self.connections.writing() as db:
             db.changed(
                 f"""
@@ -179,28 +128,35 @@ class Requests(Connected):
                 owner=owner,
                 now=now,
             )
-            adopted = [
-                request_of(row)
-                for row in db.rows(
-                    f"""
-                    UPDATE requests {db.using("requests_open")} SET owner = :owner
-                    WHERE {OPEN} AND owner <> :owner AND NOT ({SPOOLED})
-                      AND NOT EXISTS (SELECT 1 FROM owners
-                                      WHERE owners.owner = requests.owner
-                                        AND owners.until >= :now)
-                    RETURNING {REQUEST}
-                    """,
-                    owner=owner,
-                    now=now,
-                )
-            ]
-            for request in adopted:
+            adopted = db.rows(
+                f"""
+                UPDATE requests {db.using("requests_open")} SET owner = :owner
+                WHERE {OPEN} AND state = 'queued' AND NOT spooled AND owner <> :owner
+                  AND {_gone("requests.owner")}
+                RETURNING lease_id
+                """,
+                **taker,
+            )
+            adopted += db.rows(
+                f"""
+                UPDATE imports {db.using("imports_under_way")} SET owner = :owner
+                WHERE {UNDER_WAY} AND owner <> :owner AND {_gone("imports.owner")}
+                  AND (state = 'importing'
+                       OR NOT EXISTS (SELECT 1 FROM requests
+                                      WHERE requests.import_id = imports.id AND spooled))
+                RETURNING lease_id
+                """,
+                **taker,
+            )
+            requests = []
+            for (lease_id,) in adopted:
                 db.changed(
-                    "UPDATE leases SET owner = :owner WHERE id = :id",
-                    owner=owner,
-                    id=request.lease_id,
+                    "UPDATE leases SET owner = :owner WHERE id = :id", owner=owner, id=lease_id
                 )
-        return sorted(adopted, key=lambda request: (request.created_at, request.id))
+                requests += db.rows(
+                    f"SELECT {REQUEST} FROM {REQUESTS} WHERE requests.lease_id = :id", id=lease_id
+                )
+        return sorted(map(request_of, requests), key=lambda each: (each.created_at, each.id))
 
     def warn(self, request_id: str, warning: RequestWarning, *, now: float) -> bool:
         """Add a warning to a request; of each code one."""
@@ -210,15 +166,15 @@ class Requests(Connected):
     # --- The spool --------------------------------------------------------------------------------
 
     def queue_request(
-        self, request_id: str, *, under: str, lease_id: str, most: int | None, now: float
+        self, request_id: str, *, expected_lease_id: str, most: int | None, now: float
     ) -> RequestRecord | None:
         """Queue a request whose data is in the spool, until it can be served: it is ``QUEUED``
         and has no owner.
 
-        From ``UPLOADING``, when nothing has touched its task: that is ``WARM`` again and the
-        lease ``RELEASED``, and the request waits with the fresh lease ``lease_id``. From
-        ``QUEUED`` it keeps the lease that it waits with. None when its lease is not ``under``
-        (any more), or its state another one.
+        From ``UPLOADING``, when nothing has touched its task: the import is ``RETURNED``, the task
+        ``WARM`` again, the lease ``RELEASED``, and each member waits with a fresh lease. From
+        ``QUEUED`` it keeps the lease that it waits with. None when its lease is not
+        ``expected_lease_id`` (any more), or its state another one.
 
         :raises pool.errors.QueueFull: ``most`` spooled requests are ``QUEUED`` already; nothing
             has changed.
@@ -226,53 +182,33 @@ class Requests(Connected):
         with self.connections.writing() as db:
             before = db.one(
                 """
-                SELECT state, pooled_id FROM requests
-                WHERE id = :id AND lease_id = :under AND state IN ('queued', 'uploading')
+                SELECT import_id, spooled FROM requests
+                WHERE id = :id AND lease_id = :expected AND state IN ('queued', 'uploading')
                 """,
                 id=request_id,
-                under=under,
+                expected=expected_lease_id,
             )
             if before is None:
                 return None
-            check_room(db, most)
-            if before[0] == RequestState.QUEUED:
-                waits_with = under
-                _own_waiting_lease(db, under, NOBODY)
-            else:
-                waits_with = lease_id
+            import_id, spooled = before
+            if import_id is None:
+                if not spooled:
+                    check_room(db, most)
                 db.changed(
                     """
-                    INSERT INTO leases (id, template, state, owner, request_id, ttl, payload,
-                                        created_at)
-                    SELECT :fresh, template, 'waiting', :nobody, request_id, ttl, payload, :now
-                    FROM leases WHERE id = :under
+                    UPDATE requests SET spooled = :spooled, owner = :unowned
+                    WHERE id = :id AND state = 'queued'
                     """,
-                    fresh=lease_id,
-                    under=under,
-                    nobody=NOBODY,
-                    now=now,
+                    id=request_id,
+                    spooled=True,
+                    unowned=UNOWNED,
                 )
-            row = db.one(
-                f"""
-                UPDATE requests
-                SET state = 'queued', spooled = :spooled, owner = :nobody, lease_id = :waits_with,
-                    pooled_id = NULL, task_id = NULL, outcome = NULL, handed_out_at = NULL,
-                    lost_seconds = lost_seconds + {_lost(db)}
-                WHERE id = :id AND lease_id = :under AND state IN ('queued', 'uploading')
-                RETURNING {REQUEST}
-                """,
-                id=request_id,
-                under=under,
-                spooled=True,
-                waits_with=waits_with,
-                nobody=NOBODY,
-                now=now,
-            )
-            assert row is not None
-            if before[0] == RequestState.UPLOADING:
-                _return_task(db, before[1], now=now)
-                end_lease(db, under, LeaseState.RELEASED)
-            return request_of(row)
+                _own_waiting_lease(db, expected_lease_id, UNOWNED)
+            else:
+                queued = queue_members(db, import_id, ImportState.RETURNED, spool=True, now=now)
+                check_room(db, most, wanted=0)
+                assert queued
+            return _request(db, request_id)
 
     def unserved(self, *, owner: str, now: float, each: int) -> Sequence[Unserved]:
         """Return spooled requests that are ``QUEUED`` or ``UPLOADING`` and have no owner, or one
@@ -282,14 +218,19 @@ class Requests(Connected):
             found = db.rows(
                 f"""
                 SELECT id, template, state, lease_id, created_at FROM (
-                    SELECT seq, id, template, state, lease_id, created_at,
-                           ROW_NUMBER() OVER (PARTITION BY template ORDER BY seq) AS place
-                    FROM requests {db.using("requests_spooled")}
-                    WHERE {SPOOLED} AND {_FREE}) AS free
+                    SELECT requests.seq, requests.id, requests.template, requests.state,
+                           requests.lease_id, requests.created_at,
+                           ROW_NUMBER() OVER (PARTITION BY requests.template
+                                              ORDER BY requests.seq) AS place
+                    FROM (SELECT * FROM requests {db.using("requests_spooled")}
+                          WHERE {SPOOLED}) AS requests
+                    {WITH_IMPORT}
+                    WHERE {_free("COALESCE(imports.owner, requests.owner)")}
+                ) AS free
                 WHERE place <= :each ORDER BY seq
                 """,
                 owner=owner,
-                nobody=NOBODY,
+                unowned=UNOWNED,
                 now=now,
                 each=each,
             )
@@ -305,42 +246,60 @@ class Requests(Connected):
         ]
 
     def take_spooled(self, request_id: str, *, owner: str, now: float) -> RequestRecord | None:
-        """Own one of the :meth:`unserved`; None when it is none (any more). Of two processes
-        that try, one gets it."""
+        """Own one of the :meth:`unserved`, with its import if it has one; None when it is none (any
+        more). Of two processes that try, one gets it."""
         with self.connections.writing() as db:
-            return _take_spooled(db, request_id, owner, now=now)
+            if not _take_queued(db, request_id, owner, now=now) and not db.changed(
+                f"""
+                UPDATE imports SET owner = :owner
+                WHERE id = (SELECT import_id FROM requests
+                            WHERE id = :id AND spooled AND state = 'uploading')
+                  AND state = 'uploading' AND {_free("imports.owner")}
+                """,
+                id=request_id,
+                owner=owner,
+                unowned=UNOWNED,
+                now=now,
+            ):
+                return None
+            return _request(db, request_id)
 
     def claim_queued(
         self,
-        request_id: str,
+        members: Sequence[NewMember],
         fingerprint: str,
         *,
-        older_from: str | None = None,
+        reusable_origin: str | None = None,
         owner: str,
         now: float,
     ) -> Handout | None:
-        """Own a ``QUEUED`` one of the :meth:`unserved` and claim a warm task for it, as
-        :meth:`~pool.store.Store.claim_warm` does: either both happen or nothing does."""
+        """Own ``QUEUED`` ones of the :meth:`unserved` and claim one warm task for all of them, as
+        :meth:`~pool.store.Store.claim_warm` does: either all of it happens or nothing does.
+
+        They become the members of one import, in this order; the lease of the first is the
+        import's, those of the others are ``ABANDONED``.
+        """
+        first = members[0].request_id
         with self.connections.reading() as db:
             queued = db.one(
-                "SELECT lease_id FROM requests WHERE id = :id AND state = 'queued'", id=request_id
+                "SELECT lease_id FROM requests WHERE id = :id AND state = 'queued'", id=first
             )
-            if queued is None or not can_claim(db, queued[0], fingerprint, older_from, now=now):
+            if queued is None or not can_claim(
+                db, queued[0], fingerprint, reusable_origin, now=now
+            ):
                 return None
-        with self.connections.writing() as db:
-            request = _take_spooled(db, request_id, owner, now=now)
-            if request is None:
-                return None
-            handout = claim_waiting(db, request.lease_id, fingerprint, older_from, now=now)
-            if handout is None:
-                # Another one got the task, so the request has no owner again.
-                db.changed(
-                    "UPDATE requests SET owner = :nobody WHERE id = :id AND state = 'queued'",
-                    id=request_id,
-                    nobody=NOBODY,
+        try:
+            with self.connections.writing() as db:
+                for member in members:
+                    _expect(_take_queued(db, member.request_id, owner, now=now))
+                return _expect(
+                    claim_waiting(
+                        db, queued[0], fingerprint, reusable_origin, members=members, now=now
+                    )
                 )
-                _own_waiting_lease(db, request.lease_id, NOBODY)
-            return handout
+        except _NotClaimed:
+            # The transaction is rolled back, so that the requests have no owner again.
+            return None
 
     def queue_length(self) -> int:
         """Return how many spooled requests are ``QUEUED``."""
@@ -352,14 +311,14 @@ class Requests(Connected):
     def request(self, request_id: str) -> RequestRecord | None:
         """Return one request."""
         with self.connections.reading() as db:
-            row = db.one(f"SELECT {REQUEST} FROM requests WHERE id = :id", id=request_id)
-        return request_of(row) if row else None
+            return _request(db, request_id)
 
     def request_by_key(self, idempotency_key: str) -> RequestRecord | None:
         """Return the request that was made under a key."""
         with self.connections.reading() as db:
             row = db.one(
-                f"SELECT {REQUEST} FROM requests WHERE idempotency_key = :key", key=idempotency_key
+                f"SELECT {REQUEST} FROM {REQUESTS} WHERE idempotency_key = :key",
+                key=idempotency_key,
             )
         return request_of(row) if row else None
 
@@ -378,16 +337,16 @@ class Requests(Connected):
         if limit < 1:
             raise InputError("the limit of a page must be at least 1")
         conditions = {
-            "state = :state": state is not None,
-            "template = :template": template is not None,
-            "seq < :before": cursor is not None,
+            "requests.state = :state": state is not None,
+            "requests.template = :template": template is not None,
+            "requests.seq < :before": cursor is not None,
         }
         where = " AND ".join(condition for condition, asked in conditions.items() if asked)
         with self.connections.reading() as db:
             found = db.rows(
                 f"""
-                SELECT seq, {REQUEST} FROM requests {f"WHERE {where}" if where else ""}
-                ORDER BY seq DESC LIMIT :limit
+                SELECT requests.seq, {REQUEST} FROM {REQUESTS} {f"WHERE {where}" if where else ""}
+                ORDER BY requests.seq DESC LIMIT :limit
                 """,
                 state=state,
                 template=template,
@@ -453,30 +412,17 @@ class Requests(Connected):
             return bool(
                 db.rows(
                     """
-                    SELECT 1 FROM (SELECT id, uploaded_at FROM requests
+                    SELECT 1 FROM (SELECT id, uploaded_at FROM imports
                                    ORDER BY seq DESC LIMIT 500) AS latest
-                    WHERE id <> :id AND uploaded_at >= :since LIMIT 1
+                    WHERE uploaded_at >= :since
+                      AND NOT EXISTS (SELECT 1 FROM import_members
+                                      WHERE import_id = latest.id AND request_id = :id)
+                    LIMIT 1
                     """,
                     id=request_id,
                     since=since,
                 )
             )
-
-    def task_on_server(self, task_id: int) -> tuple[PooledTask, RequestRecord | None] | None:
-        """Return the task that has CVAT's id ``task_id``, in whatever state, with the request that
-        it serves, if it serves one."""
-        with self.connections.reading() as db:
-            row = db.one(
-                f"""
-                SELECT {columns_of(PooledTask, "named")}, {columns_of(RequestRecord, "requests")}
-                FROM (SELECT * FROM tasks {db.using("tasks_on_server")}
-                      WHERE task_id = :task_id ORDER BY seq DESC LIMIT 1) AS named
-                LEFT JOIN leases ON leases.id = named.lease_id
-                LEFT JOIN requests ON requests.id = leases.request_id
-                """,
-                task_id=task_id,
-            )
-        return (task_of(row[:TASK_WIDTH]), request_or_none(row[TASK_WIDTH:])) if row else None
 
 
 # --- Parts of these and other transactions --------------------------------------------------------
@@ -489,69 +435,211 @@ def add_warning(db: Connection, request_id: str, warning: RequestWarning, *, now
     if row is None or any(known["code"] == warning.code for known in warnings):
         return False
     warnings.append(asdict(warning) | {"text": text(warning.text)})
-    return bool(
-        db.changed(
-            """
-            UPDATE requests SET warnings = :warnings, warned_at = :now
-            WHERE id = :id AND warnings = :before
-            """,
-            id=request_id,
-            warnings=json.dumps(warnings),
-            before=row[0],
-            now=now,
-        )
+    return db.met(
+        """
+        UPDATE requests SET warnings = :warnings, warned_at = :now
+        WHERE id = :id AND warnings = :before
+        """,
+        id=request_id,
+        warnings=json.dumps(warnings),
+        before=row[0],
+        now=now,
     )
+
+
+def _request(db: Connection, request_id: str) -> RequestRecord | None:
+    row = db.one(f"SELECT {REQUEST} FROM {REQUESTS} WHERE requests.id = :id", id=request_id)
+    return request_of(row) if row else None
 
 
 def _fail(
     db: Connection,
     request_id: str,
-    under: str | None,
+    expected_lease_id: str | None,
     code: str,
     message: str,
     *,
     untouched: bool,
     now: float,
-) -> tuple[str, str | None] | None:
-    """Fail a request whose data has not been accepted; return its lease and its task, if any."""
-    row = db.one(
-        f"""
-        UPDATE requests
+) -> bool:
+    """Fail a request whose data has not been accepted, with all members of its import."""
+    failed = """
         SET state = 'failed', error_code = :code, error = :message, finished_at = :now,
             idempotency_key =
                 CASE WHEN NOT spooled AND (state = 'queued' OR :untouched) THEN NULL
                      ELSE idempotency_key END
-        WHERE id = :id AND state IN ('queued', 'uploading') AND {_STILL_UNDER}
-        RETURNING lease_id, pooled_id
-        """,
-        id=request_id,
-        under=under,
-        code=code,
-        message=text(message),
-        untouched=untouched,
-        now=now,
-    )
-    return (row[0], row[1]) if row else None
-
-
-def _take_spooled(
-    db: Connection, request_id: str, owner: str, *, now: float
-) -> RequestRecord | None:
+    """
+    failure = {"code": code, "message": text(message), "untouched": untouched, "now": now}
     row = db.one(
         f"""
-        UPDATE requests SET owner = :owner WHERE id = :id AND {SPOOLED} AND {_FREE}
-        RETURNING {REQUEST}
+        UPDATE requests {failed}
+        WHERE id = :id AND state IN ('queued', 'uploading')
+          AND (:expected IS NULL OR lease_id = :expected)
+        RETURNING lease_id, import_id
         """,
         id=request_id,
-        owner=owner,
-        nobody=NOBODY,
+        expected=expected_lease_id,
+        **failure,
+    )
+    if row is None:
+        return False
+    lease_id, import_id = row
+    if import_id is None:
+        end_lease(db, lease_id, LeaseState.ABANDONED)
+        return True
+    db.changed(
+        f"""
+        UPDATE requests {db.using("requests_of_import")} {failed}
+        WHERE import_id = :import_id AND state = 'uploading'
+        """,
+        import_id=import_id,
+        **failure,
+    )
+    end_import(
+        db,
+        import_id,
+        ImportState.RETURNED if untouched else ImportState.FAILED,
+        reason=reason_of(code, message),
+        now=now,
+    )
+    return True
+
+
+def end_import(
+    db: Connection, import_id: str, state: ImportState, *, reason: str = "", now: float
+) -> None:
+    """End an import that is under way: ``FAILED``, which burns its task, or ``RETURNED``, when
+    nothing has touched that, which is warm again."""
+    row = db.one(
+        f"""
+        UPDATE imports SET state = :state, finished_at = :now
+        WHERE id = :id AND {UNDER_WAY}
+        RETURNING pooled_id, lease_id
+        """,
+        id=import_id,
+        state=state,
         now=now,
     )
     if row is None:
-        return None
-    request = request_of(row)
-    _own_waiting_lease(db, request.lease_id, owner)
-    return request
+        return
+    pooled_id, lease_id = row
+    if state is ImportState.FAILED:
+        burn_task(db, pooled_id, reason, now=now)
+        return
+    db.changed(
+        """
+        UPDATE tasks
+        SET state = 'warm', lease_id = NULL, warm_at = COALESCE(warm_at, :now), changed_at = :now
+        WHERE id = :id AND state = 'leased' AND lease_id = :lease_id
+        """,
+        id=pooled_id,
+        lease_id=lease_id,
+        now=now,
+    )
+    end_lease(db, lease_id, LeaseState.RELEASED)
+
+
+def queue_members(
+    db: Connection,
+    import_id: str,
+    state: ImportState,
+    *,
+    reason: str = "",
+    spool: bool = False,
+    now: float,
+) -> list[str]:
+    """End an import and queue its members again, each with a fresh lease; return their ids, in
+    order. A member of a ``failed`` one has used up one import more. A spooled one, and any with
+    ``spool``, has no owner then."""
+    members = db.rows(
+        """
+        SELECT requests.id, requests.spooled, requests.payload, imports.owner,
+               imports.handed_out_at, leases.ttl, leases.template
+        FROM imports
+        JOIN leases ON leases.id = imports.lease_id
+        JOIN import_members ON import_members.import_id = imports.id
+        JOIN requests ON requests.id = import_members.request_id
+        WHERE imports.id = :id AND imports.state IN ('uploading', 'importing')
+          AND requests.import_id = imports.id
+        ORDER BY import_members.position
+        """,
+        id=import_id,
+    )
+    for request_id, spooled, payload, owner, handed_out_at, ttl, template in members:
+        waiter = {
+            "id": request_id,
+            "fresh": new_id(now),
+            "owner": UNOWNED if spooled or spool else owner,
+            "now": now,
+        }
+        db.changed(
+            """
+            INSERT INTO leases (id, template, state, owner, request_id, ttl, payload, created_at)
+            VALUES (:fresh, :template, 'waiting', :owner, :id, :ttl, :payload, :now)
+            """,
+            **waiter,
+            template=template,
+            ttl=ttl,
+            payload=payload,
+        )
+        # What a failed upload or import took is lost, but for the seconds in which the server is
+        # held, which are counted by server_seconds (pool.store.schema).
+        ended = db.least(":now", "COALESCE((SELECT since FROM holds WHERE template = ''), :now)")
+        db.changed(
+            f"""
+            UPDATE requests
+            SET state = 'queued', lease_id = :fresh, import_id = NULL, owner = :owner,
+                spooled = :spooled, imports_used = imports_used + :used,
+                lost_seconds = lost_seconds + {db.greatest("0.0", f"{ended} - :handed_out_at")}
+            WHERE id = :id AND state IN ('uploading', 'importing')
+            """,
+            **waiter,
+            spooled=bool(spooled or spool),
+            used=int(state is ImportState.FAILED),
+            handed_out_at=handed_out_at,
+        )
+    if members:
+        end_import(db, import_id, state, reason=reason, now=now)
+    return [request_id for request_id, *_ in members]
+
+
+def _gone(owner: str) -> str:
+    """The owner in a column is no live process."""
+    return f"""
+        NOT EXISTS (SELECT 1 FROM owners WHERE owners.owner = {owner} AND owners.until >= :now)
+    """
+
+
+def _free(owner: str) -> str:
+    """The owner in a column is no live process other than ``:owner``."""
+    return f"({owner} IN (:unowned, :owner) OR {_gone(owner)})"
+
+
+class _NotClaimed(Exception):
+    """There was no task for these requests, or another process has one of them."""
+
+
+def _expect(done: T | None) -> T:
+    if not done:
+        raise _NotClaimed
+    return done
+
+
+def _take_queued(db: Connection, request_id: str, owner: str, *, now: float) -> bool:
+    row = db.one(
+        f"""
+        UPDATE requests SET owner = :owner
+        WHERE id = :id AND {SPOOLED} AND state = 'queued' AND {_free("requests.owner")}
+        RETURNING lease_id
+        """,
+        id=request_id,
+        owner=owner,
+        unowned=UNOWNED,
+        now=now,
+    )
+    if row is not None:
+        _own_waiting_lease(db, row[0], owner)
+    return row is not None
 
 
 def _own_waiting_lease(db: Connection, lease_id: str, owner: str) -> None:
@@ -560,26 +648,6 @@ def _own_waiting_lease(db: Connection, lease_id: str, owner: str) -> None:
         id=lease_id,
         owner=owner,
     )
-
-
-def _return_task(db: Connection, pooled_id: str, *, now: float) -> None:
-    """Make the untouched task of a request warm again."""
-    db.changed(
-        """
-        UPDATE tasks
-        SET state = 'warm', lease_id = NULL, warm_at = COALESCE(warm_at, :now), changed_at = :now
-        WHERE id = :id AND state = 'leased'
-        """,
-        id=pooled_id,
-        now=now,
-    )
-
-
-def _lost(db: Connection) -> str:
-    """The seconds that a failed upload or import took of a request, but for those in which the
-    server is held, which :func:`pool.store.schema.server_seconds` counts."""
-    ended = db.least(":now", "COALESCE((SELECT since FROM holds WHERE template = ''), :now)")
-    return db.greatest("0.0", f"COALESCE({ended} - handed_out_at, 0.0)")
 
 
 def _after(cursor: str) -> int:

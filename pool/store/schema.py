@@ -40,6 +40,8 @@ ENDED: Final = "state NOT IN ('waiting', 'active')"
 EXPIRING: Final = "state = 'active' AND request_id IS NULL"
 #: Requests that are not finished.
 OPEN: Final = "state IN ('queued', 'uploading', 'importing')"
+#: Imports that are not finished.
+UNDER_WAY: Final = "state IN ('uploading', 'importing')"
 #: Requests whose data is in the spool and that CVAT has not accepted yet.
 SPOOLED: Final = "spooled AND state IN ('queued', 'uploading')"
 
@@ -56,24 +58,25 @@ migrations = Migrations("pool")
 
 
 def server_seconds(request: str) -> str:
-    """CVAT's part of the seconds that a request took, whose row is called ``request``.
+    """CVAT's part of the seconds that a request took, whose row is called ``request``, and whose
+    import's is called ``imports``.
 
     That is what came after CVAT had accepted the data; and before that, while CVAT or the template
     was held, and in uploads and imports that failed. NULL when the data was never accepted.
     """
     db = Connection
-    held_until = db.least("held.until", f"{request}.uploaded_at")
+    held_until = db.least("held.until", "imports.uploaded_at")
     held_since = db.greatest("held.since", f"{request}.created_at")
     held = f"""
         SELECT SUM({db.greatest("0.0", f"{held_until} - {held_since}")})
         FROM held
         WHERE held.until > {request}.created_at AND held.template IN ('', {request}.template)
     """
-    before = db.greatest(f"{request}.uploaded_at - {request}.created_at", "0.0")
+    before = db.greatest(f"imports.uploaded_at - {request}.created_at", "0.0")
     lost = f"{request}.lost_seconds + COALESCE(({held}), 0.0)"
     return f"""
-        CASE WHEN {request}.finished_at IS NOT NULL AND {request}.uploaded_at IS NOT NULL THEN
-            {db.greatest(f"{request}.finished_at - {request}.uploaded_at", "0.0")}
+        CASE WHEN {request}.finished_at IS NOT NULL AND imports.uploaded_at IS NOT NULL THEN
+            {db.greatest(f"{request}.finished_at - imports.uploaded_at", "0.0")}
             + {db.least(before, lost)}
         END
     """
@@ -89,7 +92,7 @@ _TASKS: Final = f"""
         id TEXT NOT NULL UNIQUE,
         template TEXT NOT NULL,
         fingerprint TEXT NOT NULL,
-        origin TEXT NOT NULL,
+        origin TEXT NOT NULL DEFAULT '',
         state TEXT NOT NULL CHECK (state IN
             ('creating', 'warm', 'leased', 'importing', 'ready',
              'failed', 'retired', 'deleting', 'deleted')),
@@ -102,7 +105,7 @@ _TASKS: Final = f"""
         reason TEXT NOT NULL DEFAULT '',
         created_at REAL NOT NULL,
         warm_at REAL,
-        doubted_until REAL,
+        quarantined_until REAL,
         changed_at REAL NOT NULL,
         CHECK (state <> 'warm' OR
                (task_id IS NOT NULL AND warm_at IS NOT NULL AND lease_id IS NULL)),
@@ -147,6 +150,39 @@ _LEASES: Final = f"""
     CREATE INDEX leases_of_task ON leases (pooled_id) WHERE pooled_id IS NOT NULL;
 """
 
+#: The task's and the lease's ids stay as they were, also when the task has another lease.
+_IMPORTS: Final = f"""
+    CREATE TABLE imports (
+        seq INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        template TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN
+            ('uploading', 'importing', 'ready', 'failed', 'returned')),
+        owner TEXT NOT NULL,
+        lease_id TEXT NOT NULL UNIQUE REFERENCES leases (id),
+        pooled_id TEXT NOT NULL REFERENCES tasks (id),
+        task_id INTEGER NOT NULL,
+        outcome TEXT NOT NULL CHECK (outcome IN {_OUTCOMES}),
+        size INTEGER NOT NULL,
+        handed_out_at REAL NOT NULL,
+        uploaded_at REAL,
+        deadline_at REAL,
+        finished_at REAL,
+        CHECK ((finished_at IS NULL) = ({UNDER_WAY}))
+    ) STRICT;
+    CREATE INDEX imports_under_way ON imports (owner, state) WHERE {UNDER_WAY};
+    CREATE INDEX imports_of_task ON imports (pooled_id);
+    CREATE INDEX imports_ended ON imports (finished_at) WHERE finished_at IS NOT NULL;
+    CREATE TABLE import_members (
+        import_id TEXT NOT NULL REFERENCES imports (id),
+        position INTEGER NOT NULL,
+        request_id TEXT NOT NULL,
+        files TEXT NOT NULL,
+        names TEXT NOT NULL,
+        PRIMARY KEY (import_id, position)
+    ) STRICT;
+"""
+
 #: A page of requests has an index for each filter: only then are the rows in order of ``seq``.
 _REQUESTS: Final = f"""
     CREATE TABLE requests (
@@ -157,9 +193,8 @@ _REQUESTS: Final = f"""
             ('queued', 'uploading', 'importing', 'ready', 'failed', 'cancelled')),
         owner TEXT NOT NULL,
         lease_id TEXT NOT NULL REFERENCES leases (id),
-        pooled_id TEXT REFERENCES tasks (id),
-        task_id INTEGER,
-        outcome TEXT CHECK (outcome IN {_OUTCOMES}),
+        import_id TEXT REFERENCES imports (id),
+        imports_used INTEGER NOT NULL DEFAULT 0,
         name TEXT,
         assignee INTEGER,
         files TEXT NOT NULL,
@@ -167,60 +202,61 @@ _REQUESTS: Final = f"""
         payload TEXT NOT NULL,
         idempotency_key TEXT,
         created_at REAL NOT NULL,
-        handed_out_at REAL,
-        uploaded_at REAL,
-        deadline_at REAL,
         finished_at REAL,
         lost_seconds REAL NOT NULL DEFAULT 0,
         served INTEGER NOT NULL DEFAULT 0 CHECK (served IN (0, 1)),
-        spooled INTEGER NOT NULL CHECK (spooled IN (0, 1)),
-        tasks_spent INTEGER NOT NULL DEFAULT 0,
+        spooled INTEGER NOT NULL DEFAULT 0 CHECK (spooled IN (0, 1)),
         error_code TEXT NOT NULL DEFAULT '',
         error TEXT NOT NULL DEFAULT '',
         warnings TEXT NOT NULL DEFAULT '[]',
         warned_at REAL,
-        CHECK (state NOT IN ('uploading', 'importing', 'ready') OR pooled_id IS NOT NULL)
+        CHECK (state NOT IN ('uploading', 'importing', 'ready') OR import_id IS NOT NULL),
+        CHECK (state NOT IN ('queued', 'cancelled') OR import_id IS NULL)
     ) STRICT;
     CREATE UNIQUE INDEX requests_key ON requests (idempotency_key)
     WHERE idempotency_key IS NOT NULL;
-    CREATE INDEX requests_open ON requests (owner, state) WHERE {OPEN};
-    CREATE INDEX requests_open_task ON requests (pooled_id) WHERE {OPEN};
+    CREATE INDEX requests_open ON requests (state, template) WHERE {OPEN};
     CREATE INDEX requests_spooled ON requests (state) WHERE {SPOOLED};
     CREATE INDEX requests_finished ON requests (finished_at) WHERE finished_at IS NOT NULL;
-    CREATE INDEX requests_of_task ON requests (pooled_id) WHERE pooled_id IS NOT NULL;
+    CREATE INDEX requests_of_import ON requests (import_id) WHERE import_id IS NOT NULL;
     CREATE INDEX requests_of_lease ON requests (lease_id);
     CREATE INDEX requests_by_state ON requests (state);
     CREATE INDEX requests_by_template ON requests (template);
     CREATE INDEX requests_by_both ON requests (state, template);
 """
 
+#: ``request_id`` is that of the request whose jobs are to be assigned; a task has one name.
 _FINAL_STEPS: Final = """
     CREATE TABLE final_steps (
         pooled_id TEXT NOT NULL REFERENCES tasks (id),
         kind TEXT NOT NULL CHECK (kind IN ('name', 'assign')),
+        request_id TEXT NOT NULL,
         tries INTEGER NOT NULL DEFAULT 0,
         since REAL NOT NULL,
         due_at REAL NOT NULL,
         jobs_left TEXT,
-        PRIMARY KEY (pooled_id, kind)
+        PRIMARY KEY (pooled_id, kind, request_id)
     ) STRICT;
     CREATE INDEX final_steps_due ON final_steps (due_at, kind DESC);
 """
+
+_IMPORT_OF_NEW: Final = "(SELECT NEW.import_id AS id) AS one LEFT JOIN imports USING (id)"
 
 #: The event of a request's row, as it is now. One that is queued again has a fresh lease.
 _OF_REQUEST: Final = f"""
     INSERT INTO events (kind, at, template, task_id, lease_id, request_id, state, outcome, code,
                         seconds, server_seconds)
-    VALUES ('request.' || NEW.state,
-            COALESCE(CASE NEW.state
-                         WHEN 'queued' THEN (SELECT created_at FROM leases WHERE id = NEW.lease_id)
-                         WHEN 'uploading' THEN MAX(NEW.created_at, NEW.handed_out_at)
-                         WHEN 'importing' THEN NEW.uploaded_at
-                         ELSE NEW.finished_at
-                     END, NEW.created_at),
-            NEW.template, NEW.task_id, NEW.lease_id, NEW.id, NEW.state, NEW.outcome,
-            NEW.error_code, MAX(NEW.finished_at - NEW.created_at, 0.0),
-            {server_seconds("NEW")});
+    SELECT 'request.' || NEW.state,
+           COALESCE(CASE NEW.state
+                        WHEN 'queued' THEN (SELECT created_at FROM leases WHERE id = NEW.lease_id)
+                        WHEN 'uploading' THEN MAX(NEW.created_at, imports.handed_out_at)
+                        WHEN 'importing' THEN imports.uploaded_at
+                        ELSE NEW.finished_at
+                    END, NEW.created_at),
+           NEW.template, imports.task_id, NEW.lease_id, NEW.id, NEW.state, imports.outcome,
+           NEW.error_code, MAX(NEW.finished_at - NEW.created_at, 0.0),
+           {server_seconds("NEW")}
+    FROM {_IMPORT_OF_NEW};
 """
 
 #: The event of a lease's row, as it is now. A lease ends by what happens to its task, in the same
@@ -266,9 +302,10 @@ _EVENTS: Final = f"""
     BEGIN
         INSERT INTO events (kind, at, template, task_id, lease_id, request_id, state, outcome,
                             code)
-        VALUES ('request.warned', COALESCE(NEW.warned_at, NEW.created_at), NEW.template,
-                NEW.task_id, NEW.lease_id, NEW.id, NEW.state, NEW.outcome,
-                json_extract(NEW.warnings, '$[#-1].code'));
+        SELECT 'request.warned', COALESCE(NEW.warned_at, NEW.created_at), NEW.template,
+               imports.task_id, NEW.lease_id, NEW.id, NEW.state, imports.outcome,
+               json_extract(NEW.warnings, '$[#-1].code')
+        FROM {_IMPORT_OF_NEW};
     END;
     CREATE TRIGGER events_of_new_leases AFTER INSERT ON leases
     WHEN NEW.served BEGIN {_OF_LEASE} END;
@@ -296,13 +333,14 @@ _PLAIN_TABLES: Final[tuple[tuple[str, dict[str, type], tuple[str, ...], tuple[st
         {
             "pooled_id": str,
             "id": int,
+            "request_id": str,
             "url": str,
             "start_frame": int,
             "stop_frame": int,
             "assignee": str,
         },
         ("pooled_id", "id"),
-        ("assignee",),
+        ("request_id", "assignee"),
     ),
     # Hand-outs by bucket of time, for the sizing; all that there ever were, for the metrics.
     (
@@ -384,7 +422,7 @@ _COUNTERS: Final = ("delivered", "given_up", "missed", "drained", "hits", "waits
 def m001_tables(db: Database) -> None:
     """Make all tables, and choose the eight characters that mark this pool's tasks."""
     # Not executescript: it would commit, and a migration that fails has to leave nothing.
-    for script in (_TASKS, _LEASES, _REQUESTS, _FINAL_STEPS, _EVENTS):
+    for script in (_TASKS, _LEASES, _IMPORTS, _REQUESTS, _FINAL_STEPS, _EVENTS):
         for statement in _statements(script):
             db.execute(statement)
     for name, columns, key, optional in _PLAIN_TABLES:

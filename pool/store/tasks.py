@@ -71,17 +71,15 @@ class Tasks(Connected):
         """Keep the id that CVAT has answered with; no other is taken afterwards. The task is still
         ``CREATING``."""
         with self.connections.writing() as db:
-            return bool(
-                db.changed(
-                    """
-                    UPDATE tasks SET task_id = :task_id, changed_at = :now
-                    WHERE id = :id AND state = 'creating'
-                      AND (task_id IS NULL OR task_id = :task_id)
-                    """,
-                    id=pooled_id,
-                    task_id=task_id,
-                    now=now,
-                )
+            return db.met(
+                """
+                UPDATE tasks SET task_id = :task_id, changed_at = :now
+                WHERE id = :id AND state = 'creating'
+                  AND (task_id IS NULL OR task_id = :task_id)
+                """,
+                id=pooled_id,
+                task_id=task_id,
+                now=now,
             )
 
     def finish_create(
@@ -120,16 +118,14 @@ class Tasks(Connected):
         """Move a task from ``CREATING`` to ``FAILED``: the server certainly has no such task, or it
         is no use."""
         with self.connections.writing() as db:
-            return bool(
-                db.changed(
-                    """
-                    UPDATE tasks SET state = 'failed', reason = :reason, changed_at = :now
-                    WHERE id = :id AND state = 'creating'
-                    """,
-                    id=pooled_id,
-                    reason=text(reason),
-                    now=now,
-                )
+            return db.met(
+                """
+                UPDATE tasks SET state = 'failed', reason = :reason, changed_at = :now
+                WHERE id = :id AND state = 'creating'
+                """,
+                id=pooled_id,
+                reason=text(reason),
+                now=now,
             )
 
     def lead_times(self) -> Mapping[str, float]:
@@ -199,19 +195,18 @@ class Tasks(Connected):
                 fingerprint=fingerprint,
             )
 
-    def older_warm_of(self, template: str, fingerprint: str, *, older_from: str) -> int:
-        """Return how many warm tasks of other fingerprints and of the origin ``older_from`` there
-        are."""
+    def older_warm_of(self, template: str, fingerprint: str, *, reusable_origin: str) -> int:
+        """Return how many warm tasks of other fingerprints and of this origin there are."""
         with self.connections.reading() as db:
             return db.number(
                 f"""
                 SELECT COUNT(*) FROM tasks {db.using("tasks_warm")}
                 WHERE state = 'warm' AND template = :template AND fingerprint <> :fingerprint
-                  AND origin = :older_from
+                  AND origin = :reusable_origin
                 """,
                 template=template,
                 fingerprint=fingerprint,
-                older_from=older_from,
+                reusable_origin=reusable_origin,
             )
 
     def capacity_of(self, template: str, fingerprint: str) -> int:
@@ -261,16 +256,14 @@ class Tasks(Connected):
     def retire(self, pooled_id: str, *, reason: str, now: float) -> bool:
         """Move a task from ``WARM`` to ``RETIRED``."""
         with self.connections.writing() as db:
-            return bool(
-                db.changed(
-                    """
-                    UPDATE tasks SET state = 'retired', reason = :reason, changed_at = :now
-                    WHERE id = :id AND state = 'warm'
-                    """,
-                    id=pooled_id,
-                    reason=text(reason),
-                    now=now,
-                )
+            return db.met(
+                """
+                UPDATE tasks SET state = 'retired', reason = :reason, changed_at = :now
+                WHERE id = :id AND state = 'warm'
+                """,
+                id=pooled_id,
+                reason=text(reason),
+                now=now,
             )
 
     def retire_other_fingerprints(
@@ -278,23 +271,23 @@ class Tasks(Connected):
         template: str,
         fingerprint: str,
         *,
-        older_from: str | None = None,
+        reusable_origin: str | None = None,
         reason: str,
         now: float,
     ) -> int:
         """Retire the template's warm tasks of any other fingerprint, except those whose origin is
-        ``older_from``, where one is named."""
+        ``reusable_origin``, where one is named."""
         with self.connections.writing() as db:
             return db.changed(
                 f"""
                 UPDATE tasks {db.using("tasks_warm")}
                 SET state = 'retired', reason = :reason, changed_at = :now
                 WHERE state = 'warm' AND template = :template AND fingerprint <> :fingerprint
-                  AND (:older_from IS NULL OR origin <> :older_from)
+                  AND (:reusable_origin IS NULL OR origin <> :reusable_origin)
                 """,
                 template=template,
                 fingerprint=fingerprint,
-                older_from=older_from,
+                reusable_origin=reusable_origin,
                 reason=text(reason),
                 now=now,
             )
@@ -304,33 +297,35 @@ class Tasks(Connected):
         template: str,
         fingerprint: str,
         *,
-        older_from: str,
+        reusable_origin: str,
         keep: int,
         most: int | None = None,
         reason: str,
         now: float,
     ) -> int:
-        """Retire the oldest of the template's warm tasks of other fingerprints and of the origin
-        ``older_from``: at most ``most``, and only as far as ``keep`` are left of these and of the
-        fingerprint's own together."""
+        """Retire the oldest of the template's warm tasks of other fingerprints and of this origin.
+
+        At most ``most``, and only as far as ``keep`` are left of these and of the fingerprint's own
+        together.
+        """
         with self.connections.writing() as db:
             spare = f"""-:keep + (
                 SELECT COUNT(*) FROM tasks {db.using("tasks_warm")}
                 WHERE state = 'warm' AND template = :template
-                  AND (fingerprint = :fingerprint OR origin = :older_from))"""
+                  AND (fingerprint = :fingerprint OR origin = :reusable_origin))"""
             return db.changed(
                 f"""
                 UPDATE tasks SET state = 'retired', reason = :reason, changed_at = :now
                 WHERE state = 'warm' AND seq IN (
                     SELECT seq FROM tasks {db.using("tasks_warm")}
                     WHERE state = 'warm' AND template = :template
-                      AND fingerprint <> :fingerprint AND origin = :older_from
+                      AND fingerprint <> :fingerprint AND origin = :reusable_origin
                     ORDER BY warm_at, seq
                     LIMIT {db.least(":most", db.greatest("0", spare))})
                 """,
                 template=template,
                 fingerprint=fingerprint,
-                older_from=older_from,
+                reusable_origin=reusable_origin,
                 keep=keep,
                 most=_ALL if most is None else most,
                 reason=text(reason),
@@ -385,15 +380,13 @@ class Tasks(Connected):
     def finish_delete(self, pooled_id: str, *, now: float) -> bool:
         """Move a task from ``DELETING`` to ``DELETED``: the server has it no more."""
         with self.connections.writing() as db:
-            return bool(
-                db.changed(
-                    """
-                    UPDATE tasks SET state = 'deleted', changed_at = :now
-                    WHERE id = :id AND state = 'deleting'
-                    """,
-                    id=pooled_id,
-                    now=now,
-                )
+            return db.met(
+                """
+                UPDATE tasks SET state = 'deleted', changed_at = :now
+                WHERE id = :id AND state = 'deleting'
+                """,
+                id=pooled_id,
+                now=now,
             )
 
     # --- What reconciliation has found ------------------------------------------------------------
@@ -402,54 +395,50 @@ class Tasks(Connected):
         """Move a task from ``WARM``, ``RETIRED`` or ``DELETING`` to ``DELETED``, with the reason:
         it stays on the server, since someone has made it their own."""
         with self.connections.writing() as db:
-            return bool(
-                db.changed(
-                    """
-                    UPDATE tasks SET state = 'deleted', reason = :reason, changed_at = :now
-                    WHERE id = :id AND state IN ('warm', 'retired', 'deleting')
-                    """,
-                    id=pooled_id,
-                    reason=text(reason),
-                    now=now,
-                )
+            return db.met(
+                """
+                UPDATE tasks SET state = 'deleted', reason = :reason, changed_at = :now
+                WHERE id = :id AND state IN ('warm', 'retired', 'deleting')
+                """,
+                id=pooled_id,
+                reason=text(reason),
+                now=now,
             )
 
     def adopt_task(self, pooled_id: str, *, task_id: int, prepared: bool, now: float) -> bool:
         """Move a row that never had a task from ``DELETED`` to ``WARM``: a create that was given up
         had happened after all. False for any other row: its task may have been handed out."""
         with self.connections.writing() as db:
-            return bool(
-                db.changed(
-                    """
-                    UPDATE tasks
-                    SET state = 'warm', task_id = :task_id, prepared = :prepared, reason = '',
-                        warm_at = :now, changed_at = :now
-                    WHERE id = :id AND state = 'deleted' AND task_id IS NULL
-                      AND lease_id IS NULL
-                    """,
-                    id=pooled_id,
-                    task_id=task_id,
-                    prepared=prepared,
-                    now=now,
-                )
+            return db.met(
+                """
+                UPDATE tasks
+                SET state = 'warm', task_id = :task_id, prepared = :prepared, reason = '',
+                    warm_at = :now, changed_at = :now
+                WHERE id = :id AND state = 'deleted' AND task_id IS NULL
+                  AND lease_id IS NULL
+                """,
+                id=pooled_id,
+                task_id=task_id,
+                prepared=prepared,
+                now=now,
             )
 
-    def doubt_warm(self, *, until: float) -> int:
-        """Hand out none of the tasks that are warm now, until each is trusted
-        (:meth:`trust_warm`), or until ``until`` at the latest. Return how many they are."""
+    def quarantine_warm(self, *, until: float) -> int:
+        """Hand out none of the tasks that are warm now, until each is cleared
+        (:meth:`clear_quarantine`), or until ``until`` at the latest. Return how many they are."""
         with self.connections.writing() as db:
             return db.changed(
-                "UPDATE tasks SET doubted_until = :until WHERE state = 'warm'", until=until
+                "UPDATE tasks SET quarantined_until = :until WHERE state = 'warm'", until=until
             )
 
-    def trust_warm(self, pooled_ids: Sequence[str]) -> int:
-        """Hand these out again; return how many were in doubt."""
+    def clear_quarantine(self, pooled_ids: Sequence[str]) -> int:
+        """Hand these out again; return how many were in quarantine."""
         with self.connections.writing() as db:
             return sum(
                 db.changed(
                     """
-                    UPDATE tasks SET doubted_until = NULL
-                    WHERE id = :id AND state = 'warm' AND doubted_until IS NOT NULL
+                    UPDATE tasks SET quarantined_until = NULL
+                    WHERE id = :id AND state = 'warm' AND quarantined_until IS NOT NULL
                     """,
                     id=pooled_id,
                 )

@@ -69,7 +69,7 @@ class Webhooks(Connected):
     def forget_webhook(self, scope: str) -> bool:
         """Forget a webhook that was removed; False when there was none."""
         with self.connections.writing() as db:
-            return bool(db.changed("DELETE FROM webhooks WHERE scope = :scope", scope=scope))
+            return db.met("DELETE FROM webhooks WHERE scope = :scope", scope=scope)
 
     def hear_webhook(self, hook_id: int, *, now: float) -> bool:
         """Note a delivery: ``heard_at`` is now and ``missed`` is 0. False, and nothing is
@@ -80,21 +80,17 @@ class Webhooks(Connected):
             if not db.rows(f"SELECT 1 FROM webhooks WHERE {_NOT_HEARD}", **heard):
                 return False
         with self.connections.writing() as db:
-            return bool(
-                db.changed(
-                    f"UPDATE webhooks SET heard_at = :now, missed = 0 WHERE {_NOT_HEARD}",
-                    now=now,
-                    **heard,
-                )
+            return db.met(
+                f"UPDATE webhooks SET heard_at = :now, missed = 0 WHERE {_NOT_HEARD}",
+                now=now,
+                **heard,
             )
 
     def miss_webhook(self, scope: str) -> bool:
         """Count an import that was left to the scope's webhook and found first by polling."""
         with self.connections.writing() as db:
-            return bool(
-                db.changed(
-                    "UPDATE webhooks SET missed = missed + 1 WHERE scope = :scope", scope=scope
-                )
+            return db.met(
+                "UPDATE webhooks SET missed = missed + 1 WHERE scope = :scope", scope=scope
             )
 
 

@@ -69,7 +69,9 @@ class Tracked:
     deadline: float = math.inf
     size_class: str = ""
     lease_id: str | None = None
-    request_id: str | None = None
+    import_id: str | None = None
+    #: The members of the import; none of a caller's own upload.
+    request_ids: tuple[str, ...] = ()
     empty_at: float = 0.0
     polls: int = 0
     errors: int = 0
@@ -89,7 +91,7 @@ class Tracked:
     @property
     def foreign(self) -> bool:
         """Whether the caller uploads by itself, so that the time of the upload is unknown."""
-        return self.request_id is None
+        return self.import_id is None
 
 
 # --- Which imports to ask for, and when ------------------------------------------------------

@@ -31,7 +31,7 @@ from pool.errors import (
 from pool.events.feed import Feed, Unsubscribe
 from pool.events.notifier import Signal
 from pool.logs import get_logger
-from pool.model import Event, Handout, Job, RequestRecord, TaskState, new_id
+from pool.model import Event, Handout, Job, TaskState
 from pool.store import Store
 from pool.tracking.poll_schedule import (
     LEASE_PAUSE,
@@ -73,7 +73,7 @@ class Finished:
 
     pooled_id: str
     task_id: int
-    request_id: str | None
+    request_ids: tuple[str, ...]
     jobs: tuple[Job, ...] = ()
     code: str = ""
     polls: int = 0
@@ -153,27 +153,30 @@ class Tracker:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    def watch(self, request: RequestRecord, *, kind: str) -> None:
-        """Track a request whose data CVAT has accepted. ``kind`` is the sort of data."""
-        if request.pooled_id is None or request.task_id is None:
+    def watch(self, import_id: str, *, kind: str) -> None:
+        """Track an import, unless another process has ended it. ``kind`` is the sort of data."""
+        importing = self._store.import_record(import_id)
+        if importing is None or importing.finished_at is not None:
             return
         now, wall = self._clock.monotonic(), self._clock.now()
-        since = now - max(0.0, wall - (request.uploaded_at or wall))
-        name = size_class(request.template, files=len(request.files), size=request.size, kind=kind)
-        relaxed = self._webhooks.alive(request.template)
+        since = now - max(0.0, wall - (importing.uploaded_at or wall))
+        files = sum(len(member.names) for member in importing.members)
+        name = size_class(importing.template, files=files, size=importing.size, kind=kind)
+        relaxed = self._webhooks.alive(importing.template)
         first = since + self._paces.first_poll(name, relaxed=relaxed) - self._round_trip / 2
         self._add(
             Tracked(
-                pooled_id=request.pooled_id,
-                task_id=request.task_id,
-                template=request.template,
-                request_id=request.id,
+                pooled_id=importing.pooled_id,
+                task_id=importing.task_id,
+                template=importing.template,
+                import_id=importing.id,
+                request_ids=importing.request_ids,
                 since=since,
                 due=max(now, first),
-                deadline=now + max(0.0, (request.deadline_at or wall) - wall),
+                deadline=now + max(0.0, (importing.deadline_at or wall) - wall),
                 size_class=name,
                 relaxed=relaxed,
-                repeatable=request.spooled and request.tasks_spent + 1 < MOST_TASKS_SPOOLED,
+                repeatable=importing.spooled and importing.imports_used + 1 < MOST_TASKS_SPOOLED,
             )
         )
 
@@ -259,7 +262,7 @@ class Tracker:
                 (each for each in self._tracked.values() if each.task_id == task_id), None
             )
         if tracked is None:
-            task, request = self._store.task_on_server(task_id) or (None, None)
+            task, importing = self._store.task_on_server(task_id) or (None, None)
             if task is None or task.state not in UNDER_WAY:
                 return None
             now = self._clock.monotonic()
@@ -268,7 +271,8 @@ class Tracker:
                 task_id=task_id,
                 template=task.template,
                 lease_id=task.lease_id,
-                request_id=request.id if request else None,
+                import_id=importing.id if importing else None,
+                request_ids=importing.request_ids if importing else (),
                 since=now,
                 due=now,
                 borrowed=True,
@@ -438,8 +442,8 @@ class Tracker:
             return False
         unknown = state.status is ImportStatus.UNKNOWN
         if tracked.foreign:
-            task, request = self._store.task_on_server(tracked.task_id) or (None, None)
-            seen = task is not None and task.state is TaskState.IMPORTING and request is None
+            task, importing = self._store.task_on_server(tracked.task_id) or (None, None)
+            seen = task is not None and task.state is TaskState.IMPORTING and importing is None
             if unknown and not seen:
                 return False  # its caller has not uploaded anything yet
             if tracked.lease_id is not None:
@@ -475,7 +479,7 @@ class Tracker:
                 "jobs are ready",
                 template=tracked.template,
                 task_id=tracked.task_id,
-                request_id=tracked.request_id,
+                request_id=" ".join(tracked.request_ids),
                 jobs=len(jobs),
                 seconds=round(seen_at - tracked.since, 3),
                 polls=tracked.polls,
@@ -486,8 +490,8 @@ class Tracker:
         return self._end(tracked, first, jobs=tuple(jobs))
 
     def _failed(self, tracked: Tracked, error: PoolError) -> bool:
-        """Fail an import. A request whose data CVAT has lost and is in the spool gets another
-        task instead."""
+        """Fail an import. Requests whose data CVAT has lost and is in the spool get another task
+        instead."""
         if isinstance(error, ImportLost) and self._send_again(tracked, error):
             return self._end(tracked, first=False)
         first = self._store.fail_import(
@@ -498,19 +502,20 @@ class Tracker:
                 "import failed",
                 template=tracked.template,
                 task_id=tracked.task_id,
-                request_id=tracked.request_id,
+                request_id=" ".join(tracked.request_ids),
                 why=str(error),
             )
         return self._end(tracked, first, code=error.code)
 
     def _send_again(self, tracked: Tracked, error: PoolError) -> bool:
-        if not tracked.repeatable or tracked.request_id is None:
+        if not tracked.repeatable or tracked.import_id is None:
             return False
-        now = self._clock.now()
-        log.warning("import lost", request_id=tracked.request_id, task_id=tracked.task_id)
-        return self._store.requeue_request(
-            tracked.request_id, lease_id=new_id(now), reason=str(error), now=now
+        ids = " ".join(tracked.request_ids)
+        log.warning("import lost", request_id=ids, task_id=tracked.task_id)
+        queued = self._store.requeue_import(
+            tracked.import_id, reason=str(error), now=self._clock.now()
         )
+        return bool(queued)
 
     def _end(
         self, tracked: Tracked, first: bool, *, jobs: tuple[Job, ...] = (), code: str = ""
@@ -521,7 +526,7 @@ class Tracker:
         finished = Finished(
             pooled_id=tracked.pooled_id,
             task_id=tracked.task_id,
-            request_id=tracked.request_id,
+            request_ids=tracked.request_ids,
             jobs=jobs,
             code=code,
             polls=tracked.polls,

@@ -15,7 +15,7 @@ from pool.clock import Clock
 from pool.config.settings import Template
 from pool.errors import StoreError
 from pool.logs import get_logger
-from pool.model import Job, RequestRecord, WebhookRecord, WebhookState
+from pool.model import ImportRecord, Job, WebhookRecord, WebhookState
 from pool.store import Store
 
 log = get_logger(__name__)
@@ -64,19 +64,20 @@ def project_of(scope: str) -> int | None:
     return None if scope == ORGANIZATION else int(scope.partition(":")[2])
 
 
-def whole_task(template: Template | None, request: RequestRecord | None, job: Job) -> bool:
+def whole_task(template: Template | None, importing: ImportRecord | None, job: Job) -> bool:
     """Whether the job certainly is the only one of its task, so that no poll is needed.
 
     Certain is it when the template makes one job a task and the job has as many frames as the
-    request has files, each a single image. (One could still have been told, by ``params``, to
+    import has files, each a single image. (One could still have been told, by ``params``, to
     map files to jobs: then the job would have fewer.)
     """
-    if template is None or request is None:
+    if template is None or importing is None:
         return False
     if template.task.segment_size or template.task.consensus_replicas:
         return False
-    return (job.start_frame, job.stop_frame) == (0, len(request.files) - 1) and all(
-        PurePosixPath(name).suffix.lower() in _FRAMES for name in request.files
+    names = [name for member in importing.members for name in member.names]
+    return (job.start_frame, job.stop_frame) == (0, len(names) - 1) and all(
+        PurePosixPath(name).suffix.lower() in _FRAMES for name in names
     )
 
 

@@ -21,7 +21,7 @@ from pool.cvat.webhooks import PING, Event, is_signed, parse_event
 from pool.errors import PoolError, StoreError
 from pool.events.notifier import Signal
 from pool.logs import get_logger
-from pool.model import PooledTask, RequestRecord
+from pool.model import ImportRecord, PooledTask
 from pool.store import Store
 from pool.tracking.tracker import UNDER_WAY, Tracker
 from pool.tracking.webhook_health import whole_task
@@ -166,14 +166,14 @@ class WebhookReceiver:
         found = self._store.task_on_server(event.task_id)
         if found is None:
             return Effect.IGNORED, False
-        task, request = found
+        task, importing = found
         if task.state not in UNDER_WAY:
-            return Effect.IGNORED, self._in_time(task, request)
+            return Effect.IGNORED, self._in_time(task, importing)
         if event.outcome is not None and event.outcome.status is ImportStatus.FAILED:
             self._tracker.fail(event.task_id, event.outcome.message)
             return Effect.FAILED, True
         template = self._templates.get(task.template)
-        if event.job is not None and whole_task(template, request, event.job):
+        if event.job is not None and whole_task(template, importing, event.job):
             self._tracker.deliver(event.task_id, (event.job,))
             return Effect.DELIVERED, True
         if event.job is None and event.outcome is None:
@@ -181,13 +181,13 @@ class WebhookReceiver:
         self._tracker.expedite(event.task_id)
         return Effect.EXPEDITED, True
 
-    def _in_time(self, task: PooledTask, request: RequestRecord | None) -> bool:
+    def _in_time(self, task: PooledTask, importing: ImportRecord | None) -> bool:
         """Whether a delivery about an import that was found before comes soon after that, as one
         does when polling happens to be quicker."""
         took, found_at = 0.0, task.changed_at
-        if request is not None and request.uploaded_at is not None:
+        if importing is not None and importing.uploaded_at is not None:
             # Not when the task's row changed last, which its final name does, too.
-            found_at = request.finished_at or task.changed_at
-            took = found_at - request.uploaded_at
+            found_at = importing.finished_at or task.changed_at
+            took = found_at - importing.uploaded_at
         allowed = max(TOO_LATE, TOO_LATE_SHARE * took)
         return self._clock.now() - found_at <= allowed

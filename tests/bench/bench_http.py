@@ -158,8 +158,9 @@ def begin_imports(settings: Settings, first: int, last: int) -> list[str]:
         )
         request = NewRequest(id=new_id(now), files=("a.jpg",), size=1)
         store.open_lease(lease, request=request, now=now)
-        assert store.finish_cold(task.id, lease.id, prepared=True, now=now)
-        assert store.begin_import(request.id, deadline=now + 600, now=now)
+        handout = store.finish_cold(task.id, lease.id, prepared=True, now=now)
+        assert handout is not None and handout.request is not None
+        assert store.begin_import(handout.request.import_id or "", deadline=now + 600, now=now)
         ids.append(request.id)
     store.close()
     return ids

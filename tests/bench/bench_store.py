@@ -228,10 +228,10 @@ def filled(path: Path, warm: int, finished: int) -> Iterator[Store]:
         db.execute(
             """
             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT :finished)
-            INSERT INTO tasks (id, template, fingerprint, state, name, named, task_id, cold,
+            INSERT INTO tasks (id, template, fingerprint, state, name, task_id, cold,
                                lease_id, owner, created_at, warm_at, changed_at)
             SELECT 't' || i, :template, :fingerprint, iif(i % 4, 'ready', 'deleted'), 'done ' || i,
-                   1, i, 0, 'l' || i, 'bench', i, i, i
+                   i, 0, 'l' || i, 'bench', i, i, i
             FROM n WHERE :finished
             """,
             {"finished": finished, "template": TEMPLATE, "fingerprint": FINGERPRINT},
@@ -247,17 +247,32 @@ def filled(path: Path, warm: int, finished: int) -> Iterator[Store]:
         )
         db.execute(
             """
-            INSERT INTO requests (id, template, state, owner, lease_id, pooled_id, task_id, outcome,
-                                  files, size, payload, created_at, finished_at)
-            SELECT request_id, template, 'ready', 'gone', id, pooled_id, task_id, 'hit',
-                   '["a.jpg"]', 100000, '', created_at, created_at
+            INSERT INTO imports (id, template, state, owner, lease_id, pooled_id, task_id, outcome,
+                                 size, handed_out_at, uploaded_at, finished_at)
+            SELECT 'i' || task_id, template, 'ready', 'gone', id, pooled_id, task_id, 'hit', 100000,
+                   created_at, created_at, created_at
             FROM leases
             """
         )
         db.execute(
             """
-            INSERT INTO jobs (pooled_id, id, url, start_frame, stop_frame)
-            SELECT id, task_id, 'https://cvat.example/api/jobs/' || task_id, 0, 9
+            INSERT INTO import_members (import_id, position, request_id, files, names)
+            SELECT 'i' || task_id, 0, request_id, '["a.jpg"]', '["a.jpg"]' FROM leases
+            """
+        )
+        db.execute(
+            """
+            INSERT INTO requests (id, template, state, owner, lease_id, import_id, files, size,
+                                  payload, created_at, finished_at)
+            SELECT request_id, template, 'ready', 'gone', id, 'i' || task_id, '["a.jpg"]', 100000,
+                   '', created_at, created_at
+            FROM leases
+            """
+        )
+        db.execute(
+            """
+            INSERT INTO jobs (pooled_id, id, request_id, url, start_frame, stop_frame)
+            SELECT id, task_id, 'r' || task_id, 'https://cvat.example/api/jobs/' || task_id, 0, 9
             FROM tasks WHERE state = 'ready'
             """
         )

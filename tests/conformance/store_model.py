@@ -117,6 +117,15 @@ class Model(RuleBasedStateMachine):
     def some_request(self, number: int) -> tuple[str, Request]:
         return _pick(self.requests, number, Request(R.CANCELLED, ""))
 
+    def import_id(self, request_id: str) -> str:
+        request = self.store.request(request_id)
+        return (request.import_id if request else None) or "none"
+
+    def lease_id(self, request_id: str) -> str:
+        request = self.store.request(request_id)
+        assert request is not None
+        return request.lease_id
+
     def held_task(self, request: Request) -> str | None:
         return self.leases[request.lease].task if request.lease else None
 

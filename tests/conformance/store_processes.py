@@ -17,7 +17,7 @@ from store_scene import FINGERPRINT, NOW, TEMPLATE, wish
 
 from pool.errors import IdempotencyConflict
 from pool.model import new_id
-from pool.store import CreateLimit, open_store
+from pool.store import CreateLimit, NewMember, open_store
 
 
 def pool_id(url: str) -> str:
@@ -90,7 +90,9 @@ def claim_queued(url: str, owner: str, waiting: list[str]) -> list[tuple[str, in
     store = open_store(url)
     claimed = []
     for each in waiting:
-        handout = store.claim_queued(each, FINGERPRINT, owner=owner, now=NOW)
+        handout = store.claim_queued(
+            [NewMember(request_id=each)], FINGERPRINT, owner=owner, now=NOW
+        )
         if handout is not None:
             claimed.append((each, handout.task.task_id))
     store.close()

@@ -32,7 +32,7 @@ def wish(
     *,
     template: str = TEMPLATE,
     fingerprint: str = FINGERPRINT,
-    older_from: str | None = None,
+    reusable_origin: str | None = None,
     owner: str = "here",
     ttl: float = 60.0,
     key: str | None = None,
@@ -43,7 +43,7 @@ def wish(
         id=new_id(),
         template=template,
         fingerprint=fingerprint,
-        older_from=older_from,
+        reusable_origin=reusable_origin,
         owner=owner,
         ttl=ttl,
         idempotency_key=key,
@@ -117,8 +117,20 @@ class Scene:
     def importing(self, *, owner: str = "here", now: float = NOW) -> Opened:
         opened = self.uploading(owner=owner, now=now)
         assert opened.request is not None
-        assert self.store.begin_import(opened.request.id, deadline=now + 600, now=now)
+        assert self.begin_import(opened, deadline=now + 600, now=now)
         return opened
+
+    def begin_import(self, opened: Opened, *, deadline: float = NOW + 600, now: float) -> bool:
+        """CVAT has accepted the data of a hand-out's request."""
+        assert opened.request is not None
+        import_id = self.import_id(opened.request.id)
+        return self.store.begin_import(import_id, deadline=deadline, now=now)
+
+    def requeue(self, request_id: str, *, reason: str = "gone", now: float) -> str:
+        """A request needs another task; the lease that it waits with, "" when that is refused."""
+        queued = self.store.requeue_import(self.import_id(request_id), reason=reason, now=now)
+        assert [request.id for request in queued] in ([request_id], [])
+        return queued[0].lease_id if queued else ""
 
     def retired(self, *, now: float = NOW) -> PooledTask:
         task = self.warm(now=now)
@@ -132,6 +144,11 @@ class Scene:
         task = self.store.task(pooled_id)
         assert task is not None
         return task
+
+    def import_id(self, request_id: str) -> str:
+        """The id of a request's import; "none" when it has none."""
+        request = self.store.request(request_id)
+        return (request.import_id if request else None) or "none"
 
     def lease(self, lease_id: str) -> LeaseRecord:
         lease = self.store.lease(lease_id)

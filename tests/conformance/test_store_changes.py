@@ -12,9 +12,9 @@ from pool.model import LeaseState, Outcome, Prewarm, RequestState, TaskState
 from pool.store import Store
 
 
-def claimed(scene: Scene, *, older_from: str | None = ORIGIN) -> str | None:
+def claimed(scene: Scene, *, reusable_origin: str | None = ORIGIN) -> str | None:
     """The task that a caller gets now, by our id."""
-    opened = scene.store.open_lease(wish(older_from=older_from), now=NOW + 9)
+    opened = scene.store.open_lease(wish(reusable_origin=reusable_origin), now=NOW + 9)
     return opened.task.id if opened.task else None
 
 
@@ -24,7 +24,13 @@ def warm(scene: Scene) -> list[str]:
 
 def retire_older(scene: Scene, *, keep: int = 0, most: int | None = None) -> int:
     return scene.store.retire_older(
-        TEMPLATE, FINGERPRINT, older_from=ORIGIN, keep=keep, most=most, reason="changed", now=NOW
+        TEMPLATE,
+        FINGERPRINT,
+        reusable_origin=ORIGIN,
+        keep=keep,
+        most=most,
+        reason="changed",
+        now=NOW,
     )
 
 
@@ -38,8 +44,8 @@ def test_a_task_knows_where_it_was_made(scene: Scene) -> None:
 
 def test_an_older_task_is_handed_out_only_to_those_it_will_do_for(scene: Scene) -> None:
     older = scene.warm(fingerprint="v1")
-    assert claimed(scene, older_from=None) is None
-    opened = scene.store.open_lease(wish(older_from=ORIGIN), request=data(), now=NOW + 1)
+    assert claimed(scene, reusable_origin=None) is None
+    opened = scene.store.open_lease(wish(reusable_origin=ORIGIN), request=data(), now=NOW + 1)
     assert scene.states(opened) == (TaskState.LEASED, LeaseState.ACTIVE, RequestState.UPLOADING)
     assert (opened.task and opened.task.id, opened.lease.outcome) == (older.id, Outcome.HIT)
 
@@ -61,10 +67,11 @@ def test_a_task_made_elsewhere_or_nobody_knows_where_is_never_handed_out(
     scene: Scene, origin: str, asked_for: str
 ) -> None:
     scene.warm(fingerprint="v1", origin=origin)
-    assert claimed(scene, older_from=asked_for) is None
+    assert claimed(scene, reusable_origin=asked_for) is None
     waiting = scene.waiting()
     assert (
-        scene.store.claim_warm(waiting.lease.id, FINGERPRINT, older_from=asked_for, now=NOW) is None
+        scene.store.claim_warm(waiting.lease.id, FINGERPRINT, reusable_origin=asked_for, now=NOW)
+        is None
     )
 
 
@@ -76,17 +83,20 @@ def test_where_a_task_was_made_does_not_matter_while_its_template_is_the_same(sc
 def test_an_older_task_of_another_template_or_in_doubt_is_not_handed_out(scene: Scene) -> None:
     scene.warm(template="other", fingerprint="v1")
     scene.warm(fingerprint="v1")
-    scene.store.doubt_warm(until=NOW + 99)
+    scene.store.quarantine_warm(until=NOW + 99)
     assert claimed(scene) is None
     waiting = scene.waiting()
-    assert scene.store.claim_warm(waiting.lease.id, FINGERPRINT, older_from=ORIGIN, now=NOW) is None
+    assert (
+        scene.store.claim_warm(waiting.lease.id, FINGERPRINT, reusable_origin=ORIGIN, now=NOW)
+        is None
+    )
 
 
 def test_a_waiter_takes_an_older_task_where_it_will_do(scene: Scene) -> None:
     queued = scene.queued()
     older = scene.warm(fingerprint="v1")
     assert scene.store.claim_warm(queued.lease.id, FINGERPRINT, now=NOW) is None
-    handout = scene.store.claim_warm(queued.lease.id, FINGERPRINT, older_from=ORIGIN, now=NOW)
+    handout = scene.store.claim_warm(queued.lease.id, FINGERPRINT, reusable_origin=ORIGIN, now=NOW)
     assert handout is not None
     assert (handout.task.id, handout.lease.outcome) == (older.id, Outcome.WAIT)
     assert scene.states(queued)[2] is RequestState.UPLOADING
@@ -96,17 +106,17 @@ def test_a_waiter_takes_a_fresh_task_before_an_older_one(scene: Scene) -> None:
     waiting = scene.waiting()
     scene.warm(fingerprint="v1")
     fresh = scene.warm()
-    handout = scene.store.claim_warm(waiting.lease.id, FINGERPRINT, older_from=ORIGIN, now=NOW)
+    handout = scene.store.claim_warm(waiting.lease.id, FINGERPRINT, reusable_origin=ORIGIN, now=NOW)
     assert handout is not None
     assert handout.task.id == fresh.id
 
 
 def test_an_older_task_that_is_given_back_is_as_old_as_before(scene: Scene) -> None:
     older = scene.warm(fingerprint="v1")
-    opened = scene.store.open_lease(wish(older_from=ORIGIN), now=NOW)
+    opened = scene.store.open_lease(wish(reusable_origin=ORIGIN), now=NOW)
     assert scene.store.give_back(opened.lease.id, now=NOW)
     assert scene.task(older.id).fingerprint == "v1"
-    assert claimed(scene, older_from=None) is None
+    assert claimed(scene, reusable_origin=None) is None
     assert claimed(scene) == older.id
 
 
@@ -118,7 +128,7 @@ def test_no_two_callers_get_the_same_while_a_template_changes(scene: Scene) -> N
         if number % 5 == 0:
             retire_older(scene, keep=30, most=1)
         # Those of the old configuration take the fresh ones for older, and the other way round.
-        wanted = wish(fingerprint="v1" if number % 2 else FINGERPRINT, older_from=ORIGIN)
+        wanted = wish(fingerprint="v1" if number % 2 else FINGERPRINT, reusable_origin=ORIGIN)
         opened = scene.store.open_lease(wanted, now=NOW + 9)
         return opened.task.id if opened.task else None
 
@@ -138,8 +148,8 @@ def test_older_tasks_are_counted_by_where_they_were_made(scene: Scene) -> None:
     scene.warm(fingerprint="v2")
     scene.warm(fingerprint="v1", origin="elsewhere")
     scene.warm(template="other", fingerprint="v1")
-    assert scene.store.older_warm_of(TEMPLATE, FINGERPRINT, older_from=ORIGIN) == 2
-    assert scene.store.older_warm_of(TEMPLATE, "v1", older_from=ORIGIN) == 2
+    assert scene.store.older_warm_of(TEMPLATE, FINGERPRINT, reusable_origin=ORIGIN) == 2
+    assert scene.store.older_warm_of(TEMPLATE, "v1", reusable_origin=ORIGIN) == 2
 
 
 def test_the_oldest_older_tasks_are_retired_down_to_a_number(scene: Scene) -> None:
@@ -160,7 +170,7 @@ def test_tasks_that_will_not_do_neither_count_nor_go_with_the_older_ones(scene: 
     scene.warm(fingerprint="v1", origin="elsewhere")
     scene.warm(template="other", fingerprint="v1")
     scene.warm(fingerprint="v1")
-    scene.store.open_lease(wish(older_from=ORIGIN), now=NOW)
+    scene.store.open_lease(wish(reusable_origin=ORIGIN), now=NOW)
     scene.warm()
     before = everything(scene.store)
     assert retire_older(scene, keep=0) == 0
@@ -173,9 +183,9 @@ def test_those_that_may_still_be_handed_out_are_spared(scene: Scene) -> None:
     for origin in ("elsewhere", ""):
         scene.warm(fingerprint="v1", origin=origin)
 
-    def retire(older_from: str | None) -> int:
+    def retire(reusable_origin: str | None) -> int:
         return scene.store.retire_other_fingerprints(
-            TEMPLATE, FINGERPRINT, older_from=older_from, reason="changed", now=NOW
+            TEMPLATE, FINGERPRINT, reusable_origin=reusable_origin, reason="changed", now=NOW
         )
 
     assert retire(ORIGIN) == 2

@@ -96,7 +96,7 @@ def test_a_hold_that_is_due_when_the_clock_was_set_forward_stays_so(store: Store
 
 def test_doubts_do_not_last_for_hours(scene: Scene) -> None:
     scene.warm()
-    scene.store.doubt_warm(until=NOW + 5.0)
+    scene.store.quarantine_warm(until=NOW + 5.0)
     move(scene.store, -HOUR)
     now = NOW - HOUR
     assert scene.store.open_lease(wish(), now=now).task is None

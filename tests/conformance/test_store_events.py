@@ -10,7 +10,7 @@ from store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, Scene, data, wish
 
 from pool.errors import IdempotencyConflict
 from pool.model import KINDS, EndedRequest, Event, Hold, Outcome, new_id
-from pool.store import CreateLimit, Opened, Store
+from pool.store import CreateLimit, NewMember, Opened, Store
 
 #: Times of steps that follow each other.
 T1, T2, T3, T4 = (NOW + 10 * step for step in range(1, 5))
@@ -49,7 +49,7 @@ def test_a_hit(scene: Scene) -> None:
     make_warm(scene, now=T1)
     opened = scene.store.open_lease(wish(), request=data(), now=T2)
     assert opened.request and opened.task
-    scene.store.begin_import(opened.request.id, deadline=T4, now=T3)
+    scene.store.begin_import(scene.import_id(opened.request.id), deadline=T4, now=T3)
     scene.store.complete_import(opened.task.id, JOBS, now=T4)
     assert told(scene) == [
         ("task.warm", T1),
@@ -70,7 +70,7 @@ def test_a_wait(scene: Scene) -> None:
     make_warm(scene, now=T2)
     assert opened.request
     assert scene.store.claim_warm(opened.lease.id, FINGERPRINT, now=T3)
-    assert scene.store.begin_import(opened.request.id, deadline=T4, now=T4)
+    assert scene.store.begin_import(scene.import_id(opened.request.id), deadline=T4, now=T4)
     assert told(scene) == [
         ("request.queued", T1),
         ("task.warm", T2),
@@ -147,7 +147,7 @@ def test_the_time_in_which_it_was_held_is_cvats_part(
     assert opened.request is not None
     task_id = make_warm(scene, now=NOW)
     assert scene.store.claim_warm(opened.lease.id, FINGERPRINT, now=NOW + 9)
-    scene.store.begin_import(opened.request.id, deadline=NOW + 99, now=NOW + 10)
+    scene.store.begin_import(scene.import_id(opened.request.id), deadline=NOW + 99, now=NOW + 10)
     before = scene.store.last_event_id()
     scene.store.complete_import(task_id, JOBS, now=NOW + 12)
     ready = scene.store.events_after(before, limit=1)[0]
@@ -160,23 +160,22 @@ def test_the_time_in_which_it_was_held_is_cvats_part(
 @pytest.mark.parametrize("spooled", [False, True], ids=["another task", "put aside"])
 def test_tries_that_came_to_nothing_are_cvats_part(scene: Scene, spooled: bool) -> None:
     """Of 20 seconds 5 went into such a try, of which CVAT was held for the last one."""
-    opened, again = scene.uploading(now=NOW), new_id()
+    opened = scene.uploading(now=NOW)
     request = opened.request
     assert request is not None
     hold(scene.store, since=NOW + 4)
     if spooled:
         assert scene.store.queue_request(
-            request.id, under=opened.lease.id, lease_id=again, most=None, now=NOW + 5
+            request.id, expected_lease_id=opened.lease.id, most=None, now=NOW + 5
         )
     else:
-        assert scene.store.requeue_request(
-            request.id, lease_id=again, reason="cut off", now=NOW + 5
-        )
+        assert scene.requeue(request.id, reason="cut off", now=NOW + 5)
+    again = scene.request(request).lease_id
     scene.store.release_hold("", now=NOW + 6)
     make_warm(scene, now=NOW + 8)
     handout = scene.store.claim_warm(again, FINGERPRINT, now=NOW + 9)
     assert handout is not None
-    scene.store.begin_import(request.id, deadline=NOW + 99, now=NOW + 10)
+    scene.store.begin_import(scene.import_id(request.id), deadline=NOW + 99, now=NOW + 10)
     scene.store.complete_import(handout.task.id, JOBS, now=NOW + 20)
     (ended,) = scene.store.ended_requests(since=NOW, limit=9)
     assert (ended.seconds, ended.server_seconds) == (20, 10 + 4 + 2)
@@ -218,25 +217,26 @@ def test_a_request_is_handed_out_when_it_is_served(scene: Scene) -> None:
     request = opened.request
     assert request
     before = store.last_event_id()
-    for number in range(3):
-        under, fresh = scene.request(request).lease_id, f"fresh{number}"
-        assert store.queue_request(request.id, under=under, lease_id=fresh, most=None, now=T2)
-        assert store.claim_queued(request.id, FINGERPRINT, owner="here", now=T3)
+    for _ in range(3):
+        lease_id = scene.request(request).lease_id
+        assert store.queue_request(request.id, expected_lease_id=lease_id, most=None, now=T2)
+        member = NewMember(request_id=request.id)
+        assert store.claim_queued([member], FINGERPRINT, owner="here", now=T3)
     assert {kind for kind, _ in told(scene, after=before)} == {
         "request.queued",
         "request.uploading",
     }
     assert (store.hand_outs(), store.demand(TEMPLATE, since=0)) == ({}, [])
-    assert store.begin_import(request.id, deadline=T4, now=T4)
+    assert store.begin_import(scene.import_id(request.id), deadline=T4, now=T4)
     assert store.hand_outs() == {TEMPLATE: {Outcome.WAIT: 1}}
     handed_out = store.events_after(before, limit=99)[-3]
     assert (handed_out.kind, handed_out.seconds) == ("lease.handed_out", T3 - T1)
     # CVAT loses the import, and the request gets another task.
     after = store.last_event_id()
     scene.warm(now=T4)
-    assert store.requeue_request(request.id, lease_id="again", reason="lost", now=T4)
-    assert store.claim_warm("again", FINGERPRINT, now=T4)
-    assert store.begin_import(request.id, deadline=T4, now=T4)
+    again = scene.requeue(request.id, reason="lost", now=T4)
+    assert store.claim_warm(again, FINGERPRINT, now=T4)
+    assert store.begin_import(scene.import_id(request.id), deadline=T4, now=T4)
     assert store.hand_outs() == {TEMPLATE: {Outcome.WAIT: 1}}
     assert "lease.handed_out" not in {kind for kind, _ in told(scene, after=after)}
 
@@ -259,9 +259,9 @@ def test_a_request_that_needs_another_task(scene: Scene) -> None:
     opened = scene.importing(now=T1)
     before = scene.store.last_event_id()
     assert opened.request
-    scene.store.requeue_request(opened.request.id, lease_id="fresh", reason="gone", now=T2)
+    fresh = scene.requeue(opened.request.id, now=T2)
     assert told(scene, after=before) == [("request.queued", T2), ("task.failed", T2)]
-    assert scene.store.events_after(before, limit=1)[0].lease_id == "fresh"
+    assert scene.store.events_after(before, limit=1)[0].lease_id == fresh
 
 
 def test_a_request_that_is_called_off(scene: Scene) -> None:
@@ -332,7 +332,7 @@ def test_what_does_not_happen_is_no_event(scene: Scene) -> None:
     scene.waiting(key="k")
     before, store = scene.store.last_event_id(), scene.store
     assert ready.request
-    assert not store.begin_import(ready.request.id, deadline=T4, now=T2)
+    assert not store.begin_import(scene.import_id(ready.request.id), deadline=T4, now=T2)
     assert not store.give_back(ready.lease.id, now=T2)
     assert not store.retire("unknown", reason="", now=T2)
     assert not store.claim_warm(waiting.lease.id, FINGERPRINT, now=T2)

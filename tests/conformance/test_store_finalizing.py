@@ -42,18 +42,31 @@ def test_a_ready_task_is_left_a_while_to_who_has_served_it(scene: Scene) -> None
     )
 
 
+def step_of(scene: Scene, opened: Opened, kind: FinalKind) -> FinalStep:
+    """One step of a hand-out's task, as it was left, or would be."""
+    return FinalStep(
+        kind=kind,
+        task=scene.task(opened.lease.pooled_id),
+        request=opened.request,
+        tries=0,
+        since=NOW,
+        due_at=NOW,
+    )
+
+
 def test_nothing_is_left_for_a_task_that_is_not_ready(scene: Scene) -> None:
     opened = scene.importing()
     assert scene.store.steps_of(opened.lease.pooled_id or "") == []
-    assert not scene.store.end_step(opened.lease.pooled_id or "", NAME, name="n", now=NOW)
+    assert not scene.store.end_step(step_of(scene, opened, NAME), name="n", now=NOW)
     assert scene.task(opened.lease.pooled_id).name != "n"
 
 
 def test_a_step_ends_once_and_alone(scene: Scene) -> None:
     opened = ready(scene)
     pooled_id = opened.lease.pooled_id or ""
-    assert scene.store.end_step(pooled_id, NAME, name="monday", now=NOW + 4)
-    assert not scene.store.end_step(pooled_id, NAME, name="tuesday", now=NOW + 5)
+    step = step_of(scene, opened, NAME)
+    assert scene.store.end_step(step, name="monday", now=NOW + 4)
+    assert not scene.store.end_step(step, name="tuesday", now=NOW + 5)
     assert scene.task(pooled_id).name == "monday"
     assert due(scene, NOW + 99) == [(opened.lease.id, ASSIGN)]
 
@@ -61,7 +74,8 @@ def test_a_step_ends_once_and_alone(scene: Scene) -> None:
 def test_a_step_that_failed_goes_behind_the_others_and_keeps_what_is_left(scene: Scene) -> None:
     opened, other = ready(scene), ready(scene)
     pooled_id = opened.lease.pooled_id or ""
-    assert scene.store.postpone_step(pooled_id, ASSIGN, tries=2, left=[31], due_at=NOW + 90)
+    assign = step_of(scene, opened, ASSIGN)
+    assert scene.store.postpone_step(assign, tries=2, left=[31], due_at=NOW + 90)
     assert due(scene, NOW + 99) == [
         (opened.lease.id, NAME),
         (other.lease.id, NAME),
@@ -70,14 +84,14 @@ def test_a_step_that_failed_goes_behind_the_others_and_keeps_what_is_left(scene:
     ]
     (_, step) = scene.store.steps_of(pooled_id)
     assert (step.tries, step.left, step.due_at) == (2, (31,), NOW + 90)
-    scene.store.end_step(pooled_id, ASSIGN, now=NOW)
-    assert not scene.store.postpone_step(pooled_id, ASSIGN, tries=3, left=None, due_at=NOW)
+    scene.store.end_step(assign, now=NOW)
+    assert not scene.store.postpone_step(assign, tries=3, left=None, due_at=NOW)
 
 
 def test_what_was_given_up_stands_on_the_request_and_is_told(scene: Scene) -> None:
     opened = ready(scene)
     told = scene.store.last_event_id()
-    scene.store.end_step(opened.lease.pooled_id or "", NAME, warning=REFUSED, now=NOW + 7)
+    scene.store.end_step(step_of(scene, opened, NAME), warning=REFUSED, now=NOW + 7)
     assert scene.request(opened.request).warnings == (REFUSED,)
     (event,) = scene.store.events_after(told, limit=9)
     assert (event.kind, event.code, event.at) == ("request.warned", "not-named", NOW + 7)

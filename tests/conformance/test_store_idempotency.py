@@ -25,7 +25,9 @@ def test_the_same_key_has_the_same_answer(scene: Scene, with_request: bool) -> N
     assert (again.lease, again.task, again.request) == (first.lease, first.task, first.request)
     assert everything(scene.store) == before
     if first.request is not None:
-        assert scene.store.begin_import(first.request.id, deadline=NOW + 9, now=NOW)
+        assert scene.store.begin_import(
+            scene.import_id(first.request.id), deadline=NOW + 9, now=NOW
+        )
     assert sum(counted.total for counted in scene.store.demand("streets", since=0)) == 1
 
 
@@ -50,10 +52,10 @@ def test_the_answer_follows_the_request(scene: Scene) -> None:
     scene.warm()
     first = scene.store.open_lease(wish(key="k"), request=data(), now=NOW)
     assert first.request is not None
-    scene.store.requeue_request(first.request.id, lease_id="second", reason="gone", now=NOW)
+    second = scene.requeue(first.request.id, now=NOW)
     again = scene.store.open_lease(wish(key="k"), request=data(), now=NOW)
     assert again.request == scene.request(first.request)
-    assert (again.lease.id, again.task) == ("second", None)
+    assert (again.lease.id, again.task) == (second, None)
 
 
 def test_a_task_that_was_given_back_is_not_answered_again(scene: Scene) -> None:

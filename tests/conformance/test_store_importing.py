@@ -29,7 +29,7 @@ def test_from_upload_to_jobs(scene: Scene) -> None:
     store, opened = scene.store, scene.uploading()
     assert scene.states(opened) == UPLOADING
     assert store.in_flight() == 1
-    assert store.begin_import(request_id(opened), deadline=NOW + 600, now=NOW + 1)
+    assert store.begin_import(scene.import_id(request_id(opened)), deadline=NOW + 600, now=NOW + 1)
     assert scene.states(opened) == IMPORTING
     assert scene.request(opened.request).deadline_at == NOW + 600
     assert scene.request(opened.request).uploaded_at == NOW + 1
@@ -47,7 +47,9 @@ def test_jobs_may_be_seen_before_the_upload_is_known_to_have_ended(scene: Scene)
     assert scene.store.complete_import(pooled_id(opened), JOBS, now=NOW + 2)
     assert scene.states(opened) == READY
     assert scene.request(opened.request).uploaded_at == NOW + 2
-    assert not scene.store.begin_import(request_id(opened), deadline=NOW, now=NOW + 3)
+    assert not scene.store.begin_import(
+        scene.import_id(request_id(opened)), deadline=NOW, now=NOW + 3
+    )
 
 
 def test_a_foreign_upload(scene: Scene) -> None:
@@ -85,14 +87,14 @@ def test_what_is_finished_stays_so(scene: Scene) -> None:
     before = everything(scene.store)
     for opened in (ready, failed):
         request, task = request_id(opened), pooled_id(opened)
-        assert not scene.store.begin_import(request, deadline=NOW, now=NOW)
+        assert not scene.store.begin_import(scene.import_id(request), deadline=NOW, now=NOW)
         assert not scene.store.complete_import(task, JOBS, now=NOW)
         assert not scene.store.fail_import(task, code="y", message="", now=NOW)
         assert not scene.store.fail_request(request, code="y", message="", now=NOW)
         assert not scene.store.return_request(request, code="y", message="", now=NOW)
-        assert not scene.store.requeue_request(request, lease_id="l", reason="", now=NOW)
+        assert not scene.requeue(request, now=NOW)
         assert not scene.store.cancel_request(request, now=NOW)
-    assert not scene.store.begin_import(request_id(waiting), deadline=NOW, now=NOW)
+    assert not scene.store.begin_import(scene.import_id(request_id(waiting)), deadline=NOW, now=NOW)
     assert not scene.store.complete_import("unknown", (), now=NOW)
     assert everything(scene.store) == before
 
@@ -145,22 +147,21 @@ def test_cancelling(scene: Scene) -> None:
 def test_another_task_for_a_request(scene: Scene, state: str) -> None:
     opened = getattr(scene, state)()
     old_task = pooled_id(opened)
-    assert scene.store.requeue_request(
-        request_id(opened), lease_id="fresh", reason="it is gone", now=NOW + 1
-    )
+    old_import = scene.import_id(request_id(opened))
+    lease_id = scene.requeue(request_id(opened), reason="it is gone", now=NOW + 1)
     request = scene.request(opened.request)
-    assert (request.state, request.lease_id) == (RequestState.QUEUED, "fresh")
+    assert (request.state, request.lease_id) == (RequestState.QUEUED, lease_id)
     assert (request.pooled_id, request.task_id, request.outcome) == (None, None, None)
     assert (request.handed_out_at, request.uploaded_at, request.deadline_at) == (None, None, None)
     assert scene.task(old_task).state is TaskState.FAILED
     assert scene.task(old_task).reason == "it is gone"
     assert scene.lease(opened.lease.id).state is LeaseState.USED
-    fresh = scene.lease("fresh")
+    fresh = scene.lease(lease_id)
     assert (fresh.state, fresh.template, fresh.owner) == (LeaseState.WAITING, "streets", "here")
-    assert not scene.store.requeue_request(request.id, lease_id="more", reason="", now=NOW + 1)
+    assert not scene.store.requeue_import(old_import, reason="", now=NOW + 1)
 
     task = scene.warm()
-    handout = scene.store.claim_warm("fresh", "f00d", now=NOW + 2)
+    handout = scene.store.claim_warm(lease_id, "f00d", now=NOW + 2)
     assert handout is not None
     assert handout.request is not None
     assert (handout.request.state, handout.request.pooled_id) == (RequestState.UPLOADING, task.id)
@@ -185,7 +186,7 @@ def test_attaching_a_request(scene: Scene) -> None:
     assert scene.store.hand_outs() == {"streets": {Outcome.HIT: 1}}
     assert scene.store.watched_leases() == []
     assert not scene.store.give_back(opened.lease.id, now=NOW)
-    assert scene.store.begin_import(files.id, deadline=NOW, now=NOW)
+    assert scene.store.begin_import(scene.import_id(files.id), deadline=NOW, now=NOW)
 
 
 def test_leases_that_take_no_request(scene: Scene) -> None:
@@ -255,12 +256,3 @@ def test_one_process_only_adopts_a_request(scene: Scene, store_url: str) -> None
     calls = [(store_url, owner) for owner in "abcd"]
     adopted = chain.from_iterable(processes.run(processes.adopt, *calls))
     assert sorted(adopted) == sorted(orphans)
-
-
-def test_importing_tasks_of_one_owner(scene: Scene) -> None:
-    first, second = scene.importing(), scene.importing()
-    scene.importing(owner="there")
-    scene.uploading()
-    tracked = scene.store.importing_tasks(owner="here")
-    assert [request.id for _, request in tracked] == [request_id(first), request_id(second)]
-    assert [task.id for task, _ in tracked] == [pooled_id(first), pooled_id(second)]

@@ -256,8 +256,7 @@ def test_what_was_asked_for_counts_once_whatever_it_used_up(scene: Scene) -> Non
     scene.store.open_lease(wish(template="other"), now=NOW)
     sent_twice = scene.uploading(now=NOW + 1)
     assert sent_twice.request is not None
-    again = new_id()
-    scene.store.requeue_request(sent_twice.request.id, lease_id=again, reason="", now=NOW + 50)
+    again = scene.requeue(sent_twice.request.id, now=NOW + 50)
     assert asked().times == array("d")
     scene.warm(now=NOW + 60)
     scene.store.claim_warm(again, FINGERPRINT, now=NOW + 60)

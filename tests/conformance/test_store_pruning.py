@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, Scene, data, everything, wish
 
-from pool.model import FinalKind, Hold, RequestWarning, TaskState
+from pool.model import Hold, RequestWarning, TaskState
 from pool.store import Opened, Store
 
 LATER = NOW + 1000
@@ -17,11 +17,11 @@ def ready(scene: Scene, *, now: float = NOW, key: str | None = None, named: bool
     opened = scene.store.open_lease(wish(key=key), request=data(), now=now)
     assert opened.request is not None
     assert opened.lease.pooled_id is not None
-    scene.store.begin_import(opened.request.id, deadline=now + 9, now=now)
+    scene.begin_import(opened, now=now)
     assert scene.store.complete_import(opened.lease.pooled_id, JOBS, now=now)
     if named:
         for step in scene.store.steps_of(opened.lease.pooled_id):
-            assert scene.store.end_step(step.task.id, step.kind, now=now)
+            assert scene.store.end_step(step, now=now)
     return opened
 
 
@@ -96,10 +96,11 @@ def test_a_task_without_its_final_name_is_kept_with_its_request(scene: Scene) ->
 def test_a_task_whose_last_step_was_given_up_is_forgotten(scene: Scene) -> None:
     opened, given_up = ready(scene, named=False), RequestWarning(code="c", text="t")
     pooled_id = opened.lease.pooled_id or ""
-    scene.store.end_step(pooled_id, FinalKind.NAME, warning=given_up, now=NOW)
+    name, assign = scene.store.steps_of(pooled_id)[::-1]
+    scene.store.end_step(name, warning=given_up, now=NOW)
     prune_all(scene.store, before=LATER)
     assert scene.request(opened.request).warnings == (given_up,)
-    scene.store.end_step(pooled_id, FinalKind.ASSIGN, warning=given_up, now=NOW)
+    scene.store.end_step(assign, warning=given_up, now=NOW)
     prune_all(scene.store, before=LATER)
     assert everything(scene.store) == ([], [], ())
 

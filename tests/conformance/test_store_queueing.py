@@ -9,7 +9,7 @@ from store_scene import JOBS, NOW, Scene, data, everything, wish
 
 from pool.errors import IdempotencyConflict, QueueFull
 from pool.model import LeaseState, Outcome, RequestRecord, RequestState, TaskState
-from pool.store import NOBODY, Opened
+from pool.store import UNOWNED, NewMember, Opened
 
 WAITING = (None, LeaseState.WAITING, RequestState.QUEUED)
 
@@ -36,11 +36,11 @@ def uploading(scene: Scene, *, owner: str = "here") -> Opened:
 
 
 def queue(
-    scene: Scene, request: RequestRecord | None, *, under: str = "", most: int | None = None
+    scene: Scene, request: RequestRecord | None, *, expected: str = "", most: int | None = None
 ) -> RequestRecord | None:
     assert request is not None
     return scene.store.queue_request(
-        request.id, under=under or request.lease_id, lease_id="fresh", most=most, now=NOW + 1
+        request.id, expected_lease_id=expected or request.lease_id, most=most, now=NOW + 1
     )
 
 
@@ -55,10 +55,10 @@ def test_a_spooled_request_that_waits_is_nobodys(scene: Scene) -> None:
     request = spooled(scene)
     assert (request.state, request.owner, request.spooled) == (
         RequestState.QUEUED,
-        NOBODY,
+        UNOWNED,
         True,
     )
-    assert scene.lease(request.lease_id).owner == NOBODY
+    assert scene.lease(request.lease_id).owner == UNOWNED
     assert scene.request(request) == request
 
 
@@ -102,22 +102,22 @@ def test_an_untouched_task_is_given_back(scene: Scene) -> None:
     queued = queue(scene, opened.request)
     assert queued is not None
     assert queued == scene.request(opened.request)
-    assert (queued.state, queued.owner, queued.spooled) == (RequestState.QUEUED, NOBODY, True)
-    assert (queued.lease_id, queued.pooled_id, queued.task_id) == ("fresh", None, None)
-    assert (queued.outcome, queued.handed_out_at, queued.tasks_spent) == (None, None, 0)
+    assert (queued.state, queued.owner, queued.spooled) == (RequestState.QUEUED, UNOWNED, True)
+    assert (queued.import_id, queued.pooled_id, queued.task_id) == (None, None, None)
+    assert (queued.outcome, queued.handed_out_at, queued.imports_used) == (None, None, 0)
     assert scene.task(task_id).state is TaskState.WARM
     assert scene.task(task_id).lease_id is None
     assert scene.lease(opened.lease.id).state is LeaseState.RELEASED
-    fresh = scene.lease("fresh")
-    assert (fresh.state, fresh.owner, fresh.template) == (LeaseState.WAITING, NOBODY, "streets")
+    fresh = scene.lease(queued.lease_id)
+    assert (fresh.state, fresh.owner, fresh.template) == (LeaseState.WAITING, UNOWNED, "streets")
 
 
 def test_what_waits_anyway_waits_in_the_spool(scene: Scene) -> None:
     opened = scene.queued(key="k")
     queued = queue(scene, opened.request)
     assert queued is not None
-    assert (queued.lease_id, queued.spooled, queued.owner) == (opened.lease.id, True, NOBODY)
-    assert scene.store.lease("fresh") is None
+    assert (queued.lease_id, queued.spooled, queued.owner) == (opened.lease.id, True, UNOWNED)
+    assert len(scene.store.leases()) == 1
     assert scene.states(opened) == WAITING
     assert scene.queued(key="k").request == queued, "its key is known, and to other processes"
 
@@ -140,8 +140,8 @@ def test_what_cannot_be_put_aside(scene: Scene) -> None:
     before = everything(scene.store)
     assert queue(scene, importing.request) is None
     assert queue(scene, cancelled.request) is None
-    assert queue(scene, moved.request, under="another lease") is None
-    unknown = scene.store.queue_request("x", under="y", lease_id="z", most=None, now=NOW)
+    assert queue(scene, moved.request, expected="another lease") is None
+    unknown = scene.store.queue_request("x", expected_lease_id="y", most=None, now=NOW)
     assert unknown is None
     assert everything(scene.store) == before
 
@@ -183,16 +183,22 @@ def test_what_cannot_be_taken(scene: Scene) -> None:
     store.renew_owner("alive", until=NOW + 99)
     unspooled, importing = scene.queued(owner="gone"), uploading(scene)
     assert importing.request is not None
-    assert store.begin_import(importing.request.id, deadline=NOW, now=NOW)
+    assert store.begin_import(scene.import_id(importing.request.id), deadline=NOW, now=NOW)
     served, cancelled = uploading(scene, owner="alive"), spooled(scene)
     store.cancel_request(cancelled.id, now=NOW)
     before = everything(store)
     for request in (unspooled.request, importing.request, served.request, cancelled):
         assert request is not None
         assert store.take_spooled(request.id, owner="daemon", now=NOW) is None
-        assert store.claim_queued(request.id, "f00d", owner="daemon", now=NOW) is None
+        assert (
+            store.claim_queued([NewMember(request_id=request.id)], "f00d", owner="daemon", now=NOW)
+            is None
+        )
     assert store.take_spooled("unknown", owner="daemon", now=NOW) is None
-    assert store.claim_queued("unknown", "f00d", owner="daemon", now=NOW) is None
+    assert (
+        store.claim_queued([NewMember(request_id="unknown")], "f00d", owner="daemon", now=NOW)
+        is None
+    )
     assert everything(store) == before
     assert store.adopt_requests("daemon", now=NOW) == [
         replace(scene.request(each.request), owner="daemon") for each in (unspooled, importing)
@@ -201,18 +207,35 @@ def test_what_cannot_be_taken(scene: Scene) -> None:
 
 def test_claiming_for_a_queued_request(scene: Scene) -> None:
     request = spooled(scene)
-    assert scene.store.claim_queued(request.id, "f00d", owner="daemon", now=NOW) is None
+    assert (
+        scene.store.claim_queued(
+            [NewMember(request_id=request.id)], "f00d", owner="daemon", now=NOW
+        )
+        is None
+    )
     assert scene.request(request) == request
     task = scene.warm()
-    assert scene.store.claim_queued(request.id, "other", owner="daemon", now=NOW) is None
-    handout = scene.store.claim_queued(request.id, "f00d", owner="daemon", now=NOW + 5)
+    assert (
+        scene.store.claim_queued(
+            [NewMember(request_id=request.id)], "other", owner="daemon", now=NOW
+        )
+        is None
+    )
+    handout = scene.store.claim_queued(
+        [NewMember(request_id=request.id)], "f00d", owner="daemon", now=NOW + 5
+    )
     assert handout is not None
     assert handout.request == scene.request(request)
     assert handout.request.state is RequestState.UPLOADING
     assert (handout.request.owner, handout.lease.owner) == ("daemon", "daemon")
     assert (handout.task.id, handout.lease.outcome) == (task.id, Outcome.WAIT)
     scene.warm()
-    assert scene.store.claim_queued(request.id, "f00d", owner="daemon", now=NOW) is None
+    assert (
+        scene.store.claim_queued(
+            [NewMember(request_id=request.id)], "f00d", owner="daemon", now=NOW
+        )
+        is None
+    )
 
 
 def test_a_task_made_for_a_request_that_was_taken(scene: Scene) -> None:
@@ -254,11 +277,11 @@ def test_one_that_needs_another_task_is_nobodys(scene: Scene, state: str) -> Non
     request = opened.request
     assert request is not None
     if state == "importing":
-        scene.store.begin_import(request.id, deadline=NOW, now=NOW)
-    assert scene.store.requeue_request(request.id, lease_id="fresh", reason="gone", now=NOW)
+        scene.begin_import(opened, now=NOW)
+    fresh = scene.requeue(request.id, now=NOW)
     queued = scene.request(request)
-    assert (queued.owner, queued.tasks_spent) == (NOBODY, 1)
-    assert scene.lease("fresh").owner == NOBODY
+    assert (queued.owner, queued.imports_used) == (UNOWNED, 1)
+    assert scene.lease(fresh).owner == UNOWNED
     assert unserved(scene) == [request.id]
 
 
@@ -267,7 +290,7 @@ def test_its_key_stays_its_own(scene: Scene) -> None:
     queued, untouched = spooled(scene, key="q"), spooled(scene, key="u")
     scene.store.fail_request(queued.id, code="pool-empty", message="", now=NOW)
     scene.warm()
-    scene.store.claim_queued(untouched.id, "f00d", owner="daemon", now=NOW)
+    scene.store.claim_queued([NewMember(request_id=untouched.id)], "f00d", owner="daemon", now=NOW)
     scene.store.return_request(untouched.id, code="data-gone", message="", now=NOW)
     for key, request in (("q", queued), ("u", untouched)):
         assert scene.queued(key=key).request == scene.request(request)
@@ -293,27 +316,24 @@ def test_whoever_lost_a_request_changes_nothing(scene: Scene, call: str) -> None
     opened = uploading(scene)
     request, store = opened.request, scene.store
     assert request is not None
-    store.requeue_request(request.id, under=opened.lease.id, lease_id="fresh", reason="", now=NOW)
+    lost = scene.import_id(request.id), opened.lease.id
+    scene.requeue(request.id, now=NOW)
     scene.warm()
-    assert store.claim_queued(request.id, "f00d", owner="heir", now=NOW)
+    assert store.claim_queued([NewMember(request_id=request.id)], "f00d", owner="heir", now=NOW)
     before = everything(store)
     calls = {
-        "begin_import": lambda under: store.begin_import(
-            request.id, under=under, deadline=NOW, now=NOW
+        "begin_import": lambda import_id, _: store.begin_import(import_id, deadline=NOW, now=NOW),
+        "fail_request": lambda _, lease_id: store.fail_request(
+            request.id, expected_lease_id=lease_id, code="x", message="", now=NOW
         ),
-        "fail_request": lambda under: store.fail_request(
-            request.id, under=under, code="x", message="", now=NOW
+        "return_request": lambda _, lease_id: store.return_request(
+            request.id, expected_lease_id=lease_id, code="x", message="", now=NOW
         ),
-        "return_request": lambda under: store.return_request(
-            request.id, under=under, code="x", message="", now=NOW
-        ),
-        "requeue": lambda under: store.requeue_request(
-            request.id, under=under, lease_id="more", reason="", now=NOW
-        ),
+        "requeue": lambda import_id, _: store.requeue_import(import_id, reason="", now=NOW),
     }
-    assert not calls[call](opened.lease.id)
+    assert not calls[call](*lost)
     assert everything(store) == before
-    assert calls[call]("fresh")
+    assert calls[call](scene.import_id(request.id), scene.request(request).lease_id)
 
 
 # --- Counting ------------------------------------------------------------------------------------

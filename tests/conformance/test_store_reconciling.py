@@ -58,24 +58,24 @@ def test_a_row_that_had_a_task_is_never_adopted(scene: Scene) -> None:
 
 def test_a_doubted_task_is_not_handed_out_until_it_is_trusted(scene: Scene) -> None:
     first, second = scene.warm(now=NOW), scene.warm(now=NOW + 1)
-    assert scene.store.doubt_warm(until=NOW + 60) == 2
+    assert scene.store.quarantine_warm(until=NOW + 60) == 2
     fresh = scene.warm(now=NOW + 2)
     waiting = [scene.store.open_lease(wish(), now=NOW + 3) for _ in range(2)]
     assert [opened.task and opened.task.id for opened in waiting] == [fresh.id, None]
     lease_id = waiting[1].lease.id
     assert scene.store.claim_warm(lease_id, FINGERPRINT, now=NOW + 3) is None
-    assert scene.store.trust_warm([second.id, "unknown"]) == 1
+    assert scene.store.clear_quarantine([second.id, "unknown"]) == 1
     handout = scene.store.claim_warm(lease_id, FINGERPRINT, now=NOW + 3)
     assert handout is not None
     assert (handout.task.id, handout.lease.outcome) == (second.id, Outcome.WAIT)
     assert scene.store.open_lease(wish(), now=NOW + 4).task is None
     assert scene.task(first.id).state is TaskState.WARM
-    assert scene.store.trust_warm([second.id]) == 0
+    assert scene.store.clear_quarantine([second.id]) == 0
 
 
 def test_doubts_end_by_themselves(scene: Scene) -> None:
     first, second = scene.warm(now=NOW), scene.warm(now=NOW + 1)
-    scene.store.doubt_warm(until=NOW + 60)
+    scene.store.quarantine_warm(until=NOW + 60)
     waiting = scene.waiting(now=NOW + 59)
     assert scene.store.claim_warm(waiting.lease.id, FINGERPRINT, now=NOW + 59.9) is None
     handout = scene.store.claim_warm(waiting.lease.id, FINGERPRINT, now=NOW + 60)
@@ -86,7 +86,7 @@ def test_doubts_end_by_themselves(scene: Scene) -> None:
 
 def test_doubted_tasks_count_as_capacity(scene: Scene) -> None:
     scene.warm()
-    scene.store.doubt_warm(until=NOW + 60)
+    scene.store.quarantine_warm(until=NOW + 60)
     assert scene.store.capacity_of(TEMPLATE, FINGERPRINT) == 1
     assert scene.store.warm_of(TEMPLATE, FINGERPRINT) == 1
 
@@ -94,7 +94,7 @@ def test_doubted_tasks_count_as_capacity(scene: Scene) -> None:
 def test_only_warm_tasks_are_doubted(scene: Scene) -> None:
     opened = scene.leased()
     scene.creating()
-    assert scene.store.doubt_warm(until=NOW + 60) == 0
+    assert scene.store.quarantine_warm(until=NOW + 60) == 0
     assert scene.store.give_back(opened.lease.id, now=NOW + 1)
     assert scene.lease(opened.lease.id).state is LeaseState.RELEASED
     assert scene.store.open_lease(wish(), now=NOW + 2).task is not None

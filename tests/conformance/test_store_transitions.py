@@ -20,7 +20,7 @@ from store_model import L, Lease, Model, R, Request, T, Task
 from store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, data, everything, wish
 
 from pool.model import new_id
-from pool.store import CreateLimit, NewRequest, open_store
+from pool.store import CreateLimit, NewMember, NewRequest, open_store
 
 
 class Calls(Model):
@@ -182,8 +182,8 @@ class Calls(Model):
     @rule(number=st.integers(0, 9))
     def begin_import(self, number: int) -> None:
         request_id, request = self.some_request(number)
-        due = request.state is R.UPLOADING
-        self.expect(due, lambda: self.store.begin_import(request_id, deadline=NOW, now=self.now))
+        due, import_id = request.state is R.UPLOADING, self.import_id(request_id)
+        self.expect(due, lambda: self.store.begin_import(import_id, deadline=NOW, now=self.now))
         if due:
             self.move_request(request_id, R.IMPORTING)
             self.move_task(self.held_task(request) or "", T.IMPORTING)
@@ -233,16 +233,12 @@ class Calls(Model):
     @rule(number=st.integers(0, 9))
     def requeue_request(self, number: int) -> None:
         request_id, request = self.some_request(number)
-        fresh, was = new_id(), request.state
+        was, import_id = request.state, self.import_id(request_id)
         due = was in (R.UPLOADING, R.IMPORTING)
-        self.expect(
-            due,
-            lambda: self.store.requeue_request(
-                request_id, lease_id=fresh, reason="x", now=self.now
-            ),
-        )
+        self.expect(due, lambda: self.store.requeue_import(import_id, reason="x", now=self.now))
         if not due:
             return
+        fresh = self.lease_id(request_id)
         self.move_request(request_id, R.QUEUED)
         self.move_task(self.held_task(request) or "", T.FAILED)
         if was is R.UPLOADING:
@@ -254,18 +250,19 @@ class Calls(Model):
     @rule(number=st.integers(0, 9), lost=st.booleans())
     def queue_request(self, number: int, lost: bool) -> None:
         request_id, request = self.some_request(number)
-        fresh, was = new_id(), request.state
+        was = request.state
         due = was in (R.QUEUED, R.UPLOADING) and not lost
-        under = "another" if lost else request.lease
+        expected = "another" if lost else request.lease
         self.expect(
             due,
             lambda: self.store.queue_request(
-                request_id, under=under, lease_id=fresh, most=None, now=self.now
+                request_id, expected_lease_id=expected, most=None, now=self.now
             ),
         )
         if not due:
             return
         request.spooled = True
+        fresh = self.lease_id(request_id)
         if was is R.UPLOADING:
             self.move_request(request_id, R.QUEUED)
             self.move_task(self.held_task(request) or "", T.WARM)
@@ -290,7 +287,9 @@ class Calls(Model):
         due = request.spooled and request.state is R.QUEUED and pooled_id is not None
         self.expect(
             due,
-            lambda: self.store.claim_queued(request_id, FINGERPRINT, owner="me", now=self.now),
+            lambda: self.store.claim_queued(
+                [NewMember(request_id=request_id)], FINGERPRINT, owner="me", now=self.now
+            ),
         )
         if due and pooled_id:
             self.move_lease(request.lease, L.ACTIVE)

@@ -211,7 +211,9 @@ class Promises:
             task = state.tasks.get(request.task_id or 0)
             if request.state is not R.READY or task is None:
                 continue
-            jobs = [job.id for job in world.ours.store.jobs_of(request.pooled_id)]
+            jobs = [
+                job.id for job in world.ours.store.jobs_of(request.pooled_id, request_id=request.id)
+            ]
             assert jobs == task.job_ids, f"{request} has jobs {jobs}, not {task.job_ids}"
             names = [frame.name for frame in task.data.frames] if task.data else []
             if task.id not in world.changed.keys() | world.own:

@@ -76,7 +76,7 @@ def test_what_a_sink_has_to_be_told_is_kept_with_its_request(
     store.open_sinks(["dead"])
     serve(store, "r1", now=clock.now())
     (step,) = store.due_steps(now=clock.now() + FINAL_GRACE, limit=9)
-    assert store.end_step(step.task.id, step.kind, name="n", now=clock.now())
+    assert store.end_step(step, name="n", now=clock.now())
     clock.advance(3 * EVENTS_FOR)
     report = cleanup.run_once()
     assert (report.events, store.request("r1") is not None) == (0, True)

@@ -101,7 +101,7 @@ def test_the_request_of_another_process_is_completed_and_finished(
     task_id = imports.begin(owner="elsewhere")
     assert deliveries.handle(created(task_id)) is Effect.DELIVERED
     assert imports.state(task_id) is RequestState.READY
-    assert [each.request_id for each in finished] == ["request1"], "it gets its name here"
+    assert [each.request_ids for each in finished] == [("request1",)], "it gets its name here"
     assert cvat.count("jobs") == 0
     task_id = imports.begin(owner="elsewhere")
     deliveries.handle(completed(task_id, "failed", "broken"))

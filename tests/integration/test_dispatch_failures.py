@@ -251,7 +251,7 @@ def test_where_no_upload_works_no_request_fails(
         serve(dispatch)
         assert cvat.count("upload") == before + 1, "one try a minute, and a task for it"
     assert {state(engine, each) for each in requests} == {QUEUED}
-    spent = [read(engine, each).tasks_spent for each in requests]
+    spent = [read(engine, each).imports_used for each in requests]
     assert abs(spent[0] - spent[1]) <= 1, "each in turn"
     hold = engine.store.holds()[template.name]
     assert (hold.uploads, "HTTP 500" in hold.reason) == (True, True)

@@ -57,7 +57,7 @@ def test_a_server_that_is_down_costs_no_task_and_no_request(
     assert state(engine, request) is QUEUED
     assert levels(engine, template) == {"warm": 3}
     assert engine.store.holds()[SERVER].code == "cvat-unreachable"
-    assert (read(engine, request).owner, read(engine, request).tasks_spent) == ("", 0)
+    assert (read(engine, request).owner, read(engine, request).imports_used) == ("", 0)
     come_back(cvat)
     assert serve(dispatch) == 0, "held"
     clock.advance(2.0)
@@ -134,7 +134,7 @@ def test_an_upload_into_the_void_costs_one_task_and_no_more(
         serve(dispatch)
         clock.advance(60.0)
     assert levels(engine, template) == {"warm": 2, "failed": 1}
-    assert read(engine, request).tasks_spent == 1
+    assert read(engine, request).imports_used == 1
     come_back(cvat)
     serve(dispatch)
     assert state(engine, request) is IMPORTING

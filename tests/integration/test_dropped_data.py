@@ -24,10 +24,13 @@ def test_data_that_went_into_a_lease_that_was_followed(
     engine.tracker.watch_lease(watched)
     engine.spool.keep("r1", build_upload([("a.jpg", b"content")]))
     request = NewRequest(id="r1", files=("a.jpg",), size=7, spooled=True)
-    assert engine.store.attach_request(
+    handout = engine.store.attach_request(
         opened.lease.id, request, owner=engine.owner, now=clock.now()
     )
-    engine.store.begin_import("r1", deadline=clock.now() + 60, now=clock.now())
+    assert handout is not None and handout.request is not None
+    engine.store.begin_import(
+        handout.request.import_id or "", deadline=clock.now() + 60, now=clock.now()
+    )
     cvat.make_ready(opened.task.task_id)
     while (wait := engine.tracker.seconds_until_due()) is not None:
         clock.advance(wait)

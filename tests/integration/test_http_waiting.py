@@ -41,8 +41,9 @@ def importing(served: Serving, number: int) -> str:
         id=f"lease{number}", template="scenes", fingerprint="none", owner="other", ttl=60.0
     )
     store.open_lease(lease, request=NewRequest(id=f"request{number}", files=("a",)), now=now)
-    assert store.finish_cold(task.id, lease.id, prepared=True, now=now)
-    assert store.begin_import(f"request{number}", deadline=now + 60, now=now)
+    handout = store.finish_cold(task.id, lease.id, prepared=True, now=now)
+    assert handout is not None and handout.request is not None
+    assert store.begin_import(handout.request.import_id or "", deadline=now + 60, now=now)
     return f"request{number}"
 
 

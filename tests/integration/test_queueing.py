@@ -163,7 +163,7 @@ def test_an_answer_that_was_lost_with_the_server(
     request = submit(pool)
     assert request.state is QUEUED
     assert levels(pool.engine, template) == {"warm": 2, "failed": 1}, "nobody knows what is in it"
-    assert request.record.tasks_spent == 1
+    assert request.record.imports_used == 1
 
 
 @pytest.mark.usefixtures("daemon")

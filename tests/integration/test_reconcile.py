@@ -318,7 +318,7 @@ def test_doubted_tasks_are_handed_out_once_they_were_looked_at(
     cvat: ScriptedCvat,
 ) -> None:
     cvat.put_task(warm[0].task_id or 0, warm[0].name, size=9, jobs=1)
-    engine.store.doubt_warm(until=engine.clock.now() + 5.0)
+    engine.store.quarantine_warm(until=engine.clock.now() + 5.0)
     announced = engine.warm.count
     report = reconcile.run_once()
     assert (report.verified, report.done) == (2, {Action.DISOWN: 1})
@@ -368,8 +368,9 @@ def test_a_burnt_task_is_deleted_with_our_data_in_it(
 ) -> None:
     opened = open_lease(engine, template, request=NewRequest(id="r", files=("a",), size=1))
     assert opened.task is not None and opened.task.task_id is not None
+    assert opened.request is not None
     now = engine.clock.now()
-    engine.store.begin_import("r", deadline=now, now=now)
+    engine.store.begin_import(opened.request.import_id or "", deadline=now, now=now)
     engine.store.fail_import(opened.task.id, code="import-timed-out", message="", now=now)
     cvat.put_task(opened.task.task_id, opened.task.name, size=2, jobs=1)
     assert deletion(engine) == DeletionReport(deleted=1)

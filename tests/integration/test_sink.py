@@ -153,7 +153,7 @@ def test_a_request_that_was_forgotten_meanwhile_is_told_without_it(
 ) -> None:
     sinking.serve("r1")
     (step,) = store.due_steps(now=clock.now() + FINAL_GRACE, limit=9)
-    assert store.end_step(step.task.id, step.kind, name="n", now=clock.now())
+    assert store.end_step(step, name="n", now=clock.now())
     assert store.prune(before=clock.now() + 99, limit=9)
     sinking.run()
     assert (receiver.requests(), receiver.got[0][2]["request"]) == (["r1"], None)

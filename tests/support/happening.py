@@ -37,8 +37,8 @@ def serve(
     lease = NewLease(id=new_id(), template=template, fingerprint="f", owner="o", ttl=60.0)
     request = NewRequest(id=request_id, assignee=assignee, files=("a.jpg",), size=10)
     opened = store.open_lease(lease, request=request, now=now - took)
-    assert opened.task is not None
-    store.begin_import(request_id, deadline=now + 60, now=now - server)
+    assert opened.task is not None and opened.request is not None
+    store.begin_import(opened.request.import_id or "", deadline=now + 60, now=now - server)
     if failed:
         store.fail_import(opened.task.id, code=failed, message="why", now=now)
     else:

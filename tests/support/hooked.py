@@ -95,11 +95,12 @@ class Imports:
             ttl=60.0,
         )
         request = NewRequest(id=f"request{number}", files=files or ("a.jpg",), size=10)
-        store.open_lease(lease, request=request if with_request else None, now=now)
-        if with_request:
-            store.begin_import(request.id, deadline=now + 600, now=now)
+        opened = store.open_lease(lease, request=request if with_request else None, now=now)
+        if opened.request is not None:
+            import_id = opened.request.import_id or ""
+            store.begin_import(import_id, deadline=now + 600, now=now)
             if watched and not owner:
-                self.engine.tracker.watch(self.read(number), kind="images")
+                self.engine.tracker.watch(import_id, kind="images")
         return 100 + number
 
     def read(self, number: int) -> RequestRecord:

@@ -12,13 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pool import model
 from pool.config.settings import DaemonSettings, Settings, TaskSettings, Template
 from pool.config.urls import is_loopback
 from pool.cvat.records import ImportState, ImportStatus
 from pool.cvat.webhooks import Delivery, Event, is_signed, parse_event, signature_of
 from pool.errors import ConfigError
 from pool.http.server import check_exposure
-from pool.model import Job, RequestRecord, RequestState, WebhookRecord, WebhookState
+from pool.model import (
+    ImportMember,
+    ImportRecord,
+    Job,
+    WebhookRecord,
+    WebhookState,
+)
 from pool.tracking.poll_schedule import Pace, safety_net_pause
 from pool.tracking.webhook_health import project_of, scope_of, webhook_state, whole_task
 from pool.tracking.webhook_setup import default_url, meaning, target_of
@@ -157,10 +164,11 @@ def test_the_safety_net_waits_longer_than_imports_usually_take() -> None:
     assert safety_net_pause(600.0) == 10.0
 
 
-def request(*files: str) -> RequestRecord:
-    return RequestRecord(
-        id="r", template="t", state=RequestState.IMPORTING, owner="o", lease_id="l",
-        files=files, created_at=0.0,
+def importing(*files: str) -> ImportRecord:
+    return ImportRecord(
+        id="i", template="t", state=model.ImportState.IMPORTING, owner="o", lease_id="l",
+        pooled_id="p", task_id=1, handed_out_at=0.0,
+        members=(ImportMember(request_id="r", files=files, names=files),),
     )  # fmt: skip
 
 
@@ -181,15 +189,15 @@ def test_a_job_that_is_the_whole_task(
     files: list[str], frames: tuple[int, int], certain: bool
 ) -> None:
     job = Job(id=1, url="u", start_frame=frames[0], stop_frame=frames[1])
-    assert whole_task(LABELLED, request(*files), job) is certain
+    assert whole_task(LABELLED, importing(*files), job) is certain
 
 
 def test_a_template_with_several_jobs_a_task() -> None:
     job = Job(id=1, url="u", start_frame=0, stop_frame=0)
     for task in (TaskSettings(segment_size=1), TaskSettings(consensus_replicas=2)):
-        assert not whole_task(replace(LABELLED, task=task), request("a.jpg"), job)
+        assert not whole_task(replace(LABELLED, task=task), importing("a.jpg"), job)
     assert not whole_task(LABELLED, None, job)
-    assert not whole_task(None, request("a.jpg"), job)
+    assert not whole_task(None, importing("a.jpg"), job)
 
 
 # --- Where to deliver, and where to listen ------------------------------------------------------

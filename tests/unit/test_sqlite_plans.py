@@ -14,23 +14,42 @@ from typing import Any
 
 import pytest
 
-from pool.model import FinalKind, Job, LeaseState, RequestState, RequestWarning, TaskState, new_id
-from pool.store import CreateLimit, NewLease, NewRequest, Store
+from pool.model import (
+    FinalKind,
+    FinalStep,
+    Job,
+    LeaseState,
+    PooledTask,
+    RequestState,
+    RequestWarning,
+    TaskState,
+    new_id,
+)
+from pool.store import CreateLimit, NewLease, NewMember, NewRequest, Store
 
 #: Indexes by an id or key that one row has, whose cost is that of one row.
 UNIQUE = {
     "sqlite_autoindex_tasks_1",
     "sqlite_autoindex_leases_1",
     "sqlite_autoindex_requests_1",
+    "sqlite_autoindex_imports_1",
+    "sqlite_autoindex_imports_2",
     "tasks_lease",
     "tasks_on_server",
     "leases_key",
     "requests_key",
 }
 #: Indexes by a row that has few others, by what refers to it.
-FEW = {"sqlite_autoindex_final_steps_1", "leases_of_task", "requests_of_task", "requests_of_lease"}
+FEW = {
+    "sqlite_autoindex_final_steps_1",
+    "sqlite_autoindex_import_members_1",
+    "leases_of_task",
+    "imports_of_task",
+    "requests_of_import",
+    "requests_of_lease",
+}
 #: Indexes of finished rows that are read from the oldest on, as far as they are pruned.
-BY_AGE = {"tasks_finished", "leases_ended", "requests_finished"}
+BY_AGE = {"tasks_finished", "leases_ended", "imports_ended", "requests_finished"}
 #: Indexes that hold rows in some states only.
 PARTIAL = {
     "tasks_warm",
@@ -39,17 +58,28 @@ PARTIAL = {
     "leases_waiting",
     "leases_expiring",
     "requests_open",
-    "requests_open_task",
+    "imports_under_way",
     "requests_spooled",
     "final_steps_due",
 }
-STEP = re.compile(r"(?:SCAN|SEARCH) (tasks|leases|requests|final_steps)\b(?: USING (.*))?")
+LOOK = re.compile(
+    r"(?:SCAN|SEARCH) (tasks|leases|imports|import_members|requests|final_steps)\b(?: USING (.*))?"
+)
 
+STEP = FinalStep(
+    kind=FinalKind.NAME,
+    task=PooledTask(
+        id="x", template="a", fingerprint="f", state=TaskState.READY, name="n", created_at=1.0,
+        changed_at=1.0,
+    ),
+    request=None, tries=0, since=1.0, due_at=1.0,
+)  # fmt: skip
+MEMBER = NewMember(request_id="x")
 LIMIT = CreateLimit(capacity=9, concurrency=9)
 CALLS: dict[str, Callable[[Store], object]] = {
     "levels": lambda store: store.levels(),
     "warm_of": lambda store: store.warm_of("a", "f"),
-    "older_warm_of": lambda store: store.older_warm_of("a", "f", older_from="o"),
+    "older_warm_of": lambda store: store.older_warm_of("a", "f", reusable_origin="o"),
     "capacity_of": lambda store: store.capacity_of("a", "f"),
     "in_flight": lambda store: store.in_flight(),
     "waiting": lambda store: store.waiting("a"),
@@ -59,21 +89,22 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "tasks_creating": lambda store: store.tasks(states=[TaskState.CREATING]),
     "expired_leases": lambda store: store.expired_leases(now=1.0),
     "watched_leases": lambda store: store.watched_leases(),
-    "importing_tasks": lambda store: store.importing_tasks(owner="o"),
+    "import_record": lambda store: store.import_record("x"),
+    "begin_import": lambda store: store.begin_import("x", deadline=1.0, now=1.0),
+    "requeue_import": lambda store: store.requeue_import("x", reason="", now=1.0),
+    "fail_request": lambda store: store.fail_request("x", code="c", message="m", now=1.0),
     "due_steps": lambda store: store.due_steps(now=1.0, limit=9),
     "steps_of": lambda store: store.steps_of("x"),
-    "end_step": lambda store: store.end_step("x", FinalKind.NAME, name="n", now=1.0),
-    "postpone_step": lambda store: store.postpone_step(
-        "x", FinalKind.NAME, tries=1, left=None, due_at=1.0
-    ),
+    "end_step": lambda store: store.end_step(STEP, name="n", now=1.0),
+    "postpone_step": lambda store: store.postpone_step(STEP, tries=1, left=None, due_at=1.0),
     "warn": lambda store: store.warn("x", RequestWarning(code="c", text="t"), now=1.0),
     "adopt_requests": lambda store: store.adopt_requests("o", now=1.0),
     "unserved": lambda store: store.unserved(owner="o", now=1.0, each=9),
     "take_spooled": lambda store: store.take_spooled("x", owner="o", now=1.0),
-    "claim_queued": lambda store: store.claim_queued("x", "f", owner="o", now=1.0),
-    "queue_request": lambda store: store.queue_request(
-        "x", under="y", lease_id="z", most=9, now=1.0
+    "claim_queued": lambda store: store.claim_queued(
+        [NewMember(request_id="x")], "f", owner="o", now=1.0
     ),
+    "queue_request": lambda store: store.queue_request("x", expected_lease_id="y", most=9, now=1.0),
     "queued": lambda store: store.queued(),
     "queue_length": lambda store: store.queue_length(),
     "begin_create": lambda store: store.begin_create(
@@ -84,15 +115,15 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "inherit_lease": lambda store: store.inherit_lease("x", owner="o", now=1.0),
     "move_times": lambda store: store.move_times(1.0, since=1.0, term=1.0, now=1.0),
     "retire_older": lambda store: store.retire_older(
-        "a", "f", older_from="o", keep=1, reason="", now=1.0
+        "a", "f", reusable_origin="o", keep=1, reason="", now=1.0
     ),
     "drain": lambda store: store.drain("a", reason="", now=1.0),
     "retire_excess": lambda store: store.retire_excess("a", keep=9, reason="", now=1.0),
     "hand_outs": lambda store: store.hand_outs(),
     "disown": lambda store: store.disown("x", reason="", now=1.0),
     "adopt_task": lambda store: store.adopt_task("x", task_id=1, prepared=True, now=1.0),
-    "doubt_warm": lambda store: store.doubt_warm(until=1.0),
-    "trust_warm": lambda store: store.trust_warm(["x"]),
+    "quarantine_warm": lambda store: store.quarantine_warm(until=1.0),
+    "clear_quarantine": lambda store: store.clear_quarantine(["x"]),
     "prune": lambda store: store.prune(before=1.0, limit=9),
     "task_on_server": lambda store: store.task_on_server(1),
     "ended_requests": lambda store: store.ended_requests(since=1.0, limit=9),
@@ -127,7 +158,7 @@ def check(store: Store, call: Callable[[Store], object]) -> None:
     assert seen or call is CALLS["hand_outs"]
     for sql, plan in seen.items():
         for step in plan:
-            if (met := STEP.search(step)) is None:
+            if (met := LOOK.search(step)) is None:
                 continue
             how = met[2] or "nothing"
             index = re.search(r"INDEX (\w+)", how)
@@ -153,7 +184,7 @@ def test_the_way_of_a_request_reads_no_finished_rows(store: Store) -> None:
             fingerprint="f",
             owner="o",
             ttl=9.0,
-            older_from="o",
+            reusable_origin="o",
             idempotency_key=key,
         )
         request = NewRequest(id=new_id()) if with_request else None
@@ -163,12 +194,14 @@ def test_the_way_of_a_request_reads_no_finished_rows(store: Store) -> None:
         store.begin_create(pooled_id, "a", "f", limit=LIMIT, owner="o", now=1.0)
         store.record_created(pooled_id, task_id=1, now=1.0)
         store.finish_create(pooled_id, prepared=True, now=1.0)
-        assert store.claim_warm(wanted.id, "f", older_from="o", now=1.0)
-        if request:
-            store.begin_import(request.id, deadline=9.0, now=1.0)
+        handout = store.claim_warm(wanted.id, "f", reusable_origin="o", now=1.0)
+        assert handout
+        if handout.request:
+            assert store.begin_import(handout.request.import_id or "", deadline=9.0, now=1.0)
         job = Job(id=1, url="u", start_frame=0, stop_frame=0)
         assert store.complete_import(pooled_id, [job], now=1.0)
-        assert store.end_step(pooled_id, FinalKind.NAME, name="n", now=1.0)
+        for step in store.steps_of(pooled_id):
+            assert store.end_step(step, name="n", now=1.0)
 
     check(store, lambda store: serve(store, key="k", with_request=True))
     check(store, lambda store: serve(store, key="k", with_request=False))
@@ -183,11 +216,14 @@ def test_the_way_of_a_spooled_request_reads_no_finished_rows(store: Store) -> No
         store.begin_create(pooled_id, "a", "f", limit=LIMIT, owner="o", now=1.0)
         store.record_created(pooled_id, task_id=1, now=1.0)
         store.finish_create(pooled_id, prepared=True, now=1.0)
-        assert store.claim_queued(request.id, "f", owner="o", now=1.0)
-        assert store.queue_request(request.id, under=wanted.id, lease_id="fresh", most=9, now=1.0)
+        assert store.claim_queued([NewMember(request_id=request.id)], "f", owner="o", now=1.0)
+        assert store.queue_request(request.id, expected_lease_id=wanted.id, most=9, now=1.0)
+        taken = store.take_spooled(request.id, owner="o", now=1.0)
+        assert taken
+        handout = store.claim_warm(taken.lease_id, "f", now=1.0)
+        assert handout and handout.request
         assert store.take_spooled(request.id, owner="o", now=1.0)
-        assert store.claim_warm("fresh", "f", now=1.0)
-        assert store.requeue_request(request.id, lease_id="more", reason="", now=1.0)
+        assert store.requeue_import(handout.request.import_id or "", reason="", now=1.0)
         assert len(store.unserved(owner="o", now=1.0, each=9)) == 1
         assert store.cancel_request(request.id, now=1.0)
 
@@ -220,7 +256,7 @@ def test_the_hand_out_asks_once_and_for_an_older_task_only_where_one_will_do(
         store.finish_create(pooled_id, prepared=True, now=1.0)
 
     strict = NewLease(id=new_id(), template="a", fingerprint="f", owner="o", ttl=9.0)
-    lenient = replace(strict, id=new_id(), older_from="o")
+    lenient = replace(strict, id=new_id(), reusable_origin="o")
     assert len(claims(strict)) == 1
     assert len(claims(lenient)) == 2
     warm()
@@ -259,7 +295,8 @@ def test_a_page_of_requests_is_not_sorted(
     (steps,) = plans(
         store, lambda store: store.requests(state=state, template=template, cursor=cursor)
     ).values()
-    (step,) = steps
+    step, import_of_each = steps
+    assert "imports USING INDEX sqlite_autoindex_imports_1 (id=?)" in import_of_each
     if state or template:
         assert re.match(r"SEARCH requests USING INDEX requests_by_\w+ \(", step)
         # All that is asked for is found in the index, and no row is read in vain.
