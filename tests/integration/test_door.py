@@ -1,7 +1,7 @@
 """What comes in is checked before anything is done, alike by every door.
 
 One table of what cannot be used, for the library, HTTP, both clients and the command line: the
-caller is told in one line, no row is written and no task is taken.
+error is one line, no row is written and no task is taken.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("scenes", {"urls": ["http://h/get?file=a.jpg"]}, "CVAT knows media by their extension"),
     ("scenes", {"urls": ["http://h/1/a.jpg", "http://h/2/a.jpg"]}, "in a request of its own"),
     ("scenes", {"urls": ["http://h/a.jpg?1", "http://h/a.jpg?2"]}, "two files of one name"),
-    # What is told beside.
+    # What goes with the data.
     ("scenes", {"assignee": "worker"}, "give the user's id, not its name"),
     ("scenes", {"assignee": -1}, "a whole number from 1 to 2147483647"),
     ("scenes", {"assignee": 0}, ""),
@@ -291,11 +291,11 @@ def post(daemon: Daemon, template: str, given: dict[str, Any]) -> urllib3.BaseHT
             fields["cloud"] = dict(zip(("storage_id", "keys"), fields["cloud"], strict=True))
         return urllib3.request("POST", url, json=fields, timeout=PATIENCE)
     parts = [("files", (name, content)) for name, content in fields.pop("files", A)]
-    told = [
+    values = [
         (name, value if isinstance(value, str) else json.dumps(value))
         for name, value in fields.items()
     ]
-    return urllib3.request("POST", url, fields=[*told, *parts], timeout=PATIENCE)
+    return urllib3.request("POST", url, fields=[*values, *parts], timeout=PATIENCE)
 
 
 # --- Numbers, keys and ids ------------------------------------------------------------------------
@@ -670,8 +670,8 @@ def test_a_file_that_cannot_be_fetched_keeps_its_secrets(
         request.jobs(timeout=20)
     assert SECRET not in str(caught.value)
     assert_no_secrets(daemon, request)
-    told = capfd.readouterr()
-    assert SECRET not in told.out + told.err
+    printed = capfd.readouterr()
+    assert SECRET not in printed.out + printed.err
 
 
 def assert_no_secrets(daemon: Daemon, request: Any) -> None:

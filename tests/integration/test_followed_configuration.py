@@ -64,7 +64,7 @@ def status(folder: Path, *options: str) -> dict[str, Any]:
     ("mistake", "after"),
     [("[templates.scenes", 1), ("[templates.more]\nlabels = []\nlabls = []\n", 3)],
 )
-def test_a_rejected_file_is_told_wherever_people_look(
+def test_a_rejected_file_is_reported_wherever_people_look(
     config_path: Path, simulator: SimulatorServer, mistake: str, after: int
 ) -> None:
     folder, before = config_path.parent, config_path.read_text()
@@ -232,7 +232,7 @@ def test_the_webhook_of_a_template_that_came_with_a_reload_is_relied_on(
                 assert hooked.name == "hooked"
                 simulator.stats.reset()
                 assert caller.submit("hooked", [("a.jpg", image)]).jobs(timeout=20)
-                assert simulator.stats.calls["jobs:list"] == 0, "nobody had to ask"
+                assert simulator.stats.calls["jobs:list"] == 0, "no call was needed"
                 list(setup.remove())
     finally:
         daemon.stop()

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.configured import CARS, cars, only_problem, problems
 
 from pool.config.data_params import DataParams
@@ -266,12 +272,12 @@ def test_an_overlap_without_a_segment_size_has_no_bound(text: str) -> None:
     assert cars(text).task.overlap == 5
 
 
-def test_a_contradiction_with_a_default_is_told_at_the_template() -> None:
+def test_a_contradiction_with_a_default_is_reported_at_the_template() -> None:
     text = f"[defaults]\nmax_size = 3\nmin_size = 1\n{CARS}pool.min_size = 4\n"
     assert only_problem(text).line == 6
 
 
-def test_a_contradiction_among_defaults_is_told_once() -> None:
+def test_a_contradiction_among_defaults_is_reported_once() -> None:
     text = f"[defaults]\nmax_size = 3\n{CARS}[templates.others]\nlabels = []\n"
     assert only_problem(text).line == 2
 
@@ -362,7 +368,72 @@ def test_every_problem_stays_on_one_line() -> None:
         ("a = " + "9" * 5_000, 1, "not valid TOML"),
     ],
 )
-def test_what_is_not_toml_is_told_with_its_place(text: str, line: int, message: str) -> None:
+def test_what_is_not_toml_is_reported_with_its_place(text: str, line: int, message: str) -> None:
     problem = only_problem(text)
     assert problem.line == line
     assert message in problem.message
+
+
+# --- Whatever the values are ----------------------------------------------------------------------
+
+VALUES = st.recursive(
+    st.booleans()
+    | st.integers(-2, 400)
+    | st.floats()
+    | st.sampled_from(["", "auto", "off", "5s", "0s", "1GiB", "a.jpg", "wait", "http://x", "${A}"]),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["mode", "x"]), inner)
+    ),
+    max_leaves=3,
+)
+
+
+def table(*kinds: type) -> st.SearchStrategy[dict[str, Any]]:
+    keys = [name for kind in kinds for name in keys_of(kind)]
+    return st.dictionaries(st.sampled_from([*keys, "unknown"]), VALUES, max_size=4)
+
+
+def toml(value: Any) -> str:
+    match value:
+        case dict():
+            return f"{{ {', '.join(f'{key} = {toml(each)}' for key, each in value.items())} }}"
+        case list():
+            return f"[{', '.join(map(toml, value))}]"
+        case float() if not math.isfinite(value):
+            return str(value)
+    return json.dumps(value)
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "cvat": table(CvatSettings),
+            "store": table(StoreSettings),
+            "daemon": table(DaemonSettings),
+            "events": st.fixed_dictionaries({"sinks": st.lists(table(SinkSettings), max_size=2)}),
+            "defaults": table(PoolSettings, ImportSettings, DataParams),
+        },
+    ),
+    st.fixed_dictionaries(
+        {"labels": st.just([])},
+        optional={name: table(kind) for name, kind in TEMPLATE_TABLES.items()},
+    ),
+)
+def test_whatever_the_values_are_all_that_is_wrong_is_said_or_all_of_it_is_usable(
+    tables: dict[str, Any], template: dict[str, Any]
+) -> None:
+    tables["templates"] = {"cars": template}
+    lines = [f"{name} = {toml(content)}\n" for name, content in tables.items()]
+    try:
+        read = loads("".join(lines))
+    except InvalidConfig as error:
+        for problem in error.problems:
+            assert problem.message and "\n" not in str(problem)
+            # It names a key of the table on its line.
+            name = lines[problem.line - 1].partition(" ")[0]
+            assert problem.key.startswith(name)
+    else:
+        # What the file may say can be made in Python too.
+        for part in (read.cvat, read.store, read.daemon, read.templates["cars"].pool):
+            assert dataclasses.replace(part) == part

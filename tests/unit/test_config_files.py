@@ -39,12 +39,12 @@ def test_a_variable_that_is_not_set_is_named(tmp_path: Path) -> None:
         load(path, environ={})
 
 
-def test_a_home_folder_that_is_not_there_is_told() -> None:
+def test_a_home_folder_that_is_not_there_is_reported() -> None:
     with pytest.raises(InvalidConfig, match="a home folder that exists"):
         loads('[cvat]\naccess_token_file = "~no-such-user/token"')
 
 
-def test_a_file_in_another_encoding_is_told_with_its_line(tmp_path: Path) -> None:
+def test_a_file_in_another_encoding_is_reported_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_bytes("# one\n# zwölf\n".encode("latin-1"))
     with pytest.raises(InvalidConfig, match=r"config.toml:2: not valid UTF-8"):

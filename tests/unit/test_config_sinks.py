@@ -85,7 +85,7 @@ def test_an_address_that_will_not_do_is_not_shown(url: str) -> None:
         (f'{SINK}secret_file = "${{NOT_SET_ANYWHERE}}"', 3, "the environment has no NOT_SET"),
     ],
 )
-def test_a_mistake_is_told_with_its_line(text: str, line: int, message: str) -> None:
+def test_a_mistake_is_reported_with_its_line(text: str, line: int, message: str) -> None:
     problem = only_problem(text)
     assert message in problem.message
     assert problem.line == line

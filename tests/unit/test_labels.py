@@ -96,7 +96,7 @@ def test_attributes_may_be_written_in_toml(
         ('{ name = "a", attributes = 5 }', ".attributes", "expected an array of attributes"),
     ],
 )
-def test_a_label_that_will_not_do_is_told(label: str, key: str, message: str) -> None:
+def test_a_label_that_will_not_do_is_reported(label: str, key: str, message: str) -> None:
     problem = only_problem(f"[templates.a]\nlabels = [\n  {label},\n]")
     assert (problem.line, problem.key) == (3, f"templates.a.labels[0]{key}")
     assert message in problem.message
@@ -115,7 +115,7 @@ def test_a_label_that_will_not_do_is_told(label: str, key: str, message: str) ->
         ('input_type = "text", mutabel = true', "mutabel", "did you mean mutable?"),
     ],
 )
-def test_an_attribute_that_will_not_do_is_told(attribute: str, key: str, message: str) -> None:
+def test_an_attribute_that_will_not_do_is_reported(attribute: str, key: str, message: str) -> None:
     text = f'labels = [{{ name = "a", attributes = [{{ name = "x", {attribute} }}] }}]'
     found = problems(f"[templates.a]\n{text}")
     assert any(
@@ -254,8 +254,8 @@ def test_labels_are_taken_that_cvat_takes_and_no_others(
 
 def exports() -> Iterator[Any]:
     for each in LABELS:
-        if "results" in (told := each["response"].get("json") or ()):
-            yield pytest.param(told["results"], id=each["name"])
+        if "results" in (answer := each["response"].get("json") or ()):
+            yield pytest.param(answer["results"], id=each["name"])
 
 
 @pytest.mark.parametrize("exported", [*exports()])
@@ -289,7 +289,7 @@ def test_labels_that_cvat_exports_can_be_pasted_whatever_their_ids(
         '[templates.a]\nlabels = [{ name = "car" }]\n[cvat]\norganization = "lab"',
     ],
 )
-def test_a_fingerprint_changes_with_what_the_server_is_told(text: str) -> None:
+def test_a_fingerprint_changes_with_what_the_server_is_reported(text: str) -> None:
     assert loads(text).templates["a"].fingerprint != cars().fingerprint
 
 
