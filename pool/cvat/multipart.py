@@ -5,7 +5,7 @@ from __future__ import annotations
 import mimetypes
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -27,22 +27,14 @@ def form_fields(params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     job_file_mapping). None is not sent.
     """
     for key, value in params.items():
-        yield from _form_field(key, value)
-
-
-def _form_field(key: str, value: Any) -> Iterator[tuple[str, str]]:
-    if value is None:
-        return
-    if isinstance(value, Mapping):
-        for inner, item in value.items():
-            yield from _form_field(f"{key}.{inner}", item)
-    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        for index, item in enumerate(value):
-            yield from _form_field(f"{key}[{index}]", item)
-    elif isinstance(value, bool):
-        yield key, "true" if value else "false"
-    else:
-        yield key, str(value)
+        if isinstance(value, Mapping):
+            yield from form_fields({f"{key}.{inner}": item for inner, item in value.items()})
+        elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+            yield from form_fields({f"{key}[{index}]": item for index, item in enumerate(value)})
+        elif isinstance(value, bool):
+            yield key, "true" if value else "false"
+        elif value is not None:
+            yield key, str(value)
 
 
 class OpenFile:
@@ -162,7 +154,16 @@ class Multipart:
 
         :raises InputError: a file has changed.
         """
-        return _gathered(self._pieces())
+        # Gathered, since each piece costs a system call and a packet.
+        waiting: list[bytes] = []
+        size = 0
+        for piece in self._pieces():
+            if size + len(piece) > CHUNK and waiting:
+                yield b"".join(waiting)
+                waiting, size = [], 0
+            waiting.append(piece)
+            size += len(piece)
+        yield b"".join(waiting)
 
     def _pieces(self) -> Iterator[bytes]:
         yield self._head
@@ -171,20 +172,6 @@ class Multipart:
             yield from file.chunks()
             yield b"\r\n"
         yield self._tail
-
-
-def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the same bytes in fewer pieces: each one costs a system call and a packet."""
-    waiting: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        if size + len(piece) > CHUNK and waiting:
-            yield b"".join(waiting)
-            waiting, size = [], 0
-        waiting.append(piece)
-        size += len(piece)
-    if waiting:
-        yield b"".join(waiting)
 
 
 def content_type(name: str) -> str:

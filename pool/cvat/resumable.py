@@ -90,7 +90,7 @@ class GroupedUpload:
                 "upload_finish",
                 "POST",
                 self._path,
-                data={key: value for key, value in fields.items() if value is not None},
+                data=fields,
                 headers={"Upload-Finish": ""},
                 timeout=timeout,
                 task_id=self._task_id,

@@ -195,7 +195,7 @@ class Transport:
         exchange = partial(
             self._exchange,
             method,
-            self.server + path + _query(query),
+            self.server + path + (_query(query) if query else ""),
             body,
             timeout=self.timeout if timeout is None else timeout,
             repeatable=repeatable and replayable,
@@ -370,8 +370,6 @@ def _connections(server: str, settings: CvatSettings, pool_size: int) -> urllib3
     )
 
 
-def _query(query: Mapping[str, object] | None) -> str:
+def _query(query: Mapping[str, object]) -> str:
     """Return the query string. Commas and colons are not escaped: lists of ids are long."""
-    if not query:
-        return ""
     return "?" + "&".join(f"{key}={quote(str(value), safe=',:')}" for key, value in query.items())

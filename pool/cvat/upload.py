@@ -15,7 +15,6 @@ from pool.cvat.failures import Answer
 from pool.cvat.multipart import SMALL, Multipart, OpenFile
 from pool.cvat.resumable import GroupedUpload
 from pool.cvat.transport import BytesBody, Transport
-from pool.errors import InputError
 
 #: Bytes a second of the slowest server that the time-outs of large uploads allow for.
 _SLOWEST: Final = 2**20
@@ -39,7 +38,7 @@ def prepare_upload(transport: Transport, task_id: int) -> None:
     transport.call(
         "prepare_upload",
         "POST",
-        _data_path(task_id),
+        f"/api/tasks/{task_id}/data",
         headers={"Upload-Start": ""},
         repeatable=True,
         task_id=task_id,
@@ -58,11 +57,10 @@ def upload_data(
     progress: Progress | None,
 ) -> str:
     """See :meth:`pool.cvat.client.CvatClient.upload`."""
-    _check_one_kind(data)
-    fields = data_fields(data, params)
+    path, fields = f"/api/tasks/{task_id}/data", data_fields(data, params)
+    given = {key: value for key, value in fields.items() if value is not None}
     if not data.files:
-        given = {key: value for key, value in fields.items() if value is not None}
-        answer = transport.call("upload", "POST", _data_path(task_id), data=given, task_id=task_id)
+        answer = transport.call("upload", "POST", path, data=given, task_id=task_id)
         return _request_id(answer, task_id)
     with ExitStack() as stack:
         keep = len(data.files) <= MOST_KEPT_OPEN
@@ -70,51 +68,33 @@ def upload_data(
         total = sum(file.size for file in files)
         timeout = transport.timeout + min(total / _SLOWEST, _LONGEST_EXTRA)
         if total <= single_request_limit:
-            body = Multipart(fields, files)
-            answer = _send_at_once(transport, task_id, body, total, timeout, progress)
+            body = Multipart(given, files)
+            small = body.length <= SMALL
+            answer = transport.call(
+                "upload",
+                "POST",
+                path,
+                # A small body is read before the call, so that a changed file stops it there.
+                body=BytesBody(b"".join(body.chunks()), body.content_type) if small else body,
+                timeout=timeout,
+                task_id=task_id,
+                # The body is somewhat longer than its files.
+                progress=progress and (lambda sent: progress(total * sent // body.length, total)),
+            )
         else:
             if not prepared:
                 prepare_upload(transport, task_id)
+            at_once = 1 if _share_a_stream(data.files) else at_once
             grouped = GroupedUpload(
                 transport,
                 task_id,
                 files,
                 limit=single_request_limit,
-                at_once=1 if _share_a_stream(data.files) else at_once,
+                at_once=at_once,
                 progress=progress,
             )
-            answer = grouped.run(fields, timeout)
+            answer = grouped.run(given, timeout)
     return _request_id(answer, task_id)
-
-
-def _send_at_once(
-    transport: Transport,
-    task_id: int,
-    body: Multipart,
-    total: int,
-    timeout: float,
-    progress: Progress | None,
-) -> Answer:
-    def show(sent: int) -> None:
-        """The body is somewhat longer than its files."""
-        if progress is not None:
-            progress(total * sent // body.length, total)
-
-    # A small body is read before the call, so that a changed file stops it there.
-    small = body.length <= SMALL
-    return transport.call(
-        "upload",
-        "POST",
-        _data_path(task_id),
-        body=BytesBody(b"".join(body.chunks()), body.content_type) if small else body,
-        timeout=timeout,
-        task_id=task_id,
-        progress=show,
-    )
-
-
-def _data_path(task_id: int) -> str:
-    return f"/api/tasks/{task_id}/data"
 
 
 def _request_id(answer: Answer, task_id: int) -> str:
@@ -155,12 +135,3 @@ def _share_a_stream(files: Sequence[LocalFile]) -> bool:
     """Whether some open file has a part in several of the files: it has one position only."""
     streams = [id(file.source) for file in files if not isinstance(file.source, bytes | Path)]
     return len(set(streams)) < len(streams)
-
-
-def _check_one_kind(data: Upload) -> None:
-    given = [bool(data.files), bool(data.share), bool(data.urls), data.cloud is not None]
-    if sum(given) != 1:
-        what = "more than one kind of data was" if any(given) else "no data was"
-        raise InputError(f"{what} given: give files, share, urls or cloud")
-    if data.cloud is not None and not data.cloud[1]:
-        raise InputError("no keys of the cloud storage were given")

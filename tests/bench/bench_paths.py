@@ -37,14 +37,10 @@ from PIL import Image
 
 import pool as product
 from pool import TaskPool
+from pool.config.loader import load
 from pool.daemon import Daemon
 from pool.simulator import SimulatorServer
 from pool.simulator.faults import Cut
-
-try:
-    from pool.config.loader import load
-except ImportError:
-    from pool.config import load  # type: ignore[no-redef, attr-defined]
 
 ROOT = Path(product.__file__).parent
 #: Seconds in which everything that is waited for has happened, and between two looks.

@@ -132,9 +132,6 @@ def test_an_expired_session_costs_a_second_request(
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (Upload(), "no data was given"),
-        (Upload(share=("a",), urls=("http://b",)), "more than one kind of data"),
-        (Upload(cloud=(1, ())), "no keys of the cloud storage"),
         (Upload(files=(LocalFile("a.jpg", Path("/no/such.jpg"), 1),)), r"such\.jpg cannot be"),
     ],
 )
