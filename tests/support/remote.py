@@ -17,8 +17,14 @@ ADDRESS = "http://127.0.0.1:8765"
 
 Reply = Any
 
-JOB = {"id": 7, "url": "http://cvat/7", "start_frame": 0, "stop_frame": 1, "assignee": None}
-LEASE = {
+JOB: dict[str, Any] = {
+    "id": 7,
+    "url": "http://cvat/7",
+    "start_frame": 0,
+    "stop_frame": 1,
+    "assignee": None,
+}
+LEASE: dict[str, Any] = {
     "id": "l1",
     "template": "scenes",
     "state": "active",
@@ -30,7 +36,7 @@ LEASE = {
     "jobs": None,
     "error": None,
 }
-REQUEST = {
+REQUEST: dict[str, Any] = {
     "id": "r1",
     "template": "scenes",
     "state": "importing",
