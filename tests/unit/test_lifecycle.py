@@ -102,6 +102,7 @@ def unfinished(error: PoolError) -> PoolError:
         (CvatAmbiguous("reset"), Delivery.UNSETTLED),
         (CvatBusy("500", http_status=500), Delivery.UNSETTLED),
         (CvatBusy("429", http_status=429), Delivery.UNTOUCHED),
+        (CvatBusy("no status"), Delivery.UNTOUCHED),
         (CvatUnreachable("refused"), Delivery.UNTOUCHED),
         (CvatRefusedCredentials("401"), Delivery.UNTOUCHED),
         (CvatForbidden("403"), Delivery.UNTOUCHED),
@@ -153,9 +154,9 @@ def test_a_caller_hears_of_an_upload_that_is_cut_off() -> None:
 @pytest.mark.parametrize(
     ("failed_at", "others", "own"),
     [
-        ((0.0, 15.0, OWN_SECONDS), True, True),
+        ((70.0, 85.0, 70.0 + OWN_SECONDS), True, True),
         ((0.0, 15.0, OWN_SECONDS), False, False),
-        ((0.0, 15.0, OWN_SECONDS - 0.1), True, False),
+        ((70.0, 85.0, 69.9 + OWN_SECONDS), True, False),
         ((0.0, OWN_SECONDS * 9), True, False),
         (tuple(range(100)), False, False),
         ((), True, False),

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pool.config.settings import PoolSettings
-from pool.maintenance.sizing import demand_rate, poisson_quantile, target_size
+from pool.maintenance.sizing import (
+    Target,
+    demand_rate,
+    poisson_quantile,
+    rate_over,
+    target_size,
+)
 from pool.model import Demand, Prewarm
 
 SETTINGS = PoolSettings(min_size=5, max_size=40, hit_rate=0.99)
@@ -39,6 +45,31 @@ def test_demand_raises_the_target_up_to_the_maximum() -> None:
     assert SETTINGS.min_size < busy.size < SETTINGS.max_size
     busier = target_size(history(*[1000] * 6), SETTINGS, lead_time=1.0, now=1000.0)
     assert busier.size == SETTINGS.max_size
+
+
+def test_the_whole_target() -> None:
+    wide = PoolSettings(min_size=0, max_size=40, hit_rate=0.99)
+    target = target_size(history(*[20] * 6), wide, lead_time=3.0, now=1000.0)
+    # Six are asked for during three seconds on average, and at most 12 in 99 of 100 cases.
+    assert target == Target(size=12, reorder_point=6, rate=2.0, peak_rate=2.0, lead_time=3.0)
+    slower = target_size(history(*[20] * 6), wide, lead_time=3.5, now=1000.0)
+    assert (slower.size, slower.reorder_point) == (14, 7)
+    steady = target_size(history(*[15] * 6), wide, lead_time=5.0, now=1000.0)
+    assert (steady.size, steady.reorder_point) == (15, 7)
+    calmer = target_size(history(60, 0, 0, 0, 0, 0, now=940.0), wide, lead_time=3.0, now=1000.0)
+    assert (calmer.rate, calmer.peak_rate) == (0.0, 0.2)
+
+
+def test_the_reorder_point_is_below_the_target() -> None:
+    small = PoolSettings(min_size=0, max_size=3, hit_rate=0.99)
+    assert target_size(history(*[50] * 6), small, lead_time=1.0, now=1000.0).reorder_point == 2
+
+
+def test_the_rate_is_that_of_the_window_alone() -> None:
+    seen = history(1, 2, 4, 8, 16)
+    assert rate_over(40.0, seen, now=1000.0) == pytest.approx(30 / 40), "begun 40 s ago: not in it"
+    assert rate_over(40.0, seen, now=990.0) == pytest.approx(15 / 40), "one is yet to come"
+    assert rate_over(40.0, seen, now=1000.1) == pytest.approx(30 / 40)
 
 
 def test_an_empty_pool_may_be_wanted() -> None:
