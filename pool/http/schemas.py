@@ -220,7 +220,16 @@ def parse(kind: type[AnyBody], content: bytes) -> AnyBody:
 
 
 class _Answer(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, from_attributes=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, from_attributes=True, use_attribute_docstrings=True
+    )
+
+    @classmethod
+    def _from(cls, record: object, **own: object) -> Self:
+        """Return an answer with ``own`` fields, and all others from a record that has them by the
+        same names."""
+        same = {name: getattr(record, name) for name in cls.model_fields if name not in own}
+        return cls.model_validate({**same, **own})
 
 
 def _example(**members: Any) -> ConfigDict:
@@ -244,17 +253,14 @@ Time = Annotated[
 class Job(_Answer):
     """One annotation job. Frames are numbered inside the task; ``stop_frame`` is included."""
 
-    id: Annotated[int, Field(description="CVAT's id of the job", examples=[77])]
-    url: Annotated[
-        str,
-        Field(
-            description="Its page, where it is annotated",
-            examples=["http://localhost:8080/tasks/42/jobs/77"],
-        ),
-    ]
+    id: Annotated[int, Field(examples=[77])]
+    """CVAT's id of the job."""
+    url: Annotated[str, Field(examples=["http://localhost:8080/tasks/42/jobs/77"])]
+    """Its page, where it is annotated."""
     start_frame: int
     stop_frame: int
-    assignee: Annotated[str | None, Field(description="The user's name")]
+    assignee: str | None
+    """The user's name."""
 
 
 class Error(_Answer):
@@ -273,11 +279,10 @@ class Error(_Answer):
 class RequestWarning(_Answer):
     """What a request has to do without."""
 
-    code: Annotated[
-        str,
-        Field(description="unknown-assignee, not-named or not-assigned", examples=["not-assigned"]),
-    ]
-    text: Annotated[str, Field(description="What is missing, and why, on one line")]
+    code: Annotated[str, Field(examples=["not-assigned"])]
+    """unknown-assignee, not-named or not-assigned."""
+    text: str
+    """What is missing, and why, on one line."""
 
 
 class Lease(_Answer):
@@ -299,18 +304,20 @@ class Lease(_Answer):
     id: str
     template: str
     state: LeaseState
-    task_id: Annotated[int | None, Field(description="CVAT's id of the task")]
-    name: Annotated[str | None, Field(description="The name of the task on the server")]
-    url: Annotated[str | None, Field(description="The page of the task")]
-    outcome: Annotated[
-        Outcome | None,
-        Field(description="From the pool (hit), after waiting (wait), or made for you (cold)"),
-    ]
-    expires_at: Annotated[
-        Time | None, Field(description="Until then the untouched task is yours alone")
-    ]
-    jobs: Annotated[list[Job] | None, Field(description="Its jobs, once they exist")]
-    error: Annotated[Error | None, Field(description="Why there will be no jobs")]
+    task_id: int | None
+    """CVAT's id of the task."""
+    name: str | None
+    """The name of the task on the server."""
+    url: str | None
+    """The page of the task."""
+    outcome: Outcome | None
+    """From the pool (hit), after waiting (wait), or made for you (cold)."""
+    expires_at: Time | None
+    """Until then the untouched task is yours alone."""
+    jobs: list[Job] | None
+    """Its jobs, once they exist."""
+    error: Error | None
+    """Why there will be no jobs."""
 
     @classmethod
     def of(
@@ -322,19 +329,12 @@ class Lease(_Answer):
         error: PoolError | None = None,
     ) -> Self:
         """Return a lease, with what is known of its jobs."""
-        return cls.model_validate(
-            {
-                "id": record.id,
-                "template": record.template,
-                "state": record.state,
-                "task_id": record.task_id,
-                "name": record.task_name or None,
-                "url": None if record.task_id is None else task_url(record.task_id),
-                "outcome": record.outcome,
-                "expires_at": record.expires_at,
-                "jobs": jobs or None,
-                "error": None if error is None else Error.of(error),
-            }
+        return cls._from(
+            record,
+            name=record.task_name or None,
+            url=None if record.task_id is None else task_url(record.task_id),
+            jobs=jobs or None,
+            error=None if error is None else Error.of(error),
         )
 
 
@@ -376,24 +376,32 @@ class Request(_Answer):
     id: str
     template: str
     state: RequestState
-    task_id: Annotated[int | None, Field(description="CVAT's id of its task")]
-    url: Annotated[str | None, Field(description="The page of its task")]
-    outcome: Annotated[Outcome | None, Field(description="How its task was found")]
-    name: Annotated[str | None, Field(description="What the task is called in the end")]
-    assignee: Annotated[int | None, Field(description="The id of the user that gets the jobs")]
-    files: Annotated[list[str], Field(description="The names inside the task")]
-    size: Annotated[int, Field(description="Bytes that were sent to the pool")]
+    task_id: int | None
+    """CVAT's id of its task."""
+    url: str | None
+    """The page of its task."""
+    outcome: Outcome | None
+    """How its task was found."""
+    name: str | None
+    """What the task is called in the end."""
+    assignee: int | None
+    """The id of the user that gets the jobs."""
+    files: list[str]
+    """The names inside the task."""
+    size: int
+    """Bytes that were sent to the pool."""
     lease_id: str
     created_at: Time
     handed_out_at: Time | None
-    uploaded_at: Annotated[Time | None, Field(description="When CVAT had accepted the data")]
+    uploaded_at: Time | None
+    """When CVAT had accepted the data."""
     finished_at: Time | None
-    jobs: Annotated[list[Job] | None, Field(description="Its jobs, once it is ready")]
-    error: Annotated[Error | None, Field(description="Why it failed")]
-    warnings: Annotated[
-        list[RequestWarning],
-        Field(description="What it has to do without; may grow for a while after it is ready"),
-    ]
+    jobs: list[Job] | None
+    """Its jobs, once it is ready."""
+    error: Error | None
+    """Why it failed."""
+    warnings: list[RequestWarning]
+    """What it has to do without; may grow for a while after it is ready."""
 
     @classmethod
     def of(
@@ -401,27 +409,11 @@ class Request(_Answer):
     ) -> Self:
         """Return a request, with its jobs where they are known."""
         failed = record.state is RequestState.FAILED
-        return cls.model_validate(
-            {
-                "id": record.id,
-                "template": record.template,
-                "state": record.state,
-                "task_id": record.task_id,
-                "url": None if record.task_id is None else task_url(record.task_id),
-                "outcome": record.outcome,
-                "name": record.name,
-                "assignee": record.assignee,
-                "files": record.files,
-                "size": record.size,
-                "lease_id": record.lease_id,
-                "created_at": record.created_at,
-                "handed_out_at": record.handed_out_at,
-                "uploaded_at": record.uploaded_at,
-                "finished_at": record.finished_at,
-                "jobs": jobs or None,
-                "error": Error.of(error_of(record)) if failed else None,
-                "warnings": record.warnings,
-            }
+        return cls._from(
+            record,
+            url=None if record.task_id is None else task_url(record.task_id),
+            jobs=jobs or None,
+            error=Error.of(error_of(record)) if failed else None,
         )
 
 
@@ -431,7 +423,8 @@ class RequestPage(_Answer):
     model_config = _example(items=[{**_REQUEST, "jobs": None}], next_cursor="1042")
 
     items: list[Request]
-    next_cursor: Annotated[str | None, Field(description="Gives the next page; null on the last")]
+    next_cursor: str | None
+    """Gives the next page; null on the last."""
 
 
 _TEMPLATE: Final[Mapping[str, Any]] = {
@@ -468,40 +461,38 @@ class TemplateStatus(_Answer):
     model_config = _example(**_TEMPLATE)
 
     name: str
-    target: Annotated[int, Field(description="How many tasks are to be warm")]
+    target: int
+    """How many tasks are to be warm."""
     warm: int
     creating: int
     leased: int
     importing: int
     deleting: int
-    waiting: Annotated[
-        int, Field(description="Callers that wait for a task, and have no request queued")
-    ]
-    queued: Annotated[int, Field(description="Requests that wait for a task, or for CVAT")]
-    rate: Annotated[float, Field(description="Hand-outs a second in the last minute")]
-    peak_rate: Annotated[
-        float,
-        Field(
-            description="Hand-outs a second in the busiest of the last 1, 5 and 15 minutes, "
-            "from which the target is taken"
-        ),
-    ]
-    lead_time: Annotated[
-        float, Field(description="Seconds that a create takes, by which the target is taken")
-    ]
+    waiting: int
+    """Callers that wait for a task, and have no request queued."""
+    queued: int
+    """Requests that wait for a task, or for CVAT."""
+    rate: float
+    """Hand-outs a second in the last minute."""
+    peak_rate: float
+    """Hand-outs a second in the busiest of the last 1, 5 and 15 minutes: gives the target."""
+    lead_time: float
+    """Seconds that a create takes: gives the target, with the rate."""
     hits: int
     waits: int
     colds: int
     paused_since: Time | None
     held_since: Time | None
     held_until: Time | None
-    hold_reason: Annotated[
-        str, Field(description="Why nothing is created or sent, for it or for all; empty: not held")
-    ]
-    hold_code: Annotated[str, Field(description="The code of the error that it is held for")]
-    prewarm_size: Annotated[int, Field(description="The size that prewarming asks for; 0: none")]
+    hold_reason: str
+    """Why nothing is created or sent, for it or for all; empty: not held."""
+    hold_code: str
+    """The code of the error that it is held for."""
+    prewarm_size: int
+    """The size that prewarming asks for; 0: none."""
     prewarm_until: Time | None
-    hooks: Annotated[WebhookState, Field(description="What its webhook is worth")]
+    hooks: WebhookState
+    """What its webhook is worth."""
     hooks_silent_since: Time | None
 
 
@@ -510,7 +501,12 @@ class DrainedTemplate(TemplateStatus):
 
     model_config = _example(**{**_TEMPLATE, "warm": 0, "deleting": 4, "retired": 4})
 
-    retired: Annotated[int, Field(description="Warm tasks that were taken out of the pool")]
+    retired: int
+    """Warm tasks that were taken out of the pool."""
+
+    @classmethod
+    def of(cls, template: model.TemplateStatus, retired: int) -> Self:
+        return cls._from(template, retired=retired)
 
 
 class Status(_Answer):
@@ -533,37 +529,37 @@ class Status(_Answer):
 
     server: str
     store: str
-    maintainer: Annotated[str | None, Field(description="The process that refills")]
-    in_flight: Annotated[int, Field(description="Requests that are uploading or importing")]
+    maintainer: str | None
+    """The process that refills."""
+    in_flight: int
+    """Requests that are uploading or importing."""
     held_since: Time | None
     held_until: Time | None
-    hold_reason: Annotated[str, Field(description="What is wrong with the server as a whole")]
+    hold_reason: str
+    """What is wrong with the server as a whole."""
     templates: list[TemplateStatus]
     config_loaded_at: Time | None
-    config_rejected_at: Annotated[
-        Time | None, Field(description="Since when the configuration file is wrong")
-    ]
-    config_problems: Annotated[list[str], Field(description="What is wrong with the file")]
-    config_restart: Annotated[list[str], Field(description="Keys that only a restart follows")]
+    config_rejected_at: Time | None
+    """Since when the configuration file is wrong."""
+    config_problems: list[str]
+    """What is wrong with the file."""
+    config_restart: list[str]
+    """Keys that only a restart follows."""
 
 
 class Finding(_Answer):
     """One thing that is wrong with what was sent."""
 
-    where: Annotated[str, Field(description="The path to it", examples=["params.chunk_size"])]
+    where: Annotated[str, Field(examples=["params.chunk_size"])]
+    """The path to it."""
     what: Annotated[str, Field(examples=["expected a whole number of at least 1"])]
 
 
 class Problem(_Answer):
     """An error (RFC 9457)."""
 
-    type: Annotated[
-        str,
-        Field(
-            description="Names the kind of error",
-            examples=["urn:cvat-task-pool:error:unknown-template"],
-        ),
-    ]
+    type: Annotated[str, Field(examples=["urn:cvat-task-pool:error:unknown-template"])]
+    """Names the kind of error."""
     title: Annotated[str, Field(examples=["There is no such template in the configuration"])]
     status: Annotated[int, Field(examples=[404])]
     detail: Annotated[str, Field(examples=["'streets'; there is street-scenes"])] = ""

@@ -88,7 +88,7 @@ async def resume(state: State, name: Name) -> TemplateStatus:
 async def drain(state: State, name: Name) -> DrainedTemplate:
     """And create no more, until it is resumed. Tasks that callers have are left to them."""
     retired = await state.workers.store(state.pool.drain, name)
-    return DrainedTemplate.model_validate({**vars(await _find(state, name)), "retired": retired})
+    return DrainedTemplate.of(await _find(state, name), retired)
 
 
 @router.post(
