@@ -102,7 +102,6 @@ def unfinished(error: PoolError) -> PoolError:
         (CvatAmbiguous("reset"), Delivery.UNSETTLED),
         (CvatBusy("500", http_status=500), Delivery.UNSETTLED),
         (CvatBusy("429", http_status=429), Delivery.UNTOUCHED),
-        (CvatBusy("no status"), Delivery.UNTOUCHED),
         (CvatUnreachable("refused"), Delivery.UNTOUCHED),
         (CvatRefusedCredentials("401"), Delivery.UNTOUCHED),
         (CvatForbidden("403"), Delivery.UNTOUCHED),
