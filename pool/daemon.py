@@ -20,6 +20,7 @@ from pool.config.loader import load
 from pool.config.settings import Settings
 from pool.cvat import CvatClient
 from pool.errors import CannotListen, PoolError, StoreError
+from pool.events.sinks import Sinks
 from pool.http.app import create_app
 from pool.http.ending import Ending
 from pool.http.middleware import tokens_in
@@ -36,7 +37,7 @@ from pool.maintenance.reload import Reload
 from pool.maintenance.retirement import Retirement
 from pool.maintenance.scheduler import Scheduler
 from pool.maintenance.server_probe import ServerProbe
-from pool.model import ConfigRecord, Event, Job, RequestRecord
+from pool.model import ConfigRecord, Event, RequestRecord
 from pool.observability.health import ServerContact
 from pool.observability.metrics import Metrics
 from pool.observability.observation import Observation
@@ -85,9 +86,7 @@ class Daemon:
         clock = clock or SystemClock()
         self._metrics, self._contact = Metrics(), ServerContact(clock=clock)
         self.engine = Engine(settings, store=store, cvat=cvat, clock=clock, on_call=self._on_call)
-        self.observation = Observation(
-            self.engine, describe=self._describe, metrics=self._metrics, contact=self._contact
-        )
+        self.observation = Observation(self.engine, metrics=self._metrics, contact=self._contact)
         self._reload = Reload(settings, self.engine.templates, load, clock=clock)
         self._http = HttpServer(self._app, settings.daemon)
         self._ending = Ending()
@@ -267,17 +266,10 @@ class Daemon:
             tokens=self._tokens,
         )
 
-    # --- What others ask of it ------------------------------------------------------------------
-
     def _on_call(self, operation: str, seconds: float, result: str) -> None:
         """See :data:`pool.cvat.OnCall`."""
         self._metrics.call(operation, seconds, result)
         self._contact.call(operation, seconds, result)
-
-    def _describe(self, record: RequestRecord, jobs: Sequence[Job]) -> Mapping[str, Any]:
-        """Return what sinks are sent of a request: what ``GET /v1/requests/{id}`` answers."""
-        task_url = TaskPool.over(self.engine).task_url
-        return Request.of(record, task_url, jobs=jobs).model_dump(mode="json")
 
 
 class Maintenance:
@@ -333,6 +325,11 @@ class Maintenance:
         self._lease_expiry = LeaseExpiry(store, cvat, clock=clock)
         self._deletion = Deletion(store, cvat, owner=engine.owner, clock=clock)
         self._cleanup = Cleanup(store, engine.spool, keep=settings.store.keep_finished, clock=clock)
+        self.sinks = Sinks(settings.events, store, engine.feed, self._describe, clock=clock)
+        #: Guards whether events are counted and delivered.
+        self._guard = threading.Lock()
+        self._ended = False
+        self._stop_counting: Callable[[], None] | None = None
         webhooks = WebhookSetup(store, cvat, settings, clock=clock)
         self._probe = ServerProbe(cvat, webhooks, engine.breaker, templates)
 
@@ -361,7 +358,14 @@ class Maintenance:
         add("cleanup", self._cleanup.run_once)
         add("dispatch", self.dispatcher.run_once)
         add("probe", self._probe.run_once)
-        self._observation.begin(self.scheduler)
+        add("history", self._observation.history.run_once)
+        add("observe", self._observe)
+        self._observation.scheduler, self._observation.sinks = self.scheduler, self.sinks
+        try:
+            # Before the first service does something that is to be counted.
+            self._observe()
+        except StoreError as error:
+            log.warning("no events delivered yet", why=str(error))
         self.scheduler.start()
         log.info("maintenance begun", owner=engine.owner)
 
@@ -386,7 +390,30 @@ class Maintenance:
         self.refill.drain(left())
         self.dispatcher.drain(left())
         self.scheduler.stop(left())
-        self._observation.end(left())
+        with self._guard:
+            self._ended = True
+            if self._stop_counting is not None:
+                self._stop_counting()
+            self.sinks.stop(left())
+
+    def _observe(self) -> None:
+        """Count events and deliver them to sinks from now on, unless that has begun.
+
+        :raises StoreError: the store cannot be used; it is to be tried again.
+        """
+        with self._guard:
+            if self._ended:
+                return
+            if self._stop_counting is None:
+                self._stop_counting = self._engine.feed.on(self._observation.metrics.take)
+            self.sinks.start()
+
+    def _describe(self, record: RequestRecord) -> Mapping[str, Any]:
+        """Return what sinks are sent of a request: what ``GET /v1/requests/{id}`` answers."""
+        store = self._engine.store
+        jobs = store.jobs_of(record.pooled_id, request_id=record.id) if record.pooled_id else ()
+        task_url = TaskPool.over(self._engine).task_url
+        return Request.of(record, task_url, jobs=jobs).model_dump(mode="json")
 
     def _run_reconcile(self) -> None:
         self._observation.metrics.reconciled(self._reconcile.run_once())

@@ -12,7 +12,7 @@ from functools import partial
 from pool.clock import Clock
 from pool.config.settings import Template
 from pool.cvat import CvatClient
-from pool.errors import PoolError
+from pool.errors import PoolError, StoreError
 from pool.events.notifier import Signal
 from pool.logs import get_logger
 from pool.maintenance.retirement import older_warm, retire_replaced
@@ -175,10 +175,14 @@ class Refill:
             )
             if pooled is None:
                 return started, False
-            with self._guard:
-                future = self._workers.submit(self._create, template, pooled_id)
-                self._running[template.name].add(future)
-            future.add_done_callback(partial(self._done, template.name))
+            try:
+                with self._guard:
+                    future = self._workers.submit(self._create, template, pooled_id)
+                    self._running[template.name].add(future)
+            except RuntimeError:  # stopped since
+                self._give_up(pooled_id)
+                return started, False
+            future.add_done_callback(partial(self._done, template.name, pooled_id))
             started += 1
         return started, False
 
@@ -226,11 +230,19 @@ class Refill:
             target = self.target(template)
             retire_replaced(self._store, template, target, now=self._clock.now(), replaced=1)
 
-    def _done(self, template: str, future: Future[None]) -> None:
+    def _give_up(self, pooled_id: str) -> None:
+        """Settle a create that a stop has prevented: its row would count as under way."""
+        try:
+            self._store.fail_create(pooled_id, reason="not begun", now=self._clock.now())
+        except StoreError as error:
+            log.warning("create not given up", why=str(error))
+
+    def _done(self, template: str, pooled_id: str, future: Future[None]) -> None:
         with self._guard:
             self._running[template].discard(future)
-        error = None if future.cancelled() else future.exception()
-        if error is not None:
+        if future.cancelled():
+            self._give_up(pooled_id)
+        elif (error := future.exception()) is not None:
             log.error("create crashed", template=template, why=repr(error))
         if not self._stopping.is_set():
             self._on_room()

@@ -27,7 +27,6 @@ from pool.events.feed import Feed
 from pool.maintenance import heartbeat
 from pool.maintenance.heartbeat import Heartbeat
 from pool.maintenance.reload import Reload
-from pool.observability.observation import Observation
 from pool.requests.spool import Spool
 from pool.taskpool import TaskPool
 from pool.tracking.tracker import Tracker
@@ -279,7 +278,7 @@ def in_one_thread() -> Iterator[None]:
             (Tracker, "start", lambda each: each._paces.load()),
             (Feed, "_start", lambda _: None),
             (Daemon, "_listen", lambda _: None),
-            (Observation, "begin", lambda *_: None),
+            (daemon_module.Maintenance, "_observe", lambda _: None),
         ):
             replaced.enter_context(mock.patch.object(owner, name, value))
         yield

@@ -130,7 +130,7 @@ def test_the_rate_is_that_of_the_last_minute(
 def test_the_time_that_cvat_was_away_is_not_the_pools(
     engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
-    observation = Observation(engine, describe=lambda *_: {})
+    observation = Observation(engine)
     go_down(cvat)
     request = accepted(engine, dispatch, template)
     dispatch.drain(PATIENCE)
@@ -170,7 +170,7 @@ def test_what_waits_is_counted_once_and_is_a_reason_to_create(dry: Serving, imag
             threading.Event().wait(0.005)
         (row,) = api.get("/v1/templates").json["templates"]
         assert (row["waiting"], row["queued"], row["target"]) == (2, 7, 0)
-        shown = measured(Observation(dry.engine, describe=lambda *_: {}))
+        shown = measured(Observation(dry.engine))
         assert shown["cvat_pool_leases_waiting"] == 2
         assert shown["cvat_pool_requests_queued"] == 7
         dry.fill()

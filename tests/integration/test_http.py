@@ -54,7 +54,7 @@ def make_app(engine: Engine, receiver: Receiver) -> Callable[[], ASGIApp]:
         engine,
         dispatch_of(engine),
         receiver,
-        observation=Observation(engine, describe=lambda *_: {}),
+        observation=Observation(engine),
         ending=Ending(),
     )
 

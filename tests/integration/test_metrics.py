@@ -44,7 +44,7 @@ class Scrape:
 
 @pytest.fixture
 def observation(engine: Engine) -> Observation:
-    return Observation(engine, describe=lambda *_: {})
+    return Observation(engine)
 
 
 @pytest.fixture

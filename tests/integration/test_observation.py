@@ -32,7 +32,8 @@ class Seen:
         return self.http.request("GET", self.daemon.url + path)
 
     def wait_until_delivered(self, count: int) -> list[Any]:
-        sinks = self.daemon.observation.sinks
+        assert self.daemon.maintenance is not None
+        sinks = self.daemon.maintenance.sinks
         wait_until(self.daemon.engine.store, lambda: sinks.states()[0].delivered >= count)
         return [each.json for each in self.delivered]
 

@@ -127,7 +127,7 @@ def exposed(engine: Engine, store: Store) -> dict[str, set[str]]:
     )
     metrics.read_from(
         Sources(
-            status=Observation(engine, describe=lambda *_: {}).status,
+            status=Observation(engine).status,
             services=lambda: {"refill": ServiceRecord(last_success=1.0)},
             sinks=lambda: [sink],
             unseen_events=lambda: 0,

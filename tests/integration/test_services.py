@@ -187,6 +187,22 @@ def test_a_paused_template_is_left_alone(
     assert fill(refill) == 3
 
 
+def test_a_create_that_a_stop_prevents_leaves_nothing_half_made(
+    engine: Engine, refill: Refill, template: Template, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row is written, and then there is no worker any more."""
+    begin_create = engine.store.begin_create
+
+    def begin_and_stop(*arguments: Any, **options: Any) -> Any:
+        task = begin_create(*arguments, **options)
+        refill.stop(0.0)
+        return task
+
+    monkeypatch.setattr(engine.store, "begin_create", begin_and_stop, raising=False)
+    assert refill.run_once().started == 0
+    assert levels(engine.store, template) == {"failed": 1}
+
+
 TARGET = Target(size=10, reorder_point=2, rate=0.0, peak_rate=0.0, lead_time=1.0)
 
 

@@ -326,7 +326,7 @@ def serving(
         engine,
         dispatch,
         Receiver(),
-        observation=Observation(engine, describe=lambda *_: {}),
+        observation=Observation(engine),
         ending=ending,
         tokens=tokens,
     )
