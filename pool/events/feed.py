@@ -321,23 +321,25 @@ class Feed:
 
     def _look(self) -> None:
         self._looked_at = time.monotonic()
-        if self._looked_at >= self._recheck_at or self._cursor is None:
-            # Also when it begins: a waiter may have checked before the first look.
-            self._recheck_at = self._looked_at + RECHECK
+        if self._cursor is None:
             newest = self._store.last_event_id()
             with self._guard:
                 if self._cursor is None:
                     self._cursor = newest
+            # What they have checked may be older than the newest event.
             _wake(tuple(self._waiters))
+        recheck = self._looked_at >= self._recheck_at
+        if recheck:
+            self._recheck_at = self._looked_at + RECHECK
         token = self._store.change_token()
-        if token == self._token:
+        if token == self._token and not recheck:
             return
         # From here on a service that needs older events has them read in the next look.
         self._token = token
         try:
             while self._read():
                 pass
-            _wake(self._waiting_for_any() | self._ended())
+            _wake(self._waiting_for_any() | self._ended(requests=recheck))
         except BaseException:
             self._token = None
             raise
@@ -357,11 +359,15 @@ class Feed:
             _pass_on(events, each)
         return len(events) == BATCH
 
-    def _ended(self) -> set[_Waiter]:
-        """Those whose lease is at its end: not every end of a lease is an event."""
-        waiters = [each for each in tuple(self._waiters) if each.lease]
-        ended = self._store.leases_at_end({each.lease for each in waiters}) if waiters else ()
-        return {each for each in waiters if each.lease in ended}
+    def _ended(self, *, requests: bool) -> set[_Waiter]:
+        """Those whose lease, or request, is at its end. Each end of a request is an event, but not
+        each end of a lease."""
+        waiters = tuple(self._waiters)
+        names = {each.lease for each in waiters} - {""}
+        ended = set(self._store.leases_at_end(names)) if names else set()
+        names = {each.request for each in waiters} - {""} if requests else set()
+        ended |= set(self._store.requests_at_end(names)) if names else set()
+        return {each for each in waiters if ended & {each.request, each.lease}}
 
     def _waiting_for_any(self) -> set[_Waiter]:
         return {each for each in tuple(self._waiters) if not (each.request or each.lease)}

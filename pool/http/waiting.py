@@ -132,12 +132,11 @@ class _Ended(Generic[View]):
 
     async def _answer(self) -> None:
         asked, self._asked = self._asked, {}
+        names: Sequence[str] = tuple(asked)
         try:
-            ended = list(await self._workers.store(self._at_end, tuple(asked)))
-            for first in range(0, len(ended), AT_ONCE):
-                names = ended[first : first + AT_ONCE]
-                views = await self._workers.store(self._read_all, names)
-                for name, view in zip(names, views, strict=True):
+            while names:
+                views, names = await self._workers.store(self._read_ended, names)
+                for name, view in views.items():
                     asked[name].set_result(view)
         except PoolError as error:
             # They ask again a little later.
@@ -147,8 +146,10 @@ class _Ended(Generic[View]):
                 if not future.done():
                     future.set_result(None)
 
-    def _read_all(self, names: Sequence[str]) -> list[View | None]:
-        return [self._read_one(name) for name in names]
+    def _read_ended(self, names: Sequence[str]) -> tuple[dict[str, View | None], list[str]]:
+        """Return the first few that have ended, and the names of the others."""
+        ended = list(self._at_end(names))
+        return {name: self._read_one(name) for name in ended[:AT_ONCE]}, ended[AT_ONCE:]
 
     def _read_one(self, name: str) -> View | None:
         try:
