@@ -32,10 +32,10 @@ class TaskState(StrEnum):
 
 
 TASK_TRANSITIONS: Final[Mapping[TaskState, frozenset[TaskState]]] = {
-    # A cold task goes straight to the caller that it was created for, so that nobody else
-    # can take it in between.
+    # A cold task goes straight to the caller that it was created for, so that no other can take
+    # it in between.
     TaskState.CREATING: frozenset({TaskState.WARM, TaskState.LEASED, TaskState.FAILED}),
-    # Straight to deleted when somebody has made the task their own: nothing is deleted then.
+    # Straight to deleted when a person has made the task their own: it stays on the server.
     TaskState.WARM: frozenset({TaskState.LEASED, TaskState.RETIRED, TaskState.DELETED}),
     # Back to warm when the caller gave it back untouched. Straight to ready when the caller
     # uploaded by itself and the jobs were there before the import was noticed.
@@ -78,6 +78,16 @@ class LeaseState(StrEnum):
     RELEASED = "released"
     EXPIRED = "expired"
     ABANDONED = "abandoned"
+
+
+LEASE_TRANSITIONS: Final[Mapping[LeaseState, frozenset[LeaseState]]] = {
+    LeaseState.WAITING: frozenset({LeaseState.ACTIVE, LeaseState.ABANDONED}),
+    LeaseState.ACTIVE: frozenset({LeaseState.USED, LeaseState.RELEASED, LeaseState.EXPIRED}),
+    LeaseState.USED: frozenset(),
+    LeaseState.RELEASED: frozenset(),
+    LeaseState.EXPIRED: frozenset(),
+    LeaseState.ABANDONED: frozenset(),
+}
 
 
 class RequestState(StrEnum):
@@ -129,6 +139,18 @@ class ImportState(StrEnum):
     READY = "ready"
     FAILED = "failed"
     RETURNED = "returned"
+
+
+IMPORT_TRANSITIONS: Final[Mapping[ImportState, frozenset[ImportState]]] = {
+    # Straight to ready when the jobs were seen before the upload's answer.
+    ImportState.UPLOADING: frozenset(
+        {ImportState.IMPORTING, ImportState.READY, ImportState.FAILED, ImportState.RETURNED}
+    ),
+    ImportState.IMPORTING: frozenset({ImportState.READY, ImportState.FAILED}),
+    ImportState.READY: frozenset(),
+    ImportState.FAILED: frozenset(),
+    ImportState.RETURNED: frozenset(),
+}
 
 
 class Outcome(StrEnum):
@@ -390,7 +412,7 @@ class Prewarm:
     until: float
 
     def active(self, now: float) -> bool:
-        """Whether it counts now. A clock that was set back ends it: nobody knows for how long it
+        """Whether it counts now. A clock that was set back ends it: it is not known for how long it
         was meant then."""
         return self.since <= now < self.until
 
@@ -552,7 +574,7 @@ def check_name(pool_id: str, template: str, unique: str) -> str:
 def named_in(pool_id: str, name: str) -> str | None:
     """The id at the end of a name that :func:`task_name` or :func:`check_name` has made.
 
-    None for any other name: somebody has renamed the task, even if they left the mark.
+    None for any other name: a person has renamed the task, even if they left the mark.
     """
     rest = name.removeprefix(f"{pool_mark(pool_id)} ")
     if rest == name:

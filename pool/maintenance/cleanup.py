@@ -72,7 +72,7 @@ class Cleanup:
     def _prune_events(self, limit: int) -> int:
         now = self._clock.now()
         return self._store.prune_events(
-            told_before=now - EVENTS_FOR,
+            passed_before=now - EVENTS_FOR,
             before=now - UNDELIVERED_FOR,
             keep=MOST_EVENTS,
             limit=limit,

@@ -58,10 +58,10 @@ class Events(Connected):
             )
         return float(row[0]) if row else None
 
-    def prune_events(self, *, told_before: float, before: float, keep: int, limit: int) -> int:
+    def prune_events(self, *, passed_before: float, before: float, keep: int, limit: int) -> int:
         """Delete the oldest events, at most ``limit`` of them; return how many.
 
-        These are events from before ``told_before`` that every sink has passed; and those from
+        These are events from before ``passed_before`` that every sink has passed; and those from
         before ``before``, and all but the newest ``keep``, passed or not. The newest one always
         stays, so that its id is never given again.
         """
@@ -75,11 +75,11 @@ class Events(Connected):
                 DELETE FROM events WHERE id IN (
                     SELECT id FROM (SELECT id, at FROM events ORDER BY id LIMIT :limit) AS oldest
                     WHERE id < :last AND (id <= :last - :keep OR at < :before
-                                          OR (at < :told_before AND id <= :passed)))
+                                          OR (at < :passed_before AND id <= :passed)))
                 """,
                 last=last,
                 passed=passed,
-                told_before=told_before,
+                passed_before=passed_before,
                 before=before,
                 keep=max(0, keep),
                 limit=max(0, limit),

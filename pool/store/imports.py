@@ -23,7 +23,8 @@ from pool.model import (
     RequestWarning,
 )
 from pool.store.connections import Connected, Connection, Row
-from pool.store.leases import burn_task, count_hand_out, end_lease, reason_of
+from pool.store.demand import count_hand_out
+from pool.store.leases import burn_task, end_lease, reason_of
 from pool.store.records import (
     REQUEST,
     REQUESTS,

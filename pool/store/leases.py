@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from array import array
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from pool.errors import IdempotencyConflict, QueueFull
 from pool.model import (
-    Demand,
     Handout,
     LeaseRecord,
     LeaseState,
@@ -22,6 +19,7 @@ from pool.model import (
     new_id,
 )
 from pool.store.connections import Connected, Connection, Row, listed
+from pool.store.demand import count_hand_out
 from pool.store.records import (
     LEASE,
     LEASE_WIDTH,
@@ -29,7 +27,6 @@ from pool.store.records import (
     REQUESTS,
     TASK,
     UNOWNED,
-    Asked,
     NewLease,
     NewMember,
     NewRequest,
@@ -42,12 +39,9 @@ from pool.store.records import (
 )
 from pool.store.schema import EXPIRING, LIVE, SPOOLED
 
-#: Seconds in one bucket of the demand history.
-DEMAND_BUCKET: Final = 10.0
-
 
 class Leases(Connected):
-    """The rows of hand-outs, and the counts of how they were served."""
+    """The rows of hand-outs."""
 
     # --- Handing out ------------------------------------------------------------------------------
 
@@ -357,64 +351,6 @@ class Leases(Connected):
                 **wanted,
             )
         return frozenset(lease_id for (lease_id,) in found)
-
-    # --- Demand -----------------------------------------------------------------------------------
-
-    def demand(self, template: str, *, since: float) -> Sequence[Demand]:
-        """Return hand-outs by bucket of :data:`DEMAND_BUCKET` seconds, oldest first, empty ones
-        left out."""
-        with self.connections.reading() as db:
-            found = db.rows(
-                """
-                SELECT start, hits, waits, colds FROM demand
-                WHERE template = :template AND start >= :since ORDER BY start
-                """,
-                template=template,
-                since=since,
-            )
-        return [
-            Demand(template=template, start=start, hits=hits, waits=waits, colds=colds)
-            for start, hits, waits, colds in found
-        ]
-
-    def hand_outs(self) -> Mapping[str, Mapping[Outcome, int]]:
-        """Return how many hand-outs there ever were, by template and outcome."""
-        totals: dict[str, dict[Outcome, int]] = {}
-        with self.connections.reading() as db:
-            for template, outcome, total in db.rows(
-                "SELECT template, outcome, total FROM hand_outs"
-            ):
-                totals.setdefault(template, {})[Outcome(outcome)] = total
-        return totals
-
-    def asked(self, template: str, *, since: float, until: float, limit: int) -> Asked:
-        """Return when tasks of a template were asked for, from ``since`` to ``until``, the newest
-        ``limit`` times.
-
-        A request counts once, when it was made, however many leases it has used up, with the
-        outcome of the last; what still waits does not count. Takes eight bytes of memory for each.
-        """
-        times = array("d")
-        outcomes: Counter[Outcome | None] = Counter()
-        with self.connections.reading() as db:
-            asked_at = db.least(
-                "leases.created_at", "COALESCE(requests.created_at, leases.created_at)"
-            )
-            for at, outcome in db.execute(
-                f"""
-                SELECT {asked_at} AS asked_at, leases.outcome
-                FROM leases LEFT JOIN requests ON requests.lease_id = leases.id
-                WHERE leases.template = :template AND leases.state <> 'waiting'
-                  AND leases.created_at BETWEEN :since AND :until
-                  AND (leases.request_id IS NULL OR requests.id IS NOT NULL)
-                ORDER BY asked_at DESC LIMIT :limit
-                """,
-                {"template": template, "since": since, "until": until, "limit": max(0, limit)},
-            ):
-                times.append(at)
-                outcomes[outcome and Outcome(outcome)] += 1
-        times.reverse()
-        return Asked(times=times, outcomes=outcomes)
 
 
 # --- Parts of these and other transactions --------------------------------------------------------
@@ -806,32 +742,6 @@ def burn_task(db: Connection, pooled_id: str, reason: str, *, now: float) -> boo
 def reason_of(code: str, message: str) -> str:
     """Return why a task was burnt."""
     return ": ".join(part for part in (code, message) if part)
-
-
-def count_hand_out(db: Connection, template: str, outcome: Outcome, *, now: float) -> None:
-    """Count one hand-out that has served its caller, in its bucket of time and among all."""
-    db.changed(
-        """
-        INSERT INTO demand (template, start, hits, waits, colds)
-        VALUES (:template, :start, :hits, :waits, :colds)
-        ON CONFLICT (template, start) DO UPDATE
-        SET hits = demand.hits + excluded.hits, waits = demand.waits + excluded.waits,
-            colds = demand.colds + excluded.colds
-        """,
-        template=template,
-        start=now // DEMAND_BUCKET * DEMAND_BUCKET,
-        hits=outcome is Outcome.HIT,
-        waits=outcome is Outcome.WAIT,
-        colds=outcome is Outcome.COLD,
-    )
-    db.changed(
-        """
-        INSERT INTO hand_outs (template, outcome, total) VALUES (:template, :outcome, 1)
-        ON CONFLICT (template, outcome) DO UPDATE SET total = hand_outs.total + 1
-        """,
-        template=template,
-        outcome=outcome,
-    )
 
 
 def _handout_of(row: Row) -> Handout:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Mapping, Sequence
 
 from pool.model import LIVE_TASK_STATES, Levels, PooledTask, TaskState, task_name
@@ -127,27 +126,6 @@ class Tasks(Connected):
                 reason=text(reason),
                 now=now,
             )
-
-    def lead_times(self) -> Mapping[str, float]:
-        """Return how many seconds a create takes, by template, as :meth:`finish_create` learned."""
-        with self.connections.reading() as db:
-            return dict(db.rows("SELECT template, seconds FROM lead_times"))
-
-    def create_times(self, template: str, *, since: float) -> Sequence[float]:
-        """Return how many seconds the creates for a template's pool took that began after
-        ``since``, in ascending order."""
-        with self.connections.reading() as db:
-            found = db.rows(
-                """
-                SELECT warm_at - created_at AS took FROM tasks
-                WHERE template = :template AND created_at >= :since AND warm_at IS NOT NULL
-                  AND NOT cold
-                ORDER BY took
-                """,
-                template=template,
-                since=since,
-            )
-        return array("d", (took for (took,) in found))
 
     def others_created(self, template: str, *, since: float) -> bool:
         """Return whether a task of another template was created since, among the latest few

@@ -10,8 +10,12 @@ from hypothesis.stateful import RuleBasedStateMachine
 from store_scene import NOW, everything
 
 from pool.model import (
+    IMPORT_TRANSITIONS,
+    LEASE_TRANSITIONS,
     REQUEST_TRANSITIONS,
     TASK_TRANSITIONS,
+    ImportRecord,
+    ImportState,
     LeaseState,
     RequestState,
     TaskState,
@@ -21,9 +25,14 @@ from pool.store import Store
 T, L, R = TaskState, LeaseState, RequestState
 Row = TypeVar("Row")
 
-LEASE_TRANSITIONS = {
-    L.WAITING: {L.ACTIVE, L.ABANDONED},
-    L.ACTIVE: {L.USED, L.RELEASED, L.EXPIRED},
+#: The states of a request's import, by the request's own.
+OF_IMPORT = {
+    R.QUEUED: set[ImportState](),
+    R.UPLOADING: {ImportState.UPLOADING},
+    R.IMPORTING: {ImportState.IMPORTING},
+    R.READY: {ImportState.READY},
+    R.FAILED: {ImportState.FAILED, ImportState.RETURNED},
+    R.CANCELLED: set[ImportState](),
 }
 
 
@@ -60,6 +69,8 @@ class Model(RuleBasedStateMachine):
         self.tasks: dict[str, Task] = {}
         self.leases: dict[str, Lease] = {}
         self.requests: dict[str, Request] = {}
+        #: Imports as they were seen last.
+        self.imports: dict[str, ImportRecord] = {}
         self.turn = 0
 
     @property
@@ -116,6 +127,24 @@ class Model(RuleBasedStateMachine):
 
     def some_request(self, number: int) -> tuple[str, Request]:
         return _pick(self.requests, number, Request(R.CANCELLED, ""))
+
+    def look_at_imports(self) -> None:
+        """Check the imports of all requests, and those that there were before."""
+        for request in self.store.requests(limit=10_000).requests:
+            if request.import_id is None:
+                assert not OF_IMPORT[request.state] or request.state is R.FAILED
+                continue
+            now = self.store.import_record(request.import_id)
+            assert now is not None
+            assert now.state in OF_IMPORT[request.state]
+            assert now.request_ids == (request.id,)
+            self.imports.setdefault(now.id, now)
+        for before in list(self.imports.values()):
+            now = self.store.import_record(before.id)
+            assert now is not None
+            assert now.state is before.state or now.state in IMPORT_TRANSITIONS[before.state]
+            assert (now.members, now.pooled_id) == (before.members, before.pooled_id)
+            self.imports[now.id] = now
 
     def import_id(self, request_id: str) -> str:
         request = self.store.request(request_id)

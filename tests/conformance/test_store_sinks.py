@@ -73,7 +73,8 @@ def test_old_events_are_forgotten_a_few_at_a_time(scene: Scene) -> None:
     happen(scene, 5)
     recent = happen(scene, 2, now=LATER)
     prune = [
-        scene.store.prune_events(told_before=LATER, before=0.0, keep=100, limit=2) for _ in range(4)
+        scene.store.prune_events(passed_before=LATER, before=0.0, keep=100, limit=2)
+        for _ in range(4)
     ]
     assert prune == [2, 2, 1, 0]
     assert remaining(scene.store) == recent
@@ -81,8 +82,8 @@ def test_old_events_are_forgotten_a_few_at_a_time(scene: Scene) -> None:
 
 def test_the_newest_event_always_stays_so_that_no_id_is_given_twice(scene: Scene) -> None:
     *_, newest = happen(scene, 3)
-    assert scene.store.prune_events(told_before=LATER, before=0.0, keep=0, limit=9) == 2
-    assert scene.store.prune_events(told_before=LATER, before=0.0, keep=0, limit=9) == 0
+    assert scene.store.prune_events(passed_before=LATER, before=0.0, keep=0, limit=9) == 2
+    assert scene.store.prune_events(passed_before=LATER, before=0.0, keep=0, limit=9) == 0
     assert (remaining(scene.store), scene.store.last_event_id()) == ([newest], newest)
     assert happen(scene, 1) == [newest + 1]
 
@@ -93,10 +94,12 @@ def test_events_are_kept_until_every_sink_was_told(scene: Scene) -> None:
     happen(scene, 4)
     store.pass_events("a", up_to=4)
     store.pass_events("b", up_to=2)
-    assert store.prune_events(told_before=LATER, before=0.0, keep=100, limit=9) == 2
+    assert store.prune_events(passed_before=LATER, before=0.0, keep=100, limit=9) == 2
     assert remaining(store) == [3, 4]
     store.open_sinks(["a"])
-    assert store.prune_events(told_before=LATER, before=0.0, keep=100, limit=9) == 1, "b is no more"
+    assert store.prune_events(passed_before=LATER, before=0.0, keep=100, limit=9) == 1, (
+        "b is no more"
+    )
 
 
 def test_no_sink_keeps_events_for_ever(scene: Scene) -> None:
@@ -104,7 +107,7 @@ def test_no_sink_keeps_events_for_ever(scene: Scene) -> None:
     store.open_sinks(["dead"])
     happen(scene, 2)
     recent = happen(scene, 2, now=LATER)
-    assert store.prune_events(told_before=LATER, before=LATER, keep=100, limit=9) == 2
+    assert store.prune_events(passed_before=LATER, before=LATER, keep=100, limit=9) == 2
     assert remaining(store) == recent
 
 
@@ -112,11 +115,11 @@ def test_no_sink_keeps_more_than_so_many(scene: Scene) -> None:
     store = scene.store
     store.open_sinks(["dead"])
     happen(scene, 6)
-    assert store.prune_events(told_before=0.0, before=0.0, keep=2, limit=9) == 4
+    assert store.prune_events(passed_before=0.0, before=0.0, keep=2, limit=9) == 4
     assert remaining(store) == [5, 6]
 
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_nothing_is_forgotten_when_nothing_is_to_be(scene: Scene, limit: int) -> None:
     happen(scene, 2)
-    assert scene.store.prune_events(told_before=LATER, before=0.0, keep=0, limit=limit) == 0
+    assert scene.store.prune_events(passed_before=LATER, before=0.0, keep=0, limit=limit) == 0

@@ -381,6 +381,7 @@ class Calls(Model):
         assert {request.id: (request.state, request.lease_id) for request in requests} == {
             id: (request.state, request.lease) for id, request in self.requests.items()
         }
+        self.look_at_imports()
         holders = [task.lease_id for task in tasks if task.lease_id]
         assert len(holders) == len(set(holders)), "a lease has at most one task"
         active = [lease.pooled_id for lease in leases if lease.state is L.ACTIVE]

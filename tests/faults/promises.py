@@ -10,8 +10,11 @@ from typing import Any
 from world import OWN, World
 
 from pool.model import (
+    IMPORT_TRANSITIONS,
+    LEASE_TRANSITIONS,
     REQUEST_TRANSITIONS,
     TASK_TRANSITIONS,
+    ImportState,
     LeaseState,
     PooledTask,
     RequestState,
@@ -20,12 +23,8 @@ from pool.model import (
 )
 from pool.store import open_store
 
-L, R, T = LeaseState, RequestState, TaskState
+U, L, R, T = ImportState, LeaseState, RequestState, TaskState
 
-LEASE_TRANSITIONS = {
-    L.WAITING: {L.ACTIVE, L.ABANDONED},
-    L.ACTIVE: {L.USED, L.RELEASED, L.EXPIRED},
-}
 #: Creates that the templates allow at once.
 CONCURRENCY = 2
 
@@ -46,6 +45,11 @@ AUDIT = """
     WHEN OLD.state <> NEW.state BEGIN
         INSERT INTO audit (kind, id, was, becomes)
         VALUES ('request', NEW.id, OLD.state, NEW.state);
+    END;
+    CREATE TRIGGER audit_import AFTER UPDATE OF state ON imports
+    WHEN OLD.state <> NEW.state BEGIN
+        INSERT INTO audit (kind, id, was, becomes)
+        VALUES ('import', NEW.id, OLD.state, NEW.state);
     END;
     CREATE TRIGGER audit_create AFTER INSERT ON tasks WHEN NOT NEW.cold BEGIN
         INSERT INTO audit (kind, id, capacity, creating, waiting) SELECT 'create', NEW.id,
@@ -146,6 +150,8 @@ class Promises:
                     assert L(becomes) in LEASE_TRANSITIONS[L(was)], f"{row}: {was} to {becomes}"
                 case "request":
                     assert R(becomes) in REQUEST_TRANSITIONS[R(was)], f"{row}: {was} to {becomes}"
+                case "import":
+                    assert U(becomes) in IMPORT_TRANSITIONS[U(was)], f"{row}: {was} to {becomes}"
                 case "create":
                     most = max(variant.max_size for variant in self._world.variants)
                     assert capacity <= most + waiting, f"{capacity} tasks of at most {most}"

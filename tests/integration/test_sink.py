@@ -314,7 +314,7 @@ def test_what_was_forgotten_is_missed_and_no_more(
     sinking: Sinking, receiver: Receiver, store: Store
 ) -> None:
     sinking.serve("r1", "r2")
-    assert store.prune_events(told_before=0.0, before=0.0, keep=2, limit=99)
+    assert store.prune_events(passed_before=0.0, before=0.0, keep=2, limit=99)
     assert sinking.run() == (1, 0)
     assert receiver.requests() == ["r2"]
 
