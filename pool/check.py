@@ -1,5 +1,5 @@
-"""What a daemon needs before it starts, and whether the configuration suits its server, from the
-file to a task of each template."""
+"""Check what a daemon needs before it starts, and whether the configuration suits its server, from
+the file to a task of each template."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class CheckResult:
 
 
 def mistakes(error: InvalidConfig) -> Iterator[CheckResult]:
-    """What is wrong with a configuration file, each with its line."""
+    """Yield what is wrong with a configuration file, each with its line."""
     for line in error.lines():
         yield CheckResult(name="configuration", detail=line, error=error)
 

@@ -18,7 +18,7 @@ _as_json = False
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger that takes an event and key-value pairs."""
+    """Return a logger that takes an event and key-value pairs."""
     processors: list[Processor] = [
         structlog.stdlib.filter_by_level,
         # The call over HTTP that a line is about, where it is about one (pool.http.middleware).
@@ -46,7 +46,7 @@ def configure(*, level: str = "info", as_json: bool = False) -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(level.upper())
     logger.propagate = False
-    # What APScheduler warns of is counted and logged by pool.services.scheduler.
+    # What APScheduler warns of is counted and logged by pool.maintenance.scheduler.
     logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
 
 

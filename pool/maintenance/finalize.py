@@ -1,4 +1,4 @@
-"""What is done after the job ids are out: the task's final name, and the assignments.
+"""Do what comes after the job ids: the task's final name, and the assignments.
 
 The two are steps of their own, each with its own tries and pauses, which the store keeps. What
 fails goes behind what has waited longer, and ends after a bounded number of tries as a warning on
@@ -62,8 +62,8 @@ class Tried:
     """One try of a step.
 
     ``left`` are the jobs that are still to be assigned. ``error`` is None when nothing failed.
-    ``counted`` is False when the try has not come to the end of the jobs; ``hopeless`` tells that
-    another try would fail as well. ``answered`` tells that some call succeeded.
+    ``counted`` is False when the try has not come to the end of the jobs; ``hopeless``: another
+    try would fail as well; ``answered``: some call succeeded.
     """
 
     left: tuple[int, ...] | None = None
@@ -74,7 +74,7 @@ class Tried:
 
 
 def final_name(task: PooledTask, request: RequestRecord | None) -> str:
-    """What the task is called once its data is in: what the caller said, else what is in it."""
+    """Return the name of a task with data: the caller's, or one that says what is in it."""
     if request is None:
         return f"{task.template} {task.id}"
     if request.name:
@@ -86,14 +86,14 @@ def final_name(task: PooledTask, request: RequestRecord | None) -> str:
 
 
 def of_server(error: CvatError) -> bool:
-    """Whether a failure is probably the server's as a whole rather than of this call."""
+    """Return whether a failure is probably the server's as a whole rather than this call's."""
     if isinstance(error, CvatBusy):
         return error.http_status in (429, 503)
     return isinstance(error, CvatUnreachable | CvatRefusedCredentials)
 
 
 def tries_for(kind: FinalKind, error: CvatError) -> int:
-    """After how many tries a step is given up that fails by this error."""
+    """Return after how many tries a step is given up that fails by this error."""
     if kind is FinalKind.NAME and isinstance(error, CvatRejected | CvatNotFound):
         return 1
     refused = isinstance(error, CvatForbidden | CvatRejected | CvatNotFound)
@@ -101,7 +101,7 @@ def tries_for(kind: FinalKind, error: CvatError) -> int:
 
 
 def pause_after(tries: int) -> float:
-    """Seconds until a step is tried again that has failed so often."""
+    """Return the seconds until a step is tried again that has failed so often."""
     return FIRST_PAUSE * FACTOR ** (tries - 1)
 
 
@@ -247,7 +247,7 @@ class Finalize:
                     break
                 refused.append(job_id)
                 if len(refused) == 1 and error.http_status == 500 and self._unknown(user_id):
-                    # CVAT answers 500 to an administrator who assigns to nobody it knows.
+                    # CVAT answers 500 to an administrator who assigns to an unknown user.
                     return Tried(left=(*left[tried + 1 :], *refused), error=error, hopeless=True)
             tried += 1
             if len(refused) == tried == MOST_REFUSED:

@@ -1,4 +1,4 @@
-"""Says that this process is alive, so that others take over what it owned once it is not."""
+"""Renew the claim of a live process on what it owns; others take over once it is gone."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from pool.store import Store
 
 log = get_logger(__name__)
 
-#: Seconds between two signs of life, and after how many without one a process counts as gone.
+#: Seconds between two renewals, and after how many without one a process counts as gone.
 PERIOD = 3.0
 TERM = 10.0
 
 
 def new_owner() -> str:
-    """A name for this process that no other process has, on any machine."""
+    """Return a name for this process that no other process has, on any machine."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
 
 
 class Heartbeat:
-    """Renews the claim of one process on its requests and leases; ``afterwards``, what they need
-    of it is seen to."""
+    """Renews the claim of one process on its requests and leases, and calls ``afterwards`` each
+    time."""
 
     def __init__(
         self,

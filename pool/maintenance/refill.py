@@ -1,4 +1,4 @@
-"""Keeps the pools filled: on every hand-out, and by the clock as a safety net."""
+"""Keep the pools filled: on every hand-out, and by the clock as a safety net."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Situation:
 
     ``warm`` is what can be handed out, of an older template too where it says so; ``capacity``
     is what will be there of the template as it is now. ``waiting`` are callers that wait and
-    requests that are queued. ``probing`` tells that one create is to find out whether the
+    requests that are queued. ``probing``: one create is to find out whether the
     template's are possible again.
     """
 

@@ -1,7 +1,7 @@
-"""Puts a changed configuration in force without a restart: sizes at once, templates as they come.
+"""Put a changed configuration in force without a restart: sizes at once, templates as they come.
 
 A changed fingerprint, a new template and one that was taken out need nothing special here: the
-refill makes tasks by what is in force, and recycling retires the others.
+refill makes tasks by what is in force, and the others are retired.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ FIXED = ("cvat", "store", "daemon", "events")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReloadReport:
-    """What a look came to: whether the file was read and is in force, templates that are others
-    now, keys that need a restart to be followed, what is wrong, if anything is, and whether the
-    file with the access token has changed."""
+    """The result of a look: whether the file was read and is in force, templates that have changed,
+    keys that need a restart, what is wrong, and whether the file with the access token changed."""
 
     read: bool = False
     changed: tuple[str, ...] = ()
@@ -40,7 +39,7 @@ class ReloadReport:
 
 
 class Reload:
-    """Looks whether the configuration has changed, and puts its templates in force.
+    """Puts the templates in force of a configuration that has changed.
 
     The configuration is its file and all files that it names: labels, tokens and secrets.
     """
@@ -116,7 +115,7 @@ class Reload:
         )
         if restart:
             log.warning("a restart is needed to follow these keys", keys=restart)
-        # What a template tells the server includes where the server is, which stays.
+        # A template includes the address of its server, which stays.
         templates: dict[str, Template] = {
             name: replace(template, server=self._settings.cvat)
             for name, template in fresh.templates.items()

@@ -74,7 +74,7 @@ class Scheduler:
 
     A wake-up while the service runs is not lost: it runs once more. Whether it runs is known
     here and not asked of APScheduler, which skips a run that is due during another, and calls its
-    listeners at times within its own turn, when what they change is overwritten.
+    listeners at times before it writes its own state, which then overwrites what they change.
     """
 
     def __init__(self, *, clock: Clock, before: Callable[[], object] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""How many warm tasks a template wants: a base-stock rule on the demand that was seen.
+"""Size a template's pool: a base-stock rule on the demand that was seen.
 
 If hand-outs come at a rate and one refill takes a lead time, then the number asked for during
 that time is about Poisson distributed, and holding its ``hit_rate`` quantile serves that share
@@ -43,7 +43,7 @@ class Target:
 
 
 def current_target(store: Store, template: Template, *, now: float) -> Target:
-    """The target of a template's pool as it is now: the only one, for refilling and for people."""
+    """Return the target of a template's pool now: the only one, for refilling and for people."""
     return target_size(
         store.demand(template.name, since=now - max(WINDOWS)),
         template.pool,
@@ -54,7 +54,7 @@ def current_target(store: Store, template: Template, *, now: float) -> Target:
 
 
 def rate_over(window: float, history: Sequence[Demand], *, now: float) -> float:
-    """Hand-outs a second in the last ``window`` seconds.
+    """Return the hand-outs a second in the last ``window`` seconds.
 
     What is yet to come was seen before the clock was set back, at a time that is not known.
     """
@@ -62,12 +62,12 @@ def rate_over(window: float, history: Sequence[Demand], *, now: float) -> float:
 
 
 def demand_rate(history: Sequence[Demand], *, now: float) -> float:
-    """Hand-outs a second in the busiest of :data:`WINDOWS`."""
+    """Return the hand-outs a second in the busiest of :data:`WINDOWS`."""
     return max(rate_over(window, history, now=now) for window in WINDOWS)
 
 
 def poisson_quantile(mean: float, probability: float) -> int:
-    """The smallest ``k`` for which a Poisson variable is at most ``k`` with ``probability``."""
+    """Return the smallest ``k`` that a Poisson variable does not exceed with ``probability``."""
     if mean <= 0:
         return 0
     if mean > 500:
@@ -98,7 +98,7 @@ def target_size(
     now: float,
     prewarm: Prewarm | None = None,
 ) -> Target:
-    """The target for one template.
+    """Return the target for one template.
 
     ``lead_time`` is how many seconds pass from the decision to create one task until it is
     warm, waiting for the foreground included. A ``prewarm`` counts while its time lasts.

@@ -1,10 +1,10 @@
-"""What ``min_size`` the demand so far would have wanted: a recommendation for people.
+"""Recommend a ``min_size`` from the demand so far.
 
 The hand-outs of the last days are played again, with the times at which they were asked for. Each
 has one task created in its place, and these creates follow one after the other, as they do while
-requests are being served. Whoever comes is served at once by a pool of more tasks than are being
-replaced at that moment; so the number that are, in the order of size, tells which pool would have
-served which share. Nothing is assumed of how callers come: a burst counts as the burst it was.
+requests are being served. A caller is served at once by a pool of more tasks than are being
+replaced at that moment; so these numbers, in the order of size, show which pool would have served
+which share. Nothing is assumed of how callers come: a burst counts as the burst it was.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Advice:
     """The ``min_size`` at which the share ``wanted`` of the hand-outs would have been hits.
 
     ``expected`` is the share that it would have served at once, and ``expected_now`` that of the
-    ``current`` one. All three are None when nothing was asked for: then nobody can tell.
+    ``current`` one. All three are None when nothing was asked for.
     """
 
     template: str
@@ -82,7 +82,7 @@ class Advice:
 
 
 def tune(store: Store, template: Template, *, now: float) -> Advice:
-    """The advice for one template, from what the store knows of the last :data:`HISTORY`
+    """Return the advice for one template, from what the store knows of the last :data:`HISTORY`
     seconds."""
     since = now - HISTORY
     asked = store.asked(template.name, since=since, until=now, limit=MOST)
@@ -91,7 +91,7 @@ def tune(store: Store, template: Template, *, now: float) -> Advice:
 
 
 def creates_in(took: Sequence[float]) -> Creates:
-    """The creates that ``took`` so many seconds, in ascending order."""
+    """Return the creates that ``took`` so many seconds, in ascending order."""
     if not took:
         return Creates(count=0, median=LEAD_TIME, slow=LEAD_TIME)
     return Creates(
@@ -100,7 +100,7 @@ def creates_in(took: Sequence[float]) -> Creates:
 
 
 def advise(asked: Asked, creates: Creates, template: str, settings: PoolSettings) -> Advice:
-    """The smallest size that serves as many of these hand-outs at once as ``hit_rate`` wants."""
+    """Return the smallest size that serves the share ``hit_rate`` of these hand-outs at once."""
     replaced = being_replaced(asked.times, creates.slow)
     size = _quantile(replaced, settings.hit_rate) + 1 if replaced else None
     return Advice(
@@ -122,7 +122,7 @@ def advise(asked: Asked, creates: Creates, template: str, settings: PoolSettings
 
 
 def being_replaced(asked_at: Iterable[float], seconds: float) -> Counter[int]:
-    """How often how many tasks were being replaced when one was asked for, when the create of each
+    """Return how often how many tasks were being replaced when one was asked for, when each create
     takes so many ``seconds`` and they are made one after the other."""
     counts: Counter[int] = Counter()
     before, left = 0.0, 0.0

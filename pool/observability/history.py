@@ -1,5 +1,4 @@
-"""How the pool has been doing in the last hour: levels as they were sampled, and how long requests
-took."""
+"""The last hour of the pool: sampled levels, and how long requests took."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from pool.maintenance.scheduler import INTERVALS
 from pool.model import EndedRequest, Status, TemplateStatus
 from pool.store import Store
 
-#: Seconds between two samples, for which samples are kept, and how many requests are told of.
+#: Seconds between two samples, for which samples are kept, and how many requests are shown.
 EVERY = INTERVALS["history"]
 KEPT_FOR = 3600.0
 MOST_REQUESTS = 1000
@@ -55,7 +54,7 @@ class History:
         self._samples: deque[_Sample] = deque(maxlen=int(KEPT_FOR / EVERY))
 
     def run_once(self) -> int:
-        """Take a sample; answers how many there are."""
+        """Take a sample; return how many there are."""
         status = self._read_status()
         sample = _Sample(self._clock.now(), {each.name: _levels(each) for each in status.templates})
         with self._guard:
@@ -63,7 +62,7 @@ class History:
             return len(self._samples)
 
     def hour(self) -> HourReport:
-        """The last hour, up to now.
+        """Return the last hour, up to now.
 
         :raises StoreError: the store cannot be read.
         """

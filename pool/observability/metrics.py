@@ -236,7 +236,7 @@ class _State(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from _of_services(self._sources.services())
         yield _gauge(
-            "event_listeners", "Clients that are told of events.", self._sources.listeners()
+            "event_listeners", "Clients that have a stream of events.", self._sources.listeners()
         )
         try:
             metrics = [
@@ -327,7 +327,7 @@ _OF_TEMPLATE: Final[tuple[tuple[str, str, Callable[[TemplateStatus], float]], ..
     ("requests_queued", "Requests that are queued.", lambda each: each.queued),
     (
         "template_paused",
-        "Whether nothing is created since somebody has paused it.",
+        "Whether nothing is created since it was paused.",
         lambda each: each.paused_since is not None,
     ),
 )
@@ -374,7 +374,7 @@ def _of_sinks(sinks: Sequence[SinkState]) -> Iterator[Metric]:
 _OF_SINK: Final[tuple[tuple[str, str, Callable[[SinkState], float]], ...]] = (
     (
         "sink_backlog_events",
-        "Events after the last one that a sink was told of, for it or not.",
+        "Events after the last one that a sink has had, for it or not.",
         lambda sink: sink.backlog,
     ),
     (

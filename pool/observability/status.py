@@ -1,4 +1,4 @@
-"""What the pool looks like now: levels, demand and troubles, read from the store only."""
+"""The present state of the pool: levels, demand and troubles, read from the store only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pool.tracking.webhook_health import scope_of, webhook_state
 
 
 def read_status(store: Store, settings: Settings, *, now: float) -> Status:
-    """The status of all templates; no call to the server is made."""
+    """Return the status of all templates, without a call to the server."""
     levels = store.levels()
     hand_outs = store.hand_outs()
     hold = store.holds().get(SERVER)
@@ -123,7 +123,7 @@ class _Hooks:
 
 
 def state_of(row: TemplateStatus) -> str:
-    """What is being done for a template, in a word or two."""
+    """Return what is being done for a template, in a word or two."""
     if row.held_since is not None:
         return "held"
     if row.paused_since is not None:
@@ -134,7 +134,7 @@ def state_of(row: TemplateStatus) -> str:
 
 
 def troubles(status: Status, *, now: float) -> tuple[str, ...]:
-    """What is wrong, and what to do about it: a sentence each, the most pressing first."""
+    """Return what is wrong and what to do about it: a sentence each, the most pressing first."""
     found = []
     if status.maintainer is None:
         found.append("No daemon keeps the pools filled: start 'cvat-pool run'.")
@@ -162,7 +162,7 @@ def troubles(status: Status, *, now: float) -> tuple[str, ...]:
 
 
 def notes(status: Status, *, now: float) -> tuple[str, ...]:
-    """What else is to be known, a line each: pauses, prewarms, webhooks, and who refills."""
+    """Return other news, a line each: pauses, prewarms, webhooks, the maintainer."""
     found = []
     for row in status.templates:
         if row.paused_since is not None:
@@ -198,6 +198,6 @@ def _hold(reason: str, since: datetime, until: datetime | None, now: float) -> s
 
 
 def _moment(at: datetime, now: float) -> str:
-    """A time of today as "14:02", and another with its day, in the machine's own zone."""
+    """Return a time of today as "14:02", and another with its day, in the machine's own zone."""
     local, today = at.astimezone(), datetime.fromtimestamp(now).astimezone()
     return f"{local:%H:%M}" if local.date() == today.date() else f"{local:%d %b %H:%M}"

@@ -1,1 +1,1 @@
-"""Imports on their way: when to ask, and who tells without being asked."""
+"""Imports under way: polling, and the webhooks that announce their ends."""

@@ -142,7 +142,7 @@ class Pace:
 
     The moment of the first poll follows a quantile by stochastic approximation (Robbins and
     Monro, 1951), in logarithms: a poll that finds the jobs moves it down, one that does not moves
-    it up, in the ratio of the quantile. This needs only what a poll tells, before or after, and
+    it up, in the ratio of the quantile. This needs only what a poll shows, before or after, and
     not the import's exact time, which cannot be seen.
     """
 

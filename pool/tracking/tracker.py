@@ -29,7 +29,6 @@ from pool.errors import (
     TaskGone,
 )
 from pool.events.feed import Feed, Unsubscribe
-from pool.events.notifier import Signal
 from pool.logs import get_logger
 from pool.model import Event, Handout, Job, TaskState
 from pool.store import Store
@@ -59,7 +58,7 @@ OUTAGE = 3
 #: Seconds for which an import is given time to show up after CVAT was away, where it can be sent
 #: again.
 ORPHAN_PATIENCE = 60.0
-#: A request whose data is in the spool gets this many tasks at most, whoever serves it: more than
+#: A request whose data is in the spool gets this many tasks at most, in any process: more than
 #: one whose caller waits, since a server that comes and goes should not cost it.
 MOST_TASKS_SPOOLED = 5
 NO_REASON = "CVAT gave no reason"
@@ -142,8 +141,6 @@ class Tracker:
         self._ended_elsewhere = False
         self._stopping = False
         self._thread: threading.Thread | None = None
-        #: Announced whenever a tracked task is ready or has failed.
-        self.finished = Signal(clock)
 
     # --- What is tracked --------------------------------------------------------------------
 
@@ -210,7 +207,6 @@ class Tracker:
         """Track a task no longer."""
         with self._guard:
             self._tracked.pop(pooled_id, None)
-        self.finished.announce()
 
     @property
     def watching(self) -> int:

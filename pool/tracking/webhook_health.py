@@ -1,8 +1,8 @@
-"""Whether webhooks can be relied on, and what polling leaves to them.
+"""Judge whether webhooks can be relied on, and polling left to them.
 
 A webhook is a wake-up, and polling stays the truth: as long as deliveries come in time, polling
-is a rare safety net; when the safety net has to find the jobs, polling is back. Judged is each
-scope (a project, or the organization) for itself, by what all processes on the store have seen.
+is a rare safety net; when the safety net has to find the jobs, polling is back. Each scope (a
+project, or the organization) is judged by itself, by what all processes on the store have seen.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FRAMES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 
 def webhook_state(record: WebhookRecord | None, *, heard: bool) -> WebhookState:
-    """Whether deliveries can be relied on. ``heard`` tells that a daemon is there to hear them.
+    """Return whether deliveries can be relied on. ``heard``: a daemon is there to receive them.
 
     A webhook is alive from its first delivery on, until the safety net has been first
     :data:`MISSES` times in a row; any delivery after that revives it.
@@ -48,8 +48,7 @@ def webhook_state(record: WebhookRecord | None, *, heard: bool) -> WebhookState:
 def scope_of(
     template: Template, organization: str, templates: Mapping[str, Template]
 ) -> str | None:
-    """Which webhook tells of the imports of one of the ``templates``; None when CVAT cannot have
-    one.
+    """Return which webhook announces the imports of a template; None when CVAT cannot have one.
 
     With an organization, one webhook of it serves all templates as soon as one of them has
     labels of its own: a second one, of a project, would deliver everything twice.
@@ -60,16 +59,16 @@ def scope_of(
 
 
 def project_of(scope: str) -> int | None:
-    """The project of a scope; None when it is the organization's."""
+    """Return the project of a scope; None when it is the organization's."""
     return None if scope == ORGANIZATION else int(scope.partition(":")[2])
 
 
 def whole_task(template: Template | None, importing: ImportRecord | None, job: Job) -> bool:
-    """Whether the job certainly is the only one of its task, so that no poll is needed.
+    """Return whether the job certainly is the only one of its task, so that no poll is needed.
 
-    Certain is it when the template makes one job a task and the job has as many frames as the
-    import has files, each a single image. (One could still have been told, by ``params``, to
-    map files to jobs: then the job would have fewer.)
+    It is when the template makes one job a task and the job has as many frames as the
+    import has files, each a single image. (With ``params`` that map
+    files to jobs, the job would have fewer.)
     """
     if template is None or importing is None:
         return False

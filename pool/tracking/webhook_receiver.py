@@ -1,8 +1,8 @@
-"""What the pool does with CVAT's webhook deliveries, on a thread of its own.
+"""Act on CVAT's webhook deliveries, on a thread of its own.
 
-A delivery has no id and no time, so that a replay cannot be told from the real thing by its
-looks. It need not be: a delivery about a task that the pool is not importing changes nothing, a
-second one about the same import comes too late to, and the signatures of the last
+A delivery has no id and no time, so a replay looks like the original. That does no harm: a
+delivery about a task that the pool is not importing changes nothing, a second one about the same
+import comes too late to, and the signatures of the last
 :data:`REMEMBERED` deliveries are known, so that those are dropped unread.
 """
 

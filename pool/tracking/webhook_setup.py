@@ -1,4 +1,4 @@
-"""Puts the pool's webhooks on the server, and takes them away again."""
+"""Install the pool's webhooks on the server, and remove them."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class WebhookReport:
     """What was done about one scope, or about a template that can have no webhook.
 
     ``action`` is "installed", "repaired", "unchanged", "removed", "not installed" or "failed".
-    ``delivery`` tells what became of a ping, when one was sent, and ``reachable`` whether it
-    arrived. A webhook is not ``complete`` where the server does not know all that it is to tell.
+    ``delivery`` is the outcome of a ping, when one was sent, and ``reachable`` whether it arrived.
+    A webhook is not ``complete`` where the server does not know all of the events.
     """
 
     scope: str
@@ -48,9 +48,9 @@ class WebhookReport:
 
 
 def default_url(settings: Settings) -> str:
-    """The address of the daemon, as one on the same machine reaches it.
+    """Return the address of the daemon for a CVAT on the same machine.
 
-    :raises ConfigError: it has none that can be told beforehand.
+    :raises ConfigError: the configuration does not say it.
     """
     host, port = settings.daemon.host, settings.daemon.port
     if port == 0 or host in _ANY_ADDRESS:
@@ -63,7 +63,7 @@ def default_url(settings: Settings) -> str:
 
 
 def target_of(url: str) -> str:
-    """The address to deliver to, from what a person gave: the route is added to a bare one.
+    """Return the address to deliver to; the route is added to a bare address.
 
     :raises ConfigError: it is no address.
     """
@@ -108,14 +108,16 @@ class WebhookSetup:
     def ping(self, report: WebhookReport) -> WebhookReport:
         """Have CVAT deliver something to a webhook that was installed, and add what came of it.
 
-        A receiver that does not know the secret gets it told anew, once.
+        Where the receiver does not know the secret, CVAT is given it again, once.
         """
         if report.webhook_id is None:
             return report
         try:
             delivery = self._cvat.webhooks.ping(report.webhook_id)
             if delivery.status == 401:
-                self._tell(report.webhook_id, report.target_url, self._store.webhook_secret() or "")
+                self._replace(
+                    report.webhook_id, report.target_url, self._store.webhook_secret() or ""
+                )
                 delivery = self._cvat.webhooks.ping(report.webhook_id)
         except CvatError as error:
             return _with_delivery(report, str(error), reachable=False)
@@ -148,8 +150,8 @@ class WebhookSetup:
         elif (unknown := known is None or known.hook_id != ours[0].id) or not _fits(
             ours[0], target_url
         ):
-            # One that this store does not know may have another secret, which CVAT never tells.
-            hook = self._tell(ours[0].id, target_url, secret)
+            # One that this store does not know may have another secret, which CVAT never shows.
+            hook = self._replace(ours[0].id, target_url, secret)
             if unknown or hook != ours[0]:
                 action = "repaired"
         else:
@@ -171,14 +173,14 @@ class WebhookSetup:
             if self._mark in hook.description and hook.project_id == project
         ]
 
-    def _tell(self, webhook_id: int, target_url: str, secret: str) -> Webhook:
+    def _replace(self, webhook_id: int, target_url: str, secret: str) -> Webhook:
         return self._cvat.webhooks.replace(
             webhook_id, target_url=target_url, description=self._description, secret=secret
         )
 
     def complete(self) -> int:
-        """Have the webhooks that an older server could not install whole tell all that they are
-        to; return how many were brought so far. To be called after an upgrade of the server.
+        """Complete the webhooks that an older server could install in part only; return how many.
+        For after an upgrade of the server.
 
         :raises CvatError: the server did not do it.
         """
@@ -188,7 +190,7 @@ class WebhookSetup:
             for hook in self._ours(scope):
                 if secret is None or hook.id != record.hook_id or hook.events != OLDER_EVENTS:
                     continue
-                after = self._tell(hook.id, record.target_url, secret)
+                after = self._replace(hook.id, record.target_url, secret)
                 if after.events == EVENTS:
                     log.info("webhook completed", scope=scope, webhook_id=hook.id)
                     completed += 1
@@ -197,7 +199,7 @@ class WebhookSetup:
     # --- Removing -------------------------------------------------------------------------------
 
     def remove(self) -> Iterator[WebhookReport]:
-        """Take away the webhooks of all scopes, the templates' and those that the store knows."""
+        """Remove the webhooks of all scopes, the templates' and those that the store knows."""
         scopes = {scope: names for scope, names in self._scopes().items() if scope is not None}
         for scope in (*scopes, *(self._store.webhooks().keys() - scopes.keys())):
             yield self._report(scope, scopes.get(scope, ()), partial(self._remove, scope))
@@ -252,8 +254,8 @@ def _with_delivery(report: WebhookReport, what: str, *, reachable: bool) -> Webh
 
 
 def meaning(delivery: Delivery, target_url: str) -> str:
-    """What the outcome of a ping means, and what to do about it."""
-    # Of a failed connection CVAT tells what its HTTP library said, at length.
+    """Return what the outcome of a ping means, and what to do about it."""
+    # For a failed connection CVAT quotes its HTTP library, at length.
     said = " ".join(delivery.response.split()).rpartition("Caused by ")[2].strip("()\"' ")[:200]
     match delivery.status:
         case 204:
