@@ -22,9 +22,9 @@ import urllib3
 from pool.clock import SystemClock
 from pool.config.settings import CvatSettings, DaemonSettings, Settings, StoreSettings, Template
 from pool.cvat import AccessTokenCredentials, CvatClient
+from pool.http import dependencies
 from pool.http.accepting import Accepting
 from pool.http.app import create_app
-from pool.http.dependencies import AppState
 from pool.http.ending import Ending
 from pool.http.server import HttpServer
 from pool.http.waiting import Waiting
@@ -314,7 +314,11 @@ class Rounds:
 
 @contextmanager
 def serving(
-    settings: Settings, access_token: str, *, tokens: tuple[str, ...] = ()
+    settings: Settings,
+    access_token: str,
+    *,
+    tokens: tuple[str, ...] = (),
+    receiver: dependencies.Receiver | None = None,
 ) -> Iterator[Serving]:
     """A daemon's HTTP side, and the engine below it, without the maintenance: the test fills."""
     store = open_store(settings.store.url)
@@ -325,12 +329,12 @@ def serving(
     app = create_app(
         engine,
         dispatch,
-        Receiver(),
+        receiver or Receiver(),
         observation=Observation(engine),
         ending=ending,
         tokens=tokens,
     )
-    state: AppState = app.state.parts
+    state: dependencies.AppState = app.state.parts
     know(app.openapi())
     server = HttpServer(lambda: app, settings.daemon)
     engine.start()
