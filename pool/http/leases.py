@@ -73,7 +73,8 @@ async def open_lease(
 async def see_lease(
     state: State, wait: Wait, lease_id: LeaseId, request: Request, response: Response
 ) -> Lease:
-    """With `Prefer: wait=10` the answer waits until there are jobs, whoever uploads."""
+    """With `Prefer: wait=10` the answer waits until there are jobs, also those of an upload that
+    did not go through the pool."""
     if wait is None:
         view = await state.workers.store(read_lease, state.pool.store, lease_id)
     else:

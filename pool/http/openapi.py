@@ -118,7 +118,7 @@ def _header(description: str) -> Document:
 
 
 APPLIED: Final = {PREFERENCE_APPLIED: "For how long the answer waited at most"}
-#: Answers of any route: to what is no HTTP or nobody would read, and to mistakes of the server.
+#: Answers of any route: to what is no HTTP, or too long or slow, and to faults of the server.
 ANYWHERE: Final[Mapping[int | str, Document]] = {
     **{status: _problem(status) for status in (400, 408, 431, 500)},
     503: _problem(503, *_UNAVAILABLE),

@@ -1,7 +1,7 @@
-"""The dashboard: ``/`` and its files, the same for everybody.
+"""The dashboard: ``/`` and its files.
 
-No data is in them; what they show comes over ``/v1``, which asks for the token itself. That is why
-they are open to everyone who can reach the daemon.
+They have no data in them; what they show comes over ``/v1``, which asks for the token itself. So
+they are open to all who can reach the daemon.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ HEADERS: Final[Mapping[str, str]] = MappingProxyType(
         "Content-Security-Policy": CONTENT_SECURITY_POLICY,
         "X-Content-Type-Options": "nosniff",
         "X-Frame-Options": "DENY",
-        # Not "no-referrer": with that some browsers call the page's own POST that of nobody.
+        # Not "no-referrer": with that some browsers give the page's own POST no origin.
         "Referrer-Policy": "same-origin",
         "Cross-Origin-Opener-Policy": "same-origin",
         "Cross-Origin-Resource-Policy": "same-origin",

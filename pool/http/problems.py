@@ -26,7 +26,7 @@ RETRY_AFTER: Final = 1
 MOST_FINDINGS: Final = 20
 #: Methods that any route may have.
 METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
-#: nginx's status for a caller that is gone; nobody reads it.
+#: nginx's status for a caller that is gone, which no one reads.
 _CLIENT_CLOSED_REQUEST: Final = 499
 
 

@@ -1,4 +1,4 @@
-"""The threads on which an app makes calls that block: so many, whatever the number of callers."""
+"""Threads for calls that block, as many whatever the number of callers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CVAT: Final = 8
 
 
 class Workers:
-    """Three groups of threads, so that none waits for what is slower than itself. After
+    """Three thread pools, so that no call waits for slower ones. After
     :meth:`close` every call raises :class:`pool.errors.Stopping`."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Workers:
 async def _run(
     executor: ThreadPoolExecutor, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs
 ) -> R:
-    # With the context of the caller, so that log lines of the call can be told from others.
+    # With the caller's context, so that log lines bear the id of the call.
     bound = partial(copy_context().run, partial(call, *args, **kwargs))
     try:
         future = asyncio.get_running_loop().run_in_executor(executor, bound)
