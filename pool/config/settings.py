@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -257,24 +257,12 @@ class Template:
     @cached_property
     def create_fields(self) -> Mapping[str, Any]:
         """The body of ``POST /api/tasks``, less the name."""
-        fields: dict[str, Any] = {}
-        if self.project is not None:
-            fields["project_id"] = self.project
-        else:
-            fields["labels"] = [dict(label) for label in self.labels]
-        task = self.task
-        if task.subset:
-            fields["subset"] = task.subset
-        if task.bug_tracker:
-            fields["bug_tracker"] = task.bug_tracker
-        if task.segment_size:
-            fields["segment_size"] = task.segment_size
-        if task.overlap is not None:
-            fields["overlap"] = task.overlap
-        if task.consensus_replicas:
-            fields["consensus_replicas"] = task.consensus_replicas
-        if task.assignee is not None:
-            fields["assignee_id"] = task.assignee
+        labels = {"labels": [dict(label) for label in self.labels]}
+        fields: dict[str, Any] = labels if self.project is None else {"project_id": self.project}
+        for name, value in asdict(self.task).items():
+            # 0 frames in common is a wish, too; else nothing is said of what is 0 or "".
+            if value or (name == "overlap" and value is not None):
+                fields["assignee_id" if name == "assignee" else name] = value
         return fields
 
     @property
