@@ -49,15 +49,6 @@ LONGEST = 3 * 86400.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FinalizeReport:
-    """How many steps were done, are to be tried again, and were given up."""
-
-    done: int = 0
-    postponed: int = 0
-    given_up: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Tried:
     """One try of a step.
 
@@ -114,17 +105,17 @@ class Finalize:
         self._clock = clock
         self._known_users: set[int] = set()
 
-    def run_once(self) -> FinalizeReport:
+    def run_once(self) -> None:
         """Do what the processes that served the requests have left undone, the longest due
         first."""
         now = self._clock.now()
         if circuit(self._store.holds().get(SERVER), now=now) is Circuit.OPEN:
-            return FinalizeReport()
-        return self._work(self._store.due_steps(now=now, limit=BATCH))
+            return
+        self._work(self._store.due_steps(now=now, limit=BATCH))
 
-    def finalize(self, pooled_id: str) -> FinalizeReport:
+    def finalize(self, pooled_id: str) -> None:
         """Do what is left for one task, due or not."""
-        return self._work(self._store.steps_of(pooled_id))
+        self._work(self._store.steps_of(pooled_id))
 
     def look_up(self, request: RequestRecord) -> None:
         """Warn beforehand when CVAT does not show the assignee of a request."""
@@ -149,8 +140,7 @@ class Finalize:
 
     # --- A round ----------------------------------------------------------------------------------
 
-    def _work(self, steps: Sequence[FinalStep]) -> FinalizeReport:
-        done = given_up = 0
+    def _work(self, steps: Sequence[FinalStep]) -> None:
         failed: list[tuple[FinalStep, Tried]] = []
         answered, away = False, 0
         for step in steps:
@@ -160,16 +150,15 @@ class Finalize:
             answered |= attempt.answered
             away = 0 if attempt.error is None or not of_server(attempt.error) else away + 1
             if attempt.error is None and not attempt.left:
-                done += self._end(step)
+                self._end(step)
             else:
                 failed.append((step, attempt))
         # Judged at the end, when it is known whether anything got through.
         for step, attempt in failed:
-            given_up += self._judge(step, attempt, answered=answered)
-        return FinalizeReport(done=done, postponed=len(failed) - given_up, given_up=given_up)
+            self._postpone(step, attempt, answered=answered)
 
-    def _judge(self, step: FinalStep, attempt: Tried, *, answered: bool) -> bool:
-        """Have a step tried again later, or give it up; True when it was given up."""
+    def _postpone(self, step: FinalStep, attempt: Tried, *, answered: bool) -> None:
+        """Have a step tried again later, or give it up."""
         now, error, tries = self._clock.now(), attempt.error, step.tries
         if error is None or not attempt.counted:
             pause = 0.0
@@ -181,7 +170,8 @@ class Finalize:
         if error is not None and (
             attempt.hopeless or tries >= tries_for(step.kind, error) or now - step.since > LONGEST
         ):
-            return self._give_up(step, attempt, error)
+            self._give_up(step, attempt, error)
+            return
         log.info(
             "task to be finalized later",
             step=step.kind.value,
@@ -190,13 +180,12 @@ class Finalize:
             why=str(error or "more jobs"),
         )
         self._store.postpone_step(step, tries=tries, left=attempt.left, due_at=now + pause)
-        return False
 
-    def _end(self, step: FinalStep) -> bool:
+    def _end(self, step: FinalStep) -> None:
         name = final_name(step.task, step.request) if step.kind is FinalKind.NAME else None
-        return self._store.end_step(step, name=name, now=self._clock.now())
+        self._store.end_step(step, name=name, now=self._clock.now())
 
-    def _give_up(self, step: FinalStep, attempt: Tried, error: CvatError) -> bool:
+    def _give_up(self, step: FinalStep, attempt: Tried, error: CvatError) -> None:
         if step.kind is FinalKind.NAME:
             name = final_name(step.task, step.request)
             warning = RequestWarning(
@@ -213,7 +202,7 @@ class Finalize:
         log.warning(
             "task not finalized", step=step.kind.value, task_id=step.task.task_id, why=warning.text
         )
-        return self._store.end_step(step, warning=warning, now=self._clock.now())
+        self._store.end_step(step, warning=warning, now=self._clock.now())
 
     # --- A try ------------------------------------------------------------------------------------
 

@@ -136,6 +136,20 @@ def world(
     world.close()
 
 
+def test_the_name_and_the_assignments_come_after_the_job_ids(world: World) -> None:
+    request = world.ready(jobs=2)
+    world.round(after=0.0)
+    assert world.done == [], "the process that served it has its time first"
+    world.round()
+    done = [
+        ("rename_task", world.task(request), "night ride"),
+        *(("assign_job", world.job(request, number), 7) for number in range(2)),
+    ]
+    assert world.done == done
+    world.round()
+    assert world.done == done
+
+
 def test_a_refused_name_does_not_keep_a_task_from_being_assigned(world: World) -> None:
     request = world.ready()
     world.refuse(request, "rename_task", REJECTED)

@@ -21,15 +21,13 @@ from pool.errors import (
     CvatNotFound,
     CvatRejected,
     CvatUnreachable,
-    InputError,
     PoolEmpty,
 )
 from pool.maintenance.deletion import Deletion
 from pool.maintenance.heartbeat import TERM
 from pool.maintenance.lease_expiry import LeaseExpiry
-from pool.maintenance.refill import Refill, Situation, creates_wanted
+from pool.maintenance.refill import Refill
 from pool.maintenance.retirement import Retirement, RetirementReport
-from pool.maintenance.sizing import Target
 from pool.model import Handout, LeaseState, Outcome, RequestRecord, RequestState, TaskState
 from pool.process import Engine
 from pool.store import NewRequest, Store
@@ -203,35 +201,6 @@ def test_a_create_that_a_stop_prevents_leaves_nothing_half_made(
     assert levels(engine.store, template) == {"failed": 1}
 
 
-TARGET = Target(size=10, reorder_point=2, rate=0.0, peak_rate=0.0, lead_time=1.0)
-
-
-@pytest.mark.parametrize(
-    ("warm", "creating", "waiting", "in_flight", "wanted"),
-    [
-        (10, 0, 0, 0, 0),
-        (5, 0, 0, 0, 4),
-        (5, 5, 0, 0, 0),
-        (5, 0, 0, 3, 0),
-        (2, 0, 0, 3, 1),
-        (0, 0, 5, 3, 1),
-        (0, 10, 1, 0, 4),
-    ],
-)
-def test_refilling_steps_back_for_the_foreground(
-    warm: int, creating: int, waiting: int, in_flight: int, wanted: int
-) -> None:
-    situation = Situation(
-        warm=warm,
-        capacity=warm + creating,
-        waiting=waiting,
-        foreground=in_flight > 0,
-        paused=False,
-        held=False,
-    )
-    assert creates_wanted(situation, TARGET, concurrency=4) == wanted
-
-
 def test_refilling_waits_until_it_is_quiet(
     engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
@@ -318,28 +287,6 @@ def test_a_failed_cold_create_leaves_nothing_waiting(
 
 
 # --- Requests --------------------------------------------------------------------------------
-
-
-def test_one_post_and_nothing_before_it(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
-) -> None:
-    fill(refill)
-    cvat.calls.clear()
-    request = submit(engine, template)
-    assert [call[0] for call in cvat.calls] == ["upload"]
-    assert request.state is RequestState.IMPORTING
-    assert engine.tracker.watching == 1
-
-
-def test_input_that_cannot_be_read_costs_no_task(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
-) -> None:
-    fill(refill)
-    cvat.failures["upload"] = [cast(Any, InputError("a.jpg: gone"))]
-    with pytest.raises(InputError):
-        submit(engine, template)
-    assert levels(engine.store, template) == {"warm": 3}
-    assert read(engine).state is RequestState.FAILED
 
 
 def test_an_unreachable_server_costs_no_task(
@@ -540,19 +487,6 @@ def test_the_first_poll_is_answered_at_its_moment(
     assert first + 0.04 - accepted_at == pytest.approx(FIRST_POLL_UNSEEN, abs=0.005)
 
 
-def test_a_failed_import_ends_with_the_servers_words(
-    engine: Engine, importing: RequestRecord, cvat: ScriptedCvat, clock: ManualClock
-) -> None:
-    assert importing.task_id is not None
-    message = "PIL.UnidentifiedImageError: cannot identify image file"
-    cvat.states[importing.task_id] = ImportState(status=ImportStatus.FAILED, message=message)
-    run_until_idle(engine, clock)
-    failed = read(engine)
-    assert (failed.state, failed.error_code) == (RequestState.FAILED, "import-failed")
-    assert message in failed.error
-    assert clock.monotonic() < 3.0
-
-
 def test_a_deleted_task_is_told_apart(
     engine: Engine, importing: RequestRecord, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
@@ -668,16 +602,6 @@ def test_old_tasks_are_kept_while_nothing_is_created(
     assert service.run_once().retired == 2
 
 
-def test_tasks_of_a_changed_template_are_never_handed_out(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
-) -> None:
-    fill(refill)
-    changed = replace(template, labels=({"name": "tram"},))
-    handout = open_lease(engine, changed)
-    assert handout.lease.outcome is Outcome.COLD
-    assert retirement(engine, {changed.name: changed}).run_once().retired == 3
-
-
 def test_tasks_of_a_template_that_was_taken_out_are_retired(engine: Engine, refill: Refill) -> None:
     fill(refill)
     assert retirement(engine, {}).run_once().retired == 3
@@ -738,26 +662,3 @@ def test_a_task_that_cannot_be_deleted_does_not_starve_the_others(
     assert deletion(engine).run_once().deleted == 0
     clock.advance(61.0)
     assert deletion(engine).run_once().deleted == 1
-
-
-def test_names_and_assignments_come_after_the_job_ids(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
-) -> None:
-    fill(refill)
-    wish = NewRequest(id="request1", name="night ride", assignee=7, files=("a.jpg",), size=10)
-    opened = open_lease(engine, template, request=wish)
-    assert opened.task is not None
-    request = send(
-        engine, template, Handout(lease=opened.lease, task=opened.task, request=opened.request)
-    )
-    cvat.make_ready(request.task_id or 0, jobs=2)
-    wall = clock.now()
-    # Not listened to, as if the process had died before it could do the rest.
-    engine.store.complete_import(opened.task.id, cvat.jobs_there[request.task_id or 0], now=wall)
-    finalize = engine.finalize
-    assert finalize.run_once().done == 0
-    clock.advance(31.0)
-    assert finalize.run_once().done == 2
-    assert ("rename_task", request.task_id, "night ride") in cvat.calls
-    assert [call[2] for call in cvat.calls if call[0] == "assign_job"] == [7, 7]
-    assert finalize.run_once().done == 0
