@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from pool import errors
 from pool.http import (
     events,
     leases,
@@ -87,10 +86,7 @@ def create_app(
     problems.install(app)
     app.add_middleware(AccessControl, tokens=tokens)
     app.add_middleware(CallLog, on_answer=observation.metrics.answered)
-    for routes in (leases, requests, templates, observability, webhooks, page):
+    for routes in (leases, requests, templates, events, observability, webhooks, page):
         app.include_router(routes.router)
-    stream = events.events_router(state.live, engine.templates)
-    refusals = openapi.problems(errors.InputError, errors.UnknownTemplate, errors.TooBusy)
-    app.include_router(stream, responses={**openapi.PROTECTED, **refusals})
     openapi.describe(app)
     return app

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,6 @@ from pool.events.feed import Feed
 from pool.http import events as module
 from pool.http import live as live_module
 from pool.http.ending import Ending
-from pool.http.events import events_router
 from pool.http.live import Live
 from pool.http.problems import install
 from pool.http.server import HttpServer
@@ -42,7 +42,6 @@ class Serving:
         self.status: dict[str, Any] = {"in_flight": 0}
         self.reads = 0
         self.lives: list[Live] = []
-        self.patience = 30.0
         self.heartbeat = live_module.HEARTBEAT
         self.server = HttpServer(self._app, DaemonSettings(port=0))
         self.http = urllib3.PoolManager(maxsize=100, retries=False, timeout=PATIENCE)
@@ -59,7 +58,9 @@ class Serving:
             heartbeat=self.heartbeat,
         )
         self.lives.append(live)
-        app.include_router(events_router(live, {TEMPLATE, "others"}, patience=self.patience))
+        engine = SimpleNamespace(templates={TEMPLATE, "others"})
+        app.state.parts = SimpleNamespace(live=live, pool=SimpleNamespace(engine=engine))
+        app.include_router(module.router)
         return app
 
     def _read_status(self) -> dict[str, Any]:
@@ -302,10 +303,12 @@ def test_an_orderly_stop_ends_the_stream(serving: Serving, store: Store) -> None
         assert not serving.server.listening
 
 
-def test_a_client_that_does_not_read_is_disconnected(store: Store) -> None:
+def test_a_client_that_does_not_read_is_disconnected(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(store, events=2_000, size=10_000)
     serving = Serving(store)
-    serving.patience = 0.2
+    monkeypatch.setattr(module, "PATIENCE", 0.2)
     serving.server.start()
     port = int(serving.server.url.rpartition(":")[2])
     with socket.socket() as client:
