@@ -87,7 +87,7 @@ def test_a_wrong_password_is_refused(server: Server, connected: Connect) -> None
 
 
 def test_an_unknown_organization(connected: Connect, make_task: Maker) -> None:
-    client = connected(organization="no-such-organization")
+    client = connected(organization="no-such-org")
     task_id = make_task()
     for call in (
         client.whoami,
