@@ -297,7 +297,6 @@ class Maintenance:
             engine.breaker,
             owner=engine.owner,
             clock=clock,
-            warm=engine.warm,
             on_room=partial(self.scheduler.wake, "refill"),
         )
         self.dispatcher = Dispatcher(
@@ -308,7 +307,6 @@ class Maintenance:
             engine.spool,
             engine.breaker,
             owner=engine.owner,
-            warm=engine.warm,
             clock=clock,
         )
         self.dispatcher.on_room(partial(self.scheduler.wake, "dispatch"))
@@ -319,7 +317,6 @@ class Maintenance:
             http_timeout=settings.cvat.timeout,
             verify_every=settings.daemon.verify_every,
             clock=clock,
-            warm=engine.warm,
         )
         self._retirement = Retirement(store, templates, clock=clock)
         self._lease_expiry = LeaseExpiry(store, cvat, clock=clock)

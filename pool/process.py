@@ -15,7 +15,6 @@ from pool.config.templates import Templates
 from pool.cvat import CvatClient, OnCall
 from pool.errors import CvatForbidden, CvatRefusedCredentials, PoolClosed, PoolError
 from pool.events.feed import Feed
-from pool.events.notifier import Signal
 from pool.logs import get_logger
 from pool.maintenance.finalize import Finalize
 from pool.maintenance.heartbeat import Heartbeat, new_owner
@@ -40,8 +39,7 @@ CONNECTIONS = 2
 class Engine:
     """What hands out, uploads and tracks, for the library and for the daemon alike.
 
-    ``warm`` and ``handed_out`` are announced when a task became warm, and when one was handed
-    out, in this process. ``on_call`` hears of every call to the server, as
+    ``on_call`` hears of every call to the server, as
     :class:`pool.cvat.CvatClient` says; a ``cvat`` that is given has its own.
     """
 
@@ -71,8 +69,6 @@ class Engine:
         self._afterwards: ThreadPoolExecutor | None = None
         #: Wakes all who wait for what happens, here and in other processes.
         self.feed = Feed(self.store, clock=self.clock)
-        self.warm = Signal(self.clock)
-        self.handed_out = Signal(self.clock)
         self.tracker = Tracker(
             self.store,
             self.cvat,
@@ -95,9 +91,8 @@ class Engine:
             self.breaker,
             owner=self.owner,
             max_queued=settings.daemon.max_queued,
+            feed=self.feed,
             clock=self.clock,
-            warm=self.warm,
-            handed_out=self.handed_out,
         )
         #: One folder for each pool, so that two that were given the same do not meet in it.
         self.spool = Spool(
@@ -113,7 +108,6 @@ class Engine:
             self.spool,
             self.breaker,
             max_queued=settings.daemon.max_queued,
-            warm=self.warm,
             on_send=self._look_up_assignee,
             clock=self.clock,
             rng=rng or random.Random(),

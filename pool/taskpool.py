@@ -176,7 +176,6 @@ class TaskPool(Awaiting, Control):
         if not self.store.give_back(lease_id, now=now):
             raise LeaseInUse(f"lease {lease_id}")
         self.engine.tracker.forget(record.pooled_id or "")
-        self.engine.warm.announce()
 
     def submit(
         self,

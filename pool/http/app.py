@@ -21,7 +21,6 @@ from pool.http import (
 from pool.http.accepting import Accepting
 from pool.http.dependencies import AppState, Receiver
 from pool.http.ending import Ending
-from pool.http.handing_out import HandingOut
 from pool.http.live import Live
 from pool.http.middleware import AccessControl, CallLog
 from pool.http.waiting import Waiting
@@ -54,7 +53,6 @@ def create_app(
         pool=pool,
         workers=workers,
         waiting=Waiting(engine.store, engine.feed, workers, ending),
-        handing_out=HandingOut(engine, workers, ending),
         accepting=Accepting(pool, dispatch, workers, ending),
         live=Live(
             engine.store,
@@ -65,6 +63,8 @@ def create_app(
         ),
         observation=observation,
         receiver=receiver,
+        dispatch=dispatch,
+        ending=ending,
     )
     observation.listeners = lambda: state.live.clients
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Protocol
 
 from fastapi import Depends, Header, Request
@@ -11,11 +11,12 @@ from fastapi import Depends, Header, Request
 from pool.config.arguments import check_key
 from pool.errors import InputError
 from pool.http.accepting import Accepting
-from pool.http.handing_out import HandingOut
+from pool.http.ending import Ending
 from pool.http.live import Live
 from pool.http.waiting import Waiting
 from pool.http.workers import Workers
 from pool.observability.observation import Observation
+from pool.requests.dispatcher import Dispatcher
 from pool.taskpool import TaskPool
 
 PREFER: Final = "Prefer"
@@ -47,11 +48,14 @@ class AppState:
     pool: TaskPool
     workers: Workers
     waiting: Waiting
-    handing_out: HandingOut
     accepting: Accepting
     live: Live
     observation: Observation
     receiver: Receiver
+    dispatch: Dispatcher
+    ending: Ending
+    #: Leases whose callers wait for a task.
+    waiting_leases: set[str] = field(default_factory=set)
 
     @property
     def receive_timeout(self) -> float:
@@ -60,7 +64,6 @@ class AppState:
 
     def close(self) -> None:
         """Begin nothing more; what is under way ends by itself."""
-        self.handing_out.close()
         self.workers.close()
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
+from starlette.requests import ClientDisconnect
 
 from pool import errors
-from pool.errors import LeaseEnded
+from pool.config.settings import Template
+from pool.errors import LeaseEnded, PoolError, QueueFull, Stopping, WaitTimeout
 from pool.http import openapi
-from pool.http.dependencies import IdempotencyKey, State, Wait, applied
+from pool.http.dependencies import AppState, IdempotencyKey, State, Wait, applied
 from pool.http.limits import read_json
 from pool.http.schemas import Lease, LeaseBody
 from pool.http.views import read_lease
-from pool.http.waiting import noticing
-from pool.model import Handout, LeaseState
+from pool.http.waiting import Gone, noticing
+from pool.model import Handout, LeaseRecord, LeaseState
+from pool.store import Opened
 from pool.taskpool import TaskPool
 
 router = APIRouter(prefix="/v1/leases", tags=["leases"], responses=openapi.PROTECTED)
@@ -48,14 +54,21 @@ async def open_lease(
     `on_empty` and `max_wait` say, and waits `timeout` seconds at most."""
     body = await read_json(request, LeaseBody, timeout=state.receive_timeout)
     template = state.pool.engine.templates.named(body.template)
-    opened = await state.handing_out.begin(
-        template, idempotency_key=key, payload=f"lease {template.name}", ttl=body.ttl
+    opened = await state.workers.store(
+        state.pool.engine.placement.open,
+        template,
+        idempotency_key=key,
+        payload=f"lease {template.name}",
+        ttl=body.ttl,
     )
     if opened.lease.state is LeaseState.WAITING:
         async with noticing(request) as gone:
-            opened = await state.handing_out.wait(
-                template, opened, idempotency_key=key, timeout=body.timeout, gone=gone
-            )
+            if opened.replayed:
+                opened = await _await_first_call(state, opened.lease, body.timeout, gone)
+            else:
+                opened = await _obtain(
+                    state, template, opened.lease.id, body.timeout, gone, keeps=key is not None
+                )
     if opened.task is None:
         raise LeaseEnded(f"the lease of this idempotency key ended ({opened.lease.state})")
     response.headers["Location"] = f"{router.prefix}/{opened.lease.id}"
@@ -101,6 +114,114 @@ async def see_lease(
 async def release(state: State, lease_id: LeaseId) -> None:
     """CVAT is asked whether the task really is untouched."""
     await state.workers.cvat(state.pool.release, lease_id)
+
+
+# --- Waiting for a task, without a thread ---------------------------------------------------------
+
+
+async def _obtain(
+    state: AppState,
+    template: Template,
+    lease_id: str,
+    timeout: float | None,
+    gone: Gone,
+    *,
+    keeps: bool,
+) -> Opened:
+    """Return a waiting lease once it has its task. One that gets none waits no more.
+
+    :raises PoolError: as :meth:`pool.requests.placement.Placement.obtain`.
+    :raises QueueFull: as many callers as ``daemon.max_queued`` allows wait already.
+    :raises Stopping: the server is about to stop; the caller may ask again with its key.
+    :raises starlette.requests.ClientDisconnect: the caller has gone.
+    """
+    placement, store = state.pool.engine.placement, state.workers.store
+    try:
+        handout = await _wait_or_create(state, template, lease_id, timeout, gone)
+    except PoolError:
+        given = await asyncio.shield(store(placement.abandon, lease_id))
+        if given is None:
+            raise
+        handout = given
+    except BaseException:
+        await asyncio.shield(store(placement.leave, lease_id, keeps=keeps))
+        raise
+    if gone.done():
+        await asyncio.shield(store(placement.leave, lease_id, keeps=keeps))
+        raise ClientDisconnect
+    return Opened(lease=handout.lease, task=handout.task, request=None, replayed=False)
+
+
+async def _wait_or_create(
+    state: AppState, template: Template, lease_id: str, timeout: float | None, gone: Gone
+) -> Handout:
+    engine, store, waiting = state.pool.engine, state.workers.store, state.waiting_leases
+    patience = await store(engine.placement.patience, template, timeout)
+    most = engine.settings.daemon.max_queued
+    if patience > 0 and len(waiting) >= most:
+        raise QueueFull(f"{most} callers wait, as many as daemon.max_queued allows")
+    waiting.add(lease_id)
+    try:
+        with state.ending.noticed(gone) as stop:
+            handout = await engine.feed.wait_for_async(
+                partial(store, engine.placement.held, lease_id),
+                patience,
+                lease=lease_id,
+                stop=stop,
+            )
+    finally:
+        waiting.discard(lease_id)
+    if handout is not None:
+        return handout
+    if gone.done():
+        raise ClientDisconnect
+    if state.ending.told:
+        raise Stopping
+    if template.pool.on_empty != "create":
+        # Nothing is created; this says why there is none.
+        return await store(engine.placement.create, template, lease_id, waited=patience)
+    creating = asyncio.wrap_future(state.dispatch.create(template, lease_id, waited=patience))
+    # Made to its end even for a caller that has gone: the task goes to the pool then.
+    creating.add_done_callback(_retrieve)
+    await asyncio.wait((creating, gone), return_when=asyncio.FIRST_COMPLETED)
+    if not creating.done():
+        raise ClientDisconnect
+    return creating.result()
+
+
+async def _await_first_call(
+    state: AppState, lease: LeaseRecord, timeout: float | None, gone: Gone
+) -> Opened:
+    """Wait with the first call with the same key, which waits for its task.
+
+    :raises WaitTimeout: it still does after ``timeout`` seconds.
+    :raises PoolEmpty: it got none.
+    :raises Stopping: the server is about to stop.
+    :raises starlette.requests.ClientDisconnect: the caller has gone.
+    """
+    engine, store = state.pool.engine, state.workers.store
+
+    async def check() -> LeaseRecord | None:
+        current = await store(engine.store.lease, lease.id)
+        if current is None:
+            return replace(lease, state=LeaseState.ABANDONED)
+        return None if current.state is LeaseState.WAITING else current
+
+    with state.ending.noticed(gone) as stop:
+        current = await engine.feed.wait_for_async(check, timeout, lease=lease.id, stop=stop)
+    if gone.done():
+        raise ClientDisconnect
+    if current is not None:
+        return await store(engine.placement.replay, current)
+    if state.ending.told:
+        raise Stopping
+    raise WaitTimeout("the first call with this idempotency key still waits")
+
+
+def _retrieve(creating: asyncio.Future[Handout]) -> None:
+    """Mark the error of a create that no caller waits for any more as seen."""
+    if not creating.cancelled():
+        creating.exception()
 
 
 def _follow(pool: TaskPool, lease_id: str) -> None:

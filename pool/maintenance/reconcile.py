@@ -21,7 +21,6 @@ from pool.config.settings import Template
 from pool.cvat import CvatClient
 from pool.cvat.records import ImportStatus, TaskInfo
 from pool.errors import CvatError, CvatUnreachable
-from pool.events.notifier import Signal
 from pool.logs import get_logger
 from pool.maintenance.deletion import look_closer
 from pool.maintenance.reconcile_rules import (
@@ -89,7 +88,6 @@ class Reconcile:
         http_timeout: float,
         verify_every: float,
         clock: Clock,
-        warm: Signal | None = None,
     ) -> None:
         self._store = store
         self._cvat = cvat
@@ -97,7 +95,6 @@ class Reconcile:
         self._deadlines = Deadlines.of(http_timeout)
         self._verify_every = verify_every
         self._clock = clock
-        self._warm = warm
         #: When each warm task was last seen in order, by the clock that does not jump.
         self._verified: dict[str, float] = {}
         self._looked_at: float | None = None
@@ -258,7 +255,7 @@ class Reconcile:
         """
         now = self._clock.monotonic()
         if plan.verified:
-            self._trust(plan.verified)
+            self._store.clear_quarantine(plan.verified, now=self._clock.now())
         self._verified.update(dict.fromkeys(plan.verified, now))
         done: Counter[Action] = Counter()
         refused = ""
@@ -282,13 +279,7 @@ class Reconcile:
                     template=finding.template,
                     name=finding.name,
                 )
-        if self._warm is not None and done[Action.ADOPT] + done[Action.FINISH_CREATE]:
-            self._warm.announce()
         return ReconcileReport(verified=len(plan.verified), done=dict(done), error=refused)
-
-    def _trust(self, pooled_ids: Sequence[str]) -> None:
-        if self._store.clear_quarantine(pooled_ids) and self._warm is not None:
-            self._warm.announce()
 
     def _act(self, finding: Finding) -> bool:
         store, now = self._store, self._clock.now()

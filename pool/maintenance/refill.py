@@ -13,7 +13,6 @@ from pool.clock import Clock
 from pool.config.settings import Template
 from pool.cvat import CvatClient
 from pool.errors import PoolError, StoreError
-from pool.events.notifier import Signal
 from pool.logs import get_logger
 from pool.maintenance.retirement import older_warm, retire_replaced
 from pool.maintenance.sizing import Target, current_target
@@ -90,7 +89,6 @@ class Refill:
         *,
         owner: str,
         clock: Clock,
-        warm: Signal,
         on_room: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
@@ -99,7 +97,6 @@ class Refill:
         self._breaker = breaker
         self._owner = owner
         self._clock = clock
-        self._warm = warm
         self._running: defaultdict[str, set[Future[None]]] = defaultdict(set)
         self._guard = threading.Lock()
         self._stopping = threading.Event()
@@ -220,7 +217,6 @@ class Refill:
         self._store.finish_create(pooled_id, prepared=prepared, took=took, now=self._clock.now())
         self._breaker.create_worked(template.name)
         log.debug("task is warm", template=template.name, seconds=round(took, 3))
-        self._warm.announce()
         self._replace_older(template)
 
     def _replace_older(self, made_by: Template) -> None:

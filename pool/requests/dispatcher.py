@@ -12,17 +12,17 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import Final
 
 from pool.clock import Clock
 from pool.config.settings import Template
 from pool.config.source import Upload
-from pool.errors import PoolEmpty, PoolError, UnknownTemplate
-from pool.events.notifier import Signal
+from pool.errors import PoolEmpty, PoolError, Stopping, UnknownTemplate
 from pool.logs import get_logger
 from pool.model import Handout, RequestState
 from pool.requests.breaker import SERVER, Breaker, Circuit
@@ -58,6 +58,18 @@ class DispatchReport:
     asked: bool = False
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Job:
+    """What a worker does for a request, or for a lease. ``creates`` says that it makes a task for a
+    request; ``call_off`` is called instead of ``run`` when the dispatcher stops before."""
+
+    template: str
+    run: Callable[[], None]
+    call_off: Callable[[], None]
+    serves: bool = True
+    creates: bool = False
+
+
 class Dispatcher:
     """Has the accepted requests of one store served, in the daemon that maintains it.
 
@@ -75,7 +87,6 @@ class Dispatcher:
         breaker: Breaker,
         *,
         owner: str,
-        warm: Signal,
         clock: Clock,
         workers: int = WORKERS,
     ) -> None:
@@ -92,9 +103,9 @@ class Dispatcher:
         # One more, to ask the server whether it is back.
         self._threads = ThreadPoolExecutor(workers + 1, thread_name_prefix="dispatch")
         self._changed = threading.Condition()
-        #: What waits for a worker, by template, and what workers have, by request.
-        self._ready: dict[str, deque[WorkItem]] = {}
-        self._running: dict[str, WorkItem] = {}
+        #: What waits for a worker, by template, and what workers do.
+        self._ready: dict[str, deque[_Job]] = {}
+        self._running: list[_Job] = []
         #: Requests that this process works on, from before there is a row.
         self._taken: set[str] = set()
         #: Until when a request waits for a warm task only. A request that is not in here has waited
@@ -107,7 +118,6 @@ class Dispatcher:
         self._due_at: float | None = None
         self._forget_at = 0.0
         self._again: Callable[[], None] = lambda: None
-        self._stop_listening = warm.listen(self._on_warm)
 
     # --- Requests that come -----------------------------------------------------------------------
 
@@ -164,12 +174,32 @@ class Dispatcher:
                 self._let_go(request.id)
         return opened
 
+    def create(self, template: Template, lease_id: str, *, waited: float) -> Future[Handout]:
+        """Have a worker create a task for a lease that waits, as
+        :meth:`~pool.requests.placement.Placement.create` does. After :meth:`stop` the answer is
+        :class:`pool.errors.Stopping`."""
+        created = Future[Handout]()
+
+        def run() -> None:
+            try:
+                created.set_result(self._placement.create(template, lease_id, waited=waited))
+            except Exception as error:
+                created.set_exception(error)
+
+        def call_off() -> None:
+            created.set_exception(Stopping())
+
+        self._put(_Job(template=template.name, run=run, call_off=call_off, serves=False))
+        return created
+
     def _begin_accepted(self, template: Template, opened: Opened, upload: Upload) -> None:
         request = opened.request
         assert request is not None
         if opened.task is not None:
             handout = Handout(lease=opened.lease, task=opened.task, request=request)
-            self._put(WorkItem(template=template, request=request, handout=handout, upload=upload))
+            self._serve(
+                WorkItem(template=template, request=request, handout=handout, upload=upload)
+            )
             return
         if template.pool.on_empty != "fail":
             until = self._clock.monotonic() + self._placement.patience(template, None)
@@ -232,7 +262,6 @@ class Dispatcher:
     def stop(self, timeout: float | None = None) -> bool:
         """Begin nothing more and wait for what is under way; False as for :meth:`drain`. Requests
         that no worker has begun wait for the next daemon."""
-        self._stop_listening()
         self._again = lambda: None
         with self._changed:
             self._stopped = True
@@ -240,8 +269,8 @@ class Dispatcher:
             self._ready.clear()
         finished = self.drain(timeout)
         self._threads.shutdown(wait=False)
-        for item in left:
-            self._runner.put_back(item)
+        for job in left:
+            job.call_off()
         return finished
 
     def _unserved(self) -> list[Unserved]:
@@ -277,10 +306,6 @@ class Dispatcher:
             moments += [now + LOOK, self._breaker.tries_at(names, now=now)]
         self._due_at = min((each for each in moments if each is not None), default=None)
 
-    def _on_warm(self) -> None:
-        if self._due_at is not None:
-            self._again()
-
     # --- Which is next ----------------------------------------------------------------------------
 
     def _begin(self, name: str, requests: list[Unserved]) -> int:
@@ -295,7 +320,7 @@ class Dispatcher:
             # One is enough to see whether CVAT takes data again, the one first that failed longest
             # ago, or never: maybe only the last one fails.
             requests = sorted(requests, key=lambda each: self._breaker.failed_at(each.id))
-            most = min(most, 0 if self._has_work(name) else 1)
+            most = min(most, 0 if any(job.serves for job in self._jobs(name)) else 1)
         started, dry = 0, False
         for each in requests:
             if started >= most:
@@ -320,7 +345,7 @@ class Dispatcher:
         if handout is None or handout.request is None:
             self._let_go(each.id)
             return False
-        self._put(
+        self._serve(
             WorkItem(template=template, request=handout.request, handout=handout, trial=trial)
         )
         return True
@@ -337,14 +362,14 @@ class Dispatcher:
         if circuit is Circuit.OPEN:
             return False
         at_once = template.pool.create_concurrency if circuit is Circuit.CLOSED else 1
-        if self._creating(template.name) >= at_once:
+        if sum(job.creates for job in self._jobs(template.name)) >= at_once:
             return False
         with self._taking(each.id):
             request = self._store.take_spooled(each.id, owner=self._owner, now=self._clock.now())
         if request is None or request.state is not RequestState.QUEUED:
             self._let_go(each.id)
             return False
-        self._put(WorkItem(template=template, request=request, trial=trial))
+        self._serve(WorkItem(template=template, request=request, trial=trial))
         return True
 
     def _fail_if_too_late(self, each: Unserved) -> None:
@@ -392,66 +417,74 @@ class Dispatcher:
         with self._changed:
             self._patient_until.pop(request_id, None)
 
-    def _work_items(self, name: str) -> list[WorkItem]:
-        """Return what is in flight of a template."""
-        with self._changed:
-            running = [each for each in self._running.values() if each.template.name == name]
-            return [*running, *self._ready.get(name, ())]
-
-    def _has_work(self, name: str) -> bool:
-        return bool(self._work_items(name))
-
-    def _creating(self, name: str) -> int:
-        """Return how many tasks of a template are being made for requests."""
-        return sum(each.handout is None for each in self._work_items(name))
-
     # --- Workers ----------------------------------------------------------------------------------
 
+    def _jobs(self, name: str) -> list[_Job]:
+        """Return what is done, or about to be, for a template."""
+        with self._changed:
+            running = [job for job in self._running if job.template == name]
+            return [*running, *self._ready.get(name, ())]
+
     def _room(self, name: str) -> int:
-        """Return how many requests of a template a worker would begin at once."""
+        """Return how many jobs of a template a worker would begin at once."""
         with self._changed:
             free = self._workers - len(self._running) - sum(map(len, self._ready.values()))
-            mine = self._share - len(self._work_items(name))
+            mine = self._share - len(self._jobs(name))
             return 0 if self._stopped else max(0, min(free, mine))
 
-    def _put(self, item: WorkItem) -> None:
-        """Have a worker serve a request as soon as one is free."""
+    def _serve(self, item: WorkItem) -> None:
+        """Have a worker serve a request."""
+        self._put(
+            _Job(
+                template=item.template.name,
+                run=partial(self._run, item),
+                call_off=partial(self._runner.put_back, item),
+                creates=item.handout is None,
+            )
+        )
+
+    def _run(self, item: WorkItem) -> None:
+        pause = RETRY_AFTER_INTERNAL_ERROR
+        try:
+            pause = self._runner.serve(item)
+        finally:
+            self._forget_patience(item.request.id)
+            self._let_go(item.request.id, paused_until=self._clock.monotonic() + pause)
+
+    def _put(self, job: _Job) -> None:
+        """Have a job done as soon as there is a worker for it."""
         with self._changed:
             if not self._stopped:
-                self._ready.setdefault(item.template.name, deque()).append(item)
+                self._ready.setdefault(job.template, deque()).append(job)
                 self._start_workers()
                 return
-        self._runner.put_back(item)
+        job.call_off()
 
     def _start_workers(self) -> None:
         """Start what there are workers for, templates taking turns. With the lock held."""
         while len(self._running) < self._workers and not self._stopped:
-            busy = [each.template.name for each in self._running.values()]
+            busy = [job.template for job in self._running]
             name = next((name for name in self._ready if busy.count(name) < self._share), None)
             if name is None:
                 return
-            items = self._ready.pop(name)
-            item = items.popleft()
-            if items:
-                self._ready[name] = items  # behind the others
-            self._running[item.request.id] = item
-            self._threads.submit(self._work, item)
+            jobs = self._ready.pop(name)
+            job = jobs.popleft()
+            if jobs:
+                self._ready[name] = jobs  # behind the others
+            self._running.append(job)
+            self._threads.submit(self._work, job)
 
-    def _work(self, item: WorkItem) -> None:
-        request_id = item.request.id
-        pause = RETRY_AFTER_INTERNAL_ERROR
+    def _work(self, job: _Job) -> None:
         try:
-            pause = self._runner.serve(item)
+            job.run()
         except Exception:
-            log.exception("request not served", request_id=request_id)
+            log.exception("job failed", template=job.template)
         finally:
             with self._changed:
-                del self._running[request_id]
-                self._forget_patience(request_id)
-                self._let_go(request_id, paused_until=self._clock.monotonic() + pause)
+                self._running.remove(job)
                 self._start_workers()
                 self._changed.notify_all()
-            self._again()
+        self._again()
 
     def _ask_server(self) -> bool:
         """Have the server asked whether it is back, unless it is being asked."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 
 from pool.clock import Clock
 from pool.config.settings import Template
@@ -18,7 +20,7 @@ from pool.errors import (
     UnknownLease,
     WaitTimeout,
 )
-from pool.events.notifier import Signal
+from pool.events.feed import Feed
 from pool.logs import get_logger
 from pool.model import Handout, LeaseRecord, LeaseState, Levels, PooledTask, new_id
 from pool.requests.breaker import SERVER, Breaker
@@ -28,13 +30,14 @@ from pool.store import NewLease, NewRequest, Opened, Store
 
 log = get_logger(__name__)
 
-#: Seconds between two looks into the store while waiting for a task that another process makes.
-FIRST_LOOK = 0.01
-LONGEST_LOOK = 0.1
-
 
 class Placement:
-    """Finds a task for each caller, and each task for one caller. Thread-safe."""
+    """Finds a task for each caller, and each task for one caller. Thread-safe.
+
+    The store gives a task that becomes warm to the lease that has waited longest, in the same
+    transaction (:func:`pool.store.leases.give_to_waiting`), whichever process it is of. So whoever
+    waits only waits for the news of it.
+    """
 
     def __init__(
         self,
@@ -45,9 +48,8 @@ class Placement:
         *,
         owner: str,
         max_queued: int,
+        feed: Feed,
         clock: Clock,
-        warm: Signal,
-        handed_out: Signal,
     ) -> None:
         self._store = store
         self._cvat = cvat
@@ -55,9 +57,8 @@ class Placement:
         self._breaker = breaker
         self._owner = owner
         self._max_queued = max_queued
+        self._feed = feed
         self._clock = clock
-        self._warm = warm
-        self._handed_out = handed_out
 
     # --- Rows -------------------------------------------------------------------------------------
 
@@ -91,12 +92,9 @@ class Placement:
             idempotency_key=idempotency_key,
             payload=payload,
         )
-        opened = self._store.open_lease(
+        return self._store.open_lease(
             lease, request=request, claim=claim, most_queued=max_queued, now=now
         )
-        if not opened.replayed:
-            self._handed_out.announce()
-        return opened
 
     def accept(
         self,
@@ -205,53 +203,110 @@ class Placement:
             return self._await_first_call(template, opened.lease, timeout)
         if opened.task is not None:
             return opened
-        return self._obtain_lease(template, opened.lease.id, timeout)
+        keeps = idempotency_key is not None
+        return self._obtain_lease(template, opened.lease.id, timeout, keeps=keeps)
 
-    def obtain(self, template: Template, lease_id: str, timeout: float | None) -> Handout:
+    def obtain(
+        self, template: Template, lease_id: str, timeout: float | None, *, request_id: str = ""
+    ) -> Handout:
         """Wait for a warm task for a waiting lease, and create one if none becomes warm, as the
         template's ``on_empty`` and ``max_wait`` say; ``timeout`` seconds at most.
 
         :raises PoolEmpty: there is none, and the template says not to make one.
         :raises CvatError: the pool was empty and CVAT did not make one.
         """
-        handout = self.claim(template, lease_id)
-        if handout is None:
-            patience = self.patience(template, timeout)
-            handout = self._wait_for_warm(template, lease_id, patience)
-            if handout is None:
-                handout = self.create(template, lease_id, waited=patience)
-        self._handed_out.announce()
-        return handout
+        handout = self.held(lease_id, request_id) or self.claim(template, lease_id)
+        if handout is not None:
+            return handout
+        patience = self.patience(template, timeout)
+        handout = self._feed.wait_for(
+            lambda: self.held(lease_id, request_id), patience, lease=lease_id, request=request_id
+        )
+        return handout or self.create(template, lease_id, waited=patience, request_id=request_id)
 
-    def _obtain_lease(self, template: Template, lease_id: str, timeout: float | None) -> Opened:
+    def _obtain_lease(
+        self, template: Template, lease_id: str, timeout: float | None, *, keeps: bool
+    ) -> Opened:
         with self._recovery.of_lease(lease_id):
             try:
                 return _opened(self.obtain(template, lease_id, timeout))
+            except PoolError:
+                handout = self.abandon(lease_id)
+                if handout is None:
+                    raise
+                return _opened(handout)
             except BaseException:
-                self._store.abandon_lease(lease_id, now=self._clock.now())
+                self.leave(lease_id, keeps=keeps)
                 raise
 
     def _await_first_call(
         self, template: Template, lease: LeaseRecord, timeout: float | None
     ) -> Opened:
         """Wait with the first call with this key; in its place when its process is gone."""
-        deadline = None if timeout is None else self._clock.monotonic() + timeout
-        look = FIRST_LOOK
-        current: LeaseRecord | None = lease
-        while current is not None and current.state is LeaseState.WAITING:
-            if deadline is not None and self._clock.monotonic() >= deadline:
-                raise WaitTimeout("the first call with this idempotency key still waits")
-            if self._store.inherit_lease(lease.id, owner=self._owner, now=self._clock.now()):
-                return self._obtain_lease(template, lease.id, timeout)
-            self._warm.wait(self._warm.count, look)
-            look = min(LONGEST_LOOK, look * 1.5)
+
+        def check() -> LeaseRecord | None:
             current = self._store.lease(lease.id)
-        if current is None or current.pooled_id is None:
-            raise PoolEmpty("the first call with this idempotency key got no task; try again")
-        task = self._store.task(current.pooled_id)
-        return Opened(lease=current, task=task, request=None, replayed=True)
+            if current is None:
+                return replace(lease, state=LeaseState.ABANDONED)
+            if current.state is not LeaseState.WAITING:
+                return current
+            inherited = self._store.inherit_lease(
+                lease.id, owner=self._owner, now=self._clock.now()
+            )
+            return current if inherited else None
+
+        current = self._feed.wait_for(check, timeout, lease=lease.id)
+        if current is None:
+            raise WaitTimeout("the first call with this idempotency key still waits")
+        if current.state is LeaseState.WAITING:
+            return self._obtain_lease(template, lease.id, timeout, keeps=True)
+        return self.replay(current)
 
     # --- Steps ------------------------------------------------------------------------------------
+
+    def held(self, lease_id: str, request_id: str = "") -> Handout | None:
+        """Return the task that a lease was given, with the request that it is for; None while it
+        waits.
+
+        :raises PoolEmpty: the lease has ended without one.
+        """
+        lease = self._store.lease(lease_id)
+        if lease is None or lease.state not in (LeaseState.WAITING, LeaseState.ACTIVE):
+            raise PoolEmpty("the lease ended while it waited for a task")
+        task = self._store.task(lease.pooled_id) if lease.pooled_id else None
+        if task is None:
+            return None
+        request = self._store.request(request_id) if request_id else None
+        return Handout(lease=lease, task=task, request=request)
+
+    def abandon(self, lease_id: str) -> Handout | None:
+        """Abandon a lease that waits, so that the next one gets the task. Return its task instead
+        if it was given one at the last moment."""
+        if self._store.abandon_lease(lease_id, now=self._clock.now()):
+            return None
+        with suppress(PoolEmpty):
+            return self.held(lease_id)
+        return None
+
+    def leave(self, lease_id: str, *, keeps: bool) -> None:
+        """Give up a lease whose caller has gone. ``keeps`` says that another call with its
+        idempotency key may still ask for its task; without, the task is warm again."""
+        if self.abandon(lease_id) is None or keeps:
+            return
+        if self._store.give_back(lease_id, now=self._clock.now()):
+            log.info("hand-out taken back: its caller left before the answer", lease_id=lease_id)
+
+    def replay(self, lease: LeaseRecord) -> Opened:
+        """Return what the first call with an idempotency key was answered, the task while the
+        lease has it.
+
+        :raises PoolEmpty: it got no task.
+        """
+        if lease.pooled_id is None:
+            raise PoolEmpty("the first call with this idempotency key got no task; try again")
+        task = self._store.task(lease.pooled_id)
+        held = task if task is not None and task.lease_id == lease.id else None
+        return Opened(lease=lease, task=held, request=None, replayed=True)
 
     def patience(self, template: Template, timeout: float | None) -> float:
         """Return how many seconds a caller who would wait ``timeout`` of them waits for a warm
@@ -289,12 +344,18 @@ class Placement:
             now=self._clock.now(),
         )
 
-    def create(self, template: Template, lease_id: str, *, waited: float) -> Handout:
-        """Create a task for a lease that has waited in vain for so many seconds.
+    def create(
+        self, template: Template, lease_id: str, *, waited: float, request_id: str = ""
+    ) -> Handout:
+        """Create a task for a lease that has waited in vain for so many seconds, unless one is warm
+        by now, or the lease was given one meanwhile: then the created one goes to the pool.
 
-        :raises PoolEmpty: the template says not to make one, or the lease waits no longer.
+        :raises PoolEmpty: the template says not to make one, or the lease has ended.
         :raises CvatError: CVAT did not make one.
         """
+        handout = self.held(lease_id, request_id) or self.claim(template, lease_id)
+        if handout is not None:
+            return handout
         if template.pool.on_empty == "wait":
             raise PoolEmpty(
                 f"no task of template {template.name!r} became warm within {waited:g} s; "
@@ -326,10 +387,10 @@ class Placement:
         now = self._clock.now()
         handout = self._store.finish_cold(pooled.id, lease_id, prepared=prepared, now=now)
         if handout is None:
-            # The lease ended meanwhile; the task is as good as any other.
             self._store.finish_create(pooled.id, prepared=prepared, now=now)
-            self._warm.announce()
-            raise PoolEmpty("the lease ended while its task was being created")
+            handout = self.held(lease_id, request_id)
+        if handout is None:
+            raise PoolError(f"lease {lease_id} did not take the task that was created for it")
         return handout
 
     def has_daemon(self) -> bool:
@@ -349,18 +410,6 @@ class Placement:
                 "configuration of this process older than the daemon's?"
             )
         return "see 'cvat-pool status'"
-
-    def _wait_for_warm(self, template: Template, lease_id: str, patience: float) -> Handout | None:
-        deadline = self._clock.monotonic() + patience
-        look = FIRST_LOOK
-        while (remaining := deadline - self._clock.monotonic()) > 0:
-            seen = self._warm.count
-            handout = self.claim(template, lease_id)
-            if handout is not None:
-                return handout
-            self._warm.wait(seen, min(look, remaining))
-            look = min(LONGEST_LOOK, look * 1.5)
-        return None
 
 
 def create_on_server(

@@ -28,7 +28,6 @@ from pool.errors import (
     QueueFull,
     StoreError,
 )
-from pool.events.notifier import Signal
 from pool.logs import get_logger
 from pool.model import Handout, RequestRecord, RequestState
 from pool.requests.breaker import SERVER, Breaker, Circuit, with_advice
@@ -108,7 +107,6 @@ class Runner:
         breaker: Breaker,
         *,
         max_queued: int,
-        warm: Signal,
         on_send: Callable[[RequestRecord], None],
         clock: Clock,
         rng: random.Random,
@@ -121,7 +119,6 @@ class Runner:
         self._spool = spool
         self._breaker = breaker
         self._max_queued = max_queued
-        self._warm = warm
         self._on_send = on_send
         self._clock = clock
         self._rng = rng
@@ -168,7 +165,9 @@ class Runner:
                 return self._queue_or_fail(new.id, upload, away)
             if opened.task is None:
                 try:
-                    handout = self._placement.obtain(template, opened.lease.id, timeout)
+                    handout = self._placement.obtain(
+                        template, opened.lease.id, timeout, request_id=new.id
+                    )
                 except BaseException as error:
                     return self._queue_or_fail(new.id, upload, error)
             else:
@@ -232,7 +231,9 @@ class Runner:
                 return self._queue_or_fail(request.id, upload, sent.error)
             self._clock.sleep(sent.pause)
             try:
-                handout = self._placement.obtain(template, sent.lease_id, None)
+                handout = self._placement.obtain(
+                    template, sent.lease_id, None, request_id=request.id
+                )
             except PoolError as error:
                 return self._queue_or_fail(request.id, upload, error)
         raise AssertionError("the last task is followed by no other")
@@ -337,14 +338,12 @@ class Runner:
 
     def put_back(self, item: WorkItem) -> None:
         """Let a request wait again for which nothing was done; its task is warm again."""
-        queued = self._store.queue_request(
+        self._store.queue_request(
             item.request.id,
             expected_lease_id=item.lease_id,
             most=None,
             now=self._clock.now(),
         )
-        if queued is not None and item.handout is not None:
-            self._warm.announce()
 
     def take_over(self, each: Unserved, *, owner: str) -> bool:
         """Give another task to a request whose upload a process left in the middle: how much of
@@ -382,7 +381,9 @@ class Runner:
     def _create(self, item: WorkItem) -> Handout | None:
         """Create the task; None when there is none, and the request waits again or has ended."""
         try:
-            return self._placement.create(item.template, item.request.lease_id, waited=0.0)
+            return self._placement.create(
+                item.template, item.request.lease_id, waited=0.0, request_id=item.request.id
+            )
         except PoolEmpty:
             # The request was cancelled meanwhile.
             current = self._store.request(item.request.id)
@@ -536,8 +537,6 @@ class Runner:
                 "request failed", request_id=request.id, template=request.template, why=str(error)
             )
             self._spool.drop(request.id)
-        if failed and untouched:
-            self._warm.announce()
 
     def _now(self, request: RequestRecord) -> RequestRecord:
         current = self._store.request(request.id)

@@ -228,7 +228,7 @@ class Leases(Connected):
         The lease becomes ``RELEASED``, or ``EXPIRED`` when ``expired`` is set.
         """
         with self.connections.writing() as db:
-            if not db.changed(
+            row = db.one(
                 """
                 UPDATE tasks
                 SET state = 'warm', lease_id = NULL, warm_at = COALESCE(warm_at, :now),
@@ -236,12 +236,15 @@ class Leases(Connected):
                 WHERE lease_id = :lease_id AND state = 'leased'
                   AND EXISTS (SELECT 1 FROM leases
                               WHERE id = :lease_id AND state = 'active' AND request_id IS NULL)
+                RETURNING template
                 """,
                 lease_id=lease_id,
                 now=now,
-            ):
+            )
+            if row is None:
                 return False
             end_lease(db, lease_id, LeaseState.EXPIRED if expired else LeaseState.RELEASED)
+            give_to_waiting(db, row[0], now=now)
             return True
 
     def end_lease(self, lease_id: str, *, reason: str, now: float) -> bool:
@@ -445,6 +448,36 @@ def claim_waiting(
     return _activate(db, lease_id, task, Outcome.WAIT, members, now=now) if task else None
 
 
+def give_to_waiting(db: Connection, template: str, *, now: float) -> None:
+    """Give what became warm of a template, in the same transaction, to the leases that have waited
+    for it longest, whichever process waits with them.
+
+    So the hand-out is fair, and no waiter has to claim again and again. Left out are the leases of
+    spooled requests, which the dispatcher serves when their data can be sent, and those of
+    processes that are gone, for which no caller would take the task. A lease that is not served
+    here claims at the end of its patience.
+    """
+    in_vain: set[tuple[str, str | None]] = set()
+    for lease_id, fingerprint, reusable_origin in db.rows(
+        f"""
+        SELECT id, fingerprint, reusable_origin FROM leases {db.using("leases_waiting")}
+        WHERE state = 'waiting' AND template = :template
+          AND EXISTS (SELECT 1 FROM owners
+                      WHERE owners.owner = leases.owner AND owners.until >= :now)
+        ORDER BY seq
+        """,
+        template=template,
+        now=now,
+    ):
+        if (fingerprint, reusable_origin) in in_vain:
+            continue
+        task = _claim(db, lease_id, template, fingerprint, reusable_origin, now=now)
+        if task is None:
+            in_vain.add((fingerprint, reusable_origin))
+        else:
+            _activate(db, lease_id, task, Outcome.WAIT, now=now)
+
+
 def _claim(
     db: Connection,
     lease_id: str,
@@ -625,12 +658,13 @@ def _insert_lease(
     row = db.one(
         f"""
         INSERT INTO leases
-            (id, template, state, owner, request_id, pooled_id, task_id, task_name, outcome, ttl,
-             idempotency_key, payload, created_at, handed_out_at, expires_at, served)
+            (id, template, state, owner, request_id, fingerprint, reusable_origin, pooled_id,
+             task_id, task_name, outcome, ttl, idempotency_key, payload, created_at,
+             handed_out_at, expires_at, served)
         VALUES
-            (:id, :template, :state, :owner, :request_id, :pooled_id, :task_id, :task_name,
-             :outcome, :ttl, :idempotency_key, :payload, :now, :handed_out_at,
-             :handed_out_at + :ttl, :served)
+            (:id, :template, :state, :owner, :request_id, :fingerprint, :reusable_origin,
+             :pooled_id, :task_id, :task_name, :outcome, :ttl, :idempotency_key, :payload, :now,
+             :handed_out_at, :handed_out_at + :ttl, :served)
         RETURNING {LEASE}
         """,
         id=lease.id,
@@ -638,6 +672,8 @@ def _insert_lease(
         state=LeaseState.ACTIVE if task else LeaseState.WAITING,
         owner=lease.owner,
         request_id=request.id if request else None,
+        fingerprint=lease.fingerprint,
+        reusable_origin=lease.reusable_origin,
         **_handed_out(task, Outcome.HIT),
         ttl=lease.ttl,
         # A request's key stands in its own row: keys of leases and of requests are separate.

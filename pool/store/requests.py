@@ -30,6 +30,7 @@ from pool.store.leases import (
     check_room,
     claim_waiting,
     end_lease,
+    give_to_waiting,
     queue_length,
     reason_of,
 )
@@ -526,17 +527,20 @@ def end_import(
     if state is ImportState.FAILED:
         burn_task(db, pooled_id, reason, now=now)
         return
-    db.changed(
+    returned = db.one(
         """
         UPDATE tasks
         SET state = 'warm', lease_id = NULL, warm_at = COALESCE(warm_at, :now), changed_at = :now
         WHERE id = :id AND state = 'leased' AND lease_id = :lease_id
+        RETURNING template
         """,
         id=pooled_id,
         lease_id=lease_id,
         now=now,
     )
     end_lease(db, lease_id, LeaseState.RELEASED)
+    if returned is not None:
+        give_to_waiting(db, returned[0], now=now)
 
 
 def queue_members(
@@ -554,7 +558,8 @@ def queue_members(
     members = db.rows(
         """
         SELECT requests.id, requests.spooled, requests.payload, imports.owner,
-               imports.handed_out_at, leases.ttl, leases.template
+               imports.handed_out_at, leases.ttl, leases.template, leases.fingerprint,
+               leases.reusable_origin
         FROM imports
         JOIN leases ON leases.id = imports.lease_id
         JOIN import_members ON import_members.import_id = imports.id
@@ -565,7 +570,7 @@ def queue_members(
         """,
         id=import_id,
     )
-    for request_id, spooled, payload, owner, handed_out_at, ttl, template in members:
+    for request_id, spooled, payload, owner, handed_out_at, ttl, template, *suits in members:
         waiter = {
             "id": request_id,
             "fresh": new_id(now),
@@ -574,11 +579,15 @@ def queue_members(
         }
         db.changed(
             """
-            INSERT INTO leases (id, template, state, owner, request_id, ttl, payload, created_at)
-            VALUES (:fresh, :template, 'waiting', :owner, :id, :ttl, :payload, :now)
+            INSERT INTO leases (id, template, state, owner, request_id, fingerprint,
+                                reusable_origin, ttl, payload, created_at)
+            VALUES (:fresh, :template, 'waiting', :owner, :id, :fingerprint, :reusable_origin,
+                    :ttl, :payload, :now)
             """,
             **waiter,
             template=template,
+            fingerprint=suits[0],
+            reusable_origin=suits[1],
             ttl=ttl,
             payload=payload,
         )

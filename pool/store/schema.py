@@ -129,6 +129,8 @@ _LEASES: Final = f"""
             ('waiting', 'active', 'used', 'released', 'expired', 'abandoned')),
         owner TEXT NOT NULL,
         request_id TEXT,
+        fingerprint TEXT NOT NULL,
+        reusable_origin TEXT,
         pooled_id TEXT REFERENCES tasks (id),
         task_id INTEGER,
         task_name TEXT NOT NULL DEFAULT '',

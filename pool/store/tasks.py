@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pool.model import LIVE_TASK_STATES, Levels, PooledTask, TaskState, task_name
 from pool.store.connections import Connected
+from pool.store.leases import give_to_waiting
 from pool.store.records import TASK, CreateLimit, task_of, text
 from pool.store.schema import DOOMED, LIVE
 
@@ -101,7 +102,10 @@ class Tasks(Connected):
                 prepared=prepared,
                 now=now,
             )
-            if row is not None and took is not None:
+            if row is None:
+                return False
+            give_to_waiting(db, row[0], now=now)
+            if took is not None:
                 db.changed(
                     """
                     INSERT INTO lead_times (template, seconds) VALUES (:template, :seconds)
@@ -111,7 +115,7 @@ class Tasks(Connected):
                     template=row[0],
                     seconds=took,
                 )
-        return row is not None
+        return True
 
     def fail_create(self, pooled_id: str, *, reason: str, now: float) -> bool:
         """Move a task from ``CREATING`` to ``FAILED``: the server certainly has no such task, or it
@@ -387,19 +391,22 @@ class Tasks(Connected):
         """Move a row that never had a task from ``DELETED`` to ``WARM``: a create that was given up
         had happened after all. False for any other row: its task may have been handed out."""
         with self.connections.writing() as db:
-            return db.met(
+            row = db.one(
                 """
                 UPDATE tasks
                 SET state = 'warm', task_id = :task_id, prepared = :prepared, reason = '',
                     warm_at = :now, changed_at = :now
-                WHERE id = :id AND state = 'deleted' AND task_id IS NULL
-                  AND lease_id IS NULL
+                WHERE id = :id AND state = 'deleted' AND task_id IS NULL AND lease_id IS NULL
+                RETURNING template
                 """,
                 id=pooled_id,
                 task_id=task_id,
                 prepared=prepared,
                 now=now,
             )
+            if row is not None:
+                give_to_waiting(db, row[0], now=now)
+            return row is not None
 
     def quarantine_warm(self, *, until: float) -> int:
         """Hand out none of the tasks that are warm now, until each is cleared
@@ -409,19 +416,24 @@ class Tasks(Connected):
                 "UPDATE tasks SET quarantined_until = :until WHERE state = 'warm'", until=until
             )
 
-    def clear_quarantine(self, pooled_ids: Sequence[str]) -> int:
+    def clear_quarantine(self, pooled_ids: Sequence[str], *, now: float) -> int:
         """Hand these out again; return how many were in quarantine."""
         with self.connections.writing() as db:
-            return sum(
-                db.changed(
+            cleared = [
+                row[0]
+                for pooled_id in pooled_ids
+                for row in db.rows(
                     """
                     UPDATE tasks SET quarantined_until = NULL
                     WHERE id = :id AND state = 'warm' AND quarantined_until IS NOT NULL
+                    RETURNING template
                     """,
                     id=pooled_id,
                 )
-                for pooled_id in pooled_ids
-            )
+            ]
+            for template in set(cleared):
+                give_to_waiting(db, template, now=now)
+            return len(cleared)
 
 
 #: More rows than there are: a limit that is none.

@@ -238,8 +238,8 @@ def test_a_renewed_owner_keeps_what_it_has(scene: Scene) -> None:
 
 def test_nobody_waits_with_the_leases_of_owners_that_are_gone(scene: Scene) -> None:
     scene.store.renew_owner("here", until=NOW)
-    waiting, of_request = scene.waiting(key="k"), scene.queued()
     active = scene.leased()
+    waiting, of_request = scene.waiting(key="k"), scene.queued()
     scene.store.adopt_requests("adopter", now=NOW)
     assert scene.lease(waiting.lease.id).state is LeaseState.WAITING
     scene.store.adopt_requests("adopter", now=NOW + 1)

@@ -64,13 +64,13 @@ def test_a_doubted_task_is_not_handed_out_until_it_is_trusted(scene: Scene) -> N
     assert [opened.task and opened.task.id for opened in waiting] == [fresh.id, None]
     lease_id = waiting[1].lease.id
     assert scene.store.claim_warm(lease_id, FINGERPRINT, now=NOW + 3) is None
-    assert scene.store.clear_quarantine([second.id, "unknown"]) == 1
+    assert scene.store.clear_quarantine([second.id, "unknown"], now=NOW + 3) == 1
     handout = scene.store.claim_warm(lease_id, FINGERPRINT, now=NOW + 3)
     assert handout is not None
     assert (handout.task.id, handout.lease.outcome) == (second.id, Outcome.WAIT)
     assert scene.store.open_lease(wish(), now=NOW + 4).task is None
     assert scene.task(first.id).state is TaskState.WARM
-    assert scene.store.clear_quarantine([second.id]) == 0
+    assert scene.store.clear_quarantine([second.id], now=NOW + 3) == 0
 
 
 def test_doubts_end_by_themselves(scene: Scene) -> None:

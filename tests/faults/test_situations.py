@@ -194,13 +194,14 @@ def test_stampede_on_an_empty_pool(
     )
     now = engine.clock.now()
     store.acquire_maintenance("daemon", until=now + 2 * PATIENCE, now=now)
+    store.renew_owner(engine.owner, until=now + 2 * PATIENCE)
     refill = refill_of(engine)
     done = threading.Event()
 
     def keep_filling() -> None:
         while not done.is_set():
             fill(refill)
-            engine.handed_out.wait(engine.handed_out.count, 0.01)
+            engine.feed.wait_for(lambda: done.is_set() or None, 0.02)
 
     filler = threading.Thread(target=keep_filling)
     filler.start()

@@ -38,7 +38,6 @@ def warm(engine: Engine, cvat: ScriptedCvat) -> list[PooledTask]:
         engine.breaker,
         owner=engine.owner,
         clock=engine.clock,
-        warm=engine.warm,
     )
     while refill.run_once().started:
         refill.drain()
@@ -54,7 +53,6 @@ def service(engine: Engine, **templates: Template) -> Reconcile:
         http_timeout=DEADLINES.http,
         verify_every=VERIFY_EVERY,
         clock=engine.clock,
-        warm=engine.warm,
     )
 
 
@@ -319,10 +317,8 @@ def test_doubted_tasks_are_handed_out_once_they_were_looked_at(
 ) -> None:
     cvat.put_task(warm[0].task_id or 0, warm[0].name, size=9, jobs=1)
     engine.store.quarantine_warm(until=engine.clock.now() + 5.0)
-    announced = engine.warm.count
     report = reconcile.run_once()
     assert (report.verified, report.done) == (2, {Action.DISOWN: 1})
-    assert engine.warm.count > announced
     assert open_lease(engine, template).lease.pooled_id == warm[1].id
 
 

@@ -25,7 +25,6 @@ def dispatch_of(engine: Engine, *, workers: int = 16) -> Dispatcher:
         engine.spool,
         engine.breaker,
         owner=engine.owner,
-        warm=engine.warm,
         clock=engine.clock,
         workers=workers,
     )
@@ -58,7 +57,6 @@ def refill_of(engine: Engine) -> Refill:
         engine.breaker,
         owner=engine.owner,
         clock=engine.clock,
-        warm=engine.warm,
     )
 
 

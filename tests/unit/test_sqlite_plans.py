@@ -123,7 +123,7 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "disown": lambda store: store.disown("x", reason="", now=1.0),
     "adopt_task": lambda store: store.adopt_task("x", task_id=1, prepared=True, now=1.0),
     "quarantine_warm": lambda store: store.quarantine_warm(until=1.0),
-    "clear_quarantine": lambda store: store.clear_quarantine(["x"]),
+    "clear_quarantine": lambda store: store.clear_quarantine(["x"], now=1.0),
     "prune": lambda store: store.prune(before=1.0, limit=9),
     "task_on_server": lambda store: store.task_on_server(1),
     "ended_requests": lambda store: store.ended_requests(since=1.0, limit=9),
