@@ -25,6 +25,7 @@ from support.pools import (
     write_config,
 )
 from support.proxy import CuttingProxy
+from support.waiting import wait_until
 
 from pool import LeaseEnded, PoolUnreachable, RemotePool, RequestState
 from pool.daemon import Daemon
@@ -54,16 +55,6 @@ def caller(request: pytest.FixtureRequest, daemon: Daemon, line: CuttingProxy) -
     with opened(request.param, daemon, url=line.url) as pool:
         wait_for(daemon, lambda: level(pool).warm >= 3)
         yield pool
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until a condition holds of which there is no event."""
-    pause = threading.Event()
-    for _ in range(400):
-        if condition():
-            return
-        pause.wait(0.05)
-    raise AssertionError("it did not come to that")
 
 
 Cutting = Callable[[CuttingProxy], None]
@@ -152,7 +143,7 @@ def test_a_large_upload_that_is_cut_begins_again(
     assert request.jobs(timeout=20)
     assert request.record.size == len(content)
     # What was cut off leaves nothing behind, nor does what CVAT has.
-    until(lambda: daemon.engine.spool.used == 0)
+    wait_until(daemon.engine.store, lambda: daemon.engine.spool.used == 0)
 
 
 def test_a_line_that_is_down_for_a_while(caller: Any, line: CuttingProxy) -> None:
@@ -165,7 +156,7 @@ def test_a_line_that_is_down_for_a_while(caller: Any, line: CuttingProxy) -> Non
 
 def test_a_line_that_stays_down(daemon: Daemon) -> None:
     with CuttingProxy(daemon.url) as line, RemotePool(line.url, patience=0.5) as pool:
-        assert pool.status()
+        assert pool.status().templates
         line.stop()
         with pytest.raises(PoolUnreachable, match=line.url):
             pool.acquire("scenes")
@@ -208,7 +199,7 @@ def test_a_wait_for_jobs_does_not_notice_that_the_daemon_is_restarted(
             port = int(first.url.rpartition(":")[2])
             caller = stack.enter_context(opened(kind, first))
             request = caller.submit("scenes", [("a.jpg", image)])
-            until(lambda: request.state is RequestState.IMPORTING)
+            wait_until(first.engine.store, lambda: request.state is RequestState.IMPORTING)
             waiting = threading.Thread(target=lambda: found.append(request.jobs(timeout=30)))
             waiting.start()
         write_config(tmp_path, simulator, port=port)
