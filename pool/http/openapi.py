@@ -6,6 +6,7 @@ models of both here. The models themselves are in :mod:`pool.http.schemas`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
@@ -20,7 +21,7 @@ from pool.errors import PoolError
 from pool.http import schemas
 from pool.http.dependencies import IDEMPOTENCY_KEY, PREFERENCE_APPLIED, RETRY_AFTER
 from pool.http.middleware import CALL_ID
-from pool.http.problems import MEDIA_TYPE, TYPE_PREFIX
+from pool.http.problems import MEDIA_TYPE, problem
 
 Document = dict[str, Any]
 
@@ -91,21 +92,16 @@ def problems(*kinds: type[PoolError]) -> dict[int | str, Document]:
 
 
 def _problem(status: int, *kinds: type[PoolError]) -> Document:
-    phrase = HTTPStatus(status).phrase
-    examples: dict[str, Document] = {
-        kind.code: {
-            "summary": kind().title,
-            "value": {"type": TYPE_PREFIX + kind.code, "title": kind().title, "status": status},
+    titles = {kind.code: kind().title for kind in kinds} or {"": HTTPStatus(status).phrase}
+    examples = {
+        code or "other": {
+            "summary": title,
+            "value": json.loads(bytes(problem(status, code=code, title=title).body)),
         }
-        for kind in kinds
-    } or {
-        "other": {
-            "summary": phrase,
-            "value": {"type": "about:blank", "title": phrase, "status": status},
-        }
+        for code, title in titles.items()
     }
     return {
-        "description": "; ".join(each["summary"] for each in examples.values()),
+        "description": "; ".join(titles.values()),
         "content": {MEDIA_TYPE: {"schema": ref(schemas.Problem), "examples": examples}},
         "headers": {RETRY_AFTER: _header("Seconds after which to try again")}
         if status in (408, 429, 503)
