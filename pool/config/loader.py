@@ -141,8 +141,9 @@ class _Reading:
         self._lines = key_lines(text)
 
     def settings(self) -> Settings:
-        for name in self._raw.keys() - _TOP_TABLES:
-            self._problem((name,), unknown_key(name, _TOP_TABLES))
+        for name in self._raw:
+            if name not in _TOP_TABLES:
+                self._problem((name,), unknown_key(name, _TOP_TABLES))
         server = self._top_table(CvatSettings, "cvat")
         store = self._top_table(StoreSettings, "store")
         daemon = self._top_table(DaemonSettings, "daemon")
@@ -348,11 +349,14 @@ class _Reading:
 
     def _members(self, key: Key, raw: object, known: Iterable[str]) -> dict[str, Placed]:
         """Return the members of a table that are ``known``, each with its place."""
-        known = tuple(known)
-        members = self._mapping(key, raw)
-        for name in members.keys() - set(known):
-            self._problem((*key, name), _explain_unknown((*key, name), known))
-        return {name: ((*key, name), value) for name, value in members.items() if name in known}
+        known, placed = tuple(known), {}
+        for name, value in self._mapping(key, raw).items():
+            place = (*key, name)
+            if name in known:
+                placed[name] = (place, value)
+            else:
+                self._problem(place, _explain_unknown(place, known))
+        return placed
 
     def _mapping(self, key: Key, raw: object) -> Mapping[str, Any]:
         if isinstance(raw, dict):

@@ -346,6 +346,12 @@ def test_all_problems_are_known_and_the_first_stands_in_the_line(tmp_path: Path)
     assert error.exit_code == EXIT_USAGE
 
 
+def test_problems_of_one_line_stand_in_its_order() -> None:
+    text = "daemon = { b = 1, port = -1, a = 1, c = 1, d = 1, e = 1, f = 1 }"
+    keys = [problem.key.removeprefix("daemon.") for problem in problems(text)]
+    assert [key for key in keys if key != "port"] == list("bacdef")
+
+
 def test_every_problem_stays_on_one_line() -> None:
     text = (
         '"a\\nb" = 1\n[templates."c\\nd"]\nlabels = [{ name = "e", "e\\nf" = 1 }]\ntask."g\\nh" = 1'
