@@ -19,7 +19,7 @@ from pool.http import (
     webhooks,
 )
 from pool.http.accepting import Accepting
-from pool.http.dependencies import AppState, Receiver
+from pool.http.dependencies import AppState
 from pool.http.ending import Ending
 from pool.http.live import Live
 from pool.http.middleware import AccessControl, CallLog
@@ -29,13 +29,14 @@ from pool.observability.observation import Observation
 from pool.process import Engine
 from pool.requests.dispatcher import Dispatcher
 from pool.taskpool import TaskPool
+from pool.tracking.webhook_receiver import WebhookReceiver
 from pool.version import VERSION
 
 
 def create_app(
     engine: Engine,
     dispatch: Dispatcher,
-    receiver: Receiver,
+    receiver: WebhookReceiver,
     *,
     observation: Observation,
     ending: Ending,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Any, Final
 
 from fastapi import Depends, Header, Request
 
@@ -18,6 +18,7 @@ from pool.http.workers import Workers
 from pool.observability.observation import Observation
 from pool.requests.dispatcher import Dispatcher
 from pool.taskpool import TaskPool
+from pool.tracking.webhook_receiver import WebhookReceiver
 
 PREFER: Final = "Prefer"
 PREFERENCE_APPLIED: Final = "Preference-Applied"
@@ -33,14 +34,6 @@ _WAIT: Final = re.compile(
 )
 
 
-class Receiver(Protocol):
-    """Takes webhooks; see :class:`pool.tracking.webhook_receiver.Deliveries`."""
-
-    def authentic(self, body: bytes, signature: str) -> bool: ...
-
-    def put(self, body: bytes, signature: str) -> bool: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class AppState:
     """The parts of one daemon that its routes work on, as ``app.state.parts``."""
@@ -51,7 +44,7 @@ class AppState:
     accepting: Accepting
     live: Live
     observation: Observation
-    receiver: Receiver
+    receiver: WebhookReceiver
     dispatch: Dispatcher
     ending: Ending
     #: Leases whose callers wait for a task.

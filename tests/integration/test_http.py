@@ -17,9 +17,10 @@ from pool.http import page
 from pool.http.server import HttpServer
 from pool.http.webhooks import LONGEST
 from pool.simulator import SimulatorServer
+from pool.tracking.webhook_receiver import WebhookReceiver
 
 
-class Receiver:
+class Receiver(WebhookReceiver):
     """Takes what is signed "right", and fails as the test says."""
 
     def __init__(self) -> None:
