@@ -1,1 +1,1 @@
-"""The outbox: what happens is waited for here, and told to sinks."""
+"""Events: waiting for them, and delivering them to sinks."""

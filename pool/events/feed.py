@@ -93,7 +93,7 @@ class Feed:
         self._cursor: int | None = None
         self._token: object = None
         self._looked_at = self._recheck_at = 0.0
-        store.on_commit(self.poke)
+        self._stop_poking = store.on_commit(self.poke)
 
     # --- Waiting --------------------------------------------------------------------------------
 
@@ -232,6 +232,7 @@ class Feed:
 
     def close(self) -> None:
         """Wake all who wait, and call no service or callback any more."""
+        self._stop_poking()
         with self._guard:
             self._closed = True
             waiters, self._waiters = self._waiters, set()

@@ -1,6 +1,6 @@
-"""The stream of events, for any number of clients at once: what they have in common.
+"""The stream of events, for any number of clients at once.
 
-Each client has a place of its own in the events, and takes what comes after it when it can: the
+Each client has a place of its own among the events, and takes what comes after it when it can: the
 newest events from memory, written out once for all clients, older ones from the store. So nothing
 piles up for a client that is slow, and one that comes back misses nothing.
 """
@@ -27,9 +27,9 @@ log = get_logger(__name__)
 
 #: Events that are kept in memory, and read from the store at once.
 RECENT: Final = 1000
-#: Clients that are told at the same time.
+#: Clients at the same time.
 MOST_CLIENTS: Final = 1000
-#: Seconds after which a client hears something, be there news or not.
+#: Seconds after which a client is sent a comment when there is no news.
 HEARTBEAT: Final = 15.0
 #: Seconds between two messages with levels, at least, and after which they are looked at anew: a
 #: hold ends and a rate falls without any change of the store.
@@ -51,7 +51,7 @@ class _Written:
 
 
 class Live:
-    """Tells its clients of events and levels. But for :meth:`close`, for the event loop alone.
+    """Makes the streams of all clients. For the event loop alone, but for :meth:`close`.
 
     Nothing is read while there are no clients.
     """
@@ -87,20 +87,20 @@ class Live:
 
     @property
     def clients(self) -> int:
-        """How many are being told."""
+        """The number of clients now."""
         return self._clients
 
     async def follow(
         self, after: int | None, template: str | None = None
     ) -> AsyncGenerator[bytes, None]:
-        """What one client is sent: the levels, the events after ``after`` (by default, those from
-        now on), of one template if so wished, and a comment now and then. Ends when the server is
+        """Yield what one client is sent: the levels, the events after ``after`` (by default, those
+        from now on), of one template if given, and a comment now and then. Ends when the server is
         about to stop.
 
         :raises TooBusy: there are too many clients.
         """
         if self._clients >= MOST_CLIENTS:
-            raise TooBusy(f"{MOST_CLIENTS} clients are being told already")
+            raise TooBusy(f"{MOST_CLIENTS} clients listen already")
         self._clients += 1
         try:
             await self._begin()
@@ -134,7 +134,7 @@ class Live:
                 await self._rest()
 
     def close(self) -> None:
-        """The server is about to stop: end all streams. Safe from any thread."""
+        """End all streams. Safe from any thread."""
         self._over = True
         if self._loop is not None:
             # An error means that the loop has ended, and all streams with it.
@@ -176,7 +176,7 @@ class Live:
     # --- Events -----------------------------------------------------------------------------------
 
     def _notice(self, events: Sequence[Event]) -> None:
-        """There is news; called on the thread of the feed."""
+        """Take up new events; called on the feed's thread."""
         assert self._loop is not None
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._take, events)

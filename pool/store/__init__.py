@@ -83,10 +83,10 @@ class Store(Tasks, Leases, Requests, Imports, DemandHistory, Events, Maintenance
                 """
             )
 
-    def on_commit(self, listener: Callable[[], None]) -> None:
+    def on_commit(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Have ``listener`` called after each commit of this process that changed a row, on the
-        thread that made it. It must be quick and raise nothing."""
-        self.connections.listeners += (listener,)
+        thread that made it; return what ends that. It must be quick and raise nothing."""
+        return self.connections.on_commit(listener)
 
     def change_token(self) -> object:
         """Return a value that differs from the last one when the store has changed since.

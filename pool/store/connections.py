@@ -125,8 +125,7 @@ class Connections:
         # pauses of up to 0.1 s.
         self._writer = threading.Lock()
         self._closed = False
-        #: Called after each commit of this process that changed a row, on the thread that made it.
-        self.listeners: tuple[Callable[[], None], ...] = ()
+        self._listeners: tuple[Callable[[], None], ...] = ()
         _all.add(self)
 
     @contextmanager
@@ -159,8 +158,18 @@ class Connections:
                 self._writer.release()
             changed = slot.db.conn.total_changes != changes
         if changed:
-            for listener in self.listeners:
+            for listener in self._listeners:
                 listener()
+
+    def on_commit(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Have ``listener`` called after each commit that changed a row; return what ends that."""
+        with self._register:
+            self._listeners += (listener,)
+        return lambda: self._forget(listener)
+
+    def _forget(self, listener: Callable[[], None]) -> None:
+        with self._register:
+            self._listeners = tuple(each for each in self._listeners if each != listener)
 
     def change_token(self) -> tuple[int, int, int]:
         """Differs after every commit: of another connection, or of this thread's own."""

@@ -19,7 +19,6 @@ from pool.config.settings import Template
 from pool.cvat.records import ImportStatus
 from pool.cvat.webhooks import PING, Event, is_signed, parse_event
 from pool.errors import PoolError, StoreError
-from pool.events.notifier import Signal
 from pool.logs import get_logger
 from pool.model import ImportRecord, PooledTask
 from pool.store import Store
@@ -80,8 +79,6 @@ class WebhookReceiver:
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._secret: str | None = None
         self._secret_read = -SECRET_FOR
-        #: Announced after each delivery.
-        self.handled = Signal(clock)
 
     # --- On the HTTP server's side --------------------------------------------------------------
 
@@ -143,7 +140,6 @@ class WebhookReceiver:
                 # One odd delivery must not silence all others; polling finds what it was about.
                 kind = log.warning if isinstance(error, PoolError) else log.exception
                 kind("delivery not handled", why=str(error))
-            self.handled.announce()
 
     def handle(self, body: bytes) -> Effect:
         """Do what one authentic delivery calls for."""
