@@ -86,7 +86,7 @@ class Data(TypedDict, total=False):
     #: A cloud storage's id, and keys in it.
     cloud: tuple[int, Sequence[str]] | None
     #: Data parameters by CVAT's names, on top of the template's.
-    params: Mapping[str, Any] | None
+    params: Mapping[str, Any] | DataParams | None
 
 
 def build_upload(

@@ -18,7 +18,7 @@ from pool.http.schemas import RequestBody, RequestFields
 from pool.http.workers import Workers
 from pool.model import RequestRecord, new_id
 from pool.requests.dispatcher import Dispatcher
-from pool.requests.incoming import Incoming
+from pool.requests.spool import Incoming
 from pool.store import NewRequest
 from pool.taskpool import TaskPool
 

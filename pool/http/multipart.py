@@ -18,7 +18,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from pool.errors import InputError, TooLarge
-from pool.requests.incoming import Incoming, Part
+from pool.requests.spool import Incoming, Part
 
 #: The part that may come many times, with a file in it.
 FILES: Final = "files"

@@ -1,8 +1,8 @@
 """The spool: a folder with the data of requests that wait to be sent to CVAT.
 
 An entry is a folder that is called as its request is, with the files in it as ``0000``, ``0001``
-and so on. What the callers call them stands in the manifest, which is written last and appears by
-a rename: so an entry is complete or is none, wherever a process was killed. All processes on one
+and so on. The manifest has the names that the callers gave them. It is written last and appears by
+a rename, so an entry is complete or is none, wherever a process was killed. All processes on one
 machine that work on one store share a spool.
 """
 
@@ -16,36 +16,33 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import BinaryIO, Final, Self, Unpack
 
-from pool.config.source import LocalFile, Upload
+from pool.config.data_params import read_params
+from pool.config.names import DistinctNames, check_file_name
+from pool.config.settings import Template
+from pool.config.source import Data, LocalFile, Upload, build_upload, fit, upload_of
 from pool.errors import InputError, SpoolFull, StoreError, TooLarge
 from pool.logs import get_logger
-from pool.permissions import create_folder, create_folders, narrow
-from pool.requests.incoming import MANIFEST, VERSION, Incoming, part_name, sync_all
-
-__all__ = ["Incoming", "Spool"]
+from pool.permissions import create_file, create_folder, create_folders, narrow
 
 log = get_logger(__name__)
 
+#: Bytes copied at a time, and room that an entry under construction is given at a time.
+BLOCK: Final = 2**20
+#: Bytes that are gathered before they are written to a file.
+BUFFER: Final = 2**16
+#: Files that are brought to the disk at the same time.
+SYNCS: Final = 16
+MANIFEST: Final = "manifest.json"
+UNFINISHED: Final = "manifest.tmp"
+VERSION: Final = 1
 _ENTRY: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
-
-
-def check_folder(folder: Path) -> None:
-    """
-    :raises StoreError: a spool in this folder could not be written, or not be made.
-    """
-    place = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    try:
-        # Permissions do not tell: the disk may be full, or mounted to be read only.
-        with tempfile.TemporaryDirectory(prefix=".check-", dir=place):
-            pass
-    except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise StoreError(f"the spool {folder}: cannot write to {place}: {why}") from None
 
 
 class Spool:
@@ -74,7 +71,7 @@ class Spool:
     # --- Into the spool -------------------------------------------------------------------------
 
     def receive(self, request_id: str) -> Incoming:
-        """An entry to be filled; it is none until :meth:`Incoming.finish`.
+        """Begin an entry; it is none until :meth:`Incoming.finish`.
 
         :raises SpoolFull: there is no room at all.
         """
@@ -106,7 +103,7 @@ class Spool:
             incoming.copy(upload)
 
     def load(self, request_id: str) -> Upload | None:
-        """What was kept for a request; None when there is no complete entry."""
+        """Return what was kept for a request; None when there is no complete entry."""
         path = self._path(request_id)
         try:
             manifest = json.loads((path / MANIFEST).read_text("ascii"))
@@ -134,7 +131,7 @@ class Spool:
         )
 
     def sync(self, request_id: str) -> None:
-        """Have an entry that was finished without it on the disk when this returns."""
+        """Bring an entry to the disk that was finished without that."""
         path = self._path(request_id)
         with self.disk():
             sync_all([*sorted(path.iterdir()), path, *self.roots()])
@@ -152,8 +149,8 @@ class Spool:
             self._complete.pop(request_id, None)
 
     def sweep(self, keep: Callable[[str], bool], *, older_than: float) -> int:
-        """Drop the entries that nobody has written to for ``older_than`` seconds and for whose
-        request ``keep`` does not hold; answers how many. One that cannot be dropped is passed
+        """Drop the entries that were not written to for ``older_than`` seconds and for whose
+        request ``keep`` does not hold; return how many. One that cannot be dropped is passed
         over."""
         before = time.time() - older_than
         swept = 0
@@ -181,7 +178,7 @@ class Spool:
             return self._used()
 
     def grow(self, request_id: str, size: int) -> None:
-        """Give an entry under construction room for ``size`` bytes more.
+        """Reserve room for ``size`` bytes more for an entry under construction.
 
         :raises SpoolFull: there is not as much.
         """
@@ -191,7 +188,7 @@ class Spool:
             self._growing[request_id] += size
 
     def stop_growing(self, request_id: str) -> None:
-        """An entry is complete, or was given up: what it has on the disk counts from now on."""
+        """Count an entry, complete or given up, by what it has on the disk from now on."""
         with self._guard:
             self._growing.pop(request_id, None)
 
@@ -259,7 +256,7 @@ class Spool:
 
     @contextmanager
     def disk(self) -> Iterator[None]:
-        """Have what the disk says become a StoreError."""
+        """Turn errors of the disk into a StoreError."""
         try:
             yield
         except OSError as error:
@@ -272,7 +269,256 @@ class Spool:
         return StoreError(words)
 
 
-# --- Sizes and times -----------------------------------------------------------------------------
+class Incoming:
+    """An entry under construction: its parts are written one after the other.
+
+    For one thread at a time. Leaving it as a context manager without :meth:`finish` discards it.
+    """
+
+    def __init__(self, spool: Spool, request_id: str, path: Path) -> None:
+        self._spool = spool
+        self.request_id = request_id
+        self._path = path
+        self._parts: list[Part] = []
+        self._names = DistinctNames()
+        #: Bytes that were given to the parts, and for how many there is room.
+        self.size = 0
+        self._room = 0
+        self._ended = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.discard()
+
+    def add(self, name: str) -> Part:
+        """Begin the next file, which its caller calls ``name``; the one before is closed.
+
+        :raises InputError: CVAT could not take such a name, or has it already.
+        """
+        if self._parts:
+            self._parts[-1].close()
+        there = check_file_name(name)
+        self._names.add(there, name)
+        return self._part(there)
+
+    def _part(self, name: str) -> Part:
+        with self._spool.disk():
+            part = Part(self, name, self._path / part_name(len(self._parts)))
+        self._parts.append(part)
+        return part
+
+    def finish(
+        self,
+        *,
+        template: Template | None = None,
+        sync: bool,
+        **data: Unpack[Data],
+    ) -> Upload:
+        """Complete the entry; return what :meth:`Spool.load` would. With ``sync`` it is on the disk
+        as well; without, a power cut may take it, until :meth:`Spool.sync`.
+
+        :raises InputError: there is no data, or of two kinds, or what cannot be used, by itself
+            or with the ``template``.
+        """
+        if not self._parts:
+            upload = build_upload(**data)
+        elif all(value is None for kind, value in data.items() if kind != "params"):
+            params = read_params(data.get("params"))
+            upload = upload_of([_file_of(part) for part in self._parts], params)
+        else:
+            raise InputError("give one of files, share, urls and cloud, not several of them")
+        if template is not None:
+            fit(upload, template)
+        self._complete(upload, sync=sync)
+        return upload
+
+    def copy(self, upload: Upload) -> None:
+        """Copy an upload from elsewhere, which completes the entry; it is on the disk then."""
+        for file in upload.files:
+            part = self._part(file.name)
+            for block in _blocks_of(file):
+                part.write(block)
+            part.close()
+        self._complete(upload, sync=True)
+
+    def discard(self) -> None:
+        """Give the entry up, and delete what there is. Does nothing once it is finished."""
+        if self._ended:
+            return
+        self._ended = True
+        for part in self._parts[-1:]:
+            part.abandon()
+        try:
+            self._spool.drop(self.request_id)
+        finally:
+            # Where it could not be deleted now, it can be swept later.
+            self._spool.stop_growing(self.request_id)
+
+    def take(self, size: int) -> None:
+        """Reserve room for ``size`` bytes more."""
+        if self.size + size > self._room:
+            self._grow(self.size + size - self._room)
+        self.size += size
+
+    def _grow(self, needed: int) -> None:
+        try:
+            # More than is needed, so that small pieces do not ask each time.
+            self._spool.grow(self.request_id, more := max(needed, BLOCK))
+        except SpoolFull:
+            if needed >= BLOCK:
+                raise
+            self._spool.grow(self.request_id, more := needed)
+        self._room += more
+
+    def _complete(self, upload: Upload, *, sync: bool) -> None:
+        for part in self._parts:
+            part.close()
+        manifest = _manifest(upload, self._parts)
+        self.take(len(manifest))
+        unfinished, finished = self._path / UNFINISHED, self._path / MANIFEST
+        with self._spool.disk():
+            with _create(unfinished) as stream:
+                stream.write(manifest)
+            unfinished.rename(finished)
+            if sync:
+                # The order does not matter: until all of it is on the disk the caller has no
+                # answer, and an entry that a power cut left incomplete is found to be so.
+                parts = (part.path for part in self._parts)
+                sync_all([*parts, finished, self._path, *self._spool.roots()])
+        self._ended = True
+        self._spool.stop_growing(self.request_id)
+
+
+class Part:
+    """One file of an entry under construction."""
+
+    def __init__(self, incoming: Incoming, name: str, path: Path) -> None:
+        self.name = name
+        self.path = path
+        self.size = 0
+        self._incoming = incoming
+        self._stream = _create(path)
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Add to the file; small pieces are gathered.
+
+        :raises SpoolFull: there is no room for it.
+        """
+        size = len(data)
+        self._incoming.take(size)
+        with self._incoming._spool.disk():
+            self._stream.write(data)
+        self.size += size
+        return size
+
+    def close(self) -> None:
+        """End the file. Closing twice does nothing."""
+        with self._incoming._spool.disk():
+            self._stream.close()
+
+    def abandon(self) -> None:
+        """End the file, whose content is not needed."""
+        with suppress(OSError):
+            self._stream.close()
+
+
+def _file_of(part: Part) -> LocalFile:
+    if not part.size:
+        raise InputError(f"{part.name}: is empty")
+    return LocalFile(part.name, part.path, part.size)
+
+
+# --- Files ---------------------------------------------------------------------------------------
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a spool in this folder can be made and written.
+
+    :raises StoreError: it cannot.
+    """
+    place = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    try:
+        # Permissions do not say: the disk may be full, or mounted read-only.
+        with tempfile.TemporaryDirectory(prefix=".check-", dir=place):
+            pass
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise StoreError(f"the spool {folder}: cannot write to {place}: {why}") from None
+
+
+def part_name(number: int) -> str:
+    return f"{number:04}"
+
+
+def _manifest(upload: Upload, parts: Sequence[Part]) -> bytes:
+    manifest = {
+        "version": VERSION,
+        "files": [{"name": part.name, "size": part.size} for part in parts],
+        "share": upload.share,
+        "urls": upload.urls,
+        "cloud": upload.cloud,
+        "extra": upload.extra,
+    }
+    try:
+        return json.dumps(manifest).encode("ascii")
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the parameters cannot be kept: {error}") from None
+
+
+def _blocks_of(file: LocalFile) -> Iterator[bytes]:
+    """Yield the bytes of a file; of an open one, from where it stood when the upload was made."""
+    if isinstance(file.source, bytes):
+        yield file.source
+        return
+    try:
+        if isinstance(file.source, Path):
+            with file.source.open("rb") as stream:
+                while block := stream.read(BLOCK):
+                    yield block
+        else:
+            yield from _blocks_of_stream(file.source, file)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{file.name} cannot be read: {reason}") from None
+
+
+def _blocks_of_stream(stream: BinaryIO, file: LocalFile) -> Iterator[bytes]:
+    if file.start is not None:
+        stream.seek(file.start)
+    left = file.size
+    while left:
+        block = stream.read(min(BLOCK, left))
+        if not block:
+            raise InputError(f"{file.name} became shorter while it was being kept")
+        left -= len(block)
+        yield block
+
+
+def _create(path: Path) -> BinaryIO:
+    return os.fdopen(create_file(path), "wb", BUFFER)
+
+
+def sync_all(paths: Sequence[Path]) -> None:
+    """Bring files and folders to the disk. All at once: what a file system writes for one it mostly
+    writes for all."""
+    with ThreadPoolExecutor(min(SYNCS, len(paths)), thread_name_prefix="sync") as threads:
+        for _ in threads.map(_sync, paths):
+            pass
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _size_of(path: Path) -> int | None:

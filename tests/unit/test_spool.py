@@ -14,8 +14,7 @@ import pytest
 
 from pool.config.source import Upload, build_upload
 from pool.errors import InputError, SpoolFull, StoreError, TooLarge
-from pool.requests.incoming import MANIFEST
-from pool.requests.spool import Spool
+from pool.requests.spool import MANIFEST, Spool
 
 LIMIT = 10_000
 
