@@ -16,7 +16,6 @@ from starlette.types import ASGIApp
 
 from pool.check import before_start
 from pool.clock import Clock, SystemClock, Wakeup
-from pool.config.loader import load
 from pool.config.settings import Settings
 from pool.cvat import CvatClient
 from pool.errors import CannotListen, PoolError, StoreError
@@ -87,7 +86,7 @@ class Daemon:
         self._metrics, self._contact = Metrics(), ServerContact(clock=clock)
         self.engine = Engine(settings, store=store, cvat=cvat, clock=clock, on_call=self._on_call)
         self.observation = Observation(self.engine, metrics=self._metrics, contact=self._contact)
-        self._reload = Reload(settings, self.engine.templates, load, clock=clock)
+        self._reload = Reload(settings, self.engine.templates, clock=clock)
         self._http = HttpServer(self._app, settings.daemon)
         self._ending = Ending()
         self._receiver: WebhookReceiver | None = None

@@ -21,20 +21,10 @@ from pool.config.source import Data, Files, Progress, Upload, build_upload, dige
 from pool.control import Control
 from pool.cvat import CvatClient
 from pool.cvat.records import ImportStatus
-from pool.errors import (
-    LeaseEnded,
-    LeaseInUse,
-    UnknownLease,
-)
+from pool.errors import LeaseEnded, LeaseInUse, UnknownLease
 from pool.handles import Lease, Request, when
 from pool.maintenance.reload import Reload
-from pool.model import (
-    LeaseRecord,
-    LeaseState,
-    PooledTask,
-    RequestRecord,
-    new_id,
-)
+from pool.model import LeaseRecord, LeaseState, PooledTask, RequestRecord, new_id
 from pool.process import Engine
 from pool.store import NewRequest, Store
 
@@ -79,7 +69,7 @@ class TaskPool(Awaiting, Control):
         from pool.config.loader import load
 
         pool = cls(load(path))
-        pool._reload = Reload(pool.settings, pool.engine.templates, load, clock=pool.clock)
+        pool._reload = Reload(pool.settings, pool.engine.templates, clock=pool.clock)
         return pool
 
     @classmethod

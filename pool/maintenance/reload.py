@@ -6,13 +6,13 @@ refill makes tasks by what is in force, and the others are retired.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from pool.clock import Clock
 from pool.config.fields import Stamp, stamp
-from pool.config.loader import require_templates
+from pool.config.loader import load, require_templates
 from pool.config.problems import InvalidConfig
 from pool.config.settings import Settings, Template
 from pool.config.templates import Templates, outline
@@ -44,17 +44,9 @@ class Reload:
     The configuration is its file and all files that it names: labels, tokens and secrets.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        templates: Templates,
-        read: Callable[[Path], Settings],
-        *,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, settings: Settings, templates: Templates, *, clock: Clock) -> None:
         self._settings = settings
         self._templates = templates
-        self._read = read
         self._clock = clock
         self._forced = False
         # As they were before they were read, so that no change since then goes unnoticed.
@@ -88,7 +80,7 @@ class Reload:
         self._forced = False
         credentials = self._settings.cvat.access_token_file in changed
         try:
-            fresh = self._read(path)
+            fresh = load(path)
             require_templates(fresh)
         except ConfigError as error:
             wrong = error if isinstance(error, InvalidConfig) else None

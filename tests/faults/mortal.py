@@ -143,7 +143,7 @@ class Mortal:
                 self.pool = TaskPool(settings, **parts)
                 # As TaskPool.from_config has it.
                 self.pool._reload = Reload(
-                    settings, self.pool.engine.templates, load, clock=self.pool.clock
+                    settings, self.pool.engine.templates, clock=self.pool.clock
                 )
             self.engine = self.pool.engine
             self.engine.start()

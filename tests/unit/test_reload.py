@@ -29,7 +29,7 @@ class World:
         self.path.write_text(BEFORE)
         settings = load(self.path)
         self.templates = Templates(settings.templates)
-        self.reload = Reload(settings, self.templates, load, clock=ManualClock())
+        self.reload = Reload(settings, self.templates, clock=ManualClock())
 
     def write(self, text: str) -> None:
         """Write it as an editor does: beside it, and then in its place."""
