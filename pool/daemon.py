@@ -21,10 +21,10 @@ from pool.cvat import CvatClient
 from pool.errors import CannotListen, PoolError, StoreError
 from pool.events.sinks import Sinks
 from pool.http.app import create_app
-from pool.http.ending import Ending
 from pool.http.middleware import tokens_in
 from pool.http.schemas import Request
 from pool.http.server import HttpServer
+from pool.http.shutdown import Shutdown
 from pool.logs import get_logger
 from pool.maintenance.cleanup import Cleanup
 from pool.maintenance.clock_jumps import ClockJumps
@@ -88,7 +88,7 @@ class Daemon:
         self.observation = Observation(self.engine, metrics=self._metrics, contact=self._contact)
         self._reload = Reload(settings, self.engine.templates, clock=clock)
         self._http = HttpServer(self._app, settings.daemon)
-        self._ending = Ending()
+        self._shutdown = Shutdown()
         self._receiver: WebhookReceiver | None = None
         #: The services of the present term; None while it stands by.
         self.maintenance: Maintenance | None = None
@@ -121,7 +121,7 @@ class Daemon:
         finally:
             left = self._time_to_stop()
             # Long polls answer with the present state, and no new upload begins.
-            self._ending.tell()
+            self._shutdown.begin()
             log.info("stopping", within=round(left(), 1))
             self._stand_by(left)
             self.engine.close(left())
@@ -237,8 +237,8 @@ class Daemon:
             log.info("listening", url=self._http.url)
 
     def _listen_no_more(self, left: TimeLeft) -> None:
-        self._ending.tell()
-        self._http.stop(left(), on_late=self._ending.cut_off)
+        self._shutdown.begin()
+        self._http.stop(left(), on_late=self._shutdown.cut_off)
         if self._receiver is not None:
             self._receiver.stop(left())
             self._receiver = None
@@ -247,7 +247,7 @@ class Daemon:
         """Return a fresh app, which :class:`~pool.http.server.HttpServer` serves."""
         engine = self.engine
         assert self.maintenance is not None
-        self._ending = Ending()
+        self._shutdown = Shutdown()
         self._receiver = WebhookReceiver(
             engine.store,
             engine.tracker,
@@ -261,7 +261,7 @@ class Daemon:
             self.maintenance.dispatcher,
             self._receiver,
             observation=self.observation,
-            ending=self._ending,
+            shutdown=self._shutdown,
             tokens=self._tokens,
         )
 

@@ -11,10 +11,10 @@ from starlette.requests import Request
 from pool.config.settings import Template
 from pool.config.source import digest, names_of
 from pool.errors import InputError, PoolError, StoreError, UnknownLease
-from pool.http.ending import Ending
 from pool.http.limits import LONGEST_LIST, UploadLimiter, blocks, read_json
 from pool.http.multipart import FormReader
 from pool.http.schemas import RequestBody, RequestFields
+from pool.http.shutdown import Shutdown
 from pool.http.workers import Workers
 from pool.model import RequestRecord, new_id
 from pool.requests.dispatcher import Dispatcher
@@ -35,7 +35,7 @@ class Accepting:
     """
 
     def __init__(
-        self, pool: TaskPool, dispatch: Dispatcher, workers: Workers, ending: Ending
+        self, pool: TaskPool, dispatch: Dispatcher, workers: Workers, shutdown: Shutdown
     ) -> None:
         self._engine = pool.engine
         self._spool = pool.engine.spool
@@ -43,7 +43,7 @@ class Accepting:
         self._settings = pool.settings.daemon
         self._dispatch = dispatch
         self._workers = workers
-        self._ending = ending
+        self._shutdown = shutdown
         self._uploads = UploadLimiter()
 
     async def form(self, request: Request, key: str | None) -> RequestRecord:
@@ -63,7 +63,7 @@ class Accepting:
         )
         async with self._uploads.admitted():
             try:
-                async with self._ending.reading():
+                async with self._shutdown.reading():
                     last = await self._read(request, reader)
             except BaseException:
                 await asyncio.shield(self._workers.spool(reader.discard))
@@ -73,7 +73,7 @@ class Accepting:
 
     async def json(self, request: Request, key: str | None) -> RequestRecord:
         """A request whose data CVAT fetches by itself; errors as of :meth:`form`."""
-        async with self._uploads.admitted(), self._ending.reading():
+        async with self._uploads.admitted(), self._shutdown.reading():
             wish = await read_json(
                 request, RequestBody, timeout=self._settings.receive_timeout, most=LONGEST_LIST
             )

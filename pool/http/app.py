@@ -20,9 +20,9 @@ from pool.http import (
 )
 from pool.http.accepting import Accepting
 from pool.http.dependencies import AppState
-from pool.http.ending import Ending
 from pool.http.live import Live
 from pool.http.middleware import AccessControl, CallLog
+from pool.http.shutdown import Shutdown
 from pool.http.waiting import Waiting
 from pool.http.workers import Workers
 from pool.observability.observation import Observation
@@ -39,33 +39,33 @@ def create_app(
     receiver: WebhookReceiver,
     *,
     observation: Observation,
-    ending: Ending,
+    shutdown: Shutdown,
     tokens: tuple[str, ...] = (),
 ) -> FastAPI:
     """Return the app of one daemon; :mod:`pool.http.server` serves it.
 
     ``dispatch`` serves the requests that are accepted, ``receiver`` takes webhooks. Callers have
     to show one of the ``tokens``; without any, only this machine's own programs are served.
-    ``ending`` says when answers have to come to an end.
+    ``shutdown`` says when answers have to come to an end.
     """
     pool = TaskPool.over(engine)
     workers = Workers()
     state = AppState(
         pool=pool,
         workers=workers,
-        waiting=Waiting(engine.store, engine.feed, workers, ending),
-        accepting=Accepting(pool, dispatch, workers, ending),
+        waiting=Waiting(engine.store, engine.feed, workers, shutdown),
+        accepting=Accepting(pool, dispatch, workers, shutdown),
         live=Live(
             engine.store,
             engine.feed,
             lambda: templates.status_of(observation.status()).model_dump(mode="json"),
             workers,
-            ending,
+            shutdown,
         ),
         observation=observation,
         receiver=receiver,
         dispatch=dispatch,
-        ending=ending,
+        shutdown=shutdown,
     )
     observation.listeners = lambda: state.live.clients
 

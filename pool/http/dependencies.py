@@ -11,8 +11,8 @@ from fastapi import Depends, Header, Request
 from pool.config.arguments import check_key
 from pool.errors import InputError
 from pool.http.accepting import Accepting
-from pool.http.ending import Ending
 from pool.http.live import Live
+from pool.http.shutdown import Shutdown
 from pool.http.waiting import Waiting
 from pool.http.workers import Workers
 from pool.observability.observation import Observation
@@ -46,7 +46,7 @@ class AppState:
     observation: Observation
     receiver: WebhookReceiver
     dispatch: Dispatcher
-    ending: Ending
+    shutdown: Shutdown
     #: Leases whose callers wait for a task.
     waiting_leases: set[str] = field(default_factory=set)
 

@@ -162,7 +162,7 @@ async def _wait_or_create(
         raise QueueFull(f"{most} callers wait, as many as daemon.max_queued allows")
     waiting.add(lease_id)
     try:
-        with state.ending.noticed(gone) as stop:
+        with state.shutdown.or_gone(gone) as stop:
             handout = await engine.feed.wait_for_async(
                 partial(store, engine.placement.held, lease_id),
                 patience,
@@ -175,7 +175,7 @@ async def _wait_or_create(
         return handout
     if gone.done():
         raise ClientDisconnect
-    if state.ending.told:
+    if state.shutdown.begun:
         raise Stopping
     if template.pool.on_empty != "create":
         # Nothing is created; this says why there is none.
@@ -207,13 +207,13 @@ async def _await_first_call(
             return replace(lease, state=LeaseState.ABANDONED)
         return None if current.state is LeaseState.WAITING else current
 
-    with state.ending.noticed(gone) as stop:
+    with state.shutdown.or_gone(gone) as stop:
         current = await engine.feed.wait_for_async(check, timeout, lease=lease.id, stop=stop)
     if gone.done():
         raise ClientDisconnect
     if current is not None:
         return await store(engine.placement.replay, current)
-    if state.ending.told:
+    if state.shutdown.begun:
         raise Stopping
     raise WaitTimeout("the first call with this idempotency key still waits")
 

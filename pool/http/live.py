@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from pool.errors import PoolError, TooBusy
 from pool.events.feed import Feed
-from pool.http.ending import Ending
+from pool.http.shutdown import Shutdown
 from pool.http.workers import Workers
 from pool.logs import get_logger
 from pool.model import Event, event_document
@@ -62,7 +62,7 @@ class Live:
         feed: Feed,
         read_status: ReadStatus,
         workers: Workers,
-        ending: Ending,
+        shutdown: Shutdown,
         *,
         heartbeat: float = HEARTBEAT,
     ) -> None:
@@ -83,7 +83,7 @@ class Live:
         self._levels = b""
         self._levels_task: asyncio.Task[None] | None = None
         self._over = False
-        ending.listen(self.close)
+        shutdown.listen(self.close)
 
     @property
     def clients(self) -> int:

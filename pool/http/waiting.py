@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from pool.errors import PoolError
 from pool.events.feed import Feed
-from pool.http.ending import Ending
+from pool.http.shutdown import Shutdown
 from pool.http.views import LeaseView, RequestView, read_lease, read_request
 from pool.http.workers import Workers
 from pool.logs import get_logger
@@ -50,10 +50,10 @@ class Waiting:
     thread for all of them.
     """
 
-    def __init__(self, store: Store, feed: Feed, workers: Workers, ending: Ending) -> None:
+    def __init__(self, store: Store, feed: Feed, workers: Workers, shutdown: Shutdown) -> None:
         self._feed = feed
         self._workers = workers
-        self._ending = ending
+        self._shutdown = shutdown
         self._read_request = partial(read_request, store)
         self._read_lease = partial(read_lease, store)
         self._ended_request = _Ended(store.requests_at_end, self._read_request, workers)
@@ -95,7 +95,7 @@ class Waiting:
         self.count += 1
         try:
             async with noticing(caller) as gone:
-                with self._ending.noticed(gone) as stop:
+                with self._shutdown.or_gone(gone) as stop:
                     over = await self._feed.wait_for_async(
                         partial(ended, name), seconds, stop=stop, **of
                     )

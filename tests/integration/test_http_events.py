@@ -22,10 +22,10 @@ from pool.config.settings import DaemonSettings
 from pool.events.feed import Feed
 from pool.http import events as module
 from pool.http import live as live_module
-from pool.http.ending import Ending
 from pool.http.live import Live
 from pool.http.problems import install
 from pool.http.server import HttpServer
+from pool.http.shutdown import Shutdown
 from pool.http.workers import Workers
 from pool.store import Store
 
@@ -38,7 +38,7 @@ class Serving:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.feed = Feed(store, clock=SystemClock())
-        self.ending = Ending()
+        self.shutdown = Shutdown()
         self.status: dict[str, Any] = {"in_flight": 0}
         self.reads = 0
         self.lives: list[Live] = []
@@ -54,7 +54,7 @@ class Serving:
             self.feed,
             self._read_status,
             Workers(),
-            self.ending,
+            self.shutdown,
             heartbeat=self.heartbeat,
         )
         self.lives.append(live)
@@ -92,7 +92,7 @@ def serving(store: Store) -> Iterator[Serving]:
     serving = Serving(store)
     serving.server.start()
     yield serving
-    serving.ending.tell()
+    serving.shutdown.begin()
     serving.server.stop(PATIENCE)
     serving.feed.close()
     serving.http.clear()
@@ -258,7 +258,7 @@ def test_a_silent_stream_is_heard_from(store: Store) -> None:
     serving.server.start()
     with serving.listening() as stream:
         assert stream.comment() == "still here"
-    serving.ending.tell()
+    serving.shutdown.begin()
     serving.server.stop(PATIENCE)
     serving.feed.close()
 
@@ -297,7 +297,7 @@ def test_an_orderly_stop_ends_the_stream(serving: Serving, store: Store) -> None
         stream.next("levels")
         make_warm(store, 1)
         stream.ids(1)
-        serving.ending.tell()
+        serving.shutdown.begin()
         assert set(stream.rest()) <= {"levels"}, "and an end, or reading it would have failed"
         serving.server.stop(PATIENCE)
         assert not serving.server.listening
@@ -326,7 +326,7 @@ def test_a_client_that_does_not_read_is_disconnected(
         while piece := client.recv(2**20):
             got = got[-100:] + piece
     assert not got.endswith(b"0\r\n\r\n"), "cut off, and known to be"
-    serving.ending.tell()
+    serving.shutdown.begin()
     serving.server.stop(PATIENCE)
     serving.feed.close()
 

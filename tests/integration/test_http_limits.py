@@ -55,7 +55,7 @@ def test_too_many_wait_for_a_task(small: Serving) -> None:
         answer = small.api.lease("patient")
         assert (answer.status, answer.code) == (429, "queue-full")
         assert small.engine.store.waiting("patient") == 2
-        small.ending.tell()
+        small.shutdown.begin()
         assert [wait.result().code for wait in waits] == ["stopping", "stopping"]
 
 

@@ -152,7 +152,7 @@ def test_a_stop_answers_those_who_wait(served: Serving, api: Api, image: bytes) 
             lambda: served.engine.store.requests().requests[0].id != request,
         )
         threading.Event().wait(0.1)
-        served.ending.tell()
+        served.shutdown.begin()
         served.server.stop(PATIENCE)
         assert [poll.result().status for poll in polls] == [200, 200]
         assert sent.result().status in (201, 202)
@@ -166,7 +166,7 @@ def test_a_stop_ends_the_wait_for_a_task(served: Serving, api: Api) -> None:
     with ThreadPoolExecutor(1) as threads:
         lease = threads.submit(api.lease, "patient", key="monday")
         wait_until(served.engine.store, lambda: served.engine.store.leases([LeaseState.WAITING]))
-        served.ending.tell()
+        served.shutdown.begin()
         answer = lease.result()
     assert (answer.status, answer.code) == (503, "stopping")
     assert int(answer.headers["retry-after"]) >= 1
@@ -192,7 +192,7 @@ def test_a_stop_waits_for_what_is_being_sent(served: Serving, image: bytes) -> N
             b"boundary=b\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body[:100])
         )
         threading.Event().wait(0.1)
-        served.ending.tell()
+        served.shutdown.begin()
         stopped = threads.submit(served.server.stop, PATIENCE)
         line.sendall(body[100:])
         assert line.recv(100).startswith(b"HTTP/1.1 202 Accepted")

@@ -25,8 +25,8 @@ from pool.cvat import AccessTokenCredentials, CvatClient
 from pool.http import dependencies
 from pool.http.accepting import Accepting
 from pool.http.app import create_app
-from pool.http.ending import Ending
 from pool.http.server import HttpServer
+from pool.http.shutdown import Shutdown
 from pool.http.waiting import Waiting
 from pool.observability.observation import Observation
 from pool.process import Engine
@@ -260,7 +260,7 @@ class Serving:
     waiting: Waiting
     accepting: Accepting
     observation: Observation
-    ending: Ending
+    shutdown: Shutdown
     api: Api
 
     def fill(self) -> None:
@@ -328,14 +328,14 @@ def serving(
     store = open_store(settings.store.url)
     cvat = CvatClient(settings.cvat, AccessTokenCredentials(access_token))
     engine = Engine(settings, store=store, cvat=cvat, clock=SystemClock())
-    ending = Ending()
+    shutdown = Shutdown()
     dispatch = dispatch_of(engine)
     app = create_app(
         engine,
         dispatch,
         receiver or Receiver(),
         observation=Observation(engine),
-        ending=ending,
+        shutdown=shutdown,
         tokens=tokens,
     )
     state: dependencies.AppState = app.state.parts
@@ -354,11 +354,11 @@ def serving(
                 state.waiting,
                 state.accepting,
                 state.observation,
-                ending,
+                shutdown,
                 api,
             )
     finally:
-        ending.tell()
+        shutdown.begin()
         server.stop(PATIENCE)
         dispatch.stop(PATIENCE)
         engine.close()

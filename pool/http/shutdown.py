@@ -1,4 +1,4 @@
-"""That the server is about to stop: said once, to all answers that wait or read."""
+"""The shutdown of the server, in two steps, for all answers that wait or read."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pool.errors import Stopping
 
 
-class Ending:
-    """A stop in two steps, so that no answer is cut off that could end by itself.
+class Shutdown:
+    """A shutdown that cuts off no answer that could end by itself.
 
-    :meth:`tell` says that the server is about to stop: a long poll answers what there is now, a
-    stream of events ends, and no new body is read. :meth:`cut_off` says that the time is over: what
-    is still being read gets an answer instead.
+    After :meth:`begin` a long poll answers what there is now, a stream of events ends, and no new
+    body is read. :meth:`cut_off` says that the time is over: what is still being read gets an
+    answer instead.
     """
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._listeners: set[Callable[[], None]] = set()
-        self._told = False
+        self._begun = False
         #: Belongs to the event loop.
         self._limits: set[asyncio.Timeout] = set()
 
     @property
-    def told(self) -> bool:
+    def begun(self) -> bool:
         """Whether the server is about to stop."""
-        return self._told
+        return self._begun
 
-    def tell(self) -> None:
-        """The server is about to stop; telling it twice does nothing. Thread-safe."""
+    def begin(self) -> None:
+        """Say that the server is about to stop; saying so twice does nothing. Thread-safe."""
         with self._guard:
-            self._told = True
+            self._begun = True
             listeners, self._listeners = self._listeners, set()
         for listener in listeners:
             listener()
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Have ``listener`` called once, on the thread that tells, or at once when it was told
-        before. The answer takes the listener away again."""
+        """Have ``listener`` called once when it begins, on the thread that says so, or at once
+        when it has begun. Return what takes the listener away."""
         with self._guard:
-            if not self._told:
+            if not self._begun:
                 self._listeners.add(listener)
                 return lambda: self._forget(listener)
         listener()
@@ -55,7 +55,7 @@ class Ending:
     # --- On the event loop ------------------------------------------------------------------------
 
     @contextmanager
-    def noticed(self, gone: asyncio.Future[None]) -> Iterator[asyncio.Future[None]]:
+    def or_gone(self, gone: asyncio.Future[None]) -> Iterator[asyncio.Future[None]]:
         """Yield a future that is done once the server is about to stop, or ``gone`` is done."""
         loop = asyncio.get_running_loop()
         either: asyncio.Future[None] = loop.create_future()
@@ -83,7 +83,7 @@ class Ending:
 
         :raises Stopping: the server is about to stop, or the time for that is over.
         """
-        if self._told:
+        if self._begun:
             raise Stopping
         try:
             async with asyncio.timeout(None) as limit:
