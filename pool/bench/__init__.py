@@ -1,4 +1,4 @@
-"""``cvat-pool bench``: measures the pool beside the plain ways to job ids, in one run.
+"""``cvat-pool bench``: measure the pool beside the plain ways to job ids, in one run.
 
-It stands on top of everything else, as the demo does, which shares its flows and processes.
+The demo shares its flows and processes.
 """

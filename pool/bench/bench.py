@@ -1,4 +1,4 @@
-"""``cvat-pool bench``: sets everything up, runs the flows in turn, and leaves nothing behind."""
+"""``cvat-pool bench``: set everything up, run the flows alternately, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -148,8 +148,8 @@ def run_flows(
     advance: Callable[[str], None] = lambda _: None,
     rest: float = REST,
 ) -> dict[str, FlowResult]:
-    """Run each flow as often as ``counts`` says, one of each in turn, so that a drift of the
-    machine meets all alike.
+    """Run each flow as often as ``counts`` says, alternately, so that a drift of the machine
+    affects all alike.
 
     ``advance`` is called with the name of the flow after each run, the unmeasured ``warm_ups``
     included. ``rest`` is in seconds.
@@ -212,7 +212,7 @@ class Bench:
                     for name, count in counts.items()
                     if name not in ("sdk", "pool-concurrent")
                 }
-                say(f"Measuring {', '.join(counts)}, in turn ...")
+                say(f"Measuring {', '.join(counts)}, alternately ...")
                 with progress(sum(counts.values()) + sum(warm_ups.values())) as advance:
                     results |= run_flows(
                         flows,
@@ -302,7 +302,7 @@ class Bench:
         data = {
             key: value
             for key, value in merged(place.template.data, {}).given.items()
-            # How the pool chooses is not CVAT's to know.
+            # How the pool chooses is no value of CVAT's.
             if value not in ("auto", "server")
         }
         plain = stack.enter_context(

@@ -1,4 +1,4 @@
-"""Deletes what a bench has made on a server: also after a failure, and after Ctrl-C."""
+"""Delete what a bench has made on a server: also after a failure, and after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def delete_all(
     server: CvatSettings, environment: Mapping[str, str], stores: Sequence[Path], mark: str
 ) -> int:
     """Delete the tasks and projects that bear ``mark`` or belong to a pool of one of the
-    ``stores``; returns how many tasks.
+    ``stores``. Return how many tasks.
 
     :raises PoolError: some are left, and which.
     """
@@ -59,7 +59,7 @@ def _delete_projects(server: CvatSettings, environment: Mapping[str, str], name:
 
 
 def _pooled(path: Path) -> tuple[str, set[int]]:
-    """A pool's id, and the ids of all tasks that are not deleted yet, handed out ones included."""
+    """Return a pool's id, and the ids of all tasks that are not deleted yet."""
     store = open_store(f"sqlite:///{path}")
     try:
         states: Sequence[TaskState] = [state for state in TaskState if state != TaskState.DELETED]
@@ -71,7 +71,7 @@ def _pooled(path: Path) -> tuple[str, set[int]]:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that what was made is deleted."""
+    """Have SIGTERM end the block as Ctrl-C does, so that what was made is deleted."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -88,7 +88,7 @@ def stoppable() -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """A second Ctrl-C does not keep the block from its end."""
+    """Ignore a second Ctrl-C in the block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-#: How a process is told to log its calls, for :func:`logged_calls`.
+#: The options with which a process logs its calls, for :func:`logged_calls`.
 LOGGING = ("--log-level", "debug", "--log-json")
 #: The operations that ask whether the jobs are there.
 POLLS = ("jobs", "import_state")
@@ -39,8 +39,8 @@ Calls = dict[str, list[float]]
 class Sample:
     """One request. ``began`` and ``ended`` are seconds since the epoch, of this machine.
 
-    ``post_ms`` is how long the call took that brought the last of the data; ``steps_ms`` where
-    the time went, as far as this side knows.
+    ``post_ms`` is the duration of the call with the last of the data; ``steps_ms`` are the steps
+    that can be timed on this side.
     """
 
     task_id: int

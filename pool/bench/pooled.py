@@ -107,7 +107,7 @@ class Supply:
         while not condition():
             self.daemon.check()
             if time.monotonic() > deadline:
-                raise PoolError(f"the bench waited {PATIENCE:g} s in vain for {what}")
+                raise PoolError(f"the bench waited {PATIENCE:g} s for {what}")
             time.sleep(LOOK)
 
 
@@ -242,8 +242,8 @@ class ConcurrentHits(Hits):
 
 
 class HookedHits(Hits):
-    """One request at a time, whose end CVAT tells the daemon. The calls that the daemon makes on
-    the occasion count, too."""
+    """One request at a time, whose end a webhook announces. The calls that the daemon makes
+    meanwhile count, too."""
 
     def __init__(self, supply: Supply, pictures: Sequence[bytes], *, mark: str) -> None:
         super().__init__(supply, pictures, mark=mark, template=HOOKED)
@@ -262,7 +262,7 @@ class HookedHits(Hits):
 
 
 def install_webhook(config: Path, url: str, environment: Mapping[str, str]) -> str:
-    """Install the webhook as a user does; return why it is of no use, "" when it works.
+    """Install the webhook as a user does; return why it does not work, "" when it does.
 
     :raises PoolError: it was not installed.
     """

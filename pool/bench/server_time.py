@@ -1,4 +1,4 @@
-"""The server's own time for each import, from its side where it says so, else approximated."""
+"""The server's own time for each import: a simulator's record, or an approximation."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 import time
 import urllib.request
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from pool.bench.measure import OwnTime, Sample
+from pool.clock import parse_time
 
 #: Seconds for an answer to a question about the server's own times.
 TIMEOUT = 30.0
@@ -20,22 +20,22 @@ PATIENCE = 10.0
 
 
 class ServerTimes(Protocol):
-    """Tells the server's own time of imports."""
+    """The server's own times of imports."""
 
-    #: How it is known: one sentence for the report.
+    #: How they are measured, for the report.
     how: str
-    #: Whether it is the server's word, rather than an approximation.
+    #: Whether they are the server's own record, rather than an approximation.
     exact: bool
 
     def note(self, sample: Sample) -> None:
-        """A request is done; what the server soon forgets is asked now."""
+        """Read what the server soon forgets; called when a request is done."""
 
     def of(self, task_ids: Iterable[int]) -> dict[int, OwnTime]:
-        """The server's own times of those of the tasks of which they are known."""
+        """Return the times of those of the tasks for which they are known."""
 
 
 class SimulatorTimes:
-    """A simulator keeps the moments of each import."""
+    """A simulator's record of each import."""
 
     how = "the simulator's record, from the arrival of the data to the commit of the jobs"
     exact = True
@@ -44,7 +44,7 @@ class SimulatorTimes:
         self._url = url
 
     def note(self, sample: Sample) -> None:
-        """Nothing to do: it does not forget."""
+        """Do nothing: a simulator does not forget."""
 
     def of(self, task_ids: Iterable[int]) -> dict[int, OwnTime]:
         tasks = simulator_stats(self._url)["tasks"]
@@ -62,11 +62,11 @@ class SimulatorTimes:
 
 
 class DatedTimes:
-    """A CVAT server says when the import's request was created, near the end of the POST, and
-    when it was finished, a few milliseconds after the commit; the POST itself is timed here.
+    """The POST as timed here, plus the dates of the import's request.
 
-    So it includes one way through the network, and needs no clock in common. A successful
-    request is forgotten after 500 s (CVAT.md, fact 4), so each is asked right afterwards.
+    CVAT creates it near the end of the POST, and finishes it a few milliseconds after the commit.
+    So the time includes one way through the network, and needs no common clock. CVAT forgets a
+    successful request after 500 s, so each is read right afterwards.
     """
 
     how = (
@@ -85,9 +85,10 @@ class DatedTimes:
             said = self._request(sample.task_id)
             if said is None:
                 return
-            created, finished = moment(said.get("created_date")), moment(said.get("finished_date"))
-            if created is not None and finished is not None:
-                imported = (finished - created) * 1000
+            created, finished = said.get("created_date"), said.get("finished_date")
+            if created and finished:
+                took = parse_time(finished) - parse_time(created)
+                imported = took.total_seconds() * 1000
                 self._own[sample.task_id] = OwnTime(own_ms=sample.post_ms + imported)
                 return
             time.sleep(LOOK)
@@ -101,7 +102,7 @@ class DatedTimes:
             _parse_response=False,
             _check_status=False,
         )
-        # Read in any case, so that the connection is free again.
+        # Read in any case, which frees the connection.
         data = answer.data
         if answer.status != 200:
             return None
@@ -109,16 +110,8 @@ class DatedTimes:
         return said if isinstance(said, dict) else None
 
 
-def moment(text: str | None) -> float | None:
-    """Seconds since the epoch of one of CVAT's dates."""
-    if text is None:
-        return None
-    there = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    return (there if there.tzinfo else there.replace(tzinfo=UTC)).timestamp()
-
-
 def is_simulator(url: str) -> bool:
-    """Whether a simulator answers there; a real server knows no such page."""
+    """Return whether a simulator answers there; a real server has no such page."""
     try:
         return "tasks" in simulator_stats(url)
     except (OSError, ValueError, TypeError):
@@ -126,7 +119,7 @@ def is_simulator(url: str) -> bool:
 
 
 def simulator_stats(url: str) -> dict[str, Any]:
-    """What a simulator saw of its callers.
+    """Return a simulator's statistics.
 
     :raises OSError: it cannot be reached.
     :raises ValueError: it is no simulator.
