@@ -15,19 +15,19 @@ Record = TypeVar("Record", bound=RequestRecord)
 
 
 def when(seconds: float | None) -> datetime | None:
-    """A stored time as an aware UTC datetime."""
+    """Return a stored time as an aware UTC datetime."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 def error_of(record: RequestRecord) -> PoolError:
-    """The error that a failed or cancelled request ended with, as an exception."""
+    """Return the error that a failed or cancelled request ended with."""
     if record.state is RequestState.CANCELLED:
         return errors.RequestCancelled(f"request {record.id}")
     return (errors.kind_of_error(record.error_code) or PoolError)(record.error)
 
 
 class Pool(Protocol):
-    """What handles ask of the pool that gave them out, be it here or behind an address."""
+    """What handles need of their pool, in this process or at an address."""
 
     def upload_into(
         self,
@@ -95,7 +95,7 @@ class Lease(LeaseHandle):
         )
 
     def jobs(self, timeout: float | None = None) -> list[Job]:
-        """The jobs of the task, as soon as they exist, whoever uploaded; waits ``timeout``
+        """Return the jobs of the task, whichever tool uploaded, as soon as they exist; wait ``timeout``
         seconds at most.
 
         :raises pool.WaitTimeout: there are none yet; the pool goes on watching.
@@ -165,7 +165,7 @@ class Request(RequestHandle[RequestRecord]):
 
     @property
     def state(self) -> RequestState:
-        """Where it stands now."""
+        """Its state now."""
         return self.refresh().state
 
     @property
@@ -182,11 +182,11 @@ class Request(RequestHandle[RequestRecord]):
         return self._record
 
     def saw(self, record: RequestRecord) -> None:
-        """Keep what was just read of it."""
+        """Keep a record that was just read."""
         self._record = record
 
     def jobs(self, timeout: float | None = None) -> list[Job]:
-        """Its jobs, as soon as the server has them; waits ``timeout`` seconds at most.
+        """Return its jobs, as soon as the server has them; wait ``timeout`` seconds at most.
 
         Without a ``timeout`` the wait ends with the template's import time-out, which begins when
         CVAT has the data: a request that is queued waits for as long as that takes.
@@ -200,5 +200,5 @@ class Request(RequestHandle[RequestRecord]):
         return self._pool.jobs_of_request(self, timeout)
 
     def cancel(self) -> bool:
-        """Cancel it while it is still queued; False when it is too late for that."""
+        """Cancel it while it is still queued; return False when it is too late for that."""
         return self._pool.cancel(self)
