@@ -95,8 +95,8 @@ class Lease(LeaseHandle):
         )
 
     def jobs(self, timeout: float | None = None) -> list[Job]:
-        """Return the jobs of the task, whichever tool uploaded, as soon as they exist; wait ``timeout``
-        seconds at most.
+        """Return the jobs of the task, whichever tool uploaded, as soon as they exist; wait
+        ``timeout`` seconds at most.
 
         :raises pool.WaitTimeout: there are none yet; the pool goes on watching.
         :raises pool.ImportFailed: CVAT could not import the data.
