@@ -523,9 +523,9 @@ class Runner:
         self, request: RequestRecord, lease_id: str, error: PoolError, *, untouched: bool
     ) -> None:
         """End a request with an error; an untouched task is warm again, its data is dropped."""
-        fail = self._store.return_request if untouched else self._store.fail_request
-        failed = fail(
+        failed = self._store.fail_request(
             request.id,
+            untouched=untouched,
             expected_lease_id=lease_id,
             code=error.code,
             message=error.detail,

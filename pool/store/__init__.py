@@ -10,6 +10,7 @@ from pool.errors import ConfigError
 from pool.store.connections import Connections
 from pool.store.demand import DEMAND_BUCKET, DemandHistory
 from pool.store.events import Events
+from pool.store.final_steps import FinalSteps
 from pool.store.imports import FINAL_GRACE, Imports
 from pool.store.leases import Leases
 from pool.store.maintenance import Maintenance
@@ -49,7 +50,9 @@ __all__ = [
 _SQLITE: Final = "sqlite:///"
 
 
-class Store(Tasks, Leases, Requests, Imports, DemandHistory, Events, Maintenance, Webhooks):
+class Store(
+    Tasks, Leases, Requests, Imports, FinalSteps, DemandHistory, Events, Maintenance, Webhooks
+):
     """The rows of one pool in a SQLite file; any number of threads and processes may share it.
 
     It has to be a local file: the locks that SQLite needs do not work on network drives. Three

@@ -1,5 +1,4 @@
-"""Imports: data on its way into tasks, the jobs that CVAT makes of it, and what is left to do
-then."""
+"""Imports: data on its way into tasks, and the jobs that CVAT makes of it."""
 
 from __future__ import annotations
 
@@ -9,8 +8,6 @@ from dataclasses import fields
 from typing import Any, Final
 
 from pool.model import (
-    FinalKind,
-    FinalStep,
     ImportMember,
     ImportRecord,
     ImportState,
@@ -20,24 +17,20 @@ from pool.model import (
     Outcome,
     PooledTask,
     RequestRecord,
-    RequestWarning,
+    new_id,
 )
-from pool.store.connections import Connected, Connection, Row
+from pool.store.connections import Connected, Connection
 from pool.store.demand import count_hand_out
-from pool.store.leases import burn_task, end_lease, reason_of
+from pool.store.leases import burn_task, end_lease, give_to_waiting, reason_of
 from pool.store.records import (
     REQUEST,
     REQUESTS,
     TASK,
-    TASK_WIDTH,
-    WITH_IMPORT,
-    columns_of,
+    UNOWNED,
     request_of,
-    request_or_none,
     task_of,
     text,
 )
-from pool.store.requests import add_warning, queue_members
 from pool.store.schema import UNDER_WAY
 
 #: Fields of an import that are no columns of its table.
@@ -50,7 +43,7 @@ FINAL_GRACE: Final = 30.0
 
 
 class Imports(Connected):
-    """The rows of imports and their members, of jobs, and of the steps left for ready tasks.
+    """The rows of imports and their members, and of jobs.
 
     An import is made with the hand-out of its task: see :meth:`~pool.store.Store.open_lease`,
     :meth:`~pool.store.Store.claim_warm` and :meth:`~pool.store.Store.claim_queued`.
@@ -235,65 +228,6 @@ class Imports(Connected):
             for id, url, start_frame, stop_frame, assignee in found
         ]
 
-    # --- What is left to do for a ready task ------------------------------------------------------
-
-    def due_steps(self, *, now: float, limit: int) -> Sequence[FinalStep]:
-        """Return what is left for ``READY`` tasks and due, the longest due first; see
-        :meth:`complete_import`."""
-        with self.connections.reading() as db:
-            return _steps(
-                db,
-                f"""{db.using("final_steps_due")} WHERE due_at <= :now
-                    ORDER BY due_at, kind DESC LIMIT :limit""",
-                now=now,
-                limit=max(0, limit),
-            )
-
-    def steps_of(self, pooled_id: str) -> Sequence[FinalStep]:
-        """Return what is left for one task, due or not."""
-        with self.connections.reading() as db:
-            return _steps(db, "WHERE pooled_id = :id", id=pooled_id)
-
-    def end_step(
-        self,
-        step: FinalStep,
-        *,
-        name: str | None = None,
-        warning: RequestWarning | None = None,
-        now: float,
-    ) -> bool:
-        """End a step, once only: it is done, or given up, and then its request has the
-        ``warning``. ``name`` is what the task is called from now on."""
-        with self.connections.writing() as db:
-            if not db.changed(f"DELETE FROM final_steps WHERE {_THIS_STEP}", **_key(step)):
-                return False
-            if name is not None:
-                db.changed(
-                    "UPDATE tasks SET name = :name, changed_at = :now WHERE id = :id",
-                    id=step.task.id,
-                    name=text(name),
-                    now=now,
-                )
-            if warning is not None and step.request is not None:
-                add_warning(db, step.request.id, warning, now=now)
-            return True
-
-    def postpone_step(
-        self, step: FinalStep, *, tries: int, left: Sequence[int] | None, due_at: float
-    ) -> bool:
-        """Try a step again later; the values are those of :class:`pool.model.FinalStep`."""
-        with self.connections.writing() as db:
-            return db.met(
-                f"""
-                UPDATE final_steps SET tries = :tries, jobs_left = :left, due_at = :due_at
-                WHERE {_THIS_STEP}
-                """,
-                **_key(step),
-                tries=tries,
-                left=None if left is None else json.dumps(list(left)),
-                due_at=due_at,
-            )
-
     # --- What was learned of import times ---------------------------------------------------------
 
     def learned_paces(self) -> Mapping[str, LearnedPace]:
@@ -319,6 +253,112 @@ class Imports(Connected):
 
 
 # --- Parts of these transactions ------------------------------------------------------------------
+
+
+def end_import(
+    db: Connection, import_id: str, state: ImportState, *, reason: str = "", now: float
+) -> None:
+    """End an import that is under way: ``FAILED``, which burns its task, or ``RETURNED``, when
+    nothing has touched that, which is warm again."""
+    row = db.one(
+        f"""
+        UPDATE imports SET state = :state, finished_at = :now
+        WHERE id = :id AND {UNDER_WAY}
+        RETURNING pooled_id, lease_id
+        """,
+        id=import_id,
+        state=state,
+        now=now,
+    )
+    if row is None:
+        return
+    pooled_id, lease_id = row
+    if state is ImportState.FAILED:
+        burn_task(db, pooled_id, reason, now=now)
+        return
+    returned = db.one(
+        """
+        UPDATE tasks
+        SET state = 'warm', lease_id = NULL, warm_at = COALESCE(warm_at, :now), changed_at = :now
+        WHERE id = :id AND state = 'leased' AND lease_id = :lease_id
+        RETURNING template
+        """,
+        id=pooled_id,
+        lease_id=lease_id,
+        now=now,
+    )
+    end_lease(db, lease_id, LeaseState.RELEASED)
+    if returned is not None:
+        give_to_waiting(db, returned[0], now=now)
+
+
+def queue_members(
+    db: Connection,
+    import_id: str,
+    state: ImportState,
+    *,
+    reason: str = "",
+    spool: bool = False,
+    now: float,
+) -> list[str]:
+    """End an import and queue its members again, each with a fresh lease; return their ids, in
+    order. A member of a ``failed`` one has used up one import more. A spooled one, and any with
+    ``spool``, has no owner then."""
+    members = db.rows(
+        """
+        SELECT requests.id, requests.spooled, requests.payload, imports.owner,
+               imports.handed_out_at, leases.ttl, leases.template, leases.fingerprint,
+               leases.reusable_origin
+        FROM imports
+        JOIN leases ON leases.id = imports.lease_id
+        JOIN import_members ON import_members.import_id = imports.id
+        JOIN requests ON requests.id = import_members.request_id
+        WHERE imports.id = :id AND imports.state IN ('uploading', 'importing')
+          AND requests.import_id = imports.id
+        ORDER BY import_members.position
+        """,
+        id=import_id,
+    )
+    for request_id, spooled, payload, owner, handed_out_at, ttl, template, *suits in members:
+        waiter = {
+            "id": request_id,
+            "fresh": new_id(now),
+            "owner": UNOWNED if spooled or spool else owner,
+            "now": now,
+        }
+        db.changed(
+            """
+            INSERT INTO leases (id, template, state, owner, request_id, fingerprint,
+                                reusable_origin, ttl, payload, created_at)
+            VALUES (:fresh, :template, 'waiting', :owner, :id, :fingerprint, :reusable_origin,
+                    :ttl, :payload, :now)
+            """,
+            **waiter,
+            template=template,
+            fingerprint=suits[0],
+            reusable_origin=suits[1],
+            ttl=ttl,
+            payload=payload,
+        )
+        # What a failed upload or import took is lost, but for the seconds in which the server is
+        # held, which are counted by server_seconds (pool.store.schema).
+        ended = db.least(":now", "COALESCE((SELECT since FROM holds WHERE template = ''), :now)")
+        db.changed(
+            f"""
+            UPDATE requests
+            SET state = 'queued', lease_id = :fresh, import_id = NULL, owner = :owner,
+                spooled = :spooled, imports_used = imports_used + :used,
+                lost_seconds = lost_seconds + {db.greatest("0.0", f"{ended} - :handed_out_at")}
+            WHERE id = :id AND state IN ('uploading', 'importing')
+            """,
+            **waiter,
+            spooled=bool(spooled or spool),
+            used=int(state is ImportState.FAILED),
+            handed_out_at=handed_out_at,
+        )
+    if members:
+        end_import(db, import_id, state, reason=reason, now=now)
+    return [request_id for request_id, *_ in members]
 
 
 def member_of(job: Job, members: Sequence[ImportMember]) -> str | None:
@@ -417,48 +457,6 @@ def _serve(db: Connection, import_id: str, *, now: float) -> None:
             id=import_id,
             served=True,
         )
-
-
-#: One step among those of a task.
-_THIS_STEP: Final = "pooled_id = :id AND kind = :kind AND request_id = :request_id"
-
-
-def _key(step: FinalStep) -> dict[str, str]:
-    return {
-        "id": step.task.id,
-        "kind": step.kind,
-        "request_id": step.request.id if step.request else "",
-    }
-
-
-def _steps(db: Connection, which: str, **wanted: Any) -> Sequence[FinalStep]:
-    return [
-        _step_of(row)
-        for row in db.rows(
-            f"""
-            SELECT steps.kind, steps.tries, steps.since, steps.due_at, steps.jobs_left,
-                   {columns_of(PooledTask, "tasks")}, {REQUEST}
-            FROM (SELECT * FROM final_steps {which}) AS steps
-            JOIN tasks ON tasks.id = steps.pooled_id
-            LEFT JOIN requests ON requests.id = steps.request_id {WITH_IMPORT}
-            ORDER BY steps.due_at, steps.kind DESC
-            """,
-            **wanted,
-        )
-    ]
-
-
-def _step_of(row: Row) -> FinalStep:
-    kind, tries, since, due_at, left, *joined = row
-    return FinalStep(
-        kind=FinalKind(kind),
-        tries=tries,
-        since=since,
-        due_at=due_at,
-        left=None if left is None else tuple(json.loads(left)),
-        task=task_of(joined[:TASK_WIDTH]),
-        request=request_or_none(joined[TASK_WIDTH:]),
-    )
 
 
 def _import(db: Connection, which: str, **wanted: Any) -> ImportRecord | None:

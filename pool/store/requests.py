@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pool.errors import InputError
 from pool.model import (
@@ -20,17 +20,15 @@ from pool.model import (
     RequestRecord,
     RequestState,
     RequestWarning,
-    new_id,
 )
 from pool.store.connections import Connected, Connection, listed
+from pool.store.imports import end_import, queue_members
 from pool.store.leases import (
     DESERTED,
-    burn_task,
     can_claim,
     check_room,
     claim_waiting,
     end_lease,
-    give_to_waiting,
     queue_length,
     reason_of,
 )
@@ -64,6 +62,7 @@ class Requests(Connected):
         request_id: str,
         *,
         expected_lease_id: str | None = None,
+        untouched: bool = False,
         code: str,
         message: str,
         now: float,
@@ -73,25 +72,48 @@ class Requests(Connected):
         From ``QUEUED``: its waiting lease is ``ABANDONED``, and its idempotency key is free for
         another try, since nothing was done for it; that of a spooled one is not, since its caller
         knows that it is accepted. From ``UPLOADING``: its import fails, with all its members, the
-        lease is ``USED`` and the task ``FAILED``, since data may have touched it.
+        lease is ``USED`` and the task ``FAILED``, since data may have touched it. If that is
+        ``untouched``, the import is ``RETURNED``, the task ``WARM`` again, the lease ``RELEASED``,
+        and the key free like that of a ``QUEUED`` one.
         """
+        failed = """
+            SET state = 'failed', error_code = :code, error = :message, finished_at = :now,
+                idempotency_key =
+                    CASE WHEN NOT spooled AND (state = 'queued' OR :untouched) THEN NULL
+                         ELSE idempotency_key END
+        """
+        failure: dict[str, Any] = {"code": code, "message": text(message), "now": now}
         with self.connections.writing() as db:
-            return _fail(db, request_id, expected_lease_id, code, message, untouched=False, now=now)
-
-    def return_request(
-        self,
-        request_id: str,
-        *,
-        expected_lease_id: str | None = None,
-        code: str,
-        message: str,
-        now: float,
-    ) -> bool:
-        """Fail a request before any data was sent: as :meth:`fail_request`, but from
-        ``UPLOADING`` its import is ``RETURNED``, the untouched task ``WARM`` again, the lease
-        ``RELEASED``, and its key free like that of a ``QUEUED`` one."""
-        with self.connections.writing() as db:
-            return _fail(db, request_id, expected_lease_id, code, message, untouched=True, now=now)
+            row = db.one(
+                f"""
+                UPDATE requests {failed}
+                WHERE id = :id AND state IN ('queued', 'uploading')
+                  AND (:expected IS NULL OR lease_id = :expected)
+                RETURNING lease_id, import_id
+                """,
+                id=request_id,
+                expected=expected_lease_id,
+                untouched=untouched,
+                **failure,
+            )
+            if row is None:
+                return False
+            lease_id, import_id = row
+            if import_id is None:
+                end_lease(db, lease_id, LeaseState.ABANDONED)
+                return True
+            db.changed(
+                f"""
+                UPDATE requests {db.using("requests_of_import")} {failed}
+                WHERE import_id = :import_id AND state = 'uploading'
+                """,
+                import_id=import_id,
+                untouched=untouched,
+                **failure,
+            )
+            state = ImportState.RETURNED if untouched else ImportState.FAILED
+            end_import(db, import_id, state, reason=reason_of(code, message), now=now)
+            return True
 
     def cancel_request(self, request_id: str, *, now: float) -> bool:
         """Cancel a ``QUEUED`` request; its waiting lease is ``ABANDONED``."""
@@ -451,165 +473,6 @@ def add_warning(db: Connection, request_id: str, warning: RequestWarning, *, now
 def _request(db: Connection, request_id: str) -> RequestRecord | None:
     row = db.one(f"SELECT {REQUEST} FROM {REQUESTS} WHERE requests.id = :id", id=request_id)
     return request_of(row) if row else None
-
-
-def _fail(
-    db: Connection,
-    request_id: str,
-    expected_lease_id: str | None,
-    code: str,
-    message: str,
-    *,
-    untouched: bool,
-    now: float,
-) -> bool:
-    """Fail a request whose data has not been accepted, with all members of its import."""
-    failed = """
-        SET state = 'failed', error_code = :code, error = :message, finished_at = :now,
-            idempotency_key =
-                CASE WHEN NOT spooled AND (state = 'queued' OR :untouched) THEN NULL
-                     ELSE idempotency_key END
-    """
-    failure = {"code": code, "message": text(message), "untouched": untouched, "now": now}
-    row = db.one(
-        f"""
-        UPDATE requests {failed}
-        WHERE id = :id AND state IN ('queued', 'uploading')
-          AND (:expected IS NULL OR lease_id = :expected)
-        RETURNING lease_id, import_id
-        """,
-        id=request_id,
-        expected=expected_lease_id,
-        **failure,
-    )
-    if row is None:
-        return False
-    lease_id, import_id = row
-    if import_id is None:
-        end_lease(db, lease_id, LeaseState.ABANDONED)
-        return True
-    db.changed(
-        f"""
-        UPDATE requests {db.using("requests_of_import")} {failed}
-        WHERE import_id = :import_id AND state = 'uploading'
-        """,
-        import_id=import_id,
-        **failure,
-    )
-    end_import(
-        db,
-        import_id,
-        ImportState.RETURNED if untouched else ImportState.FAILED,
-        reason=reason_of(code, message),
-        now=now,
-    )
-    return True
-
-
-def end_import(
-    db: Connection, import_id: str, state: ImportState, *, reason: str = "", now: float
-) -> None:
-    """End an import that is under way: ``FAILED``, which burns its task, or ``RETURNED``, when
-    nothing has touched that, which is warm again."""
-    row = db.one(
-        f"""
-        UPDATE imports SET state = :state, finished_at = :now
-        WHERE id = :id AND {UNDER_WAY}
-        RETURNING pooled_id, lease_id
-        """,
-        id=import_id,
-        state=state,
-        now=now,
-    )
-    if row is None:
-        return
-    pooled_id, lease_id = row
-    if state is ImportState.FAILED:
-        burn_task(db, pooled_id, reason, now=now)
-        return
-    returned = db.one(
-        """
-        UPDATE tasks
-        SET state = 'warm', lease_id = NULL, warm_at = COALESCE(warm_at, :now), changed_at = :now
-        WHERE id = :id AND state = 'leased' AND lease_id = :lease_id
-        RETURNING template
-        """,
-        id=pooled_id,
-        lease_id=lease_id,
-        now=now,
-    )
-    end_lease(db, lease_id, LeaseState.RELEASED)
-    if returned is not None:
-        give_to_waiting(db, returned[0], now=now)
-
-
-def queue_members(
-    db: Connection,
-    import_id: str,
-    state: ImportState,
-    *,
-    reason: str = "",
-    spool: bool = False,
-    now: float,
-) -> list[str]:
-    """End an import and queue its members again, each with a fresh lease; return their ids, in
-    order. A member of a ``failed`` one has used up one import more. A spooled one, and any with
-    ``spool``, has no owner then."""
-    members = db.rows(
-        """
-        SELECT requests.id, requests.spooled, requests.payload, imports.owner,
-               imports.handed_out_at, leases.ttl, leases.template, leases.fingerprint,
-               leases.reusable_origin
-        FROM imports
-        JOIN leases ON leases.id = imports.lease_id
-        JOIN import_members ON import_members.import_id = imports.id
-        JOIN requests ON requests.id = import_members.request_id
-        WHERE imports.id = :id AND imports.state IN ('uploading', 'importing')
-          AND requests.import_id = imports.id
-        ORDER BY import_members.position
-        """,
-        id=import_id,
-    )
-    for request_id, spooled, payload, owner, handed_out_at, ttl, template, *suits in members:
-        waiter = {
-            "id": request_id,
-            "fresh": new_id(now),
-            "owner": UNOWNED if spooled or spool else owner,
-            "now": now,
-        }
-        db.changed(
-            """
-            INSERT INTO leases (id, template, state, owner, request_id, fingerprint,
-                                reusable_origin, ttl, payload, created_at)
-            VALUES (:fresh, :template, 'waiting', :owner, :id, :fingerprint, :reusable_origin,
-                    :ttl, :payload, :now)
-            """,
-            **waiter,
-            template=template,
-            fingerprint=suits[0],
-            reusable_origin=suits[1],
-            ttl=ttl,
-            payload=payload,
-        )
-        # What a failed upload or import took is lost, but for the seconds in which the server is
-        # held, which are counted by server_seconds (pool.store.schema).
-        ended = db.least(":now", "COALESCE((SELECT since FROM holds WHERE template = ''), :now)")
-        db.changed(
-            f"""
-            UPDATE requests
-            SET state = 'queued', lease_id = :fresh, import_id = NULL, owner = :owner,
-                spooled = :spooled, imports_used = imports_used + :used,
-                lost_seconds = lost_seconds + {db.greatest("0.0", f"{ended} - :handed_out_at")}
-            WHERE id = :id AND state IN ('uploading', 'importing')
-            """,
-            **waiter,
-            spooled=bool(spooled or spool),
-            used=int(state is ImportState.FAILED),
-            handed_out_at=handed_out_at,
-        )
-    if members:
-        end_import(db, import_id, state, reason=reason, now=now)
-    return [request_id for request_id, *_ in members]
 
 
 def _gone(owner: str) -> str:

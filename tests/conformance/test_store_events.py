@@ -207,7 +207,7 @@ def test_a_request_whose_task_goes_back(scene: Scene) -> None:
     opened = scene.uploading(now=T1)
     before = scene.store.last_event_id()
     assert opened.request
-    scene.store.return_request(opened.request.id, code="c", message="", now=T2)
+    scene.store.fail_request(opened.request.id, untouched=True, code="c", message="", now=T2)
     assert told(scene, after=before) == [("request.failed", T2)]
 
 
@@ -246,7 +246,9 @@ def test_data_that_goes_back_ends_the_lease_that_its_caller_had(scene: Scene) ->
     handout = scene.store.attach_request(opened.lease.id, data(), owner="here", now=T2)
     assert handout and handout.request
     before = scene.store.last_event_id()
-    assert scene.store.return_request(handout.request.id, code="c", message="", now=T3)
+    assert scene.store.fail_request(
+        handout.request.id, untouched=True, code="c", message="", now=T3
+    )
     assert told(scene, after=before) == [
         ("request.failed", T3),
         ("task.warm", T3),

@@ -37,7 +37,9 @@ def give_back(scene: Scene, held: Opened) -> str:
 
 def fail_untouched(scene: Scene, held: Opened) -> str:
     assert held.request is not None
-    assert scene.store.return_request(held.request.id, code="c", message="m", now=NOW + 1)
+    assert scene.store.fail_request(
+        held.request.id, untouched=True, code="c", message="m", now=NOW + 1
+    )
     return held.task.id if held.task else ""
 
 

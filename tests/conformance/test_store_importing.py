@@ -91,7 +91,6 @@ def test_what_is_finished_stays_so(scene: Scene) -> None:
         assert not scene.store.complete_import(task, JOBS, now=NOW)
         assert not scene.store.fail_import(task, code="y", message="", now=NOW)
         assert not scene.store.fail_request(request, code="y", message="", now=NOW)
-        assert not scene.store.return_request(request, code="y", message="", now=NOW)
         assert not scene.requeue(request, now=NOW)
         assert not scene.store.cancel_request(request, now=NOW)
     assert not scene.store.begin_import(scene.import_id(request_id(waiting)), deadline=NOW, now=NOW)
@@ -103,9 +102,10 @@ def test_what_is_finished_stays_so(scene: Scene) -> None:
 
 
 def test_failing_a_queued_request(scene: Scene) -> None:
-    for fail in (scene.store.fail_request, scene.store.return_request):
+    for untouched in (False, True):
         opened = scene.queued()
-        assert fail(request_id(opened), code="pool-empty", message="none", now=NOW + 1)
+        failure = {"code": "pool-empty", "message": "none", "now": NOW + 1}
+        assert scene.store.fail_request(request_id(opened), untouched=untouched, **failure)
         assert scene.states(opened) == (None, LeaseState.ABANDONED, RequestState.FAILED)
         assert scene.request(opened.request).error_code == "pool-empty"
         assert scene.request(opened.request).finished_at == NOW + 1
@@ -120,7 +120,9 @@ def test_failing_an_upload_burns_the_task(scene: Scene) -> None:
 
 def test_returning_an_upload_that_sent_nothing(scene: Scene) -> None:
     opened = scene.uploading()
-    assert scene.store.return_request(request_id(opened), code="input", message="x", now=NOW)
+    assert scene.store.fail_request(
+        request_id(opened), untouched=True, code="input", message="x", now=NOW
+    )
     assert scene.states(opened) == (TaskState.WARM, LeaseState.RELEASED, RequestState.FAILED)
     assert scene.task(pooled_id(opened)).lease_id is None
 
@@ -128,7 +130,9 @@ def test_returning_an_upload_that_sent_nothing(scene: Scene) -> None:
 def test_an_import_does_not_fail_as_if_its_data_had_not_been_accepted(scene: Scene) -> None:
     opened = scene.importing()
     assert not scene.store.fail_request(request_id(opened), code="x", message="", now=NOW)
-    assert not scene.store.return_request(request_id(opened), code="x", message="", now=NOW)
+    assert not scene.store.fail_request(
+        request_id(opened), untouched=True, code="x", message="", now=NOW
+    )
     assert scene.states(opened) == IMPORTING
 
 

@@ -215,7 +215,7 @@ def test_each_member_has_its_jobs_assigned(scene: Scene) -> None:
     assert scene.store.steps_of(handout.task.id) == [steps[0], steps[2]]
 
 
-@pytest.mark.parametrize("call", ["fail_import", "fail_request", "return_request"])
+@pytest.mark.parametrize("call", ["fail_import", "fail_request", "untouched"])
 def test_members_fail_together(scene: Scene, call: str) -> None:
     sent, requests = group(scene)
     failure = {"code": "cut", "message": "why", "now": NOW + 5}
@@ -224,14 +224,13 @@ def test_members_fail_together(scene: Scene, call: str) -> None:
         assert scene.store.fail_import(sent.pooled_id, **failure)
         assert not scene.store.fail_import(sent.pooled_id, **failure)
     else:
-        lease_id = sent.lease_id
-        fail = getattr(scene.store, call)
-        assert fail(requests[1].id, expected_lease_id=lease_id, **failure)
-        assert not fail(requests[2].id, expected_lease_id=lease_id, **failure)
+        how = {"expected_lease_id": sent.lease_id, "untouched": call == "untouched", **failure}
+        assert scene.store.fail_request(requests[1].id, **how)
+        assert not scene.store.fail_request(requests[2].id, **how)
     for now in now_of(scene, requests):
         assert (now.state, now.error_code, now.error) == (RequestState.FAILED, "cut", "why")
         assert (now.finished_at, now.import_id) == (NOW + 5, sent.id)
-    untouched = call == "return_request"
+    untouched = call == "untouched"
     state = ImportState.RETURNED if untouched else ImportState.FAILED
     assert record(scene, sent.id).state is state
     task, lease = scene.task(sent.pooled_id).state, scene.lease(sent.lease_id).state

@@ -291,7 +291,7 @@ def test_its_key_stays_its_own(scene: Scene) -> None:
     scene.store.fail_request(queued.id, code="pool-empty", message="", now=NOW)
     scene.warm()
     scene.store.claim_queued([NewMember(request_id=untouched.id)], "f00d", owner="daemon", now=NOW)
-    scene.store.return_request(untouched.id, code="data-gone", message="", now=NOW)
+    scene.store.fail_request(untouched.id, untouched=True, code="data-gone", message="", now=NOW)
     for key, request in (("q", queued), ("u", untouched)):
         assert scene.queued(key=key).request == scene.request(request)
 
@@ -300,7 +300,9 @@ def test_the_key_of_a_returned_request_is_free(scene: Scene) -> None:
     scene.warm()
     opened = scene.store.open_lease(wish(key="k"), request=data(), now=NOW)
     assert opened.request is not None
-    assert scene.store.return_request(opened.request.id, code="x", message="", now=NOW)
+    assert scene.store.fail_request(
+        opened.request.id, untouched=True, code="x", message="", now=NOW
+    )
     assert not scene.store.open_lease(wish(key="k"), request=data(), now=NOW).replayed
 
 
@@ -311,7 +313,7 @@ def test_cancelling_one(scene: Scene) -> None:
     assert (unserved(scene), scene.store.queue_length()) == ([], 0)
 
 
-@pytest.mark.parametrize("call", ["begin_import", "fail_request", "return_request", "requeue"])
+@pytest.mark.parametrize("call", ["begin_import", "fail_request", "untouched", "requeue"])
 def test_whoever_lost_a_request_changes_nothing(scene: Scene, call: str) -> None:
     opened = uploading(scene)
     request, store = opened.request, scene.store
@@ -326,8 +328,8 @@ def test_whoever_lost_a_request_changes_nothing(scene: Scene, call: str) -> None
         "fail_request": lambda _, lease_id: store.fail_request(
             request.id, expected_lease_id=lease_id, code="x", message="", now=NOW
         ),
-        "return_request": lambda _, lease_id: store.return_request(
-            request.id, expected_lease_id=lease_id, code="x", message="", now=NOW
+        "untouched": lambda _, lease_id: store.fail_request(
+            request.id, expected_lease_id=lease_id, untouched=True, code="x", message="", now=NOW
         ),
         "requeue": lambda import_id, _: store.requeue_import(import_id, reason="", now=NOW),
     }

@@ -219,8 +219,12 @@ class Calls(Model):
         request_id, request = self.some_request(number)
         was = request.state
         due = was in (R.QUEUED, R.UPLOADING)
-        fail = self.store.return_request if untouched else self.store.fail_request
-        self.expect(due, lambda: fail(request_id, code="x", message="y", now=self.now))
+        self.expect(
+            due,
+            lambda: self.store.fail_request(
+                request_id, untouched=untouched, code="x", message="y", now=self.now
+            ),
+        )
         if not due:
             return
         self.move_request(request_id, R.FAILED)

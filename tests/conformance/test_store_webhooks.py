@@ -81,13 +81,13 @@ def test_misses_are_counted_until_a_delivery_comes(store: Store) -> None:
 def test_a_task_is_found_by_the_servers_id(store: Store, scene: Scene) -> None:
     warm = scene.warm()
     assert warm.task_id is not None
-    assert store.task_on_server(warm.task_id) == (warm, ())
+    assert store.task_on_server(warm.task_id) == (warm, None)
     opened = scene.importing()
     assert opened.task is not None
     assert opened.task.id == warm.id, "the oldest is taken"
     assert store.task_on_server(warm.task_id) == (
         scene.task(warm.id),
-        (scene.request(opened.request),),
+        store.import_record(scene.import_id(scene.request(opened.request).id)),
     )
     assert store.complete_import(warm.id, JOBS, now=NOW)
     found = store.task_on_server(warm.task_id)
@@ -100,4 +100,4 @@ def test_a_lease_without_a_request_is_found_too(store: Store, scene: Scene) -> N
     opened = scene.leased()
     assert opened.task is not None
     assert opened.task.task_id is not None
-    assert store.task_on_server(opened.task.task_id) == (scene.task(opened.task.id), ())
+    assert store.task_on_server(opened.task.task_id) == (scene.task(opened.task.id), None)
