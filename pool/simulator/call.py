@@ -96,7 +96,7 @@ class Call:
             async for _ in self.request.stream():
                 pass
         except (ClientDisconnect, RuntimeError):
-            # Gone, or already read by somebody else: either way there is nothing left to read.
+            # The caller has gone, or the body was read already.
             return
 
     async def json(self) -> Any:

@@ -112,7 +112,9 @@ class Control:
 def _afterwards(action: Callable[[], Any], arguments: dict[str, Any], name: str) -> Response:
     """Answer first: this connection goes with all others."""
     if name == "down" and arguments.get("seconds") is None:
-        raise InvalidFault("seconds: is needed, since nobody can ask it to come back")
+        raise InvalidFault(
+            "seconds: is needed, since a server that is down takes no call to come up"
+        )
 
     async def act() -> None:
         asyncio.get_running_loop().call_soon(action)

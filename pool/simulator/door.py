@@ -71,7 +71,7 @@ class Door(uvicorn.Server):
         )
         self._state = state
         self._faults = faults
-        #: While the door is shut: bound, so that nobody takes the port, but not listening.
+        #: While the door is shut: bound, so that the port stays taken, but not listening.
         self._socket = listener
         self._accepting: set[asyncio.Task[Any]] = set()
         self.is_shut = True
@@ -87,7 +87,7 @@ class Door(uvicorn.Server):
         self.open()
 
     def open(self) -> None:
-        """Take connections: from now on nobody is refused."""
+        """Take connections from now on."""
         if not self.is_shut:
             return
         self.is_shut = False
@@ -150,7 +150,7 @@ class Door(uvicorn.Server):
         return done
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # First of all, so that nobody waits for what hangs.
+        # First of all, which ends the calls that a rule holds up.
         self._faults.close()
         if not self.is_shut:
             asyncio.get_running_loop().remove_reader(self._socket)

@@ -86,7 +86,7 @@ class Events:
         self._about_job("update:job", job, job_json(job, call.base_url), _caller(call), changes)
 
     def request_completed(self, request: ImportRequest, *, status: str) -> None:
-        """``status`` is told as it will be: the request itself changes a little later."""
+        """Send ``status`` as it will be: the request itself changes a little later."""
         self._emit(
             "completed:request[create:task]",
             request.project_id,

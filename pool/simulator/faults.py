@@ -82,7 +82,7 @@ class Latency(CallFault):
 
 @dataclass(frozen=True, kw_only=True)
 class Error(CallFault):
-    """An error is answered, in the words of whoever answers it: CVAT, Django or nginx.
+    """An error is answered, in the words of CVAT, Django or nginx, whichever sends it.
 
     ``after``: CVAT has done what it was asked for, and the answer is the proxy's invention.
     """

@@ -188,7 +188,7 @@ def first_image_size(name: str, path: Path, shown_as: str, in_memory: bool) -> t
 
 
 def image_sizes(images: Iterable[tuple[str, Path]]) -> list[tuple[int, int]]:
-    """The sizes of all images of a manifest: one that is none is told by its name."""
+    """The sizes of all images of a manifest: one that is none is reported by its name."""
     sizes = []
     for name, path in images:
         if _leads_out(name):

@@ -218,7 +218,7 @@ class ImportRequest:
     message: str = ""
     #: Whether the import finds its task not committed yet.
     is_early: bool = False
-    #: Whether somebody has seen it failed.
+    #: Whether a caller has seen it failed.
     looked_at: bool = False
     started: datetime | None = None
     finished: datetime | None = None

@@ -53,7 +53,7 @@ def task_of(call: Call) -> Task:
 
 @contextlib.asynccontextmanager
 async def locked_task(call: Call) -> AsyncIterator[Task]:
-    """The task of the path, while nobody else changes it; looked up anew once it is ours."""
+    """Lock the task of the path against changes; it is looked up anew once it is locked."""
     task = task_of(call)
     async with task.lock:
         yield task_of(call)

@@ -43,7 +43,7 @@ async def get_user(call: Call) -> Reply:
 def assignee_of(call: Call, given: Any) -> User | None:
     """The user of an ``assignee`` or ``assignee_id`` in a body; ``None`` for ``null``.
 
-    Raises 403 for somebody else than the caller, unless that is an administrator. An id that is
+    Raises 403 for another user than the caller, unless that is an administrator. An id that is
     no number crashes CVAT's permission check, one of no user is found by the database only.
     """
     if given is None:
