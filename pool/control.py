@@ -1,4 +1,4 @@
-"""What people tell a pool while it runs, and what it tells them: pause, drain, prewarm, status."""
+"""Operating a pool while it runs: pause, drain, resume, prewarm, status, events."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ LOOK_EVERY: Final = 1.0
 
 
 class Control:
-    """The half of :class:`~pool.taskpool.TaskPool` that hands nothing out.
+    """The operations of :class:`~pool.taskpool.TaskPool` that hand nothing out.
 
-    What is told here stands in the store, so it holds for all processes on it, and after they
-    have ended.
+    Their effect stands in the store, so it holds for all processes on it, and after they have
+    ended.
     """
 
     engine: Engine
@@ -49,7 +49,7 @@ class Control:
 
     def drain(self, template: str) -> int:
         """Take all warm tasks of a template out of the pool, and create no more for it, until
-        :meth:`resume`; answers how many were taken out.
+        :meth:`resume`; return how many were taken out.
 
         They are retired now, and the daemon deletes them on the server. Tasks that callers have
         are left to them; one that is given back is retired, too. A caller that asks meanwhile is
@@ -112,7 +112,7 @@ class Control:
         template: str | None = None,
     ) -> Callable[[], None]:
         """Have ``callback`` called with each event from now on, whichever process it is of, in
-        order and on a thread of its own; the answer ends that.
+        order and on a thread of its own; return what ends that.
 
         ``kinds`` are some of :data:`pool.model.KINDS`, all by default. What the
         callback raises is logged.
@@ -126,8 +126,8 @@ class Control:
         return self.engine.templates.named(name)
 
     def _follow_configuration(self) -> None:
-        """Take over a changed file as the daemon does: a process that goes on with the templates
-        of yesterday would ask for tasks that nobody keeps warm any more."""
+        """Follow a changed file as the daemon does: a process with outdated templates would ask for
+        tasks that are no longer kept warm."""
         now = self.clock.monotonic()
         if self._reload is None or now < self._next_look:
             return

@@ -7,10 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
-from pool.awaiting import Awaiting
 from pool.clock import Clock
 from pool.config.arguments import (
     check_assignee,
+    check_id,
     check_key,
     check_task_name,
     check_timeout,
@@ -21,15 +21,25 @@ from pool.config.source import Data, Files, Progress, Upload, build_upload, dige
 from pool.control import Control
 from pool.cvat import CvatClient
 from pool.cvat.records import ImportStatus
-from pool.errors import LeaseEnded, LeaseInUse, UnknownLease
-from pool.handles import Lease, Request, when
+from pool.errors import LeaseEnded, LeaseInUse, PoolError, UnknownLease, UnknownRequest, WaitTimeout
+from pool.handles import Lease, Request, error_of, when
 from pool.maintenance.reload import Reload
-from pool.model import LeaseRecord, LeaseState, PooledTask, RequestRecord, new_id
+from pool.model import (
+    Handout,
+    Job,
+    LeaseRecord,
+    LeaseState,
+    PooledTask,
+    RequestRecord,
+    RequestState,
+    TaskState,
+    new_id,
+)
 from pool.process import Engine
 from pool.store import NewRequest, Store
 
 
-class TaskPool(Awaiting, Control):
+class TaskPool(Control):
     """A warm pool of CVAT tasks.
 
     Works beside a daemon on the same store, which then keeps the pool filled, and without one:
@@ -58,7 +68,7 @@ class TaskPool(Awaiting, Control):
 
     @classmethod
     def from_config(cls, path: str | Path = "config.toml") -> Self:
-        """A pool as ``config.toml`` describes it; the server is not asked anything yet.
+        """Return a pool as ``config.toml`` describes it; the server is not asked anything yet.
 
         A change of the templates in the file is taken over while the pool is used, within a
         second of the next call; a file that is wrong changes nothing.
@@ -74,8 +84,8 @@ class TaskPool(Awaiting, Control):
 
     @classmethod
     def over(cls, engine: Engine) -> Self:
-        """A pool on parts that somebody else has wired, as the daemon has; closing it leaves them
-        as they are."""
+        """Return a pool on the parts of a running process, such as the daemon; closing the pool
+        leaves them running."""
         pool = cls.__new__(cls)
         pool._work_on(engine, own=False)
         return pool
@@ -118,7 +128,7 @@ class TaskPool(Awaiting, Control):
         idempotency_key: str | None = None,
         ttl: float | None = None,
     ) -> Lease:
-        """A task for you alone, at once when the pool has a warm one.
+        """Return a task for you alone, at once when the pool has a warm one.
 
         An empty pool waits and creates as the template's ``on_empty`` and ``max_wait`` say, and
         waits ``timeout`` seconds at most. The same ``idempotency_key`` gives the same lease, for
@@ -242,14 +252,14 @@ class TaskPool(Awaiting, Control):
     # --- Requests -----------------------------------------------------------------------------
 
     def request(self, request_id: str) -> Request:
-        """A request by its id, from whichever process it came.
+        """Return a request by its id, from whichever process it came.
 
         :raises UnknownRequest: there is none.
         """
         return Request(self, self.read_request(request_id))
 
     def lease(self, lease_id: str) -> Lease:
-        """A lease by its id, from whichever process it came.
+        """Return a lease by its id, from whichever process it came.
 
         :raises UnknownLease: there is none, or it never got a task.
         """
@@ -260,14 +270,81 @@ class TaskPool(Awaiting, Control):
         return self._lease(record, task)
 
     def task_url(self, task_id: int) -> str:
-        """The page of a task."""
+        """Return the address of a task's page."""
         return f"{self.settings.cvat.url.rstrip('/')}/tasks/{task_id}"
 
     def url_of(self, record: RequestRecord) -> str | None:
-        """The page of a request's task, once it has one."""
+        """Return the address of the page of a request's task, once it has one."""
         return None if record.task_id is None else self.task_url(record.task_id)
 
+    # --- Waiting ----------------------------------------------------------------------------------
+
+    def read_request(self, request_id: str) -> RequestRecord:
+        """Return a request's row.
+
+        :raises UnknownRequest: there is none.
+        """
+        record = self.store.request(check_id(request_id, UnknownRequest))
+        if record is None:
+            raise UnknownRequest(request_id)
+        return record
+
+    def jobs_of_request(self, request: Request, timeout: float | None) -> list[Job]:
+        """Wait for the jobs of a request: see :meth:`pool.Request.jobs`."""
+
+        def jobs() -> list[Job] | None:
+            record = request.refresh()
+            if record.state is RequestState.READY and record.pooled_id is not None:
+                return list(self.store.jobs_of(record.pooled_id, request_id=record.id))
+            if record.state.finished:
+                raise error_of(record)
+            return None
+
+        timeout = check_timeout(timeout)
+        self.engine.start()
+        found = self.engine.feed.wait_for(jobs, timeout, request=request.id)
+        if found is None:
+            raise WaitTimeout(f"request {request.id}")
+        return found
+
+    def jobs_of_lease(self, lease: Lease, timeout: float | None) -> list[Job]:
+        """Wait for the jobs of a lease's task: see :meth:`pool.Lease.jobs`."""
+
+        def jobs() -> list[Job] | None:
+            record = self._lease_record(lease.id)
+            task = self.store.task(record.pooled_id) if record.pooled_id else None
+            if task is None or task.state in (TaskState.RETIRED, TaskState.DELETED):
+                raise LeaseEnded(f"lease {lease.id} is {record.state.value}")
+            if task.state is TaskState.READY:
+                return list(self.store.jobs_of(task.id))
+            if task.state in (TaskState.FAILED, TaskState.DELETING):
+                raise PoolError(task.reason)
+            if record.state in (LeaseState.RELEASED, LeaseState.EXPIRED):
+                raise LeaseEnded(f"lease {lease.id} is {record.state.value}")
+            self.engine.tracker.watch_lease(Handout(lease=record, task=task))
+            return None
+
+        timeout = check_timeout(timeout)
+        self.engine.start()
+        found = self.engine.feed.wait_for(jobs, timeout, lease=lease.id)
+        if found is None:
+            raise WaitTimeout(f"lease {lease.id}")
+        return found
+
+    def cancel(self, request: Request) -> bool:
+        """Cancel a queued request: see :meth:`pool.Request.cancel`."""
+        cancelled = self.store.cancel_request(request.id, now=self.clock.now())
+        if cancelled and request.refresh().spooled:
+            self.engine.spool.drop(request.id)
+        return cancelled
+
     # --- Inside ---------------------------------------------------------------------------------
+
+    def _lease_record(self, lease_id: str) -> LeaseRecord:
+        record = self.store.lease(check_id(lease_id, UnknownLease))
+        if record is None:
+            raise UnknownLease(lease_id)
+        return record
 
     def _lease(self, record: LeaseRecord, task: PooledTask) -> Lease:
         expires_at = when(record.expires_at)

@@ -13,7 +13,7 @@ ROOT = Path(pool.__file__).parent
 ORDER = (
     "errors", "version", "clock", "logs", "backoff", "permissions", "model", "config", "handles",
     "cvat", "store",
-    "events", "tracking", "requests", "maintenance", "process", "observability", "awaiting",
+    "events", "tracking", "requests", "maintenance", "process", "observability",
     "control", "taskpool", "http", "check", "daemon", "cli",
 )  # fmt: skip
 BELOW = {part: set(ORDER[:place]) for place, part in enumerate(ORDER)}
