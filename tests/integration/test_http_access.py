@@ -86,7 +86,7 @@ def test_this_machine_by_its_names(refusing: Serving, host: str) -> None:
 )
 @pytest.mark.parametrize("path", ["/v1/templates", "/healthz", "/"])
 def test_another_name_for_it_is_refused(refusing: Serving, host: str, path: str) -> None:
-    # A page of somebody else's that has its name resolve to this machine.
+    # A page of another site that has its name resolve to this machine.
     answer = refusing.api.get(path, headers={"Host": host})
     assert (answer.status, answer.code) == (403, "forbidden")
 

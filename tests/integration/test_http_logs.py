@@ -26,20 +26,20 @@ PATIENCE = 20.0
 
 
 class Answers:
-    """What the metrics would be told, which is when the answer is on its way already."""
+    """What the metrics get of answers, which comes when the answer is on its way already."""
 
     def __init__(self) -> None:
-        self._told: queue.Queue[tuple[str, str, int]] = queue.Queue()
+        self._queue: queue.Queue[tuple[str, str, int]] = queue.Queue()
         self.seconds = 0.0
         #: Seconds that a clock is late once "slow" was asked for.
         self.late = 0.0
 
     def __call__(self, method: str, route: str, status: int, seconds: float) -> None:
         self.seconds = seconds
-        self._told.put((method, route, status))
+        self._queue.put((method, route, status))
 
     def next(self) -> tuple[str, str, int]:
-        return self._told.get(timeout=PATIENCE)
+        return self._queue.get(timeout=PATIENCE)
 
 
 class Lines(logging.Handler):
@@ -47,15 +47,15 @@ class Lines(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._told: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._queue: queue.Queue[dict[str, Any]] = queue.Queue()
         self.all: list[dict[str, Any]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._told.put(json.loads(record.getMessage()))
+        self._queue.put(json.loads(record.getMessage()))
 
     def next(self, event: str) -> dict[str, Any]:
         while True:
-            self.all.append(self._told.get(timeout=PATIENCE))
+            self.all.append(self._queue.get(timeout=PATIENCE))
             if self.all[-1]["event"] == event:
                 return self.all[-1]
 

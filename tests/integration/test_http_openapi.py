@@ -167,5 +167,5 @@ def test_no_two_errors_have_one_code() -> None:
         if kind.__module__ == errors.__name__:
             by_code.setdefault(kind.code, []).append(kind)
     for first, *others in by_code.values():
-        # But for a special case of one that is told in the same words.
+        # But for a special case of one, in the same words.
         assert all(issubclass(other, first) for other in others)
