@@ -21,7 +21,7 @@ from pool.store import CreateLimit, NewMember, open_store
 
 
 def pool_id(url: str) -> str:
-    """Opens the store, which nobody may have made yet."""
+    """Opens the store, which may have to be made first."""
     store = open_store(url)
     try:
         return store.pool_id
@@ -70,7 +70,7 @@ def create_all(url: str, capacity: int) -> int:
 
 
 def adopt(url: str, owner: str) -> list[str]:
-    """Takes over what nobody works on."""
+    """Takes over what has no live owner."""
     store = open_store(url)
     adopted = [request.id for request in store.adopt_requests(owner, now=NOW)]
     store.close()
@@ -78,7 +78,7 @@ def adopt(url: str, owner: str) -> list[str]:
 
 
 def take_spooled(url: str, owner: str, waiting: list[str]) -> list[str]:
-    """Takes what nobody works on, request by request."""
+    """Takes what has no live owner, request by request."""
     store = open_store(url)
     taken = [each for each in waiting if store.take_spooled(each, owner=owner, now=NOW)]
     store.close()
@@ -86,7 +86,7 @@ def take_spooled(url: str, owner: str, waiting: list[str]) -> list[str]:
 
 
 def claim_queued(url: str, owner: str, waiting: list[str]) -> list[tuple[str, int | None]]:
-    """Claims tasks for what nobody works on."""
+    """Claims tasks for what has no live owner."""
     store = open_store(url)
     claimed = []
     for each in waiting:

@@ -63,7 +63,7 @@ def test_of_the_older_ones_the_newest_comes_first(scene: Scene) -> None:
 
 @pytest.mark.parametrize("origin", ["elsewhere", ""])
 @pytest.mark.parametrize("asked_for", [ORIGIN, ""])
-def test_a_task_made_elsewhere_or_nobody_knows_where_is_never_handed_out(
+def test_a_task_made_elsewhere_or_at_an_unknown_place_is_never_handed_out(
     scene: Scene, origin: str, asked_for: str
 ) -> None:
     scene.warm(fingerprint="v1", origin=origin)
@@ -196,7 +196,7 @@ def test_those_that_may_still_be_handed_out_are_spared(scene: Scene) -> None:
 # --- Draining -------------------------------------------------------------------------------------
 
 
-def test_draining_retires_what_nobody_has_and_pauses(scene: Scene) -> None:
+def test_draining_retires_what_is_warm_and_pauses(scene: Scene) -> None:
     leased = scene.leased()
     for fingerprint in (FINGERPRINT, "v1"):
         scene.warm(fingerprint=fingerprint)

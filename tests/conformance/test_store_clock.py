@@ -115,7 +115,7 @@ def test_what_is_done_does_not_move(scene: Scene) -> None:
     assert scene.states(uploading)[2] is RequestState.UPLOADING
 
 
-# --- When nobody was there to notice --------------------------------------------------------------
+# --- When no process noticed it -------------------------------------------------------------------
 
 
 def test_a_term_of_a_clock_that_was_set_back_ends(store: Store) -> None:

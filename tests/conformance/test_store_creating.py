@@ -128,7 +128,7 @@ def test_processes_do_not_create_beyond_the_limit(store: Store, store_url: str) 
 
 
 @pytest.mark.parametrize("with_request", [False, True])
-def test_a_cold_task_goes_to_its_lease_and_nobody_else(scene: Scene, with_request: bool) -> None:
+def test_a_cold_task_goes_to_its_lease_alone(scene: Scene, with_request: bool) -> None:
     opened = scene.queued() if with_request else scene.waiting()
     other = scene.waiting()
     pooled_id = begin(scene.store, limit=None)

@@ -16,7 +16,7 @@ from pool.store import CreateLimit, NewMember, Opened, Store
 T1, T2, T3, T4 = (NOW + 10 * step for step in range(1, 5))
 
 
-def told(scene: Scene, *, after: int = 0) -> list[tuple[str, float]]:
+def recorded(scene: Scene, *, after: int = 0) -> list[tuple[str, float]]:
     """The kinds and times of all events after one."""
     events = scene.store.events_after(after, limit=1000)
     assert [event.id for event in events] == sorted({event.id for event in events})
@@ -51,7 +51,7 @@ def test_a_hit(scene: Scene) -> None:
     assert opened.request and opened.task
     scene.store.begin_import(scene.import_id(opened.request.id), deadline=T4, now=T3)
     scene.store.complete_import(opened.task.id, JOBS, now=T4)
-    assert told(scene) == [
+    assert recorded(scene) == [
         ("task.warm", T1),
         ("request.uploading", T2),
         ("lease.handed_out", T2),
@@ -71,7 +71,7 @@ def test_a_wait(scene: Scene) -> None:
     assert opened.request
     assert scene.store.claim_warm(opened.lease.id, FINGERPRINT, now=T3)
     assert scene.store.begin_import(scene.import_id(opened.request.id), deadline=T4, now=T4)
-    assert told(scene) == [
+    assert recorded(scene) == [
         ("request.queued", T1),
         ("task.warm", T2),
         ("request.uploading", T3),
@@ -92,7 +92,7 @@ def test_a_cold_task(scene: Scene) -> None:
     assert task
     scene.store.record_created(task.id, task_id=7, now=T2)
     assert scene.store.finish_cold(task.id, opened.lease.id, prepared=True, now=T3)
-    assert told(scene) == [("lease.handed_out", T3)]
+    assert recorded(scene) == [("lease.handed_out", T3)]
     assert (last(scene).task_id, last(scene).outcome) == (7, "cold")
 
 
@@ -100,14 +100,14 @@ def test_data_for_a_lease_is_told_when_it_comes(scene: Scene) -> None:
     opened = scene.leased(now=T1)
     before = scene.store.last_event_id()
     assert scene.store.attach_request(opened.lease.id, data(), owner="here", now=T2)
-    assert told(scene, after=before) == [("request.uploading", T2)]
+    assert recorded(scene, after=before) == [("request.uploading", T2)]
 
 
 def test_jobs_that_are_seen_before_the_uploads_answer(scene: Scene) -> None:
     opened = scene.uploading(now=T1)
     before = scene.store.last_event_id()
     scene.store.complete_import(opened.lease.pooled_id or "", JOBS, now=T2)
-    assert told(scene, after=before) == [
+    assert recorded(scene, after=before) == [
         ("lease.handed_out", T1),
         ("request.ready", T2),
         ("lease.used", T2),
@@ -185,7 +185,7 @@ def test_a_failed_import(scene: Scene) -> None:
     opened = scene.importing(now=T1)
     before = scene.store.last_event_id()
     scene.store.fail_import(opened.lease.pooled_id or "", code="cut", message="m", now=T2)
-    assert told(scene, after=before) == [("task.failed", T2), ("request.failed", T2)]
+    assert recorded(scene, after=before) == [("task.failed", T2), ("request.failed", T2)]
     assert (last(scene).code, last(scene).server_seconds) == ("cut", T2 - T1)
 
 
@@ -195,7 +195,7 @@ def test_a_request_that_fails_before_its_data_is_accepted(scene: Scene) -> None:
     for opened in (queued, uploading):
         assert opened.request
         scene.store.fail_request(opened.request.id, code="c", message="", now=T2)
-    assert told(scene, after=before) == [
+    assert recorded(scene, after=before) == [
         ("request.failed", T2),
         ("request.failed", T2),
         ("task.failed", T2),
@@ -208,7 +208,7 @@ def test_a_request_whose_task_goes_back(scene: Scene) -> None:
     before = scene.store.last_event_id()
     assert opened.request
     scene.store.fail_request(opened.request.id, untouched=True, code="c", message="", now=T2)
-    assert told(scene, after=before) == [("request.failed", T2)]
+    assert recorded(scene, after=before) == [("request.failed", T2)]
 
 
 def test_a_request_is_handed_out_when_it_is_served(scene: Scene) -> None:
@@ -222,7 +222,7 @@ def test_a_request_is_handed_out_when_it_is_served(scene: Scene) -> None:
         assert store.queue_request(request.id, expected_lease_id=lease_id, most=None, now=T2)
         member = NewMember(request_id=request.id)
         assert store.claim_queued([member], FINGERPRINT, owner="here", now=T3)
-    assert {kind for kind, _ in told(scene, after=before)} == {
+    assert {kind for kind, _ in recorded(scene, after=before)} == {
         "request.queued",
         "request.uploading",
     }
@@ -238,7 +238,7 @@ def test_a_request_is_handed_out_when_it_is_served(scene: Scene) -> None:
     assert store.claim_warm(again, FINGERPRINT, now=T4)
     assert store.begin_import(scene.import_id(request.id), deadline=T4, now=T4)
     assert store.hand_outs() == {TEMPLATE: {Outcome.WAIT: 1}}
-    assert "lease.handed_out" not in {kind for kind, _ in told(scene, after=after)}
+    assert "lease.handed_out" not in {kind for kind, _ in recorded(scene, after=after)}
 
 
 def test_data_that_goes_back_ends_the_lease_that_its_caller_had(scene: Scene) -> None:
@@ -249,7 +249,7 @@ def test_data_that_goes_back_ends_the_lease_that_its_caller_had(scene: Scene) ->
     assert scene.store.fail_request(
         handout.request.id, untouched=True, code="c", message="", now=T3
     )
-    assert told(scene, after=before) == [
+    assert recorded(scene, after=before) == [
         ("request.failed", T3),
         ("task.warm", T3),
         ("lease.released", T3),
@@ -262,7 +262,7 @@ def test_a_request_that_needs_another_task(scene: Scene) -> None:
     before = scene.store.last_event_id()
     assert opened.request
     fresh = scene.requeue(opened.request.id, now=T2)
-    assert told(scene, after=before) == [("request.queued", T2), ("task.failed", T2)]
+    assert recorded(scene, after=before) == [("request.queued", T2), ("task.failed", T2)]
     assert scene.store.events_after(before, limit=1)[0].lease_id == fresh
 
 
@@ -272,7 +272,7 @@ def test_a_request_that_is_called_off(scene: Scene) -> None:
     assert cancelled.request
     scene.store.cancel_request(cancelled.request.id, now=T2)
     scene.store.abandon_lease(abandoned.lease.id, now=T3)
-    assert told(scene, after=before) == [("request.cancelled", T2), ("request.cancelled", T3)]
+    assert recorded(scene, after=before) == [("request.cancelled", T2), ("request.cancelled", T3)]
 
 
 # --- Leases and tasks -----------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def test_a_lease_ends(scene: Scene, end: Callable[[Store, str], bool], expected:
     opened = scene.leased(now=T1)
     before = scene.store.last_event_id()
     assert end(scene.store, opened.lease.id)
-    assert told(scene, after=before) == [(kind, T2) for kind in expected]
+    assert recorded(scene, after=before) == [(kind, T2) for kind in expected]
     assert last(scene).lease_id == opened.lease.id
 
 
@@ -305,7 +305,7 @@ def test_the_way_of_a_task_out(scene: Scene) -> None:
     task = scene.retired(now=T1)
     scene.store.begin_delete(owner="here", limit=9, retry_after=60, now=T2)
     scene.store.finish_delete(task.id, now=T3)
-    assert told(scene) == [("task.warm", T1), ("task.retired", T1), ("task.deleted", T3)]
+    assert recorded(scene) == [("task.warm", T1), ("task.retired", T1), ("task.deleted", T3)]
 
 
 def test_a_create_that_comes_to_nothing_and_is_adopted(scene: Scene) -> None:
@@ -314,7 +314,7 @@ def test_a_create_that_comes_to_nothing_and_is_adopted(scene: Scene) -> None:
     scene.store.begin_delete(owner="here", limit=9, retry_after=60, now=T2)
     scene.store.finish_delete(task.id, now=T2)
     scene.store.adopt_task(task.id, task_id=9, prepared=False, now=T3)
-    assert told(scene) == [("task.failed", T1), ("task.deleted", T2), ("task.warm", T3)]
+    assert recorded(scene) == [("task.failed", T1), ("task.deleted", T2), ("task.warm", T3)]
 
 
 def test_tasks_that_leave_together(scene: Scene) -> None:
@@ -322,7 +322,7 @@ def test_tasks_that_leave_together(scene: Scene) -> None:
         scene.warm(now=NOW)
     scene.store.retire_excess(TEMPLATE, keep=2, reason="r", now=T1)
     scene.store.retire_other_fingerprints(TEMPLATE, "new", reason="r", now=T2)
-    assert told(scene)[3:] == [("task.retired", T1), ("task.retired", T2), ("task.retired", T2)]
+    assert recorded(scene)[3:] == [("task.retired", T1), ("task.retired", T2), ("task.retired", T2)]
 
 
 # --- None too many --------------------------------------------------------------------------------
@@ -352,13 +352,13 @@ def test_events_of_other_processes_are_there(
     scene: Scene, open_another: Callable[[], Store]
 ) -> None:
     Scene(open_another()).warm(now=T1)
-    assert told(scene) == [("task.warm", T1)]
+    assert recorded(scene) == [("task.warm", T1)]
 
 
 def test_an_event_comes_after_all_that_were_there_before(
     scene: Scene, open_another: Callable[[], Store]
 ) -> None:
-    """However many write at the same time: whoever reads on from what it has read misses none."""
+    """However many write at once: a reader that goes on from what it has read misses none."""
     writers = [
         threading.Thread(target=write, args=(open_another(), f"writer {number}"))
         for number in range(4)

@@ -163,7 +163,7 @@ def test_a_lease_that_needs_another_task_waits_in_its_turn(scene: Scene) -> None
 
 
 @pytest.mark.parametrize("makes_warm", [give_back, fail_untouched])
-def test_nobody_waits_and_it_is_warm(
+def test_without_a_waiter_it_is_warm(
     scene: Scene, makes_warm: Callable[[Scene, Opened], str]
 ) -> None:
     held = scene.leased() if makes_warm is give_back else scene.uploading()

@@ -88,12 +88,12 @@ def test_a_step_that_failed_goes_behind_the_others_and_keeps_what_is_left(scene:
     assert not scene.store.postpone_step(assign, tries=3, left=None, due_at=NOW)
 
 
-def test_what_was_given_up_stands_on_the_request_and_is_told(scene: Scene) -> None:
+def test_what_was_given_up_stands_on_the_request_and_is_an_event(scene: Scene) -> None:
     opened = ready(scene)
-    told = scene.store.last_event_id()
+    before = scene.store.last_event_id()
     scene.store.end_step(step_of(scene, opened, NAME), warning=REFUSED, now=NOW + 7)
     assert scene.request(opened.request).warnings == (REFUSED,)
-    (event,) = scene.store.events_after(told, limit=9)
+    (event,) = scene.store.events_after(before, limit=9)
     assert (event.kind, event.code, event.at) == ("request.warned", "not-named", NOW + 7)
     assert (event.request_id, event.state) == (scene.request(opened.request).id, "ready")
 

@@ -160,7 +160,7 @@ def test_giving_back_an_untouched_task(scene: Scene, expired: bool, state: Lease
     assert scene.lease(opened.lease.id).task_id == task.task_id
     again = scene.store.open_lease(wish(), now=NOW + 9)
     assert again.lease.pooled_id == task.id
-    assert not scene.store.give_back(opened.lease.id, now=NOW + 9), "it is somebody else's now"
+    assert not scene.store.give_back(opened.lease.id, now=NOW + 9), "it is another lease's now"
     assert scene.task(task.id).lease_id == again.lease.id
 
 

@@ -149,7 +149,7 @@ def test_processes_with_one_key_get_one_task(scene: Scene, store_url: str) -> No
     assert processes.run(processes.open_with_key, (store_url, "k", "q")) == ["idempotency-conflict"]
 
 
-# --- When whoever asked first is gone -------------------------------------------------------------
+# --- When the first caller is gone ----------------------------------------------------------------
 
 
 def test_a_lease_is_inherited_from_who_is_gone_and_by_one_only(scene: Scene) -> None:

@@ -240,7 +240,7 @@ def test_a_renewed_owner_keeps_what_it_has(scene: Scene) -> None:
     assert scene.store.adopt_requests("adopter", now=NOW + 50) == []
 
 
-def test_nobody_waits_with_the_leases_of_owners_that_are_gone(scene: Scene) -> None:
+def test_leases_of_owners_that_are_gone_wait_no_longer(scene: Scene) -> None:
     scene.store.renew_owner("here", until=NOW)
     active = scene.leased()
     waiting, of_request = scene.waiting(key="k"), scene.queued()

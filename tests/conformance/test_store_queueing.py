@@ -25,7 +25,7 @@ def spooled(scene: Scene, *, template: str = "streets", key: str | None = None) 
 
 
 def uploading(scene: Scene, *, owner: str = "here") -> Opened:
-    """A spooled request that somebody serves."""
+    """A spooled request that a worker serves."""
     scene.warm()
     opened = scene.store.open_lease(
         wish(owner=owner), request=replace(data(), spooled=True), now=NOW
@@ -51,7 +51,7 @@ def unserved(scene: Scene, *, owner: str = "daemon", now: float = NOW) -> list[s
 # --- Accepting -----------------------------------------------------------------------------------
 
 
-def test_a_spooled_request_that_waits_is_nobodys(scene: Scene) -> None:
+def test_a_spooled_request_that_waits_has_no_owner(scene: Scene) -> None:
     request = spooled(scene)
     assert (request.state, request.owner, request.spooled) == (
         RequestState.QUEUED,
@@ -149,7 +149,7 @@ def test_what_cannot_be_put_aside(scene: Scene) -> None:
 # --- Taking --------------------------------------------------------------------------------------
 
 
-def test_what_nobody_works_on(scene: Scene) -> None:
+def test_what_has_no_live_owner(scene: Scene) -> None:
     store = scene.store
     for owner in ("daemon", "alive"):
         store.renew_owner(owner, until=NOW + 99)
@@ -272,7 +272,7 @@ def test_one_process_only_claims_for_a_request(scene: Scene, store_url: str) -> 
 
 
 @pytest.mark.parametrize("state", ["uploading", "importing"])
-def test_one_that_needs_another_task_is_nobodys(scene: Scene, state: str) -> None:
+def test_one_that_needs_another_task_has_no_owner(scene: Scene, state: str) -> None:
     opened = uploading(scene)
     request = opened.request
     assert request is not None
@@ -286,7 +286,7 @@ def test_one_that_needs_another_task_is_nobodys(scene: Scene, state: str) -> Non
 
 
 def test_its_key_stays_its_own(scene: Scene) -> None:
-    """Its caller was told that it is accepted."""
+    """Its caller knows that it is accepted."""
     queued, untouched = spooled(scene, key="q"), spooled(scene, key="u")
     scene.store.fail_request(queued.id, code="pool-empty", message="", now=NOW)
     scene.warm()
@@ -314,7 +314,7 @@ def test_cancelling_one(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("call", ["begin_import", "fail_request", "untouched", "requeue"])
-def test_whoever_lost_a_request_changes_nothing(scene: Scene, call: str) -> None:
+def test_a_worker_that_lost_a_request_changes_nothing(scene: Scene, call: str) -> None:
     opened = uploading(scene)
     request, store = opened.request, scene.store
     assert request is not None

@@ -5,10 +5,10 @@ from store_scene import FINGERPRINT, NOW, TEMPLATE, Scene, everything, wish
 from pool.model import LeaseState, Outcome, TaskState
 from pool.store import Store
 
-# --- Tasks that are somebody's, and tasks that are ours after all ---------------------------------
+# --- Tasks of other people, and tasks that are ours after all -------------------------------------
 
 
-def test_a_task_that_somebody_uses_is_left_to_them(scene: Scene) -> None:
+def test_a_task_that_a_person_uses_is_left_to_them(scene: Scene) -> None:
     warm, retired, deleting = scene.warm(), scene.retired(), scene.retired(now=NOW - 1)
     scene.store.begin_delete(owner="here", limit=1, retry_after=60, now=NOW)
     for task in (warm, retired, deleting):

@@ -1,4 +1,4 @@
-"""How far each sink was told, and what is forgotten of the events meanwhile."""
+"""How far each sink has got, and which events are pruned meanwhile."""
 
 from __future__ import annotations
 
