@@ -271,7 +271,9 @@ class Feed:
     def _start(self) -> None:
         if self._closed:
             raise PoolClosed
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():
+            # It is not alive in a child of a fork, either.
+            self._cursor = None
             self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
             self._thread.start()
         elif not self._waiters:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -308,3 +309,36 @@ def test_a_service_hears_of_its_kinds_alone(feed: Feed, store: Store) -> None:
     store.retire_excess("scenes", keep=0, reason="", now=2.0)
     assert retired.get(timeout=PATIENCE) == ["task.retired"]
     assert retired.empty()
+
+
+def test_a_child_of_a_fork_has_a_watcher_of_its_own(
+    feed: Feed, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RECHECK", 10 * PATIENCE)
+    feed.on(lambda _: None)
+    here, there = multiprocessing.Pipe()
+
+    def wait() -> None:
+        checked = Checked(store, "mine")
+
+        def check() -> str | None:
+            answer = checked()
+            there.send(answer)
+            return answer
+
+        feed.wait_for(check, 10 * PATIENCE, request="mine")
+
+    child = multiprocessing.get_context("fork").Process(target=wait)
+    child.start()
+    try:
+        assert here.poll(PATIENCE)
+        assert here.recv() is None
+        serve(store, "mine", task_id=2)
+        answer = None
+        while answer is None:
+            assert here.poll(PATIENCE), "it hears of nothing"
+            answer = here.recv()
+        assert answer == "ready"
+    finally:
+        child.kill()
+        child.join()
