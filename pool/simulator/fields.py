@@ -162,7 +162,7 @@ class Fields:
         empty: bool = True,
         problem: Callable[[str], str | None] = lambda _: None,
     ) -> list[str]:
-        """A list of texts; mistakes, and what else ``problem`` finds, are reported by their place."""
+        """A list of texts; mistakes, and those that ``problem`` finds, are reported by place."""
         items = self.items(name, required=required)
         if not items and not empty and name not in self.errors:
             self.wrong(name, EMPTY_LIST)

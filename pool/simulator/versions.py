@@ -12,7 +12,7 @@ ACCESS_TOKENS: Version = (2, 48)
 TUS_COMPLETE_IS_404: Version = (2, 55)
 #: A TUS create needs neither ``Origin`` nor ``X-Forwarded-Host``; before, 500 without both.
 TUS_WITHOUT_ORIGIN: Version = (2, 56)
-#: What is wrong with a remote file is reported in CVAT's words, and a scheme that it does not know
+#: A bad remote file is reported in CVAT's words, and a scheme that it does not know is refused
 #: at once; before, the import fails with the text of a bare exception.
 DOWNLOAD_ERRORS: Version = (2, 65)
 #: A request has its message as soon as it has failed; before, the first look can find the
