@@ -115,9 +115,10 @@ class _Sending:
 class Transport:
     """Sends calls to one server for one organization and credential. Thread-safe.
 
-    Not by cvat-sdk: its endpoints refuse an answer that lacks a field and take most of the time
-    of a poll, and its REST client sends bytes only, retries a 503 of its own accord for several
-    seconds, and follows a redirect with the credentials.
+    Over the connections of cvat-sdk's client, and with its headers, but not by its endpoints and
+    its REST client: those refuse an answer that lacks a field and take most of the time of a poll;
+    this one sends bytes only, retries a 503 of its own accord for several seconds, and follows a
+    redirect with the credentials.
     """
 
     def __init__(
@@ -133,13 +134,12 @@ class Transport:
         self.server = settings.url
         self.timeout = settings.timeout
         self.clock = clock
-        self.connections = _connections(self.server, settings, pool_size)
+        from cvat_sdk.core.helpers import make_request_headers
+
+        sdk = _sdk_client(self.server, settings, pool_size, user_agent)
+        self.connections: urllib3.PoolManager = sdk.rest_client.pool_manager
         self._on_call = on_call
-        self._headers = {
-            "User-Agent": user_agent,
-            "Accept": "application/vnd.cvat+json",
-            "X-Organization": settings.organization,
-        }
+        self._headers = {**make_request_headers(sdk), "Accept": "application/vnd.cvat+json"}
         self._logins: TokenLogin | PasswordSession
         self.use(credentials)
 
@@ -355,19 +355,27 @@ class Transport:
             self._report("login", started, status, result, None)
 
 
-def _connections(server: str, settings: CvatSettings, pool_size: int) -> urllib3.PoolManager:
-    """Return a pool of ``pool_size`` connections that stay open."""
+def _sdk_client(server: str, settings: CvatSettings, pool_size: int, user_agent: str) -> Any:
+    """Return the SDK's API client, with a pool of ``pool_size`` connections that stay open."""
+    from cvat_sdk import Client, Config
+    from cvat_sdk.api_client.rest import RESTClientObject
+
     if not settings.verify_tls:
         log.warning("certificates of CVAT are not verified", server=server)
         urllib3.disable_warnings(InsecureRequestWarning)
-    return urllib3.PoolManager(
-        maxsize=pool_size,
-        cert_reqs="CERT_REQUIRED" if settings.verify_tls else "CERT_NONE",
-        socket_options=[
-            *HTTPConnection.default_socket_options,  # TCP_NODELAY
-            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-        ],
-    )
+    config = Config(verify_ssl=settings.verify_tls)
+    client = Client(server, config=config, check_server_version=False)
+    client.organization_slug = settings.organization
+    sdk = client.api_client
+    sdk.user_agent = user_agent
+    sdk.configuration.connection_pool_maxsize = pool_size
+    sdk.configuration.socket_options = [
+        *HTTPConnection.default_socket_options,  # TCP_NODELAY
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    ]
+    # The pool was made by the client's constructor, before its size could be set.
+    sdk.rest_client = RESTClientObject(sdk.configuration)
+    return sdk
 
 
 def _query(query: Mapping[str, object]) -> str:

@@ -153,10 +153,11 @@ def test_secrets_do_not_show() -> None:
     assert SECRET not in str(PasswordCredentials("u", SECRET))
 
 
-def test_a_client_with_a_token_does_not_pay_for_the_sdk() -> None:
+def test_the_sdk_is_imported_with_the_first_client() -> None:
     code = (
         "import sys; from pool.config.settings import CvatSettings; from pool.cvat import connect; "
+        "assert 'cvat_sdk' not in sys.modules; "
         "connect(CvatSettings(url='http://cvat.test'), {'CVAT_ACCESS_TOKEN': 'x'}); "
-        "assert 'cvat_sdk' not in sys.modules"
+        "assert 'cvat_sdk' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
