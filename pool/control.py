@@ -15,7 +15,7 @@ from pool.maintenance.reload import Reload
 from pool.maintenance.retirement import DRAINED
 from pool.model import Event, Prewarm, Status
 from pool.observability.status import read_status
-from pool.process import Engine
+from pool.process import Process
 from pool.requests.breaker import SERVER
 from pool.store import Store
 
@@ -30,7 +30,7 @@ class Control:
     ended.
     """
 
-    engine: Engine
+    process: Process
     settings: Settings
     store: Store
     clock: Clock
@@ -67,7 +67,7 @@ class Control:
         :raises UnknownTemplate: the configuration has no such template.
         """
         self._follow_configuration()
-        templates = self.engine.templates
+        templates = self.process.templates
         names = set(templates) if template is None else {templates.named(template).name}
         for name in names & self.store.paused().keys():
             self.store.resume(name)
@@ -101,7 +101,7 @@ class Control:
     def status(self) -> Status:
         """Levels, demand and troubles of all templates; reads the store only."""
         self._follow_configuration()
-        in_force = replace(self.settings, templates=dict(self.engine.templates))
+        in_force = replace(self.settings, templates=dict(self.process.templates))
         return read_status(self.store, in_force, now=self.clock.now())
 
     def subscribe(
@@ -119,11 +119,11 @@ class Control:
 
         :raises InputError: there is no such kind.
         """
-        return self.engine.feed.subscribe(callback, kinds=kinds, template=template)
+        return self.process.feed.subscribe(callback, kinds=kinds, template=template)
 
     def _template(self, name: str) -> Template:
         self._follow_configuration()
-        return self.engine.templates.named(name)
+        return self.process.templates.named(name)
 
     def _follow_configuration(self) -> None:
         """Follow a changed file as the daemon does: a process with outdated templates would ask for
@@ -133,4 +133,4 @@ class Control:
             return
         self._next_look = now + LOOK_EVERY
         if self._reload.run_once().credentials:
-            self.engine.renew_credentials()
+            self.process.renew_credentials()

@@ -40,7 +40,7 @@ from pool.model import ConfigRecord, Event, RequestRecord
 from pool.observability.health import ServerContact
 from pool.observability.metrics import Metrics
 from pool.observability.observation import Observation
-from pool.process import Engine
+from pool.process import Process
 from pool.requests.dispatcher import Dispatcher
 from pool.store import Store
 from pool.taskpool import TaskPool
@@ -84,9 +84,9 @@ class Daemon:
         self._tokens = tokens_in(api_token)
         clock = clock or SystemClock()
         self._metrics, self._contact = Metrics(), ServerContact(clock=clock)
-        self.engine = Engine(settings, store=store, cvat=cvat, clock=clock, on_call=self._on_call)
-        self.observation = Observation(self.engine, metrics=self._metrics, contact=self._contact)
-        self._reload = Reload(settings, self.engine.templates, clock=clock)
+        self.process = Process(settings, store=store, cvat=cvat, clock=clock, on_call=self._on_call)
+        self.observation = Observation(self.process, metrics=self._metrics, contact=self._contact)
+        self._reload = Reload(settings, self.process.templates, clock=clock)
         self._http = HttpServer(self._app, settings.daemon)
         self._shutdown = Shutdown()
         self._receiver: WebhookReceiver | None = None
@@ -106,8 +106,8 @@ class Daemon:
         :raises ConfigError: no credentials were found.
         :raises CannotListen: another program has the address.
         """
-        self.engine.cvat()
-        self.engine.start()
+        self.process.cvat()
+        self.process.start()
         log.info(
             "daemon started",
             server=self.settings.cvat.url,
@@ -124,7 +124,7 @@ class Daemon:
             self._shutdown.begin()
             log.info("stopping", within=round(left(), 1))
             self._stand_by(left)
-            self.engine.close(left())
+            self.process.close(left())
             log.info("daemon stopped")
 
     @property
@@ -154,7 +154,7 @@ class Daemon:
     # --- Terms of maintenance -------------------------------------------------------------------
 
     def _loop(self, on_ready: Callable[[], None] | None) -> None:
-        clock = self.engine.clock
+        clock = self.process.clock
         renew_at = clock.monotonic()
         while not self._stop.is_set():
             if clock.monotonic() >= renew_at:
@@ -169,11 +169,11 @@ class Daemon:
 
     def renew(self) -> None:
         """Renew the term or take it over, and maintain the store while it lasts."""
-        now = self.engine.clock.monotonic()
+        now = self.process.clock.monotonic()
         if self._renew_term():
             self._term_ends = now + TERM
             begun = self.maintenance
-            self.maintenance = begun or Maintenance(self.engine, self._reload, self.observation)
+            self.maintenance = begun or Maintenance(self.process, self._reload, self.observation)
             self._listen()
             if begun is None:
                 self.maintenance.start(self._news.set)
@@ -185,10 +185,10 @@ class Daemon:
             self._begun = True
 
     def _renew_term(self) -> bool:
-        now, store = self.engine.clock.now(), self.engine.store
+        now, store = self.process.clock.now(), self.process.store
         try:
             unclean = None if self.maintenance else store.broken_off_maintenance(now=now)
-            if not store.acquire_maintenance(self.engine.owner, until=now + TERM, now=now):
+            if not store.acquire_maintenance(self.process.owner, until=now + TERM, now=now):
                 return False
             if unclean is not None:
                 # What happened last is unknown, so look before anything is handed out.
@@ -210,13 +210,13 @@ class Daemon:
         self._listen_no_more(left)
         maintenance.end(left)
         try:
-            self.engine.store.release_maintenance(self.engine.owner)
+            self.process.store.release_maintenance(self.process.owner)
         except PoolError as error:
             log.warning("maintenance not released", why=str(error))
 
     def _time_to_stop(self) -> TimeLeft:
         """Return the time that all steps of a stop share, counted from now."""
-        clock = self.engine.clock
+        clock = self.process.clock
         end = clock.monotonic() + self.settings.daemon.stop_timeout
         return lambda: max(0.0, end - clock.monotonic())
 
@@ -245,19 +245,19 @@ class Daemon:
 
     def _app(self) -> ASGIApp:
         """Return a fresh app, which :class:`~pool.http.server.HttpServer` serves."""
-        engine = self.engine
+        process = self.process
         assert self.maintenance is not None
         self._shutdown = Shutdown()
         self._receiver = WebhookReceiver(
-            engine.store,
-            engine.tracker,
-            engine.templates,
-            engine.cvat().job_url,
-            clock=engine.clock,
+            process.store,
+            process.tracker,
+            process.templates,
+            process.cvat().job_url,
+            clock=process.clock,
         )
         self._receiver.start()
         return create_app(
-            engine,
+            process,
             self.maintenance.dispatcher,
             self._receiver,
             observation=self.observation,
@@ -275,8 +275,8 @@ class Maintenance:
     """The services of one term of maintenance, which end with it. Nothing runs before
     :meth:`start`."""
 
-    def __init__(self, engine: Engine, reload: Reload, observation: Observation) -> None:
-        self._engine = engine
+    def __init__(self, process: Process, reload: Reload, observation: Observation) -> None:
+        self._engine = process
         self._reload = reload
         self._observation = observation
         #: What of the configuration was kept in the store. Nothing yet: another daemon may have
@@ -285,27 +285,27 @@ class Maintenance:
         #: Whether anything was committed since the services were woken last.
         self._changed = False
         self._unsubscribe: Callable[[], None] = lambda: None
-        store, templates, clock = engine.store, engine.templates, engine.clock
-        settings, cvat = engine.settings, engine.cvat()
+        store, templates, clock = process.store, process.templates, process.clock
+        settings, cvat = process.settings, process.cvat()
         clock_jumps = ClockJumps(store, clock=clock)
         self.scheduler = Scheduler(clock=clock, before=clock_jumps.run_once)
         self.refill = Refill(
             store,
             cvat,
             templates,
-            engine.breaker,
-            owner=engine.owner,
+            process.breaker,
+            owner=process.owner,
             clock=clock,
             on_room=partial(self.scheduler.wake, "refill"),
         )
         self.dispatcher = Dispatcher(
             store,
             templates,
-            engine.placement,
-            engine.runner,
-            engine.spool,
-            engine.breaker,
-            owner=engine.owner,
+            process.placement,
+            process.runner,
+            process.spool,
+            process.breaker,
+            owner=process.owner,
             clock=clock,
         )
         self.dispatcher.on_room(partial(self.scheduler.wake, "dispatch"))
@@ -319,15 +319,17 @@ class Maintenance:
         )
         self._retirement = Retirement(store, templates, clock=clock)
         self._lease_expiry = LeaseExpiry(store, cvat, clock=clock)
-        self._deletion = Deletion(store, cvat, owner=engine.owner, clock=clock)
-        self._cleanup = Cleanup(store, engine.spool, keep=settings.store.keep_finished, clock=clock)
-        self.sinks = Sinks(settings.events, store, engine.feed, self._describe, clock=clock)
+        self._deletion = Deletion(store, cvat, owner=process.owner, clock=clock)
+        self._cleanup = Cleanup(
+            store, process.spool, keep=settings.store.keep_finished, clock=clock
+        )
+        self.sinks = Sinks(settings.events, store, process.feed, self._describe, clock=clock)
         #: Guards whether events are counted and delivered.
         self._guard = threading.Lock()
         self._ended = False
         self._stop_counting: Callable[[], None] | None = None
         webhooks = WebhookSetup(store, cvat, settings, clock=clock)
-        self._probe = ServerProbe(cvat, webhooks, engine.breaker, templates)
+        self._probe = ServerProbe(cvat, webhooks, process.breaker, templates)
 
     def start(self, on_news: Callable[[], None]) -> None:
         """Begin; ``on_news`` is called when something happened for which services may be due."""
@@ -337,20 +339,20 @@ class Maintenance:
             if events:
                 on_news()
 
-        engine, add = self._engine, self.scheduler.add
-        self._unsubscribe = engine.feed.on(hear)
+        process, add = self._engine, self.scheduler.add
+        self._unsubscribe = process.feed.on(hear)
         self._follow_configuration()
         # What was held before this term may be possible now.
-        engine.breaker.try_now()
+        process.breaker.try_now()
         add("reconcile", self._run_reconcile)
         add("retirement", self._retirement.run_once)
         add("lease_expiry", self._lease_expiry.run_once)
-        add("refill", self.refill.run_once, every=engine.settings.daemon.tick)
+        add("refill", self.refill.run_once, every=process.settings.daemon.tick)
         add("reload", self._follow_configuration)
-        add("adopt", engine.recovery.adopt)
-        add("leases", engine.tracker.watch_leases)
+        add("adopt", process.recovery.adopt)
+        add("leases", process.tracker.watch_leases)
         add("delete", self._deletion.run_once)
-        add("finalize", engine.finalize.run_once)
+        add("finalize", process.finalize.run_once)
         add("cleanup", self._cleanup.run_once)
         add("dispatch", self.dispatcher.run_once)
         add("probe", self._probe.run_once)
@@ -363,7 +365,7 @@ class Maintenance:
         except StoreError as error:
             log.warning("no events delivered yet", why=str(error))
         self.scheduler.start()
-        log.info("maintenance begun", owner=engine.owner)
+        log.info("maintenance begun", owner=process.owner)
 
     def wake_services(self) -> None:
         """Refill as soon as any process has taken a task, or when it is quiet again; and serve
@@ -417,18 +419,18 @@ class Maintenance:
     def _follow_configuration(self) -> None:
         """Put a changed configuration, or access token, in force, and have the services look at it
         at once; what was held may be possible now."""
-        engine = self._engine
+        process = self._engine
         report = self._reload.run_once()
         if report.credentials:
-            engine.renew_credentials()
+            process.renew_credentials()
         if (report.read or report.credentials) and self.scheduler.running:
-            engine.breaker.try_now()
+            process.breaker.try_now()
             for service in ("refill", "retirement", "dispatch", "probe"):
                 self.scheduler.wake(service)
         record = self._reload.record
         try:
             if record != self._kept:
-                engine.store.keep_configuration(record)
+                process.store.keep_configuration(record)
                 self._kept = record
         except StoreError as error:
             # The next run tries again.

@@ -36,7 +36,7 @@ T = TypeVar("T")
 CONNECTIONS = 2
 
 
-class Engine:
+class Process:
     """What hands out, uploads and tracks, for the library and for the daemon alike.
 
     ``on_call`` hears of every call to the server, as

@@ -35,7 +35,7 @@ from pool.model import (
     TaskState,
     new_id,
 )
-from pool.process import Engine
+from pool.process import Process
 from pool.store import NewRequest, Store
 
 
@@ -56,14 +56,14 @@ class TaskPool(Control):
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        engine = Engine(settings, store=store, cvat=cvat, clock=clock, rng=rng)
-        self._work_on(engine, own=True)
+        process = Process(settings, store=store, cvat=cvat, clock=clock, rng=rng)
+        self._work_on(process, own=True)
 
-    def _work_on(self, engine: Engine, *, own: bool) -> None:
-        self.engine = engine
-        self.settings = engine.settings
-        self.store = engine.store
-        self.clock = engine.clock
+    def _work_on(self, process: Process, *, own: bool) -> None:
+        self.process = process
+        self.settings = process.settings
+        self.store = process.store
+        self.clock = process.clock
         self._own_engine = own
 
     @classmethod
@@ -79,15 +79,15 @@ class TaskPool(Control):
         from pool.config.loader import load
 
         pool = cls(load(path))
-        pool._reload = Reload(pool.settings, pool.engine.templates, clock=pool.clock)
+        pool._reload = Reload(pool.settings, pool.process.templates, clock=pool.clock)
         return pool
 
     @classmethod
-    def over(cls, engine: Engine) -> Self:
+    def over(cls, process: Process) -> Self:
         """Return a pool on the parts of a running process, such as the daemon; closing the pool
         leaves them running."""
         pool = cls.__new__(cls)
-        pool._work_on(engine, own=False)
+        pool._work_on(process, own=False)
         return pool
 
     # --- Life -----------------------------------------------------------------------------------
@@ -98,13 +98,13 @@ class TaskPool(Control):
         Entering the context does this. Without it, it happens with the first hand-out, which
         then takes a little longer.
         """
-        self.engine.start(connect=True)
+        self.process.start(connect=True)
 
     def close(self) -> None:
         """Stop tracking; unfinished requests are taken over by the daemon. Closing twice does
         nothing."""
         if self._own_engine:
-            self.engine.close()
+            self.process.close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -143,8 +143,8 @@ class TaskPool(Control):
         chosen = self._template(template)
         timeout, ttl = check_timeout(timeout), check_ttl(ttl)
         key = check_key(idempotency_key)
-        self.engine.start()
-        opened = self.engine.placement.acquire(
+        self.process.start()
+        opened = self.process.placement.acquire(
             chosen, idempotency_key=key, ttl=ttl, timeout=timeout
         )
         if opened.task is None:
@@ -166,7 +166,7 @@ class TaskPool(Control):
             raise LeaseInUse(f"lease {lease_id}")
         if record.state is not LeaseState.ACTIVE or record.task_id is None:
             raise LeaseEnded(f"lease {lease_id} is {record.state.value}")
-        info = self.engine.cvat().tasks([record.task_id]).get(record.task_id)
+        info = self.process.cvat().tasks([record.task_id]).get(record.task_id)
         now = self.clock.now()
         if info is None:
             self.store.end_lease(lease_id, reason="deleted on the server", now=now)
@@ -175,7 +175,7 @@ class TaskPool(Control):
             raise LeaseInUse(f"task {record.task_id} has data")
         if not self.store.give_back(lease_id, now=now):
             raise LeaseInUse(f"lease {lease_id}")
-        self.engine.tracker.forget(record.pooled_id or "")
+        self.process.tracker.forget(record.pooled_id or "")
 
     def submit(
         self,
@@ -218,8 +218,8 @@ class TaskPool(Control):
         told = {"template": template, "name": name, "assignee": assignee}
         request = self._new_request(upload, name, assignee)
         payload = digest(upload, told) if key is not None else ""
-        self.engine.start()
-        record = self.engine.runner.submit(
+        self.process.start()
+        record = self.process.runner.submit(
             chosen,
             request,
             upload,
@@ -243,8 +243,8 @@ class TaskPool(Control):
         chosen = self._template(lease.template)
         fit(upload, chosen)
         request = self._new_request(upload, name, assignee)
-        self.engine.start()
-        record = self.engine.runner.upload_into(
+        self.process.start()
+        record = self.process.runner.upload_into(
             chosen, lease.id, request, upload, progress=progress
         )
         return Request(self, record)
@@ -301,8 +301,8 @@ class TaskPool(Control):
             return None
 
         timeout = check_timeout(timeout)
-        self.engine.start()
-        found = self.engine.feed.wait_for(jobs, timeout, request=request.id)
+        self.process.start()
+        found = self.process.feed.wait_for(jobs, timeout, request=request.id)
         if found is None:
             raise WaitTimeout(f"request {request.id}")
         return found
@@ -321,12 +321,12 @@ class TaskPool(Control):
                 raise PoolError(task.reason)
             if record.state in (LeaseState.RELEASED, LeaseState.EXPIRED):
                 raise LeaseEnded(f"lease {lease.id} is {record.state.value}")
-            self.engine.tracker.watch_lease(Handout(lease=record, task=task))
+            self.process.tracker.watch_lease(Handout(lease=record, task=task))
             return None
 
         timeout = check_timeout(timeout)
-        self.engine.start()
-        found = self.engine.feed.wait_for(jobs, timeout, lease=lease.id)
+        self.process.start()
+        found = self.process.feed.wait_for(jobs, timeout, lease=lease.id)
         if found is None:
             raise WaitTimeout(f"lease {lease.id}")
         return found
@@ -335,7 +335,7 @@ class TaskPool(Control):
         """Cancel a queued request: see :meth:`pool.Request.cancel`."""
         cancelled = self.store.cancel_request(request.id, now=self.clock.now())
         if cancelled and request.refresh().spooled:
-            self.engine.spool.drop(request.id)
+            self.process.spool.drop(request.id)
         return cancelled
 
     # --- Inside ---------------------------------------------------------------------------------
@@ -362,7 +362,7 @@ class TaskPool(Control):
         )
 
     def _import_began(self, task_id: int) -> bool:
-        return self.engine.cvat().import_state(task_id).status is not ImportStatus.UNKNOWN
+        return self.process.cvat().import_state(task_id).status is not ImportStatus.UNKNOWN
 
     def _new_request(self, upload: Upload, name: str | None, assignee: int | None) -> NewRequest:
         return NewRequest(

@@ -12,7 +12,7 @@ from support.scripted import ScriptedCvat
 
 from pool.bench.pictures import sample_image
 from pool.config.settings import ImportSettings, PoolSettings, Settings, StoreSettings, Template
-from pool.process import Engine
+from pool.process import Process
 from pool.simulator import OrganizationSettings, SimulatorServer, SimulatorSettings, Timings
 from pool.store import Store, open_store
 from pool.taskpool import TaskPool
@@ -77,9 +77,9 @@ def settings(template: Template, store_url: str) -> Settings:
 @pytest.fixture
 def engine(
     settings: Settings, store: Store, cvat: ScriptedCvat, clock: ManualClock
-) -> Iterator[Engine]:
+) -> Iterator[Process]:
     """The parts of a process, not started: the test runs each step itself."""
-    engine = Engine(settings, store=store, cvat=cast(Any, cvat), clock=clock, rng=random.Random(1))
+    engine = Process(settings, store=store, cvat=cast(Any, cvat), clock=clock, rng=random.Random(1))
     yield engine
     engine.close()
 

@@ -105,8 +105,8 @@ def get(
 def _warnings_of(request: Request, pool: TaskPool | RemotePool) -> tuple[RequestWarning, ...]:
     """Return the warnings of a request whose jobs exist: those known by now, or, where this process
     has served it, those known once the task is named and assigned."""
-    if (engine := getattr(pool, "engine", None)) is not None:
-        engine.settle(SETTLE)
+    if (process := getattr(pool, "process", None)) is not None:
+        process.settle(SETTLE)
     try:
         return request.warnings
     except PoolError:

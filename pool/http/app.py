@@ -18,15 +18,15 @@ from pool.http import (
     templates,
     webhooks,
 )
-from pool.http.accepting import Accepting
 from pool.http.dependencies import AppState
 from pool.http.live import Live
 from pool.http.middleware import AccessControl, CallLog
 from pool.http.shutdown import Shutdown
+from pool.http.uploads import Uploads
 from pool.http.waiting import Waiting
 from pool.http.workers import Workers
 from pool.observability.observation import Observation
-from pool.process import Engine
+from pool.process import Process
 from pool.requests.dispatcher import Dispatcher
 from pool.taskpool import TaskPool
 from pool.tracking.webhook_receiver import WebhookReceiver
@@ -34,7 +34,7 @@ from pool.version import VERSION
 
 
 def create_app(
-    engine: Engine,
+    process: Process,
     dispatch: Dispatcher,
     receiver: WebhookReceiver,
     *,
@@ -48,16 +48,16 @@ def create_app(
     to show one of the ``tokens``; without any, only this machine's own programs are served.
     ``shutdown`` says when answers have to come to an end.
     """
-    pool = TaskPool.over(engine)
+    pool = TaskPool.over(process)
     workers = Workers()
     state = AppState(
         pool=pool,
         workers=workers,
-        waiting=Waiting(engine.store, engine.feed, workers, shutdown),
-        accepting=Accepting(pool, dispatch, workers, shutdown),
+        waiting=Waiting(process.store, process.feed, workers, shutdown),
+        uploads=Uploads(pool, dispatch, workers, shutdown),
         live=Live(
-            engine.store,
-            engine.feed,
+            process.store,
+            process.feed,
             lambda: templates.status_of(observation.status()).model_dump(mode="json"),
             workers,
             shutdown,

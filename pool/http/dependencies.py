@@ -10,9 +10,9 @@ from fastapi import Depends, Header, Request
 
 from pool.config.arguments import check_key
 from pool.errors import InputError
-from pool.http.accepting import Accepting
 from pool.http.live import Live
 from pool.http.shutdown import Shutdown
+from pool.http.uploads import Uploads
 from pool.http.waiting import Waiting
 from pool.http.workers import Workers
 from pool.observability.observation import Observation
@@ -41,7 +41,7 @@ class AppState:
     pool: TaskPool
     workers: Workers
     waiting: Waiting
-    accepting: Accepting
+    uploads: Uploads
     live: Live
     observation: Observation
     receiver: WebhookReceiver

@@ -97,7 +97,7 @@ async def events(
     Nothing is missed by a client that connects again with the id that it got last, within a
     day; one that does not read what it is sent is disconnected.
     """
-    if template is not None and template not in state.pool.engine.templates:
+    if template is not None and template not in state.pool.process.templates:
         raise UnknownTemplate(repr(template))
     messages = state.live.follow(_place(last_event_id, after), template)
     # Up to the first message, so that an error has an answer of its own.

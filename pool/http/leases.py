@@ -53,9 +53,9 @@ async def open_lease(
     """At once when the pool has a warm one; an empty pool waits and creates as the template's
     `on_empty` and `max_wait` say, and waits `timeout` seconds at most."""
     body = await read_json(request, LeaseBody, timeout=state.receive_timeout)
-    template = state.pool.engine.templates.named(body.template)
+    template = state.pool.process.templates.named(body.template)
     opened = await state.workers.store(
-        state.pool.engine.placement.open,
+        state.pool.process.placement.open,
         template,
         idempotency_key=key,
         payload=f"lease {template.name}",
@@ -135,7 +135,7 @@ async def _obtain(
     :raises Stopping: the server is about to stop; the caller may ask again with its key.
     :raises starlette.requests.ClientDisconnect: the caller has gone.
     """
-    placement, store = state.pool.engine.placement, state.workers.store
+    placement, store = state.pool.process.placement, state.workers.store
     try:
         handout = await _wait_or_create(state, template, lease_id, timeout, gone)
     except PoolError:
@@ -155,16 +155,16 @@ async def _obtain(
 async def _wait_or_create(
     state: AppState, template: Template, lease_id: str, timeout: float | None, gone: Gone
 ) -> Handout:
-    engine, store, waiting = state.pool.engine, state.workers.store, state.waiting_leases
-    patience = await store(engine.placement.patience, template, timeout)
-    most = engine.settings.daemon.max_queued
+    process, store, waiting = state.pool.process, state.workers.store, state.waiting_leases
+    patience = await store(process.placement.patience, template, timeout)
+    most = process.settings.daemon.max_queued
     if patience > 0 and len(waiting) >= most:
         raise QueueFull(f"{most} callers wait, as many as daemon.max_queued allows")
     waiting.add(lease_id)
     try:
         with state.shutdown.or_gone(gone) as stop:
-            handout = await engine.feed.wait_for_async(
-                partial(store, engine.placement.held, lease_id),
+            handout = await process.feed.wait_for_async(
+                partial(store, process.placement.held, lease_id),
                 patience,
                 lease=lease_id,
                 stop=stop,
@@ -179,7 +179,7 @@ async def _wait_or_create(
         raise Stopping
     if template.pool.on_empty != "create":
         # Nothing is created; this says why there is none.
-        return await store(engine.placement.create, template, lease_id, waited=patience)
+        return await store(process.placement.create, template, lease_id, waited=patience)
     creating = asyncio.wrap_future(state.dispatch.create(template, lease_id, waited=patience))
     # Made to its end even for a caller that has gone: the task goes to the pool then.
     creating.add_done_callback(_retrieve)
@@ -199,20 +199,20 @@ async def _await_first_call(
     :raises Stopping: the server is about to stop.
     :raises starlette.requests.ClientDisconnect: the caller has gone.
     """
-    engine, store = state.pool.engine, state.workers.store
+    process, store = state.pool.process, state.workers.store
 
     async def check() -> LeaseRecord | None:
-        current = await store(engine.store.lease, lease.id)
+        current = await store(process.store.lease, lease.id)
         if current is None:
             return replace(lease, state=LeaseState.ABANDONED)
         return None if current.state is LeaseState.WAITING else current
 
     with state.shutdown.or_gone(gone) as stop:
-        current = await engine.feed.wait_for_async(check, timeout, lease=lease.id, stop=stop)
+        current = await process.feed.wait_for_async(check, timeout, lease=lease.id, stop=stop)
     if gone.done():
         raise ClientDisconnect
     if current is not None:
-        return await store(engine.placement.replay, current)
+        return await store(process.placement.replay, current)
     if state.shutdown.begun:
         raise Stopping
     raise WaitTimeout("the first call with this idempotency key still waits")
@@ -235,4 +235,4 @@ def _follow(pool: TaskPool, lease_id: str) -> None:
     task, importing = found
     # The import of a request is followed at its own pace.
     if importing is None and task.lease_id == lease_id:
-        pool.engine.tracker.watch_lease(Handout(lease=record, task=task))
+        pool.process.tracker.watch_lease(Handout(lease=record, task=task))

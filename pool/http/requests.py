@@ -96,9 +96,9 @@ async def submit(
     not yet (202); what has failed by then is answered as the problem that it is."""
     match media_type(request):
         case "multipart/form-data":
-            record = await state.accepting.form(request, key)
+            record = await state.uploads.form(request, key)
         case "application/json":
-            record = await state.accepting.json(request, key)
+            record = await state.uploads.json(request, key)
         case _:
             raise WrongMediaType(f"send {MULTIPART} with files, or {JSON}")
     headers = {"Location": f"{router.prefix}/{record.id}", **applied(wait)}
@@ -107,7 +107,7 @@ async def submit(
     else:
         view = await state.waiting.request(record.id, seconds=wait, caller=request)
     if not view.over:
-        await state.accepting.keep(record.id)
+        await state.uploads.keep(record.id)
     document = schemas.Request.of(view.record, state.pool.task_url, jobs=view.jobs)
     if wait is not None and view.error is not None:
         return problem_of(view.error, headers=headers, request=document)

@@ -12,7 +12,7 @@ from pool.observability.health import Health, ServerContact
 from pool.observability.history import History
 from pool.observability.metrics import Metrics, Sources
 from pool.observability.status import read_status
-from pool.process import Engine
+from pool.process import Process
 
 
 class Observation:
@@ -25,42 +25,42 @@ class Observation:
 
     def __init__(
         self,
-        engine: Engine,
+        process: Process,
         *,
         metrics: Metrics | None = None,
         contact: ServerContact | None = None,
     ) -> None:
-        self._engine = engine
+        self._engine = process
         self.scheduler: Scheduler | None = None
         self.sinks: Sinks | None = None
         self.listeners: Callable[[], int] = lambda: 0
         self.metrics = metrics or Metrics()
-        self.history = History(engine.store, self.status, clock=engine.clock)
+        self.history = History(process.store, self.status, clock=process.clock)
         self.health = Health(
-            engine.store,
-            contact or ServerContact(clock=engine.clock),
+            process.store,
+            contact or ServerContact(clock=process.clock),
             lambda: self.scheduler,
-            engine.templates,
-            owner=engine.owner,
-            clock=engine.clock,
+            process.templates,
+            owner=process.owner,
+            clock=process.clock,
         )
-        engine.tracker.listen(self.metrics.finished)
+        process.tracker.listen(self.metrics.finished)
         self.metrics.read_from(
             Sources(
                 status=self.status,
                 services=lambda: self.scheduler.records if self.scheduler else {},
                 sinks=lambda: self.sinks.states() if self.sinks else (),
                 unseen_events=self._unseen_events,
-                spool_bytes=lambda: engine.spool.used,
+                spool_bytes=lambda: process.spool.used,
                 listeners=lambda: self.listeners(),
             )
         )
 
     def status(self) -> Status:
         """Return the present state of the pool, by the templates in force."""
-        engine = self._engine
-        in_force = replace(engine.settings, templates=dict(engine.templates))
-        return read_status(engine.store, in_force, now=engine.clock.now())
+        process = self._engine
+        in_force = replace(process.settings, templates=dict(process.templates))
+        return read_status(process.store, in_force, now=process.clock.now())
 
     def _unseen_events(self) -> int:
         return max(0, self._engine.store.last_event_id() - self._engine.feed.cursor)

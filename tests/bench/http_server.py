@@ -45,7 +45,7 @@ def serve(settings: Settings, access_token: str, told: Connection) -> None:
             if word == "fill":
                 served.fill()
             else:
-                deliver(served.engine.tracker.deliver, *word)
+                deliver(served.process.tracker.deliver, *word)
             told.send("done")
 
 

@@ -138,15 +138,15 @@ class Mortal:
         with self.running():
             if role == "daemon":
                 self.daemon = Daemon(settings, **parts)
-                self.pool = TaskPool.over(self.daemon.engine)
+                self.pool = TaskPool.over(self.daemon.process)
             else:
                 self.pool = TaskPool(settings, **parts)
                 # As TaskPool.from_config has it.
                 self.pool._reload = Reload(
-                    settings, self.pool.engine.templates, clock=self.pool.clock
+                    settings, self.pool.process.templates, clock=self.pool.clock
                 )
-            self.engine = self.pool.engine
-            self.engine.start()
+            self.process = self.pool.process
+            self.process.start()
         self.clock.alarms.append(self)
         self.ring()
 
@@ -205,7 +205,7 @@ class Mortal:
                 thread.do_one()
         if self.daemon is not None:
             self.daemon._stand_by(self.daemon._time_to_stop())
-        self.engine.close()
+        self.process.close()
         self.kill()
 
     def boundary(self, name: str, moment: Moment) -> None:
@@ -231,7 +231,7 @@ class Mortal:
         self._beating = True
         try:
             with self.running():
-                self.engine.heartbeat.run_once()
+                self.process.heartbeat.run_once()
                 if self.daemon is not None:
                     self.daemon.renew()
         finally:

@@ -268,7 +268,7 @@ class Promises:
         daemon = self._world.maintainer
         assert daemon is not None and daemon.daemon is not None
         maintenance = daemon.daemon.maintenance
-        for template in daemon.engine.templates.values():
+        for template in daemon.process.templates.values():
             assert maintenance is not None
             wanted = maintenance.refill.target(template).size
             warm = store.warm_of(template.name, template.fingerprint)

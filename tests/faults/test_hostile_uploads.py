@@ -78,8 +78,8 @@ def test_nothing_is_left_and_everybody_is_answered(served: Serving, image: bytes
     }
     assert wrong == {}
     assert served.spooled() == []
-    assert served.engine.spool.used == 0
-    assert served.engine.store.requests().requests == ()
+    assert served.process.spool.used == 0
+    assert served.process.store.requests().requests == ()
     # It goes on serving.
     answer = served.api.submit([("a.jpg", image)], wait=20)
     assert answer.status == 201

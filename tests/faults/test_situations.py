@@ -20,11 +20,11 @@ from pool.maintenance.deletion import Deletion
 from pool.maintenance.reconcile import Reconcile
 from pool.maintenance.scheduler import Scheduler
 from pool.model import Handout, LeaseState, Outcome, TaskState
-from pool.process import Engine
+from pool.process import Process
 from pool.store import NewRequest, Store
 
 
-def reconcile_of(engine: Engine) -> Reconcile:
+def reconcile_of(engine: Process) -> Reconcile:
     return Reconcile(
         engine.store,
         engine.cvat(),
@@ -35,17 +35,17 @@ def reconcile_of(engine: Engine) -> Reconcile:
     )
 
 
-def retire_all(engine: Engine) -> None:
+def retire_all(engine: Process) -> None:
     for task in engine.store.tasks(states=(TaskState.WARM,)):
         engine.store.retire(task.id, reason="for the test", now=engine.clock.now())
 
 
-def warm(engine: Engine) -> int:
+def warm(engine: Process) -> int:
     return sum(levels[TaskState.WARM] for levels in engine.store.levels().values())
 
 
 def test_pool_drains_and_never_refills_after_a_failed_create(
-    engine: Engine, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     refill = refill_of(engine)
     cvat.failures["create_task"] = [
@@ -61,7 +61,7 @@ def test_pool_drains_and_never_refills_after_a_failed_create(
     assert warm(engine) == 3
 
 
-def test_growth_flag_stuck(engine: Engine, cvat: ScriptedCvat, clock: ManualClock) -> None:
+def test_growth_flag_stuck(engine: Process, cvat: ScriptedCvat, clock: ManualClock) -> None:
     """A create that dies in a way that nobody thought of does not count as under way for ever."""
     refill = refill_of(engine)
     crash = True
@@ -81,10 +81,10 @@ def test_growth_flag_stuck(engine: Engine, cvat: ScriptedCvat, clock: ManualCloc
 
 
 def test_over_creation_by_lag(
-    engine: Engine, settings: Settings, store: Store, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, settings: Settings, store: Store, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     """Two processes that see the same shortage do not both fill it."""
-    other = Engine(settings, store=store, cvat=cast(Any, cvat), clock=clock)
+    other = Process(settings, store=store, cvat=cast(Any, cvat), clock=clock)
     refills = [refill_of(engine), refill_of(other)]
     with ThreadPoolExecutor(2) as threads:
         for _ in range(5):
@@ -94,7 +94,7 @@ def test_over_creation_by_lag(
 
 
 def test_waiter_that_times_out_swallows_a_task(
-    engine: Engine, template: Template, clock: ManualClock
+    engine: Process, template: Template, clock: ManualClock
 ) -> None:
     patient = replace(template, pool=replace(template.pool, on_empty="wait"))
     engine.store.acquire_maintenance("daemon", until=clock.now() + 99, now=clock.now())
@@ -105,7 +105,7 @@ def test_waiter_that_times_out_swallows_a_task(
     assert engine.store.leases([LeaseState.WAITING]) == []
 
 
-def test_stale_template_handed_out(engine: Engine, template: Template) -> None:
+def test_stale_template_handed_out(engine: Process, template: Template) -> None:
     fill(refill_of(engine))
     changed = replace(template, labels=({"name": "tram"},))
     opened = open_lease(engine, changed)
@@ -115,7 +115,7 @@ def test_stale_template_handed_out(engine: Engine, template: Template) -> None:
 
 
 def test_leak_sweep_that_hits_a_task_being_deleted(
-    engine: Engine, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     """The sweep for orphans runs while a deletion is under way, and leaves its tasks to it."""
     fill(refill_of(engine))
@@ -156,7 +156,7 @@ def test_hung_call_that_stops_all_maintenance() -> None:
         scheduler.stop()
 
 
-def test_poisoned_pool(engine: Engine, template: Template, cvat: ScriptedCvat) -> None:
+def test_poisoned_pool(engine: Process, template: Template, cvat: ScriptedCvat) -> None:
     """Warm tasks that were deleted on the server are passed over, each once; nobody fails."""
     fill(refill_of(engine))
     upload = build_upload([("a.jpg", b"some bytes")])
@@ -189,7 +189,7 @@ def test_stampede_on_an_empty_pool(
 
     cvat.before = look
     patient = replace(template, pool=replace(template.pool, max_wait=PATIENCE))
-    engine = Engine(
+    engine = Process(
         replace(settings, templates={template.name: patient}), store=store, cvat=cast(Any, cvat)
     )
     now = engine.clock.now()
@@ -220,7 +220,7 @@ def test_stampede_on_an_empty_pool(
 
 
 def test_clean_up_starved_by_one_bad_row(
-    engine: Engine, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     fill(refill_of(engine))
     retire_all(engine)

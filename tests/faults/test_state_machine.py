@@ -134,7 +134,7 @@ class Machine(RuleBasedStateMachine):
     @rule(number=_few, template=_templates, key=_keys, plan=plans())
     def submit(self, number: int, template: str, key: str | None, plan: Plan | None) -> None:
         process = self._caller(number)
-        if process is not None and template in process.engine.templates:
+        if process is not None and template in process.process.templates:
             used = [said for said in self.world.submitted if key and said.key == key]
             again = used[0] if used else None
             self.world.submit(process, template, key=key, again=again, plan=plan)
@@ -143,7 +143,7 @@ class Machine(RuleBasedStateMachine):
     @rule(number=_few, template=_templates, key=_keys, plan=plans())
     def acquire(self, number: int, template: str, key: str | None, plan: Plan | None) -> None:
         process = self._caller(number)
-        if process is not None and template in process.engine.templates:
+        if process is not None and template in process.process.templates:
             name = None if key is None else f"{key} {template}"
             self.world.acquire(process, template, key=name, ttl=20.0, plan=plan)
 
@@ -153,7 +153,7 @@ class Machine(RuleBasedStateMachine):
         held, process = self._held(number), self._caller(number)
         if held is None or process is None:
             return
-        if held.lease.template in process.engine.templates:
+        if held.lease.template in process.process.templates:
             self.world.submit(process, held.lease.template, into=held, plan=plan)
 
     @precondition(lambda self: self.world.held)

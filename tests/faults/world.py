@@ -205,11 +205,11 @@ class World:
         template = process.pool._template(said.template)
         upload = build_upload([(said.file, IMAGE)])
         new = NewRequest(id=new_id(self.clock.now()), files=names_of(upload), size=upload.size)
-        process.engine.spool.keep(new.id, upload)
+        process.process.spool.keep(new.id, upload)
         assert process.daemon.maintenance is not None
         opened = process.daemon.maintenance.dispatcher.accept(
             template,
-            process.engine.spool.load(new.id),
+            process.process.spool.load(new.id),
             new,
             idempotency_key=said.key,
             payload=digest(upload, {"template": said.template, "name": None, "assignee": None}),
@@ -289,7 +289,7 @@ class World:
         """Run one service of a daemon, or the rounds of a tracker, or what other threads have."""
         work: Callable[[], object] | None
         if name == "tracker":
-            work = process.engine.tracker.run_once
+            work = process.process.tracker.run_once
         elif name == "threads":
             if not any(thread.waiting for thread in process.threads):
                 return
@@ -322,7 +322,7 @@ class World:
             for _ in range(10):
                 self.run(process, "threads")
         for _ in range(5):
-            if process.engine.tracker.seconds_until_due() != 0.0:
+            if process.process.tracker.seconds_until_due() != 0.0:
                 break
             self.run(process, "tracker")
             self.run(process, "threads")
@@ -374,11 +374,11 @@ class World:
         """What is in the spool when all is at its end, and has been swept."""
         process = self.maintainer
         assert process is not None
-        entries = list(process.engine.spool.folder.glob("*"))
+        entries = list(process.process.spool.folder.glob("*"))
         for path in [*entries, *(part for entry in entries for part in entry.iterdir())]:
             os.utime(path, (0.0, 0.0))
         self.run(process, "cleanup")
-        return [entry.name for entry in process.engine.spool.folder.glob("*")]
+        return [entry.name for entry in process.process.spool.folder.glob("*")]
 
     def requests(self) -> tuple[Any, ...]:
         return tuple(self.ours.store.requests(limit=10_000).requests)

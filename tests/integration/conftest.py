@@ -22,7 +22,7 @@ from pool.config.settings import ImportSettings, PoolSettings, Template
 from pool.cvat import connect
 from pool.daemon import Daemon
 from pool.model import WebhookState
-from pool.process import Engine
+from pool.process import Process
 from pool.requests.dispatcher import Dispatcher
 from pool.simulator import SimulatorServer
 from pool.store import Store
@@ -74,7 +74,7 @@ def hooked_daemon(hooked_config: Path, log_in: None) -> Iterator[Daemon]:
 @pytest.fixture
 def setup(caller: Counted) -> WebhookSetup:
     pool = caller.pool
-    return WebhookSetup(pool.store, pool.engine.cvat(), pool.settings, clock=pool.clock)
+    return WebhookSetup(pool.store, pool.process.cvat(), pool.settings, clock=pool.clock)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def hooks(
 ) -> Iterator[WebhookReport]:
     report = install(setup, hooked_daemon)
     assert (report.delivery, report.reachable) == ("delivered", True)
-    wait_until(hooked_daemon.engine.store, lambda: state(caller) is WebhookState.ALIVE)
+    wait_until(hooked_daemon.process.store, lambda: state(caller) is WebhookState.ALIVE)
     yield report
     list(setup.remove())
 
@@ -92,7 +92,7 @@ def hooks(
 
 
 @pytest.fixture
-def deliveries(engine: Engine, template: Template) -> WebhookReceiver:
+def deliveries(engine: Process, template: Template) -> WebhookReceiver:
     engine.store.keep_webhook(SCOPE, hook_id=HOOK, target_url="u", now=engine.clock.now())
     return WebhookReceiver(
         engine.store,
@@ -104,7 +104,7 @@ def deliveries(engine: Engine, template: Template) -> WebhookReceiver:
 
 
 @pytest.fixture
-def imports(engine: Engine, template: Template) -> Imports:
+def imports(engine: Process, template: Template) -> Imports:
     return Imports(engine, template)
 
 
@@ -156,7 +156,7 @@ def refusing(
     )
     with serving(settings, simulator.access_token) as served:
         yield served
-        assert served.engine.store.leases() == []
+        assert served.process.store.leases() == []
         assert served.spooled() == []
 
 
@@ -164,7 +164,7 @@ def refusing(
 
 
 @pytest.fixture
-def dispatch(engine: Engine) -> Iterator[Dispatcher]:
+def dispatch(engine: Process) -> Iterator[Dispatcher]:
     # One job at a time, so that the order of calls is the order of requests.
     dispatch = dispatch_of(engine, workers=1)
     yield dispatch
@@ -172,7 +172,7 @@ def dispatch(engine: Engine) -> Iterator[Dispatcher]:
 
 
 @pytest.fixture
-def warm(engine: Engine, cvat: ScriptedCvat, clock: ManualClock) -> None:
+def warm(engine: Process, cvat: ScriptedCvat, clock: ManualClock) -> None:
     """All pools are full, the calls for that are forgotten, and the engine's is the daemon."""
     engine.store.acquire_maintenance(engine.owner, until=clock.now() + 1e9, now=clock.now())
     engine.heartbeat.run_once()

@@ -14,13 +14,13 @@ from pool.errors import CvatUnreachable
 from pool.maintenance import cleanup as module
 from pool.maintenance.cleanup import EVENTS_FOR, LEAST, SPOOL_GRACE, UNDELIVERED_FOR, Cleanup
 from pool.model import RequestState, TaskState, new_id
-from pool.process import Engine
+from pool.process import Process
 from pool.requests.breaker import SERVER
 from pool.requests.dispatcher import Dispatcher
 from pool.store import FINAL_GRACE, CreateLimit
 
 
-def forgettable(engine: Engine, template: Template) -> None:
+def forgettable(engine: Process, template: Template) -> None:
     """A create that failed."""
     limit, now = CreateLimit(capacity=9, concurrency=9), engine.clock.now()
     task = engine.store.begin_create(
@@ -33,7 +33,7 @@ def forgettable(engine: Engine, template: Template) -> None:
 
 
 def test_finished_rows_are_forgotten_after_their_time(
-    engine: Engine, template: Template, clock: ManualClock
+    engine: Process, template: Template, clock: ManualClock
 ) -> None:
     for _ in range(3):
         forgettable(engine, template)
@@ -47,7 +47,7 @@ def test_finished_rows_are_forgotten_after_their_time(
 
 
 def test_what_the_sizing_looks_at_is_kept_whatever_the_settings(
-    engine: Engine, template: Template, clock: ManualClock
+    engine: Process, template: Template, clock: ManualClock
 ) -> None:
     forgettable(engine, template)
     cleanup = Cleanup(engine.store, engine.spool, keep=1.0, clock=clock)
@@ -58,7 +58,7 @@ def test_what_the_sizing_looks_at_is_kept_whatever_the_settings(
 # --- Events ---------------------------------------------------------------------------------------
 
 
-def test_events_are_forgotten_after_a_day(engine: Engine, clock: ManualClock) -> None:
+def test_events_are_forgotten_after_a_day(engine: Process, clock: ManualClock) -> None:
     cleanup = Cleanup(engine.store, engine.spool, keep=1e9, clock=clock)
     make_warm(engine.store, 1, 2, now=clock.now())
     clock.advance(EVENTS_FOR)
@@ -70,7 +70,7 @@ def test_events_are_forgotten_after_a_day(engine: Engine, clock: ManualClock) ->
 
 
 def test_what_a_sink_has_to_be_told_is_kept_with_its_request(
-    engine: Engine, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    engine: Process, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, cleanup = engine.store, Cleanup(engine.store, engine.spool, keep=7200.0, clock=clock)
     store.open_sinks(["dead"])
@@ -91,7 +91,7 @@ def test_what_a_sink_has_to_be_told_is_kept_with_its_request(
 
 
 def test_nothing_is_kept_for_a_sink_for_more_than_a_week(
-    engine: Engine, clock: ManualClock
+    engine: Process, clock: ManualClock
 ) -> None:
     store, cleanup = engine.store, Cleanup(engine.store, engine.spool, keep=7200.0, clock=clock)
     store.open_sinks(["dead"])
@@ -104,7 +104,7 @@ def test_nothing_is_kept_for_a_sink_for_more_than_a_week(
 # --- The spool ------------------------------------------------------------------------------------
 
 
-def age(engine: Engine) -> None:
+def age(engine: Process) -> None:
     """Have the spool written to some time ago."""
     before = time.time() - SPOOL_GRACE - 1.0
     for path in engine.spool.folder.rglob("*"):
@@ -112,7 +112,7 @@ def age(engine: Engine) -> None:
 
 
 def test_entries_that_no_unfinished_request_belongs_to_are_dropped(
-    engine: Engine, dispatch: Dispatcher, template: Template, clock: ManualClock
+    engine: Process, dispatch: Dispatcher, template: Template, clock: ManualClock
 ) -> None:
     cleanup = Cleanup(engine.store, engine.spool, keep=1e9, clock=clock)
     assert cleanup.run_once().spooled == 0
@@ -130,7 +130,7 @@ def test_entries_that_no_unfinished_request_belongs_to_are_dropped(
 
 
 def test_what_is_being_imported_may_be_needed_again(
-    engine: Engine, dispatch: Dispatcher, template: Template
+    engine: Process, dispatch: Dispatcher, template: Template
 ) -> None:
     opened = accept(engine, dispatch, template)
     dispatch.run_once()

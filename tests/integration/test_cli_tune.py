@@ -18,7 +18,7 @@ from pool.cli.app import app
 
 
 def test_what_was_asked_for_is_what_is_recommended(pool: TaskPool, config_path: Path) -> None:
-    fill(refill_of(pool.engine))
+    fill(refill_of(pool.process))
     for _ in range(4):
         pool.acquire("scenes")
     result = cvat_pool("tune", "scenes", cwd=config_path.parent)

@@ -24,7 +24,7 @@ from pool.maintenance.reconcile import Reconcile
 from pool.maintenance.retirement import Retirement
 from pool.maintenance.scheduler import Scheduler
 from pool.model import Handout, RequestState, TaskState, new_id
-from pool.process import Engine
+from pool.process import Process
 from pool.store import CreateLimit, NewRequest
 
 HOUR = 3600.0
@@ -35,12 +35,12 @@ both_ways = pytest.mark.parametrize("hours", [6, -6, 40, -40])
 class World:
     """A full pool of three, and the services as the daemon has them, each run by hand."""
 
-    engine: Engine
+    process: Process
     cvat: ScriptedCvat
     clock: ManualClock
 
     def __post_init__(self) -> None:
-        engine, clock = self.engine, self.clock
+        engine, clock = self.process, self.clock
         self.template: Template = engine.templates["scenes"]
         self.refill = refill_of(engine)
         self.timekeeping = ClockJumps(engine.store, clock=clock)
@@ -64,11 +64,11 @@ class World:
         return service.run_once()
 
     def count(self, state: TaskState) -> int:
-        return len(self.engine.store.tasks(states=[state]))
+        return len(self.process.store.tasks(states=[state]))
 
 
 @pytest.fixture
-def world(engine: Engine, cvat: ScriptedCvat, clock: ManualClock) -> World:
+def world(engine: Process, cvat: ScriptedCvat, clock: ManualClock) -> World:
     world = World(engine, cvat, clock)
     assert fill(world.refill) == 3
     clock.advance(60.0)
@@ -78,11 +78,11 @@ def world(engine: Engine, cvat: ScriptedCvat, clock: ManualClock) -> World:
 
 @both_ways
 def test_a_caller_keeps_its_task_for_as_long_as_it_was_given(world: World, hours: float) -> None:
-    opened = open_lease(world.engine, world.template, ttl=1800.0)
+    opened = open_lease(world.process, world.template, ttl=1800.0)
     world.clock.advance(1.0)
     world.set_clock(hours)
     assert world.run(world.expiry).given_back == 0
-    others = [open_lease(world.engine, world.template) for _ in range(2)]
+    others = [open_lease(world.process, world.template) for _ in range(2)]
     assert opened.task is not None
     assert opened.task.id not in [other.task.id for other in others if other.task is not None]
     world.clock.advance(1790.0)
@@ -95,9 +95,9 @@ def test_a_caller_keeps_its_task_for_as_long_as_it_was_given(world: World, hours
 def test_what_was_written_by_the_new_clock_already_is_left_as_it_is(
     world: World, hours: float
 ) -> None:
-    pool = TaskPool.over(world.engine)
+    pool = TaskPool.over(world.process)
     world.set_clock(hours)
-    lease = open_lease(world.engine, world.template, ttl=1800.0).lease
+    lease = open_lease(world.process, world.template, ttl=1800.0).lease
     pool.prewarm("scenes", 9, duration=1800.0)
     until = datetime.fromtimestamp(world.clock.now() + 1800.0, UTC)
     assert pool.lease(lease.id).expires_at == until
@@ -111,7 +111,7 @@ def test_what_was_written_by_the_new_clock_already_is_left_as_it_is(
 
 @both_ways
 def test_the_clock_is_noticed_once(world: World, hours: float) -> None:
-    open_lease(world.engine, world.template)
+    open_lease(world.process, world.template)
     world.clock.advance(1.0)
     world.set_clock(hours)
     assert world.timekeeping.run_once() == ClockJumpReport(jump=hours * HOUR, moved=1)
@@ -122,7 +122,7 @@ def test_the_clock_is_noticed_once(world: World, hours: float) -> None:
 def test_a_clock_that_was_set_while_the_store_was_busy_is_noticed_later(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = open_lease(world.engine, world.template, ttl=1800.0)
+    opened = open_lease(world.process, world.template, ttl=1800.0)
     world.clock.advance(1.0)
     world.set_clock(6)
 
@@ -130,36 +130,36 @@ def test_a_clock_that_was_set_while_the_store_was_busy_is_noticed_later(
         raise StoreError("locked")
 
     with monkeypatch.context() as patch:
-        patch.setattr(world.engine.store, "move_times", refuse)
+        patch.setattr(world.process.store, "move_times", refuse)
         with pytest.raises(StoreError):
             world.timekeeping.run_once()
     world.clock.advance(7.0)
     assert world.timekeeping.run_once().moved == 1
-    lease = world.engine.store.lease(opened.lease.id)
+    lease = world.process.store.lease(opened.lease.id)
     assert lease is not None
     assert lease.expires_at == pytest.approx(world.clock.now() + 1800.0 - 8.0)
 
 
 @both_ways
 def test_the_work_of_a_process_that_is_alive_is_left_to_it(world: World, hours: float) -> None:
-    other = Engine(
-        world.engine.settings,
-        store=world.engine.store,
+    other = Process(
+        world.process.settings,
+        store=world.process.store,
         cvat=cast(Any, world.cvat),
         clock=world.clock,
     )
-    world.engine.heartbeat.run_once()
+    world.process.heartbeat.run_once()
     image = build_upload([("a.jpg", b"some bytes")])
     request = NewRequest(id="r", files=("a.jpg",), size=10)
-    opened = open_lease(world.engine, world.template, request=request)
+    opened = open_lease(world.process, world.template, request=request)
     assert opened.task is not None and opened.request is not None
     handout = Handout(lease=opened.lease, task=opened.task, request=opened.request)
-    world.engine.runner.run(world.template, handout, image)
+    world.process.runner.run(world.template, handout, image)
     world.clock.advance(1.0)
     world.set_clock(hours)
     world.timekeeping.run_once()
     assert other.recovery.adopt() == 0
-    world.engine.heartbeat.run_once()
+    world.process.heartbeat.run_once()
     world.clock.advance(TERM - 1.0)
     assert other.recovery.adopt() == 0
     world.clock.advance(2.0)
@@ -169,7 +169,7 @@ def test_the_work_of_a_process_that_is_alive_is_left_to_it(world: World, hours: 
     while (wait := other.tracker.seconds_until_due()) is not None:
         world.clock.advance(wait)
         other.tracker.run_once()
-    served = world.engine.store.request("r")
+    served = world.process.store.request("r")
     assert served is not None and served.state is RequestState.READY
     other.close()
 
@@ -187,11 +187,11 @@ def test_old_tasks_are_replaced_no_faster_than_others(world: World, hours: float
 
 @both_ways
 def test_nothing_is_held_for_hours(world: World, hours: float) -> None:
-    open_lease(world.engine, world.template)
+    open_lease(world.process, world.template)
     world.cvat.failures["create_task"] = [CvatForbidden("read-only") for _ in range(9)]
     fill(world.refill)
     world.cvat.failures.clear()
-    assert list(world.engine.store.holds()) == ["scenes"]
+    assert list(world.process.store.holds()) == ["scenes"]
     world.clock.advance(1.0)
     world.set_clock(hours)
     world.timekeeping.run_once()
@@ -202,7 +202,7 @@ def test_nothing_is_held_for_hours(world: World, hours: float) -> None:
 @pytest.mark.parametrize("hours", [6, -6])
 def test_nothing_is_held_for_hours_although_nobody_noticed(world: World, hours: float) -> None:
     """The clock was set while no daemon ran."""
-    open_lease(world.engine, world.template)
+    open_lease(world.process, world.template)
     world.cvat.failures["create_task"] = [CvatForbidden("read-only") for _ in range(9)]
     fill(world.refill)
     world.cvat.failures.clear()
@@ -217,9 +217,9 @@ def test_the_pool_neither_grows_nor_stands_still(world: World, hours: float) -> 
     target = world.refill.target(world.template).size
     for number in range(60):
         request = NewRequest(id=f"r{number}", files=("a.jpg",), size=10)
-        opened = open_lease(world.engine, world.template, request=request)
+        opened = open_lease(world.process, world.template, request=request)
         assert opened.request is not None
-        world.engine.store.fail_request(
+        world.process.store.fail_request(
             opened.request.id, code="x", message="", now=world.clock.now()
         )
         fill(world.refill)
@@ -234,7 +234,7 @@ def test_the_pool_neither_grows_nor_stands_still(world: World, hours: float) -> 
 @both_ways
 def test_a_create_that_died_is_settled(world: World, hours: float) -> None:
     """The one of a process that was killed: it counts as under way until then."""
-    store, template = world.engine.store, world.template
+    store, template = world.process.store, world.template
     limit = CreateLimit(capacity=9, concurrency=9)
     pooled = store.begin_create(
         new_id(),
@@ -254,7 +254,7 @@ def test_a_create_that_died_is_settled(world: World, hours: float) -> None:
 
 @both_ways
 def test_a_killed_daemon_is_replaced(world: World, hours: float) -> None:
-    store, clock = world.engine.store, world.clock
+    store, clock = world.process.store, world.clock
     assert store.acquire_maintenance("killed", until=clock.now() + 6.0, now=clock.now())
     world.set_clock(hours)
     clock.advance(7.0)

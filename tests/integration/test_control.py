@@ -35,17 +35,17 @@ def caller(
 
 @pytest.fixture
 def refill(caller: TaskPool) -> Refill:
-    return refill_of(caller.engine)
+    return refill_of(caller.process)
 
 
 @pytest.fixture
 def retirement(caller: TaskPool) -> Retirement:
-    engine = caller.engine
+    engine = caller.process
     return Retirement(engine.store, engine.templates, clock=engine.clock)
 
 
 def take(caller: TaskPool) -> LeaseRecord:
-    return open_lease(caller.engine, caller.engine.templates["scenes"]).lease
+    return open_lease(caller.process, caller.process.templates["scenes"]).lease
 
 
 def look(caller: TaskPool) -> TemplateStatus:
@@ -192,7 +192,7 @@ def test_a_process_takes_over_a_changed_file_while_it_is_used(
     after = pool.acquire("scenes")
     made_by = [pool.store.task(pool.store.lease(each.id).pooled_id) for each in (before, after)]
     assert made_by[0].fingerprint != made_by[1].fingerprint
-    assert made_by[1].fingerprint == pool.engine.templates["scenes"].fingerprint
+    assert made_by[1].fingerprint == pool.process.templates["scenes"].fingerprint
 
 
 def test_a_file_that_is_wrong_changes_nothing_for_callers(

@@ -35,7 +35,7 @@ def daemon(pool: TaskPool) -> Iterator[Daemon]:
 
 
 def wait_for_warm(daemon: Daemon, pool: TaskPool, count: int) -> None:
-    wait_until(daemon.engine.store, lambda: pool.status().templates[0].warm == count)
+    wait_until(daemon.process.store, lambda: pool.status().templates[0].warm == count)
 
 
 def test_the_pool_fills_and_is_refilled_after_hand_outs_of_others(
@@ -103,7 +103,7 @@ def test_a_second_daemon_stands_by_and_takes_over(daemon: Daemon, pool: TaskPool
         assert pool.status().maintainer == first
         daemon.stop()
         assert ready.wait(PATIENCE)
-        assert pool.status().maintainer == second.engine.owner != first
+        assert pool.status().maintainer == second.process.owner != first
     finally:
         second.stop()
         thread.join(PATIENCE)

@@ -44,26 +44,26 @@ def warm(caller: TaskPool) -> int:
 
 
 def test_a_prewarm_of_another_process_is_followed_at_once(daemon: Daemon, caller: TaskPool) -> None:
-    wait_until(daemon.engine.store, lambda: warm(caller) == 2)
+    wait_until(daemon.process.store, lambda: warm(caller) == 2)
     caller.prewarm("scenes", 5)
-    wait_until(daemon.engine.store, lambda: warm(caller) == 5)
+    wait_until(daemon.process.store, lambda: warm(caller) == 5)
 
 
 def test_a_drained_pool_is_filled_again_when_it_is_resumed(
     daemon: Daemon, caller: TaskPool
 ) -> None:
-    wait_until(daemon.engine.store, lambda: warm(caller) == 2)
+    wait_until(daemon.process.store, lambda: warm(caller) == 2)
     assert caller.drain("scenes") == 2
     assert warm(caller) == 0
     caller.resume("scenes")
-    wait_until(daemon.engine.store, lambda: warm(caller) == 2)
+    wait_until(daemon.process.store, lambda: warm(caller) == 2)
 
 
 def test_a_changed_file_replaces_the_pool_and_leaves_it_full_all_the_while(
     daemon: Daemon, caller: TaskPool, config_path: Path
 ) -> None:
-    wait_until(daemon.engine.store, lambda: warm(caller) == 2)
-    before = daemon.engine.templates["scenes"].fingerprint
+    wait_until(daemon.process.store, lambda: warm(caller) == 2)
+    before = daemon.process.templates["scenes"].fingerprint
     config_path.write_text(config_path.read_text().replace('"person"', '"tram"'))
 
     def replaced() -> bool:
@@ -71,9 +71,9 @@ def test_a_changed_file_replaces_the_pool_and_leaves_it_full_all_the_while(
         tasks = caller.store.tasks(states=[TaskState.WARM])
         return before not in {task.fingerprint for task in tasks}
 
-    wait_until(daemon.engine.store, replaced)
+    wait_until(daemon.process.store, replaced)
     lease = caller.acquire("scenes")
     assert lease.outcome is Outcome.HIT
     task = caller.store.task_on_server(lease.task_id)
     assert task is not None
-    assert task[0].fingerprint == daemon.engine.templates["scenes"].fingerprint != before
+    assert task[0].fingerprint == daemon.process.templates["scenes"].fingerprint != before

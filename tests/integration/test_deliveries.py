@@ -16,7 +16,7 @@ from support.services import PATIENCE
 from pool.config.settings import TaskSettings, Template
 from pool.cvat.webhooks import signature_of
 from pool.model import RequestState, TaskState
-from pool.process import Engine
+from pool.process import Process
 from pool.store import Store
 from pool.tracking import webhook_receiver as module
 from pool.tracking.webhook_receiver import Effect, WebhookReceiver
@@ -34,7 +34,7 @@ def template(template: Template) -> Template:
 
 
 def test_the_only_job_is_taken_from_the_delivery(
-    deliveries: WebhookReceiver, engine: Engine, imports: Imports, cvat: ScriptedCvat
+    deliveries: WebhookReceiver, engine: Process, imports: Imports, cvat: ScriptedCvat
 ) -> None:
     finished: list[object] = []
     engine.tracker.listen(finished.append)
@@ -49,7 +49,7 @@ def test_the_only_job_is_taken_from_the_delivery(
 
 
 def test_one_of_several_jobs_is_a_reason_to_ask(
-    deliveries: WebhookReceiver, engine: Engine, imports: Imports, cvat: ScriptedCvat
+    deliveries: WebhookReceiver, engine: Process, imports: Imports, cvat: ScriptedCvat
 ) -> None:
     task_id = imports.begin("a.jpg", "b.jpg")
     cvat.make_ready(task_id, jobs=2)
@@ -63,7 +63,7 @@ def test_one_of_several_jobs_is_a_reason_to_ask(
 
 
 def test_a_finished_import_is_a_reason_to_ask(
-    deliveries: WebhookReceiver, engine: Engine, imports: Imports, cvat: ScriptedCvat
+    deliveries: WebhookReceiver, engine: Process, imports: Imports, cvat: ScriptedCvat
 ) -> None:
     task_id = imports.begin()
     cvat.make_ready(task_id)
@@ -72,7 +72,7 @@ def test_a_finished_import_is_a_reason_to_ask(
 
 
 def test_a_delivery_during_a_poll_that_came_too_early_makes_another(
-    deliveries: WebhookReceiver, engine: Engine, imports: Imports, cvat: ScriptedCvat
+    deliveries: WebhookReceiver, engine: Process, imports: Imports, cvat: ScriptedCvat
 ) -> None:
     task_id = imports.begin("a.jpg", "b.jpg")
     deliveries.handle(completed(task_id))
@@ -82,7 +82,7 @@ def test_a_delivery_during_a_poll_that_came_too_early_makes_another(
 
 
 def test_a_failed_import_ends_in_cvats_words(
-    deliveries: WebhookReceiver, engine: Engine, imports: Imports, cvat: ScriptedCvat
+    deliveries: WebhookReceiver, engine: Process, imports: Imports, cvat: ScriptedCvat
 ) -> None:
     task_id = imports.begin()
     assert deliveries.handle(completed(task_id, "failed", "no image\n")) is Effect.FAILED
@@ -94,7 +94,7 @@ def test_a_failed_import_ends_in_cvats_words(
 
 
 def test_the_request_of_another_process_is_completed_and_finished(
-    deliveries: WebhookReceiver, engine: Engine, imports: Imports, cvat: ScriptedCvat
+    deliveries: WebhookReceiver, engine: Process, imports: Imports, cvat: ScriptedCvat
 ) -> None:
     finished: list[Any] = []
     engine.tracker.listen(finished.append)
@@ -109,7 +109,7 @@ def test_the_request_of_another_process_is_completed_and_finished(
 
 
 def test_the_jobs_of_another_processs_request_are_asked_for_once(
-    deliveries: WebhookReceiver, engine: Engine, imports: Imports, cvat: ScriptedCvat
+    deliveries: WebhookReceiver, engine: Process, imports: Imports, cvat: ScriptedCvat
 ) -> None:
     task_id = imports.begin("a.jpg", "b.jpg", owner="elsewhere")
     assert deliveries.handle(created(task_id)) is Effect.EXPEDITED
@@ -122,7 +122,7 @@ def test_the_jobs_of_another_processs_request_are_asked_for_once(
 
 
 def test_the_upload_of_a_callers_own_is_noticed(
-    deliveries: WebhookReceiver, engine: Engine, imports: Imports, cvat: ScriptedCvat
+    deliveries: WebhookReceiver, engine: Process, imports: Imports, cvat: ScriptedCvat
 ) -> None:
     task_id = imports.begin(with_request=False)
     cvat.make_ready(task_id)
@@ -147,7 +147,7 @@ def test_what_is_not_about_an_import_changes_nothing(
 
 
 def test_duplicates_and_replays_are_harmless(
-    deliveries: WebhookReceiver, engine: Engine, imports: Imports
+    deliveries: WebhookReceiver, engine: Process, imports: Imports
 ) -> None:
     task_id = imports.begin()
     deliveries.handle(created(task_id))
@@ -158,7 +158,7 @@ def test_duplicates_and_replays_are_harmless(
 
 
 def test_whoever_is_second_does_nothing(
-    deliveries: WebhookReceiver, engine: Engine, imports: Imports, cvat: ScriptedCvat
+    deliveries: WebhookReceiver, engine: Process, imports: Imports, cvat: ScriptedCvat
 ) -> None:
     """A delivery and a poll may find the same jobs at the same time."""
     finished: list[object] = []
@@ -260,7 +260,7 @@ def test_one_odd_delivery_does_not_silence_the_others(
 
 
 def test_several_jobs_a_task_are_never_taken_from_one_delivery(
-    engine: Engine, deliveries: WebhookReceiver, imports: Imports, template: Template
+    engine: Process, deliveries: WebhookReceiver, imports: Imports, template: Template
 ) -> None:
     cut = replace(template, task=TaskSettings(segment_size=1))
     changed = WebhookReceiver(

@@ -35,7 +35,7 @@ from pool.errors import (
     QueueFull,
 )
 from pool.model import LeaseState, Outcome, RequestState
-from pool.process import Engine
+from pool.process import Process
 from pool.requests.breaker import SERVER
 from pool.requests.dispatcher import Dispatcher
 from pool.store import Store
@@ -52,7 +52,11 @@ def strict(template: Template, on_empty: Any) -> Template:
 
 @pytest.mark.usefixtures("warm")
 def test_an_accepted_request_is_served_at_once(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process,
+    dispatch: Dispatcher,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
 ) -> None:
     opened = accept(engine, dispatch, template)
     assert opened.task is not None and opened.request is not None
@@ -68,7 +72,7 @@ def test_an_accepted_request_is_served_at_once(
 
 @pytest.mark.usefixtures("warm")
 def test_what_is_sent_is_what_was_received(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat
+    engine: Process, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat
 ) -> None:
     upload, _ = receive(engine)
     accept(engine, dispatch, template)
@@ -81,7 +85,7 @@ def test_what_is_sent_is_what_was_received(
 
 @pytest.mark.usefixtures("warm")
 def test_a_known_key_gives_the_first_request_and_keeps_no_second_copy(
-    engine: Engine, dispatch: Dispatcher, template: Template
+    engine: Process, dispatch: Dispatcher, template: Template
 ) -> None:
     first = accept(engine, dispatch, template, key="k")
     again = accept(engine, dispatch, template, key="k")
@@ -98,7 +102,7 @@ def test_a_known_key_gives_the_first_request_and_keeps_no_second_copy(
 
 @pytest.mark.usefixtures("warm")
 def test_data_for_a_lease_goes_into_its_task(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat
+    engine: Process, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat
 ) -> None:
     leased = open_lease(engine, template)
     assert leased.task is not None
@@ -117,7 +121,11 @@ def test_data_for_a_lease_goes_into_its_task(
 
 
 def test_an_empty_pool_is_waited_for_and_then_a_task_made(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process,
+    dispatch: Dispatcher,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
 ) -> None:
     engine.store.acquire_maintenance("me", until=clock.now() + 99, now=clock.now())
     request = accepted(engine, dispatch, template)
@@ -131,7 +139,7 @@ def test_an_empty_pool_is_waited_for_and_then_a_task_made(
 
 
 def test_a_task_that_becomes_warm_meanwhile_is_taken(
-    engine: Engine, dispatch: Dispatcher, template: Template, clock: ManualClock
+    engine: Process, dispatch: Dispatcher, template: Template, clock: ManualClock
 ) -> None:
     engine.store.acquire_maintenance("me", until=clock.now() + 99, now=clock.now())
     request = accepted(engine, dispatch, template)
@@ -142,7 +150,7 @@ def test_a_task_that_becomes_warm_meanwhile_is_taken(
 
 
 def test_who_may_only_wait_fails_after_max_wait(
-    engine: Engine, template: Template, clock: ManualClock
+    engine: Process, template: Template, clock: ManualClock
 ) -> None:
     patient = strict(template, "wait")
     engine.templates.replace({patient.name: patient})
@@ -158,7 +166,7 @@ def test_who_may_only_wait_fails_after_max_wait(
 
 @pytest.mark.usefixtures("warm")
 def test_on_empty_fail_refuses_at_the_door(
-    engine: Engine, template: Template, cvat: ScriptedCvat
+    engine: Process, template: Template, cvat: ScriptedCvat
 ) -> None:
     impatient = strict(template, "fail")
     engine.templates.replace({impatient.name: impatient})
@@ -180,7 +188,7 @@ def test_on_empty_fail_refuses_at_the_door(
 
 @pytest.mark.usefixtures("warm")
 def test_a_dry_template_holds_no_other_up(
-    engine: Engine, template: Template, clock: ManualClock
+    engine: Process, template: Template, clock: ManualClock
 ) -> None:
     engine.templates.replace({template.name: template, OTHER.name: OTHER})
     fill(refill_of(engine))
@@ -200,7 +208,7 @@ def test_a_full_queue_refuses_and_keeps_nothing(
     settings: Settings, store: Store, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     settings = replace(settings, daemon=DaemonSettings(max_queued=2))
-    engine = Engine(settings, store=store, cvat=cast(Any, cvat), clock=clock)
+    engine = Process(settings, store=store, cvat=cast(Any, cvat), clock=clock)
     dispatch = dispatch_of(engine)
     engine.breaker.hold(SERVER, CvatBusy("down", http_status=429, retry_after=20.0))
     waiting = [accepted(engine, dispatch, template) for _ in range(2)]
@@ -219,7 +227,7 @@ def test_a_full_queue_refuses_and_keeps_nothing(
 
 @pytest.mark.usefixtures("warm")
 def test_a_template_that_was_taken_out_is_an_end(
-    engine: Engine, dispatch: Dispatcher, template: Template
+    engine: Process, dispatch: Dispatcher, template: Template
 ) -> None:
     engine.breaker.hold(SERVER, CvatUnreachable("down"))
     request = accepted(engine, dispatch, template)
@@ -230,7 +238,11 @@ def test_a_template_that_was_taken_out_is_an_end(
 
 
 def test_a_request_that_is_called_off_while_its_task_is_made(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process,
+    dispatch: Dispatcher,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
 ) -> None:
     request = ""
 

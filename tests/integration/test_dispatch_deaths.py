@@ -27,19 +27,23 @@ from pool.errors import (
 )
 from pool.maintenance.heartbeat import TERM
 from pool.model import LeaseState, RequestState
-from pool.process import Engine
+from pool.process import Process
 from pool.requests.dispatcher import Dispatcher
 from pool.requests.runner import RETRY_AFTER_INTERNAL_ERROR
 
 
-def another(engine: Engine, cvat: ScriptedCvat, clock: ManualClock) -> Engine:
+def another(engine: Process, cvat: ScriptedCvat, clock: ManualClock) -> Process:
     """Another process on the same store."""
-    return Engine(engine.settings, store=engine.store, cvat=cast(Any, cvat), clock=clock)
+    return Process(engine.settings, store=engine.store, cvat=cast(Any, cvat), clock=clock)
 
 
 @pytest.mark.usefixtures("warm")
 def test_queued_requests_outlive_the_daemon(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process,
+    dispatch: Dispatcher,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
 ) -> None:
     go_down(cvat)
     requests = [accepted(engine, dispatch, template) for _ in range(3)]
@@ -56,7 +60,7 @@ def test_queued_requests_outlive_the_daemon(
 
 @pytest.mark.usefixtures("warm")
 def test_an_upload_whose_process_died_gets_another_task(
-    engine: Engine, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     dead = dispatch_of(engine)
     engine.heartbeat.run_once()
@@ -80,7 +84,7 @@ def test_an_upload_whose_process_died_gets_another_task(
 
 @pytest.mark.usefixtures("warm")
 def test_whoever_was_taken_for_dead_does_no_harm(
-    engine: Engine, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     """A process that slept too long finds its upload refused, after its request was taken over."""
     sleeper = dispatch_of(engine)
@@ -108,7 +112,11 @@ def test_whoever_was_taken_for_dead_does_no_harm(
 
 @pytest.mark.usefixtures("warm")
 def test_a_request_that_stumbled_is_left_alone_for_a_while(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process,
+    dispatch: Dispatcher,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
 ) -> None:
     cvat.failures["upload"] = [cast(Any, MemoryError("no"))]
     request = accepted(engine, dispatch, template)
@@ -121,7 +129,11 @@ def test_a_request_that_stumbled_is_left_alone_for_a_while(
 
 @pytest.mark.usefixtures("warm")
 def test_stopping_leaves_what_has_not_begun_to_others(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process,
+    dispatch: Dispatcher,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
 ) -> None:
     requests: list[str] = []
 

@@ -40,7 +40,7 @@ from pool.errors import (
     StoreError,
 )
 from pool.model import RequestState
-from pool.process import Engine
+from pool.process import Process
 from pool.requests.breaker import SERVER
 from pool.requests.dispatcher import Dispatcher
 from pool.requests.runner import RETRY_AFTER_INTERNAL_ERROR
@@ -62,7 +62,7 @@ FAILED, CANCELLED = RequestState.FAILED, RequestState.CANCELLED
 
 @pytest.mark.usefixtures("warm")
 def test_what_cvat_refuses_fails_in_its_words(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat
+    engine: Process, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat
 ) -> None:
     cvat.failures["upload"] = [CvatRejected("HTTP 413 too large", http_status=413)]
     request = accepted(engine, dispatch, template)
@@ -76,7 +76,7 @@ def test_what_cvat_refuses_fails_in_its_words(
 @pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("kind", [CvatRefusedCredentials, CvatForbidden])
 def test_refused_credentials_hold_one_template_until_a_person_acts(
-    engine: Engine,
+    engine: Process,
     dispatch: Dispatcher,
     template: Template,
     cvat: ScriptedCvat,
@@ -103,7 +103,7 @@ def test_refused_credentials_hold_one_template_until_a_person_acts(
 
 @pytest.mark.usefixtures("warm")
 def test_a_refusal_of_all_is_tried_again_with_one(
-    engine: Engine, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     dispatch = dispatch_of(engine, workers=8)
     cvat.failures["upload"] = [CvatRefusedCredentials("revoked") for _ in range(5)]
@@ -132,7 +132,7 @@ def test_a_refusal_of_all_is_tried_again_with_one(
     ],
 )
 def test_data_that_cvat_alone_does_not_take_does_not_hold_up_the_others(
-    engine: Engine,
+    engine: Process,
     dispatch: Dispatcher,
     template: Template,
     cvat: ScriptedCvat,
@@ -175,7 +175,11 @@ def test_data_that_cvat_alone_does_not_take_does_not_hold_up_the_others(
 
 
 def test_a_template_that_cvat_will_not_make_is_not_tried_for_each_request(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process,
+    dispatch: Dispatcher,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
 ) -> None:
     cvat.failures["create_task"] = [CvatRejected("no such project") for _ in range(9)]
     requests = [accepted(engine, dispatch, template) for _ in range(3)]
@@ -194,7 +198,7 @@ def test_a_template_that_cvat_will_not_make_is_not_tried_for_each_request(
 
 @pytest.mark.usefixtures("warm")
 def test_a_task_that_is_gone_is_replaced(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat
+    engine: Process, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat
 ) -> None:
     cvat.failures["upload"] = [CvatNotFound("No Task matches the given query.")]
     request = accepted(engine, dispatch, template)
@@ -206,7 +210,11 @@ def test_a_task_that_is_gone_is_replaced(
 
 @pytest.mark.usefixtures("warm")
 def test_an_upload_that_is_cut_is_sent_again_a_little_later(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process,
+    dispatch: Dispatcher,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
 ) -> None:
     cut = CvatUnreachable("cut after 5 of 10 bytes")
     mark_touched(cut)
@@ -224,7 +232,7 @@ def test_an_upload_that_is_cut_is_sent_again_a_little_later(
 
 @pytest.mark.usefixtures("warm")
 def test_an_answer_that_was_lost_is_settled_by_looking(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat
+    engine: Process, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat
 ) -> None:
     cvat.failures["upload"] = [CvatAmbiguous("reset")]
     cvat.before = lambda operation: (
@@ -238,7 +246,11 @@ def test_an_answer_that_was_lost_is_settled_by_looking(
 
 @pytest.mark.usefixtures("warm")
 def test_where_no_upload_works_no_request_fails(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process,
+    dispatch: Dispatcher,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
 ) -> None:
     """CVAT's disk is full, say: it answers all questions, and takes no data."""
     cvat.failures["upload"] = [CvatBusy("HTTP 500", http_status=500) for _ in range(999)]
@@ -267,7 +279,11 @@ def test_where_no_upload_works_no_request_fails(
 
 @pytest.mark.usefixtures("warm")
 def test_an_import_that_cvat_lost_is_sent_again(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process,
+    dispatch: Dispatcher,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
 ) -> None:
     request = accepted(engine, dispatch, template)
     dispatch.drain(PATIENCE)
@@ -283,7 +299,11 @@ def test_an_import_that_cvat_lost_is_sent_again(
 
 @pytest.mark.usefixtures("warm")
 def test_an_import_is_not_late_while_nobody_can_tell(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process,
+    dispatch: Dispatcher,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
 ) -> None:
     requests = []
     for _ in range(3):
@@ -305,7 +325,7 @@ def test_an_import_is_not_late_while_nobody_can_tell(
 
 @pytest.mark.usefixtures("warm")
 def test_data_that_cannot_be_read_now_costs_no_task(
-    engine: Engine,
+    engine: Process,
     dispatch: Dispatcher,
     template: Template,
     clock: ManualClock,
@@ -326,7 +346,11 @@ def test_data_that_cannot_be_read_now_costs_no_task(
 
 @pytest.mark.usefixtures("warm")
 def test_data_that_is_gone_is_an_end(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process,
+    dispatch: Dispatcher,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
 ) -> None:
     go_down(cvat)
     request = accepted(engine, dispatch, template)

@@ -33,7 +33,7 @@ from pool.maintenance.deletion import Deletion
 from pool.maintenance.lease_expiry import LeaseExpiry
 from pool.maintenance.reconcile import Reconcile
 from pool.model import RequestState
-from pool.process import Engine
+from pool.process import Process
 from pool.requests.breaker import SERVER, TRANSIENT_CAP
 from pool.requests.dispatcher import Dispatcher
 
@@ -49,7 +49,11 @@ def strict(template: Template, on_empty: Any) -> Template:
 
 @pytest.mark.usefixtures("warm")
 def test_a_server_that_is_down_costs_no_task_and_no_request(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process,
+    dispatch: Dispatcher,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
 ) -> None:
     go_down(cvat)
     request = accepted(engine, dispatch, template)
@@ -70,7 +74,7 @@ def test_a_server_that_is_down_costs_no_task_and_no_request(
 
 @pytest.mark.usefixtures("warm")
 def test_what_comes_while_the_server_is_held_takes_no_task(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat
+    engine: Process, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat
 ) -> None:
     go_down(cvat)
     accepted(engine, dispatch, template)
@@ -85,7 +89,11 @@ def test_what_comes_while_the_server_is_held_takes_no_task(
 
 @pytest.mark.usefixtures("warm")
 def test_the_server_is_asked_before_any_request_is_tried(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process,
+    dispatch: Dispatcher,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
 ) -> None:
     go_down(cvat)
     requests = [accepted(engine, dispatch, template) for _ in range(3)]
@@ -106,7 +114,7 @@ def test_the_server_is_asked_before_any_request_is_tried(
 
 @pytest.mark.usefixtures("warm")
 def test_nobody_overtakes_those_who_wait(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat
+    engine: Process, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat
 ) -> None:
     engine.breaker.hold(SERVER, CvatUnreachable("down"))
     waiting = [accepted(engine, dispatch, template) for _ in range(2)]
@@ -121,7 +129,7 @@ def test_nobody_overtakes_those_who_wait(
 @pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("status", [500, 503])
 def test_an_upload_into_the_void_costs_one_task_and_no_more(
-    engine: Engine,
+    engine: Process,
     dispatch: Dispatcher,
     template: Template,
     cvat: ScriptedCvat,
@@ -142,7 +150,11 @@ def test_an_upload_into_the_void_costs_one_task_and_no_more(
 
 @pytest.mark.usefixtures("warm")
 def test_a_maintenance_page_fails_nothing(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process,
+    dispatch: Dispatcher,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
 ) -> None:
     go_down(cvat, CvatError("does not look like a CVAT server"))
     requests = [accepted(engine, dispatch, template) for _ in range(2)]
@@ -158,7 +170,7 @@ def test_a_maintenance_page_fails_nothing(
 @pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize(("asked", "granted"), [(30.0, 30.0), (86400.0, TRANSIENT_CAP)])
 def test_retry_after_is_honoured_up_to_the_longest_back_off(
-    engine: Engine,
+    engine: Process,
     dispatch: Dispatcher,
     template: Template,
     cvat: ScriptedCvat,
@@ -178,7 +190,7 @@ def test_retry_after_is_honoured_up_to_the_longest_back_off(
 
 @pytest.mark.usefixtures("warm")
 def test_a_hold_that_nobody_waits_for_ends_by_itself(
-    engine: Engine, dispatch: Dispatcher, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, dispatch: Dispatcher, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     engine.breaker.hold(SERVER, CvatUnreachable("a caller met this"))
     go_down(cvat)
@@ -193,7 +205,7 @@ def test_a_hold_that_nobody_waits_for_ends_by_itself(
 
 
 def test_a_pool_that_is_empty_because_cvat_is_away_is_no_reason_to_fail(
-    engine: Engine, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     patient = strict(template, "wait")
     engine.templates.replace({patient.name: patient})
@@ -216,7 +228,11 @@ def test_a_pool_that_is_empty_because_cvat_is_away_is_no_reason_to_fail(
 
 @pytest.mark.usefixtures("warm")
 def test_the_refill_leaves_asking_to_the_dispatcher(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process,
+    dispatch: Dispatcher,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
 ) -> None:
     go_down(cvat)
     accepted(engine, dispatch, template)
@@ -232,7 +248,7 @@ def test_the_refill_leaves_asking_to_the_dispatcher(
     assert fill(refill) == 1
 
 
-def leave_work_for_everybody(engine: Engine, dispatch: Dispatcher, cvat: ScriptedCvat) -> str:
+def leave_work_for_everybody(engine: Process, dispatch: Dispatcher, cvat: ScriptedCvat) -> str:
     """One of each: a task to name, one to delete, one that a lease has had for too long, and an
     import, whose request is the answer."""
     template = engine.templates["scenes"]
@@ -250,7 +266,11 @@ def leave_work_for_everybody(engine: Engine, dispatch: Dispatcher, cvat: Scripte
 
 
 def test_cvat_down_for_an_hour(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process,
+    dispatch: Dispatcher,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
 ) -> None:
     """Requests come in all the while; nothing is lost or hammered, and all is well afterwards."""
     refill = refill_of(engine)

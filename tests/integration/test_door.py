@@ -66,7 +66,7 @@ pool = { min_size = 0, on_empty = "fail" }
     )
     with serving(path, simulator) as daemon:
         for name in ("sorted", "parts"):
-            daemon.engine.store.pause(name, now=daemon.engine.clock.now())
+            daemon.process.store.pause(name, now=daemon.process.clock.now())
         yield daemon
 
 
@@ -84,12 +84,12 @@ def full(daemon: Daemon, caller: Any) -> Any:
 
 def done_by(daemon: Daemon) -> tuple[object, ...]:
     """What calls have left behind: rows, hand-outs, data."""
-    store = daemon.engine.store
+    store = daemon.process.store
     handed_out = [
         sum(each.total for each in store.demand(template, since=0.0))
-        for template in daemon.engine.templates
+        for template in daemon.process.templates
     ]
-    return [each.id for each in store.requests().requests], handed_out, daemon.engine.spool.used
+    return [each.id for each in store.requests().requests], handed_out, daemon.process.spool.used
 
 
 # --- Data -----------------------------------------------------------------------------------------

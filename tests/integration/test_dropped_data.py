@@ -9,12 +9,12 @@ from support.services import fill, open_lease, refill_of
 from pool.config.settings import Template
 from pool.config.source import build_upload
 from pool.model import RequestState
-from pool.process import Engine
+from pool.process import Process
 from pool.store import NewRequest
 
 
 def test_data_that_went_into_a_lease_that_was_followed(
-    engine: Engine, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     """Its end is found by who follows the lease, and knows of no request."""
     fill(refill_of(engine))

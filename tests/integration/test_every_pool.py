@@ -154,7 +154,7 @@ def test_progress_comes_to_all_bytes(full: Any, image: bytes) -> None:
 def test_name_and_assignee_and_params(
     full: Any, daemon: Daemon, simulator: SimulatorServer, image: bytes
 ) -> None:
-    user = daemon.engine.cvat().whoami()
+    user = daemon.process.cvat().whoami()
     request = full.submit(
         "scenes",
         [("b.jpg", image), ("a.jpg", image)],

@@ -18,7 +18,7 @@ from support.spooled import READY, accepted, come_back, go_down, import_all, ser
 from pool import TaskPool, TemplateStatus
 from pool.config.settings import PoolSettings, Template
 from pool.observability.observation import Observation
-from pool.process import Engine
+from pool.process import Process
 from pool.requests.dispatcher import Dispatcher
 from pool.simulator import SimulatorServer
 from pool.store import open_store
@@ -41,7 +41,7 @@ def slow(cvat: ScriptedCvat, clock: ManualClock) -> None:
     cvat.before = lambda operation: clock.advance(LEAD_TIME) if operation == "create_task" else None
 
 
-def status_of(engine: Engine) -> TemplateStatus:
+def status_of(engine: Process) -> TemplateStatus:
     (row,) = TaskPool.over(engine).status().templates
     return row
 
@@ -56,7 +56,7 @@ def measured(observation: Observation) -> dict[str, float]:
     }
 
 
-def ask(engine: Engine, template: Template, times: int = 1) -> None:
+def ask(engine: Process, template: Template, times: int = 1) -> None:
     for _ in range(times):
         open_lease(engine, template)
 
@@ -66,7 +66,7 @@ def ask(engine: Engine, template: Template, times: int = 1) -> None:
 
 @pytest.mark.usefixtures("slow")
 def test_the_target_is_sized_by_the_lead_time_that_was_measured(
-    engine: Engine, template: Template, cvat: ScriptedCvat, clock: ManualClock, store_url: str
+    engine: Process, template: Template, cvat: ScriptedCvat, clock: ManualClock, store_url: str
 ) -> None:
     refill = refill_of(engine)
     assert one_round(refill, cvat) == 1
@@ -82,7 +82,7 @@ def test_the_target_is_sized_by_the_lead_time_that_was_measured(
     # Another process, and one after a restart, know it too.
     elsewhere = open_store(store_url)
     try:
-        other = Engine(engine.settings, store=elsewhere, cvat=cast(Any, cvat), clock=clock)
+        other = Process(engine.settings, store=elsewhere, cvat=cast(Any, cvat), clock=clock)
         assert status_of(other) == shown
         fill(refill_of(other))
     finally:
@@ -91,7 +91,7 @@ def test_the_target_is_sized_by_the_lead_time_that_was_measured(
 
 
 def test_the_lead_time_follows_what_creates_take(
-    engine: Engine, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     refill = refill_of(engine)
     for seconds, learned in ((10.0, 10.0), (20.0, 12.0), (2.0, 10.0)):
@@ -110,7 +110,7 @@ def test_the_lead_time_follows_what_creates_take(
 
 
 def test_the_rate_is_that_of_the_last_minute(
-    engine: Engine, template: Template, clock: ManualClock
+    engine: Process, template: Template, clock: ManualClock
 ) -> None:
     ask(engine, template, 120)
     clock.advance(1.0)
@@ -128,7 +128,11 @@ def test_the_rate_is_that_of_the_last_minute(
 
 @pytest.mark.usefixtures("warm")
 def test_the_time_that_cvat_was_away_is_not_the_pools(
-    engine: Engine, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process,
+    dispatch: Dispatcher,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
 ) -> None:
     observation = Observation(engine)
     go_down(cvat)
@@ -166,11 +170,11 @@ def test_what_waits_is_counted_once_and_is_a_reason_to_create(dry: Serving, imag
     assert {each.json["state"] for each in queued} == {"queued"}
     with ThreadPoolExecutor(2) as threads:
         callers = [threads.submit(api.lease, "dry") for _ in range(2)]
-        while dry.engine.store.waiting("dry") < 2:
+        while dry.process.store.waiting("dry") < 2:
             threading.Event().wait(0.005)
         (row,) = api.get("/v1/templates").json["templates"]
         assert (row["waiting"], row["queued"], row["target"]) == (2, 7, 0)
-        shown = measured(Observation(dry.engine))
+        shown = measured(Observation(dry.process))
         assert shown["cvat_pool_leases_waiting"] == 2
         assert shown["cvat_pool_requests_queued"] == 7
         dry.fill()

@@ -31,7 +31,7 @@ from pool.maintenance.finalize import (
     MOST_TRIES,
 )
 from pool.model import Handout, Hold, Job, new_id
-from pool.process import Engine
+from pool.process import Process
 from pool.requests.breaker import SERVER
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings, UserSettings
 from pool.store import FINAL_GRACE, NewRequest, Store, open_store
@@ -85,7 +85,7 @@ class World:
 
     def ready(self, *, name: str = "night ride", assignee: int | None = 7, jobs: int = 1) -> str:
         """A request whose jobs exist, and whose process died before it could do the rest."""
-        template, engine = self.settings.templates["scenes"], self.engine
+        template, engine = self.settings.templates["scenes"], self.process
         if not self.store.warm_of(template.name, template.fingerprint):
             fill(refill_of(engine))
         wish = NewRequest(id=new_id(), name=name, assignee=assignee, files=("a.jpg",), size=1)
@@ -102,13 +102,13 @@ class World:
         return opened.request.id
 
     @property
-    def engine(self) -> Engine:
-        return self.pool.engine
+    def process(self) -> Process:
+        return self.pool.process
 
     def round(self, after: float = FINAL_GRACE) -> None:
         """What the daemon does now and then, some seconds later."""
         self.clock.advance(after)
-        self.engine.finalize.run_once()
+        self.process.finalize.run_once()
 
     def task(self, request_id: str) -> int:
         return self.pool.request(request_id).task_id or 0
@@ -303,7 +303,7 @@ def test_an_administrator_is_not_asked_twice_for_a_user_whom_cvat_does_not_know(
 ) -> None:
     cvat.unknown_users = {7}
     request = world.ready(jobs=40)
-    world.engine.settle(10.0)
+    world.process.settle(10.0)
     assert world.codes(request) == ["unknown-assignee"], "before its jobs are to be assigned"
     for number in range(40):
         world.refuse(request, "assign_job", BROKEN, job=number)

@@ -46,7 +46,7 @@ def daemon(
     path = write_config(tmp_path, simulator)
     path.write_text(path.read_text() + PATIENT)
     with serving(path, simulator) as daemon:
-        daemon.engine.store.pause("patient", now=daemon.engine.clock.now())
+        daemon.process.store.pause("patient", now=daemon.process.clock.now())
         yield daemon
 
 
@@ -65,7 +65,7 @@ def until(condition: Callable[[], object]) -> None:
 
 def test_terms_of_maintenance(daemon: Daemon) -> None:
     """Another daemon maintains the store for a while, and this one again."""
-    store, clock = daemon.engine.store, daemon.engine.clock
+    store, clock = daemon.process.store, daemon.process.clock
 
     def lost() -> bool:
         now = clock.now()
@@ -95,7 +95,7 @@ def test_streams_that_cannot_begin(
     daemon: Daemon, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The place in the events cannot be read, once the feed has been asked to watch."""
-    feed, store = daemon.engine.feed, daemon.engine.store
+    feed, store = daemon.process.feed, daemon.process.store
     on, last_event_id = feed.on, store.last_event_id
     broken = threading.Event()
 
@@ -127,11 +127,11 @@ def test_templates_that_come_and_go(daemon: Daemon, api: Api) -> None:
     def reload() -> None:
         name = f"template-{next(numbers)}"
         path.write_text(f"{text}\n[templates.{name}]\nlabels = []\npool = {{ min_size = 1 }}\n")
-        until(lambda: name in daemon.engine.templates)
+        until(lambda: name in daemon.process.templates)
         lease = api.lease(name, timeout=20)
         assert lease.status == 201
         path.write_text(text)
-        until(lambda: name not in daemon.engine.templates)
+        until(lambda: name not in daemon.process.templates)
 
     assert grown(daemon, reload) == {}
 

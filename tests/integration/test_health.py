@@ -12,7 +12,7 @@ from pool.maintenance.scheduler import ServiceRecord
 from pool.model import Hold
 from pool.observability import health as module
 from pool.observability.health import Health, HealthReport, ServerContact
-from pool.process import Engine
+from pool.process import Process
 from pool.requests.breaker import SERVER
 from pool.store import Store
 
@@ -41,7 +41,7 @@ def scheduler() -> Services:
 
 @pytest.fixture
 def health(
-    engine: Engine, contact: ServerContact, scheduler: Services, clock: ManualClock
+    engine: Process, contact: ServerContact, scheduler: Services, clock: ManualClock
 ) -> Health:
     """The health of a daemon that has just taken over."""
     engine.store.acquire_maintenance("me", until=clock.now() + 1e6, now=clock.now())
@@ -130,7 +130,7 @@ def test_a_server_that_was_not_heard_from_for_long(health: Health, clock: Manual
 
 
 def test_a_server_that_nothing_was_asked_of_yet(
-    engine: Engine, scheduler: Services, clock: ManualClock
+    engine: Process, scheduler: Services, clock: ManualClock
 ) -> None:
     health = Health(
         engine.store,
@@ -158,7 +158,7 @@ def test_a_service_that_has_not_run_for_long(
 
 
 def test_a_scheduler_that_has_ended_or_not_begun(
-    engine: Engine, contact: ServerContact, health: Health, clock: ManualClock, scheduler: Services
+    engine: Process, contact: ServerContact, health: Health, clock: ManualClock, scheduler: Services
 ) -> None:
     scheduler.running = False
     assert not look(health, clock).checks.scheduler.ok

@@ -12,7 +12,7 @@ from pool.config.settings import Settings
 from pool.model import Status
 from pool.observability.history import EVERY, KEPT_FOR, History
 from pool.observability.status import read_status
-from pool.process import Engine
+from pool.process import Process
 from pool.store import Store
 
 
@@ -27,7 +27,7 @@ class Configured:
 
 
 @pytest.fixture
-def status(engine: Engine, settings: Settings, clock: ManualClock) -> Configured:
+def status(engine: Process, settings: Settings, clock: ManualClock) -> Configured:
     return Configured(engine.store, settings, clock)
 
 

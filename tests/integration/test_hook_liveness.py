@@ -12,7 +12,7 @@ from support.scripted import ScriptedCvat
 from pool.config.settings import Settings, Template
 from pool.model import WebhookState
 from pool.observability.status import read_status
-from pool.process import Engine
+from pool.process import Process
 from pool.tracking.webhook_health import JUDGED_FOR
 from pool.tracking.webhook_receiver import TOO_LATE, WebhookReceiver
 
@@ -28,11 +28,11 @@ def template(template: Template) -> Template:
 # --- Polling as the safety net ------------------------------------------------------------------
 
 
-def hook_state(engine: Engine, settings: Settings) -> WebhookState:
+def hook_state(engine: Process, settings: Settings) -> WebhookState:
     return read_status(engine.store, settings, now=engine.clock.now()).templates[0].hooks
 
 
-def learn(engine: Engine, deliveries: WebhookReceiver, imports: Imports, count: int = 5) -> None:
+def learn(engine: Process, deliveries: WebhookReceiver, imports: Imports, count: int = 5) -> None:
     """Let imports be announced in their usual time."""
     for _ in range(count):
         task_id = imports.begin()
@@ -41,7 +41,7 @@ def learn(engine: Engine, deliveries: WebhookReceiver, imports: Imports, count: 
 
 
 @pytest.fixture
-def alive(hearing: None, engine: Engine, deliveries: WebhookReceiver, imports: Imports) -> None:
+def alive(hearing: None, engine: Process, deliveries: WebhookReceiver, imports: Imports) -> None:
     deliveries.handle(PING)
     engine.clock.sleep(JUDGED_FOR)
     learn(engine, deliveries, imports)
@@ -49,7 +49,7 @@ def alive(hearing: None, engine: Engine, deliveries: WebhookReceiver, imports: I
 
 @pytest.mark.usefixtures("alive")
 def test_polling_waits_while_webhooks_are_alive(
-    engine: Engine, imports: Imports, settings: Settings, cvat: ScriptedCvat
+    engine: Process, imports: Imports, settings: Settings, cvat: ScriptedCvat
 ) -> None:
     imports.begin()
     due = engine.tracker.seconds_until_due()
@@ -60,7 +60,7 @@ def test_polling_waits_while_webhooks_are_alive(
 
 @pytest.mark.usefixtures("alive")
 def test_a_lost_delivery_is_made_up_for(
-    engine: Engine, imports: Imports, settings: Settings, cvat: ScriptedCvat
+    engine: Process, imports: Imports, settings: Settings, cvat: ScriptedCvat
 ) -> None:
     task_id = imports.begin()
     cvat.make_ready(task_id)
@@ -70,7 +70,7 @@ def test_a_lost_delivery_is_made_up_for(
     assert hook_state(engine, settings) is WebhookState.ALIVE, "one may get lost"
 
 
-def lose(engine: Engine, imports: Imports, cvat: ScriptedCvat) -> int:
+def lose(engine: Process, imports: Imports, cvat: ScriptedCvat) -> int:
     task_id = imports.begin()
     cvat.make_ready(task_id)
     engine.clock.sleep(engine.tracker.seconds_until_due() or 0.0)
@@ -80,7 +80,7 @@ def lose(engine: Engine, imports: Imports, cvat: ScriptedCvat) -> int:
 
 @pytest.mark.usefixtures("alive")
 def test_polling_takes_over_when_deliveries_stop_and_gives_way_again(
-    engine: Engine,
+    engine: Process,
     deliveries: WebhookReceiver,
     imports: Imports,
     settings: Settings,
@@ -104,7 +104,7 @@ def test_polling_takes_over_when_deliveries_stop_and_gives_way_again(
 
 @pytest.mark.usefixtures("alive")
 def test_deliveries_that_are_late_are_not_relied_on(
-    engine: Engine,
+    engine: Process,
     deliveries: WebhookReceiver,
     imports: Imports,
     settings: Settings,
@@ -119,7 +119,7 @@ def test_deliveries_that_are_late_are_not_relied_on(
 
 @pytest.mark.usefixtures("alive")
 def test_without_a_daemon_nobody_hears(
-    engine: Engine, imports: Imports, settings: Settings
+    engine: Process, imports: Imports, settings: Settings
 ) -> None:
     engine.store.release_maintenance("a daemon")
     assert hook_state(engine, settings) is WebhookState.SILENT
@@ -130,7 +130,7 @@ def test_without_a_daemon_nobody_hears(
 
 @pytest.mark.usefixtures("hearing")
 def test_before_the_first_delivery_polling_does_the_work(
-    engine: Engine, deliveries: WebhookReceiver, imports: Imports, settings: Settings
+    engine: Process, deliveries: WebhookReceiver, imports: Imports, settings: Settings
 ) -> None:
     assert hook_state(engine, settings) is WebhookState.SILENT
     imports.begin()
@@ -139,7 +139,7 @@ def test_before_the_first_delivery_polling_does_the_work(
 
 @pytest.mark.usefixtures("alive")
 def test_the_end_of_an_import_in_another_process_is_noticed_without_a_call(
-    engine: Engine, imports: Imports, cvat: ScriptedCvat
+    engine: Process, imports: Imports, cvat: ScriptedCvat
 ) -> None:
     task_id = imports.begin()
     engine.tracker.look()

@@ -104,7 +104,7 @@ def test_another_name_for_it_is_refused(refusing: Serving, host: str, path: str)
 def test_pages_of_other_sites_are_refused(refusing: Serving, headers: dict[str, str]) -> None:
     answer = refusing.api.post("/v1/templates/scenes/pause", headers=headers)
     assert (answer.status, answer.code) == (403, "forbidden")
-    assert refusing.engine.store.paused() == {}
+    assert refusing.process.store.paused() == {}
 
 
 def test_the_page_itself_is_not(refusing: Serving) -> None:

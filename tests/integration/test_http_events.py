@@ -59,7 +59,7 @@ class Serving:
         )
         self.lives.append(live)
         engine = SimpleNamespace(templates={TEMPLATE, "others"})
-        app.state.parts = SimpleNamespace(live=live, pool=SimpleNamespace(engine=engine))
+        app.state.parts = SimpleNamespace(live=live, pool=SimpleNamespace(process=engine))
         app.include_router(module.router)
         return app
 

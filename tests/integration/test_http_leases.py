@@ -19,7 +19,7 @@ from pool.simulator.faults import Error, Latency
 
 
 def states(served: Serving) -> list[LeaseState]:
-    return [lease.state for lease in served.engine.store.leases()]
+    return [lease.state for lease in served.process.store.leases()]
 
 
 def until(served: Serving, state: LeaseState) -> None:
@@ -41,7 +41,7 @@ def test_a_warm_task_at_once(served: Serving, api: Api) -> None:
     assert answer.headers["location"] == f"/v1/leases/{lease['id']}"
     assert (lease["template"], lease["state"], lease["outcome"]) == ("scenes", "active", "hit")
     assert lease["url"] == served.pool.task_url(lease["task_id"])
-    assert lease["name"].startswith(f"[cvat-pool {served.engine.store.pool_id}] scenes: empty")
+    assert lease["name"].startswith(f"[cvat-pool {served.process.store.pool_id}] scenes: empty")
     assert (lease["jobs"], lease["error"]) == (None, None)
     assert api.get(answer.headers["location"]).json == lease
     assert served.pool.lease(lease["id"]).task_id == lease["task_id"]
@@ -84,7 +84,7 @@ def test_who_waits_gets_what_another_process_gives_back(served: Serving, api: Ap
     with ThreadPoolExecutor(1) as threads:
         lease = threads.submit(api.lease, "patient")
         until(served, LeaseState.WAITING)
-        assert served.engine.store.give_back(taken, now=served.engine.clock.now())
+        assert served.process.store.give_back(taken, now=served.process.clock.now())
         assert lease.result().json["outcome"] == "wait"
 
 
@@ -96,7 +96,7 @@ def test_who_came_first_is_served_first(served: Serving, api: Api) -> None:
             seen = len(leases)
             while len(states(served)) < seen:
                 threading.Event().wait(0.005)
-        order = [lease.id for lease in reversed(served.engine.store.leases())]
+        order = [lease.id for lease in reversed(served.process.store.leases())]
         for position in range(3):
             served.fill()
             assert leases[position].result().json["id"] == order[position]
@@ -112,7 +112,7 @@ def test_a_caller_that_has_gone_waits_no_more(served: Serving) -> None:
         until(served, LeaseState.WAITING)
     until(served, LeaseState.ABANDONED)
     served.fill()
-    warm = served.engine.store.warm_of("patient", served.engine.templates["patient"].fingerprint)
+    warm = served.process.store.warm_of("patient", served.process.templates["patient"].fingerprint)
     assert warm == 1
 
 
@@ -292,7 +292,7 @@ def test_no_jobs_in_time(served: Serving, api: Api) -> None:
     lease = api.lease().json
     answer = api.get(f"/v1/leases/{lease['id']}", headers=waiting(0))
     assert (answer.json["state"], answer.json["jobs"]) == ("active", None)
-    assert served.engine.store.tasks(states=[TaskState.LEASED])
+    assert served.process.store.tasks(states=[TaskState.LEASED])
 
 
 def test_the_import_of_a_request_keeps_its_pace(
@@ -308,7 +308,7 @@ def test_the_import_of_a_request_keeps_its_pace(
     finally:
         slow.remove()
     assert seen.json["jobs"]
-    request = served.engine.store.request(accepted.json["id"])
+    request = served.process.store.request(accepted.json["id"])
     assert request is not None
     assert request.finished_at is not None
     assert request.uploaded_at is not None

@@ -51,10 +51,10 @@ def test_too_many_requests_wait(small: Serving) -> None:
 def test_too_many_wait_for_a_task(small: Serving) -> None:
     with ThreadPoolExecutor(2) as threads:
         waits = [threads.submit(small.api.lease, "patient") for _ in range(2)]
-        wait_until(small.engine.store, lambda: small.engine.store.waiting("patient") == 2)
+        wait_until(small.process.store, lambda: small.process.store.waiting("patient") == 2)
         answer = small.api.lease("patient")
         assert (answer.status, answer.code) == (429, "queue-full")
-        assert small.engine.store.waiting("patient") == 2
+        assert small.process.store.waiting("patient") == 2
         small.shutdown.begin()
         assert [wait.result().code for wait in waits] == ["stopping", "stopping"]
 
@@ -83,7 +83,7 @@ def test_uploads_wait_for_their_turn(
     """One that does not come to its end holds the only place."""
     monkeypatch.setattr(limits, "ADMITTED_WITHIN", 0.2)
     uploads = UploadLimiter(1, most_waiting=0)
-    monkeypatch.setattr(small.accepting, "_uploads", uploads)
+    monkeypatch.setattr(small.uploads, "_uploads", uploads)
     port = int(small.server.url.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port)) as line:
         line.settimeout(PATIENCE)

@@ -12,7 +12,7 @@ from support.happening import serve
 def test_the_last_hour(served: Serving) -> None:
     now = time.time()
     served.observation.history.run_once()
-    serve(served.engine.store, "r1", now=now, took=2.0, server=0.5)
+    serve(served.process.store, "r1", now=now, took=2.0, server=0.5)
     hour = served.api.get("/v1/history").json
     assert hour["templates"]["scenes"]["warm"] == [0]
     assert hour["at"] == [pytest.approx(now, abs=60)]

@@ -260,7 +260,7 @@ def test_many_calls_with_one_key_make_one_request(served: Serving, api: Api, ima
         ]
         ids = {call.result().json["id"] for call in calls}
     assert len(ids) == 1
-    assert len(served.engine.store.requests().requests) == 1
+    assert len(served.process.store.requests().requests) == 1
     assert served.spooled() == []
 
 
@@ -387,7 +387,7 @@ def test_a_list_page_by_page(served: Serving, api: Api, image: bytes) -> None:
     assert second["next_cursor"] is None
     assert [each["id"] for each in api.get("/v1/requests?state=queued").json["items"]] == [queued]
     assert len(api.get("/v1/requests?template=scenes").json["items"]) == 3
-    assert served.engine.store.request(queued).state is RequestState.QUEUED  # type: ignore[union-attr]
+    assert served.process.store.request(queued).state is RequestState.QUEUED  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_pause_and_resume(served: Serving, api: Api) -> None:
     assert (paused.status, paused.json["name"]) == (200, "scenes")
     since = datetime.fromisoformat(paused.json["paused_since"])
     assert before <= since <= datetime.now(UTC)
-    assert set(served.engine.store.paused()) == {"scenes"}
+    assert set(served.process.store.paused()) == {"scenes"}
     resumed = api.post("/v1/templates/scenes/resume")
     assert resumed.json["paused_since"] is None
 
@@ -67,7 +67,7 @@ def test_prewarm(served: Serving, api: Api) -> None:
 def test_a_prewarm_that_cannot_be(refusing: Serving, document: object) -> None:
     answer = refusing.api.post("/v1/templates/scenes/prewarm", document)
     assert (answer.status, answer.code) == (422, "input")
-    assert refusing.engine.store.prewarms() == {}
+    assert refusing.process.store.prewarms() == {}
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume", "drain", "prewarm"])

@@ -30,8 +30,8 @@ def until(condition: Callable[[], object]) -> None:
 
 def importing(served: Serving, number: int) -> str:
     """The id of a request whose import another process watches."""
-    store, now = served.engine.store, served.engine.clock.now()
-    fingerprint = served.engine.templates["scenes"].fingerprint
+    store, now = served.process.store, served.process.clock.now()
+    fingerprint = served.process.templates["scenes"].fingerprint
     task = store.begin_create(
         f"task{number}", "scenes", fingerprint, limit=None, owner="other", now=now
     )
@@ -63,7 +63,7 @@ def test_ends_that_this_process_finds(served: Serving, api: Api) -> None:
             threads.submit(api.get, f"/v1/requests/{each}", headers=waiting(20)) for each in ids
         ]
         for number in (3, 1, 2):
-            assert served.engine.tracker.deliver(number, JOBS)
+            assert served.process.tracker.deliver(number, JOBS)
             assert polls[number - 1].result().json["state"] == "ready"
 
 
@@ -75,7 +75,7 @@ def test_ends_that_another_process_finds(served: Serving, api: Api, store_url: s
             threads.submit(api.get, f"/v1/requests/{each}", headers=waiting(20))
             for each in (ready, failed)
         ]
-        now = served.engine.clock.now()
+        now = served.process.clock.now()
         assert elsewhere.complete_import("task1", JOBS, now=now)
         assert elsewhere.fail_import("task2", code="task-gone", message="deleted", now=now)
         assert polls[0].result().json["jobs"][0]["id"] == 7
@@ -101,7 +101,7 @@ def test_many_wait_without_a_thread_for_each(served: Serving) -> None:
     # Each group of the workers may have grown to its own bound, and not beyond.
     assert threading.active_count() - before <= 20
     for number in range(1, 41):
-        served.engine.tracker.deliver(number, JOBS)
+        served.process.tracker.deliver(number, JOBS)
     for line, connection in lines:
         assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
         line.__exit__(None, None, None)
@@ -148,8 +148,8 @@ def test_a_stop_answers_those_who_wait(served: Serving, api: Api, image: bytes) 
         )
         served.fill()
         wait_until(
-            served.engine.store,
-            lambda: served.engine.store.requests().requests[0].id != request,
+            served.process.store,
+            lambda: served.process.store.requests().requests[0].id != request,
         )
         threading.Event().wait(0.1)
         served.shutdown.begin()
@@ -157,7 +157,7 @@ def test_a_stop_answers_those_who_wait(served: Serving, api: Api, image: bytes) 
         assert [poll.result().status for poll in polls] == [200, 200]
         assert sent.result().status in (201, 202)
     # Nothing that was accepted is lost.
-    kept = served.engine.store.request(sent.result().json["id"])
+    kept = served.process.store.request(sent.result().json["id"])
     assert kept is not None
     assert kept.state is not RequestState.FAILED
 
@@ -165,7 +165,7 @@ def test_a_stop_answers_those_who_wait(served: Serving, api: Api, image: bytes) 
 def test_a_stop_ends_the_wait_for_a_task(served: Serving, api: Api) -> None:
     with ThreadPoolExecutor(1) as threads:
         lease = threads.submit(api.lease, "patient", key="monday")
-        wait_until(served.engine.store, lambda: served.engine.store.leases([LeaseState.WAITING]))
+        wait_until(served.process.store, lambda: served.process.store.leases([LeaseState.WAITING]))
         served.shutdown.begin()
         answer = lease.result()
     assert (answer.status, answer.code) == (503, "stopping")
@@ -197,7 +197,7 @@ def test_a_stop_waits_for_what_is_being_sent(served: Serving, image: bytes) -> N
         line.sendall(body[100:])
         assert line.recv(100).startswith(b"HTTP/1.1 202 Accepted")
         stopped.result()
-    (request,) = served.engine.store.requests().requests
+    (request,) = served.process.store.requests().requests
     assert request.size == len(image)
 
 

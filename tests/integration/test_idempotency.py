@@ -63,7 +63,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def make_warm(pool: TaskPool) -> None:
-    refill = refill_of(pool.engine)
+    refill = refill_of(pool.process)
     fill(refill)
     refill.stop()
 
@@ -161,7 +161,7 @@ def test_a_call_waits_in_place_of_one_that_was_killed(
         kill(first)
         wait_until(
             pool.store,
-            lambda: pool.store.leases([LeaseState.WAITING])[0].owner == pool.engine.owner,
+            lambda: pool.store.leases([LeaseState.WAITING])[0].owner == pool.process.owner,
         )
         make_warm(pool)
         lease = second.result(PATIENCE)
@@ -212,5 +212,5 @@ def test_a_submit_that_was_answered_is_answered_again_after_a_kill(
     (sent,) = pool.store.requests().requests
     again = pool.submit("scenes", [image_path], idempotency_key="k")
     assert again.id == sent.id
-    wait_until(pool.store, pool.engine.recovery.adopt)
+    wait_until(pool.store, pool.process.recovery.adopt)
     assert len(again.jobs(timeout=PATIENCE)) == 1

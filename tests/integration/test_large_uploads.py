@@ -31,7 +31,7 @@ class Watched:
         self.pool = pool
         self.tasks: list[int] = []
         self.steps: list[tuple[int, int]] = []
-        client = pool.engine.cvat()
+        client = pool.process.cvat()
         upload = client.upload
 
         def watched(task_id: int, *arguments: Any, **options: Any) -> str:
@@ -47,7 +47,7 @@ class Watched:
 
     def limit(self, size: int, *, at_once: int = 4) -> None:
         """How large a request may be, and how many there are at the same time."""
-        templates = self.pool.engine.templates
+        templates = self.pool.process.templates
         template = templates["scenes"]
         importing = replace(
             template.importing, single_request_limit=size, upload_concurrency=at_once

@@ -18,7 +18,7 @@ from pool.maintenance.scheduler import ServiceRecord
 from pool.model import Hold, Status
 from pool.observability.metrics import Metrics, Sources
 from pool.observability.observation import Observation
-from pool.process import Engine
+from pool.process import Process
 from pool.requests.breaker import SERVER
 from pool.store import Store
 from pool.tracking.tracker import Finished
@@ -43,7 +43,7 @@ class Scrape:
 
 
 @pytest.fixture
-def observation(engine: Engine) -> Observation:
+def observation(engine: Process) -> Observation:
     return Observation(engine)
 
 
@@ -124,7 +124,7 @@ def test_answers_over_http(metrics: Metrics) -> None:
 
 
 def test_levels_hand_outs_and_troubles(
-    metrics: Metrics, store: Store, clock: ManualClock, engine: Engine
+    metrics: Metrics, store: Store, clock: ManualClock, engine: Process
 ) -> None:
     make_warm(store, 1, 2)
     serve(store, "r1", task_id=3)
@@ -244,7 +244,7 @@ def test_names_and_units_are_as_prometheus_wants_them(
 
 
 def test_a_scrape_reads_as_much_however_many_rows_are_finished(
-    metrics: Metrics, store: Store, engine: Engine
+    metrics: Metrics, store: Store, engine: Process
 ) -> None:
     def queries() -> int:
         asked: list[str] = []

@@ -34,7 +34,7 @@ class Seen:
     def wait_until_delivered(self, count: int) -> list[Any]:
         assert self.daemon.maintenance is not None
         sinks = self.daemon.maintenance.sinks
-        wait_until(self.daemon.engine.store, lambda: sinks.states()[0].delivered >= count)
+        wait_until(self.daemon.process.store, lambda: sinks.states()[0].delivered >= count)
         return [each.json for each in self.delivered]
 
 

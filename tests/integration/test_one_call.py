@@ -102,7 +102,7 @@ def skip_until_tried(
     before = server.stats.calls["tasks:create"]
     clock.skip(61.0)
     wait_until(
-        daemon.engine.store,
+        daemon.process.store,
         lambda: server.stats.calls["tasks:create"] > before or request.state is not QUEUED,
     )
 
@@ -116,7 +116,7 @@ def test_a_template_that_cvat_cannot_make_holds_up_no_other(
 ) -> None:
     config = write_config(server, tmp_path, healthy=0)
     with running(config, clock) as daemon, opened(door, daemon) as caller:
-        pool = TaskPool.over(daemon.engine)
+        pool = TaskPool.over(daemon.process)
         sick = pool.submit("poisoned", [("a.jpg", image)])
         assert sick.state is QUEUED
         for number in range(3):
@@ -126,7 +126,7 @@ def test_a_template_that_cvat_cannot_make_holds_up_no_other(
                 assert request.state is not QUEUED, "CVAT takes it at once"
             request.jobs(timeout=SOON)
             assert time.monotonic() - began < SOON
-        wait_until(daemon.engine.store, lambda: "assignee" in row_of(pool, "poisoned").hold_reason)
+        wait_until(daemon.process.store, lambda: "assignee" in row_of(pool, "poisoned").hold_reason)
         row = row_of(caller, "poisoned")
         assert row.hold_reason == (
             "CVAT is overloaded or failing: HTTP 500 Internal Server Error; the same works for "
@@ -153,20 +153,22 @@ def test_a_request_that_alone_fails_ends_with_what_to_look_at(
 ) -> None:
     config = write_config(server, tmp_path, healthy=0, poisoned=least)
     with running(config, clock) as daemon:
-        pool = TaskPool.over(daemon.engine)
+        pool = TaskPool.over(daemon.process)
         sick = pool.submit("poisoned", [("a.jpg", image)])
         for _ in range(4):
             pool.submit("healthy", [("b.jpg", image)]).jobs(timeout=SOON)
             skip_until_tried(daemon, server, clock, sick)
-            wait_until(daemon.engine.store, lambda: row_of(pool, "poisoned").held_since is not None)
-        wait_until(daemon.engine.store, lambda: sick.state is not QUEUED)
+            wait_until(
+                daemon.process.store, lambda: row_of(pool, "poisoned").held_since is not None
+            )
+        wait_until(daemon.process.store, lambda: sick.state is not QUEUED)
         with pytest.raises(CvatBusy) as raised:
             sick.jobs(timeout=SOON)
         assert "HTTP 500 Internal Server Error" in str(raised.value)
         assert "the template's assignee 99999" in str(raised.value)
         assert row_of(pool, "poisoned").held_since is not None
         wait_until(
-            daemon.engine.store,
+            daemon.process.store,
             lambda: row_of(pool, "poisoned").creating == 0,
         )
 
@@ -178,11 +180,11 @@ def test_where_nothing_succeeds_nothing_fails(
     """With a single template nobody can tell: it is held with the reason in plain sight."""
     config = write_config(server, tmp_path, poisoned=least)
     with running(config, clock) as daemon:
-        pool = TaskPool.over(daemon.engine)
+        pool = TaskPool.over(daemon.process)
         sick = pool.submit("poisoned", [("a.jpg", image)])
-        wait_until(daemon.engine.store, lambda: row_of(pool, "poisoned").held_since is not None)
+        wait_until(daemon.process.store, lambda: row_of(pool, "poisoned").held_since is not None)
         wait_until(
-            daemon.engine.store,
+            daemon.process.store,
             lambda: row_of(pool, "poisoned").creating == 0,
         )
         for _ in range(5):
@@ -196,9 +198,9 @@ def test_where_nothing_succeeds_nothing_fails(
                 ready = api.get("/readyz")
                 return (ready.status, ready.json["checks"]["server"]["code"]) == (503, "cvat-busy")
 
-            wait_until(daemon.engine.store, is_held)
+            wait_until(daemon.process.store, is_held)
         # The account is back.
-        daemon.engine.templates.replace(
+        daemon.process.templates.replace(
             load(write_config(server, tmp_path, assignee=None)).templates
         )
         clock.skip(61.0)
@@ -246,14 +248,14 @@ def test_a_token_that_is_refused_is_no_requests_fault(
     """However often it is refused for one request, and taken for another's in between."""
     config = write_config(server, tmp_path, healthy=0, assignee=None)
     with running(config, clock) as daemon:
-        pool = TaskPool.over(daemon.engine)
+        pool = TaskPool.over(daemon.process)
         refused = server.faults.add(Error("data:post", status=401, task=POISONED))
         with opened("RemotePool", daemon) as caller:
             unlucky = caller.submit("poisoned", [("a.jpg", image)])
             for number in range(4):
                 refused.wait(number + 1)
                 wait_until(
-                    daemon.engine.store, lambda: row_of(pool, "poisoned").hold_code == REFUSED
+                    daemon.process.store, lambda: row_of(pool, "poisoned").hold_code == REFUSED
                 )
                 caller.submit("healthy", [(f"{number}.jpg", image)]).jobs(timeout=PATIENCE)
                 clock.skip(16.0)
@@ -276,7 +278,7 @@ def test_retry_after_is_believed_within_bounds(
         busy = server.faults.add(Error("tasks:*", status=503, retry_after=asked))
         request = caller.submit("poisoned", [("a.jpg", image)])
         busy.wait(2)
-        wait_until(daemon.engine.store, lambda: caller.status().hold_reason != "")
+        wait_until(daemon.process.store, lambda: caller.status().hold_reason != "")
         status = caller.status()
         assert (status.held_until - status.held_since).total_seconds() <= 60.0
         with Api(daemon.url) as api:
@@ -294,7 +296,7 @@ def test_resume_ends_all_holds(
     with running(config, clock) as daemon, opened("RemotePool", daemon) as caller:
         busy = server.faults.add(Error("tasks:*", status=503, retry_after=60))
         requests = [caller.submit(name, [("a.jpg", image)]) for name in ("poisoned", "healthy")]
-        wait_until(daemon.engine.store, lambda: caller.status().hold_reason != "")
+        wait_until(daemon.process.store, lambda: caller.status().hold_reason != "")
         assert all(row.held_since for row in caller.status().templates), "with the server"
         caller.pause("healthy")
         busy.remove()
@@ -322,7 +324,7 @@ def refuse(server: SimulatorServer, daemon: Daemon, caller: Any, image: bytes, h
     """A request that waits, since the token is none any more, or may only read."""
     getattr(server.actions, how)()
     request: Request = caller.submit("poisoned", [("a.jpg", image)])
-    wait_until(daemon.engine.store, lambda: row_of(caller, "poisoned").held_since is not None)
+    wait_until(daemon.process.store, lambda: row_of(caller, "poisoned").held_since is not None)
     return request
 
 
@@ -341,7 +343,7 @@ def test_a_start_tries_at_once_what_was_refused(
         assert row_of(caller, "poisoned").hold_code == code
     server.actions.restore_tokens()
     with running(config, clock) as daemon:
-        pool = TaskPool.over(daemon.engine)
+        pool = TaskPool.over(daemon.process)
         pool.request(request.id).jobs(timeout=PATIENCE)
         assert row_of(pool, "poisoned").held_since is None
 
@@ -351,19 +353,19 @@ def test_a_token_that_may_only_read_is_noticed_with_full_pools(
 ) -> None:
     config = write_config(server, tmp_path, poisoned=1, assignee=None)
     with running(config, clock) as daemon:
-        pool = TaskPool.over(daemon.engine)
-        wait_until(daemon.engine.store, lambda: row_of(pool, "poisoned").warm == 1)
+        pool = TaskPool.over(daemon.process)
+        wait_until(daemon.process.store, lambda: row_of(pool, "poisoned").warm == 1)
     server.actions.restrict_tokens()
     with running(config, clock) as daemon, Api(daemon.url) as api:
-        pool = TaskPool.over(daemon.engine)
-        wait_until(daemon.engine.store, lambda: row_of(pool, "poisoned").held_since is not None)
+        pool = TaskPool.over(daemon.process)
+        wait_until(daemon.process.store, lambda: row_of(pool, "poisoned").held_since is not None)
         assert "is read-only; make one that may write" in row_of(pool, "poisoned").hold_reason
         ready = api.get("/readyz")
         assert (ready.status, ready.json["checks"]["server"]["code"]) == (503, "cvat-forbidden")
         server.actions.restore_tokens()
         clock.skip(61.0)
         # Nothing is to be created, so that only a request shows that it is mended.
-        wait_until(daemon.engine.store, lambda: api.get("/readyz").status == 200)
+        wait_until(daemon.process.store, lambda: api.get("/readyz").status == 200)
         with opened("RemotePool", daemon) as caller:
             caller.submit("poisoned", [("a.jpg", image)]).jobs(timeout=PATIENCE)
         assert row_of(pool, "poisoned").held_since is None
@@ -397,7 +399,7 @@ def test_another_token_in_its_file_is_used_at_once(
     )
     with running(config, clock) as daemon, opened("RemotePool", daemon) as caller:
         request = caller.submit("poisoned", [("a.jpg", image)])
-        wait_until(daemon.engine.store, lambda: row_of(caller, "poisoned").hold_code == REFUSED)
+        wait_until(daemon.process.store, lambda: row_of(caller, "poisoned").hold_code == REFUSED)
         token.write_text("")  # as it is for a moment while it is written
         token.write_text(server.access_token)
         request.jobs(timeout=PATIENCE)
@@ -412,8 +414,8 @@ def test_a_request_that_waits_for_cvat_is_counted_and_told_once(
 ) -> None:
     config = write_config(server, tmp_path, poisoned=2, assignee=None)
     with running(config, clock) as daemon, opened("RemotePool", daemon) as caller:
-        pool = TaskPool.over(daemon.engine)
-        wait_until(daemon.engine.store, lambda: row_of(pool, "poisoned").warm == 2)
+        pool = TaskPool.over(daemon.process)
+        wait_until(daemon.process.store, lambda: row_of(pool, "poisoned").warm == 2)
         events: list[Event] = []
         end = pool.subscribe(events.append)
         busy = None
@@ -425,7 +427,9 @@ def test_a_request_that_waits_for_cvat_is_counted_and_told_once(
         for number in range(5):
             if busy is not None:
                 busy.wait(number + 1)
-            wait_until(daemon.engine.store, lambda: row_of(pool, "poisoned").held_since is not None)
+            wait_until(
+                daemon.process.store, lambda: row_of(pool, "poisoned").held_since is not None
+            )
             clock.skip(61.0)
         row = row_of(pool, "poisoned")
         assert (row.hits, row.waits, row.colds, row.rate) == (0, 0, 0, 0.0)
@@ -436,7 +440,9 @@ def test_a_request_that_waits_for_cvat_is_counted_and_told_once(
         request.jobs(timeout=PATIENCE)
         row = row_of(pool, "poisoned")
         assert (row.hits, row.waits, row.colds) == (0, 1, 0)
-        wait_until(daemon.engine.store, lambda: "request.ready" in [event.kind for event in events])
+        wait_until(
+            daemon.process.store, lambda: "request.ready" in [event.kind for event in events]
+        )
         end()
         of_request = Counter(event.kind for event in events if event.task_id == request.task_id)
         assert of_request["lease.handed_out"] == of_request["lease.used"] == 1

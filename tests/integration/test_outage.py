@@ -84,7 +84,7 @@ class Running:
 
 def fill(daemon: Daemon, pool: TaskPool) -> None:
     """Wait until the pool is full."""
-    wait_until(daemon.engine.store, lambda: pool.status().templates[0].warm >= 2)
+    wait_until(daemon.process.store, lambda: pool.status().templates[0].warm >= 2)
 
 
 def test_requests_outlive_the_server_their_callers_and_the_daemon(
@@ -120,7 +120,7 @@ def test_requests_outlive_the_server_their_callers_and_the_daemon(
         assert (again.id, again.state) == (theirs, READY)
         assert len({request.task_id for request in everyone}) == 4
         fill(daemon, pool)
-    assert entries(pool.engine) == []
+    assert entries(pool.process) == []
     assert pool.status().hold_reason == ""
 
 

@@ -48,7 +48,7 @@ def settings(template: Template, store_url: str) -> Settings:
 def pool(settings: Settings, store: Store, cvat: ScriptedCvat) -> Iterator[TaskPool]:
     """A caller's, with a full pool, and a clock that runs: nothing here waits for it."""
     pool = TaskPool(settings, store=store, cvat=cast(Any, cvat))
-    fill(refill_of(pool.engine))
+    fill(refill_of(pool.process))
     cvat.calls.clear()
     yield pool
     pool.close()
@@ -63,7 +63,7 @@ def daemon(pool: TaskPool) -> None:
 
 @pytest.fixture
 def dispatch(pool: TaskPool, daemon: None) -> Iterator[Dispatcher]:
-    dispatch = dispatch_of(pool.engine, workers=1)
+    dispatch = dispatch_of(pool.process, workers=1)
     yield dispatch
     dispatch.stop(PATIENCE)
 
@@ -91,8 +91,8 @@ def test_a_request_that_cvat_cannot_take_is_queued(
     go_down(cvat, error)
     request = submit(pool)
     assert (request.state, request.task_id, request.outcome) == (QUEUED, None, None)
-    assert levels(pool.engine, template) == {"warm": 3}
-    assert entries(pool.engine) == [request.id]
+    assert levels(pool.process, template) == {"warm": 3}
+    assert entries(pool.process) == [request.id]
     assert pool.store.holds()[SERVER].code == error.code
     assert cvat.count("upload") == 1
     with pytest.raises(WaitTimeout):
@@ -114,7 +114,7 @@ def test_it_is_served_when_cvat_is_back(
         (job,) = request.jobs(timeout=PATIENCE)
         assert job.id == (request.task_id or 0) * 10
     pool.close()
-    assert entries(pool.engine) == []
+    assert entries(pool.process) == []
 
 
 @pytest.mark.usefixtures("daemon")
@@ -122,7 +122,7 @@ def test_a_task_that_cannot_be_made_either(
     pool: TaskPool, template: Template, cvat: ScriptedCvat
 ) -> None:
     pool.store.retire_excess(template.name, keep=0, reason="dry", now=0.0)
-    pool.engine.templates.replace(
+    pool.process.templates.replace(
         {template.name: replace(template, pool=replace(template.pool, max_wait=0.0))}
     )
     go_down(cvat)
@@ -130,19 +130,19 @@ def test_a_task_that_cannot_be_made_either(
     assert request.state is QUEUED
     assert [call[0] for call in cvat.calls] == ["create_task", "tasks"]
     assert pool.store.queued() == {template.name: 1}
-    assert entries(pool.engine) == [request.id]
+    assert entries(pool.process) == [request.id]
 
 
 @pytest.mark.usefixtures("daemon")
 def test_known_to_be_away_it_is_not_even_tried(
     pool: TaskPool, template: Template, cvat: ScriptedCvat
 ) -> None:
-    pool.engine.breaker.hold(SERVER, CvatUnreachable("down"))
+    pool.process.breaker.hold(SERVER, CvatUnreachable("down"))
     request = submit(pool)
     assert request.state is QUEUED
     assert cvat.calls == []
-    assert levels(pool.engine, template) == {"warm": 3}
-    assert entries(pool.engine) == [request.id]
+    assert levels(pool.process, template) == {"warm": 3}
+    assert entries(pool.process) == [request.id]
 
 
 @pytest.mark.usefixtures("daemon")
@@ -162,7 +162,7 @@ def test_an_answer_that_was_lost_with_the_server(
     go_down(cvat, CvatBusy("gateway", http_status=503))
     request = submit(pool)
     assert request.state is QUEUED
-    assert levels(pool.engine, template) == {"warm": 2, "failed": 1}, "nobody knows what is in it"
+    assert levels(pool.process, template) == {"warm": 2, "failed": 1}, "nobody knows what is in it"
     assert request.record.imports_used == 1
 
 
@@ -177,8 +177,8 @@ def test_an_upload_that_was_cut_and_then_the_server_is_gone(
     cvat.failures["upload"] = [cut, CvatUnreachable("connection refused")]
     request = submit(pool)
     assert request.state is QUEUED
-    assert levels(pool.engine, template) == {"warm": 2, "failed": 1}
-    assert entries(pool.engine) == [request.id]
+    assert levels(pool.process, template) == {"warm": 2, "failed": 1}
+    assert entries(pool.process) == [request.id]
 
 
 @pytest.mark.usefixtures("daemon")
@@ -189,7 +189,7 @@ def test_data_for_a_lease_waits_too(pool: TaskPool, template: Template, cvat: Sc
     assert request.state is QUEUED
     record = pool.store.lease(lease.id)
     assert record is not None and record.state is LeaseState.RELEASED
-    assert levels(pool.engine, template) == {"warm": 3}
+    assert levels(pool.process, template) == {"warm": 3}
 
 
 @pytest.mark.usefixtures("daemon")
@@ -203,7 +203,7 @@ def test_an_open_file_is_kept_from_where_it_stood(pool: TaskPool, cvat: Scripted
 
     cvat.before = read_some
     request = pool.submit("scenes", [("a.jpg", stream)])
-    kept = pool.engine.spool.load(request.id)
+    kept = pool.process.spool.load(request.id)
     assert kept is not None
     assert kept.files[0].source.read_bytes() == b"and sent"  # type: ignore[union-attr]
 
@@ -223,8 +223,8 @@ def test_a_stream_that_cannot_be_read_again_is_an_error_that_says_so(
         pool.submit("scenes", [("a.jpg", stream)], idempotency_key="k")
     assert isinstance(raised.value.__cause__, CvatUnreachable)
     assert all_requests(pool) == [RequestState.FAILED]
-    assert levels(pool.engine, template) == {"warm": 3}
-    assert entries(pool.engine) == []
+    assert levels(pool.process, template) == {"warm": 3}
+    assert entries(pool.process) == []
 
 
 # --- The bounds ----------------------------------------------------------------------------------
@@ -245,8 +245,8 @@ def test_more_than_max_queued_is_refused(
         submit(pool, key="k")
     assert raised.value.retry_after is not None
     assert raised.value.status == 429
-    assert entries(pool.engine) == sorted(waiting)
-    assert levels(pool.engine, template) == {"warm": 3}
+    assert entries(pool.process) == sorted(waiting)
+    assert levels(pool.process, template) == {"warm": 3}
     assert pool.store.queued() == {template.name: 2}
     pool.request(waiting[0]).cancel()
     assert submit(pool, key="k").state is QUEUED, "the key is free for another try"
@@ -262,7 +262,7 @@ def test_the_count_that_decides_comes_after_the_data_is_kept(
     monkeypatch.setattr(pool.store, "queue_length", lambda: 0)
     with pytest.raises(QueueFull):
         submit(pool)
-    assert entries(pool.engine) == sorted(waiting)
+    assert entries(pool.process) == sorted(waiting)
     assert pool.store.queued() == {template.name: 2}
 
 
@@ -274,8 +274,8 @@ def test_more_than_the_spool_takes_is_refused(
     first = pool.submit("scenes", [("a.jpg", bytes(3_000))])
     with pytest.raises(SpoolFull, match="spool_limit"):
         pool.submit("scenes", [("a.jpg", bytes(3_000))])
-    assert entries(pool.engine) == [first.id]
-    assert levels(pool.engine, template) == {"warm": 3}
+    assert entries(pool.process) == [first.id]
+    assert levels(pool.process, template) == {"warm": 3}
     assert sorted(all_requests(pool)) == [RequestState.FAILED, QUEUED]
 
 
@@ -295,7 +295,7 @@ def test_the_same_key_gives_the_queued_request(
     assert submit(other, key="k").id == submit(pool, key="k").id == first.id
     with pytest.raises(IdempotencyConflict):
         other.submit("scenes", [("b.jpg", b"other")], idempotency_key="k")
-    assert entries(pool.engine) == [first.id]
+    assert entries(pool.process) == [first.id]
     assert cvat.count("upload") == 1
     other.close()
 
@@ -308,7 +308,7 @@ def test_calling_off_what_is_queued(
     come_back(cvat)
     assert request.cancel()
     assert not request.cancel()
-    assert entries(pool.engine) == []
+    assert entries(pool.process) == []
     pool.store.release_hold(SERVER, now=pool.clock.now())
     assert serve(dispatch) == 0
     with pytest.raises(RequestCancelled):
@@ -331,7 +331,7 @@ def test_on_empty_fail_does_not_wait_with_an_empty_pool(
     pool: TaskPool, template: Template, cvat: ScriptedCvat
 ) -> None:
     strict = replace(template, pool=replace(template.pool, on_empty="fail"))
-    pool.engine.templates.replace({template.name: strict})
+    pool.process.templates.replace({template.name: strict})
     go_down(cvat)
     assert submit(pool).state is QUEUED, "there are tasks"
     pool.store.retire_excess(template.name, keep=0, reason="dry", now=0.0)
@@ -348,9 +348,9 @@ def test_without_a_daemon_it_fails_at_once(
     go_down(cvat)
     with pytest.raises(CvatUnreachable):
         submit(pool, key="k")
-    assert entries(pool.engine) == []
+    assert entries(pool.process) == []
     assert pool.store.holds() == {}
-    assert levels(pool.engine, template) == {"warm": 3}
+    assert levels(pool.process, template) == {"warm": 3}
     assert all_requests(pool) == [RequestState.FAILED]
     come_back(cvat)
     assert submit(pool, key="k").state is IMPORTING
@@ -363,8 +363,8 @@ def test_a_daemon_that_ends_in_between(
     cvat.before = lambda _operation: _end(pool)
     with pytest.raises(CvatUnreachable):
         submit(pool)
-    assert entries(pool.engine) == []
-    assert levels(pool.engine, template) == {"warm": 3}
+    assert entries(pool.process) == []
+    assert levels(pool.process, template) == {"warm": 3}
 
 
 def _end(pool: TaskPool) -> None:
@@ -393,4 +393,4 @@ def test_a_server_that_answers_is_asked_and_another_task_tried(
         cvat.states[task.task_id or 0] = ImportState(status=ImportStatus.UNKNOWN)
     assert submit(pool).state is IMPORTING
     assert len(set(uploads(cvat))) == 2
-    assert entries(pool.engine) == []
+    assert entries(pool.process) == []

@@ -25,7 +25,7 @@ from pool.maintenance.scheduler import ServiceRecord
 from pool.model import KINDS, ConfigRecord
 from pool.observability.metrics import Metrics, Sources
 from pool.observability.observation import Observation
-from pool.process import Engine
+from pool.process import Process
 from pool.store import Store
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -116,7 +116,7 @@ def test_the_example_of_a_receiver_takes_what_is_signed_once(tmp_path: Path) -> 
 
 
 @pytest.fixture
-def exposed(engine: Engine, store: Store) -> dict[str, set[str]]:
+def exposed(engine: Process, store: Store) -> dict[str, set[str]]:
     """All metrics of a daemon's, each with its labels."""
     now = engine.clock.now()
     store.acquire_maintenance("a daemon", until=now + 60.0, now=now)

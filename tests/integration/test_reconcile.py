@@ -16,7 +16,7 @@ from pool.maintenance.reconcile import LOOK_EVERY, Reconcile
 from pool.maintenance.reconcile_rules import Action, Deadlines
 from pool.maintenance.refill import Refill
 from pool.model import Handout, PooledTask, RequestState, TaskState, new_id, pool_mark, task_name
-from pool.process import Engine
+from pool.process import Process
 from pool.store import CreateLimit, NewRequest, Store
 
 DEADLINES = Deadlines.of(30.0)
@@ -24,12 +24,12 @@ VERIFY_EVERY = 600.0
 
 
 @pytest.fixture
-def reconcile(engine: Engine) -> Reconcile:
+def reconcile(engine: Process) -> Reconcile:
     return service(engine)
 
 
 @pytest.fixture
-def warm(engine: Engine, cvat: ScriptedCvat) -> list[PooledTask]:
+def warm(engine: Process, cvat: ScriptedCvat) -> list[PooledTask]:
     """A full pool of three."""
     refill = Refill(
         engine.store,
@@ -45,7 +45,7 @@ def warm(engine: Engine, cvat: ScriptedCvat) -> list[PooledTask]:
     return list(engine.store.tasks())
 
 
-def service(engine: Engine, **templates: Template) -> Reconcile:
+def service(engine: Process, **templates: Template) -> Reconcile:
     return Reconcile(
         engine.store,
         engine.cvat(),
@@ -56,11 +56,11 @@ def service(engine: Engine, **templates: Template) -> Reconcile:
     )
 
 
-def deletion(engine: Engine) -> DeletionReport:
+def deletion(engine: Process) -> DeletionReport:
     return Deletion(engine.store, engine.cvat(), owner=engine.owner, clock=engine.clock).run_once()
 
 
-def clock_of(engine: Engine) -> ManualClock:
+def clock_of(engine: Process) -> ManualClock:
     assert isinstance(engine.clock, ManualClock)
     return engine.clock
 
@@ -81,7 +81,7 @@ def calls(cvat: ScriptedCvat) -> list[str]:
 
 
 def test_a_pool_in_order_costs_one_call_and_changes_nothing(
-    engine: Engine, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
+    engine: Process, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
 ) -> None:
     report = reconcile.run_once()
     assert (report.verified, report.done) == (3, {})
@@ -91,7 +91,7 @@ def test_a_pool_in_order_costs_one_call_and_changes_nothing(
 
 @pytest.mark.parametrize("fate", ["gone", "hidden", "filled", "renamed", "moved", "abroad"])
 def test_a_warm_task_that_is_not_as_it_was_left(
-    engine: Engine, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat, fate: str
+    engine: Process, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat, fate: str
 ) -> None:
     task = warm[0]
     task_id = task.task_id or 0
@@ -130,7 +130,7 @@ def test_a_warm_task_that_is_not_as_it_was_left(
 
 @pytest.mark.parametrize("state", ["leased", "importing", "ready"])
 def test_a_task_that_was_handed_out_is_not_touched_whatever_it_is_called(
-    engine: Engine,
+    engine: Process,
     reconcile: Reconcile,
     template: Template,
     warm: list[PooledTask],
@@ -162,7 +162,7 @@ def test_a_task_that_was_handed_out_is_not_touched_whatever_it_is_called(
 
 
 def test_strangers_without_our_mark_are_not_touched(
-    engine: Engine, reconcile: Reconcile, cvat: ScriptedCvat
+    engine: Process, reconcile: Reconcile, cvat: ScriptedCvat
 ) -> None:
     cvat.put_task(1, task_name("another1", "scenes", new_id()), age=1e6)
     cvat.put_task(2, "an empty task", age=1e6)
@@ -173,7 +173,7 @@ def test_strangers_without_our_mark_are_not_touched(
 
 
 def test_an_orphan_is_deleted_once_it_is_old_enough(
-    engine: Engine, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
+    engine: Process, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
 ) -> None:
     name = task_name(engine.store.pool_id, "scenes", new_id())
     cvat.put_task(900, name, age=DEADLINES.orphan)
@@ -187,7 +187,7 @@ def test_an_orphan_is_deleted_once_it_is_old_enough(
 
 
 def test_an_orphan_with_data_or_data_on_its_way_is_left_alone(
-    engine: Engine, reconcile: Reconcile, cvat: ScriptedCvat
+    engine: Process, reconcile: Reconcile, cvat: ScriptedCvat
 ) -> None:
     for number, size in ((900, 5), (901, 0)):
         name = task_name(engine.store.pool_id, "scenes", new_id())
@@ -202,7 +202,7 @@ def test_an_orphan_with_data_or_data_on_its_way_is_left_alone(
 
 @pytest.mark.parametrize("happened", [True, False])
 def test_a_create_whose_answer_was_lost_is_settled_by_its_name(
-    engine: Engine, reconcile: Reconcile, cvat: ScriptedCvat, clock: ManualClock, happened: bool
+    engine: Process, reconcile: Reconcile, cvat: ScriptedCvat, clock: ManualClock, happened: bool
 ) -> None:
     stuck = begin_create(engine)
     reconcile.run_once()
@@ -220,7 +220,7 @@ def test_a_create_whose_answer_was_lost_is_settled_by_its_name(
     assert state_of(engine.store, stuck) is (TaskState.WARM if happened else TaskState.FAILED)
 
 
-def begin_create(engine: Engine) -> PooledTask:
+def begin_create(engine: Process) -> PooledTask:
     """A create whose process died before it heard of the answer."""
     template = engine.settings.templates["scenes"]
     task = engine.store.begin_create(
@@ -236,7 +236,11 @@ def begin_create(engine: Engine) -> PooledTask:
 
 
 def test_a_create_that_happens_after_it_was_given_up_is_adopted(
-    engine: Engine, reconcile: Reconcile, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process,
+    reconcile: Reconcile,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
 ) -> None:
     late = begin_create(engine)
     clock.advance(DEADLINES.stuck + 1)
@@ -252,7 +256,7 @@ def test_a_create_that_happens_after_it_was_given_up_is_adopted(
 
 
 def test_of_two_tasks_of_one_name_one_goes(
-    engine: Engine, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
+    engine: Process, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
 ) -> None:
     cvat.put_task(900, warm[0].name, age=1e6)
     assert reconcile.run_once().done == {Action.DELETE: 1}
@@ -264,7 +268,7 @@ def test_of_two_tasks_of_one_name_one_goes(
 
 
 def test_each_warm_task_is_looked_at_every_so_often_in_one_call(
-    engine: Engine, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
+    engine: Process, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
 ) -> None:
     clock = clock_of(engine)
     reconcile.run_once()
@@ -279,7 +283,7 @@ def test_each_warm_task_is_looked_at_every_so_often_in_one_call(
 
 
 def test_the_rotation_steps_back_for_requests_but_not_for_ever(
-    engine: Engine, reconcile: Reconcile, template: Template, warm: list[PooledTask]
+    engine: Process, reconcile: Reconcile, template: Template, warm: list[PooledTask]
 ) -> None:
     clock = clock_of(engine)
     reconcile.run_once()
@@ -291,7 +295,7 @@ def test_the_rotation_steps_back_for_requests_but_not_for_ever(
 
 
 def test_a_server_that_is_down_is_not_hammered(
-    engine: Engine, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
+    engine: Process, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
 ) -> None:
     clock = clock_of(engine)
     cvat.failures["marked_tasks"] = [CvatUnreachable("down") for _ in range(999)]
@@ -309,7 +313,7 @@ def test_a_server_that_is_down_is_not_hammered(
 
 
 def test_doubted_tasks_are_handed_out_once_they_were_looked_at(
-    engine: Engine,
+    engine: Process,
     reconcile: Reconcile,
     template: Template,
     warm: list[PooledTask],
@@ -326,7 +330,7 @@ def test_doubted_tasks_are_handed_out_once_they_were_looked_at(
 
 
 def test_a_task_that_somebody_filled_before_it_was_deleted_is_left_to_them(
-    engine: Engine, warm: list[PooledTask], cvat: ScriptedCvat
+    engine: Process, warm: list[PooledTask], cvat: ScriptedCvat
 ) -> None:
     filled, renamed, empty = warm
     for task in warm:
@@ -341,7 +345,7 @@ def test_a_task_that_somebody_filled_before_it_was_deleted_is_left_to_them(
 
 
 def test_a_request_that_met_somebody_elses_data_gets_another_task(
-    engine: Engine, template: Template, warm: list[PooledTask], cvat: ScriptedCvat
+    engine: Process, template: Template, warm: list[PooledTask], cvat: ScriptedCvat
 ) -> None:
     opened = open_lease(engine, template, request=NewRequest(id="r", files=("a",), size=1))
     assert opened.task is not None and opened.request is not None
@@ -360,7 +364,7 @@ def test_a_request_that_met_somebody_elses_data_gets_another_task(
 
 
 def test_a_burnt_task_is_deleted_with_our_data_in_it(
-    engine: Engine, template: Template, warm: list[PooledTask], cvat: ScriptedCvat
+    engine: Process, template: Template, warm: list[PooledTask], cvat: ScriptedCvat
 ) -> None:
     opened = open_lease(engine, template, request=NewRequest(id="r", files=("a",), size=1))
     assert opened.task is not None and opened.task.task_id is not None
@@ -374,7 +378,7 @@ def test_a_burnt_task_is_deleted_with_our_data_in_it(
 
 
 def test_nothing_is_deleted_unseen(
-    engine: Engine, warm: list[PooledTask], cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, warm: list[PooledTask], cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     for task in warm:
         engine.store.retire(task.id, reason="old", now=clock.now())

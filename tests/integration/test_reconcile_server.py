@@ -25,7 +25,7 @@ from pool.taskpool import TaskPool
 
 @pytest.fixture
 def client(pool: TaskPool) -> CvatClient:
-    return pool.engine.cvat()
+    return pool.process.cvat()
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def released(pool: TaskPool, count: int) -> list[int]:
 def on_simulator(pool: TaskPool, store: Store | None = None) -> Reconcile:
     return Reconcile(
         store or pool.store,
-        pool.engine.cvat(),
+        pool.process.cvat(),
         pool.settings.templates,
         http_timeout=10.0,
         verify_every=600.0,

@@ -143,7 +143,7 @@ def test_a_large_upload_that_is_cut_begins_again(
     assert request.jobs(timeout=20)
     assert request.record.size == len(content)
     # What was cut off leaves nothing behind, nor does what CVAT has.
-    wait_until(daemon.engine.store, lambda: daemon.engine.spool.used == 0)
+    wait_until(daemon.process.store, lambda: daemon.process.spool.used == 0)
 
 
 def test_a_line_that_is_down_for_a_while(caller: Any, line: CuttingProxy) -> None:
@@ -199,7 +199,7 @@ def test_a_wait_for_jobs_does_not_notice_that_the_daemon_is_restarted(
             port = int(first.url.rpartition(":")[2])
             caller = stack.enter_context(opened(kind, first))
             request = caller.submit("scenes", [("a.jpg", image)])
-            wait_until(first.engine.store, lambda: request.state is RequestState.IMPORTING)
+            wait_until(first.process.store, lambda: request.state is RequestState.IMPORTING)
             waiting = threading.Thread(target=lambda: found.append(request.jobs(timeout=30)))
             waiting.start()
         write_config(tmp_path, simulator, port=port)

@@ -29,7 +29,7 @@ from pool.maintenance.lease_expiry import LeaseExpiry
 from pool.maintenance.refill import Refill
 from pool.maintenance.retirement import Retirement, RetirementReport
 from pool.model import Handout, LeaseState, Outcome, RequestRecord, RequestState, TaskState
-from pool.process import Engine
+from pool.process import Process
 from pool.store import NewRequest, Store
 from pool.tracking.poll_schedule import FIRST_POLL_UNSEEN, TOGETHER
 
@@ -37,7 +37,7 @@ IMAGE = build_upload([("a.jpg", b"some bytes")])
 
 
 @pytest.fixture
-def refill(engine: Engine) -> Refill:
+def refill(engine: Process) -> Refill:
     return refill_of(engine)
 
 
@@ -50,13 +50,13 @@ def new_request(number: int = 1) -> NewRequest:
     return NewRequest(id=f"request{number}", files=("a.jpg",), size=10)
 
 
-def hand_out(engine: Engine, template: Template, number: int = 1) -> Handout:
+def hand_out(engine: Process, template: Template, number: int = 1) -> Handout:
     opened = open_lease(engine, template, request=new_request(number))
     assert opened.task is not None
     return Handout(lease=opened.lease, task=opened.task, request=opened.request)
 
 
-def submit(engine: Engine, template: Template, number: int = 1) -> RequestRecord:
+def submit(engine: Process, template: Template, number: int = 1) -> RequestRecord:
     return engine.runner.submit(
         template,
         new_request(number),
@@ -68,7 +68,7 @@ def submit(engine: Engine, template: Template, number: int = 1) -> RequestRecord
     )
 
 
-def send(engine: Engine, template: Template, handout: Handout) -> RequestRecord:
+def send(engine: Process, template: Template, handout: Handout) -> RequestRecord:
     assert handout.request is not None
     return engine.runner.run(template, handout, IMAGE)
 
@@ -78,7 +78,7 @@ def polls_of(cvat: ScriptedCvat) -> list[list[int]]:
     return [sorted(call[1]) for call in cvat.calls if call[0] == "jobs"]
 
 
-def read(engine: Engine, number: int = 1) -> RequestRecord:
+def read(engine: Process, number: int = 1) -> RequestRecord:
     record = engine.store.request(f"request{number}")
     assert record is not None
     return record
@@ -88,7 +88,7 @@ def read(engine: Engine, number: int = 1) -> RequestRecord:
 
 
 def test_an_empty_pool_is_filled_to_its_target(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
+    engine: Process, refill: Refill, template: Template, cvat: ScriptedCvat
 ) -> None:
     assert fill(refill) == 3
     assert levels(engine.store, template) == {"warm": 3}
@@ -97,7 +97,7 @@ def test_an_empty_pool_is_filled_to_its_target(
 
 
 def test_every_task_bears_a_name_of_its_own_with_the_mark(
-    engine: Engine, refill: Refill, cvat: ScriptedCvat
+    engine: Process, refill: Refill, cvat: ScriptedCvat
 ) -> None:
     fill(refill)
     names = {task.name for task in cvat.tasks_there.values()}
@@ -107,7 +107,7 @@ def test_every_task_bears_a_name_of_its_own_with_the_mark(
 
 
 def test_no_more_creates_are_in_flight_than_configured(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
+    engine: Process, refill: Refill, template: Template, cvat: ScriptedCvat
 ) -> None:
     most = 0
 
@@ -122,7 +122,7 @@ def test_no_more_creates_are_in_flight_than_configured(
 
 
 def test_a_failed_create_holds_the_template_and_is_tried_again(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     cvat.failures["create_task"] = [CvatBusy("try later", http_status=429, retry_after=5.0)] * 2
     fill(refill)
@@ -139,7 +139,7 @@ def test_a_failed_create_holds_the_template_and_is_tried_again(
 
 
 def test_a_refused_template_holds_alone(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     cvat.failures["create_task"] = [CvatForbidden("read-only")] * 2
     fill(refill)
@@ -149,7 +149,7 @@ def test_a_refused_template_holds_alone(
 
 
 def test_after_an_outage_one_create_tries_before_the_others(
-    engine: Engine, refill: Refill, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, refill: Refill, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     cvat.failures["create_task"] = [CvatUnreachable("down") for _ in range(3)]
     assert one_round(refill, cvat) == 2
@@ -163,7 +163,7 @@ def test_after_an_outage_one_create_tries_before_the_others(
 
 
 def test_a_server_that_is_down_for_an_hour_is_not_hammered(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     cvat.failures["create_task"] = [CvatUnreachable("down") for _ in range(10_000)]
     for _ in range(3600):
@@ -177,7 +177,7 @@ def test_a_server_that_is_down_for_an_hour_is_not_hammered(
 
 
 def test_a_paused_template_is_left_alone(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
+    engine: Process, refill: Refill, template: Template, cvat: ScriptedCvat
 ) -> None:
     engine.store.pause(template.name, now=0.0)
     assert fill(refill) == 0
@@ -186,7 +186,7 @@ def test_a_paused_template_is_left_alone(
 
 
 def test_a_create_that_a_stop_prevents_leaves_nothing_half_made(
-    engine: Engine, refill: Refill, template: Template, monkeypatch: pytest.MonkeyPatch
+    engine: Process, refill: Refill, template: Template, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row is written, and then there is no worker any more."""
     begin_create = engine.store.begin_create
@@ -202,7 +202,7 @@ def test_a_create_that_a_stop_prevents_leaves_nothing_half_made(
 
 
 def test_refilling_waits_until_it_is_quiet(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     fill(refill)
     request = submit(engine, template)
@@ -216,7 +216,7 @@ def test_refilling_waits_until_it_is_quiet(
 
 
 def test_a_pool_about_to_run_dry_is_refilled_one_by_one(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
+    engine: Process, refill: Refill, template: Template, cvat: ScriptedCvat
 ) -> None:
     fill(refill)
     for number in range(3):
@@ -229,7 +229,7 @@ def test_a_pool_about_to_run_dry_is_refilled_one_by_one(
 
 
 def test_a_warm_task_is_a_hit_without_a_call_to_the_server(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
+    engine: Process, refill: Refill, template: Template, cvat: ScriptedCvat
 ) -> None:
     fill(refill)
     cvat.calls.clear()
@@ -239,7 +239,7 @@ def test_a_warm_task_is_a_hit_without_a_call_to_the_server(
 
 
 def test_an_empty_pool_without_a_daemon_creates_directly(
-    engine: Engine, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     handout = hand_out(engine, template)
     assert handout.lease.outcome is Outcome.COLD
@@ -248,7 +248,7 @@ def test_an_empty_pool_without_a_daemon_creates_directly(
 
 
 def test_an_empty_pool_with_a_daemon_is_waited_for(
-    engine: Engine, template: Template, clock: ManualClock
+    engine: Process, template: Template, clock: ManualClock
 ) -> None:
     engine.store.acquire_maintenance("daemon", until=clock.now() + 99, now=clock.now())
     handout = hand_out(engine, template)
@@ -256,7 +256,7 @@ def test_an_empty_pool_with_a_daemon_is_waited_for(
     assert clock.monotonic() == pytest.approx(template.pool.max_wait)
 
 
-def test_on_empty_fail_fails_at_once(engine: Engine, template: Template) -> None:
+def test_on_empty_fail_fails_at_once(engine: Process, template: Template) -> None:
     strict = replace(template, pool=replace(template.pool, on_empty="fail"))
     with pytest.raises(PoolEmpty):
         submit(engine, strict)
@@ -265,7 +265,7 @@ def test_on_empty_fail_fails_at_once(engine: Engine, template: Template) -> None
 
 
 def test_a_waiter_that_gives_up_swallows_no_task(
-    engine: Engine, refill: Refill, template: Template, clock: ManualClock
+    engine: Process, refill: Refill, template: Template, clock: ManualClock
 ) -> None:
     patient = replace(template, pool=replace(template.pool, on_empty="wait"))
     engine.store.acquire_maintenance("daemon", until=clock.now() + 99, now=clock.now())
@@ -277,7 +277,7 @@ def test_a_waiter_that_gives_up_swallows_no_task(
 
 
 def test_a_failed_cold_create_leaves_nothing_waiting(
-    engine: Engine, template: Template, cvat: ScriptedCvat
+    engine: Process, template: Template, cvat: ScriptedCvat
 ) -> None:
     cvat.failures["create_task"] = [CvatForbidden("read-only")]
     with pytest.raises(CvatForbidden):
@@ -290,7 +290,7 @@ def test_a_failed_cold_create_leaves_nothing_waiting(
 
 
 def test_an_unreachable_server_costs_no_task(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
+    engine: Process, refill: Refill, template: Template, cvat: ScriptedCvat
 ) -> None:
     fill(refill)
     cvat.failures["upload"] = [CvatUnreachable("refused")]
@@ -300,7 +300,7 @@ def test_an_unreachable_server_costs_no_task(
 
 
 def test_a_refused_upload_burns_the_task(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
+    engine: Process, refill: Refill, template: Template, cvat: ScriptedCvat
 ) -> None:
     fill(refill)
     cvat.failures["upload"] = [CvatRejected("image_quality")]
@@ -310,7 +310,7 @@ def test_a_refused_upload_burns_the_task(
 
 
 def test_a_task_deleted_behind_our_back_is_replaced(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
+    engine: Process, refill: Refill, template: Template, cvat: ScriptedCvat
 ) -> None:
     fill(refill)
     cvat.failures["upload"] = [CvatNotFound("No Task matches the given query.")]
@@ -322,7 +322,7 @@ def test_a_task_deleted_behind_our_back_is_replaced(
 
 
 def test_a_lost_answer_is_settled_by_looking(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
+    engine: Process, refill: Refill, template: Template, cvat: ScriptedCvat
 ) -> None:
     fill(refill)
     handout = hand_out(engine, template)
@@ -335,7 +335,7 @@ def test_a_lost_answer_is_settled_by_looking(
 
 
 def test_a_post_that_never_arrived_gets_another_task(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
+    engine: Process, refill: Refill, template: Template, cvat: ScriptedCvat
 ) -> None:
     fill(refill)
     cvat.failures["upload"] = [CvatAmbiguous("reset")]
@@ -347,7 +347,7 @@ def test_a_post_that_never_arrived_gets_another_task(
 
 
 def test_a_request_does_not_try_for_ever(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat
+    engine: Process, refill: Refill, template: Template, cvat: ScriptedCvat
 ) -> None:
     fill(refill)
     cvat.failures["upload"] = [CvatNotFound("gone") for _ in range(9)]
@@ -361,12 +361,12 @@ def test_a_request_does_not_try_for_ever(
 
 
 @pytest.fixture
-def importing(engine: Engine, refill: Refill, template: Template) -> RequestRecord:
+def importing(engine: Process, refill: Refill, template: Template) -> RequestRecord:
     fill(refill)
     return submit(engine, template)
 
 
-def run_until_idle(engine: Engine, clock: ManualClock, *, limit: float = 100.0) -> None:
+def run_until_idle(engine: Process, clock: ManualClock, *, limit: float = 100.0) -> None:
     end = clock.monotonic() + limit
     while (wait := engine.tracker.seconds_until_due()) is not None and clock.monotonic() < end:
         clock.advance(wait)
@@ -374,7 +374,7 @@ def run_until_idle(engine: Engine, clock: ManualClock, *, limit: float = 100.0) 
 
 
 def test_the_first_list_of_jobs_ends_the_wait(
-    engine: Engine, importing: RequestRecord, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, importing: RequestRecord, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     assert importing.task_id is not None and importing.pooled_id is not None
     cvat.make_ready(importing.task_id, jobs=2)
@@ -386,7 +386,7 @@ def test_the_first_list_of_jobs_ends_the_wait(
 
 
 def test_what_was_learned_survives_a_restart(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     for number in range(3):
         fill(refill)
@@ -403,7 +403,7 @@ def test_what_was_learned_survives_a_restart(
 
 
 def test_imports_due_together_go_into_one_poll(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     fill(refill)
     requests = [submit(engine, template, n) for n in (1, 2, 3)]
@@ -415,7 +415,7 @@ def test_imports_due_together_go_into_one_poll(
 
 
 def test_imports_that_wait_are_polled_along_with_one_that_is_due(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     """One more id in a poll costs next to nothing, where asking for it is not premature."""
     fill(refill)
@@ -457,7 +457,7 @@ def test_imports_that_wait_are_polled_along_with_one_that_is_due(
 
 
 def test_the_first_poll_is_answered_at_its_moment(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     """It looks in the middle of its way there and back, which was learned of earlier polls."""
     asked_at: list[float] = []
@@ -488,7 +488,7 @@ def test_the_first_poll_is_answered_at_its_moment(
 
 
 def test_a_deleted_task_is_told_apart(
-    engine: Engine, importing: RequestRecord, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, importing: RequestRecord, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     cvat.states[importing.task_id or 0] = ImportState(status=ImportStatus.TASK_GONE)
     run_until_idle(engine, clock)
@@ -496,7 +496,7 @@ def test_a_deleted_task_is_told_apart(
 
 
 def test_a_forgotten_import_is_given_up_after_several_answers(
-    engine: Engine, importing: RequestRecord, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, importing: RequestRecord, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     run_until_idle(engine, clock)
     assert read(engine).error_code == "import-failed"
@@ -504,7 +504,7 @@ def test_a_forgotten_import_is_given_up_after_several_answers(
 
 
 def test_an_import_that_hangs_ends_with_the_templates_time_out(
-    engine: Engine, importing: RequestRecord, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, importing: RequestRecord, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     cvat.states[importing.task_id or 0] = ImportState(status=ImportStatus.QUEUED)
     run_until_idle(engine, clock)
@@ -513,7 +513,7 @@ def test_an_import_that_hangs_ends_with_the_templates_time_out(
 
 
 def test_a_server_that_fails_while_polling_is_asked_again_later(
-    engine: Engine, importing: RequestRecord, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, importing: RequestRecord, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     cvat.failures["jobs"] = [CvatUnreachable("down") for _ in range(5)]
     cvat.make_ready(importing.task_id or 0)
@@ -524,9 +524,9 @@ def test_a_server_that_fails_while_polling_is_asked_again_later(
 
 
 def test_imports_of_a_process_that_died_are_taken_over(
-    engine: Engine, importing: RequestRecord, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, importing: RequestRecord, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
-    other = Engine(engine.settings, store=engine.store, cvat=cast(Any, cvat), clock=clock)
+    other = Process(engine.settings, store=engine.store, cvat=cast(Any, cvat), clock=clock)
     engine.heartbeat.run_once()
     assert other.recovery.adopt() == 0
     clock.advance(TERM + 1)
@@ -539,7 +539,7 @@ def test_imports_of_a_process_that_died_are_taken_over(
 
 
 def test_a_callers_own_upload_is_followed(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     fill(refill)
     opened = open_lease(engine, template)
@@ -558,21 +558,21 @@ def test_a_callers_own_upload_is_followed(
 # --- Retire, expire, delete, finalize ------------------------------------------------------------
 
 
-def retirement(engine: Engine, templates: dict[str, Template] | None = None) -> Retirement:
+def retirement(engine: Process, templates: dict[str, Template] | None = None) -> Retirement:
     chosen = engine.settings.templates if templates is None else templates
     return Retirement(engine.store, chosen, clock=engine.clock)
 
 
-def expiry(engine: Engine) -> LeaseExpiry:
+def expiry(engine: Process) -> LeaseExpiry:
     return LeaseExpiry(engine.store, engine.cvat(), clock=engine.clock)
 
 
-def deletion(engine: Engine) -> Deletion:
+def deletion(engine: Process) -> Deletion:
     return Deletion(engine.store, engine.cvat(), owner=engine.owner, clock=engine.clock)
 
 
 def test_old_tasks_are_replaced_a_few_at_a_time(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     fill(refill)
     first = set(cvat.tasks_there)
@@ -591,7 +591,7 @@ def test_old_tasks_are_replaced_a_few_at_a_time(
 
 
 def test_old_tasks_are_kept_while_nothing_is_created(
-    engine: Engine, refill: Refill, template: Template, clock: ManualClock
+    engine: Process, refill: Refill, template: Template, clock: ManualClock
 ) -> None:
     fill(refill)
     clock.advance(template.pool.max_age + 1)
@@ -602,14 +602,16 @@ def test_old_tasks_are_kept_while_nothing_is_created(
     assert service.run_once().retired == 2
 
 
-def test_tasks_of_a_template_that_was_taken_out_are_retired(engine: Engine, refill: Refill) -> None:
+def test_tasks_of_a_template_that_was_taken_out_are_retired(
+    engine: Process, refill: Refill
+) -> None:
     fill(refill)
     assert retirement(engine, {}).run_once().retired == 3
 
 
 @pytest.mark.parametrize("fate", ["untouched", "deleted", "used", "filled"])
 def test_an_expired_lease_is_followed_to_its_end(
-    engine: Engine,
+    engine: Process,
     refill: Refill,
     template: Template,
     cvat: ScriptedCvat,
@@ -635,7 +637,7 @@ def test_an_expired_lease_is_followed_to_its_end(
 
 
 def test_an_expired_lease_that_cvat_cannot_tell_of_does_not_keep_the_others(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     fill(refill)
     for _ in range(3):
@@ -652,7 +654,7 @@ def test_an_expired_lease_that_cvat_cannot_tell_of_does_not_keep_the_others(
 
 
 def test_a_task_that_cannot_be_deleted_does_not_starve_the_others(
-    engine: Engine, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    engine: Process, refill: Refill, template: Template, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     fill(refill)
     retirement(engine, {}).run_once()

@@ -38,7 +38,7 @@ from pool.simulator import SimulatorServer
 @pytest.fixture
 def fill(pool: TaskPool) -> Callable[[], None]:
     """Fills the pool as a daemon would."""
-    refill = refill_of(pool.engine)
+    refill = refill_of(pool.process)
 
     def run() -> None:
         assert fill_up(refill)
@@ -101,7 +101,7 @@ def test_every_kind_of_input(pool: TaskPool, image: bytes, image_path: Path) -> 
 def test_large_data_goes_in_several_requests(
     pool: TaskPool, simulator: SimulatorServer, image: bytes
 ) -> None:
-    templates = pool.engine.templates
+    templates = pool.process.templates
     template = templates["scenes"]
     small = replace(template, importing=replace(template.importing, single_request_limit=8_000))
     templates.replace({"scenes": small})
@@ -149,7 +149,7 @@ def test_jobs_are_complete_however_often_their_list_changes(
 def test_the_name_and_the_assignee_are_set_once_the_ids_are_out(
     pool: TaskPool, simulator: SimulatorServer, image: bytes
 ) -> None:
-    user = pool.engine.cvat().whoami()
+    user = pool.process.cvat().whoami()
     request = pool.submit("scenes", [("a.jpg", image)], name="night ride", assignee=user.id)
     request.jobs(timeout=20)
     pool.close()  # waits for what is done afterwards
@@ -212,13 +212,13 @@ def test_a_file_that_vanishes_costs_no_task(
     pool: TaskPool, fill: Callable[[], None], image_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill()
-    opened = pool.engine.placement.open
+    opened = pool.process.placement.open
 
     def vanish(*arguments: Any, **options: Any) -> Any:
         image_path.unlink()
         return opened(*arguments, **options)
 
-    monkeypatch.setattr(pool.engine.placement, "open", vanish)
+    monkeypatch.setattr(pool.process.placement, "open", vanish)
     with pytest.raises(InputError, match=r"frame\.jpg"):
         pool.submit("scenes", [image_path])
     assert pool.status().templates[0].warm == 2
@@ -323,7 +323,7 @@ def test_what_a_closed_pool_left_is_taken_over(
         simulator.release_imports()
     with TaskPool.from_config(config_path) as other:
         other.start()
-        assert other.engine.recovery.adopt() == 1
+        assert other.process.recovery.adopt() == 1
         assert len(other.request(request.id).jobs(timeout=20)) == 1
 
 

@@ -19,7 +19,7 @@ from pool.maintenance.lease_expiry import LeaseExpiry
 from pool.maintenance.refill import Refill
 from pool.maintenance.retirement import Retirement
 from pool.model import Handout, LeaseState, Outcome, PooledTask, RequestState, TaskState
-from pool.process import Engine
+from pool.process import Process
 from pool.store import NewRequest
 
 LABELS = {"v1": {"name": "car"}, "v2": {"name": "tram"}, "v3": {"name": "ship"}}
@@ -29,24 +29,24 @@ LABELS = {"v1": {"name": "car"}, "v2": {"name": "tram"}, "v3": {"name": "ship"}}
 class World:
     """One pool of three, its template, and the services, each run by hand."""
 
-    engine: Engine
+    process: Process
     cvat: ScriptedCvat
     clock: ManualClock
     refill: Refill
 
     def __post_init__(self) -> None:
-        self.retirement = Retirement(self.engine.store, self.engine.templates, clock=self.clock)
+        self.retirement = Retirement(self.process.store, self.process.templates, clock=self.clock)
 
     @property
     def template(self) -> Template:
-        return self.engine.templates["scenes"]
+        return self.process.templates["scenes"]
 
     def change(self, labels: str | None = None, **pool: Any) -> Template:
         """Put a changed template in force, as a reload does."""
         changed = replace(self.template, pool=replace(self.template.pool, **pool))
         if labels is not None:
             changed = replace(changed, labels=(LABELS[labels],))
-        self.engine.templates.replace({"scenes": changed})
+        self.process.templates.replace({"scenes": changed})
         self.retirement.run_once()
         return changed
 
@@ -57,7 +57,7 @@ class World:
 
     def count(self, state: TaskState = TaskState.WARM) -> dict[str, int]:
         """How many tasks are in a state, by the version of the template that made them."""
-        tasks = self.engine.store.tasks(template="scenes", states=[state])
+        tasks = self.process.store.tasks(template="scenes", states=[state])
         return dict(Counter(self.version(task) for task in tasks))
 
     def version(self, task: PooledTask | None) -> str:
@@ -69,12 +69,12 @@ class World:
 
     def take(self) -> tuple[str, Outcome | None]:
         """Hand out one task: the version that made it, and how it came."""
-        opened = open_lease(self.engine, self.template)
+        opened = open_lease(self.process, self.template)
         return self.version(opened.task), opened.lease.outcome
 
 
 @pytest.fixture
-def world(engine: Engine, cvat: ScriptedCvat, clock: ManualClock) -> World:
+def world(engine: Process, cvat: ScriptedCvat, clock: ManualClock) -> World:
     """Three warm tasks of the first version, and nothing else."""
     world = World(engine, cvat, clock, refill_of(engine))
     world.change(on_change="replenish", create_concurrency=1)
@@ -89,7 +89,7 @@ def world(engine: Engine, cvat: ScriptedCvat, clock: ManualClock) -> World:
 def test_recreate_retires_at_once_and_hands_out_nothing_old(world: World) -> None:
     changed = replace(world.template, labels=(LABELS["v2"],))
     changed = replace(changed, pool=replace(changed.pool, on_change="recreate"))
-    world.engine.templates.replace({"scenes": changed})
+    world.process.templates.replace({"scenes": changed})
     assert world.take() == ("v2", Outcome.COLD), "even before recycling has run"
     world.retirement.run_once()
     assert world.count() == {}
@@ -121,7 +121,7 @@ def test_replenish_retires_one_for_each_that_takes_its_place(world: World) -> No
         ({"v2": 3}, {"v1": 3}),
     ]
     assert fill(world.refill) == 0
-    reasons = {task.reason for task in world.engine.store.tasks(states=[TaskState.RETIRED])}
+    reasons = {task.reason for task in world.process.store.tasks(states=[TaskState.RETIRED])}
     assert reasons == {"the template has changed"}
 
 
@@ -141,7 +141,7 @@ def test_replenish_adds_no_more_tasks_than_are_being_created(world: World) -> No
 
     def look(operation: str) -> None:
         nonlocal most_live, most_there
-        live = world.engine.store.tasks(states=[TaskState.WARM, TaskState.CREATING])
+        live = world.process.store.tasks(states=[TaskState.WARM, TaskState.CREATING])
         most_live = max(most_live, len(live))
         most_there = max(most_there, len(world.cvat.tasks_there))
 
@@ -151,7 +151,7 @@ def test_replenish_adds_no_more_tasks_than_are_being_created(world: World) -> No
     target, creating = world.template.pool.min_size, 2
     assert target < most_live <= target + creating
     assert most_there <= 2 * target + creating, "with those that are still to be deleted"
-    deletion = Deletion(world.engine.store, cast(Any, world.cvat), owner="me", clock=world.clock)
+    deletion = Deletion(world.process.store, cast(Any, world.cvat), owner="me", clock=world.clock)
     assert delete_all(deletion).deleted == 3
     assert len(world.cvat.tasks_there) == 3
 
@@ -163,20 +163,20 @@ def test_a_caller_who_takes_a_task_at_the_last_moment_costs_the_pool_no_second_o
     place."""
     world.change("v2")
     world.create(2)
-    count = world.engine.store.warm_of
-    third = world.engine.store.finish_create
+    count = world.process.store.warm_of
+    third = world.process.store.finish_create
 
     def take_after(*arguments: Any) -> int:
         counted = count(*arguments)
-        monkeypatch.setattr(world.engine.store, "warm_of", count)
+        monkeypatch.setattr(world.process.store, "warm_of", count)
         assert world.take() == ("v2", Outcome.HIT)
         return counted
 
     def watch(*arguments: Any, **options: Any) -> bool:
-        monkeypatch.setattr(world.engine.store, "warm_of", take_after)
+        monkeypatch.setattr(world.process.store, "warm_of", take_after)
         return third(*arguments, **options)
 
-    monkeypatch.setattr(world.engine.store, "finish_create", watch)
+    monkeypatch.setattr(world.process.store, "finish_create", watch)
     world.create()
     assert world.count() == {"v1": 1, "v2": 2}
 
@@ -239,7 +239,7 @@ def test_what_is_old_serves_while_nothing_can_be_created(world: World) -> None:
 
 
 def test_what_is_old_serves_while_the_template_is_paused(world: World) -> None:
-    world.engine.store.pause("scenes", now=world.clock.now())
+    world.process.store.pause("scenes", now=world.clock.now())
     world.change("v2")
     assert fill(world.refill) == 0
     assert world.take() == ("v1", Outcome.HIT)
@@ -279,10 +279,10 @@ def test_the_foreground_comes_first_as_long_as_what_is_old_suffices(world: World
     image = build_upload([("a.jpg", b"some bytes")])
     world.change("v2", min_size=10)
     request = NewRequest(id="r", files=("a.jpg",), size=10)
-    opened = open_lease(world.engine, world.template, request=request)
+    opened = open_lease(world.process, world.template, request=request)
     assert opened.task is not None and opened.request is not None
     handout = Handout(lease=opened.lease, task=opened.task, request=opened.request)
-    world.engine.runner.run(world.template, handout, image)
+    world.process.runner.run(world.template, handout, image)
     assert world.count() == {"v1": 2}
     world.create()
     assert world.count() == {"v1": 2, "v2": 1}, "at two warm ones it is about to run dry"
@@ -296,22 +296,22 @@ def test_the_foreground_comes_first_as_long_as_what_is_old_suffices(world: World
 def test_what_was_made_elsewhere_is_never_handed_out(world: World, server: CvatSettings) -> None:
     moved = replace(world.template, server=server)
     assert moved.origin != world.template.origin
-    world.engine.templates.replace({"scenes": moved})
-    assert open_lease(world.engine, moved).lease.outcome is Outcome.COLD
+    world.process.templates.replace({"scenes": moved})
+    assert open_lease(world.process, moved).lease.outcome is Outcome.COLD
     world.retirement.run_once()
     assert world.count() == {}
 
 
 def test_a_waiting_caller_gets_what_is_old(world: World) -> None:
     """It was given back while the caller waited; a fresh one is not to be had."""
-    opened = [open_lease(world.engine, world.template) for _ in range(3)]
+    opened = [open_lease(world.process, world.template) for _ in range(3)]
     world.change("v2", on_empty="wait", max_wait=5.0)
-    world.engine.store.acquire_maintenance("daemon", until=world.clock.now() + 99, now=0.0)
+    world.process.store.acquire_maintenance("daemon", until=world.clock.now() + 99, now=0.0)
     elapse = world.clock.wait
 
     def give_back(*arguments: Any) -> bool:
         world.clock.wait = elapse  # type: ignore[method-assign]
-        assert world.engine.store.give_back(opened[0].lease.id, now=world.clock.now())
+        assert world.process.store.give_back(opened[0].lease.id, now=world.clock.now())
         return elapse(*arguments)
 
     world.clock.wait = give_back  # type: ignore[method-assign]
@@ -324,7 +324,7 @@ def test_a_waiting_caller_gets_what_is_old(world: World) -> None:
 def test_a_template_taken_out_drains_and_what_callers_have_is_followed_to_its_end(
     world: World,
 ) -> None:
-    engine, clock, template = world.engine, world.clock, world.template
+    engine, clock, template = world.process, world.clock, world.template
     lease = open_lease(engine, template, ttl=10.0)
     request = NewRequest(id="r", files=("a.jpg",), size=10)
     opened = open_lease(engine, template, request=request)
@@ -355,26 +355,26 @@ def test_a_template_taken_out_drains_and_what_callers_have_is_followed_to_its_en
 
 
 @pytest.fixture
-def outdated(world: World) -> Engine:
+def outdated(world: World) -> Process:
     """A process that knows the first version only, beside a daemon with the second one."""
-    outdated = Engine(
-        replace(world.engine.settings, templates=dict(world.engine.templates)),
-        store=world.engine.store,
+    outdated = Process(
+        replace(world.process.settings, templates=dict(world.process.templates)),
+        store=world.process.store,
         cvat=cast(Any, world.cvat),
         clock=world.clock,
     )
-    world.engine.store.acquire_maintenance("daemon", until=world.clock.now() + 1e6, now=0.0)
+    world.process.store.acquire_maintenance("daemon", until=world.clock.now() + 1e6, now=0.0)
     return outdated
 
 
-def test_an_outdated_process_that_may_gets_what_there_is(world: World, outdated: Engine) -> None:
+def test_an_outdated_process_that_may_gets_what_there_is(world: World, outdated: Process) -> None:
     world.change("v2")
     fill(world.refill)
     opened = open_lease(outdated, outdated.templates["scenes"])
     assert (world.version(opened.task), opened.lease.outcome) == ("v2", Outcome.HIT)
 
 
-def test_an_outdated_process_that_may_not_has_its_own_made(world: World, outdated: Engine) -> None:
+def test_an_outdated_process_that_may_not_has_its_own_made(world: World, outdated: Process) -> None:
     strict = replace(world.template, pool=PoolSettings(min_size=3, max_wait=2.0))
     world.change("v2", on_change="recreate")
     fill(world.refill)
@@ -386,11 +386,11 @@ def test_an_outdated_process_that_may_not_has_its_own_made(world: World, outdate
 
 
 def test_an_outdated_process_that_only_waits_hears_why_it_gets_none(
-    world: World, outdated: Engine
+    world: World, outdated: Process
 ) -> None:
     strict = replace(world.template, pool=PoolSettings(on_empty="wait", max_wait=2.0))
     world.change("v2", on_change="recreate")
     fill(world.refill)
     with pytest.raises(PoolEmpty, match="another version of the template"):
         open_lease(outdated, strict)
-    assert world.engine.store.leases([LeaseState.WAITING]) == []
+    assert world.process.store.leases([LeaseState.WAITING]) == []

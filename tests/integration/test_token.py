@@ -63,7 +63,7 @@ def caller(
 
 @pytest.fixture
 def refill(caller: TaskPool) -> Refill:
-    refill = refill_of(caller.engine)
+    refill = refill_of(caller.process)
     assert fill(refill) == 3
     return refill
 
@@ -73,7 +73,7 @@ def look(caller: TaskPool) -> TemplateStatus:
 
 
 def send(caller: TaskPool, name: str = "r") -> RequestRecord:
-    engine = caller.engine
+    engine = caller.process
     template = engine.templates["scenes"]
     upload = build_upload([("a.jpg", IMAGE)])
     wish = NewRequest(id=name, files=("a.jpg",), size=upload.size)
@@ -92,7 +92,7 @@ def test_the_template_holds_with_the_reason_and_recovers_by_itself(
     caller: TaskPool, refill: Refill, server: SimulatorServer, clock: ManualClock, how: str
 ) -> None:
     getattr(server.actions, how)()
-    assert open_lease(caller.engine, caller.engine.templates["scenes"]).lease.outcome is (
+    assert open_lease(caller.process, caller.process.templates["scenes"]).lease.outcome is (
         Outcome.HIT
     ), "what is warm is handed out"
     fill(refill)
@@ -117,7 +117,7 @@ def test_the_template_holds_with_the_reason_and_recovers_by_itself(
 def test_it_is_tried_again_at_least_every_quarter_of_an_hour(
     caller: TaskPool, refill: Refill, server: SimulatorServer, clock: ManualClock
 ) -> None:
-    open_lease(caller.engine, caller.engine.templates["scenes"])
+    open_lease(caller.process, caller.process.templates["scenes"])
     server.actions.revoke_tokens()
     for _ in range(24 * 60):
         fill(refill)
@@ -131,7 +131,7 @@ def test_it_is_tried_again_at_least_every_quarter_of_an_hour(
 def test_somebody_who_has_put_it_right_need_not_wait(
     caller: TaskPool, refill: Refill, server: SimulatorServer
 ) -> None:
-    open_lease(caller.engine, caller.engine.templates["scenes"])
+    open_lease(caller.process, caller.process.templates["scenes"])
     server.actions.revoke_tokens()
     fill(refill)
     server.actions.restore_tokens()
@@ -155,7 +155,7 @@ def test_an_upload_is_refused_and_costs_no_task(
 def test_an_import_under_way_is_followed_once_the_token_works_again(
     caller: TaskPool, refill: Refill, server: SimulatorServer, clock: ManualClock
 ) -> None:
-    tracker = caller.engine.tracker
+    tracker = caller.process.tracker
     send(caller)
     server.wait_idle()
     server.actions.revoke_tokens()
@@ -174,7 +174,7 @@ def test_nothing_is_concluded_from_a_refusal(
     caller: TaskPool, refill: Refill, server: SimulatorServer, clock: ManualClock
 ) -> None:
     """Tasks that cannot be seen are not gone, and a lease is not ended unseen."""
-    engine = caller.engine
+    engine = caller.process
     lease = open_lease(engine, engine.templates["scenes"], ttl=10.0).lease
     retired = engine.store.tasks(states=[TaskState.WARM])[0]
     engine.store.retire(retired.id, reason="for the test", now=clock.now())

@@ -44,12 +44,12 @@ def test_installing_again_changes_nothing(
 ) -> None:
     first = install(setup, hooked_daemon)
     assert first.action == "installed"
-    (hook,) = ours(caller.pool.engine.cvat(), project)
+    (hook,) = ours(caller.pool.process.cvat(), project)
     caller.calls.clear()
     again = install(setup, hooked_daemon)
     assert (again.action, again.webhook_id) == ("unchanged", hook.id)
     assert caller.calls == {"webhooks": 1, "ping_webhook": 1}
-    assert ours(caller.pool.engine.cvat(), project) == [hook]
+    assert ours(caller.pool.process.cvat(), project) == [hook]
     assert set(hook.events) == {"create:job", "completed:request[create:task]"}
     secret = caller.pool.store.webhook_secret()
     assert simulator.state.webhooks[hook.id].secret == secret
@@ -76,14 +76,14 @@ def test_what_is_out_of_order_is_repaired(
     simulator.call(lambda: setattr(hook, "secret", "another"))
     assert install(setup, hooked_daemon).reachable, "a wrong secret shows in the ping"
     other = {"target_url": "http://elsewhere/", "description": "not ours", "secret": "s"}
-    caller.pool.engine.cvat().webhooks.create(project, **other)
+    caller.pool.process.cvat().webhooks.create(project, **other)
     surplus = {**other, "description": hook.description}
-    caller.pool.engine.cvat().webhooks.create(project, **surplus)
+    caller.pool.process.cvat().webhooks.create(project, **surplus)
     install(setup, hooked_daemon)
-    assert len(ours(caller.pool.engine.cvat(), project)) == 2
+    assert len(ours(caller.pool.process.cvat(), project)) == 2
     removed = [report for report in setup.remove() if report.action == "removed"]
     assert [report.scope for report in removed] == [f"project:{project}"]
-    assert [each.description for each in ours(caller.pool.engine.cvat(), project)] == ["not ours"]
+    assert [each.description for each in ours(caller.pool.process.cvat(), project)] == ["not ours"]
     assert [report.action for report in setup.remove()] == ["not installed"]
 
 
@@ -92,7 +92,7 @@ def test_a_webhook_that_somebody_deleted_is_installed_again(
 ) -> None:
     first = install(setup, hooked_daemon)
     assert first.webhook_id is not None
-    caller.pool.engine.cvat().webhooks.delete(first.webhook_id)
+    caller.pool.process.cvat().webhooks.delete(first.webhook_id)
     assert install(setup, hooked_daemon).action == "installed"
     list(setup.remove())
 
@@ -106,7 +106,7 @@ def test_an_organization_has_one_webhook_for_all(
         + f"\n[templates.hooked]\nproject = {project}\n"
     )
     with TaskPool.from_config(config_path) as pool:
-        cvat = pool.engine.cvat()
+        cvat = pool.process.cvat()
         setup = WebhookSetup(pool.store, cvat, pool.settings, clock=pool.clock)
         pool.store.keep_webhook(f"project:{project}", hook_id=99, target_url="u", now=1.0)
         one, stale = setup.install("http://127.0.0.1:9/webhooks/cvat")
@@ -190,7 +190,7 @@ def test_the_command_installs_and_removes(
     assert lines[f"project {project} (hooked)"].startswith("installed, webhook ")
     assert lines[f"project {project} (hooked)"].endswith("ping: delivered")
     wait_until(
-        hooked_daemon.engine.store,
+        hooked_daemon.process.store,
         lambda: command.json("status")["templates"][1]["hooks"] == "alive",
     )
     shown.append(command("status"))
@@ -258,4 +258,4 @@ def test_a_daemon_that_others_can_reach_needs_a_token(config_path: Path, log_in:
     exposed = replace(load(config_path), daemon=DaemonSettings(host="0.0.0.0", port=0))
     with pytest.raises(ConfigError, match="POOL_API_TOKEN"):
         Daemon(exposed)
-    Daemon(exposed, api_token="a token").engine.close()
+    Daemon(exposed, api_token="a token").process.close()

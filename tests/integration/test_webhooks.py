@@ -70,7 +70,7 @@ def test_a_request_into_a_lease_that_the_daemon_watches_gets_its_name(
 ) -> None:
     lease = caller.pool.acquire("hooked")
     (handout,) = caller.pool.store.watched_leases()
-    hooked_daemon.engine.tracker.watch_lease(handout)
+    hooked_daemon.process.tracker.watch_lease(handout)
     assert lease.upload([("a.jpg", image)], name="drive 8").jobs(timeout=20)
     simulator.wait_for(lambda known: known.tasks[lease.task_id].name == "drive 8")
 
@@ -102,7 +102,7 @@ def test_lost_deliveries_bring_polling_back(
     assert row.hooks_silent_since is not None
     simulator.call(lambda: setattr(hook, "is_active", True))
     serve(caller, image)
-    wait_until(hooked_daemon.engine.store, lambda: state(caller) is WebhookState.ALIVE)
+    wait_until(hooked_daemon.process.store, lambda: state(caller) is WebhookState.ALIVE)
 
 
 def test_a_forged_delivery_has_no_effect(

@@ -23,13 +23,13 @@ from pool.clock import SystemClock
 from pool.config.settings import CvatSettings, DaemonSettings, Settings, StoreSettings, Template
 from pool.cvat import AccessTokenCredentials, CvatClient
 from pool.http import dependencies
-from pool.http.accepting import Accepting
 from pool.http.app import create_app
 from pool.http.server import HttpServer
 from pool.http.shutdown import Shutdown
+from pool.http.uploads import Uploads
 from pool.http.waiting import Waiting
 from pool.observability.observation import Observation
-from pool.process import Engine
+from pool.process import Process
 from pool.requests.dispatcher import Dispatcher
 from pool.store import open_store
 from pool.taskpool import TaskPool
@@ -253,24 +253,24 @@ def waiting(seconds: int | None) -> dict[str, str]:
 class Serving:
     """A server and what it works on."""
 
-    engine: Engine
+    process: Process
     pool: TaskPool
     dispatch: Dispatcher
     server: HttpServer
     waiting: Waiting
-    accepting: Accepting
+    uploads: Uploads
     observation: Observation
     shutdown: Shutdown
     api: Api
 
     def fill(self) -> None:
         """Make the pool as full as it wants to be."""
-        fill(refill_of(self.engine))
+        fill(refill_of(self.process))
 
     def spooled(self) -> list[str]:
         """The entries of the spool, complete or not, that are left once all is done with."""
         assert self.dispatch.drain(PATIENCE)
-        folder, end = self.engine.spool.folder, time.monotonic() + LEFT_OVER
+        folder, end = self.process.spool.folder, time.monotonic() + LEFT_OVER
         # What was served is deleted on a thread that tells nobody.
         while True:
             entries = sorted(each.name for each in folder.iterdir()) if folder.is_dir() else []
@@ -327,7 +327,7 @@ def serving(
     """A daemon's HTTP side, and the engine below it, without the maintenance: the test fills."""
     store = open_store(settings.store.url)
     cvat = CvatClient(settings.cvat, AccessTokenCredentials(access_token))
-    engine = Engine(settings, store=store, cvat=cvat, clock=SystemClock())
+    engine = Process(settings, store=store, cvat=cvat, clock=SystemClock())
     shutdown = Shutdown()
     dispatch = dispatch_of(engine)
     app = create_app(
@@ -352,7 +352,7 @@ def serving(
                 dispatch,
                 server,
                 state.waiting,
-                state.accepting,
+                state.uploads,
                 state.observation,
                 shutdown,
                 api,

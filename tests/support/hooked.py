@@ -13,7 +13,7 @@ from pool import TaskPool
 from pool.config.settings import Template
 from pool.daemon import Daemon
 from pool.model import RequestRecord, RequestState, WebhookState
-from pool.process import Engine
+from pool.process import Process
 from pool.simulator import SimulatorServer
 from pool.store import CreateLimit, NewLease, NewRequest
 from pool.tracking.webhook_setup import WebhookReport, WebhookSetup
@@ -71,15 +71,15 @@ def serve(caller: Counted, image: bytes, *names: str) -> list[int]:
 class Imports:
     """Brings tasks to where CVAT imports into them, for this process or for another one."""
 
-    def __init__(self, engine: Engine, template: Template) -> None:
-        self.engine, self.template = engine, template
+    def __init__(self, engine: Process, template: Template) -> None:
+        self.process, self.template = engine, template
         self.count = 0
 
     def begin(
         self, *files: str, owner: str = "", watched: bool = True, with_request: bool = True
     ) -> int:
         self.count += 1
-        store, now, number = self.engine.store, self.engine.clock.now(), self.count
+        store, now, number = self.process.store, self.process.clock.now(), self.count
         limit = CreateLimit(capacity=99, concurrency=99)
         fingerprint = self.template.fingerprint
         store.begin_create(
@@ -91,7 +91,7 @@ class Imports:
             id=f"lease{number}",
             template=self.template.name,
             fingerprint=fingerprint,
-            owner=owner or self.engine.owner,
+            owner=owner or self.process.owner,
             ttl=60.0,
         )
         request = NewRequest(id=f"request{number}", files=files or ("a.jpg",), size=10)
@@ -100,11 +100,11 @@ class Imports:
             import_id = opened.request.import_id or ""
             store.begin_import(import_id, deadline=now + 600, now=now)
             if watched and not owner:
-                self.engine.tracker.watch(import_id, kind="images")
+                self.process.tracker.watch(import_id, kind="images")
         return 100 + number
 
     def read(self, number: int) -> RequestRecord:
-        record = self.engine.store.request(f"request{number}")
+        record = self.process.store.request(f"request{number}")
         assert record is not None
         return record
 

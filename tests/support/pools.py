@@ -60,7 +60,7 @@ def serving(path: Path, simulator: SimulatorServer) -> Iterator[Daemon]:
         try:
             assert ready.wait(PATIENCE)
             # Else it would be filled as soon as somebody has asked for it.
-            daemon.engine.store.pause("strict", now=daemon.engine.clock.now())
+            daemon.process.store.pause("strict", now=daemon.process.clock.now())
             yield daemon
         finally:
             daemon.stop()
@@ -73,7 +73,7 @@ def opened(kind: str, daemon: Daemon, *, url: str | None = None, **options: Any)
     """A caller's pool beside a daemon, used in the same way whatever its kind; ``url`` leads to
     the daemon by another way."""
     if kind == HERE:
-        with TaskPool(daemon.settings, cvat=daemon.engine.cvat()) as pool:
+        with TaskPool(daemon.settings, cvat=daemon.process.cvat()) as pool:
             yield pool
     elif kind == "RemotePool":
         with RemotePool(url or daemon.url, **options) as pool:
@@ -107,4 +107,4 @@ def tasks_with(simulator: SimulatorServer, name: str) -> list[int]:
 
 def wait_for(daemon: Daemon, condition: Callable[[], bool]) -> None:
     """Until a condition holds that the daemon's work makes true."""
-    wait_until(daemon.engine.store, condition)
+    wait_until(daemon.process.store, condition)

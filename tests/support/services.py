@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pool.config.settings import Template
 from pool.maintenance.refill import Refill
-from pool.process import Engine
+from pool.process import Process
 from pool.requests.dispatcher import Dispatcher
 from pool.store import NewRequest, Opened
 from support.scripted import ScriptedCvat
@@ -15,7 +15,7 @@ from support.scripted import ScriptedCvat
 PATIENCE = 20.0
 
 
-def dispatch_of(engine: Engine, *, workers: int = 16) -> Dispatcher:
+def dispatch_of(engine: Process, *, workers: int = 16) -> Dispatcher:
     """A dispatcher for the templates in force."""
     return Dispatcher(
         engine.store,
@@ -31,7 +31,7 @@ def dispatch_of(engine: Engine, *, workers: int = 16) -> Dispatcher:
 
 
 def open_lease(
-    engine: Engine,
+    engine: Process,
     template: Template,
     *,
     request: NewRequest | None = None,
@@ -48,7 +48,7 @@ def open_lease(
     return replace(opened, lease=handout.lease, task=handout.task, request=handout.request)
 
 
-def refill_of(engine: Engine) -> Refill:
+def refill_of(engine: Process) -> Refill:
     """A refill for the templates in force, whose chances are the same in every run."""
     return Refill(
         engine.store,

@@ -9,7 +9,7 @@ from pool.config.settings import PoolSettings, Template
 from pool.config.source import Upload, names_of
 from pool.errors import CvatError, CvatUnreachable
 from pool.model import RequestRecord, RequestState, TaskState, new_id
-from pool.process import Engine
+from pool.process import Process
 from pool.requests.dispatcher import Dispatcher
 from pool.store import NewRequest, Opened
 from support.clock import ManualClock
@@ -22,7 +22,7 @@ OTHER = Template(name="other", labels=({"name": "tram"},), pool=PoolSettings(min
 IMPORTING, QUEUED, READY = RequestState.IMPORTING, RequestState.QUEUED, RequestState.READY
 
 
-def receive(engine: Engine, name: str = "a.jpg") -> tuple[Upload, NewRequest]:
+def receive(engine: Process, name: str = "a.jpg") -> tuple[Upload, NewRequest]:
     """One file, complete in the spool, as the HTTP side leaves it."""
     incoming = engine.spool.receive(new_id())
     incoming.add(name).write(CONTENT)
@@ -32,13 +32,13 @@ def receive(engine: Engine, name: str = "a.jpg") -> tuple[Upload, NewRequest]:
 
 
 def accept(
-    engine: Engine, dispatch: Dispatcher, template: Template, *, key: str | None = None
+    engine: Process, dispatch: Dispatcher, template: Template, *, key: str | None = None
 ) -> Opened:
     upload, request = receive(engine)
     return dispatch.accept(template, upload, request, idempotency_key=key, payload="p")
 
 
-def accepted(engine: Engine, dispatch: Dispatcher, template: Template) -> str:
+def accepted(engine: Process, dispatch: Dispatcher, template: Template) -> str:
     """The id of a request that was handed over."""
     opened = accept(engine, dispatch, template)
     assert opened.request is not None
@@ -56,23 +56,23 @@ def serve(dispatch: Dispatcher) -> int:
     return started
 
 
-def read(engine: Engine, request_id: str) -> RequestRecord:
+def read(engine: Process, request_id: str) -> RequestRecord:
     record = engine.store.request(request_id)
     assert record is not None
     return record
 
 
-def state(engine: Engine, request_id: str) -> RequestState:
+def state(engine: Process, request_id: str) -> RequestState:
     return read(engine, request_id).state
 
 
-def entries(engine: Engine) -> list[str]:
+def entries(engine: Process) -> list[str]:
     """Whose data is in the spool."""
     folder = engine.spool.folder
     return sorted(each.name for each in folder.iterdir()) if folder.exists() else []
 
 
-def levels(engine: Engine, template: Template) -> dict[str, int]:
+def levels(engine: Process, template: Template) -> dict[str, int]:
     """Live tasks by state."""
     found = engine.store.levels().get(template.name)
     return {state.value: count for state, count in found.counts.items() if count} if found else {}
@@ -91,7 +91,7 @@ def come_back(cvat: ScriptedCvat) -> None:
     cvat.before = lambda _operation: None
 
 
-def import_all(engine: Engine, cvat: ScriptedCvat, clock: ManualClock) -> None:
+def import_all(engine: Process, cvat: ScriptedCvat, clock: ManualClock) -> None:
     """CVAT makes the jobs of all that is being imported, and the tracker finds them."""
     for task in engine.store.tasks(states=(TaskState.IMPORTING,)):
         cvat.make_ready(task.task_id or 0)

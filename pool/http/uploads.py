@@ -1,4 +1,4 @@
-"""Takes in the data of requests: into the spool as it comes, and then to the dispatch."""
+"""Takes the data of requests: into the spool as it comes, and then to the dispatcher."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from pool.config.settings import Template
 from pool.config.source import digest, names_of
-from pool.errors import InputError, PoolError, StoreError, UnknownLease
+from pool.errors import InputError, StoreError, UnknownLease
 from pool.http.limits import LONGEST_LIST, UploadLimiter, blocks, read_json
 from pool.http.multipart import FormReader
 from pool.http.schemas import RequestBody, RequestFields
@@ -26,19 +26,19 @@ from pool.taskpool import TaskPool
 FIELDS: Final = frozenset(RequestFields.model_fields)
 
 
-class Accepting:
+class Uploads:
     """Accepts requests. What is not accepted leaves nothing behind.
 
     The row of a request is durable when :meth:`form` or :meth:`json` answers; its data is once
-    :meth:`keep` has, which is to be before its caller is told. Meanwhile it may be served already:
+    :meth:`keep` has, which comes before its caller's answer. Meanwhile it may be served already:
     what CVAT has need not be written to the disk here first.
     """
 
     def __init__(
         self, pool: TaskPool, dispatch: Dispatcher, workers: Workers, shutdown: Shutdown
     ) -> None:
-        self._engine = pool.engine
-        self._spool = pool.engine.spool
+        self._engine = pool.process
+        self._spool = pool.process.spool
         self._clock = pool.clock
         self._settings = pool.settings.daemon
         self._dispatch = dispatch
@@ -47,7 +47,7 @@ class Accepting:
         self._uploads = UploadLimiter()
 
     async def form(self, request: Request, key: str | None) -> RequestRecord:
-        """A request whose files are in the body.
+        """Accept a request whose files are in the body.
 
         :raises pool.errors.PoolError: it is not accepted.
         :raises pool.errors.Stopping: the server stops, or has while the body was being read.
@@ -68,11 +68,11 @@ class Accepting:
             except BaseException:
                 await asyncio.shield(self._workers.spool(reader.discard))
                 raise
-            # From here on it goes its way, whatever becomes of its caller.
+            # From here on it is accepted, even if its caller goes.
             return await self._workers.spool(self._take, reader, last, request_id, key)
 
     async def json(self, request: Request, key: str | None) -> RequestRecord:
-        """A request whose data CVAT fetches by itself; errors as of :meth:`form`."""
+        """Accept a request whose data CVAT fetches itself; errors as of :meth:`form`."""
         async with self._uploads.admitted(), self._shutdown.reading():
             wish = await read_json(
                 request, RequestBody, timeout=self._settings.receive_timeout, most=LONGEST_LIST
@@ -83,14 +83,14 @@ class Accepting:
         return await self._workers.spool(self._take_wish, wish, key)
 
     async def keep(self, request_id: str) -> None:
-        """Have the data of an accepted request on the disk, unless it was served already.
+        """Bring the data of an accepted request to the disk, unless it was served already.
 
         :raises StoreError: the disk does not do its part.
         """
         await self._workers.spool(self._keep, request_id)
 
     async def _read(self, request: Request, reader: FormReader) -> bytes:
-        """Feed the reader all of the body but the last block, which is the answer."""
+        """Feed the reader all of the body but the last block; return that."""
         async for block, last in blocks(
             request, most=self._settings.max_body, timeout=self._settings.receive_timeout
         ):
@@ -105,7 +105,7 @@ class Accepting:
         try:
             self._spool.sync(request_id)
         except StoreError:
-            # Somebody may have been done with it meanwhile.
+            # It may have been served meanwhile.
             if self._spool.load(request_id) is not None:
                 raise
 
@@ -175,12 +175,11 @@ class Accepting:
             payload=payload,
             lease_id=told.lease_id,
         )
-        if opened.request is None:
-            raise PoolError("the store kept no request")
+        assert opened.request is not None
         return opened.request
 
     def _template(self, told: RequestFields) -> Template:
-        """The template of a request, which is that of its lease if it names one."""
+        """Return the template of a request: that of its lease, if it names one."""
         if told.lease_id is None:
             return self._engine.templates.named(told.template or "")
         lease = self._engine.store.lease(told.lease_id)
