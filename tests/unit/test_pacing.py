@@ -126,14 +126,14 @@ def test_size_classes_tell_apart_what_takes_longer() -> None:
         # A webhook is expected to tell of it.
         ({"polls": 1, "relaxed": True}, False),
         # Its caller uploads by itself, some time.
-        ({"polls": 1, "request_id": None}, False),
+        ({"polls": 1, "import_id": None}, False),
     ],
 )
 def test_what_is_polled_along_with_an_import_that_is_due(
     waits: dict[str, Any], asked: bool
 ) -> None:
     def watched(name: str, **known: Any) -> Tracked:
-        usual = {"request_id": name, "since": NOW - 1, "due": NOW + 0.5, "deadline": NOW + 60}
+        usual = {"import_id": name, "since": NOW - 1, "due": NOW + 0.5, "deadline": NOW + 60}
         return Tracked(
             pooled_id=name, task_id=1, template="t", size_class="p", **{**usual, **known}
         )
