@@ -39,7 +39,7 @@ CONNECTIONS = 2
 class Process:
     """What hands out, uploads and tracks, for the library and for the daemon alike.
 
-    ``on_call`` hears of every call to the server, as
+    ``on_call`` is called with every call to the server, as
     :class:`pool.cvat.CvatClient` says; a ``cvat`` that is given has its own.
     """
 
@@ -188,7 +188,7 @@ class Process:
         try:
             self.cvat().warm_up(CONNECTIONS)
         except PoolError as error:
-            # Whoever needs the server next hears of it; until then nobody does.
+            # Best effort: the next call reports the failure.
             log.info("no connections opened ahead", why=str(error))
 
     def settle(self, timeout: float) -> None:

@@ -215,9 +215,9 @@ class TaskPool(Control):
         timeout, key = check_timeout(timeout), check_key(idempotency_key)
         upload = build_upload(files, **data)
         fit(upload, chosen)
-        told = {"template": template, "name": name, "assignee": assignee}
+        asked = {"template": template, "name": name, "assignee": assignee}
         request = self._new_request(upload, name, assignee)
-        payload = digest(upload, told) if key is not None else ""
+        payload = digest(upload, asked) if key is not None else ""
         self.process.start()
         record = self.process.runner.submit(
             chosen,

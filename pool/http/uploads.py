@@ -37,7 +37,7 @@ class Uploads:
     def __init__(
         self, pool: TaskPool, dispatch: Dispatcher, workers: Workers, shutdown: Shutdown
     ) -> None:
-        self._engine = pool.process
+        self._process = pool.process
         self._spool = pool.process.spool
         self._clock = pool.clock
         self._settings = pool.settings.daemon
@@ -113,7 +113,7 @@ class Uploads:
         reader.feed(block)
         # A mistake that is known already need not cost the rest of the body.
         if "template" in reader.fields:
-            self._engine.templates.named(reader.fields["template"])
+            self._process.templates.named(reader.fields["template"])
 
     def _take(
         self, reader: FormReader, block: bytes, request_id: str, key: str | None
@@ -121,8 +121,8 @@ class Uploads:
         try:
             reader.feed(block)
             incoming = reader.end()
-            told = RequestFields.from_form(reader.fields)
-            return self._accept(incoming, request_id, told, key, reader.digests)
+            fields = RequestFields.from_form(reader.fields)
+            return self._accept(incoming, request_id, fields, key, reader.digests)
         except BaseException:
             reader.discard()
             raise
@@ -136,36 +136,36 @@ class Uploads:
         self,
         incoming: Incoming,
         request_id: str,
-        told: RequestFields,
+        fields: RequestFields,
         key: str | None,
         digests: list[bytes],
     ) -> RequestRecord:
-        template = self._template(told)
-        wish = told if isinstance(told, RequestBody) else None
+        template = self._template(fields)
+        wish = fields if isinstance(fields, RequestBody) else None
         cloud = wish.cloud if wish else None
         upload = incoming.finish(
             share=wish.share if wish else None,
             urls=wish.urls if wish else None,
             cloud=(cloud.storage_id, cloud.keys) if cloud else None,
-            params=told.params,
+            params=fields.params,
             template=template,
             sync=False,
         )
         new = NewRequest(
             id=request_id,
-            name=told.name,
-            assignee=told.assignee,
+            name=fields.name,
+            assignee=fields.assignee,
             files=names_of(upload),
             size=upload.size,
             spooled=True,
         )
         asked: dict[str, Any] = {
             "template": template.name,
-            "name": told.name,
-            "assignee": told.assignee,
+            "name": fields.name,
+            "assignee": fields.assignee,
         }
-        if told.lease_id is not None:
-            asked["lease_id"] = told.lease_id
+        if fields.lease_id is not None:
+            asked["lease_id"] = fields.lease_id
         payload = digest(upload, asked, digests) if key is not None else ""
         opened = self._dispatch.accept(
             template,
@@ -173,18 +173,18 @@ class Uploads:
             new,
             idempotency_key=key,
             payload=payload,
-            lease_id=told.lease_id,
+            lease_id=fields.lease_id,
         )
         assert opened.request is not None
         return opened.request
 
-    def _template(self, told: RequestFields) -> Template:
+    def _template(self, fields: RequestFields) -> Template:
         """Return the template of a request: that of its lease, if it names one."""
-        if told.lease_id is None:
-            return self._engine.templates.named(told.template or "")
-        lease = self._engine.store.lease(told.lease_id)
+        if fields.lease_id is None:
+            return self._process.templates.named(fields.template or "")
+        lease = self._process.store.lease(fields.lease_id)
         if lease is None:
-            raise UnknownLease(told.lease_id)
-        if told.template not in (None, lease.template):
+            raise UnknownLease(fields.lease_id)
+        if fields.template not in (None, lease.template):
             raise InputError(f"lease {lease.id} is of template {lease.template!r}")
-        return self._engine.templates.named(lease.template)
+        return self._process.templates.named(lease.template)

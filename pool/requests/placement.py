@@ -35,8 +35,8 @@ class Placement:
     """Finds a task for each caller, and each task for one caller. Thread-safe.
 
     The store gives a task that becomes warm to the lease that has waited longest, in the same
-    transaction (:func:`pool.store.leases.give_to_waiting`), whichever process it is of. So whoever
-    waits only waits for the news of it.
+    transaction (:func:`pool.store.leases.give_to_waiting`), whichever process it is of. So a
+    waiter only waits for the news of its lease.
     """
 
     def __init__(

@@ -414,7 +414,7 @@ class Runner:
         progress: Progress | None = None,
     ) -> Sent:
         """Upload once into the task of a hand-out, and take the step that follows, except for
-        ``WAIT`` with an untouched task, which the caller sees to."""
+        ``WAIT`` with an untouched task, which is left to the caller."""
         request = _request(handout)
         self._on_send(request)
         try:
