@@ -22,8 +22,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from http_server import SPACING, TEMPLATE, Server, jobs_of, put_warm, server
-
+from bench.http_server import SPACING, TEMPLATE, Server, jobs_of, put_warm, server
 from pool import TaskPool
 from pool.bench.pictures import sample_image
 from pool.config.settings import Settings

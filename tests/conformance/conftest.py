@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from store_factories import FACTORIES
-from store_scene import Scene
 
+from conformance.store_factories import FACTORIES
+from conformance.store_scene import Scene
 from pool.store import Store, open_store
 
 

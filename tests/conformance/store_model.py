@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from hypothesis.stateful import RuleBasedStateMachine
-from store_scene import NOW, everything
 
+from conformance.store_scene import NOW, everything
 from pool.model import (
     IMPORT_TRANSITIONS,
     LEASE_TRANSITIONS,

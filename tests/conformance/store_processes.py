@@ -11,10 +11,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from store_scene import FINGERPRINT, NOW, TEMPLATE, wish
-
+from conformance.store_scene import FINGERPRINT, NOW, TEMPLATE, wish
 from pool.errors import IdempotencyConflict
 from pool.model import new_id
 from pool.store import CreateLimit, NewMember, open_store
@@ -141,7 +141,8 @@ def run(action: Callable[..., Any], *calls: tuple[Any, ...]) -> list[Any]:
 
 def _start(action: Callable[..., Any], call: tuple[Any, ...]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, __file__, action.__name__, json.dumps(call)],
+        [sys.executable, "-m", "conformance.store_processes", action.__name__, json.dumps(call)],
+        cwd=Path(__file__).parents[1],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

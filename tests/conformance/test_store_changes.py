@@ -6,8 +6,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from store_scene import FINGERPRINT, NOW, ORIGIN, TEMPLATE, Scene, data, everything, wish
 
+from conformance.store_scene import (
+    FINGERPRINT,
+    NOW,
+    ORIGIN,
+    TEMPLATE,
+    Scene,
+    data,
+    everything,
+    wish,
+)
 from pool.model import LeaseState, Outcome, Prewarm, RequestState, TaskState
 from pool.store import Store
 

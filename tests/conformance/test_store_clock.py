@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from store_scene import NOW, TEMPLATE, Scene, everything, wish
 
+from conformance.store_scene import NOW, TEMPLATE, Scene, everything, wish
 from pool.model import Hold, Prewarm, RequestState, TaskState
 from pool.store import Opened, Store
 

@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-import store_processes as processes
-from store_scene import FINGERPRINT, NOW, TEMPLATE, Scene, everything, wish
 
+from conformance import store_processes as processes
+from conformance.store_scene import FINGERPRINT, NOW, TEMPLATE, Scene, everything, wish
 from pool.model import LeaseState, Outcome, RequestState, TaskState, new_id, task_name
 from pool.store import CreateLimit, Store
 

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, Scene, data, wish
 
+from conformance.store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, Scene, data, wish
 from pool.errors import IdempotencyConflict
 from pool.model import KINDS, EndedRequest, Event, Hold, Outcome, new_id
 from pool.store import CreateLimit, NewMember, Opened, Store

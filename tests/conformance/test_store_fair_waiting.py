@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from store_scene import NOW, ORIGIN, TEMPLATE, Scene, data, wish
 
+from conformance.store_scene import NOW, ORIGIN, TEMPLATE, Scene, data, wish
 from pool.model import LeaseState, Outcome, RequestState, TaskState
 from pool.store import Opened
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from store_scene import JOBS, NOW, Scene
-
+from conformance.store_scene import JOBS, NOW, Scene
 from pool.model import FinalKind, FinalStep, RequestWarning
 from pool.store import FINAL_GRACE, Opened
 

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
 import pytest
-import store_processes as processes
-from store_scene import FINGERPRINT, NOW, TEMPLATE, Scene, data, everything, wish
 
+from conformance import store_processes as processes
+from conformance.store_scene import FINGERPRINT, NOW, TEMPLATE, Scene, data, everything, wish
 from pool.model import LeaseState, Outcome, RequestState, TaskState
 from pool.store import Store
 

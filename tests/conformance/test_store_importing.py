@@ -3,9 +3,9 @@ from __future__ import annotations
 from itertools import chain
 
 import pytest
-import store_processes as processes
-from store_scene import JOBS, NOW, Scene, data, everything
 
+from conformance import store_processes as processes
+from conformance.store_scene import JOBS, NOW, Scene, data, everything
 from pool.model import LeaseState, Outcome, RequestState, TaskState
 from pool.store import Opened
 

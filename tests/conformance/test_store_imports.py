@@ -6,9 +6,9 @@ from dataclasses import replace
 from itertools import chain
 
 import pytest
-import store_processes as processes
-from store_scene import NOW, TEMPLATE, Scene, data, everything, wish
 
+from conformance import store_processes as processes
+from conformance.store_scene import NOW, TEMPLATE, Scene, data, everything, wish
 from pool.model import (
     FinalKind,
     Handout,

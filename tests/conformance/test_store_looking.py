@@ -5,9 +5,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import store_processes as processes
-from store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, Scene, data, wish
 
+from conformance import store_processes as processes
+from conformance.store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, Scene, data, wish
 from pool.errors import InputError, PoolClosed
 from pool.model import LeaseState, Outcome, RequestState, TaskState, new_id
 from pool.store import DEMAND_BUCKET, Asked, Store

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, Scene, data, everything, wish
 
+from conformance.store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, Scene, data, everything, wish
 from pool.model import Hold, RequestWarning, TaskState
 from pool.store import Opened, Store
 

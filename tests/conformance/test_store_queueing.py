@@ -4,9 +4,9 @@ from dataclasses import replace
 from itertools import chain
 
 import pytest
-import store_processes as processes
-from store_scene import JOBS, NOW, Scene, data, everything, wish
 
+from conformance import store_processes as processes
+from conformance.store_scene import JOBS, NOW, Scene, data, everything, wish
 from pool.errors import IdempotencyConflict, QueueFull
 from pool.model import LeaseState, Outcome, RequestRecord, RequestState, TaskState
 from pool.store import UNOWNED, NewMember, Opened

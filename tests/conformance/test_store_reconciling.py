@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from store_scene import FINGERPRINT, NOW, TEMPLATE, Scene, everything, wish
-
+from conformance.store_scene import FINGERPRINT, NOW, TEMPLATE, Scene, everything, wish
 from pool.model import LeaseState, Outcome, TaskState
 from pool.store import Store
 

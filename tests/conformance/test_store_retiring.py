@@ -3,9 +3,9 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import store_processes as processes
-from store_scene import FINGERPRINT, NOW, TEMPLATE, Scene, everything, wish
 
+from conformance import store_processes as processes
+from conformance.store_scene import FINGERPRINT, NOW, TEMPLATE, Scene, everything, wish
 from pool.model import PooledTask, TaskState
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from store_scene import NOW, Scene
 
+from conformance.store_scene import NOW, Scene
 from pool.model import SinkRecord
 from pool.store import Store
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
-from store_factories import FACTORIES
-from store_model import L, Lease, Model, R, Request, T, Task
-from store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, data, everything, wish
 
+from conformance.store_factories import FACTORIES
+from conformance.store_model import L, Lease, Model, R, Request, T, Task
+from conformance.store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, data, everything, wish
 from pool.model import new_id
 from pool.store import CreateLimit, NewMember, NewRequest, open_store
 

@@ -3,9 +3,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import store_processes as processes
-from store_scene import NOW, TEMPLATE, Scene
-
+from conformance import store_processes as processes
+from conformance.store_scene import NOW, TEMPLATE, Scene
 from pool.model import ConfigRecord, Hold, LearnedPace
 from pool.store import Store
 

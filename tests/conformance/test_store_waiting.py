@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from store_scene import JOBS, NOW, Scene
-
+from conformance.store_scene import JOBS, NOW, Scene
 from pool.store import Opened
 
 

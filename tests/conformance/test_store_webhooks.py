@@ -2,9 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import store_processes as processes
-from store_scene import JOBS, NOW, Scene
-
+from conformance import store_processes as processes
+from conformance.store_scene import JOBS, NOW, Scene
 from pool.model import TaskState, WebhookRecord
 from pool.store import HEARD_FOR, Store
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recording_replay import Replay, content, numbered, tiny_png
-
+from contract.recording_replay import Replay, content, numbered, tiny_png
 from pool.simulator import SimulatorSettings, Timings, UserSettings
 
 Step = Callable[[Replay], None]

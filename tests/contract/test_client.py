@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from uploads import UNKNOWN_ID, images, send
 
+from contract.uploads import UNKNOWN_ID, images, send
 from pool import errors
 from pool.cvat import (
     AccessTokenCredentials,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
-from uploads import UNKNOWN_ID, data_meta, frames, image, images, original, send
 
+from contract.uploads import UNKNOWN_ID, data_meta, frames, image, images, original, send
 from pool import errors
 from pool.config.data_params import DataParams
 from pool.config.source import LocalFile, Upload

@@ -19,10 +19,10 @@ from unittest import mock
 from urllib.parse import urlsplit
 
 import pytest
-from recording_replay import RECORDINGS, Answer, Replay, load, stored, subject
-from recording_scenes import KINDS, RECORDED_HOOK, SCENES
 from support.served import Delivered, getting, receiver
 
+from contract.recording_replay import RECORDINGS, Answer, Replay, load, stored, subject
+from contract.recording_scenes import KINDS, RECORDED_HOOK, SCENES
 from pool.simulator import SimulatorServer
 
 #: Values that are not compared in some exchanges, and why. Their types still are.

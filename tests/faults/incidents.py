@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hypothesis import strategies as st
-from mortal import Interrupted, Mortal, Plan
-from world import World
 
+from faults.mortal import Interrupted, Mortal, Plan
+from faults.world import World
 from pool.errors import StoreError
 from pool.simulator.actions import ActionFailed
 from pool.simulator.faults import (

@@ -17,9 +17,8 @@ from types import SimpleNamespace
 from typing import Any, Protocol, TypeVar
 from unittest import mock
 
-from frail import Frail, Killed, Moment
-from stepped_clock import SteppedClock
-
+from faults.frail import Frail, Killed, Moment
+from faults.stepped_clock import SteppedClock
 from pool import daemon as daemon_module
 from pool.config.loader import load
 from pool.daemon import Daemon

@@ -7,8 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from world import OWN, World
-
+from faults.world import OWN, World
 from pool.model import (
     IMPORT_TRANSITIONS,
     LEASE_TRANSITIONS,

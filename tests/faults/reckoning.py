@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bystander import SOON
-from weather import Weather
-
+from faults.bystander import SOON
+from faults.weather import Weather
 from pool.clock import SystemClock
 from pool.config.settings import Settings
 from pool.cvat import CvatClient

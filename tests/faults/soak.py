@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from storm import CALLERS, Storm
-from weather import ALL, MILD
+from faults.storm import CALLERS, Storm
+from faults.weather import ALL, MILD
 
 
 def main() -> int:

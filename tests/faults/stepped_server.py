@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import urllib3
-from stepped_clock import SteppedClock
 from urllib3 import exceptions as urllib3_errors
 
+from faults.stepped_clock import SteppedClock
 from pool.config.settings import CvatSettings
 from pool.cvat import AccessTokenCredentials, CvatClient
 from pool.simulator import SimulatorSettings

@@ -16,12 +16,12 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from actors import Place, run_caller, run_daemon
-from bystander import Bystander
-from reckoning import Outcome, Reckoning
 from support.proxy import CuttingProxy
-from weather import Weather
 
+from faults.actors import Place, run_caller, run_daemon
+from faults.bystander import Bystander
+from faults.reckoning import Outcome, Reckoning
+from faults.weather import Weather
 from pool.bench.pictures import sample_image
 from pool.config.loader import load
 from pool.cvat import connect
@@ -70,7 +70,7 @@ class Storm:
         )
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(
-            ["actors", "pool.taskpool", "pool.daemon", "pool.client"]
+            ["faults.actors", "pool.taskpool", "pool.daemon", "pool.client"]
         )
         self._image = sample_image(1, size=4_000)
         self._processes: dict[str, list[ForkServerProcess]] = {"caller": [], "daemon": []}

@@ -9,12 +9,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import hostile
 import pytest
-from hostile import Hostile
 from support.api import Serving, serving, settings_for
 from support.services import PATIENCE
 
+from faults import hostile
+from faults.hostile import Hostile
 from pool.config.settings import PoolSettings, Template
 from pool.simulator import SimulatorServer
 

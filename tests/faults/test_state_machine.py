@@ -20,11 +20,12 @@ from typing import TypeVar
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from incidents import SERVICES, Incident, incidents, plans
-from mortal import Mortal, Plan, in_one_thread, signs_of_life_every
-from promises import Promises, make_blank
-from variant import Variant
-from world import Held, World
+
+from faults.incidents import SERVICES, Incident, incidents, plans
+from faults.mortal import Mortal, Plan, in_one_thread, signs_of_life_every
+from faults.promises import Promises, make_blank
+from faults.variant import Variant
+from faults.world import Held, World
 
 EXAMPLES = int(os.environ.get("POOL_MACHINE_EXAMPLES", "0"))
 X = TypeVar("X")

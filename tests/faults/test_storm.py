@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from storm import Storm
-from weather import MILD
 
+from faults.storm import Storm
+from faults.weather import MILD
 from pool.simulator import Timings
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepped_server import URL
+from faults.stepped_server import URL
 
 #: Seconds for the answer to one call.
 TIMEOUT = 5.0

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-from bystander import Bystander
 from support.proxy import CuttingProxy
 
+from faults.bystander import Bystander
 from pool.errors import PoolError
 from pool.model import TaskState, pool_mark
 from pool.simulator import SimulatorServer

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mortal import Mortal, Plan
 from PIL import Image
-from stepped_clock import SteppedClock
-from stepped_server import TOKEN, SteppedServer
-from variant import TIMEOUT, Variant
 
+from faults.mortal import Mortal, Plan
+from faults.stepped_clock import SteppedClock
+from faults.stepped_server import TOKEN, SteppedServer
+from faults.variant import TIMEOUT, Variant
 from pool.config.data_params import DataParams
 from pool.config.source import LocalFile, Upload, build_upload, digest, names_of
 from pool.errors import PoolError, StoreError

@@ -64,8 +64,8 @@ def test_the_hand_outs_of_other_templates_take_no_memory(pool: TaskPool, config_
         db.execute(
             """
             WITH RECURSIVE many (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM many WHERE n < 20000)
-            INSERT INTO leases (id, template, state, owner, ttl, payload, created_at)
-            SELECT 'other' || n, 'other', 'abandoned', '', 1.0, '', ? FROM many
+            INSERT INTO leases (id, template, fingerprint, state, owner, ttl, payload, created_at)
+            SELECT 'other' || n, 'other', '', 'abandoned', '', 1.0, '', ? FROM many
             """,
             [time.time()],
         )

@@ -31,7 +31,7 @@ from pool import (
     WaitTimeout,
 )
 from pool.bench.plain import plain_client
-from pool.cvat import AccessTokenCredentials, client
+from pool.cvat import AccessTokenCredentials
 from pool.simulator import SimulatorServer
 
 
@@ -134,7 +134,7 @@ def test_jobs_are_complete_however_often_their_list_changes(
             )
         return reply
 
-    monkeypatch.setattr(client, "_PAGE_SIZE", 2)
+    monkeypatch.setattr(listing, "_PAGE_SIZE", 2)
     monkeypatch.setattr(simulator.simulator, "passage", changing)
     names = ["a.jpg", "b.jpg", "c.jpg"]
     request = pool.submit(

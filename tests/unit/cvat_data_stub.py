@@ -9,11 +9,10 @@ from email.parser import BytesParser
 from email.policy import HTTP
 from typing import Any
 
-from cvat_stub import Reply, Seen, StubServer
-
 from pool.config.data_params import DataParams
 from pool.config.source import LocalFile, Upload
 from pool.cvat import CvatClient
+from unit.cvat_stub import Reply, Seen, StubServer
 
 RQ_ID = "action=create&target=task&target_id=7"
 MIB = 2**20

@@ -7,13 +7,13 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from cvat_stub import Reply, Seen, StubServer
 
 from pool import errors
 from pool.config.settings import CvatSettings
 from pool.cvat import AccessTokenCredentials, CvatClient, ImportState, ImportStatus
 from pool.cvat import client as client_module
 from pool.model import Job
+from unit.cvat_stub import Reply, Seen, StubServer
 
 Query = dict[str, str]
 

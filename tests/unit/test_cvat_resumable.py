@@ -6,14 +6,14 @@ import io
 from collections.abc import Iterator
 
 import pytest
-from cvat_data_stub import RQ_ID, DataEndpoint, files, send
-from cvat_stub import FakeClock, Reply, Seen, StubServer
 
 from pool import errors
 from pool.config.data_params import DataParams
 from pool.config.settings import CvatSettings
 from pool.config.source import LocalFile, Upload
 from pool.cvat import AccessTokenCredentials, CvatClient, left_untouched
+from unit.cvat_data_stub import RQ_ID, DataEndpoint, files, send
+from unit.cvat_stub import FakeClock, Reply, Seen, StubServer
 
 TOKEN = AccessTokenCredentials("s3cr3t")
 

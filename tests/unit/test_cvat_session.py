@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from cvat_stub import FakeClock, Reply, Seen, StubServer
 
 from pool import errors
 from pool.config.settings import CvatSettings
 from pool.cvat import CvatClient, PasswordCredentials
+from unit.cvat_stub import FakeClock, Reply, Seen, StubServer
 
 PASSWORD = PasswordCredentials("bot", "s3cr3t-password")
 TASK = {"id": 7, "name": "x", "jobs": {"count": 0}}

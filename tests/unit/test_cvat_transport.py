@@ -11,11 +11,11 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from cvat_stub import FakeClock, Reply, StubServer, closed_port
 
 from pool import errors
 from pool.config.settings import CvatSettings
 from pool.cvat import AccessTokenCredentials, Credentials, CvatClient
+from unit.cvat_stub import FakeClock, Reply, StubServer, closed_port
 
 TOKEN = AccessTokenCredentials("s3cr3t-token")
 TASK = {"id": 7, "name": "x", "jobs": {"count": 0}}

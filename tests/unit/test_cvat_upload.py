@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cvat_data_stub import MIB, RQ_ID, DataEndpoint, files, send
-from cvat_stub import FakeClock, Reply, Seen, StubServer, closed_port
 
 from pool import errors
 from pool.config.data_params import DataParams
 from pool.config.settings import CvatSettings
 from pool.config.source import LocalFile, Upload
 from pool.cvat import AccessTokenCredentials, CvatClient, PasswordCredentials, left_untouched
+from unit.cvat_data_stub import MIB, RQ_ID, DataEndpoint, files, send
+from unit.cvat_stub import FakeClock, Reply, Seen, StubServer, closed_port
 
 TOKEN = AccessTokenCredentials("s3cr3t")
 
