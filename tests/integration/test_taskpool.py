@@ -31,7 +31,7 @@ from pool import (
     WaitTimeout,
 )
 from pool.bench.plain import plain_client
-from pool.cvat import AccessTokenCredentials
+from pool.cvat import AccessTokenCredentials, listing
 from pool.simulator import SimulatorServer
 
 
