@@ -7,7 +7,7 @@ from pool.cvat.credentials import (
     PasswordCredentials,
     find_credentials,
 )
-from pool.cvat.failures import cut_off, left_untouched, refused_for_data_there
+from pool.cvat.failures import cut_off, left_untouched, tells_of_other_data
 from pool.cvat.records import AccessToken, ImportState, ImportStatus, ServerInfo, TaskInfo, User
 from pool.cvat.transport import OnCall
 
@@ -27,5 +27,5 @@ __all__ = [
     "cut_off",
     "find_credentials",
     "left_untouched",
-    "refused_for_data_there",
+    "tells_of_other_data",
 ]

@@ -21,6 +21,7 @@ from pool.cvat.records import (
     ServerInfo,
     TaskInfo,
     User,
+    parse_frame_names,
     parse_id,
     parse_job,
 )
@@ -331,6 +332,15 @@ class CvatClient:
         if b"does not exist" not in answer.data:
             raise self._error(answer, "GET")
         return ImportState(status=ImportStatus.TASK_GONE)
+
+    def frame_names(self, task_id: int) -> tuple[str, ...]:
+        """Return the names of a task's frames, in order; of a video its own name.
+
+        :raises CvatNotFound: the task is gone, or has no data.
+        """
+        path = f"/api/tasks/{task_id}/data/meta"
+        answer = self._transport.call("frame_names", "GET", path, task_id=task_id)
+        return parse_frame_names(answer.json())
 
     # --- Pages for people ---------------------------------------------------------------------
 

@@ -171,9 +171,14 @@ def cut_off(error: BaseException) -> bool:
 _NO_MORE_DATA = "Adding more data is not supported"
 
 
-def refused_for_data_there(words: str) -> bool:
-    """Return whether CVAT refused an upload because there is other data in the task."""
-    return _NO_MORE_DATA in words
+#: What the pool says of a task that has data of which it did not show that a request sent it.
+OTHER_DATA = "data that was not seen to be the request's is in the task"
+
+
+def tells_of_other_data(words: str) -> bool:
+    """Return whether CVAT refused an upload because there is other data in the task, or the pool
+    found some that may be another's (:data:`OTHER_DATA`)."""
+    return _NO_MORE_DATA in words or OTHER_DATA in words
 
 
 def left_untouched(error: BaseException) -> bool:

@@ -48,6 +48,11 @@ def parse_id(said: Any) -> int:
     return int(said["id"])
 
 
+@reads
+def parse_frame_names(said: Any) -> tuple[str, ...]:
+    return tuple(str(frame["name"]) for frame in said["frames"])
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerInfo:
     """``GET /api/server/about``."""

@@ -36,7 +36,7 @@ from enum import StrEnum
 from typing import Final
 
 from pool.config.settings import Template
-from pool.cvat.failures import refused_for_data_there
+from pool.cvat.failures import tells_of_other_data
 from pool.cvat.records import ImportStatus, TaskInfo
 from pool.model import PooledTask, TaskState
 
@@ -242,7 +242,7 @@ def judge_doomed(
         return Action.DISOWN
     if sight.info.empty and (served or importing not in IMPORT_UNDER_WAY):
         return Action.DELETE
-    if served and not refused_for_data_there(task.reason):
+    if served and not tells_of_other_data(task.reason):
         return Action.DELETE
     return Action.DISOWN
 

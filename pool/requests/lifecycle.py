@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Final
 
-from pool.cvat import cut_off, left_untouched, refused_for_data_there
+from pool.cvat import cut_off, left_untouched, tells_of_other_data
 from pool.errors import (
     CvatAmbiguous,
     CvatBusy,
@@ -98,7 +98,7 @@ def delivery_of(error: PoolError) -> Delivery:
     server (CVAT.md, fact 10)."""
     if isinstance(error, CvatNotFound) or cut_off(error):
         return Delivery.TASK_LOST
-    if isinstance(error, CvatRejected) and refused_for_data_there(error.detail):
+    if isinstance(error, CvatRejected) and tells_of_other_data(error.detail):
         # Another caller's data is in it, which is left alone when the task is thrown away.
         return Delivery.TASK_LOST
     if outcome_unknown(error):

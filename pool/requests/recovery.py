@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pool.clock import Clock
+from pool.config.contents import contents_named
 from pool.errors import OwnerGone
 from pool.logs import get_logger
 from pool.model import RequestRecord, RequestState
@@ -93,11 +94,15 @@ class Recovery:
             gone = OwnerGone("send the data again")
             self._store.fail_request(request.id, code=gone.code, message=gone.detail, now=now)
             return
+        contents = None
         if request.state is RequestState.UPLOADING:
             # Its last POST may have arrived. If not, CVAT knows no import, and that is found
-            # out like any other lost import.
+            # out like any other lost import; jobs may come from another's data.
             self._store.begin_import(request.import_id, deadline=now + ORPHAN_PATIENCE, now=now)
-        self._tracker.watch(request.import_id, kind="adopted")
+            importing = self._store.import_record(request.import_id)
+            members = importing.members if importing else ()
+            contents = contents_named(name for member in members for name in member.names)
+        self._tracker.watch(request.import_id, kind="adopted", contents=contents)
 
     def _some(self, kind: set[str]) -> list[str]:
         with self._guard:

@@ -13,9 +13,11 @@ from typing import Final
 
 from pool.backoff import backoff
 from pool.clock import Clock
+from pool.config.contents import Contents, contents_of
 from pool.config.settings import Template
 from pool.config.source import Progress, Upload, kind_of
 from pool.cvat import CvatClient, cut_off
+from pool.cvat.failures import OTHER_DATA
 from pool.cvat.records import ImportStatus
 from pool.errors import (
     CvatError,
@@ -88,6 +90,16 @@ class Sent:
     untouched: bool = False
     pause: float = 0.0
     lease_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What has become of the data of an upload. With ``contents`` an import is under way that may
+    still turn out to be another's; ``others`` says that the task has data that may well be."""
+
+    delivery: Delivery
+    contents: Contents | None = None
+    others: bool = False
 
 
 class Runner:
@@ -419,14 +431,17 @@ class Runner:
         self._on_send(request)
         try:
             error = self._upload(template, handout, upload, progress)
-            delivery = Delivery.ACCEPTED if error is None else self._delivery(handout, error)
+            settled = Settled(Delivery.ACCEPTED)
+            if error is not None:
+                settled = self._settle(handout, upload, error)
+            delivery = settled.delivery
         except BaseException as interruption:
             if not accepted:
                 failure = PoolError(f"the upload was interrupted ({interruption!r})")
                 self._fail(request, handout.lease.id, failure, untouched=False)
             raise
         if error is None or delivery is Delivery.ACCEPTED:
-            self._track(template, request, upload)
+            self._track(template, request, upload, settled.contents)
             self._breaker.upload_worked(template.name, request.id)
             return Sent(Step.DONE)
         fault = None
@@ -434,6 +449,9 @@ class Runner:
             fault = self._breaker.upload_failed(template.name, request.id, error)
         if fault is Fault.OWN:
             error = with_advice(error, _doubtful(upload))
+        if settled.others:
+            # Whoever deletes the task reads there that it is to be left alone.
+            error = with_advice(error, "the task", because=OTHER_DATA)
         step = next_step(delivery, fault, tasks_left=tasks_left, accepted=accepted)
         untouched = delivery is Delivery.UNTOUCHED
         lease_id = ""
@@ -473,22 +491,26 @@ class Runner:
             return error
         return None
 
-    def _delivery(self, handout: Handout, error: PoolError) -> Delivery:
+    def _settle(self, handout: Handout, upload: Upload, error: PoolError) -> Settled:
         """Find out what has become of the data of a failed upload.
 
         Sending again after a lost answer would make the server fail on the file that is there
         already (CVAT.md, fact 10). So look: jobs, then the import, whose id is known; if there is
-        neither, the task is no use.
+        neither, the task is no use. Nor is it if its frames are not seen to be the upload's:
+        people may have filled it before.
         """
         delivery = delivery_of(error)
         task_id = handout.task.task_id
         if delivery is not Delivery.UNSETTLED or task_id is None:
-            return delivery
+            return Settled(delivery)
         for pause in SETTLE_LOOKS:
             self._clock.sleep(pause)
             try:
                 if self._cvat().jobs([task_id]):
-                    return Delivery.ACCEPTED
+                    contents = contents_of(upload)
+                    if contents is None or not contents.cover(self._cvat().frame_names(task_id)):
+                        return Settled(Delivery.TASK_LOST, others=True)
+                    return Settled(Delivery.ACCEPTED)
                 status = self._cvat().import_state(task_id).status
             except CvatError as problem:
                 log.info("lost answer not settled yet", task_id=task_id, why=str(problem))
@@ -496,18 +518,30 @@ class Runner:
             delivery = Delivery.TASK_LOST
             if status is ImportStatus.TASK_GONE:
                 break
+            if status is ImportStatus.FAILED:
+                # Told in CVAT's words: bad data would fail in each further task as well.
+                return Settled(Delivery.ACCEPTED)
             if status is not ImportStatus.UNKNOWN:
-                return Delivery.ACCEPTED
-        return delivery
+                contents = contents_of(upload)
+                if contents is None:
+                    return Settled(Delivery.TASK_LOST, others=True)
+                return Settled(Delivery.ACCEPTED, contents)
+        return Settled(delivery)
 
-    def _track(self, template: Template, request: RequestRecord, upload: Upload) -> None:
-        """CVAT has the data: follow its import."""
+    def _track(
+        self,
+        template: Template,
+        request: RequestRecord,
+        upload: Upload,
+        contents: Contents | None,
+    ) -> None:
+        """CVAT has the data: follow its import. ``contents`` as in :class:`Settled`."""
         assert request.import_id is not None
         now = self._clock.now()
         self._store.begin_import(
             request.import_id, deadline=now + template.importing.timeout, now=now
         )
-        self._tracker.watch(request.import_id, kind=kind_of(upload))
+        self._tracker.watch(request.import_id, kind=kind_of(upload), contents=contents)
 
     def _throw_away(self, request: RequestRecord, error: PoolError) -> str:
         """Burn the task of a request's import. Return the fresh lease with which the request waits

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pool.clock import Clock
+from pool.config.contents import Contents
 from pool.errors import PoolError
 from pool.logs import get_logger
 from pool.model import LearnedPace
@@ -85,6 +86,8 @@ class Tracked:
     hurry: bool = False
     #: Its data is in the spool, so that it can have another task should CVAT lose the import.
     repeatable: bool = False
+    #: What the data is, where its arrival is not certain: whoever finds jobs looks at the frames.
+    contents: Contents | None = None
     #: Another process tracks it; this one has a webhook delivery about it.
     borrowed: bool = False
 

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 
 from pool.backoff import backoff
 from pool.clock import Clock, Wakeup
+from pool.config.contents import Contents
 from pool.config.settings import Template
 from pool.cvat import CvatClient
+from pool.cvat.failures import OTHER_DATA
 from pool.cvat.records import ImportState, ImportStatus
 from pool.errors import (
     CvatError,
@@ -150,8 +152,10 @@ class Tracker:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    def watch(self, import_id: str, *, kind: str) -> None:
-        """Track an import, unless another process has ended it. ``kind`` is the sort of data."""
+    def watch(self, import_id: str, *, kind: str, contents: Contents | None = None) -> None:
+        """Track an import, unless another process has ended it. ``kind`` is the sort of data.
+        ``contents`` is what it consists of, where CVAT did not say that it has the data: then jobs
+        are the import's only if the task shows that data."""
         importing = self._store.import_record(import_id)
         if importing is None or importing.finished_at is not None:
             return
@@ -173,6 +177,7 @@ class Tracker:
                 deadline=now + max(0.0, (importing.deadline_at or wall) - wall),
                 size_class=name,
                 relaxed=relaxed,
+                contents=contents,
                 repeatable=importing.spooled and importing.imports_used + 1 < MOST_TASKS_SPOOLED,
             )
         )
@@ -235,6 +240,8 @@ class Tracker:
         """Complete an import whose jobs a webhook has delivered, all of them. The import may be
         another process's; False when there is none under way."""
         tracked = self._announced(task_id)
+        if tracked is not None and tracked.contents is not None:
+            return self.expedite(task_id)
         return tracked is not None and self._ready(tracked, jobs, self._clock.monotonic())
 
     def fail(self, task_id: int, message: str) -> bool:
@@ -368,16 +375,32 @@ class Tracker:
             tracked.polls += 1
             tracked.errors = 0
             jobs = found.get(tracked.task_id)
-            if jobs:
+            if jobs and self._is_ours(tracked):
                 self._ready(tracked, jobs, seen_at)
                 ready += 1
-            else:
+            elif not jobs:
                 self._not_yet(tracked, seen_at, answered_at)
         late = self._latest_to_ask(due, answered_at)
         if late is not None:
             failed += self._ask_state(late)
         failed += self._time_out(due, answered_at)
         return TrackReport(asked=len(due), ready=ready, failed=failed)
+
+    def _is_ours(self, tracked: Tracked) -> bool:
+        """Whether jobs that were found come from the import's data. If others' data is there, the
+        import has ended; where CVAT does not answer, it is looked at again."""
+        if tracked.contents is None:
+            return True
+        try:
+            frames = self._cvat().frame_names(tracked.task_id)
+        except CvatError as error:
+            log.info("frames not known", task_id=tracked.task_id, why=str(error))
+            tracked.due = self._clock.monotonic() + STATE_PAUSE
+            return False
+        if tracked.contents.cover(frames):
+            return True
+        self._failed(tracked, ImportLost(OTHER_DATA))
+        return False
 
     def _not_yet(self, tracked: Tracked, seen_at: float, now: float) -> None:
         tracked.empty_at = seen_at - tracked.since

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pool.config.source import Upload
+from pool.config.source import Upload, names_of
 from pool.cvat.records import ImportState, ImportStatus, ServerInfo, TaskInfo
 from pool.errors import CvatError, CvatForbidden
 from pool.model import Job
@@ -21,9 +21,12 @@ class ScriptedCvat:
         self.elsewhere: dict[int, TaskInfo | None] = {}
         self.jobs_there: dict[int, tuple[Job, ...]] = {}
         self.states: dict[int, ImportState] = {}
+        #: The names of frames, where they are not those that were uploaded last.
+        self.frames_there: dict[int, tuple[str, ...]] = {}
         self.failures: dict[str, list[CvatError]] = {}
         self.unknown_users: set[int] = set()
         self.before: Callable[[str], None] = lambda _operation: None
+        self._sent: dict[int, tuple[str, ...]] = {}
         self._next_id = 100
 
     def _call(self, operation: str, *arguments: Any) -> None:
@@ -82,6 +85,7 @@ class ScriptedCvat:
         self._call("prepare_upload", task_id)
 
     def upload(self, task_id: int, data: Upload, params: Any, **options: Any) -> str:
+        self._sent[task_id] = names_of(data)
         self._call("upload", task_id, data)
         return f"action=create&target=task&target_id={task_id}"
 
@@ -92,6 +96,10 @@ class ScriptedCvat:
     def import_state(self, task_id: int) -> ImportState:
         self._call("import_state", task_id)
         return self.states.get(task_id, ImportState(status=ImportStatus.UNKNOWN))
+
+    def frame_names(self, task_id: int) -> tuple[str, ...]:
+        self._call("frame_names", task_id)
+        return self.frames_there.get(task_id, self._sent.get(task_id, ()))
 
     def tasks(self, task_ids: Sequence[int]) -> dict[int, TaskInfo]:
         self._call("tasks", tuple(task_ids))

@@ -1,0 +1,174 @@
+"""Uploads whose answer is lost, into tasks that may have others' data."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from support.clock import ManualClock
+from support.scripted import ScriptedCvat
+from support.services import fill, open_lease, refill_of
+
+from pool import TaskPool
+from pool.config.settings import Template
+from pool.config.source import build_upload
+from pool.cvat.failures import OTHER_DATA
+from pool.errors import ImportFailed
+from pool.maintenance.deletion import Deletion, delete_all
+from pool.maintenance.heartbeat import TERM
+from pool.model import RequestState
+from pool.process import Process
+from pool.requests import runner
+from pool.simulator import SimulatorServer
+from pool.simulator.faults import Cut, Error, Fault, SlowImport
+from pool.store import NewRequest
+
+THEIRS = ["somebody-0.jpg"]
+
+
+@pytest.fixture
+def pool(config_path: Path, log_in: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[TaskPool]:
+    """Without a pause before a task is created, nor before it is looked what came of an upload."""
+    monkeypatch.setattr(runner, "SETTLE_LOOKS", (0.0, 0.1))
+    config_path.write_text(config_path.read_text().replace('max_wait = "5s"', 'max_wait = "0s"'))
+    with TaskPool.from_config(config_path) as pool:
+        yield pool
+
+
+def zipped(image: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("day/a.jpg", image)
+    return stream.getvalue()
+
+
+def tarred(image: bytes) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        member = tarfile.TarInfo("day/a.jpg")
+        member.size = len(image)
+        archive.addfile(member, io.BytesIO(image))
+    return stream.getvalue()
+
+
+@pytest.fixture(params=["images", "zip", "tar", "file on the share", "folder on the share"])
+def data(request: pytest.FixtureRequest, image: bytes) -> tuple[dict[str, Any], list[str]]:
+    """What is uploaded, and what its frames are called."""
+    share = ["cam1/a.jpg", "cam1/b.jpg"]
+    match request.param:
+        case "images":
+            return {"files": [("a b.jpg", image), ("b.jpg", image)]}, ["a b.jpg", "b.jpg"]
+        case "zip":
+            return {"files": [("a.zip", zipped(image))]}, ["day/a.jpg"]
+        case "tar":
+            return {"files": [("a.tar.gz", tarred(image))]}, ["day/a.jpg"]
+        case "file on the share":
+            return {"share": share[:1]}, share[:1]
+        case _:
+            return {"share": ["cam1/"]}, share
+
+
+def frames(simulator: SimulatorServer, task_id: int | None) -> list[str]:
+    data = simulator.state.tasks[task_id or 0].data
+    return [frame.name for frame in data.frames] if data else []
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Error("data:post", status=502, times=1),
+        Cut("data:post", times=1),
+        Cut("data:post", at="after", times=1),
+    ],
+    ids=str,
+)
+def test_data_of_others_is_not_taken_for_the_requests(
+    pool: TaskPool, simulator: SimulatorServer, data: tuple[dict[str, Any], list[str]], fault: Fault
+) -> None:
+    """People filled the task before, and the answer to our upload was lost."""
+    given, names = data
+    lease = pool.acquire("scenes")
+    simulator.actions.fill_task(lease.task_id)
+    with simulator.fault(fault):
+        request = lease.upload(**given)
+    assert len(request.jobs(timeout=20)) == 1
+    assert request.task_id != lease.task_id
+    assert frames(simulator, request.task_id) == names
+    # Theirs is left alone.
+    store = pool.process.store
+    delete_all(Deletion(store, pool.process.cvat(), owner=pool.process.owner, clock=pool.clock))
+    assert frames(simulator, lease.task_id) == THEIRS
+
+
+@pytest.mark.parametrize("slow", [False, True], ids=["jobs are there", "import is under way"])
+def test_what_arrived_is_not_sent_again(
+    pool: TaskPool,
+    simulator: SimulatorServer,
+    data: tuple[dict[str, Any], list[str]],
+    slow: bool,
+) -> None:
+    given, names = data
+    lease = pool.acquire("scenes")
+    faults = [Cut("data:post", at="after", times=1)]
+    with simulator.fault(*faults, *([SlowImport(seconds=1.0, times=1)] if slow else [])):
+        request = lease.upload(**given)
+    assert len(request.jobs(timeout=20)) == 1
+    assert request.task_id == lease.task_id
+    assert frames(simulator, request.task_id) == names
+
+
+def test_an_import_of_others_that_is_under_way_is_not_taken_for_the_requests(
+    pool: TaskPool, simulator: SimulatorServer, image: bytes
+) -> None:
+    """No frames tell anything yet; when they do, a caller whose data is not kept hears of it."""
+    lease = pool.acquire("scenes")
+    other = pool.process.cvat()
+    template = pool.settings.templates["scenes"]
+    with simulator.fault(SlowImport(seconds=1.0, times=1)):
+        other.upload(
+            lease.task_id,
+            build_upload([("theirs.jpg", image)]),
+            template.data,
+            single_request_limit=10**6,
+            prepared=True,
+        )
+        with simulator.fault(Error("data:post", status=502, times=1)):
+            request = lease.upload([("ours.jpg", image)])
+    with pytest.raises(ImportFailed, match=OTHER_DATA):
+        request.jobs(timeout=20)
+    assert request.state is RequestState.FAILED
+
+
+@pytest.mark.parametrize(
+    ("found", "end"), [("theirs.jpg", RequestState.FAILED), ("ours.jpg", RequestState.READY)]
+)
+def test_what_a_dead_process_may_have_sent_is_looked_at(
+    engine: Process,
+    template: Template,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
+    found: str,
+    end: RequestState,
+) -> None:
+    """It died in its upload, and there are jobs in its task."""
+    fill(refill_of(engine))
+    engine.heartbeat.run_once()
+    request = NewRequest(id="r1", files=("ours.jpg",), size=7)
+    opened = open_lease(engine, template, request=request)
+    assert opened.task is not None and opened.task.task_id is not None
+    cvat.make_ready(opened.task.task_id)
+    cvat.frames_there[opened.task.task_id] = (found,)
+    heir = Process(engine.settings, store=engine.store, cvat=cast(Any, cvat), clock=clock)
+    clock.advance(TERM + 1.0)
+    assert heir.recovery.adopt() == 1
+    while (wait := heir.tracker.seconds_until_due()) is not None:
+        clock.advance(wait)
+        heir.tracker.run_once()
+    record = engine.store.request("r1")
+    assert record is not None and record.state is end
+    heir.close()
