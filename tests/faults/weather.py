@@ -18,6 +18,7 @@ from typing import Any, Self
 from support.proxy import CuttingProxy
 
 from faults.bystander import Bystander
+from pool.cvat import tells_of_other_data
 from pool.errors import PoolError
 from pool.model import TaskState, pool_mark
 from pool.simulator import SimulatorServer
@@ -280,6 +281,9 @@ class Weather:
         """Whether an accepted request that failed had to, for what was in force then."""
         since = request.uploaded_at or request.created_at
         during = {spell.kind for spell in self.spells if spell.meets(since, request.finished_at)}
+        # Its caller, who waited, was told so; who asks again by the key gets the same answer.
+        if not request.spooled and tells_of_other_data(request.error):
+            return self.counts["fill"] > 0
         match request.error_code:
             case "import-failed":
                 if ABANDONED in request.error:
