@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import TypeVar
 
 from pool.clock import Clock, SystemClock
@@ -66,7 +67,7 @@ class Process:
         self._guard = threading.Lock()
         self._started = False
         self._closed = False
-        self._afterwards: ThreadPoolExecutor | None = None
+        self._afterwards = ThreadPoolExecutor(1, thread_name_prefix="finalize")
         #: Wakes all who wait for what happens, here and in other processes.
         self.feed = Feed(self.store, clock=self.clock)
         self.tracker = Tracker(
@@ -175,8 +176,7 @@ class Process:
         self.feed.close()
         # The daemon names and assigns what is left.
         self.settle(max(0.0, end - self.clock.monotonic()))
-        if self._afterwards is not None:
-            self._afterwards.shutdown(wait=False, cancel_futures=True)
+        self._afterwards.shutdown(wait=False, cancel_futures=True)
         if self._started:
             self.heartbeat.stop()
         if self._own_cvat and self._cvat_client is not None:
@@ -194,16 +194,13 @@ class Process:
     def settle(self, timeout: float) -> None:
         """Wait, ``timeout`` seconds at most, for what this process does after the job ids are out:
         names, assignments and data that was kept."""
-        if self._afterwards is not None:
-            wait([self._afterwards.submit(_nothing)], timeout)
+        wait([self._afterwards.submit(_nothing)], timeout)
 
     def _do_afterwards(self, what: Callable[[], None]) -> None:
         """Do something on another thread, for which no caller waits."""
-        with self._guard:
-            if self._closed:
-                return
-            if self._afterwards is None:
-                self._afterwards = ThreadPoolExecutor(1, thread_name_prefix="finalize")
+        # Also while this closes: a caller may have its jobs, and close, before the tracker says
+        # that they are there. What comes later is left to the daemon.
+        with suppress(RuntimeError):
             self._afterwards.submit(what)
 
     def _look_up_assignee(self, request: RequestRecord) -> None:
