@@ -450,7 +450,7 @@ class Runner:
         if fault is Fault.OWN:
             error = with_advice(error, _doubtful(upload))
         if settled.others:
-            # Whoever deletes the task reads there that it is to be left alone.
+            # The deletion service reads there to leave the task alone.
             error = with_advice(error, "the task", because=OTHER_DATA)
         step = next_step(delivery, fault, tasks_left=tasks_left, accepted=accepted)
         untouched = delivery is Delivery.UNTOUCHED
@@ -519,7 +519,7 @@ class Runner:
             if status is ImportStatus.TASK_GONE:
                 break
             if status is ImportStatus.FAILED:
-                # Told in CVAT's words: bad data would fail in each further task as well.
+                # Fail in CVAT's words: bad data would fail in each further task as well.
                 return Settled(Delivery.ACCEPTED)
             if status is not ImportStatus.UNKNOWN:
                 contents = contents_of(upload)

@@ -86,7 +86,7 @@ class Tracked:
     hurry: bool = False
     #: Its data is in the spool, so that it can have another task should CVAT lose the import.
     repeatable: bool = False
-    #: What the data is, where its arrival is not certain: whoever finds jobs looks at the frames.
+    #: What was sent, where its arrival is not certain: the frames of the jobs are compared with it.
     contents: Contents | None = None
     #: Another process tracks it; this one has a webhook delivery about it.
     borrowed: bool = False
