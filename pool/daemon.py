@@ -330,24 +330,12 @@ class Maintenance:
         self._stop_counting: Callable[[], None] | None = None
         webhooks = WebhookSetup(store, cvat, settings, clock=clock)
         self._probe = ServerProbe(cvat, webhooks, process.breaker, templates)
-
-    def start(self, on_news: Callable[[], None]) -> None:
-        """Begin; ``on_news`` is called when something happened for which services may be due."""
-
-        def hear(events: Sequence[Event]) -> None:
-            self._changed = True
-            if events:
-                on_news()
-
-        process, add = self._engine, self.scheduler.add
-        self._unsubscribe = process.feed.on(hear)
-        self._follow_configuration()
-        # What was held before this term may be possible now.
-        process.breaker.try_now()
+        # All of them are known before any begins: callers are heard already, who wake them.
+        add = self.scheduler.add
         add("reconcile", self._run_reconcile)
         add("retirement", self._retirement.run_once)
         add("lease_expiry", self._lease_expiry.run_once)
-        add("refill", self.refill.run_once, every=process.settings.daemon.tick)
+        add("refill", self.refill.run_once, every=settings.daemon.tick)
         add("reload", self._follow_configuration)
         add("adopt", process.recovery.adopt)
         add("leases", process.tracker.watch_leases)
@@ -358,6 +346,20 @@ class Maintenance:
         add("probe", self._probe.run_once)
         add("history", self._observation.history.run_once)
         add("observe", self._observe)
+
+    def start(self, on_news: Callable[[], None]) -> None:
+        """Begin; ``on_news`` is called when something happened for which services may be due."""
+
+        def hear(events: Sequence[Event]) -> None:
+            self._changed = True
+            if events:
+                on_news()
+
+        process = self._engine
+        self._unsubscribe = process.feed.on(hear)
+        self._follow_configuration()
+        # What was held before this term may be possible now.
+        process.breaker.try_now()
         self._observation.scheduler, self._observation.sinks = self.scheduler, self.sinks
         try:
             # Before the first service does something that is to be counted.

@@ -10,11 +10,13 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
+from support.api import Answer, Api
 from support.commands import PATIENCE, cvat_pool, running
 from support.waiting import wait_until
 
 from pool import Outcome, TaskPool
 from pool.daemon import Daemon
+from pool.http.server import HttpServer
 from pool.maintenance.scheduler import INTERVALS
 from pool.observability.metrics import Metrics
 from pool.simulator import SimulatorServer
@@ -45,6 +47,24 @@ def test_the_pool_fills_and_is_refilled_after_hand_outs_of_others(
     leases = [pool.acquire("scenes") for _ in range(2)]
     assert [lease.outcome for lease in leases] == [Outcome.HIT, Outcome.HIT]
     wait_for_warm(daemon, pool, 2)
+
+
+def test_a_call_that_comes_before_the_services_begin(
+    pool: TaskPool, image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is heard as soon as the daemon listens, and wakes what serves it."""
+    answers: list[Answer] = []
+    listen = HttpServer.start
+
+    def call_at_once(server: HttpServer) -> None:
+        listen(server)
+        with Api(server.url) as api:
+            answers.append(api.submit([("a.jpg", image)]))
+
+    monkeypatch.setattr(HttpServer, "start", call_at_once)
+    daemon = Daemon(pool.settings)
+    daemon.run(on_ready=daemon.stop)
+    assert [answer.status for answer in answers] == [202]
 
 
 def test_a_caller_waits_for_the_daemon_rather_than_create(daemon: Daemon, pool: TaskPool) -> None:

@@ -105,6 +105,9 @@ def running(*arguments: str | Path, cwd: Path, umask: int = -1, **extra: str) ->
     command = Running(process)
     try:
         yield command
+    except BaseException:
+        print("\n".join(["what the command printed:", *command.lines]))
+        raise
     finally:
         process.kill()
         process.wait()
