@@ -16,6 +16,10 @@ from typing import Any, Final, Literal, get_args
 
 from pool.clock import rfc3339
 
+#: A request whose data is in the spool gets this many tasks at most, in any process: more than
+#: one whose caller waits, since a server that comes and goes should not cost it.
+MOST_TASKS_SPOOLED: Final = 5
+
 
 class TaskState(StrEnum):
     """Where a pooled task stands. ``WARM`` can be handed out; ``READY`` means its jobs exist."""
@@ -259,6 +263,11 @@ class ImportRecord:
     members: tuple[ImportMember, ...] = ()
     spooled: bool = False
     imports_used: int = 0
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether its data can be sent again, should CVAT lose it."""
+        return self.spooled and self.imports_used + 1 < MOST_TASKS_SPOOLED
 
     @property
     def request_ids(self) -> tuple[str, ...]:

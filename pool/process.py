@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
-from typing import TypeVar
+from functools import partial
+from typing import Final, TypeVar
 
 from pool.clock import Clock, SystemClock
-from pool.config.settings import Settings
+from pool.config.settings import Settings, Template
 from pool.config.templates import Templates
 from pool.cvat import CvatClient, OnCall
 from pool.errors import CvatForbidden, CvatRefusedCredentials, PoolClosed, PoolError
@@ -19,7 +21,7 @@ from pool.events.feed import Feed
 from pool.logs import get_logger
 from pool.maintenance.finalize import Finalize
 from pool.maintenance.heartbeat import Heartbeat, new_owner
-from pool.model import RequestRecord
+from pool.maintenance.reload import Reload
 from pool.requests.breaker import Breaker
 from pool.requests.placement import Placement
 from pool.requests.recovery import Recovery
@@ -34,7 +36,9 @@ log = get_logger(__name__)
 T = TypeVar("T")
 
 #: Connections that are opened ahead of need: one for an upload, one for a poll.
-CONNECTIONS = 2
+CONNECTIONS: Final = 2
+#: Seconds between two looks whether the configuration file has changed.
+LOOK_EVERY: Final = 1.0
 
 
 class Process:
@@ -59,6 +63,8 @@ class Process:
         self.owner = new_owner()
         #: What is in force now; the daemon replaces it when the configuration changes.
         self.templates = Templates(settings.templates)
+        self._reload: Reload | None = None
+        self._next_look = -math.inf
         self.store: Store = store if store is not None else open_store(settings.store.url)
         self._own_store = store is None
         self._own_cvat = cvat is None
@@ -109,11 +115,11 @@ class Process:
             self.spool,
             self.breaker,
             max_queued=settings.daemon.max_queued,
-            on_send=self._look_up_assignee,
+            look_up_assignee=partial(self._do_afterwards, self.finalize.look_up),
             clock=self.clock,
             rng=rng or random.Random(),
         )
-        self.tracker.listen(self._finalize_afterwards)
+        self.tracker.listen(partial(self._do_afterwards, self._finalize))
 
     def cvat(self) -> CvatClient:
         """The client for the server, made when it is first needed.
@@ -144,6 +150,30 @@ class Process:
             log.error("credentials not renewed", why=str(error))
         else:
             log.info("credentials renewed")
+
+    def follow_file(self) -> None:
+        """Follow the file that the settings come from: see :meth:`follow_configuration`. The daemon
+        does that by itself, in a service."""
+        self._reload = Reload(self.settings, self.templates, clock=self.clock)
+
+    def follow_configuration(self) -> Templates:
+        """Put a changed file in force, and return the templates. The file is looked at no more
+        often than every :data:`LOOK_EVERY` seconds.
+
+        A process with outdated templates would ask for tasks that are no longer kept warm."""
+        now = self.clock.monotonic()
+        if self._reload is not None and now >= self._next_look:
+            self._next_look = now + LOOK_EVERY
+            if self._reload.run_once().credentials:
+                self.renew_credentials()
+        return self.templates
+
+    def template(self, name: str) -> Template:
+        """Return a template as the configuration is now.
+
+        :raises UnknownTemplate: the configuration has no such template.
+        """
+        return self.follow_configuration().named(name)
 
     def start(self, *, connect: bool = False) -> None:
         """Begin to track; starting twice does nothing. With ``connect``, connections to the
@@ -194,30 +224,24 @@ class Process:
     def settle(self, timeout: float) -> None:
         """Wait, ``timeout`` seconds at most, for what this process does after the job ids are out:
         names, assignments and data that was kept."""
-        wait([self._afterwards.submit(_nothing)], timeout)
+        wait([self._afterwards.submit(int)], timeout)
 
-    def _do_afterwards(self, what: Callable[[], None]) -> None:
+    def _do_afterwards(self, what: Callable[[T], None], subject: T) -> None:
         """Do something on another thread, for which no caller waits."""
+
+        def run() -> None:
+            try:
+                what(subject)
+            except PoolError as error:
+                log.info("to be done later", what=what.__name__, why=str(error))
+
         # Also while this closes: a caller may have its jobs, and close, before the tracker says
         # that they are there. What comes later is left to the daemon.
         with suppress(RuntimeError):
-            self._afterwards.submit(what)
-
-    def _look_up_assignee(self, request: RequestRecord) -> None:
-        if request.assignee is not None:
-            self._do_afterwards(lambda: self._try_afterwards(self.finalize.look_up, request))
-
-    def _finalize_afterwards(self, finished: Finished) -> None:
-        """Rename, assign and drop data that was kept."""
-        self._do_afterwards(lambda: self._try_afterwards(self._finalize, finished))
-
-    def _try_afterwards(self, what: Callable[[T], None], about: T) -> None:
-        try:
-            what(about)
-        except PoolError as error:
-            log.info("to be done later", what=what.__name__, why=str(error))
+            self._afterwards.submit(run)
 
     def _finalize(self, finished: Finished) -> None:
+        """Rename, assign and drop data that was kept."""
         # The end may have been found by its lease alone: the store knows the request.
         task, importing = self.store.task_on_server(finished.task_id) or (None, None)
         for member in importing.members if importing else ():
@@ -226,7 +250,3 @@ class Process:
                 self.spool.drop(member.request_id)
         if task is not None and not finished.code:
             self.finalize.finalize(task.id)
-
-
-def _nothing() -> None:
-    """What comes after all that a thread has to do."""

@@ -1,8 +1,10 @@
-"""The pool as Python code uses it: acquire, submit, release, status."""
+"""The pool as Python code uses it: acquire, submit, release, control, status."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
@@ -12,34 +14,47 @@ from pool.config.arguments import (
     check_assignee,
     check_id,
     check_key,
+    check_prewarm,
     check_task_name,
     check_timeout,
     check_ttl,
 )
 from pool.config.settings import Settings
 from pool.config.source import Data, Files, Progress, Upload, build_upload, digest, fit, names_of
-from pool.control import Control
 from pool.cvat import CvatClient
 from pool.cvat.records import ImportStatus
-from pool.errors import LeaseEnded, LeaseInUse, PoolError, UnknownLease, UnknownRequest, WaitTimeout
+from pool.errors import (
+    InputError,
+    LeaseEnded,
+    LeaseInUse,
+    PoolError,
+    UnknownLease,
+    UnknownRequest,
+    WaitTimeout,
+)
 from pool.handles import Lease, Request, error_of, when
-from pool.maintenance.reload import Reload
+from pool.maintenance.retirement import DRAINED
 from pool.model import (
+    Event,
     Handout,
     Job,
     LeaseRecord,
     LeaseState,
     PooledTask,
+    Prewarm,
     RequestRecord,
     RequestState,
+    Status,
     TaskState,
     new_id,
 )
+from pool.observability.status import read_status
 from pool.process import Process
+from pool.requests.breaker import SERVER
 from pool.store import NewRequest, Store
 
 
-class TaskPool(Control):
+class TaskPool:
     """A warm pool of CVAT tasks.
 
     Works beside a daemon on the same store, which then keeps the pool filled, and without one:
@@ -64,7 +79,7 @@ class TaskPool(Control):
         self.settings = process.settings
         self.store = process.store
         self.clock = process.clock
-        self._own_engine = own
+        self._owns_process = own
 
     @classmethod
     def from_config(cls, path: str | Path = "config.toml") -> Self:
@@ -79,7 +94,7 @@ class TaskPool(Control):
         from pool.config.loader import load
 
         pool = cls(load(path))
-        pool._reload = Reload(pool.settings, pool.process.templates, clock=pool.clock)
+        pool.process.follow_file()
         return pool
 
     @classmethod
@@ -103,7 +118,7 @@ class TaskPool(Control):
     def close(self) -> None:
         """Stop tracking; unfinished requests are taken over by the daemon. Closing twice does
         nothing."""
-        if self._own_engine:
+        if self._owns_process:
             self.process.close()
 
     def __enter__(self) -> Self:
@@ -140,7 +155,7 @@ class TaskPool(Control):
         :raises PoolEmpty: no task in time, and the template says not to create one.
         :raises CvatError: the pool was empty and CVAT did not create one.
         """
-        chosen = self._template(template)
+        chosen = self.process.template(template)
         timeout, ttl = check_timeout(timeout), check_ttl(ttl)
         key = check_key(idempotency_key)
         self.process.start()
@@ -211,7 +226,7 @@ class TaskPool(Control):
         :raises QueueFull: CVAT cannot be reached, and too much waits for it already.
         :raises IdempotencyConflict: the key was used before with other content.
         """
-        chosen = self._template(template)
+        chosen = self.process.template(template)
         timeout, key = check_timeout(timeout), check_key(idempotency_key)
         upload = build_upload(files, **data)
         fit(upload, chosen)
@@ -240,7 +255,7 @@ class TaskPool(Control):
         progress: Progress | None,
     ) -> Request:
         """Send data into the task of a lease: see :meth:`pool.Lease.upload`."""
-        chosen = self._template(lease.template)
+        chosen = self.process.template(lease.template)
         fit(upload, chosen)
         request = self._new_request(upload, name, assignee)
         self.process.start()
@@ -337,6 +352,89 @@ class TaskPool(Control):
         if cancelled and request.refresh().spooled:
             self.process.spool.drop(request.id)
         return cancelled
+
+    # --- Operating --------------------------------------------------------------------------------
+
+    # The effect of these stands in the store: for all processes, and after they have ended.
+
+    def pause(self, template: str) -> None:
+        """Create no more tasks of a template for the pool, in any process, until :meth:`resume`.
+
+        :raises UnknownTemplate: the configuration has no such template.
+        """
+        self.store.pause(self.process.template(template).name, now=self.clock.now())
+
+    def drain(self, template: str) -> int:
+        """Take all warm tasks of a template out of the pool, and create no more for it, until
+        :meth:`resume`; return how many were taken out.
+
+        They are retired now, and the daemon deletes them on the server. Tasks that callers have
+        are left to them; one that is given back is retired, too. A caller that asks meanwhile is
+        served as by any empty pool, as ``on_empty`` says.
+
+        :raises UnknownTemplate: the configuration has no such template.
+        """
+        chosen = self.process.template(template)
+        return self.store.drain(chosen.name, reason=DRAINED, now=self.clock.now())
+
+    def resume(self, template: str | None = None) -> None:
+        """Create tasks of a template again, after :meth:`pause` or :meth:`drain`, and try at once
+        what is held, the server included; of all templates when none is named.
+
+        :raises UnknownTemplate: the configuration has no such template.
+        """
+        templates = self.process.follow_configuration()
+        names = set(templates) if template is None else {templates.named(template).name}
+        for name in names & self.store.paused().keys():
+            self.store.resume(name)
+        for name in (names | {SERVER}) & self.store.holds().keys():
+            self.store.release_hold(name, now=self.clock.now())
+
+    def prewarm(self, template: str, count: int, *, duration: float = 900.0) -> None:
+        """Keep at least ``count`` tasks of a template warm for the next ``duration`` seconds.
+
+        Takes the place of an earlier prewarm of the template; a ``count`` of 0 ends it. Afterwards
+        the size is what it would be without: no more are created, and those that are warm stay
+        until they are handed out or too old. Nothing is created while the template is paused.
+
+        :raises InputError: ``count`` is not from 0 to the template's ``max_size``, or ``duration``
+            is not from 1 ms to 30 days.
+        :raises UnknownTemplate: the configuration has no such template.
+        """
+        chosen = self.process.template(template)
+        count, duration = check_prewarm(count, duration)
+        most = chosen.pool.max_size
+        if count > most:
+            raise InputError(f"a prewarm of {count}: {chosen.name!r} has at most {most}, max_size")
+        if not count:
+            self.store.end_prewarm(chosen.name)
+            return
+        now = self.clock.now()
+        self.store.prewarm(
+            Prewarm(template=chosen.name, size=count, since=now, until=now + duration)
+        )
+
+    def status(self) -> Status:
+        """Return levels, demand and troubles of all templates; reads the store only."""
+        in_force = replace(self.settings, templates=dict(self.process.follow_configuration()))
+        return read_status(self.store, in_force, now=self.clock.now())
+
+    def subscribe(
+        self,
+        callback: Callable[[Event], None],
+        kinds: Collection[str] | None = None,
+        *,
+        template: str | None = None,
+    ) -> Callable[[], None]:
+        """Have ``callback`` called with each event from now on, whichever process it is of, in
+        order and on a thread of its own; return what ends that.
+
+        ``kinds`` are some of :data:`pool.model.KINDS`, all by default. What the
+        callback raises is logged.
+
+        :raises InputError: there is no such kind.
+        """
+        return self.process.feed.subscribe(callback, kinds=kinds, template=template)
 
     # --- Inside ---------------------------------------------------------------------------------
 

@@ -130,7 +130,6 @@ class FilesBody:
             "Content-Type": self._multipart.content_type,
             "Content-Length": str(self._multipart.length),
         }
-        self.replayable = self._multipart.replayable
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Yield the body, read on another thread so that a slow disk does not hold up the loop.
@@ -294,9 +293,7 @@ class Transport:
             except _Lost as lost:
                 doubtful = doubtful or lost.sent
                 error: PoolError = PoolUnreachable(lost.why)
-                again = not lost.lasting and (
-                    call.body is None or call.body.replayable or not lost.sent
-                )
+                again = not lost.lasting
             else:
                 self._reached = True
                 if response.status_code < 300:

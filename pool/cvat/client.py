@@ -254,15 +254,8 @@ class CvatClient:
 
         :raises CvatNotFound: it is gone.
         """
-        self._patch_task("rename_task", task_id, {"name": name})
-
-    def assign_task(self, task_id: int, user_id: int | None) -> None:
-        """Assign a task to a user, or to none.
-
-        :raises CvatNotFound: it is gone.
-        :raises CvatBusy: with status 500, there is no such user.
-        """
-        self._patch_task("assign_task", task_id, {"assignee_id": user_id})
+        path = f"/api/tasks/{task_id}"
+        self._transport.call("rename_task", "PATCH", path, data={"name": name}, task_id=task_id)
 
     def delete_task(self, task_id: int) -> bool:
         """Delete a task. Return False when it was gone already."""
@@ -352,10 +345,6 @@ class CvatClient:
 
     def _get(self, operation: str, path: str, *, accept: tuple[int, ...] = ()) -> Answer:
         return self._transport.call(operation, "GET", path, accept=accept)
-
-    def _patch_task(self, operation: str, task_id: int, data: Mapping[str, Any]) -> None:
-        path = f"/api/tasks/{task_id}"
-        self._transport.call(operation, "PATCH", path, data=data, task_id=task_id)
 
     def _list_tasks(self, operation: str, query: Mapping[str, object]) -> list[TaskInfo]:
         found = list_all(self._transport, operation, "/api/tasks", query)

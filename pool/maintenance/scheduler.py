@@ -53,7 +53,6 @@ class ServiceRecord:
     missed: int = 0
     blocked: int = 0
     last_success: float | None = None
-    last_error: str = ""
 
 
 @dataclass(slots=True)
@@ -165,9 +164,8 @@ class Scheduler:
             if self._before is not None:
                 self._before()
             service.run_once()
-        except Exception as error:
+        except Exception:
             record.errors += 1
-            record.last_error = str(error)
             log.exception("service failed", service=service.name)
         else:
             record.runs += 1

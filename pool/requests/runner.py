@@ -31,7 +31,7 @@ from pool.errors import (
     StoreError,
 )
 from pool.logs import get_logger
-from pool.model import Handout, RequestRecord, RequestState
+from pool.model import MOST_TASKS_SPOOLED, Handout, RequestRecord, RequestState
 from pool.requests.breaker import SERVER, Breaker, Circuit, with_advice
 from pool.requests.lifecycle import (
     MOST_TASKS,
@@ -48,7 +48,7 @@ from pool.requests.placement import Placement
 from pool.requests.recovery import Recovery
 from pool.requests.spool import Spool
 from pool.store import NewRequest, Opened, Store, Unserved
-from pool.tracking.tracker import MOST_TASKS_SPOOLED, Tracker
+from pool.tracking.tracker import Tracker
 
 log = get_logger(__name__)
 
@@ -105,7 +105,8 @@ class Settled:
 class Runner:
     """Runs requests on the thread that calls. Thread-safe.
 
-    ``on_send`` is called with a request as its data is about to be sent; it must not block.
+    ``look_up_assignee`` is called with a request that has one, as its data is about to be sent; it
+    must not block.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class Runner:
         breaker: Breaker,
         *,
         max_queued: int,
-        on_send: Callable[[RequestRecord], None],
+        look_up_assignee: Callable[[RequestRecord], None],
         clock: Clock,
         rng: random.Random,
     ) -> None:
@@ -131,7 +132,7 @@ class Runner:
         self._spool = spool
         self._breaker = breaker
         self._max_queued = max_queued
-        self._on_send = on_send
+        self._look_up_assignee = look_up_assignee
         self._clock = clock
         self._rng = rng
 
@@ -428,7 +429,8 @@ class Runner:
         """Upload once into the task of a hand-out, and take the step that follows, except for
         ``WAIT`` with an untouched task, which is left to the caller."""
         request = _request(handout)
-        self._on_send(request)
+        if request.assignee is not None:
+            self._look_up_assignee(request)
         try:
             error = self._upload(template, handout, upload, progress)
             settled = Settled(Delivery.ACCEPTED)

@@ -188,12 +188,6 @@ class Connections:
             with slot.lock:
                 slot.close()
 
-    @property
-    def open_count(self) -> int:
-        """How many connections there are now."""
-        with self._register:
-            return sum(slot.db is not None for slot in self._slots)
-
     @contextmanager
     def _borrowed(self) -> Iterator[_Slot]:
         slot = self._slot()

@@ -60,9 +60,6 @@ OUTAGE = 3
 #: Seconds for which an import is given time to show up after CVAT was away, where it can be sent
 #: again.
 ORPHAN_PATIENCE = 60.0
-#: A request whose data is in the spool gets this many tasks at most, in any process: more than
-#: one whose caller waits, since a server that comes and goes should not cost it.
-MOST_TASKS_SPOOLED = 5
 NO_REASON = "CVAT gave no reason"
 #: Where a task stands while its import may still end.
 UNDER_WAY = (TaskState.LEASED, TaskState.IMPORTING)
@@ -96,7 +93,7 @@ def judge(state: ImportState, *, unknown: int) -> PoolError | None:
         case ImportStatus.FAILED:
             return ImportFailed(state.message or NO_REASON)
         case ImportStatus.TASK_GONE:
-            return TaskGone("somebody deleted it while its data was being imported")
+            return TaskGone("the task was deleted on the server during the import")
         case ImportStatus.UNKNOWN | ImportStatus.FINISHED if unknown >= UNKNOWN_LIMIT:
             return ImportLost(
                 "CVAT has no record of the import and made no jobs; "
@@ -178,7 +175,7 @@ class Tracker:
                 size_class=name,
                 relaxed=relaxed,
                 contents=contents,
-                repeatable=importing.spooled and importing.imports_used + 1 < MOST_TASKS_SPOOLED,
+                repeatable=importing.repeatable,
             )
         )
 
@@ -212,11 +209,6 @@ class Tracker:
         """Track a task no longer."""
         with self._guard:
             self._tracked.pop(pooled_id, None)
-
-    @property
-    def watching(self) -> int:
-        """How many tasks are tracked."""
-        return len(self._tracked)
 
     def _add(self, tracked: Tracked) -> None:
         with self._guard:

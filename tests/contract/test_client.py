@@ -194,11 +194,9 @@ def test_only_tasks_that_exist_are_told_of(client: CvatClient, make_task: Maker)
     assert client.tasks([]) == {}
 
 
-def test_rename_and_assign(client: CvatClient, make_task: Maker) -> None:
+def test_rename(client: CvatClient, make_task: Maker) -> None:
     task_id = make_task("before")
     client.rename_task(task_id, make_task.name("after"))
-    client.assign_task(task_id, client.whoami().id)
-    client.assign_task(task_id, None)
     assert client.tasks([task_id])[task_id].name == make_task.name("after")
 
 
@@ -210,7 +208,6 @@ def test_a_task_that_is_gone(client: CvatClient, make_task: Maker) -> None:
     assert client.jobs([task_id]) == {}
     for call in (
         lambda: client.rename_task(task_id, "x"),
-        lambda: client.assign_task(task_id, None),
         lambda: client.prepare_upload(task_id),
         lambda: send(client, task_id, images("a.jpg")),
     ):

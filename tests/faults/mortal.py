@@ -25,7 +25,6 @@ from pool.daemon import Daemon
 from pool.events.feed import Feed
 from pool.maintenance import heartbeat
 from pool.maintenance.heartbeat import Heartbeat
-from pool.maintenance.reload import Reload
 from pool.requests.spool import Spool
 from pool.taskpool import TaskPool
 from pool.tracking.tracker import Tracker
@@ -141,9 +140,7 @@ class Mortal:
             else:
                 self.pool = TaskPool(settings, **parts)
                 # As TaskPool.from_config has it.
-                self.pool._reload = Reload(
-                    settings, self.pool.process.templates, clock=self.pool.clock
-                )
+                self.pool.process.follow_file()
             self.process = self.pool.process
             self.process.start()
         self.clock.alarms.append(self)

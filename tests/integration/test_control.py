@@ -14,12 +14,12 @@ from support.services import fill, open_lease, refill_of
 
 from pool import Outcome, TaskPool, UnknownTemplate
 from pool.config.settings import Settings
-from pool.control import LOOK_EVERY
 from pool.errors import InputError
 from pool.maintenance.refill import Refill
 from pool.maintenance.reload import ReloadReport
 from pool.maintenance.retirement import Retirement
 from pool.model import LeaseRecord, TemplateStatus
+from pool.process import LOOK_EVERY
 from pool.store import Store
 
 
@@ -186,7 +186,7 @@ def test_an_unknown_template_is_told(caller: TaskPool, tell: str) -> None:
 def test_a_process_takes_over_a_changed_file_while_it_is_used(
     pool: TaskPool, config_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pool.control.LOOK_EVERY", 0.0)
+    monkeypatch.setattr("pool.process.LOOK_EVERY", 0.0)
     before = pool.acquire("scenes")
     config_path.write_text(config_path.read_text().replace('"person"', '"tram"'))
     after = pool.acquire("scenes")
@@ -198,7 +198,7 @@ def test_a_process_takes_over_a_changed_file_while_it_is_used(
 def test_a_file_that_is_wrong_changes_nothing_for_callers(
     pool: TaskPool, config_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pool.control.LOOK_EVERY", 0.0)
+    monkeypatch.setattr("pool.process.LOOK_EVERY", 0.0)
     config_path.write_text("[templates.scenes")
     assert pool.acquire("scenes").template == "scenes"
 
@@ -206,7 +206,7 @@ def test_a_file_that_is_wrong_changes_nothing_for_callers(
 def test_the_status_is_that_of_the_changed_file(
     pool: TaskPool, config_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pool.control.LOOK_EVERY", 0.0)
+    monkeypatch.setattr("pool.process.LOOK_EVERY", 0.0)
     text = config_path.read_text().replace("min_size = 2", "min_size = 9")
     config_path.write_text(text + "[templates.more]\nlabels = []\n")
     assert [(each.name, each.target) for each in pool.status().templates] == [
@@ -225,7 +225,7 @@ def test_the_file_is_looked_at_no_more_than_once_a_second(
             looks.append(clock.monotonic())
             return ReloadReport()
 
-    monkeypatch.setattr(caller, "_reload", Looks())
+    monkeypatch.setattr(caller.process, "_reload", Looks())
     for _ in range(40):
         caller.status()
         clock.advance(LOOK_EVERY / 4)

@@ -44,7 +44,7 @@ def test_the_only_job_is_taken_from_the_delivery(
     (job,) = engine.store.jobs_of("pooled1")
     assert (job.id, job.url) == (1010, "/tasks/101/jobs/1010")
     assert cvat.count("jobs") == 0
-    assert engine.tracker.watching == 0
+    assert engine.tracker.seconds_until_due() is None
     assert len(finished) == 1
 
 
@@ -90,7 +90,7 @@ def test_a_failed_import_ends_in_cvats_words(
     assert (record.state, record.error_code) == (RequestState.FAILED, "import-failed")
     assert record.error == "no image"
     assert cvat.calls == []
-    assert engine.tracker.watching == 0
+    assert engine.tracker.seconds_until_due() is None
 
 
 def test_the_request_of_another_process_is_completed_and_finished(
@@ -114,7 +114,7 @@ def test_the_jobs_of_another_processs_request_are_asked_for_once(
     task_id = imports.begin("a.jpg", "b.jpg", owner="elsewhere")
     assert deliveries.handle(created(task_id)) is Effect.EXPEDITED
     engine.tracker.run_once()
-    assert engine.tracker.watching == 0, "it is the other one's to ask again"
+    assert engine.tracker.seconds_until_due() is None, "it is the other one's to ask again"
     cvat.make_ready(task_id, jobs=2)
     deliveries.handle(created(task_id))
     assert engine.tracker.run_once().ready == 1
@@ -169,7 +169,7 @@ def test_whoever_is_second_does_nothing(
     engine.clock.sleep(LONG)
     assert engine.tracker.run_once().asked == 1
     assert len(finished) == 1
-    assert engine.tracker.watching == 0
+    assert engine.tracker.seconds_until_due() is None
 
 
 # --- Between the HTTP server and the thread -----------------------------------------------------

@@ -39,12 +39,11 @@ from pool.errors import (
     CvatUnreachable,
     StoreError,
 )
-from pool.model import RequestState
+from pool.model import MOST_TASKS_SPOOLED, RequestState
 from pool.process import Process
 from pool.requests.breaker import SERVER
 from pool.requests.dispatcher import Dispatcher
 from pool.requests.runner import RETRY_AFTER_INTERNAL_ERROR
-from pool.tracking.tracker import MOST_TASKS_SPOOLED
 
 
 def failing(error: Exception) -> Any:

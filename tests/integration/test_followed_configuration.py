@@ -204,7 +204,7 @@ def test_the_webhook_of_a_template_that_came_with_a_reload_is_relied_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("pool.tracking.poll_schedule.SAFETY_FLOOR", 10.0)
-    monkeypatch.setattr("pool.control.LOOK_EVERY", 0.0)
+    monkeypatch.setattr("pool.process.LOOK_EVERY", 0.0)
     daemon = Daemon(load(config_path))
     ready = threading.Event()
     thread = threading.Thread(target=daemon.run, kwargs={"on_ready": ready.set})

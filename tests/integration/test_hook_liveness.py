@@ -143,11 +143,11 @@ def test_the_end_of_an_import_in_another_process_is_noticed_without_a_call(
 ) -> None:
     task_id = imports.begin()
     engine.tracker.look()
-    assert engine.tracker.watching == 1
+    assert engine.tracker.seconds_until_due() is not None
     job = cvat_job(task_id)
     engine.store.complete_import(f"pooled{task_id - 100}", [job], now=engine.clock.now())
     engine.tracker.look()
-    assert engine.tracker.watching == 0
+    assert engine.tracker.seconds_until_due() is None
     assert cvat.count("jobs") == 0
 
 

@@ -14,7 +14,7 @@ ORDER = (
     "errors", "version", "clock", "logs", "backoff", "permissions", "model", "config", "handles",
     "cvat", "store",
     "events", "tracking", "requests", "maintenance", "process", "observability",
-    "control", "taskpool", "http", "check", "daemon", "cli",
+    "taskpool", "http", "check", "daemon", "cli",
 )  # fmt: skip
 BELOW = {part: set(ORDER[:place]) for place, part in enumerate(ORDER)}
 ALLOWED = {

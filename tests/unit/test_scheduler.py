@@ -79,9 +79,7 @@ def test_a_service_that_fails_runs_again_and_is_counted(scheduler: Scheduler) ->
         scheduler.wake("it")
         succeeded.wait(0.01)
     scheduler.stop()
-    record = scheduler.records["it"]
-    assert record.errors == 1
-    assert "it broke" in record.last_error
+    assert scheduler.records["it"].errors == 1
 
 
 def test_one_hung_service_does_not_stop_the_others(scheduler: Scheduler) -> None:
