@@ -14,6 +14,7 @@ from pool.store.final_steps import FinalSteps
 from pool.store.imports import FINAL_GRACE, Imports
 from pool.store.leases import Leases
 from pool.store.maintenance import Maintenance
+from pool.store.queue import Queue
 from pool.store.records import (
     UNOWNED,
     Asked,
@@ -51,7 +52,16 @@ _SQLITE: Final = "sqlite:///"
 
 
 class Store(
-    Tasks, Leases, Requests, Imports, FinalSteps, DemandHistory, Events, Maintenance, Webhooks
+    Tasks,
+    Leases,
+    Requests,
+    Queue,
+    Imports,
+    FinalSteps,
+    DemandHistory,
+    Events,
+    Maintenance,
+    Webhooks,
 ):
     """The rows of one pool in a SQLite file; any number of threads and processes may share it.
 

@@ -4,17 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from typing import Final
 
 from pool.model import EndedRequest, Event, SinkRecord
 from pool.store.connections import Connected, Connection, listed
-from pool.store.records import columns_of
+from pool.store.records import record_of, select
 from pool.store.schema import server_seconds
-
-_EVENT: Final = tuple(field.name for field in fields(Event))
-_SINK: Final = tuple(field.name for field in fields(SinkRecord))
-_ENDED: Final = tuple(field.name for field in fields(EndedRequest))
 
 
 class Events(Connected):
@@ -33,9 +27,10 @@ class Events(Connected):
         any are given. Those that were pruned are left out."""
         marks, wanted = listed(kinds)
         with self.connections.reading() as db:
-            found = db.rows(
+            return select(
+                db,
+                Event,
                 f"""
-                SELECT {columns_of(Event)} FROM events
                 WHERE id > :after {f"AND kind IN ({marks})" if kinds else ""}
                 ORDER BY id LIMIT :limit
                 """,
@@ -43,7 +38,6 @@ class Events(Connected):
                 limit=max(0, limit),
                 **wanted,
             )
-        return [Event(**dict(zip(_EVENT, row, strict=True))) for row in found]
 
     def last_event_id(self) -> int:
         """Return the newest event's id; 0 before the first. It never goes back."""
@@ -105,7 +99,7 @@ class Events(Connected):
                 since=since,
                 limit=max(0, limit),
             )
-        return [EndedRequest(**dict(zip(_ENDED, row, strict=True))) for row in reversed(found)]
+        return [record_of(EndedRequest, row) for row in reversed(found)]
 
     # --- Sinks ------------------------------------------------------------------------------------
 
@@ -169,6 +163,4 @@ def _last_event_id(db: Connection) -> int:
 
 
 def _sinks(db: Connection) -> dict[str, SinkRecord]:
-    found = db.rows(f"SELECT {columns_of(SinkRecord)} FROM sinks ORDER BY name")
-    records = (SinkRecord(**dict(zip(_SINK, row, strict=True))) for row in found)
-    return {record.name: record for record in records}
+    return {sink.name: sink for sink in select(db, SinkRecord, "ORDER BY name")}

@@ -6,17 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from pool.model import FinalKind, FinalStep, PooledTask, RequestWarning
+from pool.model import FinalKind, FinalStep, PooledTask, RequestRecord, RequestWarning
 from pool.store.connections import Connected, Connection, Row
-from pool.store.records import (
-    REQUEST,
-    TASK_WIDTH,
-    WITH_IMPORT,
-    columns_of,
-    request_or_none,
-    task_of,
-    text,
-)
+from pool.store.records import REQUEST, WITH_IMPORT, columns_of, names_of, record_of, text
 from pool.store.requests import add_warning
 
 
@@ -112,12 +104,15 @@ def _steps(db: Connection, which: str, **wanted: Any) -> Sequence[FinalStep]:
 
 def _step_of(row: Row) -> FinalStep:
     kind, tries, since, due_at, left, *joined = row
+    width = len(names_of(PooledTask))
+    task, request = joined[:width], joined[width:]
     return FinalStep(
         kind=FinalKind(kind),
         tries=tries,
         since=since,
         due_at=due_at,
         left=None if left is None else tuple(json.loads(left)),
-        task=task_of(joined[:TASK_WIDTH]),
-        request=request_or_none(joined[TASK_WIDTH:]),
+        task=record_of(PooledTask, task),
+        # The task of a caller that uploaded has none.
+        request=None if request[0] is None else record_of(RequestRecord, request),
     )

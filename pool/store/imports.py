@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any, Final
 
 from pool.model import (
@@ -21,23 +20,13 @@ from pool.model import (
 )
 from pool.store.connections import Connected, Connection
 from pool.store.demand import count_hand_out
-from pool.store.leases import burn_task, end_lease, give_to_waiting, reason_of
-from pool.store.records import (
-    REQUEST,
-    REQUESTS,
-    TASK,
-    UNOWNED,
-    request_of,
-    task_of,
-    text,
-)
+from pool.store.handout import HELD, burn_task, end_lease, reason_of, return_task
+from pool.store.records import UNOWNED, find, names_of, select, text
 from pool.store.schema import UNDER_WAY
 
 #: Fields of an import that are no columns of its table.
 _MEMBERS: Final = ("members", "spooled", "imports_used")
-_IMPORT_FIELDS: Final = tuple(
-    field.name for field in fields(ImportRecord) if field.name not in _MEMBERS
-)
+_COLUMNS: Final = tuple(name for name in names_of(ImportRecord) if name not in _MEMBERS)
 #: Seconds for which the process that served a request is left to name and assign its task.
 FINAL_GRACE: Final = 30.0
 
@@ -58,17 +47,18 @@ class Imports(Connected):
         """Return the task that has CVAT's id ``task_id``, in whatever state, with the import of its
         lease; None for that while nothing is sent, and when its caller uploads."""
         with self.connections.reading() as db:
-            row = db.one(
+            tasks = select(
+                db,
+                PooledTask,
                 f"""
-                SELECT {TASK} FROM tasks {db.using("tasks_on_server")}
+                {db.using("tasks_on_server")}
                 WHERE task_id = :task_id ORDER BY seq DESC LIMIT 1
                 """,
                 task_id=task_id,
             )
-            if row is None:
+            if not tasks:
                 return None
-            task = task_of(row)
-            return task, _import(db, "lease_id = :lease_id", lease_id=task.lease_id)
+            return tasks[0], _import(db, "lease_id = :lease_id", lease_id=tasks[0].lease_id)
 
     def begin_import(self, import_id: str, *, deadline: float, now: float) -> bool:
         """CVAT has accepted the data: import, requests and task are ``IMPORTING``, the lease
@@ -112,11 +102,9 @@ class Imports(Connected):
         """A caller's own upload was noticed: the task is ``IMPORTING``, the lease ``USED``."""
         with self.connections.writing() as db:
             if not db.changed(
-                """
+                f"""
                 UPDATE tasks SET state = 'importing', changed_at = :now
-                WHERE lease_id = :lease_id AND state = 'leased'
-                  AND EXISTS (SELECT 1 FROM leases
-                              WHERE id = :lease_id AND state = 'active' AND request_id IS NULL)
+                WHERE lease_id = :lease_id AND state = 'leased' AND {HELD}
                 """,
                 lease_id=lease_id,
                 now=now,
@@ -206,10 +194,9 @@ class Imports(Connected):
         with self.connections.writing() as db:
             queued = queue_members(db, import_id, ImportState.FAILED, reason=reason, now=now)
             found = [
-                db.one(f"SELECT {REQUEST} FROM {REQUESTS} WHERE requests.id = :id", id=request_id)
-                for request_id in queued
+                find(db, RequestRecord, "requests.id = :id", id=request_id) for request_id in queued
             ]
-        return [request_of(row) for row in found if row is not None]
+        return [request for request in found if request is not None]
 
     def jobs_of(self, pooled_id: str, *, request_id: str | None = None) -> Sequence[Job]:
         """Return the jobs of a ready task, by id, or those of one request; empty before that."""
@@ -276,20 +263,7 @@ def end_import(
     if state is ImportState.FAILED:
         burn_task(db, pooled_id, reason, now=now)
         return
-    returned = db.one(
-        """
-        UPDATE tasks
-        SET state = 'warm', lease_id = NULL, warm_at = COALESCE(warm_at, :now), changed_at = :now
-        WHERE id = :id AND state = 'leased' AND lease_id = :lease_id
-        RETURNING template
-        """,
-        id=pooled_id,
-        lease_id=lease_id,
-        now=now,
-    )
-    end_lease(db, lease_id, LeaseState.RELEASED)
-    if returned is not None:
-        give_to_waiting(db, returned[0], now=now)
+    return_task(db, lease_id, state=LeaseState.RELEASED, now=now)
 
 
 def queue_members(
@@ -460,10 +434,10 @@ def _serve(db: Connection, import_id: str, *, now: float) -> None:
 
 
 def _import(db: Connection, which: str, **wanted: Any) -> ImportRecord | None:
-    row = db.one(f"SELECT {', '.join(_IMPORT_FIELDS)} FROM imports WHERE {which}", **wanted)
+    row = db.one(f"SELECT {', '.join(_COLUMNS)} FROM imports WHERE {which}", **wanted)
     if row is None:
         return None
-    values: dict[str, Any] = dict(zip(_IMPORT_FIELDS, row, strict=True))
+    values: dict[str, Any] = dict(zip(_COLUMNS, row, strict=True))
     values["state"] = ImportState(values["state"])
     values["outcome"] = Outcome(values["outcome"])
     members = db.rows(

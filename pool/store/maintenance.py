@@ -5,16 +5,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, fields
-from typing import Any, Final
+from dataclasses import asdict
+from typing import Any
 
 from pool.model import ConfigRecord, Hold, Prewarm
 from pool.store.connections import Connected
-from pool.store.records import columns_of, text
+from pool.store.records import select, text
 from pool.store.schema import ENDED, EXPIRING, FINISHED, FOREVER, UNDER_WAY
-
-_HOLD: Final = tuple(field.name for field in fields(Hold))
-_PREWARM: Final = tuple(field.name for field in fields(Prewarm))
+from pool.store.tasks import retire_warm
 
 
 class Maintenance(Connected):
@@ -132,11 +130,7 @@ class Maintenance(Connected):
     def holds(self) -> Mapping[str, Hold]:
         """Return all holds by template."""
         with self.connections.reading() as db:
-            found = db.rows(f"SELECT {columns_of(Hold)} FROM holds")
-        values = (dict(zip(_HOLD, row, strict=True)) for row in found)
-        return {
-            each["template"]: Hold(**each | {"uploads": bool(each["uploads"])}) for each in values
-        }
+            return {hold.template: hold for hold in select(db, Hold)}
 
     # --- What people want -------------------------------------------------------------------------
 
@@ -167,16 +161,7 @@ class Maintenance(Connected):
                 drained=True,
                 now=now,
             )
-            return db.changed(
-                f"""
-                UPDATE tasks {db.using("tasks_warm")}
-                SET state = 'retired', reason = :reason, changed_at = :now
-                WHERE state = 'warm' AND template = :template
-                """,
-                template=template,
-                reason=text(reason),
-                now=now,
-            )
+            return retire_warm(db, template, reason=reason, now=now)
 
     def resume(self, template: str) -> bool:
         """End a pause, drained or not; False when there was none."""
@@ -206,9 +191,7 @@ class Maintenance(Connected):
     def prewarms(self) -> Mapping[str, Prewarm]:
         """Return all prewarms by template, those whose time is over among them."""
         with self.connections.reading() as db:
-            found = db.rows(f"SELECT {columns_of(Prewarm)} FROM prewarms")
-        records = (Prewarm(**dict(zip(_PREWARM, row, strict=True))) for row in found)
-        return {record.template: record for record in records}
+            return {prewarm.template: prewarm for prewarm in select(db, Prewarm)}
 
     # --- When the clock was set -------------------------------------------------------------------
 

@@ -6,21 +6,29 @@ The columns of a table are the fields of its record, by the same names.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pool.model import (
+    Event,
+    Handout,
+    Hold,
     LeaseRecord,
     LeaseState,
     Outcome,
     PooledTask,
+    Prewarm,
     RequestRecord,
     RequestState,
     RequestWarning,
+    SinkRecord,
     TaskState,
+    WebhookRecord,
 )
-from pool.store.connections import Row
+from pool.store.connections import Connection, Row
+
+R = TypeVar("R")
 
 #: The owner of a request that waits in the spool, and of the lease that it waits with.
 UNOWNED: Final = ""
@@ -122,73 +130,84 @@ class Page:
 # --- Rows as records ------------------------------------------------------------------------------
 
 
+def names_of(record: type) -> tuple[str, ...]:
+    """Return the names of a record's fields, which are those of its columns."""
+    return tuple(field.name for field in fields(record))
+
+
 def columns_of(record: type, table: str = "") -> str:
     """Return a record's columns as they stand in a query, of one table where it joins several."""
     prefix = f"{table}." if table else ""
-    return ", ".join(prefix + field.name for field in fields(record))
-
-
-#: Columns of a request that are those of its import.
-_OF_IMPORT: Final = frozenset(
-    {"pooled_id", "task_id", "outcome", "handed_out_at", "uploaded_at", "deadline_at"}
-)
+    return ", ".join(prefix + name for name in names_of(record))
 
 
 def _request_column(name: str) -> str:
     if name == "owner":
         return "COALESCE(imports.owner, requests.owner)"
-    return f"imports.{name}" if name in _OF_IMPORT else f"requests.{name}"
+    of_import = {"pooled_id", "task_id", "outcome", "handed_out_at", "uploaded_at", "deadline_at"}
+    return f"imports.{name}" if name in of_import else f"requests.{name}"
 
 
-_TASK_FIELDS: Final = tuple(field.name for field in fields(PooledTask))
-_LEASE_FIELDS: Final = tuple(field.name for field in fields(LeaseRecord))
-_REQUEST_FIELDS: Final = tuple(field.name for field in fields(RequestRecord))
 TASK: Final = columns_of(PooledTask)
 LEASE: Final = columns_of(LeaseRecord)
 #: A request's columns, in a query of :data:`REQUESTS`.
-REQUEST: Final = ", ".join(map(_request_column, _REQUEST_FIELDS))
+REQUEST: Final = ", ".join(map(_request_column, names_of(RequestRecord)))
 #: Requests with their imports, where they have one. What precedes ``WHERE``.
 WITH_IMPORT: Final = "LEFT JOIN imports ON imports.id = requests.import_id"
 REQUESTS: Final = f"requests {WITH_IMPORT}"
-#: How many values of a row that joins tables are the task's, and the lease's.
-TASK_WIDTH: Final = len(_TASK_FIELDS)
-LEASE_WIDTH: Final = len(_LEASE_FIELDS)
+
+#: Where the rows of a record are.
+_TABLES: Final[Mapping[type, str]] = {
+    Event: "events",
+    Hold: "holds",
+    LeaseRecord: "leases",
+    PooledTask: "tasks",
+    Prewarm: "prewarms",
+    RequestRecord: REQUESTS,
+    SinkRecord: "sinks",
+    WebhookRecord: "webhooks",
+}
+#: The values that SQL has no type for, by record and field.
+_CONVERTERS: Final[Mapping[type, Mapping[str, Callable[[Any], object]]]] = {
+    Hold: {"uploads": bool},
+    LeaseRecord: {"state": LeaseState, "outcome": lambda value: value and Outcome(value)},
+    PooledTask: {"state": TaskState, "prepared": bool},
+    RequestRecord: {
+        "state": RequestState,
+        "outcome": lambda value: value and Outcome(value),
+        "files": lambda value: tuple(json.loads(value)),
+        "spooled": bool,
+        "warnings": lambda value: tuple(RequestWarning(**each) for each in json.loads(value)),
+    },
+}
 
 
-def task_of(row: Row) -> PooledTask:
-    """Return a task from the values of :data:`TASK`."""
-    values: dict[str, Any] = dict(zip(_TASK_FIELDS, row, strict=True))
-    values["state"] = TaskState(values["state"])
-    values["prepared"] = bool(values["prepared"])
-    return PooledTask(**values)
+def record_of(record: type[R], row: Row) -> R:
+    """Return a row as a record, from the values of all its columns."""
+    values: dict[str, Any] = dict(zip(names_of(record), row, strict=True))
+    for name, convert in _CONVERTERS.get(record, {}).items():
+        values[name] = convert(values[name])
+    return record(**values)
 
 
-def lease_of(row: Row) -> LeaseRecord:
-    """Return a lease from the values of :data:`LEASE`."""
-    values: dict[str, Any] = dict(zip(_LEASE_FIELDS, row, strict=True))
-    values["state"] = LeaseState(values["state"])
-    values["outcome"] = _outcome(values["outcome"])
-    return LeaseRecord(**values)
+def select(db: Connection, record: type[R], rest: str = "", /, **wanted: Any) -> list[R]:
+    """Return rows as records; ``rest`` is what follows the table in the query."""
+    columns = REQUEST if record is RequestRecord else columns_of(record)
+    found = db.rows(f"SELECT {columns} FROM {_TABLES[record]} {rest}", **wanted)
+    return [record_of(record, row) for row in found]
 
 
-def request_of(row: Row) -> RequestRecord:
-    """Return a request from the values of :data:`REQUEST`."""
-    values: dict[str, Any] = dict(zip(_REQUEST_FIELDS, row, strict=True))
-    values["state"] = RequestState(values["state"])
-    values["outcome"] = _outcome(values["outcome"])
-    values["files"] = tuple(json.loads(values["files"]))
-    values["spooled"] = bool(values["spooled"])
-    values["warnings"] = tuple(RequestWarning(**each) for each in json.loads(values["warnings"]))
-    return RequestRecord(**values)
+def find(db: Connection, record: type[R], condition: str, /, **wanted: Any) -> R | None:
+    """Return the row that meets a condition, if there is one."""
+    return next(iter(select(db, record, f"WHERE {condition}", **wanted)), None)
 
 
-def request_or_none(row: Row) -> RequestRecord | None:
-    """Return the request of a row that joins one where there is one."""
-    return None if row[0] is None else request_of(row)
-
-
-def _outcome(value: str | None) -> Outcome | None:
-    return None if value is None else Outcome(value)
+def handout_of(row: Row) -> Handout:
+    """Return a hand-out from the values of a lease and its task."""
+    width = len(names_of(LeaseRecord))
+    return Handout(
+        lease=record_of(LeaseRecord, row[:width]), task=record_of(PooledTask, row[width:])
+    )
 
 
 def text(value: str) -> str:

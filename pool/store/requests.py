@@ -1,51 +1,44 @@
-"""Requests: data that callers gave to the pool, and who works on it.
-
-A request whose data is in the spool is not bound to the process of its caller: any process that
-can read the spool can serve it. While it is ``QUEUED`` it has no owner; while a worker has it, the
-owner is the worker's process.
-"""
+"""Requests: data that callers gave to the pool, from acceptance to the end."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any
 
 from pool.errors import InputError
 from pool.model import (
-    Handout,
+    ImportMember,
     ImportState,
+    LeaseRecord,
     LeaseState,
     RequestRecord,
     RequestState,
     RequestWarning,
 )
 from pool.store.connections import Connected, Connection, listed
-from pool.store.imports import end_import, queue_members
-from pool.store.leases import (
+from pool.store.handout import (
     DESERTED,
-    can_claim,
-    check_room,
-    claim_waiting,
+    alive,
+    as_json,
     end_lease,
-    queue_length,
+    open_import,
     reason_of,
 )
+from pool.store.imports import end_import
 from pool.store.records import (
     REQUEST,
     REQUESTS,
     UNOWNED,
-    WITH_IMPORT,
-    NewMember,
+    NewRequest,
     Page,
-    Unserved,
-    request_of,
+    find,
+    record_of,
+    select,
     text,
 )
-from pool.store.schema import OPEN, SPOOLED, UNDER_WAY
-
-T = TypeVar("T")
+from pool.store.schema import OPEN, UNDER_WAY
 
 
 class Requests(Connected):
@@ -155,7 +148,7 @@ class Requests(Connected):
                 f"""
                 UPDATE requests {db.using("requests_open")} SET owner = :owner
                 WHERE {OPEN} AND state = 'queued' AND NOT spooled AND owner <> :owner
-                  AND {_gone("requests.owner")}
+                  AND NOT {alive("requests.owner")}
                 RETURNING lease_id
                 """,
                 **taker,
@@ -163,7 +156,7 @@ class Requests(Connected):
             adopted += db.rows(
                 f"""
                 UPDATE imports {db.using("imports_under_way")} SET owner = :owner
-                WHERE {UNDER_WAY} AND owner <> :owner AND {_gone("imports.owner")}
+                WHERE {UNDER_WAY} AND owner <> :owner AND NOT {alive("imports.owner")}
                   AND (state = 'importing'
                        OR NOT EXISTS (SELECT 1 FROM requests
                                       WHERE requests.import_id = imports.id AND spooled))
@@ -171,179 +164,30 @@ class Requests(Connected):
                 """,
                 **taker,
             )
-            requests = []
+            requests: list[RequestRecord] = []
             for (lease_id,) in adopted:
                 db.changed(
                     "UPDATE leases SET owner = :owner WHERE id = :id", owner=owner, id=lease_id
                 )
-                requests += db.rows(
-                    f"SELECT {REQUEST} FROM {REQUESTS} WHERE requests.lease_id = :id", id=lease_id
-                )
-        return sorted(map(request_of, requests), key=lambda each: (each.created_at, each.id))
+                requests += select(db, RequestRecord, "WHERE requests.lease_id = :id", id=lease_id)
+        return sorted(requests, key=lambda each: (each.created_at, each.id))
 
     def warn(self, request_id: str, warning: RequestWarning, *, now: float) -> bool:
         """Add a warning to a request; of each code one."""
         with self.connections.writing() as db:
             return add_warning(db, request_id, warning, now=now)
 
-    # --- The spool --------------------------------------------------------------------------------
-
-    def queue_request(
-        self, request_id: str, *, expected_lease_id: str, most: int | None, now: float
-    ) -> RequestRecord | None:
-        """Queue a request whose data is in the spool, until it can be served: it is ``QUEUED``
-        and has no owner.
-
-        From ``UPLOADING``, when nothing has touched its task: the import is ``RETURNED``, the task
-        ``WARM`` again, the lease ``RELEASED``, and each member waits with a fresh lease. From
-        ``QUEUED`` it keeps the lease that it waits with. None when its lease is not
-        ``expected_lease_id`` (any more), or its state another one.
-
-        :raises pool.errors.QueueFull: ``most`` spooled requests are ``QUEUED`` already; nothing
-            has changed.
-        """
-        with self.connections.writing() as db:
-            before = db.one(
-                """
-                SELECT import_id, spooled FROM requests
-                WHERE id = :id AND lease_id = :expected AND state IN ('queued', 'uploading')
-                """,
-                id=request_id,
-                expected=expected_lease_id,
-            )
-            if before is None:
-                return None
-            import_id, spooled = before
-            if import_id is None:
-                if not spooled:
-                    check_room(db, most)
-                db.changed(
-                    """
-                    UPDATE requests SET spooled = :spooled, owner = :unowned
-                    WHERE id = :id AND state = 'queued'
-                    """,
-                    id=request_id,
-                    spooled=True,
-                    unowned=UNOWNED,
-                )
-                _own_waiting_lease(db, expected_lease_id, UNOWNED)
-            else:
-                queued = queue_members(db, import_id, ImportState.RETURNED, spool=True, now=now)
-                check_room(db, most, wanted=0)
-                assert queued
-            return _request(db, request_id)
-
-    def unserved(self, *, owner: str, now: float, each: int) -> Sequence[Unserved]:
-        """Return spooled requests that are ``QUEUED`` or ``UPLOADING`` and have no owner, or one
-        that is gone, or ``owner`` itself: they are there to be taken. The oldest first, at most
-        ``each`` of each template."""
-        with self.connections.reading() as db:
-            found = db.rows(
-                f"""
-                SELECT id, template, state, lease_id, created_at FROM (
-                    SELECT requests.seq, requests.id, requests.template, requests.state,
-                           requests.lease_id, requests.created_at,
-                           ROW_NUMBER() OVER (PARTITION BY requests.template
-                                              ORDER BY requests.seq) AS place
-                    FROM (SELECT * FROM requests {db.using("requests_spooled")}
-                          WHERE {SPOOLED}) AS requests
-                    {WITH_IMPORT}
-                    WHERE {_free("COALESCE(imports.owner, requests.owner)")}
-                ) AS free
-                WHERE place <= :each ORDER BY seq
-                """,
-                owner=owner,
-                unowned=UNOWNED,
-                now=now,
-                each=each,
-            )
-        return [
-            Unserved(
-                id=id,
-                template=template,
-                state=RequestState(state),
-                lease_id=lease_id,
-                created_at=created_at,
-            )
-            for id, template, state, lease_id, created_at in found
-        ]
-
-    def take_spooled(self, request_id: str, *, owner: str, now: float) -> RequestRecord | None:
-        """Own one of the :meth:`unserved`, with its import if it has one; None when it is none (any
-        more). Of two processes that try, one gets it."""
-        with self.connections.writing() as db:
-            if not _take_queued(db, request_id, owner, now=now) and not db.changed(
-                f"""
-                UPDATE imports SET owner = :owner
-                WHERE id = (SELECT import_id FROM requests
-                            WHERE id = :id AND spooled AND state = 'uploading')
-                  AND state = 'uploading' AND {_free("imports.owner")}
-                """,
-                id=request_id,
-                owner=owner,
-                unowned=UNOWNED,
-                now=now,
-            ):
-                return None
-            return _request(db, request_id)
-
-    def claim_queued(
-        self,
-        members: Sequence[NewMember],
-        fingerprint: str,
-        *,
-        reusable_origin: str | None = None,
-        owner: str,
-        now: float,
-    ) -> Handout | None:
-        """Own ``QUEUED`` ones of the :meth:`unserved` and claim one warm task for all of them, as
-        :meth:`~pool.store.Store.claim_warm` does: either all of it happens or nothing does.
-
-        They become the members of one import, in this order; the lease of the first is the
-        import's, those of the others are ``ABANDONED``.
-        """
-        first = members[0].request_id
-        with self.connections.reading() as db:
-            queued = db.one(
-                "SELECT lease_id FROM requests WHERE id = :id AND state = 'queued'", id=first
-            )
-            if queued is None or not can_claim(
-                db, queued[0], fingerprint, reusable_origin, now=now
-            ):
-                return None
-        try:
-            with self.connections.writing() as db:
-                for member in members:
-                    _expect(_take_queued(db, member.request_id, owner, now=now))
-                return _expect(
-                    claim_waiting(
-                        db, queued[0], fingerprint, reusable_origin, members=members, now=now
-                    )
-                )
-        except _NotClaimed:
-            # The transaction is rolled back, so that the requests have no owner again.
-            return None
-
-    def queue_length(self) -> int:
-        """Return how many spooled requests are ``QUEUED``."""
-        with self.connections.reading() as db:
-            return queue_length(db)
-
     # --- Looking ----------------------------------------------------------------------------------
 
     def request(self, request_id: str) -> RequestRecord | None:
         """Return one request."""
         with self.connections.reading() as db:
-            return _request(db, request_id)
+            return find(db, RequestRecord, "requests.id = :id", id=request_id)
 
     def request_by_key(self, idempotency_key: str) -> RequestRecord | None:
         """Return the request that was made under a key."""
         with self.connections.reading() as db:
-            row = db.one(
-                f"SELECT {REQUEST} FROM {REQUESTS} WHERE idempotency_key = :key",
-                key=idempotency_key,
-            )
-        return request_of(row) if row else None
+            return find(db, RequestRecord, "requests.idempotency_key = :key", key=idempotency_key)
 
     def requests(
         self,
@@ -379,7 +223,7 @@ class Requests(Connected):
             )
         page = found[:limit]
         return Page(
-            requests=tuple(request_of(row[1:]) for row in page),
+            requests=tuple(record_of(RequestRecord, row[1:]) for row in page),
             next_cursor=str(page[-1][0]) if len(found) > limit else None,
         )
 
@@ -451,6 +295,56 @@ class Requests(Connected):
 # --- Parts of these and other transactions --------------------------------------------------------
 
 
+def accept_request(
+    db: Connection,
+    request: NewRequest,
+    lease: LeaseRecord,
+    *,
+    payload: str,
+    idempotency_key: str | None,
+    served: bool = False,
+    now: float,
+) -> RequestRecord:
+    """Accept a caller's data, with an import into the task that its lease has, if it has one."""
+    import_id = None
+    if lease.pooled_id is not None:
+        import_id = open_import(
+            db,
+            lease,
+            owner=lease.owner,
+            size=request.size,
+            members=[ImportMember(request_id=request.id, files=request.files, names=request.files)],
+        )
+    db.changed(
+        """
+        INSERT INTO requests
+            (id, template, state, owner, lease_id, import_id, name, assignee, files, size, payload,
+             idempotency_key, created_at, spooled, served)
+        VALUES
+            (:id, :template, :state, :owner, :lease_id, :import_id, :name, :assignee, :files,
+             :size, :payload, :idempotency_key, :now, :spooled, :served)
+        """,
+        id=request.id,
+        template=lease.template,
+        state=RequestState.UPLOADING if import_id else RequestState.QUEUED,
+        owner=lease.owner,
+        lease_id=lease.id,
+        import_id=import_id,
+        name=None if request.name is None else text(request.name),
+        assignee=request.assignee,
+        files=as_json(request.files),
+        size=request.size,
+        payload=payload,
+        idempotency_key=idempotency_key,
+        spooled=request.spooled,
+        served=served,
+        now=now,
+    )
+    accepted = find(db, RequestRecord, "requests.id = :id", id=request.id)
+    assert accepted is not None
+    return accepted
+
+
 def add_warning(db: Connection, request_id: str, warning: RequestWarning, *, now: float) -> bool:
     """Add a warning to a request, unless it has one of the same code."""
     row = db.one("SELECT warnings FROM requests WHERE id = :id", id=request_id)
@@ -467,58 +361,6 @@ def add_warning(db: Connection, request_id: str, warning: RequestWarning, *, now
         warnings=json.dumps(warnings),
         before=row[0],
         now=now,
-    )
-
-
-def _request(db: Connection, request_id: str) -> RequestRecord | None:
-    row = db.one(f"SELECT {REQUEST} FROM {REQUESTS} WHERE requests.id = :id", id=request_id)
-    return request_of(row) if row else None
-
-
-def _gone(owner: str) -> str:
-    """The owner in a column is no live process."""
-    return f"""
-        NOT EXISTS (SELECT 1 FROM owners WHERE owners.owner = {owner} AND owners.until >= :now)
-    """
-
-
-def _free(owner: str) -> str:
-    """The owner in a column is no live process other than ``:owner``."""
-    return f"({owner} IN (:unowned, :owner) OR {_gone(owner)})"
-
-
-class _NotClaimed(Exception):
-    """There was no task for these requests, or another process has one of them."""
-
-
-def _expect(done: T | None) -> T:
-    if not done:
-        raise _NotClaimed
-    return done
-
-
-def _take_queued(db: Connection, request_id: str, owner: str, *, now: float) -> bool:
-    row = db.one(
-        f"""
-        UPDATE requests SET owner = :owner
-        WHERE id = :id AND {SPOOLED} AND state = 'queued' AND {_free("requests.owner")}
-        RETURNING lease_id
-        """,
-        id=request_id,
-        owner=owner,
-        unowned=UNOWNED,
-        now=now,
-    )
-    if row is not None:
-        _own_waiting_lease(db, row[0], owner)
-    return row is not None
-
-
-def _own_waiting_lease(db: Connection, lease_id: str, owner: str) -> None:
-    db.changed(
-        "UPDATE leases SET owner = :owner WHERE id = :id AND state = 'waiting'",
-        id=lease_id,
-        owner=owner,
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pool.model import LIVE_TASK_STATES, Levels, PooledTask, TaskState, task_name
-from pool.store.connections import Connected
-from pool.store.leases import give_to_waiting
-from pool.store.records import TASK, CreateLimit, task_of, text
+from pool.store.connections import Connected, Connection
+from pool.store.handout import give_to_waiting
+from pool.store.records import TASK, CreateLimit, find, record_of, select, text
 from pool.store.schema import DOOMED, LIVE
 
 
@@ -65,7 +66,7 @@ class Tasks(Connected):
                 owner=owner,
                 now=now,
             )
-        return task_of(row) if row else None
+        return record_of(PooledTask, row) if row else None
 
     def record_created(self, pooled_id: str, *, task_id: int, now: float) -> bool:
         """Keep the id that CVAT has answered with; no other is taken afterwards. The task is still
@@ -120,16 +121,7 @@ class Tasks(Connected):
     def fail_create(self, pooled_id: str, *, reason: str, now: float) -> bool:
         """Move a task from ``CREATING`` to ``FAILED``: the server certainly has no such task, or it
         is no use."""
-        with self.connections.writing() as db:
-            return db.met(
-                """
-                UPDATE tasks SET state = 'failed', reason = :reason, changed_at = :now
-                WHERE id = :id AND state = 'creating'
-                """,
-                id=pooled_id,
-                reason=text(reason),
-                now=now,
-            )
+        return self._move(pooled_id, TaskState.FAILED, "state = 'creating'", reason, now)
 
     def others_created(self, template: str, *, since: float) -> bool:
         """Return whether a task of another template was created since, among the latest few
@@ -208,45 +200,32 @@ class Tasks(Connected):
     def task(self, pooled_id: str) -> PooledTask | None:
         """Return one task by our id."""
         with self.connections.reading() as db:
-            row = db.one(f"SELECT {TASK} FROM tasks WHERE id = :id", id=pooled_id)
-        return task_of(row) if row else None
+            return find(db, PooledTask, "id = :id", id=pooled_id)
 
     def tasks(
         self, *, template: str | None = None, states: Sequence[TaskState] = ()
     ) -> Sequence[PooledTask]:
         """Return tasks in live states (or in ``states``), oldest first."""
         wanted = set(states) or set(LIVE_TASK_STATES)
+        names = ", ".join(f"'{state}'" for state in TaskState if state in wanted)
         with self.connections.reading() as db:
-            live = (
-                f"{db.using('tasks_live')} WHERE {LIVE} AND"
-                if wanted <= set(LIVE_TASK_STATES)
-                else "WHERE"
-            )
-            names = ", ".join(f"'{state}'" for state in TaskState if state in wanted)
-            found = db.rows(
+            live = f"{db.using('tasks_live')} WHERE {LIVE} AND"
+            return select(
+                db,
+                PooledTask,
                 f"""
-                SELECT {TASK} FROM tasks {live} state IN ({names})
+                {live if wanted <= set(LIVE_TASK_STATES) else "WHERE"} state IN ({names})
                 {"AND template = :template" if template is not None else ""}
                 ORDER BY seq
                 """,
                 template=template,
             )
-        return [task_of(row) for row in found]
 
     # --- Retiring and deleting --------------------------------------------------------------------
 
     def retire(self, pooled_id: str, *, reason: str, now: float) -> bool:
         """Move a task from ``WARM`` to ``RETIRED``."""
-        with self.connections.writing() as db:
-            return db.met(
-                """
-                UPDATE tasks SET state = 'retired', reason = :reason, changed_at = :now
-                WHERE id = :id AND state = 'warm'
-                """,
-                id=pooled_id,
-                reason=text(reason),
-                now=now,
-            )
+        return self._move(pooled_id, TaskState.RETIRED, "state = 'warm'", reason, now)
 
     def retire_other_fingerprints(
         self,
@@ -260,17 +239,16 @@ class Tasks(Connected):
         """Retire the template's warm tasks of any other fingerprint, except those whose origin is
         ``reusable_origin``, where one is named."""
         with self.connections.writing() as db:
-            return db.changed(
-                f"""
-                UPDATE tasks {db.using("tasks_warm")}
-                SET state = 'retired', reason = :reason, changed_at = :now
-                WHERE state = 'warm' AND template = :template AND fingerprint <> :fingerprint
-                  AND (:reusable_origin IS NULL OR origin <> :reusable_origin)
+            return retire_warm(
+                db,
+                template,
+                """
+                AND fingerprint <> :fingerprint
+                AND (:reusable_origin IS NULL OR origin <> :reusable_origin)
                 """,
-                template=template,
                 fingerprint=fingerprint,
                 reusable_origin=reusable_origin,
-                reason=text(reason),
+                reason=reason,
                 now=now,
             )
 
@@ -295,40 +273,32 @@ class Tasks(Connected):
                 SELECT COUNT(*) FROM tasks {db.using("tasks_warm")}
                 WHERE state = 'warm' AND template = :template
                   AND (fingerprint = :fingerprint OR origin = :reusable_origin))"""
-            return db.changed(
+            return retire_warm(
+                db,
+                template,
                 f"""
-                UPDATE tasks SET state = 'retired', reason = :reason, changed_at = :now
-                WHERE state = 'warm' AND seq IN (
-                    SELECT seq FROM tasks {db.using("tasks_warm")}
-                    WHERE state = 'warm' AND template = :template
-                      AND fingerprint <> :fingerprint AND origin = :reusable_origin
-                    ORDER BY warm_at, seq
-                    LIMIT {db.least(":most", db.greatest("0", spare))})
+                AND fingerprint <> :fingerprint AND origin = :reusable_origin
+                ORDER BY warm_at, seq
+                LIMIT {db.least(":most", db.greatest("0", spare))}
                 """,
-                template=template,
                 fingerprint=fingerprint,
                 reusable_origin=reusable_origin,
                 keep=keep,
                 most=_ALL if most is None else most,
-                reason=text(reason),
+                reason=reason,
                 now=now,
             )
 
     def retire_excess(self, template: str, *, keep: int, reason: str, now: float) -> int:
         """Retire the template's oldest warm tasks beyond ``keep``."""
         with self.connections.writing() as db:
-            return db.changed(
-                f"""
-                UPDATE tasks SET state = 'retired', reason = :reason, changed_at = :now
-                WHERE state = 'warm' AND seq IN (
-                    SELECT seq FROM tasks {db.using("tasks_warm")}
-                    WHERE state = 'warm' AND template = :template
-                    ORDER BY warm_at DESC, seq DESC LIMIT :all OFFSET :keep)
-                """,
-                template=template,
+            return retire_warm(
+                db,
+                template,
+                "ORDER BY warm_at DESC, seq DESC LIMIT :all OFFSET :keep",
                 all=_ALL,
                 keep=keep,
-                reason=text(reason),
+                reason=reason,
                 now=now,
             )
 
@@ -357,35 +327,20 @@ class Tasks(Connected):
                 retry_after=retry_after,
                 now=now,
             )
-        return sorted(map(task_of, taken), key=lambda task: (task.created_at, task.id))
+        tasks = (record_of(PooledTask, row) for row in taken)
+        return sorted(tasks, key=lambda task: (task.created_at, task.id))
 
     def finish_delete(self, pooled_id: str, *, now: float) -> bool:
         """Move a task from ``DELETING`` to ``DELETED``: the server has it no more."""
-        with self.connections.writing() as db:
-            return db.met(
-                """
-                UPDATE tasks SET state = 'deleted', changed_at = :now
-                WHERE id = :id AND state = 'deleting'
-                """,
-                id=pooled_id,
-                now=now,
-            )
+        return self._move(pooled_id, TaskState.DELETED, "state = 'deleting'", None, now)
 
     # --- What reconciliation has found ------------------------------------------------------------
 
     def disown(self, pooled_id: str, *, reason: str, now: float) -> bool:
         """Move a task from ``WARM``, ``RETIRED`` or ``DELETING`` to ``DELETED``, with the reason:
         it stays on the server, since someone has made it their own."""
-        with self.connections.writing() as db:
-            return db.met(
-                """
-                UPDATE tasks SET state = 'deleted', reason = :reason, changed_at = :now
-                WHERE id = :id AND state IN ('warm', 'retired', 'deleting')
-                """,
-                id=pooled_id,
-                reason=text(reason),
-                now=now,
-            )
+        expected = "state IN ('warm', 'retired', 'deleting')"
+        return self._move(pooled_id, TaskState.DELETED, expected, reason, now)
 
     def adopt_task(self, pooled_id: str, *, task_id: int, prepared: bool, now: float) -> bool:
         """Move a row that never had a task from ``DELETED`` to ``WARM``: a create that was given up
@@ -435,6 +390,42 @@ class Tasks(Connected):
                 give_to_waiting(db, template, now=now)
             return len(cleared)
 
+    def _move(
+        self, pooled_id: str, state: TaskState, expected: str, reason: str | None, now: float
+    ) -> bool:
+        """Move one task to a state from an expected one, for a reason if there is a new one."""
+        with self.connections.writing() as db:
+            return db.met(
+                f"""
+                UPDATE tasks
+                SET state = :state, reason = COALESCE(:reason, reason), changed_at = :now
+                WHERE id = :id AND {expected}
+                """,
+                id=pooled_id,
+                state=state,
+                reason=None if reason is None else text(reason),
+                now=now,
+            )
+
 
 #: More rows than there are: a limit that is none.
 _ALL = 2**62
+
+
+def retire_warm(
+    db: Connection, template: str, which: str = "", *, reason: str, now: float, **wanted: Any
+) -> int:
+    """Retire the warm tasks of a template, or those ``which`` the end of a query selects; return
+    how many."""
+    return db.changed(
+        f"""
+        UPDATE tasks SET state = 'retired', reason = :reason, changed_at = :now
+        WHERE state = 'warm' AND seq IN (
+            SELECT seq FROM tasks {db.using("tasks_warm")}
+            WHERE state = 'warm' AND template = :template {which})
+        """,
+        template=template,
+        reason=text(reason),
+        now=now,
+        **wanted,
+    )

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Final
 
 from pool.model import WebhookRecord
 from pool.store.connections import Connected, Connection
-from pool.store.records import columns_of
+from pool.store.records import select
 
 #: Seconds for which a delivery of a webhook is not written down again.
 HEARD_FOR: Final = 5.0
 
-_WEBHOOK: Final = tuple(field.name for field in fields(WebhookRecord))
 _SECRET: Final = "webhook_secret"
 #: A webhook of which it is not known that it delivers.
 _NOT_HEARD: Final = """
@@ -100,6 +98,4 @@ def _secret(db: Connection) -> str | None:
 
 
 def _webhooks(db: Connection) -> dict[str, WebhookRecord]:
-    found = db.rows(f"SELECT {columns_of(WebhookRecord)} FROM webhooks")
-    records = (WebhookRecord(**dict(zip(_WEBHOOK, row, strict=True))) for row in found)
-    return {record.scope: record for record in records}
+    return {record.scope: record for record in select(db, WebhookRecord)}

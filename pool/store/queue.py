@@ -1,0 +1,223 @@
+"""The queue: requests whose data is in the spool, and the workers that take them.
+
+Such a request is not bound to the process of its caller: any process that can read the spool can
+serve it. While it is ``QUEUED`` it has no owner; while a worker has it, the owner is the worker's
+process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from pool.errors import QueueFull
+from pool.model import Handout, ImportState, RequestRecord, RequestState
+from pool.store.connections import Connected, Connection
+from pool.store.handout import alive, can_claim, claim_waiting
+from pool.store.imports import queue_members
+from pool.store.records import UNOWNED, WITH_IMPORT, NewMember, Unserved, find
+from pool.store.schema import SPOOLED
+
+T = TypeVar("T")
+
+
+class Queue(Connected):
+    """The rows of spooled requests that CVAT has not accepted yet."""
+
+    def queue_request(
+        self, request_id: str, *, expected_lease_id: str, most: int | None, now: float
+    ) -> RequestRecord | None:
+        """Queue a request whose data is in the spool, until it can be served: it is ``QUEUED``
+        and has no owner.
+
+        From ``UPLOADING``, when nothing has touched its task: the import is ``RETURNED``, the task
+        ``WARM`` again, the lease ``RELEASED``, and each member waits with a fresh lease. From
+        ``QUEUED`` it keeps the lease that it waits with. None when its lease is not
+        ``expected_lease_id`` (any more), or its state another one.
+
+        :raises pool.errors.QueueFull: ``most`` spooled requests are ``QUEUED`` already; nothing
+            has changed.
+        """
+        with self.connections.writing() as db:
+            before = db.one(
+                """
+                SELECT import_id, spooled FROM requests
+                WHERE id = :id AND lease_id = :expected AND state IN ('queued', 'uploading')
+                """,
+                id=request_id,
+                expected=expected_lease_id,
+            )
+            if before is None:
+                return None
+            import_id, spooled = before
+            if import_id is None:
+                if not spooled:
+                    check_room(db, most)
+                db.changed(
+                    """
+                    UPDATE requests SET spooled = :spooled, owner = :unowned
+                    WHERE id = :id AND state = 'queued'
+                    """,
+                    id=request_id,
+                    spooled=True,
+                    unowned=UNOWNED,
+                )
+                _own_waiting_lease(db, expected_lease_id, UNOWNED)
+            else:
+                queued = queue_members(db, import_id, ImportState.RETURNED, spool=True, now=now)
+                check_room(db, most, wanted=0)
+                assert queued
+            return find(db, RequestRecord, "requests.id = :id", id=request_id)
+
+    def unserved(self, *, owner: str, now: float, each: int) -> Sequence[Unserved]:
+        """Return spooled requests that are ``QUEUED`` or ``UPLOADING`` and have no owner, or one
+        that is gone, or ``owner`` itself: they are there to be taken. The oldest first, at most
+        ``each`` of each template."""
+        with self.connections.reading() as db:
+            found = db.rows(
+                f"""
+                SELECT id, template, state, lease_id, created_at FROM (
+                    SELECT requests.seq, requests.id, requests.template, requests.state,
+                           requests.lease_id, requests.created_at,
+                           ROW_NUMBER() OVER (PARTITION BY requests.template
+                                              ORDER BY requests.seq) AS place
+                    FROM (SELECT * FROM requests {db.using("requests_spooled")}
+                          WHERE {SPOOLED}) AS requests
+                    {WITH_IMPORT}
+                    WHERE {_free("COALESCE(imports.owner, requests.owner)")}
+                ) AS free
+                WHERE place <= :each ORDER BY seq
+                """,
+                owner=owner,
+                unowned=UNOWNED,
+                now=now,
+                each=each,
+            )
+        return [
+            Unserved(
+                id=id,
+                template=template,
+                state=RequestState(state),
+                lease_id=lease_id,
+                created_at=created_at,
+            )
+            for id, template, state, lease_id, created_at in found
+        ]
+
+    def take_spooled(self, request_id: str, *, owner: str, now: float) -> RequestRecord | None:
+        """Own one of the :meth:`unserved`, with its import if it has one; None when it is none (any
+        more). Of two processes that try, one gets it."""
+        with self.connections.writing() as db:
+            if not _take_queued(db, request_id, owner, now=now) and not db.changed(
+                f"""
+                UPDATE imports SET owner = :owner
+                WHERE id = (SELECT import_id FROM requests
+                            WHERE id = :id AND spooled AND state = 'uploading')
+                  AND state = 'uploading' AND {_free("imports.owner")}
+                """,
+                id=request_id,
+                owner=owner,
+                unowned=UNOWNED,
+                now=now,
+            ):
+                return None
+            return find(db, RequestRecord, "requests.id = :id", id=request_id)
+
+    def claim_queued(
+        self,
+        members: Sequence[NewMember],
+        fingerprint: str,
+        *,
+        reusable_origin: str | None = None,
+        owner: str,
+        now: float,
+    ) -> Handout | None:
+        """Own ``QUEUED`` ones of the :meth:`unserved` and claim one warm task for all of them, as
+        :meth:`~pool.store.Store.claim_warm` does: either all of it happens or nothing does.
+
+        They become the members of one import, in this order; the lease of the first is the
+        import's, those of the others are ``ABANDONED``.
+        """
+        first = members[0].request_id
+        with self.connections.reading() as db:
+            queued = db.one(
+                "SELECT lease_id FROM requests WHERE id = :id AND state = 'queued'", id=first
+            )
+            if queued is None or not can_claim(
+                db, queued[0], fingerprint, reusable_origin, now=now
+            ):
+                return None
+        try:
+            with self.connections.writing() as db:
+                for member in members:
+                    _expect(_take_queued(db, member.request_id, owner, now=now))
+                return _expect(
+                    claim_waiting(
+                        db, queued[0], fingerprint, reusable_origin, members=members, now=now
+                    )
+                )
+        except _NotClaimed:
+            # The transaction is rolled back, so that the requests have no owner again.
+            return None
+
+    def queue_length(self) -> int:
+        """Return how many spooled requests are ``QUEUED``."""
+        with self.connections.reading() as db:
+            return queue_length(db)
+
+
+# --- Parts of these and other transactions --------------------------------------------------------
+
+
+def check_room(db: Connection, most: int | None, *, wanted: int = 1) -> None:
+    """Raise QueueFull when ``wanted`` more spooled requests would be more than ``most``."""
+    if most is not None and queue_length(db) + wanted > most:
+        raise QueueFull(f"{most} requests wait, as many as daemon.max_queued allows")
+
+
+def queue_length(db: Connection) -> int:
+    """Return how many spooled requests are ``QUEUED``."""
+    return db.number(f"""
+        SELECT COUNT(*) FROM requests {db.using("requests_spooled")}
+        WHERE {SPOOLED} AND state = 'queued'
+    """)
+
+
+def _free(owner: str) -> str:
+    """The owner in a column is no live process other than ``:owner``."""
+    return f"({owner} IN (:unowned, :owner) OR NOT {alive(owner)})"
+
+
+class _NotClaimed(Exception):
+    """There was no task for these requests, or another process has one of them."""
+
+
+def _expect(done: T | None) -> T:
+    if not done:
+        raise _NotClaimed
+    return done
+
+
+def _take_queued(db: Connection, request_id: str, owner: str, *, now: float) -> bool:
+    row = db.one(
+        f"""
+        UPDATE requests SET owner = :owner
+        WHERE id = :id AND {SPOOLED} AND state = 'queued' AND {_free("requests.owner")}
+        RETURNING lease_id
+        """,
+        id=request_id,
+        owner=owner,
+        unowned=UNOWNED,
+        now=now,
+    )
+    if row is not None:
+        _own_waiting_lease(db, row[0], owner)
+    return row is not None
+
+
+def _own_waiting_lease(db: Connection, lease_id: str, owner: str) -> None:
+    db.changed(
+        "UPDATE leases SET owner = :owner WHERE id = :id AND state = 'waiting'",
+        id=lease_id,
+        owner=owner,
+    )
