@@ -103,7 +103,8 @@ LEASE = (
 
 def hand_outs(address: tuple[str, int], count: int, until: float) -> tuple[list[float], int]:
     """Seconds of each of at most ``count`` calls until then, and how many failed."""
-    line, took, errors = Line(address), [], 0
+    line, errors = Line(address), 0
+    took: list[float] = []
     with contextlib.closing(line):
         while len(took) < count and time.monotonic() < until:
             began = time.perf_counter()

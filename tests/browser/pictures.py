@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import expect
+from playwright.sync_api import ViewportSize, expect
 
 from browser.seen import NewPage, Running
 from pool import TaskPool
@@ -130,7 +130,7 @@ def take(
 ) -> bytes:
     """A PNG of the page as it is now."""
     width, height = SCREENS[screen]
-    size = {"width": width, "height": height}
+    size: ViewportSize = {"width": width, "height": height}
     with new_page(viewport=size, color_scheme=scheme, device_scale_factor=1) as watched:
         page = watched.page
         page.goto(busy.url)

@@ -132,7 +132,12 @@ class ScriptedDaemon:
     def _send(self, text: str) -> None:
         assert self._listened.wait(10.0), "no page listens"
         assert self._loop is not None
-        self._loop.call_soon_threadsafe(lambda: [each.put_nowait(text) for each in self._streams])
+
+        def send() -> None:
+            for each in self._streams:
+                each.put_nowait(text)
+
+        self._loop.call_soon_threadsafe(send)
 
     def _levels(self) -> str:
         return f"event: levels\ndata: {json.dumps(self.status)}\n\n"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import chain
+from typing import Any
 
 import pytest
 
@@ -104,7 +105,7 @@ def test_what_is_finished_stays_so(scene: Scene) -> None:
 def test_failing_a_queued_request(scene: Scene) -> None:
     for untouched in (False, True):
         opened = scene.queued()
-        failure = {"code": "pool-empty", "message": "none", "now": NOW + 1}
+        failure: dict[str, Any] = {"code": "pool-empty", "message": "none", "now": NOW + 1}
         assert scene.store.fail_request(request_id(opened), untouched=untouched, **failure)
         assert scene.states(opened) == (None, LeaseState.ABANDONED, RequestState.FAILED)
         assert scene.request(opened.request).error_code == "pool-empty"

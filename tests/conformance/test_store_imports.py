@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 import pytest
 
@@ -218,7 +219,7 @@ def test_each_member_has_its_jobs_assigned(scene: Scene) -> None:
 @pytest.mark.parametrize("call", ["fail_import", "fail_request", "untouched"])
 def test_members_fail_together(scene: Scene, call: str) -> None:
     sent, requests = group(scene)
-    failure = {"code": "cut", "message": "why", "now": NOW + 5}
+    failure: dict[str, Any] = {"code": "cut", "message": "why", "now": NOW + 5}
     before = scene.store.last_event_id()
     if call == "fail_import":
         assert scene.store.fail_import(sent.pooled_id, **failure)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 import pytest
 
@@ -323,7 +325,7 @@ def test_a_worker_that_lost_a_request_changes_nothing(scene: Scene, call: str) -
     scene.warm()
     assert store.claim_queued([NewMember(request_id=request.id)], "f00d", owner="heir", now=NOW)
     before = everything(store)
-    calls = {
+    calls: dict[str, Callable[[str, str | None], Any]] = {
         "begin_import": lambda import_id, _: store.begin_import(import_id, deadline=NOW, now=NOW),
         "fail_request": lambda _, lease_id: store.fail_request(
             request.id, expected_lease_id=lease_id, code="x", message="", now=NOW

@@ -78,7 +78,7 @@ def subject(exchange: Mapping[str, Any]) -> str | None:
 def stored(file: Mapping[str, Any]) -> bytes:
     """The bytes of a file whose content was recorded."""
     if "input" in file:
-        return (RECORDINGS / file["input"]).read_bytes()
+        return Path(RECORDINGS, file["input"]).read_bytes()
     return base64.b64decode(file["base64"])
 
 
@@ -402,9 +402,9 @@ class Replay:
             for number, (one, other) in enumerate(zip(recorded, ours, strict=False)):
                 found += self.differences(one, other, ignored, f"{where}[{number}]")
         elif isinstance(recorded, str):
-            expected, got = self.normal(recorded), self._normal_ours(ours)
-            if expected != got:
-                found.append(f"{where}: {expected!r} became {got!r}")
+            theirs, now = self.normal(recorded), self._normal_ours(ours)
+            if theirs != now:
+                found.append(f"{where}: {theirs!r} became {now!r}")
         elif recorded != ours:
             found.append(f"{where}: {recorded!r} became {ours!r}")
         return found
@@ -511,6 +511,7 @@ def _compare_images(recorded: Mapping[str, Any], body: bytes) -> list[str]:
         if recorded[key] != value
     ]
     for theirs, got in zip(recorded["corners"], corners, strict=True):
+        assert isinstance(got, tuple)
         if any(abs(a - b) > PIXEL_TOLERANCE for a, b in zip(theirs, got, strict=True)):
             found.append(f"corner {theirs} became {got}")
     return found

@@ -19,7 +19,7 @@ from pool.cvat import (
 from pool.model import Job
 
 if TYPE_CHECKING:
-    from conftest import Maker, Server
+    from contract.conftest import Maker, Server
 
 Connect = Callable[..., CvatClient]
 WaitForJobs = Callable[[int], tuple[Job, ...]]

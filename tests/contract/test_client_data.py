@@ -18,7 +18,7 @@ from pool.cvat import CvatClient, ImportState, ImportStatus, listing
 from pool.model import Job
 
 if TYPE_CHECKING:
-    from conftest import Maker
+    from contract.conftest import Maker
 
 Connect = Callable[..., CvatClient]
 WaitForJobs = Callable[[int], tuple[Job, ...]]

@@ -288,5 +288,6 @@ def signs_of_life_every(seconds: float) -> Iterator[None]:
             (heartbeat, {"PERIOD": seconds, "TERM": 3 * seconds}),
             (daemon_module, {"RENEWAL": seconds, "TERM": 3 * seconds}),
         ):
-            replaced.enter_context(mock.patch.multiple(module, **terms))
+            for name, term in terms.items():
+                replaced.enter_context(mock.patch.object(module, name, term))
         yield

@@ -239,8 +239,8 @@ class Promises:
         for request in world.requests():
             if request.state not in (R.FAILED, R.CANCELLED):
                 served[request.files[0]].append(request.id)
-        for file, ids in served.items():
-            assert len(ids) == 1, f"{file} is served by {ids}"
+        for file, requests in served.items():
+            assert len(requests) == 1, f"{file} is served by {requests}"
 
     def _nobody_else_is_touched(self) -> None:
         world = self._world

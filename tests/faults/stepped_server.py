@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import formatdate
 from http.client import RemoteDisconnected
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import urllib3
@@ -173,7 +173,7 @@ class SteppedServer:
         """The pool's client, with this server at the end of its connections."""
         settings = CvatSettings(url=URL, timeout=timeout)
         client = CvatClient(settings, AccessTokenCredentials(TOKEN), clock=self.clock)
-        client._transport.connections = self  # the seam of urllib3
+        client._transport.connections = cast(urllib3.PoolManager, self)  # the seam of urllib3
         return client
 
     def do(self, action: Callable[[], T]) -> T:

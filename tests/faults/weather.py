@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-from support.proxy import CuttingProxy
+from support.proxy import CuttingProxy, Direction
 
 from faults.bystander import Bystander
 from pool.cvat import tells_of_other_data
@@ -253,7 +253,7 @@ class Weather:
             case "proxy down":
                 proxy.stop()
             case "proxy cuts":
-                direction = self._rng.choice(("up", "down"))
+                direction: Direction = self._rng.choice(("up", "down"))
                 proxy.cut(direction, self._rng.randrange(1, 6000), times=self._rng.randrange(1, 6))
                 proxy.reset_all()
             case "proxy slow":

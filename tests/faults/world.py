@@ -206,10 +206,12 @@ class World:
         upload = build_upload([(said.file, IMAGE)])
         new = NewRequest(id=new_id(self.clock.now()), files=names_of(upload), size=upload.size)
         process.process.spool.keep(new.id, upload)
+        kept = process.process.spool.load(new.id)
+        assert kept is not None
         assert process.daemon.maintenance is not None
         opened = process.daemon.maintenance.dispatcher.accept(
             template,
-            process.process.spool.load(new.id),
+            kept,
             new,
             idempotency_key=said.key,
             payload=digest(upload, {"template": said.template, "name": None, "assignee": None}),

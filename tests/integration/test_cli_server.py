@@ -27,8 +27,9 @@ def url(tmp_path_factory: pytest.TempPathFactory, simulator: SimulatorServer) ->
     """Where a daemon listens that wants a token."""
     folder = tmp_path_factory.mktemp("daemon")
     write_config(folder, simulator)
-    secrets = {"CVAT_ACCESS_TOKEN": simulator.access_token, "POOL_API_TOKEN": TOKEN}
-    with running("run", cwd=folder, **secrets) as daemon:
+    with running(
+        "run", cwd=folder, CVAT_ACCESS_TOKEN=simulator.access_token, POOL_API_TOKEN=TOKEN
+    ) as daemon:
         found = re.search(r"http://[\d.]+:\d+", daemon.wait_for("listening"))
         assert found is not None
         paused = cvat_pool("pause", "strict", cwd=folder)
@@ -45,7 +46,7 @@ def there(url: str, tmp_path: Path) -> Command:
     folder.mkdir()
 
     def run(*arguments: str | Path, **extra: str) -> subprocess.CompletedProcess[str]:
-        known = {"POOL_SERVER": url, "POOL_API_TOKEN": TOKEN}
+        known: dict[str, Any] = {"POOL_SERVER": url, "POOL_API_TOKEN": TOKEN}
         return cvat_pool(*arguments, cwd=folder, **{**known, **extra})
 
     return run
@@ -109,7 +110,7 @@ def test_status(there: Command) -> None:
 
 
 def test_status_that_is_watched(url: str, tmp_path: Path) -> None:
-    known = {"POOL_SERVER": url, "POOL_API_TOKEN": TOKEN}
+    known: dict[str, Any] = {"POOL_SERVER": url, "POOL_API_TOKEN": TOKEN}
     with in_a_terminal("status", "--watch", cwd=tmp_path, output=True, **known) as terminal:
         terminal.wait_for("refilled by")
         assert cvat_pool("prewarm", "scenes", "4", cwd=tmp_path, **known).returncode == 0
@@ -122,7 +123,7 @@ def test_status_that_is_watched(url: str, tmp_path: Path) -> None:
 def test_an_interrupted_wait_ends_at_once_and_the_import_goes_on(
     url: str, tmp_path: Path, simulator: SimulatorServer, there: Command, image_path: Path
 ) -> None:
-    known = {"POOL_SERVER": url, "POOL_API_TOKEN": TOKEN}
+    known: dict[str, Any] = {"POOL_SERVER": url, "POOL_API_TOKEN": TOKEN}
     key = ("--key", "interrupted")
     simulator.hold_imports()
     try:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.commands import PATIENCE, cvat_pool
@@ -45,7 +46,7 @@ def folder(simulator: SimulatorServer, tmp_path_factory: pytest.TempPathFactory)
         wait_until(
             store, lambda: "lost" in store.holds() and {LONG, LONGEST} <= set(store.levels())
         )
-        known = {"cwd": folder, "CVAT_ACCESS_TOKEN": simulator.access_token}
+        known: dict[str, Any] = {"cwd": folder, "CVAT_ACCESS_TOKEN": simulator.access_token}
         assert cvat_pool("prewarm", LONG, "3", "--for", "2h", **known).returncode == 0
         assert cvat_pool("lease", "parcels", **known).returncode == 0
         yield folder
@@ -146,7 +147,7 @@ def at(seconds: float) -> datetime:
     return datetime.fromtimestamp(NOW + seconds, UTC)
 
 
-HELD = {
+HELD: dict[str, Any] = {
     "held_since": at(-1.0),
     "held_until": at(3.2),
     "hold_reason": "CVAT cannot be reached: http://s: connection refused",

@@ -183,6 +183,15 @@ def test_an_unknown_template_is_told(caller: TaskPool, tell: str) -> None:
 # --- A changed file -------------------------------------------------------------------------------
 
 
+def fingerprint_of(store: Store, lease_id: str) -> str:
+    """What the task of a lease was made by."""
+    lease = store.lease(lease_id)
+    assert lease is not None and lease.pooled_id is not None
+    task = store.task(lease.pooled_id)
+    assert task is not None
+    return task.fingerprint
+
+
 def test_a_process_takes_over_a_changed_file_while_it_is_used(
     pool: TaskPool, config_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,9 +199,9 @@ def test_a_process_takes_over_a_changed_file_while_it_is_used(
     before = pool.acquire("scenes")
     config_path.write_text(config_path.read_text().replace('"person"', '"tram"'))
     after = pool.acquire("scenes")
-    made_by = [pool.store.task(pool.store.lease(each.id).pooled_id) for each in (before, after)]
-    assert made_by[0].fingerprint != made_by[1].fingerprint
-    assert made_by[1].fingerprint == pool.process.templates["scenes"].fingerprint
+    made_by = [fingerprint_of(pool.store, each.id) for each in (before, after)]
+    assert made_by[0] != made_by[1]
+    assert made_by[1] == pool.process.templates["scenes"].fingerprint
 
 
 def test_a_file_that_is_wrong_changes_nothing_for_callers(

@@ -409,7 +409,7 @@ def test_numbers_over_http(daemon: Daemon, document: dict[str, Any]) -> None:
 def test_a_client_does_not_wait_for_ever_either(daemon: Daemon) -> None:
     for options in ({"timeout": math.inf}, {"timeout": 0}, {"patience": math.nan}):
         with pytest.raises(InputError):
-            RemotePool(daemon.url, **options)  # type: ignore[arg-type]
+            RemotePool(daemon.url, **options)
 
 
 # --- Files of this machine ------------------------------------------------------------------------

@@ -352,6 +352,7 @@ def test_the_status_is_the_same_for_all(full: Any, daemon: Daemon) -> None:
     assert [each.name for each in seen.templates] == ["scenes", "strict"]
     assert type(seen.templates[0]) is type(own.templates[0])
     loaded = [each.config_loaded_at for each in (seen, own)]
+    assert loaded[0] is not None
     # Over HTTP times have milliseconds.
     assert {at.isoformat(timespec="milliseconds") for at in loaded if at} == {
         loaded[0].isoformat(timespec="milliseconds")

@@ -95,9 +95,12 @@ def test_the_lead_time_follows_what_creates_take(
 ) -> None:
     refill = refill_of(engine)
     for seconds, learned in ((10.0, 10.0), (20.0, 12.0), (2.0, 10.0)):
-        cvat.before = lambda operation, seconds=seconds: (
-            clock.advance(seconds) if operation == "create_task" else None
-        )
+
+        def take_long(operation: str, seconds: float = seconds) -> None:
+            if operation == "create_task":
+                clock.advance(seconds)
+
+        cvat.before = take_long
         assert one_round(refill, cvat) == 1
         assert status_of(engine).lead_time == pytest.approx(learned)
         cvat.before = lambda _: None

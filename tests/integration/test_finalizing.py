@@ -50,8 +50,8 @@ class World:
     def __init__(self, settings: Settings, store: Store, cvat: ScriptedCvat, clock: ManualClock):
         self.settings, self.store, self.cvat, self.clock = settings, store, cvat, clock
         self.refusals: dict[tuple[str, int], CvatError] = {}
-        cvat.rename_task = self._call("rename_task")
-        cvat.assign_job = self._call("assign_job")
+        for operation in ("rename_task", "assign_job"):
+            setattr(cvat, operation, self._call(operation))
         self.done: list[tuple[str, int, Any]] = []
         self.tried = 0
         self._open = ExitStack()
@@ -232,14 +232,21 @@ def test_a_daemon_assigns_what_it_may_beside_what_it_may_not(tmp_path: Path, ima
                 assignee=boss,
                 now=earlier,
             )
-        last = {"task_id": task_ids[1], "job_id": healthy.id, "assignee": ordinary}
-        serve(store, "healthy", **last, now=earlier + 1)
+        serve(
+            store,
+            "healthy",
+            task_id=task_ids[1],
+            job_id=healthy.id,
+            assignee=ordinary,
+            now=earlier + 1,
+        )
         with serving(config, server):
             give_up = time.monotonic() + PATIENCE
             while server.state.jobs[healthy.id].assignee is None:
                 assert time.monotonic() < give_up
                 threading.Event().wait(0.005)
-        assert server.state.jobs[healthy.id].assignee.id == ordinary
+        assignee = server.state.jobs[healthy.id].assignee
+        assert assignee is not None and assignee.id == ordinary
         assert server.state.jobs[refused.id].assignee is None
         store.close()
 

@@ -26,7 +26,7 @@ SUCCESSFUL = "cvat_pool_config_last_reload_successful"
 
 
 @contextmanager
-def daemon(config_path: Path, **environment: str) -> Iterator[tuple[Running, Api]]:
+def daemon(config_path: Path, **environment: Any) -> Iterator[tuple[Running, Api]]:
     with (
         running("run", cwd=config_path.parent, **environment) as process,
         Api(process.url) as api,
@@ -54,7 +54,8 @@ def metric(api: Api, name: str) -> float:
 def status(folder: Path, *options: str) -> dict[str, Any]:
     shown = cvat_pool("status", "--json", *options, cwd=folder)
     assert (shown.returncode, shown.stderr) == (0, "")
-    return json.loads(shown.stdout)
+    document: dict[str, Any] = json.loads(shown.stdout)
+    return document
 
 
 # --- A file that is wrong -------------------------------------------------------------------------

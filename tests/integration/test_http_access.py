@@ -28,7 +28,7 @@ def guarded(
 def with_token(served: Serving, authorization: str | None) -> Answer:
     api = Api(served.server.url)
     headers = {} if authorization is None else {"Authorization": authorization.encode()}
-    return api.get("/v1/templates", headers=headers)  # type: ignore[arg-type]
+    return api.get("/v1/templates", headers=headers)
 
 
 @pytest.mark.parametrize("token", TOKENS)

@@ -293,7 +293,7 @@ def test_many_calls_with_one_key_make_one_request(served: Serving, api: Api, ima
     ],
 )
 def test_forms_that_are_refused(
-    refusing: Serving, files: Any, fields: dict[str, str], status: int, code: str
+    refusing: Serving, files: Any, fields: dict[str, Any], status: int, code: str
 ) -> None:
     answer = refusing.api.submit(files, **fields)
     assert (answer.status, answer.code) == (status, code), answer.json

@@ -27,6 +27,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS as KNOWN
 from schemathesis.checks import load_all_checks
+from schemathesis.core.result import Ok
 from support.api import Serving, serving, settings_for
 
 from pool.config.settings import PoolSettings, Template
@@ -80,6 +81,7 @@ def run(served: Serving, examples: int, mode: GenerationMode) -> Counter[int]:
     known: dict[str, str] = {}
 
     for found in schema.get_all_operations():
+        assert isinstance(found, Ok), found.err()
         operation = found.ok()
         if operation.path in LEFT_OUT:
             continue

@@ -132,8 +132,9 @@ def test_check_says_what_a_server_lacks(
 ) -> None:
     server = server_of(version)
     path = write_config(tmp_path, server)
-    token = {"CVAT_ACCESS_TOKEN": server.access_token}
-    checked = cvat_pool("check", "--config", path, cwd=tmp_path, **token)
+    checked = cvat_pool(
+        "check", "--config", path, cwd=tmp_path, CVAT_ACCESS_TOKEN=server.access_token
+    )
     said = " ".join((checked.stdout + checked.stderr).split())
     assert checked.returncode == code, said
     assert all(each in said for each in words), said
@@ -147,8 +148,9 @@ def test_a_daemon_warns_once_of_a_server_that_is_too_old(
 ) -> None:
     server = server_of(version)
     path = write_config(tmp_path, server)
-    token = {"CVAT_ACCESS_TOKEN": server.access_token}
-    with running("run", "--config", path, cwd=tmp_path, **token) as daemon:
+    with running(
+        "run", "--config", path, cwd=tmp_path, CVAT_ACCESS_TOKEN=server.access_token
+    ) as daemon:
         daemon.wait_for("server's version")
         assert daemon.stop() == 0
     assert sum("server too old" in line for line in daemon.lines) == warnings
@@ -192,7 +194,8 @@ def test_a_webhook_is_completed_after_an_upgrade(server_of: ServerOf, tmp_path: 
     (hook,) = server.state.webhooks.values()
     # As it was installed before.
     server.call(lambda: setattr(hook, "events", ("create:job",)))
-    token = {"CVAT_ACCESS_TOKEN": server.access_token}
-    with running("run", "--config", path, cwd=tmp_path, **token) as process:
+    with running(
+        "run", "--config", path, cwd=tmp_path, CVAT_ACCESS_TOKEN=server.access_token
+    ) as process:
         process.wait_for("webhook completed")
     assert set(hook.events) == {"create:job", "completed:request[create:task]"}

@@ -282,7 +282,7 @@ def test_anonymous_calls_can_be_limited() -> None:
     settings = SimulatorSettings(timings=Timings.zero(), anonymous_calls_per_minute=2)
     with SimulatorServer(settings) as server:
         call = Caller(server)
-        call.http.headers.clear()
+        call.http.headers = {}
         statuses = [call("GET", "/api/server/about").status for _ in range(3)]
         assert statuses == [200, 200, 429]
         assert int(call("GET", "/api/server/about").headers["retry-after"]) > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -309,10 +310,10 @@ def test_a_waiting_caller_gets_what_is_old(world: World) -> None:
     world.process.store.acquire_maintenance("daemon", until=world.clock.now() + 99, now=0.0)
     elapse = world.clock.wait
 
-    def give_back(*arguments: Any) -> bool:
+    def give_back(condition: threading.Condition, seconds: float | None) -> bool:
         world.clock.wait = elapse  # type: ignore[method-assign]
         assert world.process.store.give_back(opened[0].lease.id, now=world.clock.now())
-        return elapse(*arguments)
+        return elapse(condition, seconds)
 
     world.clock.wait = give_back  # type: ignore[method-assign]
     assert world.take() == ("v1", Outcome.WAIT)

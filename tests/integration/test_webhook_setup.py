@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def test_what_is_out_of_order_is_repaired(
         ("target_url", "http://127.0.0.1:9/"),
         ("events", ("update:task",)),
     ):
-        simulator.call(lambda name=name, value=value: setattr(hook, name, value))
+        simulator.call(partial(setattr, hook, name, value))
         report = install(setup, hooked_daemon)
         assert (report.action, report.reachable) == ("repaired", True), name
     simulator.call(lambda: setattr(hook, "secret", "another"))

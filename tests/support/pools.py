@@ -76,13 +76,13 @@ def opened(kind: str, daemon: Daemon, *, url: str | None = None, **options: Any)
         with TaskPool(daemon.settings, cvat=daemon.process.cvat()) as pool:
             yield pool
     elif kind == "RemotePool":
-        with RemotePool(url or daemon.url, **options) as pool:
-            yield pool
+        with RemotePool(url or daemon.url, **options) as remote:
+            yield remote
     else:
         with EventLoop() as loop:
-            pool = Blocking(loop, AsyncRemotePool(url or daemon.url, **options))
-            yield pool
-            pool.close()
+            blocking = Blocking(loop, AsyncRemotePool(url or daemon.url, **options))
+            yield blocking
+            blocking.close()
 
 
 def level(caller: Any, name: str = "scenes") -> Any:

@@ -70,10 +70,12 @@ class DataEndpoint:
         for part in BytesParser(policy=HTTP).parsebytes(head + seen.body).iter_parts():
             data = part.get_payload(decode=True)
             name = part.get_param("name", header="Content-Disposition")
-            if part.get_filename() is None:
+            assert isinstance(data, bytes) and isinstance(name, str)
+            filename = part.get_filename()
+            if filename is None:
                 self.fields[name] = data.decode()
             else:
-                self.files[part.get_filename()] = self.files.get(part.get_filename(), b"") + data
+                self.files[filename] = self.files.get(filename, b"") + data
 
     def tus(self, seen: Seen, place: str) -> Reply:
         assert seen.headers["Tus-Resumable"] == "1.0.0"

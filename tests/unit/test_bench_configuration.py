@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -57,8 +56,7 @@ def test_all_but_the_size_of_the_pool_is_the_user_s(
     assert there.daemon.port == 0
     assert list(there.templates) == ["bench", "bench-it.2"]
     for size, each in zip((7, 0), there.templates.values(), strict=True):
-        sizes = {"min_size": size, "max_size": max(size, 1), "on_empty": "create"}
-        pool: Any = replace(template.pool, **sizes)
+        pool = replace(template.pool, min_size=size, max_size=max(size, 1), on_empty="create")
         assert each == replace(template, name=each.name, pool=pool)
         assert each.fingerprint == template.fingerprint
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ from pool.bench.measure import (
 )
 
 
-def sample(task_id: int, ours_ms: float, **more: object) -> Sample:
+def sample(task_id: int, ours_ms: float, **more: Any) -> Sample:
     return Sample(task_id=task_id, ours_ms=ours_ms, began=0.0, ended=ours_ms / 1000, **more)
 
 

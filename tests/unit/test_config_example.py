@@ -17,7 +17,6 @@ from pool.config.settings import (
     TEMPLATE_TABLES,
     CvatSettings,
     DaemonSettings,
-    EventKind,
     EventSettings,
     ImportSettings,
     PoolSettings,
@@ -27,6 +26,7 @@ from pool.config.settings import (
     Template,
     keys_of,
 )
+from pool.model import EventKind
 
 EXAMPLE = Path(__file__).parents[2] / "config.toml"
 

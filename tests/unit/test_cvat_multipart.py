@@ -50,7 +50,13 @@ def parts(body: Multipart) -> list[tuple[Message, bytes]]:
     parsed = BytesParser(policy=HTTP).parsebytes(head + sent)
     payload = parsed.get_payload()
     assert isinstance(payload, list)
-    return [(part, part.get_payload(decode=True)) for part in payload]  # type: ignore[misc]
+    found = []
+    for part in payload:
+        assert isinstance(part, Message)
+        data = part.get_payload(decode=True)
+        assert isinstance(data, bytes)
+        found.append((part, data))
+    return found
 
 
 def test_parameters_become_fields_as_django_rest_framework_nests_them() -> None:

@@ -84,7 +84,7 @@ def test_groups_and_large_files_go_at_the_same_time(
 ) -> None:
     together = Together(at_once)
     endpoint.before = together.enter
-    endpoint.after = together.leave  # type: ignore[assignment]
+    endpoint.after = together.leave
     steps: list[tuple[int, int]] = []
     params = DataParams(sorting_method="predefined")
     done = send(

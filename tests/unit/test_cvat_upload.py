@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pool import errors
-from pool.config.data_params import DataParams
+from pool.config.data_params import DataParams, ValidationParams
 from pool.config.settings import CvatSettings
 from pool.config.source import LocalFile, Upload
 from pool.cvat import AccessTokenCredentials, CvatClient, PasswordCredentials, left_untouched
@@ -62,7 +62,9 @@ def test_small_uploads_are_one_request_without_upload_headers(
         use_cache=True,
         sorting_method="predefined",
         chunk_size=8,
-        validation_params={"mode": "gt", "frame_selection_method": "manual", "frames": ["b.jpg"]},
+        validation_params=ValidationParams(
+            mode="gt", frame_selection_method="manual", frames=("b.jpg",)
+        ),
     )
     assert send(client, data, params=params) == RQ_ID
     assert endpoint.steps == ["POST"]

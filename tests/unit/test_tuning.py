@@ -30,7 +30,8 @@ def advice(
 
 def served_at_once(asked_at: Sequence[float], size: int, seconds: float) -> float:
     """Plays a pool of a size, step by step: the definition that the quick way is held against."""
-    hits, ends = 0, []
+    hits = 0
+    ends: list[float] = []
     for time in asked_at:
         warm = size - sum(end > time for end in ends)
         hits += warm > 0
