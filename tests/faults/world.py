@@ -202,7 +202,7 @@ class World:
     def _accept(self, process: Mortal, said: Submitted, lease_id: str | None) -> Request | None:
         """What the daemon does with data that comes over HTTP."""
         assert process.daemon is not None
-        template = process.pool._template(said.template)
+        template = process.pool.process.template(said.template)
         upload = build_upload([(said.file, IMAGE)])
         new = NewRequest(id=new_id(self.clock.now()), files=names_of(upload), size=upload.size)
         process.process.spool.keep(new.id, upload)
