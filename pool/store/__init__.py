@@ -27,7 +27,7 @@ from pool.store.records import (
     Unserved,
 )
 from pool.store.requests import Requests
-from pool.store.schema import make_ready
+from pool.store.sqlite import SqliteConnections
 from pool.store.tasks import Tasks
 from pool.store.webhooks import HEARD_FOR, Webhooks
 
@@ -78,9 +78,9 @@ class Store(
     :raises StoreError: from any method, when the file cannot be used; the message says why.
     """
 
-    def __init__(self, path: Path, *, busy_timeout: float) -> None:
-        self.pool_id = make_ready(path, busy_timeout=busy_timeout)
-        self.connections = Connections(path, busy_timeout=busy_timeout)
+    def __init__(self, connections: Connections) -> None:
+        self.pool_id = connections.make_ready()
+        self.connections = connections
 
     def close(self) -> None:
         """Close all connections. Closing twice does nothing."""
@@ -126,4 +126,4 @@ def open_store(url: str, *, busy_timeout: float = 30.0) -> Store:
             f"the store {url!r} is not supported; write sqlite:///relative.db or "
             "sqlite:////absolute.db"
         )
-    return Store(Path(path).absolute(), busy_timeout=busy_timeout)
+    return Store(SqliteConnections(Path(path).absolute(), busy_timeout=busy_timeout))

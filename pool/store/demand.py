@@ -58,7 +58,7 @@ class DemandHistory(Connected):
             asked_at = db.least(
                 "leases.created_at", "COALESCE(requests.created_at, leases.created_at)"
             )
-            for at, outcome in db.execute(
+            for at, outcome in db.rows(
                 f"""
                 SELECT {asked_at} AS asked_at, leases.outcome
                 FROM leases LEFT JOIN requests ON requests.lease_id = leases.id
@@ -67,7 +67,10 @@ class DemandHistory(Connected):
                   AND (leases.request_id IS NULL OR requests.id IS NOT NULL)
                 ORDER BY asked_at DESC LIMIT :limit
                 """,
-                {"template": template, "since": since, "until": until, "limit": max(0, limit)},
+                template=template,
+                since=since,
+                until=until,
+                limit=max(0, limit),
             ):
                 times.append(at)
                 outcomes[outcome and Outcome(outcome)] += 1
@@ -108,9 +111,9 @@ def count_hand_out(db: Connection, template: str, outcome: Outcome, *, now: floa
         """,
         template=template,
         start=now // DEMAND_BUCKET * DEMAND_BUCKET,
-        hits=outcome is Outcome.HIT,
-        waits=outcome is Outcome.WAIT,
-        colds=outcome is Outcome.COLD,
+        hits=int(outcome is Outcome.HIT),
+        waits=int(outcome is Outcome.WAIT),
+        colds=int(outcome is Outcome.COLD),
     )
     db.changed(
         """

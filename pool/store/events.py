@@ -88,7 +88,7 @@ class Events(Connected):
                 f"""
                 SELECT ended.id, ended.template, imports.outcome, ended.finished_at,
                        {db.greatest("ended.finished_at - ended.created_at", "0.0")},
-                       {server_seconds("ended")}, ended.state, ended.error_code, ended.error
+                       {server_seconds(db, "ended")}, ended.state, ended.error_code, ended.error
                 FROM (SELECT * FROM requests {db.using("requests_finished")}
                       WHERE finished_at IS NOT NULL AND finished_at >= :since
                         AND state IN ('ready', 'failed')

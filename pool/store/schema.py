@@ -1,4 +1,6 @@
-"""The tables, indexes and triggers of a SQLite store, made by one migration.
+"""The tables, indexes and triggers of a store, made by one migration.
+
+They are written in SQLite's words; :mod:`pool.store.postgresql` says the types in its own.
 
 ``tasks``, ``leases`` and ``requests`` grow for ever, and nearly all of their rows are finished.
 Hence the partial indexes: each holds only the rows that one question needs, so that the question
@@ -14,19 +16,12 @@ its event: where a time is missing, an older one stands in.
 
 from __future__ import annotations
 
-import random
 import secrets
-import sqlite3
-import threading
-import time
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
-from sqlite_utils import Database, Migrations
-
-from pool.errors import StoreError
-from pool.store.connections import Connection, connect, make_file
-from pool.store.failures import check_place, explain, is_busy
+from pool.store.connections import Dialect
 
 #: Tasks that still take up room on the server because of the pool.
 LIVE: Final = "state NOT IN ('ready', 'deleted')"
@@ -48,23 +43,16 @@ SPOOLED: Final = "spooled AND state IN ('queued', 'uploading')"
 #: The end of a hold that lasts, in seconds since the epoch.
 FOREVER: Final = 1e18
 
-#: Longest pause, in seconds, before another try at a file that other processes are making.
-_PAUSE: Final = 0.05
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
-#: Threads of one process that open a store do so one after the other.
-_opening = threading.Lock()
-
-migrations = Migrations("pool")
 
 
-def server_seconds(request: str) -> str:
+def server_seconds(db: type[Dialect] | Dialect, request: str) -> str:
     """CVAT's part of the seconds that a request took, whose row is called ``request``, and whose
     import's is called ``imports``.
 
     That is what came after CVAT had accepted the data; and before that, while CVAT or the template
     was held, and in uploads and imports that failed. NULL when the data was never accepted.
     """
-    db = Connection
     held_until = db.least("held.until", "imports.uploaded_at")
     held_since = db.greatest("held.since", f"{request}.created_at")
     held = f"""
@@ -242,46 +230,8 @@ _FINAL_STEPS: Final = """
     CREATE INDEX final_steps_due ON final_steps (due_at, kind DESC);
 """
 
-_IMPORT_OF_NEW: Final = "(SELECT NEW.import_id AS id) AS one LEFT JOIN imports USING (id)"
-
-#: The event of a request's row, as it is now. One that is queued again has a fresh lease.
-_OF_REQUEST: Final = f"""
-    INSERT INTO events (kind, at, template, task_id, lease_id, request_id, state, outcome, code,
-                        seconds, server_seconds)
-    SELECT 'request.' || NEW.state,
-           COALESCE(CASE NEW.state
-                        WHEN 'queued' THEN (SELECT created_at FROM leases WHERE id = NEW.lease_id)
-                        WHEN 'uploading' THEN MAX(NEW.created_at, imports.handed_out_at)
-                        WHEN 'importing' THEN imports.uploaded_at
-                        ELSE NEW.finished_at
-                    END, NEW.created_at),
-           NEW.template, imports.task_id, NEW.lease_id, NEW.id, NEW.state, imports.outcome,
-           NEW.error_code, MAX(NEW.finished_at - NEW.created_at, 0.0),
-           {server_seconds("NEW")}
-    FROM {_IMPORT_OF_NEW};
-"""
-
-#: The event of a lease's row, as it is now. A lease ends by what happens to its task, in the same
-#: transaction and before it, so the time of that is its own. A lease that serves a request is
-#: handed out when CVAT has the data; one that is taken back before that has no events, since its
-#: task was warm all the time.
-_OF_LEASE: Final = """
-    INSERT INTO events (kind, at, template, task_id, lease_id, request_id, state, outcome, seconds)
-    VALUES ('lease.' || CASE NEW.state WHEN 'active' THEN 'handed_out' ELSE NEW.state END,
-            COALESCE(CASE NEW.state
-                         WHEN 'active' THEN NEW.handed_out_at
-                         ELSE (SELECT changed_at FROM tasks WHERE id = NEW.pooled_id)
-                     END, NEW.handed_out_at, NEW.created_at),
-            NEW.template, NEW.task_id, NEW.id, NEW.request_id, NEW.state, NEW.outcome,
-            CASE NEW.state WHEN 'active' THEN
-                MAX(NEW.handed_out_at - COALESCE(
-                    (SELECT created_at FROM requests WHERE id = NEW.request_id),
-                    NEW.created_at), 0.0)
-            END);
-"""
-
 #: The newest event is never pruned, so no id is given twice.
-_EVENTS: Final = f"""
+_EVENTS: Final = """
     CREATE TABLE events (
         id INTEGER PRIMARY KEY,
         kind TEXT NOT NULL,
@@ -296,206 +246,228 @@ _EVENTS: Final = f"""
         seconds REAL,
         server_seconds REAL
     ) STRICT;
-    CREATE TRIGGER events_of_new_requests AFTER INSERT ON requests BEGIN {_OF_REQUEST} END;
-    CREATE TRIGGER events_of_requests AFTER UPDATE OF state ON requests
-    WHEN NEW.state <> OLD.state BEGIN {_OF_REQUEST} END;
-    CREATE TRIGGER events_of_warnings AFTER UPDATE OF warnings ON requests
-    WHEN NEW.warnings <> OLD.warnings
-    BEGIN
-        INSERT INTO events (kind, at, template, task_id, lease_id, request_id, state, outcome,
-                            code)
-        SELECT 'request.warned', COALESCE(NEW.warned_at, NEW.created_at), NEW.template,
-               imports.task_id, NEW.lease_id, NEW.id, NEW.state, imports.outcome,
-               json_extract(NEW.warnings, '$[#-1].code')
-        FROM {_IMPORT_OF_NEW};
-    END;
-    CREATE TRIGGER events_of_new_leases AFTER INSERT ON leases
-    WHEN NEW.served BEGIN {_OF_LEASE} END;
-    CREATE TRIGGER events_of_served_leases AFTER UPDATE OF served ON leases
-    WHEN NEW.served AND NOT OLD.served BEGIN {_OF_LEASE} END;
-    CREATE TRIGGER events_of_leases AFTER UPDATE OF state ON leases
-    WHEN OLD.served AND NEW.state <> OLD.state AND NEW.state IN ('used', 'released', 'expired')
-    BEGIN {_OF_LEASE} END;
-    CREATE TRIGGER events_of_tasks AFTER UPDATE OF state ON tasks
-    WHEN NEW.state <> OLD.state AND NEW.state IN ('warm', 'failed', 'retired', 'deleted')
-      AND (NEW.state <> 'warm' OR OLD.state <> 'leased'
-           OR EXISTS (SELECT 1 FROM leases WHERE id = OLD.lease_id AND served))
-    BEGIN
-        INSERT INTO events (kind, at, template, task_id, lease_id, state)
-        VALUES ('task.' || NEW.state, NEW.changed_at, NEW.template, NEW.task_id, NEW.lease_id,
-                NEW.state);
-    END;
 """
 
-#: Tables that are no more than their columns: name, columns, primary key, columns that may be NULL.
-#: Those of ``_COUNTERS`` begin at 0.
-_PLAIN_TABLES: Final[tuple[tuple[str, dict[str, type], tuple[str, ...], tuple[str, ...]], ...]] = (
-    (
-        "jobs",
-        {
-            "pooled_id": str,
-            "id": int,
-            "request_id": str,
-            "url": str,
-            "start_frame": int,
-            "stop_frame": int,
-            "assignee": str,
-        },
-        ("pooled_id", "id"),
-        ("request_id", "assignee"),
-    ),
-    # Hand-outs by bucket of time, for the sizing; all that there ever were, for the metrics.
-    (
-        "demand",
-        {"template": str, "start": float, "hits": int, "waits": int, "colds": int},
-        ("template", "start"),
-        (),
-    ),
-    ("hand_outs", {"template": str, "outcome": str, "total": int}, ("template", "outcome"), ()),
-    ("lead_times", {"template": str, "seconds": float}, ("template",), ()),
-    # How long imports take, by size class.
-    ("paces", {"name": str, "first": float, "imports": int, "seen": str}, ("name",), ()),
-    ("owners", {"owner": str, "until": float}, ("owner",), ()),
-    ("maintenance", {"id": int, "owner": str, "until": float}, ("id",), ()),
-    (
-        "holds",
-        {
-            "template": str,
-            "code": str,
-            "reason": str,
-            "since": float,
-            "retry_at": float,
-            "attempts": int,
-            "uploads": int,
-        },
-        ("template",),
-        ("retry_at",),
-    ),
-    # When holds were in force, also those that have ended.
-    ("held", {"seq": int, "template": str, "since": float, "until": float}, ("seq",), ()),
-    ("pauses", {"template": str, "since": float, "drained": int}, ("template",), ()),
-    (
-        "prewarms",
-        {"template": str, "size": int, "since": float, "until": float},
-        ("template",),
-        (),
-    ),
-    # One row: the configuration of the daemon that maintains the store; lists are JSON.
-    (
-        "configuration",
-        {
-            "id": int,
-            "loaded_at": float,
-            "rejected_at": float,
-            "problems": str,
-            "restart": str,
-            "templates": str,
-        },
-        ("id",),
-        ("rejected_at",),
-    ),
-    # The installed webhooks; their secret stands in ``meta``.
-    (
-        "webhooks",
-        {
-            "scope": str,
-            "hook_id": int,
-            "target_url": str,
-            "installed_at": float,
-            "heard_at": float,
-            "missed": int,
-        },
-        ("scope",),
-        ("heard_at",),
-    ),
-    (
-        "sinks",
-        {"name": str, "cursor": int, "failing_since": float, "delivered": int, "given_up": int},
-        ("name",),
-        ("failing_since",),
-    ),
-    # The pool's id, the webhooks' secret, and a row that proves that writing works.
-    ("meta", {"key": str, "value": str}, ("key",), ()),
-)
-_COUNTERS: Final = ("delivered", "given_up", "missed", "drained", "hits", "waits", "colds")
+#: Tables that are no more than their columns. ``demand`` has hand-outs by bucket of time, for the
+#: sizing, ``hand_outs`` all that there ever were, for the metrics; ``paces`` how long imports take,
+#: by size class; ``held`` when holds were in force, also those that have ended. ``configuration``
+#: has one row, that of the daemon that maintains the store; lists are JSON. ``webhooks`` are the
+#: installed ones; their secret stands in ``meta``, as do the pool's id and a row that proves that
+#: writing works.
+_PLAIN: Final = """
+    CREATE TABLE jobs (
+        pooled_id TEXT NOT NULL REFERENCES tasks (id),
+        id INTEGER NOT NULL,
+        request_id TEXT,
+        url TEXT NOT NULL,
+        start_frame INTEGER NOT NULL,
+        stop_frame INTEGER NOT NULL,
+        assignee TEXT,
+        PRIMARY KEY (pooled_id, id)
+    ) STRICT;
+    CREATE TABLE demand (
+        template TEXT NOT NULL,
+        start REAL NOT NULL,
+        hits INTEGER NOT NULL DEFAULT 0,
+        waits INTEGER NOT NULL DEFAULT 0,
+        colds INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (template, start)
+    ) STRICT;
+    CREATE TABLE hand_outs (
+        template TEXT NOT NULL,
+        outcome TEXT NOT NULL,
+        total INTEGER NOT NULL,
+        PRIMARY KEY (template, outcome)
+    ) STRICT;
+    CREATE TABLE lead_times (template TEXT NOT NULL PRIMARY KEY, seconds REAL NOT NULL) STRICT;
+    CREATE TABLE paces (
+        name TEXT NOT NULL PRIMARY KEY,
+        first REAL NOT NULL,
+        imports INTEGER NOT NULL,
+        seen TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE owners (owner TEXT NOT NULL PRIMARY KEY, until REAL NOT NULL) STRICT;
+    CREATE TABLE maintenance (
+        id INTEGER PRIMARY KEY,
+        owner TEXT NOT NULL,
+        until REAL NOT NULL
+    ) STRICT;
+    CREATE TABLE holds (
+        template TEXT NOT NULL PRIMARY KEY,
+        code TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        since REAL NOT NULL,
+        retry_at REAL,
+        attempts INTEGER NOT NULL,
+        uploads INTEGER NOT NULL CHECK (uploads IN (0, 1))
+    ) STRICT;
+    CREATE TABLE held (
+        seq INTEGER PRIMARY KEY,
+        template TEXT NOT NULL,
+        since REAL NOT NULL,
+        until REAL NOT NULL
+    ) STRICT;
+    CREATE INDEX held_by_end ON held (until);
+    CREATE TABLE pauses (
+        template TEXT NOT NULL PRIMARY KEY,
+        since REAL NOT NULL,
+        drained INTEGER NOT NULL DEFAULT 0 CHECK (drained IN (0, 1))
+    ) STRICT;
+    CREATE TABLE prewarms (
+        template TEXT NOT NULL PRIMARY KEY,
+        size INTEGER NOT NULL,
+        since REAL NOT NULL,
+        until REAL NOT NULL
+    ) STRICT;
+    CREATE TABLE configuration (
+        id INTEGER PRIMARY KEY,
+        loaded_at REAL NOT NULL,
+        rejected_at REAL,
+        problems TEXT NOT NULL,
+        restart TEXT NOT NULL,
+        templates TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE webhooks (
+        scope TEXT NOT NULL PRIMARY KEY,
+        hook_id INTEGER NOT NULL,
+        target_url TEXT NOT NULL,
+        installed_at REAL NOT NULL,
+        heard_at REAL,
+        missed INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE TABLE sinks (
+        name TEXT NOT NULL PRIMARY KEY,
+        cursor INTEGER NOT NULL,
+        failing_since REAL,
+        delivered INTEGER NOT NULL DEFAULT 0,
+        given_up INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE TABLE meta (key TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) STRICT;
+"""
 
 
-@migrations()
-def m001_tables(db: Database) -> None:
-    """Make all tables, and choose the eight characters that mark this pool's tasks."""
-    # Not executescript: it would commit, and a migration that fails has to leave nothing.
-    for script in (_TASKS, _LEASES, _IMPORTS, _REQUESTS, _FINAL_STEPS, _EVENTS):
-        for statement in _statements(script):
-            db.execute(statement)
-    for name, columns, key, optional in _PLAIN_TABLES:
-        db.table(name).create(
-            columns,
-            pk=key if len(key) > 1 else key[0],
-            not_null=[column for column in columns if column not in optional],
-            defaults={column: 0 for column in columns if column in _COUNTERS},
-            foreign_keys=[("pooled_id", "tasks", "id")] if name == "jobs" else (),
-            strict=True,
-        )
-    db.table("held").create_index(["until"], index_name="held_by_end")
+def tables() -> Iterator[str]:
+    """The statements that make the tables and their indexes, in SQLite's words."""
+    for script in (_TASKS, _LEASES, _IMPORTS, _REQUESTS, _FINAL_STEPS, _EVENTS, _PLAIN):
+        yield from filter(None, map(str.strip, script.split(";")))
+
+
+def first_meta() -> Mapping[str, str]:
+    """The first rows of ``meta``, with eight new characters that mark this pool's tasks."""
     pool_id = "".join(secrets.choice(_ALPHABET) for _ in range(8))
-    db.table("meta").insert_all(
-        [{"key": "pool_id", "value": pool_id}, {"key": "writes_checked", "value": "0"}]
-    )
+    return {"pool_id": pool_id, "writes_checked": "0"}
 
 
-def _statements(script: str) -> list[str]:
-    """The statements of a script; a trigger has semicolons of its own."""
-    statements, rest = [], ""
-    for part in script.split(";"):
-        rest += f"{part};"
-        if sqlite3.complete_statement(rest):
-            statements.append(rest)
-            rest = ""
-    return statements
+# --- Triggers -------------------------------------------------------------------------------------
 
 
-# --- Making a file into a store -------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trigger:
+    """What is written after a row was, as ``event`` says, where ``when`` holds of ``OLD`` and
+    ``NEW``."""
+
+    name: str
+    table: str
+    event: str
+    when: str = "TRUE"
+    body: str
 
 
-def make_ready(path: Path, *, busy_timeout: float) -> str:
-    """Make the file and its tables, where they are missing, and return the pool's id.
-
-    Several processes may do this at the same time. SQLite does not wait, but fails, when two of
-    them switch a new file to write-ahead logging, so the one that was too early tries again.
-
-    :raises StoreError: the file cannot be used; the message says why.
+def triggers(db: type[Dialect]) -> Iterator[Trigger]:
+    """The triggers that write the events."""
+    import_of_new = "(SELECT NEW.import_id AS id) AS one LEFT JOIN imports USING (id)"
+    # The event of a request's row, as it is now. One that is queued again has a fresh lease.
+    of_request = f"""
+        INSERT INTO events (kind, at, template, task_id, lease_id, request_id, state, outcome, code,
+                            seconds, server_seconds)
+        SELECT 'request.' || NEW.state,
+               COALESCE(CASE NEW.state
+                            WHEN 'queued' THEN (SELECT created_at FROM leases
+                                                WHERE id = NEW.lease_id)
+                            WHEN 'uploading' THEN
+                                {db.greatest("NEW.created_at", "imports.handed_out_at")}
+                            WHEN 'importing' THEN imports.uploaded_at
+                            ELSE NEW.finished_at
+                        END, NEW.created_at),
+               NEW.template, imports.task_id, NEW.lease_id, NEW.id, NEW.state, imports.outcome,
+               NEW.error_code, {db.greatest("NEW.finished_at - NEW.created_at", "0.0")},
+               {server_seconds(db, "NEW")}
+        FROM {import_of_new};
     """
-    check_place(path)
-    give_up = time.monotonic() + busy_timeout
-    with _opening:
-        while True:
-            try:
-                return _try_make_ready(path, busy_timeout)
-            except sqlite3.Error as error:
-                if not is_busy(error) or time.monotonic() > give_up:
-                    raise explain(error, path, busy_timeout=busy_timeout) from error
-            time.sleep(random.uniform(0.0, _PAUSE))
-
-
-def _unknown_migrations(db: Database) -> set[str]:
-    """Return the names of migrations that were applied and that this version does not have."""
-    with Database(memory=True) as empty:
-        ours = {migration.name for migration in migrations.pending(empty)}
-    return {migration.name for migration in migrations.applied(db)} - ours
-
-
-def _try_make_ready(path: Path, busy_timeout: float) -> str:
-    make_file(path)
-    db = connect(path, busy_timeout=busy_timeout)
-    try:
-        if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
-            raise StoreError(f"{path} is where SQLite cannot share memory; use a local disk")
-        if _unknown_migrations(db):
-            raise StoreError(f"{path} was made by a newer version of cvat-task-pool; upgrade")
-        if migrations.pending(db):
-            db.execute("BEGIN IMMEDIATE")
-            migrations.apply(db)
-            db.execute("COMMIT")
-        return str(db.table("meta").get("pool_id")["value"])
-    finally:
-        db.conn.close()
+    request_created = "(SELECT created_at FROM requests WHERE id = NEW.request_id)"
+    waited = f"NEW.handed_out_at - COALESCE({request_created}, NEW.created_at)"
+    # The event of a lease's row, as it is now. A lease ends by what happens to its task, in the
+    # same transaction and before it, so the time of that is its own. A lease that serves a request
+    # is handed out when CVAT has the data; one that is taken back before that has no events, since
+    # its task was warm all the time.
+    of_lease = f"""
+        INSERT INTO events (kind, at, template, task_id, lease_id, request_id, state, outcome,
+                            seconds)
+        VALUES ('lease.' || CASE NEW.state WHEN 'active' THEN 'handed_out' ELSE NEW.state END,
+                COALESCE(CASE NEW.state
+                             WHEN 'active' THEN NEW.handed_out_at
+                             ELSE (SELECT changed_at FROM tasks WHERE id = NEW.pooled_id)
+                         END, NEW.handed_out_at, NEW.created_at),
+                NEW.template, NEW.task_id, NEW.id, NEW.request_id, NEW.state, NEW.outcome,
+                CASE NEW.state WHEN 'active' THEN {db.greatest(waited, "0.0")} END);
+    """
+    yield Trigger(name="events_of_new_requests", table="requests", event="INSERT", body=of_request)
+    yield Trigger(
+        name="events_of_requests",
+        table="requests",
+        event="UPDATE OF state",
+        when="NEW.state <> OLD.state",
+        body=of_request,
+    )
+    yield Trigger(
+        name="events_of_warnings",
+        table="requests",
+        event="UPDATE OF warnings",
+        when="NEW.warnings <> OLD.warnings",
+        body=f"""
+            INSERT INTO events (kind, at, template, task_id, lease_id, request_id, state, outcome,
+                                code)
+            SELECT 'request.warned', COALESCE(NEW.warned_at, NEW.created_at), NEW.template,
+                   imports.task_id, NEW.lease_id, NEW.id, NEW.state, imports.outcome,
+                   {db.of_last("NEW.warnings", "code")}
+            FROM {import_of_new};
+        """,
+    )
+    yield Trigger(
+        name="events_of_new_leases",
+        table="leases",
+        event="INSERT",
+        when="NEW.served",
+        body=of_lease,
+    )
+    yield Trigger(
+        name="events_of_served_leases",
+        table="leases",
+        event="UPDATE OF served",
+        when="NEW.served AND NOT OLD.served",
+        body=of_lease,
+    )
+    yield Trigger(
+        name="events_of_leases",
+        table="leases",
+        event="UPDATE OF state",
+        when="""
+            OLD.served AND NEW.state <> OLD.state AND NEW.state IN ('used', 'released', 'expired')
+        """,
+        body=of_lease,
+    )
+    yield Trigger(
+        name="events_of_tasks",
+        table="tasks",
+        event="UPDATE OF state",
+        when="""
+            NEW.state <> OLD.state AND NEW.state IN ('warm', 'failed', 'retired', 'deleted')
+            AND (NEW.state <> 'warm' OR OLD.state <> 'leased'
+                 OR EXISTS (SELECT 1 FROM leases WHERE id = OLD.lease_id AND served))
+        """,
+        body="""
+            INSERT INTO events (kind, at, template, task_id, lease_id, state)
+            VALUES ('task.' || NEW.state, NEW.changed_at, NEW.template, NEW.task_id, NEW.lease_id,
+                    NEW.state);
+        """,
+    )

@@ -25,6 +25,7 @@ from rich.table import Table
 from pool.errors import StoreError
 from pool.model import new_id
 from pool.store import NewLease, NewRequest, Store
+from pool.store.sqlite import SqliteConnections
 
 TEMPLATE, FINGERPRINT = "streets", "f00d"
 #: What the hand-out may take, in milliseconds.
@@ -197,7 +198,7 @@ def compete(path: Path, processes: int, tasks: int) -> Contest:
 
 
 def claim_all(path: Path, gate: object, answers: object) -> None:
-    store = Store(path, busy_timeout=30.0)
+    store = Store(SqliteConnections(path, busy_timeout=30.0))
     taken: list[int] = []
     times: list[float] = []
     errors = 0
@@ -223,7 +224,7 @@ def claim_all(path: Path, gate: object, answers: object) -> None:
 @contextmanager
 def filled(path: Path, warm: int, finished: int) -> Iterator[Store]:
     """A store with warm tasks, and with finished tasks, leases, requests and jobs."""
-    store = Store(path, busy_timeout=30.0)
+    store = Store(SqliteConnections(path, busy_timeout=30.0))
     with store.connections.writing() as db:
         db.execute(
             """

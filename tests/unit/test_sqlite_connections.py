@@ -11,7 +11,7 @@ import pytest
 
 from pool.model import new_id
 from pool.store import CreateLimit, NewLease, Store
-from pool.store.connections import Connection, Connections, connect
+from pool.store.sqlite import SqliteConnection, SqliteConnections, connect
 
 NOW = 1_700_000_000.0
 
@@ -20,9 +20,9 @@ class Opened:
     """The connections that were opened."""
 
     def __init__(self) -> None:
-        self._made: list[Connection] = []
+        self._made: list[SqliteConnection] = []
 
-    def connect(self, path: Path, *, busy_timeout: float) -> Connection:
+    def connect(self, path: Path, *, busy_timeout: float) -> SqliteConnection:
         self._made.append(connect(path, busy_timeout=busy_timeout))
         return self._made[-1]
 
@@ -31,7 +31,7 @@ class Opened:
         return sum(map(self._is_open, self._made))
 
     @staticmethod
-    def _is_open(db: Connection) -> bool:
+    def _is_open(db: SqliteConnection) -> bool:
         try:
             return db.conn.total_changes >= 0
         except sqlite3.ProgrammingError:
@@ -41,13 +41,13 @@ class Opened:
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
     opened = Opened()
-    monkeypatch.setattr("pool.store.connections.connect", opened.connect)
+    monkeypatch.setattr("pool.store.sqlite.connect", opened.connect)
     return opened
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "pool.db", busy_timeout=5.0)
+    store = Store(SqliteConnections(tmp_path / "pool.db", busy_timeout=5.0))
     yield store
     store.close()
 
@@ -118,7 +118,7 @@ def test_a_forked_process_can_use_the_store_next_to_its_parent(store: Store) -> 
 
 @pytest.mark.usefixtures("store")
 def test_no_connection_is_open_while_a_process_forks(tmp_path: Path, opened: Opened) -> None:
-    connections = Connections(tmp_path / "pool.db", busy_timeout=1.0)
+    connections = SqliteConnections(tmp_path / "pool.db", busy_timeout=1.0)
     with connections.reading():
         pass
     before = opened.count()

@@ -26,6 +26,7 @@ from pool.model import (
     new_id,
 )
 from pool.store import CreateLimit, NewLease, NewMember, NewRequest, Store
+from pool.store.sqlite import SqliteConnections
 
 #: Indexes by an id or key that one row has, whose cost is that of one row.
 UNIQUE = {
@@ -132,7 +133,7 @@ CALLS: dict[str, Callable[[Store], object]] = {
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "pool.db", busy_timeout=5.0)
+    store = Store(SqliteConnections(tmp_path / "pool.db", busy_timeout=5.0))
     yield store
     store.close()
 

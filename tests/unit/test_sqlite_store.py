@@ -15,6 +15,7 @@ from sqlite_utils import Database
 from pool.errors import ConfigError, StoreError
 from pool.model import LeaseState, Outcome, RequestState, TaskState, new_id
 from pool.store import CreateLimit, NewLease, NewRequest, Store, open_store
+from pool.store.sqlite import SqliteConnections
 
 NOW = 1_700_000_000.0
 
@@ -24,7 +25,7 @@ def open_sqlite(tmp_path: Path) -> Iterator[Callable[..., Store]]:
     stores: list[Store] = []
 
     def open_it(path: Path = tmp_path / "pool.db", busy_timeout: float = 5.0) -> Store:
-        stores.append(Store(path, busy_timeout=busy_timeout))
+        stores.append(Store(SqliteConnections(path, busy_timeout=busy_timeout)))
         return stores[-1]
 
     yield open_it
@@ -235,18 +236,18 @@ def as_nobody() -> Iterator[Path]:
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_read_only_folder(as_nobody: Path, exists: bool) -> None:
     if exists:
-        Store(as_nobody / "pool.db", busy_timeout=1.0).close()
+        Store(SqliteConnections(as_nobody / "pool.db", busy_timeout=1.0)).close()
     as_nobody.chmod(0o555)
     with pytest.raises(StoreError) as error:
-        Store(as_nobody / "pool.db", busy_timeout=1.0)
+        Store(SqliteConnections(as_nobody / "pool.db", busy_timeout=1.0))
     assert f"the folder {as_nobody} is read-only" in one_line(error)
 
 
 def test_a_read_only_file(as_nobody: Path) -> None:
-    Store(as_nobody / "pool.db", busy_timeout=1.0).close()
+    Store(SqliteConnections(as_nobody / "pool.db", busy_timeout=1.0)).close()
     (as_nobody / "pool.db").chmod(0o444)
     with pytest.raises(StoreError) as error:
-        Store(as_nobody / "pool.db", busy_timeout=1.0).check_writable()
+        Store(SqliteConnections(as_nobody / "pool.db", busy_timeout=1.0)).check_writable()
     assert f"{as_nobody}/pool.db is read-only; allow writing" in one_line(error)
 
 
@@ -325,7 +326,7 @@ def test_a_disk_that_is_full_from_the_start(tmp_path: Path) -> None:
         pytest.skip("this user cannot mount a small disk")
     try:
         with pytest.raises(StoreError) as error:
-            Store(disk / "pool.db", busy_timeout=1.0)
+            Store(SqliteConnections(disk / "pool.db", busy_timeout=1.0))
         assert "is full; free some space" in one_line(error)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -1,0 +1,360 @@
+"""A store in a SQLite file: a connection a thread, the transactions on it, and how it is made."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from sqlite_utils import Database, Migrations
+
+from pool.errors import PoolClosed, StoreError
+from pool.permissions import create_file, narrow
+from pool.store.connections import Connection, Connections
+from pool.store.failures import check_place, explain, is_busy, spoils_connection
+from pool.store.schema import first_meta, tables, triggers
+
+#: Longest pause, in seconds, between two tries to write while another process writes.
+LONGEST_PAUSE = 0.004
+#: Longest pause, in seconds, before another try at a file that other processes are making.
+_OPENING_PAUSE: Final = 0.05
+#: Threads of one process that open a store do so one after the other.
+_opening = threading.Lock()
+
+_serials = count()
+
+migrations = Migrations("pool")
+
+
+class SqliteConnection(Database, Connection):
+    """A connection to a file."""
+
+    def rows(self, sql: str, /, **parameters: Any) -> list[Any]:
+        """Return all rows. Reading them all is also what completes an ``UPDATE … RETURNING``."""
+        return self.execute(sql, parameters).fetchall()
+
+    def changed(self, sql: str, /, **parameters: Any) -> int:
+        return int(self.execute(sql, parameters).rowcount)
+
+    @staticmethod
+    def using(index: str) -> str:
+        """SQLite's planner does not know that a partial index is small, and could choose one that
+        is full of finished rows."""
+        return f"INDEXED BY {index}"
+
+    @staticmethod
+    def least(one: str, other: str) -> str:
+        return f"MIN({one}, {other})"
+
+    @staticmethod
+    def greatest(one: str, other: str) -> str:
+        return f"MAX({one}, {other})"
+
+    @staticmethod
+    def of_last(array: str, key: str) -> str:
+        return f"json_extract({array}, '$[#-1].{key}')"
+
+
+class _Slot:
+    """The place of one thread's connection. It ends with the thread, and the connection with it.
+
+    The lock is there for :meth:`Connections.close` and for forks, which close connections of other
+    threads: SQLite does not stand a close in the middle of a statement. It is reentrant so that a
+    store used from a signal handler or a finalizer gets an error instead of a deadlock.
+    """
+
+    __slots__ = ("__weakref__", "db", "lock", "serial")
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.db: SqliteConnection | None = None
+        self.serial = -1
+
+    def open(self, db: SqliteConnection) -> None:
+        self.db = db
+        self.serial = next(_serials)
+
+    def close(self) -> None:
+        db, self.db = self.db, None
+        if db is not None:
+            db.conn.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class SqliteConnections(Connections):
+    """The connections of one process to one file."""
+
+    def __init__(self, path: Path, *, busy_timeout: float) -> None:
+        self.path = path
+        self.busy_timeout = busy_timeout
+        self._slots: weakref.WeakSet[_Slot] = weakref.WeakSet()
+        self._register = threading.Lock()
+        self._threads = threading.local()
+        # Threads of one process queue for writing here: SQLite's own waiting is polling, with
+        # pauses of up to 0.1 s.
+        self._writer = threading.Lock()
+        self._closed = False
+        self._listeners: tuple[Callable[[], None], ...] = ()
+        _all.add(self)
+
+    def make_ready(self) -> str:
+        """Make the file and its tables, where they are missing, and return the pool's id.
+
+        Several processes may do this at the same time. SQLite does not wait, but fails, when two of
+        them switch a new file to write-ahead logging, so the one that was too early tries again.
+        """
+        check_place(self.path)
+        give_up = time.monotonic() + self.busy_timeout
+        with _opening:
+            while True:
+                try:
+                    return _make_ready(self.path, self.busy_timeout)
+                except sqlite3.Error as error:
+                    if not is_busy(error) or time.monotonic() > give_up:
+                        raise explain(error, self.path, busy_timeout=self.busy_timeout) from error
+                time.sleep(random.uniform(0.0, _OPENING_PAUSE))
+
+    @contextmanager
+    def reading(self) -> Iterator[SqliteConnection]:
+        """This thread's connection, for one query."""
+        with self._borrowed() as slot:
+            assert slot.db is not None
+            yield slot.db
+
+    @contextmanager
+    def writing(self) -> Iterator[SqliteConnection]:
+        """This thread's connection in a transaction, which is durable when the block has ended.
+
+        It is the only one that writes from its beginning: a transaction that began by reading
+        could find, when it comes to write, that another one has written since, and fail.
+        """
+        with self._borrowed() as slot:
+            assert slot.db is not None
+            if slot.db.conn.in_transaction:
+                raise StoreError("it was called from within one of its own calls")
+            if not self._writer.acquire(timeout=self.busy_timeout):
+                raise StoreError(
+                    f"another thread has been writing to {self.path} for {self.busy_timeout:g} s"
+                )
+            changes = slot.db.conn.total_changes
+            try:
+                with _transaction(slot.db, self._begin_writing):
+                    yield slot.db
+            finally:
+                self._writer.release()
+            changed = slot.db.conn.total_changes != changes
+        if changed:
+            for listener in self._listeners:
+                listener()
+
+    def on_commit(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Have ``listener`` called after each commit that changed a row; return what ends that."""
+        with self._register:
+            self._listeners += (listener,)
+        return lambda: self._forget(listener)
+
+    def _forget(self, listener: Callable[[], None]) -> None:
+        with self._register:
+            self._listeners = tuple(each for each in self._listeners if each != listener)
+
+    def change_token(self) -> tuple[int, int, int]:
+        """Differs after every commit: of another connection, or of this thread's own."""
+        with self._borrowed() as slot:
+            assert slot.db is not None
+            # Of sqlite3 itself: it is asked fifty times a second.
+            version = slot.db.conn.execute("PRAGMA data_version").fetchone()[0]
+            return slot.serial, version, slot.db.conn.total_changes
+
+    def close(self) -> None:
+        """Close all connections, each when its thread's call has ended."""
+        with self._register:
+            self._closed = True
+            slots = list(self._slots)
+        for slot in slots:
+            with slot.lock:
+                slot.close()
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[_Slot]:
+        slot = self._slot()
+        with slot.lock:
+            if self._closed:
+                raise PoolClosed("the store is closed")
+            try:
+                if slot.db is None:
+                    slot.open(connect(self.path, busy_timeout=self.busy_timeout))
+                yield slot
+            except sqlite3.Error as error:
+                if spoils_connection(error):
+                    slot.close()
+                raise explain(error, self.path, busy_timeout=self.busy_timeout) from error
+
+    def _begin_writing(self, db: SqliteConnection) -> None:
+        """Begin a transaction that writes, once no other process does. SQLite's own waiting
+        lengthens its pauses up to 0.1 s, so that the process that has waited longest is the least
+        likely to be next, for seconds at worst."""
+        give_up = time.monotonic() + self.busy_timeout
+        db.execute("PRAGMA busy_timeout = 0")
+        try:
+            while True:
+                try:
+                    db.execute("BEGIN IMMEDIATE")
+                    return
+                except sqlite3.OperationalError as error:
+                    if not is_busy(error) or time.monotonic() >= give_up:
+                        raise
+                time.sleep(random.uniform(0.0, LONGEST_PAUSE))
+        finally:
+            db.execute(f"PRAGMA busy_timeout = {int(1000 * self.busy_timeout)}")
+
+    def _slot(self) -> _Slot:
+        slot: _Slot | None = getattr(self._threads, "slot", None)
+        if slot is None:
+            slot = _Slot()
+            with self._register:
+                self._slots.add(slot)
+            self._threads.slot = slot
+        return slot
+
+    # --- Forks ----------------------------------------------------------------------------------
+
+    # SQLite keeps the locks that it holds on files in memory, which a fork copies, while the
+    # kernel gives the child none of them: a child that used a copied connection, or opened the
+    # file next to one, could destroy it. So no connection is open while a process forks; each
+    # thread, of the parent and of the child, opens its own again when it needs it.
+
+    def before_fork(self) -> None:
+        self._register.acquire()
+        self._forking = list(self._slots)
+        for slot in self._forking:
+            slot.lock.acquire()
+            slot.close()
+
+    def after_fork(self) -> None:
+        for slot in self._forking:
+            slot.lock.release()
+        self._forking = []
+        self._register.release()
+
+
+@contextmanager
+def _transaction(
+    db: SqliteConnection, begin: Callable[[SqliteConnection], object]
+) -> Iterator[None]:
+    try:
+        begin(db)
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        # Some errors, a full disk among them, have ended the transaction already.
+        if db.conn.in_transaction:
+            db.conn.rollback()
+        raise
+
+
+def make_file(path: Path) -> None:
+    """Create the file of a store, private (see :mod:`pool.permissions`). SQLite gives the files
+    beside it the permissions that it finds on this one. :func:`connect` reports errors."""
+    # SQLite follows links too, and puts its files beside what it finds.
+    path = path.resolve()
+    try:
+        # Closed at once: closing the file drops the locks of the process's connections to it, but
+        # a new file has none.
+        os.close(create_file(path))
+    except FileExistsError:
+        for end in ("", "-wal", "-shm"):
+            narrow(path.with_name(path.name + end))
+    except OSError:
+        pass
+
+
+def connect(path: Path, *, busy_timeout: float) -> SqliteConnection:
+    """A connection to a file that is there, whose commits are on the disk when they return."""
+    conn = sqlite3.connect(
+        f"file:{quote(str(path))}?mode=rw",
+        uri=True,
+        timeout=busy_timeout,
+        check_same_thread=False,
+    )
+    try:
+        db = SqliteConnection(conn, execute_plugins=False, strict=True)
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA foreign_keys = ON")
+    except BaseException:
+        conn.close()
+        raise
+    return db
+
+
+# --- Making a file into a store -------------------------------------------------------------------
+
+
+@migrations()
+def m001_tables(db: Database) -> None:
+    """Make all tables, and choose the eight characters that mark this pool's tasks."""
+    # Not executescript: it would commit, and a migration that fails has to leave nothing.
+    for statement in tables():
+        db.execute(statement)
+    for each in triggers(SqliteConnection):
+        db.execute(f"""
+            CREATE TRIGGER {each.name} AFTER {each.event} ON {each.table} WHEN {each.when}
+            BEGIN {each.body} END
+        """)
+    for key, value in first_meta().items():
+        db.execute("INSERT INTO meta (key, value) VALUES (?, ?)", [key, value])
+
+
+def _unknown_migrations(db: Database) -> set[str]:
+    """Return the names of migrations that were applied and that this version does not have."""
+    with Database(memory=True) as empty:
+        ours = {migration.name for migration in migrations.pending(empty)}
+    return {migration.name for migration in migrations.applied(db)} - ours
+
+
+def _make_ready(path: Path, busy_timeout: float) -> str:
+    make_file(path)
+    db = connect(path, busy_timeout=busy_timeout)
+    try:
+        if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+            raise StoreError(f"{path} is where SQLite cannot share memory; use a local disk")
+        if _unknown_migrations(db):
+            raise StoreError(f"{path} was made by a newer version of cvat-task-pool; upgrade")
+        if migrations.pending(db):
+            db.execute("BEGIN IMMEDIATE")
+            migrations.apply(db)
+            db.execute("COMMIT")
+        return str(db.table("meta").get("pool_id")["value"])
+    finally:
+        db.conn.close()
+
+
+# --- Forks ----------------------------------------------------------------------------------------
+
+_all: weakref.WeakSet[SqliteConnections] = weakref.WeakSet()
+_forking: list[SqliteConnections] = []
+
+
+def _before_fork() -> None:
+    _forking.extend(_all)
+    for connections in _forking:
+        connections.before_fork()
+
+
+def _after_fork() -> None:
+    for connections in _forking:
+        connections.after_fork()
+    _forking.clear()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
