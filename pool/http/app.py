@@ -18,7 +18,7 @@ from pool.http import (
     templates,
     webhooks,
 )
-from pool.http.dependencies import AppState
+from pool.http.context import AppState
 from pool.http.live import Live
 from pool.http.middleware import AccessControl, CallLog
 from pool.http.shutdown import Shutdown
@@ -53,7 +53,7 @@ def create_app(
     state = AppState(
         pool=pool,
         workers=workers,
-        waiting=Waiting(process.store, process.feed, workers, shutdown),
+        waiting=Waiting(process.store, process.feed, workers.store, shutdown),
         uploads=Uploads(pool, dispatch, workers, shutdown),
         live=Live(
             process.store,

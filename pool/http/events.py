@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from pool import errors
 from pool.errors import InputError, UnknownTemplate
 from pool.http import openapi
-from pool.http.dependencies import State
+from pool.http.context import state_of
 from pool.logs import get_logger
 
 log = get_logger(__name__)
@@ -80,7 +80,7 @@ class EventStream(StreamingResponse):
     },
 )
 async def events(
-    state: State,
+    request: Request,
     template: Annotated[str | None, Query(description="Events of this template only")] = None,
     after: Annotated[
         int | None, Query(ge=0, description="Events that come after this id; all from now on")
@@ -97,6 +97,7 @@ async def events(
     Nothing is missed by a client that connects again with the id that it got last, within a
     day; one that does not read what it is sent is disconnected.
     """
+    state = state_of(request)
     if template is not None and template not in state.pool.process.templates:
         raise UnknownTemplate(repr(template))
     messages = state.live.follow(_place(last_event_id, after), template)

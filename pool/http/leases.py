@@ -14,11 +14,10 @@ from pool import errors
 from pool.config.settings import Template
 from pool.errors import LeaseEnded, PoolError, QueueFull, Stopping, WaitTimeout
 from pool.http import openapi
-from pool.http.dependencies import AppState, IdempotencyKey, State, Wait, applied
+from pool.http.context import AppState, applied, key_of, state_of, wait_of
 from pool.http.limits import read_json
 from pool.http.schemas import Lease, LeaseBody
-from pool.http.views import read_lease
-from pool.http.waiting import Gone, noticing
+from pool.http.waiting import Gone, noticing, read_lease
 from pool.model import Handout, LeaseRecord, LeaseState
 from pool.store import Opened
 from pool.taskpool import TaskPool
@@ -45,13 +44,15 @@ LeaseId = Annotated[str, Path(description="The lease's id", max_length=64)]
         ),
         201: openapi.answer("It is yours", {"Location": "Where the lease can be seen"}),
     },
-    openapi_extra=openapi.takes(LeaseBody, example={"template": "street-scenes", "timeout": 5}),
+    openapi_extra={
+        **openapi.takes(LeaseBody, example={"template": "street-scenes", "timeout": 5}),
+        "parameters": [openapi.KEY],
+    },
 )
-async def open_lease(
-    state: State, key: IdempotencyKey, request: Request, response: Response
-) -> Lease:
+async def open_lease(request: Request, response: Response) -> Lease:
     """At once when the pool has a warm one; an empty pool waits and creates as the template's
     `on_empty` and `max_wait` say, and waits `timeout` seconds at most."""
+    state, key = state_of(request), key_of(request)
     body = await read_json(request, LeaseBody, timeout=state.receive_timeout)
     template = state.pool.process.templates.named(body.template)
     opened = await state.workers.store(
@@ -82,12 +83,12 @@ async def open_lease(
         **openapi.problems(errors.UnknownLease, errors.InputError),
         200: openapi.answer("As it is now", openapi.APPLIED),
     },
+    openapi_extra={"parameters": [openapi.WAIT]},
 )
-async def see_lease(
-    state: State, wait: Wait, lease_id: LeaseId, request: Request, response: Response
-) -> Lease:
+async def see_lease(lease_id: LeaseId, request: Request, response: Response) -> Lease:
     """With `Prefer: wait=10` the answer waits until there are jobs, also those of an upload that
     did not go through the pool."""
+    state, wait = state_of(request), wait_of(request)
     if wait is None:
         view = await state.workers.store(read_lease, state.pool.store, lease_id)
     else:
@@ -111,8 +112,9 @@ async def see_lease(
         errors.LeaseEnded,
     ),
 )
-async def release(state: State, lease_id: LeaseId) -> None:
+async def release(lease_id: LeaseId, request: Request) -> None:
     """CVAT is asked whether the task really is untouched."""
+    state = state_of(request)
     await state.workers.cvat(state.pool.release, lease_id)
 
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import TypeAdapter
 
 from pool.http import openapi
-from pool.http.dependencies import State
+from pool.http.context import state_of
 from pool.observability.health import HealthReport
 from pool.observability.history import History, HourReport
 
@@ -38,9 +38,10 @@ async def healthz() -> dict[str, Literal["ok"]]:
     },
     openapi_extra=openapi.NO_TOKEN,
 )
-async def readyz(state: State, response: Response) -> HealthReport:
+async def readyz(request: Request, response: Response) -> HealthReport:
     """Whether the store can be written, CVAT answers and is not held, all services have run
     lately, and it is this daemon that maintains the store."""
+    state = state_of(request)
     report = await state.workers.store(state.observation.health.run_once)
     response.status_code = 200 if report.ready else 503
     return report
@@ -56,8 +57,9 @@ async def readyz(state: State, response: Response) -> HealthReport:
         200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}},
     },
 )
-async def metrics(state: State, request: Request) -> Response:
+async def metrics(request: Request) -> Response:
     """In Prometheus' text format, or in OpenMetrics' where that is asked for."""
+    state = state_of(request)
     accept = request.headers.get("Accept", "")
     body, media_type = await state.workers.store(state.observation.metrics.expose, accept)
     return Response(body, headers={"Content-Type": media_type})
@@ -70,9 +72,10 @@ async def metrics(state: State, request: Request) -> Response:
     response_model=HourReport,
     responses=openapi.PROTECTED,
 )
-async def history(state: State) -> Response:
+async def history(request: Request) -> Response:
     """Levels against targets, sampled every few seconds since the daemon has been running,
     and the requests that have ended, whichever process they were of."""
+    state = state_of(request)
     # Written on the thread that reads it: it can be large, and is asked for often.
     body = await state.workers.store(_hour, state.observation.history)
     return Response(body, media_type="application/json")

@@ -19,7 +19,13 @@ from pydantic.json_schema import models_json_schema
 from pool import errors
 from pool.errors import PoolError
 from pool.http import schemas
-from pool.http.dependencies import IDEMPOTENCY_KEY, PREFERENCE_APPLIED, RETRY_AFTER
+from pool.http.context import (
+    IDEMPOTENCY_KEY,
+    LONGEST_WAIT,
+    PREFER,
+    PREFERENCE_APPLIED,
+    RETRY_AFTER,
+)
 from pool.http.middleware import CALL_ID
 from pool.http.problems import MEDIA_TYPE, problem
 
@@ -113,6 +119,31 @@ def _header(description: str) -> Document:
     return {"description": description, "schema": {"type": "string"}}
 
 
+def _parameter(name: str, description: str, **schema: Any) -> Document:
+    schema = {"type": "string", **schema}
+    return {
+        "in": "header",
+        "name": name,
+        "required": False,
+        "description": description,
+        "schema": schema,
+    }
+
+
+#: Headers of calls, for ``parameters`` in ``openapi_extra``: routes read them themselves.
+WAIT: Final = _parameter(
+    PREFER,
+    "`wait=10` has the answer wait until there are jobs, 10 seconds at most; "
+    f"{LONGEST_WAIT} are the most.",
+    examples=["wait=10"],
+)
+KEY: Final = _parameter(
+    IDEMPOTENCY_KEY,
+    "The same key gives the same answer, for ever; with other content, 409.",
+    minLength=1,
+    maxLength=255,
+    pattern="^[\\x21-\\x7e]+$",
+)
 APPLIED: Final = {PREFERENCE_APPLIED: "For how long the answer waited at most"}
 #: Answers of any route: to what is no HTTP, or too long or slow, and to faults of the server.
 ANYWHERE: Final[Mapping[int | str, Document]] = {

@@ -9,11 +9,11 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pool import errors
 from pool.errors import TooLate, WrongMediaType
 from pool.http import openapi, schemas
-from pool.http.dependencies import IdempotencyKey, State, Wait, applied
+from pool.http.context import applied, key_of, state_of, wait_of
 from pool.http.limits import JSON, MULTIPART, media_type
 from pool.http.problems import problem_of
 from pool.http.schemas import LONGEST_TEMPLATE, RequestBody, RequestPage
-from pool.http.views import read_request, view_of
+from pool.http.waiting import read_request, view_of
 from pool.model import RequestState
 from pool.taskpool import TaskPool
 
@@ -53,7 +53,8 @@ _BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
         "content": {MULTIPART: _FORM, **_JSON["requestBody"]["content"]},
-    }
+    },
+    "parameters": [openapi.KEY, openapi.WAIT],
 }
 _HEADERS: Final = {"Location": "Where the request can be seen", **openapi.APPLIED}
 
@@ -86,14 +87,13 @@ _HEADERS: Final = {"Location": "Where the request can be seen", **openapi.APPLIE
     openapi_extra=_BODY,
     response_model=schemas.Request,
 )
-async def submit(
-    state: State, key: IdempotencyKey, wait: Wait, request: Request, response: Response
-) -> schemas.Request | Response:
+async def submit(request: Request, response: Response) -> schemas.Request | Response:
     """Files as a form, or the names of what CVAT fetches itself as JSON. What is accepted is
     brought to its jobs even if CVAT or the daemon are away for a while.
 
     With `Prefer: wait=10` the answer waits until the jobs exist (201), or says that they do
     not yet (202); what has failed by then is answered as the problem that it is."""
+    state, key, wait = state_of(request), key_of(request), wait_of(request)
     match media_type(request):
         case "multipart/form-data":
             record = await state.uploads.form(request, key)
@@ -124,11 +124,13 @@ async def submit(
         **openapi.problems(errors.UnknownRequest, errors.InputError),
         200: openapi.answer("As it is now", openapi.APPLIED),
     },
+    openapi_extra={"parameters": [openapi.WAIT]},
 )
 async def see_request(
-    state: State, wait: Wait, request_id: RequestId, request: Request, response: Response
+    request_id: RequestId, request: Request, response: Response
 ) -> schemas.Request:
     """With `Prefer: wait=10` the answer waits until nothing more will happen to it."""
+    state, wait = state_of(request), wait_of(request)
     if wait is None:
         view = await state.workers.store(read_request, state.pool.store, request_id)
     else:
@@ -145,8 +147,9 @@ async def see_request(
     response_description="It is cancelled",
     responses=openapi.problems(errors.UnknownRequest, errors.InputError, TooLate),
 )
-async def cancel(state: State, request_id: RequestId) -> None:
+async def cancel(request_id: RequestId, request: Request) -> None:
     """Cancelling it twice is no error."""
+    state = state_of(request)
     await state.workers.store(_cancel, state.pool, request_id)
 
 
@@ -157,7 +160,7 @@ async def cancel(state: State, request_id: RequestId) -> None:
     responses=openapi.problems(errors.InputError),
 )
 async def list_requests(
-    state: State,
+    request: Request,
     status: Annotated[
         RequestState | None, Query(alias="state", description="Only those in this state")
     ] = None,
@@ -171,6 +174,7 @@ async def list_requests(
     ] = None,
 ) -> RequestPage:
     """Without their jobs."""
+    state = state_of(request)
     page = await state.workers.store(
         state.pool.store.requests, state=status, template=template, limit=limit, cursor=cursor
     )

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Request
 from pool import errors, model
 from pool.errors import UnknownTemplate
 from pool.http import openapi
-from pool.http.dependencies import AppState, State
+from pool.http.context import AppState, state_of
 from pool.http.limits import read_json
 from pool.http.schemas import (
     LONGEST_TEMPLATE,
@@ -38,8 +38,8 @@ def status_of(status: model.Status) -> Status:
     summary="Levels, demand and troubles of all templates",
     response_description="As it is now",
 )
-async def status(state: State) -> Status:
-    return status_of(await state.workers.store(state.pool.status))
+async def status(request: Request) -> Status:
+    return await _status(state_of(request))
 
 
 @router.post(
@@ -48,10 +48,11 @@ async def status(state: State) -> Status:
     summary="Create tasks of all templates again",
     response_description="All templates as they are now",
 )
-async def resume_all(state: State) -> Status:
+async def resume_all(request: Request) -> Status:
     """As `resume` for each of them: after they were paused or drained; ends all holds."""
+    state = state_of(request)
     await state.workers.store(state.pool.resume)
-    return status_of(await state.workers.store(state.pool.status))
+    return await _status(state)
 
 
 @router.post(
@@ -61,8 +62,9 @@ async def resume_all(state: State) -> Status:
     response_description=_DONE,
     responses=_UNKNOWN,
 )
-async def pause(state: State, name: Name) -> TemplateStatus:
+async def pause(name: Name, request: Request) -> TemplateStatus:
     """Until it is resumed."""
+    state = state_of(request)
     return await _control(state, name, state.pool.pause)
 
 
@@ -73,8 +75,9 @@ async def pause(state: State, name: Name) -> TemplateStatus:
     response_description=_DONE,
     responses=_UNKNOWN,
 )
-async def resume(state: State, name: Name) -> TemplateStatus:
+async def resume(name: Name, request: Request) -> TemplateStatus:
     """After it was paused or drained; ends its hold and the server's."""
+    state = state_of(request)
     return await _control(state, name, state.pool.resume)
 
 
@@ -85,8 +88,9 @@ async def resume(state: State, name: Name) -> TemplateStatus:
     response_description="The template as it is now, and how many tasks were taken out",
     responses=_UNKNOWN,
 )
-async def drain(state: State, name: Name) -> DrainedTemplate:
+async def drain(name: Name, request: Request) -> DrainedTemplate:
     """And create no more, until it is resumed. Tasks that callers have are left to them."""
+    state = state_of(request)
     retired = await state.workers.store(state.pool.drain, name)
     return DrainedTemplate.of(await _find(state, name), retired)
 
@@ -99,12 +103,17 @@ async def drain(state: State, name: Name) -> DrainedTemplate:
     responses=openapi.problems(*openapi.WITH_BODY, UnknownTemplate),
     openapi_extra=openapi.takes(PrewarmBody, example={"count": 50, "seconds": 900}),
 )
-async def prewarm(state: State, name: Name, request: Request) -> TemplateStatus:
+async def prewarm(name: Name, request: Request) -> TemplateStatus:
     """Takes the place of an earlier prewarm; a count of 0 ends it."""
+    state = state_of(request)
     body = await read_json(request, PrewarmBody, timeout=state.receive_timeout)
     return await _control(
         state, name, lambda name: state.pool.prewarm(name, body.count, duration=body.seconds)
     )
+
+
+async def _status(state: AppState) -> Status:
+    return status_of(await state.workers.store(state.pool.status))
 
 
 async def _control(state: AppState, name: str, change: Callable[[str], Any]) -> TemplateStatus:

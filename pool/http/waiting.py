@@ -1,31 +1,91 @@
-"""Long polls: waiting for the ends of requests and leases, without a thread for each."""
+"""Requests and leases as they are now, and long polls: waiting for their ends without a thread for
+each."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Generic, TypeVar
 
 from starlette.requests import Request
 
-from pool.errors import PoolError
+from pool.errors import LeaseEnded, PoolError, UnknownLease, UnknownRequest
 from pool.events.feed import Feed
+from pool.handles import error_of
 from pool.http.shutdown import Shutdown
-from pool.http.views import LeaseView, RequestView, read_lease, read_request
-from pool.http.workers import Workers
+from pool.http.workers import Threads
 from pool.logs import get_logger
+from pool.model import Job, LeaseRecord, LeaseState, RequestRecord, RequestState, TaskState
 from pool.store import Store
 
 log = get_logger(__name__)
 
-View = TypeVar("View", RequestView, LeaseView)
+Record = TypeVar("Record", bound=RequestRecord | LeaseRecord)
 #: Done when the caller has closed the connection.
 Gone = asyncio.Future[None]
 
 #: Views that are read before the first of their callers are answered.
 AT_ONCE: Final = 50
+#: States of a task that will have no jobs.
+_LOST: Final = (TaskState.FAILED, TaskState.RETIRED, TaskState.DELETING, TaskState.DELETED)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View(Generic[Record]):
+    """A request or a lease, its jobs once they exist, and why there will be none.
+
+    ``over``: neither jobs nor error will change any more.
+    """
+
+    record: Record
+    jobs: Sequence[Job] = ()
+    error: PoolError | None = None
+    over: bool
+
+
+def read_request(store: Store, request_id: str) -> View[RequestRecord]:
+    """Return a request as it is now.
+
+    :raises UnknownRequest: there is none.
+    """
+    record = store.request(request_id)
+    if record is None:
+        raise UnknownRequest(request_id[:100])
+    return view_of(store, record)
+
+
+def view_of(store: Store, record: RequestRecord) -> View[RequestRecord]:
+    """Return a request that was just read, with its jobs."""
+    if record.state is RequestState.READY:
+        jobs = store.jobs_of(record.pooled_id or "", request_id=record.id)
+        return View(record=record, jobs=jobs, over=True)
+    over = record.state.finished
+    return View(record=record, error=error_of(record) if over else None, over=over)
+
+
+def read_lease(store: Store, lease_id: str) -> View[LeaseRecord]:
+    """Return a lease as it is now; it is over once its task has jobs, or never will.
+
+    :raises UnknownLease: there is none.
+    """
+    record = store.lease(lease_id)
+    if record is None:
+        raise UnknownLease(lease_id[:100])
+    if record.state in (LeaseState.RELEASED, LeaseState.EXPIRED, LeaseState.ABANDONED):
+        # Its task may be another caller's by now.
+        ended = LeaseEnded(f"lease {lease_id} is {record.state.value}")
+        return View(record=record, error=ended, over=True)
+    if record.state is LeaseState.USED and record.pooled_id is not None:
+        if jobs := store.jobs_of(record.pooled_id):
+            return View(record=record, jobs=jobs, over=True)
+        task = store.task(record.pooled_id)
+        if task is None or task.state in _LOST:
+            error = PoolError(task.reason if task else "the task was deleted")
+            return View(record=record, error=error, over=True)
+    return View(record=record, over=False)
 
 
 @asynccontextmanager
@@ -50,79 +110,76 @@ class Waiting:
     thread for all of them.
     """
 
-    def __init__(self, store: Store, feed: Feed, workers: Workers, shutdown: Shutdown) -> None:
+    def __init__(self, store: Store, feed: Feed, threads: Threads, shutdown: Shutdown) -> None:
         self._feed = feed
-        self._workers = workers
+        self._threads = threads
         self._shutdown = shutdown
-        self._read_request = partial(read_request, store)
-        self._read_lease = partial(read_lease, store)
-        self._ended_request = _Ended(store.requests_at_end, self._read_request, workers)
-        self._ended_lease = _Ended(store.leases_at_end, self._read_lease, workers)
+        self._requests = _Views(partial(read_request, store), store.requests_at_end, threads)
+        self._leases = _Views(partial(read_lease, store), store.leases_at_end, threads)
         #: How many wait now.
         self.count = 0
 
-    async def request(self, request_id: str, *, seconds: float, caller: Request) -> RequestView:
+    async def request(
+        self, request_id: str, *, seconds: float, caller: Request
+    ) -> View[RequestRecord]:
         """Return the request once nothing more will happen to it, or as it is after ``seconds``,
         when the caller has gone, or when the server is about to stop.
 
         :raises UnknownRequest: there is none.
         """
         return await self._until_over(
-            request_id, self._read_request, self._ended_request, seconds, caller, request=request_id
+            self._requests, request_id, seconds, caller, request=request_id
         )
 
-    async def lease(self, lease_id: str, *, seconds: float, caller: Request) -> LeaseView:
+    async def lease(self, lease_id: str, *, seconds: float, caller: Request) -> View[LeaseRecord]:
         """As :meth:`request`, until the jobs of the lease's task exist, or never will.
 
         :raises UnknownLease: there is none.
         """
-        return await self._until_over(
-            lease_id, self._read_lease, self._ended_lease, seconds, caller, lease=lease_id
-        )
+        return await self._until_over(self._leases, lease_id, seconds, caller, lease=lease_id)
 
     async def _until_over(
-        self,
-        name: str,
-        read: Callable[[str], View],
-        ended: _Ended[View],
-        seconds: float,
-        caller: Request,
-        **of: str,
-    ) -> View:
-        view = await self._workers.store(read, name)
-        if view.over:
-            return view
+        self, views: _Views[Record], name: str, seconds: float, caller: Request, **of: str
+    ) -> View[Record]:
+        first: View[Record] | None = None
+
+        async def check() -> View[Record] | None:
+            nonlocal first
+            if first is not None:
+                return await views.ended(name)
+            first = await self._threads(views.read, name)
+            return first if first.over else None
+
         self.count += 1
         try:
             async with noticing(caller) as gone:
                 with self._shutdown.or_gone(gone) as stop:
-                    over = await self._feed.wait_for_async(
-                        partial(ended, name), seconds, stop=stop, **of
-                    )
-                if over is not None or gone.done():
-                    return over or view
+                    over = await self._feed.wait_for_async(check, seconds, stop=stop, **of)
+                if gone.done():
+                    over = over or first
         finally:
             self.count -= 1
-        return await self._workers.store(read, name)
+        return await self._threads(views.read, name) if over is None else over
 
 
-class _Ended(Generic[View]):
-    """Reads what has ended, once for all coroutines that ask in the same turn of the event loop."""
+class _Views(Generic[Record]):
+    """Reads views: one, or those that have ended, at once for all coroutines that ask in the same
+    round of the event loop."""
 
     def __init__(
         self,
+        read: Callable[[str], View[Record]],
         at_end: Callable[[Collection[str]], Collection[str]],
-        read: Callable[[str], View],
-        workers: Workers,
+        threads: Threads,
     ) -> None:
+        self.read = read
         self._at_end = at_end
-        self._read: Callable[[str], View] = read
-        self._workers = workers
-        self._asked: dict[str, asyncio.Future[View | None]] = {}
+        self._threads = threads
+        self._asked: dict[str, asyncio.Future[View[Record] | None]] = {}
         self._task: asyncio.Task[None] | None = None
 
-    async def __call__(self, name: str) -> View | None:
-        """Return what there is of that name if it has ended, and None otherwise."""
+    async def ended(self, name: str) -> View[Record] | None:
+        """Return the view of that name if it has ended, and None otherwise."""
         if not self._asked:
             self._task = asyncio.create_task(self._answer())
         if name not in self._asked:
@@ -135,7 +192,7 @@ class _Ended(Generic[View]):
         names: Sequence[str] = tuple(asked)
         try:
             while names:
-                views, names = await self._workers.store(self._read_ended, names)
+                views, names = await self._threads(self._read_ended, names)
                 for name, view in views.items():
                     asked[name].set_result(view)
         except PoolError as error:
@@ -146,13 +203,11 @@ class _Ended(Generic[View]):
                 if not future.done():
                     future.set_result(None)
 
-    def _read_ended(self, names: Sequence[str]) -> tuple[dict[str, View | None], list[str]]:
+    def _read_ended(self, names: Sequence[str]) -> tuple[dict[str, View[Record]], list[str]]:
         """Return the first few that have ended, and the names of the others."""
         ended = list(self._at_end(names))
-        return {name: self._read_one(name) for name in ended[:AT_ONCE]}, ended[AT_ONCE:]
-
-    def _read_one(self, name: str) -> View | None:
-        try:
-            return self._read(name)
-        except PoolError:
-            return None
+        views = {}
+        for name in ended[:AT_ONCE]:
+            with suppress(PoolError):
+                views[name] = self.read(name)
+        return views, ended[AT_ONCE:]

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from pool.cvat.webhooks import SIGNATURE_HEADER
 from pool.errors import BadSignature, TooBusy, TooLarge, TooSlow
 from pool.http import openapi
-from pool.http.dependencies import State
+from pool.http.context import state_of
 from pool.http.limits import read
 from pool.http.middleware import WEBHOOKS
 
@@ -29,13 +28,14 @@ router = APIRouter(tags=["webhooks"])
     responses=openapi.problems(BadSignature, TooLarge, TooSlow, TooBusy),
     openapi_extra=openapi.NO_TOKEN,
 )
-async def receive(state: State, request: Request) -> None:
+async def receive(request: Request) -> None:
     """Answers 204 to everything that CVAT has signed, be it of use or not."""
+    state = state_of(request)
     signature = request.headers.get(SIGNATURE_HEADER, "")
     if not signature:
         raise BadSignature
     body = await read(request, most=LONGEST, timeout=state.receive_timeout)
-    if not await run_in_threadpool(state.receiver.authentic, body, signature):
+    if not await state.workers.store(state.receiver.authentic, body, signature):
         raise BadSignature
     if not state.receiver.put(body, signature):
         raise TooBusy

@@ -22,7 +22,7 @@ import urllib3
 from pool.clock import SystemClock
 from pool.config.settings import CvatSettings, DaemonSettings, Settings, StoreSettings, Template
 from pool.cvat import AccessTokenCredentials, CvatClient
-from pool.http import dependencies
+from pool.http import context
 from pool.http.app import create_app
 from pool.http.server import HttpServer
 from pool.http.shutdown import Shutdown
@@ -338,7 +338,7 @@ def serving(
         shutdown=shutdown,
         tokens=tokens,
     )
-    state: dependencies.AppState = app.state.parts
+    state: context.AppState = app.state.parts
     know(app.openapi())
     server = HttpServer(lambda: app, settings.daemon)
     engine.start()
