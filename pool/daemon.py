@@ -37,8 +37,6 @@ from pool.maintenance.retirement import Retirement
 from pool.maintenance.scheduler import Scheduler
 from pool.maintenance.server_probe import ServerProbe
 from pool.model import ConfigRecord, Event, RequestRecord
-from pool.observability.health import ServerContact
-from pool.observability.metrics import Metrics
 from pool.observability.observation import Observation
 from pool.process import Process
 from pool.requests.dispatcher import Dispatcher
@@ -83,9 +81,14 @@ class Daemon:
         self.settings = settings
         self._tokens = tokens_in(api_token)
         clock = clock or SystemClock()
-        self._metrics, self._contact = Metrics(), ServerContact(clock=clock)
-        self.process = Process(settings, store=store, cvat=cvat, clock=clock, on_call=self._on_call)
-        self.observation = Observation(self.process, metrics=self._metrics, contact=self._contact)
+        self.process = Process(
+            settings,
+            store=store,
+            cvat=cvat,
+            clock=clock,
+            on_call=lambda *call: self.observation.called(*call),
+        )
+        self.observation = Observation(self.process)
         self._reload = Reload(settings, self.process.templates, clock=clock)
         self._http = HttpServer(self._app, settings.daemon)
         self._shutdown = Shutdown()
@@ -265,18 +268,13 @@ class Daemon:
             tokens=self._tokens,
         )
 
-    def _on_call(self, operation: str, seconds: float, result: str) -> None:
-        """See :data:`pool.cvat.OnCall`."""
-        self._metrics.call(operation, seconds, result)
-        self._contact.call(operation, seconds, result)
-
 
 class Maintenance:
     """The services of one term of maintenance, which end with it. Nothing runs before
     :meth:`start`."""
 
     def __init__(self, process: Process, reload: Reload, observation: Observation) -> None:
-        self._engine = process
+        self._process = process
         self._reload = reload
         self._observation = observation
         #: What of the configuration was kept in the store. Nothing yet: another daemon may have
@@ -309,7 +307,7 @@ class Maintenance:
             clock=clock,
         )
         self.dispatcher.on_room(partial(self.scheduler.wake, "dispatch"))
-        self._reconcile = Reconcile(
+        reconcile = Reconcile(
             store,
             cvat,
             templates,
@@ -317,34 +315,33 @@ class Maintenance:
             verify_every=settings.daemon.verify_every,
             clock=clock,
         )
-        self._retirement = Retirement(store, templates, clock=clock)
-        self._lease_expiry = LeaseExpiry(store, cvat, clock=clock)
-        self._deletion = Deletion(store, cvat, owner=process.owner, clock=clock)
-        self._cleanup = Cleanup(
-            store, process.spool, keep=settings.store.keep_finished, clock=clock
+        retirement = Retirement(store, templates, clock=clock)
+        lease_expiry = LeaseExpiry(store, cvat, clock=clock)
+        deletion = Deletion(store, cvat, owner=process.owner, clock=clock)
+        cleanup = Cleanup(store, process.spool, keep=settings.store.keep_finished, clock=clock)
+        probe = ServerProbe(
+            cvat, WebhookSetup(store, cvat, settings, clock=clock), process.breaker, templates
         )
         self.sinks = Sinks(settings.events, store, process.feed, self._describe, clock=clock)
         #: Guards whether events are counted and delivered.
         self._guard = threading.Lock()
         self._ended = False
         self._stop_counting: Callable[[], None] | None = None
-        webhooks = WebhookSetup(store, cvat, settings, clock=clock)
-        self._probe = ServerProbe(cvat, webhooks, process.breaker, templates)
         # All of them are known before any begins: callers are heard already, who wake them.
         add = self.scheduler.add
-        add("reconcile", self._run_reconcile)
-        add("retirement", self._retirement.run_once)
-        add("lease_expiry", self._lease_expiry.run_once)
+        add("reconcile", lambda: observation.metrics.reconciled(reconcile.run_once()))
+        add("retirement", retirement.run_once)
+        add("lease_expiry", lease_expiry.run_once)
         add("refill", self.refill.run_once, every=settings.daemon.tick)
         add("reload", self._follow_configuration)
         add("adopt", process.recovery.adopt)
         add("leases", process.tracker.watch_leases)
-        add("delete", self._deletion.run_once)
+        add("delete", deletion.run_once)
         add("finalize", process.finalize.run_once)
-        add("cleanup", self._cleanup.run_once)
+        add("cleanup", cleanup.run_once)
         add("dispatch", self.dispatcher.run_once)
-        add("probe", self._probe.run_once)
-        add("history", self._observation.history.run_once)
+        add("probe", probe.run_once)
+        add("history", observation.history.run_once)
         add("observe", self._observe)
 
     def start(self, on_news: Callable[[], None]) -> None:
@@ -355,7 +352,7 @@ class Maintenance:
             if events:
                 on_news()
 
-        process = self._engine
+        process = self._process
         self._unsubscribe = process.feed.on(hear)
         self._follow_configuration()
         # What was held before this term may be possible now.
@@ -405,23 +402,20 @@ class Maintenance:
             if self._ended:
                 return
             if self._stop_counting is None:
-                self._stop_counting = self._engine.feed.on(self._observation.metrics.take)
+                self._stop_counting = self._process.feed.on(self._observation.metrics.take)
             self.sinks.start()
 
     def _describe(self, record: RequestRecord) -> Mapping[str, Any]:
         """Return what sinks are sent of a request: what ``GET /v1/requests/{id}`` answers."""
-        store = self._engine.store
+        store = self._process.store
         jobs = store.jobs_of(record.pooled_id, request_id=record.id) if record.pooled_id else ()
-        task_url = TaskPool.over(self._engine).task_url
+        task_url = TaskPool.over(self._process).task_url
         return Request.of(record, task_url, jobs=jobs).model_dump(mode="json")
-
-    def _run_reconcile(self) -> None:
-        self._observation.metrics.reconciled(self._reconcile.run_once())
 
     def _follow_configuration(self) -> None:
         """Put a changed configuration, or access token, in force, and have the services look at it
         at once; what was held may be possible now."""
-        process = self._engine
+        process = self._process
         report = self._reload.run_once()
         if report.credentials:
             process.renew_credentials()

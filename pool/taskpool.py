@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
@@ -416,8 +415,8 @@ class TaskPool:
 
     def status(self) -> Status:
         """Return levels, demand and troubles of all templates; reads the store only."""
-        in_force = replace(self.settings, templates=dict(self.process.follow_configuration()))
-        return read_status(self.store, in_force, now=self.clock.now())
+        templates = self.process.follow_configuration()
+        return read_status(self.store, self.settings, templates, now=self.clock.now())
 
     def subscribe(
         self,

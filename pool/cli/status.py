@@ -11,7 +11,7 @@ import textwrap
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -106,7 +106,7 @@ def _by_daemon(error: InvalidConfig, stack: ExitStack) -> Callable[[], Status] |
         record = store.configuration()
         outlines = record.templates if record is not None else {}
         templates = {name: outlined(name, each) for name, each in outlines.items()}
-        return read_status(store, replace(rest, templates=templates), now=clock.now())
+        return read_status(store, rest, templates, now=clock.now())
 
     return read
 

@@ -108,8 +108,8 @@ class ServerContact:
         self.lost = False
         self.refused = False
 
-    def call(self, _operation: str, _seconds: float, result: str) -> None:
-        """Note the end of a call; see :data:`pool.cvat.OnCall`."""
+    def call(self, result: str) -> None:
+        """Note the result of a call, "ok" or the code of its error."""
         self.lost = result in UNANSWERED
         self.refused = result == CvatRefusedCredentials.code
         if not self.lost:

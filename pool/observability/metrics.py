@@ -1,38 +1,30 @@
 """Metrics for Prometheus, named as https://prometheus.io/docs/practices/naming/ says.
 
 Counters and histograms are fed by events, and so cover all processes of the store since this daemon
-was started; gauges are read from the store, once for each scrape. Labels are names of the
+was started; gauges are :mod:`pool.observability.observation`'s. Labels are names of the
 configuration and words of ours: never ids, and nothing that a caller chooses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Histogram,
+    Info,
     ProcessCollector,
     disable_created_metrics,
 )
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
 from prometheus_client.registry import Collector
 
-from pool.errors import PoolError, StoreError, kind_of_error
-from pool.events.sinks import SinkState
+from pool.errors import PoolError, kind_of_error
 from pool.maintenance.reconcile import ReconcileReport
 from pool.maintenance.reconcile_rules import Action
-from pool.maintenance.scheduler import ServiceRecord
-from pool.model import Event, Status, TemplateStatus
+from pool.model import Event
 from pool.tracking.tracker import Finished
 from pool.version import VERSION
 
@@ -49,19 +41,6 @@ ANSWER_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 POLL_BUCKETS: Final = (0, 1, 2, 3, 4, 5, 7, 10, 20, 50, 100)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sources:
-    """What the gauges are read from. Each may block, and raise what the store raises."""
-
-    status: Callable[[], Status]
-    services: Callable[[], Mapping[str, ServiceRecord]]
-    sinks: Callable[[], Sequence[SinkState]]
-    #: Events that are in the store and that this daemon has not looked at yet.
-    unseen_events: Callable[[], int]
-    spool_bytes: Callable[[], int]
-    listeners: Callable[[], int]
-
-
 class Metrics:
     """All metrics of one daemon. Thread-safe."""
 
@@ -70,9 +49,8 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        build = InfoMetricFamily(f"{PREFIX}build", "The version that is running.")
-        build.add_metric((), {"version": VERSION})
-        self._registry.register(_Fixed(build))
+        build = Info(f"{PREFIX}build", "The version that is running.", registry=self._registry)
+        build.info({"version": VERSION})
         self._hand_outs = self._histogram(
             "hand_out_seconds",
             "Time from asking for a task to having it; next to nothing for a hit.",
@@ -129,9 +107,9 @@ class Metrics:
         for action in _ACTIONS.values():
             self._reconciled.labels(action)
 
-    def read_from(self, sources: Sources) -> None:
-        """Expose the present state as well."""
-        self._registry.register(_State(sources))
+    def add(self, collector: Collector) -> None:
+        """Expose what is collected at each scrape as well."""
+        self._registry.register(collector)
 
     def expose(self, accept: str = "") -> tuple[bytes, str]:
         """Return all metrics as the Accept header asks for them, and their media type."""
@@ -177,11 +155,10 @@ class Metrics:
         """Count an answer over HTTP. ``route`` is the route's pattern, not the path."""
         self._answers.labels(_method(method), route, str(status)).observe(seconds)
 
-    def reconciled(self, report: ReconcileReport) -> ReconcileReport:
-        """Count what was put right; return the report."""
+    def reconciled(self, report: ReconcileReport) -> None:
+        """Count what was put right."""
         for action, times in report.done.items():
             self._reconciled.labels(_ACTIONS[action]).inc(times)
-        return report
 
     # --- Making -----------------------------------------------------------------------------
 
@@ -208,191 +185,3 @@ def _method(method: str) -> str:
 def _known(code: str) -> str:
     """Return a code as a label: a row may have one of an older version."""
     return code if kind_of_error(code) is not None else PoolError.code
-
-
-class _Fixed(Collector):
-    """One metric that never changes."""
-
-    def __init__(self, metric: Metric) -> None:
-        self._metric = metric
-
-    def collect(self) -> Iterable[Metric]:
-        return (self._metric,)
-
-
-# --- The present state ----------------------------------------------------------------------------
-
-
-class _State(Collector):
-    """The present state, read once for each scrape."""
-
-    def __init__(self, sources: Sources) -> None:
-        self._sources = sources
-
-    def describe(self) -> Iterable[Metric]:
-        # Nothing is read just to learn the names.
-        return ()
-
-    def collect(self) -> Iterator[Metric]:
-        yield from _of_services(self._sources.services())
-        yield _gauge(
-            "event_listeners", "Clients that have a stream of events.", self._sources.listeners()
-        )
-        try:
-            metrics = [
-                *_of_status(self._sources.status()),
-                *_of_sinks(self._sources.sinks()),
-                _gauge(
-                    "unseen_events",
-                    "Events that this daemon has not looked at yet.",
-                    self._sources.unseen_events(),
-                ),
-                _gauge("spool_bytes", "Bytes in the spool.", self._sources.spool_bytes()),
-            ]
-        except StoreError:
-            metrics = []
-        yield _gauge("store_readable", "Whether the store can be read.", bool(metrics))
-        yield from metrics
-
-
-def _of_status(status: Status) -> Iterator[Metric]:
-    yield _gauge(
-        "maintained", "Whether a daemon maintains the store.", status.maintainer is not None
-    )
-    yield _gauge(
-        "requests_in_flight", "Requests that are uploading or importing.", status.in_flight
-    )
-    yield _gauge(
-        "server_held",
-        "Whether nothing is created since CVAT cannot be reached or is too busy.",
-        status.held_since is not None,
-    )
-    if status.config_loaded_at is not None:
-        yield _gauge(
-            "config_last_reload_successful",
-            "Whether the configuration could be read when it was read last.",
-            status.config_rejected_at is None,
-        )
-        yield _gauge(
-            "config_last_reload_success_timestamp_seconds",
-            "When the configuration that is in force was read.",
-            status.config_loaded_at.timestamp(),
-        )
-        yield _gauge(
-            "config_restart_needed",
-            "Whether the configuration has changes that only a restart follows.",
-            bool(status.config_restart),
-        )
-    levels = GaugeMetricFamily(f"{PREFIX}tasks", "Tasks by state.", labels=("template", "state"))
-    hand_outs = CounterMetricFamily(
-        f"{PREFIX}hand_outs",
-        "Hand-outs since the store was made.",
-        labels=("template", "outcome"),
-    )
-    for each in status.templates:
-        for state in ("warm", "creating", "leased", "importing", "deleting"):
-            levels.add_metric((each.name, state), getattr(each, state))
-        for outcome, count in (("hit", each.hits), ("wait", each.waits), ("cold", each.colds)):
-            hand_outs.add_metric((each.name, outcome), count)
-    yield levels
-    yield hand_outs
-    held = GaugeMetricFamily(
-        f"{PREFIX}template_held",
-        "Whether nothing is created or sent for it; code says why.",
-        labels=("template", "code"),
-    )
-    for each in status.templates:
-        held.add_metric((each.name, each.hold_code), each.held_since is not None)
-    yield held
-    for name, what, value in _OF_TEMPLATE:
-        gauge = GaugeMetricFamily(f"{PREFIX}{name}", what, labels=("template",))
-        for each in status.templates:
-            gauge.add_metric((each.name,), float(value(each)))
-        yield gauge
-
-
-#: Gauges that there are for each template.
-_OF_TEMPLATE: Final[tuple[tuple[str, str, Callable[[TemplateStatus], float]], ...]] = (
-    ("target_tasks", "How many tasks are to be warm.", lambda each: each.target),
-    (
-        "lead_time_seconds",
-        "Time that a create takes, by which the target is taken.",
-        lambda each: each.lead_time,
-    ),
-    (
-        "leases_waiting",
-        "Callers that wait for a task and have no request queued.",
-        lambda each: each.waiting,
-    ),
-    ("requests_queued", "Requests that are queued.", lambda each: each.queued),
-    (
-        "template_paused",
-        "Whether nothing is created since it was paused.",
-        lambda each: each.paused_since is not None,
-    ),
-)
-
-
-def _of_services(services: Mapping[str, ServiceRecord]) -> Iterator[Metric]:
-    success = GaugeMetricFamily(
-        f"{PREFIX}service_last_success_timestamp_seconds",
-        "When a service last ran without an error.",
-        labels=("service",),
-    )
-    for name, record in services.items():
-        if record.last_success is not None:
-            success.add_metric((name,), record.last_success)
-    yield success
-    for name, what, value in _OF_SERVICE:
-        counter = CounterMetricFamily(f"{PREFIX}{name}", what, labels=("service",))
-        for service, record in services.items():
-            counter.add_metric((service,), value(record))
-        yield counter
-
-
-_OF_SERVICE: Final[tuple[tuple[str, str, Callable[[ServiceRecord], float]], ...]] = (
-    ("service_runs", "Runs without an error.", lambda record: record.runs),
-    ("service_errors", "Runs that ended with an error.", lambda record: record.errors),
-    ("service_missed", "Runs that could not begin in time.", lambda record: record.missed),
-    (
-        "service_blocked",
-        "Runs that were due while the one before took longer than its interval.",
-        lambda record: record.blocked,
-    ),
-)
-
-
-def _of_sinks(sinks: Sequence[SinkState]) -> Iterator[Metric]:
-    for name, what, value in _OF_SINK:
-        family = CounterMetricFamily if name in _SINK_COUNTERS else GaugeMetricFamily
-        metric = family(f"{PREFIX}{name}", what, labels=("sink",))
-        for sink in sinks:
-            metric.add_metric((sink.name,), float(value(sink)))
-        yield metric
-
-
-_OF_SINK: Final[tuple[tuple[str, str, Callable[[SinkState], float]], ...]] = (
-    (
-        "sink_backlog_events",
-        "Events after the last one that a sink has had, for it or not.",
-        lambda sink: sink.backlog,
-    ),
-    (
-        "sink_lag_seconds",
-        "Age of the delivery that is being tried; 0 when there is none.",
-        lambda sink: sink.lag,
-    ),
-    (
-        "sink_gone",
-        "Whether a sink has answered that it is gone, and is sent nothing more.",
-        lambda sink: sink.gone,
-    ),
-    ("sink_deliveries", "Deliveries that a sink has accepted.", lambda sink: sink.delivered),
-    ("sink_failed_tries", "Tries to deliver that failed.", lambda sink: sink.failed_tries),
-    ("sink_given_up", "Deliveries that were given up.", lambda sink: sink.given_up),
-)
-_SINK_COUNTERS: Final = frozenset({"sink_deliveries", "sink_failed_tries", "sink_given_up"})
-
-
-def _gauge(name: str, what: str, value: float) -> Metric:
-    return GaugeMetricFamily(f"{PREFIX}{name}", what, value=float(value))

@@ -1,66 +1,230 @@
-"""What one daemon shows of itself: its metrics, the last hour, and whether it is ready."""
+"""What one daemon shows of itself: its metrics, the last hour, and whether it is ready.
+
+The gauges are read here, once for each scrape: what the store says, and how the parts of this
+daemon are doing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
-from pool.events.sinks import Sinks
-from pool.maintenance.scheduler import Scheduler
-from pool.model import Status
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pool.errors import StoreError
+from pool.events.sinks import Sinks, SinkState
+from pool.maintenance.scheduler import Scheduler, ServiceRecord
+from pool.model import Status, TemplateStatus
 from pool.observability.health import Health, ServerContact
 from pool.observability.history import History
-from pool.observability.metrics import Metrics, Sources
+from pool.observability.metrics import PREFIX, Metrics
 from pool.observability.status import read_status
 from pool.process import Process
 
 
-class Observation:
-    """The parts that look at one process. ``metrics`` and ``contact`` are those that its calls to
-    the server are reported to.
+class Observation(Collector):
+    """The parts that look at one process.
 
     The daemon sets ``scheduler`` and ``sinks`` when a term begins, and the app ``listeners``, which
     returns how many clients have a stream of events.
     """
 
-    def __init__(
-        self,
-        process: Process,
-        *,
-        metrics: Metrics | None = None,
-        contact: ServerContact | None = None,
-    ) -> None:
-        self._engine = process
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._contact = ServerContact(clock=process.clock)
         self.scheduler: Scheduler | None = None
         self.sinks: Sinks | None = None
         self.listeners: Callable[[], int] = lambda: 0
-        self.metrics = metrics or Metrics()
+        self.metrics = Metrics()
         self.history = History(process.store, self.status, clock=process.clock)
         self.health = Health(
             process.store,
-            contact or ServerContact(clock=process.clock),
+            self._contact,
             lambda: self.scheduler,
             process.templates,
             owner=process.owner,
             clock=process.clock,
         )
         process.tracker.listen(self.metrics.finished)
-        self.metrics.read_from(
-            Sources(
-                status=self.status,
-                services=lambda: self.scheduler.records if self.scheduler else {},
-                sinks=lambda: self.sinks.states() if self.sinks else (),
-                unseen_events=self._unseen_events,
-                spool_bytes=lambda: process.spool.used,
-                listeners=lambda: self.listeners(),
-            )
-        )
+        self.metrics.add(self)
+
+    def called(self, operation: str, seconds: float, result: str) -> None:
+        """Note the end of a call to the server; see :data:`pool.cvat.OnCall`."""
+        self.metrics.call(operation, seconds, result)
+        self._contact.call(result)
 
     def status(self) -> Status:
         """Return the present state of the pool, by the templates in force."""
-        process = self._engine
-        in_force = replace(process.settings, templates=dict(process.templates))
-        return read_status(process.store, in_force, now=process.clock.now())
+        process = self._process
+        return read_status(
+            process.store, process.settings, process.templates, now=process.clock.now()
+        )
 
-    def _unseen_events(self) -> int:
-        return max(0, self._engine.store.last_event_id() - self._engine.feed.cursor)
+    def describe(self) -> Iterable[Metric]:
+        # Nothing is read just to learn the names.
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the gauges as they are now."""
+        store, feed, spool = self._process.store, self._process.feed, self._process.spool
+        yield from _of_services(self.scheduler.records if self.scheduler else {})
+        yield _gauge("event_listeners", "Clients that have a stream of events.", self.listeners())
+        try:
+            metrics = [
+                *_of_status(self.status()),
+                *_of_sinks(self.sinks.states() if self.sinks else ()),
+                _gauge(
+                    "unseen_events",
+                    "Events that this daemon has not looked at yet.",
+                    max(0, store.last_event_id() - feed.cursor),
+                ),
+                _gauge("spool_bytes", "Bytes in the spool.", spool.used),
+            ]
+        except StoreError:
+            metrics = []
+        yield _gauge("store_readable", "Whether the store can be read.", bool(metrics))
+        yield from metrics
+
+
+def _of_status(status: Status) -> Iterator[Metric]:
+    yield _gauge(
+        "maintained", "Whether a daemon maintains the store.", status.maintainer is not None
+    )
+    yield _gauge(
+        "requests_in_flight", "Requests that are uploading or importing.", status.in_flight
+    )
+    yield _gauge(
+        "server_held",
+        "Whether nothing is created since CVAT cannot be reached or is too busy.",
+        status.held_since is not None,
+    )
+    if status.config_loaded_at is not None:
+        yield _gauge(
+            "config_last_reload_successful",
+            "Whether the configuration could be read when it was read last.",
+            status.config_rejected_at is None,
+        )
+        yield _gauge(
+            "config_last_reload_success_timestamp_seconds",
+            "When the configuration that is in force was read.",
+            status.config_loaded_at.timestamp(),
+        )
+        yield _gauge(
+            "config_restart_needed",
+            "Whether the configuration has changes that only a restart follows.",
+            bool(status.config_restart),
+        )
+    levels = GaugeMetricFamily(f"{PREFIX}tasks", "Tasks by state.", labels=("template", "state"))
+    hand_outs = CounterMetricFamily(
+        f"{PREFIX}hand_outs",
+        "Hand-outs since the store was made.",
+        labels=("template", "outcome"),
+    )
+    for each in status.templates:
+        for state in ("warm", "creating", "leased", "importing", "deleting"):
+            levels.add_metric((each.name, state), getattr(each, state))
+        for outcome, count in (("hit", each.hits), ("wait", each.waits), ("cold", each.colds)):
+            hand_outs.add_metric((each.name, outcome), count)
+    yield levels
+    yield hand_outs
+    held = GaugeMetricFamily(
+        f"{PREFIX}template_held",
+        "Whether nothing is created or sent for it; code says why.",
+        labels=("template", "code"),
+    )
+    for each in status.templates:
+        held.add_metric((each.name, each.hold_code), each.held_since is not None)
+    yield held
+    for name, what, value in _OF_TEMPLATE:
+        gauge = GaugeMetricFamily(f"{PREFIX}{name}", what, labels=("template",))
+        for each in status.templates:
+            gauge.add_metric((each.name,), float(value(each)))
+        yield gauge
+
+
+#: Gauges that there are for each template.
+_OF_TEMPLATE: Final[tuple[tuple[str, str, Callable[[TemplateStatus], float]], ...]] = (
+    ("target_tasks", "How many tasks are to be warm.", lambda each: each.target),
+    (
+        "lead_time_seconds",
+        "Time that a create takes, by which the target is taken.",
+        lambda each: each.lead_time,
+    ),
+    (
+        "leases_waiting",
+        "Callers that wait for a task and have no request queued.",
+        lambda each: each.waiting,
+    ),
+    ("requests_queued", "Requests that are queued.", lambda each: each.queued),
+    (
+        "template_paused",
+        "Whether nothing is created since it was paused.",
+        lambda each: each.paused_since is not None,
+    ),
+)
+
+
+def _of_services(services: Mapping[str, ServiceRecord]) -> Iterator[Metric]:
+    success = GaugeMetricFamily(
+        f"{PREFIX}service_last_success_timestamp_seconds",
+        "When a service last ran without an error.",
+        labels=("service",),
+    )
+    for name, record in services.items():
+        if record.last_success is not None:
+            success.add_metric((name,), record.last_success)
+    yield success
+    for name, what, value in _OF_SERVICE:
+        counter = CounterMetricFamily(f"{PREFIX}{name}", what, labels=("service",))
+        for service, record in services.items():
+            counter.add_metric((service,), value(record))
+        yield counter
+
+
+_OF_SERVICE: Final[tuple[tuple[str, str, Callable[[ServiceRecord], float]], ...]] = (
+    ("service_runs", "Runs without an error.", lambda record: record.runs),
+    ("service_errors", "Runs that ended with an error.", lambda record: record.errors),
+    ("service_missed", "Runs that could not begin in time.", lambda record: record.missed),
+    (
+        "service_blocked",
+        "Runs that were due while the one before took longer than its interval.",
+        lambda record: record.blocked,
+    ),
+)
+
+
+def _of_sinks(sinks: Sequence[SinkState]) -> Iterator[Metric]:
+    for name, what, value in _OF_SINK:
+        family = CounterMetricFamily if name in _SINK_COUNTERS else GaugeMetricFamily
+        metric = family(f"{PREFIX}{name}", what, labels=("sink",))
+        for sink in sinks:
+            metric.add_metric((sink.name,), float(value(sink)))
+        yield metric
+
+
+_OF_SINK: Final[tuple[tuple[str, str, Callable[[SinkState], float]], ...]] = (
+    (
+        "sink_backlog_events",
+        "Events after the last one that a sink has had, for it or not.",
+        lambda sink: sink.backlog,
+    ),
+    (
+        "sink_lag_seconds",
+        "Age of the delivery that is being tried; 0 when there is none.",
+        lambda sink: sink.lag,
+    ),
+    (
+        "sink_gone",
+        "Whether a sink has answered that it is gone, and is sent nothing more.",
+        lambda sink: sink.gone,
+    ),
+    ("sink_deliveries", "Deliveries that a sink has accepted.", lambda sink: sink.delivered),
+    ("sink_failed_tries", "Tries to deliver that failed.", lambda sink: sink.failed_tries),
+    ("sink_given_up", "Deliveries that were given up.", lambda sink: sink.given_up),
+)
+_SINK_COUNTERS: Final = frozenset({"sink_deliveries", "sink_failed_tries", "sink_given_up"})
+
+
+def _gauge(name: str, what: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"{PREFIX}{name}", what, value=float(value))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
 from pool.config.settings import Settings, Template
@@ -16,7 +15,6 @@ from pool.model import (
     Status,
     TaskState,
     TemplateStatus,
-    WebhookRecord,
     WebhookState,
 )
 from pool.requests.breaker import SERVER
@@ -24,14 +22,13 @@ from pool.store import Store
 from pool.tracking.webhook_health import scope_of, webhook_state
 
 
-def read_status(store: Store, settings: Settings, *, now: float) -> Status:
-    """Return the status of all templates, without a call to the server."""
-    levels = store.levels()
-    hand_outs = store.hand_outs()
+def read_status(
+    store: Store, settings: Settings, templates: Mapping[str, Template], *, now: float
+) -> Status:
+    """Return the status of the ``templates`` in force, without a call to the server."""
     hold = store.holds().get(SERVER)
     maintainer = store.maintainer(now=now)
     configuration = store.configuration() if maintainer is not None else None
-    hooks = _Hooks(store.webhooks(), settings, heard=maintainer is not None)
     return Status(
         server=settings.cvat.url,
         store=settings.store.url,
@@ -40,11 +37,8 @@ def read_status(store: Store, settings: Settings, *, now: float) -> Status:
         held_since=when(hold.since) if hold else None,
         held_until=when(hold.retry_at) if hold else None,
         hold_reason=hold.reason if hold else "",
-        templates=tuple(
-            _template_status(
-                store, template, levels.get(name, Levels()), hand_outs.get(name, {}), hooks, now
-            )
-            for name, template in settings.templates.items()
+        templates=_template_statuses(
+            store, settings.cvat.organization, templates, heard=maintainer is not None, now=now
         ),
         config_loaded_at=when(configuration.loaded_at) if configuration else None,
         config_rejected_at=when(configuration.rejected_at) if configuration else None,
@@ -53,70 +47,52 @@ def read_status(store: Store, settings: Settings, *, now: float) -> Status:
     )
 
 
-def _template_status(
-    store: Store,
-    template: Template,
-    levels: Levels,
-    hand_outs: Mapping[Outcome, int],
-    hooks: _Hooks,
-    now: float,
-) -> TemplateStatus:
-    prewarm = store.prewarms().get(template.name)
-    if prewarm is not None and not prewarm.active(now):
-        prewarm = None
-    target = current_target(store, template, now=now)
-    holds = store.holds()
-    hold = holds.get(template.name) or holds.get(SERVER)
-    return TemplateStatus(
-        name=template.name,
-        target=target.size,
-        warm=levels[TaskState.WARM],
-        creating=levels[TaskState.CREATING],
-        leased=levels[TaskState.LEASED],
-        importing=levels[TaskState.IMPORTING],
-        deleting=levels[TaskState.RETIRED] + levels[TaskState.FAILED] + levels[TaskState.DELETING],
-        waiting=store.waiting(template.name),
-        queued=store.queued().get(template.name, 0),
-        rate=target.rate,
-        peak_rate=target.peak_rate,
-        lead_time=target.lead_time,
-        hits=hand_outs.get(Outcome.HIT, 0),
-        waits=hand_outs.get(Outcome.WAIT, 0),
-        colds=hand_outs.get(Outcome.COLD, 0),
-        paused_since=when(store.paused().get(template.name)),
-        held_since=when(hold.since) if hold else None,
-        held_until=when(hold.retry_at) if hold else None,
-        hold_reason=hold.reason if hold else "",
-        hold_code=hold.code if hold else "",
-        prewarm_size=prewarm.size if prewarm else 0,
-        prewarm_until=when(prewarm.until) if prewarm else None,
-        hooks=hooks.state(template),
-        hooks_silent_since=hooks.silent_since(template),
-    )
+def _template_statuses(
+    store: Store, organization: str, templates: Mapping[str, Template], *, heard: bool, now: float
+) -> tuple[TemplateStatus, ...]:
+    levels, hand_outs, queued = store.levels(), store.hand_outs(), store.queued()
+    holds, paused, prewarms = store.holds(), store.paused(), store.prewarms()
+    webhooks = store.webhooks()
 
+    def status_of(name: str, template: Template) -> TemplateStatus:
+        target = current_target(store, template, now=now)
+        tasks, outcomes = levels.get(name, Levels()), hand_outs.get(name, {})
+        hold = holds.get(name) or holds.get(SERVER)
+        prewarm = prewarms.get(name)
+        if prewarm is not None and not prewarm.active(now):
+            prewarm = None
+        scope = scope_of(template, organization, templates)
+        webhook = webhooks.get(scope) if scope is not None else None
+        hooks = WebhookState.IMPOSSIBLE if scope is None else webhook_state(webhook, heard=heard)
+        silent = webhook if hooks is WebhookState.SILENT else None
+        return TemplateStatus(
+            name=name,
+            target=target.size,
+            warm=tasks[TaskState.WARM],
+            creating=tasks[TaskState.CREATING],
+            leased=tasks[TaskState.LEASED],
+            importing=tasks[TaskState.IMPORTING],
+            deleting=tasks[TaskState.RETIRED] + tasks[TaskState.FAILED] + tasks[TaskState.DELETING],
+            waiting=store.waiting(name),
+            queued=queued.get(name, 0),
+            rate=target.rate,
+            peak_rate=target.peak_rate,
+            lead_time=target.lead_time,
+            hits=outcomes.get(Outcome.HIT, 0),
+            waits=outcomes.get(Outcome.WAIT, 0),
+            colds=outcomes.get(Outcome.COLD, 0),
+            paused_since=when(paused.get(name)),
+            held_since=when(hold.since) if hold else None,
+            held_until=when(hold.retry_at) if hold else None,
+            hold_reason=hold.reason if hold else "",
+            hold_code=hold.code if hold else "",
+            prewarm_size=prewarm.size if prewarm else 0,
+            prewarm_until=when(prewarm.until) if prewarm else None,
+            hooks=hooks,
+            hooks_silent_since=when(silent.heard_at or silent.installed_at) if silent else None,
+        )
 
-@dataclass(frozen=True)
-class _Hooks:
-    """The webhooks of all scopes, to look a template's up; ``heard`` as for ``webhook_state``."""
-
-    records: Mapping[str, WebhookRecord]
-    settings: Settings
-    heard: bool
-
-    def state(self, template: Template) -> WebhookState:
-        scope = self._scope(template)
-        if scope is None:
-            return WebhookState.IMPOSSIBLE
-        return webhook_state(self.records.get(scope), heard=self.heard)
-
-    def silent_since(self, template: Template) -> datetime | None:
-        if self.state(template) is not WebhookState.SILENT:
-            return None
-        record = self.records[self._scope(template) or ""]
-        return when(record.heard_at or record.installed_at)
-
-    def _scope(self, template: Template) -> str | None:
-        return scope_of(template, self.settings.cvat.organization, self.settings.templates)
+    return tuple(status_of(name, template) for name, template in templates.items())
 
 
 # --- In words -----------------------------------------------------------------------------------

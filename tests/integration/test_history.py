@@ -23,7 +23,7 @@ class Configured:
         self.store, self.settings, self.clock = store, settings, clock
 
     def __call__(self) -> Status:
-        return read_status(self.store, self.settings, now=self.clock.now())
+        return read_status(self.store, self.settings, self.settings.templates, now=self.clock.now())
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import NoReturn, cast
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,12 +11,12 @@ from support.clock import ManualClock
 from support.happening import make_warm, serve
 
 from pool.errors import StoreError
-from pool.events.sinks import SinkState
+from pool.events.sinks import Sinks, SinkState
 from pool.maintenance.reconcile import ReconcileReport
 from pool.maintenance.reconcile_rules import Action
-from pool.maintenance.scheduler import ServiceRecord
-from pool.model import Hold, Status
-from pool.observability.metrics import Metrics, Sources
+from pool.maintenance.scheduler import Scheduler, ServiceRecord
+from pool.model import Hold
+from pool.observability.metrics import Metrics
 from pool.observability.observation import Observation
 from pool.process import Process
 from pool.requests.breaker import SERVER
@@ -104,8 +104,7 @@ def test_polls_of_each_import(metrics: Metrics) -> None:
 
 def test_leaks_that_were_found(metrics: Metrics) -> None:
     assert Scrape(metrics)("reconciled_total", action="delete") == 0, "there before the first"
-    report = ReconcileReport(done={Action.ADOPT: 1, Action.DELETE: 2})
-    assert metrics.reconciled(report) is report
+    metrics.reconciled(ReconcileReport(done={Action.ADOPT: 1, Action.DELETE: 2}))
     scrape = Scrape(metrics)
     assert scrape("reconciled_total", action="adopt") == 1
     assert scrape("reconciled_total", action="delete") == 2
@@ -150,37 +149,15 @@ def test_levels_hand_outs_and_troubles(
     assert any(name == "cvat_pool_build_info" for name, _ in scrape.values)
 
 
-def standing(**changed: Any) -> Metrics:
-    """Metrics that read what the test says."""
-    metrics = Metrics()
-    nothing = Status(
-        server="",
-        store="",
-        maintainer=None,
-        in_flight=0,
-        held_since=None,
-        held_until=None,
-        hold_reason="",
-        templates=(),
-    )
-    sources = Sources(
-        status=lambda: nothing,
-        services=dict,
-        sinks=lambda: (),
-        unseen_events=lambda: 0,
-        spool_bytes=lambda: 0,
-        listeners=lambda: 0,
-    )
-    metrics.read_from(replace(sources, **changed))
-    return metrics
+def with_services(observation: Observation, **records: ServiceRecord) -> Metrics:
+    """The metrics of a daemon whose services have been doing so."""
+    observation.scheduler = cast(Scheduler, SimpleNamespace(records=records))
+    return observation.metrics
 
 
-def test_services() -> None:
-    records = {
-        "refill": ServiceRecord(runs=3, errors=1, missed=2, blocked=4, last_success=1234.5),
-        "prune": ServiceRecord(),
-    }
-    scrape = Scrape(standing(services=lambda: records))
+def test_services(observation: Observation) -> None:
+    refill = ServiceRecord(runs=3, errors=1, missed=2, blocked=4, last_success=1234.5)
+    scrape = Scrape(with_services(observation, refill=refill, prune=ServiceRecord()))
     assert scrape("service_last_success_timestamp_seconds", service="refill") == 1234.5
     assert scrape("service_last_success_timestamp_seconds", service="prune") is None
     told = {name: scrape(f"service_{name}_total", service="refill") for name in _COUNTED}
@@ -190,11 +167,12 @@ def test_services() -> None:
 _COUNTED = ("runs", "errors", "missed", "blocked")
 
 
-def test_sinks() -> None:
+def test_sinks(observation: Observation) -> None:
     state = SinkState(
         name="host-1", backlog=7, lag=2.5, delivered=5, given_up=1, failed_tries=3, gone=True
     )
-    scrape = Scrape(standing(sinks=lambda: [state]))
+    observation.sinks = cast(Sinks, SimpleNamespace(states=lambda: [state]))
+    scrape = Scrape(observation.metrics)
     told = {
         name: scrape(f"sink_{name}", sink="host-1")
         for name in (
@@ -209,11 +187,14 @@ def test_sinks() -> None:
     assert list(told.values()) == [7, 2.5, 1, 5, 3, 1]
 
 
-def test_a_store_that_cannot_be_read_is_told_of() -> None:
-    def status() -> Status:
+def test_a_store_that_cannot_be_read_is_told_of(
+    observation: Observation, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def levels() -> NoReturn:
         raise StoreError
 
-    scrape = Scrape(standing(status=status, services=lambda: {"refill": ServiceRecord(runs=1)}))
+    monkeypatch.setattr(store, "levels", levels)
+    scrape = Scrape(with_services(observation, refill=ServiceRecord(runs=1)))
     assert scrape("store_readable") == 0
     assert scrape("service_runs_total", service="refill") == 1
 

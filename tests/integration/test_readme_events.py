@@ -11,6 +11,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -20,10 +22,9 @@ from pool.clock import SystemClock
 from pool.config.loader import loads
 from pool.config.settings import SinkSettings
 from pool.events.delivery import Endpoint, Reply
-from pool.events.sinks import SinkState
-from pool.maintenance.scheduler import ServiceRecord
+from pool.events.sinks import Sinks, SinkState
+from pool.maintenance.scheduler import Scheduler, ServiceRecord
 from pool.model import KINDS, ConfigRecord
-from pool.observability.metrics import Metrics, Sources
 from pool.observability.observation import Observation
 from pool.process import Process
 from pool.store import Store
@@ -121,20 +122,14 @@ def exposed(engine: Process, store: Store) -> dict[str, set[str]]:
     now = engine.clock.now()
     store.acquire_maintenance("a daemon", until=now + 60.0, now=now)
     store.keep_configuration(ConfigRecord(loaded_at=now))
-    metrics = Metrics()
+    observation = Observation(engine)
+    metrics = observation.metrics
     sink = SinkState(
         name="s", backlog=0, lag=0.0, delivered=0, given_up=0, failed_tries=0, gone=False
     )
-    metrics.read_from(
-        Sources(
-            status=Observation(engine).status,
-            services=lambda: {"refill": ServiceRecord(last_success=1.0)},
-            sinks=lambda: [sink],
-            unseen_events=lambda: 0,
-            spool_bytes=lambda: 0,
-            listeners=lambda: 0,
-        )
-    )
+    records = {"refill": ServiceRecord(last_success=1.0)}
+    observation.scheduler = cast(Scheduler, SimpleNamespace(records=records))
+    observation.sinks = cast(Sinks, SimpleNamespace(states=lambda: [sink]))
     serve(store, "r1")
     serve(store, "r2", failed="import-failed")
     metrics.take(store.events_after(0, limit=99))
