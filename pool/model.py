@@ -260,9 +260,15 @@ class ImportRecord:
     uploaded_at: float | None = None
     deadline_at: float | None = None
     finished_at: float | None = None
+    frames: tuple[str, ...] | None = None
     members: tuple[ImportMember, ...] = ()
     spooled: bool = False
     imports_used: int = 0
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether CVAT has not said that it has the data: jobs may come from another's."""
+        return self.state is ImportState.UPLOADING or self.frames is not None
 
     @property
     def repeatable(self) -> bool:

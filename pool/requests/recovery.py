@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from pool.clock import Clock
-from pool.config.contents import contents_named
 from pool.errors import OwnerGone
 from pool.logs import get_logger
 from pool.model import RequestRecord, RequestState
 from pool.store import Store
-from pool.tracking.tracker import Tracker
+from pool.tracking.tracker import Tracker, expected_frames
 
 log = get_logger(__name__)
 
@@ -94,15 +93,18 @@ class Recovery:
             gone = OwnerGone("send the data again")
             self._store.fail_request(request.id, code=gone.code, message=gone.detail, now=now)
             return
-        contents = None
         if request.state is RequestState.UPLOADING:
             # Its last POST may have arrived. If not, CVAT knows no import, and that is found
             # out like any other lost import; jobs may come from another's data.
-            self._store.begin_import(request.import_id, deadline=now + ORPHAN_PATIENCE, now=now)
             importing = self._store.import_record(request.import_id)
-            members = importing.members if importing else ()
-            contents = contents_named(name for member in members for name in member.names)
-        self._tracker.watch(request.import_id, kind="adopted", contents=contents)
+            contents = expected_frames(importing) if importing else None
+            self._store.begin_import(
+                request.import_id,
+                deadline=now + ORPHAN_PATIENCE,
+                frames=contents.names if contents else None,
+                now=now,
+            )
+        self._tracker.watch(request.import_id, kind="adopted")
 
     def _some(self, kind: set[str]) -> list[str]:
         with self._guard:

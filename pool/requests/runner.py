@@ -541,9 +541,12 @@ class Runner:
         assert request.import_id is not None
         now = self._clock.now()
         self._store.begin_import(
-            request.import_id, deadline=now + template.importing.timeout, now=now
+            request.import_id,
+            deadline=now + template.importing.timeout,
+            frames=contents.names if contents else None,
+            now=now,
         )
-        self._tracker.watch(request.import_id, kind=kind_of(upload), contents=contents)
+        self._tracker.watch(request.import_id, kind=kind_of(upload))
 
     def _throw_away(self, request: RequestRecord, error: PoolError) -> str:
         """Burn the task of a request's import. Return the fresh lease with which the request waits

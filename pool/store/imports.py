@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from pool.model import (
@@ -60,19 +60,31 @@ class Imports(Connected):
                 return None
             return tasks[0], _import(db, "lease_id = :lease_id", lease_id=tasks[0].lease_id)
 
-    def begin_import(self, import_id: str, *, deadline: float, now: float) -> bool:
+    def begin_import(
+        self,
+        import_id: str,
+        *,
+        deadline: float,
+        frames: Collection[str] | None = None,
+        now: float,
+    ) -> bool:
         """CVAT has accepted the data: import, requests and task are ``IMPORTING``, the lease
-        ``USED``. No effect on an import that is not ``UPLOADING`` (any more)."""
+        ``USED``. No effect on an import that is not ``UPLOADING`` (any more).
+
+        With ``frames`` it only seems so, and the import stays in doubt: these are the names that
+        the frames may have if the data has arrived."""
         with self.connections.writing() as db:
             row = db.one(
                 """
                 UPDATE imports
-                SET state = 'importing', uploaded_at = :now, deadline_at = :deadline
+                SET state = 'importing', uploaded_at = :now, deadline_at = :deadline,
+                    frames = :frames
                 WHERE id = :id AND state = 'uploading'
                 RETURNING lease_id
                 """,
                 id=import_id,
                 deadline=deadline,
+                frames=None if frames is None else json.dumps(sorted(frames)),
                 now=now,
             )
             if row is None:
@@ -113,10 +125,15 @@ class Imports(Connected):
             end_lease(db, lease_id, LeaseState.USED)
             return True
 
-    def complete_import(self, pooled_id: str, jobs: Sequence[Job], *, now: float) -> bool:
+    def complete_import(
+        self, pooled_id: str, jobs: Sequence[Job], *, verified: bool = False, now: float
+    ) -> bool:
         """The jobs exist: the task is ``READY`` from ``IMPORTING`` or ``LEASED``, its lease
         ``USED``; its import and the members of that (``IMPORTING`` or ``UPLOADING``) are ``READY``
         too. A job goes to the member whose frames it begins with.
+
+        No effect while it is in doubt whether the import's data has arrived (``UPLOADING``, or
+        begun with ``frames``), unless the frames of the jobs are ``verified`` to be the import's.
 
         Being imported is what lies between uploading and ready, even when it was never written
         down. A name for the task is left to do, and for each member that has an assignee the
@@ -128,9 +145,14 @@ class Imports(Connected):
                 """
                 UPDATE tasks SET state = 'ready', changed_at = :now
                 WHERE id = :id AND state IN ('leased', 'importing')
+                  AND (:verified OR NOT EXISTS (
+                      SELECT 1 FROM imports
+                      WHERE imports.lease_id = tasks.lease_id
+                        AND (imports.state = 'uploading' OR imports.frames IS NOT NULL)))
                 RETURNING lease_id
                 """,
                 id=pooled_id,
+                verified=verified,
                 now=now,
             )
             if row is None:
@@ -440,6 +462,8 @@ def _import(db: Connection, which: str, **wanted: Any) -> ImportRecord | None:
     values: dict[str, Any] = dict(zip(_COLUMNS, row, strict=True))
     values["state"] = ImportState(values["state"])
     values["outcome"] = Outcome(values["outcome"])
+    if values["frames"] is not None:
+        values["frames"] = tuple(json.loads(values["frames"]))
     members = db.rows(
         """
         SELECT import_members.request_id, import_members.files, import_members.names,

@@ -141,6 +141,7 @@ _LEASES: Final = f"""
 """
 
 #: The task's and the lease's ids stay as they were, also when the task has another lease.
+#: ``frames``, as JSON, is there while it is in doubt whether CVAT has the data.
 _IMPORTS: Final = f"""
     CREATE TABLE imports (
         seq INTEGER PRIMARY KEY,
@@ -154,6 +155,7 @@ _IMPORTS: Final = f"""
         task_id INTEGER NOT NULL,
         outcome TEXT NOT NULL CHECK (outcome IN {_OUTCOMES}),
         size INTEGER NOT NULL,
+        frames TEXT,
         handed_out_at REAL NOT NULL,
         uploaded_at REAL,
         deadline_at REAL,

@@ -16,7 +16,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pool.clock import Clock
-from pool.config.contents import Contents
 from pool.errors import PoolError
 from pool.logs import get_logger
 from pool.model import LearnedPace
@@ -86,8 +85,8 @@ class Tracked:
     hurry: bool = False
     #: Its data is in the spool, so that it can have another task should CVAT lose the import.
     repeatable: bool = False
-    #: What was sent, where its arrival is not certain: the frames of the jobs are compared with it.
-    contents: Contents | None = None
+    #: CVAT has said that it has the import's data, so that its jobs come from that.
+    certain: bool = False
     #: Another process tracks it; this one has a webhook delivery about it.
     borrowed: bool = False
 

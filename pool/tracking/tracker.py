@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from pool.backoff import backoff
 from pool.clock import Clock, Wakeup
-from pool.config.contents import Contents
+from pool.config.contents import Contents, contents_named
 from pool.config.settings import Template
 from pool.cvat import CvatClient
 from pool.cvat.failures import OTHER_DATA
@@ -32,7 +32,7 @@ from pool.errors import (
 )
 from pool.events.feed import Feed, Unsubscribe
 from pool.logs import get_logger
-from pool.model import Event, Handout, Job, TaskState
+from pool.model import Event, Handout, ImportRecord, Job, PooledTask, TaskState
 from pool.store import Store
 from pool.tracking.poll_schedule import (
     LEASE_PAUSE,
@@ -103,6 +103,13 @@ def judge(state: ImportState, *, unknown: int) -> PoolError | None:
             return None
 
 
+def expected_frames(importing: ImportRecord) -> Contents | None:
+    """Return what the frames of an import in doubt may be called; None where that is unknown."""
+    if importing.frames is not None:
+        return Contents(frozenset(importing.frames))
+    return contents_named(name for member in importing.members for name in member.names)
+
+
 class Tracker:
     """Follows imports to their end, and writes the end down, once: a poll, a webhook and another
     process may find it at the same time, and the first does what there is to do."""
@@ -149,10 +156,8 @@ class Tracker:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    def watch(self, import_id: str, *, kind: str, contents: Contents | None = None) -> None:
-        """Track an import, unless another process has ended it. ``kind`` is the sort of data.
-        ``contents`` is what it consists of, where CVAT did not say that it has the data: then jobs
-        are the import's only if the task shows that data."""
+    def watch(self, import_id: str, *, kind: str) -> None:
+        """Track an import, unless another process has ended it. ``kind`` is the sort of data."""
         importing = self._store.import_record(import_id)
         if importing is None or importing.finished_at is not None:
             return
@@ -174,7 +179,7 @@ class Tracker:
                 deadline=now + max(0.0, (importing.deadline_at or wall) - wall),
                 size_class=name,
                 relaxed=relaxed,
-                contents=contents,
+                certain=not importing.doubtful,
                 repeatable=importing.repeatable,
             )
         )
@@ -232,7 +237,8 @@ class Tracker:
         """Complete an import whose jobs a webhook has delivered, all of them. The import may be
         another process's; False when there is none under way."""
         tracked = self._announced(task_id)
-        if tracked is not None and tracked.contents is not None:
+        if tracked is not None and not tracked.certain:
+            # The frames are compared when a poll finds the jobs.
             return self.expedite(task_id)
         return tracked is not None and self._ready(tracked, jobs, self._clock.monotonic())
 
@@ -270,6 +276,8 @@ class Tracker:
                 request_ids=importing.request_ids if importing else (),
                 since=now,
                 due=now,
+                repeatable=importing is not None and importing.repeatable,
+                certain=importing is not None and not importing.doubtful,
                 borrowed=True,
             )
         tracked.announced = True
@@ -367,10 +375,9 @@ class Tracker:
             tracked.polls += 1
             tracked.errors = 0
             jobs = found.get(tracked.task_id)
-            if jobs and self._is_ours(tracked):
-                self._ready(tracked, jobs, seen_at)
-                ready += 1
-            elif not jobs:
+            if jobs:
+                ready += self._found(tracked, jobs, seen_at)
+            else:
                 self._not_yet(tracked, seen_at, answered_at)
         late = self._latest_to_ask(due, answered_at)
         if late is not None:
@@ -378,21 +385,32 @@ class Tracker:
         failed += self._time_out(due, answered_at)
         return TrackReport(asked=len(due), ready=ready, failed=failed)
 
-    def _is_ours(self, tracked: Tracked) -> bool:
-        """Whether jobs that were found come from the import's data. If others' data is there, the
-        import has ended; where CVAT does not answer, it is looked at again."""
-        if tracked.contents is None:
+    def _found(self, tracked: Tracked, jobs: Sequence[Job], seen_at: float) -> bool:
+        """End an import whose jobs were found. While it is in doubt whether its data has arrived,
+        the frames of the task say whether the jobs are its own. Return whether they are."""
+        _, importing = (None, None) if tracked.certain else self._on_server(tracked)
+        if importing is None or not importing.doubtful:
+            self._ready(tracked, jobs, seen_at)
             return True
+        expected = expected_frames(importing)
         try:
             frames = self._cvat().frame_names(tracked.task_id)
         except CvatError as error:
             log.info("frames not known", task_id=tracked.task_id, why=str(error))
             tracked.due = self._clock.monotonic() + STATE_PAUSE
             return False
-        if tracked.contents.cover(frames):
+        if expected is not None and expected.cover(frames):
+            self._ready(tracked, jobs, seen_at, verified=True)
             return True
-        self._failed(tracked, ImportLost(OTHER_DATA))
+        if importing.uploaded_at is None:
+            # The process that sends it finds out what has become of it, and tracks it.
+            self.forget(tracked.pooled_id)
+        else:
+            self._failed(tracked, ImportLost(OTHER_DATA))
         return False
+
+    def _on_server(self, tracked: Tracked) -> tuple[PooledTask | None, ImportRecord | None]:
+        return self._store.task_on_server(tracked.task_id) or (None, None)
 
     def _not_yet(self, tracked: Tracked, seen_at: float, now: float) -> None:
         tracked.empty_at = seen_at - tracked.since
@@ -453,7 +471,7 @@ class Tracker:
             return False
         unknown = state.status is ImportStatus.UNKNOWN
         if tracked.foreign:
-            task, importing = self._store.task_on_server(tracked.task_id) or (None, None)
+            task, importing = self._on_server(tracked)
             seen = task is not None and task.state is TaskState.IMPORTING and importing is None
             if unknown and not seen:
                 return False  # its caller has not uploaded anything yet
@@ -481,10 +499,15 @@ class Tracker:
 
     # --- Ends -----------------------------------------------------------------------------------
 
-    def _ready(self, tracked: Tracked, jobs: Sequence[Job], seen_at: float) -> bool:
+    def _ready(
+        self, tracked: Tracked, jobs: Sequence[Job], seen_at: float, *, verified: bool = False
+    ) -> bool:
         """Complete an import whose jobs exist, seen at ``seen_at`` by the monotonic clock. False
-        when another has ended it before, as :meth:`_failed`."""
-        first = self._store.complete_import(tracked.pooled_id, jobs, now=self._clock.now())
+        when another has ended it before, as :meth:`_failed`. ``verified`` says that the frames of
+        an import in doubt are its own."""
+        first = self._store.complete_import(
+            tracked.pooled_id, jobs, verified=verified, now=self._clock.now()
+        )
         if first:
             log.info(
                 "jobs are ready",

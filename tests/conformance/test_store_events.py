@@ -106,7 +106,7 @@ def test_data_for_a_lease_is_told_when_it_comes(scene: Scene) -> None:
 def test_jobs_that_are_seen_before_the_uploads_answer(scene: Scene) -> None:
     opened = scene.uploading(now=T1)
     before = scene.store.last_event_id()
-    scene.store.complete_import(opened.lease.pooled_id or "", JOBS, now=T2)
+    scene.store.complete_import(opened.lease.pooled_id or "", JOBS, verified=True, now=T2)
     assert recorded(scene, after=before) == [
         ("lease.handed_out", T1),
         ("request.ready", T2),

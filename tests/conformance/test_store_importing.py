@@ -45,12 +45,36 @@ def test_from_upload_to_jobs(scene: Scene) -> None:
 
 def test_jobs_may_be_seen_before_the_upload_is_known_to_have_ended(scene: Scene) -> None:
     opened = scene.uploading()
-    assert scene.store.complete_import(pooled_id(opened), JOBS, now=NOW + 2)
+    before = everything(scene.store)
+    assert not scene.store.complete_import(pooled_id(opened), JOBS, now=NOW + 2)
+    assert everything(scene.store) == before, "they may come from another's data"
+    assert scene.store.complete_import(pooled_id(opened), JOBS, verified=True, now=NOW + 2)
     assert scene.states(opened) == READY
     assert scene.request(opened.request).uploaded_at == NOW + 2
     assert not scene.store.begin_import(
         scene.import_id(request_id(opened)), deadline=NOW, now=NOW + 3
     )
+
+
+@pytest.mark.parametrize("frames", [None, ("b.jpg", "a/b.jpg"), ()])
+def test_an_import_in_doubt_is_completed_once_its_frames_are_verified(
+    scene: Scene, frames: tuple[str, ...] | None
+) -> None:
+    opened = scene.uploading()
+    import_id = scene.import_id(request_id(opened))
+    found = scene.store.import_record(import_id)
+    assert found is not None
+    assert found.doubtful
+    assert scene.store.begin_import(import_id, deadline=NOW, frames=frames, now=NOW)
+    found = scene.store.import_record(import_id)
+    assert found is not None
+    assert found.doubtful is (frames is not None)
+    assert found.frames == (None if frames is None else tuple(sorted(frames)))
+    completed = scene.store.complete_import(pooled_id(opened), JOBS, now=NOW)
+    assert completed is (frames is None)
+    again = scene.store.complete_import(pooled_id(opened), JOBS, verified=True, now=NOW)
+    assert again is not completed
+    assert scene.states(opened) == READY
 
 
 def test_a_foreign_upload(scene: Scene) -> None:

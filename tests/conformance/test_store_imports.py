@@ -169,7 +169,7 @@ def test_all_of_them_or_none(scene: Scene, why: str) -> None:
 def test_an_import_completes_all_its_members_once(scene: Scene, noticed: bool) -> None:
     sent, requests = importing(scene) if noticed else group(scene)
     before = scene.store.last_event_id()
-    assert scene.store.complete_import(sent.pooled_id, JOBS, now=NOW + 9)
+    assert scene.store.complete_import(sent.pooled_id, JOBS, verified=True, now=NOW + 9)
     assert not scene.store.complete_import(sent.pooled_id, JOBS, now=NOW + 10)
     assert not scene.store.begin_import(sent.id, deadline=NOW, now=NOW + 10)
     ended = record(scene, sent.id)
@@ -204,7 +204,7 @@ def test_each_member_has_its_jobs_assigned(scene: Scene) -> None:
     scene.warm()
     handout = claim(scene, requests)
     assert handout is not None
-    scene.store.complete_import(handout.task.id, JOBS, now=NOW)
+    scene.store.complete_import(handout.task.id, JOBS, verified=True, now=NOW)
     steps = scene.store.steps_of(handout.task.id)
     wanted = [(step.kind, step.request.id if step.request else None) for step in steps]
     assert wanted[0] == (FinalKind.NAME, requests[0].id), "the first one names the task"

@@ -353,7 +353,7 @@ def test_counting_what_is_queued(scene: Scene) -> None:
     assert scene.store.queued() == {"streets": 2, "other": 1}
     assert scene.store.queue_length() == 2
     assert served.lease.pooled_id is not None
-    assert scene.store.complete_import(served.lease.pooled_id, JOBS, now=NOW)
+    assert scene.store.complete_import(served.lease.pooled_id, JOBS, verified=True, now=NOW)
     assert scene.store.queue_length() == 2
 
 

@@ -189,14 +189,17 @@ class Calls(Model):
             self.move_task(self.held_task(request) or "", T.IMPORTING)
             self.move_lease(request.lease, L.USED)
 
-    @rule(number=st.integers(0, 9), succeeds=st.booleans())
-    def end_import(self, number: int, succeeds: bool) -> None:
+    @rule(number=st.integers(0, 9), succeeds=st.booleans(), verified=st.booleans())
+    def end_import(self, number: int, succeeds: bool, verified: bool) -> None:
         pooled_id, task = self.some_task(number)
         due = task.state in (T.LEASED, T.IMPORTING)
+        if due and succeeds and not verified:
+            request = self.leases[task.lease or ""].request
+            due = request is None or self.requests[request].state is not R.UPLOADING
         self.expect(
             due,
             lambda: (
-                self.store.complete_import(pooled_id, JOBS, now=self.now)
+                self.store.complete_import(pooled_id, JOBS, verified=verified, now=self.now)
                 if succeeds
                 else self.store.fail_import(pooled_id, code="x", message="y", now=self.now)
             ),

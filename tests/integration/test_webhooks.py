@@ -10,9 +10,13 @@ from support.hooked import Counted, serve, state
 from support.waiting import wait_until
 
 from pool import ImportFailed, Outcome, TaskPool
+from pool.config.source import build_upload
+from pool.cvat.failures import OTHER_DATA
 from pool.daemon import Daemon
 from pool.model import WebhookState
+from pool.requests import runner
 from pool.simulator import SimulatorServer
+from pool.simulator.faults import Cut, Error
 from pool.tracking.webhook_setup import WebhookReport
 
 
@@ -130,3 +134,46 @@ def test_a_forged_delivery_has_no_effect(
     finally:
         simulator.release_imports()
     assert request.jobs(timeout=20)
+
+
+# --- Data that may not have arrived ---------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("arrived", [True, False])
+def test_an_announced_import_in_doubt_is_not_taken_for_the_requests(
+    hooks: WebhookReport,
+    caller: Counted,
+    simulator: SimulatorServer,
+    image: bytes,
+    arrived: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The answer to the caller's upload was lost, and an import is under way: the daemon, which is
+    told of its jobs, compares the frames with what the caller has sent."""
+    monkeypatch.setattr(runner, "SETTLE_LOOKS", (0.0, 0.1))
+    lease = caller.pool.acquire("hooked")
+    simulator.hold_imports()
+    try:
+        if not arrived:
+            caller.pool.process.cvat().upload(
+                lease.task_id,
+                build_upload([("theirs.jpg", image)]),
+                caller.pool.settings.templates["hooked"].data,
+                single_request_limit=10**6,
+                prepared=True,
+            )
+        lost = (
+            Cut("data:post", at="after", times=1)
+            if arrived
+            else Error("data:post", status=502, times=1)
+        )
+        with simulator.fault(lost):
+            request = lease.upload([("ours.jpg", image)])
+    finally:
+        simulator.release_imports()
+    if arrived:
+        assert request.jobs(timeout=20)
+    else:
+        with pytest.raises(ImportFailed, match=OTHER_DATA):
+            request.jobs(timeout=20)
