@@ -7,7 +7,6 @@ import random
 import secrets
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack
 
 from pool.client.events import EventStream
@@ -66,11 +65,11 @@ LONGEST_WRITE: Final = 600.0
 
 
 class AsyncRemotePool:
-    """The pool of the daemon at ``url``, for asyncio; see :class:`pool.RemotePool`, whose
-    parameters, methods and errors it has.
+    """The pool of the daemon at ``url``, for asyncio.
 
-    One belongs to one event loop; any number of its tasks may use it at the same time. A given
-    ``client`` is not closed here.
+    Parameters, methods and errors are those of :class:`pool.RemotePool`; each method is awaited.
+    One pool belongs to one event loop; any number of its tasks may use it at the same time. A
+    given ``client`` is not closed here.
     """
 
     def __init__(
@@ -111,12 +110,7 @@ class AsyncRemotePool:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     # --- Leases -----------------------------------------------------------------------------------
@@ -129,7 +123,7 @@ class AsyncRemotePool:
         idempotency_key: str | None = None,
         ttl: float | None = None,
     ) -> AsyncLease:
-        """Lease a warm task; see :meth:`pool.RemotePool.acquire`."""
+        """As :meth:`pool.RemotePool.acquire`."""
         timeout = check_timeout(timeout)
         wanted = {"template": check_template(template), "timeout": timeout, "ttl": check_ttl(ttl)}
         call = Call(
@@ -142,14 +136,11 @@ class AsyncRemotePool:
         return self._lease(parse_lease(await self._transport.call(call)))
 
     async def lease(self, lease_id: str) -> AsyncLease:
-        """Return a lease by its id, from whichever process it came.
-
-        :raises UnknownLease: there is none, or it never got a task.
-        """
+        """As :meth:`pool.RemotePool.lease`."""
         return self._lease(await self._read_lease(lease_id))
 
     async def release(self, lease: AsyncLease | str) -> None:
-        """Give an untouched task back; see :meth:`pool.TaskPool.release`."""
+        """As :meth:`pool.RemotePool.release`."""
         lease_id = lease if isinstance(lease, str) else lease.id
         answer = await self._transport.answer(Call(method="DELETE", path=_lease_path(lease_id)))
         if answer.error is None:
@@ -160,7 +151,7 @@ class AsyncRemotePool:
             raise answer.error
 
     async def jobs_of_lease(self, lease: LeaseHandle, timeout: float | None) -> list[Job]:
-        """Return the jobs of a lease's task; see :meth:`pool.Lease.jobs`."""
+        """As :meth:`pool.Lease.jobs`."""
 
         def jobs(document: dict[str, Any]) -> list[Job] | None:
             found = parse_lease(document)
@@ -188,7 +179,7 @@ class AsyncRemotePool:
         progress: AsyncProgress | None = None,
         **data: Unpack[Data],
     ) -> AsyncRequest:
-        """Put data into a task of the pool; see :meth:`pool.RemotePool.submit`.
+        """As :meth:`pool.RemotePool.submit`.
 
         Files are read on other threads; ``progress`` is called on the loop, and awaited when it
         is a coroutine function.
@@ -239,10 +230,7 @@ class AsyncRemotePool:
         return AsyncRequest(self, parse_request(answer))
 
     async def request(self, request_id: str) -> AsyncRequest:
-        """Return a request by its id, from whichever process it came.
-
-        :raises UnknownRequest: there is none.
-        """
+        """As :meth:`pool.RemotePool.request`."""
         return AsyncRequest(self, await self.read_request(request_id))
 
     async def read_request(self, request_id: str) -> RemoteRequest:
@@ -254,7 +242,7 @@ class AsyncRemotePool:
         return parse_request(await self._transport.call(call))
 
     async def wait_for_request(self, request_id: str, timeout: float | None) -> RemoteRequest:
-        """Return a request that has its jobs; see :meth:`pool.Request.jobs`."""
+        """Return the request once it has its jobs; see :meth:`pool.Request.jobs`."""
 
         def ready(document: dict[str, Any]) -> RemoteRequest | None:
             request = parse_request(document)
@@ -268,7 +256,7 @@ class AsyncRemotePool:
         return await self._poll(path, ready, timeout, f"request {request_id}")
 
     async def cancel(self, request: RequestHandle[Any]) -> bool:
-        """Cancel a request that is still queued; return False when it is too late for that."""
+        """As :meth:`pool.Request.cancel`."""
         call = Call(method="DELETE", path=_request_path(request.id))
         answer = await self._transport.answer(call)
         if answer.error is None:
@@ -283,28 +271,25 @@ class AsyncRemotePool:
     # --- Control ----------------------------------------------------------------------------------
 
     async def pause(self, template: str) -> None:
-        """Create no more tasks; see :meth:`pool.TaskPool.pause`."""
+        """As :meth:`pool.TaskPool.pause`."""
         await self._control(f"{check_template(template)}/pause")
 
     async def resume(self, template: str | None = None) -> None:
-        """Create tasks again, and try what is held; see :meth:`pool.TaskPool.resume`."""
+        """As :meth:`pool.TaskPool.resume`."""
         await self._control("resume" if template is None else f"{check_template(template)}/resume")
 
     async def drain(self, template: str) -> int:
-        """Retire the warm tasks, and return their number; see :meth:`pool.TaskPool.drain`.
-
-        Those that a lost try has retired are not counted.
-        """
+        """As :meth:`pool.TaskPool.drain`; what a lost try has retired is not counted."""
         return parse_retired(await self._control(f"{check_template(template)}/drain"))
 
     async def prewarm(self, template: str, count: int, *, duration: float = 900.0) -> None:
-        """Keep more tasks warm for a while; see :meth:`pool.TaskPool.prewarm`."""
+        """As :meth:`pool.TaskPool.prewarm`."""
         count, seconds = check_prewarm(count, duration)
         path = f"{check_template(template)}/prewarm"
         await self._control(path, {"count": count, "seconds": seconds})
 
     async def status(self) -> Status:
-        """Return levels, demand and troubles of all templates, as the daemon sees them."""
+        """As :meth:`pool.TaskPool.status`."""
         call = Call(method="GET", path="/v1/templates")
         return parse_status(await self._transport.call(call))
 
@@ -317,14 +302,17 @@ class AsyncRemotePool:
         template: str | None = None,
         after: int | None = None,
     ) -> AsyncGenerator[Event, None]:
-        """Yield the events from when the iteration begins, or those after the one with the id
-        ``after``; see :meth:`pool.RemotePool.events`. ::
+        """As :meth:`pool.RemotePool.events`, from when the iteration begins. ::
 
-            async for event in pool.events(kinds=["request.ready"]): ...
+        async for event in pool.events(kinds=["request.ready"]): ...
         """
-        async with self.event_stream(kinds=kinds, template=template, after=after) as stream:
+        stream = self.event_stream(kinds=kinds, template=template, after=after)
+        await stream.open()
+        try:
             while True:
                 yield await stream.next()
+        finally:
+            await stream.close()
 
     def event_stream(
         self,
@@ -389,7 +377,7 @@ class AsyncRemotePool:
 
 @dataclass(frozen=True, kw_only=True)
 class AsyncLease(LeaseHandle):
-    """One task, leased to you alone; see :class:`pool.Lease`."""
+    """As :class:`pool.Lease`; its methods are awaited."""
 
     _pool: AsyncRemotePool = field(repr=False, compare=False)
 
@@ -402,7 +390,7 @@ class AsyncLease(LeaseHandle):
         progress: AsyncProgress | None = None,
         **data: Unpack[Data],
     ) -> AsyncRequest:
-        """Send the data into this task; see :meth:`pool.Lease.upload`."""
+        """As :meth:`pool.Lease.upload`."""
         return await self._pool.send(
             build_upload(files, **data),
             template=self.template,
@@ -413,16 +401,16 @@ class AsyncLease(LeaseHandle):
         )
 
     async def jobs(self, timeout: float | None = None) -> list[Job]:
-        """Return the jobs of the task, as soon as they exist; see :meth:`pool.Lease.jobs`."""
+        """As :meth:`pool.Lease.jobs`."""
         return await self._pool.jobs_of_lease(self, timeout)
 
     async def release(self) -> None:
-        """Give the untouched task back to the pool; see :meth:`pool.Lease.release`."""
+        """As :meth:`pool.Lease.release`."""
         await self._pool.release(self)
 
 
 class AsyncRequest(RequestHandle[RemoteRequest]):
-    """Data on its way to job ids; see :class:`pool.Request`."""
+    """As :class:`pool.Request`; its methods, ``state`` and ``warnings`` are awaited."""
 
     def __init__(self, pool: AsyncRemotePool, record: RemoteRequest) -> None:
         super().__init__(record)
@@ -430,34 +418,33 @@ class AsyncRequest(RequestHandle[RemoteRequest]):
 
     @property
     def url(self) -> str | None:
-        """The page of its task."""
+        """As :attr:`pool.Request.url`."""
         return self._record.url
 
     @property
     def state(self) -> Coroutine[Any, Any, RequestState]:
-        """Its state now, to be awaited: ``await request.state``."""
+        """As :attr:`pool.Request.state`: ``await request.state``."""
         return self._state()
 
     @property
     def warnings(self) -> Coroutine[Any, Any, tuple[RequestWarning, ...]]:
-        """What it has to do without, to be awaited: ``await request.warnings``; see
-        :attr:`pool.Request.warnings`."""
+        """As :attr:`pool.Request.warnings`: ``await request.warnings``."""
         return self._warnings()
 
     async def refresh(self) -> RemoteRequest:
-        """Ask the daemon for it again, unless it is finished."""
+        """As :meth:`pool.Request.refresh`."""
         if not self._record.state.finished:
             self._record = await self._pool.read_request(self.id)
         return self._record
 
     async def jobs(self, timeout: float | None = None) -> list[Job]:
-        """Return its jobs, as soon as the server has them; see :meth:`pool.Request.jobs`."""
+        """As :meth:`pool.Request.jobs`."""
         if self._record.jobs is None:
             self._record = await self._pool.wait_for_request(self.id, timeout)
         return list(self._record.jobs or ())
 
     async def cancel(self) -> bool:
-        """Cancel it while it is still queued; return False when it is too late for that."""
+        """As :meth:`pool.Request.cancel`."""
         return await self._pool.cancel(self)
 
     async def _warnings(self) -> tuple[RequestWarning, ...]:

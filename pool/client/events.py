@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Collection
 from contextlib import suppress
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import httpx
 
@@ -98,18 +97,6 @@ class EventStream:
         response, self._response, self._pieces = self._response, None, None
         if response is not None:
             await response.aclose()
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     # --- Reading --------------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ import weakref
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from concurrent.futures import Future
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from pool.client.asynchronous import (
@@ -45,7 +44,10 @@ log = get_logger(__name__)
 
 
 class RemotePool:
-    """The pool of the daemon at ``url``; use it as a :class:`pool.TaskPool`.
+    """The pool of the daemon at ``url``: the methods of :class:`pool.TaskPool`, over HTTP.
+
+    Parameters and errors are those of the same method there; besides, every call raises
+    :class:`pool.PoolUnreachable` when no daemon answers. What differs is said here.
 
     ``token`` is by default the first one in ``POOL_API_TOKEN``. Every answer has to come within
     ``timeout`` seconds, beside what the call itself waits for. Calls that were lost, or refused
@@ -108,12 +110,7 @@ class RemotePool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # --- Leases -----------------------------------------------------------------------------------
@@ -126,10 +123,7 @@ class RemotePool:
         idempotency_key: str | None = None,
         ttl: float | None = None,
     ) -> Lease:
-        """Lease a warm task; parameters and errors are those of :meth:`pool.TaskPool.acquire`.
-
-        :raises PoolUnreachable: no daemon answers.
-        """
+        """As :meth:`pool.TaskPool.acquire`."""
         lease = self._call(
             self._remote.acquire,
             template,
@@ -140,18 +134,15 @@ class RemotePool:
         return self._lease(lease)
 
     def lease(self, lease_id: str) -> Lease:
-        """Return a lease by its id, from whichever process it came.
-
-        :raises UnknownLease: there is none, or it never got a task.
-        """
+        """As :meth:`pool.TaskPool.lease`."""
         return self._lease(self._call(self._remote.lease, lease_id))
 
     def release(self, lease: Lease | str) -> None:
-        """Give an untouched task back; errors are those of :meth:`pool.TaskPool.release`."""
+        """As :meth:`pool.TaskPool.release`."""
         self._call(self._remote.release, lease if isinstance(lease, str) else lease.id)
 
     def jobs_of_lease(self, lease: Lease, timeout: float | None) -> list[Job]:
-        """Return the jobs of a lease's task; see :meth:`pool.Lease.jobs`."""
+        """As :meth:`pool.Lease.jobs`."""
         return self._call(self._remote.jobs_of_lease, lease, timeout)
 
     # --- Requests ---------------------------------------------------------------------------------
@@ -168,17 +159,11 @@ class RemotePool:
         progress: Progress | None = None,
         **data: Unpack[Data],
     ) -> Request:
-        """Put data into a task of the pool; return as soon as the daemon has all of it on disk.
+        """As :meth:`pool.TaskPool.submit`; return as soon as the daemon has all data on disk.
 
-        Parameters are those of :meth:`pool.TaskPool.submit`, except that the daemon waits for a
-        task: ``timeout`` is for how many seconds a daemon is tried that does not answer or that
-        refuses for now. ``progress`` is called on another thread. ``Request.jobs`` waits for the
-        result.
-
-        :raises InputError: the input cannot be used; nothing was done.
-        :raises UnknownTemplate: the configuration has no such template.
-        :raises IdempotencyConflict: the key was used before with other content.
-        :raises PoolUnreachable: no daemon answers.
+        The daemon waits for a task: ``timeout`` is for how many seconds a daemon is tried that
+        does not answer or that refuses for now. ``progress`` is called on another thread.
+        ``Request.jobs`` waits for the result, and raises what CVAT says.
         """
         sent = self._call(
             self._remote.send,
@@ -201,7 +186,7 @@ class RemotePool:
         assignee: int | None,
         progress: Progress | None,
     ) -> Request:
-        """Put data into the task of a lease; see :meth:`pool.Lease.upload`."""
+        """As :meth:`pool.Lease.upload`, with checked data."""
         sent = self._call(
             self._remote.send,
             upload,
@@ -214,10 +199,7 @@ class RemotePool:
         return Request(self, sent.record)
 
     def request(self, request_id: str) -> Request:
-        """Return a request by its id, from whichever process it came.
-
-        :raises UnknownRequest: there is none.
-        """
+        """As :meth:`pool.TaskPool.request`."""
         return Request(self, self.read_request(request_id))
 
     def read_request(self, request_id: str) -> RequestRecord:
@@ -228,7 +210,7 @@ class RemotePool:
         return self._call(self._remote.read_request, request_id)
 
     def jobs_of_request(self, request: Request, timeout: float | None) -> list[Job]:
-        """Return the jobs of a request; see :meth:`pool.Request.jobs`."""
+        """As :meth:`pool.Request.jobs`."""
         record = request.record
         if not isinstance(record, RemoteRequest) or record.jobs is None:
             record = self._call(self._remote.wait_for_request, request.id, timeout)
@@ -236,33 +218,33 @@ class RemotePool:
         return list(record.jobs or ())
 
     def cancel(self, request: Request) -> bool:
-        """Cancel a request that is still queued; see :meth:`pool.Request.cancel`."""
+        """As :meth:`pool.Request.cancel`."""
         return self._call(self._remote.cancel, request)
 
     def url_of(self, record: RequestRecord) -> str | None:
-        """Return the page of a request's task, once it has one."""
+        """As :meth:`pool.TaskPool.url_of`."""
         return record.url if isinstance(record, RemoteRequest) else None
 
     # --- Control ----------------------------------------------------------------------------------
 
     def pause(self, template: str) -> None:
-        """Create no more tasks; see :meth:`pool.TaskPool.pause`."""
+        """As :meth:`pool.TaskPool.pause`."""
         self._call(self._remote.pause, template)
 
     def resume(self, template: str | None = None) -> None:
-        """Create tasks again, and try what is held; see :meth:`pool.TaskPool.resume`."""
+        """As :meth:`pool.TaskPool.resume`."""
         self._call(self._remote.resume, template)
 
     def drain(self, template: str) -> int:
-        """Retire the warm tasks, and return their number; see :meth:`pool.TaskPool.drain`."""
+        """As :meth:`pool.TaskPool.drain`; what a lost try has retired is not counted."""
         return self._call(self._remote.drain, template)
 
     def prewarm(self, template: str, count: int, *, duration: float = 900.0) -> None:
-        """Keep more tasks warm for a while; see :meth:`pool.TaskPool.prewarm`."""
+        """As :meth:`pool.TaskPool.prewarm`."""
         self._call(self._remote.prewarm, template, count, duration=duration)
 
     def status(self) -> Status:
-        """Return levels, demand and troubles of all templates, as the daemon sees them."""
+        """As :meth:`pool.TaskPool.status`."""
         return self._call(self._remote.status)
 
     # --- Events -----------------------------------------------------------------------------------
@@ -290,13 +272,8 @@ class RemotePool:
         *,
         template: str | None = None,
     ) -> Callable[[], None]:
-        """Call ``callback`` with each event from now on, in order and on a thread of its own;
-        return what ends that. As :meth:`pool.TaskPool.subscribe`.
-
-        None is missed when the daemon is gone for a while, however long.
-
-        :raises PoolUnreachable: no daemon answers.
-        """
+        """As :meth:`pool.TaskPool.subscribe`. No event is missed when the daemon is gone for a
+        while, however long."""
         events = self._listen(kinds, template, None)
         threading.Thread(
             target=_call_back, args=(events, callback), name="callback", daemon=True
