@@ -11,45 +11,26 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pool.bench import processes
 from pool.bench.pictures import sample_images, sample_labels
-from pool.bench.processes import PATIENCE
 from pool.cli.output import print_json
 from pool.cli.status import StatusView
-from pool.errors import PoolError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from pool.model import Status
-    from pool.taskpool import TaskPool
+    from pool.bench.pooled import Supply
 
 TEMPLATE = "street-scenes"
 POOL_REQUESTS = 30
 SDK_REQUESTS = 5
 POOL_SIZE = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class Demo:
-    """What was measured. ``flows`` are milliseconds from a request to its job ids, by the way of
-    getting there, the pool first; ``server`` are CVAT's own of the pool's requests."""
-
-    images: int
-    labels: int
-    filled_in: float
-    before: Status
-    after: Status
-    flows: Mapping[str, Sequence[float]]
-    examples: Sequence[Mapping[str, Any]]
-    server: Sequence[float]
 
 
 def demo(*, images: int, labels: int, speed: float, as_json: bool, serve: bool) -> None:
@@ -58,6 +39,8 @@ def demo(*, images: int, labels: int, speed: float, as_json: bool, serve: bool) 
     :raises PoolError: a part did not come up or failed.
     """
     from rich.console import Console
+
+    from pool.bench.pooled import open_supply
 
     console = Console(stderr=as_json, quiet=as_json)
     with ExitStack() as stack:
@@ -71,17 +54,16 @@ def demo(*, images: int, labels: int, speed: float, as_json: bool, serve: bool) 
         console.print(
             f"Starting the daemon, which keeps {POOL_SIZE} tasks warm ...", highlight=False
         )
-        daemon = stack.enter_context(
-            processes.daemon(config, environment, folder, log_options=["--log-json"])
-        )
-        with _pool(config, environment) as pool:
-            result = _compare(pool, environment, console, images=images, labels=labels)
+        supply = stack.enter_context(open_supply(config, environment))
+        figures = _compare(supply, environment, console, folder, images=images, labels=labels)
         if as_json:
-            print_json(_figures(result))
+            print_json(figures)
         else:
-            _show(result, console)
+            _show(figures, console)
         if serve:
-            _leave_running(daemon.listening_at(), config, environment, as_json=as_json)
+            url = supply.daemon.listening_at()
+            supply.pool.close()
+            _leave_running(url, config, environment, as_json=as_json)
 
 
 def _configuration(url: str, folder: Path, labels: int) -> str:
@@ -101,27 +83,23 @@ pool = {{ min_size = {POOL_SIZE} }}
 """
 
 
-@contextmanager
-def _pool(config: Path, environment: dict[str, str]) -> Iterator[TaskPool]:
-    from pool.config.loader import load
-    from pool.cvat import connect
-    from pool.taskpool import TaskPool
-
-    settings = load(config)
-    with (
-        connect(settings.cvat, environment) as cvat,
-        TaskPool(settings, cvat=cvat) as pool,
-    ):
-        yield pool
-
-
 # --- Measuring ------------------------------------------------------------------------------------
 
 
 def _compare(
-    pool: TaskPool, environment: Mapping[str, str], console: Console, *, images: int, labels: int
-) -> Demo:
-    from pool.bench.plain import plain_client, plain_flows
+    supply: Supply,
+    environment: Mapping[str, str],
+    console: Console,
+    folder: Path,
+    *,
+    images: int,
+    labels: int,
+) -> dict[str, Any]:
+    """Return what was measured: milliseconds from a request to its job ids, by the way of
+    getting there, the pool first; and the server's own of the pool's requests."""
+    from pool.bench.measure import PATIENCE
+    from pool.bench.plain import PlainWays, plain_client
+    from pool.bench.pooled import named_files
     from pool.bench.server_time import SimulatorTimes
     from pool.config.settings import CvatSettings
     from pool.cvat import AccessTokenCredentials
@@ -130,58 +108,46 @@ def _compare(
     examples: list[dict[str, Any]] = []
 
     def by_pool(number: int) -> None:
-        files = [(f"frame{number:03d}_{at:03d}.jpg", each) for at, each in enumerate(pictures)]
-        request = pool.submit(TEMPLATE, files)
+        request = supply.pool.submit(TEMPLATE, named_files(number, pictures))
         jobs = [job.id for job in request.jobs(timeout=PATIENCE)]
         examples.append({"task_id": request.task_id, "job_ids": jobs, "outcome": request.outcome})
 
-    filled_in = _wait_until_full(pool)
-    before = pool.status()
-    token = AccessTokenCredentials(environment["CVAT_ACCESS_TOKEN"])
-    fields = {"labels": [{"name": name} for name in sample_labels(labels)]}
-    with (
-        plain_client(CvatSettings(url=url), token) as client,
-        plain_flows(client, fields, pictures) as plain,
-    ):
-        ways: Mapping[str, tuple[int, Callable[[int], object]]] = {
-            "pool": (POOL_REQUESTS, by_pool),
-            "SDK, polling every 500 ms": (SDK_REQUESTS, plain.polling),
-            "SDK, as it comes (5 s)": (SDK_REQUESTS, plain.defaults),
-        }
-        flows = {way: _measure(way, *how, console) for way, how in ways.items()}
-    own = SimulatorTimes(url).of(example["task_id"] for example in examples)
-    return Demo(
-        images=images,
-        labels=labels,
-        filled_in=filled_in,
-        before=before,
-        after=pool.status(),
-        flows=flows,
-        examples=examples[:3],
-        server=[times.own_ms for times in own.values()],
-    )
-
-
-def _wait_until_full(pool: TaskPool) -> float:
-    """Return the seconds until the pool was full.
-
-    :raises PoolError: it is held, or that took too long.
-    """
     began = time.monotonic()
-    while (elapsed := time.monotonic() - began) < PATIENCE:
-        status = pool.status()
-        row = status.templates[0]
-        if row.warm >= row.target:
-            return elapsed
-        if reason := row.hold_reason or status.hold_reason:
-            raise PoolError(reason)
-        time.sleep(0.05)
-    raise PoolError(f"the pool was not full after {PATIENCE:g} s")
+    supply.wait_until_warm(TEMPLATE, POOL_SIZE)
+    filled_in = time.monotonic() - began
+    console.print("\n[bold]Before[/] the first request:")
+    console.print(StatusView(supply.pool.status()))
+    fields = {"labels": [{"name": name} for name in sample_labels(labels)]}
+    token = AccessTokenCredentials(environment["CVAT_ACCESS_TOKEN"])
+    with plain_client(CvatSettings(url=url), token) as client:
+        plain = PlainWays(client, fields, pictures, folder)
+        flows = {
+            "pool": _measure("pool", POOL_REQUESTS, by_pool, console),
+            **{
+                way: _measure(way, SDK_REQUESTS, request, console)
+                for way, request in {
+                    "SDK, polling every 500 ms": plain.polling,
+                    "SDK, as it comes (5 s)": plain.defaults,
+                }.items()
+            },
+        }
+    own = SimulatorTimes(url).of(example["task_id"] for example in examples)
+    return {
+        "images": images,
+        "labels": labels,
+        "pool_filled_seconds": round(filled_in, 3),
+        "flows": flows,
+        "server_own_median_ms": (
+            round(statistics.median(times.own_ms for times in own.values()), 1) if own else None
+        ),
+        "examples": examples[:3],
+        "status": supply.pool.status(),
+    }
 
 
 def _measure(
     way: str, count: int, request: Callable[[int], object], console: Console
-) -> list[float]:
+) -> dict[str, float]:
     from rich.progress import track
 
     times = []
@@ -190,39 +156,42 @@ def _measure(
         began = time.perf_counter()
         request(number)
         times.append((time.perf_counter() - began) * 1000)
-    return times
+    return {
+        "requests": count,
+        "median_ms": round(statistics.median(times), 1),
+        "min_ms": round(min(times), 1),
+        "max_ms": round(max(times), 1),
+    }
 
 
 # --- Showing --------------------------------------------------------------------------------------
 
 
-def _show(demo: Demo, console: Console) -> None:
-    console.print("\n[bold]Before[/] the first request:")
-    console.print(StatusView(demo.before))
+def _show(figures: Mapping[str, Any], console: Console) -> None:
     console.print("\n[bold]After[/] the last one:")
-    console.print(StatusView(demo.after))
+    console.print(StatusView(figures["status"]))
     console.print("\n[bold]Job ids[/] of the first requests:")
-    for example in demo.examples:
+    for example in figures["examples"]:
         ids = ", ".join(map(str, example["job_ids"]))
         console.print(f"  task {example['task_id']}: job {ids} ({example['outcome']})")
-    console.print(_table(demo))
-    if demo.server:
+    console.print(_table(figures))
+    if figures["server_own_median_ms"] is not None:
         console.print(
-            f"Of the pool's {statistics.median(demo.flows['pool']):.0f} ms, "
-            f"{statistics.median(demo.server):.0f} ms are the server's own time, from "
+            f"Of the pool's {figures['flows']['pool']['median_ms']:.0f} ms, "
+            f"{figures['server_own_median_ms']:.0f} ms are the server's own time, from "
             "receiving the data to having the jobs.\n"
             "Next: 'cvat-pool check' with a config.toml for your own server; see the README."
         )
 
 
-def _table(demo: Demo) -> Table:
+def _table(figures: Mapping[str, Any]) -> Table:
     from rich import box
     from rich.table import Table
 
+    images, labels = figures["images"], figures["labels"]
     table = Table(
         title=f"\nMilliseconds from a request to its job ids\n"
-        f"({demo.images} image{'s' * (demo.images > 1)}, "
-        f"{demo.labels} label{'s' * (demo.labels > 1)})",
+        f"({images} image{'s' * (images > 1)}, {labels} label{'s' * (labels > 1)})",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -230,32 +199,11 @@ def _table(demo: Demo) -> Table:
     table.add_column("way", no_wrap=True)
     for heading in ("median", "min", "max", "ratio"):
         table.add_column(heading, justify="right")
-    reference = statistics.median(demo.flows["pool"])
-    for way, times in demo.flows.items():
-        median = statistics.median(times)
-        figures = (f"{each:.0f}" for each in (median, min(times), max(times)))
-        table.add_row(way, *figures, f"{median / reference:.1f}")
+    reference = figures["flows"]["pool"]["median_ms"]
+    for way, flow in figures["flows"].items():
+        times = (f"{flow[name]:.0f}" for name in ("median_ms", "min_ms", "max_ms"))
+        table.add_row(way, *times, f"{flow['median_ms'] / reference:.1f}")
     return table
-
-
-def _figures(demo: Demo) -> dict[str, Any]:
-    return {
-        "images": demo.images,
-        "labels": demo.labels,
-        "pool_filled_seconds": round(demo.filled_in, 3),
-        "flows": {
-            way: {
-                "requests": len(times),
-                "median_ms": round(statistics.median(times), 1),
-                "min_ms": round(min(times), 1),
-                "max_ms": round(max(times), 1),
-            }
-            for way, times in demo.flows.items()
-        },
-        "server_own_median_ms": round(statistics.median(demo.server), 1) if demo.server else None,
-        "examples": demo.examples,
-        "status": demo.after,
-    }
 
 
 def _leave_running(

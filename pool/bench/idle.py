@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pool.bench.measure import LOGGING, logged_calls
+from pool.bench.measure import logged_calls
 from pool.bench.pooled import open_supply
 from pool.errors import InputError
 
@@ -16,19 +16,6 @@ TEMPLATE = "bench-idle"
 TASKS = 100
 #: Seconds from the last create until the daemon counts as idle.
 CALM = 2.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class IdleCost:
-    """Of one daemon process, over ``seconds``: its share of one core in percent, its resident
-    memory in megabytes (10^6 bytes), and its calls to the server."""
-
-    tasks: int
-    seconds: float
-    cpu_percent: float
-    rss_mb: float
-    calls_per_minute: float
-    calls: Mapping[str, int]
 
 
 def check_idle_possible() -> None:
@@ -40,15 +27,16 @@ def check_idle_possible() -> None:
         raise InputError("--idle reads /proc, which only Linux has")
 
 
-def measure_idle(config: Path, environment: Mapping[str, str], seconds: float) -> IdleCost:
+def measure_idle(config: Path, environment: Mapping[str, str], seconds: float) -> dict[str, Any]:
     """Fill a pool of :data:`TASKS` tasks of :data:`TEMPLATE` and watch its daemon do nothing.
 
-    The daemon logs its calls, which is how they are counted on any server.
+    Return its share of one core in percent, its resident memory in megabytes (10^6 bytes), and
+    its calls to the server, which it logs: so they are counted on any server.
 
     :raises PoolError: the pool could not be filled.
     """
-    with open_supply(config, environment, log_options=LOGGING) as supply:
-        supply.wait_for(lambda: supply.level(TEMPLATE).warm >= TASKS, f"{TASKS} warm tasks")
+    with open_supply(config, environment) as supply:
+        supply.wait_until_warm(TEMPLATE, TASKS)
         # A caller that is idle as well is not what is measured.
         supply.pool.close()
         process, log = supply.daemon.pid, supply.daemon.log
@@ -58,17 +46,17 @@ def measure_idle(config: Path, environment: Mapping[str, str], seconds: float) -
         time.sleep(seconds)
         took = time.monotonic() - began
         calls = {
-            operation: len(seconds_each) - len(calls_before.get(operation, ()))
-            for operation, seconds_each in logged_calls(log).items()
+            operation: len(each) - len(calls_before.get(operation, ()))
+            for operation, each in logged_calls(log).items()
         }
-        return IdleCost(
-            tasks=TASKS,
-            seconds=took,
-            cpu_percent=100 * (_cpu_seconds(process) - cpu_before) / took,
-            rss_mb=_resident_bytes(process) / 1e6,
-            calls_per_minute=sum(calls.values()) * 60 / took,
-            calls={operation: count for operation, count in calls.items() if count},
-        )
+        return {
+            "tasks": TASKS,
+            "seconds": round(took, 1),
+            "cpu_percent": round(100 * (_cpu_seconds(process) - cpu_before) / took, 2),
+            "rss_mb": round(_resident_bytes(process) / 1e6, 1),
+            "calls_per_minute": round(sum(calls.values()) * 60 / took, 1),
+            "calls": {operation: count for operation, count in calls.items() if count},
+        }
 
 
 def _cpu_seconds(process: int) -> float:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from pool.bench.plain import plain_client
 from pool.config.settings import CvatSettings
@@ -22,19 +23,21 @@ AT_ONCE = 4
 
 
 def delete_all(
-    server: CvatSettings, environment: Mapping[str, str], stores: Sequence[Path], mark: str
-) -> int:
-    """Delete the tasks and projects that bear ``mark`` or belong to a pool of one of the
-    ``stores``. Return how many tasks.
+    server: CvatSettings, environment: Mapping[str, str], store_path: Path, mark: str
+) -> None:
+    """Delete the tasks and projects that bear ``mark`` or belong to the pool of the store, if
+    there is one.
 
     :raises PoolError: some are left, and which.
     """
+    left = []
     with connect(server, environment) as cvat:
         found = {task.id for task in cvat.marked_tasks(mark)}
-        for store in stores:
-            pool_id, task_ids = _pooled(store)
-            found |= task_ids | {task.id for task in cvat.marked_tasks(pool_mark(pool_id))}
-        left = []
+        if store_path.exists():
+            with closing(open_store(f"sqlite:///{store_path}")) as store:
+                tasks = store.tasks(states=[each for each in TaskState if each != "deleted"])
+                found |= {task.task_id for task in tasks if task.task_id is not None}
+                found |= {task.id for task in cvat.marked_tasks(pool_mark(store.pool_id))}
 
         def delete(task_id: int) -> None:
             try:
@@ -44,58 +47,42 @@ def delete_all(
 
         with ThreadPoolExecutor(AT_ONCE) as workers:
             list(workers.map(delete, sorted(found)))
-    _delete_projects(server, environment, mark)
-    if left:
-        raise PoolError(f"these tasks of the bench could not be deleted: {sorted(left)}")
-    return len(found)
-
-
-def _delete_projects(server: CvatSettings, environment: Mapping[str, str], name: str) -> None:
     with plain_client(server, find_credentials(server, environment)) as client:
         projects = client.api_client.projects_api
-        _, answer = projects.list(name=name, _parse_response=False)
+        _, answer = projects.list(name=mark, _parse_response=False)
         for project in json.loads(answer.data)["results"]:
             projects.destroy(project["id"])
-
-
-def _pooled(path: Path) -> tuple[str, set[int]]:
-    """Return a pool's id, and the ids of all tasks that are not deleted yet."""
-    store = open_store(f"sqlite:///{path}")
-    try:
-        states: Sequence[TaskState] = [state for state in TaskState if state != TaskState.DELETED]
-        tasks = store.tasks(states=states)
-        return store.pool_id, {task.task_id for task in tasks if task.task_id is not None}
-    finally:
-        store.close()
+    if left:
+        raise PoolError(f"these tasks of the bench could not be deleted: {sorted(left)}")
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
     """Have SIGTERM end the block as Ctrl-C does, so that what was made is deleted."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def stop(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
+    with _handling(stop, signal.SIGTERM):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Ignore a second Ctrl-C in the block."""
+    with _handling(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM):
+        yield
+
+
+@contextmanager
+def _handling(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
+    """Handle signals in the block. Python allows that in the main thread alone."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+        for number, former in before.items():
+            signal.signal(number, former)

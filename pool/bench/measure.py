@@ -1,4 +1,4 @@
-"""What a bench measures: requests, the calls that they make, and their statistics.
+"""Run flows alternately: their requests, and the calls that they make.
 
 Times are milliseconds. *Ours* is what a caller waits, from the request to its job ids; *the
 server's own* is from the arrival of the data until the transaction that holds the jobs commits,
@@ -9,30 +9,37 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-#: The options with which a process logs its calls, for :func:`logged_calls`.
-LOGGING = ("--log-level", "debug", "--log-json")
-#: The operations that ask whether the jobs are there.
-POLLS = ("jobs", "import_state")
-#: What the pool's own client calls the calls of the plain SDK, by method and path.
-_OPERATIONS = {
-    ("POST", "/api/tasks"): "create_task",
-    ("GET", "/api/tasks/{id}"): "task",
-    ("POST", "/api/tasks/{id}/data"): "upload",
-    ("GET", "/api/jobs"): "jobs",
-    ("GET", "/api/requests/{id}"): "import_state",
-}
+from pool.errors import PoolError
+
+#: Seconds within which what is waited for must have happened, however slow the server, and
+#: between two looks at it.
+PATIENCE = 120.0
+LOOK = 0.02
 
 #: Seconds of each call, by operation.
 Calls = dict[str, list[float]]
+T = TypeVar("T")
+
+
+def wait_for(look: Callable[[], T], what: str, *, every: float = LOOK) -> T:
+    """Look until there is something to see, and return it. ``every`` is in seconds.
+
+    :raises PoolError: there was nothing for :data:`PATIENCE` seconds.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            raise PoolError(f"waited {PATIENCE:g} s for {what}")
+        time.sleep(every)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +47,7 @@ class Sample:
     """One request. ``began`` and ``ended`` are seconds since the epoch, of this machine.
 
     ``post_ms`` is the duration of the call with the last of the data; ``steps_ms`` are the steps
-    that can be timed on this side.
+    that can be timed on this side; ``hit`` is None where there is no pool.
     """
 
     task_id: int
@@ -61,135 +68,7 @@ class OwnTime:
     committed_at: float | None = None
 
 
-@dataclass(slots=True)
-class FlowResult:
-    """The requests of one flow, and all calls that they made; or why there are none."""
-
-    name: str
-    samples: list[Sample] = field(default_factory=list)
-    calls: Calls = field(default_factory=dict)
-    not_available: str = ""
-
-    @property
-    def ours(self) -> list[float]:
-        """What each caller waited, in milliseconds."""
-        return [sample.ours_ms for sample in self.samples]
-
-    def add(self, samples: Sequence[Sample], calls: Calls) -> None:
-        """Add what one run measured."""
-        self.samples.extend(samples)
-        for operation, seconds in calls.items():
-            self.calls.setdefault(operation, []).extend(seconds)
-
-
-# --- Statistics ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Spread:
-    """A median and a 90th percentile, and the range."""
-
-    median: float
-    p90: float
-    least: float
-    most: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ratios:
-    """Ours over the server's own, request by request, and of the two medians."""
-
-    median: float
-    p90: float
-    of_medians: float
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """Return the value below which ``share`` of the values lie, interpolated between neighbours.
-
-    :raises ValueError: there are no values.
-    """
-    if not values:
-        raise ValueError("no values")
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
-
-
-def spread(values: Sequence[float]) -> Spread | None:
-    """Return the spread of some values; None of none."""
-    if not values:
-        return None
-    return Spread(
-        median=statistics.median(values),
-        p90=quantile(values, 0.9),
-        least=min(values),
-        most=max(values),
-    )
-
-
-def ratios(samples: Sequence[Sample], own: Mapping[int, OwnTime]) -> Ratios | None:
-    """Compare each request with the server's own time for that very request.
-
-    Imports vary, so a ratio of two medians hides what a caller of one request sees; both are
-    given. None when the server's own time is not known of any.
-    """
-    pairs = [
-        (sample.ours_ms, own[sample.task_id].own_ms)
-        for sample in samples
-        if sample.task_id in own and own[sample.task_id].own_ms > 0
-    ]
-    if not pairs:
-        return None
-    each = [ours / server for ours, server in pairs]
-    return Ratios(
-        median=statistics.median(each),
-        p90=quantile(each, 0.9),
-        of_medians=statistics.median(ours for ours, _ in pairs)
-        / statistics.median(server for _, server in pairs),
-    )
-
-
-def steps(samples: Sequence[Sample], own: Mapping[int, OwnTime]) -> dict[str, float]:
-    """Return the median milliseconds of each step of a request.
-
-    Where this side and the server share a clock, also the three parts of the whole: before the
-    data arrived, the server's own, and after the commit.
-    """
-    found: dict[str, list[float]] = {}
-    for sample in samples:
-        for step, milliseconds in sample.steps_ms.items():
-            found.setdefault(step, []).append(milliseconds)
-        there = own.get(sample.task_id)
-        if there is None or there.received_at is None or there.committed_at is None:
-            continue
-        found.setdefault("before_server", []).append((there.received_at - sample.began) * 1000)
-        found.setdefault("server", []).append(there.own_ms)
-        found.setdefault("after_server", []).append((sample.ended - there.committed_at) * 1000)
-    return {step: statistics.median(values) for step, values in found.items()}
-
-
-def interleave(counts: Mapping[str, int]) -> Iterator[tuple[int, list[str]]]:
-    """Yield the order in which to run flows, of which each is run so often: rounds of one of each.
-
-    A flow with fewer runs than the others is spread evenly, so that a drift of the machine
-    meets all alike.
-    """
-    rounds = max(counts.values(), default=0)
-    for number in range(rounds):
-        yield (
-            number,
-            [
-                name
-                for name, count in counts.items()
-                if (number + 1) * count // rounds > number * count // rounds
-            ],
-        )
-
-
-# --- Calls ---------------------------------------------------------------------------------------
+# --- Calls ----------------------------------------------------------------------------------------
 
 
 class CallCounter:
@@ -199,7 +78,7 @@ class CallCounter:
         self._guard = threading.Lock()
         self._calls: Calls = {}
 
-    def on_call(self, operation: str, seconds: float, _result: str) -> None:
+    def on_call(self, operation: str, seconds: float, _result: str = "") -> None:
         """Count a call; for a :class:`~pool.cvat.CvatClient` to report to."""
         with self._guard:
             self._calls.setdefault(operation, []).append(seconds)
@@ -210,10 +89,46 @@ class CallCounter:
             taken, self._calls = self._calls, {}
             return taken
 
-    def last_seconds(self, operation: str) -> float | None:
-        """Return how long the last call of an operation took, if it was not taken yet."""
+    def last_seconds(self, operation: str) -> float:
+        """Return how long the last call of an operation took; 0 if there was none since a take."""
         with self._guard:
-            return next(reversed(self._calls.get(operation, [])), None)
+            return self._calls.get(operation, [0.0])[-1]
+
+
+def count_calls(client: Any, counter: CallCounter) -> None:
+    """Have all calls of a plain SDK client counted, uploads included."""
+    rest = client.api_client.rest_client
+    send = rest.request
+
+    def counted(method: str, url: str, *arguments: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return send(method, url, *arguments, **options)
+        finally:
+            counter.on_call(operation_of(method, url), time.perf_counter() - began)
+
+    rest.request = counted
+
+
+#: What the pool's own client calls the calls of the plain SDK.
+_OPERATIONS = {
+    "POST /api/tasks": "create_task",
+    "GET /api/tasks/{id}": "task",
+    "GET /api/jobs": "jobs",
+    "GET /api/requests/{id}": "import_state",
+}
+
+
+def operation_of(method: str, url: str) -> str:
+    """Return what the pool's own client would call this call."""
+    path = urlsplit(url).path.rstrip("/")
+    path = path[path.find("/api/") :]
+    path = re.sub(r"/\d+(?=/|$)|(?<=/requests)/[^/]+$", "/{id}", path)
+    # A resumable upload has an address of its own below the task's.
+    if re.search(r"/data(/|$)", path):
+        return "upload"
+    call = f"{method.upper()} {path}"
+    return _OPERATIONS.get(call, call)
 
 
 def logged_calls(log: Path) -> Calls:
@@ -229,28 +144,54 @@ def logged_calls(log: Path) -> Calls:
     return calls
 
 
-def count_calls(client: Any, counter: CallCounter) -> None:
-    """Have all calls of a plain SDK client counted, uploads included."""
-    rest = client.api_client.rest_client
-    send = rest.request
-
-    def counted(method: str, url: str, *arguments: Any, **options: Any) -> Any:
-        began = time.perf_counter()
-        try:
-            return send(method, url, *arguments, **options)
-        finally:
-            counter.on_call(operation_of(method, url), time.perf_counter() - began, "")
-
-    rest.request = counted
+# --- Flows ----------------------------------------------------------------------------------------
 
 
-def operation_of(method: str, url: str) -> str:
-    """Return what the pool's own client would call this call."""
-    path = urlsplit(url).path.rstrip("/")
-    path = path[path.find("/api/") :]
-    path = re.sub(r"/\d+(?=/|$)|(?<=/requests)/[^/]+$", "/{id}", path)
-    # A resumable upload's own address, below the task's.
-    path = re.sub(r"(/data)/.+$", r"\1", path)
-    if path.endswith("/data"):
-        return "upload"
-    return _OPERATIONS.get((method.upper(), path), f"{method.upper()} {path}")
+class Flow:
+    """One way to job ids; ``counter`` counts the calls that it makes."""
+
+    def __init__(self, counter: CallCounter) -> None:
+        self.counter = counter
+
+    def prepare(self) -> None:
+        """Have ready what is there before the request comes; not measured."""
+
+    def run(self, number: int) -> list[Sample]:
+        """Make one request, or several at once."""
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Wait for what follows after the job ids are out; not measured, but its calls count."""
+
+
+def interleave(counts: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    """Yield flow and number of each run: rounds of one of each, of which each is run so often.
+
+    A flow with fewer runs than the others is spread evenly, so that a drift of the machine
+    affects all alike.
+    """
+    rounds = max(counts.values(), default=0)
+    for number in range(rounds):
+        for name, count in counts.items():
+            if (number + 1) * count // rounds > number * count // rounds:
+                yield name, number
+
+
+@dataclass(slots=True)
+class FlowResult:
+    """The requests of one flow, and all calls that they made."""
+
+    samples: list[Sample] = field(default_factory=list)
+    calls: Calls = field(default_factory=dict)
+
+    def add(self, flow: Flow, number: int, *, rest: float) -> list[Sample]:
+        """Run the flow once, ``rest`` seconds after it is ready to, and return what is new."""
+        flow.prepare()
+        time.sleep(rest)
+        flow.counter.take()
+        samples = flow.run(number)
+        flow.settle()
+        self.samples.extend(samples)
+        for operation, seconds in flow.counter.take().items():
+            self.calls.setdefault(operation, []).extend(seconds)
+        return samples

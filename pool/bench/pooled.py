@@ -6,23 +6,24 @@ so that a request finds the server quiet unless its flow is about refilling.
 
 from __future__ import annotations
 
-import json
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from pool.bench import processes
-from pool.bench.measure import CallCounter, Calls, Sample, logged_calls
+from pool.bench.measure import PATIENCE, CallCounter, Flow, Sample, logged_calls, wait_for
+from pool.clock import SystemClock
 from pool.config.loader import load
-from pool.cvat import connect
+from pool.cvat import CvatClient, connect
 from pool.errors import PoolError
-from pool.handles import Request
 from pool.model import Outcome, TemplateStatus
 from pool.taskpool import TaskPool
+from pool.tracking.webhook_setup import WebhookSetup, target_of
 
 #: Names of the templates, which make the same tasks: one is filled once and then rests, of
 #: another there is always something to refill; the last is in a project with a webhook.
@@ -37,26 +38,24 @@ LACKING = 50
 STOCK = 20
 #: A request comes up to so many seconds after a create has begun.
 MOMENT = 0.2
-#: Seconds until a request has its jobs, or something that the daemon is to do has been done.
-PATIENCE = 120.0
 #: Seconds between two looks at the store.
 LOOK = 0.01
 
 
 class Supply:
-    """A pool whose calls are counted, and which refills on request only."""
+    """A pool whose calls are counted, and the daemon that fills it."""
 
-    def __init__(self, pool: TaskPool, daemon: processes.Process, counter: CallCounter) -> None:
+    def __init__(self, pool: TaskPool, cvat: CvatClient, daemon: processes.Process) -> None:
         self.pool = pool
         self.daemon = daemon
-        self.counter = counter
+        self._cvat = cvat
 
     def level(self, template: str) -> TemplateStatus:
         """Return how many tasks of a template are in which state."""
         return next(row for row in self.pool.status().templates if row.name == template)
 
     def made(self, template: str) -> int:
-        """How many tasks are there or on their way."""
+        """Return how many tasks are there or on their way."""
         row = self.level(template)
         return row.warm + row.creating
 
@@ -69,78 +68,94 @@ class Supply:
         row = self.level(template)
         if row.warm < count:
             self.pool.resume(template)
-            self.fill(template, count=row.target if up_to is None else up_to)
+            self.fill(template, row.target if up_to is None else up_to)
 
-    def fill(self, template: str, *, count: int) -> None:
+    def fill(self, template: str, count: int) -> None:
         """Wait until a pool has ``count`` warm tasks, and have it rest.
 
         :raises PoolError: the server does not create any.
         """
+        self.wait_until_warm(template, count)
+        self.rest(template)
 
-        def filled() -> bool:
-            row = self.level(template)
-            if reason := row.hold_reason or self.pool.status().hold_reason:
+    def wait_until_warm(self, template: str, count: int) -> None:
+        """Wait until a pool has ``count`` warm tasks.
+
+        :raises PoolError: the server does not create any.
+        """
+
+        def warm() -> bool:
+            status, row = self.pool.status(), self.level(template)
+            if reason := row.hold_reason or status.hold_reason:
                 raise PoolError(reason)
             return row.warm >= count
 
-        self.wait_for(filled, f"{count} warm tasks")
-        self.rest(template)
+        self.wait_for(warm, f"{count} warm tasks")
 
     def rest(self, template: str) -> None:
         """Refill no more, and wait for the creates under way."""
         self.pool.pause(template)
         self.wait_for(lambda: self.level(template).creating == 0, "creates to end")
 
-    def wait_for_names(self) -> None:
-        """Wait until what is done after the job ids are out is done, too."""
-        self.wait_for(
-            lambda: not self.pool.store.due_steps(now=float("inf"), limit=1),
-            "tasks to be named",
-        )
-
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
         """Look until a condition holds.
 
-        :raises PoolError: it does not within :data:`PATIENCE` seconds, or the daemon has ended.
+        :raises PoolError: it does not in time, or the daemon has ended.
         """
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
+
+        def look() -> bool:
             self.daemon.check()
-            if time.monotonic() > deadline:
-                raise PoolError(f"the bench waited {PATIENCE:g} s for {what}")
-            time.sleep(LOOK)
+            return condition()
+
+        wait_for(look, what, every=LOOK)
+
+    def install_webhook(self) -> str:
+        """Have a webhook end the imports of :data:`HOOKED`, and of no other template, which may
+        be in an organization or project of the user's.
+
+        Return why it does not work, "" when it does.
+        """
+        given = self.pool.settings
+        settings = replace(given, templates={HOOKED: given.templates[HOOKED]})
+        setup = WebhookSetup(self.pool.store, self._cvat, settings, clock=SystemClock())
+        (report,) = map(setup.ping, setup.install(target_of(self.daemon.listening_at())))
+        if report.reachable:
+            return ""
+        return str(report.error or report.delivery or "the webhook was not tried")
 
 
 @contextmanager
 def open_supply(
-    config: Path, environment: Mapping[str, str], *, log_options: Sequence[str] = ()
+    config: Path, environment: Mapping[str, str], counter: CallCounter | None = None
 ) -> Iterator[Supply]:
     """Start a daemon, with its log beside the configuration, and open the pool that it fills."""
-    settings, counter = load(config), CallCounter()
+    settings = load(config)
+    on_call = counter.on_call if counter is not None else None
     with (
-        processes.daemon(config, environment, config.parent, log_options=log_options) as daemon,
-        connect(settings.cvat, environment, on_call=counter.on_call) as cvat,
+        processes.daemon(config, environment) as daemon,
+        connect(settings.cvat, environment, on_call=on_call) as cvat,
         TaskPool(settings, cvat=cvat) as pool,
     ):
-        yield Supply(pool, daemon, counter)
+        yield Supply(pool, cvat, daemon)
 
 
-# --- The flows -----------------------------------------------------------------------------------
+def named_files(number: int, pictures: Sequence[bytes]) -> list[tuple[str, bytes]]:
+    """Return the files of one request, whose names are those of no other."""
+    return [(f"frame{number:03d}_{at:03d}.jpg", picture) for at, picture in enumerate(pictures)]
 
 
-class Hits:
+# --- The flows ------------------------------------------------------------------------------------
+
+
+class Hits(Flow):
     """One request at a time, of a pool that rests."""
 
+    template = RESTING
+
     def __init__(
-        self,
-        supply: Supply,
-        pictures: Sequence[bytes],
-        *,
-        mark: str,
-        template: str = RESTING,
+        self, supply: Supply, counter: CallCounter, pictures: Sequence[bytes], mark: str
     ) -> None:
-        self.template = template
-        self.counter = supply.counter
+        super().__init__(counter)
         self._supply = supply
         self._pictures = pictures
         self._mark = mark
@@ -150,32 +165,29 @@ class Hits:
         self._supply.ensure_warm(self.template, 1)
 
     def run(self, number: int) -> list[Sample]:
-        """One request, from its data to its job ids."""
         return [self._ask(number)]
 
     def settle(self) -> None:
-        """Wait until what is done after the job ids are out is done, too."""
-        self._supply.wait_for_names()
+        """Wait until the tasks are named."""
+        store = self._supply.pool.store
+        self._supply.wait_for(
+            lambda: not store.due_steps(now=float("inf"), limit=1), "tasks to be named"
+        )
 
     def _ask(self, number: int) -> Sample:
-        files = [
-            (f"frame{number:03d}_{index:03d}.jpg", picture)
-            for index, picture in enumerate(self._pictures)
-        ]
+        """One request, from its data to its job ids."""
+        files = named_files(number, self._pictures)
         name = f"{self._mark} {self.template} {number}"
         began, started = time.time(), time.perf_counter()
         request = self._supply.pool.submit(self.template, files, name=name)
         request.jobs(timeout=PATIENCE)
-        ours_ms = (time.perf_counter() - started) * 1000
-        return self._sample(request, began, ours_ms)
-
-    def _sample(self, request: Request, began: float, ours_ms: float) -> Sample:
-        record = request.record
+        took = time.perf_counter() - started
+        record, ended = request.record, began + took
         claimed, uploaded = record.handed_out_at or began, record.uploaded_at or began
-        finished, ended = record.finished_at or began, began + ours_ms / 1000
+        finished = record.finished_at or began
         return Sample(
             task_id=record.task_id or 0,
-            ours_ms=ours_ms,
+            ours_ms=took * 1000,
             began=began,
             ended=ended,
             post_ms=(uploaded - claimed) * 1000,
@@ -192,16 +204,13 @@ class Hits:
 class RefillingHits(Hits):
     """One request at a time, each at some moment of a refill of :data:`LACKING` tasks."""
 
+    template = REFILLING
+
     def __init__(
-        self,
-        supply: Supply,
-        pictures: Sequence[bytes],
-        *,
-        mark: str,
-        rng: random.Random,
+        self, supply: Supply, counter: CallCounter, pictures: Sequence[bytes], mark: str, seed: int
     ) -> None:
-        super().__init__(supply, pictures, mark=mark, template=REFILLING)
-        self._rng = rng
+        super().__init__(supply, counter, pictures, mark)
+        self._moments = random.Random(seed)
         self._before = 0
         #: Tasks that the daemon made while requests were being served, or just before.
         self.refilled = 0
@@ -215,7 +224,7 @@ class RefillingHits(Hits):
         self._before = supply.made(template)
         supply.pool.resume(template)
         supply.wait_for(lambda: supply.level(template).creating > 0, "a refill to begin")
-        time.sleep(self._rng.uniform(0.0, MOMENT))
+        time.sleep(self._moments.uniform(0.0, MOMENT))
 
     def settle(self) -> None:
         self._supply.rest(self.template)
@@ -245,9 +254,7 @@ class HookedHits(Hits):
     """One request at a time, whose end a webhook announces. The calls that the daemon makes
     meanwhile count, too."""
 
-    def __init__(self, supply: Supply, pictures: Sequence[bytes], *, mark: str) -> None:
-        super().__init__(supply, pictures, mark=mark, template=HOOKED)
-        self._before: Calls = {}
+    template = HOOKED
 
     def run(self, number: int) -> list[Sample]:
         self._before = logged_calls(self._supply.daemon.log)
@@ -255,24 +262,6 @@ class HookedHits(Hits):
 
     def settle(self) -> None:
         super().settle()
-        now = logged_calls(self._supply.daemon.log)
-        for operation, each in now.items():
+        for operation, each in logged_calls(self._supply.daemon.log).items():
             for seconds in each[len(self._before.get(operation, [])) :]:
-                self.counter.on_call(operation, seconds, "ok")
-
-
-def install_webhook(config: Path, url: str, environment: Mapping[str, str]) -> str:
-    """Install the webhook as a user does; return why it does not work, "" when it does.
-
-    :raises PoolError: it was not installed.
-    """
-    said, complaint = processes.command(
-        "webhook", "install", "--config", config, "--url", url, "--json", environment=environment
-    )
-    try:
-        (report,) = json.loads(said)
-    except ValueError:
-        raise PoolError(f"the webhook was not installed: {complaint}") from None
-    if report["reachable"]:
-        return ""
-    return str(report["error"] or report["delivery"] or "the webhook was not tried")
+                self.counter.on_call(operation, seconds)

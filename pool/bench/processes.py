@@ -2,7 +2,7 @@
 
     python -m pool.bench.processes
 
-serves a simulator and prints how to reach it, a name and a value a line.
+serves a simulator and prints how to reach it, as JSON.
 """
 
 from __future__ import annotations
@@ -12,22 +12,20 @@ import json
 import os
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pool.bench.measure import wait_for
 from pool.config.settings import CvatSettings, Settings, Template
 from pool.errors import PoolError
 
-#: Seconds after which a part that has not come up, or has not stopped, has failed.
+#: Seconds after which a part that has not stopped is killed.
 PATIENCE = 30.0
 #: The file of a bench's own store.
 STORE = "pool.db"
-#: What a simulator says when it is ready.
-_SAID = ("CVAT_URL", "CVAT_ACCESS_TOKEN", "CVAT_USERNAME", "CVAT_PASSWORD")
 
 
 @contextmanager
@@ -37,19 +35,12 @@ def simulator(folder: Path, *, speed: float, seed: int = 0) -> Iterator[dict[str
     :raises PoolError: it did not start.
     """
     arguments = ["pool.bench.processes", "--speed", str(speed), "--seed", str(seed)]
-    with child("simulator", arguments, os.environ, folder) as process:
-        yield {**os.environ, **_reached_by(process)}
-
-
-def _reached_by(process: Process) -> dict[str, str]:
-    said = {}
-    for name in _SAID:
-        found, equals, value = process.read_line().partition("=")
-        if found != name or not equals:
+    with _child("simulator", arguments, os.environ, folder) as process:
+        line = process.read_line()
+        if not line:
             process.check()
-            raise PoolError(f"the simulator said {found!r} instead of its {name}")
-        said[name] = value
-    return said
+            raise PoolError("the simulator did not say how to reach it")
+        yield {**os.environ, **json.loads(line)}
 
 
 def serve_simulator() -> None:
@@ -68,9 +59,13 @@ def serve_simulator() -> None:
     settings = SimulatorSettings(timings=Timings().scaled(given.speed), seed=given.seed)
     stop = stop_signal()
     with SimulatorServer(settings) as server:
-        reached_by = (server.url, server.access_token, server.username, server.password)
-        for name, value in zip(_SAID, reached_by, strict=True):
-            print(f"{name}={value}", flush=True)
+        reached_by = {
+            "CVAT_URL": server.url,
+            "CVAT_ACCESS_TOKEN": server.access_token,
+            "CVAT_USERNAME": server.username,
+            "CVAT_PASSWORD": server.password,
+        }
+        print(json.dumps(reached_by), flush=True)
         stop.wait()
 
 
@@ -78,14 +73,13 @@ def write_configuration(
     folder: Path,
     settings: Settings,
     server: CvatSettings,
-    template: Template,
-    sizes: Mapping[str, int],
+    templates: Mapping[str, tuple[Template, int]],
 ) -> Path:
     """Write a ``config.toml`` with a new store in ``folder``.
 
-    Its templates are ``template`` under each name of ``sizes``, with a pool of exactly so many
-    tasks, whose callers never wait long. All else is as the file of ``settings`` has it; labels
-    and project are the template's own. The daemon listens at any free port.
+    Its templates are ``templates`` by their new names, each with a pool of exactly so many tasks,
+    whose callers never wait long. All else is as the file of ``settings`` has it; labels and
+    project are the template's own. The daemon listens at any free port.
     """
     given: dict[str, Any] = {}
     if settings.path is not None:
@@ -94,33 +88,32 @@ def write_configuration(
     if server.access_token_file is not None:
         # Found from the folder of the other file.
         cvat = {**cvat, "access_token_file": str(server.access_token_file)}
-    tables = given.get("templates", {}).get(template.name, {})
-    source: dict[str, Any] = {"labels": [dict(label) for label in template.labels]}
-    if template.project is not None:
-        source = {"project": template.project}
     written = {
         "cvat": {**cvat, "url": server.url},
         "store": {"url": f"sqlite:///{folder}/{STORE}"},
         "daemon": {"port": 0},
         "defaults": given.get("defaults", {}),
         "templates": {
-            name: {
-                **{key: tables[key] for key in ("task", "data", "import") if key in tables},
-                **source,
-                "pool": {
-                    **tables.get("pool", {}),
-                    "min_size": tasks,
-                    "max_size": max(tasks, 1),
-                    "on_empty": "create",
-                },
-            }
-            for name, tasks in sizes.items()
+            name: _template(given.get("templates", {}).get(template.name, {}), template, tasks)
+            for name, (template, tasks) in templates.items()
         },
     }
     path = folder / "config.toml"
     lines = [f"{_toml(key)} = {_toml(value)}" for key, value in written.items()]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def _template(given: Mapping[str, Any], template: Template, tasks: int) -> dict[str, Any]:
+    source: dict[str, Any] = {"labels": [dict(label) for label in template.labels]}
+    if template.project is not None:
+        source = {"project": template.project}
+    sizes = {"min_size": tasks, "max_size": max(tasks, 1), "on_empty": "create"}
+    return {
+        **{key: given[key] for key in ("task", "data", "import") if key in given},
+        **source,
+        "pool": {**given.get("pool", {}), **sizes},
+    }
 
 
 def _toml(value: Any) -> str:
@@ -134,27 +127,23 @@ def _toml(value: Any) -> str:
 
 
 @contextmanager
-def daemon(
-    config: Path,
-    environment: Mapping[str, str],
-    folder: Path,
-    *,
-    log_options: Sequence[str] = (),
-) -> Iterator[Process]:
-    """``cvat-pool run`` as a process of its own; its log is ``daemon.log`` in ``folder``."""
-    arguments = ["pool.cli", *log_options, "run", "--config", str(config)]
-    with child("daemon", arguments, environment, folder) as process:
+def daemon(config: Path, environment: Mapping[str, str]) -> Iterator[Process]:
+    """``cvat-pool run`` as a process of its own, whose log beside the configuration has its calls
+    to the server."""
+    arguments = ["pool.cli", "--log-level", "debug", "--log-json", "run", "--config", str(config)]
+    with _child("daemon", arguments, environment, config.parent) as process:
         yield process
 
 
 @contextmanager
-def child(
+def _child(
     name: str, arguments: Sequence[str], environment: Mapping[str, str], folder: Path
 ) -> Iterator[Process]:
     """A module of the product as a process, stopped in an orderly way at the end."""
     log = folder / f"{name}.log"
-    with log.open("w") as stream:
-        process = subprocess.Popen(
+    with (
+        log.open("w") as stream,
+        subprocess.Popen(
             [sys.executable, "-m", *arguments],
             env=environment,
             stdout=subprocess.PIPE,
@@ -162,7 +151,8 @@ def child(
             text=True,
             # Ctrl-C goes to the parent alone, which stops the others in order.
             start_new_session=True,
-        )
+        ) as process,
+    ):
         try:
             yield Process(name, process, log)
         finally:
@@ -171,9 +161,6 @@ def child(
                 process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
 
 
 class Process:
@@ -182,12 +169,8 @@ class Process:
     def __init__(self, name: str, process: subprocess.Popen[str], log: Path) -> None:
         self._name = name
         self._process = process
+        self.pid = process.pid
         self.log = log
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
 
     def read_line(self) -> str:
         """The next line that it prints; "" when it has ended."""
@@ -203,31 +186,17 @@ class Process:
             raise PoolError(f"the {self._name} ended: {lines[-1] if lines else 'it said nothing'}")
 
     def listening_at(self) -> str:
-        """The address at which a daemon listens whose log is in JSON.
+        """The address at which a daemon listens.
 
         :raises PoolError: it does not listen.
         """
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            for line in self.log.read_text().splitlines():
-                if '"listening"' in line:
-                    return str(json.loads(line)["url"])
+
+        def look() -> str:
             self.check()
-            time.sleep(0.02)
-        raise PoolError("the daemon does not listen")
+            lines = self.log.read_text().splitlines()
+            return next((line for line in lines if '"listening"' in line), "")
 
-
-def command(*arguments: str | Path, environment: Mapping[str, str]) -> tuple[str, str]:
-    """Run a command of this product to its end; gives what it printed, and its last complaint."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pool.cli", *map(str, arguments)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    return done.stdout, (done.stderr.strip().splitlines() or [""])[-1]
+        return str(json.loads(wait_for(look, "the daemon to listen"))["url"])
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
-"""What a bench has measured: as figures for programs, as tables and a picture for people."""
+"""What a bench has measured: as figures for programs, as a table and a picture for people.
+
+The figures are what ``--json`` prints; all others read them. Times are in milliseconds.
+"""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pool.bench.idle import IdleCost
-from pool.bench.measure import POLLS, FlowResult, OwnTime, ratios, spread, steps
+from pool.bench.measure import FlowResult, OwnTime, Sample
 from pool.errors import InputError
-from pool.version import VERSION
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,118 +19,139 @@ if TYPE_CHECKING:
 
 #: What stands above the figures of a flow.
 HEADINGS = ("requests", "ours", "p90", "server's", "ratio", "p90", "calls", "polls")
+#: The operations that ask whether the jobs are there.
+POLLS = ("jobs", "import_state")
+
+Figures = dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Conditions:
-    """Under which a bench was run. ``simulator_speed`` is None for a configured server."""
-
-    server: str
-    simulator_speed: float | None
-    template: str
-    images: int
-    labels: int
-    requests: int
-    seed: int
-    server_time_how: str
-    server_time_exact: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """The outcome of one bench. Times are in milliseconds."""
-
-    conditions: Conditions
-    results: Mapping[str, FlowResult]
-    own: Mapping[int, OwnTime]
-    idle: IdleCost | None = None
-    refilled: int = 0
-
-    def figures(self) -> dict[str, Any]:
-        """Return all figures by stable names; what was not measured is null."""
-        return {
-            "version": VERSION,
-            "conditions": asdict(self.conditions),
-            "flows": {name: self._flow(result) for name, result in self.results.items()},
-            "idle": None if self.idle is None else _rounded(asdict(self.idle)),
-        }
-
-    def _flow(self, result: FlowResult) -> dict[str, Any]:
-        count = len(result.samples)
-        if not count:
-            return {"available": False, "reason": result.not_available or "no requests"}
-        own = [self.own.get(sample.task_id) for sample in result.samples]
-        ours, server = spread(result.ours), spread([each.own_ms for each in own if each])
-        ratio = ratios(result.samples, self.own)
-        polls = sum(len(result.calls.get(operation, ())) for operation in POLLS)
-        found: dict[str, Any] = {
-            "available": True,
-            "requests": count,
-            "ours_ms": _rounded(asdict(ours)) if ours else None,
-            "server_ms": _rounded(asdict(server)) if server else None,
-            "ours_to_server": _rounded(asdict(ratio), 3) if ratio else None,
-            "calls_per_request": round(sum(map(len, result.calls.values())) / count, 2),
-            "polls_per_request": round(polls / count, 3),
-            "calls": {
-                operation: {
-                    "count": len(seconds),
-                    "median_ms": round(statistics.median(seconds) * 1000, 1),
-                }
-                for operation, seconds in sorted(result.calls.items())
-            },
-            "misses": sum(sample.hit is False for sample in result.samples),
-            "steps_ms": _rounded(steps(result.samples, self.own)),
-            "each_ms": [
-                {"ours": round(ours, 1), "server": round(each.own_ms, 1) if each else None}
-                for ours, each in zip(result.ours, own, strict=True)
-            ],
-        }
-        if result.name == "pool-refill":
-            found["refilled"] = self.refilled
-        return found
-
-
-def _rounded(values: Mapping[str, Any], digits: int = 1) -> dict[str, Any]:
+def flow_figures(result: FlowResult, own: Mapping[int, OwnTime]) -> Figures:
+    """Return the figures of one flow by stable names; what was not measured is null."""
+    samples, calls = result.samples, result.calls
+    polls = sum(len(calls.get(operation, ())) for operation in POLLS)
+    there = [own.get(sample.task_id) for sample in samples]
     return {
-        key: round(value, digits) if isinstance(value, float) else value
-        for key, value in values.items()
+        "available": True,
+        "requests": len(samples),
+        "ours_ms": spread([sample.ours_ms for sample in samples]),
+        "server_ms": spread([each.own_ms for each in there if each]),
+        "ours_to_server": ratios(samples, own),
+        "calls_per_request": round(sum(map(len, calls.values())) / len(samples), 2),
+        "polls_per_request": round(polls / len(samples), 3),
+        "calls": {
+            operation: {
+                "count": len(seconds),
+                "median_ms": round(statistics.median(seconds) * 1000, 1),
+            }
+            for operation, seconds in sorted(calls.items())
+        },
+        "misses": sum(sample.hit is False for sample in samples),
+        "steps_ms": steps(samples, own),
+        "each_ms": [
+            {"ours": round(sample.ours_ms, 1), "server": round(each.own_ms, 1) if each else None}
+            for sample, each in zip(samples, there, strict=True)
+        ],
     }
 
 
-# --- For people ----------------------------------------------------------------------------------
+# --- Statistics -----------------------------------------------------------------------------------
 
 
-def show(report: Report, console: Console) -> None:
-    """Print the tables, and what the figures in them are."""
-    if report.results:
-        figures = report.figures()["flows"]
+def spread(values: Sequence[float]) -> Figures | None:
+    """Return the median, the 90th percentile and the range of some values; None of none."""
+    if not values:
+        return None
+    figures = {
+        "median": statistics.median(values),
+        "p90": _p90(values),
+        "least": min(values),
+        "most": max(values),
+    }
+    return {name: round(value, 1) for name, value in figures.items()}
+
+
+def ratios(samples: Sequence[Sample], own: Mapping[int, OwnTime]) -> Figures | None:
+    """Compare each request with the server's own time for that very request.
+
+    Imports vary, so a ratio of two medians hides what a caller of one request sees; both are
+    given. None when the server's own time is not known of any.
+    """
+    pairs = [
+        (sample.ours_ms, own[sample.task_id].own_ms)
+        for sample in samples
+        if sample.task_id in own and own[sample.task_id].own_ms > 0
+    ]
+    if not pairs:
+        return None
+    each = [ours / server for ours, server in pairs]
+    ours, server = (statistics.median(times) for times in zip(*pairs, strict=True))
+    figures = {"median": statistics.median(each), "p90": _p90(each), "of_medians": ours / server}
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
+def steps(samples: Sequence[Sample], own: Mapping[int, OwnTime]) -> Figures:
+    """Return the median milliseconds of each step of a request.
+
+    Where this side and the server share a clock, also the three parts of the whole: before the
+    data arrived, the server's own, and after the commit.
+    """
+    found: dict[str, list[float]] = {}
+    for sample in samples:
+        taken = dict(sample.steps_ms)
+        there = own.get(sample.task_id)
+        if there is not None and there.received_at is not None and there.committed_at is not None:
+            taken["before_server"] = (there.received_at - sample.began) * 1000
+            taken["server"] = there.own_ms
+            taken["after_server"] = (sample.ended - there.committed_at) * 1000
+        for step, milliseconds in taken.items():
+            found.setdefault(step, []).append(milliseconds)
+    return {step: round(statistics.median(values), 1) for step, values in found.items()}
+
+
+def _p90(values: Sequence[float]) -> float:
+    """The 90th percentile, interpolated between neighbours."""
+    # One value is its own percentile; Python 3.11 and 3.12 want two.
+    return statistics.quantiles(
+        values if len(values) > 1 else 2 * list(values), n=10, method="inclusive"
+    )[-1]
+
+
+# --- For people -----------------------------------------------------------------------------------
+
+
+def show(figures: Figures, console: Console) -> None:
+    """Print the table, and what the figures in it are."""
+    conditions, flows, idle = figures["conditions"], figures["flows"], figures["idle"]
+    lines = [] if idle is None else [_idle(idle)]
+    if flows:
         # Above the table and not its title, which would be folded to the table's width.
-        console.print(f"\n{_title(report.conditions)}\n", highlight=False, soft_wrap=True)
-        console.print(_table(figures))
-        for line in _notes(report.conditions, figures):
-            console.print(line, highlight=False, soft_wrap=True)
-    if report.idle is not None:
-        idle = report.idle
-        calls = ", ".join(f"{count} {name}" for name, count in sorted(idle.calls.items()))
-        console.print(
-            f"Idle daemon with {idle.tasks} warm tasks, {idle.seconds:.0f} s: "
-            f"{idle.cpu_percent:.2f} % of one core, {idle.rss_mb:.0f} MB resident, "
-            f"{idle.calls_per_minute:.1f} calls a minute to the server ({calls or 'none'})",
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(f"\n{_title(conditions)}\n", highlight=False, soft_wrap=True)
+        console.print(_table(flows))
+        lines = _notes(conditions, flows)
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
 
 
-def _title(conditions: Conditions) -> str:
-    where = conditions.server
-    if conditions.simulator_speed is not None:
-        where = f"a simulated CVAT at speed {conditions.simulator_speed:g}"
-    images = f"{conditions.images} image{'' if conditions.images == 1 else 's'}"
-    labels = f"{conditions.labels} label{'' if conditions.labels == 1 else 's'}"
+def _title(conditions: Figures) -> str:
+    where = conditions["server"]
+    if conditions["simulator_speed"] is not None:
+        where = f"a simulated CVAT at speed {conditions['simulator_speed']:g}"
+    images, labels = (
+        f"{conditions[of]} {of[:-1] if conditions[of] == 1 else of}" for of in ("images", "labels")
+    )
     return f"From a request to its job ids, {images}, {labels}, on {where}:"
 
 
-def _table(figures: Mapping[str, Any]) -> Table:
+def _idle(idle: Figures) -> str:
+    calls = ", ".join(f"{count} {name}" for name, count in sorted(idle["calls"].items()))
+    return (
+        f"Idle daemon with {idle['tasks']} warm tasks, {idle['seconds']:.0f} s: "
+        f"{idle['cpu_percent']:.2f} % of one core, {idle['rss_mb']:.0f} MB resident, "
+        f"{idle['calls_per_minute']:.1f} calls a minute to the server ({calls or 'none'})"
+    )
+
+
+def _table(flows: Mapping[str, Figures]) -> Table:
     from rich import box
     from rich.table import Table
 
@@ -139,7 +159,7 @@ def _table(figures: Mapping[str, Any]) -> Table:
     table.add_column("", no_wrap=True)
     for heading in HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
-    for name, flow in figures.items():
+    for name, flow in flows.items():
         if not flow["available"]:
             table.add_row(name, *["-"] * len(HEADINGS))
             continue
@@ -158,19 +178,19 @@ def _table(figures: Mapping[str, Any]) -> Table:
     return table
 
 
-def _notes(conditions: Conditions, figures: Mapping[str, Any]) -> list[str]:
-    measured = {name: flow for name, flow in figures.items() if flow["available"]}
+def _notes(conditions: Figures, flows: Mapping[str, Figures]) -> list[str]:
+    measured = {name: flow for name, flow in flows.items() if flow["available"]}
     notes = [
         "Ours is what a caller waits, in ms, from having the images to having the job ids.",
-        f"The server's is its own time in ms: {conditions.server_time_how}.",
+        f"The server's is its own time in ms: {conditions['server_time_how']}.",
         "The ratio is ours over the server's, request by request: its median and its p90.",
         *(
             f"{name} is not available: {flow['reason']}."
-            for name, flow in figures.items()
+            for name, flow in flows.items()
             if name not in measured
         ),
     ]
-    if "sdk" in figures and figures["sdk"].get("requests", 0) < conditions.requests:
+    if "sdk" in measured and measured["sdk"]["requests"] < conditions["requests"]:
         notes.append("sdk gets fewer requests than the others, since each takes more than 5 s.")
     if pool := measured.get("pool"):
         parts = (
@@ -188,7 +208,7 @@ def _notes(conditions: Conditions, figures: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-# --- A picture -----------------------------------------------------------------------------------
+# --- A picture ------------------------------------------------------------------------------------
 
 
 def check_plot_possible(path: Path) -> None:
@@ -196,23 +216,18 @@ def check_plot_possible(path: Path) -> None:
 
     :raises InputError: matplotlib is not installed, or the picture cannot be there.
     """
-    if not installed():
-        raise InputError("--plot needs matplotlib, the extra 'plot': pip install '.[plot]'")
     if not path.parent.is_dir():
         raise InputError(f"--plot {path}: there is no folder {path.parent}")
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise InputError(f"--plot {path}: give a name that ends with .png, .svg or .pdf")
-
-
-def installed() -> bool:
-    """Return whether there is a matplotlib."""
     try:
-        return find_spec("matplotlib") is not None
-    except ValueError:
-        return False
+        import matplotlib  # noqa: F401
+    except ImportError:
+        why = "--plot needs matplotlib, the extra 'plot': pip install '.[plot]'"
+        raise InputError(why) from None
 
 
-def draw(report: Report, path: Path) -> None:
+def draw(figures: Figures, path: Path) -> None:
     """Draw every request of every flow, on one scale.
 
     :raises InputError: the file cannot be written.
@@ -220,18 +235,19 @@ def draw(report: Report, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    results = [result for result in report.results.values() if result.samples]
-    figure = Figure(figsize=(9, 1.2 + 0.55 * len(results)), layout="constrained")
+    flows = {name: flow for name, flow in figures["flows"].items() if flow["available"]}
+    figure = Figure(figsize=(9, 1.2 + 0.55 * len(flows)), layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()
-    for row, result in enumerate(results):
-        own = [report.own[s.task_id].own_ms for s in result.samples if s.task_id in report.own]
+    for row, flow in enumerate(flows.values()):
+        ours = [each["ours"] for each in flow["each_ms"]]
+        own = [each["server"] for each in flow["each_ms"] if each["server"] is not None]
         axes.plot(own, [row + 0.17] * len(own), "|", color="tab:gray", markersize=7)
-        axes.plot(result.ours, [row - 0.1] * len(result.ours), "o", color="tab:blue", alpha=0.45)
-        median = statistics.median(result.ours)
+        axes.plot(ours, [row - 0.1] * len(ours), "o", color="tab:blue", alpha=0.45)
+        median = flow["ours_ms"]["median"]
         axes.plot([median, median], [row - 0.33, row + 0.33], color="tab:blue", linewidth=2)
         axes.annotate(f" {median:.0f}", (median, row - 0.35), fontsize=8, va="center")
-    axes.set_yticks(range(len(results)), [result.name for result in results])
+    axes.set_yticks(range(len(flows)), list(flows))
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")

@@ -53,9 +53,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         )
         url = environment["CVAT_URL"]
         config.write_text(f'[cvat]\nurl = "{url}"\n[daemon]\nport = 0\n{templates}')
-        daemon = stack.enter_context(
-            processes.daemon(config, environment, folder, log_options=["--log-json"])
-        )
+        daemon = stack.enter_context(processes.daemon(config, environment))
         settings = load(config)
         cvat = connect(settings.cvat, environment)
         stack.callback(cvat.close)

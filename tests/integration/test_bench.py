@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.progress import Progress
 from support.commands import cvat_pool
 
-from pool.bench.bench import Bench, BenchOptions
+from pool.bench.bench import Bench
 from pool.bench.measure import Sample
 from pool.bench.plain import plain_client
 from pool.bench.server_time import DatedTimes, SimulatorTimes, is_simulator
@@ -21,9 +20,6 @@ from pool.config.settings import CvatSettings
 from pool.config.source import LocalFile, Upload
 from pool.cvat import AccessTokenCredentials, CvatClient
 from pool.simulator import SimulatorServer
-
-#: All of them but the SDK with its defaults, which may take its 5 s.
-QUICK = "sdk-100ms,poll-500ms,busy-loop,pool,pool-webhooks,pool-refill,pool-concurrent"
 
 
 def on_server(simulator: SimulatorServer) -> tuple[set[int], set[int]]:
@@ -35,12 +31,14 @@ def test_a_configured_server_is_measured_and_left_as_it_was(
     config_path: Path, simulator: SimulatorServer
 ) -> None:
     before = on_server(simulator)
+    # Those with the fewest tasks to make and delete; the others are run on a server of their own.
+    flows = "sdk-100ms,busy-loop,pool,pool-webhooks"
     result = cvat_pool(
         "bench",
         "--config",
         config_path,
         "--flows",
-        QUICK,
+        flows,
         "--requests",
         "1",
         "--json",
@@ -54,19 +52,22 @@ def test_a_configured_server_is_measured_and_left_as_it_was(
     assert set(figures) == {"version", "conditions", "flows", "idle"}
     assert figures["conditions"]["server_time_exact"] is True
     assert figures["conditions"]["template"] == "scenes"
-    assert list(figures["flows"]) == QUICK.split(",")
+    assert list(figures["flows"]) == flows.split(",")
     for name, flow in figures["flows"].items():
-        assert flow["available"], (name, flow)
-        assert flow["requests"] == (20 if name == "pool-concurrent" else 1)
-        assert flow["misses"] == 0
-        assert flow["ours_ms"]["median"] > flow["server_ms"]["median"] > 0
-        assert flow["ours_to_server"]["median"] > 1
-        assert flow["calls_per_request"] >= flow["polls_per_request"]
+        check_flow(name, flow, requests=1)
     polls = {name: flow["polls_per_request"] for name, flow in figures["flows"].items()}
     assert polls["pool"] >= 1
     assert polls["pool-webhooks"] <= 1
-    assert polls["pool-concurrent"] < 1
     assert figures["flows"]["pool"]["calls"].keys() >= {"upload", "jobs", "rename_task"}
+
+
+def check_flow(name: str, flow: Any, *, requests: int) -> None:
+    """Every request was a hit, and its figures fit together."""
+    assert flow["available"], (name, flow)
+    assert (flow["requests"], flow["misses"]) == (requests, 0), name
+    assert flow["ours_ms"]["median"] > flow["server_ms"]["median"] > 0
+    assert flow["ours_to_server"]["median"] > 1
+    assert flow["calls_per_request"] >= flow["polls_per_request"]
 
 
 def test_the_calls_are_those_that_the_server_saw(
@@ -75,73 +76,65 @@ def test_the_calls_are_those_that_the_server_saw(
     def calls() -> dict[str, int]:
         return simulator.call(lambda: dict(simulator.stats.calls))
 
-    options = BenchOptions(
-        settings=load(config_path),
-        simulator=False,
-        requests=3,
-        flows=["busy-loop"],
-        speed=0.0,
+    bench = Bench(
+        settings=load(config_path), simulator=False, requests=3, flows=["busy-loop"], speed=0.0
     )
     before = calls()
-    report = Bench(options, os.environ).run(say=lambda _: None, progress=silently)
+    figures = bench.run(Progress(disable=True))
     seen = {name: count - before.get(name, 0) for name, count in calls().items()}
-    counted = report.figures()["flows"]["busy-loop"]["calls"]
+    counted = figures["flows"]["busy-loop"]["calls"]
     # The three that warm up are not counted, but the server saw them, too.
     assert counted["upload"]["count"] == 3
     assert seen["data:post"] == 6
     assert 3 <= counted["jobs"]["count"] <= seen["jobs:list"] - 3
 
 
-@contextmanager
-def silently(_steps: int) -> Iterator[Callable[[str], None]]:
-    yield lambda _name: None
+class Interrupted(Progress):
+    """Ctrl-C after the first request."""
+
+    def update(self, *_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("flow", ["poll-500ms", "pool-concurrent", "pool-webhooks"])
 def test_nothing_is_left_when_it_is_interrupted(
-    config_path: Path, simulator: SimulatorServer, log_in: None, flow: str
+    config_path: Path, simulator: SimulatorServer, log_in: None
 ) -> None:
-    @contextmanager
-    def interrupted(_steps: int) -> Iterator[Callable[[str], None]]:
-        def advance(_name: str) -> None:
-            raise KeyboardInterrupt
-
-        yield advance
-
     before = on_server(simulator)
-    options = BenchOptions(
-        settings=load(config_path), simulator=False, requests=1, flows=[flow], speed=0.0
-    )
+    flows = ["poll-500ms", "pool-webhooks"]
+    bench = Bench(settings=load(config_path), simulator=False, requests=1, flows=flows, speed=0.0)
     with pytest.raises(KeyboardInterrupt):
-        Bench(options, os.environ).run(say=lambda _: None, progress=interrupted)
+        bench.run(Interrupted(disable=True))
     assert on_server(simulator) == before
 
 
-def test_a_server_of_its_own_needs_no_configuration(tmp_path: Path) -> None:
-    result = cvat_pool(
-        "bench",
-        "--speed",
-        "0",
-        "--flows",
-        "poll-500ms,pool",
-        "--requests",
-        "2",
-        "--labels",
-        "3",
-        "--images",
-        "2",
-        cwd=tmp_path,
-    )
+def bench_of_its_own(cwd: Path, *options: str) -> str:
+    """What a bench prints on a simulator of its own."""
+    result = cvat_pool("bench", "--speed", "0", *options, cwd=cwd)
     assert (result.returncode, result.stderr) == (0, "")
-    assert "2 images, 3 labels, on a simulated CVAT at speed 0" in result.stdout
-    assert "The server's is its own time in ms: the simulator's record" in result.stdout
-    assert list(tmp_path.iterdir()) == []
+    assert list(cwd.iterdir()) == []
+    return result.stdout
+
+
+def test_a_server_of_its_own_needs_no_configuration(tmp_path: Path) -> None:
+    options = ("--flows", "poll-500ms", "--requests", "2", "--labels", "3", "--images", "2")
+    printed = bench_of_its_own(tmp_path, *options)
+    assert "2 images, 3 labels, on a simulated CVAT at speed 0" in printed
+    assert "The server's is its own time in ms: the simulator's record" in printed
+
+
+def test_a_pool_under_load(tmp_path: Path) -> None:
+    printed = bench_of_its_own(
+        tmp_path, "--flows", "pool-refill,pool-concurrent", "--requests", "1", "--json"
+    )
+    flows = json.loads(printed)["flows"]
+    check_flow("pool-refill", flows["pool-refill"], requests=1)
+    check_flow("pool-concurrent", flows["pool-concurrent"], requests=20)
+    assert flows["pool-refill"]["refilled"] >= 1
+    assert flows["pool-concurrent"]["polls_per_request"] < 1
 
 
 def test_an_idle_daemon(tmp_path: Path) -> None:
-    result = cvat_pool("bench", "--speed", "0", "--idle", "500ms", "--json", cwd=tmp_path)
-    assert (result.returncode, result.stderr) == (0, "")
-    figures = json.loads(result.stdout)
+    figures = json.loads(bench_of_its_own(tmp_path, "--idle", "500ms", "--json"))
     assert figures["flows"] == {}
     assert figures["idle"]["tasks"] == 100
     assert figures["idle"]["seconds"] >= 0.5

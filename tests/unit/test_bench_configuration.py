@@ -42,7 +42,8 @@ def settings(tmp_path: Path) -> Settings:
 def written(folder: Path, settings: Settings, template: Template, **sizes: int) -> Settings:
     folder = folder / "bench"
     folder.mkdir()
-    return load(write_configuration(folder, settings, settings.cvat, template, sizes))
+    templates = {name: (template, size) for name, size in sizes.items()}
+    return load(write_configuration(folder, settings, settings.cvat, templates))
 
 
 @pytest.mark.parametrize("name", ["odd.name", "hooked"])
@@ -70,6 +71,6 @@ def test_labels_of_the_bench_s_own(tmp_path: Path, settings: Settings) -> None:
 def test_no_file_at_all(tmp_path: Path) -> None:
     server = CvatSettings(url="http://cvat.test")
     template = Template(name="bench", labels=({"name": "car"},))
-    path = write_configuration(tmp_path, Settings(), server, template, {"bench": 5})
+    path = write_configuration(tmp_path, Settings(), server, {"bench": (template, 5)})
     (there,) = load(path).templates.values()
     assert (there.labels[0]["name"], there.pool.min_size) == ("car", 5)
