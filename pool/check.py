@@ -9,8 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from pool.clock import Clock, parse_time
-from pool.config.loader import require_templates
-from pool.config.problems import InvalidConfig
+from pool.config.loader import InvalidConfig, require_templates
 from pool.config.settings import Settings, Template
 from pool.cvat import CvatClient
 from pool.errors import CvatBusy, CvatForbidden, PoolError

@@ -30,7 +30,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """
     from pool.check import mistakes, run_checks
     from pool.clock import SystemClock
-    from pool.config.problems import InvalidConfig
+    from pool.config.loader import InvalidConfig
     from pool.cvat import connect
     from pool.store import open_store
 

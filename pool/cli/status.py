@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
     from rich.text import Text
 
-    from pool.config.problems import InvalidConfig
+    from pool.config.loader import InvalidConfig
     from pool.model import Status, TemplateStatus
 
 #: What is shown is laid out for so many columns, even where the screen has fewer.
@@ -75,7 +75,7 @@ def status(
 def _reading(config: Path | None, server: str | None) -> Iterator[Callable[[], Status]]:
     """What reads the status. Where the configuration is wrong and a daemon is at work, it is read
     by the configuration that the daemon has."""
-    from pool.config.problems import InvalidConfig
+    from pool.config.loader import InvalidConfig
 
     with ExitStack() as stack:
         try:

@@ -15,9 +15,9 @@ from typing import Annotated, Any, Final, Literal, Self, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pool.config.arguments import LARGEST
-from pool.config.explain import explain, unknown_key
 from pool.config.fields import ONE_OF, Flag, Whole, described, refused
 from pool.config.names import LONGEST_PATH, check_server_path, check_text
+from pool.config.problems import explain, unknown_key
 from pool.errors import InputError
 
 #: What is sent where neither a template nor a caller says otherwise. ``chunk_size`` "auto" bounds

@@ -27,7 +27,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, core_schema
 
 from pool.config.arguments import LARGEST
-from pool.config.explain import nearest
+from pool.config.problems import nearest
 from pool.config.units import LONGEST, format_duration, format_size, parse_duration, parse_size
 from pool.config.urls import split_url
 
@@ -67,7 +67,7 @@ class Surroundings:
 
 def expected(what: str, hint: str = "") -> PydanticCustomError:
     """Return the error of a value in whose place ``what`` is expected. In a file the message says
-    what was found as well (:func:`pool.config.explain.explain`)."""
+    what was found as well (:func:`pool.config.problems.explain`)."""
     return PydanticCustomError("expected", "expected {what}{hint}", {"what": what, "hint": hint})
 
 

@@ -19,9 +19,9 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import PlainValidator, TypeAdapter, ValidationError
 
-from pool.config.explain import explain, mismatch, unknown_key
 from pool.config.fields import ONE_OF, Flag, expected
-from pool.config.lines import Key
+from pool.config.problems import explain, mismatch, unknown_key
+from pool.config.toml import Key
 
 #: Called with where a problem is, inside the labels, and what it is.
 Complain = Callable[[Key, str], None]

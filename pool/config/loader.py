@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -18,11 +19,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from pool.config.arguments import TEMPLATE_NAME
 from pool.config.data_params import SOURCES, DataParams, explain_unknown, merged
-from pool.config.explain import explain, mismatch, nearest, unknown_key
 from pool.config.fields import Id, Stamp, Surroundings, WatchedFile, stamp
 from pool.config.labels import name_of, read_labels, read_labels_file
-from pool.config.lines import Key, key_lines, show_key
-from pool.config.problems import InvalidConfig, Problem, parse
+from pool.config.problems import Problem, explain, mismatch, nearest, unknown_key
 from pool.config.settings import (
     DEFAULT_TABLES,
     LABEL_SOURCES,
@@ -36,6 +35,7 @@ from pool.config.settings import (
     Template,
     keys_of,
 )
+from pool.config.toml import Key, key_lines, parse, show_key
 from pool.errors import ConfigError, InputError
 
 Table = TypeVar("Table")
@@ -47,6 +47,25 @@ _TOP_TABLES: Final = ("cvat", "store", "daemon", "events", "defaults", "template
 _CREDENTIALS: Final = re.compile(
     r"(?:.*_)?(?:token|password|passwd|secret|username|user|login|credentials?|api_?key|pat)", re.I
 )
+
+
+class InvalidConfig(ConfigError):
+    """The configuration is wrong."""
+
+    def __init__(self, problems: tuple[Problem, ...], path: Path | None = None) -> None:
+        self.problems = problems
+        self.path = path
+        #: As :attr:`Settings.files`, as far as the file could be understood.
+        self.files: Mapping[Path, Stamp] = {}
+        #: What the tables beside the templates say, where nothing is wrong with them.
+        self.rest: Settings | None = None
+        first, *others = self.lines()
+        more = f" (and {len(others)} more: 'cvat-pool check' shows all)" if others else ""
+        super().__init__(first + more)
+
+    def lines(self) -> tuple[str, ...]:
+        """Every problem on a line of its own, ``file:line: key: what is wrong``."""
+        return tuple(problem.in_file(self.path) for problem in self.problems)
 
 
 def find_config(environ: Mapping[str, str]) -> Path:
@@ -137,8 +156,10 @@ class _Reading:
         self._surroundings = Surroundings(path.parent if path else None, environ, files or {})
         self._problems: list[Problem] = []
         self._warnings: list[Problem] = []
-        self._raw = parse(text, path)
-        self._lines = key_lines(text)
+        raw = parse(text)
+        if isinstance(raw, Problem):
+            raise InvalidConfig((raw,), path)
+        self._text, self._raw = text, raw
 
     def settings(self) -> Settings:
         for name in self._raw:
@@ -369,6 +390,11 @@ class _Reading:
 
     def _warning(self, key: Key, message: str) -> None:
         self._warnings.append(self._at(key, message))
+
+    @cached_property
+    def _lines(self) -> Mapping[Key, int]:
+        # Looked for where something is to be said only, since that takes longer than reading.
+        return key_lines(self._text)
 
     def _at(self, key: Key, message: str) -> Problem:
         place = key

@@ -1,16 +1,25 @@
-"""What is said about a configuration that is wrong, and the first thing that can be: its TOML."""
+"""What is wrong with a configuration, in words for people who look at their file: the place, what
+was expected, what was found, and the nearest key or option. The errors of pydantic become such."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+import difflib
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-from pool.config.fields import Stamp
-from pool.config.settings import Settings
-from pool.errors import ConfigError
+from pydantic_core import ErrorDetails
+
+#: What is expected, by the types of errors that :mod:`pool.config.fields` does not word.
+_EXPECTED: Final = {
+    "string_type": "text in quotes",
+    "string_too_long": "one line of at most {max_length} characters",
+    "tuple_type": "an array",
+    "dataclass_type": "a table",
+    "model_type": "a table",
+}
 
 
 @dataclass(frozen=True)
@@ -33,42 +42,52 @@ class Problem:
         return f"{place}: {self}"
 
 
-class InvalidConfig(ConfigError):
-    """The configuration is wrong."""
-
-    def __init__(self, problems: tuple[Problem, ...], path: Path | None = None) -> None:
-        self.problems = problems
-        self.path = path
-        #: As :attr:`Settings.files`, as far as the file could be understood.
-        self.files: Mapping[Path, Stamp] = {}
-        #: What the tables beside the templates say, where nothing is wrong with them.
-        self.rest: Settings | None = None
-        first, *others = self.lines()
-        more = f" (and {len(others)} more: 'cvat-pool check' shows all)" if others else ""
-        super().__init__(first + more)
-
-    def lines(self) -> tuple[str, ...]:
-        """Every problem on a line of its own, ``file:line: key: what is wrong``."""
-        return tuple(problem.in_file(self.path) for problem in self.problems)
+def explain(error: ErrorDetails) -> str:
+    """Return what is wrong with a value."""
+    kind, message, context = error["type"], error["msg"], error.get("ctx", {})
+    if kind == "missing":
+        return f"the {error['loc'][-1]} is missing"
+    if kind == "refused":
+        return message
+    if kind in _EXPECTED:
+        what, hint = _EXPECTED[kind].format(**context), ""
+    elif kind == "expected":
+        what, hint = context["what"], context["hint"]
+    else:
+        return f"{message[:1].lower()}{message[1:]}, found {shown(error['input'])}"
+    return mismatch(what, error["input"]) + hint
 
 
-def parse(text: str, path: Path | None) -> dict[str, Any]:
-    import tomllib
-
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise InvalidConfig((Problem(0, "", "not valid TOML: nested too deeply"),), path) from None
-    except ValueError as error:
-        raise InvalidConfig((_syntax_problem(str(error), text),), path) from None
+def mismatch(what: str, value: object) -> str:
+    """Return what is said of a value in whose place ``what`` is expected."""
+    return f"expected {what}, found {shown(value)}"
 
 
-def _syntax_problem(message: str, text: str) -> Problem:
-    """tomllib's message in our form; it names the place as "(at line 3, column 5)"."""
-    what, _, place = message.partition(" (at ")
-    if what == "Cannot overwrite a value":
-        what = "a key or a table that has a value already is given again"
-    numbers = re.match(r"line (\d+), column (\d+)", place)
-    line = int(numbers[1]) if numbers else len(text.splitlines())
-    column = f", column {numbers[2]}" if numbers else ""
-    return Problem(line, "", f"not valid TOML{column}: {what[:1].lower()}{what[1:]}")
+def unknown_key(name: str, known: Iterable[str]) -> str:
+    """Return what is said of a key that is none of the ``known``."""
+    known = tuple(known)
+    near = nearest(name, known)
+    return (
+        f"unknown key; did you mean {near}?" if near else f"unknown key; known: {', '.join(known)}"
+    )
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that was probably meant, if any is near."""
+    by_lower_case = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(word.lower(), by_lower_case, n=1, cutoff=0.6)
+    return by_lower_case[near[0]] if near else None
+
+
+def shown(value: object) -> str:
+    """Return a value as it stands in the file, cut to a length that fits into a message."""
+    match value:
+        case dict():
+            return "a table"
+        case list():
+            return "an array"
+        case bool() | str() | None:
+            text = json.dumps(value, ensure_ascii=False)
+            return text if len(text) <= 60 else f"{text[:57]}…{text[-1]}"
+        case _:
+            return str(value)[:60]

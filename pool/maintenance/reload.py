@@ -12,8 +12,7 @@ from pathlib import Path
 
 from pool.clock import Clock
 from pool.config.fields import Stamp, stamp
-from pool.config.loader import load, require_templates
-from pool.config.problems import InvalidConfig
+from pool.config.loader import InvalidConfig, load, require_templates
 from pool.config.settings import Settings, Template
 from pool.config.templates import Templates, outline
 from pool.errors import ConfigError

@@ -29,7 +29,11 @@ def template(template: Template) -> Template:
 
 
 def hook_state(engine: Process, settings: Settings) -> WebhookState:
-    return read_status(engine.store, settings, now=engine.clock.now()).templates[0].hooks
+    return (
+        read_status(engine.store, settings, engine.templates, now=engine.clock.now())
+        .templates[0]
+        .hooks
+    )
 
 
 def learn(engine: Process, deliveries: WebhookReceiver, imports: Imports, count: int = 5) -> None:
@@ -89,7 +93,9 @@ def test_polling_takes_over_when_deliveries_stop_and_gives_way_again(
     for _ in range(2):
         lost = lose(engine, imports, cvat)
     assert hook_state(engine, settings) is WebhookState.SILENT
-    status = read_status(engine.store, settings, now=engine.clock.now()).templates[0]
+    status = read_status(
+        engine.store, settings, engine.templates, now=engine.clock.now()
+    ).templates[0]
     assert status.hooks_silent_since is not None
     last = imports.begin()
     assert (engine.tracker.seconds_until_due() or 0.0) < 1.2 * USUAL

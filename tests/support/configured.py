@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pool.config.loader import loads
-from pool.config.problems import InvalidConfig, Problem
+from pool.config.loader import InvalidConfig, loads
+from pool.config.problems import Problem
 from pool.config.settings import Template
 
 #: A template, ``cars``; what follows it in a text belongs to its table.

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from support.configured import CARS, cars, only_problem, problems
 
 from pool.config.data_params import DataParams
-from pool.config.loader import load, loads
-from pool.config.problems import InvalidConfig, Problem
+from pool.config.loader import InvalidConfig, load, loads
+from pool.config.problems import Problem
 from pool.config.settings import (
     DEFAULT_TABLES,
     TEMPLATE_TABLES,

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pool.config.loader import find_config, load, loads
-from pool.config.problems import InvalidConfig
+from pool.config.loader import InvalidConfig, find_config, load, loads
 from pool.errors import ConfigError
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool.config.lines import Key, key_lines, show_key
 from pool.config.loader import loads
+from pool.config.toml import Key, key_lines, show_key
 from pool.errors import ConfigError
 
 AWKWARD = r'''# a comment = "with" [brackets]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from support.configured import only_problem
 
-from pool.config.loader import loads
-from pool.config.problems import InvalidConfig
+from pool.config.loader import InvalidConfig, loads
 from pool.config.settings import CvatSettings
 
 SECRETS = ["token", "password", "access_token", "username", "api_key", "API_TOKEN", "secret"]

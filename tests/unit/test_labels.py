@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from support.configured import cars, only_problem, problems
 
-from pool.config.loader import loads
-from pool.config.problems import InvalidConfig
+from pool.config.loader import InvalidConfig, loads
 
 
 def labels(raw: object, tmp_path: Path) -> list[dict[str, Any]]:

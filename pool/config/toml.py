@@ -1,7 +1,8 @@
-"""The line of each key of a TOML text, which ``tomllib`` does not report.
+"""A TOML text: its values, as ``tomllib`` reads them, and the line of each key, which ``tomllib``
+does not report.
 
-This is no parser: the text has passed ``tomllib`` before, so nothing is checked here, and the only
-thing to get right is where keys and values begin and end.
+What finds the lines is no parser: the text has passed ``tomllib`` before, so nothing is checked
+there, and the only thing to get right is where keys and values begin and end.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Any, Final
+
+from pool.config.problems import Problem
 
 #: The way to a value: keys of tables and, inside arrays, positions.
 Key = tuple[str | int, ...]
@@ -28,6 +31,27 @@ _TOKEN: Final = re.compile(
     r"|[^\s\[\]{}=,\"'#]+",
     re.DOTALL,
 )
+
+
+def parse(text: str) -> dict[str, Any] | Problem:
+    """Return the values of a text, or why it is no TOML."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        return Problem(0, "", "not valid TOML: nested too deeply")
+    except ValueError as error:
+        return _syntax_problem(str(error), text)
+
+
+def _syntax_problem(message: str, text: str) -> Problem:
+    """tomllib's message in our form; it names the place as "(at line 3, column 5)"."""
+    what, _, place = message.partition(" (at ")
+    if what == "Cannot overwrite a value":
+        what = "a key or a table that has a value already is given again"
+    numbers = re.match(r"line (\d+), column (\d+)", place)
+    line = int(numbers[1]) if numbers else len(text.splitlines())
+    column = f", column {numbers[2]}" if numbers else ""
+    return Problem(line, "", f"not valid TOML{column}: {what[:1].lower()}{what[1:]}")
 
 
 def key_lines(text: str) -> Mapping[Key, int]:
