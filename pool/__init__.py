@@ -53,16 +53,8 @@ from pool.version import VERSION
 if TYPE_CHECKING:
     from pool.client import AsyncLease, AsyncRemotePool, AsyncRequest, RemotePool
     from pool.handles import Lease, Request
-    from pool.model import (
-        Event,
-        Job,
-        LeaseState,
-        Outcome,
-        RequestState,
-        Status,
-        TaskState,
-        TemplateStatus,
-    )
+    from pool.model import Event, Job, LeaseState, Outcome, RequestState, TaskState
+    from pool.status import Status, TemplateStatus
     from pool.taskpool import TaskPool
 
 __version__ = VERSION
@@ -138,10 +130,10 @@ _LAZY = {
     "Request": "pool.handles",
     "RequestState": "pool.model",
     "RequestWarning": "pool.model",
-    "Status": "pool.observability.status",
+    "Status": "pool.status",
     "TaskPool": "pool.taskpool",
     "TaskState": "pool.model",
-    "TemplateStatus": "pool.observability.status",
+    "TemplateStatus": "pool.status",
 }
 
 

@@ -43,13 +43,13 @@ from pool.model import (
     Prewarm,
     RequestRecord,
     RequestState,
-    Status,
     TaskState,
     new_id,
 )
 from pool.observability.status import read_status
 from pool.process import Process
 from pool.requests.breaker import SERVER
+from pool.status import Status
 from pool.store import NewRequest, Store
 
 

@@ -21,7 +21,8 @@ from pool.clock import SystemClock
 from pool.config.loader import load
 from pool.cvat import CvatClient, connect
 from pool.errors import PoolError
-from pool.model import Outcome, TemplateStatus
+from pool.model import Outcome
+from pool.status import TemplateStatus
 from pool.taskpool import TaskPool
 from pool.tracking.webhook_setup import WebhookSetup, target_of
 

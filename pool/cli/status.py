@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from pool.config.loader import InvalidConfig
-    from pool.model import Status, TemplateStatus
+    from pool.status import Status, TemplateStatus
 
 #: What is shown is laid out for so many columns, even where the screen has fewer.
 NARROWEST: Final = 40

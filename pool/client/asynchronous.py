@@ -33,12 +33,13 @@ from pool.config.arguments import (
 from pool.config.source import Data, Files, Upload, build_upload
 from pool.errors import LeaseEnded, UnknownLease, UnknownRequest, WaitTimeout
 from pool.handles import LeaseHandle, RequestHandle, error_of
-from pool.model import Event, Job, LeaseState, RequestState, RequestWarning, Status
+from pool.model import Event, Job, LeaseState, RequestState, RequestWarning
+from pool.status import Status
 
 if TYPE_CHECKING:
     import httpx
 
-    from pool.model import Status
+    from pool.status import Status
 
 T = TypeVar("T")
 

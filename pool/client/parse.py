@@ -13,16 +13,8 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from pool.clock import parse_time
 from pool.errors import PoolError, UnknownLease, kind_of_error
-from pool.model import (
-    Event,
-    Job,
-    LeaseState,
-    Outcome,
-    RequestRecord,
-    RequestWarning,
-    Status,
-    TemplateStatus,
-)
+from pool.model import Event, Job, LeaseState, Outcome, RequestRecord, RequestWarning
+from pool.status import Status, TemplateStatus
 
 T = TypeVar("T")
 

@@ -31,12 +31,13 @@ from pool.config.source import Data, Files, Progress, Upload, build_upload
 from pool.errors import PoolClosed, PoolError, PoolUnreachable
 from pool.handles import Lease, Request
 from pool.logs import get_logger
-from pool.model import Event, Job, RequestRecord, Status
+from pool.model import Event, Job, RequestRecord
+from pool.status import Status
 
 if TYPE_CHECKING:
     import httpx
 
-    from pool.model import Status
+    from pool.status import Status
 
 T = TypeVar("T")
 

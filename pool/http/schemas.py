@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+import pool.status
 from pool import model
 from pool.clock import rfc3339
 from pool.config.arguments import (
@@ -37,14 +38,8 @@ from pool.config.arguments import (
 from pool.config.data_params import DataParams
 from pool.errors import InputError, PoolError
 from pool.handles import error_of
-from pool.model import (
-    LeaseRecord,
-    LeaseState,
-    Outcome,
-    RequestRecord,
-    RequestState,
-    WebhookState,
-)
+from pool.model import LeaseRecord, LeaseState, Outcome, RequestRecord, RequestState
+from pool.status import WebhookState
 
 AnyBody = TypeVar("AnyBody", bound=BaseModel)
 #: Returns the page of a task, by CVAT's id of it.
@@ -505,7 +500,7 @@ class DrainedTemplate(TemplateStatus):
     """Warm tasks that were taken out of the pool."""
 
     @classmethod
-    def of(cls, template: model.TemplateStatus, retired: int) -> Self:
+    def of(cls, template: pool.status.TemplateStatus, retired: int) -> Self:
         return cls._from(template, retired=retired)
 
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 
-from pool import errors, model
+import pool.status
+from pool import errors
 from pool.errors import UnknownTemplate
 from pool.http import openapi
 from pool.http.context import AppState, state_of
@@ -28,7 +29,7 @@ _UNKNOWN = openapi.problems(UnknownTemplate, errors.InputError)
 _DONE = "The template as it is now"
 
 
-def status_of(status: model.Status) -> Status:
+def status_of(status: pool.status.Status) -> Status:
     """Return the status of the Python API as an answer."""
     return Status.model_validate(status)
 
@@ -122,7 +123,7 @@ async def _control(state: AppState, name: str, change: Callable[[str], Any]) -> 
     return TemplateStatus.model_validate(await _find(state, name))
 
 
-async def _find(state: AppState, name: str) -> model.TemplateStatus:
+async def _find(state: AppState, name: str) -> pool.status.TemplateStatus:
     status = await state.workers.store(state.pool.status)
     for template in status.templates:
         if template.name == name:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from pool.clock import Clock
 from pool.maintenance.scheduler import INTERVALS
-from pool.model import EndedRequest, Status, TemplateStatus
+from pool.model import EndedRequest
+from pool.status import Status, TemplateStatus
 from pool.store import Store
 
 #: Seconds between two samples, for which samples are kept, and how many requests are shown.

@@ -15,12 +15,12 @@ from prometheus_client.registry import Collector
 from pool.errors import StoreError
 from pool.events.sinks import Sinks, SinkState
 from pool.maintenance.scheduler import Scheduler, ServiceRecord
-from pool.model import Status, TemplateStatus
 from pool.observability.health import Health, ServerContact
 from pool.observability.history import History
 from pool.observability.metrics import PREFIX, Metrics
 from pool.observability.status import read_status
 from pool.process import Process
+from pool.status import Status, TemplateStatus
 
 
 class Observation(Collector):

@@ -9,15 +9,9 @@ from datetime import datetime
 from pool.config.settings import Settings, Template
 from pool.handles import when
 from pool.maintenance.sizing import current_target
-from pool.model import (
-    Levels,
-    Outcome,
-    Status,
-    TaskState,
-    TemplateStatus,
-    WebhookState,
-)
+from pool.model import Levels, Outcome, TaskState
 from pool.requests.breaker import SERVER
+from pool.status import Status, TemplateStatus, WebhookState
 from pool.store import Store
 from pool.tracking.webhook_health import scope_of, webhook_state
 

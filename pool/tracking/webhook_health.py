@@ -15,7 +15,8 @@ from pool.clock import Clock
 from pool.config.settings import Template
 from pool.errors import StoreError
 from pool.logs import get_logger
-from pool.model import ImportRecord, Job, WebhookRecord, WebhookState
+from pool.model import ImportRecord, Job, WebhookRecord
+from pool.status import WebhookState
 from pool.store import Store
 
 log = get_logger(__name__)

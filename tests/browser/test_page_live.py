@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from browser.seen import NewPage, RunDaemon, Running, Watched
 from pool.errors import ImportFailed
-from pool.model import TemplateStatus
+from pool.status import TemplateStatus
 
 TEMPLATE = "street-scenes"
 TOKEN = "a-token-for-this-test"

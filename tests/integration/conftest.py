@@ -21,10 +21,10 @@ from pool.config.loader import load
 from pool.config.settings import ImportSettings, PoolSettings, Template
 from pool.cvat import connect
 from pool.daemon import Daemon
-from pool.model import WebhookState
 from pool.process import Process
 from pool.requests.dispatcher import Dispatcher
 from pool.simulator import SimulatorServer
+from pool.status import WebhookState
 from pool.store import Store
 from pool.tracking.webhook_receiver import WebhookReceiver
 from pool.tracking.webhook_setup import WebhookReport, WebhookSetup

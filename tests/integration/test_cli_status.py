@@ -16,9 +16,9 @@ from support.waiting import wait_until
 
 from pool.config.loader import load
 from pool.daemon import Daemon
-from pool.model import Status, TemplateStatus, WebhookState
 from pool.observability.status import troubles
 from pool.simulator import SimulatorServer
+from pool.status import Status, TemplateStatus, WebhookState
 
 LONG = "drive-2026-11-night-rain-front-camera"
 LONGEST = "all-of-the-sixty-four-characters-that-the-name-of-a-template-has"

@@ -18,8 +18,9 @@ from pool.errors import InputError
 from pool.maintenance.refill import Refill
 from pool.maintenance.reload import ReloadReport
 from pool.maintenance.retirement import Retirement
-from pool.model import LeaseRecord, TemplateStatus
+from pool.model import LeaseRecord
 from pool.process import LOOK_EVERY
+from pool.status import TemplateStatus
 from pool.store import Store
 
 

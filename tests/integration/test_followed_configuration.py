@@ -18,8 +18,8 @@ from pool import TaskPool
 from pool.config.loader import load
 from pool.cvat import connect
 from pool.daemon import Daemon
-from pool.model import WebhookState
 from pool.simulator import SimulatorServer
+from pool.status import WebhookState
 from pool.tracking.webhook_setup import WebhookSetup
 
 SUCCESSFUL = "cvat_pool_config_last_reload_successful"

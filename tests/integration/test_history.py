@@ -9,10 +9,10 @@ from support.clock import ManualClock
 from support.happening import make_warm, serve
 
 from pool.config.settings import Settings
-from pool.model import Status
 from pool.observability.history import EVERY, KEPT_FOR, History
 from pool.observability.status import read_status
 from pool.process import Process
+from pool.status import Status
 from pool.store import Store
 
 

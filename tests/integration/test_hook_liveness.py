@@ -10,9 +10,9 @@ from support.hooked import PING, SCOPE, Imports, created
 from support.scripted import ScriptedCvat
 
 from pool.config.settings import Settings, Template
-from pool.model import WebhookState
 from pool.observability.status import read_status
 from pool.process import Process
+from pool.status import WebhookState
 from pool.tracking.webhook_health import JUDGED_FOR
 from pool.tracking.webhook_receiver import TOO_LATE, WebhookReceiver
 

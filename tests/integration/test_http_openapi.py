@@ -14,7 +14,7 @@ from support.api import Checker, Serving
 from pool import errors
 from pool.errors import PoolError
 from pool.http import schemas
-from pool.model import Status, TemplateStatus
+from pool.status import Status, TemplateStatus
 
 METHODS = {"get", "post", "put", "delete", "patch"}
 

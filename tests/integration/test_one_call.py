@@ -22,9 +22,10 @@ from pool import Request, RequestState, TaskPool
 from pool.config.loader import load
 from pool.daemon import Daemon
 from pool.errors import CvatBusy, CvatRefusedCredentials
-from pool.model import Event, TemplateStatus
+from pool.model import Event
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 from pool.simulator.faults import Cut, Error, Hang
+from pool.status import TemplateStatus
 
 #: Seconds within which a template is served, whatever becomes of another's calls.
 SOON = 5.0

@@ -20,9 +20,10 @@ from pool.maintenance.deletion import Deletion
 from pool.maintenance.lease_expiry import LeaseExpiry
 from pool.maintenance.reconcile import Reconcile
 from pool.maintenance.refill import Refill
-from pool.model import Handout, Outcome, RequestRecord, RequestState, TaskState, TemplateStatus
+from pool.model import Handout, Outcome, RequestRecord, RequestState, TaskState
 from pool.requests.breaker import REFUSED_BASE, REFUSED_CAP
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
+from pool.status import TemplateStatus
 from pool.store import NewRequest, Store
 
 

@@ -13,10 +13,10 @@ from pool import ImportFailed, Outcome, TaskPool
 from pool.config.source import build_upload
 from pool.cvat.failures import OTHER_DATA
 from pool.daemon import Daemon
-from pool.model import WebhookState
 from pool.requests import runner
 from pool.simulator import SimulatorServer
 from pool.simulator.faults import Cut, Error
+from pool.status import WebhookState
 from pool.tracking.webhook_setup import WebhookReport
 
 

@@ -12,9 +12,10 @@ import urllib3
 from pool import TaskPool
 from pool.config.settings import Template
 from pool.daemon import Daemon
-from pool.model import RequestRecord, RequestState, WebhookState
+from pool.model import RequestRecord, RequestState
 from pool.process import Process
 from pool.simulator import SimulatorServer
+from pool.status import WebhookState
 from pool.store import CreateLimit, NewLease, NewRequest
 from pool.tracking.webhook_setup import WebhookReport, WebhookSetup
 

@@ -19,13 +19,8 @@ from pool.cvat.records import ImportState, ImportStatus
 from pool.cvat.webhooks import Delivery, Event, is_signed, parse_event, signature_of
 from pool.errors import ConfigError
 from pool.http.server import check_exposure
-from pool.model import (
-    ImportMember,
-    ImportRecord,
-    Job,
-    WebhookRecord,
-    WebhookState,
-)
+from pool.model import ImportMember, ImportRecord, Job, WebhookRecord
+from pool.status import WebhookState
 from pool.tracking.poll_schedule import Pace, safety_net_pause
 from pool.tracking.webhook_health import project_of, scope_of, webhook_state, whole_task
 from pool.tracking.webhook_setup import default_url, meaning, target_of

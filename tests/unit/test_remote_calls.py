@@ -60,7 +60,8 @@ from pool import (
     WaitTimeout,
     errors,
 )
-from pool.model import Job, WebhookState
+from pool.model import Job
+from pool.status import WebhookState
 
 SECRET = "a-token-of-the-pool"
 DONE = httpx.Response(204)
