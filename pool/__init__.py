@@ -121,7 +121,7 @@ _LAZY = {
     "AsyncLease": "pool.client",
     "AsyncRemotePool": "pool.client",
     "AsyncRequest": "pool.client",
-    "Event": "pool.events",
+    "Event": "pool.model",
     "Job": "pool.model",
     "Lease": "pool.handles",
     "LeaseState": "pool.model",

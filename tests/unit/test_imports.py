@@ -6,6 +6,8 @@ import ast
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 import pool
 
 ROOT = Path(pool.__file__).parent
@@ -91,3 +93,9 @@ def test_there_are_no_circles() -> None:
             circles.append(" <- ".join(error.args[1]))
             graph[second].discard(first)
     assert circles == []
+
+
+@pytest.mark.parametrize("name", pool.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    """They are loaded at their first use, each from the module that a table names."""
+    assert getattr(pool, name) is not None
