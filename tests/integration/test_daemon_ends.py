@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import commands
 from support.commands import PATIENCE, Running, running
 
 from pool.model import TaskState
@@ -112,16 +110,14 @@ def test_a_second_signal_stops_at_once(
 
 
 def test_another_daemon_takes_over_when_the_maintaining_one_is_killed(
-    folder: Path, server: SimulatorServer, rows: Store, monkeypatch: pytest.MonkeyPatch
+    folder: Path, server: SimulatorServer, rows: Store
 ) -> None:
     term, renewal = 1.5, 0.3
-    hasty = f"import pool.daemon as d; d.TERM, d.RENEWAL = {term}, {renewal}"
-    command = [sys.executable, "-c", f"{hasty}; from pool.cli.app import main; main()"]
-    monkeypatch.setattr(commands, "COMMAND", command)
+    hasty = {"pool.daemon.TERM": term, "pool.daemon.RENEWAL": renewal}
     token = server.access_token
-    with running("run", cwd=folder, CVAT_ACCESS_TOKEN=token) as first:
+    with running("run", cwd=folder, constants=hasty, CVAT_ACCESS_TOKEN=token) as first:
         first.wait_for("maintenance begun")
-        with running("run", cwd=folder, CVAT_ACCESS_TOKEN=token) as second:
+        with running("run", cwd=folder, constants=hasty, CVAT_ACCESS_TOKEN=token) as second:
             second.wait_for("daemon started")
             maintainer = rows.maintainer(now=time.time())
             os.kill(first.process.pid, signal.SIGKILL)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any, TextIO
 
-from support.forked import Forks
+from support.forked import Command, Forks
 
-COMMAND = [sys.executable, "-m", "pool.cli"]
 PATIENCE = 30.0
 FORKS = Forks()
 #: What a process of the tests has to begin with, and so its commands.
@@ -45,16 +44,16 @@ def cvat_pool(
 class Running:
     """A command that runs until it is stopped; its output can be waited for."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: Command, output: TextIO) -> None:
         self.process = process
+        self._output = output
         self.lines: list[str] = []
         self._news = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
+        for line in self._output:
             with self._news:
                 self.lines.append(line.rstrip())
                 self._news.notify_all()
@@ -91,26 +90,36 @@ class Running:
 
 
 @contextmanager
-def running(*arguments: str | Path, cwd: Path, umask: int = -1, **extra: str) -> Iterator[Running]:
-    """A command in the background, killed at the end if it still runs."""
-    process = subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
-        cwd=cwd,
-        env=environment(extra),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        umask=umask,
-    )
-    command = Running(process)
+def running(
+    *arguments: str | Path,
+    cwd: Path,
+    umask: int = -1,
+    constants: Mapping[str, Any] | None = None,
+    **extra: str,
+) -> Iterator[Running]:
+    """A command in the background, killed at the end if it still runs; ``constants`` are the
+    product's that are others in it."""
+    reading, writing = os.pipe()
     try:
-        yield command
-    except BaseException:
-        print("\n".join(["what the command printed:", *command.lines]))
-        raise
+        process = FORKS.start(
+            [*map(str, arguments)],
+            cwd=cwd,
+            env=environment(extra),
+            umask=INHERITED if umask < 0 else umask,
+            output=writing,
+            errors=writing,
+            constants=constants,
+        )
     finally:
-        process.kill()
-        process.wait()
-        command._reader.join(PATIENCE)
-        assert process.stdout is not None
-        process.stdout.close()
+        os.close(writing)
+    with os.fdopen(reading) as output, closing(process):
+        command = Running(process, output)
+        try:
+            yield command
+        except BaseException:
+            print("\n".join(["what the command printed:", *command.lines]))
+            raise
+        finally:
+            process.kill()
+            process.wait()
+            command._reader.join(PATIENCE)

@@ -19,13 +19,58 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pool
 from pool.cli.app import main
 
 _MOST: Final = 2**20
+#: What the product imports where it is used, which takes longer than the rest of a command.
+_LAZY: Final = ("cvat_sdk", "PIL.Image", "rich.live", "rich.progress", "rich.table")
+
+
+class Command:
+    """A command that was forked; used as a :class:`subprocess.Popen` is."""
+
+    def __init__(self, arguments: Sequence[str], answers: socket.socket) -> None:
+        self.arguments = list(arguments)
+        self.returncode: int | None = None
+        self._answers = answers
+        self.pid = int(answers.recv(32))
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return its exit code, once it has ended.
+
+        :raises subprocess.TimeoutExpired: it still runs after so many seconds.
+        """
+        if self.returncode is None:
+            self._answers.settimeout(timeout)
+            try:
+                self.returncode = int(self._answers.recv(32))
+            except TimeoutError:
+                raise subprocess.TimeoutExpired(self.arguments, timeout or 0.0) from None
+        return self.returncode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        # It may have ended meanwhile.
+        if self.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Kill it if it still runs."""
+        self.kill()
+        self.wait()
+        self._answers.close()
 
 
 class Forks:
@@ -35,6 +80,34 @@ class Forks:
         self._guard = threading.Lock()
         self._channel: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+
+    def start(
+        self,
+        arguments: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        umask: int,
+        output: int,
+        errors: int,
+        constants: Mapping[str, Any] | None = None,
+    ) -> Command:
+        """Start ``cvat-pool``, with its streams to the file descriptors ``output`` and ``errors``.
+
+        ``constants`` are the product's that are others in it, by module and name.
+        """
+        order = {
+            "arguments": arguments,
+            "cwd": str(cwd),
+            "env": dict(env),
+            "umask": umask,
+            "constants": dict(constants or {}),
+        }
+        answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, self._guard:
+            fds = [output, errors, theirs.fileno()]
+            socket.send_fds(self._connected(), [json.dumps(order).encode()], fds)
+        return Command(arguments, answers)
 
     def run(
         self,
@@ -49,23 +122,17 @@ class Forks:
 
         :raises subprocess.TimeoutExpired: it was killed after so many seconds.
         """
-        order = {"arguments": arguments, "cwd": str(cwd), "env": dict(env), "umask": umask}
-        answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with (
-            answers,
-            tempfile.TemporaryFile() as output,
-            tempfile.TemporaryFile() as errors,
-        ):
-            with theirs, self._guard:
-                fds = [output.fileno(), errors.fileno(), theirs.fileno()]
-                socket.send_fds(self._connected(), [json.dumps(order).encode()], fds)
-            pid = int(answers.recv(32))
-            answers.settimeout(timeout)
-            try:
-                code = int(answers.recv(32))
-            except TimeoutError:
-                os.kill(pid, signal.SIGKILL)
-                raise subprocess.TimeoutExpired(list(arguments), timeout) from None
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+            started = self.start(
+                arguments,
+                cwd=cwd,
+                env=env,
+                umask=umask,
+                output=output.fileno(),
+                errors=errors.fileno(),
+            )
+            with closing(started):
+                code = started.wait(timeout)
             output.seek(0)
             errors.seek(0)
             return subprocess.CompletedProcess(
@@ -90,6 +157,8 @@ def serve(orders: socket.socket) -> None:
     for module in pkgutil.walk_packages(pool.__path__, "pool."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    for name in _LAZY:
+        importlib.import_module(name)
     gc.freeze()
     # What is forked here is not waited for.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -114,12 +183,17 @@ def _supervise(order: dict[str, Any], output: int, errors: int, answers: int) ->
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1)
         os.dup2(errors, 2)
+        cast(TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.clear()
         os.environ.update(order["env"])
         os.umask(order["umask"])
         os.chdir(order["cwd"])
         sys.argv[1:] = order["arguments"]
+        for constant, value in order["constants"].items():
+            module, _, name = constant.rpartition(".")
+            assert hasattr(sys.modules[module], name), f"{constant} is gone"
+            setattr(sys.modules[module], name, value)
         main()
         return
     with socket.socket(fileno=answers) as channel:

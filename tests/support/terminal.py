@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import pty
 import re
-import subprocess
+import tempfile
 import termios
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import IO
 
-from support.commands import COMMAND, environment
+from support.commands import FORKS, INHERITED, PATIENCE, environment
+from support.forked import Command
 
 #: What moves the cursor, erases and colours (ECMA-48).
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -20,8 +22,9 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 class Terminal:
     """The command's standard error is a terminal of 80 columns; its output is only if wanted."""
 
-    def __init__(self, process: subprocess.Popen[str], screen: int) -> None:
+    def __init__(self, process: Command, screen: int, output: IO[bytes]) -> None:
         self.process = process
+        self._output = output
         self._screen = screen
         self._seen = ""
 
@@ -34,8 +37,9 @@ class Terminal:
         """Let the command end; returns its output, the one that was not to the terminal."""
         while self._read():
             pass
-        output, _ = self.process.communicate(timeout=30)
-        return output or ""
+        self.process.wait(PATIENCE)
+        self._output.seek(0)
+        return self._output.read().decode()
 
     @property
     def shown(self) -> str:
@@ -65,21 +69,17 @@ def in_a_terminal(
     screen, line = pty.openpty()
     termios.tcsetwinsize(line, (24, 80))
     extra = {"TERM": "xterm", "COLUMNS": "80", "LC_ALL": "C.UTF-8", **extra}
-    process = subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
-        cwd=cwd,
-        env=environment(extra),
-        stdin=subprocess.DEVNULL,
-        stdout=line if output else subprocess.PIPE,
-        stderr=line,
-        text=True,
-    )
-    os.close(line)
-    try:
-        yield Terminal(process, screen)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(screen)
-        if process.stdout is not None:
-            process.stdout.close()
+    with os.fdopen(screen, "rb"), tempfile.TemporaryFile() as file:
+        try:
+            process = FORKS.start(
+                [*map(str, arguments)],
+                cwd=cwd,
+                env=environment(extra),
+                umask=INHERITED,
+                output=line if output else file.fileno(),
+                errors=line,
+            )
+        finally:
+            os.close(line)
+        with closing(process):
+            yield Terminal(process, screen, file)
