@@ -17,6 +17,8 @@ from types import SimpleNamespace
 from typing import Any, Protocol, TypeVar
 from unittest import mock
 
+from support.stepped import ByHand
+
 from faults.frail import Frail, Killed, Moment
 from faults.stepped_clock import SteppedClock
 from pool import daemon as daemon_module
@@ -71,33 +73,6 @@ class Later(Executor):
                 self.waiting.popleft()[0].cancel()
             else:
                 self.do_one()
-
-
-class ByHand:
-    """What stands for the scheduler: the services by their names, to be run by the test."""
-
-    def __init__(self, *, before: Callable[[], object], **_: Any) -> None:
-        self.services: dict[str, Callable[[], object]] = {}
-        self.running = False
-        self._before = before
-
-    def add(self, name: str, run_once: Callable[[], object], **_: Any) -> None:
-        def run() -> None:
-            self._before()
-            run_once()
-
-        self.services[name] = run
-
-    def wake(self, name: str) -> None:
-        assert name in self.services
-
-    def start(self) -> None:
-        """The test runs them."""
-        self.running = True
-
-    def stop(self, _timeout: float | None = None) -> bool:
-        self.services.clear()
-        return True
 
 
 class Incident(Protocol):

@@ -129,5 +129,8 @@ class ScriptedCvat:
         self._call("delete_task", task_id)
         return self.tasks_there.pop(task_id, None) is not None
 
+    def job_url(self, task_id: int, job_id: int) -> str:
+        return f"/tasks/{task_id}/jobs/{job_id}"
+
     def close(self) -> None:
         self._call("close")

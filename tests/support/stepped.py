@@ -1,0 +1,198 @@
+"""A daemon whose services run when a test says so, on a scripted server and a clock moved by hand.
+
+The product wires it, and its callers come by HTTP or by ``TaskPool``. Only the scheduler is
+replaced, and the threads by which a process says that it lives and looks after its imports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, Self, cast
+from unittest import mock
+
+from pool.config.settings import Settings
+from pool.daemon import Daemon, Maintenance
+from pool.maintenance.refill import Refill
+from pool.model import RequestRecord, RequestState, TaskState
+from pool.requests.dispatcher import Dispatcher
+from pool.store import Store
+from pool.taskpool import TaskPool
+from support.api import Answer, Api
+from support.clock import ManualClock
+from support.scripted import ScriptedCvat
+from support.services import PATIENCE, fill
+
+CONTENT = b"some bytes"
+FAILED, CANCELLED = RequestState.FAILED, RequestState.CANCELLED
+IMPORTING, QUEUED, READY = RequestState.IMPORTING, RequestState.QUEUED, RequestState.READY
+
+
+class ByHand:
+    """What stands for the scheduler: the services by their names, to be run by the test."""
+
+    def __init__(self, *, before: Callable[[], object], **_: Any) -> None:
+        self.services: dict[str, Callable[[], object]] = {}
+        self.running = False
+        self._before = before
+
+    def add(self, name: str, run_once: Callable[[], object], **_: Any) -> None:
+        def run() -> object:
+            self._before()
+            return run_once()
+
+        self.services[name] = run
+
+    def wake(self, name: str) -> None:
+        assert name in self.services
+
+    def start(self) -> None:
+        """The test runs them."""
+        self.running = True
+
+    def stop(self, _timeout: float | None = None) -> bool:
+        self.services.clear()
+        return True
+
+
+class Stepped:
+    """See the module. With one worker, which is the default, requests are served one by one."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        cvat: ScriptedCvat,
+        clock: ManualClock,
+        *,
+        workers: int = 1,
+    ) -> None:
+        self.store, self.cvat, self.clock = store, cvat, clock
+        self._daemon = Daemon(settings, store=store, cvat=cast(Any, cvat), clock=clock)
+        self.process = self._daemon.process
+        self.pool = TaskPool.over(self.process)
+        heartbeat, tracker = self.process.heartbeat, self.process.tracker
+        self._replaced = ExitStack()
+        for owner, name, value in (
+            ("pool.daemon", "Scheduler", ByHand),
+            ("pool.daemon", "Dispatcher", partial(Dispatcher, workers=workers)),
+            (heartbeat, "start", heartbeat.run_once),
+            (tracker, "start", lambda: None),
+        ):
+            patch = mock.patch(f"{owner}.{name}", value) if isinstance(owner, str) else None
+            self._replaced.enter_context(patch or mock.patch.object(owner, name, value))
+        self.process.start()
+        self.renew()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """In an orderly way; stopping twice does nothing."""
+        self._daemon._stand_by(lambda: PATIENCE)
+        self.process.close(PATIENCE)
+        self._replaced.close()
+
+    # --- Time -------------------------------------------------------------------------------------
+
+    def renew(self) -> bool:
+        """Say that it lives, and begin or renew its term; False while another daemon has one."""
+        self.process.heartbeat.run_once()
+        self._daemon.renew()
+        return self._daemon.maintenance is not None
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, in which it lives."""
+        self.clock.advance(seconds)
+        self.renew()
+
+    # --- Services ---------------------------------------------------------------------------------
+
+    @property
+    def maintenance(self) -> Maintenance:
+        assert self._daemon.maintenance is not None, "it stands by"
+        return self._daemon.maintenance
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        return self.maintenance.dispatcher
+
+    @property
+    def refill(self) -> Refill:
+        return self.maintenance.refill
+
+    def run(self, *services: str) -> Any:
+        """Run services once, in this order; return what the last one answered."""
+        scheduler = cast(ByHand, self.maintenance.scheduler)
+        return [scheduler.services[name]() for name in services][-1]
+
+    def fill(self) -> int:
+        """Refill until there is nothing more to do; answers how many creates that took."""
+        return fill(self.refill)
+
+    def serve(self) -> int:
+        """Rounds until nothing more is begun; answers how many requests were."""
+        started = 0
+        assert self.dispatcher.drain(PATIENCE)
+        while (report := self.dispatcher.run_once()).started or report.asked:
+            started += report.started
+            assert self.dispatcher.drain(PATIENCE)
+        return started
+
+    def drain(self) -> None:
+        """Wait for the requests that are being served."""
+        assert self.dispatcher.drain(PATIENCE)
+
+    def track(self, *, until: Callable[[], bool] = lambda: False) -> None:
+        """Let time pass until no import is to be asked for any more, or ``until`` is true."""
+        tracker = self.process.tracker
+        while not until() and (wait := tracker.seconds_until_due()) is not None:
+            self.advance(wait)
+            tracker.run_once()
+
+    def import_all(self) -> None:
+        """CVAT makes the jobs of all that is being imported, and the tracker finds them."""
+        for task in self.store.tasks(states=(TaskState.IMPORTING,)):
+            self.cvat.make_ready(task.task_id or 0)
+        self.track()
+
+    # --- Callers ----------------------------------------------------------------------------------
+
+    @property
+    def api(self) -> Api:
+        return Api(self._daemon.url)
+
+    def post(
+        self, template: str = "scenes", *, name: str = "a.jpg", key: str | None = None, **more: Any
+    ) -> Answer:
+        """Give it one file over HTTP."""
+        with self.api as api:
+            return api.submit([(name, CONTENT)], template=template, key=key, **more)
+
+    def accept(self, template: str = "scenes", **more: Any) -> str:
+        """The id of a request that was accepted over HTTP."""
+        answer = self.post(template, **more)
+        assert answer.status in (201, 202), answer
+        return str(answer.json["id"])
+
+    # --- What has become of it --------------------------------------------------------------------
+
+    def read(self, request_id: str) -> RequestRecord:
+        return self.pool.read_request(request_id)
+
+    def states(self, *requests: str) -> set[RequestState]:
+        return {self.read(each).state for each in requests}
+
+    def spooled(self) -> list[str]:
+        """Whose data is in the spool."""
+        folder = self.process.spool.folder
+        return sorted(each.name for each in folder.iterdir()) if folder.exists() else []
+
+    def levels(self, template: str = "scenes") -> dict[str, int]:
+        """Live tasks by state."""
+        counts = self.store.levels()[template].counts
+        return {state.value: count for state, count in counts.items() if count}
