@@ -109,9 +109,10 @@ class Connections(ABC):
 
 
 def listed(values: Collection[Any]) -> tuple[str, dict[str, Any]]:
-    """Return values as they stand between the parentheses of an ``IN``, and as its parameters."""
+    """Return values as they stand between the parentheses of an ``IN``, and as its parameters.
+    Where there are none it is ``IN (NULL)``, which nothing is."""
     parameters = {f"listed{number}": value for number, value in enumerate(values)}
-    return ", ".join(f":{name}" for name in parameters), parameters
+    return ", ".join(f":{name}" for name in parameters) or "NULL", parameters
 
 
 class Connected:

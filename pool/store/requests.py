@@ -81,7 +81,7 @@ class Requests(Connected):
                 f"""
                 UPDATE requests {failed}
                 WHERE id = :id AND state IN ('queued', 'uploading')
-                  AND (:expected IS NULL OR lease_id = :expected)
+                  AND (CAST(:expected AS TEXT) IS NULL OR lease_id = :expected)
                 RETURNING lease_id, import_id
                 """,
                 id=request_id,

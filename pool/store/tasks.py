@@ -244,7 +244,7 @@ class Tasks(Connected):
                 template,
                 """
                 AND fingerprint <> :fingerprint
-                AND (:reusable_origin IS NULL OR origin <> :reusable_origin)
+                AND (CAST(:reusable_origin AS TEXT) IS NULL OR origin <> :reusable_origin)
                 """,
                 fingerprint=fingerprint,
                 reusable_origin=reusable_origin,
