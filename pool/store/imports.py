@@ -226,7 +226,8 @@ class Imports(Connected):
             found = db.rows(
                 """
                 SELECT id, url, start_frame, stop_frame, assignee FROM jobs
-                WHERE pooled_id = :id AND (CAST(:request_id AS TEXT) IS NULL OR request_id = :request_id)
+                WHERE pooled_id = :id
+                  AND (CAST(:request_id AS TEXT) IS NULL OR request_id = :request_id)
                 ORDER BY id
                 """,
                 id=pooled_id,

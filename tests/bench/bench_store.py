@@ -226,7 +226,7 @@ def filled(path: Path, warm: int, finished: int) -> Iterator[Store]:
     """A store with warm tasks, and with finished tasks, leases, requests and jobs."""
     store = Store(SqliteConnections(path, busy_timeout=30.0))
     with store.connections.writing() as db:
-        db.execute(
+        db.changed(
             """
             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT :finished)
             INSERT INTO tasks (id, template, fingerprint, state, name, task_id, cold,
@@ -235,9 +235,11 @@ def filled(path: Path, warm: int, finished: int) -> Iterator[Store]:
                    i, 0, 'l' || i, 'bench', i, i, i
             FROM n WHERE :finished
             """,
-            {"finished": finished, "template": TEMPLATE, "fingerprint": FINGERPRINT},
+            finished=finished,
+            template=TEMPLATE,
+            fingerprint=FINGERPRINT,
         )
-        db.execute(
+        db.changed(
             """
             INSERT INTO leases (id, template, state, owner, request_id, pooled_id, task_id, outcome,
                                 ttl, payload, created_at, handed_out_at, expires_at)
@@ -246,7 +248,7 @@ def filled(path: Path, warm: int, finished: int) -> Iterator[Store]:
             FROM tasks
             """
         )
-        db.execute(
+        db.changed(
             """
             INSERT INTO imports (id, template, state, owner, lease_id, pooled_id, task_id, outcome,
                                  size, handed_out_at, uploaded_at, finished_at)
@@ -255,13 +257,13 @@ def filled(path: Path, warm: int, finished: int) -> Iterator[Store]:
             FROM leases
             """
         )
-        db.execute(
+        db.changed(
             """
             INSERT INTO import_members (import_id, position, request_id, files, names)
             SELECT 'i' || task_id, 0, request_id, '["a.jpg"]', '["a.jpg"]' FROM leases
             """
         )
-        db.execute(
+        db.changed(
             """
             INSERT INTO requests (id, template, state, owner, lease_id, import_id, files, size,
                                   payload, created_at, finished_at)
@@ -270,14 +272,14 @@ def filled(path: Path, warm: int, finished: int) -> Iterator[Store]:
             FROM leases
             """
         )
-        db.execute(
+        db.changed(
             """
             INSERT INTO jobs (pooled_id, id, request_id, url, start_frame, stop_frame)
             SELECT id, task_id, 'r' || task_id, 'https://cvat.example/api/jobs/' || task_id, 0, 9
             FROM tasks WHERE state = 'ready'
             """
         )
-        db.execute(
+        db.changed(
             """
             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT :warm)
             INSERT INTO tasks (id, template, fingerprint, state, name, task_id, cold, owner,
@@ -286,11 +288,13 @@ def filled(path: Path, warm: int, finished: int) -> Iterator[Store]:
                    i, i, i
             FROM n
             """,
-            {"warm": warm, "template": TEMPLATE, "fingerprint": FINGERPRINT},
+            warm=warm,
+            template=TEMPLATE,
+            fingerprint=FINGERPRINT,
         )
     # What was filled in goes to the disk now, not while something is being measured.
     with store.connections.reading() as db:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        db.rows("PRAGMA wal_checkpoint(TRUNCATE)")
     os.sync()
     yield store
     store.close()

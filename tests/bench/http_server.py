@@ -24,6 +24,7 @@ from pool.logs import configure
 from pool.model import Job, new_id
 from pool.simulator import SimulatorServer
 from pool.store import Store, open_store
+from pool.store.sqlite import SqliteConnection
 
 TEMPLATE = Template(
     name="scenes",
@@ -129,6 +130,7 @@ def put_warm(settings: Settings, count: int) -> None:
         for number in range(count)
     ]
     with store.connections.writing() as db:
+        assert isinstance(db, SqliteConnection)
         columns = ", ".join(rows[0])
         values = ", ".join(f":{name}" for name in rows[0])
         db.conn.executemany(f"INSERT INTO tasks ({columns}) VALUES ({values})", rows)

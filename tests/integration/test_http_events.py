@@ -334,13 +334,14 @@ def test_a_client_that_does_not_read_is_disconnected(
 def fill(store: Store, *, events: int, size: int) -> None:
     """Far more than the system keeps of what was sent and not read."""
     with store.connections.writing() as db:
-        db.execute(
+        db.changed(
             """
             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT :events)
             INSERT INTO events (kind, at, template, state)
             SELECT 'task.warm', 1.0, :template, 'warm' FROM n
             """,
-            {"events": events, "template": "x" * size},
+            events=events,
+            template="x" * size,
         )
 
 

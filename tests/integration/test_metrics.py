@@ -21,6 +21,7 @@ from pool.observability.observation import Observation
 from pool.process import Process
 from pool.requests.breaker import SERVER
 from pool.store import Store
+from pool.store.sqlite import SqliteConnection
 from pool.tracking.tracker import Finished
 
 LABELS = ("template", "outcome", "state", "code", "operation", "result", "service", "sink")
@@ -230,6 +231,7 @@ def test_a_scrape_reads_as_much_however_many_rows_are_finished(
     def queries() -> int:
         asked: list[str] = []
         with store.connections.reading() as db:
+            assert isinstance(db, SqliteConnection)
             tracing = db
         with tracing.tracer(lambda sql, _: asked.append(sql)):
             metrics.expose()

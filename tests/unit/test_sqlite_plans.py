@@ -26,7 +26,7 @@ from pool.model import (
     new_id,
 )
 from pool.store import CreateLimit, NewLease, NewMember, NewRequest, Store
-from pool.store.sqlite import SqliteConnections
+from pool.store.sqlite import SqliteConnection, SqliteConnections
 
 #: Indexes by an id or key that one row has, whose cost is that of one row.
 UNIQUE = {
@@ -142,6 +142,7 @@ def plans(store: Store, call: Callable[[Store], object]) -> dict[str, list[str]]
     """The plan of every query that a call makes."""
     asked: list[tuple[str, Any]] = []
     with store.connections.reading() as db:
+        assert isinstance(db, SqliteConnection)
         connection = db
         # Plans also show how broken references would be looked for; none are ever broken here.
     with connection.tracer(lambda sql, parameters: asked.append((sql, parameters))):
@@ -267,6 +268,7 @@ def test_the_hand_out_asks_once_and_for_an_older_task_only_where_one_will_do(
 def test_no_reference_is_deferred(store: Store) -> None:
     """A deferred one is settled by reading all rows of the other table, plan or no plan."""
     with store.connections.reading() as db:
+        assert isinstance(db, SqliteConnection)
         assert "DEFER" not in db.schema.upper()
 
 

@@ -15,7 +15,7 @@ from sqlite_utils import Database
 from pool.errors import ConfigError, StoreError
 from pool.model import LeaseState, Outcome, RequestState, TaskState, new_id
 from pool.store import CreateLimit, NewLease, NewRequest, Store, open_store
-from pool.store.sqlite import SqliteConnections
+from pool.store.sqlite import SqliteConnection, SqliteConnections
 
 NOW = 1_700_000_000.0
 
@@ -79,7 +79,7 @@ def test_connections_are_as_durable_as_promised(store: Store) -> None:
     def pragmas() -> list[object]:
         with store.connections.reading() as db:
             return [
-                db.execute(f"PRAGMA {name}").fetchone()[0]
+                db.rows(f"PRAGMA {name}")[0][0]
                 for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
             ]
 
@@ -89,6 +89,7 @@ def test_connections_are_as_durable_as_promised(store: Store) -> None:
 
 def test_states_in_the_tables_are_those_of_the_model(store: Store) -> None:
     with store.connections.reading() as db:
+        assert isinstance(db, SqliteConnection)
         for table, states in (
             ("tasks", TaskState),
             ("leases", LeaseState),
@@ -179,7 +180,7 @@ def test_a_thread_that_does_not_stop_writing(open_sqlite: Callable[..., Store]) 
 
 def test_a_store_that_is_used_from_within_itself(store: Store) -> None:
     with store.connections.writing() as db:
-        db.execute("INSERT INTO pauses (template, since) VALUES ('a', 1)")
+        db.changed("INSERT INTO pauses (template, since) VALUES ('a', 1)")
         with pytest.raises(StoreError, match="within one of its own calls"):
             store.pause("b", now=NOW)
     assert store.paused() == {"a": 1.0}
@@ -280,13 +281,13 @@ def test_a_write_that_finds_no_room_leaves_nothing(store: Store) -> None:
     for _ in range(3):
         make_warm(store)
     with store.connections.reading() as db:
-        pages = db.execute("PRAGMA page_count").fetchone()[0]
-        db.execute(f"PRAGMA max_page_count = {pages + 20}")
+        pages = db.number("PRAGMA page_count")
+        db.rows(f"PRAGMA max_page_count = {pages + 20}")
     accepted = fill_until_refused(store)
     assert accepted >= 3
     assert counts(store) == (accepted, accepted, 3)
     with store.connections.reading() as db:
-        db.execute("PRAGMA max_page_count = 1000000")
+        db.rows("PRAGMA max_page_count = 1000000")
     store.open_lease(wish(), now=NOW)
     assert counts(store) == (accepted + 1, accepted, 3)
 
