@@ -36,12 +36,11 @@ SPOOL_GRACE: Final = 600.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CleanupReport:
-    """How many rows, events and entries of the spool were deleted, and whether there are more."""
+    """How many rows, events and entries of the spool were deleted."""
 
     rows: int = 0
     events: int = 0
     spooled: int = 0
-    more: bool = False
 
 
 class Cleanup:
@@ -62,12 +61,12 @@ class Cleanup:
         if undelivered is not None:
             # A sink gets a request with all that belongs to it.
             before = min(before, undelivered)
-        rows, more = self._in_batches(lambda limit: self._store.prune(before=before, limit=limit))
-        events, more_events = self._in_batches(self._prune_events)
+        rows = self._in_batches(lambda limit: self._store.prune(before=before, limit=limit))
+        events = self._in_batches(self._prune_events)
         spooled = self._spool.sweep(self._is_needed, older_than=SPOOL_GRACE)
         if rows or events or spooled:
             log.info("finished rows deleted", rows=rows, events=events, spooled=spooled)
-        return CleanupReport(rows=rows, events=events, spooled=spooled, more=more or more_events)
+        return CleanupReport(rows=rows, events=events, spooled=spooled)
 
     def _prune_events(self, limit: int) -> int:
         now = self._clock.now()
@@ -78,15 +77,15 @@ class Cleanup:
             limit=limit,
         )
 
-    def _in_batches(self, prune: Callable[[int], int]) -> tuple[int, bool]:
-        """Return how many rows were deleted, and whether there are more."""
-        deleted = some = 0
+    def _in_batches(self, prune: Callable[[int], int]) -> int:
+        """Return how many rows were deleted."""
+        deleted = 0
         for _ in range(MOST_BATCHES):
             some = prune(BATCH_BUSY if self._store.in_flight() else BATCH)
             deleted += some
             if not some:
                 break
-        return deleted, bool(some)
+        return deleted
 
     def _is_needed(self, request_id: str) -> bool:
         request = self._store.request(request_id)

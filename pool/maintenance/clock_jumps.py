@@ -12,7 +12,6 @@ A machine that slept looks the same, and is treated so: an hour that was left is
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import Final
 
 from pool.clock import Clock
@@ -25,15 +24,6 @@ log = get_logger(__name__)
 #: Seconds by which the two clocks may drift apart from one look to the next. Corrections of a
 #: running clock are far smaller, and all that is compared with it has longer to go.
 TOLERANCE: Final = 5.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClockJumpReport:
-    """By how many seconds the clock was set since the last look, 0 when it was not, and how many
-    rows were moved along."""
-
-    jump: float = 0.0
-    moved: int = 0
 
 
 def jump_between(before: tuple[float, float], after: tuple[float, float]) -> float:
@@ -52,18 +42,17 @@ class ClockJumps:
         self._guard = threading.Lock()
         self._looked = clock.now(), clock.monotonic()
 
-    def run_once(self) -> ClockJumpReport:
-        """Move what is still to come if the clock was set since the last time; cost nothing when
-        it was not."""
+    def run_once(self) -> float:
+        """Move what is still to come if the clock was set since the last time; return by how many
+        seconds, 0 when it was not, which costs nothing."""
         # Other services wait meanwhile: they must not decide by times that are being moved.
         with self._guard:
             now, monotonic = self._clock.now(), self._clock.monotonic()
             jump = jump_between(self._looked, (now, monotonic))
-            moved = 0
             if jump:
                 since = now - (monotonic - self._looked[1]) - TOLERANCE
                 moved = self._store.move_times(jump, since=since, term=TERM, now=now)
                 log.warning("the clock was set", seconds=round(jump, 1), moved=moved)
             # Only now: when the store could not be written, it is tried again.
             self._looked = now, monotonic
-            return ClockJumpReport(jump=jump, moved=moved)
+            return jump

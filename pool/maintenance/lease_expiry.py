@@ -3,8 +3,6 @@ warm, an import is followed, and what a caller has made their own is left to the
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
 from typing import Final
 
 from pool.clock import Clock
@@ -25,15 +23,6 @@ MOST_AWAY: Final = 3
 RETRY_AFTER: Final = 60.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LeaseExpiryReport:
-    """How many leases were given back, were followed into an import, and ended otherwise."""
-
-    given_back: int = 0
-    followed: int = 0
-    ended: int = 0
-
-
 class LeaseExpiry:
     """Ends expired leases."""
 
@@ -44,23 +33,23 @@ class LeaseExpiry:
         #: When a lease that failed is looked at again, by the monotonic clock.
         self._retry_at: dict[str, float] = {}
 
-    def run_once(self) -> LeaseExpiryReport:
-        """End what has expired. What CVAT does not answer for stays as it is."""
+    def run_once(self) -> int:
+        """End what has expired; return how many tasks were given back. What CVAT does not answer
+        for stays as it is."""
         now = self._clock.now()
         expired = self._due()
         if not expired or circuit(self._store.holds().get(SERVER), now=now) is Circuit.OPEN:
-            return LeaseExpiryReport()
+            return 0
         ids = [handout.task.task_id for handout in expired if handout.task.task_id is not None]
         try:
             on_server = self._cvat.tasks(ids)
         except CvatError as error:
             log.warning("expired leases not looked at", why=str(error))
-            return LeaseExpiryReport()
-        done: Counter[str] = Counter()
-        away = 0
+            return 0
+        given_back = away = 0
         for handout in expired:
             try:
-                done[self._end(handout, on_server.get(handout.task.task_id or 0))] += 1
+                given_back += self._end(handout, on_server.get(handout.task.task_id or 0))
                 away = 0
             except CvatError as error:
                 # One that fails every time must not keep the others.
@@ -71,7 +60,7 @@ class LeaseExpiry:
                 away = away + 1 if isinstance(error, CvatUnreachable) else 0
                 if away == MOST_AWAY:
                     break
-        return LeaseExpiryReport(**done)
+        return given_back
 
     def _due(self) -> list[Handout]:
         now = self._clock.monotonic()
@@ -80,26 +69,26 @@ class LeaseExpiry:
         expired = self._store.expired_leases(now=self._clock.now(), limit=limit)
         return [each for each in expired if each.lease.id not in self._retry_at]
 
-    def _end(self, handout: Handout, info: TaskInfo | None) -> str:
-        """End one lease; return the field of the report that counts it."""
+    def _end(self, handout: Handout, info: TaskInfo | None) -> bool:
+        """End one lease, give its task back, or follow the import that is in it; return whether the
+        task was given back."""
         now = self._clock.now()
         lease, task = handout.lease, handout.task
         if info is None or task.task_id is None:
             self._store.end_lease(lease.id, reason="deleted on the server", now=now)
-            return "ended"
+            return False
         jobs = self._cvat.jobs([task.task_id]).get(task.task_id)
         if jobs:
             self._store.complete_import(task.id, jobs, now=now)
-            return "followed"
+            return False
         state = self._cvat.import_state(task.task_id)
         if state.status is ImportStatus.FAILED:
             self._store.fail_import(task.id, code=ImportFailed.code, message=state.message, now=now)
-            return "ended"
+            return False
         if state.status in (ImportStatus.QUEUED, ImportStatus.STARTED, ImportStatus.FINISHED):
             self._store.begin_foreign_import(lease.id, now=now)
-            return "followed"
+            return False
         if not info.empty or info.name != task.name:
             self._store.end_lease(lease.id, reason="used or renamed by its caller", now=now)
-            return "ended"
-        self._store.give_back(lease.id, now=now, expired=True)
-        return "given_back"
+            return False
+        return self._store.give_back(lease.id, now=now, expired=True)

@@ -25,7 +25,6 @@ from pool.logs import get_logger
 from pool.maintenance.deletion import look_closer
 from pool.maintenance.reconcile_rules import (
     Action,
-    Deadlines,
     Finding,
     Orphan,
     judge_orphan,
@@ -33,6 +32,8 @@ from pool.maintenance.reconcile_rules import (
     judge_warm,
     longest_unseen,
     of_row,
+    orphan_after,
+    stuck_after,
 )
 from pool.model import PooledTask, TaskState, named_in, pool_mark
 from pool.requests.breaker import SERVER, too_early
@@ -92,7 +93,7 @@ class Reconcile:
         self._store = store
         self._cvat = cvat
         self._templates = templates
-        self._deadlines = Deadlines.of(http_timeout)
+        self._http_timeout = http_timeout
         self._verify_every = verify_every
         self._clock = clock
         #: When each warm task was last seen in order, by the clock that does not jump.
@@ -174,7 +175,7 @@ class Reconcile:
         )
 
     def _stuck(self) -> list[PooledTask]:
-        now, grace = self._clock.now(), self._deadlines.stuck
+        now, grace = self._clock.now(), stuck_after(self._http_timeout)
         creating = self._store.tasks(states=(TaskState.CREATING,))
         # One that is yet to begin was begun before the clock was set back.
         return [task for task in creating if abs(now - task.changed_at) > grace]
@@ -228,7 +229,9 @@ class Reconcile:
                 continue
             if orphan is None:
                 continue
-            finding = judge_orphan(orphan, self._templates, self._deadlines)
+            finding = judge_orphan(
+                orphan, self._templates, old_after=orphan_after(self._http_timeout)
+            )
             if finding is not None:
                 yield finding
 

@@ -44,8 +44,6 @@ from pool.model import PooledTask, TaskState
 IMPORT_UNDER_WAY: Final = frozenset(
     {ImportStatus.QUEUED, ImportStatus.STARTED, ImportStatus.FINISHED}
 )
-
-
 #: Calls that one create makes: the task, and the preparation of its upload.
 CALLS_OF_A_CREATE: Final = 2
 #: Seconds beyond its deadline after which a create whose answer was lost cannot happen any more.
@@ -54,32 +52,19 @@ STUCK_GRACE: Final = 30.0
 ORPHAN_GRACE: Final = 300.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Deadlines:
-    """After how many seconds something counts as over. ``http``: a call has ended. ``create``: a
-    create has ended, or its process has. ``stuck``: nor can a lost one happen any more, so that it
-    is looked up by its name. ``orphan``: a task without a row is an orphan.
+def stuck_after(http_timeout: float) -> float:
+    """Return the seconds after which a create has ended, or its process has, and a lost one cannot
+    happen any more, so that it is looked up by its name. ``http_timeout`` is that of one call."""
+    return CALLS_OF_A_CREATE * http_timeout + STUCK_GRACE
 
-    Each is longer than the one before it, or two parts of the pool would disagree about the same
-    task: a create that is still under way would be settled as one that never happened, and the
-    task that it makes would be an orphan before its create was given up.
+
+def orphan_after(http_timeout: float) -> float:
+    """Return the age in seconds from which a task without a row is an orphan.
+
+    Longer than :func:`stuck_after`, or two parts of the pool would disagree about the same task:
+    it would be deleted as an orphan before its create was given up.
     """
-
-    http: float
-    create: float
-    stuck: float
-    orphan: float
-
-    def __post_init__(self) -> None:
-        if not 0 < self.http < self.create < self.stuck < self.orphan:
-            raise ValueError(f"deadlines out of order: {self}")
-
-    @classmethod
-    def of(cls, http_timeout: float) -> Deadlines:
-        """Return the deadlines that go with a time-out for one call."""
-        create = CALLS_OF_A_CREATE * http_timeout
-        stuck = create + STUCK_GRACE
-        return cls(http=http_timeout, create=create, stuck=stuck, orphan=stuck + ORPHAN_GRACE)
+    return stuck_after(http_timeout) + ORPHAN_GRACE
 
 
 class Action(StrEnum):
@@ -183,9 +168,12 @@ def judge_stuck(task: PooledTask, matches: Sequence[TaskInfo]) -> Finding:
 
 
 def judge_orphan(
-    orphan: Orphan, templates: Mapping[str, Template], deadlines: Deadlines
+    orphan: Orphan, templates: Mapping[str, Template], *, old_after: float
 ) -> Finding | None:
-    """Return what to do about a marked task that no row holds; None when that is not known yet."""
+    """Return what to do about a marked task that no row holds; None when that is not known yet.
+
+    One of up to ``old_after`` seconds may be of a create that is under way.
+    """
     info, row = orphan.info, orphan.row
 
     def finding(action: Action, reason: str) -> Finding:
@@ -209,7 +197,7 @@ def judge_orphan(
         return finding(Action.LEAVE, "somebody put data into it")
     if orphan.importing in IMPORT_UNDER_WAY:
         return finding(Action.LEAVE, "data is on its way into it")
-    if info.age is None or info.age <= deadlines.orphan:
+    if info.age is None or info.age <= old_after:
         return finding(Action.LEAVE, "too young to be told from a create under way")
     if row is None:
         return finding(Action.DELETE, "no row tells of it")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -69,14 +68,6 @@ def creates_wanted(situation: Situation, target: Target, *, concurrency: int) ->
     return 0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RefillReport:
-    """How many creates were started, and for which templates refilling stepped back."""
-
-    started: int = 0
-    stepped_back: tuple[str, ...] = ()
-
-
 class Refill:
     """Creates warm tasks where the pools are below their targets."""
 
@@ -97,7 +88,8 @@ class Refill:
         self._breaker = breaker
         self._owner = owner
         self._clock = clock
-        self._running: defaultdict[str, set[Future[None]]] = defaultdict(set)
+        #: Creates that run, and of which template each is.
+        self._running: dict[Future[None], str] = {}
         self._guard = threading.Lock()
         self._stopping = threading.Event()
         #: Whether the last round left creates for a quieter moment.
@@ -109,30 +101,16 @@ class Refill:
         """The size that the template's pool should have now."""
         return current_target(self._store, template, now=self._clock.now())
 
-    def run_once(self) -> RefillReport:
-        """Start the creates that are needed now, and return without waiting for them."""
-        self._forget_gone()
-        started = 0
-        stepped_back = []
-        for template in self._templates.values():
-            begun, back = self._fill(template)
-            started += begun
-            if back:
-                stepped_back.append(template.name)
-        self.stepped_back = bool(stepped_back)
-        return RefillReport(started=started, stepped_back=tuple(stepped_back))
-
-    def _forget_gone(self) -> None:
-        """Forget templates that were taken out of the configuration."""
-        with self._guard:
-            for name in [each for each in self._running if each not in self._templates]:
-                if not self._running[name]:
-                    del self._running[name]
+    def run_once(self) -> int:
+        """Start the creates that are needed now, without waiting for them; return how many."""
+        rounds = [self._fill(template) for template in self._templates.values()]
+        self.stepped_back = any(stepped_back for _, stepped_back in rounds)
+        return sum(started for started, _ in rounds)
 
     def drain(self, timeout: float | None = None) -> bool:
         """Wait for the creates that run; False when some still did after ``timeout`` seconds."""
         with self._guard:
-            pending = {future for running in self._running.values() for future in running}
+            pending = set(self._running)
         return not wait(pending, timeout).not_done
 
     def stop(self, timeout: float | None = None) -> bool:
@@ -143,6 +121,7 @@ class Refill:
         return finished
 
     def _fill(self, template: Template) -> tuple[int, bool]:
+        """Return how many creates were started, and whether others wait for a quieter moment."""
         target = self.target(template)
         retire_replaced(self._store, template, target, now=self._clock.now())
         started = 0
@@ -155,7 +134,10 @@ class Refill:
                 return started, situation.foreground and situation.capacity < target.size
             with self._guard:
                 # One that is done is no longer in the way, even before its callback has run.
-                under_way = sum(not future.done() for future in self._running[template.name])
+                under_way = sum(
+                    name == template.name and not future.done()
+                    for future, name in self._running.items()
+                )
                 if under_way >= at_once:
                     return started, False
             pooled_id = new_id(self._clock.now())
@@ -175,11 +157,11 @@ class Refill:
             try:
                 with self._guard:
                     future = self._workers.submit(self._create, template, pooled_id)
-                    self._running[template.name].add(future)
+                    self._running[future] = template.name
             except RuntimeError:  # stopped since
                 self._give_up(pooled_id)
                 return started, False
-            future.add_done_callback(partial(self._done, template.name, pooled_id))
+            future.add_done_callback(partial(self._done, pooled_id))
             started += 1
         return started, False
 
@@ -233,9 +215,9 @@ class Refill:
         except StoreError as error:
             log.warning("create not given up", why=str(error))
 
-    def _done(self, template: str, pooled_id: str, future: Future[None]) -> None:
+    def _done(self, pooled_id: str, future: Future[None]) -> None:
         with self._guard:
-            self._running[template].discard(future)
+            template = self._running.pop(future)
         if future.cancelled():
             self._give_up(pooled_id)
         elif (error := future.exception()) is not None:

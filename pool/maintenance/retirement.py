@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from pool.clock import Clock
@@ -111,14 +110,6 @@ def retire_replaced(
     return retired
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RetirementReport:
-    """How many warm tasks were retired, and how many are too old and cannot be replaced yet."""
-
-    retired: int = 0
-    waiting: int = 0
-
-
 class Retirement:
     """Retires warm tasks; :mod:`pool.maintenance.deletion` deletes them on the server."""
 
@@ -127,20 +118,18 @@ class Retirement:
         self._templates = templates
         self._clock = clock
 
-    def run_once(self) -> RetirementReport:
-        """Retire what is due now."""
+    def run_once(self) -> int:
+        """Retire what is due now; return how many tasks that were."""
         retired = sum(self._retire_misfits(template) for template in self._templates.values())
         retired += self._retire_unwanted()
         not_created = self._store.holds().keys() | self._store.paused().keys()
-        waiting = 0
         for template in self._templates.values():
             old, room = self._aged(template)
             if not_created & {template.name, SERVER}:
                 room = 0
             for task in old[:room]:
                 retired += self._store.retire(task.id, reason=AGED, now=self._clock.now())
-            waiting += len(old[room:])
-        return RetirementReport(retired=retired, waiting=waiting)
+        return retired
 
     def _retire_misfits(self, template: Template) -> int:
         """Retire tasks of an older template, then those beyond ``max_size``."""

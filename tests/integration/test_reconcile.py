@@ -13,13 +13,14 @@ from pool.cvat.records import ImportState, ImportStatus
 from pool.errors import CvatBusy, CvatRejected, CvatUnreachable
 from pool.maintenance.deletion import Deletion, DeletionReport
 from pool.maintenance.reconcile import LOOK_EVERY, Reconcile
-from pool.maintenance.reconcile_rules import Action, Deadlines
+from pool.maintenance.reconcile_rules import Action, orphan_after, stuck_after
 from pool.maintenance.refill import Refill
 from pool.model import Handout, PooledTask, RequestState, TaskState, new_id, pool_mark, task_name
 from pool.process import Process
 from pool.store import CreateLimit, NewRequest, Store
 
-DEADLINES = Deadlines.of(30.0)
+HTTP_TIMEOUT = 30.0
+STUCK, ORPHAN = stuck_after(HTTP_TIMEOUT), orphan_after(HTTP_TIMEOUT)
 VERIFY_EVERY = 600.0
 
 
@@ -39,7 +40,7 @@ def warm(engine: Process, cvat: ScriptedCvat) -> list[PooledTask]:
         owner=engine.owner,
         clock=engine.clock,
     )
-    while refill.run_once().started:
+    while refill.run_once():
         refill.drain()
     cvat.calls.clear()
     return list(engine.store.tasks())
@@ -50,7 +51,7 @@ def service(engine: Process, **templates: Template) -> Reconcile:
         engine.store,
         engine.cvat(),
         templates or engine.settings.templates,
-        http_timeout=DEADLINES.http,
+        http_timeout=HTTP_TIMEOUT,
         verify_every=VERIFY_EVERY,
         clock=engine.clock,
     )
@@ -176,9 +177,9 @@ def test_an_orphan_is_deleted_once_it_is_old_enough(
     engine: Process, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
 ) -> None:
     name = task_name(engine.store.pool_id, "scenes", new_id())
-    cvat.put_task(900, name, age=DEADLINES.orphan)
+    cvat.put_task(900, name, age=ORPHAN)
     assert reconcile.run_once().done == {}
-    cvat.put_task(900, name, age=DEADLINES.orphan + 1)
+    cvat.put_task(900, name, age=ORPHAN + 1)
     assert [finding.action for finding in reconcile.plan().findings] == [Action.DELETE]
     assert 900 in cvat.tasks_there, "a plan changes nothing"
     reconcile.apply(reconcile.plan())
@@ -209,7 +210,7 @@ def test_a_create_whose_answer_was_lost_is_settled_by_its_name(
     calls(cvat)
     if happened:
         cvat.put_task(500, stuck.name)
-    clock.advance(DEADLINES.stuck)
+    clock.advance(STUCK)
     assert reconcile.run_once().skipped, "the lost POST may still commit"
     assert calls(cvat) == []
     clock.advance(1.0)
@@ -243,10 +244,10 @@ def test_a_create_that_happens_after_it_was_given_up_is_adopted(
     clock: ManualClock,
 ) -> None:
     late = begin_create(engine)
-    clock.advance(DEADLINES.stuck + 1)
+    clock.advance(STUCK + 1)
     reconcile.run_once()
     assert deletion(engine).deleted == 1
-    cvat.put_task(500, late.name, age=DEADLINES.orphan + 1, prepared=True)
+    cvat.put_task(500, late.name, age=ORPHAN + 1, prepared=True)
     clock.advance(LOOK_EVERY)
     assert reconcile.run_once().done == {Action.ADOPT: 1}
     adopted = engine.store.task(late.id)

@@ -287,7 +287,7 @@ def test_the_foreground_comes_first_as_long_as_what_is_old_suffices(world: World
     assert world.count() == {"v1": 2}
     world.create()
     assert world.count() == {"v1": 2, "v2": 1}, "at two warm ones it is about to run dry"
-    assert world.refill.run_once().started == 0
+    assert world.refill.run_once() == 0
     assert world.refill.stepped_back
 
 
@@ -346,7 +346,7 @@ def test_a_template_taken_out_drains_and_what_callers_have_is_followed_to_its_en
     assert served is not None and served.state is RequestState.READY
     clock.advance(11.0)
     expiry = LeaseExpiry(engine.store, engine.cvat(), clock=clock)
-    assert expiry.run_once().given_back == 1
+    assert expiry.run_once() == 1
     world.retirement.run_once()
     given_back = engine.store.task(lease.lease.pooled_id or "")
     assert given_back is not None and given_back.state is TaskState.RETIRED

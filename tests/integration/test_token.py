@@ -192,14 +192,14 @@ def test_nothing_is_concluded_from_a_refusal(
     expiry = LeaseExpiry(engine.store, engine.cvat(), clock=clock)
     deletion = Deletion(engine.store, engine.cvat(), owner=engine.owner, clock=clock)
     assert reconcile.run_once().error
-    assert expiry.run_once().given_back == 0
+    assert expiry.run_once() == 0
     assert deletion.run_once().deleted == 0
     states = {task.state for task in engine.store.tasks()}
     assert states == {TaskState.WARM, TaskState.LEASED, TaskState.DELETING}
     server.actions.restore_tokens()
     clock.advance(100.0)
     assert reconcile.run_once().verified == 1
-    assert expiry.run_once().given_back == 1
+    assert expiry.run_once() == 1
     assert deletion.run_once().deleted == 1
     ended = engine.store.lease(lease.id)
     assert ended is not None and ended.state.value == "expired"

@@ -63,8 +63,8 @@ def refill_of(engine: Process) -> Refill:
 def fill(refill: Refill) -> int:
     """Refill until there is nothing more to do; answers how many creates that took."""
     started = 0
-    while report := refill.run_once().started:
-        started += report
+    while begun := refill.run_once():
+        started += begun
         assert refill.drain(PATIENCE)
     return started
 
@@ -79,7 +79,7 @@ def one_round(refill: Refill, cvat: ScriptedCvat) -> int:
         hook(operation)
 
     cvat.before = hold
-    started = refill.run_once().started
+    started = refill.run_once()
     go.set()
     assert refill.drain(PATIENCE)
     if cvat.before is hold:

@@ -9,8 +9,8 @@ import pytest
 from pool.config.settings import Template
 from pool.cvat.records import ImportStatus, TaskInfo
 from pool.maintenance.reconcile_rules import (
+    CALLS_OF_A_CREATE,
     Action,
-    Deadlines,
     Orphan,
     Sight,
     judge_doomed,
@@ -18,14 +18,16 @@ from pool.maintenance.reconcile_rules import (
     judge_stuck,
     judge_warm,
     longest_unseen,
+    orphan_after,
+    stuck_after,
 )
 from pool.model import PooledTask, TaskState, check_name, named_in, task_name
 
 POOL = "abcd1234"
 TEMPLATE = Template(name="scenes", labels=({"name": "car"},))
 TEMPLATES = {TEMPLATE.name: TEMPLATE}
-DEADLINES = Deadlines.of(30.0)
-OLD = DEADLINES.orphan + 1
+YOUNG = orphan_after(30.0)
+OLD = YOUNG + 1
 
 
 def row(state: TaskState = TaskState.WARM, *, task_id: int | None = 7) -> PooledTask:
@@ -61,13 +63,7 @@ def there(task_id: int = 7, **differs: object) -> TaskInfo:
 
 @pytest.mark.parametrize("timeout", [0.1, 1.0, 30.0, 600.0])
 def test_the_deadlines_are_in_order(timeout: float) -> None:
-    deadlines = Deadlines.of(timeout)
-    assert timeout == deadlines.http < deadlines.create < deadlines.stuck < deadlines.orphan
-
-
-def test_deadlines_out_of_order_are_refused() -> None:
-    with pytest.raises(ValueError, match="out of order"):
-        Deadlines(http=30.0, create=60.0, stuck=60.0, orphan=300.0)
+    assert timeout < CALLS_OF_A_CREATE * timeout < stuck_after(timeout) < orphan_after(timeout)
 
 
 def test_the_name_tells_the_row() -> None:
@@ -176,7 +172,7 @@ def given_up(**differs: object) -> PooledTask:
         (there(8), row(), "unknown", Action.DELETE),
         (there(8), row(TaskState.READY), "unknown", Action.DELETE),
         # Left alone: whatever may be somebody's, or not yet ours to judge.
-        (there(age=DEADLINES.orphan), None, "unknown", Action.LEAVE),
+        (there(age=YOUNG), None, "unknown", Action.LEAVE),
         (there(age=-50.0), None, "unknown", Action.LEAVE),
         (there(age=None), None, "unknown", Action.LEAVE),
         (there(size=1), None, "unknown", Action.LEAVE),
@@ -196,7 +192,7 @@ def test_what_becomes_of_a_stranger(
     info: TaskInfo, held_by: PooledTask | None, importing: str, action: Action | None
 ) -> None:
     stranger = Orphan(info=info, named="01x", row=held_by, importing=ImportStatus(importing))
-    finding = judge_orphan(stranger, TEMPLATES, DEADLINES)
+    finding = judge_orphan(stranger, TEMPLATES, old_after=YOUNG)
     assert (finding.action if finding else None) is action
     if finding:
         assert finding.task_id == info.id
@@ -204,7 +200,7 @@ def test_what_becomes_of_a_stranger(
 
 def test_a_renamed_stranger_is_left_alone() -> None:
     stranger = Orphan(info=there(name=f"[cvat-pool {POOL}] mine"), named=None, row=None)
-    finding = judge_orphan(stranger, TEMPLATES, DEADLINES)
+    finding = judge_orphan(stranger, TEMPLATES, old_after=YOUNG)
     assert finding is not None
     assert finding.action is Action.LEAVE
 
