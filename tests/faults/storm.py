@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from support.proxy import CuttingProxy
+from support.waiting import wait_until
 
 from faults.actors import Place, run_caller, run_daemon
 from faults.bystander import Bystander
@@ -196,8 +197,9 @@ class Storm:
     # --- After ----------------------------------------------------------------------------------
 
     def _calm_down(self, store: Store) -> None:
-        """No more callers; the daemons bring everything to an end."""
+        """No more callers, once one of them was served; the daemons bring everything to an end."""
         self._replace_those_that_died()
+        wait_until(store, lambda: store.requests(state=RequestState.READY, limit=1).requests, CALM)
         for process in self._processes["caller"]:
             process.kill()
             process.join()

@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -224,7 +225,7 @@ class Machine(RuleBasedStateMachine):
         return self._any(self.world.held, number)
 
 
-TestMachine = Machine.TestCase
+TestMachine = pytest.mark.timeout(240)(Machine.TestCase)
 TestMachine.settings = settings(
     max_examples=EXAMPLES or 30,
     stateful_step_count=40,

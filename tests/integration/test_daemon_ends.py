@@ -17,7 +17,7 @@ from pool.simulator.faults import Hang, Latency
 from pool.store import Store, open_store
 
 #: Seconds for a process to notice a signal and to end on a busy machine.
-SLACK = 5.0
+SLACK = 10.0
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def rows(folder: Path) -> Iterator[Store]:
     store.close()
 
 
-def configure(folder: Path, server: SimulatorServer, *, stop_timeout: str = "10s") -> None:
+def configure(folder: Path, server: SimulatorServer, *, stop_timeout: str = "1m") -> None:
     (folder / "config.toml").write_text(
         f'[cvat]\nurl = "{server.url}"\ntimeout = "60s"\n'
         f'[daemon]\nport = 0\nstop_timeout = "{stop_timeout}"\n'

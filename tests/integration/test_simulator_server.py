@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import statistics
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import urllib3
+from faults.stepped_clock import SteppedClock
+from faults.stepped_server import SteppedLoop
 from PIL import Image
 from support.simulated import Caller, jpeg
 
@@ -289,16 +290,24 @@ def test_anonymous_calls_can_be_limited() -> None:
         call.http.clear()
 
 
-def test_processor_is_shared() -> None:
-    async def run(demands: int, cores: int) -> float:
-        processor = Processor(cores)
-        started = time.perf_counter()
-        await asyncio.gather(*(processor.use(20.0) for _ in range(demands)))
-        return (time.perf_counter() - started) * 1000.0
+@pytest.mark.parametrize(("demands", "cores"), [(1, 2), (4, 2), (8, 2)])
+def test_processor_is_shared(demands: int, cores: int) -> None:
+    clock = SteppedClock()
+    processor, ended = Processor(cores), []
 
-    for demands, cores in ((1, 2), (4, 2), (8, 2)):
-        took, expected = asyncio.run(run(demands, cores)), 20.0 * slowdown(demands, cores)
-        assert expected - 1.0 <= took < expected * 1.5 + 15.0
+    async def use() -> None:
+        await processor.use(20.0)
+        ended.append(clock.monotonic() * 1000.0)
+
+    with closing(SteppedLoop(clock)) as loop:
+        clock.alarms.append(loop)
+        for _ in range(demands):
+            loop.create_task(use())
+        clock.sleep(1.0)
+    assert ended == [pytest.approx(20.0 * slowdown(demands, cores), abs=0.1)] * demands
+
+
+def test_many_demands_slow_each_other_down() -> None:
     assert slowdown(1, 2) == pytest.approx(1.0)
     assert slowdown(400, 2) == pytest.approx(200.0, rel=0.05)
 
@@ -322,7 +331,8 @@ def test_times_are_those_of_a_real_server() -> None:
         for _ in range(5):
             call.upload(call.create(), "a.jpg")
             server.wait_idle()
-        took = statistics.median(server.stats.import_milliseconds().values())
+        # The quickest, since a busy machine only adds to it.
+        took = min(server.stats.import_milliseconds().values())
         # POST of the data until the commit: about 200 ms on the measured server, here halved.
         assert 80.0 < took < 150.0
         call.http.clear()

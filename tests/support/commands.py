@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from support.forked import Command, Forks
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 FORKS = Forks()
 #: What a process of the tests has to begin with, and so its commands.
 INHERITED = os.umask(0o022)

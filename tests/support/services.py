@@ -12,7 +12,7 @@ from pool.requests.dispatcher import Dispatcher
 from pool.store import NewRequest, Opened
 from support.scripted import ScriptedCvat
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def dispatch_of(engine: Process, *, workers: int = 16) -> Dispatcher:

@@ -9,7 +9,7 @@ from pool.events.feed import Feed
 from pool.store import Store
 
 #: Seconds after which a test gives up.
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def wait_until(store: Store, condition: Callable[[], object], patience: float = PATIENCE) -> None:
