@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import statistics
 import sys
 import threading
 import time
@@ -113,16 +114,16 @@ def hand_outs(address: tuple[str, int], count: int, until: float) -> tuple[list[
     return took, errors
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+def p99(values: Sequence[float]) -> float:
+    return statistics.quantiles(values, n=100, method="inclusive")[-1]
 
 
 def measure_hand_outs(server: Server, report: Report, clients: int, seconds: float) -> None:
     put_warm(server.settings, ALONE + 200 + int(seconds * 2500))
     hand_outs(server.address, 200, float("inf"))
     took, errors = hand_outs(server.address, ALONE, float("inf"))
-    report.add("POST /v1/leases, one client, median", 1e3 * percentile(took, 0.5), "ms", 3)
-    report.add("POST /v1/leases, one client, p99", 1e3 * percentile(took, 0.99), "ms", 10)
+    report.add("POST /v1/leases, one client, median", 1e3 * statistics.median(took), "ms", 3)
+    report.add("POST /v1/leases, one client, p99", 1e3 * p99(took), "ms", 10)
     report.add("POST /v1/leases, one client, errors", errors, "", 0)
     results: list[tuple[list[float], int]] = []
     until = time.monotonic() + seconds
@@ -138,7 +139,7 @@ def measure_hand_outs(server: Server, report: Report, clients: int, seconds: flo
     rate = len(took) / seconds
     name = f"POST /v1/leases, {clients} clients for {seconds:g} s"
     report.add(f"{name}, hand-outs", rate, "1/s", 500, at_least=True)
-    report.add(f"{name}, p99", 1e3 * percentile(took, 0.99), "ms", 100)
+    report.add(f"{name}, p99", 1e3 * p99(took), "ms", 100)
     report.add(f"{name}, errors", sum(errors for _, errors in results), "", 0)
 
 
@@ -242,7 +243,7 @@ def measure_long_polls(server: Server, report: Report, pollers: int) -> None:
         ids = begin_imports(server.settings, first, first + pollers)
         latencies = asyncio.run(poll_all(server, ids, end, told))
         name = f"{pollers} long-polls, {what}"
-        report.add(f"{name}, median", 1e3 * percentile(latencies, 0.5), "ms", 50)
+        report.add(f"{name}, median", 1e3 * statistics.median(latencies), "ms", 50)
         report.add(f"{name}, worst", 1e3 * max(latencies), "ms", 50)
         if first == 10_000:
             grown = (told["memory"] - before["memory"]) / 1024
@@ -290,7 +291,7 @@ def measure_images(server: Server, report: Report) -> None:
                 there.append(ended - between)
     line.close()
     cvat.close()
-    inside, outside = percentile(here, 0.5), percentile(there, 0.5)
+    inside, outside = statistics.median(here), statistics.median(there)
     print(f"one image, in process: {1e3 * inside:.1f} ms; over HTTP: {1e3 * outside:.1f} ms")
     report.add(
         "one image, over HTTP more than in process, median", 1e3 * (outside - inside), "ms", 10

@@ -140,13 +140,12 @@ def timed(what: str, calls: int, call: Callable[[], object]) -> Timing:
 
 
 def summary(what: str, taken: list[float]) -> Timing:
-    taken = sorted(taken)
     return Timing(
         what=what,
         calls=len(taken),
         median=statistics.median(taken),
-        p99=taken[int(len(taken) * 0.99)],
-        worst=taken[-1],
+        p99=statistics.quantiles(taken, n=100, method="inclusive")[-1],
+        worst=max(taken),
     )
 
 
@@ -241,10 +240,11 @@ def filled(path: Path, warm: int, finished: int) -> Iterator[Store]:
         )
         db.changed(
             """
-            INSERT INTO leases (id, template, state, owner, request_id, pooled_id, task_id, outcome,
-                                ttl, payload, created_at, handed_out_at, expires_at)
-            SELECT lease_id, template, 'used', 'bench', 'r' || task_id, id, task_id, 'hit', 60, '',
-                   created_at, created_at, created_at + 60
+            INSERT INTO leases (id, template, fingerprint, state, owner, request_id, pooled_id,
+                                task_id, outcome, ttl, payload, created_at, handed_out_at,
+                                expires_at)
+            SELECT lease_id, template, fingerprint, 'used', 'bench', 'r' || task_id, id, task_id,
+                   'hit', 60, '', created_at, created_at, created_at + 60
             FROM tasks
             """
         )

@@ -23,8 +23,7 @@ from pool.config.settings import ImportSettings, PoolSettings, Settings, Templat
 from pool.logs import configure
 from pool.model import Job, new_id
 from pool.simulator import SimulatorServer
-from pool.store import Store, open_store
-from pool.store.sqlite import SqliteConnection
+from pool.store import open_store
 
 TEMPLATE = Template(
     name="scenes",
@@ -109,29 +108,20 @@ def server(simulator: SimulatorServer) -> Iterator[Server]:
 def put_warm(settings: Settings, count: int) -> None:
     """Warm tasks that only the store knows of, quickly: one durable transaction for them all."""
     store = open_store(settings.store.url)
-    assert isinstance(store, Store)
     template, now = settings.templates[TEMPLATE.name], time.time()
-    rows = [
-        {
-            "id": new_id(now),
-            "template": template.name,
-            "fingerprint": template.fingerprint,
-            "origin": "bench",
-            "state": "warm",
-            "name": f"task {number}",
-            "task_id": 1_000_000 + number,
-            "prepared": 1,
-            "cold": 0,
-            "owner": "bench",
-            "created_at": now,
-            "warm_at": now,
-            "changed_at": now,
-        }
-        for number in range(count)
-    ]
     with store.connections.writing() as db:
-        assert isinstance(db, SqliteConnection)
-        columns = ", ".join(rows[0])
-        values = ", ".join(f":{name}" for name in rows[0])
-        db.conn.executemany(f"INSERT INTO tasks ({columns}) VALUES ({values})", rows)
+        for number in range(count):
+            db.changed(
+                """
+                INSERT INTO tasks (id, template, fingerprint, origin, state, name, task_id,
+                                   prepared, cold, owner, created_at, warm_at, changed_at)
+                VALUES (:id, :template, :fingerprint, 'bench', 'warm', 'task ' || :number,
+                        1000000 + :number, 1, 0, 'bench', :now, :now, :now)
+                """,
+                id=new_id(now),
+                template=template.name,
+                fingerprint=template.fingerprint,
+                number=number,
+                now=now,
+            )
     store.close()
