@@ -30,7 +30,6 @@ from pool.store.imports import end_import
 from pool.store.records import (
     REQUEST,
     REQUESTS,
-    UNOWNED,
     NewRequest,
     Page,
     find,
@@ -133,7 +132,7 @@ class Requests(Connected):
         Leases that wait without a request, and whose owner is gone, are ``ABANDONED``. Spooled
         requests that CVAT has not accepted yet are left to :meth:`take_spooled`.
         """
-        taker = {"owner": owner, "unowned": UNOWNED, "now": now}
+        taker = {"owner": owner, "now": now}
         with self.connections.writing() as db:
             db.changed(
                 f"""
@@ -141,8 +140,7 @@ class Requests(Connected):
                 SET state = 'abandoned', idempotency_key = NULL
                 WHERE {DESERTED}
                 """,
-                owner=owner,
-                now=now,
+                **taker,
             )
             adopted = db.rows(
                 f"""

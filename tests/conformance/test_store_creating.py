@@ -183,3 +183,12 @@ def test_a_cold_task_given_back_is_warm_from_then_on(scene: Scene) -> None:
     assert scene.store.give_back(opened.lease.id, now=NOW + 9)
     task = scene.task(pooled_id)
     assert task == replace(task, state=TaskState.WARM, warm_at=NOW + 9, lease_id=None)
+
+
+def test_another_templates_create_is_one_that_cvat_has_answered(scene: Scene) -> None:
+    scene.creating(template="other", now=NOW)
+    scene.warm(now=NOW)
+    assert not scene.store.others_created(TEMPLATE, since=NOW)
+    scene.warm(template="other", now=NOW)
+    assert scene.store.others_created(TEMPLATE, since=NOW)
+    assert not scene.store.others_created(TEMPLATE, since=NOW + 1)

@@ -53,6 +53,17 @@ def step_of(scene: Scene, opened: Opened, kind: FinalKind) -> FinalStep:
     )
 
 
+def test_the_name_of_a_callers_own_upload_is_left_too(scene: Scene) -> None:
+    opened = scene.leased()
+    scene.store.complete_import(opened.lease.pooled_id or "", JOBS, now=NOW)
+    (step,) = scene.store.due_steps(now=NOW + FINAL_GRACE, limit=9)
+    assert (step.kind, step.request) == (NAME, None)
+    assert scene.store.postpone_step(step, tries=1, left=None, due_at=NOW + 90)
+    assert scene.store.end_step(step, name="n", now=NOW + 91)
+    assert scene.task(opened.lease.pooled_id).name == "n"
+    assert scene.store.steps_of(opened.lease.pooled_id or "") == []
+
+
 def test_nothing_is_left_for_a_task_that_is_not_ready(scene: Scene) -> None:
     opened = scene.importing()
     assert scene.store.steps_of(opened.lease.pooled_id or "") == []

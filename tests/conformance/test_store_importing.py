@@ -202,20 +202,23 @@ def test_another_task_for_a_request(scene: Scene, state: str) -> None:
 
 def test_attaching_a_request(scene: Scene) -> None:
     opened, files = scene.leased(), data("a.jpg", "b.jpg")
-    handout = scene.store.attach_request(opened.lease.id, files, owner="there", now=NOW + 3)
+    handout = scene.store.attach_request(
+        opened.lease.id, files, owner="there", idempotency_key="k", payload="digest", now=NOW + 3
+    )
     assert handout is not None
     request = handout.request
     assert request is not None
     assert (handout.lease, handout.task) == (opened.lease, opened.task)
-    assert request == scene.store.request(files.id)
+    assert request == scene.store.request(files.id) == scene.store.request_by_key("k")
+    assert request.payload == "digest"
     assert (request.state, request.owner) == (RequestState.UPLOADING, "there")
     assert (request.lease_id, request.pooled_id) == (opened.lease.id, pooled_id(opened))
     assert (request.task_id, request.outcome) == (opened.lease.task_id, Outcome.HIT)
     assert (request.files, request.created_at, request.handed_out_at) == (files.files, NOW + 3, NOW)
-    assert scene.store.hand_outs() == {"streets": {Outcome.HIT: 1}}
     assert scene.store.watched_leases() == []
     assert not scene.store.give_back(opened.lease.id, now=NOW)
     assert scene.store.begin_import(scene.import_id(files.id), deadline=NOW, now=NOW)
+    assert scene.store.hand_outs() == {"streets": {Outcome.HIT: 1}}, "the lease was counted"
 
 
 def test_leases_that_take_no_request(scene: Scene) -> None:

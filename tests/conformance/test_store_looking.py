@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -123,6 +123,31 @@ def test_a_cursor_that_no_page_gave(store: Store, cursor: str) -> None:
 def test_a_page_of_nothing(store: Store) -> None:
     with pytest.raises(InputError, match="at least 1"):
         store.requests(limit=0)
+
+
+#: What is read, or taken, no more than so many at a time.
+LIMITED: dict[str, Callable[[Store, int], Sequence[object]]] = {
+    "leases": lambda store, limit: store.leases(limit=limit),
+    "expired_leases": lambda store, limit: store.expired_leases(now=NOW + 99, limit=limit),
+    "asked": lambda store, limit: store.asked(TEMPLATE, since=0, until=NOW + 99, limit=limit).times,
+    "due_steps": lambda store, limit: store.due_steps(now=NOW + 99, limit=limit),
+    "begin_delete": lambda store, limit: store.begin_delete(
+        owner="x", limit=limit, retry_after=9, now=NOW
+    ),
+    "events_after": lambda store, limit: store.events_after(0, limit=limit),
+    "ended_requests": lambda store, limit: store.ended_requests(since=0, limit=limit),
+}
+
+
+@pytest.mark.parametrize("limit", [-1, 0, 1, 2])
+@pytest.mark.parametrize("call", LIMITED)
+def test_no_more_than_the_limit(scene: Scene, call: str, limit: int) -> None:
+    for _ in range(3):
+        scene.store.complete_import(scene.importing().lease.pooled_id or "", JOBS, now=NOW)
+        scene.retired()
+    for _ in range(3):
+        scene.leased()
+    assert len(LIMITED[call](scene.store, limit)) == max(0, limit)
 
 
 # --- Demand --------------------------------------------------------------------------------------

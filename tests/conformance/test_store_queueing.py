@@ -83,7 +83,7 @@ def test_a_bound_on_what_waits(scene: Scene) -> None:
         spooled(scene)
     before = everything(scene.store)
     request = replace(data(), spooled=True)
-    with pytest.raises(QueueFull):
+    with pytest.raises(QueueFull, match=r"2 requests wait, as many as daemon\.max_queued allows"):
         scene.store.open_lease(wish(key="k"), request=request, most_queued=2, now=NOW)
     assert everything(scene.store) == before
     scene.warm()

@@ -3,6 +3,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
+
 from conformance import store_processes as processes
 from conformance.store_scene import NOW, TEMPLATE, Scene
 from pool.model import ConfigRecord, Hold, LearnedPace
@@ -100,3 +102,18 @@ def test_the_last_activity_is_a_beginning_or_an_end(scene: Scene) -> None:
     assert opened.request is not None
     store.cancel_request(opened.request.id, now=NOW + 7)
     assert store.last_activity() == NOW + 7
+
+
+@pytest.mark.parametrize("rejected_at", [None, NOW + 1])
+def test_the_configuration_in_force(store: Store, rejected_at: float | None) -> None:
+    assert store.configuration() is None
+    kept = ConfigRecord(
+        loaded_at=NOW,
+        rejected_at=rejected_at,
+        problems=("line 3: größe is no key",),
+        restart=("daemon.port",),
+        templates={"streets": {"labels": ["car"]}},
+    )
+    store.keep_configuration(replace(kept, loaded_at=NOW - 9, restart=()))
+    store.keep_configuration(kept)
+    assert store.configuration() == kept
