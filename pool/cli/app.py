@@ -18,8 +18,7 @@ from pool.cli.request import get, lease, release
 from pool.cli.run import check, run
 from pool.cli.simulator import demo, simulator
 from pool.cli.status import status
-from pool.cli.template import drain, pause, prewarm, resume
-from pool.cli.tune import tune
+from pool.cli.template import drain, pause, prewarm, resume, tune
 from pool.cli.webhook import webhook
 from pool.errors import EXIT_FAILED, ConfigError, PoolError
 from pool.version import VERSION
@@ -96,7 +95,3 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(webhook)
-
-
-if __name__ == "__main__":
-    main()

@@ -50,30 +50,18 @@ def print_results(
 
 
 def print_json(value: Any) -> None:
-    """Print records as JSON on standard output."""
-    print(to_json(value))
-
-
-def to_json(value: Any) -> str:
-    """Return records as JSON: times as ISO 8601, states as their values, no private fields."""
-    return json.dumps(_plain(value), indent=2, ensure_ascii=False)
+    """Print records as JSON on standard output: times as ISO 8601, states as their values, no
+    private fields."""
+    print(json.dumps(value, default=_plain, indent=2, ensure_ascii=False))
 
 
 def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: _plain(getattr(value, field.name))
-            for field in dataclasses.fields(value)
-            if not field.name.startswith("_")
-        }
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, Path):
-        return str(value)
-    return value
+    match value:
+        case datetime():
+            return value.isoformat()
+        case Enum():
+            return value.value
+        case Path():
+            return str(value)
+    fields = (field.name for field in dataclasses.fields(value))
+    return {name: getattr(value, name) for name in fields if not name.startswith("_")}

@@ -14,7 +14,6 @@ from pool.cli.output import print_json
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pool.maintenance.reconcile import Plan
     from pool.maintenance.reconcile_rules import Finding
 
 
@@ -48,7 +47,8 @@ def reconcile(
             verify_every=settings.daemon.verify_every,
             clock=clock,
         )
-        plan = service.plan(with_doomed=True)
+        plan = service.plan()
+        findings = [*plan.findings, *service.doomed()]
         if not dry_run:
             report = service.apply(plan)
             deletion = delete_all(Deletion(store, cvat, owner=new_owner(), clock=clock))
@@ -61,19 +61,17 @@ def reconcile(
             if report.error:
                 print(f"Warning: not everything was done: {report.error}", file=sys.stderr)
     if as_json:
-        found = [*plan.findings, *plan.doomed]
-        print_json({"verified": len(plan.verified), "findings": found, "done": done})
+        print_json({"verified": len(plan.verified), "findings": findings, "done": done})
     else:
-        _print(plan, done)
+        _print(findings, len(plan.verified), done)
 
 
-def _print(plan: Plan, done: dict[str, Any] | None) -> None:
-    findings = [*plan.findings, *plan.doomed]
+def _print(findings: list[Finding], verified: int, done: dict[str, Any] | None) -> None:
     if findings:
         from rich.console import Console
 
         Console().print(_table(findings))
-    print(f"{len(plan.verified)} warm task(s) are as they should be.")
+    print(f"{verified} warm task(s) are as they should be.")
     if done is None:
         print(f"{len(findings)} finding(s); nothing was done.")
     else:

@@ -30,7 +30,6 @@ from pool.cvat.upload import prepare_upload, request_id, upload_data
 from pool.cvat.webhooks import Webhooks
 from pool.errors import CvatAmbiguous, CvatError
 from pool.model import Job
-from pool.version import VERSION
 
 #: Ids in one filter: 1,000 make the URL too long (414).
 MAX_IDS: Final = 500
@@ -71,8 +70,6 @@ class CvatClient:
         settings: CvatSettings,
         credentials: Credentials,
         *,
-        pool_size: int = 32,
-        user_agent: str | None = None,
         on_call: OnCall | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -80,8 +77,6 @@ class CvatClient:
             settings,
             credentials,
             clock=clock or SystemClock(),
-            pool_size=pool_size,
-            user_agent=user_agent or f"cvat-task-pool/{VERSION}",
             on_call=on_call,
         )
         self.webhooks = Webhooks(self._transport)
@@ -105,9 +100,9 @@ class CvatClient:
         """Make all calls that begin from now on with these credentials."""
         self._transport.use(credentials)
 
-    def warm_up(self, connections: int = 1) -> None:
+    def warm_up(self, connections: int) -> None:
         """Open connections ahead of need, and log in, so that the first request pays neither."""
-        self._transport.open_connections("warm_up", "/api/users/self", connections)
+        self._transport.warm_up(connections)
 
     # --- The server and the user --------------------------------------------------------------
 
@@ -129,14 +124,14 @@ class CvatClient:
 
         :raises CvatRefusedCredentials: CVAT does not accept them.
         """
-        return User.parse(self._get("whoami", "/api/users/self").json())
+        return User.parse(self._transport.call("whoami", "GET", "/api/users/self").json())
 
     def user_exists(self, user_id: int) -> bool:
         """Return whether CVAT has such a user and shows it to this one.
 
         Only administrators see users outside of their organizations.
         """
-        answer = self._get("user", f"/api/users/{user_id}", accept=(404,))
+        answer = self._transport.call("user", "GET", f"/api/users/{user_id}", accept=(404,))
         if answer.status == 404:
             self._check_gone(answer, "GET")
         return answer.status != 404
@@ -145,7 +140,9 @@ class CvatClient:
         """Return the access token in use; None with a password, or with a server before 2.48."""
         if not self._transport.uses_token:
             return None
-        answer = self._get("access_token", "/api/auth/access_tokens/self", accept=(404,))
+        answer = self._transport.call(
+            "access_token", "GET", "/api/auth/access_tokens/self", accept=(404,)
+        )
         if answer.status == 404:
             if failures.organization_unknown(answer.data):
                 raise self._error(answer, "GET")
@@ -342,9 +339,6 @@ class CvatClient:
         return f"{self.server_url}/tasks/{task_id}/jobs/{job_id}"
 
     # --- Steps --------------------------------------------------------------------------------
-
-    def _get(self, operation: str, path: str, *, accept: tuple[int, ...] = ()) -> Answer:
-        return self._transport.call(operation, "GET", path, accept=accept)
 
     def _list_tasks(self, operation: str, query: Mapping[str, object]) -> list[TaskInfo]:
         found = list_all(self._transport, operation, "/api/tasks", query)

@@ -29,12 +29,15 @@ from pool.cvat.failures import Answer
 from pool.cvat.session import PasswordSession, RedactedHeaders, TokenLogin
 from pool.errors import CvatRefusedCredentials, CvatUnreachable, PoolError
 from pool.logs import get_logger
+from pool.version import VERSION
 
 log = get_logger(__name__)
 
 #: Called after every call with its operation, its seconds, and "ok" or the code of the error.
 OnCall = Callable[[str, float, str], None]
 
+#: Connections that stay open.
+POOL_SIZE: Final = 32
 #: Seconds to get a connection; also the longest that sending one chunk may stall.
 _CONNECT_TIMEOUT: Final = 10.0
 #: Methods that have the same effect when the server gets them twice.
@@ -127,8 +130,6 @@ class Transport:
         credentials: Credentials,
         *,
         clock: Clock,
-        pool_size: int,
-        user_agent: str,
         on_call: OnCall | None,
     ) -> None:
         self.server = settings.url
@@ -136,7 +137,7 @@ class Transport:
         self.clock = clock
         from cvat_sdk.core.helpers import make_request_headers
 
-        sdk = _sdk_client(self.server, settings, pool_size, user_agent)
+        sdk = _sdk_client(settings)
         self.connections: urllib3.PoolManager = sdk.rest_client.pool_manager
         self._on_call = on_call
         self._headers = {**make_request_headers(sdk), "Accept": "application/vnd.cvat+json"}
@@ -222,9 +223,10 @@ class Transport:
         finally:
             self._report(operation, started, status, result, task_id)
 
-    def open_connections(self, operation: str, path: str, count: int) -> None:
+    def warm_up(self, count: int) -> None:
         """Open ``count`` connections at once and leave them in the pool, authenticated."""
-        self.call(operation, "GET", path)
+        path = "/api/users/self"
+        self.call("warm_up", "GET", path)
         headers = self._with(self._logins.current().headers)
         held: list[Any] = []
         try:
@@ -355,20 +357,20 @@ class Transport:
             self._report("login", started, status, result, None)
 
 
-def _sdk_client(server: str, settings: CvatSettings, pool_size: int, user_agent: str) -> Any:
-    """Return the SDK's API client, with a pool of ``pool_size`` connections that stay open."""
+def _sdk_client(settings: CvatSettings) -> Any:
+    """Return the SDK's API client, with a pool of connections that stay open."""
     from cvat_sdk import Client, Config
     from cvat_sdk.api_client.rest import RESTClientObject
 
     if not settings.verify_tls:
-        log.warning("certificates of CVAT are not verified", server=server)
+        log.warning("certificates of CVAT are not verified", server=settings.url)
         urllib3.disable_warnings(InsecureRequestWarning)
     config = Config(verify_ssl=settings.verify_tls)
-    client = Client(server, config=config, check_server_version=False)
+    client = Client(settings.url, config=config, check_server_version=False)
     client.organization_slug = settings.organization
     sdk = client.api_client
-    sdk.user_agent = user_agent
-    sdk.configuration.connection_pool_maxsize = pool_size
+    sdk.user_agent = f"cvat-task-pool/{VERSION}"
+    sdk.configuration.connection_pool_maxsize = POOL_SIZE
     sdk.configuration.socket_options = [
         *HTTPConnection.default_socket_options,  # TCP_NODELAY
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),

@@ -56,14 +56,10 @@ RETRY_CAP = 600.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """Findings, and the ids of the warm tasks that are in order.
-
-    ``doomed`` is what :mod:`pool.maintenance.deletion` is about to delete.
-    """
+    """Findings, and the ids of the warm tasks that are in order."""
 
     findings: tuple[Finding, ...] = ()
     verified: tuple[str, ...] = ()
-    doomed: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,7 +144,7 @@ class Reconcile:
 
     # --- Looking ------------------------------------------------------------------------------
 
-    def plan(self, *, with_doomed: bool = False) -> Plan:
+    def plan(self) -> Plan:
         """Return what is not as it should be and what to do about it; change nothing.
 
         :raises pool.errors.CvatError: the server could not be asked.
@@ -164,10 +160,10 @@ class Reconcile:
             *self._judge_stuck(stuck, marked.values()),
             *self._judge_orphans(marked.values()),
         ]
-        doomed = self._doomed() if with_doomed else ()
-        return Plan(findings=tuple(findings), verified=judged.verified, doomed=doomed)
+        return Plan(findings=tuple(findings), verified=judged.verified)
 
-    def _doomed(self) -> tuple[Finding, ...]:
+    def doomed(self) -> tuple[Finding, ...]:
+        """Return what :mod:`pool.maintenance.deletion` is about to delete."""
         ways_out = (TaskState.RETIRED, TaskState.FAILED, TaskState.DELETING)
         return tuple(
             of_row(task, Action.DELETE, f"{task.state.value}: {task.reason}")

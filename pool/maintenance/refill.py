@@ -97,10 +97,6 @@ class Refill:
         self._on_room = on_room
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="refill")
 
-    def target(self, template: Template) -> Target:
-        """The size that the template's pool should have now."""
-        return current_target(self._store, template, now=self._clock.now())
-
     def run_once(self) -> int:
         """Start the creates that are needed now, without waiting for them; return how many."""
         rounds = [self._fill(template) for template in self._templates.values()]
@@ -122,7 +118,7 @@ class Refill:
 
     def _fill(self, template: Template) -> tuple[int, bool]:
         """Return how many creates were started, and whether others wait for a quieter moment."""
-        target = self.target(template)
+        target = current_target(self._store, template, now=self._clock.now())
         retire_replaced(self._store, template, target, now=self._clock.now())
         started = 0
         while not self._stopping.is_set():
@@ -205,8 +201,9 @@ class Refill:
         template = self._templates.get(made_by.name)
         # The template may have changed while the task was being made, which then is an older one.
         if template is not None and template.fingerprint == made_by.fingerprint:
-            target = self.target(template)
-            retire_replaced(self._store, template, target, now=self._clock.now(), replaced=1)
+            now = self._clock.now()
+            target = current_target(self._store, template, now=now)
+            retire_replaced(self._store, template, target, now=now, replaced=1)
 
     def _give_up(self, pooled_id: str) -> None:
         """Settle a create that a stop has prevented: its row would count as under way."""

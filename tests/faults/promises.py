@@ -266,10 +266,9 @@ class Promises:
             return f"lease {lease}"
         daemon = self._world.maintainer
         assert daemon is not None and daemon.daemon is not None
-        maintenance = daemon.daemon.maintenance
+        levels = {row.name: row for row in daemon.daemon.observation.status().templates}
         for template in daemon.process.templates.values():
-            assert maintenance is not None
-            wanted = maintenance.refill.target(template).size
+            wanted = levels[template.name].target
             warm = store.warm_of(template.name, template.fingerprint)
             if warm < min(wanted, template.pool.min_size):
                 return f"{template.name} has {warm} of {wanted}; {store.holds()}"

@@ -213,7 +213,8 @@ def test_nothing_is_held_for_hours_although_nobody_noticed(world: World, hours: 
 @both_ways
 def test_the_pool_neither_grows_nor_stands_still(world: World, hours: float) -> None:
     """What was asked for in times to come is no demand, and no sign of the foreground."""
-    target = world.refill.target(world.template).size
+    pool = TaskPool.over(world.process)
+    (row,) = pool.status().templates
     for number in range(60):
         request = NewRequest(id=f"r{number}", files=("a.jpg",), size=10)
         opened = open_lease(world.process, world.template, request=request)
@@ -225,9 +226,9 @@ def test_the_pool_neither_grows_nor_stands_still(world: World, hours: float) -> 
         world.clock.advance(60.0)
     world.set_clock(hours)
     world.timekeeping.run_once()
-    assert world.refill.target(world.template).size == target
+    assert pool.status().templates[0].target == row.target
     fill(world.refill)
-    assert world.count(TaskState.WARM) == target
+    assert world.count(TaskState.WARM) == row.target
 
 
 @both_ways
