@@ -11,11 +11,9 @@ comes early or twice, and should one be lost, the waiter still checks every :dat
 from __future__ import annotations
 
 import asyncio
-import os
 import queue
 import threading
 import time
-import weakref
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
@@ -25,6 +23,7 @@ from typing import Final, TypeVar
 
 from pool.clock import Clock, Wakeup
 from pool.errors import InputError, PoolClosed, PoolError, StoreError
+from pool.forks import prepare_for_forks
 from pool.logs import get_logger
 from pool.model import KINDS, Event
 from pool.store import Store
@@ -96,7 +95,7 @@ class Feed:
         self._token: object = None
         self._looked_at = self._recheck_at = 0.0
         self._stop_poking = store.on_commit(self.poke)
-        _all.add(self)
+        prepare_for_forks(self)
 
     # --- Waiting --------------------------------------------------------------------------------
 
@@ -271,6 +270,12 @@ class Feed:
         with self._guard:
             self._services = tuple(each for each in self._services if each is not registered)
 
+    def before_fork(self) -> None:
+        self._guard.acquire()
+
+    def after_fork(self) -> None:
+        self._guard.release()
+
     def _start(self) -> None:
         if self._closed:
             raise PoolClosed
@@ -411,29 +416,6 @@ def _pass_on(events: Sequence[Event], to: _Registered) -> None:
         to.service(news)
     except Exception:
         log.exception("listener failed")
-
-
-# --- Forks --------------------------------------------------------------------------------------
-
-# The feed's thread is not copied by a fork, but a lock that it holds is, and stays locked. So no
-# guard is held while a process forks.
-_all: weakref.WeakSet[Feed] = weakref.WeakSet()
-_forking: list[Feed] = []
-
-
-def _before_fork() -> None:
-    _forking.extend(_all)
-    for feed in _forking:
-        feed._guard.acquire()
-
-
-def _after_fork() -> None:
-    for feed in _forking:
-        feed._guard.release()
-    _forking.clear()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 class _Subscription:

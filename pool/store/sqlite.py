@@ -18,6 +18,7 @@ from urllib.parse import quote
 from sqlite_utils import Database, Migrations
 
 from pool.errors import PoolClosed, StoreError
+from pool.forks import prepare_for_forks
 from pool.permissions import create_file, narrow
 from pool.store.connections import Connection, Connections
 from pool.store.failures import check_place, explain, is_busy, spoils_connection
@@ -106,7 +107,7 @@ class SqliteConnections(Connections):
         self._writer = threading.Lock()
         self._closed = False
         self._listeners: tuple[Callable[[], None], ...] = ()
-        _all.add(self)
+        prepare_for_forks(self)
 
     def make_ready(self) -> str:
         """Make the file and its tables, where they are missing, and return the pool's id.
@@ -337,24 +338,3 @@ def _make_ready(path: Path, busy_timeout: float) -> str:
         return str(db.table("meta").get("pool_id")["value"])
     finally:
         db.conn.close()
-
-
-# --- Forks ----------------------------------------------------------------------------------------
-
-_all: weakref.WeakSet[SqliteConnections] = weakref.WeakSet()
-_forking: list[SqliteConnections] = []
-
-
-def _before_fork() -> None:
-    _forking.extend(_all)
-    for connections in _forking:
-        connections.before_fork()
-
-
-def _after_fork() -> None:
-    for connections in _forking:
-        connections.after_fork()
-    _forking.clear()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

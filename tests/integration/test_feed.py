@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import queue
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -346,3 +348,36 @@ def test_a_child_of_a_fork_has_a_watcher_of_its_own(
     finally:
         child.kill()
         child.join()
+
+
+FORKS = """
+import os, sys, threading, warnings
+warnings.simplefilter("ignore")  # Python 3.12 warns of a fork beside threads
+from pool.clock import SystemClock
+from pool.events.feed import Feed
+from pool.store import open_store
+
+store = open_store(sys.argv[1])
+feeds = [Feed(store, clock=SystemClock()) for _ in range(20)]
+sys.setswitchinterval(1e-6)
+
+def fork():
+    for _ in range(20):
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if feeds[0].wait_for(store.last_event_id, 0) == 0 else 1)
+        assert os.waitpid(child, 0)[1] == 0
+
+threads = [threading.Thread(target=fork, daemon=True) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join(float(sys.argv[2]))
+os._exit(any(thread.is_alive() for thread in threads))
+"""
+
+
+def test_threads_that_fork_at_once(store_url: str) -> None:
+    script = [sys.executable, "-c", FORKS, store_url, str(PATIENCE)]
+    ended = subprocess.run(script, capture_output=True, text=True, timeout=3 * PATIENCE)
+    assert (ended.returncode, ended.stderr) == (0, "")
