@@ -16,6 +16,7 @@ from pool.model import (
     Outcome,
     PooledTask,
     RequestRecord,
+    RequestState,
     new_id,
 )
 from pool.store.connections import Connected, Connection
@@ -89,16 +90,7 @@ class Imports(Connected):
             )
             if row is None:
                 return False
-            _serve(db, import_id, now=now)
-            db.changed(
-                f"""
-                UPDATE requests {db.using("requests_of_import")}
-                SET state = 'importing', served = :served
-                WHERE import_id = :id AND state = 'uploading'
-                """,
-                id=import_id,
-                served=True,
-            )
+            _serve(db, import_id, RequestState.IMPORTING, now=now)
             db.changed(
                 """
                 UPDATE tasks SET state = 'importing', changed_at = :now
@@ -385,17 +377,7 @@ def _complete_members(db: Connection, lease_id: str, *, now: float) -> list[Impo
     if row is None:
         return []
     import_id = row[0]
-    _serve(db, import_id, now=now)
-    db.changed(
-        f"""
-        UPDATE requests {db.using("requests_of_import")}
-        SET state = 'ready', served = :served, finished_at = :now
-        WHERE import_id = :id AND state IN ('uploading', 'importing')
-        """,
-        id=import_id,
-        served=True,
-        now=now,
-    )
+    _serve(db, import_id, RequestState.READY, now=now)
     members = db.rows(
         """
         SELECT request_id, files, names FROM import_members WHERE import_id = :id
@@ -432,9 +414,9 @@ def _leave_steps(
         )
 
 
-def _serve(db: Connection, import_id: str, *, now: float) -> None:
-    """Count the hand-outs of the members of an import, each once: CVAT has their data, so that
-    their callers are served."""
+def _serve(db: Connection, import_id: str, state: RequestState, *, now: float) -> None:
+    """Move the members of an import to a state in which CVAT has their data, so that their callers
+    are served; count the hand-out of each, once."""
     unserved = db.rows(
         """
         SELECT requests.template, imports.outcome
@@ -454,6 +436,17 @@ def _serve(db: Connection, import_id: str, *, now: float) -> None:
             id=import_id,
             served=True,
         )
+    db.changed(
+        f"""
+        UPDATE requests {db.using("requests_of_import")}
+        SET state = :state, served = :served, finished_at = :finished_at
+        WHERE import_id = :id AND state IN ('uploading', 'importing')
+        """,
+        id=import_id,
+        state=state,
+        served=True,
+        finished_at=now if state.finished else None,
+    )
 
 
 def _import(db: Connection, which: str, **wanted: Any) -> ImportRecord | None:

@@ -45,10 +45,7 @@ class Tasks(Connected):
                 SELECT :id, :template, :fingerprint, :origin, 'creating', :name, :cold, :owner,
                        :now, :now
                 WHERE :cold OR (
-                    (SELECT COUNT(*) FROM tasks {db.using("tasks_live")}
-                     WHERE {LIVE} AND template = :template AND state IN ('warm', 'creating')
-                       AND fingerprint = :fingerprint
-                       AND (state = 'warm' OR NOT cold)) < :capacity
+                    ({_capacity(db)}) < :capacity
                     AND
                     (SELECT COUNT(*) FROM tasks {db.using("tasks_live")}
                      WHERE {LIVE} AND template = :template AND state = 'creating'
@@ -187,15 +184,7 @@ class Tasks(Connected):
         """Return how many tasks of the fingerprint are warm, or being created for the pool (not
         cold): what ``CreateLimit.capacity`` is compared with."""
         with self.connections.reading() as db:
-            return db.number(
-                f"""
-                SELECT COUNT(*) FROM tasks {db.using("tasks_live")}
-                WHERE {LIVE} AND template = :template AND state IN ('warm', 'creating')
-                  AND fingerprint = :fingerprint AND (state = 'warm' OR NOT cold)
-                """,
-                template=template,
-                fingerprint=fingerprint,
-            )
+            return db.number(_capacity(db), template=template, fingerprint=fingerprint)
 
     def task(self, pooled_id: str) -> PooledTask | None:
         """Return one task by our id."""
@@ -410,6 +399,14 @@ class Tasks(Connected):
 
 #: More rows than there are: a limit that is none.
 _ALL = 2**62
+
+
+def _capacity(db: Connection) -> str:
+    return f"""
+        SELECT COUNT(*) FROM tasks {db.using("tasks_live")}
+        WHERE {LIVE} AND template = :template AND state IN ('warm', 'creating')
+          AND fingerprint = :fingerprint AND (state = 'warm' OR NOT cold)
+    """
 
 
 def retire_warm(
