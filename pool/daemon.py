@@ -300,7 +300,7 @@ class Maintenance:
             store,
             templates,
             process.placement,
-            process.runner,
+            process.sender,
             process.spool,
             process.breaker,
             owner=process.owner,

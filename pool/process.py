@@ -26,6 +26,7 @@ from pool.requests.breaker import Breaker
 from pool.requests.placement import Placement
 from pool.requests.recovery import Recovery
 from pool.requests.runner import Runner
+from pool.requests.sending import Sender
 from pool.requests.spool import Spool
 from pool.store import Store, open_store
 from pool.tracking.tracker import Finished, Tracker
@@ -106,18 +107,27 @@ class Process:
             settings.store.spool_folder / self.store.pool_id, limit=settings.store.spool_limit
         )
         self.finalize = Finalize(self.store, self.cvat, clock=self.clock)
-        self.runner = Runner(
+        self.sender = Sender(
             self.store,
             self.cvat,
             self.placement,
+            self.tracker,
+            self.spool,
+            self.breaker,
+            look_up_assignee=partial(self._do_afterwards, self.finalize.look_up),
+            clock=self.clock,
+            rng=rng or random.Random(),
+        )
+        self.runner = Runner(
+            self.store,
+            self.placement,
+            self.sender,
             self.recovery,
             self.tracker,
             self.spool,
             self.breaker,
             max_queued=settings.daemon.max_queued,
-            look_up_assignee=partial(self._do_afterwards, self.finalize.look_up),
             clock=self.clock,
-            rng=rng or random.Random(),
         )
         self.tracker.listen(partial(self._do_afterwards, self._finalize))
 

@@ -185,24 +185,24 @@ class Breaker:
         return self._circuit(self._store.holds().get(template))
 
     def uploads(self, template: str) -> Circuit:
-        """Whether data may be sent for a template: CVAT may refuse to create its tasks and still
-        take data for those that are there."""
-        hold = self._store.holds().get(template)
-        return self._circuit(hold if hold is not None and hold.uploads else None)
-
-    def takes_uploads(self, template: str) -> bool:
-        """Whether any amount of data may be sent for a template."""
-        closed = Circuit.CLOSED
-        return self.server() is closed and self.uploads(template) is closed
-
-    def is_away(self, template: str, has_warm: Callable[[], bool]) -> bool:
-        """Whether a request of a template would fail now in a way that passes by itself;
-        ``has_warm`` says whether it needs no new task."""
+        """Whether data may be sent for a template, and that not while the server is held. CVAT may
+        refuse to create its tasks and still take data for those that are there."""
         holds = self._store.holds()
         if SERVER in holds:
-            return True
+            return Circuit.OPEN
         hold = holds.get(template)
-        return hold is not None and not was_refused(hold) and (hold.uploads or not has_warm())
+        return self._circuit(hold if hold is not None and hold.uploads else None)
+
+    def why_away(self, template: str, has_warm: Callable[[], bool]) -> Hold | None:
+        """Return the hold for which a request of a template would fail now, in a way that passes
+        by itself; ``has_warm`` says whether it needs no new task."""
+        holds = self._store.holds()
+        if SERVER in holds:
+            return holds[SERVER]
+        hold = holds.get(template)
+        if hold is None or was_refused(hold):
+            return None
+        return hold if hold.uploads or not has_warm() else None
 
     def waits_for_cvat(self, template: str) -> bool:
         """Whether what a template's requests wait for is CVAT, or a person who mends the

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from typing import Final
 
 from pool.clock import Clock
@@ -27,17 +25,14 @@ from pool.logs import get_logger
 from pool.model import Handout, RequestState
 from pool.requests.breaker import SERVER, Breaker, Circuit
 from pool.requests.placement import Placement
-from pool.requests.runner import RETRY_AFTER_INTERNAL_ERROR, Runner, WorkItem
+from pool.requests.sending import Sender
 from pool.requests.spool import Spool
+from pool.requests.worker import RETRY_AFTER_INTERNAL_ERROR, Worker, WorkItem
+from pool.requests.worker_pool import WORKERS, Job, WorkerPool
 from pool.store import NewMember, NewRequest, Opened, Store, Unserved
 
 log = get_logger(__name__)
 
-#: Requests that are served at the same time at most.
-WORKERS: Final = 16
-#: The share of the workers that one template gets at most: the others never have to wait for one
-#: whose uploads are slow.
-SHARE: Final = 0.75
 #: Requests of one template that are looked at in one round: all that could begin, and more.
 EACH: Final = 4 * WORKERS
 #: Seconds between two rounds while a request waits, whatever else happens or does not.
@@ -58,18 +53,6 @@ class DispatchReport:
     asked: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Job:
-    """What a worker does for a request, or for a lease. ``creates`` says that it makes a task for a
-    request; ``call_off`` is called instead of ``run`` when the dispatcher stops before."""
-
-    template: str
-    run: Callable[[], None]
-    call_off: Callable[[], None]
-    serves: bool = True
-    creates: bool = False
-
-
 class Dispatcher:
     """Has the accepted requests of one store served, in the daemon that maintains it.
 
@@ -82,7 +65,7 @@ class Dispatcher:
         store: Store,
         templates: Mapping[str, Template],
         placement: Placement,
-        runner: Runner,
+        sender: Sender,
         spool: Spool,
         breaker: Breaker,
         *,
@@ -93,19 +76,14 @@ class Dispatcher:
         self._store = store
         self._templates = templates
         self._placement = placement
-        self._runner = runner
+        self._worker = Worker(store, placement, sender, spool, breaker, clock=clock)
         self._spool = spool
         self._breaker = breaker
         self._owner = owner
         self._clock = clock
-        self._workers = workers
-        self._share = max(1, int(workers * SHARE))
-        # One more, to ask the server whether it is back.
-        self._threads = ThreadPoolExecutor(workers + 1, thread_name_prefix="dispatch")
-        self._changed = threading.Condition()
-        #: What waits for a worker, by template, and what workers do.
-        self._ready: dict[str, deque[_Job]] = {}
-        self._running: list[_Job] = []
+        self._threads = WorkerPool(workers)
+        #: Guards what is remembered of requests.
+        self._guard = threading.Lock()
         #: Requests that this process works on, from before there is a row.
         self._taken: set[str] = set()
         #: Until when a request waits for a warm task only. A request that is not in here has waited
@@ -113,8 +91,6 @@ class Dispatcher:
         self._patient_until: dict[str, float] = {}
         #: Until when a request is left alone.
         self._paused_until: dict[str, float] = {}
-        self._asking = False
-        self._stopped = False
         self._due_at: float | None = None
         self._forget_at = 0.0
         self._again: Callable[[], None] = lambda: None
@@ -159,7 +135,7 @@ class Dispatcher:
                     request,
                     idempotency_key=idempotency_key,
                     payload=payload,
-                    claim=not self._stopped,
+                    claim=not self._threads.stopped,
                 )
         finally:
             if opened is None or opened.replayed:
@@ -189,7 +165,7 @@ class Dispatcher:
         def call_off() -> None:
             created.set_exception(Stopping())
 
-        self._put(_Job(template=template.name, run=run, call_off=call_off, serves=False))
+        self._threads.put(Job(template=template.name, run=run, call_off=call_off, serves=False))
         return created
 
     def _begin_accepted(self, template: Template, opened: Opened, upload: Upload) -> None:
@@ -203,7 +179,7 @@ class Dispatcher:
             return
         if template.pool.on_empty != "fail":
             until = self._clock.monotonic() + self._placement.patience(template, None)
-            with self._changed:
+            with self._guard:
                 self._patient_until[request.id] = until
         self._let_go(request.id)
         self._again()
@@ -213,6 +189,7 @@ class Dispatcher:
     def on_room(self, again: Callable[[], None]) -> None:
         """Have ``again`` called when there may be something for :meth:`run_once` to do."""
         self._again = again
+        self._threads.on_room(again)
 
     def is_due(self) -> bool:
         """Whether it is time for a round, should nothing else have been a reason for one."""
@@ -225,13 +202,13 @@ class Dispatcher:
         found = self._unserved()
         abandoned = [each for each in found if each.state is RequestState.UPLOADING]
         for each in abandoned:
-            self._runner.take_over(each, owner=self._owner)
+            self._worker.take_over(each, owner=self._owner)
         if abandoned:
             found = self._unserved()
         waiting: dict[str, list[Unserved]] = {}
         for each in found:
             if each.template not in self._templates:
-                self._runner.fail_waiting(each, UnknownTemplate(GONE))
+                self._worker.fail_waiting(each, UnknownTemplate(GONE))
             else:
                 # In the order in which the first request of each template came.
                 waiting.setdefault(each.template, []).append(each)
@@ -242,7 +219,7 @@ class Dispatcher:
         if server is Circuit.CLOSED:
             started = sum(self._begin(name, requests) for name, requests in waiting.items())
         elif server is Circuit.HALF_OPEN:
-            asked = self._ask_server()
+            asked = self._threads.put_beside(self._breaker.ask)
         for each in known:
             self._fail_if_too_late(each)
         self._set_due(
@@ -254,29 +231,18 @@ class Dispatcher:
     def drain(self, timeout: float | None = None) -> bool:
         """Wait for the requests that are being served; False when some still were after
         ``timeout`` seconds."""
-        with self._changed:
-            return self._changed.wait_for(
-                lambda: not (self._running or self._ready or self._asking), timeout
-            )
+        return self._threads.drain(timeout)
 
     def stop(self, timeout: float | None = None) -> bool:
         """Begin nothing more and wait for what is under way; False as for :meth:`drain`. Requests
         that no worker has begun wait for the next daemon."""
         self._again = lambda: None
-        with self._changed:
-            self._stopped = True
-            left = list(chain(*self._ready.values()))
-            self._ready.clear()
-        finished = self.drain(timeout)
-        self._threads.shutdown(wait=False)
-        for job in left:
-            job.call_off()
-        return finished
+        return self._threads.stop(timeout)
 
     def _unserved(self) -> list[Unserved]:
         found = self._store.unserved(owner=self._owner, now=self._clock.now(), each=EACH)
         now = self._clock.monotonic()
-        with self._changed:
+        with self._guard:
             return [
                 each
                 for each in found
@@ -288,7 +254,7 @@ class Dispatcher:
         now = self._clock.monotonic()
         if now >= self._forget_at:
             self._forget_at = now + FORGET_EVERY
-            with self._changed:
+            with self._guard:
                 remembered = {*self._patient_until, *self._breaker.failing()}
             for request_id in self._store.requests_at_end(sorted(remembered)):
                 self._forget_patience(request_id)
@@ -296,7 +262,7 @@ class Dispatcher:
 
     def _set_due(self, names: Collection[str], *, waits: bool) -> None:
         now = self._clock.monotonic()
-        with self._changed:
+        with self._guard:
             self._paused_until = {
                 id: until for id, until in self._paused_until.items() if until > now
             }
@@ -311,7 +277,7 @@ class Dispatcher:
     def _begin(self, name: str, requests: list[Unserved]) -> int:
         """Begin as many of a template's requests as possible; return how many."""
         template = self._templates[name]
-        most = self._room(name)
+        most = self._threads.room(name)
         circuit = self._breaker.uploads(name)
         if circuit is Circuit.OPEN:
             return 0
@@ -320,7 +286,7 @@ class Dispatcher:
             # One is enough to see whether CVAT takes data again, the one first that failed longest
             # ago, or never: maybe only the last one fails.
             requests = sorted(requests, key=lambda each: self._breaker.failed_at(each.id))
-            most = min(most, 0 if any(job.serves for job in self._jobs(name)) else 1)
+            most = min(most, 0 if any(job.serves for job in self._threads.jobs(name)) else 1)
         started, dry = 0, False
         for each in requests:
             if started >= most:
@@ -362,7 +328,7 @@ class Dispatcher:
         if circuit is Circuit.OPEN:
             return False
         at_once = template.pool.create_concurrency if circuit is Circuit.CLOSED else 1
-        if sum(job.creates for job in self._jobs(template.name)) >= at_once:
+        if sum(job.creates for job in self._threads.jobs(template.name)) >= at_once:
             return False
         with self._taking(each.id):
             request = self._store.take_spooled(each.id, owner=self._owner, now=self._clock.now())
@@ -382,7 +348,7 @@ class Dispatcher:
             return
         if self._patient_until.get(each.id, math.inf) <= self._clock.monotonic():
             self._forget_patience(each.id)
-            self._runner.fail_waiting(each, PoolEmpty(TOO_LONG))
+            self._worker.fail_waiting(each, PoolEmpty(TOO_LONG))
 
     def _fail_if_never_made(self, each: Unserved) -> None:
         """Fail a request where CVAT makes no task of its template, and of others it does, and that
@@ -390,12 +356,12 @@ class Dispatcher:
         template = self._templates[each.template]
         error = self._breaker.fault_of_create(template, since=each.created_at)
         if error is not None and not self._placement.has_warm(template):
-            self._runner.fail_waiting(each, error)
+            self._worker.fail_waiting(each, error)
 
     # --- What is in flight ------------------------------------------------------------------------
 
     def _take(self, request_id: str) -> None:
-        with self._changed:
+        with self._guard:
             self._taken.add(request_id)
 
     @contextmanager
@@ -409,36 +375,21 @@ class Dispatcher:
             raise
 
     def _let_go(self, request_id: str, *, paused_until: float = -math.inf) -> None:
-        with self._changed:
+        with self._guard:
             self._taken.discard(request_id)
             self._paused_until[request_id] = paused_until
 
     def _forget_patience(self, request_id: str) -> None:
-        with self._changed:
+        with self._guard:
             self._patient_until.pop(request_id, None)
-
-    # --- Workers ----------------------------------------------------------------------------------
-
-    def _jobs(self, name: str) -> list[_Job]:
-        """Return what is done, or about to be, for a template."""
-        with self._changed:
-            running = [job for job in self._running if job.template == name]
-            return [*running, *self._ready.get(name, ())]
-
-    def _room(self, name: str) -> int:
-        """Return how many jobs of a template a worker would begin at once."""
-        with self._changed:
-            free = self._workers - len(self._running) - sum(map(len, self._ready.values()))
-            mine = self._share - len(self._jobs(name))
-            return 0 if self._stopped else max(0, min(free, mine))
 
     def _serve(self, item: WorkItem) -> None:
         """Have a worker serve a request."""
-        self._put(
-            _Job(
+        self._threads.put(
+            Job(
                 template=item.template.name,
                 run=partial(self._run, item),
-                call_off=partial(self._runner.put_back, item),
+                call_off=partial(self._worker.put_back, item),
                 creates=item.handout is None,
             )
         )
@@ -446,62 +397,7 @@ class Dispatcher:
     def _run(self, item: WorkItem) -> None:
         pause = RETRY_AFTER_INTERNAL_ERROR
         try:
-            pause = self._runner.serve(item)
+            pause = self._worker.serve(item)
         finally:
             self._forget_patience(item.request.id)
             self._let_go(item.request.id, paused_until=self._clock.monotonic() + pause)
-
-    def _put(self, job: _Job) -> None:
-        """Have a job done as soon as there is a worker for it."""
-        with self._changed:
-            if not self._stopped:
-                self._ready.setdefault(job.template, deque()).append(job)
-                self._start_workers()
-                return
-        job.call_off()
-
-    def _start_workers(self) -> None:
-        """Start what there are workers for, templates taking turns. With the lock held."""
-        while len(self._running) < self._workers and not self._stopped:
-            busy = [job.template for job in self._running]
-            name = next((name for name in self._ready if busy.count(name) < self._share), None)
-            if name is None:
-                return
-            jobs = self._ready.pop(name)
-            job = jobs.popleft()
-            if jobs:
-                self._ready[name] = jobs  # behind the others
-            self._running.append(job)
-            self._threads.submit(self._work, job)
-
-    def _work(self, job: _Job) -> None:
-        try:
-            job.run()
-        except Exception:
-            log.exception("job failed", template=job.template)
-        finally:
-            with self._changed:
-                self._running.remove(job)
-                self._start_workers()
-                self._changed.notify_all()
-        self._again()
-
-    def _ask_server(self) -> bool:
-        """Have the server asked whether it is back, unless it is being asked."""
-        with self._changed:
-            if self._asking or self._stopped:
-                return False
-            self._asking = True
-            self._threads.submit(self._ask)
-            return True
-
-    def _ask(self) -> None:
-        try:
-            self._breaker.ask()
-        except Exception:
-            log.exception("server not asked")
-        finally:
-            with self._changed:
-                self._asking = False
-                self._changed.notify_all()
-        self._again()

@@ -23,7 +23,7 @@ from pool.errors import (
 from pool.events.feed import Feed
 from pool.logs import get_logger
 from pool.model import Handout, LeaseRecord, LeaseState, Levels, PooledTask, new_id
-from pool.requests.breaker import SERVER, Breaker
+from pool.requests.breaker import SERVER, Breaker, Circuit
 from pool.requests.lifecycle import is_away, outcome_unknown
 from pool.requests.recovery import Recovery
 from pool.store import NewLease, NewRequest, Opened, Store
@@ -114,7 +114,7 @@ class Placement:
         """
         claim = (
             claim
-            and self._breaker.takes_uploads(template.name)
+            and self._breaker.uploads(template.name) is Circuit.CLOSED
             and not self._store.queued().get(template.name)
         )
         # With CVAT away, "the pool is empty" would be no reason; with nothing in it, it is.

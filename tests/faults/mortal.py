@@ -236,7 +236,7 @@ def in_one_thread() -> Iterator[None]:
             ("pool.daemon.Scheduler", ByHand),
             ("pool.maintenance.refill.ThreadPoolExecutor", pool_of_threads),
             ("pool.maintenance.refill.wait", wait),
-            ("pool.requests.dispatcher.ThreadPoolExecutor", pool_of_threads),
+            ("pool.requests.worker_pool.ThreadPoolExecutor", pool_of_threads),
             ("pool.process.ThreadPoolExecutor", pool_of_threads),
             ("pool.process.wait", wait),
             ("pool.process.Spool", spool),

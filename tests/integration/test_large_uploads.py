@@ -12,7 +12,7 @@ from support.proxy import CuttingProxy
 
 from pool import CvatError, RequestState, TaskPool
 from pool.cvat import resumable
-from pool.requests import runner
+from pool.requests import sending
 from pool.simulator import SimulatorServer
 
 MEGABYTE = 10**6
@@ -63,8 +63,8 @@ def watched(
     log_in: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Watched]:
-    monkeypatch.setattr(runner, "CUT_OFF_PAUSE", 0.0)
-    monkeypatch.setattr(runner, "SETTLE_LOOKS", (0.0, 0.0))
+    monkeypatch.setattr(sending, "CUT_OFF_PAUSE", 0.0)
+    monkeypatch.setattr(sending, "SETTLE_LOOKS", (0.0, 0.0))
     monkeypatch.setattr(resumable, "FIRST_PAUSE", 0.0)
     config_path.write_text(
         config_path.read_text()

@@ -23,7 +23,7 @@ from pool.maintenance.deletion import Deletion, delete_all
 from pool.maintenance.heartbeat import TERM
 from pool.model import RequestState
 from pool.process import Process
-from pool.requests import runner
+from pool.requests import sending
 from pool.simulator import SimulatorServer
 from pool.simulator.faults import Cut, Error, Fault, SlowImport
 from pool.store import NewRequest
@@ -34,7 +34,7 @@ THEIRS = ["somebody-0.jpg"]
 @pytest.fixture
 def pool(config_path: Path, log_in: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[TaskPool]:
     """Without a pause before a task is created, nor before it is looked what came of an upload."""
-    monkeypatch.setattr(runner, "SETTLE_LOOKS", (0.0, 0.1))
+    monkeypatch.setattr(sending, "SETTLE_LOOKS", (0.0, 0.1))
     config_path.write_text(config_path.read_text().replace('max_wait = "5s"', 'max_wait = "0s"'))
     with TaskPool.from_config(config_path) as pool:
         yield pool

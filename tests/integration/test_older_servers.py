@@ -17,7 +17,7 @@ from pool import CvatBusy, ImportFailed, TaskPool
 from pool.config.loader import load
 from pool.cvat import connect, resumable
 from pool.cvat.transport import Transport
-from pool.requests import runner
+from pool.requests import sending
 from pool.requests.lifecycle import MOST_TASKS
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 from pool.simulator.faults import Cut
@@ -77,7 +77,7 @@ def test_what_cvat_itself_fails_at_is_not_repeated(
     server_of: ServerOf, tmp_path: Path, image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CVAT before 2.56 answers so to each announcement of a large file that lacks an origin."""
-    monkeypatch.setattr(runner, "SETTLE_LOOKS", (0.0,))
+    monkeypatch.setattr(sending, "SETTLE_LOOKS", (0.0,))
     monkeypatch.setattr(Transport, "uses_token", False)
     with (
         pool_of(server_of("2.55.0"), tmp_path) as (pool, calls),

@@ -27,7 +27,7 @@ from pool.errors import (
     SpoolFull,
 )
 from pool.model import LeaseState, RequestState, TaskState
-from pool.requests import runner
+from pool.requests import sending
 from pool.requests.breaker import SERVER
 from pool.requests.dispatcher import Dispatcher
 from pool.store import Store
@@ -158,7 +158,7 @@ def test_warm_tasks_are_handed_out_all_the_while(pool: TaskPool, cvat: ScriptedC
 def test_an_answer_that_was_lost_with_the_server(
     pool: TaskPool, template: Template, cvat: ScriptedCvat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "SETTLE_LOOKS", (0.0, 0.0))
+    monkeypatch.setattr(sending, "SETTLE_LOOKS", (0.0, 0.0))
     go_down(cvat, CvatBusy("gateway", http_status=503))
     request = submit(pool)
     assert request.state is QUEUED
@@ -170,7 +170,7 @@ def test_an_answer_that_was_lost_with_the_server(
 def test_an_upload_that_was_cut_and_then_the_server_is_gone(
     pool: TaskPool, template: Template, cvat: ScriptedCvat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "CUT_OFF_PAUSE", 0.0)
+    monkeypatch.setattr(sending, "CUT_OFF_PAUSE", 0.0)
     cut = CvatUnreachable("cut after 5 of 10 bytes")
     mark_touched(cut)
     mark_not_finished(cut)
@@ -375,7 +375,7 @@ def _end(pool: TaskPool) -> None:
 def test_without_a_daemon_another_task_is_tried_after_a_lost_answer(
     pool: TaskPool, template: Template, cvat: ScriptedCvat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "SETTLE_LOOKS", (0.0,))
+    monkeypatch.setattr(sending, "SETTLE_LOOKS", (0.0,))
     cvat.failures["upload"] = [CvatBusy("gateway", http_status=503)]
     cvat.failures["jobs"] = [CvatUnreachable("gone"), *[]]
     request = submit(pool)
@@ -387,7 +387,7 @@ def test_without_a_daemon_another_task_is_tried_after_a_lost_answer(
 def test_a_server_that_answers_is_asked_and_another_task_tried(
     pool: TaskPool, template: Template, cvat: ScriptedCvat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "SETTLE_LOOKS", (0.0,))
+    monkeypatch.setattr(sending, "SETTLE_LOOKS", (0.0,))
     cvat.failures["upload"] = [CvatBusy("HTTP 500", http_status=500)]
     for task in pool.store.tasks(states=(TaskState.WARM,)):
         cvat.states[task.task_id or 0] = ImportState(status=ImportStatus.UNKNOWN)

@@ -13,7 +13,7 @@ from pool import ImportFailed, Outcome, TaskPool
 from pool.config.source import build_upload
 from pool.cvat.failures import OTHER_DATA
 from pool.daemon import Daemon
-from pool.requests import runner
+from pool.requests import sending
 from pool.simulator import SimulatorServer
 from pool.simulator.faults import Cut, Error
 from pool.status import WebhookState
@@ -151,7 +151,7 @@ def test_an_announced_import_in_doubt_is_not_taken_for_the_requests(
 ) -> None:
     """The answer to the caller's upload was lost, and an import is under way: the daemon, which is
     told of its jobs, compares the frames with what the caller has sent."""
-    monkeypatch.setattr(runner, "SETTLE_LOOKS", (0.0, 0.1))
+    monkeypatch.setattr(sending, "SETTLE_LOOKS", (0.0, 0.1))
     lease = caller.pool.acquire("hooked")
     simulator.hold_imports()
     try:

@@ -1,0 +1,262 @@
+"""Sends the data of a request into its task once, and takes the step that follows from that."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from pool.backoff import backoff
+from pool.clock import Clock
+from pool.config.contents import Contents, contents_of
+from pool.config.settings import Template
+from pool.config.source import Progress, Upload, kind_of
+from pool.cvat import CvatClient, cut_off
+from pool.cvat.failures import OTHER_DATA
+from pool.cvat.records import ImportStatus
+from pool.errors import CvatError, CvatNotFound, PoolError
+from pool.logs import get_logger
+from pool.model import MOST_TASKS_SPOOLED, Handout, RequestRecord
+from pool.requests.breaker import Breaker, with_advice
+from pool.requests.lifecycle import (
+    MOST_TASKS,
+    Delivery,
+    Fault,
+    Step,
+    delivery_of,
+    may_be_shared,
+    next_step,
+)
+from pool.requests.placement import Placement
+from pool.requests.spool import Spool
+from pool.store import Store
+from pool.tracking.tracker import Tracker
+
+log = get_logger(__name__)
+
+#: Seconds between looks at a task whose answer was lost, until the lost POST must have ended.
+SETTLE_LOOKS: Final = (0.2, 0.5, 1.0, 2.0)
+#: Seconds to wait at most before data whose upload was cut off is sent to a second task, doubled
+#: for each further one, and at most at all.
+CUT_OFF_PAUSE: Final = 1.0
+LONGEST_CUT_OFF_PAUSE: Final = 64.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What an upload was followed by. ``error`` is None when the step is ``DONE``, and only then;
+    ``pause`` is in seconds."""
+
+    step: Step
+    error: PoolError | None = None
+    untouched: bool = False
+    pause: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What has become of the data of an upload. With ``contents`` an import is under way that may
+    still turn out to be another's; ``others`` says that the task has data that may well be."""
+
+    delivery: Delivery
+    contents: Contents | None = None
+    others: bool = False
+
+
+class Sender:
+    """Sends data, for callers that wait for the answer and for workers of the daemon alike.
+    Thread-safe.
+
+    ``look_up_assignee`` is called with a request that has one, as its data is about to be sent; it
+    must not block.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        cvat: Callable[[], CvatClient],
+        placement: Placement,
+        tracker: Tracker,
+        spool: Spool,
+        breaker: Breaker,
+        *,
+        look_up_assignee: Callable[[RequestRecord], None],
+        clock: Clock,
+        rng: random.Random,
+    ) -> None:
+        self._store = store
+        self._cvat = cvat
+        self._placement = placement
+        self._tracker = tracker
+        self._spool = spool
+        self._breaker = breaker
+        self._look_up_assignee = look_up_assignee
+        self._clock = clock
+        self._rng = rng
+
+    def send(
+        self,
+        template: Template,
+        handout: Handout,
+        upload: Upload,
+        *,
+        accepted: bool,
+        progress: Progress | None = None,
+    ) -> Sent:
+        """Upload once into the task of a hand-out, and take the step that follows, except for
+        ``WAIT`` with an untouched task, which is left to the caller. ``accepted`` as for
+        :func:`~pool.requests.lifecycle.next_step`."""
+        request = handout.request
+        assert request is not None
+        if request.assignee is not None:
+            self._look_up_assignee(request)
+        try:
+            error = self._upload(template, handout, upload, progress)
+            settled = Settled(Delivery.ACCEPTED)
+            if error is not None:
+                settled = self._settle(handout, upload, error)
+            delivery = settled.delivery
+        except BaseException as interruption:
+            if not accepted:
+                failure = PoolError(f"the upload was interrupted ({interruption!r})")
+                self.fail(request, failure, untouched=False)
+            raise
+        if error is None or delivery is Delivery.ACCEPTED:
+            self._track(template, request, upload, settled.contents)
+            self._breaker.upload_worked(template.name, request.id)
+            return Sent(Step.DONE)
+        fault = None
+        if may_be_shared(error, accepted=accepted) and (accepted or self._placement.has_daemon()):
+            fault = self._breaker.upload_failed(template.name, request.id, error)
+        if fault is Fault.OWN:
+            error = with_advice(error, _doubtful(upload))
+        if settled.others:
+            # The deletion service reads there to leave the task alone.
+            error = with_advice(error, "the task", because=OTHER_DATA)
+        used = request.imports_used + 1
+        most = MOST_TASKS_SPOOLED if accepted else MOST_TASKS
+        step = next_step(delivery, fault, tasks_left=most - used, accepted=accepted)
+        untouched = delivery is Delivery.UNTOUCHED
+        if step is Step.FAIL:
+            self.fail(request, error, untouched=untouched)
+        elif not untouched:
+            self.throw_away(request, error)
+        pause = 0.0
+        if cut_off(error):
+            pause = backoff(
+                used, base=CUT_OFF_PAUSE, cap=LONGEST_CUT_OFF_PAUSE, rng=self._rng, least=0.0
+            )
+        elif accepted and fault is Fault.SUSPECT:
+            pause = self._breaker.pause()
+        return Sent(step, error, untouched=untouched, pause=pause)
+
+    def _upload(
+        self, template: Template, handout: Handout, upload: Upload, progress: Progress | None
+    ) -> PoolError | None:
+        if handout.task.task_id is None:
+            return CvatNotFound("the task has no id")
+        try:
+            self._cvat().upload(
+                handout.task.task_id,
+                upload,
+                template.data,
+                single_request_limit=template.importing.single_request_limit,
+                prepared=handout.task.prepared,
+                at_once=template.importing.upload_concurrency,
+                progress=progress,
+            )
+        except PoolError as error:
+            return error
+        return None
+
+    def _settle(self, handout: Handout, upload: Upload, error: PoolError) -> Settled:
+        """Find out what has become of the data of a failed upload.
+
+        Sending again after a lost answer would make the server fail on the file that is there
+        already (CVAT.md, fact 10). So look: jobs, then the import, whose id is known; if there is
+        neither, the task is no use. Nor is it if its frames are not seen to be the upload's:
+        people may have filled it before.
+        """
+        delivery = delivery_of(error)
+        task_id = handout.task.task_id
+        if delivery is not Delivery.UNSETTLED or task_id is None:
+            return Settled(delivery)
+        for pause in SETTLE_LOOKS:
+            self._clock.sleep(pause)
+            try:
+                if self._cvat().jobs([task_id]):
+                    contents = contents_of(upload)
+                    if contents is None or not contents.cover(self._cvat().frame_names(task_id)):
+                        return Settled(Delivery.TASK_LOST, others=True)
+                    return Settled(Delivery.ACCEPTED)
+                status = self._cvat().import_state(task_id).status
+            except CvatError as problem:
+                log.info("lost answer not settled yet", task_id=task_id, why=str(problem))
+                continue
+            delivery = Delivery.TASK_LOST
+            if status is ImportStatus.TASK_GONE:
+                break
+            if status is ImportStatus.FAILED:
+                # Fail in CVAT's words: bad data would fail in each further task as well.
+                return Settled(Delivery.ACCEPTED)
+            if status is not ImportStatus.UNKNOWN:
+                contents = contents_of(upload)
+                if contents is None:
+                    return Settled(Delivery.TASK_LOST, others=True)
+                return Settled(Delivery.ACCEPTED, contents)
+        return Settled(delivery)
+
+    def _track(
+        self,
+        template: Template,
+        request: RequestRecord,
+        upload: Upload,
+        contents: Contents | None,
+    ) -> None:
+        """CVAT has the data: follow its import. ``contents`` as in :class:`Settled`."""
+        assert request.import_id is not None
+        now = self._clock.now()
+        self._store.begin_import(
+            request.import_id,
+            deadline=now + template.importing.timeout,
+            frames=contents.names if contents else None,
+            now=now,
+        )
+        self._tracker.watch(request.import_id, kind=kind_of(upload))
+
+    def throw_away(self, request: RequestRecord, error: PoolError) -> None:
+        """Burn the task of a request's import; the request waits for another one, unless the import
+        has ended before."""
+        assert request.import_id is not None
+        log.warning("task thrown away", request_id=request.id, why=str(error))
+        self._store.requeue_import(request.import_id, reason=str(error), now=self._clock.now())
+
+    def fail(self, request: RequestRecord, error: PoolError, *, untouched: bool) -> None:
+        """End a request with an error; an untouched task is warm again, its data is dropped."""
+        failed = self._store.fail_request(
+            request.id,
+            untouched=untouched,
+            expected_lease_id=request.lease_id,
+            code=error.code,
+            message=error.detail,
+            now=self._clock.now(),
+        )
+        self._breaker.forget(request.id)
+        if failed and request.spooled:
+            log.warning(
+                "request failed", request_id=request.id, template=request.template, why=str(error)
+            )
+            self._spool.drop(request.id)
+
+
+def _doubtful(upload: Upload) -> str:
+    """What of a request's data CVAT may fail on."""
+    what = "its files"
+    if upload.cloud is not None:
+        what = f"its cloud storage {upload.cloud[0]}"
+    elif upload.urls:
+        what = "its addresses"
+    elif upload.share:
+        what = "its names on the share"
+    return f"{what} and data parameters"
