@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pool.config.source import Upload, kind_of_names, names_of
+from pool.model import ImportRecord
 
 #: A cloud of points in KITTI's format, and as what its frame is named.
 KITTI, POINTS = ".bin", ".pcd"
@@ -53,6 +54,13 @@ def contents_named(names: Iterable[str]) -> Contents | None:
     if not media or kind_of_names(media) == "archive":
         return None
     return _contents(media)
+
+
+def contents_of_import(importing: ImportRecord) -> Contents | None:
+    """Return what the frames of an import in doubt may be called; None where that is unknown."""
+    if importing.frames is not None:
+        return Contents(frozenset(importing.frames))
+    return contents_named(name for member in importing.members for name in member.names)
 
 
 def _contents(names: Iterable[str]) -> Contents:

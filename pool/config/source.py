@@ -97,7 +97,7 @@ def build_upload(
     cloud: tuple[int, Sequence[str]] | None = None,
     params: Mapping[str, Any] | DataParams | None = None,
 ) -> Upload:
-    """The data of one request, from exactly one of the four sources.
+    """Return the data of one request, from exactly one of the four sources.
 
     :raises InputError: none or several sources, a missing or unreadable file, an empty list,
         names that CVAT does not take or cannot tell apart, parameters that it would refuse.
@@ -123,7 +123,7 @@ def build_upload(
 
 
 def upload_of(files: Sequence[LocalFile], params: DataParams) -> Upload:
-    """Files, each of which is checked, with the parameters of their request.
+    """Return files, each of which is checked, with the parameters of their request.
 
     :raises InputError: there are none, none is media, or a parameter names another file.
     """
@@ -164,9 +164,9 @@ def fit(upload: Upload, template: Template) -> None:
 
 
 def names_of(upload: Upload) -> tuple[str, ...]:
-    """The names that the data will have inside the task, in the caller's order.
+    """Return the names that the data will have inside the task, in the caller's order.
 
-    Never whole URLs: those may have secrets, and these names are shown to everybody.
+    Never whole URLs: those may have secrets, and these names are shown to all.
     """
     if upload.files:
         return tuple(file.name for file in upload.files)
@@ -176,14 +176,14 @@ def names_of(upload: Upload) -> tuple[str, ...]:
 
 
 def kind_of(upload: Upload) -> str:
-    """The sort of data, for what is learned of import times."""
+    """Return the sort of data, for what is learned of import times."""
     if not upload.files:
         return "share" if upload.share else "urls" if upload.urls else "cloud"
     return kind_of_names(file.name for file in upload.files)
 
 
 def kind_of_names(names: Iterable[str]) -> str:
-    """The sort of files that are called so."""
+    """Return the sort of files that are called so."""
     suffixes = {PurePosixPath(name).suffix.lower() for name in names}
     if suffixes & VIDEO:
         return "video"
@@ -192,14 +192,16 @@ def kind_of_names(names: Iterable[str]) -> str:
     return "images"
 
 
-def digest(upload: Upload, told: Mapping[str, Any], contents: Iterable[bytes] | None = None) -> str:
-    """A digest of the data, content included, and of what was told with it: what an
+def digest(
+    upload: Upload, asked: Mapping[str, Any], contents: Iterable[bytes] | None = None
+) -> str:
+    """Return a digest of the data, content included, and of what was ``asked`` for with it: what an
     idempotency key is bound to. ``contents`` are the SHA-256 digests of the files, where they
     are known already."""
     summary = hashlib.sha256(
         json.dumps(
             {
-                "told": told,
+                "asked": asked,
                 "names": upload.urls or names_of(upload),
                 "cloud": upload.cloud[0] if upload.cloud else None,
                 "extra": upload.extra,
@@ -256,37 +258,30 @@ def _is_pair(item: object) -> bool:
 
 
 def _local_file(item: FileLike, distinct: DistinctNames) -> LocalFile:
-    if isinstance(item, tuple):
-        if not _is_pair(item):
-            raise InputError("a pair of a name and bytes, a path or an open file was expected")
-        return _source(item[1], item[0], distinct)
-    return _source(item, None, distinct)
-
-
-def _source(source: object, name: str | None, distinct: DistinctNames) -> LocalFile:
+    if isinstance(item, tuple) and not _is_pair(item):
+        raise InputError("a pair of a name and bytes, a path or an open file was expected")
+    name, source = item if isinstance(item, tuple) else (None, item)
+    start: int | None = None
     if isinstance(source, (str, os.PathLike)):
-        path = _readable(source)
-        given = path.name if name is None else name
-        return LocalFile(_take(given, distinct), path, path.stat().st_size)
-    if isinstance(source, (bytes, bytearray, memoryview)):
+        source = _readable(source)
+        name, size = source.name if name is None else name, source.stat().st_size
+    elif isinstance(source, (bytes, bytearray, memoryview)):
         if name is None:
             raise InputError("bytes need a name: pass (name, bytes)")
-        content = bytes(source)
-        if not content:
+        source = bytes(source)
+        size = len(source)
+        if not size:
             raise InputError(f"{shown(name)}: is empty")
-        return LocalFile(_take(name, distinct), content, len(content))
-    if hasattr(source, "read"):
-        return _stream(cast(BinaryIO, source), name, distinct)
-    raise InputError(
-        f"cannot upload {type(source).__name__}: pass paths, open binary files, or pairs of a "
-        "name and one of these or bytes"
-    )
-
-
-def _take(given: str, distinct: DistinctNames) -> str:
-    name = check_file_name(given)
-    distinct.add(name, given)
-    return name
+    elif hasattr(source, "read"):
+        name, size, start = _open_file(source, name)
+    else:
+        raise InputError(
+            f"cannot upload {type(source).__name__}: pass paths, open binary files, or pairs of a "
+            "name and one of these or bytes"
+        )
+    in_cvat = check_file_name(name)
+    distinct.add(in_cvat, name)
+    return LocalFile(in_cvat, source, size, start)
 
 
 def _readable(source: str | os.PathLike[str]) -> Path:
@@ -306,7 +301,8 @@ def _readable(source: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _stream(stream: BinaryIO, name: str | None, distinct: DistinctNames) -> LocalFile:
+def _open_file(stream: BinaryIO, name: str | None) -> tuple[str, int, int]:
+    """Return the name of an open file, its size, and where it stands."""
     own_name = getattr(stream, "name", None)
     if name is None and isinstance(own_name, str):
         name = Path(own_name).name
@@ -322,7 +318,7 @@ def _stream(stream: BinaryIO, name: str | None, distinct: DistinctNames) -> Loca
         raise InputError(f"{shown(name)}: is open as text; open it with mode 'rb'")
     if size <= 0:
         raise InputError(f"{shown(name)}: is empty or at its end")
-    return LocalFile(_take(name, distinct), stream, size, position)
+    return name, size, position
 
 
 # --- Data that CVAT has, or fetches --------------------------------------------------------------
@@ -375,7 +371,7 @@ def _fetched(urls: Sequence[str], params: DataParams) -> Upload:
 
 
 def _as_in_cvat(params: dict[str, Any], known: Mapping[str, str] | None) -> dict[str, Any]:
-    """Parameters whose names are those of the files in CVAT; ``known`` has these by what the
+    """Return parameters whose names are those of the files in CVAT; ``known`` has these by what the
     caller calls them. None leaves all names as they are: they are those inside an archive.
 
     :raises InputError: a file is named that is not there.

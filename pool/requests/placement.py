@@ -227,7 +227,7 @@ class Placement:
     def _obtain_lease(
         self, template: Template, lease_id: str, timeout: float | None, *, keeps: bool
     ) -> Opened:
-        with self._recovery.of_lease(lease_id):
+        with self._recovery.guarding(lease=lease_id):
             try:
                 return _opened(self.obtain(template, lease_id, timeout))
             except PoolError:

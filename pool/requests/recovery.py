@@ -10,28 +10,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final
 
 from pool.clock import Clock
+from pool.config.contents import contents_of_import
 from pool.errors import OwnerGone
 from pool.logs import get_logger
 from pool.model import RequestRecord, RequestState
 from pool.store import Store
-from pool.tracking.tracker import Tracker, expected_frames
+from pool.tracking.tracker import Tracker
 
 log = get_logger(__name__)
 
 #: Seconds for which an import is given time to show up after its process died in the upload.
 ORPHAN_PATIENCE: Final = 60.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RecoveryReport:
-    """How many requests were taken up again, and how many leases wait no longer."""
-
-    requests: int = 0
-    leases: int = 0
 
 
 class Recovery:
@@ -47,34 +39,37 @@ class Recovery:
         self._leases: set[str] = set()
 
     @contextmanager
-    def of_request(self, request_id: str) -> Iterator[None]:
-        """Recover a request if the block raises."""
-        with self._remembering(self._requests, request_id):
-            yield
-
-    @contextmanager
-    def of_lease(self, lease_id: str) -> Iterator[None]:
-        """Give up a lease that waits for a task if the block raises."""
-        with self._remembering(self._leases, lease_id):
-            yield
-
-    @contextmanager
-    def _remembering(self, kind: set[str], row: str) -> Iterator[None]:
+    def guarding(self, *, request: str = "", lease: str = "") -> Iterator[None]:
+        """Recover a request if the block raises, or give up a lease that waits for a task."""
         try:
             yield
         except BaseException:
             with self._guard:
-                kind.add(row)
+                if request:
+                    self._requests.add(request)
+                if lease:
+                    self._leases.add(lease)
             raise
 
-    def run_once(self) -> RecoveryReport:
+    def run_once(self) -> None:
         """Recover what was abandoned and has not ended. Costs nothing when no call has raised.
 
         :raises StoreError: the store cannot be used; the rest is left for the next run.
         """
-        requests = sum(self._recover_request(each) for each in self._some(self._requests))
-        leases = sum(self._abandon_lease(each) for each in self._some(self._leases))
-        return RecoveryReport(requests=requests, leases=leases)
+        with self._guard:
+            requests, leases = sorted(self._requests), sorted(self._leases)
+        for request_id in requests:
+            record = self._store.request(request_id)
+            # One that waits in the spool is the dispatcher's.
+            if record is not None and record.owner == self._owner and not record.state.finished:
+                self._take_up(record)
+            with self._guard:
+                self._requests.discard(request_id)
+        for lease_id in leases:
+            if self._store.abandon_lease(lease_id, now=self._clock.now()):
+                log.info("lease given up", lease_id=lease_id)
+            with self._guard:
+                self._leases.discard(lease_id)
 
     def adopt(self) -> int:
         """Take over the unfinished requests of processes that are gone; return how many.
@@ -97,7 +92,7 @@ class Recovery:
             # Its last POST may have arrived. If not, CVAT knows no import, and that is found
             # out like any other lost import; jobs may come from another's data.
             importing = self._store.import_record(request.import_id)
-            contents = expected_frames(importing) if importing else None
+            contents = contents_of_import(importing) if importing else None
             self._store.begin_import(
                 request.import_id,
                 deadline=now + ORPHAN_PATIENCE,
@@ -105,25 +100,3 @@ class Recovery:
                 now=now,
             )
         self._tracker.watch(request.import_id, kind="adopted")
-
-    def _some(self, kind: set[str]) -> list[str]:
-        with self._guard:
-            return sorted(kind)
-
-    def _recover_request(self, request_id: str) -> bool:
-        record = self._store.request(request_id)
-        # One that waits in the spool is the dispatcher's.
-        mine = record is not None and record.owner == self._owner and not record.state.finished
-        if mine and record is not None:
-            self._take_up(record)
-        with self._guard:
-            self._requests.discard(request_id)
-        return mine
-
-    def _abandon_lease(self, lease_id: str) -> bool:
-        waited = self._store.abandon_lease(lease_id, now=self._clock.now())
-        if waited:
-            log.info("lease given up", lease_id=lease_id)
-        with self._guard:
-            self._leases.discard(lease_id)
-        return waited

@@ -72,7 +72,7 @@ class Runner:
         :raises QueueFull: CVAT is away, and too much waits for it already.
         :raises IdempotencyConflict: the key was used with other content.
         """
-        with self._recovery.of_request(new.id):
+        with self._recovery.guarding(request=new.id):
             away = self._away(template)
             opened = self._placement.open(
                 template,
@@ -110,7 +110,7 @@ class Runner:
 
         :raises LeaseEnded: the lease is not active, or has a request already.
         """
-        with self._recovery.of_request(new.id):
+        with self._recovery.guarding(request=new.id):
             opened = self._placement.attach(lease_id, new)
             assert opened.task is not None
             handout = Handout(lease=opened.lease, task=opened.task, request=opened.request)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from pool.backoff import backoff
 from pool.clock import Clock, Wakeup
-from pool.config.contents import Contents, contents_named
+from pool.config.contents import contents_of_import
 from pool.config.settings import Template
 from pool.cvat import CvatClient
 from pool.cvat.failures import OTHER_DATA
@@ -67,12 +67,10 @@ UNDER_WAY = (TaskState.LEASED, TaskState.IMPORTING)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finished:
-    """The end of a tracked import: its jobs, or an error code."""
+    """The end of a tracked import, after so many polls: its jobs exist, or an error's ``code``."""
 
-    pooled_id: str
     task_id: int
     request_ids: tuple[str, ...]
-    jobs: tuple[Job, ...] = ()
     code: str = ""
     polls: int = 0
 
@@ -101,13 +99,6 @@ def judge(state: ImportState, *, unknown: int) -> PoolError | None:
             )
         case _:
             return None
-
-
-def expected_frames(importing: ImportRecord) -> Contents | None:
-    """Return what the frames of an import in doubt may be called; None where that is unknown."""
-    if importing.frames is not None:
-        return Contents(frozenset(importing.frames))
-    return contents_named(name for member in importing.members for name in member.names)
 
 
 class Tracker:
@@ -392,7 +383,7 @@ class Tracker:
         if importing is None or not importing.doubtful:
             self._ready(tracked, jobs, seen_at)
             return True
-        expected = expected_frames(importing)
+        expected = contents_of_import(importing)
         try:
             frames = self._cvat().frame_names(tracked.task_id)
         except CvatError as error:
@@ -521,13 +512,17 @@ class Tracker:
             if tracked.relaxed and not tracked.announced:
                 self._webhooks.missed(tracked.template)
             self._paces.learn(tracked, seen_at)
-        return self._end(tracked, first, jobs=tuple(jobs))
+        return self._end(tracked, first)
 
     def _failed(self, tracked: Tracked, error: PoolError) -> bool:
         """Fail an import. Requests whose data CVAT has lost and is in the spool get another task
         instead."""
-        if isinstance(error, ImportLost) and self._send_again(tracked, error):
-            return self._end(tracked, first=False)
+        if isinstance(error, ImportLost) and tracked.repeatable and tracked.import_id is not None:
+            ids = " ".join(tracked.request_ids)
+            log.warning("import lost", request_id=ids, task_id=tracked.task_id)
+            now = self._clock.now()
+            if self._store.requeue_import(tracked.import_id, reason=str(error), now=now):
+                return self._end(tracked, first=False)
         first = self._store.fail_import(
             tracked.pooled_id, code=error.code, message=error.detail, now=self._clock.now()
         )
@@ -541,27 +536,13 @@ class Tracker:
             )
         return self._end(tracked, first, code=error.code)
 
-    def _send_again(self, tracked: Tracked, error: PoolError) -> bool:
-        if not tracked.repeatable or tracked.import_id is None:
-            return False
-        ids = " ".join(tracked.request_ids)
-        log.warning("import lost", request_id=ids, task_id=tracked.task_id)
-        queued = self._store.requeue_import(
-            tracked.import_id, reason=str(error), now=self._clock.now()
-        )
-        return bool(queued)
-
-    def _end(
-        self, tracked: Tracked, first: bool, *, jobs: tuple[Job, ...] = (), code: str = ""
-    ) -> bool:
+    def _end(self, tracked: Tracked, first: bool, *, code: str = "") -> bool:
         self.forget(tracked.pooled_id)
         if not first:
             return False
         finished = Finished(
-            pooled_id=tracked.pooled_id,
             task_id=tracked.task_id,
             request_ids=tracked.request_ids,
-            jobs=jobs,
             code=code,
             polls=tracked.polls,
         )
