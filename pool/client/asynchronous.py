@@ -124,7 +124,7 @@ class AsyncRemotePool:
         idempotency_key: str | None = None,
         ttl: float | None = None,
     ) -> AsyncLease:
-        """As :meth:`pool.RemotePool.acquire`."""
+        """As :meth:`pool.TaskPool.acquire`."""
         timeout = check_timeout(timeout)
         wanted = {"template": check_template(template), "timeout": timeout, "ttl": check_ttl(ttl)}
         call = Call(
@@ -137,11 +137,11 @@ class AsyncRemotePool:
         return self._lease(parse_lease(await self._transport.call(call)))
 
     async def lease(self, lease_id: str) -> AsyncLease:
-        """As :meth:`pool.RemotePool.lease`."""
+        """As :meth:`pool.TaskPool.lease`."""
         return self._lease(await self._read_lease(lease_id))
 
     async def release(self, lease: AsyncLease | str) -> None:
-        """As :meth:`pool.RemotePool.release`."""
+        """As :meth:`pool.TaskPool.release`."""
         lease_id = lease if isinstance(lease, str) else lease.id
         answer = await self._transport.answer(Call(method="DELETE", path=_lease_path(lease_id)))
         if answer.error is None:
@@ -231,7 +231,7 @@ class AsyncRemotePool:
         return AsyncRequest(self, parse_request(answer))
 
     async def request(self, request_id: str) -> AsyncRequest:
-        """As :meth:`pool.RemotePool.request`."""
+        """As :meth:`pool.TaskPool.request`."""
         return AsyncRequest(self, await self.read_request(request_id))
 
     async def read_request(self, request_id: str) -> RemoteRequest:

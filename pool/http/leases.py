@@ -30,6 +30,7 @@ LeaseId = Annotated[str, Path(description="The lease's id", max_length=64)]
 @router.post(
     "",
     status_code=201,
+    response_model=Lease,
     summary="Get a task for yourself",
     responses={
         **openapi.problems(
@@ -49,7 +50,7 @@ LeaseId = Annotated[str, Path(description="The lease's id", max_length=64)]
         "parameters": [openapi.KEY],
     },
 )
-async def open_lease(request: Request, response: Response) -> Lease:
+async def open_lease(request: Request) -> Response:
     """At once when the pool has a warm one; an empty pool waits and creates as the template's
     `on_empty` and `max_wait` say, and waits `timeout` seconds at most."""
     state, key = state_of(request), key_of(request)
@@ -72,12 +73,13 @@ async def open_lease(request: Request, response: Response) -> Lease:
                 )
     if opened.task is None:
         raise LeaseEnded(f"the lease of this idempotency key ended ({opened.lease.state})")
-    response.headers["Location"] = f"{router.prefix}/{opened.lease.id}"
-    return Lease.of(opened.lease, state.pool.task_url)
+    document = Lease.of(opened.lease, state.pool.task_url)
+    return document.response(201, {"Location": f"{router.prefix}/{opened.lease.id}"})
 
 
 @router.get(
     "/{lease_id}",
+    response_model=Lease,
     summary="See a lease, with its jobs once they exist",
     responses={
         **openapi.problems(errors.UnknownLease, errors.InputError),
@@ -85,7 +87,7 @@ async def open_lease(request: Request, response: Response) -> Lease:
     },
     openapi_extra={"parameters": [openapi.WAIT]},
 )
-async def see_lease(lease_id: LeaseId, request: Request, response: Response) -> Lease:
+async def see_lease(lease_id: LeaseId, request: Request) -> Response:
     """With `Prefer: wait=10` the answer waits until there are jobs, also those of an upload that
     did not go through the pool."""
     state, wait = state_of(request), wait_of(request)
@@ -94,8 +96,8 @@ async def see_lease(lease_id: LeaseId, request: Request, response: Response) -> 
     else:
         await state.workers.store(_follow, state.pool, lease_id)
         view = await state.waiting.lease(lease_id, seconds=wait, caller=request)
-    response.headers.update(applied(wait))
-    return Lease.of(view.record, state.pool.task_url, jobs=view.jobs, error=view.error)
+    document = Lease.of(view.record, state.pool.task_url, jobs=view.jobs, error=view.error)
+    return document.response(headers=applied(wait))
 
 
 @router.delete(

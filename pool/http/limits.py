@@ -1,15 +1,14 @@
-"""Reading bodies under bounds: of bytes, of time, and of uploads at the same time."""
+"""Reading bodies under bounds of bytes and of time."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
 
-from pool.errors import TooLarge, TooManyUploads, TooSlow, WrongMediaType
+from pool.errors import TooLarge, TooSlow, WrongMediaType
 from pool.http.schemas import AnyBody, parse
 
 #: Bytes of the longest body of JSON, and of one that may list thousands of names.
@@ -20,11 +19,6 @@ LONGEST_LIST: Final = 8 * 2**20
 BLOCK: Final = 2**18
 #: Bytes that have to come within the time-out, so that a body that comes byte by byte ends too.
 LEAST: Final = 2**12
-#: Uploads that are received at the same time, and further ones that may wait.
-MOST_UPLOADS: Final = 64
-MOST_WAITING: Final = 512
-#: Seconds that an upload waits to be received.
-ADMITTED_WITHIN: Final = 10.0
 
 JSON: Final = "application/json"
 MULTIPART: Final = "multipart/form-data"
@@ -100,38 +94,3 @@ async def _piece(request: Request, timeout: float, *, more: int) -> tuple[bytes,
                     return b"".join(pieces), True
     except TimeoutError:
         raise TooSlow(f"{LEAST} bytes have to come every {timeout:g} s") from None
-
-
-class UploadLimiter:
-    """Bounds the uploads that are received at the same time, and those that wait to be."""
-
-    def __init__(self, most: int = MOST_UPLOADS, *, most_waiting: int = MOST_WAITING) -> None:
-        self._semaphore = asyncio.Semaphore(most)
-        self._most_waiting = most_waiting
-        self._waiting = 0
-
-    @property
-    def full(self) -> bool:
-        """Whether the next upload has to wait."""
-        return self._semaphore.locked()
-
-    @asynccontextmanager
-    async def admitted(self) -> AsyncIterator[None]:
-        """Receive an upload in the block; wait until there is room, in the order of arrival.
-
-        :raises TooManyUploads: too many wait already, or it took too long.
-        """
-        if self.full and self._waiting >= self._most_waiting:
-            raise TooManyUploads("try again in a moment")
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(ADMITTED_WITHIN):
-                await self._semaphore.acquire()
-        except TimeoutError:
-            raise TooManyUploads("try again in a moment") from None
-        finally:
-            self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._semaphore.release()

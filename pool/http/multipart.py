@@ -55,7 +55,23 @@ class FormReader:
         self._known = fields
         self._most_files = most_files
         self._with_digests = digests
-        self._parser = _parser_of(content_type, self)
+        _, options = parse_options_header(content_type)
+        boundary = options.get(b"boundary", b"")
+        if not 0 < len(boundary) <= LONGEST_BOUNDARY:
+            raise InputError("the Content-Type has no boundary that can be used")
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self.on_part_begin,
+                "on_part_data": self.on_part_data,
+                "on_part_end": self.on_part_end,
+                "on_header_field": self.on_header_field,
+                "on_header_value": self.on_header_value,
+                "on_header_end": self.on_header_end,
+                "on_headers_finished": self.on_headers_finished,
+                "on_end": self.on_end,
+            },
+        )
         self._name = b""
         self._value = b""
         self._disposition: bytes | None = None
@@ -190,26 +206,6 @@ class FormReader:
         if self._content is not None:
             self.digests.append(self._content.digest())
         self._file = self._content = None
-
-
-def _parser_of(content_type: str, reader: FormReader) -> MultipartParser:
-    _, options = parse_options_header(content_type)
-    boundary = options.get(b"boundary", b"")
-    if not 0 < len(boundary) <= LONGEST_BOUNDARY:
-        raise InputError("the Content-Type has no boundary that can be used")
-    return MultipartParser(
-        boundary,
-        {
-            "on_part_begin": reader.on_part_begin,
-            "on_part_data": reader.on_part_data,
-            "on_part_end": reader.on_part_end,
-            "on_header_field": reader.on_header_field,
-            "on_header_value": reader.on_header_value,
-            "on_header_end": reader.on_header_end,
-            "on_headers_finished": reader.on_headers_finished,
-            "on_end": reader.on_end,
-        },
-    )
 
 
 def _text(data: bytes, what: str) -> str:

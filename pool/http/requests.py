@@ -87,7 +87,7 @@ _HEADERS: Final = {"Location": "Where the request can be seen", **openapi.APPLIE
     openapi_extra=_BODY,
     response_model=schemas.Request,
 )
-async def submit(request: Request, response: Response) -> schemas.Request | Response:
+async def submit(request: Request) -> Response:
     """Files as a form, or the names of what CVAT fetches itself as JSON. What is accepted is
     brought to its jobs even if CVAT or the daemon are away for a while.
 
@@ -111,14 +111,13 @@ async def submit(request: Request, response: Response) -> schemas.Request | Resp
     document = schemas.Request.of(view.record, state.pool.task_url, jobs=view.jobs)
     if wait is not None and view.error is not None:
         return problem_of(view.error, headers=headers, request=document)
-    if wait is not None and view.record.state is RequestState.READY:
-        response.status_code = 201
-    response.headers.update(headers)
-    return document
+    ready = wait is not None and view.record.state is RequestState.READY
+    return document.response(201 if ready else 202, headers)
 
 
 @router.get(
     "/{request_id}",
+    response_model=schemas.Request,
     summary="See a request, with its jobs once it is ready",
     responses={
         **openapi.problems(errors.UnknownRequest, errors.InputError),
@@ -126,17 +125,15 @@ async def submit(request: Request, response: Response) -> schemas.Request | Resp
     },
     openapi_extra={"parameters": [openapi.WAIT]},
 )
-async def see_request(
-    request_id: RequestId, request: Request, response: Response
-) -> schemas.Request:
+async def see_request(request_id: RequestId, request: Request) -> Response:
     """With `Prefer: wait=10` the answer waits until nothing more will happen to it."""
     state, wait = state_of(request), wait_of(request)
     if wait is None:
         view = await state.workers.store(read_request, state.pool.store, request_id)
     else:
         view = await state.waiting.request(request_id, seconds=wait, caller=request)
-    response.headers.update(applied(wait))
-    return schemas.Request.of(view.record, state.pool.task_url, jobs=view.jobs)
+    document = schemas.Request.of(view.record, state.pool.task_url, jobs=view.jobs)
+    return document.response(headers=applied(wait))
 
 
 @router.delete(

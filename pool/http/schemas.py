@@ -20,6 +20,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from starlette.responses import Response
 
 import pool.status
 from pool import model
@@ -143,6 +144,11 @@ class RequestFields(_Body):
             raise ValueError("the template is missing")
         return self
 
+    @property
+    def sources(self) -> dict[str, Any]:
+        """Where the data is, unless it comes with the fields."""
+        return {}
+
     @classmethod
     def from_form(cls, fields: Mapping[str, str]) -> Self:
         """Return the text fields of a form. Numbers are decimal, ``params`` is JSON.
@@ -199,6 +205,11 @@ class RequestBody(RequestFields):
             raise ValueError("give one of share, urls and cloud")
         return self
 
+    @property
+    def sources(self) -> dict[str, Any]:
+        cloud = (self.cloud.storage_id, self.cloud.keys) if self.cloud else None
+        return {"share": self.share, "urls": self.urls, "cloud": cloud}
+
 
 def parse(kind: type[AnyBody], content: bytes) -> AnyBody:
     """Return a body from JSON.
@@ -225,6 +236,10 @@ class _Answer(BaseModel):
         same names."""
         same = {name: getattr(record, name) for name in cls.model_fields if name not in own}
         return cls.model_validate({**same, **own})
+
+    def response(self, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+        """Return the answer as it is sent. FastAPI would check it once more."""
+        return Response(self.model_dump_json(), status, headers, media_type="application/json")
 
 
 def _example(**members: Any) -> ConfigDict:

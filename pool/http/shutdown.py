@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 
 from pool.errors import Stopping
 
@@ -42,11 +43,12 @@ class Shutdown:
         """Have ``listener`` called once when it begins, on the thread that says so, or at once
         when it has begun. Return what takes the listener away."""
         with self._guard:
-            if not self._begun:
+            begun = self._begun
+            if not begun:
                 self._listeners.add(listener)
-                return lambda: self._forget(listener)
-        listener()
-        return lambda: None
+        if begun:
+            listener()
+        return partial(self._forget, listener)
 
     def _forget(self, listener: Callable[[], None]) -> None:
         with self._guard:
@@ -64,13 +66,13 @@ class Shutdown:
             if not either.done():
                 either.set_result(None)
 
-        def tell() -> None:
+        def end_from_any_thread() -> None:
             # An error means that the loop has ended, and the answer with it.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(end)
 
         gone.add_done_callback(end)
-        forget = self.listen(tell)
+        forget = self.listen(end_from_any_thread)
         try:
             yield either
         finally:

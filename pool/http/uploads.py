@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -10,8 +12,8 @@ from starlette.requests import Request
 
 from pool.config.settings import Template
 from pool.config.source import digest, names_of
-from pool.errors import InputError, StoreError, UnknownLease
-from pool.http.limits import LONGEST_LIST, UploadLimiter, blocks, read_json
+from pool.errors import InputError, StoreError, TooManyUploads, UnknownLease
+from pool.http.limits import LONGEST_LIST, blocks, read_json
 from pool.http.multipart import FormReader
 from pool.http.schemas import RequestBody, RequestFields
 from pool.http.shutdown import Shutdown
@@ -22,8 +24,48 @@ from pool.requests.spool import Incoming
 from pool.store import NewRequest
 from pool.taskpool import TaskPool
 
+#: Uploads that are received at the same time, and further ones that may wait.
+MOST_UPLOADS: Final = 64
+MOST_WAITING: Final = 512
+#: Seconds that an upload waits to be received.
+ADMITTED_WITHIN: Final = 10.0
 #: The fields of a form beside its files.
 FIELDS: Final = frozenset(RequestFields.model_fields)
+
+
+class UploadLimiter:
+    """Bounds the uploads that are received at the same time, and those that wait to be."""
+
+    def __init__(self, most: int = MOST_UPLOADS, *, most_waiting: int = MOST_WAITING) -> None:
+        self._semaphore = asyncio.Semaphore(most)
+        self._most_waiting = most_waiting
+        self._waiting = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether the next upload has to wait."""
+        return self._semaphore.locked()
+
+    @asynccontextmanager
+    async def admitted(self) -> AsyncIterator[None]:
+        """Receive an upload in the block; wait until there is room, in the order of arrival.
+
+        :raises TooManyUploads: too many wait already, or it took too long.
+        """
+        if self.full and self._waiting >= self._most_waiting:
+            raise TooManyUploads("try again in a moment")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(ADMITTED_WITHIN):
+                await self._semaphore.acquire()
+        except TimeoutError:
+            raise TooManyUploads("try again in a moment") from None
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._semaphore.release()
 
 
 class Uploads:
@@ -141,15 +183,8 @@ class Uploads:
         digests: list[bytes],
     ) -> RequestRecord:
         template = self._template(fields)
-        wish = fields if isinstance(fields, RequestBody) else None
-        cloud = wish.cloud if wish else None
         upload = incoming.finish(
-            share=wish.share if wish else None,
-            urls=wish.urls if wish else None,
-            cloud=(cloud.storage_id, cloud.keys) if cloud else None,
-            params=fields.params,
-            template=template,
-            sync=False,
+            **fields.sources, params=fields.params, template=template, sync=False
         )
         new = NewRequest(
             id=request_id,

@@ -16,8 +16,8 @@ from support.waiting import wait_until
 
 from pool.config.settings import PoolSettings, StoreSettings, Template
 from pool.errors import TooManyUploads
-from pool.http import limits
-from pool.http.limits import UploadLimiter
+from pool.http import uploads
+from pool.http.uploads import UploadLimiter
 from pool.simulator import SimulatorServer
 
 PATIENT = Template(name="patient", pool=PoolSettings(max_wait=20.0, on_empty="wait"))
@@ -81,9 +81,9 @@ def test_uploads_wait_for_their_turn(
     small: Serving, image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that does not come to its end holds the only place."""
-    monkeypatch.setattr(limits, "ADMITTED_WITHIN", 0.2)
-    uploads = UploadLimiter(1, most_waiting=0)
-    monkeypatch.setattr(small.uploads, "_uploads", uploads)
+    monkeypatch.setattr(uploads, "ADMITTED_WITHIN", 0.2)
+    limiter = UploadLimiter(1, most_waiting=0)
+    monkeypatch.setattr(small.uploads, "_uploads", limiter)
     port = int(small.server.url.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port)) as line:
         line.settimeout(PATIENCE)
@@ -91,7 +91,7 @@ def test_uploads_wait_for_their_turn(
             b"POST /v1/requests HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
             b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
         )
-        while not uploads.full:
+        while not limiter.full:
             threading.Event().wait(0.005)
         answer = small.api.submit([("a.jpg", image)])
         assert (answer.status, answer.code) == (429, "too-many-uploads")
@@ -100,18 +100,18 @@ def test_uploads_wait_for_their_turn(
         assert small.api.post("/v1/requests", named).code == "too-many-uploads"
         # Nothing else has to wait for them.
         assert small.api.get("/v1/requests").status == 200
-    while uploads.full:
+    while limiter.full:
         threading.Event().wait(0.005)
     assert small.api.submit([("a.jpg", image)], wait=20).status == 201
 
 
 def test_a_place_for_each_in_turn() -> None:
     async def run() -> list[str]:
-        uploads, events = UploadLimiter(1, most_waiting=1), []
+        limiter, events = UploadLimiter(1, most_waiting=1), []
 
         async def take(name: str) -> None:
             try:
-                async with uploads.admitted():
+                async with limiter.admitted():
                     events.append(name)
                     await asyncio.sleep(0.01)
             except TooManyUploads:
@@ -124,15 +124,15 @@ def test_a_place_for_each_in_turn() -> None:
 
 
 def test_a_turn_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "ADMITTED_WITHIN", 0.01)
+    monkeypatch.setattr(uploads, "ADMITTED_WITHIN", 0.01)
 
     async def run() -> None:
-        uploads = UploadLimiter(1)
-        async with uploads.admitted():
+        limiter = UploadLimiter(1)
+        async with limiter.admitted():
             with pytest.raises(TooManyUploads):
-                async with uploads.admitted():
+                async with limiter.admitted():
                     pass
-        async with uploads.admitted():
+        async with limiter.admitted():
             pass
 
     asyncio.run(run())
