@@ -105,7 +105,7 @@ class RequestState(StrEnum):
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more will happen to the request."""
+        """Return whether nothing more will happen to the request."""
         return self in (RequestState.READY, RequestState.FAILED, RequestState.CANCELLED)
 
 
@@ -169,7 +169,7 @@ class PooledTask:
     """A CVAT task owned by the pool.
 
     ``id`` is ours, chosen before the task exists, and stands in ``name``; ``task_id`` is
-    CVAT's, None until the server has answered. ``prepared`` tells that ``Upload-Start`` was
+    CVAT's, None until the server has answered. ``prepared``: ``Upload-Start`` was
     sent, so that CVAT has made the data row and folders already. ``origin`` stands for the server
     and organization that the task was made on
     (:attr:`pool.config.settings.Template.origin`), "" when
@@ -241,8 +241,8 @@ class ImportRecord:
 
     ``owner`` is the process that uploads and tracks it. ``members`` are in the order of their
     frames; they are written down with the hand-out, before the upload begins, and never change.
-    ``size`` is that of all of them, in bytes. ``spooled`` tells that the data of all members is in
-    the spool, so that they can be sent again; ``imports_used`` is the most that any of them has
+    ``size`` is that of all of them, in bytes. ``spooled``: the data of all members is in the spool,
+    so that they can be sent again; ``imports_used`` is the most that any of them has
     used up before.
     """
 
@@ -266,17 +266,17 @@ class ImportRecord:
 
     @property
     def doubtful(self) -> bool:
-        """Whether CVAT has not said that it has the data: jobs may come from another's."""
+        """Return whether CVAT has not said that it has the data: jobs may come from another's."""
         return self.state is ImportState.UPLOADING or self.frames is not None
 
     @property
     def repeatable(self) -> bool:
-        """Whether its data can be sent again, should CVAT lose it."""
+        """Return whether its data can be sent again, should CVAT lose it."""
         return self.spooled and self.imports_used + 1 < MOST_TASKS_SPOOLED
 
     @property
     def request_ids(self) -> tuple[str, ...]:
-        """The requests that it is for, in order."""
+        """Return the ids of the requests that it is for, in order."""
         return tuple(member.request_id for member in self.members)
 
 
@@ -285,7 +285,7 @@ class RequestRecord:
     """Data that a caller gave to the pool, as the store has it.
 
     ``files`` are the names that the caller gave, in the caller's order. ``payload`` is a digest of
-    all that was asked for, which an idempotency key is bound to. ``spooled`` tells that the data is
+    all that was asked for, which an idempotency key is bound to. ``spooled``: the data is
     in the spool, so that any process can serve it.
 
     ``import_id`` is its latest import, None while it is queued; ``pooled_id``, ``task_id``,
@@ -381,7 +381,7 @@ class Levels:
 
     @property
     def capacity(self) -> int:
-        """Tasks that are warm or will be: what refilling compares with the target."""
+        """Return how many are warm or will be: what refilling compares with the target."""
         return self[TaskState.WARM] + self[TaskState.CREATING]
 
 
@@ -404,7 +404,7 @@ class Demand:
 class Hold:
     """Why no task of a template is being created, since when, and when it is tried again.
 
-    ``uploads`` tells that no data is sent for it either.
+    ``uploads``: no data is sent for it either.
     """
 
     template: str
@@ -426,8 +426,8 @@ class Prewarm:
     until: float
 
     def active(self, now: float) -> bool:
-        """Whether it counts now. A clock that was set back ends it: it is not known for how long it
-        was meant then."""
+        """Return whether it counts now. A clock that was set back ends it: it is not known then for
+        how long it was meant."""
         return self.since <= now < self.until
 
 
@@ -482,7 +482,7 @@ _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, in
 
 
 def new_id(now: float | None = None) -> str:
-    """A fresh identifier: 26 characters that sort by time, as https://github.com/ulid/spec."""
+    """Return a fresh identifier: 26 characters that sort by time, as https://github.com/ulid/spec."""
     milliseconds = int((time.time() if now is None else now) * 1000)
     value = (milliseconds << 80) | secrets.randbits(80)
     characters = []
@@ -493,12 +493,12 @@ def new_id(now: float | None = None) -> str:
 
 
 def pool_mark(pool_id: str) -> str:
-    """The text by which the tasks of one pool, and of no other, are known on the server."""
+    """Return the text by which the tasks of one pool, and of no other, are known on the server."""
     return f"[cvat-pool {pool_id}]"
 
 
 def task_name(pool_id: str, template: str, pooled_id: str) -> str:
-    """The unique name that a pooled task bears on the server until its data is in.
+    """Return the unique name that a pooled task bears on the server until its data is in.
 
     Empty tasks stand at the top of everybody's list, so the name says what they are. CVAT
     allows 256 characters.
@@ -507,12 +507,12 @@ def task_name(pool_id: str, template: str, pooled_id: str) -> str:
 
 
 def check_name(pool_id: str, template: str, unique: str) -> str:
-    """The name of a task that is made to try out a template, and deleted at once."""
+    """Return the name of a task that is made to try out a template, and deleted at once."""
     return f"{pool_mark(pool_id)} check of {template[:160]} {unique}"
 
 
 def named_in(pool_id: str, name: str) -> str | None:
-    """The id at the end of a name that :func:`task_name` or :func:`check_name` has made.
+    """Return the id at the end of a name that :func:`task_name` or :func:`check_name` has made.
 
     None for any other name: a person has renamed the task, even if they left the mark.
     """

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class WebhookState(StrEnum):
-    """What the webhook of a template is worth."""
+    """Whether the webhook of a template delivers."""
 
     ALIVE = "alive"
     SILENT = "silent"
@@ -26,9 +26,9 @@ class TemplateStatus:
     is what the ``peak_rate``, that of the busiest of the last 1, 5 and 15 minutes, asks for while
     one task is created, which takes ``lead_time`` seconds.
     ``prewarm_size`` is the size that was asked for until ``prewarm_until``; 0 when none was.
-    While it is held, by itself or with the server, ``hold_reason`` tells why and ``hold_code`` is
+    While it is held, by itself or with the server, ``hold_reason`` says why and ``hold_code`` is
     the code of the error.
-    ``hooks`` tells what its webhook is worth; while it is ``silent``, polling does all the work.
+    ``hooks`` says whether its webhook delivers; while it is ``silent``, polling does all the work.
     """
 
     name: str
@@ -61,7 +61,7 @@ class TemplateStatus:
 class Status:
     """What the pool looks like now. ``maintainer`` is the process that refills, if any does.
 
-    ``hold_reason`` tells why nothing is created for any template, "" when nothing is wrong with
+    ``hold_reason`` says why nothing is created for any template, "" when nothing is wrong with
     the server as a whole. That process has had its configuration since ``config_loaded_at``. Since
     ``config_rejected_at`` the file has ``config_problems``, and is not followed; None when it is.
     ``config_restart`` are the keys in it that only a restart follows.

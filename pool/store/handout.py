@@ -27,7 +27,7 @@ from pool.store.records import LEASE, TASK, NewMember, find, record_of, text
 
 
 def alive(owner: str) -> str:
-    """The condition that the process in a column is alive."""
+    """Return the condition that the process in a column is alive."""
     return f"EXISTS (SELECT 1 FROM owners WHERE owners.owner = {owner} AND owners.until >= :now)"
 
 

@@ -69,11 +69,12 @@ class Imports(Connected):
         frames: Collection[str] | None = None,
         now: float,
     ) -> bool:
-        """CVAT has accepted the data: import, requests and task are ``IMPORTING``, the lease
-        ``USED``. No effect on an import that is not ``UPLOADING`` (any more).
+        """Note that CVAT has accepted the data: import, requests and task are ``IMPORTING``, the
+        lease ``USED``. No effect on an import that is not ``UPLOADING`` (any more).
 
         With ``frames`` it only seems so, and the import stays in doubt: these are the names that
-        the frames may have if the data has arrived."""
+        the frames may have if the data has arrived.
+        """
         with self.connections.writing() as db:
             row = db.one(
                 """
@@ -103,7 +104,7 @@ class Imports(Connected):
             return True
 
     def begin_foreign_import(self, lease_id: str, *, now: float) -> bool:
-        """A caller's own upload was noticed: the task is ``IMPORTING``, the lease ``USED``."""
+        """Note that a caller uploads by itself: the task is ``IMPORTING``, the lease ``USED``."""
         with self.connections.writing() as db:
             if not db.changed(
                 f"""
@@ -120,7 +121,7 @@ class Imports(Connected):
     def complete_import(
         self, pooled_id: str, jobs: Sequence[Job], *, verified: bool = False, now: float
     ) -> bool:
-        """The jobs exist: the task is ``READY`` from ``IMPORTING`` or ``LEASED``, its lease
+        """Keep the jobs of a task, which is ``READY`` from ``IMPORTING`` or ``LEASED``, its lease
         ``USED``; its import and the members of that (``IMPORTING`` or ``UPLOADING``) are ``READY``
         too. A job goes to the member whose frames it begins with.
 
@@ -172,7 +173,7 @@ class Imports(Connected):
             return True
 
     def fail_import(self, pooled_id: str, *, code: str, message: str, now: float) -> bool:
-        """The task is burnt: ``FAILED`` from ``IMPORTING`` or ``LEASED``, its lease ``USED``. Its
+        """Burn a task: it is ``FAILED`` from ``IMPORTING`` or ``LEASED``, its lease ``USED``. Its
         import has ``FAILED``, and so have its members, with ``code`` and ``message``."""
         with self.connections.writing() as db:
             if not burn_task(db, pooled_id, reason_of(code, message), now=now):

@@ -46,7 +46,7 @@ from pool.store.schema import EXPIRING, LIVE
 
 
 class Leases(Connected):
-    """The rows of hand-outs."""
+    """The rows of leases."""
 
     # --- Handing out ------------------------------------------------------------------------------
 

@@ -184,7 +184,7 @@ def queue_length(db: Connection) -> int:
 
 
 def _free(owner: str) -> str:
-    """The owner in a column is no live process other than ``:owner``."""
+    """Return the condition that the owner in a column is no live process other than ``:owner``."""
     return f"({owner} IN (:unowned, :owner) OR NOT {alive(owner)})"
 
 

@@ -79,7 +79,7 @@ class NewLease:
 class Opened:
     """What :meth:`~pool.store.Store.open_lease` did.
 
-    ``replayed`` tells that the idempotency key was known, so that ``lease`` and ``request``
+    ``replayed``: the idempotency key was known, so that ``lease`` and ``request``
     are those of the first call, in whatever state they are now. ``task`` is None while the
     lease waits for one.
     """
