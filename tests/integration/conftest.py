@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.api import Api, Serving, serving, settings_for
@@ -14,11 +16,12 @@ from support.commands import PATIENCE
 from support.hooked import HOOK, SCOPE, Counted, Imports, install, new_project, state
 from support.scripted import ScriptedCvat
 from support.services import dispatch_of, fill, refill_of
+from support.stepped import Start, Stepped
 from support.waiting import wait_until
 
 from pool import TaskPool
 from pool.config.loader import load
-from pool.config.settings import ImportSettings, PoolSettings, Template
+from pool.config.settings import ImportSettings, PoolSettings, Settings, Template
 from pool.cvat import connect
 from pool.daemon import Daemon
 from pool.process import Process
@@ -178,3 +181,38 @@ def warm(engine: Process, cvat: ScriptedCvat, clock: ManualClock) -> None:
     engine.heartbeat.run_once()
     fill(refill_of(engine))
     cvat.calls.clear()
+
+
+# --- A daemon whose services run when the test says so -------------------------------------------
+
+
+@pytest.fixture
+def start(
+    settings: Settings, store: Store, cvat: ScriptedCvat, clock: ManualClock
+) -> Iterator[Start]:
+    started: list[Stepped] = []
+
+    def begin(*templates: Template, workers: int = 1, **daemon: Any) -> Stepped:
+        chosen = replace(settings, daemon=replace(settings.daemon, **daemon))
+        if templates:
+            chosen = replace(chosen, templates={each.name: each for each in templates})
+        started.append(Stepped(chosen, store, cvat, clock, workers=workers))
+        return started[-1]
+
+    yield begin
+    for daemon in started:
+        daemon.stop()
+
+
+@pytest.fixture
+def empty(start: Start) -> Stepped:
+    """A daemon that serves requests one by one, with nothing warm yet."""
+    return start()
+
+
+@pytest.fixture
+def daemon(empty: Stepped, cvat: ScriptedCvat) -> Stepped:
+    """With a full pool."""
+    empty.fill()
+    cvat.calls.clear()
+    return empty

@@ -7,7 +7,6 @@ The daemon's services run one by one, on a scripted CVAT and a clock that the te
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, cast
@@ -17,10 +16,10 @@ from support.clock import ManualClock
 from support.scripted import ScriptedCvat
 from support.services import PATIENCE
 from support.spooled import OTHER, come_back, go_down, uploads
-from support.stepped import CANCELLED, CONTENT, FAILED, IMPORTING, QUEUED, READY, Stepped
+from support.stepped import CANCELLED, CONTENT, FAILED, IMPORTING, QUEUED, READY, Start, Stepped
 from support.waiting import wait_until
 
-from pool.config.settings import DaemonSettings, PoolSettings, Settings, Template
+from pool.config.settings import PoolSettings, Template
 from pool.cvat.failures import mark_not_finished, mark_touched
 from pool.cvat.records import ImportState, ImportStatus
 from pool.errors import (
@@ -43,46 +42,6 @@ from pool.store import Store
 
 #: Seconds after which whatever failed in passing is tried again.
 LATER = TRANSIENT_CAP + 1.0
-
-Start = Callable[..., Stepped]
-
-
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    return replace(settings, daemon=DaemonSettings(port=0))
-
-
-@pytest.fixture
-def start(
-    settings: Settings, store: Store, cvat: ScriptedCvat, clock: ManualClock
-) -> Iterator[Start]:
-    """Starts daemons on the store, each with templates of its own if it is to have others."""
-    started: list[Stepped] = []
-
-    def begin(*templates: Template, workers: int = 1, **daemon: Any) -> Stepped:
-        chosen = replace(settings, daemon=replace(settings.daemon, **daemon))
-        if templates:
-            chosen = replace(chosen, templates={each.name: each for each in templates})
-        started.append(Stepped(chosen, store, cvat, clock, workers=workers))
-        return started[-1]
-
-    yield begin
-    for daemon in started:
-        daemon.stop()
-
-
-@pytest.fixture
-def empty(start: Start) -> Stepped:
-    """A daemon, whose requests are served one by one, with nothing warm yet."""
-    return start()
-
-
-@pytest.fixture
-def daemon(empty: Stepped, cvat: ScriptedCvat) -> Stepped:
-    """With a full pool."""
-    empty.fill()
-    cvat.calls.clear()
-    return empty
 
 
 def on_empty(template: Template, choice: Any) -> Template:

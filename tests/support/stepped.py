@@ -6,16 +6,19 @@ replaced, and the threads by which a process says that it lives and looks after 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import Any, Self, cast
+from typing import Any, Protocol, cast
 from unittest import mock
 
-from pool.config.settings import Settings
+from pool.config.settings import Settings, Template
 from pool.daemon import Daemon, Maintenance
 from pool.maintenance.refill import Refill
 from pool.model import RequestRecord, RequestState, TaskState
+from pool.process import Process
 from pool.requests.dispatcher import Dispatcher
 from pool.store import Store
 from pool.taskpool import TaskPool
@@ -56,6 +59,34 @@ class ByHand:
         return True
 
 
+@contextmanager
+def threadless(process: Process) -> Iterator[None]:
+    """Have a process start none of its threads: they would wait on the test's clock."""
+    heartbeat, tracker = process.heartbeat, process.tracker
+    with (
+        mock.patch.object(heartbeat, "start", heartbeat.run_once),
+        mock.patch.object(tracker, "start"),
+    ):
+        yield
+
+
+@contextmanager
+def caller(
+    settings: Settings, store: Store, cvat: ScriptedCvat, clock: ManualClock
+) -> Iterator[TaskPool]:
+    """A process that only calls; waiting passes the time."""
+    pool = TaskPool(settings, store=store, cvat=cast(Any, cvat), clock=clock)
+    with threadless(pool.process):
+        yield pool
+        pool.close()
+
+
+class Start(Protocol):
+    """Starts a daemon on a test's store, with its template unless there are others."""
+
+    def __call__(self, *templates: Template, workers: int = 1, **daemon: Any) -> Stepped: ...
+
+
 class Stepped:
     """See the module. With one worker, which is the default, requests are served one by one."""
 
@@ -69,27 +100,23 @@ class Stepped:
         workers: int = 1,
     ) -> None:
         self.store, self.cvat, self.clock = store, cvat, clock
-        self._daemon = Daemon(settings, store=store, cvat=cast(Any, cvat), clock=clock)
+        settings = replace(settings, daemon=replace(settings.daemon, port=0))
+        # Chances are the same in every run.
+        with mock.patch("pool.daemon.Process", partial(Process, rng=random.Random(1))):
+            self._daemon = Daemon(settings, store=store, cvat=cast(Any, cvat), clock=clock)
         self.process = self._daemon.process
         self.pool = TaskPool.over(self.process)
-        heartbeat, tracker = self.process.heartbeat, self.process.tracker
         self._replaced = ExitStack()
-        for owner, name, value in (
-            ("pool.daemon", "Scheduler", ByHand),
-            ("pool.daemon", "Dispatcher", partial(Dispatcher, workers=workers)),
-            (heartbeat, "start", heartbeat.run_once),
-            (tracker, "start", lambda: None),
+        for part, value in (
+            ("Scheduler", ByHand),
+            ("Dispatcher", partial(Dispatcher, workers=workers)),
         ):
-            patch = mock.patch(f"{owner}.{name}", value) if isinstance(owner, str) else None
-            self._replaced.enter_context(patch or mock.patch.object(owner, name, value))
+            self._replaced.enter_context(mock.patch(f"pool.daemon.{part}", value))
+        # It listens once a caller comes: most tests have none.
+        self._replaced.enter_context(mock.patch.object(self._daemon, "_listen"))
+        self._replaced.enter_context(threadless(self.process))
         self.process.start()
         self.renew()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def stop(self) -> None:
         """In an orderly way; stopping twice does nothing."""
@@ -164,6 +191,7 @@ class Stepped:
 
     @property
     def api(self) -> Api:
+        Daemon._listen(self._daemon)
         return Api(self._daemon.url)
 
     def post(
