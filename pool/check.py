@@ -6,11 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
 
 from pool.clock import Clock, parse_time
 from pool.config.loader import InvalidConfig, require_templates
-from pool.config.settings import Settings, Template
+from pool.config.settings import DaemonSettings, Settings, Template
 from pool.cvat import CvatClient
 from pool.errors import CvatBusy, CvatForbidden, PoolError
 from pool.events.delivery import secret_of
@@ -21,8 +20,6 @@ from pool.model import check_name, new_id, pool_mark
 from pool.requests.breaker import with_advice
 from pool.requests.spool import check_folder
 from pool.store import Store
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,27 +52,26 @@ def mistakes(error: InvalidConfig) -> Iterator[CheckResult]:
 def before_start(settings: Settings, environ: Mapping[str, str]) -> Iterator[CheckResult]:
     """Check what a daemon needs of this machine, beside its store, its port and credentials."""
     count = len(settings.templates)
-    yield replace(
-        _attempt(
-            "configuration",
-            lambda: require_templates(settings),
-            lambda _: f"{settings.path or 'defaults'}: {count} template{'s' * (count > 1)}",
-        )[0],
-        warnings=settings.warnings,
+    configuration = _checked(
+        "configuration",
+        lambda: require_templates(settings),
+        f"{settings.path or 'defaults'}: {count} template{'s' * (count > 1)}",
     )
-    yield _attempt(
+    yield replace(configuration, warnings=settings.warnings)
+    yield _checked(
         "exposure",
         lambda: check_exposure(settings.daemon, "".join(tokens_in(environ.get("POOL_API_TOKEN")))),
-        lambda _: f"listens at {settings.daemon.host}",
-    )[0]
+        f"listens at {settings.daemon.host}",
+    )
     for name, sink in zip(sink_names(settings.events.sinks), settings.events.sinks, strict=True):
-        yield _attempt(
+        signed = sink.secret_env is not None or sink.secret_file is not None
+        yield _checked(
             f"sink {name}",
             partial(secret_of, sink, environ),
-            lambda secret: "not signed" if secret is None else "its secret was found",
-        )[0]
+            "its secret was found" if signed else "not signed",
+        )
     folder = settings.store.spool_folder
-    yield _attempt("spool", lambda: check_folder(folder), lambda _: str(folder))[0]
+    yield _checked("spool", lambda: check_folder(folder), str(folder))
 
 
 def run_checks(
@@ -91,80 +87,65 @@ def run_checks(
     Each template is tried by creating one task, which is deleted again.
     """
     yield from before_start(settings, environ)
-    store_result, store = _attempt("store", open_store, lambda store: f"pool {store.pool_id}")
-    yield store_result
-    if store is None:
-        return
-    yield _attempt("store writable", store.check_writable, lambda _: settings.store.url)[0]
-    yield _check_port(settings, store, clock)
-    client_result, cvat = _attempt("credentials", connect, lambda _: "found")
-    yield client_result
-    if cvat is None:
-        return
-    about_result, about = _attempt("server", cvat.about, lambda info: f"CVAT {info.version}")
-    yield about_result if about is None else replace(about_result, warnings=about.lacks)
-    if about is None:
-        return
-    version_result, _ = _attempt("version", about.check, lambda _: "supported")
-    yield version_result
-    user_result, user = _attempt("user", cvat.whoami, lambda user: user.username)
-    yield user_result
-    if user is None:
-        return
-    yield _check_token(cvat, clock)
-    organization = settings.cvat.organization
-    organization_result, _ = _attempt(
-        "organization",
-        lambda: cvat.find_tasks(pool_mark(store.pool_id)),
-        lambda _: organization or "personal workspace",
-    )
-    yield organization_result
-    if not organization_result.ok:
+    name = "store"
+    try:
+        store = open_store()
+        yield CheckResult(name=name, detail=f"pool {store.pool_id}")
+        yield _checked("store writable", store.check_writable, settings.store.url)
+        yield _check_port(settings.daemon, store, clock)
+        name = "credentials"
+        cvat = connect()
+        yield CheckResult(name=name, detail="found")
+        name = "server"
+        about = cvat.about()
+        yield CheckResult(name=name, detail=f"CVAT {about.version}", warnings=about.lacks)
+        yield _checked("version", about.check, "supported")
+        name = "user"
+        yield CheckResult(name=name, detail=cvat.whoami().username)
+        yield _check_token(cvat, clock)
+        name = "organization"
+        cvat.find_tasks(pool_mark(store.pool_id))
+        detail = settings.cvat.organization or "personal workspace"
+        yield CheckResult(name=name, detail=detail)
+    except PoolError as error:
+        yield CheckResult(name=name, error=error)
         return
     for template in settings.templates.values():
         yield _check_template(cvat, store.pool_id, template, clock)
 
 
-def _attempt(
-    name: str, what: Callable[[], Value], detail: Callable[[Any], str]
-) -> tuple[CheckResult, Value | None]:
+def _checked(name: str, check: Callable[[], object], detail: str) -> CheckResult:
+    """Return the result of a check that raises when something is wrong, else ``detail``."""
     try:
-        value = what()
+        check()
     except PoolError as error:
-        return CheckResult(name=name, error=error), None
-    return CheckResult(name=name, detail=detail(value)), value
+        return CheckResult(name=name, error=error)
+    return CheckResult(name=name, detail=detail)
 
 
-def _check_port(settings: Settings, store: Store, clock: Clock) -> CheckResult:
-    daemon = settings.daemon
-    result, listener = _attempt(
-        "port", lambda: listen(daemon), lambda _: f"{daemon.host}:{daemon.port} is free"
-    )
-    if listener is not None:
-        listener.close()
-    elif store.maintainer(now=clock.now()) is not None:
+def _check_port(daemon: DaemonSettings, store: Store, clock: Clock) -> CheckResult:
+    free = f"{daemon.host}:{daemon.port} is free"
+    result = _checked("port", lambda: listen(daemon).close(), free)
+    if not result.ok and store.maintainer(now=clock.now()) is not None:
         # A second daemon stands by, and does not listen before it takes over.
         return CheckResult(name="port", detail="in use, and a daemon is at work on the store")
     return result
 
 
 def _check_token(cvat: CvatClient, clock: Clock) -> CheckResult:
-    result, token = _attempt(
-        "access token", cvat.access_token, lambda token: "" if token is None else token.name
-    )
-    if not result.ok:
-        return result
-    if token is None:
-        return CheckResult(name="access token", detail="not used")
-    if token.read_only:
-        return CheckResult(
-            name="access token",
-            error=CvatForbidden(token.refusal),
-        )
-    if token.expiry_date is None:
-        return CheckResult(name="access token", detail=f"{token.name}, does not expire")
-    days = (parse_time(token.expiry_date).timestamp() - clock.now()) / 86400
-    return CheckResult(name="access token", detail=f"{token.name}, expires in {days:.0f} day(s)")
+    name, detail = "access token", "not used"
+    try:
+        token = cvat.access_token()
+    except PoolError as error:
+        return CheckResult(name=name, error=error)
+    if token is not None:
+        if token.read_only:
+            return CheckResult(name=name, error=CvatForbidden(token.refusal))
+        detail = f"{token.name}, does not expire"
+        if token.expiry_date is not None:
+            days = (parse_time(token.expiry_date).timestamp() - clock.now()) / 86400
+            detail = f"{token.name}, expires in {days:.0f} day(s)"
+    return CheckResult(name=name, detail=detail)
 
 
 def _check_template(
