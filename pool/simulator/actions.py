@@ -34,7 +34,7 @@ class ActionFailed(Exception):
     """There is nothing that this could be done to."""
 
 
-class Somebody:
+class Person:
     """The server's first user, in a browser."""
 
     def __init__(self, simulator: Backend) -> None:
@@ -81,7 +81,7 @@ class Actions:
         self._simulator = simulator
         self._state = simulator.state
         self._run = run
-        self._somebody: Actor = Somebody(simulator)
+        self._person: Actor = Person(simulator)
 
     # --- Tasks --------------------------------------------------------------------------------
 
@@ -92,13 +92,13 @@ class Actions:
         if task.lock.locked():
             self._simulator.later(self._delete_unlocked(task))
         else:
-            remove_task(self._somebody, task)
+            remove_task(self._person, task)
         return task.id
 
     async def _delete_unlocked(self, task: Task) -> None:
         async with task.lock:
             if task.id in self._state.tasks:
-                remove_task(self._somebody, task)
+                remove_task(self._person, task)
 
     @action
     def fill_task(self, task_id: int | None = None, mark: str = "", frames: int = 1) -> int:
@@ -106,13 +106,13 @@ class Actions:
         task = self._task(task_id, mark, lambda task: not task.is_initialized)
         if task.is_initialized or task.lock.locked() or self._is_imported_into(task):
             raise ActionFailed(f"task {task.id} is not empty")
-        data = data_row(self._somebody, task)
+        data = data_row(self._person, task)
         data.image_quality = data.image_quality or 70
         for number in range(frames):
-            name = f"somebody-{number}.jpg"
+            name = f"other-{number}.jpg"
             Image.new("RGB", (64, 48), "teal").save(data.raw / name, "JPEG")
             data.client_files[name] = None
-        self._simulator.imports.import_at_once(self._somebody, task, data, DataParams())
+        self._simulator.imports.import_at_once(self._person, task, data, DataParams())
         return task.id
 
     def _is_imported_into(self, task: Task) -> bool:
@@ -121,7 +121,7 @@ class Actions:
 
     @action
     def rename_task(
-        self, task_id: int | None = None, mark: str = "", name: str = "renamed by somebody"
+        self, task_id: int | None = None, mark: str = "", name: str = "renamed by hand"
     ) -> int:
         """Give a task another name; returns its id."""
         task = self._task(task_id, mark)
@@ -139,12 +139,12 @@ class Actions:
         if project not in self._state.projects:
             raise ActionFailed(f"there is no project {project}")
         before = self._simulator.events.snapshot(task)
-        move_task(self._somebody, task, project)
+        move_task(self._person, task, project)
         return self._updated(task, before)
 
     def _updated(self, task: Task, before: Snapshot) -> int:
         task.updated = self._state.now()
-        self._simulator.events.task_updated(task, before, self._somebody)
+        self._simulator.events.task_updated(task, before, self._person)
         return task.id
 
     def _task(
@@ -164,8 +164,8 @@ class Actions:
         moment = self._state.now()
         project = Project(
             id=next(self._state.ids.project),
-            name="somebody's project",
-            owner=self._somebody.user,
+            name="a new project",
+            owner=self._person.user,
             assignee=None,
             bug_tracker="",
             organization=None,
@@ -273,7 +273,7 @@ class Actions:
 
     @action
     def end_sessions(self) -> int:
-        """Log everybody out; returns how many sessions there were."""
+        """End all sessions; returns how many sessions there were."""
         count = len(self._state.sessions)
         self._state.sessions.clear()
         self._state.session_keys.clear()

@@ -45,7 +45,7 @@ def create_app(simulator: Backend, passage: Passage) -> Starlette:
 
 
 def _all_methods(methods: dict[str, Operation]) -> list[str]:
-    # Every method comes to the endpoint, which answers 405 in CVAT's words.
+    # Every method reaches the endpoint, which answers 405 in CVAT's words.
     return sorted({*methods, "GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 
 
@@ -71,7 +71,7 @@ def _endpoint(
         try:
             response = await passage(call, answer)
         except ClientDisconnect:
-            # Nobody will read it: what the web server in front notes down for such a request.
+            # The caller is gone: what the web server in front notes down for such a request.
             response = Response(status_code=CLIENT_GONE)
         finally:
             await request.close()

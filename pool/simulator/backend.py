@@ -185,12 +185,12 @@ class Backend(Machine):
             self.door.stamp()
 
     def hold_imports(self, at: str = "queued") -> None:
-        """Let imports come to a state, ``queued`` or ``started``, and no further."""
-        self.imports.gates[at].clear()
+        """Let imports reach a state, ``queued`` or ``started``, and no further."""
+        self.imports.may_be[at].clear()
 
     def release_imports(self) -> None:
-        for gate in self.imports.gates.values():
-            gate.set()
+        for allowed in self.imports.may_be.values():
+            allowed.set()
 
     def forget_uploads(self, data: Data) -> None:
         """Give up what is still being uploaded in pieces to a task that is deleted."""

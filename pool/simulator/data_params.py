@@ -39,8 +39,6 @@ class DataParams:
     stop_frame: int | None = None
     frame_filter: str = ""
     sorting_method: str = "lexicographical"
-    storage_method: str | None = None
-    use_cache: bool = False
     use_zip_chunks: bool = False
     copy_data: bool = False
     cloud_storage_id: int | None = None
@@ -99,6 +97,9 @@ def _nested(values: Mapping[tuple[int, ...], Any]) -> list[Any]:
 def read_params(values: Mapping[str, Any], settings: SimulatorSettings) -> DataParams:
     """Check the parameters. Raises 400 with all that is wrong with them."""
     fields = Fields(values)
+    # Checked, and of no effect here.
+    fields.choice("storage_method", ("cache", "file_system"), default="cache")
+    fields.boolean("use_cache")
     params = DataParams(
         image_quality=fields.integer("image_quality", least=1, most=100),
         chunk_size=_chunk_size(fields),
@@ -107,8 +108,6 @@ def read_params(values: Mapping[str, Any], settings: SimulatorSettings) -> DataP
         frame_filter=_frame_filter(fields),
         sorting_method=fields.choice("sorting_method", SORTING_METHODS, default="lexicographical")
         or "",
-        storage_method=fields.choice("storage_method", ("cache", "file_system"), default="cache"),
-        use_cache=fields.boolean("use_cache"),
         use_zip_chunks=fields.boolean("use_zip_chunks"),
         copy_data=fields.boolean("copy_data"),
         cloud_storage_id=fields.integer("cloud_storage_id", null=True),

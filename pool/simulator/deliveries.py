@@ -69,7 +69,7 @@ class Sender:
         self._stats = stats
         self._processor = processor
         self._faults = faults
-        #: Told +1 and -1 for each delivery begun and ended, so that others can wait for silence.
+        #: Called with +1 and -1 for each delivery begun and ended, so that tests can wait for it.
         self._on_change = on_change
         self._queue: deque[Item] = deque()
         #: Held up by faults: for a time, and until there are enough of them.

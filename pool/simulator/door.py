@@ -81,7 +81,7 @@ class Door(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        # Not with uvicorn's own accepting, which takes several turns of the loop to begin: in
+        # Not with uvicorn's own accepting, which takes several rounds of the loop to begin: in
         # between it could neither be stopped nor be said to run.
         await super().startup(sockets=sockets or [])
         self.open()
@@ -99,7 +99,7 @@ class Door(uvicorn.Server):
         try:
             accepted, _ = self._socket.accept()
         except OSError:
-            # Gone again before it was its turn.
+            # Closed by the client before it was accepted.
             return
         accepted.setblocking(False)
         loop = asyncio.get_running_loop()

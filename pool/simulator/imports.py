@@ -56,9 +56,9 @@ class Imports:
         self._interrupted: list[ImportRequest] = []
         #: Before a worker takes a request (``queued``), and once it is ``started``: cleared by
         #: tests that look at what is between two states.
-        self.gates = {"queued": asyncio.Event(), "started": asyncio.Event()}
-        for gate in self.gates.values():
-            gate.set()
+        self.may_be = {"queued": asyncio.Event(), "started": asyncio.Event()}
+        for allowed in self.may_be.values():
+            allowed.set()
 
     @property
     def waiting(self) -> int:
@@ -101,7 +101,7 @@ class Imports:
     async def work(self) -> None:
         """Be one worker, for ever."""
         while True:
-            await self.gates["queued"].wait()
+            await self.may_be["queued"].wait()
             if not self._queue:
                 self._something.clear()
                 await self._something.wait()
@@ -122,7 +122,7 @@ class Imports:
         return self._faults.firing(ImportFault, task.name) if task else []
 
     def _hold(self, request: ImportRequest, faults: list[Active[ImportFault]]) -> bool:
-        """Keep a request queued if a fault wants it so, until that fault is removed."""
+        """Keep a request queued if a fault says so, until that fault is removed."""
         for active in faults:
             if isinstance(active.fault, HungImport) and active.fault.at == "queued":
                 self._held[request.id] = request
@@ -148,7 +148,7 @@ class Imports:
             task = self._task_of(request)
             async with task.lock:
                 task = self._task_of(request)
-                await self.gates["started"].wait()
+                await self.may_be["started"].wait()
                 try:
                     _fail_early(faults)
                     await self._import(request, task, slower)
@@ -169,7 +169,7 @@ class Imports:
             await self._finish(request)
 
     async def _disturb(self, faults: list[Active[ImportFault]]) -> float:
-        """Hold a started import up as its faults want, before it locks its task's row.
+        """Hold a started import up as its faults say, before it locks its task's row.
 
         Returns how many times longer the rest is to take.
         """
@@ -351,7 +351,7 @@ class Imports:
 
 
 def _fail_early(faults: list[Active[ImportFault]]) -> None:
-    """Raises :class:`ImportFailed` or :class:`WorkerDied` if a fault wants it so."""
+    """Raises :class:`ImportFailed` or :class:`WorkerDied` if a fault says so."""
     for active in faults:
         if isinstance(active.fault, FailedImport):
             raise ImportFailed(active.fault.message)

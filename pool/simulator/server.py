@@ -154,7 +154,7 @@ class SimulatorServer:
 
     @property
     def actions(self) -> Actions:
-        """What happens once, behind everybody's back."""
+        """What people and administrators do once, past the pool."""
         return Actions(self.simulator, self.call)
 
     @property
@@ -196,7 +196,7 @@ class SimulatorServer:
         self._submit(asyncio.wait_for(watch(), timeout), timeout + 1.0)
 
     def hold_imports(self, at: str = "queued") -> None:
-        """Let imports come to a state, ``queued`` or ``started``, and no further."""
+        """Let imports reach a state, ``queued`` or ``started``, and no further."""
         self.call(lambda: self.simulator.hold_imports(at))
 
     def release_imports(self) -> None:

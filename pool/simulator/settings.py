@@ -13,7 +13,7 @@ from .versions import Version, read_version
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserSettings:
-    """Somebody who can log in. Without a password one is drawn at the start of the server."""
+    """A user who can log in. Without a password one is drawn at the start of the server."""
 
     username: str
     password: str | None = field(default=None, repr=False)

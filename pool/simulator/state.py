@@ -105,17 +105,11 @@ class State:
         return request
 
     def forget_expired_requests(self) -> None:
-        moment = self.now()
-        gone = [
-            key
-            for key, request in self.requests.items()
-            if request.expires is not None and request.expires <= moment
-        ]
-        for key in gone:
-            del self.requests[key]
+        for request_id in list(self.requests):
+            self.request_of(request_id)
 
     def forget_task(self, task: Task) -> None:
-        """Delete a task with all that hangs on it. Its request stays, as it does in Redis."""
+        """Delete a task with its jobs and labels. Its request stays, as it does in Redis."""
         for job_id in task.job_ids:
             del self.jobs[job_id]
         for label_id in task.label_ids:

@@ -28,7 +28,7 @@ from pool.simulator import SimulatorServer
 from pool.simulator.faults import Cut, Error, Fault, SlowImport
 from pool.store import NewRequest
 
-THEIRS = ["somebody-0.jpg"]
+THEIRS = ["other-0.jpg"]
 
 
 @pytest.fixture
