@@ -15,7 +15,6 @@ from support.clock import ManualClock
 from support.commands import PATIENCE
 from support.hooked import HOOK, SCOPE, Counted, Imports, install, new_project, state
 from support.scripted import ScriptedCvat
-from support.services import dispatch_of, fill, refill_of
 from support.stepped import Start, Stepped
 from support.waiting import wait_until
 
@@ -25,7 +24,6 @@ from pool.config.settings import ImportSettings, PoolSettings, Settings, Templat
 from pool.cvat import connect
 from pool.daemon import Daemon
 from pool.process import Process
-from pool.requests.dispatcher import Dispatcher
 from pool.simulator import SimulatorServer
 from pool.status import WebhookState
 from pool.store import Store
@@ -161,26 +159,6 @@ def refusing(
         yield served
         assert served.process.store.leases() == []
         assert served.spooled() == []
-
-
-# --- Requests in the spool ------------------------------------------------------------------------
-
-
-@pytest.fixture
-def dispatch(engine: Process) -> Iterator[Dispatcher]:
-    # One job at a time, so that the order of calls is the order of requests.
-    dispatch = dispatch_of(engine, workers=1)
-    yield dispatch
-    dispatch.stop(PATIENCE)
-
-
-@pytest.fixture
-def warm(engine: Process, cvat: ScriptedCvat, clock: ManualClock) -> None:
-    """All pools are full, the calls for that are forgotten, and the engine's is the daemon."""
-    engine.store.acquire_maintenance(engine.owner, until=clock.now() + 1e9, now=clock.now())
-    engine.heartbeat.run_once()
-    fill(refill_of(engine))
-    cvat.calls.clear()
 
 
 # --- A daemon whose services run when the test says so -------------------------------------------

@@ -6,17 +6,14 @@ import time
 import pytest
 from support.clock import ManualClock
 from support.happening import make_warm, serve
-from support.services import PATIENCE
-from support.spooled import accept, accepted, entries, receive, state
+from support.scripted import ScriptedCvat
+from support.stepped import IMPORTING, QUEUED, Stepped, go_down
 
 from pool.config.settings import Template
-from pool.errors import CvatUnreachable
 from pool.maintenance import cleanup as module
 from pool.maintenance.cleanup import EVENTS_FOR, LEAST, SPOOL_GRACE, UNDELIVERED_FOR, Cleanup
-from pool.model import RequestState, TaskState, new_id
+from pool.model import TaskState, new_id
 from pool.process import Process
-from pool.requests.breaker import SERVER
-from pool.requests.dispatcher import Dispatcher
 from pool.store import FINAL_GRACE, CreateLimit
 
 
@@ -111,30 +108,27 @@ def age(engine: Process) -> None:
 
 
 def test_entries_that_no_unfinished_request_belongs_to_are_dropped(
-    engine: Process, dispatch: Dispatcher, template: Template, clock: ManualClock
+    daemon: Stepped, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
-    cleanup = Cleanup(engine.store, engine.spool, keep=1e9, clock=clock)
-    assert cleanup.run_once().spooled == 0
-    engine.breaker.hold(SERVER, CvatUnreachable("down"))
-    waiting, cancelled = (accepted(engine, dispatch, template) for _ in range(2))
-    engine.store.cancel_request(cancelled, now=clock.now())
-    _, never_written_down = receive(engine)
-    engine.spool.receive("half-received").discard()
-    assert cleanup.run_once().spooled == 0, "they may be about to be"
-    age(engine)
-    assert cleanup.run_once().spooled == 2
-    assert entries(engine) == [waiting]
-    assert state(engine, waiting) is RequestState.QUEUED
-    assert never_written_down.id not in entries(engine)
+    assert daemon.run("cleanup").spooled == 0
+    go_down(cvat)
+    waiting, cancelled = daemon.accept(), daemon.accept()
+    daemon.drain()
+    daemon.store.cancel_request(cancelled, now=clock.now())
+    never_written_down = daemon.process.spool.receive(new_id())
+    never_written_down.add("a.jpg").write(b"some bytes")
+    never_written_down.finish(sync=False)
+    daemon.process.spool.receive("half-received").discard()
+    assert daemon.run("cleanup").spooled == 0, "they may be about to be"
+    age(daemon.process)
+    assert daemon.run("cleanup").spooled == 2
+    assert daemon.spooled() == [waiting]
+    assert daemon.states(waiting) == {QUEUED}
 
 
-def test_what_is_being_imported_may_be_needed_again(
-    engine: Process, dispatch: Dispatcher, template: Template
-) -> None:
-    opened = accept(engine, dispatch, template)
-    dispatch.run_once()
-    dispatch.drain(PATIENCE)
-    assert opened.request is not None
-    assert state(engine, opened.request.id) is RequestState.IMPORTING
-    age(engine)
-    assert Cleanup(engine.store, engine.spool, keep=1e9, clock=engine.clock).run_once().spooled == 0
+def test_what_is_being_imported_may_be_needed_again(daemon: Stepped) -> None:
+    request = daemon.accept()
+    daemon.drain()
+    assert daemon.states(request) == {IMPORTING}
+    age(daemon.process)
+    assert daemon.run("cleanup").spooled == 0

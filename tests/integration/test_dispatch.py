@@ -15,8 +15,20 @@ import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
 from support.services import PATIENCE
-from support.spooled import OTHER, come_back, go_down, uploads
-from support.stepped import CANCELLED, CONTENT, FAILED, IMPORTING, QUEUED, READY, Start, Stepped
+from support.stepped import (
+    CANCELLED,
+    CONTENT,
+    FAILED,
+    IMPORTING,
+    OTHER,
+    QUEUED,
+    READY,
+    Start,
+    Stepped,
+    come_back,
+    go_down,
+    uploads,
+)
 from support.waiting import wait_until
 
 from pool.config.settings import PoolSettings, Template

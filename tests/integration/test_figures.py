@@ -12,14 +12,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.api import Serving, serving, settings_for
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import PATIENCE, fill, one_round, open_lease, refill_of
-from support.spooled import READY, accepted, come_back, go_down, import_all, serve, state
+from support.services import fill, one_round, open_lease, refill_of
+from support.stepped import READY, Stepped, come_back, go_down
 
 from pool import TaskPool, TemplateStatus
 from pool.config.settings import PoolSettings, Template
 from pool.observability.observation import Observation
 from pool.process import Process
-from pool.requests.dispatcher import Dispatcher
 from pool.simulator import SimulatorServer
 from pool.store import open_store
 
@@ -129,24 +128,17 @@ def test_the_rate_is_that_of_the_last_minute(
 # --- Whose time it was ----------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("warm")
-def test_the_time_that_cvat_was_away_is_not_the_pools(
-    engine: Process,
-    dispatch: Dispatcher,
-    template: Template,
-    cvat: ScriptedCvat,
-    clock: ManualClock,
-) -> None:
-    observation = Observation(engine)
+def test_the_time_that_cvat_was_away_is_not_the_pools(daemon: Stepped, cvat: ScriptedCvat) -> None:
+    observation = Observation(daemon.process)
     go_down(cvat)
-    request = accepted(engine, dispatch, template)
-    dispatch.drain(PATIENCE)
-    clock.advance(600.0)
+    request = daemon.accept()
+    daemon.drain()
+    daemon.advance(600.0)
     come_back(cvat)
-    serve(dispatch)
-    import_all(engine, cvat, clock)
-    assert state(engine, request) is READY
-    observation.metrics.take(engine.store.events_after(0, limit=99))
+    daemon.serve()
+    daemon.import_all()
+    assert daemon.states(request) == {READY}
+    observation.metrics.take(daemon.store.events_after(0, limit=99))
     shown = {name: measured(observation)[f"cvat_pool_request_{name}_sum"] for name in PARTS}
     assert shown["seconds"] == pytest.approx(600.0, abs=2.0)
     assert shown["server_seconds"] == pytest.approx(600.0, abs=2.0)

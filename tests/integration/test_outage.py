@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import PATIENCE, cvat_pool, environment
-from support.spooled import QUEUED, READY, entries
+from support.stepped import QUEUED, READY, entries
 from support.waiting import wait_until
 
 from pool import TaskPool

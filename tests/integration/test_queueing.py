@@ -5,12 +5,21 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, cast
 
 import pytest
+from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import PATIENCE, dispatch_of, fill, refill_of
-from support.spooled import IMPORTING, QUEUED, come_back, entries, go_down, levels, serve, uploads
+from support.stepped import (
+    IMPORTING,
+    QUEUED,
+    Start,
+    caller,
+    come_back,
+    entries,
+    go_down,
+    levels,
+    uploads,
+)
 
 from pool import Request, RequestCancelled, TaskPool, WaitTimeout
 from pool.config.settings import DaemonSettings, Settings, StoreSettings, Template
@@ -27,9 +36,7 @@ from pool.errors import (
     SpoolFull,
 )
 from pool.model import LeaseState, RequestState, TaskState
-from pool.requests import sending
 from pool.requests.breaker import SERVER
-from pool.requests.dispatcher import Dispatcher
 from pool.store import Store
 
 FILES = [("a.jpg", b"some bytes")]
@@ -45,27 +52,23 @@ def settings(template: Template, store_url: str) -> Settings:
 
 
 @pytest.fixture
-def pool(settings: Settings, store: Store, cvat: ScriptedCvat) -> Iterator[TaskPool]:
-    """A caller's, with a full pool, and a clock that runs: nothing here waits for it."""
-    pool = TaskPool(settings, store=store, cvat=cast(Any, cvat))
-    fill(refill_of(pool.process))
+def pool(
+    start: Start, settings: Settings, store: Store, cvat: ScriptedCvat, clock: ManualClock
+) -> Iterator[TaskPool]:
+    """A caller's, with a full pool, and without a daemon."""
+    filling = start()
+    filling.fill()
+    filling.stop()
     cvat.calls.clear()
-    yield pool
-    pool.close()
+    with caller(settings, store, cvat, clock) as pool:
+        yield pool
 
 
 @pytest.fixture
 def daemon(pool: TaskPool) -> None:
-    """Somebody maintains the store."""
+    """One maintains the store, and leaves alone what waits."""
     now = pool.clock.now()
     pool.store.acquire_maintenance("a daemon", until=now + 1000.0, now=now)
-
-
-@pytest.fixture
-def dispatch(pool: TaskPool, daemon: None) -> Iterator[Dispatcher]:
-    dispatch = dispatch_of(pool.process, workers=1)
-    yield dispatch
-    dispatch.stop(PATIENCE)
 
 
 def submit(pool: TaskPool, *, key: str | None = None) -> Request:
@@ -86,12 +89,12 @@ def all_requests(pool: TaskPool) -> list[RequestState]:
     ids=["unreachable", "busy"],
 )
 def test_a_request_that_cvat_cannot_take_is_queued(
-    pool: TaskPool, template: Template, cvat: ScriptedCvat, error: CvatError
+    pool: TaskPool, cvat: ScriptedCvat, error: CvatError
 ) -> None:
     go_down(cvat, error)
     request = submit(pool)
     assert (request.state, request.task_id, request.outcome) == (QUEUED, None, None)
-    assert levels(pool.process, template) == {"warm": 3}
+    assert levels(pool.store) == {"warm": 3}
     assert entries(pool.process) == [request.id]
     assert pool.store.holds()[SERVER].code == error.code
     assert cvat.count("upload") == 1
@@ -99,21 +102,18 @@ def test_a_request_that_cvat_cannot_take_is_queued(
         request.jobs(timeout=0.01)
 
 
-def test_it_is_served_when_cvat_is_back(
-    pool: TaskPool, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat
-) -> None:
+def test_it_is_served_when_cvat_is_back(pool: TaskPool, start: Start, cvat: ScriptedCvat) -> None:
+    daemon = start()
     go_down(cvat)
     requests = [submit(pool) for _ in range(2)]
     come_back(cvat)
-    cvat.before = lambda operation: (
-        cvat.make_ready(uploads(cvat)[-1]) if operation == "upload" else None
-    )
-    pool.store.release_hold(SERVER, now=pool.clock.now())
-    serve(dispatch)
+    pool.resume()
+    daemon.serve()
+    daemon.import_all()
     for request in requests:
-        (job,) = request.jobs(timeout=PATIENCE)
+        (job,) = request.jobs(timeout=0)
         assert job.id == (request.task_id or 0) * 10
-    pool.close()
+    daemon.stop()
     assert entries(pool.process) == []
 
 
@@ -134,15 +134,15 @@ def test_a_task_that_cannot_be_made_either(
 
 
 @pytest.mark.usefixtures("daemon")
-def test_known_to_be_away_it_is_not_even_tried(
-    pool: TaskPool, template: Template, cvat: ScriptedCvat
-) -> None:
-    pool.process.breaker.hold(SERVER, CvatUnreachable("down"))
+def test_known_to_be_away_it_is_not_even_tried(pool: TaskPool, cvat: ScriptedCvat) -> None:
+    go_down(cvat)
+    before = submit(pool)
+    cvat.calls.clear()
     request = submit(pool)
     assert request.state is QUEUED
     assert cvat.calls == []
-    assert levels(pool.process, template) == {"warm": 3}
-    assert entries(pool.process) == [request.id]
+    assert levels(pool.store) == {"warm": 3}
+    assert entries(pool.process) == sorted([before.id, request.id])
 
 
 @pytest.mark.usefixtures("daemon")
@@ -155,41 +155,37 @@ def test_warm_tasks_are_handed_out_all_the_while(pool: TaskPool, cvat: ScriptedC
 
 
 @pytest.mark.usefixtures("daemon")
-def test_an_answer_that_was_lost_with_the_server(
-    pool: TaskPool, template: Template, cvat: ScriptedCvat, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sending, "SETTLE_LOOKS", (0.0, 0.0))
+def test_an_answer_that_was_lost_with_the_server(pool: TaskPool, cvat: ScriptedCvat) -> None:
     go_down(cvat, CvatBusy("gateway", http_status=503))
     request = submit(pool)
     assert request.state is QUEUED
-    assert levels(pool.process, template) == {"warm": 2, "failed": 1}, "nobody knows what is in it"
+    assert levels(pool.store) == {"warm": 2, "failed": 1}, "nobody knows what is in it"
     assert request.record.imports_used == 1
 
 
 @pytest.mark.usefixtures("daemon")
 def test_an_upload_that_was_cut_and_then_the_server_is_gone(
-    pool: TaskPool, template: Template, cvat: ScriptedCvat, monkeypatch: pytest.MonkeyPatch
+    pool: TaskPool, cvat: ScriptedCvat
 ) -> None:
-    monkeypatch.setattr(sending, "CUT_OFF_PAUSE", 0.0)
     cut = CvatUnreachable("cut after 5 of 10 bytes")
     mark_touched(cut)
     mark_not_finished(cut)
     cvat.failures["upload"] = [cut, CvatUnreachable("connection refused")]
     request = submit(pool)
     assert request.state is QUEUED
-    assert levels(pool.process, template) == {"warm": 2, "failed": 1}
+    assert levels(pool.store) == {"warm": 2, "failed": 1}
     assert entries(pool.process) == [request.id]
 
 
 @pytest.mark.usefixtures("daemon")
-def test_data_for_a_lease_waits_too(pool: TaskPool, template: Template, cvat: ScriptedCvat) -> None:
+def test_data_for_a_lease_waits_too(pool: TaskPool, cvat: ScriptedCvat) -> None:
     lease = pool.acquire("scenes")
     go_down(cvat)
     request = lease.upload(FILES)
     assert request.state is QUEUED
     record = pool.store.lease(lease.id)
     assert record is not None and record.state is LeaseState.RELEASED
-    assert levels(pool.process, template) == {"warm": 3}
+    assert levels(pool.store) == {"warm": 3}
 
 
 @pytest.mark.usefixtures("daemon")
@@ -210,7 +206,7 @@ def test_an_open_file_is_kept_from_where_it_stood(pool: TaskPool, cvat: Scripted
 
 @pytest.mark.usefixtures("daemon")
 def test_a_stream_that_cannot_be_read_again_is_an_error_that_says_so(
-    pool: TaskPool, template: Template, cvat: ScriptedCvat
+    pool: TaskPool, cvat: ScriptedCvat
 ) -> None:
     stream = io.BytesIO(b"some bytes")
 
@@ -223,7 +219,7 @@ def test_a_stream_that_cannot_be_read_again_is_an_error_that_says_so(
         pool.submit("scenes", [("a.jpg", stream)], idempotency_key="k")
     assert isinstance(raised.value.__cause__, CvatUnreachable)
     assert all_requests(pool) == [RequestState.FAILED]
-    assert levels(pool.process, template) == {"warm": 3}
+    assert levels(pool.store) == {"warm": 3}
     assert entries(pool.process) == []
 
 
@@ -240,13 +236,13 @@ def test_more_than_max_queued_is_refused(
     for _ in range(2):
         waiting.append(submit(pool).id)
         if not known:
-            pool.store.release_hold(SERVER, now=pool.clock.now())
+            pool.resume()
     with pytest.raises(QueueFull, match="max_queued") as raised:
         submit(pool, key="k")
     assert raised.value.retry_after is not None
     assert raised.value.status == 429
     assert entries(pool.process) == sorted(waiting)
-    assert levels(pool.process, template) == {"warm": 3}
+    assert levels(pool.store) == {"warm": 3}
     assert pool.store.queued() == {template.name: 2}
     pool.request(waiting[0]).cancel()
     assert submit(pool, key="k").state is QUEUED, "the key is free for another try"
@@ -267,15 +263,13 @@ def test_the_count_that_decides_comes_after_the_data_is_kept(
 
 
 @pytest.mark.usefixtures("daemon")
-def test_more_than_the_spool_takes_is_refused(
-    pool: TaskPool, template: Template, cvat: ScriptedCvat
-) -> None:
+def test_more_than_the_spool_takes_is_refused(pool: TaskPool, cvat: ScriptedCvat) -> None:
     go_down(cvat)
     first = pool.submit("scenes", [("a.jpg", bytes(3_000))])
     with pytest.raises(SpoolFull, match="spool_limit"):
         pool.submit("scenes", [("a.jpg", bytes(3_000))])
     assert entries(pool.process) == [first.id]
-    assert levels(pool.process, template) == {"warm": 3}
+    assert levels(pool.store) == {"warm": 3}
     assert sorted(all_requests(pool)) == [RequestState.FAILED, QUEUED]
 
 
@@ -285,32 +279,35 @@ def test_more_than_the_spool_takes_is_refused(
 @pytest.mark.usefixtures("daemon")
 @pytest.mark.parametrize("known", [False, True], ids=["tried", "held"])
 def test_the_same_key_gives_the_queued_request(
-    pool: TaskPool, settings: Settings, store: Store, cvat: ScriptedCvat, known: bool
+    pool: TaskPool,
+    settings: Settings,
+    store: Store,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
+    known: bool,
 ) -> None:
     go_down(cvat)
     first = submit(pool, key="k")
     if not known:
-        store.release_hold(SERVER, now=pool.clock.now())
-    other = TaskPool(settings, store=store, cvat=cast(Any, cvat))
-    assert submit(other, key="k").id == submit(pool, key="k").id == first.id
-    with pytest.raises(IdempotencyConflict):
-        other.submit("scenes", [("b.jpg", b"other")], idempotency_key="k")
+        pool.resume()
+    with caller(settings, store, cvat, clock) as other:
+        assert submit(other, key="k").id == submit(pool, key="k").id == first.id
+        with pytest.raises(IdempotencyConflict):
+            other.submit("scenes", [("b.jpg", b"other")], idempotency_key="k")
     assert entries(pool.process) == [first.id]
     assert cvat.count("upload") == 1
-    other.close()
 
 
-def test_calling_off_what_is_queued(
-    pool: TaskPool, dispatch: Dispatcher, template: Template, cvat: ScriptedCvat
-) -> None:
+def test_calling_off_what_is_queued(pool: TaskPool, start: Start, cvat: ScriptedCvat) -> None:
+    daemon = start()
     go_down(cvat)
     request = submit(pool)
     come_back(cvat)
     assert request.cancel()
     assert not request.cancel()
     assert entries(pool.process) == []
-    pool.store.release_hold(SERVER, now=pool.clock.now())
-    assert serve(dispatch) == 0
+    pool.resume()
+    assert daemon.serve() == 0
     with pytest.raises(RequestCancelled):
         request.jobs(timeout=1.0)
     assert pool.store.leases([LeaseState.WAITING]) == []
@@ -342,29 +339,25 @@ def test_on_empty_fail_does_not_wait_with_an_empty_pool(
 # --- Without a daemon ----------------------------------------------------------------------------
 
 
-def test_without_a_daemon_it_fails_at_once(
-    pool: TaskPool, template: Template, cvat: ScriptedCvat
-) -> None:
+def test_without_a_daemon_it_fails_at_once(pool: TaskPool, cvat: ScriptedCvat) -> None:
     go_down(cvat)
     with pytest.raises(CvatUnreachable):
         submit(pool, key="k")
     assert entries(pool.process) == []
     assert pool.store.holds() == {}
-    assert levels(pool.process, template) == {"warm": 3}
+    assert levels(pool.store) == {"warm": 3}
     assert all_requests(pool) == [RequestState.FAILED]
     come_back(cvat)
     assert submit(pool, key="k").state is IMPORTING
 
 
-def test_a_daemon_that_ends_in_between(
-    pool: TaskPool, daemon: None, template: Template, cvat: ScriptedCvat
-) -> None:
+def test_a_daemon_that_ends_in_between(pool: TaskPool, daemon: None, cvat: ScriptedCvat) -> None:
     go_down(cvat)
     cvat.before = lambda _operation: _end(pool)
     with pytest.raises(CvatUnreachable):
         submit(pool)
     assert entries(pool.process) == []
-    assert levels(pool.process, template) == {"warm": 3}
+    assert levels(pool.store) == {"warm": 3}
 
 
 def _end(pool: TaskPool) -> None:
@@ -373,9 +366,8 @@ def _end(pool: TaskPool) -> None:
 
 
 def test_without_a_daemon_another_task_is_tried_after_a_lost_answer(
-    pool: TaskPool, template: Template, cvat: ScriptedCvat, monkeypatch: pytest.MonkeyPatch
+    pool: TaskPool, cvat: ScriptedCvat
 ) -> None:
-    monkeypatch.setattr(sending, "SETTLE_LOOKS", (0.0,))
     cvat.failures["upload"] = [CvatBusy("gateway", http_status=503)]
     cvat.failures["jobs"] = [CvatUnreachable("gone"), *[]]
     request = submit(pool)
@@ -385,9 +377,8 @@ def test_without_a_daemon_another_task_is_tried_after_a_lost_answer(
 
 @pytest.mark.usefixtures("daemon")
 def test_a_server_that_answers_is_asked_and_another_task_tried(
-    pool: TaskPool, template: Template, cvat: ScriptedCvat, monkeypatch: pytest.MonkeyPatch
+    pool: TaskPool, cvat: ScriptedCvat
 ) -> None:
-    monkeypatch.setattr(sending, "SETTLE_LOOKS", (0.0,))
     cvat.failures["upload"] = [CvatBusy("HTTP 500", http_status=500)]
     for task in pool.store.tasks(states=(TaskState.WARM,)):
         cvat.states[task.task_id or 0] = ImportState(status=ImportStatus.UNKNOWN)

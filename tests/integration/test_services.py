@@ -16,8 +16,16 @@ import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
 from support.services import one_round
-from support.spooled import uploads
-from support.stepped import CONTENT, FAILED, IMPORTING, READY, Start, Stepped, caller
+from support.stepped import (
+    CONTENT,
+    FAILED,
+    IMPORTING,
+    READY,
+    Start,
+    Stepped,
+    caller,
+    uploads,
+)
 
 from pool import Request, TaskPool
 from pool.config.settings import Settings, Template

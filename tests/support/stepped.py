@@ -7,15 +7,16 @@ replaced, and the threads by which a process says that it lives and looks after 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, cast
 from unittest import mock
 
-from pool.config.settings import Settings, Template
+from pool.config.settings import PoolSettings, Settings, Template
 from pool.daemon import Daemon, Maintenance
+from pool.errors import CvatError, CvatUnreachable
 from pool.maintenance.refill import Refill
 from pool.model import RequestRecord, RequestState, TaskState
 from pool.process import Process
@@ -30,6 +31,8 @@ from support.services import PATIENCE, fill
 CONTENT = b"some bytes"
 FAILED, CANCELLED = RequestState.FAILED, RequestState.CANCELLED
 IMPORTING, QUEUED, READY = RequestState.IMPORTING, RequestState.QUEUED, RequestState.READY
+#: A template beside the one of all tests.
+OTHER = Template(name="other", labels=({"name": "tram"},), pool=PoolSettings(min_size=2))
 
 
 class ByHand:
@@ -216,11 +219,40 @@ class Stepped:
         return {self.read(each).state for each in requests}
 
     def spooled(self) -> list[str]:
-        """Whose data is in the spool."""
-        folder = self.process.spool.folder
-        return sorted(each.name for each in folder.iterdir()) if folder.exists() else []
+        return entries(self.process)
 
     def levels(self, template: str = "scenes") -> dict[str, int]:
-        """Live tasks by state."""
-        counts = self.store.levels()[template].counts
-        return {state.value: count for state, count in counts.items() if count}
+        return levels(self.store, template)
+
+
+# --- What tests look at, and what they do to the server ------------------------------------------
+
+
+def entries(process: Process) -> list[str]:
+    """Whose data is in the spool."""
+    folder = process.spool.folder
+    return sorted(each.name for each in folder.iterdir()) if folder.exists() else []
+
+
+def levels(store: Store, template: str = "scenes") -> dict[str, int]:
+    """Live tasks by state."""
+    counts = store.levels()[template].counts
+    return {state.value: count for state, count in counts.items() if count}
+
+
+def go_down(cvat: ScriptedCvat, error: CvatError | None = None) -> None:
+    """From now on no call gets through."""
+
+    def refuse(_operation: str) -> None:
+        raise error or CvatUnreachable("connection refused")
+
+    cvat.before = refuse
+
+
+def come_back(cvat: ScriptedCvat) -> None:
+    cvat.before = lambda _operation: None
+
+
+def uploads(cvat: ScriptedCvat) -> Sequence[Any]:
+    """The tasks that data was sent to, in order."""
+    return [call[1] for call in cvat.calls if call[0] == "upload"]
