@@ -65,8 +65,7 @@ class _Registered:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiter:
-    """A thread, or a coroutine of ``loop``, that waits for a request or a lease; without the id of
-    either, for any commit."""
+    """A thread, or a coroutine of ``loop``, that waits for a request or a lease."""
 
     request: str
     lease: str
@@ -110,8 +109,7 @@ class Feed:
         """Return the first answer of ``check`` that is not None; None after ``timeout`` seconds.
 
         ``check`` runs on the calling thread: at first, after each event of the ``request`` or
-        ``lease`` of that id, or after each commit where neither is given, and every
-        :data:`RECHECK` seconds. What it raises is raised.
+        ``lease`` of that id, and every :data:`RECHECK` seconds. What it raises is raised.
 
         :raises PoolClosed: the feed was closed.
         """
@@ -310,17 +308,15 @@ class Feed:
             time.sleep(gap)
         # Before the look: a commit that pokes from here on may be too late for it.
         self._poked = False
-        if not (self._is_wanted() or self._closed):
+        with self._guard:
+            if not self.running:
+                self._cursor = None
+            lingers = not (self.running or self._closed)
+        if lingers:
             self._wait(LINGER)
         with self._guard:
             if not self.running:
                 self._thread = None
-            return self.running
-
-    def _is_wanted(self) -> bool:
-        with self._guard:
-            if not self.running:
-                self._cursor = None
             return self.running
 
     def _wait(self, seconds: float) -> bool:
@@ -350,7 +346,7 @@ class Feed:
         try:
             while self._read():
                 pass
-            _wake(self._waiting_for_any() | self._ended(requests=recheck))
+            _wake(self._ended(requests=recheck))
         except BaseException:
             self._token = None
             raise
@@ -379,9 +375,6 @@ class Feed:
         names = {each.request for each in waiters} - {""} if requests else set()
         ended |= set(self._store.requests_at_end(names)) if names else set()
         return {each for each in waiters if ended & {each.request, each.lease}}
-
-    def _waiting_for_any(self) -> set[_Waiter]:
-        return {each for each in tuple(self._waiters) if not (each.request or each.lease)}
 
 
 def _wake(waiters: Iterable[_Waiter]) -> None:

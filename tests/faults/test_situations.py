@@ -201,7 +201,7 @@ def test_stampede_on_an_empty_pool(
     def keep_filling() -> None:
         while not done.is_set():
             fill(refill)
-            engine.feed.wait_for(lambda: done.is_set() or None, 0.02)
+            done.wait(0.02)
 
     filler = threading.Thread(target=keep_filling)
     filler.start()

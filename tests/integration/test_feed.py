@@ -143,11 +143,11 @@ def test_there_is_a_thread_only_while_somebody_listens(feed: Feed, store: Store)
     assert listener.heard.empty()
 
 
-def test_changes_that_are_no_events_are_noticed_too(feed: Feed, store: Store) -> None:
+def test_changes_that_are_no_events_are_noticed_too(feed: Feed, there: Store) -> None:
     noticed: queue.Queue[int] = queue.Queue()
     feed.on(lambda events: noticed.put(len(events)))
     assert noticed.get(timeout=PATIENCE) == 0, "the first look"
-    store.pause("scenes", now=1.0)
+    there.pause("scenes", now=1.0)
     assert noticed.get(timeout=PATIENCE) == 0
 
 
@@ -276,20 +276,6 @@ def test_a_wait_on_a_loop_can_be_stopped(feed: Feed) -> None:
         assert answer is None
 
     asyncio.run(main())
-
-
-def test_every_commit_wakes_who_waits_for_any(feed: Feed, store: Store, there: Store) -> None:
-    began = threading.Event()
-
-    def paused() -> bool | None:
-        began.set()
-        return "scenes" in store.paused() or None
-
-    with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(feed.wait_for, paused, PATIENCE)
-        assert began.wait(PATIENCE)
-        there.pause("scenes", now=1.0)
-        assert waiting.result(PATIENCE)
 
 
 def test_the_end_of_the_feed_ends_all_waits(feed: Feed, store: Store) -> None:

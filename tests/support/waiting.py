@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 
 from pool.clock import SystemClock
 from pool.events.feed import Feed
 from pool.store import Store
 
-#: Seconds after which a test gives up.
+#: Seconds after which a test gives up, and until the next check when nothing is committed.
 PATIENCE = 60.0
+RECHECK = 2.0
 
 
 def wait_until(store: Store, condition: Callable[[], object], patience: float = PATIENCE) -> None:
@@ -17,8 +20,13 @@ def wait_until(store: Store, condition: Callable[[], object], patience: float = 
 
     :raises AssertionError: it does not hold after ``patience`` seconds.
     """
-    feed = Feed(store, clock=SystemClock())
+    feed, committed = Feed(store, clock=SystemClock()), threading.Event()
+    feed.on(lambda _: committed.set())
+    end = time.monotonic() + patience
     try:
-        assert feed.wait_for(lambda: condition() or None, patience), "it did not come to that"
+        while not condition():
+            assert time.monotonic() < end, "it did not come to that"
+            committed.wait(RECHECK)
+            committed.clear()
     finally:
         feed.close()
