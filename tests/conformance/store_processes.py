@@ -5,14 +5,14 @@ Every process waits at a gate until all have started, so that they meet in the s
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
 from typing import Any
+
+from support.forked import forkserver
 
 from conformance.store_scene import FINGERPRINT, NOW, TEMPLATE, wish
 from pool.errors import IdempotencyConflict
@@ -40,11 +40,9 @@ def claim_all(url: str) -> list[int]:
     return task_ids
 
 
-def claim_and_die(url: str) -> None:
-    """Is killed as soon as it has a task."""
-    opened = open_store(url).open_lease(wish(), now=NOW)
-    print(json.dumps(opened.lease.id), flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
+def claim(url: str) -> str:
+    """Takes a task, and keeps the store open."""
+    return open_store(url).open_lease(wish(), now=NOW).lease.id
 
 
 def open_with_key(url: str, key: str, payload: str) -> str:
@@ -126,40 +124,39 @@ def maintain(url: str, owner: str) -> bool:
     return won
 
 
-def run(action: Callable[..., Any], *calls: tuple[Any, ...]) -> list[Any]:
-    """Run an action in as many processes as there are calls, at once; their answers."""
-    processes = [_start(action, call) for call in calls]
+def run(action: Callable[..., Any], *calls: tuple[Any, ...], killed: bool = False) -> list[Any]:
+    """Run an action in as many processes as there are calls, at once; their answers. With
+    ``killed`` each is killed as soon as it has answered."""
+    context = forkserver()
+    gate = context.Barrier(len(calls))
+    lines = [context.Pipe(duplex=False) for _ in calls]
+    processes = [
+        context.Process(target=_act, args=(action, call, gate, line, killed))
+        for call, (_, line) in zip(calls, lines, strict=True)
+    ]
     for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+        process.start()
+    for _, line in lines:
+        line.close()
+    answers = []
+    for answer, _ in lines:
+        with answer:
+            answers.append(answer.recv())
     for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    return [_answer(process) for process in processes]
+        process.join()
+        assert process.exitcode == (-signal.SIGKILL if killed else 0)
+        process.close()
+    return answers
 
 
-def _start(action: Callable[..., Any], call: tuple[Any, ...]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "conformance.store_processes", action.__name__, json.dumps(call)],
-        cwd=Path(__file__).parents[1],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def _answer(process: subprocess.Popen[str]) -> Any:
-    with process:
-        out, complaint = process.communicate()
-    if not out:
-        raise AssertionError(complaint)
-    return json.loads(out)
-
-
-if __name__ == "__main__":
-    wanted, arguments = globals()[sys.argv[1]], json.loads(sys.argv[2])
-    print("ready", flush=True)
-    sys.stdin.readline()
-    print(json.dumps(wanted(*arguments)))
+def _act(
+    action: Callable[..., Any],
+    call: tuple[Any, ...],
+    gate: Barrier,
+    line: Connection,
+    killed: bool,
+) -> None:
+    gate.wait()
+    line.send(action(*call))
+    if killed:
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -232,7 +232,7 @@ def test_a_hand_out_is_seen_at_once_by_others(
 
 def test_a_hand_out_survives_the_process_that_got_it(scene: Scene, store_url: str) -> None:
     task = scene.warm()
-    [lease_id] = processes.run(processes.claim_and_die, (store_url,))
+    [lease_id] = processes.run(processes.claim, (store_url,), killed=True)
     assert scene.lease(lease_id).pooled_id == task.id
     assert scene.task(task.id).state is TaskState.LEASED
     assert scene.store.open_lease(wish(), now=NOW).task is None

@@ -5,17 +5,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import signal
 import socket
 import threading
 import time
 from dataclasses import replace
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from support.forked import forkserver
 from support.proxy import CuttingProxy
 from support.waiting import wait_until
 
@@ -69,10 +69,7 @@ class Storm:
         self._server = SimulatorServer(
             SimulatorSettings(timings=timings or Timings().scaled(0.2), seed=seed)
         )
-        self._context: ForkServerContext = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(
-            ["faults.actors", "pool.taskpool", "pool.daemon", "pool.client"]
-        )
+        self._context = forkserver()
         self._image = sample_image(1, size=4_000)
         self._processes: dict[str, list[ForkServerProcess]] = {"caller": [], "daemon": []}
         self._born = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import importlib
 import json
+import multiprocessing
 import os
 import pkgutil
 import signal
@@ -21,6 +22,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from io import TextIOWrapper
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -30,6 +32,13 @@ from pool.cli.app import main
 _MOST: Final = 2**20
 #: What the product imports where it is used, which takes longer than the rest of a command.
 _LAZY: Final = ("cvat_sdk", "PIL.Image", "rich.live", "rich.progress", "rich.table")
+
+
+def forkserver() -> ForkServerContext:
+    """Processes that run a function of the tests, forked off one that has imported the product."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pool.taskpool", "pool.daemon", "pool.client", *_LAZY])
+    return context
 
 
 class Command:
