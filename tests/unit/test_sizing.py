@@ -60,9 +60,16 @@ def test_the_whole_target() -> None:
     assert (calmer.rate, calmer.peak_rate) == (0.0, 0.2)
 
 
-def test_the_reorder_point_is_below_the_target() -> None:
-    small = PoolSettings(min_size=0, max_size=3, hit_rate=0.99)
-    assert target_size(history(*[50] * 6), small, lead_time=1.0, now=1000.0).reorder_point == 2
+@pytest.mark.parametrize(
+    ("min_size", "max_size", "counts", "reorder_point"),
+    [(0, 3, [50] * 6, 2), (0, 1, [50] * 6, 0), (7, 40, [], 1), (10, 40, [], 2)],
+)
+def test_the_reorder_point_is_below_the_target(
+    min_size: int, max_size: int, counts: list[int], reorder_point: int
+) -> None:
+    settings = PoolSettings(min_size=min_size, max_size=max_size, hit_rate=0.99)
+    target = target_size(history(*counts), settings, lead_time=1.0, now=1000.0)
+    assert target.reorder_point == reorder_point < target.size
 
 
 def test_the_rate_is_that_of_the_window_alone() -> None:
@@ -94,6 +101,10 @@ def test_poisson_quantile_is_the_smallest_that_suffices(mean: float, probability
 def test_poisson_quantile_goes_on_smoothly_for_large_means() -> None:
     below, above = poisson_quantile(499.0, 0.99), poisson_quantile(501.0, 0.99)
     assert 0 <= above - below <= 5
+
+
+def test_a_share_that_the_rounded_sum_never_reaches() -> None:
+    assert poisson_quantile(123.4, 1 - 1e-15) > poisson_quantile(123.4, 0.9999)
 
 
 def test_the_target_serves_the_promised_share() -> None:
