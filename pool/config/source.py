@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypedDict, cast
 
@@ -131,9 +131,11 @@ def upload_of(files: Sequence[LocalFile], params: DataParams) -> Upload:
         raise InputError("the list of files is empty")
     names = [file.name for file in files]
     check_extensions(names)
-    upload = Upload(files=tuple(files))
-    known = None if kind_of(upload) == "archive" else {name: name for name in names}
-    return replace(upload, extra=_as_in_cvat(params.given, known))
+    extra = params.given
+    # Those of an archive are the names inside it.
+    if extra and kind_of_names(names) != "archive":
+        extra = _as_in_cvat(extra, {name: name for name in names})
+    return Upload(files=tuple(files), extra=extra)
 
 
 def fit(upload: Upload, template: Template) -> None:
@@ -141,8 +143,9 @@ def fit(upload: Upload, template: Template) -> None:
 
     :raises InputError: they do not; CVAT would find that out during the import.
     """
-    own = upload.extra
-    params = merged(template.data, own, segment_size=template.task.segment_size)
+    own, params = upload.extra, template.data
+    if own:
+        params = merged(params, own, segment_size=template.task.segment_size)
     from_server = upload.share or (upload.cloud[1] if upload.cloud else ())
     for name in ("server_files_exclude", "filename_pattern"):
         if name in own and not from_server:
@@ -363,21 +366,21 @@ def _fetched(urls: Sequence[str], params: DataParams) -> Upload:
         known.update({url: name, address: name, name: name})
         addresses.append(address)
     check_extensions(known.values())
-    extra = _as_in_cvat(params.given, known if kind_of_names(known.values()) == "images" else None)
+    extra = params.given
+    if kind_of_names(known.values()) == "images":
+        extra = _as_in_cvat(extra, known)
     return Upload(urls=tuple(addresses), extra=extra)
 
 
 # --- Parameters that name files -------------------------------------------------------------------
 
 
-def _as_in_cvat(params: dict[str, Any], known: Mapping[str, str] | None) -> dict[str, Any]:
+def _as_in_cvat(params: dict[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
     """Return parameters whose names are those of the files in CVAT; ``known`` has these by what the
-    caller calls them. None leaves all names as they are: they are those inside an archive.
+    caller calls them.
 
     :raises InputError: a file is named that is not there.
     """
-    if known is None:
-        return params
     names = dict(params)
 
     def there(key: str, given: Iterable[str]) -> tuple[str, ...]:
