@@ -318,7 +318,7 @@ class _Reading:
         return read_labels(
             raw,
             lambda at, what: self._problem(*placed(at, what)),
-            lambda at, what: self._warning(*placed(at, what)),
+            lambda at, what: self._warnings.append(self._at(*placed(at, what))),
         )
 
     # --- The steps that all tables share --------------------------------------------------------
@@ -387,9 +387,6 @@ class _Reading:
 
     def _problem(self, key: Key, message: str) -> None:
         self._problems.append(self._at(key, message))
-
-    def _warning(self, key: Key, message: str) -> None:
-        self._warnings.append(self._at(key, message))
 
     @cached_property
     def _lines(self) -> Mapping[Key, int]:

@@ -13,7 +13,7 @@ from pool.config.source import Progress, Upload
 from pool.cvat import failures
 from pool.cvat.credentials import Credentials, find_credentials
 from pool.cvat.failures import Answer
-from pool.cvat.listing import ANSWERED, Unsteady, answered_at, json_filter, list_all
+from pool.cvat.listing import Unsteady, answered_at, json_filter, list_all
 from pool.cvat.records import (
     AccessToken,
     ImportState,
@@ -292,7 +292,7 @@ class CvatClient:
             middle = len(ids) // 2
             return self._jobs_of(ids[:middle]) | self._jobs_of(ids[middle:])
         found: dict[int, list[Job]] = {}
-        for said in listed:
+        for said, _ in listed:
             parsed = parse_job(said, self.job_url)
             if parsed is not None:
                 found.setdefault(parsed[0], []).append(parsed[1])
@@ -342,7 +342,7 @@ class CvatClient:
 
     def _list_tasks(self, operation: str, query: Mapping[str, object]) -> list[TaskInfo]:
         found = list_all(self._transport, operation, "/api/tasks", query)
-        return [TaskInfo.parse(said, said.get(ANSWERED)) for said in found]
+        return [TaskInfo.parse(said, moment) for said, moment in found]
 
     def _check_gone(self, answer: Answer, method: str) -> None:
         """Only CVAT itself says in JSON that a task is gone; a proxy's 404 proves nothing."""

@@ -12,8 +12,8 @@ from pool.cvat.records import parse_id
 from pool.cvat.transport import Transport
 from pool.errors import CvatBusy
 
-#: The key under which each row has the time of its answer.
-ANSWERED: Final = "_answered"
+#: A row, and the time of its answer, as :func:`answered_at` has it.
+Row = tuple[Any, float | None]
 _PAGE_SIZE: Final = 500
 #: How often a listing is read that changes between two pages, before it is given up.
 _MAX_LISTINGS: Final = 3
@@ -25,7 +25,7 @@ class Unsteady(CvatBusy):
 
 def list_all(
     transport: Transport, operation: str, path: str, query: Mapping[str, object]
-) -> list[Any]:
+) -> list[Row]:
     """Return the rows of all pages, in order of id, each once.
 
     A listing whose count changes between two pages may have skipped something, so it is begun
@@ -42,13 +42,13 @@ def list_all(
 
 def _list_once(
     transport: Transport, operation: str, path: str, query: Mapping[str, object]
-) -> dict[int, Any] | None:
+) -> dict[int, Row] | None:
     """Return the rows by id; None when they changed meanwhile.
 
     The pages are numbered here: ``next`` in the answer is an absolute address, whose host and
     scheme may be wrong behind a proxy.
     """
-    found: dict[int, Any] = {}
+    found: dict[int, Row] = {}
     query = {**query, "page_size": _PAGE_SIZE, "sort": "id"}
     number, count = 1, None
     while True:
@@ -67,8 +67,7 @@ def _list_once(
             return None
         moment = answered_at(answer)
         for said in page["results"]:
-            found[parse_id(said)] = said
-            said[ANSWERED] = moment
+            found[parse_id(said)] = said, moment
         if not page.get("next"):
             return found
         number += 1

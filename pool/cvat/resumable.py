@@ -169,9 +169,10 @@ class GroupedUpload:
 
     def _send_chunk(self, path: str, file: OpenFile, chunk: bytes, start: int, meter: Meter) -> int:
         """Send the bytes that begin at ``start``, from wherever the server has got to; return
-               where the next chunk begins.
-        The chunk stays in memory until the server has it,
-               so that files that cannot be rewound are resumed as well.
+        where the next chunk begins.
+
+        The chunk stays in memory until the server has it, so that files that cannot be rewound
+        are resumed as well.
         """
         end = start + len(chunk)
         offset = start

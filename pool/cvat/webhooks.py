@@ -82,7 +82,7 @@ class Webhooks:
     def of(self, project_id: int | None) -> list[Webhook]:
         """Return all that these credentials may see, oldest first."""
         found = list_all(self._transport, "webhooks", "/api/webhooks", _scope(project_id))
-        return [Webhook.parse(said) for said in found]
+        return [Webhook.parse(said) for said, _ in found]
 
     def create(
         self, project_id: int | None, *, target_url: str, description: str, secret: str

@@ -35,7 +35,7 @@ class Heartbeat:
         owner: str,
         *,
         clock: Clock,
-        afterwards: Callable[[], object] = lambda: None,
+        afterwards: Callable[[], object],
     ) -> None:
         self._store = store
         self._owner = owner

@@ -71,8 +71,10 @@ def poisson_quantile(mean: float, probability: float) -> int:
     if mean <= 0:
         return 0
     if mean > 500:
+        from statistics import NormalDist
+
         # The sum below would underflow; the normal approximation is within one here.
-        return math.ceil(mean + _normal_quantile(probability) * math.sqrt(mean))
+        return math.ceil(mean + NormalDist().inv_cdf(probability) * math.sqrt(mean))
     term = math.exp(-mean)
     total, k = term, 0
     while total < probability:
@@ -82,12 +84,6 @@ def poisson_quantile(mean: float, probability: float) -> int:
         if term == 0.0:
             break
     return k
-
-
-def _normal_quantile(probability: float) -> float:
-    from statistics import NormalDist
-
-    return NormalDist().inv_cdf(probability)
 
 
 def target_size(
