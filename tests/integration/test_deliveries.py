@@ -121,6 +121,35 @@ def test_the_jobs_of_another_processs_request_are_asked_for_once(
     assert imports.state(task_id) is RequestState.READY
 
 
+@pytest.mark.parametrize(
+    ("doubt", "found", "end"),
+    [
+        ({"frames": ("a.jpg",)}, "a.jpg", RequestState.READY),
+        # Its data is in the spool: it gets another task.
+        ({"frames": ("a.jpg",)}, "theirs.jpg", RequestState.QUEUED),
+        ({"answered": False}, "a.jpg", RequestState.READY),
+        # The process that sends it is to find out.
+        ({"answered": False}, "theirs.jpg", RequestState.UPLOADING),
+    ],
+)
+def test_the_frames_of_another_processs_import_in_doubt_are_compared(
+    deliveries: WebhookReceiver,
+    engine: Process,
+    imports: Imports,
+    cvat: ScriptedCvat,
+    doubt: dict[str, Any],
+    found: str,
+    end: RequestState,
+) -> None:
+    task_id = imports.begin(owner="elsewhere", **doubt)
+    cvat.make_ready(task_id)
+    cvat.frames_there[task_id] = (found,)
+    deliveries.handle(created(task_id))
+    engine.tracker.run_once()
+    assert imports.state(task_id) is end
+    assert engine.tracker.seconds_until_due() is None
+
+
 def test_the_upload_of_a_callers_own_is_noticed(
     deliveries: WebhookReceiver, engine: Process, imports: Imports, cvat: ScriptedCvat
 ) -> None:

@@ -77,8 +77,16 @@ class Imports:
         self.count = 0
 
     def begin(
-        self, *files: str, owner: str = "", watched: bool = True, with_request: bool = True
+        self,
+        *files: str,
+        owner: str = "",
+        watched: bool = True,
+        with_request: bool = True,
+        answered: bool = True,
+        frames: tuple[str, ...] | None = None,
     ) -> int:
+        """With ``frames`` it is in doubt whether the data, which is in the spool then, has arrived;
+        and so it is, while it is sent, until the upload is ``answered``."""
         self.count += 1
         store, now, number = self.process.store, self.process.clock.now(), self.count
         limit = CreateLimit(capacity=99, concurrency=99)
@@ -95,11 +103,16 @@ class Imports:
             owner=owner or self.process.owner,
             ttl=60.0,
         )
-        request = NewRequest(id=f"request{number}", files=files or ("a.jpg",), size=10)
+        request = NewRequest(
+            id=f"request{number}",
+            files=files or ("a.jpg",),
+            size=10,
+            spooled=frames is not None,
+        )
         opened = store.open_lease(lease, request=request if with_request else None, now=now)
-        if opened.request is not None:
+        if opened.request is not None and answered:
             import_id = opened.request.import_id or ""
-            store.begin_import(import_id, deadline=now + 600, now=now)
+            store.begin_import(import_id, deadline=now + 600, frames=frames, now=now)
             if watched and not owner:
                 self.process.tracker.watch(import_id, kind="images")
         return 100 + number
