@@ -5,65 +5,43 @@ from __future__ import annotations
 import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import open_lease
+from support.stepped import CONTENT, Stepped, uploads
 
-from pool.config.settings import Template
-from pool.config.source import build_upload
 from pool.cvat.records import ImportState, ImportStatus
 from pool.errors import CvatBusy, CvatRejected, CvatUnreachable
-from pool.maintenance.deletion import Deletion, DeletionReport
+from pool.maintenance.deletion import DeletionReport
 from pool.maintenance.reconcile import LOOK_EVERY, Reconcile
 from pool.maintenance.reconcile_rules import Action, orphan_after, stuck_after
-from pool.maintenance.refill import Refill
-from pool.model import Handout, PooledTask, RequestState, TaskState, new_id, pool_mark, task_name
-from pool.process import Process
-from pool.store import CreateLimit, NewRequest, Store
+from pool.model import PooledTask, RequestState, TaskState, new_id, pool_mark, task_name
+from pool.store import CreateLimit, Store
 
 HTTP_TIMEOUT = 30.0
 STUCK, ORPHAN = stuck_after(HTTP_TIMEOUT), orphan_after(HTTP_TIMEOUT)
 VERIFY_EVERY = 600.0
+FILES = [("a.jpg", CONTENT)]
 
 
 @pytest.fixture
-def reconcile(engine: Process) -> Reconcile:
-    return service(engine)
+def reconcile(empty: Stepped) -> Reconcile:
+    return service(empty)
 
 
 @pytest.fixture
-def warm(engine: Process, cvat: ScriptedCvat) -> list[PooledTask]:
+def warm(daemon: Stepped) -> list[PooledTask]:
     """A full pool of three."""
-    refill = Refill(
-        engine.store,
-        engine.cvat(),
-        engine.settings.templates,
-        engine.breaker,
-        owner=engine.owner,
-        clock=engine.clock,
-    )
-    while refill.run_once():
-        refill.drain()
-    cvat.calls.clear()
-    return list(engine.store.tasks())
+    return list(daemon.store.tasks())
 
 
-def service(engine: Process, **templates: Template) -> Reconcile:
+def service(daemon: Stepped) -> Reconcile:
+    """A reconciling of its own, as ``cvat-pool reconcile`` has it: what a daemon finds is in its metrics alone."""
     return Reconcile(
-        engine.store,
-        engine.cvat(),
-        templates or engine.settings.templates,
+        daemon.store,
+        daemon.process.cvat(),
+        daemon.process.templates,
         http_timeout=HTTP_TIMEOUT,
         verify_every=VERIFY_EVERY,
-        clock=engine.clock,
+        clock=daemon.clock,
     )
-
-
-def deletion(engine: Process) -> DeletionReport:
-    return Deletion(engine.store, engine.cvat(), owner=engine.owner, clock=engine.clock).run_once()
-
-
-def clock_of(engine: Process) -> ManualClock:
-    assert isinstance(engine.clock, ManualClock)
-    return engine.clock
 
 
 def state_of(store: Store, task: PooledTask) -> TaskState:
@@ -82,17 +60,17 @@ def calls(cvat: ScriptedCvat) -> list[str]:
 
 
 def test_a_pool_in_order_costs_one_call_and_changes_nothing(
-    engine: Process, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
+    daemon: Stepped, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
 ) -> None:
     report = reconcile.run_once()
     assert (report.verified, report.done) == (3, {})
     assert calls(cvat) == ["marked_tasks"]
-    assert list(engine.store.tasks()) == warm
+    assert list(daemon.store.tasks()) == warm
 
 
 @pytest.mark.parametrize("fate", ["gone", "hidden", "filled", "renamed", "moved", "abroad"])
 def test_a_warm_task_that_is_not_as_it_was_left(
-    engine: Process, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat, fate: str
+    daemon: Stepped, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat, fate: str
 ) -> None:
     task = warm[0]
     task_id = task.task_id or 0
@@ -115,55 +93,52 @@ def test_a_warm_task_that_is_not_as_it_was_left(
     assert report.verified == 2
     retired = fate in ("gone", "hidden")
     assert report.done == {(Action.RETIRE if retired else Action.DISOWN): 1}
-    assert state_of(engine.store, task) is (TaskState.RETIRED if retired else TaskState.DELETED)
-    left = engine.store.task(task.id)
+    assert state_of(daemon.store, task) is (TaskState.RETIRED if retired else TaskState.DELETED)
+    left = daemon.store.task(task.id)
     assert left is not None and left.reason
-    deletion(engine)
+    daemon.run("delete")
     assert cvat.count("delete_task") == 0, "whatever became of it, it is not deleted"
     if fate == "hidden":
         cvat.elsewhere.clear()
         cvat.tasks_there[task_id] = info
-        clock_of(engine).advance(61.0)
-        assert deletion(engine).deleted == 1
+        daemon.clock.advance(61.0)
+        assert daemon.run("delete").deleted == 1
     reconcile.run_once()
-    assert len(engine.store.tasks()) == 2
+    assert len(daemon.store.tasks()) == 2
 
 
 @pytest.mark.parametrize("state", ["leased", "importing", "ready"])
 def test_a_task_that_was_handed_out_is_not_touched_whatever_it_is_called(
-    engine: Process,
+    daemon: Stepped,
     reconcile: Reconcile,
-    template: Template,
     warm: list[PooledTask],
     cvat: ScriptedCvat,
     state: str,
 ) -> None:
-    opened = open_lease(engine, template)
-    task = opened.task
-    assert task is not None and task.task_id is not None
-    if state != "leased":
-        engine.store.begin_foreign_import(opened.lease.id, now=engine.clock.now())
+    if state == "leased":
+        task_id = daemon.pool.acquire("scenes").task_id
+    else:
+        task_id = daemon.pool.submit("scenes", FILES).task_id or 0
     if state == "ready":
-        cvat.make_ready(task.task_id)
-        jobs = cvat.jobs_there[task.task_id]
-        engine.store.complete_import(task.id, jobs, now=engine.clock.now())
-    mark = pool_mark(engine.store.pool_id)
+        daemon.import_all()
+    task = next(each for each in warm if each.task_id == task_id)
+    mark = pool_mark(daemon.store.pool_id)
     names = [
         task.name,
         warm[1].name,
-        task_name(engine.store.pool_id, "x", new_id()),
+        task_name(daemon.store.pool_id, "x", new_id()),
         f"{mark} mine",
         "mine",
     ]
     for name in names:
-        cvat.put_task(task.task_id, name, age=1e6, size=3 if state == "ready" else 0)
-        assert service(engine).run_once().done == {}
-        assert task.task_id in cvat.tasks_there
-    assert state_of(engine.store, task).value == state
+        cvat.put_task(task_id, name, age=1e6, size=3 if state == "ready" else 0)
+        assert service(daemon).run_once().done == {}
+        assert task_id in cvat.tasks_there
+    assert state_of(daemon.store, task).value == state
 
 
 def test_strangers_without_our_mark_are_not_touched(
-    engine: Process, reconcile: Reconcile, cvat: ScriptedCvat
+    empty: Stepped, reconcile: Reconcile, cvat: ScriptedCvat
 ) -> None:
     cvat.put_task(1, task_name("another1", "scenes", new_id()), age=1e6)
     cvat.put_task(2, "an empty task", age=1e6)
@@ -174,9 +149,9 @@ def test_strangers_without_our_mark_are_not_touched(
 
 
 def test_an_orphan_is_deleted_once_it_is_old_enough(
-    engine: Process, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
+    daemon: Stepped, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
 ) -> None:
-    name = task_name(engine.store.pool_id, "scenes", new_id())
+    name = task_name(daemon.store.pool_id, "scenes", new_id())
     cvat.put_task(900, name, age=ORPHAN)
     assert reconcile.run_once().done == {}
     cvat.put_task(900, name, age=ORPHAN + 1)
@@ -188,10 +163,10 @@ def test_an_orphan_is_deleted_once_it_is_old_enough(
 
 
 def test_an_orphan_with_data_or_data_on_its_way_is_left_alone(
-    engine: Process, reconcile: Reconcile, cvat: ScriptedCvat
+    empty: Stepped, reconcile: Reconcile, cvat: ScriptedCvat
 ) -> None:
     for number, size in ((900, 5), (901, 0)):
-        name = task_name(engine.store.pool_id, "scenes", new_id())
+        name = task_name(empty.store.pool_id, "scenes", new_id())
         cvat.put_task(number, name, age=1e6, size=size, prepared=True)
     cvat.states[901] = ImportState(status=ImportStatus.STARTED)
     assert reconcile.run_once().done == {}
@@ -203,9 +178,9 @@ def test_an_orphan_with_data_or_data_on_its_way_is_left_alone(
 
 @pytest.mark.parametrize("happened", [True, False])
 def test_a_create_whose_answer_was_lost_is_settled_by_its_name(
-    engine: Process, reconcile: Reconcile, cvat: ScriptedCvat, clock: ManualClock, happened: bool
+    empty: Stepped, reconcile: Reconcile, cvat: ScriptedCvat, clock: ManualClock, happened: bool
 ) -> None:
-    stuck = begin_create(engine)
+    stuck = begin_create(empty)
     reconcile.run_once()
     calls(cvat)
     if happened:
@@ -218,46 +193,45 @@ def test_a_create_whose_answer_was_lost_is_settled_by_its_name(
         (Action.FINISH_CREATE if happened else Action.FAIL_CREATE): 1
     }
     assert calls(cvat) == ["marked_tasks"], "one call, however many creates"
-    assert state_of(engine.store, stuck) is (TaskState.WARM if happened else TaskState.FAILED)
+    assert state_of(empty.store, stuck) is (TaskState.WARM if happened else TaskState.FAILED)
 
 
-def begin_create(engine: Process) -> PooledTask:
+def begin_create(empty: Stepped) -> PooledTask:
     """A create whose process died before it heard of the answer."""
-    template = engine.settings.templates["scenes"]
-    task = engine.store.begin_create(
+    template = empty.process.templates["scenes"]
+    task = empty.store.begin_create(
         new_id(),
         template.name,
         template.fingerprint,
         limit=CreateLimit(capacity=9, concurrency=9),
         owner="dead",
-        now=engine.clock.now(),
+        now=empty.clock.now(),
     )
     assert task is not None
     return task
 
 
 def test_a_create_that_happens_after_it_was_given_up_is_adopted(
-    engine: Process,
+    empty: Stepped,
     reconcile: Reconcile,
-    template: Template,
     cvat: ScriptedCvat,
     clock: ManualClock,
 ) -> None:
-    late = begin_create(engine)
+    late = begin_create(empty)
     clock.advance(STUCK + 1)
     reconcile.run_once()
-    assert deletion(engine).deleted == 1
+    assert empty.run("delete").deleted == 1
     cvat.put_task(500, late.name, age=ORPHAN + 1, prepared=True)
     clock.advance(LOOK_EVERY)
     assert reconcile.run_once().done == {Action.ADOPT: 1}
-    adopted = engine.store.task(late.id)
+    adopted = empty.store.task(late.id)
     assert adopted is not None
     assert (adopted.state, adopted.task_id, adopted.prepared) == (TaskState.WARM, 500, True)
-    assert open_lease(engine, template).lease.task_id == 500
+    assert empty.pool.acquire("scenes").task_id == 500
 
 
 def test_of_two_tasks_of_one_name_one_goes(
-    engine: Process, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
+    daemon: Stepped, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
 ) -> None:
     cvat.put_task(900, warm[0].name, age=1e6)
     assert reconcile.run_once().done == {Action.DELETE: 1}
@@ -269,9 +243,9 @@ def test_of_two_tasks_of_one_name_one_goes(
 
 
 def test_each_warm_task_is_looked_at_every_so_often_in_one_call(
-    engine: Process, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
+    daemon: Stepped, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
 ) -> None:
-    clock = clock_of(engine)
+    clock = daemon.clock
     reconcile.run_once()
     calls(cvat)
     for _ in range(int(2 * VERIFY_EVERY / 10) + 1):
@@ -284,11 +258,11 @@ def test_each_warm_task_is_looked_at_every_so_often_in_one_call(
 
 
 def test_the_rotation_steps_back_for_requests_but_not_for_ever(
-    engine: Process, reconcile: Reconcile, template: Template, warm: list[PooledTask]
+    daemon: Stepped, reconcile: Reconcile, warm: list[PooledTask]
 ) -> None:
-    clock = clock_of(engine)
+    clock = daemon.clock
     reconcile.run_once()
-    open_lease(engine, template, request=NewRequest(id="r", files=("a",), size=1))
+    daemon.pool.submit("scenes", FILES)
     clock.advance(VERIFY_EVERY)
     assert reconcile.run_once().skipped
     clock.advance(VERIFY_EVERY)
@@ -296,15 +270,15 @@ def test_the_rotation_steps_back_for_requests_but_not_for_ever(
 
 
 def test_a_server_that_is_down_is_not_hammered(
-    engine: Process, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
+    daemon: Stepped, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
 ) -> None:
-    clock = clock_of(engine)
+    clock = daemon.clock
     cvat.failures["marked_tasks"] = [CvatUnreachable("down") for _ in range(999)]
     for _ in range(360):
         reconcile.run_once()
         clock.advance(10.0)
     assert 5 <= len(calls(cvat)) <= 15, "in an hour"
-    assert len(engine.store.tasks()) == 3, "nothing is known, so nothing is decided"
+    assert len(daemon.store.tasks()) == 3, "nothing is known, so nothing is decided"
     cvat.failures.clear()
     clock.advance(600.0)
     assert reconcile.run_once().verified == 3
@@ -314,77 +288,76 @@ def test_a_server_that_is_down_is_not_hammered(
 
 
 def test_doubted_tasks_are_handed_out_once_they_were_looked_at(
-    engine: Process,
+    daemon: Stepped,
     reconcile: Reconcile,
-    template: Template,
     warm: list[PooledTask],
     cvat: ScriptedCvat,
 ) -> None:
     cvat.put_task(warm[0].task_id or 0, warm[0].name, size=9, jobs=1)
-    engine.store.quarantine_warm(until=engine.clock.now() + 5.0)
+    daemon.store.quarantine_warm(until=daemon.clock.now() + 5.0)
     report = reconcile.run_once()
     assert (report.verified, report.done) == (2, {Action.DISOWN: 1})
-    assert open_lease(engine, template).lease.pooled_id == warm[1].id
+    others = {each.task_id for each in warm[1:]}
+    assert {daemon.pool.acquire("scenes").task_id for _ in others} == others
 
 
 # --- What is about to be deleted -------------------------------------------------------------
 
 
 def test_a_task_that_somebody_filled_before_it_was_deleted_is_left_to_them(
-    engine: Process, warm: list[PooledTask], cvat: ScriptedCvat
+    daemon: Stepped, warm: list[PooledTask], cvat: ScriptedCvat
 ) -> None:
     filled, renamed, empty = warm
     for task in warm:
-        engine.store.retire(task.id, reason="older than max_age", now=engine.clock.now())
+        daemon.store.retire(task.id, reason="older than max_age", now=daemon.clock.now())
     cvat.put_task(filled.task_id or 0, filled.name, size=2, jobs=1)
     cvat.put_task(renamed.task_id or 0, "mine")
-    assert deletion(engine) == DeletionReport(deleted=1, disowned=2)
+    assert daemon.run("delete") == DeletionReport(deleted=1, disowned=2)
     assert set(cvat.tasks_there) == {filled.task_id, renamed.task_id}
-    assert state_of(engine.store, filled) is TaskState.DELETED
-    assert state_of(engine.store, empty) is TaskState.DELETED
-    assert service(engine).run_once().done == {}, "nor is it an orphan afterwards"
+    assert state_of(daemon.store, filled) is TaskState.DELETED
+    assert state_of(daemon.store, empty) is TaskState.DELETED
+    assert service(daemon).run_once().done == {}, "nor is it an orphan afterwards"
 
 
 def test_a_request_that_met_somebody_elses_data_gets_another_task(
-    engine: Process, template: Template, warm: list[PooledTask], cvat: ScriptedCvat
+    daemon: Stepped, warm: list[PooledTask], cvat: ScriptedCvat
 ) -> None:
-    opened = open_lease(engine, template, request=NewRequest(id="r", files=("a",), size=1))
-    assert opened.task is not None and opened.request is not None
-    theirs = opened.task
-    cvat.put_task(theirs.task_id or 0, theirs.name, size=2, jobs=1)
+    def put_theirs(operation: str) -> None:
+        if operation == "upload" and cvat.count("upload") == 1:
+            (task_id,) = uploads(cvat)
+            cvat.put_task(task_id, cvat.tasks_there[task_id].name, size=2, jobs=1)
+
+    cvat.before = put_theirs
     cvat.failures["upload"] = [
         CvatRejected('HTTP 400 Bad Request: ["Adding more data is not supported"]', http_status=400)
     ]
-    upload = build_upload([("a.jpg", b"some bytes")])
-    handout = Handout(lease=opened.lease, task=theirs, request=opened.request)
-    request = engine.runner.run(template, handout, upload)
+    request = daemon.pool.submit("scenes", FILES)
     assert request.state is RequestState.IMPORTING
-    assert request.task_id != theirs.task_id
-    assert deletion(engine) == DeletionReport(disowned=1)
-    assert theirs.task_id in cvat.tasks_there
+    theirs, ours = uploads(cvat)
+    assert request.task_id == ours != theirs
+    assert daemon.run("delete") == DeletionReport(disowned=1)
+    assert theirs in cvat.tasks_there
 
 
 def test_a_burnt_task_is_deleted_with_our_data_in_it(
-    engine: Process, template: Template, warm: list[PooledTask], cvat: ScriptedCvat
+    daemon: Stepped, warm: list[PooledTask], cvat: ScriptedCvat
 ) -> None:
-    opened = open_lease(engine, template, request=NewRequest(id="r", files=("a",), size=1))
-    assert opened.task is not None and opened.task.task_id is not None
-    assert opened.request is not None
-    now = engine.clock.now()
-    engine.store.begin_import(opened.request.import_id or "", deadline=now, now=now)
-    engine.store.fail_import(opened.task.id, code="import-timed-out", message="", now=now)
-    cvat.put_task(opened.task.task_id, opened.task.name, size=2, jobs=1)
-    assert deletion(engine) == DeletionReport(deleted=1)
-    assert opened.task.task_id not in cvat.tasks_there
+    request = daemon.pool.submit("scenes", FILES)
+    task = next(each for each in warm if each.task_id == request.task_id)
+    daemon.track()
+    assert request.state is RequestState.FAILED, "CVAT made no jobs"
+    cvat.put_task(task.task_id or 0, task.name, size=2, jobs=1)
+    assert daemon.run("delete").deleted == 1
+    assert task.task_id not in cvat.tasks_there
 
 
 def test_nothing_is_deleted_unseen(
-    engine: Process, warm: list[PooledTask], cvat: ScriptedCvat, clock: ManualClock
+    daemon: Stepped, warm: list[PooledTask], cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
     for task in warm:
-        engine.store.retire(task.id, reason="old", now=clock.now())
+        daemon.store.retire(task.id, reason="old", now=clock.now())
     cvat.failures["tasks"] = [CvatBusy("later", http_status=503)]
-    assert deletion(engine) == DeletionReport(failed=3)
+    assert daemon.run("delete") == DeletionReport(failed=3)
     assert cvat.count("delete_task") == 0
     clock.advance(61.0)
-    assert deletion(engine) == DeletionReport(deleted=3)
+    assert daemon.run("delete") == DeletionReport(deleted=3)
