@@ -33,7 +33,7 @@ def warm(daemon: Stepped) -> list[PooledTask]:
 
 
 def service(daemon: Stepped) -> Reconcile:
-    """A reconciling of its own, as ``cvat-pool reconcile`` has it: what a daemon finds is in its metrics alone."""
+    """One of its own, as ``cvat-pool reconcile`` has it: a daemon's reports go to its metrics."""
     return Reconcile(
         daemon.store,
         daemon.process.cvat(),
