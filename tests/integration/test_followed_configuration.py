@@ -19,6 +19,7 @@ from pool.config.loader import load
 from pool.cvat import connect
 from pool.daemon import Daemon
 from pool.simulator import SimulatorServer
+from pool.simulator.faults import SlowImport
 from pool.status import WebhookState
 from pool.tracking.webhook_setup import WebhookSetup
 
@@ -232,6 +233,9 @@ def test_the_webhook_of_a_template_that_came_with_a_reload_is_relied_on(
                 )
                 assert hooked.name == "hooked"
                 simulator.stats.reset()
+                # Where the jobs exist before the caller has written that its data is there, their
+                # frames are compared, which takes a call.
+                simulator.faults.add(SlowImport(seconds=1.0, times=1))
                 assert caller.submit("hooked", [("a.jpg", image)]).jobs(timeout=20)
                 assert simulator.stats.calls["jobs:list"] == 0, "no call was needed"
                 list(setup.remove())
