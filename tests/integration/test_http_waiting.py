@@ -88,16 +88,16 @@ def test_ends_that_another_process_finds(served: Serving, api: Api, store_url: s
     elsewhere.close()
 
 
-def test_many_wait_without_a_thread_for_each(served: Serving) -> None:
+def test_many_wait_without_a_thread_for_each(served: Serving, waiters: Callable[[], int]) -> None:
     ids = [importing(served, number) for number in range(1, 41)]
     with polling(served, f"/v1/requests/{ids[0]}"):
-        threading.Event().wait(0.05)
+        until(lambda: waiters() == 1)
         before = threading.active_count()
     lines = []
     for each in ids * 3:
         line = polling(served, f"/v1/requests/{each}")
         lines.append((line, line.__enter__()))
-    threading.Event().wait(0.2)
+    until(lambda: waiters() >= len(lines))
     # Each group of the workers may have grown to its own bound, and not beyond.
     assert threading.active_count() - before <= 20
     for number in range(1, 41):
@@ -134,7 +134,9 @@ def test_a_preference_that_cannot_be_read_is_none(served: Serving, api: Api) -> 
 # --- The end of the server ------------------------------------------------------------------------
 
 
-def test_a_stop_answers_those_who_wait(served: Serving, api: Api, image: bytes) -> None:
+def test_a_stop_answers_those_who_wait(
+    served: Serving, api: Api, image: bytes, waiters: Callable[[], int]
+) -> None:
     served.fill()
     request = importing(served, 1)
     lease = api.lease().json["id"]
@@ -143,6 +145,7 @@ def test_a_stop_answers_those_who_wait(served: Serving, api: Api, image: bytes) 
             threads.submit(api.get, f"/v1/requests/{request}", headers=waiting(60)),
             threads.submit(api.get, f"/v1/leases/{lease}", headers=waiting(60)),
         ]
+        until(lambda: waiters() == 2)
         sent = threads.submit(
             api.submit, [("a.jpg", image)], template="patient", wait=60, key="monday"
         )
@@ -151,7 +154,6 @@ def test_a_stop_answers_those_who_wait(served: Serving, api: Api, image: bytes) 
             served.process.store,
             lambda: served.process.store.requests().requests[0].id != request,
         )
-        threading.Event().wait(0.1)
         served.shutdown.begin()
         served.server.stop(PATIENCE)
         assert [poll.result().status for poll in polls] == [200, 200]
@@ -189,9 +191,10 @@ def test_a_stop_waits_for_what_is_being_sent(served: Serving, image: bytes) -> N
         line.settimeout(PATIENCE)
         line.sendall(
             b"POST /v1/requests HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; "
-            b"boundary=b\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body[:100])
+            b"boundary=b\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n%s"
+            % (len(body), body[:100])
         )
-        threading.Event().wait(0.1)
+        assert line.recv(100).startswith(b"HTTP/1.1 100 Continue"), "it is being read"
         served.shutdown.begin()
         stopped = threads.submit(served.server.stop, PATIENCE)
         line.sendall(body[100:])
