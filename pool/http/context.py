@@ -1,7 +1,7 @@
 """What a call comes with: the app's state, and what its caller says in headers.
 
-Routes ask for these by plain calls. FastAPI's ``Depends`` would take a third of the time that a
-hand-out over HTTP does.
+Routes ask for these by plain calls: with FastAPI's ``Depends`` a hand-out over HTTP takes 750
+Python calls in place of 650.
 """
 
 from __future__ import annotations
