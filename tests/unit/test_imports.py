@@ -13,8 +13,8 @@ import pool
 ROOT = Path(pool.__file__).parent
 #: Each imports only what stands before it.
 ORDER = (
-    "errors", "version", "clock", "logs", "backoff", "permissions", "model", "status", "config",
-    "handles", "cvat", "store",
+    "errors", "version", "clock", "logs", "forks", "backoff", "permissions", "model", "status",
+    "config", "handles", "cvat", "store",
     "events", "tracking", "requests", "maintenance", "process", "observability",
     "taskpool", "http", "check", "daemon", "cli",
 )  # fmt: skip
