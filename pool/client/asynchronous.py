@@ -305,7 +305,7 @@ class AsyncRemotePool:
     ) -> AsyncGenerator[Event, None]:
         """As :meth:`pool.RemotePool.events`, from when the iteration begins. ::
 
-            async for event in pool.events(kinds=["request.ready"]): ...
+        async for event in pool.events(kinds=["request.ready"]): ...
         """
         stream = self.event_stream(kinds=kinds, template=template, after=after)
         await stream.open()

@@ -109,12 +109,8 @@ class Stepped:
             self._daemon = Daemon(settings, store=store, cvat=cast(Any, cvat), clock=clock)
         self.process = self._daemon.process
         self.pool = TaskPool.over(self.process)
+        self._workers = workers
         self._replaced = ExitStack()
-        for part, value in (
-            ("Scheduler", ByHand),
-            ("Dispatcher", partial(Dispatcher, workers=workers)),
-        ):
-            self._replaced.enter_context(mock.patch(f"pool.daemon.{part}", value))
         # It listens once a caller comes: most tests have none.
         self._replaced.enter_context(mock.patch.object(self._daemon, "_listen"))
         self._replaced.enter_context(threadless(self.process))
@@ -132,7 +128,13 @@ class Stepped:
     def renew(self) -> bool:
         """Say that it lives, and begin or renew its term; False while another daemon has one."""
         self.process.heartbeat.run_once()
-        self._daemon.renew()
+        # For this call alone: daemons that are there together end in any order.
+        dispatcher = partial(Dispatcher, workers=self._workers)
+        with (
+            mock.patch("pool.daemon.Scheduler", ByHand),
+            mock.patch("pool.daemon.Dispatcher", dispatcher),
+        ):
+            self._daemon.renew()
         return self._daemon.maintenance is not None
 
     def advance(self, seconds: float) -> None:
