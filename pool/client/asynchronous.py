@@ -303,9 +303,11 @@ class AsyncRemotePool:
         template: str | None = None,
         after: int | None = None,
     ) -> AsyncGenerator[Event, None]:
-        """As :meth:`pool.RemotePool.events`, from when the iteration begins. ::
+        """As :meth:`pool.RemotePool.events`. ::
 
-        async for event in pool.events(kinds=["request.ready"]): ...
+            async for event in pool.events(kinds=["request.ready"]): ...
+
+        Without ``after`` they are those from when the iteration begins.
         """
         stream = self.event_stream(kinds=kinds, template=template, after=after)
         await stream.open()
