@@ -22,7 +22,7 @@ class Dialect(ABC):
     @staticmethod
     @abstractmethod
     def using(index: str) -> str:
-        """Name the index that a query uses, where the planner has to be told."""
+        """Name the index that a query uses, where the planner would take another."""
 
     @staticmethod
     @abstractmethod
