@@ -109,26 +109,31 @@ class Daemon:
         :raises ConfigError: no credentials were found.
         :raises CannotListen: another program has the address.
         """
-        self.process.cvat()
-        self.process.start()
-        log.info(
-            "daemon started",
-            server=self.settings.cvat.url,
-            store=self.settings.store.url,
-            templates=len(self.settings.templates),
-        )
-        for warning in self.settings.warnings:
-            log.warning("doubtful configuration", what=warning)
         try:
+            self.process.cvat()
+            self.process.start()
+            log.info(
+                "daemon started",
+                server=self.settings.cvat.url,
+                store=self.settings.store.url,
+                templates=len(self.settings.templates),
+            )
+            for warning in self.settings.warnings:
+                log.warning("doubtful configuration", what=warning)
             self._loop(on_ready)
         finally:
-            left = self._time_to_stop()
-            # Long polls answer with the present state, and no new upload begins.
-            self._shutdown.begin()
-            log.info("stopping", within=round(left(), 1))
-            self._stand_by(left)
-            self.process.close(left())
-            log.info("daemon stopped")
+            self.close()
+
+    def close(self) -> None:
+        """End the services and close the store, within ``daemon.stop_timeout``; :meth:`run` does
+        this at its end. Closing twice does nothing."""
+        left = self._time_to_stop()
+        # Long polls answer with the present state, and no new upload begins.
+        self._shutdown.begin()
+        log.info("stopping", within=round(left(), 1))
+        self._stand_by(left)
+        self.process.close(left())
+        log.info("daemon stopped")
 
     @property
     def url(self) -> str:
@@ -177,7 +182,7 @@ class Daemon:
             self._term_ends = now + TERM
             begun = self.maintenance
             self.maintenance = begun or Maintenance(self.process, self._reload, self.observation)
-            self._listen()
+            self.listen()
             if begun is None:
                 self.maintenance.start(self._news.set)
             self._begun = True
@@ -225,13 +230,14 @@ class Daemon:
 
     # --- Listening ------------------------------------------------------------------------------
 
-    def _listen(self) -> None:
+    def listen(self) -> None:
         """Listen at the daemon's address, unless it does already."""
         if self._http.listening:
             return
         try:
             self._http.start()
         except CannotListen as error:
+            self._listen_no_more(lambda: 0.0)
             if not self._begun:
                 raise
             # Pools are kept filled without it too: try again.

@@ -143,7 +143,20 @@ class HttpServer:
         host, port = self._settings.host.strip("[]"), listener.getsockname()[1]
         self._address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         _allow_files(FILES)
-        config = uvicorn.Config(
+        try:
+            server = _Server(self._config())
+        except BaseException:
+            listener.close()
+            raise
+        thread = threading.Thread(target=_run, args=(server, listener), name="http", daemon=True)
+        thread.start()
+        if not server.settled.wait(START) or not server.started:
+            server.should_exit = True
+            raise CannotListen(f"{self._address} does not answer")
+        self._server, self._thread = server, thread
+
+    def _config(self) -> uvicorn.Config:
+        return uvicorn.Config(
             self._make_app(),
             log_config=None,
             log_level="critical",
@@ -157,13 +170,6 @@ class HttpServer:
             timeout_graceful_shutdown=LAST_ANSWERS,
             timeout_keep_alive=KEEP_ALIVE,
         )
-        server = _Server(config)
-        thread = threading.Thread(target=_run, args=(server, listener), name="http", daemon=True)
-        thread.start()
-        if not server.settled.wait(START) or not server.started:
-            server.should_exit = True
-            raise CannotListen(f"{self._address} does not answer")
-        self._server, self._thread = server, thread
 
     def stop(
         self, timeout: float | None = None, *, on_late: Callable[[], None] | None = None

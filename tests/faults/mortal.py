@@ -248,7 +248,7 @@ def in_one_thread() -> Iterator[None]:
             (Heartbeat, "start", lambda each: each.run_once()),
             (Tracker, "start", lambda each: each._paces.load()),
             (Feed, "_start", lambda _: None),
-            (Daemon, "_listen", lambda _: None),
+            (Daemon, "listen", lambda _: None),
             (daemon_module.Maintenance, "_observe", lambda _: None),
         ):
             replaced.enter_context(mock.patch.object(owner, name, value))

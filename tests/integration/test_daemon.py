@@ -16,6 +16,7 @@ from support.waiting import wait_until
 
 from pool import Outcome, TaskPool
 from pool.daemon import Daemon
+from pool.errors import ConfigError, PoolClosed
 from pool.http.server import HttpServer
 from pool.maintenance.scheduler import INTERVALS
 from pool.observability.metrics import Metrics
@@ -65,6 +66,17 @@ def test_a_call_that_comes_before_the_services_begin(
     daemon = Daemon(pool.settings)
     daemon.run(on_ready=daemon.stop)
     assert [answer.status for answer in answers] == [202]
+
+
+def test_a_daemon_that_cannot_start_closes_its_store(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CVAT_ACCESS_TOKEN")
+    daemon = Daemon(pool.settings)
+    with pytest.raises(ConfigError, match="CVAT_ACCESS_TOKEN"):
+        daemon.run()
+    with pytest.raises(PoolClosed):
+        daemon.process.store.levels()
 
 
 def test_a_caller_waits_for_the_daemon_rather_than_create(daemon: Daemon, pool: TaskPool) -> None:

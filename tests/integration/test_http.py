@@ -156,6 +156,25 @@ def test_a_taken_port_is_said_in_one_line() -> None:
     assert not server.listening
 
 
+def test_an_app_that_cannot_be_made_leaves_the_address_free() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def fail() -> FastAPI:
+        raise RuntimeError("no app")
+
+    broken = HttpServer(fail, DaemonSettings(port=port))
+    with pytest.raises(RuntimeError, match="no app") as raised:
+        broken.start()
+    # The error refers to all that the call held, so nothing is closed by being collected.
+    assert raised.value.__traceback__ is not None
+    server = server_at(port=port)
+    server.start()
+    assert answers(server)
+    server.stop(10.0)
+
+
 def test_a_host_that_is_not_this_machine() -> None:
     with pytest.raises(CannotListen, match="nowhere"):
         server_at(host="nowhere.invalid").start()

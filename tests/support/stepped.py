@@ -112,7 +112,7 @@ class Stepped:
         self._workers = workers
         self._replaced = ExitStack()
         # It listens once a caller comes: most tests have none.
-        self._replaced.enter_context(mock.patch.object(self._daemon, "_listen"))
+        self._replaced.enter_context(mock.patch.object(self._daemon, "listen"))
         self._replaced.enter_context(threadless(self.process))
         self.process.start()
         self.renew()
@@ -196,7 +196,7 @@ class Stepped:
 
     @property
     def api(self) -> Api:
-        Daemon._listen(self._daemon)
+        Daemon.listen(self._daemon)
         return Api(self._daemon.url)
 
     def post(
