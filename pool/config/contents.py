@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from pool.config.source import Upload, kind_of_names, names_of
 from pool.model import ImportRecord
@@ -34,16 +35,17 @@ class Contents:
         return any(str(folder) in self.names for folder in PurePosixPath(frame).parents)
 
 
-def contents_of(upload: Upload) -> Contents | None:
+def contents_of(upload: Upload, *, decompress: bool = True) -> Contents | None:
     """Return what the frames of an upload are called; None where that cannot be known from here.
 
     Of a zip or tar from here the members are read; an archive of another format, or on the server,
-    does not tell.
+    does not tell. The members of a compressed tar take as long to list as it takes to decompress:
+    without ``decompress`` they count as unknown.
     """
     if len(upload.files) == 1 and kind_of_names([upload.files[0].name]) == "archive":
         source = upload.files[0].source
         if isinstance(source, bytes | Path):
-            return _members(source)
+            return _members(source, "r:*" if decompress else "r:")
     return contents_named(names_of(upload))
 
 
@@ -69,14 +71,14 @@ def _contents(names: Iterable[str]) -> Contents:
     return Contents(frozenset(known))
 
 
-def _members(archive: bytes | Path) -> Contents | None:
+def _members(archive: bytes | Path, tar_mode: Literal["r:*", "r:"]) -> Contents | None:
     try:
         with archive.open("rb") if isinstance(archive, Path) else io.BytesIO(archive) as stream:
             if zipfile.is_zipfile(stream):
                 with zipfile.ZipFile(stream) as zipped:
                     return _contents(each.filename for each in zipped.infolist())
             stream.seek(0)
-            with tarfile.open(fileobj=stream) as tarred:
+            with tarfile.open(fileobj=stream, mode=tar_mode) as tarred:
                 return _contents(each.name for each in tarred if each.isfile())
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, tarfile.TarError):
         return None

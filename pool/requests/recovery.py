@@ -96,7 +96,9 @@ class Recovery:
             self._store.begin_import(
                 request.import_id,
                 deadline=now + ORPHAN_PATIENCE,
-                frames=contents.names if contents else None,
+                # Where the names are unknown, none is the request's: it fails rather than get
+                # the jobs of other data.
+                frames=contents.names if contents else (),
                 now=now,
             )
         self._tracker.watch(request.import_id, kind="adopted")

@@ -112,6 +112,7 @@ class Sender:
         if request.assignee is not None:
             self._look_up_assignee(request)
         try:
+            self._expect_frames(request, upload, accepted=accepted)
             error = self._upload(template, handout, upload, progress)
             settled = Settled(Delivery.ACCEPTED)
             if error is not None:
@@ -150,6 +151,15 @@ class Sender:
         elif accepted and fault is Fault.SUSPECT:
             pause = self._breaker.pause()
         return Sent(step, error, untouched=untouched, pause=pause)
+
+    def _expect_frames(self, request: RequestRecord, upload: Upload, *, accepted: bool) -> None:
+        """Keep the names inside an archive, by which another process tells its import from that of
+        other data, should this process die in the upload. An accepted request is sent again."""
+        if accepted or kind_of(upload) != "archive":
+            return
+        contents = contents_of(upload, decompress=False)
+        if contents is not None and request.import_id is not None:
+            self._store.expect_frames(request.import_id, contents.names)
 
     def _upload(
         self, template: Template, handout: Handout, upload: Upload, progress: Progress | None

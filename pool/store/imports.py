@@ -103,6 +103,16 @@ class Imports(Connected):
             end_lease(db, row[0], LeaseState.USED)
             return True
 
+    def expect_frames(self, import_id: str, frames: Collection[str]) -> None:
+        """Keep the names that the frames of an ``UPLOADING`` import may have, where those of its
+        files do not say it: for the process that takes it over, should this one die."""
+        with self.connections.writing() as db:
+            db.changed(
+                "UPDATE imports SET frames = :frames WHERE id = :id AND state = 'uploading'",
+                id=import_id,
+                frames=json.dumps(sorted(frames)),
+            )
+
     def begin_foreign_import(self, lease_id: str, *, now: float) -> bool:
         """Note that a caller uploads by itself: the task is ``IMPORTING``, the lease ``USED``."""
         with self.connections.writing() as db:

@@ -56,6 +56,21 @@ def test_jobs_may_be_seen_before_the_upload_is_known_to_have_ended(scene: Scene)
     )
 
 
+def test_the_frames_that_are_expected_of_an_upload_are_kept_until_it_is_accepted(
+    scene: Scene,
+) -> None:
+    import_id = scene.import_id(request_id(scene.uploading()))
+    frames = []
+    for accepted in (False, True):
+        if accepted:
+            assert scene.store.begin_import(import_id, deadline=NOW, now=NOW)
+        scene.store.expect_frames(import_id, ["b.jpg", "a\udcff.jpg"])
+        found = scene.store.import_record(import_id)
+        assert found is not None
+        frames.append(found.frames)
+    assert frames == [("a\udcff.jpg", "b.jpg"), None]
+
+
 @pytest.mark.parametrize("frames", [None, ("b.jpg", "a/b.jpg"), ()])
 def test_an_import_in_doubt_is_completed_once_its_frames_are_verified(
     scene: Scene, frames: tuple[str, ...] | None

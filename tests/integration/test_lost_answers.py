@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import io
 import tarfile
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import fill, open_lease, refill_of
+from support.services import PATIENCE, fill, open_lease, refill_of
+from support.stepped import Start, caller
 
 from pool import TaskPool
-from pool.config.settings import Template
+from pool.config.settings import Settings, Template
 from pool.config.source import build_upload
 from pool.cvat.failures import OTHER_DATA
 from pool.errors import ImportFailed
@@ -26,7 +28,7 @@ from pool.process import Process
 from pool.requests import sending
 from pool.simulator import SimulatorServer
 from pool.simulator.faults import Cut, Error, Fault, SlowImport
-from pool.store import NewRequest
+from pool.store import NewRequest, Store
 
 THEIRS = ["other-0.jpg"]
 
@@ -47,9 +49,9 @@ def zipped(image: bytes) -> bytes:
     return stream.getvalue()
 
 
-def tarred(image: bytes) -> bytes:
+def tarred(image: bytes, mode: Literal["w", "w:gz"] = "w:gz") -> bytes:
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+    with tarfile.open(fileobj=stream, mode=mode) as archive:
         member = tarfile.TarInfo("day/a.jpg")
         member.size = len(image)
         archive.addfile(member, io.BytesIO(image))
@@ -172,3 +174,54 @@ def test_what_a_dead_process_may_have_sent_is_looked_at(
     record = engine.store.request("r1")
     assert record is not None and record.state is end
     heir.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "archive", "found", "end"),
+    [
+        ("a.zip", zipped(b"image"), "theirs.jpg", RequestState.FAILED),
+        ("a.zip", zipped(b"image"), "day/a.jpg", RequestState.READY),
+        ("a.tar", tarred(b"image", "w"), "theirs.jpg", RequestState.FAILED),
+        ("a.tar", tarred(b"image", "w"), "day/a.jpg", RequestState.READY),
+        # Its members are not listed before it is sent, so that nothing counts as its own.
+        ("a.tar.gz", tarred(b"image"), "theirs.jpg", RequestState.FAILED),
+    ],
+)
+def test_an_archive_that_a_dead_process_may_have_sent_is_told_by_its_members(
+    start: Start,
+    settings: Settings,
+    store: Store,
+    cvat: ScriptedCvat,
+    clock: ManualClock,
+    name: str,
+    archive: bytes,
+    found: str,
+    end: RequestState,
+) -> None:
+    """It stops in its upload, and there are jobs in its task."""
+    heir = start()
+    heir.fill()
+    sending_it, go_on = threading.Event(), threading.Event()
+
+    def hang(operation: str) -> None:
+        if operation == "upload":
+            sending_it.set()
+            assert go_on.wait(PATIENCE)
+
+    cvat.before = hang
+    with caller(settings, store, cvat, clock) as dying:
+        thread = threading.Thread(target=dying.submit, args=("scenes", [(name, archive)]))
+        thread.start()
+        assert sending_it.wait(PATIENCE)
+        try:
+            [request] = store.requests(limit=9).requests
+            task_id = request.task_id or 0
+            cvat.make_ready(task_id)
+            cvat.frames_there[task_id] = (found,)
+            heir.advance(TERM + 1.0)
+            assert heir.run("adopt") == 1
+            heir.track()
+            assert heir.read(request.id).state is end
+        finally:
+            go_on.set()
+            thread.join(PATIENCE)

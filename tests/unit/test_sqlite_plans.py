@@ -92,6 +92,7 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "watched_leases": lambda store: store.watched_leases(),
     "import_record": lambda store: store.import_record("x"),
     "begin_import": lambda store: store.begin_import("x", deadline=1.0, now=1.0),
+    "expect_frames": lambda store: store.expect_frames("x", ("a.jpg",)),
     "requeue_import": lambda store: store.requeue_import("x", reason="", now=1.0),
     "fail_request": lambda store: store.fail_request("x", code="c", message="m", now=1.0),
     "due_steps": lambda store: store.due_steps(now=1.0, limit=9),
