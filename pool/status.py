@@ -1,10 +1,30 @@
-"""What people see of a pool: its status, and that of each template."""
+"""What people see of a pool: its status, and that of each template, in Python and over HTTP."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Final
+
+from pydantic import ConfigDict, PlainSerializer, WithJsonSchema
+
+from pool.clock import rfc3339
+
+#: A time that JSON has in RFC 3339, to the millisecond.
+Time = Annotated[
+    datetime,
+    PlainSerializer(lambda time: rfc3339(time.timestamp()), return_type=str, when_used="json"),
+    WithJsonSchema(
+        {"type": "string", "format": "date-time", "examples": ["2026-01-01T12:00:00.123Z"]}
+    ),
+]
+
+
+def described(**example: Any) -> ConfigDict:
+    """Return the pydantic configuration of a class whose fields are described by the texts below
+    them."""
+    return ConfigDict(use_attribute_docstrings=True, json_schema_extra={"examples": [example]})
 
 
 class WebhookState(StrEnum):
@@ -17,65 +37,112 @@ class WebhookState(StrEnum):
     IMPOSSIBLE = "not possible"
 
 
+TEMPLATE_EXAMPLE: Final[dict[str, Any]] = {
+    "name": "street-scenes",
+    "target": 5,
+    "warm": 4,
+    "creating": 1,
+    "leased": 0,
+    "importing": 1,
+    "deleting": 0,
+    "waiting": 0,
+    "queued": 0,
+    "rate": 0.2,
+    "peak_rate": 0.5,
+    "lead_time": 1.0,
+    "hits": 120,
+    "waits": 3,
+    "colds": 1,
+    "paused_since": None,
+    "held_since": None,
+    "held_until": None,
+    "hold_reason": "",
+    "hold_code": "",
+    "prewarm_size": 0,
+    "prewarm_until": None,
+    "hooks": "not installed",
+    "hooks_silent_since": None,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TemplateStatus:
-    """Levels, demand and troubles of one template.
+    """Levels, demand and troubles of one template."""
 
-    ``waiting`` are callers that wait for a task without a request, ``queued`` requests that wait
-    for one, or for the server. ``rate`` is in hand-outs a second, in the last minute. ``target``
-    is what the ``peak_rate``, that of the busiest of the last 1, 5 and 15 minutes, asks for while
-    one task is created, which takes ``lead_time`` seconds.
-    ``prewarm_size`` is the size that was asked for until ``prewarm_until``; 0 when none was.
-    While it is held, by itself or with the server, ``hold_reason`` says why and ``hold_code`` is
-    the code of the error.
-    ``hooks`` says whether its webhook delivers; while it is ``silent``, polling does all the work.
-    """
+    __pydantic_config__: ClassVar[ConfigDict] = described(**TEMPLATE_EXAMPLE)
 
     name: str
     target: int
+    """How many tasks are to be warm."""
     warm: int
     creating: int
     leased: int
     importing: int
     deleting: int
     waiting: int
-    queued: int = 0
+    """Callers that wait for a task, and have no request queued."""
+    queued: int
+    """Requests that wait for a task, or for CVAT."""
     rate: float
-    peak_rate: float = 0.0
-    lead_time: float = 0.0
+    """Hand-outs a second in the last minute."""
+    peak_rate: float
+    """Hand-outs a second in the busiest of the last 1, 5 and 15 minutes: gives the target."""
+    lead_time: float
+    """Seconds that a create takes: gives the target, with the rate."""
     hits: int
     waits: int
     colds: int
-    paused_since: datetime | None = None
-    held_since: datetime | None = None
-    held_until: datetime | None = None
-    hold_reason: str = ""
-    hold_code: str = ""
-    prewarm_size: int = 0
-    prewarm_until: datetime | None = None
-    hooks: WebhookState = WebhookState.NOT_INSTALLED
-    hooks_silent_since: datetime | None = None
+    paused_since: Time | None
+    held_since: Time | None
+    held_until: Time | None
+    hold_reason: str
+    """Why nothing is created or sent, for it or for all; empty: not held."""
+    hold_code: str
+    """The code of the error that it is held for."""
+    prewarm_size: int
+    """The size that prewarming asks for; 0: none."""
+    prewarm_until: Time | None
+    hooks: WebhookState
+    """Whether its webhook delivers; while it is silent, the jobs are found by polling."""
+    hooks_silent_since: Time | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """What the pool looks like now. ``maintainer`` is the process that refills, if any does.
+    """What the pool looks like now."""
 
-    ``hold_reason`` says why nothing is created for any template, "" when nothing is wrong with
-    the server as a whole. That process has had its configuration since ``config_loaded_at``. Since
-    ``config_rejected_at`` the file has ``config_problems``, and is not followed; None when it is.
-    ``config_restart`` are the keys in it that only a restart follows.
-    """
+    __pydantic_config__: ClassVar[ConfigDict] = described(
+        server="http://localhost:8080",
+        store="sqlite:////var/lib/cvat-pool/pool.db",
+        maintainer="host 4711 01kdw8tz",
+        in_flight=1,
+        held_since=None,
+        held_until=None,
+        hold_reason="",
+        templates=[TEMPLATE_EXAMPLE],
+        config_loaded_at="2026-01-01T12:00:00.123Z",
+        config_rejected_at=None,
+        config_problems=[],
+        config_restart=[],
+    )
 
     server: str
     store: str
     maintainer: str | None
+    """The process that refills, if any does."""
     in_flight: int
-    held_since: datetime | None
-    held_until: datetime | None
+    """Requests that are uploading or importing."""
+    held_since: Time | None
+    held_until: Time | None
     hold_reason: str
+    """Why nothing is created for any template; empty: nothing is wrong with the server as a
+    whole."""
     templates: tuple[TemplateStatus, ...]
-    config_loaded_at: datetime | None = None
-    config_rejected_at: datetime | None = None
-    config_problems: tuple[str, ...] = ()
-    config_restart: tuple[str, ...] = ()
+    config_loaded_at: Time | None
+    """When the maintainer read the configuration that is in force."""
+    config_rejected_at: Time | None
+    """Since when the configuration file is wrong, and not followed."""
+    config_problems: tuple[str, ...]
+    """What is wrong with the file."""
+    config_restart: tuple[str, ...]
+    """Changed keys that are followed only after a restart."""

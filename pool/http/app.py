@@ -58,7 +58,7 @@ def create_app(
         live=Live(
             process.store,
             process.feed,
-            lambda: templates.status_of(observation.status()).model_dump(mode="json"),
+            observation.status,
             workers,
             shutdown,
         ),

@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
+
+from pydantic import TypeAdapter
 
 from pool.errors import PoolError, TooBusy
 from pool.events.feed import Feed
@@ -21,6 +23,7 @@ from pool.http.shutdown import Shutdown
 from pool.http.workers import Workers
 from pool.logs import get_logger
 from pool.model import Event, event_document
+from pool.status import Status
 from pool.store import Store
 
 log = get_logger(__name__)
@@ -38,8 +41,7 @@ LEVELS_EVERY: Final = 5.0
 #: Milliseconds after which a browser connects again, give or take.
 RETRY: Final = 2000
 
-#: Makes the document of the pool's status; may block.
-ReadStatus = Callable[[], Mapping[str, Any]]
+_STATUS: Final = TypeAdapter(Status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Live:
         self,
         store: Store,
         feed: Feed,
-        read_status: ReadStatus,
+        read_status: Callable[[], Status],
         workers: Workers,
         shutdown: Shutdown,
         *,
@@ -230,7 +232,7 @@ class Live:
         """Read the levels once for all clients."""
         self._changed.clear()
         try:
-            document = await self._workers.store(self._read_status)
+            status = await self._workers.store(self._read_status)
         except PoolError as error:
             log.info("levels not read", why=str(error))
             return
@@ -238,7 +240,7 @@ class Live:
             # Whatever it was, the events go on.
             log.exception("levels not read")
             return
-        levels = b"event: levels\ndata: " + _json(document) + b"\n\n"
+        levels = b"event: levels\ndata: " + _STATUS.dump_json(status) + b"\n\n"
         if levels != self._levels:
             self._levels = levels
             self._wake()
@@ -246,11 +248,6 @@ class Live:
 
 def _message(event: Event) -> bytes:
     head = f"id: {event.id}\nevent: {event.kind}\ndata: ".encode()
-    return head + _json(event_document(event)) + b"\n\n"
-
-
-def _json(document: Mapping[str, Any]) -> bytes:
     # Without line breaks, which would end the data.
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(
-        "utf-8", "replace"
-    )
+    data = json.dumps(event_document(event), ensure_ascii=False, separators=(",", ":"))
+    return head + data.encode("utf-8", "replace") + b"\n\n"

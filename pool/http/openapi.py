@@ -13,8 +13,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel, TypeAdapter
 
 from pool import errors
 from pool.errors import PoolError
@@ -28,6 +27,7 @@ from pool.http.context import (
 )
 from pool.http.middleware import CALL_ID
 from pool.http.problems import MEDIA_TYPE, problem
+from pool.status import Status
 
 Document = dict[str, Any]
 
@@ -38,7 +38,7 @@ DESCRIPTION: Final = (
     f"`{IDEMPOTENCY_KEY}`: to send the same call again with the same key is safe, and gives the "
     "same answer."
 )
-_MODELS: Final[tuple[type[BaseModel], ...]] = (
+_MODELS: Final[tuple[type, ...]] = (
     schemas.LeaseBody,
     schemas.RequestBody,
     schemas.RequestFields,
@@ -46,8 +46,7 @@ _MODELS: Final[tuple[type[BaseModel], ...]] = (
     schemas.Lease,
     schemas.Request,
     schemas.RequestPage,
-    schemas.Status,
-    schemas.TemplateStatus,
+    Status,
     schemas.DrainedTemplate,
     schemas.Problem,
 )
@@ -178,8 +177,8 @@ def _document(app: FastAPI) -> Document:
         separate_input_output_schemas=False,
     )
     # Made here, since FastAPI knows only what its own routes name, and leaves null out of examples.
-    _, own = models_json_schema(
-        [(model, "validation") for model in _MODELS],
+    _, own = TypeAdapter.json_schemas(
+        [(model, "validation", TypeAdapter(model)) for model in _MODELS],
         ref_template="#/components/schemas/{model}",
     )
     components = document["components"]

@@ -8,13 +8,12 @@ in Python are, in :mod:`pool.config.source`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
-from typing import Annotated, Any, Final, Self, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Final, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -22,9 +21,7 @@ from pydantic import (
 )
 from starlette.responses import Response
 
-import pool.status
 from pool import model
-from pool.clock import rfc3339
 from pool.config.arguments import (
     LARGEST,
     LONGEST_LEASE,
@@ -40,7 +37,7 @@ from pool.config.data_params import DataParams
 from pool.errors import InputError, PoolError
 from pool.handles import error_of
 from pool.model import LeaseRecord, LeaseState, Outcome, RequestRecord, RequestState
-from pool.status import WebhookState
+from pool.status import TEMPLATE_EXAMPLE, TemplateStatus, Time, described
 
 AnyBody = TypeVar("AnyBody", bound=BaseModel)
 #: Returns the page of a task, by CVAT's id of it.
@@ -242,24 +239,6 @@ class _Answer(BaseModel):
         return Response(self.model_dump_json(), status, headers, media_type="application/json")
 
 
-def _example(**members: Any) -> ConfigDict:
-    return ConfigDict(json_schema_extra={"examples": [members]})
-
-
-def _time(value: object) -> object:
-    """Return a time as JSON has it, from a stored one (seconds since 1970) or an aware datetime."""
-    if isinstance(value, datetime):
-        value = value.timestamp()
-    return rfc3339(value) if isinstance(value, float | int) else value
-
-
-Time = Annotated[
-    str,
-    Field(json_schema_extra={"format": "date-time"}, examples=["2026-01-01T12:00:00.123Z"]),
-    BeforeValidator(_time),
-]
-
-
 class Job(_Answer):
     """One annotation job. Frames are numbered inside the task; ``stop_frame`` is included."""
 
@@ -298,7 +277,7 @@ class RequestWarning(_Answer):
 class Lease(_Answer):
     """One task, handed out to one caller."""
 
-    model_config = _example(
+    model_config = described(
         id="01kdw8zp6vxb1tqf0v3e8z5n7c",
         template="street-scenes",
         state="active",
@@ -381,7 +360,7 @@ _REQUEST: Final[Mapping[str, Any]] = {
 class Request(_Answer):
     """Data on its way to job ids."""
 
-    model_config = _example(**_REQUEST)
+    model_config = described(**_REQUEST)
 
     id: str
     template: str
@@ -430,131 +409,23 @@ class Request(_Answer):
 class RequestPage(_Answer):
     """Requests, the newest first, without their jobs."""
 
-    model_config = _example(items=[{**_REQUEST, "jobs": None}], next_cursor="1042")
+    model_config = described(items=[{**_REQUEST, "jobs": None}], next_cursor="1042")
 
     items: list[Request]
     next_cursor: str | None
     """Gives the next page; null on the last."""
 
 
-_TEMPLATE: Final[Mapping[str, Any]] = {
-    "name": "street-scenes",
-    "target": 5,
-    "warm": 4,
-    "creating": 1,
-    "leased": 0,
-    "importing": 1,
-    "deleting": 0,
-    "waiting": 0,
-    "queued": 0,
-    "rate": 0.2,
-    "peak_rate": 0.5,
-    "lead_time": 1.0,
-    "hits": 120,
-    "waits": 3,
-    "colds": 1,
-    "paused_since": None,
-    "held_since": None,
-    "held_until": None,
-    "hold_reason": "",
-    "hold_code": "",
-    "prewarm_size": 0,
-    "prewarm_until": None,
-    "hooks": "not installed",
-    "hooks_silent_since": None,
-}
-
-
-class TemplateStatus(_Answer):
-    """Levels, demand and troubles of one template."""
-
-    model_config = _example(**_TEMPLATE)
-
-    name: str
-    target: int
-    """How many tasks are to be warm."""
-    warm: int
-    creating: int
-    leased: int
-    importing: int
-    deleting: int
-    waiting: int
-    """Callers that wait for a task, and have no request queued."""
-    queued: int
-    """Requests that wait for a task, or for CVAT."""
-    rate: float
-    """Hand-outs a second in the last minute."""
-    peak_rate: float
-    """Hand-outs a second in the busiest of the last 1, 5 and 15 minutes: gives the target."""
-    lead_time: float
-    """Seconds that a create takes: gives the target, with the rate."""
-    hits: int
-    waits: int
-    colds: int
-    paused_since: Time | None
-    held_since: Time | None
-    held_until: Time | None
-    hold_reason: str
-    """Why nothing is created or sent, for it or for all; empty: not held."""
-    hold_code: str
-    """The code of the error that it is held for."""
-    prewarm_size: int
-    """The size that prewarming asks for; 0: none."""
-    prewarm_until: Time | None
-    hooks: WebhookState
-    """What its webhook is worth."""
-    hooks_silent_since: Time | None
-
-
+@dataclass(frozen=True, kw_only=True)
 class DrainedTemplate(TemplateStatus):
     """A template that was just drained."""
 
-    model_config = _example(**{**_TEMPLATE, "warm": 0, "deleting": 4, "retired": 4})
+    __pydantic_config__: ClassVar[ConfigDict] = described(
+        **{**TEMPLATE_EXAMPLE, "warm": 0, "deleting": 4, "retired": 4}
+    )
 
     retired: int
     """Warm tasks that were taken out of the pool."""
-
-    @classmethod
-    def of(cls, template: pool.status.TemplateStatus, retired: int) -> Self:
-        return cls._from(template, retired=retired)
-
-
-class Status(_Answer):
-    """What the pool looks like now."""
-
-    model_config = _example(
-        server="http://localhost:8080",
-        store="sqlite:////var/lib/cvat-pool/pool.db",
-        maintainer="host 4711 01kdw8tz",
-        in_flight=1,
-        held_since=None,
-        held_until=None,
-        hold_reason="",
-        templates=[_TEMPLATE],
-        config_loaded_at="2026-01-01T12:00:00.123Z",
-        config_rejected_at=None,
-        config_problems=[],
-        config_restart=[],
-    )
-
-    server: str
-    store: str
-    maintainer: str | None
-    """The process that refills."""
-    in_flight: int
-    """Requests that are uploading or importing."""
-    held_since: Time | None
-    held_until: Time | None
-    hold_reason: str
-    """What is wrong with the server as a whole."""
-    templates: list[TemplateStatus]
-    config_loaded_at: Time | None
-    config_rejected_at: Time | None
-    """Since when the configuration file is wrong."""
-    config_problems: list[str]
-    """What is wrong with the file."""
-    config_restart: list[str]
-    """Keys that only a restart follows."""
 
 
 class Finding(_Answer):

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 
-import pool.status
 from pool import errors
 from pool.errors import UnknownTemplate
 from pool.http import openapi
@@ -17,9 +16,8 @@ from pool.http.schemas import (
     LONGEST_TEMPLATE,
     DrainedTemplate,
     PrewarmBody,
-    Status,
-    TemplateStatus,
 )
+from pool.status import Status, TemplateStatus
 
 router = APIRouter(prefix="/v1/templates", tags=["templates"], responses=openapi.PROTECTED)
 
@@ -27,11 +25,6 @@ Name = Annotated[str, Path(description="The template's name", max_length=LONGEST
 
 _UNKNOWN = openapi.problems(UnknownTemplate, errors.InputError)
 _DONE = "The template as it is now"
-
-
-def status_of(status: pool.status.Status) -> Status:
-    """Return the status of the Python API as an answer."""
-    return Status.model_validate(status)
 
 
 @router.get(
@@ -93,7 +86,8 @@ async def drain(name: Name, request: Request) -> DrainedTemplate:
     """And create no more, until it is resumed. Tasks that callers have are left to them."""
     state = state_of(request)
     retired = await state.workers.store(state.pool.drain, name)
-    return DrainedTemplate.of(await _find(state, name), retired)
+    template = await _find(state, name)
+    return DrainedTemplate(**vars(template), retired=retired)
 
 
 @router.post(
@@ -114,18 +108,17 @@ async def prewarm(name: Name, request: Request) -> TemplateStatus:
 
 
 async def _status(state: AppState) -> Status:
-    return status_of(await state.workers.store(state.pool.status))
+    return await state.workers.store(state.pool.status)
 
 
 async def _control(state: AppState, name: str, change: Callable[[str], Any]) -> TemplateStatus:
     """Make a change, and return the template as it is then."""
     await state.workers.store(change, name)
-    return TemplateStatus.model_validate(await _find(state, name))
+    return await _find(state, name)
 
 
-async def _find(state: AppState, name: str) -> pool.status.TemplateStatus:
-    status = await state.workers.store(state.pool.status)
-    for template in status.templates:
+async def _find(state: AppState, name: str) -> TemplateStatus:
+    for template in (await _status(state)).templates:
         if template.name == name:
             return template
     raise UnknownTemplate(f"{name!r} is no longer in the configuration")

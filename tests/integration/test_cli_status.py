@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support.commands import PATIENCE, cvat_pool
+from support.statuses import status_with, template_status
 from support.terminal import in_a_terminal
 from support.waiting import wait_until
 
@@ -18,7 +19,7 @@ from pool.config.loader import load
 from pool.daemon import Daemon
 from pool.observability.status import troubles
 from pool.simulator import SimulatorServer
-from pool.status import Status, TemplateStatus, WebhookState
+from pool.status import Status
 
 LONG = "drive-2026-11-night-rain-front-camera"
 LONGEST = "all-of-the-sixty-four-characters-that-the-name-of-a-template-has"
@@ -130,19 +131,6 @@ def test_it_is_kept_up_to_date_on_a_narrow_screen(folder: Path) -> None:
 NOW = 1_800_000_000.0
 
 
-def template(name: str = "scenes", **more: object) -> TemplateStatus:
-    levels = dict.fromkeys(("creating", "leased", "importing", "deleting", "waiting"), 0)
-    counts = {"hits": 0, "waits": 0, "colds": 0, "target": 2, "warm": 2, "rate": 0.0}
-    document = {"name": name, **levels, **counts, "hooks": WebhookState.ALIVE, **more}
-    return TemplateStatus(**document)  # type: ignore[arg-type]
-
-
-def whole(*templates: TemplateStatus, **more: object) -> Status:
-    document = {"server": "s", "store": "u", "maintainer": "host:1", "in_flight": 0, **more}
-    held = {"held_since": None, "held_until": None, "hold_reason": ""}
-    return Status(**{**held, **document, "templates": templates})  # type: ignore[arg-type]
-
-
 def at(seconds: float) -> datetime:
     return datetime.fromtimestamp(NOW + seconds, UTC)
 
@@ -158,27 +146,27 @@ SINCE = f"{at(-1.0).astimezone():%H:%M}"
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (whole(template()), []),
+        (status_with(template_status()), []),
         (
-            whole(template(), maintainer=None),
+            status_with(template_status(), maintainer=None),
             ["No daemon keeps the pools filled: start 'cvat-pool run'."],
         ),
         (
-            whole(template(queued=5), template("b", queued=2), **HELD),
+            status_with(template_status(queued=5), template_status("b", queued=2), **HELD),
             [
                 f"CVAT cannot be reached since {SINCE} (http://s: connection refused); next try "
                 "in 4 s. 7 requests wait. To try at once: 'cvat-pool resume'."
             ],
         ),
         (
-            whole(template(queued=1), **{**HELD, "held_until": at(-0.1)}),
+            status_with(template_status(queued=1), **{**HELD, "held_until": at(-0.1)}),
             [
                 f"CVAT cannot be reached since {SINCE} (http://s: connection refused); trying "
                 "again now. 1 request waits. To try at once: 'cvat-pool resume'."
             ],
         ),
         (
-            whole(template(**{**HELD, "hold_reason": "refused", "held_until": None})),
+            status_with(template_status(**{**HELD, "hold_reason": "refused", "held_until": None})),
             [f"scenes: refused since {SINCE}. To try at once: 'cvat-pool resume scenes'."],
         ),
     ],

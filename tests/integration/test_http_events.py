@@ -9,12 +9,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import urllib3
 from fastapi import FastAPI
 from support.happening import TEMPLATE, make_warm, serve
+from support.statuses import status_with
 from support.streams import Stream
 
 from pool.clock import SystemClock
@@ -27,6 +27,7 @@ from pool.http.problems import install
 from pool.http.server import HttpServer
 from pool.http.shutdown import Shutdown
 from pool.http.workers import Workers
+from pool.status import Status
 from pool.store import Store
 
 PATIENCE = 20.0
@@ -39,7 +40,7 @@ class Serving:
         self.store = store
         self.feed = Feed(store, clock=SystemClock())
         self.shutdown = Shutdown()
-        self.status: dict[str, Any] = {"in_flight": 0}
+        self.status = status_with()
         self.reads = 0
         self.lives: list[Live] = []
         self.heartbeat = live_module.HEARTBEAT
@@ -63,9 +64,9 @@ class Serving:
         app.include_router(module.router)
         return app
 
-    def _read_status(self) -> dict[str, Any]:
+    def _read_status(self) -> Status:
         self.reads += 1
-        return dict(self.status)
+        return self.status
 
     @property
     def live(self) -> Live:
@@ -104,7 +105,7 @@ def serving(store: Store) -> Iterator[Serving]:
 def test_what_happens_is_told_as_it_happens(serving: Serving, store: Store) -> None:
     make_warm(store, 1, template="others")
     with serving.listening() as stream:
-        assert stream.next("levels") == {"in_flight": 0}
+        assert stream.next("levels")["in_flight"] == 0
         serve(store, "r1", task_id=2, now=1767268800.1234, took=2.0, server=0.5)
         told = [stream.next() for _ in range(6)]
     assert [event["kind"] for event in told] == [
@@ -218,11 +219,11 @@ def test_too_many_clients(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_levels_are_told_when_they_have_changed(serving: Serving, store: Store) -> None:
     with serving.listening() as stream:
-        assert stream.next("levels") == {"in_flight": 0}
+        assert stream.next("levels")["in_flight"] == 0
         store.pause(TEMPLATE, now=1.0)
-        serving.status = {"in_flight": 1}
+        serving.status = status_with(in_flight=1)
         store.resume(TEMPLATE)
-        assert stream.next("levels") == {"in_flight": 1}
+        assert stream.next("levels")["in_flight"] == 1
 
 
 def test_levels_are_looked_at_by_themselves(
@@ -230,9 +231,9 @@ def test_levels_are_looked_at_by_themselves(
 ) -> None:
     monkeypatch.setattr(live_module, "LEVELS_EVERY", 0.01)
     with serving.listening() as stream:
-        assert stream.next("levels") == {"in_flight": 0}
-        serving.status = {"in_flight": 2}
-        assert stream.next("levels") == {"in_flight": 2}
+        assert stream.next("levels")["in_flight"] == 0
+        serving.status = status_with(in_flight=2)
+        assert stream.next("levels")["in_flight"] == 2
 
 
 def test_levels_are_read_once_for_all_clients_and_not_too_often(
@@ -244,10 +245,10 @@ def test_levels_are_read_once_for_all_clients_and_not_too_often(
         reads = serving.reads
         for task_id in range(200):
             make_warm(store, task_id)
-        serving.status = {"in_flight": 3}
+        serving.status = status_with(in_flight=3)
         store.pause(TEMPLATE, now=1.0)
         for stream in (first, second):
-            assert stream.next("levels") == {"in_flight": 3}
+            assert stream.next("levels")["in_flight"] == 3
         # However long it took: a few a second, while hundreds of changes were made.
         assert serving.reads - reads < 50
 

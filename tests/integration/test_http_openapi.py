@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import Any
 
 import jsonschema_rs
@@ -13,8 +12,6 @@ from support.api import Checker, Serving
 
 from pool import errors
 from pool.errors import PoolError
-from pool.http import schemas
-from pool.status import Status, TemplateStatus
 
 METHODS = {"get", "post", "put", "delete", "patch"}
 
@@ -147,12 +144,6 @@ def test_all_references_lead_somewhere(checker: Checker) -> None:
 
     look(checker.document)
     assert "HTTPValidationError" not in known
-
-
-def test_the_status_has_the_fields_of_the_python_api() -> None:
-    assert set(schemas.Status.model_fields) == {each.name for each in fields(Status)}
-    own = {each.name for each in fields(TemplateStatus)}
-    assert set(schemas.TemplateStatus.model_fields) == own
 
 
 def kinds(kind: type[PoolError]) -> Iterator[type[PoolError]]:

@@ -1,0 +1,37 @@
+"""Statuses of pools in which all is well, but for what a test says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from pool.status import TEMPLATE_EXAMPLE, Status, TemplateStatus, WebhookState
+
+_TEMPLATE = TypeAdapter(TemplateStatus).validate_python(TEMPLATE_EXAMPLE)
+_STATUS = Status(
+    server="s",
+    store="u",
+    maintainer="host:1",
+    in_flight=0,
+    held_since=None,
+    held_until=None,
+    hold_reason="",
+    templates=(),
+    config_loaded_at=None,
+    config_rejected_at=None,
+    config_problems=(),
+    config_restart=(),
+)
+
+
+def template_status(name: str = "scenes", **more: Any) -> TemplateStatus:
+    """A template with no demand that has all it should have."""
+    idle = {"target": 2, "warm": 2, "creating": 0, "importing": 0}
+    return replace(_TEMPLATE, name=name, **{**idle, "hooks": WebhookState.ALIVE, **more})
+
+
+def status_with(*templates: TemplateStatus, **more: Any) -> Status:
+    """A pool that a daemon maintains."""
+    return replace(_STATUS, templates=templates, **more)
