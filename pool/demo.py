@@ -131,15 +131,14 @@ def _compare(
                 }.items()
             },
         }
-    own = SimulatorTimes(url).of(example["task_id"] for example in examples)
+    times = SimulatorTimes(url)
+    own = [found.own_ms for each in examples if (found := times.of(each["task_id"]))]
     return {
         "images": images,
         "labels": labels,
         "pool_filled_seconds": round(filled_in, 3),
         "flows": flows,
-        "server_own_median_ms": (
-            round(statistics.median(times.own_ms for times in own.values()), 1) if own else None
-        ),
+        "server_own_median_ms": round(statistics.median(own), 1) if own else None,
         "examples": examples[:3],
         "status": supply.pool.status(),
     }

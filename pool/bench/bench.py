@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pool.bench import pooled, processes
-from pool.bench.idle import TASKS, TEMPLATE, check_idle_possible, measure_idle
-from pool.bench.leftovers import delete_all, stoppable, undisturbed
-from pool.bench.measure import CallCounter, Flow, FlowResult, count_calls, interleave
+from pool.bench.measure import (
+    CallCounter,
+    Flow,
+    FlowResult,
+    count_calls,
+    interleave,
+)
 from pool.bench.pictures import sample_images, sample_labels
 from pool.bench.plain import PlainFlow, PlainWays, plain_client
 from pool.bench.report import Figures, flow_figures
 from pool.bench.server_time import DatedTimes, ServerTimes, SimulatorTimes, is_simulator
 from pool.config.data_params import merged
 from pool.config.settings import CvatSettings, Settings, Template
-from pool.cvat import find_credentials
-from pool.errors import ConfigError, InputError
-from pool.model import new_id
+from pool.cvat import connect, find_credentials
+from pool.errors import ConfigError, CvatError, InputError, PoolError
+from pool.model import new_id, pool_mark
+from pool.store import open_store
 from pool.version import VERSION
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-#: The flows, in the order of the report.
+#: The flows, in the order of the report; the first four are without a pool.
 FLOWS = (
     "sdk",
     "sdk-100ms",
@@ -54,26 +63,8 @@ WARM_UP = 3
 #: Seconds between two requests, in which the server ends what the one before has left to do: an
 #: import says that it is finished some 40 ms after its jobs are there.
 REST = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Place:
-    """Where a bench takes place."""
-
-    folder: Path
-    settings: Settings
-    server: CvatSettings
-    template: Template
-    environment: dict[str, str]
-    mark: str
-
-    def client(self) -> AbstractContextManager[Any]:
-        """A plain client of the SDK."""
-        return plain_client(self.server, find_credentials(self.server, self.environment))
-
-    def configure(self, templates: Mapping[str, tuple[Template, int]]) -> Path:
-        """Write the configuration of the daemon: templates, and how many tasks are kept warm."""
-        return processes.write_configuration(self.folder, self.settings, self.server, templates)
+#: Deletions at once.
+DELETIONS = 4
 
 
 def parse_flows(text: str | None) -> Sequence[str]:
@@ -89,6 +80,56 @@ def parse_flows(text: str | None) -> Sequence[str]:
         what = ", ".join(unknown) or "none given"
         raise InputError(f"--flows: {what}; there are {', '.join(FLOWS)}")
     return [name for name in FLOWS if name in wanted]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where a bench takes place. ``mark`` is in the names of all that it makes on the server."""
+
+    folder: Path
+    server: CvatSettings
+    template: Template
+    environment: dict[str, str]
+    mark: str
+
+    def client(self) -> AbstractContextManager[Any]:
+        """Open a plain client of the SDK."""
+        return plain_client(self.server, find_credentials(self.server, self.environment))
+
+    def configure(self, templates: Mapping[str, tuple[Template, int]]) -> Path:
+        """Write the daemon's configuration: templates, and how many of their tasks are warm."""
+        return processes.write_configuration(self.folder, self.server, templates)
+
+    def delete_all(self) -> None:
+        """Delete the tasks and projects of this bench. A second Ctrl-C is ignored meanwhile.
+
+        :raises PoolError: some tasks are left, and which.
+        """
+        store_path, marks, left = self.folder / processes.STORE, [self.mark], []
+        if store_path.exists():
+            with closing(open_store(f"sqlite:///{store_path}")) as store:
+                marks.append(pool_mark(store.pool_id))
+        with (
+            _handling(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM),
+            connect(self.server, self.environment) as cvat,
+            self.client() as client,
+        ):
+
+            def delete(task_id: int) -> None:
+                try:
+                    cvat.delete_task(task_id)
+                except CvatError:
+                    left.append(task_id)
+
+            tasks = {task.id for mark in marks for task in cvat.marked_tasks(mark)}
+            with ThreadPoolExecutor(DELETIONS) as workers:
+                list(workers.map(delete, sorted(tasks)))
+            projects = client.api_client.projects_api
+            _, answer = projects.list(name=self.mark, _parse_response=False)
+            for project in json.loads(answer.data)["results"]:
+                projects.destroy(project["id"])
+        if left:
+            raise PoolError(f"these tasks of the bench could not be deleted: {sorted(left)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,16 +158,38 @@ class Bench:
         :raises PoolError: a part did not come up, the server refused something, or tasks that
             were made could not be deleted.
         """
-        with stoppable(), self._place(progress) as place:
+        with ExitStack() as stack:
+            stack.enter_context(_handling(_exit, signal.SIGTERM))
+            place = stack.enter_context(self._place(progress))
+            figures: Figures = {
+                "version": VERSION,
+                "conditions": {
+                    "server": place.server.url,
+                    "simulator_speed": self.speed if self.simulator else None,
+                    "template": place.template.name,
+                    "images": self.images,
+                    "labels": len(place.template.labels),
+                    "requests": self.requests,
+                    "seed": self.seed,
+                    "server_time_how": "",
+                    "server_time_exact": False,
+                },
+                "flows": {},
+                "idle": None,
+            }
             if self.idle is not None:
-                check_idle_possible()
-                _say(progress, f"Watching the daemon of {TASKS} tasks for {self.idle:g} s ...")
-                config = place.configure({TEMPLATE: (place.template, TASKS)})
-                idle = measure_idle(config, place.environment, self.idle)
-                return self._figures(place, None, {}, idle=idle)
-            with self._server_times(place) as times, ExitStack() as stack:
-                flows = self._flows(place, stack, progress)
-                return self._figures(place, times, self._measure(flows, times, progress))
+                pooled.check_idle_possible()
+                tasks = pooled.IDLE_TASKS
+                _say(progress, f"Watching the daemon of {tasks} tasks for {self.idle:g} s ...")
+                config = place.configure({pooled.IDLE: (place.template, tasks)})
+                return figures | {"idle": pooled.measure_idle(config, place.environment, self.idle)}
+            times = self._server_times(place, stack)
+            figures["conditions"] |= {
+                "server_time_how": times.how,
+                "server_time_exact": times.exact,
+            }
+            flows = self._flows(place, stack, progress)
+            return figures | {"flows": self._measure(flows, times, progress)}
 
     def runs(self) -> dict[str, int]:
         """Return how often each flow is run."""
@@ -141,12 +204,11 @@ class Bench:
 
     @contextmanager
     def _place(self, progress: Progress) -> Iterator[_Place]:
+        settings, environment = self.settings or Settings(), dict(os.environ)
+        server, template = settings.cvat, self._template(settings)
         with ExitStack() as stack:
-            folder = Path(
-                stack.enter_context(tempfile.TemporaryDirectory(prefix="cvat-pool-bench-"))
-            )
-            settings, environment = self.settings or Settings(), dict(os.environ)
-            server = settings.cvat
+            made = stack.enter_context(tempfile.TemporaryDirectory(prefix="cvat-pool-bench-"))
+            folder = Path(made)
             if self.simulator:
                 _say(progress, "Starting a simulated CVAT with the timings of a real one ...")
                 environment = stack.enter_context(
@@ -155,19 +217,21 @@ class Bench:
                 server = CvatSettings(url=environment["CVAT_URL"])
             place = _Place(
                 folder=folder,
-                settings=settings,
                 server=server,
-                template=self._template(settings),
+                template=template,
                 environment=environment,
                 mark=f"[cvat-pool bench {new_id()}]",
             )
-            if not self.simulator:
-                # Its own simulator goes away with all that is in it.
-                stack.callback(_clean_up, place, progress)
-            yield place
+            try:
+                yield place
+            finally:
+                # A simulator of its own goes away with all that is in it.
+                if not self.simulator:
+                    _say(progress, "Deleting what was made ...")
+                    place.delete_all()
 
     def _template(self, settings: Settings) -> Template:
-        """The template that is measured; plain labels on a simulator, which has no projects."""
+        """Return the template to measure; plain labels on a simulator, which has no projects."""
         name, templates = self.template, settings.templates
         if name is not None and name not in templates:
             known = ", ".join(templates) or "none at all"
@@ -180,16 +244,13 @@ class Bench:
             count = LABELS
         return chosen if count is None else _with_labels(chosen, count)
 
-    @contextmanager
-    def _server_times(self, place: _Place) -> Iterator[ServerTimes]:
+    def _server_times(self, place: _Place, stack: ExitStack) -> ServerTimes:
         if self.simulator or is_simulator(place.server.url):
-            yield SimulatorTimes(place.server.url)
-            return
-        with place.client() as client:
-            yield DatedTimes(client)
+            return SimulatorTimes(place.server.url)
+        return DatedTimes(stack.enter_context(place.client()))
 
     def _flows(self, place: _Place, stack: ExitStack, progress: Progress) -> dict[str, Flow | str]:
-        """The flows, ready to be run; a string says why one cannot be."""
+        """Return the flows, ready to be run; a string says why one cannot be."""
         pictures = sample_images(self.images, seed=self.seed)
         flows: dict[str, Flow | str] = {}
         if PLAIN.intersection(self.flows):
@@ -206,16 +267,13 @@ class Bench:
         templates: dict[str, tuple[Template, int]] = {}
         # Enough for all requests, so that all are hits.
         if hits := runs.get("pool", 0) + runs.get("pool-concurrent", 0) * pooled.AT_ONCE:
-            templates[pooled.RESTING] = (place.template, min(hits + WARM_UP, MOST_WARM))
-        if "pool-webhooks" in runs:
-            tasks = min(runs["pool-webhooks"] + WARM_UP, MOST_WARM)
-            templates[pooled.HOOKED] = (
-                _in_project(place, stack.enter_context(place.client())),
-                tasks,
-            )
+            templates[pooled.RESTING] = place.template, min(hits + WARM_UP, MOST_WARM)
+        if hits := runs.get("pool-webhooks", 0):
+            hooked = _in_project(place, stack.enter_context(place.client()))
+            templates[pooled.HOOKED] = hooked, min(hits + WARM_UP, MOST_WARM)
         full = dict(templates)
         if "pool-refill" in runs:
-            templates[pooled.REFILLING] = (place.template, pooled.STOCK + pooled.LACKING)
+            templates[pooled.REFILLING] = place.template, pooled.STOCK + pooled.LACKING
         config = place.configure(templates)
         supply = stack.enter_context(pooled.open_supply(config, place.environment, counter))
         if "pool-refill" in runs:
@@ -246,84 +304,48 @@ class Bench:
         }
         results = {name: FlowResult() for name in ready}
         rest = REST * min(1.0, self.speed)
-        total = sum(counts.values()) + sum(warm_ups.values())
-        row = progress.add_task("measuring".ljust(16), total=total)
-        for name, number in interleave(warm_ups):
-            FlowResult().add(ready[name], -1 - number, rest=rest)
-            progress.update(row, advance=1, description=name.ljust(16))
-        for name, number in interleave(counts):
-            for sample in results[name].add(ready[name], number, rest=rest):
-                times.note(sample)
-            progress.update(row, advance=1, description=name.ljust(16))
-        own = times.of(each.task_id for result in results.values() for each in result.samples)
+        row = progress.add_task("measuring", total=sum((*counts.values(), *warm_ups.values())))
+        for wanted, kept in ((warm_ups, {}), (counts, results)):
+            for name, number in interleave(wanted):
+                result = kept.get(name) or FlowResult()
+                # The names of the warm-ups are those of no other.
+                result.add(ready[name], number if kept else -1 - number, times.of, rest=rest)
+                progress.update(row, advance=1, description=name.ljust(16))
         figures: dict[str, Figures] = {}
         for name, flow in flows.items():
             if isinstance(flow, str):
                 figures[name] = {"available": False, "reason": flow}
                 continue
-            figures[name] = flow_figures(results[name], own)
+            figures[name] = flow_figures(results[name])
             if isinstance(flow, pooled.RefillingHits):
                 figures[name]["refilled"] = flow.refilled
         return figures
-
-    def _figures(
-        self,
-        place: _Place,
-        times: ServerTimes | None,
-        flows: Mapping[str, Figures],
-        *,
-        idle: Figures | None = None,
-    ) -> Figures:
-        return {
-            "version": VERSION,
-            "conditions": {
-                "server": place.server.url,
-                "simulator_speed": self.speed if self.simulator else None,
-                "template": place.template.name,
-                "images": self.images,
-                "labels": len(place.template.labels),
-                "requests": self.requests,
-                "seed": self.seed,
-                "server_time_how": times.how if times is not None else "",
-                "server_time_exact": times is not None and times.exact,
-            },
-            "flows": flows,
-            "idle": idle,
-        }
 
 
 def _plain_flows(
     place: _Place, pictures: Sequence[bytes], stack: ExitStack
 ) -> dict[str, PlainFlow]:
     counter, client = CallCounter(), stack.enter_context(place.client())
+    count_calls(client, counter)
     user = place.environment.get("CVAT_USERNAME")
     password = place.environment.get("CVAT_PASSWORD")
-    data = {
-        key: value
-        for key, value in merged(place.template.data, {}).given.items()
-        # How the pool chooses is no value of CVAT's.
-        if value not in ("auto", "server")
-    }
+    data = merged(place.template.data, {}).given
     ways = PlainWays(
         client,
         place.template.create_fields,
         pictures,
         place.folder,
-        data=data,
+        # How the pool chooses is no value of CVAT's.
+        data={key: value for key, value in data.items() if value not in ("auto", "server")},
         mark=place.mark,
         basic=(user, password) if user and password else None,
     )
-    count_calls(client, counter)
-    return {
-        "sdk": PlainFlow(ways.defaults, counter),
-        "sdk-100ms": PlainFlow(ways.often, counter),
-        "poll-500ms": PlainFlow(ways.polling, counter),
-        "busy-loop": PlainFlow(ways.busy_loop, counter),
-    }
+    by_name = zip(FLOWS, (ways.defaults, ways.often, ways.polling, ways.busy_loop), strict=False)
+    return {name: PlainFlow(way, counter) for name, way in by_name}
 
 
 def _in_project(place: _Place, client: Any) -> Template:
-    """The template in a project of its own, called ``mark``, by which it is found and deleted.
+    """Return the template in a project of its own, called ``mark``, by which it is deleted.
 
     CVAT has webhooks for projects and organizations only, and an organization's would serve the
     other flows as well.
@@ -336,13 +358,6 @@ def _in_project(place: _Place, client: Any) -> Template:
     return replace(template, labels=(), project=project.id)
 
 
-def _clean_up(place: _Place, progress: Progress) -> None:
-    with undisturbed():
-        _say(progress, "Deleting what was made ...")
-        store = place.folder / processes.STORE
-        delete_all(place.server, place.environment, store, place.mark)
-
-
 def _with_labels(template: Template, count: int) -> Template:
     labels = tuple({"name": label} for label in sample_labels(count))
     return replace(template, labels=labels, project=None)
@@ -350,3 +365,25 @@ def _with_labels(template: Template, count: int) -> Template:
 
 def _say(progress: Progress, what: str) -> None:
     progress.console.print(what, highlight=False, soft_wrap=True)
+
+
+# --- Signals --------------------------------------------------------------------------------------
+
+
+def _exit(number: int, _frame: object) -> None:
+    """End as Ctrl-C does, so that what was made is deleted."""
+    raise SystemExit(128 + number)
+
+
+@contextmanager
+def _handling(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
+    """Handle signals in the block. Python allows that in the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)

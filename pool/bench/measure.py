@@ -1,4 +1,4 @@
-"""Run flows alternately: their requests, and the calls that they make.
+"""What one flow of a bench is, and what is measured of it: its requests and its calls.
 
 Times are milliseconds. *Ours* is what a caller waits, from the request to its job ids; *the
 server's own* is from the arrival of the data until the transaction that holds the jobs commits,
@@ -11,6 +11,7 @@ import json
 import re
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +20,7 @@ from urllib.parse import urlsplit
 
 from pool.errors import PoolError
 
-#: Seconds within which what is waited for must have happened, however slow the server, and
-#: between two looks at it.
+#: Seconds to wait for anything at most, however slow the server, and between two looks.
 PATIENCE = 120.0
 LOOK = 0.02
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 def wait_for(look: Callable[[], T], what: str, *, every: float = LOOK) -> T:
-    """Look until there is something to see, and return it. ``every`` is in seconds.
+    """Look ``every`` so many seconds until there is something to see, and return it.
 
     :raises PoolError: there was nothing for :data:`PATIENCE` seconds.
     """
@@ -79,7 +79,7 @@ class CallCounter:
         self._calls: Calls = {}
 
     def on_call(self, operation: str, seconds: float, _result: str = "") -> None:
-        """Count a call; for a :class:`~pool.cvat.CvatClient` to report to."""
+        """Count a call, as a :class:`~pool.cvat.CvatClient` reports it."""
         with self._guard:
             self._calls.setdefault(operation, []).append(seconds)
 
@@ -96,7 +96,7 @@ class CallCounter:
 
 
 def count_calls(client: Any, counter: CallCounter) -> None:
-    """Have all calls of a plain SDK client counted, uploads included."""
+    """Count all calls of a plain SDK client, uploads included."""
     rest = client.api_client.rest_client
     send = rest.request
 
@@ -123,10 +123,10 @@ def operation_of(method: str, url: str) -> str:
     """Return what the pool's own client would call this call."""
     path = urlsplit(url).path.rstrip("/")
     path = path[path.find("/api/") :]
-    path = re.sub(r"/\d+(?=/|$)|(?<=/requests)/[^/]+$", "/{id}", path)
     # A resumable upload has an address of its own below the task's.
     if re.search(r"/data(/|$)", path):
         return "upload"
+    path = re.sub(r"/\d+(?=/|$)|(?<=/requests)/[^/]+$", "/{id}", path)
     call = f"{method.upper()} {path}"
     return _OPERATIONS.get(call, call)
 
@@ -147,21 +147,55 @@ def logged_calls(log: Path) -> Calls:
 # --- Flows ----------------------------------------------------------------------------------------
 
 
-class Flow:
+class Flow(ABC):
     """One way to job ids; ``counter`` counts the calls that it makes."""
 
     def __init__(self, counter: CallCounter) -> None:
         self.counter = counter
 
     def prepare(self) -> None:
-        """Have ready what is there before the request comes; not measured."""
+        """Make ready what the request finds; not measured."""
+        return
 
+    @abstractmethod
     def run(self, number: int) -> list[Sample]:
         """Make one request, or several at once."""
-        raise NotImplementedError
 
     def settle(self) -> None:
         """Wait for what follows after the job ids are out; not measured, but its calls count."""
+        return
+
+
+@dataclass(slots=True)
+class FlowResult:
+    """The requests of one flow, all calls that they made, and the server's own time for each task,
+    where it is known."""
+
+    samples: list[Sample] = field(default_factory=list)
+    calls: Calls = field(default_factory=dict)
+    own: dict[int, OwnTime] = field(default_factory=dict)
+
+    def add(
+        self,
+        flow: Flow,
+        number: int,
+        own_time: Callable[[int, float], OwnTime | None],
+        *,
+        rest: float,
+    ) -> None:
+        """Run the flow once, ``rest`` seconds after it is ready to. ``own_time`` is called with
+        the id of a task and the milliseconds of the call with its data."""
+        flow.prepare()
+        time.sleep(rest)
+        flow.counter.take()
+        samples = flow.run(number)
+        flow.settle()
+        self.samples += samples
+        for operation, seconds in flow.counter.take().items():
+            self.calls.setdefault(operation, []).extend(seconds)
+        for sample in samples:
+            if own := own_time(sample.task_id, sample.post_ms):
+                self.own[sample.task_id] = own
 
 
 def interleave(counts: Mapping[str, int]) -> Iterator[tuple[str, int]]:
@@ -175,23 +209,3 @@ def interleave(counts: Mapping[str, int]) -> Iterator[tuple[str, int]]:
         for name, count in counts.items():
             if (number + 1) * count // rounds > number * count // rounds:
                 yield name, number
-
-
-@dataclass(slots=True)
-class FlowResult:
-    """The requests of one flow, and all calls that they made."""
-
-    samples: list[Sample] = field(default_factory=list)
-    calls: Calls = field(default_factory=dict)
-
-    def add(self, flow: Flow, number: int, *, rest: float) -> list[Sample]:
-        """Run the flow once, ``rest`` seconds after it is ready to, and return what is new."""
-        flow.prepare()
-        time.sleep(rest)
-        flow.counter.take()
-        samples = flow.run(number)
-        flow.settle()
-        self.samples.extend(samples)
-        for operation, seconds in flow.counter.take().items():
-            self.calls.setdefault(operation, []).extend(seconds)
-        return samples

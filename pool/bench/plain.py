@@ -47,8 +47,8 @@ def plain_client(settings: CvatSettings, credentials: Credentials) -> Iterator[A
 
 
 class PlainWays:
-    """The SDK as most people use it. Each call makes one task, waits for its jobs, and returns
-    the task's id; a name of a task begins with ``mark``.
+    """The SDK as most people use it. Each way makes one task, waits for its jobs, and returns
+    the task's id; the names of the tasks begin with ``mark``.
 
     ``fields`` is the body of the create, less the name; ``data`` goes with the upload. The
     pictures are written to ``folder``, since the SDK takes files. ``basic`` is a user and a
@@ -101,9 +101,8 @@ class PlainWays:
         self._post_data(task.id)
 
         def jobs() -> list[Any]:
-            _, answer = self._client.api_client.jobs_api.list(
-                task_id=task.id, _parse_response=False
-            )
+            list_jobs = self._client.api_client.jobs_api.list
+            _, answer = list_jobs(task_id=task.id, _parse_response=False)
             return list(json.loads(answer.data)["results"])
 
         return _checked(task.id, wait_for(jobs, "the jobs of a plain flow", every=0.0))
@@ -118,11 +117,10 @@ class PlainWays:
         from cvat_sdk.core.helpers import make_request_headers
 
         api = self._client.api_client
-        headers = dict(make_request_headers(api))
+        headers = {**make_request_headers(api), "Content-Type": "multipart/form-data"}
         if self._basic is not None:
             pair = base64.b64encode(":".join(self._basic).encode()).decode()
             headers["Authorization"] = f"Basic {pair}"
-        headers["Content-Type"] = "multipart/form-data"
         files = {
             f"client_files[{index}]": (path.name, path.read_bytes(), "image/jpeg")
             for index, path in enumerate(self._paths)
@@ -154,12 +152,11 @@ class PlainFlow(Flow):
         began, started = time.time(), time.perf_counter()
         task_id = self._way(number)
         took = time.perf_counter() - started
-        return [
-            Sample(
-                task_id=task_id,
-                ours_ms=took * 1000,
-                began=began,
-                ended=began + took,
-                post_ms=self.counter.last_seconds("upload") * 1000,
-            )
-        ]
+        sample = Sample(
+            task_id=task_id,
+            ours_ms=took * 1000,
+            began=began,
+            ended=began + took,
+            post_ms=self.counter.last_seconds("upload") * 1000,
+        )
+        return [sample]

@@ -1,4 +1,5 @@
-"""The pool's own way to job ids: alone, while it refills, many at once, and with webhooks.
+"""The pool's own way to job ids: alone, while it refills, many at once, and with webhooks; and what
+its daemon costs that has nothing to do.
 
 The pool belongs to this bench alone; a daemon of its own fills it. Between requests it is paused,
 so that a request finds the server quiet unless its flow is about refilling.
@@ -6,6 +7,7 @@ so that a request finds the server quiet unless its flow is about refilling.
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -14,23 +16,26 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pool.bench import processes
 from pool.bench.measure import PATIENCE, CallCounter, Flow, Sample, logged_calls, wait_for
 from pool.clock import SystemClock
 from pool.config.loader import load
 from pool.cvat import CvatClient, connect
-from pool.errors import PoolError
+from pool.errors import InputError, PoolError
 from pool.model import Outcome
 from pool.status import TemplateStatus
 from pool.taskpool import TaskPool
 from pool.tracking.webhook_setup import WebhookSetup, target_of
 
 #: Names of the templates, which make the same tasks: one is filled once and then rests, of
-#: another there is always something to refill; the last is in a project with a webhook.
+#: another there is always something to refill; one is in a project with a webhook, and one is for
+#: the idle daemon.
 RESTING = "bench"
 REFILLING = "bench-refill"
 HOOKED = "bench-webhooks"
+IDLE = "bench-idle"
 
 #: Requests in flight at once.
 AT_ONCE = 20
@@ -41,10 +46,16 @@ STOCK = 20
 MOMENT = 0.2
 #: Seconds between two looks at the store.
 LOOK = 0.01
+#: Tasks of the idle daemon, and seconds from the last create until it counts as idle.
+IDLE_TASKS = 100
+CALM = 2.0
 
 
 class Supply:
-    """A pool whose calls are counted, and the daemon that fills it."""
+    """A pool whose calls are counted, and the daemon that fills it.
+
+    What waits for tasks raises PoolError when the server creates none, or the daemon has ended.
+    """
 
     def __init__(self, pool: TaskPool, cvat: CvatClient, daemon: processes.Process) -> None:
         self.pool = pool
@@ -62,28 +73,19 @@ class Supply:
 
     def ensure_warm(self, template: str, count: int, *, up_to: int | None = None) -> None:
         """Fill a resting pool when it has fewer than ``count`` warm tasks: until it is full, or
-        has ``up_to``.
-
-        :raises PoolError: the server does not create any.
-        """
+        has ``up_to``."""
         row = self.level(template)
         if row.warm < count:
             self.pool.resume(template)
             self.fill(template, row.target if up_to is None else up_to)
 
     def fill(self, template: str, count: int) -> None:
-        """Wait until a pool has ``count`` warm tasks, and have it rest.
-
-        :raises PoolError: the server does not create any.
-        """
+        """Wait until a pool has ``count`` warm tasks, and pause it."""
         self.wait_until_warm(template, count)
         self.rest(template)
 
     def wait_until_warm(self, template: str, count: int) -> None:
-        """Wait until a pool has ``count`` warm tasks.
-
-        :raises PoolError: the server does not create any.
-        """
+        """Wait until a pool has ``count`` warm tasks."""
 
         def warm() -> bool:
             status, row = self.pool.status(), self.level(template)
@@ -94,15 +96,12 @@ class Supply:
         self.wait_for(warm, f"{count} warm tasks")
 
     def rest(self, template: str) -> None:
-        """Refill no more, and wait for the creates under way."""
+        """Pause a pool, and wait for the creates under way."""
         self.pool.pause(template)
         self.wait_for(lambda: self.level(template).creating == 0, "creates to end")
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
-        """Look until a condition holds.
-
-        :raises PoolError: it does not in time, or the daemon has ended.
-        """
+        """Look until a condition holds."""
 
         def look() -> bool:
             self.daemon.check()
@@ -166,7 +165,7 @@ class Hits(Flow):
         self._supply.ensure_warm(self.template, 1)
 
     def run(self, number: int) -> list[Sample]:
-        return [self._ask(number)]
+        return [self._request(number)]
 
     def settle(self) -> None:
         """Wait until the tasks are named."""
@@ -175,8 +174,8 @@ class Hits(Flow):
             lambda: not store.due_steps(now=float("inf"), limit=1), "tasks to be named"
         )
 
-    def _ask(self, number: int) -> Sample:
-        """One request, from its data to its job ids."""
+    def _request(self, number: int) -> Sample:
+        """Make one request, from its data to its job ids."""
         files = named_files(number, self._pictures)
         name = f"{self._mark} {self.template} {number}"
         began, started = time.time(), time.perf_counter()
@@ -186,24 +185,28 @@ class Hits(Flow):
         record, ended = request.record, began + took
         claimed, uploaded = record.handed_out_at or began, record.uploaded_at or began
         finished = record.finished_at or began
+        steps = {
+            "claim": claimed - began,
+            "post": uploaded - claimed,
+            "import_and_polls": finished - uploaded,
+            "hand_over": ended - finished,
+        }
         return Sample(
             task_id=record.task_id or 0,
             ours_ms=took * 1000,
             began=began,
             ended=ended,
-            post_ms=(uploaded - claimed) * 1000,
+            post_ms=steps["post"] * 1000,
             hit=record.outcome is Outcome.HIT,
-            steps_ms={
-                "claim": (claimed - began) * 1000,
-                "post": (uploaded - claimed) * 1000,
-                "import_and_polls": (finished - uploaded) * 1000,
-                "hand_over": (ended - finished) * 1000,
-            },
+            steps_ms={step: seconds * 1000 for step, seconds in steps.items()},
         )
 
 
 class RefillingHits(Hits):
-    """One request at a time, each at some moment of a refill of :data:`LACKING` tasks."""
+    """One request at a time, each at some moment of a refill of :data:`LACKING` tasks.
+
+    ``refilled`` counts the tasks that the daemon made while requests were served, or just before.
+    """
 
     template = REFILLING
 
@@ -213,7 +216,6 @@ class RefillingHits(Hits):
         super().__init__(supply, counter, pictures, mark)
         self._moments = random.Random(seed)
         self._before = 0
-        #: Tasks that the daemon made while requests were being served, or just before.
         self.refilled = 0
 
     def prepare(self) -> None:
@@ -243,12 +245,12 @@ class ConcurrentHits(Hits):
     def run(self, number: int) -> list[Sample]:
         together = threading.Barrier(AT_ONCE)
 
-        def ask(one: int) -> Sample:
+        def request(one: int) -> Sample:
             together.wait(PATIENCE)
-            return self._ask(number * AT_ONCE + one)
+            return self._request(number * AT_ONCE + one)
 
         with ThreadPoolExecutor(AT_ONCE) as callers:
-            return list(callers.map(ask, range(AT_ONCE)))
+            return list(callers.map(request, range(AT_ONCE)))
 
 
 class HookedHits(Hits):
@@ -266,3 +268,55 @@ class HookedHits(Hits):
         for operation, each in logged_calls(self._supply.daemon.log).items():
             for seconds in each[len(self._before.get(operation, [])) :]:
                 self.counter.on_call(operation, seconds)
+
+
+# --- An idle daemon -------------------------------------------------------------------------------
+
+
+def measure_idle(config: Path, environment: Mapping[str, str], seconds: float) -> dict[str, Any]:
+    """Fill a pool of :data:`IDLE_TASKS` tasks of :data:`IDLE` and watch its daemon do nothing.
+
+    Return its share of one core in percent, its resident memory in megabytes (10^6 bytes), and
+    its calls to the server, which it logs: so they are counted on any server.
+    """
+    with open_supply(config, environment) as supply:
+        supply.wait_until_warm(IDLE, IDLE_TASKS)
+        # A caller that is idle as well is not what is measured.
+        supply.pool.close()
+        process, log = supply.daemon.process.pid, supply.daemon.log
+        time.sleep(CALM)
+        before, cpu_before, began = logged_calls(log), _cpu_seconds(process), time.monotonic()
+        time.sleep(seconds)
+        took = time.monotonic() - began
+        counts = {
+            operation: len(each) - len(before.get(operation, ()))
+            for operation, each in logged_calls(log).items()
+        }
+        return {
+            "tasks": IDLE_TASKS,
+            "seconds": round(took, 1),
+            "cpu_percent": round(100 * (_cpu_seconds(process) - cpu_before) / took, 2),
+            "rss_mb": round(_resident_bytes(process) / 1e6, 1),
+            "calls_per_minute": round(sum(counts.values()) * 60 / took, 1),
+            "calls": {operation: count for operation, count in counts.items() if count},
+        }
+
+
+def check_idle_possible() -> None:
+    """
+    :raises InputError: this system does not show what a process costs.
+    """
+    if not Path("/proc/self/stat").is_file():
+        raise InputError("--idle reads /proc, which only Linux has")
+
+
+def _cpu_seconds(process: int) -> float:
+    """Return user and system time of a process (proc(5), fields 14 and 15 of ``stat``)."""
+    # The name in parentheses may contain anything.
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _resident_bytes(process: int) -> int:
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pool.bench.measure import FlowResult, OwnTime, Sample
+from pool.bench.measure import FlowResult
 from pool.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,17 +25,16 @@ POLLS = ("jobs", "import_state")
 Figures = dict[str, Any]
 
 
-def flow_figures(result: FlowResult, own: Mapping[int, OwnTime]) -> Figures:
+def flow_figures(result: FlowResult) -> Figures:
     """Return the figures of one flow by stable names; what was not measured is null."""
-    samples, calls = result.samples, result.calls
+    samples, calls, own = result.samples, result.calls, result.own
     polls = sum(len(calls.get(operation, ())) for operation in POLLS)
-    there = [own.get(sample.task_id) for sample in samples]
     return {
         "available": True,
         "requests": len(samples),
         "ours_ms": spread([sample.ours_ms for sample in samples]),
-        "server_ms": spread([each.own_ms for each in there if each]),
-        "ours_to_server": ratios(samples, own),
+        "server_ms": spread([own[each.task_id].own_ms for each in samples if each.task_id in own]),
+        "ours_to_server": _ratios(result),
         "calls_per_request": round(sum(map(len, calls.values())) / len(samples), 2),
         "polls_per_request": round(polls / len(samples), 3),
         "calls": {
@@ -46,15 +45,15 @@ def flow_figures(result: FlowResult, own: Mapping[int, OwnTime]) -> Figures:
             for operation, seconds in sorted(calls.items())
         },
         "misses": sum(sample.hit is False for sample in samples),
-        "steps_ms": steps(samples, own),
+        "steps_ms": _steps(result),
         "each_ms": [
-            {"ours": round(sample.ours_ms, 1), "server": round(each.own_ms, 1) if each else None}
-            for sample, each in zip(samples, there, strict=True)
+            {
+                "ours": round(each.ours_ms, 1),
+                "server": round(own[each.task_id].own_ms, 1) if each.task_id in own else None,
+            }
+            for each in samples
         ],
     }
-
-
-# --- Statistics -----------------------------------------------------------------------------------
 
 
 def spread(values: Sequence[float]) -> Figures | None:
@@ -70,16 +69,16 @@ def spread(values: Sequence[float]) -> Figures | None:
     return {name: round(value, 1) for name, value in figures.items()}
 
 
-def ratios(samples: Sequence[Sample], own: Mapping[int, OwnTime]) -> Figures | None:
+def _ratios(result: FlowResult) -> Figures | None:
     """Compare each request with the server's own time for that very request.
 
     Imports vary, so a ratio of two medians hides what a caller of one request sees; both are
     given. None when the server's own time is not known of any.
     """
     pairs = [
-        (sample.ours_ms, own[sample.task_id].own_ms)
-        for sample in samples
-        if sample.task_id in own and own[sample.task_id].own_ms > 0
+        (sample.ours_ms, own.own_ms)
+        for sample in result.samples
+        if (own := result.own.get(sample.task_id)) and own.own_ms > 0
     ]
     if not pairs:
         return None
@@ -89,20 +88,20 @@ def ratios(samples: Sequence[Sample], own: Mapping[int, OwnTime]) -> Figures | N
     return {name: round(value, 3) for name, value in figures.items()}
 
 
-def steps(samples: Sequence[Sample], own: Mapping[int, OwnTime]) -> Figures:
+def _steps(result: FlowResult) -> Figures:
     """Return the median milliseconds of each step of a request.
 
     Where this side and the server share a clock, also the three parts of the whole: before the
     data arrived, the server's own, and after the commit.
     """
     found: dict[str, list[float]] = {}
-    for sample in samples:
+    for sample in result.samples:
         taken = dict(sample.steps_ms)
-        there = own.get(sample.task_id)
-        if there is not None and there.received_at is not None and there.committed_at is not None:
-            taken["before_server"] = (there.received_at - sample.began) * 1000
-            taken["server"] = there.own_ms
-            taken["after_server"] = (sample.ended - there.committed_at) * 1000
+        own = result.own.get(sample.task_id)
+        if own and own.received_at is not None and own.committed_at is not None:
+            taken["before_server"] = (own.received_at - sample.began) * 1000
+            taken["server"] = own.own_ms
+            taken["after_server"] = (sample.ended - own.committed_at) * 1000
         for step, milliseconds in taken.items():
             found.setdefault(step, []).append(milliseconds)
     return {step: round(statistics.median(values), 1) for step, values in found.items()}
@@ -160,21 +159,20 @@ def _table(flows: Mapping[str, Figures]) -> Table:
     for heading in HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, flow in flows.items():
-        if not flow["available"]:
-            table.add_row(name, *["-"] * len(HEADINGS))
-            continue
-        server, ratio = flow["server_ms"], flow["ours_to_server"]
-        table.add_row(
-            name,
-            str(flow["requests"]),
-            f"{flow['ours_ms']['median']:.0f}",
-            f"{flow['ours_ms']['p90']:.0f}",
-            f"{server['median']:.0f}" if server else "-",
-            f"{ratio['median']:.2f}" if ratio else "-",
-            f"{ratio['p90']:.2f}" if ratio else "-",
-            f"{flow['calls_per_request']:.1f}",
-            f"{flow['polls_per_request']:.1f}",
-        )
+        cells = ["-"] * len(HEADINGS)
+        if flow["available"]:
+            ours, server, ratio = flow["ours_ms"], flow["server_ms"], flow["ours_to_server"]
+            cells = [
+                str(flow["requests"]),
+                f"{ours['median']:.0f}",
+                f"{ours['p90']:.0f}",
+                f"{server['median']:.0f}" if server else "-",
+                f"{ratio['median']:.2f}" if ratio else "-",
+                f"{ratio['p90']:.2f}" if ratio else "-",
+                f"{flow['calls_per_request']:.1f}",
+                f"{flow['polls_per_request']:.1f}",
+            ]
+        table.add_row(name, *cells)
     return table
 
 

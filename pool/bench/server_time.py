@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from pool.bench.measure import OwnTime, Sample, wait_for
+from pool.bench.measure import OwnTime, wait_for
 from pool.clock import parse_time
 from pool.cvat.upload import request_id
 from pool.errors import PoolError
@@ -18,31 +17,28 @@ TIMEOUT = 30.0
 
 
 class SimulatorTimes:
-    """A simulator's record of each import; it forgets none."""
+    """A simulator's record of each import; it forgets none.
 
-    #: How the times are measured, for the report, and whether they are the server's own record.
+    ``how`` says how the times are measured, for the report; ``exact``, whether they are the
+    server's own record.
+    """
+
     how = "the simulator's record, from the arrival of the data to the commit of the jobs"
     exact = True
 
     def __init__(self, url: str) -> None:
         self._url = url
 
-    def note(self, _sample: Sample) -> None:
-        """Do nothing."""
-
-    def of(self, task_ids: Iterable[int]) -> dict[int, OwnTime]:
-        """Return the times of those of the tasks for which they are known."""
-        tasks = _stats(self._url)["tasks"]
-        found = {task_id: tasks.get(str(task_id), {}) for task_id in task_ids}
-        return {
-            task_id: OwnTime(
-                own_ms=times["received_to_committed_ms"],
-                received_at=times["received_at"],
-                committed_at=times["committed_at"],
-            )
-            for task_id, times in found.items()
-            if times.get("received_to_committed_ms") is not None
-        }
+    def of(self, task_id: int, _post_ms: float = 0.0) -> OwnTime | None:
+        """Return the time of a task's import; None when there is no record of it."""
+        times = _stats(self._url)["tasks"].get(str(task_id), {})
+        if times.get("received_to_committed_ms") is None:
+            return None
+        return OwnTime(
+            own_ms=times["received_to_committed_ms"],
+            received_at=times["received_at"],
+            committed_at=times["committed_at"],
+        )
 
 
 class DatedTimes:
@@ -61,21 +57,16 @@ class DatedTimes:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        self._own: dict[int, OwnTime] = {}
 
-    def note(self, sample: Sample) -> None:
-        """Read the dates of an import, right after its jobs were seen: CVAT forgets a successful
-        request after 500 s. One that is gone, or does not end, is left out."""
+    def of(self, task_id: int, post_ms: float) -> OwnTime | None:
+        """Return the time of a task's import, whose jobs were just seen: CVAT forgets a successful
+        request after 500 s. None when it is gone, or does not end."""
         with suppress(PoolError):
-            said = wait_for(lambda: self._ended(sample.task_id), "an import to say its dates")
+            said = wait_for(lambda: self._ended(task_id), "an import to say its dates")
             if "finished_date" in said:
                 took = parse_time(said["finished_date"]) - parse_time(said["created_date"])
-                imported = took.total_seconds() * 1000
-                self._own[sample.task_id] = OwnTime(own_ms=sample.post_ms + imported)
-
-    def of(self, task_ids: Iterable[int]) -> dict[int, OwnTime]:
-        """Return the times of those of the tasks for which they are known."""
-        return {task_id: self._own[task_id] for task_id in task_ids if task_id in self._own}
+                return OwnTime(own_ms=post_ms + took.total_seconds() * 1000)
+        return None
 
     def _ended(self, task_id: int) -> Any:
         """Return CVAT's answer, or None while the import has jobs but is about to say so."""

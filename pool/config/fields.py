@@ -17,6 +17,7 @@ from pydantic import (
     AfterValidator,
     Field,
     GetCoreSchemaHandler,
+    PlainSerializer,
     PlainValidator,
     Strict,
     ValidationError,
@@ -179,8 +180,11 @@ def _size(value: object) -> int:
     return size
 
 
+#: In the JSON of a table durations are as the file has them.
 #: Seconds, none included; seconds, at least some; bytes, at least one.
-DurationOrZero = Annotated[float, PlainValidator(_duration)]
+DurationOrZero = Annotated[
+    float, PlainValidator(_duration), PlainSerializer(format_duration, when_used="json")
+]
 Duration = Annotated[DurationOrZero, AfterValidator(_some_time)]
 Size = Annotated[int, PlainValidator(_size)]
 

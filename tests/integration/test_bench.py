@@ -11,7 +11,6 @@ from rich.progress import Progress
 from support.commands import cvat_pool
 
 from pool.bench.bench import Bench
-from pool.bench.measure import Sample
 from pool.bench.plain import plain_client
 from pool.bench.server_time import DatedTimes, SimulatorTimes, is_simulator
 from pool.config.data_params import DataParams
@@ -201,19 +200,17 @@ def test_the_server_s_own_time_in_two_ways(simulator: SimulatorServer, image: by
             prepared=False,
         )
     simulator.wait_idle()
-    sample = Sample(task_id=task_id, ours_ms=100.0, began=0.0, ended=0.0, post_ms=50.0)
     assert is_simulator(simulator.url)
-    exact = SimulatorTimes(simulator.url).of([task_id, 987654])
-    assert list(exact) == [task_id]
-    assert exact[task_id].committed_at is not None
+    recorded = SimulatorTimes(simulator.url)
+    exact = recorded.of(task_id)
+    assert exact is not None and exact.committed_at is not None
+    assert recorded.of(987654) is None
     with plain_client(settings, token) as client:
         dated = DatedTimes(client)
-        dated.note(sample)
-        dated.note(Sample(task_id=987654, ours_ms=1.0, began=0.0, ended=0.0))
-        approximate = dated.of([task_id, 987654])
-    assert list(approximate) == [task_id]
-    assert 50.0 <= approximate[task_id].own_ms < 50.0 + 5_000
-    assert approximate[task_id].committed_at is None
+        approximate = dated.of(task_id, 50.0)
+        assert approximate is not None and approximate.committed_at is None
+        assert 50.0 <= approximate.own_ms < 50.0 + 5_000
+        assert dated.of(987654, 50.0) is None
 
 
 def test_what_is_no_simulator() -> None:

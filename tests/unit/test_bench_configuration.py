@@ -43,7 +43,7 @@ def written(folder: Path, settings: Settings, template: Template, **sizes: int) 
     folder = folder / "bench"
     folder.mkdir()
     templates = {name: (template, size) for name, size in sizes.items()}
-    return load(write_configuration(folder, settings, settings.cvat, templates))
+    return load(write_configuration(folder, settings.cvat, templates))
 
 
 @pytest.mark.parametrize("name", ["odd.name", "hooked"])
@@ -71,6 +71,18 @@ def test_labels_of_the_bench_s_own(tmp_path: Path, settings: Settings) -> None:
 def test_no_file_at_all(tmp_path: Path) -> None:
     server = CvatSettings(url="http://cvat.test")
     template = Template(name="bench", labels=({"name": "car"},))
-    path = write_configuration(tmp_path, Settings(), server, {"bench": (template, 5)})
+    path = write_configuration(tmp_path, server, {"bench": (template, 5)})
     (there,) = load(path).templates.values()
     assert (there.labels[0]["name"], there.pool.min_size) == ("car", 5)
+
+
+def test_a_token_file_beside_a_relative_configuration(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    server = load("config.toml").cvat
+    (tmp_path / "bench").mkdir()
+    path = write_configuration(
+        tmp_path / "bench", server, {"bench": (settings.templates["hooked"], 1)}
+    )
+    assert load(path).cvat.access_token_file == tmp_path / "a token"

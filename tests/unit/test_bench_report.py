@@ -46,7 +46,7 @@ def figures_of(
     ]
     times = dict.fromkeys(range(len(samples)), 200.0) | (server or {})
     own = {number: OwnTime(own_ms=each) for number, each in times.items() if each is not None}
-    return flow_figures(FlowResult(samples, {name: [0.03] * n for name, n in calls.items()}), own)
+    return flow_figures(FlowResult(samples, {name: [0.03] * n for name, n in calls.items()}, own))
 
 
 # --- The figures ----------------------------------------------------------------------------------
@@ -97,13 +97,13 @@ def test_where_the_time_went() -> None:
         Sample(task_id=2, ours_ms=300.0, began=20.0, ended=20.3, steps_ms={"post": 80.0}),
     ]
     own = {1: OwnTime(own_ms=200.0, received_at=10.01, committed_at=10.21)}
-    assert flow_figures(FlowResult(samples), own)["steps_ms"] == {
+    assert flow_figures(FlowResult(samples, own=own))["steps_ms"] == {
         "post": 70.0,
         "before_server": 10.0,
         "server": 200.0,
         "after_server": 90.0,
     }
-    without_moments = flow_figures(FlowResult(samples), {1: OwnTime(own_ms=200.0)})
+    without_moments = flow_figures(FlowResult(samples, own={1: OwnTime(own_ms=200.0)}))
     assert without_moments["steps_ms"] == {"post": 70.0}
 
 
