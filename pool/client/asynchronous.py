@@ -140,7 +140,7 @@ class AsyncRemotePool:
         """As :meth:`pool.TaskPool.lease`."""
         return self._lease(await self._read_lease(lease_id))
 
-    async def release(self, lease: AsyncLease | str) -> None:
+    async def release(self, lease: LeaseHandle | str) -> None:
         """As :meth:`pool.TaskPool.release`."""
         lease_id = lease if isinstance(lease, str) else lease.id
         answer = await self._transport.answer(Call(method="DELETE", path=_lease_path(lease_id)))

@@ -13,8 +13,8 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from concurrent.futures import Future
-from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 from pool.client.asynchronous import (
     PATIENCE,
@@ -32,16 +32,27 @@ from pool.errors import PoolClosed, PoolError, PoolUnreachable
 from pool.handles import Lease, Request
 from pool.logs import get_logger
 from pool.model import Event, Job, RequestRecord
-from pool.status import Status
 
 if TYPE_CHECKING:
     import httpx
 
-    from pool.status import Status
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 log = get_logger(__name__)
+
+
+def _awaited(
+    method: Callable[Concatenate[AsyncRemotePool, P], Awaitable[T]],
+) -> Callable[Concatenate[RemotePool, P], T]:
+    """Return a method of the asynchronous pool as one that waits for its result."""
+
+    @wraps(method)
+    def call(self: RemotePool, /, *arguments: P.args, **options: P.kwargs) -> T:
+        return self._call(method, *arguments, **options)
+
+    return call
 
 
 class RemotePool:
@@ -126,7 +137,7 @@ class RemotePool:
     ) -> Lease:
         """As :meth:`pool.TaskPool.acquire`."""
         lease = self._call(
-            self._remote.acquire,
+            AsyncRemotePool.acquire,
             template,
             timeout=timeout,
             idempotency_key=idempotency_key,
@@ -136,15 +147,10 @@ class RemotePool:
 
     def lease(self, lease_id: str) -> Lease:
         """As :meth:`pool.TaskPool.lease`."""
-        return self._lease(self._call(self._remote.lease, lease_id))
+        return self._lease(self._call(AsyncRemotePool.lease, lease_id))
 
-    def release(self, lease: Lease | str) -> None:
-        """As :meth:`pool.TaskPool.release`."""
-        self._call(self._remote.release, lease if isinstance(lease, str) else lease.id)
-
-    def jobs_of_lease(self, lease: Lease, timeout: float | None) -> list[Job]:
-        """As :meth:`pool.Lease.jobs`."""
-        return self._call(self._remote.jobs_of_lease, lease, timeout)
+    release = _awaited(AsyncRemotePool.release)
+    jobs_of_lease = _awaited(AsyncRemotePool.jobs_of_lease)
 
     # --- Requests ---------------------------------------------------------------------------------
 
@@ -167,7 +173,7 @@ class RemotePool:
         ``Request.jobs`` waits for the result, and raises what CVAT says.
         """
         sent = self._call(
-            self._remote.send,
+            AsyncRemotePool.send,
             build_upload(files, **data),
             template=template,
             name=name,
@@ -189,7 +195,7 @@ class RemotePool:
     ) -> Request:
         """As :meth:`pool.Lease.upload`, with checked data."""
         sent = self._call(
-            self._remote.send,
+            AsyncRemotePool.send,
             upload,
             template=lease.template,
             lease_id=lease.id,
@@ -203,24 +209,16 @@ class RemotePool:
         """As :meth:`pool.TaskPool.request`."""
         return Request(self, self.read_request(request_id))
 
-    def read_request(self, request_id: str) -> RequestRecord:
-        """Return a request as the daemon describes it now.
-
-        :raises UnknownRequest: there is none.
-        """
-        return self._call(self._remote.read_request, request_id)
+    read_request = _awaited(AsyncRemotePool.read_request)
+    cancel = _awaited(AsyncRemotePool.cancel)
 
     def jobs_of_request(self, request: Request, timeout: float | None) -> list[Job]:
         """As :meth:`pool.Request.jobs`."""
         record = request.record
         if not isinstance(record, RemoteRequest) or record.jobs is None:
-            record = self._call(self._remote.wait_for_request, request.id, timeout)
+            record = self._call(AsyncRemotePool.wait_for_request, request.id, timeout)
             request.saw(record)
         return list(record.jobs or ())
-
-    def cancel(self, request: Request) -> bool:
-        """As :meth:`pool.Request.cancel`."""
-        return self._call(self._remote.cancel, request)
 
     def url_of(self, record: RequestRecord) -> str | None:
         """As :meth:`pool.TaskPool.url_of`."""
@@ -228,25 +226,11 @@ class RemotePool:
 
     # --- Control ----------------------------------------------------------------------------------
 
-    def pause(self, template: str) -> None:
-        """As :meth:`pool.TaskPool.pause`."""
-        self._call(self._remote.pause, template)
-
-    def resume(self, template: str | None = None) -> None:
-        """As :meth:`pool.TaskPool.resume`."""
-        self._call(self._remote.resume, template)
-
-    def drain(self, template: str) -> int:
-        """As :meth:`pool.TaskPool.drain`; what a lost try has retired is not counted."""
-        return self._call(self._remote.drain, template)
-
-    def prewarm(self, template: str, count: int, *, duration: float = 900.0) -> None:
-        """As :meth:`pool.TaskPool.prewarm`."""
-        self._call(self._remote.prewarm, template, count, duration=duration)
-
-    def status(self) -> Status:
-        """As :meth:`pool.TaskPool.status`."""
-        return self._call(self._remote.status)
+    pause = _awaited(AsyncRemotePool.pause)
+    resume = _awaited(AsyncRemotePool.resume)
+    drain = _awaited(AsyncRemotePool.drain)
+    prewarm = _awaited(AsyncRemotePool.prewarm)
+    status = _awaited(AsyncRemotePool.status)
 
     # --- Events -----------------------------------------------------------------------------------
 
@@ -302,28 +286,27 @@ class RemotePool:
         if self._client is not None:
             await self._client.aclose()
 
-    def _call(self, method: Callable[..., Awaitable[T]], *arguments: Any, **options: Any) -> T:
+    def _call(
+        self,
+        method: Callable[Concatenate[AsyncRemotePool, P], Awaitable[T]],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> T:
         """Await a method of the asynchronous pool on the loop."""
-        return result_of(self._loop.begin(partial(method, *arguments, **options)))
+        return self._result(partial(method, self._remote, *arguments, **options))
+
+    def _result(self, call: Callable[[], Awaitable[T]]) -> T:
+        return result_of(self._loop.begin(call))
 
     def _listen(
         self, kinds: Collection[str] | None, template: str | None, after: int | None
     ) -> _Events:
         stream = self._remote.event_stream(kinds=kinds, template=template, after=after)
-        self._call(stream.open)
+        self._result(stream.open)
         return _Events(self._loop, stream)
 
     def _lease(self, lease: AsyncLease) -> Lease:
-        return Lease(
-            id=lease.id,
-            task_id=lease.task_id,
-            name=lease.name,
-            url=lease.url,
-            template=lease.template,
-            outcome=lease.outcome,
-            expires_at=lease.expires_at,
-            _pool=self,
-        )
+        return Lease(**{**vars(lease), "_pool": self})
 
 
 class _Events(Iterator[Event]):

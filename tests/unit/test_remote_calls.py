@@ -61,7 +61,7 @@ from pool import (
     errors,
 )
 from pool.model import Job
-from pool.status import WebhookState
+from pool.status import TEMPLATE_EXAMPLE, WebhookState
 
 SECRET = "a-token-of-the-pool"
 DONE = httpx.Response(204)
@@ -324,24 +324,11 @@ def test_a_request(caller: Any, daemon: ScriptedDaemon) -> None:
 
 
 ROW = {
+    **TEMPLATE_EXAMPLE,
     "name": "scenes",
-    "target": 5,
-    "warm": 4,
-    "creating": 1,
-    "leased": 0,
-    "importing": 2,
-    "deleting": 0,
-    "waiting": 0,
     "rate": 0.5,
-    "hits": 9,
-    "waits": 1,
-    "colds": 0,
     "paused_since": "2026-01-01T12:00:00.000Z",
-    "held_since": None,
-    "held_until": None,
-    "hold_reason": "",
     "hooks": "alive",
-    "hooks_silent_since": None,
 }
 STATUS = {
     "server": "http://cvat",
@@ -352,6 +339,10 @@ STATUS = {
     "held_until": None,
     "hold_reason": "",
     "templates": [ROW],
+    "config_loaded_at": "2026-01-01T12:00:00.000Z",
+    "config_rejected_at": None,
+    "config_problems": [],
+    "config_restart": ["daemon.port"],
 }
 
 
@@ -363,6 +354,7 @@ def test_a_status(caller: Any, daemon: ScriptedDaemon) -> None:
     assert row.hooks is WebhookState.ALIVE
     assert row.paused_since == datetime(2026, 1, 1, 12, tzinfo=UTC)
     assert (status.maintainer, status.in_flight) == ("host:1", 2)
+    assert status.config_restart == ("daemon.port",)
 
 
 def test_what_a_newer_daemon_says_more_is_left_out(caller: Any, daemon: ScriptedDaemon) -> None:
