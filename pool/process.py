@@ -81,7 +81,6 @@ class Process:
             self.store,
             self.cvat,
             self.templates,
-            self.feed,
             WebhookHealth(self.store, self.templates, settings.cvat.organization, clock=self.clock),
             owner=self.owner,
             clock=self.clock,

@@ -24,6 +24,8 @@ log = get_logger(__name__)
 
 #: Seconds for which an import is given time to show up after its process died in the upload.
 ORPHAN_PATIENCE: Final = 60.0
+#: The sort of data of an import that was taken over, whose times are learned apart.
+ADOPTED: Final = "adopted"
 
 
 class Recovery:
@@ -82,23 +84,25 @@ class Recovery:
 
     def _take_up(self, request: RequestRecord) -> None:
         """Go on with a request of this process that no thread works on any more."""
-        now = self._clock.now()
         log.info("request taken over", request_id=request.id, state=request.state.value)
         if request.import_id is None:
             gone = OwnerGone("send the data again")
-            self._store.fail_request(request.id, code=gone.code, message=gone.detail, now=now)
+            self._store.fail_request(
+                request.id, code=gone.code, message=gone.detail, now=self._clock.now()
+            )
             return
         if request.state is RequestState.UPLOADING:
             # Its last POST may have arrived. If not, CVAT knows no import, and that is found
             # out like any other lost import; jobs may come from another's data.
             importing = self._store.import_record(request.import_id)
             contents = contents_of_import(importing) if importing else None
-            self._store.begin_import(
+            self._tracker.begin(
                 request.import_id,
-                deadline=now + ORPHAN_PATIENCE,
+                timeout=ORPHAN_PATIENCE,
                 # Where the names are unknown, none is the request's: it fails rather than get
                 # the jobs of other data.
                 frames=contents.names if contents else (),
-                now=now,
+                kind=ADOPTED,
             )
-        self._tracker.watch(request.import_id, kind="adopted")
+        else:
+            self._tracker.watch(request.import_id, kind=ADOPTED)

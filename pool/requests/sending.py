@@ -124,7 +124,13 @@ class Sender:
                 self.fail(request, failure, untouched=False)
             raise
         if error is None or delivery is Delivery.ACCEPTED:
-            self._track(template, request, upload, settled.contents)
+            assert request.import_id is not None
+            self._tracker.begin(
+                request.import_id,
+                timeout=template.importing.timeout,
+                frames=settled.contents.names if settled.contents else None,
+                kind=kind_of(upload),
+            )
             self._breaker.upload_worked(template.name, request.id)
             return Sent(Step.DONE)
         fault = None
@@ -216,24 +222,6 @@ class Sender:
                     return Settled(Delivery.TASK_LOST, others=True)
                 return Settled(Delivery.ACCEPTED, contents)
         return Settled(delivery)
-
-    def _track(
-        self,
-        template: Template,
-        request: RequestRecord,
-        upload: Upload,
-        contents: Contents | None,
-    ) -> None:
-        """CVAT has the data: follow its import. ``contents`` as in :class:`Settled`."""
-        assert request.import_id is not None
-        now = self._clock.now()
-        self._store.begin_import(
-            request.import_id,
-            deadline=now + template.importing.timeout,
-            frames=contents.names if contents else None,
-            now=now,
-        )
-        self._tracker.watch(request.import_id, kind=kind_of(upload))
 
     def throw_away(self, request: RequestRecord, error: PoolError) -> None:
         """Burn the task of a request's import; the request waits for another one, unless the import

@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 import random
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pool.clock import Clock
 from pool.errors import PoolError
 from pool.logs import get_logger
-from pool.model import LearnedPace
+from pool.model import ImportRecord, LearnedPace
 from pool.store import Store
 
 log = get_logger(__name__)
@@ -69,9 +69,8 @@ class Tracked:
     deadline: float = math.inf
     size_class: str = ""
     lease_id: str | None = None
-    import_id: str | None = None
-    #: The members of the import; none of a caller's own upload.
-    request_ids: tuple[str, ...] = ()
+    #: As its row was when tracking began; None while its caller uploads by itself.
+    importing: ImportRecord | None = None
     empty_at: float = 0.0
     polls: int = 0
     errors: int = 0
@@ -83,17 +82,28 @@ class Tracked:
     announced: bool = False
     #: Announced after the poll that is under way was sent, so that another one is due.
     hurry: bool = False
-    #: Its data is in the spool, so that it can have another task should CVAT lose the import.
-    repeatable: bool = False
-    #: CVAT has said that it has the import's data, so that its jobs come from that.
-    certain: bool = False
     #: Another process tracks it; this one has a webhook delivery about it.
     borrowed: bool = False
 
     @property
     def foreign(self) -> bool:
         """Whether the caller uploads by itself, so that the time of the upload is unknown."""
-        return self.import_id is None
+        return self.importing is None
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether its data can be sent again, should CVAT lose the import."""
+        return self.importing is not None and self.importing.repeatable
+
+    @property
+    def certain(self) -> bool:
+        """Whether CVAT has said that it has the import's data, so that its jobs come from that."""
+        return self.importing is not None and not self.importing.doubtful
+
+    @property
+    def request_ids(self) -> tuple[str, ...]:
+        """The members of the import; none of a caller's own upload."""
+        return self.importing.request_ids if self.importing is not None else ()
 
 
 # --- Which imports to ask for, and when ------------------------------------------------------
@@ -127,6 +137,11 @@ def pause_after(waited: float, rng: random.Random) -> float:
 def safety_net_pause(waited: float) -> float:
     """Return the seconds until the next poll while webhooks are alive."""
     return min(SAFETY_PAUSE, SAFETY_GROWTH * waited)
+
+
+def lease_pause(rng: random.Random, *, webhooks_alive: bool) -> float:
+    """Return the seconds until the next poll of a task into which its caller uploads."""
+    return (LEASE_PAUSE_RELAXED if webhooks_alive else LEASE_PAUSE) * rng.uniform(0.9, 1.1)
 
 
 # --- How long imports take --------------------------------------------------------------------
@@ -189,7 +204,7 @@ class Paces:
         self._store = store
         self._clock = clock
         self._guard = threading.Lock()
-        self._paces: dict[str, Pace] = {}
+        self._paces: defaultdict[str, Pace] = defaultdict(Pace)
         self._learned: set[str] = set()
         self._keep_at = 0.0
 
@@ -206,13 +221,13 @@ class Paces:
         """Return the seconds after the POST at which an import is first asked for; ``relaxed``
         when a webhook is expected to announce its end."""
         with self._guard:
-            pace = self._paces.setdefault(name, Pace())
+            pace = self._paces[name]
             return pace.safety_net if relaxed else pace.first
 
     def late_after(self, name: str) -> float:
         """Return the seconds after which an import is late."""
         with self._guard:
-            return self._paces.setdefault(name, Pace()).late_after()
+            return self._paces[name].late_after()
 
     def learn(self, tracked: Tracked, seen_at: float) -> None:
         """Remember that an import was seen to be done at ``seen_at``, by the monotonic clock."""
@@ -220,7 +235,7 @@ class Paces:
             return  # when it was done is not known well enough
         done_by = seen_at - tracked.since
         with self._guard:
-            pace = self._paces.setdefault(tracked.size_class, Pace())
+            pace = self._paces[tracked.size_class]
             not_before = tracked.empty_at
             if tracked.announced and not_before <= 0.0 and done_by > pace.first:
                 not_before = pace.first  # a poll at that moment would have been in vain

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from pool import model
 from pool.backoff import backoff
 from pool.clock import Clock, Wakeup
 from pool.config.contents import contents_of_import
@@ -25,22 +25,20 @@ from pool.errors import (
     ImportFailed,
     ImportLost,
     ImportTimedOut,
-    PoolClosed,
     PoolError,
     StoreError,
     TaskGone,
 )
-from pool.events.feed import Feed, Unsubscribe
 from pool.logs import get_logger
-from pool.model import Event, Handout, ImportRecord, Job, PooledTask, TaskState
+from pool.model import Handout, ImportRecord, Job, PooledTask, TaskState
 from pool.store import Store
 from pool.tracking.poll_schedule import (
     LEASE_PAUSE,
-    LEASE_PAUSE_RELAXED,
     LONGEST_PAUSE,
     Paces,
     Tracked,
     due_together,
+    lease_pause,
     pause_after,
     safety_net_pause,
     size_class,
@@ -70,18 +68,8 @@ class Finished:
     """The end of a tracked import, after so many polls: its jobs exist, or an error's ``code``."""
 
     task_id: int
-    request_ids: tuple[str, ...]
     code: str = ""
     polls: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrackReport:
-    """How many imports one round asked for, and how many of them ended."""
-
-    asked: int = 0
-    ready: int = 0
-    failed: int = 0
 
 
 def judge(state: ImportState, *, unknown: int) -> PoolError | None:
@@ -110,7 +98,6 @@ class Tracker:
         store: Store,
         cvat: Callable[[], CvatClient],
         templates: Mapping[str, Template],
-        feed: Feed,
         webhooks: WebhookHealth,
         *,
         owner: str,
@@ -120,7 +107,6 @@ class Tracker:
         self._store = store
         self._cvat = cvat
         self._templates = templates
-        self._feed = feed
         self._webhooks = webhooks
         self._owner = owner
         self._clock = clock
@@ -134,8 +120,6 @@ class Tracker:
         self._errors = 0
         self._listeners: list[Callable[[Finished], None]] = []
         self._changed = Wakeup(clock)
-        self._unsubscribe: Unsubscribe | None = None
-        self._ended_elsewhere = False
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -146,6 +130,20 @@ class Tracker:
         thread that found it; return what ends that."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
+
+    def begin(
+        self,
+        import_id: str,
+        *,
+        timeout: float,
+        frames: Collection[str] | None = None,
+        kind: str,
+    ) -> None:
+        """Note that CVAT has accepted the data of an import, which has ``timeout`` seconds to end,
+        and track it. ``frames`` as for :meth:`~pool.store.Store.begin_import`."""
+        now = self._clock.now()
+        self._store.begin_import(import_id, deadline=now + timeout, frames=frames, now=now)
+        self.watch(import_id, kind=kind)
 
     def watch(self, import_id: str, *, kind: str) -> None:
         """Track an import, unless another process has ended it. ``kind`` is the sort of data."""
@@ -163,15 +161,12 @@ class Tracker:
                 pooled_id=importing.pooled_id,
                 task_id=importing.task_id,
                 template=importing.template,
-                import_id=importing.id,
-                request_ids=importing.request_ids,
+                importing=importing,
                 since=since,
                 due=max(now, first),
                 deadline=now + max(0.0, (importing.deadline_at or wall) - wall),
                 size_class=name,
                 relaxed=relaxed,
-                certain=not importing.doubtful,
-                repeatable=importing.repeatable,
             )
         )
 
@@ -212,14 +207,6 @@ class Tracker:
             # One that is tracked for its lease is tracked for its request, once it has one.
             if known is None or (known.foreign and not tracked.foreign):
                 self._tracked[tracked.pooled_id] = tracked
-            if tracked.relaxed and self._unsubscribe is None:
-                # Only while an import is left to a webhook, which another process may receive.
-                # Without the feed, which is closed at the end, polling finds it.
-                with suppress(PoolClosed):
-                    self._unsubscribe = self._feed.on(
-                        self._on_ends, "request.ready", "request.failed", "request.queued"
-                    )
-            self._ended_elsewhere |= tracked.relaxed
         self._changed.set()
 
     # --- Webhooks -------------------------------------------------------------------------------
@@ -254,7 +241,7 @@ class Tracker:
                 (each for each in self._tracked.values() if each.task_id == task_id), None
             )
         if tracked is None:
-            task, importing = self._store.task_on_server(task_id) or (None, None)
+            task, importing = self._on_server(task_id)
             if task is None or task.state not in UNDER_WAY:
                 return None
             now = self._clock.monotonic()
@@ -263,44 +250,32 @@ class Tracker:
                 task_id=task_id,
                 template=task.template,
                 lease_id=task.lease_id,
-                import_id=importing.id if importing else None,
-                request_ids=importing.request_ids if importing else (),
+                importing=importing,
                 since=now,
                 due=now,
-                repeatable=importing is not None and importing.repeatable,
-                certain=importing is not None and not importing.doubtful,
                 borrowed=True,
             )
         tracked.announced = True
         return tracked
 
-    def _on_ends(self, _: Sequence[Event]) -> None:
-        self._ended_elsewhere = True
-        self._changed.set()
-
-    def look(self) -> None:
-        """Forget the imports that were left to a webhook, and whose end another process has
-        written down: the one that receives webhooks."""
-        with self._guard:
-            self._ended_elsewhere = False
-            relaxed = [each for each in self._tracked.values() if each.relaxed]
-            if not relaxed:
-                unsubscribe, self._unsubscribe = self._unsubscribe, None
-        if not relaxed:
-            if unsubscribe is not None:
-                unsubscribe()
-            return
+    def _ended_elsewhere(self, tracked: Tracked) -> bool:
+        """Whether an import was left to a webhook, and the process that receives it has written
+        down its end: then no poll is needed."""
+        if not tracked.relaxed or tracked.importing is None:
+            return False
         try:
-            under_way = {task.id for task in self._store.tasks(states=UNDER_WAY)}
+            importing = self._store.import_record(tracked.importing.id)
         except PoolError as error:
-            # Polling finds it.
-            log.info("store not looked at", why=str(error))
-            return
-        for tracked in relaxed:
-            if tracked.pooled_id not in under_way:
-                tracked.announced = True
-                self._paces.learn(tracked, self._clock.monotonic())
-                self.forget(tracked.pooled_id)
+            log.info("import not read, so it is polled", task_id=tracked.task_id, why=str(error))
+            return False
+        if importing is not None and importing.finished_at is None:
+            return False
+        if importing is not None and importing.state is model.ImportState.READY:
+            tracked.announced = True
+            took = (importing.finished_at or 0.0) - (importing.uploaded_at or 0.0)
+            self._paces.learn(tracked, tracked.since + took)
+        self.forget(tracked.pooled_id)
+        return True
 
     # --- The thread -------------------------------------------------------------------------
 
@@ -323,8 +298,6 @@ class Tracker:
     def _run(self) -> None:
         while not self._stopping:
             try:
-                if self._ended_elsewhere:
-                    self.look()
                 wait = self.seconds_until_due()
                 if wait is None or wait > 0:
                     self._paces.keep()
@@ -344,64 +317,62 @@ class Tracker:
 
     # --- One round ----------------------------------------------------------------------------
 
-    def run_once(self) -> TrackReport:
+    def run_once(self) -> None:
         """Ask for all imports that are due, in one call, and for the state of one late one."""
         asked_at = self._clock.monotonic()
         with self._guard:
             due = due_together(self._tracked.values(), asked_at)
+        due = [tracked for tracked in due if not self._ended_elsewhere(tracked)]
         if not due:
-            return TrackReport()
+            return
         for tracked in due:
             tracked.hurry = False
         try:
             found = self._cvat().jobs([tracked.task_id for tracked in due])
         except CvatError as error:
-            return self._poll_failed(due, error)
+            self._poll_failed(due, error)
+            return
         answered_at = self._clock.monotonic()
         self._errors = 0
         self._round_trip += 0.2 * (answered_at - asked_at - self._round_trip)
         seen_at = (asked_at + answered_at) / 2
-        ready = failed = 0
         for tracked in due:
             tracked.polls += 1
             tracked.errors = 0
             jobs = found.get(tracked.task_id)
             if jobs:
-                ready += self._found(tracked, jobs, seen_at)
+                self._found(tracked, jobs, seen_at)
             else:
                 self._not_yet(tracked, seen_at, answered_at)
         late = self._latest_to_ask(due, answered_at)
         if late is not None:
-            failed += self._ask_state(late)
-        failed += self._time_out(due, answered_at)
-        return TrackReport(asked=len(due), ready=ready, failed=failed)
+            self._ask_state(late)
+        self._time_out(due, answered_at)
 
-    def _found(self, tracked: Tracked, jobs: Sequence[Job], seen_at: float) -> bool:
+    def _found(self, tracked: Tracked, jobs: Sequence[Job], seen_at: float) -> None:
         """End an import whose jobs were found. While it is in doubt whether its data has arrived,
-        the frames of the task say whether the jobs are its own. Return whether they are."""
-        _, importing = (None, None) if tracked.certain else self._on_server(tracked)
+        the frames of the task say whether the jobs are its own."""
+        _, importing = (None, None) if tracked.certain else self._on_server(tracked.task_id)
         if importing is None or not importing.doubtful:
             self._ready(tracked, jobs, seen_at)
-            return True
+            return
         expected = contents_of_import(importing)
         try:
             frames = self._cvat().frame_names(tracked.task_id)
         except CvatError as error:
             log.info("frames not known", task_id=tracked.task_id, why=str(error))
             tracked.due = self._clock.monotonic() + STATE_PAUSE
-            return False
+            return
         if expected is not None and expected.cover(frames):
             self._ready(tracked, jobs, seen_at, verified=True)
-            return True
-        if importing.uploaded_at is None:
+        elif importing.uploaded_at is None:
             # The process that sends it finds out what has become of it, and tracks it.
             self.forget(tracked.pooled_id)
         else:
             self._failed(tracked, ImportLost(OTHER_DATA))
-        return False
 
-    def _on_server(self, tracked: Tracked) -> tuple[PooledTask | None, ImportRecord | None]:
-        return self._store.task_on_server(tracked.task_id) or (None, None)
+    def _on_server(self, task_id: int) -> tuple[PooledTask | None, ImportRecord | None]:
+        return self._store.task_on_server(task_id) or (None, None)
 
     def _not_yet(self, tracked: Tracked, seen_at: float, now: float) -> None:
         tracked.empty_at = seen_at - tracked.since
@@ -411,14 +382,13 @@ class Tracker:
             self.forget(tracked.pooled_id)
         elif tracked.foreign:
             alive = self._webhooks.alive(tracked.template)
-            pause = LEASE_PAUSE_RELAXED if alive else LEASE_PAUSE
-            tracked.due = now + pause * self._rng.uniform(0.9, 1.1)
+            tracked.due = now + lease_pause(self._rng, webhooks_alive=alive)
         elif tracked.relaxed:
             tracked.due = now + safety_net_pause(now - tracked.since)
         else:
             tracked.due = now + pause_after(now - tracked.since, self._rng)
 
-    def _poll_failed(self, due: Sequence[Tracked], error: CvatError) -> TrackReport:
+    def _poll_failed(self, due: Sequence[Tracked], error: CvatError) -> None:
         now = self._clock.monotonic()
         self._errors += 1
         pause = backoff(self._errors, base=0.5, cap=LONGEST_BACK_OFF, rng=self._rng, least=0.5)
@@ -436,7 +406,7 @@ class Tracker:
                 for tracked in self._tracked.values():
                     tracked.due = max(tracked.due, again)
         log.warning(f"poll failed, next try in {pause:.1f} s", tasks=len(due), why=str(error))
-        return TrackReport(asked=len(due), failed=self._time_out(due, now))
+        self._time_out(due, now)
 
     def _latest_to_ask(self, due: Sequence[Tracked], now: float) -> Tracked | None:
         """Return the late import whose state was not asked for longest; one a round, so that the
@@ -453,28 +423,28 @@ class Tracker:
         ]
         return min(late, key=lambda tracked: tracked.state_due, default=None)
 
-    def _ask_state(self, tracked: Tracked) -> bool:
+    def _ask_state(self, tracked: Tracked) -> None:
         tracked.state_due = self._clock.monotonic() + STATE_PAUSE
         try:
             state = self._cvat().import_state(tracked.task_id)
         except CvatError as error:
             log.info("state not known", task_id=tracked.task_id, why=str(error))
-            return False
+            return
         unknown = state.status is ImportStatus.UNKNOWN
         if tracked.foreign:
-            task, importing = self._on_server(tracked)
+            task, importing = self._on_server(tracked.task_id)
             seen = task is not None and task.state is TaskState.IMPORTING and importing is None
             if unknown and not seen:
-                return False  # its caller has not uploaded anything yet
+                return  # its caller has not uploaded anything yet
             if tracked.lease_id is not None:
                 self._store.begin_foreign_import(tracked.lease_id, now=self._clock.now())
         over = unknown or state.status is ImportStatus.FINISHED
         tracked.unknown = tracked.unknown + 1 if over else 0
         verdict = judge(state, unknown=tracked.unknown)
-        return verdict is not None and self._failed(tracked, verdict)
+        if verdict is not None:
+            self._failed(tracked, verdict)
 
-    def _time_out(self, due: Sequence[Tracked], now: float) -> int:
-        failed = 0
+    def _time_out(self, due: Sequence[Tracked], now: float) -> None:
         for tracked in due:
             if tracked.pooled_id not in self._tracked or tracked.deadline > now:
                 continue
@@ -485,8 +455,6 @@ class Tracker:
             self._failed(
                 tracked, ImportTimedOut(f"task {tracked.task_id} had no jobs after {limit:.0f} s")
             )
-            failed += 1
-        return failed
 
     # --- Ends -----------------------------------------------------------------------------------
 
@@ -517,11 +485,12 @@ class Tracker:
     def _failed(self, tracked: Tracked, error: PoolError) -> bool:
         """Fail an import. Requests whose data CVAT has lost and is in the spool get another task
         instead."""
-        if isinstance(error, ImportLost) and tracked.repeatable and tracked.import_id is not None:
+        importing = tracked.importing
+        if isinstance(error, ImportLost) and importing is not None and importing.repeatable:
             ids = " ".join(tracked.request_ids)
             log.warning("import lost", request_id=ids, task_id=tracked.task_id)
             now = self._clock.now()
-            if self._store.requeue_import(tracked.import_id, reason=str(error), now=now):
+            if self._store.requeue_import(importing.id, reason=str(error), now=now):
                 return self._end(tracked, first=False)
         first = self._store.fail_import(
             tracked.pooled_id, code=error.code, message=error.detail, now=self._clock.now()
@@ -540,12 +509,7 @@ class Tracker:
         self.forget(tracked.pooled_id)
         if not first:
             return False
-        finished = Finished(
-            task_id=tracked.task_id,
-            request_ids=tracked.request_ids,
-            code=code,
-            polls=tracked.polls,
-        )
+        finished = Finished(task_id=tracked.task_id, code=code, polls=tracked.polls)
         for listener in tuple(self._listeners):
             try:
                 listener(finished)

@@ -47,13 +47,16 @@ def webhook_state(record: WebhookRecord | None, *, heard: bool) -> WebhookState:
 
 
 def scope_of(
-    template: Template, organization: str, templates: Mapping[str, Template]
+    template: Template | None, organization: str, templates: Mapping[str, Template]
 ) -> str | None:
-    """Return which webhook announces the imports of a template; None when CVAT cannot have one.
+    """Return which webhook announces the imports of a template; None when CVAT cannot have one, or
+    there is no such template any more.
 
     With an organization, one webhook of it serves all templates as soon as one of them has
     labels of its own: a second one, of a project, would deliver everything twice.
     """
+    if template is None:
+        return None
     if organization and any(each.project is None for each in templates.values()):
         return ORGANIZATION
     return None if template.project is None else f"project:{template.project}"
@@ -100,7 +103,7 @@ class WebhookHealth:
 
     def alive(self, template: str) -> bool:
         """Whether the template's imports may be left to its webhook."""
-        scope = self._scope(template)
+        scope = scope_of(self._templates.get(template), self._organization, self._templates)
         if scope is None:
             return False
         with self._guard:
@@ -112,7 +115,7 @@ class WebhookHealth:
 
     def missed(self, template: str) -> None:
         """An import that was left to the webhook was found by polling."""
-        scope = self._scope(template)
+        scope = scope_of(self._templates.get(template), self._organization, self._templates)
         if scope is None:
             return
         with self._guard:
@@ -121,12 +124,6 @@ class WebhookHealth:
             self._store.miss_webhook(scope)
         except StoreError as error:
             log.info("missed delivery not counted", scope=scope, why=str(error))
-
-    def _scope(self, name: str) -> str | None:
-        template = self._templates.get(name)
-        if template is None:
-            return None
-        return scope_of(template, self._organization, self._templates)
 
     def _judge(self) -> dict[str, WebhookState]:
         try:

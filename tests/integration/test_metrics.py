@@ -96,7 +96,7 @@ def test_calls_to_the_server(metrics: Metrics) -> None:
 
 def test_polls_of_each_import(metrics: Metrics) -> None:
     for polls in (0, 1, 1, 6):
-        metrics.finished(Finished(task_id=1, request_ids=("r",), polls=polls))
+        metrics.finished(Finished(task_id=1, polls=polls))
     scrape = Scrape(metrics)
     assert [scrape("request_polls_bucket", le=le) for le in ("0.0", "1.0", "5.0", "7.0")] == [
         *(1, 3, 3, 4)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pool.model import ImportRecord, ImportState
 from pool.tracking.poll_schedule import (
     LONGEST_PAUSE,
     TOGETHER,
@@ -20,6 +21,10 @@ from pool.tracking.poll_schedule import (
 )
 
 NOW = 1000.0
+IMPORT = ImportRecord(
+    id="i", template="t", state=ImportState.IMPORTING, owner="o", lease_id="l", pooled_id="p",
+    task_id=1, handed_out_at=NOW,
+)  # fmt: skip
 
 
 def serve(pace: Pace, times: list[float], *, round_trip: float = 0.028) -> list[tuple[float, int]]:
@@ -126,14 +131,14 @@ def test_size_classes_tell_apart_what_takes_longer() -> None:
         # A webhook is expected to tell of it.
         ({"polls": 1, "relaxed": True}, False),
         # Its caller uploads by itself, some time.
-        ({"polls": 1, "import_id": None}, False),
+        ({"polls": 1, "importing": None}, False),
     ],
 )
 def test_what_is_polled_along_with_an_import_that_is_due(
     waits: dict[str, Any], asked: bool
 ) -> None:
     def watched(name: str, **known: Any) -> Tracked:
-        usual = {"import_id": name, "since": NOW - 1, "due": NOW + 0.5, "deadline": NOW + 60}
+        usual = {"importing": IMPORT, "since": NOW - 1, "due": NOW + 0.5, "deadline": NOW + 60}
         return Tracked(
             pooled_id=name, task_id=1, template="t", size_class="p", **{**usual, **known}
         )
