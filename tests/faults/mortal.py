@@ -174,9 +174,7 @@ class Mortal:
         for thread in list(self.threads):
             while thread.waiting and not self.dead:
                 thread.do_one()
-        if self.daemon is not None:
-            self.daemon._stand_by(self.daemon._time_to_stop())
-        self.process.close()
+        (self.daemon or self.process).close()
         self.kill()
 
     def boundary(self, name: str, moment: Moment) -> None:

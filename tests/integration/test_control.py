@@ -3,146 +3,108 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from support.clock import START, ManualClock
 from support.scripted import ScriptedCvat
-from support.services import fill, open_lease, refill_of
+from support.stepped import Stepped
 
 from pool import Outcome, TaskPool, UnknownTemplate
-from pool.config.settings import Settings
+from pool.config.loader import load
 from pool.errors import InputError
-from pool.maintenance.refill import Refill
-from pool.maintenance.reload import ReloadReport
-from pool.maintenance.retirement import Retirement
-from pool.model import LeaseRecord
 from pool.process import LOOK_EVERY
 from pool.status import TemplateStatus
 from pool.store import Store
 
 
-@pytest.fixture
-def caller(
-    settings: Settings, store: Store, cvat: ScriptedCvat, clock: ManualClock
-) -> Iterator[TaskPool]:
-    # Not entered: the test runs each step itself.
-    opened = TaskPool(settings, store=store, cvat=cast(Any, cvat), clock=clock)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def refill(caller: TaskPool) -> Refill:
-    return refill_of(caller.process)
-
-
-@pytest.fixture
-def retirement(caller: TaskPool) -> Retirement:
-    engine = caller.process
-    return Retirement(engine.store, engine.templates, clock=engine.clock)
-
-
-def take(caller: TaskPool) -> LeaseRecord:
-    return open_lease(caller.process, caller.process.templates["scenes"]).lease
-
-
-def look(caller: TaskPool) -> TemplateStatus:
-    return caller.status().templates[0]
+def look(daemon: Stepped) -> TemplateStatus:
+    return daemon.pool.status().templates[0]
 
 
 # --- Drain ----------------------------------------------------------------------------------------
 
 
-def test_draining_takes_all_warm_tasks_out_and_leaves_callers_theirs(
-    caller: TaskPool, refill: Refill
-) -> None:
-    fill(refill)
-    lease = take(caller)
-    assert caller.drain("scenes") == 2
-    assert caller.drain("scenes") == 0
-    status = look(caller)
+def test_draining_takes_all_warm_tasks_out_and_leaves_callers_theirs(empty: Stepped) -> None:
+    empty.fill()
+    lease = empty.pool.acquire("scenes")
+    assert empty.pool.drain("scenes") == 2
+    assert empty.pool.drain("scenes") == 0
+    status = look(empty)
     assert (status.warm, status.leased, status.deleting) == (0, 1, 2)
     assert status.paused_since is not None
-    assert fill(refill) == 0
-    assert caller.lease(lease.id).task_id == lease.task_id
+    assert empty.fill() == 0
+    assert empty.pool.lease(lease.id).task_id == lease.task_id
 
 
-def test_what_becomes_warm_while_drained_is_retired(
-    caller: TaskPool, refill: Refill, retirement: Retirement, cvat: ScriptedCvat
-) -> None:
+def test_what_becomes_warm_while_drained_is_retired(empty: Stepped, cvat: ScriptedCvat) -> None:
     """What was given back, and what was being created when it was told."""
-    fill(refill)
-    lease = take(caller)
+    empty.fill()
+    lease = empty.pool.acquire("scenes")
 
     def meanwhile(operation: str) -> None:
         if operation == "prepare_upload":
             cvat.before = lambda _: None
-            caller.drain("scenes")
+            empty.pool.drain("scenes")
 
     cvat.before = meanwhile
-    fill(refill)
-    caller.release(lease.id)
-    assert look(caller).warm == 2
-    assert retirement.run_once() == 2
-    assert look(caller).warm == 0
+    empty.fill()
+    empty.pool.release(lease.id)
+    assert look(empty).warm == 2
+    assert empty.run("retirement") == 2
+    assert look(empty).warm == 0
 
 
-def test_a_drained_template_still_serves_callers(caller: TaskPool, refill: Refill) -> None:
-    fill(refill)
-    caller.drain("scenes")
-    assert take(caller).outcome is Outcome.COLD
+def test_a_drained_template_still_serves_callers(empty: Stepped) -> None:
+    empty.fill()
+    empty.pool.drain("scenes")
+    assert empty.pool.acquire("scenes").outcome is Outcome.COLD
 
 
-def test_resuming_fills_a_drained_pool_again(
-    caller: TaskPool, refill: Refill, retirement: Retirement
-) -> None:
-    fill(refill)
-    caller.drain("scenes")
-    caller.resume("scenes")
-    assert fill(refill) == 3
-    assert retirement.run_once() == 0
-    assert look(caller).paused_since is None
+def test_resuming_fills_a_drained_pool_again(empty: Stepped) -> None:
+    empty.fill()
+    empty.pool.drain("scenes")
+    empty.pool.resume("scenes")
+    assert empty.fill() == 3
+    assert empty.run("retirement") == 0
+    assert look(empty).paused_since is None
 
 
 # --- Prewarm --------------------------------------------------------------------------------------
 
 
-def test_a_prewarm_makes_the_pool_larger_for_a_while(
-    caller: TaskPool, refill: Refill, clock: ManualClock
-) -> None:
-    fill(refill)
-    caller.prewarm("scenes", 7, duration=60.0)
-    status = look(caller)
+def test_a_prewarm_makes_the_pool_larger_for_a_while(empty: Stepped, clock: ManualClock) -> None:
+    empty.fill()
+    empty.pool.prewarm("scenes", 7, duration=60.0)
+    status = look(empty)
     assert (status.target, status.prewarm_size) == (7, 7)
     assert status.prewarm_until is not None
     assert status.prewarm_until.timestamp() == START + 60.0
-    assert fill(refill) == 4
+    assert empty.fill() == 4
     clock.advance(60.0)
-    status = look(caller)
+    status = look(empty)
     assert (status.target, status.prewarm_size, status.prewarm_until) == (3, 0, None)
-    take(caller)
+    empty.pool.acquire("scenes")
     clock.advance(1000.0)
-    assert fill(refill) == 0
-    assert look(caller).warm == 6, "what is warm stays"
+    assert empty.fill() == 0
+    assert look(empty).warm == 6, "what is warm stays"
 
 
-def test_a_prewarm_of_nothing_ends_it(caller: TaskPool, refill: Refill) -> None:
-    caller.prewarm("scenes", 7)
-    caller.prewarm("scenes", 0)
-    assert look(caller).prewarm_size == 0
-    assert fill(refill) == 3
-    caller.prewarm("scenes", 0)
+def test_a_prewarm_of_nothing_ends_it(empty: Stepped) -> None:
+    empty.pool.prewarm("scenes", 7)
+    empty.pool.prewarm("scenes", 0)
+    assert look(empty).prewarm_size == 0
+    assert empty.fill() == 3
+    empty.pool.prewarm("scenes", 0)
 
 
-def test_a_paused_template_is_not_prewarmed(caller: TaskPool, refill: Refill) -> None:
-    caller.pause("scenes")
-    caller.prewarm("scenes", 7)
-    assert fill(refill) == 0
-    caller.resume("scenes")
-    assert fill(refill) == 7
+def test_a_paused_template_is_not_prewarmed(empty: Stepped) -> None:
+    empty.pool.pause("scenes")
+    empty.pool.prewarm("scenes", 7)
+    assert empty.fill() == 0
+    empty.pool.resume("scenes")
+    assert empty.fill() == 7
 
 
 @pytest.mark.parametrize(
@@ -157,28 +119,28 @@ def test_a_paused_template_is_not_prewarmed(caller: TaskPool, refill: Refill) ->
     ],
 )
 def test_a_prewarm_that_cannot_be_is_refused(
-    caller: TaskPool, count: int, duration: float, message: str
+    empty: Stepped, count: int, duration: float, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        caller.prewarm("scenes", count, duration=duration)
-    assert caller.store.prewarms() == {}
+        empty.pool.prewarm("scenes", count, duration=duration)
+    assert empty.store.prewarms() == {}
 
 
 def test_a_prewarm_does_not_last_for_hours_when_the_clock_is_set_back(
-    caller: TaskPool, refill: Refill, clock: ManualClock
+    empty: Stepped, clock: ManualClock
 ) -> None:
-    caller.prewarm("scenes", 7, duration=60.0)
+    empty.pool.prewarm("scenes", 7, duration=60.0)
     clock.advance(-6 * 3600.0)
-    assert look(caller).prewarm_size == 0
-    assert fill(refill) == 3
+    assert look(empty).prewarm_size == 0
+    assert empty.fill() == 3
 
 
 @pytest.mark.parametrize("tell", ["pause", "resume", "drain", "prewarm"])
-def test_an_unknown_template_is_told(caller: TaskPool, tell: str) -> None:
+def test_an_unknown_template_is_told(empty: Stepped, tell: str) -> None:
     arguments = (5,) if tell == "prewarm" else ()
     with pytest.raises(UnknownTemplate, match="there is scenes"):
-        getattr(caller, tell)("scene", *arguments)
-    assert caller.store.paused() == {}
+        getattr(empty.pool, tell)("scene", *arguments)
+    assert empty.store.paused() == {}
 
 
 # --- A changed file -------------------------------------------------------------------------------
@@ -226,17 +188,15 @@ def test_the_status_is_that_of_the_changed_file(
 
 
 def test_the_file_is_looked_at_no_more_than_once_a_second(
-    caller: TaskPool, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    config_path: Path, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
-    looks = []
-
-    class Looks:
-        def run_once(self) -> ReloadReport:
-            looks.append(clock.monotonic())
-            return ReloadReport()
-
-    monkeypatch.setattr(caller.process, "_reload", Looks())
-    for _ in range(40):
-        caller.status()
+    pool = TaskPool(load(config_path), cvat=cast(Any, cvat), clock=clock)
+    pool.process.follow_file()
+    assert pool.status().templates[0].target == 2
+    config_path.write_text(config_path.read_text().replace("min_size = 2", "min_size = 9"))
+    seen = []
+    for _ in range(5):
+        seen.append(pool.status().templates[0].target)
         clock.advance(LOOK_EVERY / 4)
-    assert len(looks) == 10
+    assert seen == [2, 2, 2, 2, 9]
+    pool.close()

@@ -26,7 +26,7 @@ from pool.taskpool import TaskPool
 from support.api import Answer, Api
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import PATIENCE, fill
+from support.services import PATIENCE
 
 CONTENT = b"some bytes"
 FAILED, CANCELLED = RequestState.FAILED, RequestState.CANCELLED
@@ -84,6 +84,22 @@ def caller(
         pool.close()
 
 
+@contextmanager
+def beside(pool: TaskPool) -> Iterator[Stepped]:
+    """A daemon on the store of another process, which is gone at the end."""
+    daemon = Stepped(pool.settings, pool.store, pool.process.cvat(), pool.clock)
+    try:
+        yield daemon
+    finally:
+        daemon.stop()
+
+
+def fill_for(pool: TaskPool) -> None:
+    """Have a daemon fill a pool, and go."""
+    with beside(pool) as daemon:
+        assert daemon.fill()
+
+
 class Start(Protocol):
     """Starts a daemon on a test's store, with its template unless there are others."""
 
@@ -97,8 +113,8 @@ class Stepped:
         self,
         settings: Settings,
         store: Store,
-        cvat: ScriptedCvat,
-        clock: ManualClock,
+        cvat: Any,
+        clock: Any,
         *,
         workers: int = 1,
     ) -> None:
@@ -106,7 +122,7 @@ class Stepped:
         settings = replace(settings, daemon=replace(settings.daemon, port=0))
         # Chances are the same in every run.
         with mock.patch("pool.daemon.Process", partial(Process, rng=random.Random(1))):
-            self._daemon = Daemon(settings, store=store, cvat=cast(Any, cvat), clock=clock)
+            self._daemon = Daemon(settings, store=store, cvat=cvat, clock=clock)
         self.process = self._daemon.process
         self.pool = TaskPool.over(self.process)
         self._workers = workers
@@ -119,8 +135,7 @@ class Stepped:
 
     def stop(self) -> None:
         """In an orderly way; stopping twice does nothing."""
-        self._daemon._stand_by(lambda: PATIENCE)
-        self.process.close(PATIENCE)
+        self._daemon.close()
         self._replaced.close()
 
     # --- Time -------------------------------------------------------------------------------------
@@ -164,7 +179,11 @@ class Stepped:
 
     def fill(self) -> int:
         """Refill until there is nothing more to do; answers how many creates that took."""
-        return fill(self.refill)
+        started = 0
+        while begun := self.refill.run_once():
+            started += begun
+            assert self.refill.drain(PATIENCE)
+        return started
 
     def serve(self) -> int:
         """Rounds until nothing more is begun; answers how many requests were."""

@@ -7,6 +7,7 @@ import pytest
 from support.clock import ManualClock
 
 from pool.clock import SystemClock
+from pool.errors import StoreError
 from pool.maintenance.scheduler import Scheduler
 
 PATIENCE = 10.0
@@ -64,22 +65,62 @@ def test_wake_ups_while_it_runs_make_one_more_run(scheduler: Scheduler) -> None:
 
 
 def test_a_service_that_fails_runs_again_and_is_counted(scheduler: Scheduler) -> None:
-    failed, succeeded = threading.Event(), threading.Event()
+    service = Service()
 
     def run_once() -> None:
-        if not failed.is_set():
-            failed.set()
+        service.run_once()
+        if service.runs == 1:
             raise OSError("it broke")
-        succeeded.set()
 
     scheduler.add("it", run_once, every=NEVER)
     scheduler.start()
-    assert failed.wait(PATIENCE)
-    while not succeeded.is_set():
-        scheduler.wake("it")
-        succeeded.wait(0.01)
+    service.wait_begun()
+    scheduler.wake("it")
+    service.go.release()
+    service.wait_begun()
+    service.go.release()
     scheduler.stop()
     assert scheduler.records["it"].errors == 1
+
+
+def test_a_service_decides_nothing_before_the_clock_was_looked_at() -> None:
+    done: list[str] = []
+    looking, service = Service(), Service()
+
+    def look() -> None:
+        done.append("looked")
+        looking.run_once()
+        if looking.runs == 1:
+            raise StoreError("locked")
+
+    def serve() -> None:
+        done.append("served")
+        service.run_once()
+
+    scheduler = Scheduler(clock=SystemClock(), before=look)
+    scheduler.add("it", serve, every=NEVER)
+    scheduler.start()
+    looking.wait_begun()
+    scheduler.wake("it")
+    for _ in range(2):
+        looking.go.release()
+    service.wait_begun()
+    service.go.release()
+    scheduler.stop()
+    assert done == ["looked", "looked", "served"]
+    assert scheduler.records["it"].errors == 1
+
+
+def test_a_stop_waits_for_a_run_only_as_long_as_it_is_told_to(scheduler: Scheduler) -> None:
+    service = Service()
+    scheduler.add("it", service.run_once, every=NEVER)
+    scheduler.start()
+    service.wait_begun()
+    scheduler.wake("it")
+    assert not scheduler.stop(0.05)
+    service.go.release()
+    assert scheduler.stop(PATIENCE)
+    assert service.runs == 1, "nothing more is begun"
 
 
 def test_one_hung_service_does_not_stop_the_others(scheduler: Scheduler) -> None:
