@@ -35,7 +35,7 @@ class Placement:
     """Finds a task for each caller, and each task for one caller. Thread-safe.
 
     The store gives a task that becomes warm to the lease that has waited longest, in the same
-    transaction (:func:`pool.store.leases.give_to_waiting`), whichever process it is of. So a
+    transaction (:func:`pool.store.handout.give_to_waiting`), whichever process it is of. So a
     waiter only waits for the news of its lease.
     """
 
