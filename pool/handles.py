@@ -11,6 +11,7 @@ from pool.config.source import Data, Files, Progress, Upload, build_upload
 from pool.errors import PoolError
 from pool.model import Job, Outcome, RequestRecord, RequestState, RequestWarning
 
+PoolOfIt = TypeVar("PoolOfIt")
 Record = TypeVar("Record", bound=RequestRecord)
 
 
@@ -111,10 +112,11 @@ class Lease(LeaseHandle):
         self._pool.release(self)
 
 
-class RequestHandle(Generic[Record]):
+class RequestHandle(Generic[PoolOfIt, Record]):
     """What a request's handle says of it without asking again."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, pool: PoolOfIt, record: Record) -> None:
+        self._pool = pool
         self._record = record
 
     @property
@@ -151,12 +153,8 @@ class RequestHandle(Generic[Record]):
         )
 
 
-class Request(RequestHandle[RequestRecord]):
+class Request(RequestHandle[Pool, RequestRecord]):
     """Data on its way to job ids."""
-
-    def __init__(self, pool: Pool, record: RequestRecord) -> None:
-        super().__init__(record)
-        self._pool = pool
 
     @property
     def url(self) -> str | None:
@@ -172,13 +170,13 @@ class Request(RequestHandle[RequestRecord]):
     def warnings(self) -> tuple[RequestWarning, ...]:
         """What it has to do without, as of now: a name that CVAT refused, or an assignee. They may
         come a while after the jobs."""
-        self.saw(self._pool.read_request(self.id))
+        self._record = self._pool.read_request(self.id)
         return self._record.warnings
 
     def refresh(self) -> RequestRecord:
         """Read it again from the store, unless it is finished."""
         if not self._record.state.finished:
-            self.saw(self._pool.read_request(self.id))
+            self._record = self._pool.read_request(self.id)
         return self._record
 
     def saw(self, record: RequestRecord) -> None:

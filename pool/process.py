@@ -109,7 +109,6 @@ class Process:
         self.sender = Sender(
             self.store,
             self.cvat,
-            self.placement,
             self.tracker,
             self.spool,
             self.breaker,

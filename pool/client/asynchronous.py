@@ -256,7 +256,7 @@ class AsyncRemotePool:
         path = _request_path(request_id)
         return await self._poll(path, ready, timeout, f"request {request_id}")
 
-    async def cancel(self, request: RequestHandle[Any]) -> bool:
+    async def cancel(self, request: RequestHandle[Any, Any]) -> bool:
         """As :meth:`pool.Request.cancel`."""
         call = Call(method="DELETE", path=_request_path(request.id))
         answer = await self._transport.answer(call)
@@ -412,12 +412,8 @@ class AsyncLease(LeaseHandle):
         await self._pool.release(self)
 
 
-class AsyncRequest(RequestHandle[RemoteRequest]):
+class AsyncRequest(RequestHandle[AsyncRemotePool, RemoteRequest]):
     """As :class:`pool.Request`; its methods, ``state`` and ``warnings`` are awaited."""
-
-    def __init__(self, pool: AsyncRemotePool, record: RemoteRequest) -> None:
-        super().__init__(record)
-        self._pool = pool
 
     @property
     def url(self) -> str | None:

@@ -105,11 +105,11 @@ class OpenFile:
         while left:
             chunk = stream.read(min(size, left))
             if not chunk:
-                raise InputError(f"{self.name} became shorter while it was being sent")
+                raise InputError(f"{self.name} became shorter while it was being read")
             left -= len(chunk)
             yield chunk
         if stream.read(1):
-            raise InputError(f"{self.name} became longer while it was being sent")
+            raise InputError(f"{self.name} became longer while it was being read")
 
 
 class Multipart:

@@ -13,11 +13,11 @@ from pool.config.settings import Template
 from pool.cvat import CvatClient
 from pool.errors import PoolError, StoreError
 from pool.logs import get_logger
-from pool.maintenance.retirement import older_warm, retire_replaced
+from pool.maintenance.retirement import retire_replaced
 from pool.maintenance.sizing import Target, current_target
 from pool.model import new_id
 from pool.requests.breaker import Breaker, Circuit
-from pool.requests.placement import create_on_server
+from pool.requests.placement import create_on_server, warm_tasks
 from pool.store import CreateLimit, Store
 
 log = get_logger(__name__)
@@ -168,8 +168,7 @@ class Refill:
         # Where the clock was set back, what was last is yet to come.
         quiet = abs(now - self._store.last_activity()) >= QUIET
         return Situation(
-            warm=self._store.warm_of(template.name, template.fingerprint)
-            + older_warm(self._store, template),
+            warm=warm_tasks(self._store, template),
             capacity=capacity,
             waiting=self._store.waiting(template.name) + self._store.queued().get(template.name, 0),
             foreground=self._store.in_flight() > 0 or not quiet,

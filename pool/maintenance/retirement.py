@@ -22,6 +22,7 @@ from pool.logs import get_logger
 from pool.maintenance.sizing import Target
 from pool.model import PooledTask, TaskState
 from pool.requests.breaker import SERVER
+from pool.requests.placement import older_warm
 from pool.store import Store
 
 log = get_logger(__name__)
@@ -73,15 +74,6 @@ def older_to_retire(fresh: int, older: int, *, wanted: int, replaced: int) -> in
     if fresh >= wanted:
         return older
     return max(0, min(older, replaced, fresh + older - wanted))
-
-
-def older_warm(store: Store, template: Template) -> int:
-    """Return how many warm tasks that the template made before can still be handed out."""
-    if template.reusable_origin is None:
-        return 0
-    return store.older_warm_of(
-        template.name, template.fingerprint, reusable_origin=template.reusable_origin
-    )
 
 
 def retire_replaced(

@@ -193,16 +193,16 @@ class Breaker:
         hold = holds.get(template)
         return self._circuit(hold if hold is not None and hold.uploads else None)
 
-    def why_away(self, template: str, has_warm: Callable[[], bool]) -> Hold | None:
-        """Return the hold for which a request of a template would fail now, in a way that passes
-        by itself; ``has_warm`` says whether it needs no new task."""
+    def has_daemon(self) -> bool:
+        """Whether a daemon maintains the store: it tries what is held, refills the pools, and
+        serves what is queued."""
+        return self._store.maintainer(now=self._clock.now()) is not None
+
+    def passing_hold(self, template: str) -> Hold | None:
+        """Return the hold of the server, or of a template, unless a person has to end it."""
         holds = self._store.holds()
-        if SERVER in holds:
-            return holds[SERVER]
-        hold = holds.get(template)
-        if hold is None or was_refused(hold):
-            return None
-        return hold if hold.uploads or not has_warm() else None
+        hold = holds.get(SERVER) or holds.get(template)
+        return None if hold is None or (hold.template and was_refused(hold)) else hold
 
     def waits_for_cvat(self, template: str) -> bool:
         """Whether what a template's requests wait for is CVAT, or a person who mends the

@@ -326,13 +326,7 @@ class Placement:
 
     def has_warm(self, template: Template) -> bool:
         """Whether there is a warm task that would do."""
-        store = self._store
-        if store.warm_of(template.name, template.fingerprint):
-            return True
-        older = template.reusable_origin
-        return older is not None and bool(
-            store.older_warm_of(template.name, template.fingerprint, reusable_origin=older)
-        )
+        return warm_tasks(self._store, template) > 0
 
     def claim(self, template: Template, lease_id: str) -> Handout | None:
         """Claim a warm task for a lease that waits; None when there is none, or it waits no
@@ -380,7 +374,7 @@ class Placement:
         except CvatError as error:
             log.warning("cold create failed", template=template.name, why=str(error))
             # A refusal may be about the credentials of this process alone.
-            if is_away(error) and self.has_daemon():
+            if is_away(error) and self._breaker.has_daemon():
                 self._breaker.create_failed(template, error)
             raise
         self._breaker.create_worked(template.name)
@@ -393,12 +387,8 @@ class Placement:
             raise PoolError(f"lease {lease_id} did not take the task that was created for it")
         return handout
 
-    def has_daemon(self) -> bool:
-        """Whether a daemon maintains the store: refills the pools, and serves what is queued."""
-        return self._store.maintainer(now=self._clock.now()) is not None
-
     def _is_refilled(self, template: Template) -> bool:
-        if not self.has_daemon() or template.name in self._store.paused():
+        if not self._breaker.has_daemon() or template.name in self._store.paused():
             return False
         return not self._store.holds().keys() & {template.name, SERVER}
 
@@ -410,6 +400,21 @@ class Placement:
                 "configuration of this process older than the daemon's?"
             )
         return "see 'cvat-pool status'"
+
+
+def warm_tasks(store: Store, template: Template) -> int:
+    """Return how many warm tasks of a template can be handed out, with those that it made before
+    a change that does not matter for them."""
+    return store.warm_of(template.name, template.fingerprint) + older_warm(store, template)
+
+
+def older_warm(store: Store, template: Template) -> int:
+    """Return how many warm tasks that the template made before can still be handed out."""
+    if template.reusable_origin is None:
+        return 0
+    return store.older_warm_of(
+        template.name, template.fingerprint, reusable_origin=template.reusable_origin
+    )
 
 
 def create_on_server(

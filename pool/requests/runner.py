@@ -5,15 +5,13 @@ The daemon serves what was accepted before by the same steps: :mod:`pool.request
 
 from __future__ import annotations
 
-from functools import partial
-
 from pool.clock import Clock
 from pool.config.settings import Template
 from pool.config.source import Progress, Upload
 from pool.errors import CvatUnreachable, PoolError, QueueFull
 from pool.logs import get_logger
 from pool.model import Handout, RequestRecord, RequestState
-from pool.requests.breaker import Breaker
+from pool.requests.breaker import SERVER, Breaker
 from pool.requests.lifecycle import Step, is_away
 from pool.requests.placement import Placement
 from pool.requests.recovery import Recovery
@@ -120,14 +118,15 @@ class Runner:
     def _away(self, template: Template) -> PoolError | None:
         """Return why a request would fail now, in a way that passes, so that trying again is best
         left to the daemon; None where it would not, or there is no daemon."""
-        has_warm = partial(self._placement.has_warm, template)
-        hold = self._breaker.why_away(template.name, has_warm)
-        if hold is None or not self._placement.has_daemon():
+        hold = self._breaker.passing_hold(template.name)
+        if hold is None or not self._breaker.has_daemon():
             return None
+        warm = self._placement.has_warm(template)
         # An empty pool that fails at once says so even now.
-        if template.pool.on_empty == "fail" and not has_warm():
-            return None
-        return CvatUnreachable(hold.reason)
+        fails = template.pool.on_empty == "fail" and not warm
+        # Where only creates are held, a warm task can be used.
+        usable = warm and hold.template != SERVER and not hold.uploads
+        return None if fails or usable else CvatUnreachable(hold.reason)
 
     def run(
         self,
@@ -170,7 +169,7 @@ class Runner:
         if request is None:
             raise error
         try:
-            if is_away(error) and self._placement.has_daemon():
+            if is_away(error) and self._breaker.has_daemon():
                 return self._queue(request, upload)
         except PoolError as problem:
             self._sender.fail(request, problem, untouched=True)

@@ -28,7 +28,6 @@ from pool.requests.lifecycle import (
     may_be_shared,
     next_step,
 )
-from pool.requests.placement import Placement
 from pool.requests.spool import Spool
 from pool.store import Store
 from pool.tracking.tracker import Tracker
@@ -76,7 +75,6 @@ class Sender:
         self,
         store: Store,
         cvat: Callable[[], CvatClient],
-        placement: Placement,
         tracker: Tracker,
         spool: Spool,
         breaker: Breaker,
@@ -87,7 +85,6 @@ class Sender:
     ) -> None:
         self._store = store
         self._cvat = cvat
-        self._placement = placement
         self._tracker = tracker
         self._spool = spool
         self._breaker = breaker
@@ -134,7 +131,7 @@ class Sender:
             self._breaker.upload_worked(template.name, request.id)
             return Sent(Step.DONE)
         fault = None
-        if may_be_shared(error, accepted=accepted) and (accepted or self._placement.has_daemon()):
+        if may_be_shared(error, accepted=accepted) and (accepted or self._breaker.has_daemon()):
             fault = self._breaker.upload_failed(template.name, request.id, error)
         if fault is Fault.OWN:
             error = with_advice(error, _doubtful(upload))

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self, Unpack
@@ -27,6 +27,7 @@ from pool.config.data_params import read_params
 from pool.config.names import DistinctNames, check_file_name
 from pool.config.settings import Template
 from pool.config.source import Data, LocalFile, Upload, build_upload, fit, upload_of
+from pool.cvat.multipart import OpenFile
 from pool.errors import InputError, SpoolFull, StoreError, TooLarge
 from pool.logs import get_logger
 from pool.permissions import create_file, create_folder, create_folders, narrow
@@ -341,11 +342,12 @@ class Incoming:
 
     def copy(self, upload: Upload) -> None:
         """Copy an upload from elsewhere, which completes the entry; it is on the disk then."""
-        for file in upload.files:
-            part = self._part(file.name)
-            for block in _blocks_of(file):
-                part.write(block)
-            part.close()
+        with ExitStack() as opened:
+            for file in upload.files:
+                part = self._part(file.name)
+                for block in OpenFile(file, opened, keep=False).chunks(BLOCK):
+                    part.write(block)
+                part.close()
         self._complete(upload, sync=True)
 
     def discard(self) -> None:
@@ -470,35 +472,6 @@ def _manifest(upload: Upload, parts: Sequence[Part]) -> bytes:
         return json.dumps(manifest).encode("ascii")
     except (TypeError, ValueError) as error:
         raise InputError(f"the parameters cannot be kept: {error}") from None
-
-
-def _blocks_of(file: LocalFile) -> Iterator[bytes]:
-    """Yield the bytes of a file; of an open one, from where it stood when the upload was made."""
-    if isinstance(file.source, bytes):
-        yield file.source
-        return
-    try:
-        if isinstance(file.source, Path):
-            with file.source.open("rb") as stream:
-                while block := stream.read(BLOCK):
-                    yield block
-        else:
-            yield from _blocks_of_stream(file.source, file)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{file.name} cannot be read: {reason}") from None
-
-
-def _blocks_of_stream(stream: BinaryIO, file: LocalFile) -> Iterator[bytes]:
-    if file.start is not None:
-        stream.seek(file.start)
-    left = file.size
-    while left:
-        block = stream.read(min(BLOCK, left))
-        if not block:
-            raise InputError(f"{file.name} became shorter while it was being kept")
-        left -= len(block)
-        yield block
 
 
 def _create(path: Path) -> BinaryIO:
