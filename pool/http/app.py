@@ -19,7 +19,6 @@ from pool.http import (
     webhooks,
 )
 from pool.http.context import AppState
-from pool.http.live import Live
 from pool.http.middleware import AccessControl, CallLog
 from pool.http.shutdown import Shutdown
 from pool.http.uploads import Uploads
@@ -55,24 +54,25 @@ def create_app(
         workers=workers,
         waiting=Waiting(process.store, process.feed, workers.store, shutdown),
         uploads=Uploads(pool, dispatch, workers, shutdown),
-        live=Live(
+        broadcaster=events.Broadcaster(
             process.store,
             process.feed,
             observation.status,
             workers,
             shutdown,
+            templates=process.templates,
         ),
         observation=observation,
         receiver=receiver,
         dispatch=dispatch,
         shutdown=shutdown,
     )
-    observation.listeners = lambda: state.live.clients
+    observation.listeners = lambda: state.broadcaster.clients
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        state.close()
+        workers.close()
 
     app = FastAPI(
         title="cvat-task-pool",

@@ -1,29 +1,57 @@
-"""``GET /v1/events``: what happens, as server-sent events, for as long as the client listens."""
+"""``GET /v1/events``: events and levels as server-sent events, for any number of clients.
+
+Each client has its own cursor. The newest events are kept in memory, encoded once for all clients;
+older ones are read from the store. So a slow client costs no memory, and one that reconnects
+misses nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import json
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Container, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
+from pydantic import TypeAdapter
 from starlette.types import Message, Receive, Scope, Send
 
 from pool import errors
-from pool.errors import InputError, UnknownTemplate
+from pool.errors import InputError, PoolError, TooBusy, UnknownTemplate
+from pool.events.feed import Feed
 from pool.http import openapi
-from pool.http.context import state_of
+from pool.http.shutdown import Shutdown
+from pool.http.workers import Workers
 from pool.logs import get_logger
+from pool.model import Event, event_document
+from pool.status import Status
+from pool.store import Store
 
 log = get_logger(__name__)
 
 router = APIRouter(tags=["events"], responses=openapi.PROTECTED)
 
+#: Events that are kept in memory, and read from the store at once.
+RECENT: Final = 1000
+#: Clients at the same time.
+MOST_CLIENTS: Final = 1000
+#: Seconds without news after which a client is sent a comment.
+HEARTBEAT: Final = 15.0
+#: Shortest pause between two messages with levels, in seconds, and the pause after which they are
+#: read without a change of the store: a hold ends and a rate falls by time alone.
+LEVELS_PAUSE: Final = 0.25
+LEVELS_EVERY: Final = 5.0
+#: Milliseconds after which a browser reconnects.
+RETRY: Final = 2000
+
 PATH: Final = "/v1/events"
-#: Seconds that a client may take to read what it was sent; one that does not is disconnected.
+#: Seconds that a client may take to read a message before it is disconnected.
 PATIENCE: Final = 30.0
-#: The longest that an id is: what SQLite counts up to.
+#: Digits of the longest event id: SQLite's integers have 64 bits.
 _LONGEST_ID: Final = 19
 
 _EXAMPLE: Final = """retry: 2000
@@ -40,19 +68,238 @@ data: {"id":17,"kind":"request.ready","at":"2026-01-01T12:00:00.123Z","state":"r
 
 """
 
+_STATUS: Final = TypeAdapter(Status)
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """An event, and its message in the stream."""
+
+    event: Event
+    message: bytes
+
+
+class Broadcaster:
+    """Makes the streams of all clients. Nothing is read while there are no clients.
+
+    Belongs to the event loop; only :meth:`close` is thread-safe.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        feed: Feed,
+        read_status: Callable[[], Status],
+        workers: Workers,
+        shutdown: Shutdown,
+        *,
+        templates: Container[str],
+        heartbeat: float = HEARTBEAT,
+    ) -> None:
+        self._store = store
+        self._feed = feed
+        self._read_status = read_status
+        self._workers = workers
+        self._templates = templates
+        self._heartbeat = heartbeat
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._clients = 0
+        self._beginning = asyncio.Lock()
+        self._unwatch: Callable[[], None] | None = None
+        self._recent: deque[_Encoded] = deque(maxlen=RECENT)
+        #: All events up to here are in ``_recent``, or were before it.
+        self._newest = 0
+        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._levels = b""
+        self._levels_task: asyncio.Task[None] | None = None
+        self._over = False
+        shutdown.listen(self.close)
+
+    @property
+    def clients(self) -> int:
+        """The number of clients now."""
+        return self._clients
+
+    async def follow(
+        self, after: int | None, template: str | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the messages of one client: the levels, the events after the id ``after`` (by
+        default, those from now on), of one ``template`` if given, and comments. Return when the
+        server stops.
+
+        :raises UnknownTemplate: the configuration has no such template.
+        :raises TooBusy: there are too many clients.
+        """
+        if template is not None and template not in self._templates:
+            raise UnknownTemplate(repr(template))
+        if self._clients >= MOST_CLIENTS:
+            raise TooBusy(f"{MOST_CLIENTS} clients listen already")
+        self._clients += 1
+        try:
+            await self._begin()
+            # A cursor past the newest event is of another store, or of this one before it was
+            # restored from a backup.
+            cursor = self._newest if after is None else min(after, self._newest)
+            levels = b""
+            # The cursor at once, for a client whose connection breaks before the first event.
+            yield f"retry: {RETRY}\nid: {cursor}\n\n".encode()
+            while not self._over:
+                news = self._news
+                messages = []
+                if levels is not self._levels:
+                    levels = self._levels
+                    messages.append(levels)
+                written = await self._after(cursor)
+                if written:
+                    cursor = written[-1].event.id
+                messages += [
+                    each.message
+                    for each in written
+                    if template is None or each.event.template == template
+                ]
+                if messages:
+                    yield b"".join(messages)
+                elif not written and not await self._wait(news):
+                    yield b": still here\n\n"
+        finally:
+            self._clients -= 1
+            if not self._clients:
+                await self._rest()
+
+    def close(self) -> None:
+        """End all streams. Safe from any thread."""
+        self._over = True
+        if self._loop is not None:
+            # An error means that the loop has ended, and all streams with it.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._wake)
+
+    # --- Beginning and ending ---------------------------------------------------------------------
+
+    async def _begin(self) -> None:
+        async with self._beginning:
+            if self._unwatch is not None:
+                return
+            self._loop = asyncio.get_running_loop()
+            self._recent.clear()
+            self._unwatch, newest = await self._workers.store(self._watch)
+            self._newest = max(self._newest, newest)
+            await self._look_at_levels()
+            self._levels_task = self._loop.create_task(self._follow_levels(), name="levels")
+
+    def _watch(self) -> tuple[Callable[[], None], int]:
+        # In this order, so that no event comes in between.
+        unwatch = self._feed.on(self._notice)
+        try:
+            return unwatch, self._store.last_event_id()
+        except BaseException:
+            unwatch()
+            raise
+
+    async def _rest(self) -> None:
+        async with self._beginning:
+            if self._clients or self._unwatch is None:
+                return
+            unwatch, self._unwatch = self._unwatch, None
+            unwatch()
+            if self._levels_task is not None:
+                self._levels_task.cancel()
+                self._levels_task = None
+
+    # --- Events -----------------------------------------------------------------------------------
+
+    def _notice(self, events: Sequence[Event]) -> None:
+        """Pass new events to the event loop; called on the feed's thread."""
+        assert self._loop is not None
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._take, events)
+
+    def _take(self, events: Sequence[Event]) -> None:
+        self._changed.set()
+        new = [event for event in events if event.id > self._newest]
+        if new:
+            self._recent.extend(_Encoded(event, _message(event)) for event in new)
+            self._newest = new[-1].id
+            self._wake()
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def _wait(self, news: asyncio.Event) -> bool:
+        """Wait for news; return False when there was none for a heartbeat."""
+        try:
+            async with asyncio.timeout(self._heartbeat):
+                await news.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _after(self, cursor: int) -> Sequence[_Encoded]:
+        """Return the next events after a cursor."""
+        if cursor >= self._newest:
+            return ()
+        if self._recent and self._recent[0].event.id <= cursor + 1:
+            newer: list[_Encoded] = []
+            for each in reversed(self._recent):
+                if each.event.id <= cursor:
+                    break
+                newer.append(each)
+            return newer[::-1]
+        events = await self._workers.store(self._store.events_after, cursor, limit=RECENT)
+        return [_Encoded(event, _message(event)) for event in events]
+
+    # --- Levels -----------------------------------------------------------------------------------
+
+    async def _follow_levels(self) -> None:
+        while True:
+            await asyncio.sleep(LEVELS_PAUSE)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LEVELS_EVERY):
+                    await self._changed.wait()
+            await self._look_at_levels()
+
+    async def _look_at_levels(self) -> None:
+        """Read the levels once for all clients."""
+        self._changed.clear()
+        try:
+            status = await self._workers.store(self._read_status)
+        except PoolError as error:
+            log.info("levels not read", why=str(error))
+            return
+        except Exception:
+            # Events are sent all the same.
+            log.exception("levels not read")
+            return
+        levels = b"event: levels\ndata: " + _STATUS.dump_json(status) + b"\n\n"
+        if levels != self._levels:
+            self._levels = levels
+            self._wake()
+
+
+def _message(event: Event) -> bytes:
+    head = f"id: {event.id}\nevent: {event.kind}\ndata: ".encode()
+    # Without line breaks, which would end the data.
+    data = json.dumps(event_document(event), ensure_ascii=False, separators=(",", ":"))
+    return head + data.encode("utf-8", "replace") + b"\n\n"
+
 
 class EventStream(StreamingResponse):
-    """Sends what a generator yields, for as long as the client reads it.
+    """Send the ``first`` message and the others, as long as the client reads them.
 
-    Not FastAPI's EventSourceResponse: that would write each event anew for each client, and wait
-    without an end for one that does not read.
+    FastAPI's EventSourceResponse would encode each event again for each client, and wait for ever
+    for a client that does not read. sse-starlette's replaces a method of uvicorn's server.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, messages: AsyncGenerator[bytes, None]) -> None:
-        # Some proxies would gather the messages otherwise.
-        super().__init__(messages, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    def __init__(self, first: bytes, messages: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(
+            _chain(first, messages),
+            # Without the second one, some proxies buffer the messages.
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
         self._messages = messages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,7 +310,7 @@ class EventStream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send_in_time)
         except TimeoutError:
-            # The answer is left without its end, which closes the connection.
+            # An answer without its end closes the connection.
             log.info("client does not read", path=scope["path"], seconds=PATIENCE)
         finally:
             await self._messages.aclose()
@@ -71,7 +318,7 @@ class EventStream(StreamingResponse):
 
 @router.get(
     PATH,
-    summary="Hear what happens",
+    summary="Stream events",
     status_code=200,
     response_class=EventStream,
     responses={
@@ -83,45 +330,41 @@ async def events(
     request: Request,
     template: Annotated[str | None, Query(description="Events of this template only")] = None,
     after: Annotated[
-        int | None, Query(ge=0, description="Events that come after this id; all from now on")
+        int | None, Query(ge=0, description="Events after this id; by default those from now on")
     ] = None,
     last_event_id: Annotated[
         str | None,
-        Header(description="As `after`; what a browser sends when it connects again"),
+        Header(description="As `after`; sent by a browser that reconnects"),
     ] = None,
 ) -> EventStream:
-    """Server-sent events: hand-outs and transitions as they happen, in any process of the
-    pool, each with its id, and `levels`, the status of the pool, at first and whenever it
-    changes. A comment comes every 15 seconds when nothing else does.
+    """Server-sent events: hand-outs and state changes as they happen, in any process of the
+    pool, each with its id; and `levels`, the status of the pool, at first and whenever it
+    changes. A comment is sent after 15 seconds without news.
 
-    Nothing is missed by a client that connects again with the id that it got last, within a
-    day; one that does not read what it is sent is disconnected.
+    A client that reconnects within a day with the last id that it received misses nothing. A
+    client that does not read is disconnected.
     """
-    state = state_of(request)
-    if template is not None and template not in state.pool.process.templates:
-        raise UnknownTemplate(repr(template))
-    messages = state.live.follow(_place(last_event_id, after), template)
-    # Up to the first message, so that an error has an answer of its own.
-    first = await anext(messages)
-    return EventStream(_from(first, messages))
+    broadcaster: Broadcaster = request.app.state.parts.broadcaster
+    messages = broadcaster.follow(_cursor(last_event_id, after), template)
+    # The first message now, so that an error is answered as a problem.
+    return EventStream(await anext(messages), messages)
 
 
-def _place(last_event_id: str | None, after: int | None) -> int | None:
-    """After which event the stream goes on. The header is the newer one: a browser that connects
-    again does so at the address that it was given at first."""
+def _cursor(last_event_id: str | None, after: int | None) -> int | None:
+    """Return the event id after which the stream begins. The header goes before ``after``: a
+    browser reconnects at the address that it was given at first."""
     if not last_event_id:
         return after
     if not (
         last_event_id.isascii() and last_event_id.isdigit() and len(last_event_id) <= _LONGEST_ID
     ):
-        raise InputError("Last-Event-ID is not an id that this stream has given")
+        raise InputError("Last-Event-ID is not an id of this stream")
     return int(last_event_id)
 
 
-async def _from(first: bytes, messages: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    try:
-        yield first
-        async for message in messages:
-            yield message
-    finally:
-        await messages.aclose()
+async def _chain(
+    first: bytes, messages: AsyncGenerator[bytes, None]
+) -> AsyncGenerator[bytes, None]:
+    yield first
+    async for message in messages:
+        yield message

@@ -14,8 +14,8 @@ from pool import errors
 from pool.config.settings import Template
 from pool.errors import LeaseEnded, PoolError, QueueFull, Stopping, WaitTimeout
 from pool.http import openapi
-from pool.http.context import AppState, applied, key_of, state_of, wait_of
-from pool.http.limits import read_json
+from pool.http.context import AppState, state_of
+from pool.http.reading import applied, key_of, read_json, wait_of
 from pool.http.schemas import Lease, LeaseBody
 from pool.http.waiting import Gone, noticing, read_lease
 from pool.model import Handout, LeaseRecord, LeaseState

@@ -18,15 +18,9 @@ from pydantic import BaseModel, TypeAdapter
 from pool import errors
 from pool.errors import PoolError
 from pool.http import schemas
-from pool.http.context import (
-    IDEMPOTENCY_KEY,
-    LONGEST_WAIT,
-    PREFER,
-    PREFERENCE_APPLIED,
-    RETRY_AFTER,
-)
 from pool.http.middleware import CALL_ID
 from pool.http.problems import MEDIA_TYPE, problem
+from pool.http.reading import IDEMPOTENCY_KEY, LONGEST_WAIT, PREFER, PREFERENCE_APPLIED, RETRY_AFTER
 from pool.status import Status
 
 Document = dict[str, Any]

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pool import errors
 from pool.errors import TooLate, WrongMediaType
 from pool.http import openapi, schemas
-from pool.http.context import applied, key_of, state_of, wait_of
-from pool.http.limits import JSON, MULTIPART, media_type
+from pool.http.context import state_of
 from pool.http.problems import problem_of
+from pool.http.reading import JSON, MULTIPART, applied, key_of, media_type, wait_of
 from pool.http.schemas import LONGEST_TEMPLATE, RequestBody, RequestPage
 from pool.http.waiting import read_request, view_of
 from pool.model import RequestState

@@ -11,7 +11,7 @@ from pool import errors
 from pool.errors import UnknownTemplate
 from pool.http import openapi
 from pool.http.context import AppState, state_of
-from pool.http.limits import read_json
+from pool.http.reading import read_json
 from pool.http.schemas import (
     LONGEST_TEMPLATE,
     DrainedTemplate,

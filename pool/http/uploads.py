@@ -13,8 +13,8 @@ from starlette.requests import Request
 from pool.config.settings import Template
 from pool.config.source import digest, names_of
 from pool.errors import InputError, StoreError, TooManyUploads, UnknownLease
-from pool.http.limits import LONGEST_LIST, blocks, read_json
 from pool.http.multipart import FormReader
+from pool.http.reading import LONGEST_LIST, blocks, read_json
 from pool.http.schemas import RequestBody, RequestFields
 from pool.http.shutdown import Shutdown
 from pool.http.workers import Workers

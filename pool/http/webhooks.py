@@ -10,8 +10,8 @@ from pool.cvat.webhooks import SIGNATURE_HEADER
 from pool.errors import BadSignature, TooBusy, TooLarge, TooSlow
 from pool.http import openapi
 from pool.http.context import state_of
-from pool.http.limits import read
 from pool.http.middleware import WEBHOOKS
+from pool.http.reading import read
 
 #: Bytes of the longest body that is read; CVAT's are below 2 KiB.
 LONGEST: Final = 2**20

@@ -21,8 +21,7 @@ from pool.clock import SystemClock
 from pool.config.settings import DaemonSettings
 from pool.events.feed import Feed
 from pool.http import events as module
-from pool.http import live as live_module
-from pool.http.live import Live
+from pool.http.events import Broadcaster
 from pool.http.problems import install
 from pool.http.server import HttpServer
 from pool.http.shutdown import Shutdown
@@ -42,25 +41,25 @@ class Serving:
         self.shutdown = Shutdown()
         self.status = status_with()
         self.reads = 0
-        self.lives: list[Live] = []
-        self.heartbeat = live_module.HEARTBEAT
+        self.lives: list[Broadcaster] = []
+        self.heartbeat = module.HEARTBEAT
         self.server = HttpServer(self._app, DaemonSettings(port=0))
         self.http = urllib3.PoolManager(maxsize=100, retries=False, timeout=PATIENCE)
 
     def _app(self) -> FastAPI:
         app = FastAPI()
         install(app)
-        live = Live(
+        live = Broadcaster(
             self.store,
             self.feed,
             self._read_status,
             Workers(),
             self.shutdown,
+            templates={TEMPLATE, "others"},
             heartbeat=self.heartbeat,
         )
         self.lives.append(live)
-        engine = SimpleNamespace(templates={TEMPLATE, "others"})
-        app.state.parts = SimpleNamespace(live=live, pool=SimpleNamespace(process=engine))
+        app.state.parts = SimpleNamespace(broadcaster=live)
         app.include_router(module.router)
         return app
 
@@ -69,7 +68,7 @@ class Serving:
         return self.status
 
     @property
-    def live(self) -> Live:
+    def live(self) -> Broadcaster:
         return self.lives[-1]
 
     def request(self, query: str = "", **headers: str) -> urllib3.BaseHTTPResponse:
@@ -147,7 +146,7 @@ def test_a_client_that_comes_back_misses_nothing(serving: Serving, store: Store,
 def test_more_was_missed_than_is_kept_in_memory(
     serving: Serving, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_module, "RECENT", 4)
+    monkeypatch.setattr(module, "RECENT", 4)
     with serving.listening() as first:
         make_warm(store, *range(1, 11))
         assert first.ids(10) == list(range(1, 11))
@@ -204,7 +203,7 @@ def test_all_clients_are_told(serving: Serving, store: Store) -> None:
 
 
 def test_too_many_clients(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_module, "MOST_CLIENTS", 1)
+    monkeypatch.setattr(module, "MOST_CLIENTS", 1)
     with serving.listening():
         refused = serving.request()
         assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
@@ -229,7 +228,7 @@ def test_levels_are_told_when_they_have_changed(serving: Serving, store: Store) 
 def test_levels_are_looked_at_by_themselves(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_module, "LEVELS_EVERY", 0.01)
+    monkeypatch.setattr(module, "LEVELS_EVERY", 0.01)
     with serving.listening() as stream:
         assert stream.next("levels")["in_flight"] == 0
         serving.status = status_with(in_flight=2)

@@ -1,14 +1,16 @@
-"""Reading bodies under bounds of bytes and of time."""
+"""What callers send, checked and bounded: headers, and bodies under bounds of bytes and of time."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
 
-from pool.errors import TooLarge, TooSlow, WrongMediaType
+from pool.config.arguments import check_key
+from pool.errors import InputError, TooLarge, TooSlow, WrongMediaType
 from pool.http.schemas import AnyBody, parse
 
 #: Bytes of the longest body of JSON, and of one that may list thousands of names.
@@ -22,6 +24,45 @@ LEAST: Final = 2**12
 
 JSON: Final = "application/json"
 MULTIPART: Final = "multipart/form-data"
+
+PREFER: Final = "Prefer"
+PREFERENCE_APPLIED: Final = "Preference-Applied"
+IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+RETRY_AFTER: Final = "Retry-After"
+
+#: Seconds for which one answer waits at most.
+LONGEST_WAIT: Final = 60
+
+#: ``Prefer: wait=10`` among other preferences (RFC 7240, sections 2 and 4.3).
+_WAIT: Final = re.compile(
+    r"""\s*wait\s*=\s*(?P<quote>"?)(?P<seconds>\d{1,9})(?P=quote)\s*(;.*)?""", re.I
+)
+
+
+def wait_of(request: Request) -> int | None:
+    """Return the seconds that the answer may wait, at most :data:`LONGEST_WAIT`; None where the
+    caller does not say. A preference that cannot be read is none (RFC 7240, section 2)."""
+    for line in request.headers.getlist(PREFER):
+        for preference in line.split(","):
+            if match := _WAIT.fullmatch(preference):
+                return min(int(match["seconds"]), LONGEST_WAIT)
+    return None
+
+
+def key_of(request: Request) -> str | None:
+    """Return the caller's idempotency key, if it gave one.
+
+    :raises InputError: it is no key, or there are two.
+    """
+    keys = request.headers.getlist(IDEMPOTENCY_KEY)
+    if len(keys) > 1:
+        raise InputError(f"{IDEMPOTENCY_KEY} is given twice")
+    return check_key(keys[0]) if keys else None
+
+
+def applied(wait: int | None) -> dict[str, str]:
+    """Return the header that says that a wait was honoured."""
+    return {} if wait is None else {PREFERENCE_APPLIED: f"wait={wait}"}
 
 
 def media_type(request: Request) -> str:
