@@ -466,7 +466,7 @@ class ConfigRecord:
 
     Since ``rejected_at`` its file has ``problems``, so that it is not followed; None while it is.
     ``restart`` are the keys that it gives another value, and that need a restart. ``templates``
-    are those in force, as :func:`pool.config.templates.outline` describes them.
+    are those in force, as :attr:`pool.config.settings.Template.outline` describes them.
     """
 
     loaded_at: float

@@ -13,8 +13,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from pool.clock import Clock, SystemClock
-from pool.config.settings import Settings, Template
-from pool.config.templates import Templates
+from pool.config.settings import Settings, Template, Templates
 from pool.cvat import CvatClient, OnCall
 from pool.errors import CvatForbidden, CvatRefusedCredentials, PoolClosed, PoolError
 from pool.events.feed import Feed

@@ -19,7 +19,7 @@ from pool.config.arguments import (
     check_ttl,
 )
 from pool.config.settings import Settings
-from pool.config.source import Data, Files, Progress, Upload, build_upload, digest, fit, names_of
+from pool.config.source import Data, Files, Progress, Upload, build_upload, digest, fit
 from pool.cvat import CvatClient
 from pool.cvat.records import ImportStatus
 from pool.errors import (
@@ -466,6 +466,6 @@ class TaskPool:
             id=new_id(self.clock.now()),
             name=check_task_name(name),
             assignee=check_assignee(assignee),
-            files=names_of(upload),
+            files=upload.names,
             size=upload.size,
         )

@@ -91,7 +91,7 @@ def _reading(config: Path | None, server: str | None) -> Iterator[Callable[[], S
 
 def _by_daemon(error: InvalidConfig, stack: ExitStack) -> Callable[[], Status] | None:
     from pool.clock import SystemClock
-    from pool.config.templates import outlined
+    from pool.config.settings import Template
     from pool.observability.status import read_status
     from pool.store import open_store
 
@@ -105,7 +105,7 @@ def _by_daemon(error: InvalidConfig, stack: ExitStack) -> Callable[[], Status] |
     def read() -> Status:
         record = store.configuration()
         outlines = record.templates if record is not None else {}
-        templates = {name: outlined(name, each) for name, each in outlines.items()}
+        templates = {name: Template.of_outline(name, each) for name, each in outlines.items()}
         return read_status(store, rest, templates, now=clock.now())
 
     return read

@@ -81,7 +81,7 @@ def tune(
     Changes nothing.
     """
     from pool.clock import SystemClock
-    from pool.config.templates import Templates
+    from pool.config.settings import Templates
     from pool.maintenance.tuning import tune as tune_by
     from pool.store import open_store
 

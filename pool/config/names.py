@@ -82,11 +82,19 @@ class DistinctNames:
         self._given: dict[str, str] = {}
         self._remedy = remedy
 
-    def add(self, there: str, given: str) -> None:
-        """Take the name ``there`` for what the caller calls ``given``.
+    def add(self, given: str) -> str:
+        """Take the name of a file, and return the one that it gets in CVAT.
+
+        :raises InputError: as :func:`check_file_name`, or another file gets the same.
+        """
+        return self.take(check_file_name(given), given)
+
+    def take(self, there: str, given: str | None = None) -> str:
+        """Take a name as it is in CVAT, of what the caller calls ``given``, and return it.
 
         :raises InputError: another has it.
         """
+        given = there if given is None else given
         if there in self._given:
             other = self._given[there]
             which = shown(given)
@@ -96,6 +104,7 @@ class DistinctNames:
                 f"{which}: two files of one name cannot be in one task; {self._remedy}"
             )
         self._given[there] = given
+        return there
 
 
 def check_server_path(name: object, *, what: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +41,7 @@ from pool.config.fields import (
     expected,
     refused,
 )
+from pool.errors import UnknownTemplate
 from pool.model import EventKind
 
 _STRICT: Final = ConfigDict(
@@ -295,6 +296,16 @@ class Template:
         return self.origin if self.pool.on_change == "replenish" else None
 
     @property
+    def outline(self) -> Mapping[str, Any]:
+        """What a status needs of the template, as JSON: how its pool is sized, and its project."""
+        return {"project": self.project, "pool": asdict(self.pool)}
+
+    @classmethod
+    def of_outline(cls, name: str, outline: Mapping[str, Any]) -> Template:
+        """Return the template of an :attr:`outline`: enough for a status."""
+        return cls(name=name, project=outline["project"], pool=PoolSettings(**outline["pool"]))
+
+    @property
     def _place(self) -> dict[str, Any]:
         return {
             "server": self.server.url.rstrip("/"),
@@ -305,6 +316,45 @@ class Template:
 def _digest(sent: Mapping[str, Any]) -> str:
     canonical = json.dumps(sent, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+class Templates(Mapping[str, Template]):
+    """The templates in force, by name. A reload replaces them as a whole: an iteration sees those
+    of one configuration."""
+
+    def __init__(self, templates: Mapping[str, Template]) -> None:
+        self._current = dict(templates)
+
+    def replace(self, templates: Mapping[str, Template]) -> None:
+        """Put these in force, and no others."""
+        self._current = dict(templates)
+
+    def named(self, name: str) -> Template:
+        """Return the template of that name.
+
+        :raises UnknownTemplate: there is none; the message names the known ones.
+        """
+        current = self._current
+        try:
+            return current[name]
+        except (KeyError, TypeError):
+            known = ", ".join(current) or "none at all"
+            raise UnknownTemplate(f"{ascii(name)[:100]}; there is {known}") from None
+
+    def __getitem__(self, name: str) -> Template:
+        return self._current[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._current)
+
+    def __len__(self) -> int:
+        return len(self._current)
+
+    def values(self) -> ValuesView[Template]:
+        return self._current.values()
+
+    def items(self) -> ItemsView[str, Template]:
+        return self._current.items()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import tarfile
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, TypedDict, cast
+from typing import Any, BinaryIO, Literal, TypedDict
 
 from pool.config.arguments import check_whole
 from pool.config.data_params import DataParams, merged, read_params
 from pool.config.names import (
     DistinctNames,
     check_extensions,
-    check_file_name,
     check_server_path,
     name_in_cvat,
     shown,
@@ -23,6 +27,7 @@ from pool.config.names import (
 from pool.config.settings import Template
 from pool.config.urls import check_url, name_in_url
 from pool.errors import InputError
+from pool.model import ImportRecord
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 FileLike = str | os.PathLike[str] | tuple[str, Source] | BinaryIO
@@ -37,20 +42,45 @@ ARCHIVE = frozenset({".zip", ".tar", ".gz", ".bz2", ".xz", ".7z", ".rar", ".pdf"
 #: Bytes read at a time when content is digested.
 BLOCK = 2**20
 
+#: A cloud of points in KITTI's format, and as what its frame is named.
+KITTI, POINTS = ".bin", ".pcd"
+MANIFEST = ".jsonl"
+
+_NAMELESS = "bytes need a name: pass (name, bytes)"
+
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
     """One file to upload: a path on this machine, or the bytes themselves under a name.
 
     ``name`` is the file's name in CVAT (:func:`pool.config.names.name_in_cvat`). ``size`` is in
-    bytes.
-    ``start`` is where an open file stood when it was given; None takes it from where it stands.
+    bytes. ``start`` is where an open file stood when it was given; None takes it from where it
+    stands.
     """
 
     name: str
     source: Path | bytes | BinaryIO
     size: int
     start: int | None = None
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """Open the content to read it ahead of the upload: an open file is put back to where it
+        stood.
+
+        :raises OSError: it cannot be read.
+        """
+        if isinstance(self.source, bytes):
+            yield io.BytesIO(self.source)
+        elif isinstance(self.source, Path):
+            with self.source.open("rb") as stream:
+                yield stream
+        else:
+            position = self.source.tell()
+            try:
+                yield self.source
+            finally:
+                self.source.seek(position)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +103,25 @@ class Upload:
     def size(self) -> int:
         """Bytes to send from here."""
         return sum(file.size for file in self.files)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that the data will have inside the task, in the caller's order.
+
+        Never whole URLs: those may have secrets, and these names are shown to all.
+        """
+        if self.files:
+            return tuple(file.name for file in self.files)
+        if self.cloud is not None:
+            return self.cloud[1]
+        return self.share or tuple(map(name_in_url, self.urls))
+
+    @property
+    def kind(self) -> str:
+        """The sort of data, for what is learned of import times."""
+        if not self.files:
+            return "share" if self.share else "urls" if self.urls else "cloud"
+        return kind_of(self.names)
 
 
 class Data(TypedDict, total=False):
@@ -102,11 +151,8 @@ def build_upload(
     :raises InputError: none or several sources, a missing or unreadable file, an empty list,
         names that CVAT does not take or cannot tell apart, parameters that it would refuse.
     """
-    given = [
-        name
-        for name, value in (("files", files), ("share", share), ("urls", urls), ("cloud", cloud))
-        if value is not None
-    ]
+    sources = {"files": files, "share": share, "urls": urls, "cloud": cloud}
+    given = [name for name, value in sources.items() if value is not None]
     if len(given) != 1:
         raise InputError(
             f"give one of files, share, urls and cloud, not {' and '.join(given) or 'none of them'}"
@@ -119,7 +165,7 @@ def build_upload(
     if cloud is not None:
         return Upload(cloud=_cloud(cloud), extra=own.given)
     distinct = DistinctNames()
-    return upload_of([_local_file(item, distinct) for item in _each(files)], own)
+    return upload_of([_local_file(*each, distinct) for each in _named(files)], own)
 
 
 def upload_of(files: Sequence[LocalFile], params: DataParams) -> Upload:
@@ -133,7 +179,7 @@ def upload_of(files: Sequence[LocalFile], params: DataParams) -> Upload:
     check_extensions(names)
     extra = params.given
     # Those of an archive are the names inside it.
-    if extra and kind_of_names(names) != "archive":
+    if extra and kind_of(names) != "archive":
         extra = _as_in_cvat(extra, {name: name for name in names})
     return Upload(files=tuple(files), extra=extra)
 
@@ -152,7 +198,7 @@ def fit(upload: Upload, template: Template) -> None:
             raise InputError(f"params: {name} is about share and cloud, not about files and urls")
     if params.filename_pattern and not all(path.endswith(".jsonl") for path in from_server):
         raise InputError("params: filename_pattern goes with the name of a manifest (.jsonl) only")
-    if params.job_file_mapping is not None and kind_of_names(names_of(upload)) == "video":
+    if params.job_file_mapping is not None and kind_of(upload.names) == "video":
         raise InputError("params: CVAT has no job_file_mapping for videos")
     if params.sorting_method == "predefined":
         spaced = [file.name for file in upload.files if file.name != file.name.strip()]
@@ -166,33 +212,12 @@ def fit(upload: Upload, template: Template) -> None:
         raise InputError("params: upload_file_order has to name each of the files, and no other")
 
 
-def names_of(upload: Upload) -> tuple[str, ...]:
-    """Return the names that the data will have inside the task, in the caller's order.
-
-    Never whole URLs: those may have secrets, and these names are shown to all.
-    """
-    if upload.files:
-        return tuple(file.name for file in upload.files)
-    if upload.cloud is not None:
-        return upload.cloud[1]
-    return upload.share or tuple(map(name_in_url, upload.urls))
-
-
-def kind_of(upload: Upload) -> str:
-    """Return the sort of data, for what is learned of import times."""
-    if not upload.files:
-        return "share" if upload.share else "urls" if upload.urls else "cloud"
-    return kind_of_names(file.name for file in upload.files)
-
-
-def kind_of_names(names: Iterable[str]) -> str:
-    """Return the sort of files that are called so."""
+def kind_of(names: Iterable[str]) -> str:
+    """Return the sort of files that are called so: video, archive or images."""
     suffixes = {PurePosixPath(name).suffix.lower() for name in names}
     if suffixes & VIDEO:
         return "video"
-    if suffixes & ARCHIVE:
-        return "archive"
-    return "images"
+    return "archive" if suffixes & ARCHIVE else "images"
 
 
 def digest(
@@ -205,7 +230,7 @@ def digest(
         json.dumps(
             {
                 "asked": asked,
-                "names": upload.urls or names_of(upload),
+                "names": upload.urls or upload.names,
                 "cloud": upload.cloud[0] if upload.cloud else None,
                 "extra": upload.extra,
             },
@@ -220,38 +245,30 @@ def digest(
 
 def _content_digest(file: LocalFile) -> bytes:
     content = hashlib.sha256()
-    if isinstance(file.source, bytes):
-        content.update(file.source)
-    elif isinstance(file.source, Path):
-        with file.source.open("rb") as stream:
-            _feed(content, stream)
-    else:
-        position = file.source.tell()
-        _feed(content, file.source)
-        file.source.seek(position)
+    with file.open() as stream:
+        while block := stream.read(BLOCK):
+            content.update(block)
     return content.digest()
 
 
-def _feed(content: Any, stream: BinaryIO) -> None:
-    while block := stream.read(BLOCK):
-        content.update(block)
+# --- Files from here -----------------------------------------------------------------------------
 
 
-def _each(files: Files | None) -> list[FileLike]:
-    if files is None:
-        return []
-    if isinstance(files, (str, os.PathLike)) or _is_pair(files) or hasattr(files, "read"):
-        return [cast(FileLike, files)]
+def _named(files: Any) -> list[tuple[str | None, Any]]:
+    """Return what stands for each file, with the name that was given to it, if any."""
     if isinstance(files, (bytes, bytearray)):
-        raise InputError("bytes need a name: pass (name, bytes)")
+        raise InputError(_NAMELESS)
+    if isinstance(files, (str, os.PathLike)) or _is_pair(files) or hasattr(files, "read"):
+        files = [files]
     try:
-        return list(cast(Iterable[FileLike], files))
+        items = list(files)
     except TypeError:
         raise InputError(f"files takes a list of files, not {type(files).__name__}") from None
+    return [item if _is_pair(item) else (None, item) for item in items]
 
 
 def _is_pair(item: object) -> bool:
-    """Whether this is a name and what is behind it. A tuple of two paths is a list of files."""
+    """Return whether this is a name and what is behind it. A tuple of two paths is a list."""
     return (
         isinstance(item, tuple)
         and len(item) == 2
@@ -260,35 +277,31 @@ def _is_pair(item: object) -> bool:
     )
 
 
-def _local_file(item: FileLike, distinct: DistinctNames) -> LocalFile:
-    if isinstance(item, tuple) and not _is_pair(item):
-        raise InputError("a pair of a name and bytes, a path or an open file was expected")
-    name, source = item if isinstance(item, tuple) else (None, item)
+def _local_file(name: str | None, source: Any, distinct: DistinctNames) -> LocalFile:
     start: int | None = None
     if isinstance(source, (str, os.PathLike)):
-        source = _readable(source)
-        name, size = source.name if name is None else name, source.stat().st_size
+        source = Path(source)
+        name, size = source.name if name is None else name, _size_on_disk(source)
     elif isinstance(source, (bytes, bytearray, memoryview)):
         if name is None:
-            raise InputError("bytes need a name: pass (name, bytes)")
+            raise InputError(_NAMELESS)
         source = bytes(source)
         size = len(source)
         if not size:
             raise InputError(f"{shown(name)}: is empty")
     elif hasattr(source, "read"):
         name, size, start = _open_file(source, name)
+    elif isinstance(source, tuple):
+        raise InputError("a pair of a name and bytes, a path or an open file was expected")
     else:
         raise InputError(
             f"cannot upload {type(source).__name__}: pass paths, open binary files, or pairs of a "
             "name and one of these or bytes"
         )
-    in_cvat = check_file_name(name)
-    distinct.add(in_cvat, name)
-    return LocalFile(in_cvat, source, size, start)
+    return LocalFile(distinct.add(name), source, size, start)
 
 
-def _readable(source: str | os.PathLike[str]) -> Path:
-    path = Path(source)
+def _size_on_disk(path: Path) -> int:
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -301,7 +314,7 @@ def _readable(source: str | os.PathLike[str]) -> Path:
         raise InputError(f"{shown(path)}: permission denied")
     if size == 0:
         raise InputError(f"{shown(path)}: is empty")
-    return path
+    return size
 
 
 def _open_file(stream: BinaryIO, name: str | None) -> tuple[str, int, int]:
@@ -337,11 +350,9 @@ def _listed(what: str, names: Sequence[str]) -> Sequence[str]:
 
 def _paths(what: str, names: Sequence[str]) -> tuple[str, ...]:
     paths = tuple(check_server_path(name, what=what) for name in _listed(what, names))
-    seen: set[str] = set()
-    for path in paths:
-        if path in seen:
+    for path, count in Counter(paths).items():
+        if count > 1:
             raise InputError(f"{what} {shown(path)}: is named twice")
-        seen.add(path)
     return paths
 
 
@@ -361,18 +372,17 @@ def _fetched(urls: Sequence[str], params: DataParams) -> Upload:
     addresses = []
     for url in _listed("urls", urls):
         address = check_url(url)
-        name = name_in_url(address)
-        distinct.add(name, name)
+        name = distinct.take(name_in_url(address))
         known.update({url: name, address: name, name: name})
         addresses.append(address)
     check_extensions(known.values())
     extra = params.given
-    if kind_of_names(known.values()) == "images":
+    if kind_of(known.values()) == "images":
         extra = _as_in_cvat(extra, known)
     return Upload(urls=tuple(addresses), extra=extra)
 
 
-# --- Parameters that name files -------------------------------------------------------------------
+# --- Names ---------------------------------------------------------------------------------------
 
 
 def _as_in_cvat(params: dict[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
@@ -381,14 +391,20 @@ def _as_in_cvat(params: dict[str, Any], known: Mapping[str, str]) -> dict[str, A
 
     :raises InputError: a file is named that is not there.
     """
-    names = dict(params)
 
     def there(key: str, given: Iterable[str]) -> tuple[str, ...]:
-        return tuple(_one_of(known, key, name) for name in given)
+        names = []
+        for name in given:
+            found = known.get(name, known.get(name_in_cvat(name)))
+            if found is None:
+                raise InputError(f"params: {key} names {shown(name)}, which is none of the files")
+            names.append(found)
+        return tuple(names)
 
+    names = dict(params)
     if "job_file_mapping" in params:
-        key = "job_file_mapping"
-        names[key] = tuple(there(key, job) for job in params[key])
+        jobs = params["job_file_mapping"]
+        names["job_file_mapping"] = tuple(there("job_file_mapping", job) for job in jobs)
     if "upload_file_order" in params:
         names["upload_file_order"] = there("upload_file_order", params["upload_file_order"])
     validation = params.get("validation_params", {})
@@ -398,8 +414,62 @@ def _as_in_cvat(params: dict[str, Any], known: Mapping[str, str]) -> dict[str, A
     return names
 
 
-def _one_of(known: Mapping[str, str], key: str, name: str) -> str:
-    for candidate in (name, name_in_cvat(name)):
-        if candidate in known:
-            return known[candidate]
-    raise InputError(f"params: {key} names {shown(name)}, which is none of the files")
+# --- The frames that the data becomes -------------------------------------------------------------
+
+
+def frame_names(upload: Upload, *, decompress: bool = True) -> frozenset[str] | None:
+    """Return what the frames of an upload are called; None where that cannot be known from here.
+
+    A name can be that of a folder on the server, which stands for all that is in it. Of a zip or
+    tar from here the members are read; an archive of another format, or on the server, has unknown
+    frames. The members of a compressed tar take as long to list as it takes to decompress: without
+    ``decompress`` they count as unknown.
+    """
+    if len(upload.files) == 1 and upload.kind == "archive":
+        (file,) = upload.files
+        if isinstance(file.source, bytes | Path):
+            return _members(file, "r:*" if decompress else "r:")
+    return frames_of_files(upload.names)
+
+
+def frames_of_files(names: Iterable[str]) -> frozenset[str] | None:
+    """Return what the frames of files are called that have these names in CVAT, as
+    :func:`frame_names`."""
+    media = [name.rstrip("/") for name in names if not name.endswith(MANIFEST)]
+    if not media or kind_of(media) == "archive":
+        return None
+    return _with_points(media)
+
+
+def frames_of_import(importing: ImportRecord) -> frozenset[str] | None:
+    """Return what the frames of an import in doubt may be called; None where that is unknown."""
+    if importing.frames is not None:
+        return frozenset(importing.frames)
+    return frames_of_files(name for member in importing.members for name in member.names)
+
+
+def covers(names: frozenset[str], frames: Sequence[str]) -> bool:
+    """Return whether a task with these ``frames`` has the data of these names, or a part of it."""
+    return bool(frames) and all(
+        frame in names or any(str(folder) in names for folder in PurePosixPath(frame).parents)
+        for frame in frames
+    )
+
+
+def _members(archive: LocalFile, tar_mode: Literal["r:*", "r:"]) -> frozenset[str] | None:
+    try:
+        with archive.open() as stream:
+            if zipfile.is_zipfile(stream):
+                with zipfile.ZipFile(stream) as zipped:
+                    return _with_points(zipped.namelist())
+            stream.seek(0)
+            with tarfile.open(fileobj=stream, mode=tar_mode) as tarred:
+                return _with_points(each.name for each in tarred if each.isfile())
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, tarfile.TarError):
+        return None
+
+
+def _with_points(names: Iterable[str]) -> frozenset[str]:
+    known = set(names)
+    known |= {name.removesuffix(KITTI) + POINTS for name in known if name.endswith(KITTI)}
+    return frozenset(known)

@@ -8,10 +8,9 @@ cost of its own (the README has the figures, section "Large uploads").
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import IO, Final
 
 from pool.config.source import LocalFile
@@ -63,18 +62,8 @@ def _is_image(name: str) -> bool:
 
 def _pixels(file: LocalFile) -> int:
     """Return width times height, from the header alone; 0 when it cannot be read."""
-    with suppress(OSError, ValueError):
-        if isinstance(file.source, bytes):
-            return _read_pixels(io.BytesIO(file.source), file.name)
-        if isinstance(file.source, Path):
-            with file.source.open("rb") as stream:
-                return _read_pixels(stream, file.name)
-        if file.source.seekable():
-            start = file.source.tell()
-            try:
-                return _read_pixels(file.source, file.name)
-            finally:
-                file.source.seek(start)
+    with suppress(OSError, ValueError), file.open() as stream:
+        return _read_pixels(stream, file.name)
     return 0
 
 

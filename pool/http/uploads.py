@@ -11,7 +11,7 @@ from typing import Any, Final
 from starlette.requests import Request
 
 from pool.config.settings import Template
-from pool.config.source import digest, names_of
+from pool.config.source import digest
 from pool.errors import InputError, StoreError, TooManyUploads, UnknownLease
 from pool.http.multipart import FormReader
 from pool.http.reading import LONGEST_LIST, blocks, read_json
@@ -190,7 +190,7 @@ class Uploads:
             id=request_id,
             name=fields.name,
             assignee=fields.assignee,
-            files=names_of(upload),
+            files=upload.names,
             size=upload.size,
             spooled=True,
         )

@@ -13,8 +13,7 @@ from pathlib import Path
 from pool.clock import Clock
 from pool.config.fields import Stamp, stamp
 from pool.config.loader import InvalidConfig, load, require_templates
-from pool.config.settings import Settings, Template
-from pool.config.templates import Templates, outline
+from pool.config.settings import Settings, Template, Templates
 from pool.errors import ConfigError
 from pool.logs import get_logger
 from pool.model import ConfigRecord
@@ -66,7 +65,7 @@ class Reload:
             rejected_at=self._rejected_at,
             problems=self._report.problems,
             restart=self._report.restart,
-            templates={name: outline(each) for name, each in self._templates.items()},
+            templates={name: each.outline for name, each in self._templates.items()},
         )
 
     def run_once(self) -> ReloadReport:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from pool.clock import Clock
-from pool.config.contents import contents_of_import
+from pool.config.source import frames_of_import
 from pool.errors import OwnerGone
 from pool.logs import get_logger
 from pool.model import RequestRecord, RequestState
@@ -95,13 +95,13 @@ class Recovery:
             # Its last POST may have arrived. If not, CVAT knows no import, and that is found
             # out like any other lost import; jobs may come from another's data.
             importing = self._store.import_record(request.import_id)
-            contents = contents_of_import(importing) if importing else None
+            frames = frames_of_import(importing) if importing else None
             self._tracker.begin(
                 request.import_id,
                 timeout=ORPHAN_PATIENCE,
                 # Where the names are unknown, none is the request's: it fails rather than get
                 # the jobs of other data.
-                frames=contents.names if contents else (),
+                frames=frames or (),
                 kind=ADOPTED,
             )
         else:

@@ -9,9 +9,8 @@ from typing import Final
 
 from pool.backoff import backoff
 from pool.clock import Clock
-from pool.config.contents import Contents, contents_of
 from pool.config.settings import Template
-from pool.config.source import Progress, Upload, kind_of
+from pool.config.source import Progress, Upload, covers, frame_names
 from pool.cvat import CvatClient, cut_off
 from pool.cvat.failures import OTHER_DATA
 from pool.cvat.records import ImportStatus
@@ -55,11 +54,11 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What has become of the data of an upload. With ``contents`` an import is under way that may
+    """What has become of the data of an upload. With ``frames`` an import is under way that may
     still turn out to be another's; ``others`` says that the task has data that may well be."""
 
     delivery: Delivery
-    contents: Contents | None = None
+    frames: frozenset[str] | None = None
     others: bool = False
 
 
@@ -125,8 +124,8 @@ class Sender:
             self._tracker.begin(
                 request.import_id,
                 timeout=template.importing.timeout,
-                frames=settled.contents.names if settled.contents else None,
-                kind=kind_of(upload),
+                frames=settled.frames,
+                kind=upload.kind,
             )
             self._breaker.upload_worked(template.name, request.id)
             return Sent(Step.DONE)
@@ -158,11 +157,11 @@ class Sender:
     def _expect_frames(self, request: RequestRecord, upload: Upload, *, accepted: bool) -> None:
         """Keep the names inside an archive, by which another process tells its import from that of
         other data, should this process die in the upload. An accepted request is sent again."""
-        if accepted or kind_of(upload) != "archive":
+        if accepted or upload.kind != "archive":
             return
-        contents = contents_of(upload, decompress=False)
-        if contents is not None and request.import_id is not None:
-            self._store.expect_frames(request.import_id, contents.names)
+        frames = frame_names(upload, decompress=False)
+        if frames is not None and request.import_id is not None:
+            self._store.expect_frames(request.import_id, frames)
 
     def _upload(
         self, template: Template, handout: Handout, upload: Upload, progress: Progress | None
@@ -199,8 +198,8 @@ class Sender:
             self._clock.sleep(pause)
             try:
                 if self._cvat().jobs([task_id]):
-                    contents = contents_of(upload)
-                    if contents is None or not contents.cover(self._cvat().frame_names(task_id)):
+                    names = frame_names(upload)
+                    if names is None or not covers(names, self._cvat().frame_names(task_id)):
                         return Settled(Delivery.TASK_LOST, others=True)
                     return Settled(Delivery.ACCEPTED)
                 status = self._cvat().import_state(task_id).status
@@ -214,10 +213,10 @@ class Sender:
                 # Fail in CVAT's words: bad data would fail in each further task as well.
                 return Settled(Delivery.ACCEPTED)
             if status is not ImportStatus.UNKNOWN:
-                contents = contents_of(upload)
-                if contents is None:
+                names = frame_names(upload)
+                if names is None:
                     return Settled(Delivery.TASK_LOST, others=True)
-                return Settled(Delivery.ACCEPTED, contents)
+                return Settled(Delivery.ACCEPTED, names)
         return Settled(delivery)
 
     def throw_away(self, request: RequestRecord, error: PoolError) -> None:

@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import BinaryIO, Final, Self, Unpack
 
 from pool.config.data_params import read_params
-from pool.config.names import DistinctNames, check_file_name
+from pool.config.names import DistinctNames
 from pool.config.settings import Template
 from pool.config.source import Data, LocalFile, Upload, build_upload, fit, upload_of
 from pool.cvat.multipart import OpenFile
@@ -305,9 +305,7 @@ class Incoming:
         """
         if self._parts:
             self._parts[-1].close()
-        there = check_file_name(name)
-        self._names.add(there, name)
-        return self._part(there)
+        return self._part(self._names.add(name))
 
     def _part(self, name: str) -> Part:
         with self._spool.disk():

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pool import model
 from pool.backoff import backoff
 from pool.clock import Clock, Wakeup
-from pool.config.contents import contents_of_import
 from pool.config.settings import Template
+from pool.config.source import covers, frames_of_import
 from pool.cvat import CvatClient
 from pool.cvat.failures import OTHER_DATA
 from pool.cvat.records import ImportState, ImportStatus
@@ -356,14 +356,14 @@ class Tracker:
         if importing is None or not importing.doubtful:
             self._ready(tracked, jobs, seen_at)
             return
-        expected = contents_of_import(importing)
+        expected = frames_of_import(importing)
         try:
             frames = self._cvat().frame_names(tracked.task_id)
         except CvatError as error:
             log.info("frames not known", task_id=tracked.task_id, why=str(error))
             tracked.due = self._clock.monotonic() + STATE_PAUSE
             return
-        if expected is not None and expected.cover(frames):
+        if expected is not None and covers(expected, frames):
             self._ready(tracked, jobs, seen_at, verified=True)
         elif importing.uploaded_at is None:
             # The process that sends it finds out what has become of it, and tracks it.

@@ -24,7 +24,7 @@ from faults.stepped_clock import SteppedClock
 from faults.stepped_server import TOKEN, SteppedServer
 from faults.variant import TIMEOUT, Variant
 from pool.config.data_params import DataParams
-from pool.config.source import LocalFile, Upload, build_upload, digest, names_of
+from pool.config.source import LocalFile, Upload, build_upload, digest
 from pool.errors import PoolError, StoreError
 from pool.handles import Lease, Request
 from pool.model import new_id
@@ -204,7 +204,7 @@ class World:
         assert process.daemon is not None
         template = process.pool.process.template(said.template)
         upload = build_upload([(said.file, IMAGE)])
-        new = NewRequest(id=new_id(self.clock.now()), files=names_of(upload), size=upload.size)
+        new = NewRequest(id=new_id(self.clock.now()), files=upload.names, size=upload.size)
         process.process.spool.keep(new.id, upload)
         kept = process.process.spool.load(new.id)
         assert kept is not None

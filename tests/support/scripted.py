@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pool.config.source import Upload, names_of
+from pool.config.source import Upload
 from pool.cvat.records import ImportState, ImportStatus, ServerInfo, TaskInfo
 from pool.errors import CvatError, CvatForbidden
 from pool.model import Job
@@ -85,7 +85,7 @@ class ScriptedCvat:
         self._call("prepare_upload", task_id)
 
     def upload(self, task_id: int, data: Upload, params: Any, **options: Any) -> str:
-        self._sent[task_id] = names_of(data)
+        self._sent[task_id] = data.names
         self._call("upload", task_id, data)
         return f"action=create&target=task&target_id={task_id}"
 

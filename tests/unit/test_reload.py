@@ -7,8 +7,7 @@ import pytest
 from support.clock import ManualClock
 
 from pool.config.loader import load
-from pool.config.settings import Settings
-from pool.config.templates import Templates
+from pool.config.settings import Settings, Templates
 from pool.maintenance.reload import FIXED, Reload
 
 BEFORE = """
