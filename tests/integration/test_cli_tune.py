@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 from support.commands import cvat_pool
-from support.services import fill, refill_of
+from support.stepped import fill_for
 from typer.testing import CliRunner
 
 from pool import TaskPool
@@ -18,7 +18,7 @@ from pool.cli.app import app
 
 
 def test_what_was_asked_for_is_what_is_recommended(pool: TaskPool, config_path: Path) -> None:
-    fill(refill_of(pool.process))
+    fill_for(pool)
     for _ in range(4):
         pool.acquire("scenes")
     result = cvat_pool("tune", "scenes", cwd=config_path.parent)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from support.api import Serving, serving, settings_for
+from support.api import Api, Serving, serving, settings_for
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import fill, one_round, open_lease, refill_of
-from support.stepped import READY, Stepped, come_back, go_down
+from support.services import one_round
+from support.stepped import READY, Stepped, caller, come_back, go_down
+from support.waiting import wait_until
 
 from pool import TaskPool, TemplateStatus
 from pool.config.settings import PoolSettings, Template
-from pool.observability.observation import Observation
-from pool.process import Process
 from pool.simulator import SimulatorServer
 from pool.store import open_store
 
@@ -40,24 +37,23 @@ def slow(cvat: ScriptedCvat, clock: ManualClock) -> None:
     cvat.before = lambda operation: clock.advance(LEAD_TIME) if operation == "create_task" else None
 
 
-def status_of(engine: Process) -> TemplateStatus:
-    (row,) = TaskPool.over(engine).status().templates
+def status_of(pool: TaskPool) -> TemplateStatus:
+    (row,) = pool.status().templates
     return row
 
 
-def measured(observation: Observation) -> dict[str, float]:
+def measured(api: Api) -> dict[str, float]:
     """What the metrics expose, of one template."""
-    text, _ = observation.metrics.expose()
     return {
         sample.name: sample.value
-        for family in text_string_to_metric_families(text.decode())
+        for family in text_string_to_metric_families(api.get("/metrics").body.decode())
         for sample in family.samples
     }
 
 
-def ask(engine: Process, template: Template, times: int = 1) -> None:
+def ask(daemon: Stepped, times: int = 1) -> None:
     for _ in range(times):
-        open_lease(engine, template)
+        daemon.pool.acquire("scenes")
 
 
 # --- The target -----------------------------------------------------------------------------------
@@ -65,34 +61,30 @@ def ask(engine: Process, template: Template, times: int = 1) -> None:
 
 @pytest.mark.usefixtures("slow")
 def test_the_target_is_sized_by_the_lead_time_that_was_measured(
-    engine: Process, template: Template, cvat: ScriptedCvat, clock: ManualClock, store_url: str
+    empty: Stepped, cvat: ScriptedCvat, clock: ManualClock, store_url: str
 ) -> None:
-    refill = refill_of(engine)
-    assert one_round(refill, cvat) == 1
-    assert status_of(engine).lead_time == LEAD_TIME
+    assert one_round(empty.refill, cvat) == 1
+    assert status_of(empty.pool).lead_time == LEAD_TIME
     cvat.before = lambda _: None
-    ask(engine, template, 30)
+    ask(empty, 30)
     clock.advance(1.0)
-    shown = status_of(engine)
+    shown = status_of(empty.pool)
     # 30 in a minute are 10 in a lead time, and half as much again for the hit rate of 0.99; with
     # the second that is assumed before anything was measured they would be 3.
     assert shown.peak_rate == 0.5
     assert 15 <= shown.target <= 25
     # Another process, and one after a restart, know it too.
     elsewhere = open_store(store_url)
-    try:
-        other = Process(engine.settings, store=elsewhere, cvat=cast(Any, cvat), clock=clock)
+    with caller(empty.process.settings, elsewhere, cvat, clock) as other:
         assert status_of(other) == shown
-        fill(refill_of(other))
-    finally:
-        elsewhere.close()
-    assert status_of(engine).warm == shown.target
+    elsewhere.close()
+    empty.fill()
+    assert status_of(empty.pool).warm == shown.target
 
 
 def test_the_lead_time_follows_what_creates_take(
-    engine: Process, template: Template, cvat: ScriptedCvat, clock: ManualClock
+    empty: Stepped, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
-    refill = refill_of(engine)
     for seconds, learned in ((10.0, 10.0), (20.0, 12.0), (2.0, 10.0)):
 
         def take_long(operation: str, seconds: float = seconds) -> None:
@@ -100,10 +92,10 @@ def test_the_lead_time_follows_what_creates_take(
                 clock.advance(seconds)
 
         cvat.before = take_long
-        assert one_round(refill, cvat) == 1
-        assert status_of(engine).lead_time == pytest.approx(learned)
+        assert one_round(empty.refill, cvat) == 1
+        assert status_of(empty.pool).lead_time == pytest.approx(learned)
         cvat.before = lambda _: None
-        ask(engine, template)
+        ask(empty)
         # So long after the hand-out that the demand of it is forgotten.
         clock.advance(1000.0)
 
@@ -112,14 +104,14 @@ def test_the_lead_time_follows_what_creates_take(
 
 
 def test_the_rate_is_that_of_the_last_minute(
-    engine: Process, template: Template, clock: ManualClock
+    empty: Stepped, template: Template, clock: ManualClock
 ) -> None:
-    ask(engine, template, 120)
+    ask(empty, 120)
     clock.advance(1.0)
-    busy = status_of(engine)
+    busy = status_of(empty.pool)
     assert (busy.rate, busy.peak_rate) == (2.0, 2.0)
     clock.advance(120.0)
-    quiet = status_of(engine)
+    quiet = status_of(empty.pool)
     assert quiet.rate == 0.0
     assert quiet.peak_rate == 120 / 300
     assert quiet.target > template.pool.min_size, "the pool stays ready for a while"
@@ -129,7 +121,6 @@ def test_the_rate_is_that_of_the_last_minute(
 
 
 def test_the_time_that_cvat_was_away_is_not_the_pools(daemon: Stepped, cvat: ScriptedCvat) -> None:
-    observation = Observation(daemon.process)
     go_down(cvat)
     request = daemon.accept()
     daemon.drain()
@@ -138,13 +129,14 @@ def test_the_time_that_cvat_was_away_is_not_the_pools(daemon: Stepped, cvat: Scr
     daemon.serve()
     daemon.import_all()
     assert daemon.states(request) == {READY}
-    observation.metrics.take(daemon.store.events_after(0, limit=99))
-    shown = {name: measured(observation)[f"cvat_pool_request_{name}_sum"] for name in PARTS}
+    with daemon.api as api:
+        wait_until(daemon.store, lambda: measured(api)["cvat_pool_request_seconds_count"])
+        shown = {name: measured(api)[f"cvat_pool_request_{name}_sum"] for name in PARTS}
+        (ended,) = api.get("/v1/history").json["requests"]
     assert shown["seconds"] == pytest.approx(600.0, abs=2.0)
     assert shown["server_seconds"] == pytest.approx(600.0, abs=2.0)
     assert shown["own_seconds"] == pytest.approx(0.0, abs=2.0)
-    (ended,) = observation.history.hour().requests
-    assert ended.server_seconds == pytest.approx(shown["server_seconds"])
+    assert ended["server_seconds"] == pytest.approx(shown["server_seconds"])
 
 
 # --- Who waits ------------------------------------------------------------------------------------
@@ -165,11 +157,10 @@ def test_what_waits_is_counted_once_and_is_a_reason_to_create(dry: Serving, imag
     assert {each.json["state"] for each in queued} == {"queued"}
     with ThreadPoolExecutor(2) as threads:
         callers = [threads.submit(api.lease, "dry") for _ in range(2)]
-        while dry.process.store.waiting("dry") < 2:
-            threading.Event().wait(0.005)
+        wait_until(dry.process.store, lambda: dry.process.store.waiting("dry") == 2)
         (row,) = api.get("/v1/templates").json["templates"]
         assert (row["waiting"], row["queued"], row["target"]) == (2, 7, 0)
-        shown = measured(Observation(dry.process))
+        shown = measured(api)
         assert shown["cvat_pool_leases_waiting"] == 2
         assert shown["cvat_pool_requests_queued"] == 7
         dry.fill()

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import random
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from support.clock import ManualClock
 from support.commands import PATIENCE
 from support.happening import serve
 from support.pools import serving, write_config
 from support.scripted import ScriptedCvat
-from support.services import fill, open_lease, refill_of
+from support.stepped import CONTENT, Start
 
 from pool import RequestWarning, TaskPool
-from pool.config.settings import Settings
-from pool.config.source import build_upload
 from pool.errors import CvatBusy, CvatError, CvatForbidden, CvatRejected, CvatUnreachable
 from pool.maintenance.finalize import (
     FIRST_PAUSE,
@@ -30,13 +24,12 @@ from pool.maintenance.finalize import (
     MOST_REFUSED,
     MOST_TRIES,
 )
-from pool.model import Handout, Hold, Job, new_id
-from pool.process import Process
+from pool.model import Hold, Job
 from pool.requests.breaker import SERVER
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings, UserSettings
-from pool.store import FINAL_GRACE, NewRequest, Store, open_store
+from pool.store import FINAL_GRACE, open_store
 
-IMAGE = build_upload([("a.jpg", b"x")])
+FILES = [("a.jpg", CONTENT)]
 FORBIDDEN = CvatForbidden("HTTP 403 Forbidden: no", http_status=403)
 BROKEN = CvatBusy("HTTP 500 Internal Server Error", http_status=500)
 BUSY = CvatBusy("HTTP 503 Service Unavailable", http_status=503)
@@ -45,17 +38,17 @@ REJECTED = CvatRejected("HTTP 400 Bad Request: name", http_status=400)
 
 
 class World:
-    """A pool on a scripted CVAT that refuses what the test says."""
+    """A daemon on a scripted CVAT that refuses what the test says."""
 
-    def __init__(self, settings: Settings, store: Store, cvat: ScriptedCvat, clock: ManualClock):
-        self.settings, self.store, self.cvat, self.clock = settings, store, cvat, clock
+    def __init__(self, start: Start, cvat: ScriptedCvat) -> None:
+        self.start, self.cvat = start, cvat
         self.refusals: dict[tuple[str, int], CvatError] = {}
         for operation in ("rename_task", "assign_job"):
             setattr(cvat, operation, self._call(operation))
         self.done: list[tuple[str, int, Any]] = []
         self.tried = 0
-        self._open = ExitStack()
-        self.pool = self.restart()
+        self.daemon = start()
+        self.store, self.clock = self.daemon.store, self.daemon.clock
 
     def _call(self, operation: str) -> Callable[[int, Any], None]:
         def call(number: int, value: Any) -> None:
@@ -66,49 +59,32 @@ class World:
 
         return call
 
-    def restart(self) -> TaskPool:
+    def restart(self) -> None:
         """The daemon as a new process, that knows what the store knows."""
-        self._open.close()
-        pool = TaskPool(
-            self.settings,
-            store=self.store,
-            cvat=cast(Any, self.cvat),
-            clock=self.clock,
-            rng=random.Random(1),
-        )
-        self._open.callback(pool.close)
-        self.pool = pool
-        return pool
+        self.daemon.stop()
+        self.daemon = self.start()
 
-    def close(self) -> None:
-        self._open.close()
+    @property
+    def pool(self) -> TaskPool:
+        return self.daemon.pool
 
     def ready(self, *, name: str = "night ride", assignee: int | None = 7, jobs: int = 1) -> str:
-        """A request whose jobs exist, and whose process died before it could do the rest."""
-        template, engine = self.settings.templates["scenes"], self.process
-        if not self.store.warm_of(template.name, template.fingerprint):
-            fill(refill_of(engine))
-        wish = NewRequest(id=new_id(), name=name, assignee=assignee, files=("a.jpg",), size=1)
-        opened = open_lease(engine, template, request=wish)
-        assert opened.task is not None and opened.request is not None
-        handout = Handout(lease=opened.lease, task=opened.task, request=opened.request)
-        engine.runner.run(template, handout, IMAGE)
-        task_id = opened.task.task_id or 0
+        """A request whose jobs another process found, which died before it could do the rest."""
+        if not self.pool.status().templates[0].warm:
+            self.daemon.fill()
+        request = self.pool.submit("scenes", FILES, name=name, assignee=assignee)
+        task_id, pooled_id = request.task_id or 0, self.daemon.read(request.id).pooled_id
         made = [
             Job(id=task_id * 1000 + number, url="u", start_frame=number, stop_frame=number)
             for number in range(jobs)
         ]
-        assert self.store.complete_import(opened.task.id, made, now=self.clock.now())
-        return opened.request.id
-
-    @property
-    def process(self) -> Process:
-        return self.pool.process
+        assert self.store.complete_import(pooled_id or "", made, now=self.clock.now())
+        return request.id
 
     def round(self, after: float = FINAL_GRACE) -> None:
         """What the daemon does now and then, some seconds later."""
-        self.clock.advance(after)
-        self.process.finalize.run_once()
+        self.daemon.advance(after)
+        self.daemon.run("finalize")
 
     def task(self, request_id: str) -> int:
         return self.pool.request(request_id).task_id or 0
@@ -128,12 +104,8 @@ class World:
 
 
 @pytest.fixture
-def world(
-    settings: Settings, store: Store, cvat: ScriptedCvat, clock: ManualClock
-) -> Iterator[World]:
-    world = World(settings, store, cvat, clock)
-    yield world
-    world.close()
+def world(start: Start, cvat: ScriptedCvat) -> World:
+    return World(start, cvat)
 
 
 def test_the_name_and_the_assignments_come_after_the_job_ids(world: World) -> None:
@@ -241,10 +213,7 @@ def test_a_daemon_assigns_what_it_may_beside_what_it_may_not(tmp_path: Path, ima
             now=earlier + 1,
         )
         with serving(config, server):
-            give_up = time.monotonic() + PATIENCE
-            while server.state.jobs[healthy.id].assignee is None:
-                assert time.monotonic() < give_up
-                threading.Event().wait(0.005)
+            server.wait_for(lambda state: state.jobs[healthy.id].assignee is not None)
         assignee = server.state.jobs[healthy.id].assignee
         assert assignee is not None and assignee.id == ordinary
         assert server.state.jobs[refused.id].assignee is None
@@ -310,7 +279,7 @@ def test_an_administrator_is_not_asked_twice_for_a_user_whom_cvat_does_not_know(
 ) -> None:
     cvat.unknown_users = {7}
     request = world.ready(jobs=40)
-    world.process.settle(10.0)
+    world.daemon.process.settle(PATIENCE)
     assert world.codes(request) == ["unknown-assignee"], "before its jobs are to be assigned"
     for number in range(40):
         world.refuse(request, "assign_job", BROKEN, job=number)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import PATIENCE, environment
-from support.services import fill, refill_of
+from support.stepped import fill_for
 from support.waiting import wait_until
 
 from pool import TaskPool
@@ -62,12 +62,6 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield threads
 
 
-def make_warm(pool: TaskPool) -> None:
-    refill = refill_of(pool.process)
-    fill(refill)
-    refill.stop()
-
-
 def wait_for_lease(store: Store, state: LeaseState) -> str:
     wait_until(store, lambda: store.leases([state]))
     (lease,) = store.leases([state])
@@ -96,7 +90,7 @@ def test_calls_with_one_key_wait_together_for_one_lease(
     ]
     lease_id = both_wait(futures, pool)
     assert pool.store.waiting("scenes") == 1
-    make_warm(pool)
+    fill_for(pool)
     assert {future.result(PATIENCE) for future in futures} == {lease_id}
     assert sum(status.leased for status in pool.status().templates) == 1
 
@@ -116,7 +110,7 @@ def test_a_second_submit_is_answered_while_the_first_waits_and_sends_nothing(
     with pytest.raises(IdempotencyConflict):
         other.submit("scenes", [("b.jpg", image)], idempotency_key="k")
     simulator.stats.reset()
-    make_warm(pool)
+    fill_for(pool)
     assert first.result(PATIENCE).id == second.id
     assert second.jobs(timeout=PATIENCE) == first.result().jobs(timeout=PATIENCE)
     calls = simulator.stats.calls
@@ -163,7 +157,7 @@ def test_a_call_waits_in_place_of_one_that_was_killed(
             pool.store,
             lambda: pool.store.leases([LeaseState.WAITING])[0].owner == pool.process.owner,
         )
-        make_warm(pool)
+        fill_for(pool)
         lease = second.result(PATIENCE)
     assert (lease.id, lease.outcome) == (lease_id, Outcome.WAIT)
     assert pool.status().templates[0].leased == 1
@@ -172,7 +166,7 @@ def test_a_call_waits_in_place_of_one_that_was_killed(
 def test_what_was_handed_out_to_one_that_was_killed_is_handed_out_to_no_other(
     pool: TaskPool, config_path: Path, simulator: SimulatorServer
 ) -> None:
-    make_warm(pool)
+    fill_for(pool)
     with process("acquire", config_path.parent, simulator) as first:
         lease_id = wait_for_lease(pool.store, LeaseState.ACTIVE)
         kill(first)
@@ -184,7 +178,7 @@ def test_what_was_handed_out_to_one_that_was_killed_is_handed_out_to_no_other(
 def test_the_data_of_one_that_was_killed_while_sending_is_not_sent_again(
     pool: TaskPool, config_path: Path, simulator: SimulatorServer, image_path: Path
 ) -> None:
-    make_warm(pool)
+    fill_for(pool)
     with (
         simulator.fault(Hang("data:post", at="before")),
         process("submit", config_path.parent, simulator) as first,
@@ -204,7 +198,7 @@ def test_the_data_of_one_that_was_killed_while_sending_is_not_sent_again(
 def test_a_submit_that_was_answered_is_answered_again_after_a_kill(
     pool: TaskPool, config_path: Path, simulator: SimulatorServer, image_path: Path
 ) -> None:
-    make_warm(pool)
+    fill_for(pool)
     with process("submit", config_path.parent, simulator) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "done\n"

@@ -7,28 +7,25 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import PATIENCE, fill, open_lease, refill_of
-from support.stepped import Start, caller
+from support.services import PATIENCE
+from support.stepped import Stepped, beside, caller
 
 from pool import TaskPool
-from pool.config.settings import Settings, Template
 from pool.config.source import build_upload
 from pool.cvat.failures import OTHER_DATA
 from pool.errors import ImportFailed
-from pool.maintenance.deletion import Deletion, delete_all
 from pool.maintenance.heartbeat import TERM
 from pool.model import RequestState
-from pool.process import Process
 from pool.requests import sending
 from pool.simulator import SimulatorServer
-from pool.simulator.faults import Cut, Error, Fault, SlowImport
-from pool.store import NewRequest, Store
+from pool.simulator.faults import Cut, Error, Fault
 
 THEIRS = ["other-0.jpg"]
 
@@ -102,8 +99,8 @@ def test_data_of_others_is_not_taken_for_the_requests(
     assert request.task_id != lease.task_id
     assert frames(simulator, request.task_id) == names
     # Theirs is left alone.
-    store = pool.process.store
-    delete_all(Deletion(store, pool.process.cvat(), owner=pool.process.owner, clock=pool.clock))
+    with beside(pool) as daemon:
+        daemon.run("delete")
     assert frames(simulator, lease.task_id) == THEIRS
 
 
@@ -116,8 +113,11 @@ def test_what_arrived_is_not_sent_again(
 ) -> None:
     given, names = data
     lease = pool.acquire("scenes")
-    faults = [Cut("data:post", at="after", times=1)]
-    with simulator.fault(*faults, *([SlowImport(seconds=1.0, times=1)] if slow else [])):
+    with ExitStack() as stack:
+        if slow:
+            simulator.hold_imports()
+            stack.callback(simulator.release_imports)
+        stack.enter_context(simulator.fault(Cut("data:post", at="after", times=1)))
         request = lease.upload(**given)
     assert len(request.jobs(timeout=20)) == 1
     assert request.task_id == lease.task_id
@@ -131,7 +131,8 @@ def test_an_import_of_others_that_is_under_way_is_not_taken_for_the_requests(
     lease = pool.acquire("scenes")
     other = pool.process.cvat()
     template = pool.settings.templates["scenes"]
-    with simulator.fault(SlowImport(seconds=1.0, times=1)):
+    simulator.hold_imports()
+    try:
         other.upload(
             lease.task_id,
             build_upload([("theirs.jpg", image)]),
@@ -141,44 +142,18 @@ def test_an_import_of_others_that_is_under_way_is_not_taken_for_the_requests(
         )
         with simulator.fault(Error("data:post", status=502, times=1)):
             request = lease.upload([("ours.jpg", image)])
+    finally:
+        simulator.release_imports()
     with pytest.raises(ImportFailed, match=OTHER_DATA):
         request.jobs(timeout=20)
     assert request.state is RequestState.FAILED
 
 
 @pytest.mark.parametrize(
-    ("found", "end"), [("theirs.jpg", RequestState.FAILED), ("ours.jpg", RequestState.READY)]
-)
-def test_what_a_dead_process_may_have_sent_is_looked_at(
-    engine: Process,
-    template: Template,
-    cvat: ScriptedCvat,
-    clock: ManualClock,
-    found: str,
-    end: RequestState,
-) -> None:
-    """It died in its upload, and there are jobs in its task."""
-    fill(refill_of(engine))
-    engine.heartbeat.run_once()
-    request = NewRequest(id="r1", files=("ours.jpg",), size=7)
-    opened = open_lease(engine, template, request=request)
-    assert opened.task is not None and opened.task.task_id is not None
-    cvat.make_ready(opened.task.task_id)
-    cvat.frames_there[opened.task.task_id] = (found,)
-    heir = Process(engine.settings, store=engine.store, cvat=cast(Any, cvat), clock=clock)
-    clock.advance(TERM + 1.0)
-    assert heir.recovery.adopt() == 1
-    while (wait := heir.tracker.seconds_until_due()) is not None:
-        clock.advance(wait)
-        heir.tracker.run_once()
-    record = engine.store.request("r1")
-    assert record is not None and record.state is end
-    heir.close()
-
-
-@pytest.mark.parametrize(
-    ("name", "archive", "found", "end"),
+    ("name", "content", "found", "end"),
     [
+        ("ours.jpg", b"image", "theirs.jpg", RequestState.FAILED),
+        ("ours.jpg", b"image", "ours.jpg", RequestState.READY),
         ("a.zip", zipped(b"image"), "theirs.jpg", RequestState.FAILED),
         ("a.zip", zipped(b"image"), "day/a.jpg", RequestState.READY),
         ("a.tar", tarred(b"image", "w"), "theirs.jpg", RequestState.FAILED),
@@ -187,20 +162,16 @@ def test_what_a_dead_process_may_have_sent_is_looked_at(
         ("a.tar.gz", tarred(b"image"), "theirs.jpg", RequestState.FAILED),
     ],
 )
-def test_an_archive_that_a_dead_process_may_have_sent_is_told_by_its_members(
-    start: Start,
-    settings: Settings,
-    store: Store,
+def test_what_a_dead_process_may_have_sent_is_known_by_its_frames(
+    daemon: Stepped,
     cvat: ScriptedCvat,
     clock: ManualClock,
     name: str,
-    archive: bytes,
+    content: bytes,
     found: str,
     end: RequestState,
 ) -> None:
     """It stops in its upload, and there are jobs in its task."""
-    heir = start()
-    heir.fill()
     sending_it, go_on = threading.Event(), threading.Event()
 
     def hang(operation: str) -> None:
@@ -209,19 +180,19 @@ def test_an_archive_that_a_dead_process_may_have_sent_is_told_by_its_members(
             assert go_on.wait(PATIENCE)
 
     cvat.before = hang
-    with caller(settings, store, cvat, clock) as dying:
-        thread = threading.Thread(target=dying.submit, args=("scenes", [(name, archive)]))
+    with caller(daemon.process.settings, daemon.store, cvat, clock) as dying:
+        thread = threading.Thread(target=dying.submit, args=("scenes", [(name, content)]))
         thread.start()
         assert sending_it.wait(PATIENCE)
         try:
-            [request] = store.requests(limit=9).requests
+            [request] = daemon.store.requests().requests
             task_id = request.task_id or 0
             cvat.make_ready(task_id)
             cvat.frames_there[task_id] = (found,)
-            heir.advance(TERM + 1.0)
-            assert heir.run("adopt") == 1
-            heir.track()
-            assert heir.read(request.id).state is end
+            daemon.advance(TERM + 1.0)
+            assert daemon.run("adopt") == 1
+            daemon.track()
+            assert daemon.read(request.id).state is end
         finally:
             go_on.set()
             thread.join(PATIENCE)

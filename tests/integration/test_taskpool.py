@@ -5,15 +5,13 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.responses import JSONResponse
-from support.services import fill as fill_up
-from support.services import refill_of
+from support.stepped import fill_for
 
 from pool import (
     IdempotencyConflict,
@@ -36,18 +34,12 @@ from pool.simulator import SimulatorServer
 
 
 @pytest.fixture
-def fill(pool: TaskPool) -> Callable[[], None]:
-    """Fills the pool as a daemon would."""
-    refill = refill_of(pool.process)
-
-    def run() -> None:
-        assert fill_up(refill)
-
-    return run
+def filled(pool: TaskPool) -> None:
+    """A daemon has filled the pool, and is gone."""
+    fill_for(pool)
 
 
-def test_from_files_to_job_ids(pool: TaskPool, fill: Callable[[], None], image_path: Path) -> None:
-    fill()
+def test_from_files_to_job_ids(pool: TaskPool, filled: None, image_path: Path) -> None:
     request = pool.submit("scenes", [image_path])
     assert request.task_id is not None
     assert request.outcome is Outcome.HIT
@@ -59,9 +51,8 @@ def test_from_files_to_job_ids(pool: TaskPool, fill: Callable[[], None], image_p
 
 
 def test_one_post_for_the_data_and_no_call_before_it(
-    pool: TaskPool, fill: Callable[[], None], simulator: SimulatorServer, image: bytes
+    pool: TaskPool, filled: None, simulator: SimulatorServer, image: bytes
 ) -> None:
-    fill()
     simulator.stats.reset()
     simulator.hold_imports()
     try:
@@ -209,9 +200,8 @@ def test_an_unknown_template_names_the_known_ones(pool: TaskPool) -> None:
 
 
 def test_a_file_that_vanishes_costs_no_task(
-    pool: TaskPool, fill: Callable[[], None], image_path: Path, monkeypatch: pytest.MonkeyPatch
+    pool: TaskPool, filled: None, image_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill()
     opened = pool.process.placement.open
 
     def vanish(*arguments: Any, **options: Any) -> Any:
@@ -227,8 +217,7 @@ def test_a_file_that_vanishes_costs_no_task(
 # --- Leases -------------------------------------------------------------------------------------
 
 
-def test_acquire_and_upload(pool: TaskPool, fill: Callable[[], None], image: bytes) -> None:
-    fill()
+def test_acquire_and_upload(pool: TaskPool, filled: None, image: bytes) -> None:
     lease = pool.acquire("scenes", timeout=5.0)
     assert lease.outcome is Outcome.HIT
     assert lease.url.endswith(f"/tasks/{lease.task_id}")
@@ -241,8 +230,7 @@ def test_acquire_and_upload(pool: TaskPool, fill: Callable[[], None], image: byt
         pool.release(lease)
 
 
-def test_an_untouched_task_goes_back(pool: TaskPool, fill: Callable[[], None]) -> None:
-    fill()
+def test_an_untouched_task_goes_back(pool: TaskPool, filled: None) -> None:
     lease = pool.acquire("scenes")
     assert pool.status().templates[0].warm == 1
     lease.release()

@@ -49,6 +49,9 @@ class ScriptedCvat:
         self._call("about")
         return ServerInfo(name="scripted", version="0")
 
+    def access_token(self) -> None:
+        self._call("access_token")
+
     def user_exists(self, user_id: int) -> bool:
         self._call("user_exists", user_id)
         return user_id not in self.unknown_users

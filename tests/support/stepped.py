@@ -18,6 +18,7 @@ from pool.config.settings import PoolSettings, Settings, Template
 from pool.daemon import Daemon, Maintenance
 from pool.errors import CvatError, CvatUnreachable
 from pool.maintenance.refill import Refill
+from pool.maintenance.scheduler import ServiceRecord
 from pool.model import RequestRecord, RequestState, TaskState
 from pool.process import Process
 from pool.requests.dispatcher import Dispatcher
@@ -40,6 +41,8 @@ class ByHand:
 
     def __init__(self, *, before: Callable[[], object], **_: Any) -> None:
         self.services: dict[str, Callable[[], object]] = {}
+        #: How services do, of which only a scheduler writes down anything.
+        self.records: dict[str, ServiceRecord] = {}
         self.running = False
         self._before = before
 
