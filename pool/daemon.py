@@ -375,6 +375,7 @@ class Maintenance:
     def wake_services(self) -> None:
         """Refill as soon as any process has taken a task, or when it is quiet again; and serve
         what was queued."""
+        # Not by kinds of events: a hold that ends, a prewarm and a caller that waits make none.
         changed, self._changed = self._changed, False
         if changed or self.refill.stepped_back:
             self.scheduler.wake("refill")
