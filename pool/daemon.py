@@ -306,6 +306,7 @@ class Maintenance:
             store,
             templates,
             process.placement,
+            process.runner,
             process.sender,
             process.spool,
             process.breaker,

@@ -25,9 +25,9 @@ from pool.logs import get_logger
 from pool.model import Handout, RequestState
 from pool.requests.breaker import SERVER, Breaker, Circuit
 from pool.requests.placement import Placement
+from pool.requests.runner import RETRY_AFTER_INTERNAL_ERROR, Runner, WorkItem
 from pool.requests.sending import Sender
 from pool.requests.spool import Spool
-from pool.requests.worker import RETRY_AFTER_INTERNAL_ERROR, Worker, WorkItem
 from pool.requests.worker_pool import WORKERS, Job, WorkerPool
 from pool.store import NewMember, NewRequest, Opened, Store, Unserved
 
@@ -65,6 +65,7 @@ class Dispatcher:
         store: Store,
         templates: Mapping[str, Template],
         placement: Placement,
+        runner: Runner,
         sender: Sender,
         spool: Spool,
         breaker: Breaker,
@@ -76,7 +77,8 @@ class Dispatcher:
         self._store = store
         self._templates = templates
         self._placement = placement
-        self._worker = Worker(store, placement, sender, spool, breaker, clock=clock)
+        self._runner = runner
+        self._sender = sender
         self._spool = spool
         self._breaker = breaker
         self._owner = owner
@@ -202,13 +204,13 @@ class Dispatcher:
         found = self._unserved()
         abandoned = [each for each in found if each.state is RequestState.UPLOADING]
         for each in abandoned:
-            self._worker.take_over(each, owner=self._owner)
+            self._runner.take_over(each, owner=self._owner)
         if abandoned:
             found = self._unserved()
         waiting: dict[str, list[Unserved]] = {}
         for each in found:
             if each.template not in self._templates:
-                self._worker.fail_waiting(each, UnknownTemplate(GONE))
+                self._sender.fail(each, UnknownTemplate(GONE), untouched=False)
             else:
                 # In the order in which the first request of each template came.
                 waiting.setdefault(each.template, []).append(each)
@@ -348,7 +350,7 @@ class Dispatcher:
             return
         if self._patient_until.get(each.id, math.inf) <= self._clock.monotonic():
             self._forget_patience(each.id)
-            self._worker.fail_waiting(each, PoolEmpty(TOO_LONG))
+            self._sender.fail(each, PoolEmpty(TOO_LONG), untouched=False)
 
     def _fail_if_never_made(self, each: Unserved) -> None:
         """Fail a request where CVAT makes no task of its template, and of others it does, and that
@@ -356,7 +358,7 @@ class Dispatcher:
         template = self._templates[each.template]
         error = self._breaker.fault_of_create(template, since=each.created_at)
         if error is not None and not self._placement.has_warm(template):
-            self._worker.fail_waiting(each, error)
+            self._sender.fail(each, error, untouched=False)
 
     # --- What is in flight ------------------------------------------------------------------------
 
@@ -389,7 +391,7 @@ class Dispatcher:
             Job(
                 template=item.template.name,
                 run=partial(self._run, item),
-                call_off=partial(self._worker.put_back, item),
+                call_off=partial(self._runner.put_back, item),
                 creates=item.handout is None,
             )
         )
@@ -397,7 +399,7 @@ class Dispatcher:
     def _run(self, item: WorkItem) -> None:
         pause = RETRY_AFTER_INTERNAL_ERROR
         try:
-            pause = self._worker.serve(item)
+            pause = self._runner.serve(item)
         finally:
             self._forget_patience(item.request.id)
             self._let_go(item.request.id, paused_until=self._clock.monotonic() + pause)

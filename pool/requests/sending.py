@@ -28,7 +28,7 @@ from pool.requests.lifecycle import (
     next_step,
 )
 from pool.requests.spool import Spool
-from pool.store import Store
+from pool.store import Store, Unserved
 from pool.tracking.tracker import Tracker
 
 log = get_logger(__name__)
@@ -226,8 +226,9 @@ class Sender:
         log.warning("task thrown away", request_id=request.id, why=str(error))
         self._store.requeue_import(request.import_id, reason=str(error), now=self._clock.now())
 
-    def fail(self, request: RequestRecord, error: PoolError, *, untouched: bool) -> None:
-        """End a request with an error; an untouched task is warm again, its data is dropped."""
+    def fail(self, request: RequestRecord | Unserved, error: PoolError, *, untouched: bool) -> None:
+        """End a request with an error, unless another process was quicker; an untouched task is
+        warm again, its data is dropped."""
         failed = self._store.fail_request(
             request.id,
             untouched=untouched,
@@ -237,7 +238,7 @@ class Sender:
             now=self._clock.now(),
         )
         self._breaker.forget(request.id)
-        if failed and request.spooled:
+        if failed and (isinstance(request, Unserved) or request.spooled):
             log.warning(
                 "request failed", request_id=request.id, template=request.template, why=str(error)
             )

@@ -48,7 +48,7 @@ from pool.errors import (
 from pool.maintenance.heartbeat import TERM
 from pool.model import MOST_TASKS_SPOOLED, LeaseState, Outcome, RequestState
 from pool.requests.breaker import SERVER, TRANSIENT_CAP
-from pool.requests.worker import RETRY_AFTER_INTERNAL_ERROR
+from pool.requests.runner import RETRY_AFTER_INTERNAL_ERROR
 from pool.requests.worker_pool import WORKERS
 from pool.store import Store
 

@@ -21,6 +21,7 @@ def dispatch_of(engine: Process, *, workers: int = 16) -> Dispatcher:
         engine.store,
         engine.templates,
         engine.placement,
+        engine.runner,
         engine.sender,
         engine.spool,
         engine.breaker,
