@@ -32,6 +32,15 @@ def split_url(text: str) -> SplitResult | None:
     return parts if usable and not blank else None
 
 
+def origin(url: str) -> str:
+    """Return an address as an ``Origin`` header has it: without path and usual port."""
+    parts = urlsplit(url)
+    usual = {"http": 80, "https": 443}.get(parts.scheme)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    port = f":{parts.port}" if parts.port not in (None, usual) else ""
+    return f"{parts.scheme}://{host}{port}"
+
+
 def is_loopback(host: str) -> bool:
     """Return whether an address, or a name, stands for this machine alone."""
     if host.lower() == "localhost":

@@ -131,10 +131,7 @@ class CvatClient:
 
         Only administrators see users outside of their organizations.
         """
-        answer = self._transport.call("user", "GET", f"/api/users/{user_id}", accept=(404,))
-        if answer.status == 404:
-            self._check_gone(answer, "GET")
-        return answer.status != 404
+        return self._call_if_there("user", "GET", f"/api/users/{user_id}") is not None
 
     def access_token(self) -> AccessToken | None:
         """Return the access token in use; None with a password, or with a server before 2.48."""
@@ -239,12 +236,8 @@ class CvatClient:
 
         :raises CvatForbidden: it exists, but not for this user.
         """
-        path = f"/api/tasks/{task_id}"
-        answer = self._transport.call("task", "GET", path, accept=(404,), task_id=task_id)
-        if answer.status != 404:
-            return TaskInfo.parse(answer.json(), answered_at(answer))
-        self._check_gone(answer, "GET")
-        return None
+        answer = self._call_if_there("task", "GET", f"/api/tasks/{task_id}", task_id)
+        return None if answer is None else TaskInfo.parse(answer.json(), answered_at(answer))
 
     def rename_task(self, task_id: int, name: str) -> None:
         """Rename a task.
@@ -256,13 +249,8 @@ class CvatClient:
 
     def delete_task(self, task_id: int) -> bool:
         """Delete a task. Return False when it was gone already."""
-        answer = self._transport.call(
-            "delete_task", "DELETE", f"/api/tasks/{task_id}", accept=(404,), task_id=task_id
-        )
-        if answer.status != 404:
-            return True
-        self._check_gone(answer, "DELETE")
-        return False
+        path = f"/api/tasks/{task_id}"
+        return self._call_if_there("delete_task", "DELETE", path, task_id) is not None
 
     # --- Jobs and imports ---------------------------------------------------------------------
 
@@ -344,10 +332,19 @@ class CvatClient:
         found = list_all(self._transport, operation, "/api/tasks", query)
         return [TaskInfo.parse(said, moment) for said, moment in found]
 
-    def _check_gone(self, answer: Answer, method: str) -> None:
-        """Only CVAT itself says in JSON that a task is gone; a proxy's 404 proves nothing."""
+    def _call_if_there(
+        self, operation: str, method: str, path: str, task_id: int | None = None
+    ) -> Answer | None:
+        """Return the answer; None where CVAT says that there is no such thing.
+
+        CVAT itself says so in JSON; a proxy's 404 proves nothing.
+        """
+        answer = self._transport.call(operation, method, path, accept=(404,), task_id=task_id)
+        if answer.status != 404:
+            return answer
         if failures.organization_unknown(answer.data) or not answer.is_json:
             raise self._error(answer, method)
+        return None
 
     def _error(self, answer: Answer, method: str) -> CvatError:
         return failures.error_from_answer(answer, method=method, now=self._transport.clock.now())

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pool.config.settings import CvatSettings
-from pool.config.urls import split_url
+from pool.config.urls import origin, split_url
 from pool.errors import ConfigError
 from pool.permissions import warn_of_readers
 
@@ -105,17 +106,11 @@ def _token_from_profile(settings: CvatSettings) -> str | None:
     return _checked(default[1].token, f"the saved profile {default[0]!r}")
 
 
-def _same_server(one: str, other: str) -> bool:
-    origin = _origin(one)
-    return origin is not None and origin == _origin(other)
-
-
-def _origin(url: str) -> tuple[str, str | None, int, str] | None:
-    parts = split_url(url.strip().rstrip("/"))
+def _same_server(saved: str, url: str) -> bool:
+    parts = split_url(saved.strip().rstrip("/"))
     if parts is None:
-        return None
-    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-    return parts.scheme, parts.hostname, port, parts.path
+        return False
+    return (origin(parts.geturl()), parts.path) == (origin(url), urlsplit(url).path)
 
 
 def _checked(token: str, source: str) -> str:

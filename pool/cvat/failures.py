@@ -71,28 +71,32 @@ def error_from_answer(answer: Answer, *, method: str, now: float) -> CvatError:
     status, headers = answer.status, answer.headers
     words = server_words(headers.get("content-type", ""), answer.data)
     said = f"HTTP {status} {_phrase(status)}" + (f": {words}" if words else "")
-    if 300 <= status < 400:
-        return _redirected(status, headers.get("location", ""))
-    if status == 401:
-        return CvatRefusedCredentials(said, http_status=status)
-    if status == 403:
-        return CvatForbidden(said + _hint_for_forbidden(words, method), http_status=status)
-    if status == 404:
-        return CvatNotFound(said + _hint_for_not_found(words), http_status=status)
-    if status == 413:
-        return CvatRejected(
-            f"{said}; the upload is larger than the server or a proxy before it takes, "
-            "so lower import.single_request_limit",
-            http_status=status,
-        )
-    if status in (502, 504) and method not in _SAFE_METHODS:
-        return CvatAmbiguous(said, http_status=status)
-    if status == 429 or status >= 500:
-        wait = retry_after(headers.get("retry-after"), now=now, most=LONGEST_BACK_OFF)
-        return CvatBusy(said, http_status=status, retry_after=wait)
-    if 400 <= status < 500:
-        return CvatRejected(said, http_status=status)
-    return CvatError(said, http_status=status)
+    kind: type[CvatError] = CvatError
+    match status:
+        case 401:
+            kind = CvatRefusedCredentials
+        case 403:
+            kind, said = CvatForbidden, said + _hint_for_forbidden(words, method)
+        case 404:
+            kind, said = CvatNotFound, said + _hint_for_not_found(words)
+        case 413:
+            kind = CvatRejected
+            said += (
+                "; the upload is larger than the server or a proxy before it takes, "
+                "so lower import.single_request_limit"
+            )
+        case 502 | 504 if method not in _SAFE_METHODS:
+            kind = CvatAmbiguous
+        case _ if status == 429 or status >= 500:
+            wait = retry_after(headers.get("retry-after"), now=now, most=LONGEST_BACK_OFF)
+            return CvatBusy(said, http_status=status, retry_after=wait)
+        case _ if status >= 400:
+            kind = CvatRejected
+        case _ if status >= 300:
+            # Never followed: a POST would be sent again, and the credentials to another server.
+            target = headers.get("location", "").partition("?")[0] or "another address"
+            said = f"HTTP {status} redirects to {target}, so cvat.url may be the wrong address"
+    return kind(said, http_status=status)
 
 
 def error_from_exception(
@@ -256,15 +260,6 @@ def _hint_for_forbidden(words: str, method: str) -> str:
 
 def _hint_for_not_found(words: str) -> str:
     return " (check cvat.organization)" if "organization does not exist" in words else ""
-
-
-def _redirected(status: int, location: str) -> CvatError:
-    # Never followed: a POST would be sent again, and the credentials to another server.
-    target = location.partition("?")[0] or "another address"
-    return CvatError(
-        f"HTTP {status} redirects to {target}, so cvat.url may be the wrong address",
-        http_status=status,
-    )
 
 
 def broken_reason(error: Exception, timeout: float) -> str:

@@ -147,6 +147,7 @@ class Multipart:
 
     @property
     def replayable(self) -> bool:
+        """Return whether :meth:`chunks` can be called again, after a renewed login."""
         return all(file.replayable for _, file in self._files)
 
     def chunks(self) -> Iterator[bytes]:

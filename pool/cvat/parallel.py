@@ -89,18 +89,22 @@ class Parts:
                 self._clock.wait(self._changed, seconds)
         self._check()
 
-    def add(self, size: int) -> None:
-        """Count ``size`` more bytes as sent; fewer, if it is negative.
+    def meter(self) -> Callable[[int], None]:
+        """Return what counts the bytes of one part: it is called with how many are sent, which are
+        fewer than before after a failure, and raises Stopped when another part has failed."""
+        before = 0
 
-        :raises Stopped: another part has failed.
-        """
-        self._check()
-        with self._changed:
-            self._sent += size
-            if self._progress is None or self._sent <= self._shown:
-                return
-            self._shown = min(self._sent, self._total)
-            self._progress(self._shown, self._total)
+        def show(sent: int) -> None:
+            nonlocal before
+            change, before = sent - before, sent
+            self._check()
+            with self._changed:
+                self._sent += change
+                if self._progress is not None and self._sent > self._shown:
+                    self._shown = min(self._sent, self._total)
+                    self._progress(self._shown, self._total)
+
+        return show
 
     def _stop(self) -> None:
         with self._changed:
@@ -110,19 +114,3 @@ class Parts:
     def _check(self) -> None:
         if self._stopped:
             raise Stopped
-
-
-class Meter:
-    """Counts the bytes of one part."""
-
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._sent = 0
-
-    def show(self, sent: int) -> None:
-        """Count ``sent`` bytes of the part as sent; fewer than before after a failure.
-
-        :raises Stopped: another part has failed.
-        """
-        change, self._sent = sent - self._sent, sent
-        self._parts.add(change)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
 from pool.backoff import backoff
 from pool.config.source import Progress
+from pool.config.urls import origin
 from pool.cvat import failures
 from pool.cvat.failures import Answer
 from pool.cvat.multipart import Multipart, OpenFile
-from pool.cvat.parallel import Meter, Parts
-from pool.cvat.session import origin
+from pool.cvat.parallel import Parts
 from pool.cvat.transport import BytesBody, Transport
 from pool.errors import (
     CvatAmbiguous,
@@ -103,7 +103,7 @@ class GroupedUpload:
 
     def _send_group(self, group: Sequence[OpenFile], fields: dict[str, Any]) -> None:
         """Send once: the server appends to a file that it has already."""
-        meter = Meter(self._parts)
+        meter = self._parts.meter()
         body = Multipart({"image_quality": fields.get("image_quality")}, group)
         size = sum(file.size for file in group)
         self._transport.call(
@@ -115,16 +115,16 @@ class GroupedUpload:
             # The server stores the groups of a task one after another.
             timeout=self._transport.timeout + self._at_once * size / 2**20,
             task_id=self._task_id,
-            progress=lambda sent: meter.show(size * sent // body.length),
+            progress=lambda sent: meter(size * sent // body.length),
         )
         self._touched = True
-        meter.show(size)
+        meter(size)
 
     # --- Large files --------------------------------------------------------------------------
 
     def _send_large(self, file: OpenFile) -> None:
         self._touched = True
-        meter = Meter(self._parts)
+        meter = self._parts.meter()
         path = self._create(file)
         position = 0
         for chunk in file.chunks(self._chunk_size):
@@ -146,28 +146,26 @@ class GroupedUpload:
             # Before 2.56, CVAT answers 500 without it, unless a proxy sets X-Forwarded-Host. To a
             # session, an origin of another scheme than the one CVAT believes it has is a 403.
             headers["Origin"] = origin(self._transport.server)
-        attempt = _Attempts(self._parts)
+        path, failed = f"{self._path}/", 0
         while True:
             try:
                 answer = self._transport.call(
-                    "tus_create",
-                    "POST",
-                    f"{self._path}/",
-                    headers=headers,
-                    task_id=self._task_id,
+                    "tus_create", "POST", path, headers=headers, task_id=self._task_id
                 )
                 break
             except (CvatUnreachable, CvatBusy) as error:
                 if error.http_status == INTERNAL_SERVER_ERROR:
                     # CVAT's own failure to handle this announcement: it would fail again.
                     raise
-                attempt.failed(error)
+                failed = self._pause(failed, error)
         upload_id = answer.headers.get("location", "").rstrip("/").rpartition("/")[2]
         if not upload_id:
             raise CvatError("the answer to a resumable upload names no place to send the data to")
         return f"{self._path}/{upload_id}"
 
-    def _send_chunk(self, path: str, file: OpenFile, chunk: bytes, start: int, meter: Meter) -> int:
+    def _send_chunk(
+        self, path: str, file: OpenFile, chunk: bytes, start: int, meter: Callable[[int], None]
+    ) -> int:
         """Send the bytes that begin at ``start``, from wherever the server has got to; return
         where the next chunk begins.
 
@@ -175,8 +173,7 @@ class GroupedUpload:
         are resumed as well.
         """
         end = start + len(chunk)
-        offset = start
-        attempt = _Attempts(self._parts)
+        offset, failed = start, 0
         while offset < end:
             try:
                 reached = self._patch(path, memoryview(chunk)[offset - start :], offset, meter)
@@ -185,18 +182,18 @@ class GroupedUpload:
                 # chunk whose answer was lost.
                 if isinstance(error, CvatRejected) and error.http_status != 409:
                     raise
-                meter.show(offset)
-                attempt.failed(error)
-                reached = self._offset(path, file, end, attempt)
+                meter(offset)
+                failed = self._pause(failed, error)
+                reached, failed = self._offset(path, file, end, failed)
             if not start <= reached <= end:
                 raise CvatError(f"{file.name}: the server is at byte {reached}, not at {offset}")
             if reached > offset:
-                attempt.succeeded()
-            meter.show(reached)
+                failed = 0
+            meter(reached)
             offset = reached
         return end
 
-    def _patch(self, path: str, data: memoryview, offset: int, meter: Meter) -> int:
+    def _patch(self, path: str, data: memoryview, offset: int, meter: Callable[[int], None]) -> int:
         answer = self._transport.call(
             "tus_chunk",
             "PATCH",
@@ -206,12 +203,12 @@ class GroupedUpload:
             timeout=self._transport.timeout + len(data) / 2**20,
             repeatable=False,
             task_id=self._task_id,
-            progress=lambda sent: meter.show(offset + sent),
+            progress=lambda sent: meter(offset + sent),
         )
         return _upload_offset(answer)
 
-    def _offset(self, path: str, file: OpenFile, end: int, attempt: _Attempts) -> int:
-        """Return how many bytes the server has.
+    def _offset(self, path: str, file: OpenFile, end: int, failed: int) -> tuple[int, int]:
+        """Return how many bytes the server has, and how often a call has ``failed`` in a row.
 
         It forgets a file once that is complete: it answers 404 then, and 500 before 2.55.
         """
@@ -224,39 +221,31 @@ class GroupedUpload:
                     headers={"Tus-Resumable": "1.0.0"},
                     task_id=self._task_id,
                 )
-                return _upload_offset(answer)
+                return _upload_offset(answer), failed
             except CvatNotFound:
                 if end == file.size:
-                    return end
+                    return end, failed
                 raise
             except (CvatUnreachable, CvatBusy) as error:
                 if error.http_status == INTERNAL_SERVER_ERROR and end == file.size:
-                    return end
-                attempt.failed(error)
+                    return end, failed
+                failed = self._pause(failed, error)
 
+    def _pause(self, failed: int, error: CvatError) -> int:
+        """Wait before the next attempt: exponential back-off, full jitter. Return how often a call
+        has failed in a row, ``failed`` and this time.
 
-class _Attempts:
-    """Counts failures in a row and pauses after each: exponential, with full jitter."""
-
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._failures = 0
-
-    def failed(self, error: CvatError) -> None:
-        """Wait before the next attempt, or raise the error when there were enough.
-
+        :raises CvatError: ``error``, when that is often enough.
         :raises Stopped: another part fails meanwhile.
         """
-        self._failures += 1
-        if self._failures >= MAX_FAILURES:
+        failed += 1
+        if failed >= MAX_FAILURES:
             raise error
-        pause = backoff(self._failures, base=FIRST_PAUSE, cap=LONGEST_PAUSE, least=0.0)
+        pause = backoff(failed, base=FIRST_PAUSE, cap=LONGEST_PAUSE, least=0.0)
         if isinstance(error, CvatBusy) and error.retry_after is not None:
             pause = max(pause, min(error.retry_after, 4 * LONGEST_PAUSE))
         self._parts.sleep(pause)
-
-    def succeeded(self) -> None:
-        self._failures = 0
+        return failed
 
 
 def _split(files: Sequence[OpenFile], limit: int) -> tuple[list[list[OpenFile]], list[OpenFile]]:

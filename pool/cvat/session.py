@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import Final
-from urllib.parse import urlsplit
 
 from pool.clock import Clock
+from pool.config.urls import origin
 from pool.cvat.credentials import AccessTokenCredentials, PasswordCredentials
 from pool.cvat.failures import Answer, error_from_answer, not_cvat
 from pool.errors import CvatError, CvatRefusedCredentials
@@ -134,12 +134,3 @@ def _session_headers(answer: Answer) -> RedactedHeaders:
         headers["X-CSRFToken"] = cookies["csrftoken"].value
         headers["Origin"] = origin(answer.server)
     return headers
-
-
-def origin(server: str) -> str:
-    """Return a server's address as an ``Origin`` header has it: without path and usual port."""
-    parts = urlsplit(server)
-    usual = {"http": 80, "https": 443}.get(parts.scheme)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    port = f":{parts.port}" if parts.port not in (None, usual) else ""
-    return f"{parts.scheme}://{host}{port}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import quote
 
 import urllib3
@@ -26,6 +26,7 @@ from pool.config.settings import CvatSettings
 from pool.cvat import failures
 from pool.cvat.credentials import Credentials, PasswordCredentials
 from pool.cvat.failures import Answer
+from pool.cvat.multipart import Multipart
 from pool.cvat.session import PasswordSession, RedactedHeaders, TokenLogin
 from pool.errors import CvatRefusedCredentials, CvatUnreachable, PoolError
 from pool.logs import get_logger
@@ -48,28 +49,6 @@ _SEND_SIZE: Final = 256 * 1024
 _CONNECTION_ERRORS: Final = (HTTPError, HTTPException, OSError)
 
 
-class Body(Protocol):
-    """What is sent with a call, in pieces, without being all in memory."""
-
-    @property
-    def content_type(self) -> str:
-        """The media type of the body."""
-
-    @property
-    def length(self) -> int:
-        """Bytes in all."""
-
-    @property
-    def replayable(self) -> bool:
-        """Whether :meth:`chunks` can be called again, after a renewed login."""
-
-    def chunks(self) -> Iterator[bytes | memoryview]:
-        """Yield the bytes to send, ``length`` in all.
-
-        :raises InputError: a source lacks some.
-        """
-
-
 @dataclass(frozen=True, slots=True)
 class BytesBody:
     """A body that is in memory already."""
@@ -86,6 +65,10 @@ class BytesBody:
         view = memoryview(self.data)
         for start in range(0, len(view), _SEND_SIZE):
             yield view[start : start + _SEND_SIZE]
+
+
+#: What is sent with a call.
+Body = BytesBody | Multipart
 
 
 class _Sending:
