@@ -62,9 +62,9 @@ class DatedTimes:
         """Return the time of a task's import, whose jobs were just seen: CVAT forgets a successful
         request after 500 s. None when it is gone, or does not end."""
         with suppress(PoolError):
-            said = wait_for(lambda: self._ended(task_id), "an import to say its dates")
-            if "finished_date" in said:
-                took = parse_time(said["finished_date"]) - parse_time(said["created_date"])
+            request = wait_for(lambda: self._ended(task_id), "an import to say its dates")
+            if "finished_date" in request:
+                took = parse_time(request["finished_date"]) - parse_time(request["created_date"])
                 return OwnTime(own_ms=post_ms + took.total_seconds() * 1000)
         return None
 
@@ -77,8 +77,8 @@ class DatedTimes:
         data = answer.data
         if answer.status != 200:
             return {"gone": True}
-        said = json.loads(data)
-        return said if said.get("finished_date") else None
+        request = json.loads(data)
+        return request if request.get("finished_date") else None
 
 
 ServerTimes = SimulatorTimes | DatedTimes

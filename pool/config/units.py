@@ -105,11 +105,11 @@ def retry_after(
     It is a number of seconds or a date (RFC 9110, section 10.2.3); ``now`` is in seconds since the
     epoch. None when it is neither: nonsense is ignored.
     """
-    said = (value or "").strip()
-    if _DELAY.fullmatch(said):
-        return min(float(said), most)
+    text = (value or "").strip()
+    if _DELAY.fullmatch(text):
+        return min(float(text), most)
     try:
-        date = parsedate_to_datetime(said)
+        date = parsedate_to_datetime(text)
         seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
     except (ValueError, TypeError, IndexError, OverflowError):
         return None

@@ -114,10 +114,10 @@ class CvatClient:
         answer = self._transport.call("about", "GET", "/api/server/about", accept=(404,))
         if answer.status == 404:
             raise failures.not_cvat(answer, "nothing at /api/server/about")
-        said = answer.json()
-        if not (isinstance(said, dict) and "version" in said):
+        payload = answer.json()
+        if not (isinstance(payload, dict) and "version" in payload):
             raise failures.not_cvat(answer, "no version")
-        return ServerInfo.parse(said)
+        return ServerInfo.parse(payload)
 
     def whoami(self) -> User:
         """Return the user of the credentials.
@@ -280,8 +280,8 @@ class CvatClient:
             middle = len(ids) // 2
             return self._jobs_of(ids[:middle]) | self._jobs_of(ids[middle:])
         found: dict[int, list[Job]] = {}
-        for said, _ in listed:
-            parsed = parse_job(said, self.job_url)
+        for payload, _ in listed:
+            parsed = parse_job(payload, self.job_url)
             if parsed is not None:
                 found.setdefault(parsed[0], []).append(parsed[1])
         return {task_id: tuple(jobs) for task_id, jobs in found.items()}
@@ -330,7 +330,7 @@ class CvatClient:
 
     def _list_tasks(self, operation: str, query: Mapping[str, object]) -> list[TaskInfo]:
         found = list_all(self._transport, operation, "/api/tasks", query)
-        return [TaskInfo.parse(said, moment) for said, moment in found]
+        return [TaskInfo.parse(payload, moment) for payload, moment in found]
 
     def _call_if_there(
         self, operation: str, method: str, path: str, task_id: int | None = None

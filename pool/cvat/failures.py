@@ -70,18 +70,18 @@ def error_from_answer(answer: Answer, *, method: str, now: float) -> CvatError:
     """
     status, headers = answer.status, answer.headers
     words = server_words(headers.get("content-type", ""), answer.data)
-    said = f"HTTP {status} {_phrase(status)}" + (f": {words}" if words else "")
+    message = f"HTTP {status} {_phrase(status)}" + (f": {words}" if words else "")
     kind: type[CvatError] = CvatError
     match status:
         case 401:
             kind = CvatRefusedCredentials
         case 403:
-            kind, said = CvatForbidden, said + _hint_for_forbidden(words, method)
+            kind, message = CvatForbidden, message + _hint_for_forbidden(words, method)
         case 404:
-            kind, said = CvatNotFound, said + _hint_for_not_found(words)
+            kind, message = CvatNotFound, message + _hint_for_not_found(words)
         case 413:
             kind = CvatRejected
-            said += (
+            message += (
                 "; the upload is larger than the server or a proxy before it takes, "
                 "so lower import.single_request_limit"
             )
@@ -89,14 +89,14 @@ def error_from_answer(answer: Answer, *, method: str, now: float) -> CvatError:
             kind = CvatAmbiguous
         case _ if status == 429 or status >= 500:
             wait = retry_after(headers.get("retry-after"), now=now, most=LONGEST_BACK_OFF)
-            return CvatBusy(said, http_status=status, retry_after=wait)
+            return CvatBusy(message, http_status=status, retry_after=wait)
         case _ if status >= 400:
             kind = CvatRejected
         case _ if status >= 300:
             # Never followed: a POST would be sent again, and the credentials to another server.
             target = headers.get("location", "").partition("?")[0] or "another address"
-            said = f"HTTP {status} redirects to {target}, so cvat.url may be the wrong address"
-    return kind(said, http_status=status)
+            message = f"HTTP {status} redirects to {target}, so cvat.url may be the wrong address"
+    return kind(message, http_status=status)
 
 
 def error_from_exception(
@@ -223,18 +223,18 @@ def server_words(content_type: str, body: bytes) -> str:
     return ""
 
 
-def _flatten(said: Any) -> str:
-    if isinstance(said, Mapping):
+def _flatten(payload: Any) -> str:
+    if isinstance(payload, Mapping):
         parts = []
-        for key, value in said.items():
+        for key, value in payload.items():
             words = _flatten(value)
             if words:
                 plain = key in ("detail", "non_field_errors", "message")
                 parts.append(words if plain else f"{key}: {words}")
         return "; ".join(parts)
-    if isinstance(said, list):
-        return "; ".join(words for words in map(_flatten, said) if words)
-    return "" if said is None else str(said)
+    if isinstance(payload, list):
+        return "; ".join(words for words in map(_flatten, payload) if words)
+    return "" if payload is None else str(payload)
 
 
 def _shortened(text: str) -> str:

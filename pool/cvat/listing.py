@@ -66,8 +66,8 @@ def _list_once(
         if before not in (None, count):
             return None
         moment = answered_at(answer)
-        for said in page["results"]:
-            found[parse_id(said)] = said, moment
+        for payload in page["results"]:
+            found[parse_id(payload)] = payload, moment
         if not page.get("next"):
             return found
         number += 1

@@ -5,9 +5,10 @@ from __future__ import annotations
 import mimetypes
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -46,54 +47,42 @@ class OpenFile:
     """
 
     def __init__(self, file: LocalFile, stack: ExitStack, *, keep: bool = True) -> None:
-        self.name = file.name
-        self._bytes: bytes | None = None
-        self._path: Path | None = None
-        self._stream: BinaryIO | None = None
-        self._start: int | None = None
         source = file.source
+        self.name, self.size = file.name, file.size
+        #: Where reading starts; None where the file cannot be rewound.
+        self._start: int | None = 0
+        self._open: Callable[[], AbstractContextManager[BinaryIO]]
         if isinstance(source, bytes):
-            self._bytes = source
             self.size = len(source)
+            self._open = lambda: BytesIO(source)
         elif isinstance(source, Path):
             stream = _opened(source)
-            self._start = 0
             # The file's own size counts, so that one written to since it was listed is whole.
             self.size = os.fstat(stream.fileno()).st_size
             if keep:
-                self._stream = stack.enter_context(stream)
+                stack.enter_context(stream)
+                self._open = lambda: nullcontext(stream)
             else:
-                self._path = source
                 stream.close()
+                self._open = lambda: source.open("rb")
         else:
-            self._stream = source
             self._start = _position(source, file)
-            self.size = file.size
+            self._open = lambda: nullcontext(source)
 
     @property
     def replayable(self) -> bool:
         """Return whether the bytes can be read again from the start."""
-        return self._bytes is not None or self._start is not None
+        return self._start is not None
 
     def chunks(self, size: int = CHUNK) -> Iterator[bytes]:
         """Yield the file's bytes, ``size`` at a time.
 
         :raises InputError: the file has changed.
         """
-        if self._bytes is not None:
-            if len(self._bytes) <= size:
-                yield self._bytes
-                return
-            for start in range(0, len(self._bytes), size):
-                yield self._bytes[start : start + size]
-            return
         # An OSError must not leave here: it would be taken for one of the connection.
         try:
-            if self._path is not None:
-                with self._path.open("rb") as stream:
-                    yield from self._read(stream, size)
-            elif self._stream is not None:
-                yield from self._read(self._stream, size)
+            with self._open() as stream:
+                yield from self._read(stream, size)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise InputError(f"{self.name} cannot be read: {reason}") from None

@@ -44,13 +44,13 @@ def reads(parse: Callable[P, T]) -> Callable[P, T]:
 
 
 @reads
-def parse_id(said: Any) -> int:
-    return int(said["id"])
+def parse_id(payload: Any) -> int:
+    return int(payload["id"])
 
 
 @reads
-def parse_frame_names(said: Any) -> tuple[str, ...]:
-    return tuple(str(frame["name"]) for frame in said["frames"])
+def parse_frame_names(payload: Any) -> tuple[str, ...]:
+    return tuple(str(frame["name"]) for frame in payload["frames"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,8 +62,8 @@ class ServerInfo:
 
     @staticmethod
     @reads
-    def parse(said: Any) -> ServerInfo:
-        return ServerInfo(name=str(said["name"]), version=str(said["version"]))
+    def parse(payload: Any) -> ServerInfo:
+        return ServerInfo(name=str(payload["name"]), version=str(payload["version"]))
 
     @property
     def release(self) -> tuple[int, int] | None:
@@ -105,8 +105,8 @@ class User:
 
     @staticmethod
     @reads
-    def parse(said: Any) -> User:
-        return User(id=int(said["id"]), username=str(said["username"]))
+    def parse(payload: Any) -> User:
+        return User(id=int(payload["id"]), username=str(payload["username"]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,11 +119,11 @@ class AccessToken:
 
     @staticmethod
     @reads
-    def parse(said: Any) -> AccessToken:
+    def parse(payload: Any) -> AccessToken:
         return AccessToken(
-            name=str(said.get("name", "")),
-            read_only=bool(said["read_only"]),
-            expiry_date=said.get("expiry_date"),
+            name=str(payload.get("name", "")),
+            read_only=bool(payload["read_only"]),
+            expiry_date=payload.get("expiry_date"),
         )
 
     @property
@@ -156,21 +156,21 @@ class TaskInfo:
 
     @staticmethod
     @reads
-    def parse(said: Any, answered: float | None) -> TaskInfo:
+    def parse(payload: Any, answered: float | None) -> TaskInfo:
         """``answered`` is when the answer was made, by the server's clock, in Unix seconds."""
-        created = said.get("created_date")
+        created = payload.get("created_date")
         age = None
         if isinstance(created, str) and answered is not None:
             age = answered - parse_time(created).timestamp()
         return TaskInfo(
-            id=int(said["id"]),
-            name=str(said["name"]),
+            id=int(payload["id"]),
+            name=str(payload["name"]),
             # Left out of the answer while a task has no data row.
-            size=int(said.get("size") or 0),
-            has_data=said.get("data") is not None,
-            jobs=int((said.get("jobs") or {}).get("count") or 0),
-            project_id=said.get("project_id"),
-            organization_id=said.get("organization_id", said.get("organization")),
+            size=int(payload.get("size") or 0),
+            has_data=payload.get("data") is not None,
+            jobs=int((payload.get("jobs") or {}).get("count") or 0),
+            project_id=payload.get("project_id"),
+            organization_id=payload.get("organization_id", payload.get("organization")),
             age=age,
         )
 
@@ -202,32 +202,32 @@ class ImportState:
 
     @staticmethod
     @reads
-    def parse(said: Any) -> ImportState:
+    def parse(payload: Any) -> ImportState:
         """Read the state; its message is without secrets of URLs.
 
         Of a traceback, the last line is the message: before 2.70, CVAT gives the whole of it in
         the first moments after a failure.
         """
-        text = str(said.get("message") or "").strip()
+        text = str(payload.get("message") or "").strip()
         message = text.splitlines()[-1].strip() if _TRACEBACK in text else text
-        return ImportState(status=ImportStatus(said["status"]), message=without_secrets(message))
+        return ImportState(status=ImportStatus(payload["status"]), message=without_secrets(message))
 
 
 @reads
-def parse_job(said: Any, url: Callable[[int, int], str]) -> tuple[int, Job] | None:
+def parse_job(payload: Any, url: Callable[[int, int], str]) -> tuple[int, Job] | None:
     """Return a job with its task's id; None when it is not for annotation (ground truth).
 
     The replicas of a consensus job are jobs like others. ``url`` makes the page for people
     from a task's and a job's id.
     """
-    if said.get("type") in _NOT_ANNOTATION:
+    if payload.get("type") in _NOT_ANNOTATION:
         return None
-    task_id, job_id = int(said["task_id"]), int(said["id"])
-    assignee = said.get("assignee")
+    task_id, job_id = int(payload["task_id"]), int(payload["id"])
+    assignee = payload.get("assignee")
     return task_id, Job(
         id=job_id,
         url=url(task_id, job_id),
-        start_frame=int(said["start_frame"]),
-        stop_frame=int(said["stop_frame"]),
+        start_frame=int(payload["start_frame"]),
+        stop_frame=int(payload["stop_frame"]),
         assignee=assignee.get("username") if isinstance(assignee, Mapping) else None,
     )

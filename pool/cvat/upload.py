@@ -100,11 +100,11 @@ def upload_data(
 def _request_id(answer: Answer, task_id: int) -> str:
     """The id in the answer; older servers send none."""
     try:
-        said = answer.json()
+        payload = answer.json()
     except Exception as error:
         failures.mark_touched(error)
         raise
-    found = said.get("rq_id") if isinstance(said, dict) else None
+    found = payload.get("rq_id") if isinstance(payload, dict) else None
     return str(found) if found else request_id(task_id)
 
 

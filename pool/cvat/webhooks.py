@@ -46,15 +46,15 @@ class Webhook:
 
     @staticmethod
     @reads
-    def parse(said: Any) -> Webhook:
+    def parse(payload: Any) -> Webhook:
         return Webhook(
-            id=int(said["id"]),
-            target_url=str(said["target_url"]),
-            description=str(said.get("description") or ""),
-            project_id=said.get("project_id"),
-            is_active=bool(said.get("is_active")),
-            enable_ssl=bool(said.get("enable_ssl")),
-            events=frozenset(map(str, said.get("events") or ())),
+            id=int(payload["id"]),
+            target_url=str(payload["target_url"]),
+            description=str(payload.get("description") or ""),
+            project_id=payload.get("project_id"),
+            is_active=bool(payload.get("is_active")),
+            enable_ssl=bool(payload.get("enable_ssl")),
+            events=frozenset(map(str, payload.get("events") or ())),
         )
 
 
@@ -82,7 +82,7 @@ class Webhooks:
     def of(self, project_id: int | None) -> list[Webhook]:
         """Return all that these credentials may see, oldest first."""
         found = list_all(self._transport, "webhooks", "/api/webhooks", _scope(project_id))
-        return [Webhook.parse(said) for said, _ in found]
+        return [Webhook.parse(payload) for payload, _ in found]
 
     def create(
         self, project_id: int | None, *, target_url: str, description: str, secret: str
@@ -133,11 +133,11 @@ class Webhooks:
             f"/api/webhooks/{webhook_id}/ping",
             timeout=max(self._transport.timeout, _PING_TIMEOUT),
         )
-        said = answer.json()
-        if not isinstance(said, dict):
+        payload = answer.json()
+        if not isinstance(payload, dict):
             raise CvatError("the answer to a ping is no delivery")
         return Delivery(
-            status=int(said.get("status_code") or 0), response=str(said.get("response") or "")
+            status=int(payload.get("status_code") or 0), response=str(payload.get("response") or "")
         )
 
 
@@ -193,27 +193,27 @@ def parse_event(body: bytes, job_url: Callable[[int, int], str]) -> Event | None
     ``job_url`` makes a job's page from its task's id and its own.
     """
     try:
-        said = json.loads(body)
-        return _event(said, job_url) if isinstance(said, dict) else None
+        payload = json.loads(body)
+        return _event(payload, job_url) if isinstance(payload, dict) else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, CvatError):
         return None
 
 
-def _event(said: dict[str, Any], job_url: Callable[[int, int], str]) -> Event:
-    name = str(said["event"])
+def _event(payload: dict[str, Any], job_url: Callable[[int, int], str]) -> Event:
+    name = str(payload["event"])
     if name == PING:
-        return Event(name=name, webhook_id=int(said["webhook"]["id"]))
-    webhook_id = int(said["webhook_id"])
+        return Event(name=name, webhook_id=int(payload["webhook"]["id"]))
+    webhook_id = int(payload["webhook_id"])
     if name == JOB_CREATED:
-        job = parse_job(said["job"], job_url)
+        job = parse_job(payload["job"], job_url)
         return Event(
             name=name,
             webhook_id=webhook_id,
-            task_id=int(said["job"]["task_id"]),
+            task_id=int(payload["job"]["task_id"]),
             job=job[1] if job else None,
         )
     if name == IMPORT_COMPLETED:
-        request = said["request"]
+        request = payload["request"]
         outcome = ImportState.parse(request)
         ended = outcome.status in (ImportStatus.FINISHED, ImportStatus.FAILED)
         return Event(
