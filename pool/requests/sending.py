@@ -108,7 +108,8 @@ class Sender:
         if request.assignee is not None:
             self._look_up_assignee(request)
         try:
-            self._expect_frames(request, upload, accepted=accepted)
+            if upload.kind == "archive" and not accepted:
+                self._expect_frames(request, upload)
             error = self._upload(template, handout, upload, progress)
             settled = Settled(Delivery.ACCEPTED)
             if error is not None:
@@ -154,11 +155,9 @@ class Sender:
             pause = self._breaker.pause()
         return Sent(step, error, untouched=untouched, pause=pause)
 
-    def _expect_frames(self, request: RequestRecord, upload: Upload, *, accepted: bool) -> None:
+    def _expect_frames(self, request: RequestRecord, upload: Upload) -> None:
         """Keep the names inside an archive, by which another process tells its import from that of
         other data, should this process die in the upload. An accepted request is sent again."""
-        if accepted or upload.kind != "archive":
-            return
         frames = frame_names(upload, decompress=False)
         if frames is not None and request.import_id is not None:
             self._store.expect_frames(request.import_id, frames)

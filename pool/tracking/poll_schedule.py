@@ -96,11 +96,6 @@ class Tracked:
         return self.importing is not None and self.importing.repeatable
 
     @property
-    def certain(self) -> bool:
-        """Whether CVAT has said that it has the import's data, so that its jobs come from that."""
-        return self.importing is not None and not self.importing.doubtful
-
-    @property
     def request_ids(self) -> tuple[str, ...]:
         """The members of the import; none of a caller's own upload."""
         return self.importing.request_ids if self.importing is not None else ()

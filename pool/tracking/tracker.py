@@ -211,43 +211,37 @@ class Tracker:
 
     # --- Webhooks -------------------------------------------------------------------------------
 
-    def deliver(self, task_id: int, jobs: Sequence[Job]) -> bool:
+    # Of a task that is under way, and its import, as they stand in the store.
+
+    def deliver(self, task: PooledTask, importing: ImportRecord, jobs: Sequence[Job]) -> None:
         """Complete an import whose jobs a webhook has delivered, all of them. The import may be
-        another process's; False when there is none under way."""
-        tracked = self._announced(task_id)
-        if tracked is not None and not tracked.certain:
+        another process's."""
+        if importing.doubtful:
             # The frames are compared when a poll finds the jobs.
-            return self.expedite(task_id)
-        return tracked is not None and self._ready(tracked, jobs, self._clock.monotonic())
+            self.expedite(task, importing)
+        else:
+            self._ready(self._announced(task, importing), jobs, self._clock.monotonic())
 
-    def fail(self, task_id: int, message: str) -> bool:
-        """Fail an import as a webhook says, in CVAT's words. As :meth:`deliver`."""
-        tracked = self._announced(task_id)
-        return tracked is not None and self._failed(tracked, ImportFailed(message or NO_REASON))
+    def fail(self, task: PooledTask, importing: ImportRecord | None, message: str) -> None:
+        """Fail an import as a webhook says, in CVAT's words."""
+        self._failed(self._announced(task, importing), ImportFailed(message or NO_REASON))
 
-    def expedite(self, task_id: int) -> bool:
-        """Ask for the jobs of a task at once. As :meth:`deliver`."""
-        tracked = self._announced(task_id)
-        if tracked is None:
-            return False
+    def expedite(self, task: PooledTask, importing: ImportRecord | None) -> None:
+        """Ask for the jobs of a task at once."""
+        tracked = self._announced(task, importing)
         tracked.hurry = True
         tracked.due = self._clock.monotonic()
         self._add(tracked)
-        return True
 
-    def _announced(self, task_id: int) -> Tracked | None:
+    def _announced(self, task: PooledTask, importing: ImportRecord | None) -> Tracked:
+        assert task.task_id is not None
+        now = self._clock.monotonic()
         with self._guard:
-            tracked = next(
-                (each for each in self._tracked.values() if each.task_id == task_id), None
-            )
+            tracked = self._tracked.get(task.id)
         if tracked is None:
-            task, importing = self._on_server(task_id)
-            if task is None or task.state not in UNDER_WAY:
-                return None
-            now = self._clock.monotonic()
             tracked = Tracked(
                 pooled_id=task.id,
-                task_id=task_id,
+                task_id=task.task_id,
                 template=task.template,
                 lease_id=task.lease_id,
                 importing=importing,
@@ -352,7 +346,10 @@ class Tracker:
     def _found(self, tracked: Tracked, jobs: Sequence[Job], seen_at: float) -> None:
         """End an import whose jobs were found. While it is in doubt whether its data has arrived,
         the frames of the task say whether the jobs are its own."""
-        _, importing = (None, None) if tracked.certain else self._on_server(tracked.task_id)
+        importing = tracked.importing
+        if importing is None or importing.doubtful:
+            # CVAT may have accepted it since.
+            _, importing = self._on_server(tracked.task_id)
         if importing is None or not importing.doubtful:
             self._ready(tracked, jobs, seen_at)
             return

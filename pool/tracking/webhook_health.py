@@ -67,14 +67,14 @@ def project_of(scope: str) -> int | None:
     return None if scope == ORGANIZATION else int(scope.partition(":")[2])
 
 
-def whole_task(template: Template | None, importing: ImportRecord | None, job: Job) -> bool:
+def whole_task(template: Template | None, importing: ImportRecord, job: Job) -> bool:
     """Return whether the job certainly is the only one of its task, so that no poll is needed.
 
     It is when the template makes one job a task and the job has as many frames as the
     import has files, each a single image. (With ``params`` that map
     files to jobs, the job would have fewer.)
     """
-    if template is None or importing is None:
+    if template is None:
         return False
     if template.task.segment_size or template.task.consensus_replicas:
         return False

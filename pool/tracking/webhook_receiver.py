@@ -166,15 +166,15 @@ class WebhookReceiver:
         if task.state not in UNDER_WAY:
             return Effect.IGNORED, self._in_time(task, importing)
         if event.outcome is not None and event.outcome.status is ImportStatus.FAILED:
-            self._tracker.fail(event.task_id, event.outcome.message)
+            self._tracker.fail(task, importing, event.outcome.message)
             return Effect.FAILED, True
         template = self._templates.get(task.template)
-        if event.job is not None and whole_task(template, importing, event.job):
-            self._tracker.deliver(event.task_id, (event.job,))
+        if importing and event.job and whole_task(template, importing, event.job):
+            self._tracker.deliver(task, importing, (event.job,))
             return Effect.DELIVERED, True
         if event.job is None and event.outcome is None:
             return Effect.IGNORED, True  # a job for ground truth comes with others
-        self._tracker.expedite(event.task_id)
+        self._tracker.expedite(task, importing)
         return Effect.EXPEDITED, True
 
     def _in_time(self, task: PooledTask, importing: ImportRecord | None) -> bool:

@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -22,6 +22,7 @@ from support.services import PATIENCE
 from pool.config.settings import ImportSettings, PoolSettings, Settings, Template
 from pool.logs import configure
 from pool.model import Job, new_id
+from pool.process import Process
 from pool.simulator import SimulatorServer
 from pool.store import open_store
 
@@ -45,14 +46,16 @@ def serve(settings: Settings, access_token: str, told: Connection) -> None:
             if word == "fill":
                 served.fill()
             else:
-                deliver(served.process.tracker.deliver, *word)
+                deliver(served.process, *word)
             told.send("done")
 
 
-def deliver(end: Callable[[int, Sequence[Job]], object], first: int, last: int) -> None:
+def deliver(process: Process, first: int, last: int) -> None:
     """Have the jobs of many imports known in this process, as a webhook does, one by one."""
     for task_id in range(first, last):
-        end(task_id, jobs_of(task_id))
+        task, importing = process.store.task_on_server(task_id) or (None, None)
+        assert task is not None and importing is not None
+        process.tracker.deliver(task, importing, jobs_of(task_id))
         time.sleep(SPACING)
 
 

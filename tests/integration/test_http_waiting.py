@@ -47,6 +47,13 @@ def importing(served: Serving, number: int) -> str:
     return f"request{number}"
 
 
+def end(served: Serving, number: int) -> None:
+    """A webhook delivers the jobs of that request to this process."""
+    task, importing = served.process.store.task_on_server(number) or (None, None)
+    assert task is not None and importing is not None
+    served.process.tracker.deliver(task, importing, JOBS)
+
+
 @contextmanager
 def polling(served: Serving, path: str) -> Iterator[socket.socket]:
     """A connection on which somebody long-polls."""
@@ -63,7 +70,7 @@ def test_ends_that_this_process_finds(served: Serving, api: Api) -> None:
             threads.submit(api.get, f"/v1/requests/{each}", headers=waiting(20)) for each in ids
         ]
         for number in (3, 1, 2):
-            assert served.process.tracker.deliver(number, JOBS)
+            end(served, number)
             assert polls[number - 1].result().json["state"] == "ready"
 
 
@@ -101,7 +108,7 @@ def test_many_wait_without_a_thread_for_each(served: Serving, waiters: Callable[
     # Each group of the workers may have grown to its own bound, and not beyond.
     assert threading.active_count() - before <= 20
     for number in range(1, 41):
-        served.process.tracker.deliver(number, JOBS)
+        end(served, number)
     for line, connection in lines:
         assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
         line.__exit__(None, None, None)

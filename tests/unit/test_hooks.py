@@ -191,7 +191,6 @@ def test_a_template_with_several_jobs_a_task() -> None:
     job = Job(id=1, url="u", start_frame=0, stop_frame=0)
     for task in (TaskSettings(segment_size=1), TaskSettings(consensus_replicas=2)):
         assert not whole_task(replace(LABELLED, task=task), importing("a.jpg"), job)
-    assert not whole_task(LABELLED, None, job)
     assert not whole_task(None, importing("a.jpg"), job)
 
 
