@@ -5,24 +5,25 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
+from pydantic import TypeAdapter
 
-from pool.config.data_params import DEFAULTS, DataParams
+from pool.config.data_params import DEFAULTS, DataParams, ValidationParams
 from pool.config.loader import loads
 from pool.config.settings import (
+    DEFAULT_TABLES,
     LABEL_SOURCES,
     TEMPLATE_TABLES,
     CvatSettings,
     DaemonSettings,
     EventSettings,
-    ImportSettings,
-    PoolSettings,
+    Settings,
     SinkSettings,
     StoreSettings,
-    TaskSettings,
     Template,
     keys_of,
 )
@@ -30,26 +31,31 @@ from pool.model import EventKind
 
 EXAMPLE = Path(__file__).parents[2] / "config.toml"
 
-TABLES: list[tuple[tuple[str, ...], type]] = [
-    (("cvat",), CvatSettings),
-    (("store",), StoreSettings),
-    (("daemon",), DaemonSettings),
-    (("defaults",), PoolSettings),
-    (("defaults",), ImportSettings),
-    (("defaults",), DataParams),
-    (("templates", "street-scenes", "task"), TaskSettings),
-]
+
+def schema() -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every table of the settings, and where the example has it."""
+    for name, kind in get_type_hints(Settings).items():
+        if hasattr(kind, "__pydantic_fields__"):
+            yield (name,), kind
+    for name, kind in TEMPLATE_TABLES.items():
+        yield (
+            ("defaults",) if name in DEFAULT_TABLES else ("templates", "street-scenes", name),
+            kind,
+        )
+
+
+TABLES = [(place, kind) for place, kind in schema() if kind is not EventSettings]
 
 
 #: Keys that exclude another one.
 EXCLUSIVE = ("frame_step", "upload_file_order", "filename_pattern", "job_file_mapping")
 
 
-def uncommented(text: str, *, exclusive: bool = True) -> str:
+def uncommented(*, exclusive: bool = True) -> str:
     """The example with every key that is unset by default taken out of its comment, maybe but
     those that exclude each other."""
     keys = "" if exclusive else f"(?!{'|'.join(EXCLUSIVE)})"
-    return re.sub(rf"(?m)^#(?={keys}[a-z\[])", "", text)
+    return re.sub(rf"(?m)^#(?={keys}[a-z\[])", "", EXAMPLE.read_text())
 
 
 def test_config_toml_is_valid_and_says_nothing_but_the_defaults() -> None:
@@ -66,17 +72,35 @@ def test_config_toml_is_valid_and_says_nothing_but_the_defaults() -> None:
     assert template == Template(name="street-scenes", labels=template.labels)
 
 
-@pytest.mark.parametrize(("table", "cls"), TABLES)
-def test_config_toml_has_every_key(table: tuple[str, ...], cls: Any) -> None:
+def test_every_table_of_the_settings_is_looked_at() -> None:
+    places = {place[0] for place, _ in TABLES}
+    assert places == set(tomllib.loads(EXAMPLE.read_text()))
+    known = {CvatSettings, StoreSettings, DaemonSettings, *TEMPLATE_TABLES.values()}
+    assert known == {kind for _, kind in TABLES}
+
+
+@pytest.mark.parametrize(("place", "kind"), TABLES)
+def test_config_toml_has_every_key_with_its_default(place: tuple[str, ...], kind: Any) -> None:
+    """What is set by default stands there; what is not, in a comment, with a value to take."""
+    active, every = tomllib.loads(EXAMPLE.read_text()), tomllib.loads(uncommented())
+    for name in place:
+        active, every = active[name], every[name]
+    defaults = kind(**DEFAULTS) if kind is DataParams else kind()
+    for key in keys_of(kind):
+        default = getattr(defaults, key)
+        assert (key in active) == (default is not None), f"{key} in {place}"
+        assert key in every, f"{key} in {place}"
+
+
+@pytest.mark.parametrize(("place", "kind"), TABLES)
+def test_config_toml_says_the_bounds(place: tuple[str, ...], kind: Any) -> None:
     text = EXAMPLE.read_text()
-    set_keys, all_keys = tomllib.loads(text), tomllib.loads(uncommented(text))
-    for name in table:
-        set_keys, all_keys = set_keys[name], all_keys[name]
-    defaults = cls(**DEFAULTS) if cls is DataParams else cls()
-    for name in keys_of(cls):
-        unset = getattr(defaults, name) is None
-        assert (name in set_keys) != unset, f"{name} in [{'.'.join(table)}]"
-        assert name in all_keys, f"{name} in [{'.'.join(table)}]"
+    for key, field in TypeAdapter(kind).json_schema()["properties"].items():
+        bounds = [each.get("maximum") for each in (field, *field.get("anyOf", ()))]
+        most = next((bound for bound in bounds if bound is not None and 1 < bound < 10**6), None)
+        comment = re.search(rf"((?:^#.*\n)+)#?{key} = ", text, re.M)
+        if most is not None:
+            assert comment and f" {most}" in comment[1], f"{key} in {place}"
 
 
 @pytest.mark.parametrize("key", list(DataParams.model_fields))
@@ -89,7 +113,7 @@ def test_config_toml_has_a_valid_value_for_every_data_parameter(key: str) -> Non
 
 def test_config_toml_speaks_of_every_key_of_a_template() -> None:
     text = EXAMPLE.read_text()
-    for key in (*LABEL_SOURCES, *TEMPLATE_TABLES):
+    for key in (*LABEL_SOURCES, *TEMPLATE_TABLES, *ValidationParams.model_fields):
         assert re.search(rf"\b{key}\b", text), key
     known = {field.name for field in dataclasses.fields(Template)} - {"name", "server"}
     keys = {*LABEL_SOURCES, *TEMPLATE_TABLES} - {"labels_file"}
@@ -97,7 +121,7 @@ def test_config_toml_speaks_of_every_key_of_a_template() -> None:
 
 
 def test_config_toml_has_every_key_of_a_sink_and_says_the_defaults() -> None:
-    text = uncommented(EXAMPLE.read_text(), exclusive=False)
+    text = uncommented(exclusive=False)
     (sink,) = loads(text).events.sinks
     for key in keys_of(SinkSettings):
         assert re.search(rf"\b{key}\b", text), key
@@ -109,22 +133,13 @@ def test_config_toml_has_every_key_of_a_sink_and_says_the_defaults() -> None:
 
 
 def test_config_toml_is_valid_with_every_key_set() -> None:
-    read = loads(uncommented(EXAMPLE.read_text(), exclusive=False))
+    read = loads(uncommented(exclusive=False))
     assert len(read.templates) == 2
-    for table, cls in TABLES:
-        holder: Any = {
-            CvatSettings: read.cvat,
-            StoreSettings: read.store,
-            DaemonSettings: read.daemon,
-            PoolSettings: read.templates["street-scenes"].pool,
-            ImportSettings: read.templates["street-scenes"].importing,
-            DataParams: read.templates["street-scenes"].data,
-            TaskSettings: read.templates["street-scenes"].task,
-        }[cls]
-        unset = [
-            name for name in keys_of(cls) if getattr(holder, name) is None and name not in EXCLUSIVE
-        ]
-        assert not unset, f"not set in [{'.'.join(table)}]"
+    template = read.templates["street-scenes"]
+    tables = [read.cvat, read.store, read.daemon, template.pool, template.importing, template.data]
+    for table in (*tables, template.task):
+        keys = [key for key in keys_of(type(table)) if key not in EXCLUSIVE]
+        assert not [key for key in keys if getattr(table, key) is None], type(table)
 
 
 def test_every_key_of_config_toml_has_a_comment_above_it() -> None:
