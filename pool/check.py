@@ -1,5 +1,4 @@
-"""Check what a daemon needs before it starts, and whether the configuration suits its server, from
-the file to a task of each template."""
+"""The checks of ``cvat-pool check``: from the configuration file to a task of each template."""
 
 from __future__ import annotations
 
@@ -24,8 +23,8 @@ from pool.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """One thing that was checked. ``error`` is None when it is as it should be; ``warnings`` are
-    probably mistakes, although the pool can work with them."""
+    """The result of one check. ``error`` is None if it passed; ``warnings`` are probable mistakes
+    with which the pool works all the same."""
 
     name: str
     detail: str = ""
@@ -34,23 +33,23 @@ class CheckResult:
 
     @property
     def words(self) -> str:
-        """What was found."""
+        """What was found, in words."""
         return self.detail or str(self.error or "")
 
     @property
     def ok(self) -> bool:
-        """Whether it is as it should be."""
+        """Whether it passed."""
         return self.error is None
 
 
 def mistakes(error: InvalidConfig) -> Iterator[CheckResult]:
-    """Yield what is wrong with a configuration file, each with its line."""
+    """Yield the mistakes in a configuration file, each with its line."""
     for line in error.lines():
         yield CheckResult(name="configuration", detail=line, error=error)
 
 
 def before_start(settings: Settings, environ: Mapping[str, str]) -> Iterator[CheckResult]:
-    """Check what a daemon needs of this machine, beside its store, its port and credentials."""
+    """Check what a daemon needs on this machine besides its store, its port and credentials."""
     count = len(settings.templates)
     configuration = _checked(
         "configuration",
@@ -82,9 +81,9 @@ def run_checks(
     environ: Mapping[str, str],
     clock: Clock,
 ) -> Iterator[CheckResult]:
-    """Check one thing after the other; what depends on a failed one is left out.
+    """Yield the results of all checks; those that depend on a failed one are left out.
 
-    Each template is tried by creating one task, which is deleted again.
+    For each template one task is created and deleted.
     """
     yield from before_start(settings, environ)
     name = "store"
@@ -115,7 +114,7 @@ def run_checks(
 
 
 def _checked(name: str, check: Callable[[], object], detail: str) -> CheckResult:
-    """Return the result of a check that raises when something is wrong, else ``detail``."""
+    """Return the result of a check that raises an error if it fails; ``detail`` if it passes."""
     try:
         check()
     except PoolError as error:

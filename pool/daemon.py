@@ -1,4 +1,4 @@
-"""Keep the pools of one store filled, and serve callers, until a stop."""
+"""The daemon: maintains one store and serves callers until it is stopped."""
 
 from __future__ import annotations
 
@@ -47,23 +47,23 @@ from pool.tracking.webhook_setup import WebhookSetup
 
 log = get_logger(__name__)
 
-#: Seconds that are left of the time for stopping.
+#: Returns the seconds that are left for stopping.
 TimeLeft = Callable[[], float]
 
 #: Seconds of a term of maintenance, and between two renewals. A daemon that cannot renew its term
-#: stops maintaining before it ends.
+#: stops its services before the term ends.
 TERM = 6.0
 RENEWAL = 2.0
-#: Seconds between two looks at what time alone makes due.
+#: Seconds between two checks for work that becomes due by time alone.
 TICK = 0.2
 
 
 class Daemon:
-    """Maintains a store: fills the pools, serves requests, tracks, deletes; and listens for callers
-    and webhooks.
+    """Maintains a store: fills the pools, serves requests, tracks imports, deletes tasks; and
+    listens for callers and webhooks.
 
-    Of several daemons on one store one maintains it and listens, and the others stand by to take
-    over. ``api_token`` is what callers from other machines have to show.
+    Of several daemons on one store, one maintains it and listens; the others stand by to take over.
+    Callers from other machines need the ``api_token``.
     """
 
     def __init__(
@@ -96,14 +96,14 @@ class Daemon:
         #: The services of the present term; None while it stands by.
         self.maintenance: Maintenance | None = None
         self._term_ends = 0.0
-        #: Whether it has begun, so that an error may pass that ends a start.
+        #: Whether the start has succeeded: later, the same errors are logged and retried.
         self._begun = False
         self._stop = threading.Event()
         #: Ends a pause of :meth:`_loop`.
         self._news = Wakeup(clock)
 
     def run(self, *, on_ready: Callable[[], None] | None = None) -> None:
-        """Run until :meth:`stop`; ``on_ready`` is called once, when maintenance has begun.
+        """Run until :meth:`stop`, then close; ``on_ready`` is called once, when maintenance begins.
 
         :raises StoreError: the store cannot be used.
         :raises ConfigError: no credentials were found.
@@ -137,21 +137,21 @@ class Daemon:
 
     @property
     def url(self) -> str:
-        """Where it listens; "" while it stands by."""
+        """The address at which it listens; "" while it stands by."""
         return self._http.url
 
     def stop(self) -> None:
-        """Have :meth:`run` return in an orderly way; safe to call from a signal handler."""
+        """Make :meth:`run` stop gracefully; safe to call from a signal handler."""
         self._stop.set()
 
     def install_signals(self) -> None:
-        """SIGTERM and SIGINT stop in an orderly way; a second one stops at once. SIGHUP reads
-        the configuration again."""
+        """Stop gracefully on SIGTERM and SIGINT, and at once on a second one. Reload the
+        configuration on SIGHUP."""
 
         def handle(number: int, _frame: FrameType | None) -> None:
             if self._stop.is_set():
-                # Not by an exception: leaving would wait for calls that hang. Whatever is half
-                # done then is settled by the next daemon, as after a power cut.
+                # Not by an exception: that would wait for hanging calls. The next daemon recovers
+                # what is unfinished, as after a power cut.
                 os._exit(128 + number)
             self.stop()
 
@@ -176,7 +176,7 @@ class Daemon:
             self._news.wait(TICK)
 
     def renew(self) -> None:
-        """Renew the term or take it over, and maintain the store while it lasts."""
+        """Renew the term of maintenance or take it over; start or stop the services with it."""
         now = self.process.clock.monotonic()
         if self._renew_term():
             self._term_ends = now + TERM
@@ -199,7 +199,7 @@ class Daemon:
             if not store.acquire_maintenance(self.process.owner, until=now + TERM, now=now):
                 return False
             if unclean is not None:
-                # What happened last is unknown, so look before anything is handed out.
+                # What happened last is unknown: warm tasks are verified before they are handed out.
                 doubted = store.quarantine_warm(until=now + DOUBT)
                 log.warning("unclean stop", owner=unclean, tasks_to_verify=doubted)
             return True
@@ -208,13 +208,13 @@ class Daemon:
             return False
 
     def _stand_by(self, left: TimeLeft) -> None:
-        """End the services and the term, within the time that is ``left``."""
+        """Stop the services and give up the term, within the time that is ``left``."""
         maintenance, self.maintenance = self.maintenance, None
         if maintenance is None:
             return
-        # First nothing is begun any more, so that all that is under way has the whole time to end.
+        # First begin nothing new, so that running work has the whole time to end.
         maintenance.begin_no_more()
-        # Before the term is given up: the daemon that takes over listens at the same address.
+        # Before giving up the term: the daemon that takes over listens at the same address.
         self._listen_no_more(left)
         maintenance.end(left)
         try:
@@ -223,7 +223,7 @@ class Daemon:
             log.warning("maintenance not released", why=str(error))
 
     def _time_to_stop(self) -> TimeLeft:
-        """Return the time that all steps of a stop share, counted from now."""
+        """Return the time left of ``daemon.stop_timeout``, which all steps of a stop share."""
         clock = self.process.clock
         end = clock.monotonic() + self.settings.daemon.stop_timeout
         return lambda: max(0.0, end - clock.monotonic())
@@ -240,7 +240,7 @@ class Daemon:
             self._listen_no_more(lambda: 0.0)
             if not self._begun:
                 raise
-            # Pools are kept filled without it too: try again.
+            # The pools are filled all the same; the next renewal tries again.
             log.error("not listening", why=str(error))
         else:
             log.info("listening", url=self._http.url)
@@ -253,7 +253,7 @@ class Daemon:
             self._receiver = None
 
     def _app(self) -> ASGIApp:
-        """Return a fresh app, which :class:`~pool.http.server.HttpServer` serves."""
+        """Return a new app for :class:`~pool.http.server.HttpServer`."""
         process = self.process
         assert self.maintenance is not None
         self._shutdown = Shutdown()
@@ -276,15 +276,14 @@ class Daemon:
 
 
 class Maintenance:
-    """The services of one term of maintenance, which end with it. Nothing runs before
-    :meth:`start`."""
+    """The services of one term of maintenance. Nothing runs before :meth:`start`."""
 
     def __init__(self, process: Process, reload: Reload, observation: Observation) -> None:
         self._process = process
         self._reload = reload
         self._observation = observation
-        #: What of the configuration was kept in the store. Nothing yet: another daemon may have
-        #: kept its own meanwhile.
+        #: The configuration that was saved in the store. None at first: another daemon may have
+        #: saved its own meanwhile.
         self._kept: ConfigRecord | None = None
         #: Whether anything was committed since the services were woken last.
         self._changed = False
@@ -334,7 +333,7 @@ class Maintenance:
         self._guard = threading.Lock()
         self._ended = False
         self._stop_counting: Callable[[], None] | None = None
-        # All of them are known before any begins: callers are heard already, who wake them.
+        # All are added before any starts: callers are served already, and wake them.
         add = self.scheduler.add
         add("reconcile", lambda: observation.metrics.reconciled(reconcile.run_once()))
         add("retirement", retirement.run_once)
@@ -352,7 +351,7 @@ class Maintenance:
         add("observe", self._observe)
 
     def start(self, on_news: Callable[[], None]) -> None:
-        """Begin; ``on_news`` is called when something happened for which services may be due."""
+        """Start the services; ``on_news`` is called at each event, for which some may be due."""
 
         def hear(events: Sequence[Event]) -> None:
             self._changed = True
@@ -362,11 +361,11 @@ class Maintenance:
         process = self._process
         self._unsubscribe = process.feed.on(hear)
         self._follow_configuration()
-        # What was held before this term may be possible now.
+        # What was held before this term may work now.
         process.breaker.try_now()
         self._observation.scheduler, self._observation.sinks = self.scheduler, self.sinks
         try:
-            # Before the first service does something that is to be counted.
+            # Before the first service causes events that are counted.
             self._observe()
         except StoreError as error:
             log.warning("no events delivered yet", why=str(error))
@@ -384,14 +383,14 @@ class Maintenance:
             self.scheduler.wake("dispatch")
 
     def begin_no_more(self) -> None:
-        """Begin no create and no upload any more."""
+        """Begin no more creates and uploads."""
         self._unsubscribe()
         self.refill.stop(0.0)
         self.dispatcher.stop(0.0)
 
     def end(self, left: TimeLeft) -> None:
-        """Wait for what is under way, within the time that is ``left``, and end."""
-        # A create that runs is quick to end, and half-made tasks are worth avoiding.
+        """Wait for running work, within the time that is ``left``, and stop the services."""
+        # A running create ends soon, and half-made tasks are worth avoiding.
         self.refill.drain(left())
         self.dispatcher.drain(left())
         self.scheduler.stop(left())
@@ -402,9 +401,9 @@ class Maintenance:
             self.sinks.stop(left())
 
     def _observe(self) -> None:
-        """Count events and deliver them to sinks from now on, unless that has begun.
+        """Start counting events and delivering them to sinks, unless that has started.
 
-        :raises StoreError: the store cannot be used; it is to be tried again.
+        :raises StoreError: the store cannot be used; the next run tries again.
         """
         with self._guard:
             if self._ended:
@@ -414,15 +413,15 @@ class Maintenance:
             self.sinks.start()
 
     def _describe(self, record: RequestRecord) -> Mapping[str, Any]:
-        """Return what sinks are sent of a request: what ``GET /v1/requests/{id}`` answers."""
+        """Return a request as sinks receive it: as ``GET /v1/requests/{id}`` answers it."""
         store = self._process.store
         jobs = store.jobs_of(record.pooled_id, request_id=record.id) if record.pooled_id else ()
         task_url = TaskPool.over(self._process).task_url
         return Request.of(record, task_url, jobs=jobs).model_dump(mode="json")
 
     def _follow_configuration(self) -> None:
-        """Put a changed configuration, or access token, in force, and have the services look at it
-        at once; what was held may be possible now."""
+        """Apply a changed configuration or access token, and wake the services that depend on it;
+        end holds, since what was held may work now."""
         process = self._process
         report = self._reload.run_once()
         if report.credentials:
@@ -442,12 +441,12 @@ class Maintenance:
 
 
 def leave() -> None:
-    """End the process, whose work is done, without waiting for threads whose calls hang.
+    """Exit the process without waiting for threads whose calls hang.
 
-    What such a call was about stands in the store, and is settled by the next daemon.
+    The store has what such a call was for; the next daemon recovers it.
     """
     if threading.active_count() > 1:
-        # Threads of executors are waited for at the end of a process even where they are daemons.
+        # At exit, Python waits for threads of executors even if they are daemon threads.
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,7 +1,7 @@
-"""``cvat-pool demo``: a pool at work beside the plain ways, on a simulated CVAT.
+"""``cvat-pool demo``: compares the pool with the SDK alone, on a simulated CVAT.
 
-Three processes, as in real use: the simulator, the daemon, and this one, which asks for tasks.
-Everything is in a temporary folder and gone afterwards.
+Three processes, as in real use: the simulator, the daemon, and this one, which sends requests. All
+files are in a temporary folder that is deleted afterwards.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ POOL_SIZE = 10
 
 
 def demo(*, images: int, labels: int, speed: float, as_json: bool, serve: bool) -> None:
-    """Start everything, compare, print, and stop everything.
+    """Start all parts, compare, print the result, and stop all parts.
 
-    :raises PoolError: a part did not come up or failed.
+    :raises PoolError: a part did not start, or failed.
     """
     from rich.console import Console
 
@@ -95,8 +95,8 @@ def _compare(
     images: int,
     labels: int,
 ) -> dict[str, Any]:
-    """Return what was measured: milliseconds from a request to its job ids, by the way of
-    getting there, the pool first; and the server's own of the pool's requests."""
+    """Return the measured times: milliseconds from a request to its job ids, for the pool and for
+    each way without it; and the server's own part for the pool's requests."""
     from pool.bench.measure import PATIENCE
     from pool.bench.plain import PlainWays, plain_client
     from pool.bench.pooled import named_files

@@ -73,7 +73,7 @@ class TemplateStatus:
 
     name: str
     target: int
-    """How many tasks are to be warm."""
+    """The number of tasks to keep warm."""
     warm: int
     creating: int
     leased: int

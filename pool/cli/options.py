@@ -1,4 +1,4 @@
-"""The options that commands share, and what they open: settings, a pool, a duration."""
+"""The options that commands share, and how they are read."""
 
 from __future__ import annotations
 
@@ -24,28 +24,26 @@ ConfigOption = Annotated[
         show_default=False,
     ),
 ]
-# Not read by typer: a configuration that is named on the command line goes before the environment.
+# No ``envvar``: --config on the command line goes before $POOL_SERVER.
 ServerOption = Annotated[
     str | None,
     typer.Option(
         "--server",
         metavar="URL",
-        help="A daemon elsewhere, such as http://host:8765; by default $POOL_SERVER, if it is set. "
-        "Its token is taken from $POOL_API_TOKEN.",
+        help="The address of a daemon, such as http://host:8765; by default $POOL_SERVER. The "
+        "token is read from $POOL_API_TOKEN.",
         show_default=False,
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-TemplateArgument = Annotated[str, typer.Argument(help="A template of the configuration.")]
+TemplateArgument = Annotated[str, typer.Argument(help="The name of a template.")]
 TimeoutOption = Annotated[
     str | None,
     typer.Option("--timeout", help='How long to wait in all, such as "30s".', show_default=False),
 ]
 SpeedOption = Annotated[
     float,
-    typer.Option(
-        min=0.0, max=1000.0, help="1 takes as long as CVAT does, 0.5 half as long, 0 no time."
-    ),
+    typer.Option(min=0.0, max=1000.0, help="Time scale: 1 is as slow as CVAT, 0.5 twice as fast."),
 ]
 KeyOption = Annotated[
     str | None,
@@ -70,13 +68,13 @@ def _path_of(config: Path | None) -> Path:
 
 
 def open_pool(config: Path | None, server: str | None) -> TaskPool | RemotePool:
-    """Open the pool of a daemon elsewhere, or the one of the store here.
+    """Open the pool of the daemon at ``server``, or else the pool of the configured store.
 
     :raises InputError: the command line names both.
     :raises ConfigError: the configuration or the address is wrong.
     """
     if server is not None and config is not None:
-        raise InputError("--server asks a daemon elsewhere, which has its own --config: give one")
+        raise InputError("give either --server or --config: a daemon has its own configuration")
     if config is None:
         server = server or os.environ.get("POOL_SERVER")
     if server:

@@ -1,4 +1,4 @@
-"""What all commands print: JSON for programs, and results as they come."""
+"""Printing: JSON for programs, and results as they come."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pool.errors import PoolError
 
 
 class Result(Protocol):
-    """One of several things that a command does; ``error`` is why it failed, None if it did not."""
+    """The result of one of several steps; ``error`` is None if it succeeded."""
 
     @property
     def error(self) -> PoolError | None: ...
@@ -32,9 +32,9 @@ def print_results(
     *,
     as_json: bool,
 ) -> list[R]:
-    """Print each result as it comes, or all of them as JSON at the end; return them.
+    """Print each result as it comes, or all of them as JSON at the end, and return them.
 
-    :raises typer.Exit: one has failed; with the exit code of the first such error.
+    :raises typer.Exit: a step failed; with the exit code of the first error.
     """
     done = []
     for result in results:

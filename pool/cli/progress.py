@@ -1,4 +1,4 @@
-"""What a person sees while an upload and its import run; on standard error, if it is a terminal."""
+"""Progress of an upload and its import, shown on standard error if that is a terminal."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ SPINNER_AFTER = 0.5
 
 @contextmanager
 def upload_progress() -> Iterator[Progress | None]:
-    """Show a progress bar for a long upload. It stays on the screen afterwards, with the time that
-    the upload took."""
+    """Show a progress bar for a large upload. It stays on the screen, with the time taken."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -35,7 +34,7 @@ def upload_progress() -> Iterator[Progress | None]:
 
 
 class _UploadBar:
-    """A bar that appears with the first call for a large upload."""
+    """A progress bar that appears with the first call for a large upload."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -49,8 +48,8 @@ class _UploadBar:
             self._bar = self._begin()
             self._row = self._bar.add_task("uploading", total=total)
         if sent < self._shown:
-            # The connection was cut, so all of it goes to another task.
-            self._bar.reset(self._row, total=total, description="once more")
+            # The connection was lost: all data is sent again, to another task.
+            self._bar.reset(self._row, total=total, description="uploading again")
         self._shown = sent
         self._bar.update(self._row, completed=sent)
 

@@ -1,4 +1,4 @@
-"""``cvat-pool reconcile``: what the server says about the pool's rows, and making both agree."""
+"""``cvat-pool reconcile``: compare the store with the server, and repair what differs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 def reconcile(
     config: ConfigOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")
+        bool, typer.Option("--dry-run", help="Print what would be done, and change nothing.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare the pool's tasks with the server, and put right what is not as it should be.
+    """Compare the pool's tasks with the server, and repair what differs.
 
-    The daemon does this by itself; nothing but this pool's own tasks is ever touched.
+    The daemon does this by itself. Only this pool's own tasks are changed.
     """
     from pool.clock import SystemClock
     from pool.cvat import connect

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pool.model import RequestWarning
     from pool.taskpool import TaskPool
 
-#: Seconds to wait for what is done after the job ids are out.
+#: Seconds to wait for the name and the assignee, which are set after the job ids are known.
 SETTLE = 5.0
 
 
@@ -50,9 +50,9 @@ def get(
     ] = None,
     cloud: Annotated[
         list[str] | None,
-        typer.Option(help="STORAGE_ID:KEY in a cloud storage of CVAT's; may be repeated."),
+        typer.Option(help="STORAGE_ID:KEY in a cloud storage of CVAT; may be repeated."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The task's name.")] = None,
+    name: Annotated[str | None, typer.Option(help="The name of the task.")] = None,
     assignee: Annotated[int | None, typer.Option(help="User id to assign the jobs to.")] = None,
     timeout: TimeoutOption = None,
     key: KeyOption = None,
@@ -60,7 +60,7 @@ def get(
 ) -> None:
     """Put data into a task of the pool and print its job ids.
 
-    The time-out is for all of it; what has been sent by then goes on.
+    The time-out covers the upload and the import. An import that has begun continues after it.
     """
     clock, patience = SystemClock(), seconds_of(timeout)
     began = clock.monotonic()
@@ -103,21 +103,21 @@ def get(
 
 
 def _warnings_of(request: Request, pool: TaskPool | RemotePool) -> tuple[RequestWarning, ...]:
-    """Return the warnings of a request whose jobs exist: those known by now, or, where this process
-    has served it, those known once the task is named and assigned."""
+    """Return the warnings of a request whose jobs exist. Where this process has served it, wait for
+    its name and assignee first, :data:`SETTLE` seconds at most."""
     if (process := getattr(pool, "process", None)) is not None:
         process.settle(SETTLE)
     try:
         return request.warnings
     except PoolError:
-        # The job ids are out, and that is what counts.
+        # The job ids are printed: the command has succeeded.
         return ()
 
 
 def _cloud_keys(texts: Sequence[str]) -> tuple[int, list[str]]:
-    """Return the storage and its keys, of ``STORAGE_ID:KEY`` each.
+    """Return the storage and the keys of texts of the form ``STORAGE_ID:KEY``.
 
-    :raises InputError: not of that form, or of several storages.
+    :raises InputError: a text has another form, or they name several storages.
     """
     storages: set[int] = set()
     keys = []
@@ -128,7 +128,7 @@ def _cloud_keys(texts: Sequence[str]) -> tuple[int, list[str]]:
         storages.add(int(storage))
         keys.append(key)
     if len(storages) != 1:
-        raise InputError("--cloud: all keys of a request are in one storage")
+        raise InputError("--cloud: all keys of a request must be in one storage")
     return storages.pop(), keys
 
 
@@ -141,7 +141,7 @@ def lease(
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take an empty task, to upload into it yourself; the pool watches it."""
+    """Lease an empty task, to upload into it yourself."""
     with closing(open_pool(config, server)) as pool:
         taken = pool.acquire(
             template, timeout=seconds_of(timeout), ttl=seconds_of(ttl), idempotency_key=key

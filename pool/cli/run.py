@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def run(config: ConfigOption = None) -> None:
-    """Keep the pools filled, until stopped by SIGTERM or Ctrl-C."""
+    """Run the daemon: keep the pools filled and serve callers, until SIGTERM or Ctrl-C."""
     from pool.daemon import Daemon, leave
 
     daemon = Daemon(settings_of(config), api_token=os.environ.get("POOL_API_TOKEN"))
@@ -24,9 +24,9 @@ def run(config: ConfigOption = None) -> None:
 
 
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Check all that run needs: configuration, store, port, server, credentials and each template.
+    """Check what the daemon needs: configuration, store, port, credentials, server, templates.
 
-    Creates and deletes one task a template.
+    Creates and deletes one task of each template.
     """
     from pool.check import mistakes, run_checks
     from pool.clock import SystemClock

@@ -18,10 +18,10 @@ def demo(
     images: Annotated[int, typer.Option(min=1, max=500, help="Images in a request.")] = 1,
     labels: Annotated[int, typer.Option(min=1, max=1000, help="Labels of the template.")] = 2,
     speed: SpeedOption = 1.0,
-    serve: Annotated[bool, typer.Option("--serve", help="Leave it running afterwards.")] = False,
+    serve: Annotated[bool, typer.Option("--serve", help="Keep it running afterwards.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """See a pool at work, on a simulated CVAT: needs no server and leaves nothing behind."""
+    """Run a pool on a simulated CVAT: needs no server, and leaves nothing behind."""
     from pool.demo import demo as show
 
     show(images=images, labels=labels, speed=speed, as_json=as_json, serve=serve)
@@ -29,22 +29,22 @@ def demo(
 
 def simulator(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")
+    ] = 8080,
     speed: SpeedOption = 1.0,
     share: Annotated[
         Path | None,
-        typer.Option(exists=True, file_okay=False, help="A folder to offer as the share."),
+        typer.Option(exists=True, file_okay=False, help="The folder of the server's share."),
     ] = None,
     faults: Annotated[
-        Path | None, typer.Option(help="A TOML file of what is to go wrong.", show_default=False)
+        Path | None, typer.Option(help="A TOML file with faults to inject.", show_default=False)
     ] = None,
-    cvat_version: Annotated[
-        str, typer.Option(help="The version of CVAT to behave like.")
-    ] = "2.73.0",
+    cvat_version: Annotated[str, typer.Option(help="The version of CVAT to simulate.")] = "2.73.0",
 ) -> None:
-    """Run a simulated CVAT server, to try things out.
+    """Run a simulated CVAT server.
 
-    Prints how to reach it, as shell commands.
+    Prints its address and credentials as shell commands.
     """
     from pool.simulator import SimulatorServer, SimulatorSettings, Timings
     from pool.simulator.server import stop_signal
@@ -63,7 +63,7 @@ def simulator(
         why = (error.strerror or str(error)).lower()
         raise CannotListen(f"{host}:{port}: {why} (see --host and --port)") from None
     try:
-        # Made up for this run alone and worth nothing elsewhere, so it may be shown.
+        # A token made for this run alone, so it is no secret.
         print(f"export CVAT_URL={server.url}")
         print(f"export CVAT_ACCESS_TOKEN={server.access_token}", flush=True)
         stop.wait()

@@ -1,7 +1,7 @@
-"""``cvat-pool status``: levels, demand and troubles of all templates, on a screen of any width.
+"""``cvat-pool status``: levels, demand and problems of all templates, at any terminal width.
 
-The name, the warm tasks and the state are whole at 60 columns. Other figures are columns where
-they are not zero and fit, and lines below the table where they do not.
+The name, the warm tasks and the state always fit into 60 columns. Other figures that are not zero
+get a column where there is room, and a line below the table where there is none.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from pool.config.loader import InvalidConfig
     from pool.status import Status, TemplateStatus
 
-#: What is shown is laid out for so many columns, even where the screen has fewer.
+#: Columns of the narrowest layout, even on a narrower screen.
 NARROWEST: Final = 40
 _GAP: Final = "  "
-#: The further figures of a template: those that say most about its troubles first.
+#: Further figures of a template, the most telling about problems first.
 _FIGURES: Final[Sequence[tuple[str, Callable[[TemplateStatus], str]]]] = (
     ("queued", lambda row: str(row.queued)),
     ("waiting", lambda row: str(row.waiting)),
@@ -39,26 +39,26 @@ _FIGURES: Final[Sequence[tuple[str, Callable[[TemplateStatus], str]]]] = (
     ("deleting", lambda row: str(row.deleting)),
     ("hit/wait/cold", lambda row: f"{row.hits}/{row.waits}/{row.colds}"),
 )
-#: A space at which :mod:`textwrap` breaks no line.
+#: A space that :mod:`textwrap` does not break at.
 _UNBROKEN: Final = "\N{NO-BREAK SPACE}"
 _NOTHING: Final = frozenset({"0", "0/0/0"})
-#: Colours by meaning, and nothing but colours: NO_COLOR takes these away and leaves the rest.
+#: Colours only: everything can be read without them (NO_COLOR).
 _GOOD, _ATTENTION, _BAD = "green", "yellow", "red"
 _COLOURS: Final = {"ok": _GOOD, "held": _BAD}
 
-WideOption = Annotated[
-    bool, typer.Option("--wide", help="All columns, however wide the screen is.")
-]
+WideOption = Annotated[bool, typer.Option("--wide", help="Show all columns, whatever the width.")]
 
 
 def status(
     config: ConfigOption = None,
     server: ServerOption = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep it up to date.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Refresh every second, until Ctrl-C.")
+    ] = False,
     wide: WideOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show levels, demand and troubles of all templates."""
+    """Show levels, demand and problems of all templates."""
     with _reading(config, server) as read:
         if as_json and not watch:
             print_json(read())
@@ -67,14 +67,14 @@ def status(
         else:
             from rich.console import Console
 
-            # What does not fit is not cut off: StatusView has made it fit where that is possible.
+            # Longer lines are not cropped: StatusView makes lines fit where possible.
             Console().print(StatusView(read(), wide=wide), crop=False)
 
 
 @contextmanager
 def _reading(config: Path | None, server: str | None) -> Iterator[Callable[[], Status]]:
-    """What reads the status. Where the configuration is wrong and a daemon is at work, it is read
-    by the configuration that the daemon has."""
+    """Yield a function that returns the status. If the configuration file is wrong and a daemon is
+    running, use the configuration of the daemon."""
     from pool.config.loader import InvalidConfig
 
     with ExitStack() as stack:
@@ -112,7 +112,7 @@ def _by_daemon(error: InvalidConfig, stack: ExitStack) -> Callable[[], Status] |
 
 
 def _watch(read: Callable[[], Status], *, wide: bool, every: float = 1.0) -> None:
-    """The status on the screen, up to date until Ctrl-C."""
+    """Refresh the status on the screen until Ctrl-C."""
     from rich.live import Live
 
     with Live(StatusView(read(), wide=wide), auto_refresh=False) as live:
@@ -168,7 +168,7 @@ class StatusView:
             yield from self._sentence(words, width)
 
     def _table(self, width: int) -> Generator[Text, None, Sequence[_Column]]:
-        """The table's lines; returns the columns that it has no room for."""
+        """Yield the lines of the table; return the columns that do not fit."""
         from pool.observability.status import state_of
 
         state = _Column("state", [state_of(row) for row in self._rows])
@@ -196,7 +196,7 @@ class StatusView:
         return f"{column.heading}: {', '.join(named)}"
 
     def _sentence(self, words: str, width: int, style: str = "") -> Iterator[Text]:
-        """The lines of a sentence, broken between words and never in a name or a command."""
+        """Yield the lines of a sentence, broken between words, not inside names or commands."""
         from rich.text import Text
 
         most = width - len(f"{_GAP}(),")
@@ -218,7 +218,7 @@ class StatusView:
 def _line(
     name: _Column, warm: _Column, state: _Column, further: Sequence[_Column], number: int
 ) -> Text:
-    """A line of the table; -1 is the headings."""
+    """Return a line of the table; -1 is the headings."""
     from rich.text import Text
 
     def cell(column: _Column) -> str:
@@ -235,7 +235,7 @@ def _line(
 
 
 def cut(name: str, most: int) -> str:
-    """A name of ``most`` characters at most, without its middle if it is longer."""
+    """Return a name shortened in the middle to ``most`` characters."""
     if len(name) <= most:
         return name
     tail = (most - 1) // 2

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def pause(
     template: TemplateArgument, config: ConfigOption = None, server: ServerOption = None
 ) -> None:
-    """Create no more tasks of a template until it is resumed; hand out what is there."""
+    """Stop creating tasks of a template until it is resumed; warm tasks are still handed out."""
     with closing(open_pool(config, server)) as pool:
         pool.pause(template)
 
@@ -38,9 +38,9 @@ def resume(
     config: ConfigOption = None,
     server: ServerOption = None,
 ) -> None:
-    """Create tasks again, after pause or drain, and try at once what is held.
+    """Create tasks again after pause or drain, and end holds.
 
-    That is a template, or all of them, and CVAT itself.
+    Applies to one template, or to all of them. A hold of the server ends, too.
     """
     with closing(open_pool(config, server)) as pool:
         pool.resume(template)
@@ -49,9 +49,9 @@ def resume(
 def drain(
     template: TemplateArgument, config: ConfigOption = None, server: ServerOption = None
 ) -> None:
-    """Take all warm tasks of a template out of the pool, and create no more until it is resumed.
+    """Take all warm tasks of a template out of the pool, and stop creating them until resume.
 
-    The daemon deletes them on the server; those that callers have are left to them.
+    The daemon deletes them on the server. Leased tasks stay with their callers.
     """
     with closing(open_pool(config, server)) as pool:
         pool.drain(template)
@@ -59,14 +59,14 @@ def drain(
 
 def prewarm(
     template: TemplateArgument,
-    count: Annotated[int, typer.Argument(help="How many tasks to keep warm; 0 ends it.")],
+    count: Annotated[int, typer.Argument(help="Tasks to keep warm; 0 ends it.")],
     duration: Annotated[
         str, typer.Option("--for", metavar="DURATION", help='For how long, such as "2h".')
     ] = "15m",
     config: ConfigOption = None,
     server: ServerOption = None,
 ) -> None:
-    """Keep more tasks of a template warm for a while, since many are about to be asked for."""
+    """Keep more tasks of a template warm for a while, before a burst of requests."""
     seconds = seconds_of(duration)
     assert seconds is not None
     with closing(open_pool(config, server)) as pool:
@@ -76,7 +76,7 @@ def prewarm(
 def tune(
     template: TemplateArgument, config: ConfigOption = None, as_json: JsonOption = False
 ) -> None:
-    """Recommend a min_size, by the demand and the creates of the last seven days.
+    """Recommend a min_size, from the demand and the create times of the last seven days.
 
     Changes nothing.
     """
@@ -98,7 +98,7 @@ def tune(
 def _print_advice(advice: Advice, max_size: int) -> None:
     demanded, creates = advice.demanded, advice.creates
     if demanded.since is None or advice.min_size is None:
-        print(f"{advice.template} had no demand lately, so nothing can be recommended.")
+        print(f"{advice.template} had no demand in the last seven days: no recommendation.")
         return
     refused = f", {demanded.refused} without a task" if demanded.refused else ""
     print(
@@ -118,7 +118,7 @@ def _print_advice(advice: Advice, max_size: int) -> None:
     print(f"min_size = {advice.current} alone would have served {_percent(advice.expected_now)}")
     print(f"min_size = {advice.min_size} is recommended: {_percent(advice.expected)} at once")
     if advice.min_size > max_size:
-        print(f"max_size = {max_size} has to be raised for that")
+        print(f"this needs a larger max_size than {max_size}")
 
 
 def _percent(share: float | None) -> str:

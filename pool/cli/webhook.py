@@ -1,4 +1,4 @@
-"""``cvat-pool webhook``: have CVAT tell when jobs exist, and have it stop."""
+"""``cvat-pool webhook``: install and remove the webhooks by which CVAT reports new jobs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 webhook = typer.Typer(
     name="webhook",
-    help="Have CVAT tell the daemon when jobs exist, instead of being asked.",
+    help="Have CVAT report new jobs to the daemon, so that it polls less.",
     no_args_is_help=True,
 )
 
@@ -36,9 +36,9 @@ def install(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Register a webhook for each project, or the organization, of the templates.
+    """Install a webhook for each project of the templates, or for the organization.
 
-    May be run again: what is in order stays, what is not is repaired.
+    May be run again: only what is wrong or missing is changed.
     """
     from pool.clock import SystemClock
     from pool.errors import EXIT_FAILED
@@ -62,7 +62,7 @@ def install(
 
 @webhook.command()
 def remove(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Take the pool's webhooks away again, and no others."""
+    """Remove the pool's webhooks, and no others."""
     with _parts(settings_of(config)) as (setup, _):
         print_results(setup.remove(), partial(_line, daemon_runs=True), _document, as_json=as_json)
 
@@ -85,7 +85,7 @@ def _line(report: WebhookReport, *, daemon_runs: bool) -> str:
     if not report.scope:
         return (
             f"{names}: not installed, since CVAT has no webhooks for personal tasks outside of a "
-            "project; polling does without"
+            "project; jobs are found by polling"
         )
     what = report.scope.replace(":", " ") + (f" ({names})" if names else "")
     if report.error is not None:
@@ -96,8 +96,8 @@ def _line(report: WebhookReport, *, daemon_runs: bool) -> str:
         line += f"; ping: {report.delivery}" if daemon_runs else "; not tried, since no daemon runs"
     if not report.complete:
         line += (
-            "; this CVAT is older than 2.73 and tells of new jobs only, so polling finds failed "
-            "imports; the daemon completes the webhook after an upgrade"
+            "; this CVAT is older than 2.73 and reports new jobs only, so failed imports are "
+            "found by polling; the daemon completes the webhook after an upgrade"
         )
     return line
 

@@ -1,4 +1,4 @@
-"""The pool of a daemon elsewhere, for asyncio: the same names, with ``await`` before them."""
+"""AsyncRemotePool: the pool of a daemon over HTTP, for asyncio."""
 
 from __future__ import annotations
 
@@ -43,24 +43,24 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Seconds within which an answer has to come, beside what the call itself waits for.
+#: Seconds within which an answer must arrive, beside what the call itself waits for.
 TIMEOUT: Final = 30.0
-#: Seconds for which a daemon that does not answer any more, or asks to come again, is tried.
+#: Seconds for which lost and refused calls are retried.
 PATIENCE: Final = 30.0
-#: Seconds of one long poll: well below the minute after which proxies take a silent connection
-#: for dead, and after which the daemon answers anyway.
+#: Seconds of one long poll: well below the minute after which proxies close a silent connection,
+#: and after which the daemon answers.
 LONGEST_POLL: Final = 30.0
-#: Seconds that the daemon may take to create a task when a pool is empty, beside what the caller
-#: wants to wait.
+#: Seconds that the daemon may take to create a task when the pool is empty, beside the time-out of
+#: the caller.
 COLD: Final = 120.0
-#: Seconds until the first further poll when one has ended early, or less than a second is left;
-#: doubled for each further one, up to the longest.
+#: Seconds before the next poll when one ended early, or less than a second is left; doubled each
+#: time, up to the longest.
 FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 1.0
-#: Seconds for which a lost call of a wait is tried again even if the wait is nearly over.
+#: Seconds for which a lost poll is retried even if the wait is nearly over.
 LEAST_PATIENCE: Final = 1.0
-#: Bytes a second of the slowest disk that the daemon writes an upload to, and the seconds at most
-#: that this adds to the time-out.
+#: The speed of the slowest disk of a daemon, in bytes a second, and the seconds that writing an
+#: upload adds to the time-out at most.
 SLOWEST_DISK: Final = 2**20
 LONGEST_WRITE: Final = 600.0
 
@@ -146,7 +146,7 @@ class AsyncRemotePool:
         answer = await self._transport.answer(Call(method="DELETE", path=_lease_path(lease_id)))
         if answer.error is None:
             return
-        # A try whose answer was lost may have released it.
+        # An earlier attempt whose answer was lost may have released it.
         doubtful = isinstance(answer.error, LeaseEnded) and answer.doubtful
         if not doubtful or (await self._read_lease(lease_id)).state is not LeaseState.RELEASED:
             raise answer.error
@@ -182,8 +182,8 @@ class AsyncRemotePool:
     ) -> AsyncRequest:
         """As :meth:`pool.RemotePool.submit`.
 
-        Files are read on other threads; ``progress`` is called on the loop, and awaited when it
-        is a coroutine function.
+        Files are read on other threads; ``progress`` is called on the event loop, and awaited if
+        it is a coroutine function.
         """
         return await self.send(
             build_upload(files, **data),
@@ -207,8 +207,8 @@ class AsyncRemotePool:
         timeout: float | None = None,
         progress: AsyncProgress | None = None,
     ) -> AsyncRequest:
-        """Give checked data to the daemon, for a task of the pool or for that of a lease; no try
-        is made any more after ``timeout`` seconds."""
+        """Send checked data to the daemon, for a task of the pool or of a lease. No attempt begins
+        after ``timeout`` seconds."""
         given = {
             "template": check_template(template),
             "lease_id": lease_id,
@@ -265,7 +265,7 @@ class AsyncRemotePool:
         if answer.response.status_code != 409:
             raise answer.error
         if answer.doubtful:
-            # A try whose answer was lost may have cancelled it.
+            # An earlier attempt whose answer was lost may have cancelled it.
             return (await self.read_request(request.id)).state is RequestState.CANCELLED
         return False
 
@@ -280,7 +280,7 @@ class AsyncRemotePool:
         await self._control("resume" if template is None else f"{check_template(template)}/resume")
 
     async def drain(self, template: str) -> int:
-        """As :meth:`pool.TaskPool.drain`; what a lost try has retired is not counted."""
+        """As :meth:`pool.TaskPool.drain`. Tasks retired by a lost attempt are not counted."""
         return parse_retired(await self._control(f"{check_template(template)}/drain"))
 
     async def prewarm(self, template: str, count: int, *, duration: float = 900.0) -> None:
@@ -307,7 +307,7 @@ class AsyncRemotePool:
 
             async for event in pool.events(kinds=["request.ready"]): ...
 
-        Without ``after`` they are those from when the iteration begins.
+        Without ``after``, those since the iteration began.
         """
         stream = self.event_stream(kinds=kinds, template=template, after=after)
         await stream.open()
@@ -324,7 +324,7 @@ class AsyncRemotePool:
         template: str | None = None,
         after: int | None = None,
     ) -> EventStream:
-        """Return what :meth:`events` reads, not connected yet."""
+        """Return the stream that :meth:`events` reads, not connected yet."""
         return EventStream(self._transport, kinds=kinds, template=template, after=after)
 
     # --- Inside -----------------------------------------------------------------------------------
@@ -349,9 +349,9 @@ class AsyncRemotePool:
         timeout: float | None,
         what: str,
     ) -> T:
-        """Return what is found in one of the answers, asked for in long polls.
+        """Send long polls until ``found`` returns something for an answer, and return that.
 
-        A daemon that ends them early, since it is being restarted, is asked again.
+        A poll that a restarting daemon ends early is repeated.
         """
         end, clock = self._end(timeout), self._transport.clock
         pause = FIRST_PAUSE
@@ -461,8 +461,8 @@ def _sources(upload: Upload) -> dict[str, Any]:
 
 
 def _key_header(key: str | None) -> dict[str, str]:
-    """Return the caller's key, or one made up: the daemon then knows two tries of one call from
-    two calls."""
+    """Return the header with the caller's key or a random one, by which the daemon tells a repeated
+    attempt from a second call."""
     return {"Idempotency-Key": check_key(key) or secrets.token_hex(16)}
 
 

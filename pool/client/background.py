@@ -1,4 +1,4 @@
-"""An event loop for code that has none: threads hand calls to it, and wait."""
+"""An event loop on a background thread, for callers without one."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ T = TypeVar("T")
 
 
 class BackgroundLoop:
-    """An event loop on a thread of its own, begun by the first call.
+    """An event loop on a thread of its own, started by the first call.
 
-    anyio's portal runs the calls; ``last`` is awaited when they have ended. Its thread is a
-    daemon thread, so that a pool that was never closed does not hold up the end of the process.
+    anyio's portal runs the calls; ``last`` is awaited after them. The thread is a daemon thread, so
+    that a pool that was never closed does not delay the end of the process.
     """
 
     def __init__(self, last: Callable[[], Awaitable[None]]) -> None:
         self._last = last
-        # Taken again by its own thread when a finalizer runs inside.
+        # Reentrant: a finalizer may run on a thread that holds it.
         self._guard = threading.RLock()
         self._pid = os.getpid()
         self._portal: BlockingPortal | None = None
@@ -35,11 +35,11 @@ class BackgroundLoop:
 
     @property
     def forked(self) -> bool:
-        """Whether this is another process than the one that made it, which has no such thread."""
+        """Whether this process was forked since, and so lacks the thread."""
         return self._pid != os.getpid()
 
     def begin(self, function: Callable[[], Awaitable[T]]) -> Future[T]:
-        """Call a function on the loop; return the future of its result.
+        """Start a call on the loop; return the future of its result.
 
         :raises PoolClosed: after :meth:`close`.
         """
@@ -51,9 +51,9 @@ class BackgroundLoop:
             return self._portal.start_task_soon(function)
 
     def begin_if_open(self, function: Callable[[], Awaitable[T]]) -> None:
-        """Call a function on the loop if that still runs; for finalizers, on whichever thread."""
+        """Start a call if the loop runs; for finalizers, on any thread."""
         if not self.forked and self._portal is not None:
-            # A RuntimeError: this is the loop's own thread.
+            # RuntimeError: this is the loop's own thread.
             with suppress(PoolClosed, RuntimeError):
                 self.begin(function)
 
@@ -89,9 +89,9 @@ class BackgroundLoop:
 
 
 def result_of(future: Future[T]) -> T:
-    """Wait for a call; cancel it when the wait is interrupted.
+    """Wait for a call and return its result; cancel the call when the wait is interrupted.
 
-    :raises PoolClosed: it was cancelled, since the pool is being closed.
+    :raises PoolClosed: it was cancelled because the pool is being closed.
     """
     try:
         return future.result()

@@ -1,4 +1,4 @@
-"""The daemon's stream of events, over as many connections as it takes."""
+"""Client of the daemon's stream of events, which reconnects."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from pool.config.arguments import check_template
 from pool.errors import InputError, PoolError
 from pool.model import KINDS, Event
 
-#: Seconds that the stream may be silent beside the time-out of an answer: the daemon sends a
-#: comment every 15 seconds.
+#: Seconds of silence that are allowed beside the time-out of an answer: the daemon sends a comment
+#: every 15 seconds.
 SILENCE: Final = 15.0
-#: Seconds until a stream that ended is asked for again.
+#: Seconds before a stream that ended is opened again.
 PAUSE: Final = 0.05
 
 
 class EventStream:
-    """One listener's place in the events.
+    """A stream of events, and the id of the last one that was read.
 
-    Reads server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) as
-    far as the daemon uses them. After a lost connection it goes on where it was, so that nothing
-    is missed.
+    Parses server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) as
+    far as the daemon uses them. A new connection continues after the last event, so that none is
+    missed.
 
-    :raises InputError: there is no such kind, or no template can be called so.
+    :raises InputError: a kind does not exist, or the name of the template is invalid.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class EventStream:
         self._data: list[str] = []
 
     async def open(self) -> None:
-        """Connect, to go on after the last event; what was read in part is read again.
+        """Connect, to continue after the last event; a partly read event is read again.
 
         :raises PoolUnreachable: no daemon answers.
         """
@@ -69,10 +69,10 @@ class EventStream:
         self._pieces = self._response.aiter_bytes()
 
     async def next(self) -> Event:
-        """Return the next event; wait for it, and for a daemon that is being restarted.
+        """Wait for the next event and return it; reconnect while the daemon restarts.
 
-        :raises PoolUnreachable: that took too long; the next call goes on where this one ended.
-        :raises PoolError: an event cannot be understood.
+        :raises PoolUnreachable: that took too long; the next call continues where this one ended.
+        :raises PoolError: an event is malformed.
         """
         while not self._ready:
             if self._pieces is None:
@@ -93,7 +93,7 @@ class EventStream:
         return self._ready.popleft()
 
     async def close(self) -> None:
-        """Close the connection; :meth:`next` would open another."""
+        """Close the connection; :meth:`next` opens another."""
         response, self._response, self._pieces = self._response, None, None
         if response is not None:
             await response.aclose()

@@ -1,4 +1,4 @@
-"""What a daemon's documents say, as records and errors of the Python API."""
+"""From the JSON documents of a daemon to the records and errors of the Python API."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ T = TypeVar("T")
 class RemoteLease:
     """A lease as the daemon describes it.
 
-    ``jobs`` is None as long as there are none; ``error`` says why there will be none. What
-    describes its task is None while it has no task.
+    ``jobs`` is None while there are none; ``error`` is why there will be none. The fields of the
+    task are None while it has no task.
     """
 
     id: str
@@ -39,7 +39,7 @@ class RemoteLease:
     error: PoolError | None = None
 
     def handle(self) -> dict[str, Any]:
-        """Return what its caller's handle has.
+        """Return the fields of its handle.
 
         :raises UnknownLease: it has no task.
         """
@@ -52,10 +52,10 @@ class RemoteLease:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RemoteRequest(RequestRecord):
-    """A request as the daemon describes it, with the page of its task; ``jobs`` is None until it
-    is ready.
+    """A request as the daemon describes it, with the address of its task; ``jobs`` is None until
+    it is ready.
 
-    What only the store knows, such as the owner, is left empty.
+    Fields that only the store has, such as the owner, are empty.
     """
 
     owner: str = ""
@@ -110,7 +110,7 @@ def named_error(code: str, title: str, detail: str) -> PoolError:
 
 @contextmanager
 def understood() -> Iterator[None]:
-    """Raise PoolError, in one line, for a document that is not as it should be."""
+    """Turn errors in the block, which parses a document, into one PoolError."""
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -130,7 +130,7 @@ def _jobs(document: Mapping[str, Any]) -> tuple[Job, ...] | None:
 
 
 def _record(kind: type[T], document: Any) -> T:
-    """Return a record of what it knows of a document; a newer daemon may say more."""
+    """Return a record of the members of a document that it knows; a newer daemon may send more."""
     return kind(
         **{
             name: _value(document[name], types)
@@ -142,7 +142,7 @@ def _record(kind: type[T], document: Any) -> T:
 
 @cache
 def _types(kind: Any) -> dict[str, tuple[Any, ...]]:
-    """Return the fields of a record, each with the types that it may have."""
+    """Return the fields of a record, each with its possible types."""
     hints = get_type_hints(kind)
     return {
         each.name: get_args(hints[each.name]) or (hints[each.name],)
@@ -152,7 +152,7 @@ def _types(kind: Any) -> dict[str, tuple[Any, ...]]:
 
 
 def _value(value: Any, types: tuple[Any, ...]) -> Any:
-    """Return a value of JSON as the first of the types that has a form of its own there."""
+    """Convert a value of JSON to the first of the types that JSON has no form of."""
     if value is None:
         return None
     for kind in types:

@@ -1,8 +1,8 @@
-"""The pool of a daemon elsewhere, for threads: the asynchronous one on a loop of its own.
+"""RemotePool: the pool of a daemon over HTTP, for threads.
 
-The loop runs on one background thread for each pool, begun by the first call and ended by
-``close``. A call hands its coroutine to it and waits; a call that is interrupted, by Control-C
-say, cancels it.
+It runs an :class:`AsyncRemotePool` on an event loop of its own, on a background thread that the
+first call starts and ``close`` ends. A call that is interrupted, by Control-C say, is cancelled
+there.
 """
 
 from __future__ import annotations
@@ -58,21 +58,21 @@ def _awaited(
 class RemotePool:
     """The pool of the daemon at ``url``: the methods of :class:`pool.TaskPool`, over HTTP.
 
-    Parameters and errors are those of the same method there; besides, every call raises
-    :class:`pool.PoolUnreachable` when no daemon answers. What differs is said here.
+    Parameters and errors are those of the same method there, except as noted here; in addition,
+    every call raises :class:`pool.PoolUnreachable` when no daemon answers.
 
-    ``token`` is by default the first one in ``POOL_API_TOKEN``. Every answer has to come within
-    ``timeout`` seconds, beside what the call itself waits for. Calls that were lost, or refused
-    for now, are made again for ``patience`` seconds; each bears an idempotency key, so that it is
-    done once all the same, and a daemon that is restarted meanwhile is not noticed. One that has
-    never answered is given up after five seconds.
+    ``token`` is by default the first one in ``POOL_API_TOKEN``. Every answer must arrive within
+    ``timeout`` seconds, beside what the call itself waits for. Lost calls and temporary refusals
+    are retried for ``patience`` seconds, so that a restart of the daemon is not noticed; an
+    idempotency key makes each call take effect once. A daemon that has never answered is given up
+    after five seconds.
 
     ``client`` is for certificates or a proxy of your own; it is closed with the pool. All methods
-    are thread-safe. A process that was forked off has connections of its own. Close the pool, or
-    use it as a context manager: the daemon goes on with what was given to it.
+    are thread-safe. A forked process opens connections of its own. Close the pool, or use it as a
+    context manager; the daemon continues with the requests that it was given.
 
-    :raises ConfigError: the address or the token cannot be used.
-    :raises InputError: ``timeout``, ``patience`` or ``client`` cannot be used.
+    :raises ConfigError: the address or the token is invalid.
+    :raises InputError: ``timeout``, ``patience`` or ``client`` is invalid.
     """
 
     def __init__(
@@ -112,11 +112,10 @@ class RemotePool:
         return self._pool.url
 
     def start(self) -> None:
-        """Do nothing, so that code for a TaskPool works: there is nothing to begin here."""
+        """Do nothing: here for code that is written for a TaskPool."""
 
     def close(self) -> None:
-        """Close the connections, and end the calls of other threads; closing twice does
-        nothing."""
+        """Close the connections and end the calls of other threads. Closing twice does nothing."""
         self._loop.close()
 
     def __enter__(self) -> Self:
@@ -166,11 +165,11 @@ class RemotePool:
         progress: Progress | None = None,
         **data: Unpack[Data],
     ) -> Request:
-        """As :meth:`pool.TaskPool.submit`; return as soon as the daemon has all data on disk.
+        """As :meth:`pool.TaskPool.submit`, but return as soon as the daemon has all data on disk.
 
-        The daemon waits for a task: ``timeout`` is for how many seconds a daemon is tried that
-        does not answer or that refuses for now. ``progress`` is called on another thread.
-        ``Request.jobs`` waits for the result, and raises what CVAT says.
+        It is the daemon that waits for a task: ``timeout`` is the number of seconds for which lost
+        calls and temporary refusals are retried. ``progress`` is called on another thread.
+        ``Request.jobs`` waits for the result, and raises the errors of CVAT.
         """
         sent = self._call(
             AsyncRemotePool.send,
@@ -241,12 +240,12 @@ class RemotePool:
         template: str | None = None,
         after: int | None = None,
     ) -> Iterator[Event]:
-        """Return the events from now on, or those after the one with the id ``after``, as they
-        happen and without an end. ``kinds`` are some of :data:`pool.model.KINDS`, all by default.
+        """Iterate over the events as they happen, without an end: from now on, or after the event
+        with the id ``after``. ``kinds`` are some of :data:`pool.model.KINDS`, by default all.
 
-        :raises InputError: there is no such kind.
-        :raises PoolUnreachable: no daemon answers; also later, when one is gone for long:
-            iterating again then goes on where this ended.
+        :raises InputError: a kind does not exist.
+        :raises PoolUnreachable: no daemon answers. This may come later, too, when a daemon is away
+            for long; iterating again continues where this ended.
         """
         return self._listen(kinds, template, after)
 
@@ -257,8 +256,8 @@ class RemotePool:
         *,
         template: str | None = None,
     ) -> Callable[[], None]:
-        """As :meth:`pool.TaskPool.subscribe`. No event is missed when the daemon is gone for a
-        while, however long."""
+        """As :meth:`pool.TaskPool.subscribe`. No event is missed while the daemon is away, however
+        long."""
         events = self._listen(kinds, template, None)
         threading.Thread(
             target=_call_back, args=(events, callback), name="callback", daemon=True
@@ -271,7 +270,7 @@ class RemotePool:
     def _remote(self) -> AsyncRemotePool:
         """The asynchronous pool of this process.
 
-        :raises PoolError: the process was forked off one that had given a client of its own.
+        :raises PoolError: the process was forked, and a ``client`` cannot be used in two processes.
         """
         with self._guard:
             if self._loop.forked:
@@ -317,13 +316,13 @@ class _Events(Iterator[Event]):
         self._stream = stream
         self._next: Future[Event] | None = None
         self.stopped = False
-        #: Closes the connection; called when nothing refers to this any more.
+        #: Closes the connection; also called when this is garbage-collected.
         self.close = weakref.finalize(self, loop.begin_if_open, stream.close)
 
     def __next__(self) -> Event:
         try:
             self._next = self._loop.begin(self._stream.next)
-            if self.stopped:  # since before there was something to cancel
+            if self.stopped:  # before there was a call to cancel
                 self._next.cancel()
             event = result_of(self._next)
         except PoolClosed:
@@ -356,7 +355,7 @@ def _call_back(events: _Events, callback: Callable[[Event], None]) -> None:
 
 
 def _off_the_loop(progress: Progress | None) -> AsyncProgress | None:
-    """Call ``progress`` on another thread: it may call the pool, or take its time."""
+    """Call ``progress`` on another thread: it may call the pool, or block."""
     if progress is None:
         return None
 

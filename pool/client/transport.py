@@ -1,8 +1,7 @@
-"""One call to a daemon over HTTP: sent, sent again after what may pass, and its answer judged.
+"""One call to a daemon over HTTP, with its retries, time-outs and errors.
 
-Every call of the API may be made twice: what creates something bears an idempotency key, and the
-rest has the same effect again. So a lost call is repeated whenever another try can help, for a
-bounded time.
+Every call of the API may be repeated: calls that create something have an idempotency key, and the
+others are idempotent. So a call whose answer was lost is retried, for a bounded time.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ from pool.version import VERSION
 
 log = get_logger(__name__)
 
-#: Waits for so many seconds without holding up the loop.
+#: Waits for a number of seconds without blocking the loop.
 Sleep = Callable[[float], Awaitable[None]]
 #: Called with (bytes sent, bytes in all) during an upload; awaited when it is a coroutine.
 AsyncProgress = Callable[[int, int], Awaitable[None] | None]
@@ -57,29 +56,29 @@ AsyncProgress = Callable[[int, int], Awaitable[None] | None]
 SHORTEST_TIMEOUT: Final = 0.001
 #: Seconds to get a connection.
 CONNECT: Final = 5.0
-#: No limit of connections: how many are in use at the same time is the caller's choice. Idle ones
-#: are dropped sooner than the daemon drops them, so that none is closed there just when it is
-#: used here.
+#: The number of connections is not limited: it is the number of calls that the caller makes at the
+#: same time. Idle connections expire here before they expire at the daemon, so that none is closed
+#: there just when it is used here.
 LIMITS: Final = httpx.Limits(
     max_connections=None, max_keepalive_connections=100, keepalive_expiry=60.0
 )
 
-#: Seconds of the pause before a second try, and of the longest pause.
+#: Seconds before the second attempt, and the longest pause between two.
 BASE: Final = 0.2
 CAP: Final = 5.0
-#: Seconds for which a daemon is tried that has never answered: it may be just starting, but more
-#: likely it does not run, or the address is wrong.
+#: Seconds for which a daemon that has never answered is tried: it may be starting, but more likely
+#: it does not run, or the address is wrong.
 FIRST_CONTACT: Final = 5.0
 
-#: Files of an upload up to which all are held open until the end; more might be too many for
-#: the process.
+#: Number of files of an upload up to which all are kept open; more might exceed the limit of open
+#: files.
 MOST_KEPT_OPEN: Final = 64
 
-#: Statuses that may pass by themselves (RFC 9110, section 15; RFC 6585, section 4).
+#: Statuses of temporary failures (RFC 9110, section 15; RFC 6585, section 4).
 _PASSING: Final = frozenset({429, 502, 503, 504})
-#: Results, not refusals: asking again would be another question.
+#: Results, not refusals: not retried.
 _VERDICTS: Final = (PoolEmpty, WaitTimeout, ImportTimedOut, CvatError)
-#: Failures that the same call would meet again.
+#: Permanent failures: the same call would fail again.
 _LASTING: Final = (socket.gaierror, ssl.SSLCertVerificationError)
 
 _PROBLEM: Final = "application/problem+json"
@@ -88,29 +87,31 @@ _TYPE_PREFIX: Final = "urn:cvat-task-pool:error:"
 
 
 def address_of(url: str) -> str:
-    """Return the address of a daemon, without a slash at its end.
+    """Return the address of a daemon, without a trailing slash.
 
-    :raises ConfigError: it is none, or has a password in it.
+    :raises ConfigError: it is invalid, or contains a password.
     """
     parts = split_url(url.strip())
     if parts is None:
-        raise ConfigError(f"{url!r} is no address of a pool: give one such as http://host:8765")
+        raise ConfigError(f"{url!r} is not the address of a pool, such as http://host:8765")
     if parts.username is not None or parts.password is not None:
-        raise ConfigError("the address of a pool has no password: set POOL_API_TOKEN")
+        raise ConfigError("the address of a pool must not contain a password: set POOL_API_TOKEN")
     if parts.query or parts.fragment:
-        raise ConfigError(f"{url!r}: the address of a pool ends before the '?' or '#'")
+        raise ConfigError(f"{url!r}: the address of a pool must not have a query or a fragment")
     return parts.geturl().rstrip("/")
 
 
 def find_token(token: str | None) -> str | None:
     """Return the token to send: the given one, or else the first in ``POOL_API_TOKEN``.
 
-    :raises ConfigError: it cannot be sent; the message does not have it.
+    :raises ConfigError: it is invalid; the message does not contain it.
     """
     given = os.environ.get("POOL_API_TOKEN", "") if token is None else token
     first = given.split(",")[0].strip()
     if not first.isprintable() or " " in first:
-        raise ConfigError("the token of the pool has spaces or characters that cannot be printed")
+        raise ConfigError(
+            "the token of the pool contains spaces or characters that cannot be printed"
+        )
     return first or None
 
 
@@ -132,9 +133,9 @@ class FilesBody:
         }
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """Yield the body, read on another thread so that a slow disk does not hold up the loop.
+        """Yield the body; read it on another thread, so that a slow disk does not block the loop.
 
-        :raises InputError: a file has changed, or cannot be read any more.
+        :raises InputError: a file has changed, or can no longer be read.
         """
         chunks, sent = self._multipart.chunks(), 0
         while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
@@ -150,9 +151,9 @@ class FilesBody:
 def body_of(
     upload: Upload, fields: Mapping[str, Any], progress: AsyncProgress | None
 ) -> Iterator[FilesBody | None]:
-    """Return the body for the files of an upload, open meanwhile; None when there are none.
+    """Yield the body with the files of an upload, which are open meanwhile; None without files.
 
-    ``progress`` is called with (bytes sent, bytes in all) of the files, and begins again when the
+    ``progress`` is called with (bytes sent, bytes in all) of the files; it begins again when the
     body is sent again.
 
     :raises InputError: a file cannot be opened.
@@ -163,7 +164,7 @@ def body_of(
     with ExitStack() as stack:
         keep = len(upload.files) <= MOST_KEPT_OPEN
         files = [OpenFile(file, stack, keep=keep) for file in upload.files]
-        # In a form, what is no text is JSON.
+        # In a form, values other than texts are JSON.
         text = {
             name: value if isinstance(value, str) else json.dumps(value)
             for name, value in fields.items()
@@ -173,9 +174,9 @@ def body_of(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
-    """One HTTP request to the daemon; ``path`` is below the daemon's address, and encoded.
+    """One HTTP request to the daemon; ``path`` is relative to its address, and encoded.
 
-    ``slack`` is how many seconds its answer may take longer than others do.
+    ``slack`` is added to the time-out of the answer, in seconds.
     """
 
     method: str
@@ -189,10 +190,9 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The last answer to a call; ``error`` is what it was refused with, None when it was granted.
+    """The last answer to a call; ``error`` is None if the call succeeded.
 
-    ``doubtful``: the call was made before, and the daemon may have acted on it although no answer
-    came.
+    ``doubtful``: an earlier attempt may have taken effect, although its answer was lost.
     """
 
     response: httpx.Response
@@ -225,14 +225,14 @@ class Transport:
             {"Accept": "application/json", "User-Agent": f"cvat-task-pool/{VERSION}"}
         )
         if (token := find_token(token)) is not None:
-            # As bytes: the daemon takes a token as UTF-8, and httpx would want ASCII.
+            # As bytes: the daemon reads tokens as UTF-8, and httpx encodes texts as ASCII.
             bearer = httpx.Headers([(b"Authorization", f"Bearer {token}".encode())])
             self._headers.update(bearer)
         if client is not None and not isinstance(client, httpx.AsyncClient):
             raise InputError(f"client takes an httpx.AsyncClient, not {type(client).__name__}")
         self._own = client is None
-        # The proxies of the environment do not apply to this machine's own daemon: it needs none,
-        # and a proxy elsewhere could not reach it.
+        # The proxies of the environment do not apply to a daemon on this machine: a proxy elsewhere
+        # could not reach it.
         self._client = client or httpx.AsyncClient(
             limits=LIMITS, trust_env=not is_loopback(urlsplit(self.address).hostname or "")
         )
@@ -246,11 +246,10 @@ class Transport:
             await self._client.aclose()
 
     async def call(self, call: Call, *, until: float | None = None) -> dict[str, Any]:
-        """Return the JSON object that a call is answered with, an empty one for no content; see
-        :meth:`answer`.
+        """Return the JSON object of the answer, an empty one for no content; see :meth:`answer`.
 
-        :raises PoolError: the daemon refused it, as the class that the daemon raised.
-        :raises PoolUnreachable: the content is something else: this is no pool.
+        :raises PoolError: the daemon refused the call; of the class that the daemon raised.
+        :raises PoolUnreachable: the answer is not that of a pool.
         """
         answer = await self.answer(call, until=until)
         if answer.error is not None:
@@ -258,10 +257,10 @@ class Transport:
         return {} if answer.response.status_code == 204 else self._document(answer.response)
 
     async def stream(self, call: Call) -> httpx.Response:
-        """Return an answer of server-sent events, to be read and closed by the caller.
+        """Return an answer of server-sent events, which the caller reads and closes.
 
-        :raises PoolError: the daemon refused it.
-        :raises PoolUnreachable: no stream was the answer.
+        :raises PoolError: the daemon refused the call.
+        :raises PoolUnreachable: the answer is not a stream of events.
         """
         answer = await self.answer(call, stream=True)
         if answer.error is not None:
@@ -274,11 +273,11 @@ class Transport:
     async def answer(
         self, call: Call, *, until: float | None = None, stream: bool = False
     ) -> Answer:
-        """Return the answer to a call, granted or refused for good.
+        """Return the final answer to a call: a success or a refusal.
 
-        Lost calls and refusals that may pass are tried again for the pool's patience after the
-        first failure, and not after ``until``, on the monotonic clock. Of a ``stream``, what is
-        granted is left to be read.
+        Lost calls and temporary refusals are retried for the pool's patience after the first
+        failure, but not after ``until``, by the monotonic clock. The body of a successful
+        ``stream`` is not read.
 
         :raises PoolUnreachable: no answer came in time.
         :raises PoolClosed: after :meth:`close`.
@@ -302,7 +301,7 @@ class Transport:
                 wanted = retry_after(said, now=self.clock.now())
                 error = self._error(response, wanted)
                 again = _may_pass(response, error)
-                # A proxy that lost its daemon does not know what became of the call.
+                # From a proxy: whether the daemon acted on the call is unknown.
                 doubtful = doubtful or (again and isinstance(error, PoolUnreachable))
             now = self.clock.monotonic()
             if end is None:
@@ -310,14 +309,13 @@ class Transport:
                     self._patience if self._reached else min(self._patience, FIRST_CONTACT)
                 )
                 end = end if until is None else min(end, until)
-            # On top of what the daemon wants, so that those refused together do not come back
-            # together.
+            # In addition to Retry-After: callers refused together should not return together.
             pause = (wanted or 0.0) + backoff(attempt, base=BASE, cap=CAP, rng=self._rng)
             if not again or now + pause > end:
                 if response is None:
                     raise error
                 return Answer(response, error, doubtful)
-            log.info("call tried again", path=call.path, why=str(error), pause=round(pause, 3))
+            log.info("retrying call", path=call.path, why=str(error), pause=round(pause, 3))
             await self.sleep(pause)
         raise AssertionError("tries end with an answer or an error")
 
@@ -349,19 +347,19 @@ class Transport:
         except httpx.RequestError as error:
             raise _Lost(self.address, error) from None
         except RuntimeError:
-            # What httpx raises on a client that was closed meanwhile.
+            # httpx raises it if the client was closed meanwhile.
             if self._closed:
                 raise PoolClosed from None
             raise
         return response
 
-    # --- What an answer says ----------------------------------------------------------------------
+    # --- Errors ----------------------------------------------------------------------
 
     def _error(self, response: httpx.Response, wanted: float | None) -> PoolError:
         """Return the error in a problem document, of the class that the daemon raised.
 
-        A class that is not known here, from a newer daemon, is a plain PoolError with the daemon's
-        words. ``wanted`` are the seconds of ``Retry-After``.
+        A class of a newer daemon, which is unknown here, becomes a PoolError with the daemon's
+        text. ``wanted`` are the seconds of ``Retry-After``.
         """
         if not response.headers.get("content-type", "").startswith(_PROBLEM):
             return self._not_a_pool(response)
@@ -394,15 +392,15 @@ class Transport:
         except ValueError:
             phrase = ""
         return PoolUnreachable(
-            f"{self.address} answers {response.status_code}{phrase}, and not as a pool"
+            f"{self.address} answers {response.status_code}{phrase}, which is not a pool's answer"
         )
 
 
 class _Lost(Exception):
     """A call got no answer.
 
-    ``sent``: the daemon may have acted on it. ``lasting``: the same would happen again, such as
-    for a name that does not exist or a certificate that is not trusted.
+    ``sent``: the daemon may have acted on it. ``lasting``: a retry would fail, too, for example
+    because of an unknown host name or an untrusted certificate.
     """
 
     def __init__(self, address: str, error: httpx.RequestError) -> None:
@@ -425,16 +423,16 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _words(error: OSError) -> str:
-    """Return the system's words for an error, which asyncio rewords."""
+    """Return the system's message for an error; asyncio's is different."""
     if error.errno is not None and error.errno > 0:
         return os.strerror(error.errno).lower()
     return (error.strerror or "").lower()
 
 
 def _may_pass(response: httpx.Response, error: PoolError) -> bool:
-    """Whether the same call may be granted later.
+    """Return whether the refusal is temporary.
 
-    The daemon says so with ``Retry-After``; of a proxy, whose daemon is being restarted, it is
+    The daemon says so by ``Retry-After``; for a proxy, whose daemon may be restarting, it is
     assumed.
     """
     if response.status_code not in _PASSING or isinstance(error, _VERDICTS):

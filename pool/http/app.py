@@ -41,11 +41,11 @@ def create_app(
     shutdown: Shutdown,
     tokens: tuple[str, ...] = (),
 ) -> FastAPI:
-    """Return the app of one daemon; :mod:`pool.http.server` serves it.
+    """Return the app of one daemon, for :mod:`pool.http.server`.
 
-    ``dispatch`` serves the requests that are accepted, ``receiver`` takes webhooks. Callers have
-    to show one of the ``tokens``; without any, only this machine's own programs are served.
-    ``shutdown`` says when answers have to come to an end.
+    ``dispatch`` serves the accepted requests, ``receiver`` handles webhooks. Callers must send one
+    of the ``tokens``; without tokens, only programs on this machine are served. ``shutdown`` ends
+    long polls and streams.
     """
     pool = TaskPool.over(process)
     workers = Workers()

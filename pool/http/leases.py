@@ -1,4 +1,4 @@
-"""``/v1/leases``: tasks for callers who upload themselves, or later."""
+"""``/v1/leases``: tasks for callers that upload by themselves, or later."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LeaseId = Annotated[str, Path(description="The lease's id", max_length=64)]
     "",
     status_code=201,
     response_model=Lease,
-    summary="Get a task for yourself",
+    summary="Lease a task",
     responses={
         **openapi.problems(
             *openapi.WITH_BODY,
@@ -43,7 +43,7 @@ LeaseId = Annotated[str, Path(description="The lease's id", max_length=64)]
             errors.QueueFull,
             errors.WaitTimeout,
         ),
-        201: openapi.answer("It is yours", {"Location": "Where the lease can be seen"}),
+        201: openapi.answer("The lease", {"Location": "The address of the lease"}),
     },
     openapi_extra={
         **openapi.takes(LeaseBody, example={"template": "street-scenes", "timeout": 5}),
@@ -51,8 +51,8 @@ LeaseId = Annotated[str, Path(description="The lease's id", max_length=64)]
     },
 )
 async def open_lease(request: Request) -> Response:
-    """At once when the pool has a warm one; an empty pool waits and creates as the template's
-    `on_empty` and `max_wait` say, and waits `timeout` seconds at most."""
+    """Answered at once if the pool has a warm task. An empty pool waits or creates one, as the
+    template's `on_empty` and `max_wait` say, and waits `timeout` seconds at most."""
     state, key = state_of(request), key_of(request)
     body = await read_json(request, LeaseBody, timeout=state.receive_timeout)
     template = state.pool.process.templates.named(body.template)
@@ -80,7 +80,7 @@ async def open_lease(request: Request) -> Response:
 @router.get(
     "/{lease_id}",
     response_model=Lease,
-    summary="See a lease, with its jobs once they exist",
+    summary="Read a lease, with its jobs once they exist",
     responses={
         **openapi.problems(errors.UnknownLease, errors.InputError),
         200: openapi.answer("As it is now", openapi.APPLIED),
@@ -88,8 +88,7 @@ async def open_lease(request: Request) -> Response:
     openapi_extra={"parameters": [openapi.WAIT]},
 )
 async def see_lease(lease_id: LeaseId, request: Request) -> Response:
-    """With `Prefer: wait=10` the answer waits until there are jobs, also those of an upload that
-    did not go through the pool."""
+    """With `Prefer: wait=10` the answer waits until the jobs exist, whichever tool uploaded."""
     state, wait = state_of(request), wait_of(request)
     if wait is None:
         view = await state.workers.store(read_lease, state.pool.store, lease_id)
@@ -104,8 +103,8 @@ async def see_lease(lease_id: LeaseId, request: Request) -> Response:
     "/{lease_id}",
     status_code=204,
     response_class=Response,
-    summary="Give an untouched task back",
-    response_description="It is in the pool again",
+    summary="Give back an untouched task",
+    response_description="The task is in the pool again",
     responses=openapi.problems(
         *openapi.FROM_CVAT,
         errors.UnknownLease,
@@ -115,7 +114,7 @@ async def see_lease(lease_id: LeaseId, request: Request) -> Response:
     ),
 )
 async def release(lease_id: LeaseId, request: Request) -> None:
-    """CVAT is asked whether the task really is untouched."""
+    """CVAT is asked whether the task has data."""
     state = state_of(request)
     await state.workers.cvat(state.pool.release, lease_id)
 
@@ -132,11 +131,11 @@ async def _obtain(
     *,
     keeps: bool,
 ) -> Opened:
-    """Return a waiting lease once it has its task. One that gets none waits no more.
+    """Return a waiting lease once it has its task; end a lease that gets none.
 
     :raises PoolError: as :meth:`pool.requests.placement.Placement.obtain`.
     :raises QueueFull: as many callers as ``daemon.max_queued`` allows wait already.
-    :raises Stopping: the server is about to stop; the caller may ask again with its key.
+    :raises Stopping: the server is stopping; the caller may repeat the call with its key.
     :raises starlette.requests.ClientDisconnect: the caller has gone.
     """
     placement, store = state.pool.process.placement, state.workers.store
@@ -182,10 +181,10 @@ async def _wait_or_create(
     if state.shutdown.begun:
         raise Stopping
     if template.pool.on_empty != "create":
-        # Nothing is created; this says why there is none.
+        # Creates nothing: raises why there is no task.
         return await store(process.placement.create, template, lease_id, waited=patience)
     creating = asyncio.wrap_future(state.dispatch.create(template, lease_id, waited=patience))
-    # Made to its end even for a caller that has gone: the task goes to the pool then.
+    # Completed even for a caller that has gone: the pool keeps the task then.
     creating.add_done_callback(_retrieve)
     await asyncio.wait((creating, gone), return_when=asyncio.FIRST_COMPLETED)
     if not creating.done():
@@ -196,11 +195,11 @@ async def _wait_or_create(
 async def _await_first_call(
     state: AppState, lease: LeaseRecord, timeout: float | None, gone: Gone
 ) -> Opened:
-    """Wait with the first call with the same key, which waits for its task.
+    """Wait for the task of an earlier call with the same key.
 
-    :raises WaitTimeout: it still does after ``timeout`` seconds.
-    :raises PoolEmpty: it got none.
-    :raises Stopping: the server is about to stop.
+    :raises WaitTimeout: that call is still waiting after ``timeout`` seconds.
+    :raises PoolEmpty: it got no task.
+    :raises Stopping: the server is stopping.
     :raises starlette.requests.ClientDisconnect: the caller has gone.
     """
     process, store = state.pool.process, state.workers.store
@@ -219,17 +218,17 @@ async def _await_first_call(
         return await store(process.placement.replay, current)
     if state.shutdown.begun:
         raise Stopping
-    raise WaitTimeout("the first call with this idempotency key still waits")
+    raise WaitTimeout("the first call with this idempotency key is still waiting")
 
 
 def _retrieve(creating: asyncio.Future[Handout]) -> None:
-    """Mark the error of a create that no caller waits for any more as seen."""
+    """Retrieve the error of a create whose caller has gone, so that asyncio does not log it."""
     if not creating.cancelled():
         creating.exception()
 
 
 def _follow(pool: TaskPool, lease_id: str) -> None:
-    """Have the tracker ask for the task of a lease soon: a caller waits for its jobs."""
+    """Have the tracker poll the task of a lease soon: a caller waits for its jobs."""
     record = pool.store.lease(lease_id)
     if record is None or record.state not in (LeaseState.ACTIVE, LeaseState.USED):
         return
@@ -237,6 +236,6 @@ def _follow(pool: TaskPool, lease_id: str) -> None:
     if found is None:
         return
     task, importing = found
-    # The import of a request is followed at its own pace.
+    # The import of a request has a poll schedule of its own.
     if importing is None and task.lease_id == lease_id:
         pool.process.tracker.watch_lease(Handout(lease=record, task=task))

@@ -1,4 +1,4 @@
-"""Around every call: who is served, an id for the call, its log line, and headers for browsers."""
+"""Middleware of all calls: access control, call ids, the access log, security headers."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from pool.model import new_id
 log = get_logger(__name__)
 
 CALL_ID: Final = "X-Request-Id"
-#: CVAT's webhooks, whose deliveries have signatures of their own.
+#: CVAT's webhooks: their deliveries are signed.
 WEBHOOKS: Final = "/webhooks/cvat"
-#: Open to all who can reach the daemon: the page without its data, and whether the daemon works.
+#: Open without a token: the page without its data, and the health checks.
 OPEN: Final = frozenset({"/", "/healthz", "/readyz", WEBHOOKS})
 OPEN_BELOW: Final = "/static/"
-#: Routes that machines ask for all the time; and what stands for no route at all.
+#: Routes that monitoring calls all the time; the label of calls that match no route.
 PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 NO_ROUTE: Final = "none"
 _SANE_ID: Final = re.compile(r"[0-9A-Za-z._:/+=-]{1,128}")
 
-#: Called with a method, a route, a status, and the seconds up to the beginning of the answer.
+#: Called with the method, the route, the status, and the seconds until the answer began.
 OnAnswer = Callable[[str, str, int, float], None]
 
 
 class CallLog:
-    """Give each call an id, the caller's own if that is sane, for the answer and for the log lines
-    of the call; turn unhandled exceptions into a 500 problem.
+    """Give each call an id, for its answer and its log lines: the caller's own, if it is valid.
 
-    Each answer is one line in the log, and is passed to ``on_answer``.
+    Log each answer in one line, and pass it to ``on_answer``. Turn unhandled exceptions into a 500
+    problem.
     """
 
     def __init__(self, app: ASGIApp, *, on_answer: OnAnswer | None = None) -> None:
@@ -85,11 +85,11 @@ class CallLog:
             self._record(scope, status, answered - began, time.perf_counter() - began)
 
     def _record(self, scope: Scope, status: int, seconds: float, in_all: float) -> None:
-        # Not the path and its query, which callers may have put anything into.
+        # Not the path and the query: callers may have put secrets into them.
         route = getattr(scope.get("route"), "path", NO_ROUTE)
         if self._on_answer is not None and status:
             self._on_answer(scope["method"], route, status, seconds)
-        # Probes come every few seconds for ever, and say nothing as long as all is well.
+        # Probes come every few seconds: logged only when they fail.
         write = log.debug if route in PROBES and status < 400 else log.info
         write(
             "answered",
@@ -101,12 +101,11 @@ class CallLog:
 
 
 class AccessControl:
-    """Refuse callers that are not served, with a problem.
+    """Refuse unauthorized callers with a problem.
 
-    With tokens, everything that is not open needs one of them. Without, the daemon listens to
-    this machine only, and what could come from another site's page in a browser is refused: a Host
-    that is not this machine's (DNS rebinding), and requests that the browser marks as coming
-    from another site.
+    With tokens, everything that is not open needs one of them. Without tokens, the daemon listens
+    on this machine only, and calls that a browser may make for another site's page are refused:
+    a Host other than this machine (DNS rebinding), and calls that the browser marks as cross-site.
     """
 
     def __init__(self, app: ASGIApp, *, tokens: tuple[str, ...]) -> None:
@@ -133,20 +132,19 @@ class AccessControl:
     def _is_known(self, authorization: str) -> bool:
         scheme, _, token = authorization.partition(" ")
         given = sha256(token.strip().encode("latin-1")).digest()
-        # All of them every time, and digests of one length: the time it takes reveals nothing.
+        # All of them every time, and digests of one length: the time taken reveals nothing.
         matches = [hmac.compare_digest(given, known) for known in self._digests]
         return any(matches) and scheme.lower() == "bearer"
 
 
 def tokens_in(text: str | None) -> tuple[str, ...]:
-    """Return the tokens in ``POOL_API_TOKEN``, separated by commas, so that a new one can be
-    valid beside the old one while callers change over."""
+    """Return the tokens in ``POOL_API_TOKEN``, separated by commas: during a rotation the old one
+    and the new one are valid."""
     return tuple(filter(None, (token.strip() for token in (text or "").split(","))))
 
 
 def _foreign(headers: Mapping[str, str], *, is_open: bool) -> Forbidden | None:
-    """Return why a caller without a token is not one of this machine's own programs; None if it
-    is."""
+    """Return why a call without a token does not come from a program on this machine, or None."""
     host = headers.get("host", "")
     if not is_loopback(_name_in(host)):
         return Forbidden(
@@ -154,7 +152,7 @@ def _foreign(headers: Mapping[str, str], *, is_open: bool) -> Forbidden | None:
             "come through a proxy, need a token; set POOL_API_TOKEN"
         )
     if is_open:
-        return None  # no data is there and nothing can be done, and links to the page are welcome
+        return None  # no data and no effect, and other sites may link to the page
     if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
         return Forbidden("pages of other sites are not served")
     origin = headers.get("origin")

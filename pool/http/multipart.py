@@ -1,7 +1,6 @@
-"""``multipart/form-data`` as it comes: files go to the spool piece by piece, fields are kept.
+"""Streaming parser of ``multipart/form-data``: files go to the spool, fields are kept in memory.
 
-What it is fed it parses at once, on the calling thread. The headers of a part are bounded by
-python-multipart itself.
+python-multipart bounds the headers of a part by itself.
 """
 
 from __future__ import annotations
@@ -20,26 +19,25 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from pool.errors import InputError, TooLarge
 from pool.requests.spool import Incoming, Part
 
-#: The part that may come many times, with a file in it.
+#: The name of the parts that are files.
 FILES: Final = "files"
 #: Bytes of the longest boundary (RFC 2046, section 5.1.1), and of one field.
 LONGEST_BOUNDARY: Final = 70
 LONGEST_FIELD: Final = 2**16
 
-#: A file's name as clients of old send it when it is not ASCII (RFC 8187, section 3.2).
+#: A file name that is not ASCII, as old clients send it (RFC 8187, section 3.2).
 _EXTENDED_NAME: Final = re.compile(rb";\s*filename\*\s*=\s*utf-8'[^';]*'([^;\s]*)", re.I)
 _QUOTED: Final = re.compile(rb'"(?:\\.|[^"\\])*"')
 
-# It warns of what callers send; they get that as an error instead.
+# It logs warnings about what callers send; they get an error instead.
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
 class FormReader:
-    """One form, of known ``fields`` and any number of files up to ``most_files``.
+    """Parser of one form with these ``fields`` and up to ``most_files`` files.
 
-    ``digests`` asks for the SHA-256 digests of the files. ``incoming`` makes the entry of the
-    spool that the files go to; it is called on the first feed, and the entry is the caller's to
-    finish or to discard.
+    ``incoming`` makes the spool entry for the files at the first :meth:`feed`; the caller finishes
+    or discards it. With ``digests``, the SHA-256 digest of each file is computed.
     """
 
     def __init__(
@@ -58,7 +56,7 @@ class FormReader:
         _, options = parse_options_header(content_type)
         boundary = options.get(b"boundary", b"")
         if not 0 < len(boundary) <= LONGEST_BOUNDARY:
-            raise InputError("the Content-Type has no boundary that can be used")
+            raise InputError("the Content-Type has no valid boundary")
         self._parser = MultipartParser(
             boundary,
             {
@@ -89,24 +87,24 @@ class FormReader:
         self.digests: list[bytes] = []
 
     def feed(self, data: bytes) -> None:
-        """Take in the next bytes of the body.
+        """Parse the next bytes of the body, on the calling thread.
 
-        :raises InputError: it is no such form, a name is no good, or there are too many parts.
+        :raises InputError: the form is malformed, a name is invalid, or there are too many parts.
         :raises TooLarge: a field is too long.
-        :raises SpoolFull: there is no room.
+        :raises SpoolFull: the spool has no room.
         """
         with self._guard:
             if self._discarded:
-                raise InputError("the body is not wanted any more")
+                raise InputError("the upload was aborted")
             if self.incoming is None:
                 self.incoming = self._make_incoming()
             try:
                 self._parser.write(data)
             except FormParserError as error:
-                raise InputError(f"the body is no such form: {error}") from None
+                raise InputError(f"malformed form: {error}") from None
 
     def discard(self) -> None:
-        """Delete what there is of the entry, after a feed on another thread. Does nothing once the
+        """Delete the spool entry, once a feed on another thread has returned. Does nothing if the
         entry is finished."""
         with self._guard:
             self._discarded = True
@@ -114,9 +112,9 @@ class FormReader:
                 self.incoming.discard()
 
     def end(self) -> Incoming:
-        """Return the entry with all its files, once the body has ended.
+        """Return the spool entry with all files, after the last feed.
 
-        :raises InputError: the form is not complete, or has no files.
+        :raises InputError: the form is incomplete, or has no files.
         """
         if not self._ended or self.incoming is None:
             raise InputError("the body ends before the form does")
@@ -124,7 +122,7 @@ class FormReader:
             raise InputError(f"the form has no {FILES}")
         return self.incoming
 
-    # --- What the parser finds ------------------------------------------------------------------
+    # --- Callbacks of the parser ------------------------------------------------------------------
 
     def on_part_begin(self) -> None:
         self._disposition = None
@@ -144,7 +142,7 @@ class FormReader:
 
     def on_headers_finished(self) -> None:
         kind, options = parse_options_header(self._disposition)
-        # As CVAT does (recording names): this one counts, where both are given.
+        # Where both are given, this one counts, as in CVAT (recording names).
         if extended := _EXTENDED_NAME.search(_QUOTED.sub(b'""', self._disposition or b"")):
             options[b"filename"] = unquote_to_bytes(extended[1])
         if kind != b"form-data" or b"name" not in options:
@@ -157,7 +155,7 @@ class FormReader:
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._file is not None:
-            # Not copied: what a part of a large body costs is the writing.
+            # No copy: large bodies pass here.
             piece = memoryview(data)[start:end]
             self._file.write(piece)
             if self._content is not None:
@@ -182,7 +180,7 @@ class FormReader:
     def _begin_field(self, name: str) -> None:
         if name not in self._known:
             known = ", ".join(sorted(self._known))
-            raise InputError(f"{name[:80]!r} is no field; there is {FILES}, {known}")
+            raise InputError(f"unknown field {name[:80]!r}; the fields are {FILES}, {known}")
         if name in self.fields:
             raise InputError(f"{name} is given twice")
         self._field = name

@@ -1,4 +1,4 @@
-"""``/healthz``, ``/readyz``, ``/metrics`` and ``/v1/history``: how a daemon is doing."""
+"""``/healthz``, ``/readyz``, ``/metrics`` and ``/v1/history``."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ async def healthz() -> dict[str, Literal["ok"]]:
 @router.get(
     "/readyz",
     tags=["health"],
-    summary="Whether the daemon does what it is there for",
+    summary="Whether the daemon is ready",
     responses={
         **openapi.OPEN,
-        503: {"model": HealthReport, "description": "It does not: see the checks"},
+        503: {"model": HealthReport, "description": "Not ready: see the checks"},
     },
     openapi_extra=openapi.NO_TOKEN,
 )
 async def readyz(request: Request, response: Response) -> HealthReport:
-    """Whether the store can be written, CVAT answers and is not held, all services have run
-    lately, and it is this daemon that maintains the store."""
+    """Ready: the store can be written, CVAT answers and is not held, all services have run
+    recently, and this daemon maintains the store."""
     state = state_of(request)
     report = await state.workers.store(state.observation.health.run_once)
     response.status_code = 200 if report.ready else 503
@@ -58,7 +58,7 @@ async def readyz(request: Request, response: Response) -> HealthReport:
     },
 )
 async def metrics(request: Request) -> Response:
-    """In Prometheus' text format, or in OpenMetrics' where that is asked for."""
+    """In the text format of Prometheus, or of OpenMetrics if the Accept header asks for it."""
     state = state_of(request)
     accept = request.headers.get("Accept", "")
     body, media_type = await state.workers.store(state.observation.metrics.expose, accept)
@@ -68,15 +68,15 @@ async def metrics(request: Request) -> Response:
 @router.get(
     "/v1/history",
     tags=["status"],
-    summary="See the last hour",
+    summary="Read the history of the last hour",
     response_model=HourReport,
     responses=openapi.PROTECTED,
 )
 async def history(request: Request) -> Response:
-    """Levels against targets, sampled every few seconds since the daemon has been running,
-    and the requests that have ended, whichever process they were of."""
+    """Levels and targets, sampled every few seconds while the daemon runs, and the requests that
+    ended, of all processes."""
     state = state_of(request)
-    # Written on the thread that reads it: it can be large, and is asked for often.
+    # Serialized on the worker thread: it can be large, and is requested often.
     body = await state.workers.store(_hour, state.observation.history)
     return Response(body, media_type="application/json")
 

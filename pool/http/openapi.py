@@ -1,7 +1,7 @@
-"""The OpenAPI document: what FastAPI cannot know by itself.
+"""The OpenAPI document, where FastAPI cannot derive it.
 
-Bodies are read under bounds of bytes and time, and errors are problem documents, so routes name the
-models of both here. The models themselves are in :mod:`pool.http.schemas`.
+Routes read bodies under bounds of bytes and time, and errors are problem documents; so routes
+declare both by these functions. The models are in :mod:`pool.http.schemas`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from pool.status import Status
 Document = dict[str, Any]
 
 DESCRIPTION: Final = (
-    "Ready tasks of a CVAT server, and data into them.\n\n"
+    "Leases warm tasks of a CVAT server, and imports data into them.\n\n"
     "All times are RFC 3339 in UTC, all durations are seconds. Every error is a problem document "
-    "(RFC 9457) whose `type` ends with a stable code. Calls that make something take an "
-    f"`{IDEMPOTENCY_KEY}`: to send the same call again with the same key is safe, and gives the "
-    "same answer."
+    "(RFC 9457) whose `type` ends with a stable code. Calls that create something take an "
+    f"`{IDEMPOTENCY_KEY}`: the same call with the same key may be repeated, and is answered the "
+    "same."
 )
 _MODELS: Final[tuple[type, ...]] = (
     schemas.LeaseBody,
@@ -51,7 +51,7 @@ WITH_BODY: Final[tuple[type[PoolError], ...]] = (
     errors.TooSlow,
     errors.WrongMediaType,
 )
-#: Errors of a call that asks CVAT for something.
+#: Errors of a call for which CVAT is called.
 FROM_CVAT: Final[tuple[type[PoolError], ...]] = (
     errors.CvatUnreachable,
     errors.CvatBusy,
@@ -75,7 +75,7 @@ def takes(model: type[BaseModel], *, example: object) -> Document:
 
 
 def answer(description: str, headers: Mapping[str, str] | None = None) -> Document:
-    """Return what is said of an answer, with the descriptions of its headers."""
+    """Return the description of an answer, with those of its headers."""
     described = {name: _header(text) for name, text in (headers or {}).items()}
     return {"description": description, "headers": described}
 
@@ -126,26 +126,26 @@ def _parameter(name: str, description: str, **schema: Any) -> Document:
 #: Headers of calls, for ``parameters`` in ``openapi_extra``: routes read them themselves.
 WAIT: Final = _parameter(
     PREFER,
-    "`wait=10` has the answer wait until there are jobs, 10 seconds at most; "
-    f"{LONGEST_WAIT} are the most.",
+    "`wait=10` waits up to 10 seconds for the jobs before the answer; the longest wait is "
+    f"{LONGEST_WAIT} seconds.",
     examples=["wait=10"],
 )
 KEY: Final = _parameter(
     IDEMPOTENCY_KEY,
-    "The same key gives the same answer, for ever; with other content, 409.",
+    "The same key gives the same answer, for ever; 409 with other content.",
     minLength=1,
     maxLength=255,
     pattern="^[\\x21-\\x7e]+$",
 )
-APPLIED: Final = {PREFERENCE_APPLIED: "For how long the answer waited at most"}
-#: Answers of any route: to what is no HTTP, or too long or slow, and to faults of the server.
+APPLIED: Final = {PREFERENCE_APPLIED: "The longest wait that was allowed"}
+#: Errors of any route: malformed, too long or too slow HTTP, and faults of the server.
 ANYWHERE: Final[Mapping[int | str, Document]] = {
     **{status: _problem(status) for status in (400, 408, 431, 500)},
     503: _problem(503, *_UNAVAILABLE),
 }
-#: Answers of routes that need a token, or a program on this machine where none is set.
+#: Errors of routes that need a token or, where none is set, a caller on this machine.
 PROTECTED: Final[dict[int | str, Document]] = problems(errors.Unauthorized, errors.Forbidden)
-#: Of those that are open to all but other sites' pages.
+#: Errors of routes that need no token.
 OPEN: Final[dict[int | str, Document]] = problems(errors.Forbidden)
 #: ``openapi_extra`` of routes that need no token.
 NO_TOKEN: Final[Document] = {"security": []}
@@ -170,7 +170,7 @@ def _document(app: FastAPI) -> Document:
         routes=app.routes,
         separate_input_output_schemas=False,
     )
-    # Made here, since FastAPI knows only what its own routes name, and leaves null out of examples.
+    # FastAPI knows only the models of its own parameters, and drops null from examples.
     _, own = TypeAdapter.json_schemas(
         [(model, "validation", TypeAdapter(model)) for model in _MODELS],
         ref_template="#/components/schemas/{model}",

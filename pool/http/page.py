@@ -1,7 +1,7 @@
 """The dashboard: ``/`` and its files.
 
-They have no data in them; what they show comes over ``/v1``, which asks for the token itself. So
-they are open to all who can reach the daemon.
+The files hold no data, so they need no token: the page reads its data from ``/v1``, with the token
+that its user enters.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
 PAGE: Final = "/"
-#: Before the path of each of the page's files.
+#: The prefix of the paths of the page's files.
 STATIC: Final = "/static/"
 
 _TYPES: Final = MappingProxyType(
@@ -29,12 +29,12 @@ _TYPES: Final = MappingProxyType(
         ".svg": "image/svg+xml",
     }
 )
-#: All folders of the page, beside each other; what else lies in them is not served.
+#: All folders of the page; only files of the types above are served.
 _FOLDERS: Final = ("", "uplot/")
 _INDEX: Final = "index.html"
 
-#: Scripts, styles, pictures and connections of this origin, and nothing else: nothing inline, no
-#: frame around the page, and no text that is made into markup by a script.
+#: Scripts, styles, images and connections of this origin only: nothing inline, no framing, and no
+#: script that makes markup of text.
 CONTENT_SECURITY_POLICY: Final = "; ".join(
     (
         "default-src 'none'",
@@ -59,8 +59,7 @@ HEADERS: Final[Mapping[str, str]] = MappingProxyType(
         "Cross-Origin-Opener-Policy": "same-origin",
         "Cross-Origin-Resource-Policy": "same-origin",
         "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-        # Asked for anew each time, and then mostly answered with 304: a page never runs with
-        # the scripts of another version.
+        # Revalidated each time, mostly with a 304: a page never runs scripts of another version.
         "Cache-Control": "no-cache",
     }
 )
@@ -74,7 +73,7 @@ class _File:
 
 
 def _read_files() -> Mapping[str, _File]:
-    """Return what may be asked for, by its path: nothing else is ever served."""
+    """Return all files that are served, by their paths."""
     root = resources.files("pool.http") / "static"
     return {
         folder + entry.name: _read(entry)
@@ -102,7 +101,7 @@ def _answer(file: _File, request: Request) -> Response:
     return Response(file.content, media_type=file.media_type, headers=headers)
 
 
-#: Read once, so that a call never touches the disk, and all files are of one version.
+#: Read once, so that all files are of one version, and calls do not read the disk.
 _FILES: Final = _read_files()
 
 router = APIRouter(include_in_schema=False)

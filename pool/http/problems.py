@@ -18,15 +18,15 @@ from pool.errors import InputError, PoolEmpty, PoolError, Unauthorized
 from pool.http.schemas import BodyInvalid, Problem
 
 MEDIA_TYPE: Final = "application/problem+json"
-#: Before the ``code`` of an error makes the ``type`` of its problem.
+#: The prefix that makes the ``type`` of a problem from the ``code`` of its error.
 TYPE_PREFIX: Final = "urn:cvat-task-pool:error:"
-#: Seconds after which a refused call may be made again, where the error does not say.
+#: Seconds after which a refused call may be repeated, unless the error says it.
 RETRY_AFTER: Final = 1
-#: Findings of a validation in one answer at most.
+#: Findings of a validation in one problem at most.
 MOST_FINDINGS: Final = 20
-#: Methods that any route may have.
+#: Methods that a route may have.
 METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
-#: nginx's status for a caller that is gone, which no one reads.
+#: nginx's status for a closed connection; only the log has it.
 _CLIENT_CLOSED_REQUEST: Final = 499
 
 
@@ -38,8 +38,8 @@ def problem(
     headers: Mapping[str, str] | None = None,
     **members: Any,
 ) -> Response:
-    """Return an answer with a problem document. Without a ``code`` it says no more than its status;
-    empty members are left out."""
+    """Return an answer with a problem document. Without a ``code``, its type is about:blank. Empty
+    members are left out."""
     document = Problem(
         type=TYPE_PREFIX + code if code else "about:blank",
         title=title or HTTPStatus(status).phrase,
@@ -57,7 +57,7 @@ def problem(
 def problem_of(
     error: PoolError, *, headers: Mapping[str, str] | None = None, **members: Any
 ) -> Response:
-    """Return the problem document of an error, with what its class says of it."""
+    """Return the problem document of an error."""
     if isinstance(error, BodyInvalid):
         members["errors"] = _findings(error.findings.errors(include_url=False, include_input=False))
     return problem(
@@ -80,7 +80,7 @@ def _headers_of(error: PoolError) -> dict[str, str]:
 
 
 def _findings(errors: Any) -> list[dict[str, str]]:
-    # What was sent is not sent back: it may be large, or a secret in the wrong place.
+    # Without the input: it may be large, or contain a secret.
     return [
         {"where": ".".join(map(str, each["loc"])), "what": each["msg"]}
         for each in errors[:MOST_FINDINGS]
@@ -112,7 +112,7 @@ def install(app: FastAPI) -> None:
 
 
 def _allowed(request: Request) -> list[str]:
-    """Return the methods of a path, of all its routes: Starlette names those of the first."""
+    """Return the methods of all routes of a path. Starlette's Allow has those of the first."""
     return [
         method
         for method in METHODS

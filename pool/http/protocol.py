@@ -2,17 +2,16 @@
 
 ``tests/integration/test_http_connections.py`` shows what breaks without this subclass:
 
-- ``test_a_head_that_is_too_long``: httptools gathers the head of a request without a bound, until
-  memory ends. (h11 has one, ``h11_max_incomplete_event_size``, and takes several times as long for
-  a request.)
-- ``test_a_head_that_does_not_come``, ``test_a_connection_that_says_nothing``: uvicorn gives a
-  caller all the time that there is, and so it holds a connection.
-- ``test_an_answer_before_the_end_of_the_last_body``: uvicorn closes while the caller still sends.
-  The caller's system then drops the answer, a 413 or 429, with the connection.
-- ``test_an_answer_before_the_end_of_an_endless_body``: with keep-alive it reads such a body for
-  ever.
-- ``test_what_is_no_http``, ``test_too_many_connections``: its own answers are plain text, and here
-  every error is a problem document.
+- ``test_a_head_that_is_too_long``: httptools buffers the head of a request without a limit. (h11
+  has one, ``h11_max_incomplete_event_size``, but takes several times as long for a request.)
+- ``test_a_head_that_does_not_come``, ``test_a_connection_that_says_nothing``: uvicorn waits for a
+  head without a time-out, so a silent caller keeps its connection.
+- ``test_an_answer_before_the_end_of_the_last_body``: uvicorn closes the connection while the
+  caller still sends. TCP then resets it, and the caller does not see the 413 or 429.
+- ``test_an_answer_before_the_end_of_an_endless_body``: with keep-alive, uvicorn reads such a body
+  for ever.
+- ``test_what_is_no_http``, ``test_too_many_connections``: uvicorn answers in plain text; here every
+  error is a problem document.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from pool.http.problems import MEDIA_TYPE, problem
 
-#: Bytes of the longest head of a request: its first line and its headers.
+#: Bytes of the longest head of a request: the request line and the headers.
 LONGEST_HEAD: Final = 2**16
-#: Seconds in which the head of a request has to come.
+#: Seconds within which the head of a request must arrive.
 HEAD_WITHIN: Final = 10.0
-#: Seconds for which a caller that was answered early may go on sending.
+#: Seconds for which a caller may go on sending after an early answer.
 LINGER: Final = 5.0
 #: Connections at the same time.
 MOST_CONNECTIONS: Final = 4000
@@ -45,13 +44,13 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
         self._heads = 0
-        #: Bytes of a head that is not complete.
+        #: Bytes received of an incomplete head.
         self._head_bytes = 0
         self._in_body = False
         self._refused = False
-        #: Whether it closes once the caller has sent all of what was answered early.
+        #: Whether to close once the body that was answered early has been received.
         self._leaving = False
-        #: Ends the wait for a head, or for the rest of what was answered early.
+        #: Limits the wait for a head, or for the rest of a body that was answered early.
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -72,7 +71,7 @@ class Protocol(HttpToolsProtocol):
         super().data_received(data)
         if in_body or self._heads > heads:
             return
-        # A head, or nothing that means anything, and not all of it.
+        # Part of a head, or garbage.
         self._head_bytes += len(data)
         if self._head_bytes > LONGEST_HEAD:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
@@ -89,15 +88,15 @@ class Protocol(HttpToolsProtocol):
             super().shutdown()
 
     def leave(self) -> None:
-        """Close the connection. While the caller sends, only say that nothing more comes to it:
-        to close would have its system drop the answer."""
+        """Close the connection. While the caller still sends, only close our side of it: a full
+        close would reset the connection, and the answer would be lost."""
         if self._in_body and self.transport.can_write_eof():
             self._leaving = True
             self.transport.write_eof()
         else:
             self.transport.close()
 
-    # --- What the parser finds ------------------------------------------------------------------
+    # --- Callbacks of the parser ------------------------------------------------------------------
 
     def on_headers_complete(self) -> None:
         self._heads += 1
@@ -117,7 +116,7 @@ class Protocol(HttpToolsProtocol):
         if self._leaving:
             self.transport.close()
         elif self._timer is not None:
-            # What was answered early has been sent to its end after all.
+            # The body that was answered early has been received within the time.
             self._stop_timer()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
@@ -156,10 +155,10 @@ class Protocol(HttpToolsProtocol):
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and not cycle.response_complete:
             if cycle.response_started:
-                # It would be garbled.
+                # An answer is being sent: a second one would garble it.
                 self.transport.close()
                 return
-            # As when the caller has gone: nothing more is written by what makes the answer.
+            # As if the caller had gone: the app sends nothing more.
             cycle.disconnected = True
             cycle.message_event.set()
         body = bytes(problem(status).body)
@@ -175,7 +174,7 @@ class Protocol(HttpToolsProtocol):
 
 
 class _Answering:
-    """The transport of an answer, which leaves where uvicorn would close at once."""
+    """The transport given to uvicorn's answer: its ``close`` is :meth:`Protocol.leave`."""
 
     def __init__(self, protocol: Protocol) -> None:
         self.write = protocol.transport.write

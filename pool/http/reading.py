@@ -1,4 +1,4 @@
-"""What callers send, checked and bounded: headers, and bodies under bounds of bytes and of time."""
+"""Reading headers and bodies, bounded in bytes and in time."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pool.config.arguments import check_key
 from pool.errors import InputError, TooLarge, TooSlow, WrongMediaType
 from pool.http.schemas import AnyBody, parse
 
-#: Bytes of the longest body of JSON, and of one that may list thousands of names.
+#: Bytes of the longest JSON body, and of the longest that lists file names.
 LONGEST_JSON: Final = 2**16
 LONGEST_LIST: Final = 8 * 2**20
-#: Bytes of an upload that are gathered before they are written; with the buffers below this, what
-#: one upload takes up in memory.
+#: Bytes of an upload that are gathered before they are written: its share of memory, beside the
+#: buffers of the connection.
 BLOCK: Final = 2**18
-#: Bytes that have to come within the time-out, so that a body that comes byte by byte ends too.
+#: Bytes that must arrive within the time-out, so that a body sent byte by byte times out, too.
 LEAST: Final = 2**12
 
 JSON: Final = "application/json"
@@ -30,7 +30,7 @@ PREFERENCE_APPLIED: Final = "Preference-Applied"
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 RETRY_AFTER: Final = "Retry-After"
 
-#: Seconds for which one answer waits at most.
+#: Seconds of the longest wait for an answer.
 LONGEST_WAIT: Final = 60
 
 #: ``Prefer: wait=10`` among other preferences (RFC 7240, sections 2 and 4.3).
@@ -40,8 +40,8 @@ _WAIT: Final = re.compile(
 
 
 def wait_of(request: Request) -> int | None:
-    """Return the seconds that the answer may wait, at most :data:`LONGEST_WAIT`; None where the
-    caller does not say. A preference that cannot be read is none (RFC 7240, section 2)."""
+    """Return the seconds that the answer may wait, at most :data:`LONGEST_WAIT`, or None if the
+    caller does not ask for that. Unknown preferences are ignored (RFC 7240, section 2)."""
     for line in request.headers.getlist(PREFER):
         for preference in line.split(","):
             if match := _WAIT.fullmatch(preference):
@@ -50,9 +50,9 @@ def wait_of(request: Request) -> int | None:
 
 
 def key_of(request: Request) -> str | None:
-    """Return the caller's idempotency key, if it gave one.
+    """Return the caller's idempotency key, or None.
 
-    :raises InputError: it is no key, or there are two.
+    :raises InputError: the key is invalid, or is given twice.
     """
     keys = request.headers.getlist(IDEMPOTENCY_KEY)
     if len(keys) > 1:
@@ -61,7 +61,7 @@ def key_of(request: Request) -> str | None:
 
 
 def applied(wait: int | None) -> dict[str, str]:
-    """Return the header that says that a wait was honoured."""
+    """Return the header by which a wait is acknowledged (RFC 7240, section 3)."""
     return {} if wait is None else {PREFERENCE_APPLIED: f"wait={wait}"}
 
 
@@ -73,10 +73,10 @@ def media_type(request: Request) -> str:
 async def read_json(
     request: Request, kind: type[AnyBody], *, timeout: float, most: int = LONGEST_JSON
 ) -> AnyBody:
-    """Return the body, which is JSON of this kind. Errors are those of :func:`blocks` and:
+    """Return the JSON body as a model of this kind. Raises the errors of :func:`blocks`, and:
 
-    :raises WrongMediaType: it is not JSON by its media type.
-    :raises InputError: it is not such a body.
+    :raises WrongMediaType: its media type is not JSON.
+    :raises InputError: it is not valid.
     """
     if media_type(request) != JSON:
         raise WrongMediaType(f"send {JSON}")
@@ -84,7 +84,7 @@ async def read_json(
 
 
 async def read(request: Request, *, most: int, timeout: float) -> bytes:
-    """Return the whole body. Errors are those of :func:`blocks`."""
+    """Return the whole body. Raises the errors of :func:`blocks`."""
     parts = [block async for block, _ in blocks(request, most=most, timeout=timeout)]
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -94,8 +94,8 @@ async def blocks(
 ) -> AsyncIterator[tuple[bytes, bool]]:
     """Yield the body, :data:`BLOCK` bytes or a little more at a time, and whether it is the last.
 
-    :raises TooLarge: it has more than ``most`` bytes, or says that it will have.
-    :raises TooSlow: the next :data:`LEAST` bytes have not come within ``timeout`` seconds.
+    :raises TooLarge: it has more than ``most`` bytes, by its Content-Length or as received.
+    :raises TooSlow: the next :data:`LEAST` bytes did not arrive within ``timeout`` seconds.
     :raises starlette.requests.ClientDisconnect: the caller has gone.
     """
     declared = request.headers.get("content-length", "")
@@ -118,7 +118,7 @@ async def blocks(
 
 
 async def _piece(request: Request, timeout: float, *, more: int) -> tuple[bytes, bool]:
-    """Return at least so many bytes ``more``, or what is left; and whether something is left."""
+    """Return the next ``more`` bytes at least, or the rest; and whether any are left."""
     pieces: list[bytes] = []
     size = 0
     try:
@@ -134,4 +134,4 @@ async def _piece(request: Request, timeout: float, *, more: int) -> tuple[bytes,
                 if size >= more:
                     return b"".join(pieces), True
     except TimeoutError:
-        raise TooSlow(f"{LEAST} bytes have to come every {timeout:g} s") from None
+        raise TooSlow(f"at least {LEAST} bytes must arrive every {timeout:g} s") from None

@@ -1,4 +1,4 @@
-"""``/v1/requests``: data for the pool to bring into a task, on its way to job ids."""
+"""``/v1/requests``: data for the pool to import, and the jobs that CVAT makes of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pool.taskpool import TaskPool
 
 router = APIRouter(prefix="/v1/requests", tags=["requests"], responses=openapi.PROTECTED)
 
-#: Requests on one page, when the caller does not say, and at most.
+#: Requests on one page: the default, and the maximum.
 PAGE: Final = 50
 LONGEST_PAGE: Final = 200
 
@@ -56,7 +56,7 @@ _BODY: Final[dict[str, Any]] = {
     },
     "parameters": [openapi.KEY, openapi.WAIT],
 }
-_HEADERS: Final = {"Location": "Where the request can be seen", **openapi.APPLIED}
+_HEADERS: Final = {"Location": "The address of the request", **openapi.APPLIED}
 
 
 @router.post(
@@ -88,11 +88,11 @@ _HEADERS: Final = {"Location": "Where the request can be seen", **openapi.APPLIE
     response_model=schemas.Request,
 )
 async def submit(request: Request) -> Response:
-    """Files as a form, or the names of what CVAT fetches itself as JSON. What is accepted is
-    brought to its jobs even if CVAT or the daemon are away for a while.
+    """Send files as a form, or the names of files that CVAT fetches as JSON. An accepted request
+    survives an outage of CVAT and a restart of the daemon.
 
-    With `Prefer: wait=10` the answer waits until the jobs exist (201), or says that they do
-    not yet (202); what has failed by then is answered as the problem that it is."""
+    With `Prefer: wait=10` the answer waits for the jobs: 201 with the jobs, or 202 if they do not
+    exist yet. If the request fails meanwhile, the answer is its problem."""
     state, key, wait = state_of(request), key_of(request), wait_of(request)
     match media_type(request):
         case "multipart/form-data":
@@ -118,7 +118,7 @@ async def submit(request: Request) -> Response:
 @router.get(
     "/{request_id}",
     response_model=schemas.Request,
-    summary="See a request, with its jobs once it is ready",
+    summary="Read a request, with its jobs once it is ready",
     responses={
         **openapi.problems(errors.UnknownRequest, errors.InputError),
         200: openapi.answer("As it is now", openapi.APPLIED),
@@ -126,7 +126,7 @@ async def submit(request: Request) -> Response:
     openapi_extra={"parameters": [openapi.WAIT]},
 )
 async def see_request(request_id: RequestId, request: Request) -> Response:
-    """With `Prefer: wait=10` the answer waits until nothing more will happen to it."""
+    """With `Prefer: wait=10` the answer waits until the request has ended."""
     state, wait = state_of(request), wait_of(request)
     if wait is None:
         view = await state.workers.store(read_request, state.pool.store, request_id)
@@ -141,18 +141,18 @@ async def see_request(request_id: RequestId, request: Request) -> Response:
     status_code=204,
     response_class=Response,
     summary="Cancel a request that is still queued",
-    response_description="It is cancelled",
+    response_description="The request is cancelled",
     responses=openapi.problems(errors.UnknownRequest, errors.InputError, TooLate),
 )
 async def cancel(request_id: RequestId, request: Request) -> None:
-    """Cancelling it twice is no error."""
+    """A second time is no error."""
     state = state_of(request)
     await state.workers.store(_cancel, state.pool, request_id)
 
 
 @router.get(
     "",
-    summary="List requests, the newest first",
+    summary="List requests, newest first",
     response_description="One page",
     responses=openapi.problems(errors.InputError),
 )
@@ -167,10 +167,10 @@ async def list_requests(
     ] = None,
     limit: Annotated[int, Query(ge=1, le=LONGEST_PAGE)] = PAGE,
     cursor: Annotated[
-        str | None, Query(description="The next_cursor of the page before", max_length=32)
+        str | None, Query(description="The next_cursor of the previous page", max_length=32)
     ] = None,
 ) -> RequestPage:
-    """Without their jobs."""
+    """The jobs are not included."""
     state = state_of(request)
     page = await state.workers.store(
         state.pool.store.requests, state=status, template=template, limit=limit, cursor=cursor

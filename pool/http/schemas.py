@@ -1,8 +1,7 @@
-"""The bodies and answers of the API, as pydantic models: checked before anything is done, and the
-source of the OpenAPI document.
+"""The bodies and answers of the API, as pydantic models; OpenAPI is made of them.
 
-Times are RFC 3339 in UTC, durations are seconds. Names of files are checked where those of callers
-in Python are, in :mod:`pool.config.source`.
+Times are RFC 3339 in UTC, durations are in seconds. File names are checked in
+:mod:`pool.config.source`, as for callers in Python.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from pool.model import LeaseRecord, LeaseState, Outcome, RequestRecord, RequestS
 from pool.status import TEMPLATE_EXAMPLE, TemplateStatus, Time, described
 
 AnyBody = TypeVar("AnyBody", bound=BaseModel)
-#: Returns the page of a task, by CVAT's id of it.
+#: Returns the address of a task's page, by CVAT's id of the task.
 TaskUrl = Callable[[int], str]
 
 #: Characters of a template's name.
@@ -83,32 +82,32 @@ TemplateName = Annotated[
 
 
 class LeaseBody(_Body):
-    """Asks for a task."""
+    """A call for a lease."""
 
     template: TemplateName
     timeout: Annotated[
         float | None,
-        Field(ge=0, le=LONGEST_WAIT, description="Seconds to wait for a task at most"),
+        Field(ge=0, le=LONGEST_WAIT, description="The longest wait for a task, in seconds"),
     ] = None
     ttl: Annotated[
         float | None,
         Field(
             ge=SHORTEST_LEASE,
             le=LONGEST_LEASE,
-            description="Seconds that the lease lasts; by default the template's lease_ttl",
+            description="Seconds until the lease expires; by default the template's lease_ttl",
         ),
     ] = None
 
 
 class PrewarmBody(_Body):
-    """Asks for more warm tasks than usual for a while; 0 ends that."""
+    """A call for more warm tasks for a while; a count of 0 ends it."""
 
     count: Annotated[int, Field(ge=0, le=MOST_PREWARMED, examples=[50])]
     seconds: Annotated[float, Field(ge=SHORTEST_PREWARM, le=LONGEST_PREWARM)] = 900.0
 
 
 def _with(name: str, kind: str) -> dict[str, Any]:
-    """Return the schema of objects in which a member is there, and not null."""
+    """Return the schema of objects that have a member, which is not null."""
     return {"required": [name], "properties": {name: {"type": kind}}}
 
 
@@ -118,20 +117,18 @@ _FOR_A_TASK: Final[dict[str, Any]] = {
 
 
 class RequestFields(_Body):
-    """What comes with the data of a request, wherever the data is."""
+    """The fields of a request beside its data."""
 
     model_config = ConfigDict(json_schema_extra=_FOR_A_TASK)
 
-    template: Annotated[
-        TemplateName | None, Field(description="May be left out where lease_id is given")
-    ] = None
+    template: Annotated[TemplateName | None, Field(description="Optional with lease_id")] = None
     lease_id: Annotated[
         str | None,
-        Field(min_length=1, max_length=64, description="The data goes into this lease's task"),
+        Field(min_length=1, max_length=64, description="Import into the task of this lease"),
     ] = None
-    name: Annotated[Name | None, Field(description="What the task is called in the end")] = None
+    name: Annotated[Name | None, Field(description="The final name of the task")] = None
     assignee: Annotated[
-        int | None, Field(ge=1, le=LARGEST, description="The id of the user that gets the jobs")
+        int | None, Field(ge=1, le=LARGEST, description="The id of the user to assign the jobs to")
     ] = None
     params: DataParams | None = None
 
@@ -143,14 +140,14 @@ class RequestFields(_Body):
 
     @property
     def sources(self) -> dict[str, Any]:
-        """Where the data is, unless it comes with the fields."""
+        """The sources of the data, unless it is in the form."""
         return {}
 
     @classmethod
     def from_form(cls, fields: Mapping[str, str]) -> Self:
-        """Return the text fields of a form. Numbers are decimal, ``params`` is JSON.
+        """Parse the text fields of a form. Numbers are decimal, ``params`` is JSON.
 
-        :raises InputError: a field cannot be read.
+        :raises InputError: a field is invalid.
         """
         values: dict[str, Any] = dict(fields)
         if "assignee" in values:
@@ -166,14 +163,14 @@ class RequestFields(_Body):
 
 
 class Cloud(_Body):
-    """A cloud storage that CVAT knows, and keys in it."""
+    """A cloud storage of CVAT, and keys in it."""
 
     storage_id: Annotated[int, Field(ge=1, le=LARGEST, examples=[1])]
     keys: Annotated[list[Path], Field(min_length=1, examples=[["cam1/a.jpg"]])]
 
 
 class RequestBody(RequestFields):
-    """Data that CVAT fetches itself: from its share, from the web, or from a cloud storage."""
+    """A request whose data CVAT fetches: from its share, from the web, or from a cloud storage."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -184,7 +181,7 @@ class RequestBody(RequestFields):
 
     share: Annotated[
         list[Path] | None,
-        Field(min_length=1, description="Names on the server's share", examples=[["cam1/a.jpg"]]),
+        Field(min_length=1, description="Paths on the server's share", examples=[["cam1/a.jpg"]]),
     ] = None
     urls: Annotated[
         list[Path] | None,
@@ -209,9 +206,9 @@ class RequestBody(RequestFields):
 
 
 def parse(kind: type[AnyBody], content: bytes) -> AnyBody:
-    """Return a body from JSON.
+    """Parse a body of JSON.
 
-    :raises BodyInvalid: it is not JSON, or not such a body.
+    :raises BodyInvalid: it is not JSON, or not valid.
     """
     try:
         return kind.model_validate_json(content)
@@ -229,13 +226,12 @@ class _Answer(BaseModel):
 
     @classmethod
     def _from(cls, record: object, **own: object) -> Self:
-        """Return an answer with ``own`` fields, and all others from a record that has them by the
-        same names."""
+        """Return an answer with its ``own`` fields; the others are the attributes of a record."""
         same = {name: getattr(record, name) for name in cls.model_fields if name not in own}
         return cls.model_validate({**same, **own})
 
     def response(self, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-        """Return the answer as it is sent. FastAPI would check it once more."""
+        """Return the HTTP response. Returned as a model, FastAPI would validate it again."""
         return Response(self.model_dump_json(), status, headers, media_type="application/json")
 
 
@@ -249,11 +245,11 @@ class Job(_Answer):
     start_frame: int
     stop_frame: int
     assignee: str | None
-    """The user's name."""
+    """The name of the user."""
 
 
 class Error(_Answer):
-    """Why something failed: what the problem document of the same error says."""
+    """Why something failed, as in the problem document of the error."""
 
     code: Annotated[str, Field(examples=["import-failed"])]
     title: Annotated[str, Field(examples=["CVAT could not import the data"])]
@@ -266,16 +262,16 @@ class Error(_Answer):
 
 
 class RequestWarning(_Answer):
-    """What a request has to do without."""
+    """Something that a request asked for and did not get."""
 
     code: Annotated[str, Field(examples=["not-assigned"])]
-    """unknown-assignee, not-named or not-assigned."""
+    """One of unknown-assignee, not-named and not-assigned."""
     text: str
-    """What is missing, and why, on one line."""
+    """What is missing, and why, in one line."""
 
 
 class Lease(_Answer):
-    """One task, handed out to one caller."""
+    """A task that was handed out to one caller."""
 
     model_config = described(
         id="01kdw8zp6vxb1tqf0v3e8z5n7c",
@@ -300,9 +296,9 @@ class Lease(_Answer):
     url: str | None
     """The page of the task."""
     outcome: Outcome | None
-    """From the pool (hit), after waiting (wait), or made for you (cold)."""
+    """Found warm (hit), waited for (wait), or created for the caller (cold)."""
     expires_at: Time | None
-    """Until then the untouched task is yours alone."""
+    """The pool takes the task back then, if it has no data."""
     jobs: list[Job] | None
     """Its jobs, once they exist."""
     error: Error | None
@@ -358,7 +354,7 @@ _REQUEST: Final[Mapping[str, Any]] = {
 
 
 class Request(_Answer):
-    """Data on its way to job ids."""
+    """Data that was given to the pool, and the jobs that CVAT makes of it."""
 
     model_config = described(**_REQUEST)
 
@@ -372,25 +368,25 @@ class Request(_Answer):
     outcome: Outcome | None
     """How its task was found."""
     name: str | None
-    """What the task is called in the end."""
+    """The final name of the task."""
     assignee: int | None
-    """The id of the user that gets the jobs."""
+    """The id of the user to assign the jobs to."""
     files: list[str]
-    """The names inside the task."""
+    """The names of the files in the task."""
     size: int
     """Bytes that were sent to the pool."""
     lease_id: str
     created_at: Time
     handed_out_at: Time | None
     uploaded_at: Time | None
-    """When CVAT had accepted the data."""
+    """When CVAT accepted the data."""
     finished_at: Time | None
     jobs: list[Job] | None
     """Its jobs, once it is ready."""
     error: Error | None
     """Why it failed."""
     warnings: list[RequestWarning]
-    """What it has to do without; may grow for a while after it is ready."""
+    """What it asked for and did not get; more may come for a while after it is ready."""
 
     @classmethod
     def of(
@@ -407,13 +403,13 @@ class Request(_Answer):
 
 
 class RequestPage(_Answer):
-    """Requests, the newest first, without their jobs."""
+    """Requests, newest first, without their jobs."""
 
     model_config = described(items=[{**_REQUEST, "jobs": None}], next_cursor="1042")
 
     items: list[Request]
     next_cursor: str | None
-    """Gives the next page; null on the last."""
+    """The cursor of the next page; null on the last one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -425,14 +421,14 @@ class DrainedTemplate(TemplateStatus):
     )
 
     retired: int
-    """Warm tasks that were taken out of the pool."""
+    """The number of warm tasks taken out of the pool."""
 
 
 class Finding(_Answer):
-    """One thing that is wrong with what was sent."""
+    """One mistake in a body."""
 
     where: Annotated[str, Field(examples=["params.chunk_size"])]
-    """The path to it."""
+    """The path of the member."""
     what: Annotated[str, Field(examples=["expected a whole number of at least 1"])]
 
 
@@ -440,9 +436,9 @@ class Problem(_Answer):
     """An error (RFC 9457)."""
 
     type: Annotated[str, Field(examples=["urn:cvat-task-pool:error:unknown-template"])]
-    """Names the kind of error."""
+    """The kind of error."""
     title: Annotated[str, Field(examples=["There is no such template in the configuration"])]
     status: Annotated[int, Field(examples=[404])]
     detail: Annotated[str, Field(examples=["'streets'; there is street-scenes"])] = ""
-    errors: Annotated[list[Finding], Field(description="What is wrong, and where")] = []
+    errors: Annotated[list[Finding], Field(description="All mistakes in the body")] = []
     request: Annotated[Request | None, Field(description="The request that failed")] = None

@@ -1,4 +1,4 @@
-"""Serves an app on a thread of this process, at the daemon's address."""
+"""Serves an app with uvicorn on a thread of this process, at the daemon's address."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ from pool.config.urls import is_loopback
 from pool.errors import CannotListen, ConfigError
 from pool.http.protocol import Protocol
 
-#: Seconds in which the server must have started.
+#: Seconds within which the server must have started.
 START = 10.0
-#: Seconds for late answers when the time to stop is over, and then for those to calls that have
-#: come meanwhile.
+#: Seconds for late answers once the time to stop has passed, and for calls that arrive meanwhile.
 LAST_ANSWERS = 1
 #: Seconds for which an idle connection is kept.
 KEEP_ALIVE = 75
 BACKLOG = 512
-#: Files that the process may have open, if the system lets it: connections are files.
+#: Open files that the process needs at most: each connection is one.
 FILES = 8192
 
 
 def check_exposure(settings: DaemonSettings, token: str | None) -> None:
-    """Check that a daemon which others can reach has a token.
+    """Check that a daemon has a token if other machines can reach it.
 
     :raises ConfigError: it has none.
     """
@@ -43,7 +42,7 @@ def check_exposure(settings: DaemonSettings, token: str | None) -> None:
 
 
 def _allow_files(wanted: int) -> None:
-    """Allow the process so many open files, as far as the system's hard limit goes."""
+    """Raise the limit of open files of this process, up to the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
@@ -60,7 +59,7 @@ def listen(settings: DaemonSettings) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
         )[0]
-        # Named as TCP: asyncio turns Nagle's algorithm off only for sockets that say so.
+        # With its protocol: asyncio disables Nagle's algorithm only for sockets that name TCP.
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise CannotListen(f"{host}: {error.strerror or error}") from None
@@ -76,18 +75,18 @@ def listen(settings: DaemonSettings) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that leaves the signals to the daemon, and gives answers that are under way
-    a while to end before it cancels them.
+    """A uvicorn server that leaves signals to the daemon, and lets answers end before it cancels
+    them.
 
-    It goes on listening for that while, so that new callers hear that it stops.
+    Meanwhile it goes on listening, so that new callers are answered that it is stopping.
     """
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         #: Set once it listens, or has failed to.
         self.settled = threading.Event()
-        #: By the monotonic clock: until when answers may come to their end. ``on_late`` is called
-        #: then, on the event loop, to have those that are late answered.
+        #: When answers must have ended, by the monotonic clock. ``on_late`` is called then, on
+        #: the event loop, to answer what is late.
         self.until = 0.0
         self.on_late: Callable[[], None] | None = None
 
@@ -107,7 +106,7 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def _wait_for_answers(self, seconds: float) -> None:
-        # Those of now: others begin all the time.
+        # Of this moment: new ones begin all the time.
         if under_way := set(self.server_state.tasks):
             await asyncio.wait(under_way, timeout=max(0.0, seconds))
 
@@ -129,11 +128,11 @@ class HttpServer:
 
     @property
     def url(self) -> str:
-        """Where it listens, with the port that it got; "" when it does not."""
+        """The address with the port that it got; "" when it does not listen."""
         return self._address if self.listening else ""
 
     def start(self) -> None:
-        """Return once requests are answered; starting twice does nothing.
+        """Start the server, and return once it answers; starting twice does nothing.
 
         :raises CannotListen: the address is taken, or not this machine's.
         """
@@ -174,9 +173,9 @@ class HttpServer:
     def stop(
         self, timeout: float | None = None, *, on_late: Callable[[], None] | None = None
     ) -> None:
-        """Answer what is under way within ``timeout`` seconds (by default ``daemon.stop_timeout``),
-        and listen no more. What takes longer is cancelled about a second later; before, ``on_late``
-        is called on the event loop, to have it answered. Stopping twice does nothing."""
+        """Let answers end for ``timeout`` seconds (by default ``daemon.stop_timeout``), and stop
+        listening. After that time ``on_late`` is called on the event loop, and what is still not
+        answered is cancelled about a second later. Stopping twice does nothing."""
         thread, self._thread = self._thread, None
         if thread is not None and self._server is not None:
             timeout = self._settings.stop_timeout if timeout is None else timeout

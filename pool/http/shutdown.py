@@ -1,4 +1,4 @@
-"""The shutdown of the server, in two steps, for all answers that wait or read."""
+"""The two steps of a graceful shutdown, for long polls, streams and uploads."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pool.errors import Stopping
 
 
 class Shutdown:
-    """A shutdown that cuts off no answer that could end by itself.
+    """A shutdown that lets answers end by themselves.
 
-    After :meth:`begin` a long poll answers what there is now, a stream of events ends, and no new
-    body is read. :meth:`cut_off` says that the time is over: what is still being read gets an
-    answer instead.
+    After :meth:`begin`, long polls answer with the present state, streams end, and no new body is
+    read. :meth:`cut_off` is called when the time is over: bodies that are still being read are
+    answered with an error.
     """
 
     def __init__(self) -> None:
@@ -28,11 +28,11 @@ class Shutdown:
 
     @property
     def begun(self) -> bool:
-        """Whether the server is about to stop."""
+        """Whether the server is stopping."""
         return self._begun
 
     def begin(self) -> None:
-        """Say that the server is about to stop; saying so twice does nothing. Thread-safe."""
+        """Begin the shutdown; a second call does nothing. Thread-safe."""
         with self._guard:
             self._begun = True
             listeners, self._listeners = self._listeners, set()
@@ -40,8 +40,8 @@ class Shutdown:
             listener()
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Have ``listener`` called once when it begins, on the thread that says so, or at once
-        when it has begun. Return what takes the listener away."""
+        """Call ``listener`` once when the shutdown begins, on the thread of :meth:`begin`, or now
+        if it has begun. Return a function that removes the listener."""
         with self._guard:
             begun = self._begun
             if not begun:
@@ -58,7 +58,7 @@ class Shutdown:
 
     @contextmanager
     def or_gone(self, gone: asyncio.Future[None]) -> Iterator[asyncio.Future[None]]:
-        """Yield a future that is done once the server is about to stop, or ``gone`` is done."""
+        """Yield a future that is done once the shutdown begins or ``gone`` is done."""
         loop = asyncio.get_running_loop()
         either: asyncio.Future[None] = loop.create_future()
 
@@ -67,7 +67,7 @@ class Shutdown:
                 either.set_result(None)
 
         def end_from_any_thread() -> None:
-            # An error means that the loop has ended, and the answer with it.
+            # RuntimeError: the loop has ended, and the answer with it.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(end)
 
@@ -81,9 +81,9 @@ class Shutdown:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
-        """Read a body in the block.
+        """Read a body inside the ``with`` block.
 
-        :raises Stopping: the server is about to stop, or the time for that is over.
+        :raises Stopping: the shutdown has begun, or cuts off what the block reads.
         """
         if self._begun:
             raise Stopping
@@ -100,6 +100,6 @@ class Shutdown:
             raise
 
     def cut_off(self) -> None:
-        """End all blocks of :meth:`reading`."""
+        """Abort all blocks of :meth:`reading`."""
         for limit in self._limits:
             limit.reschedule(0.0)

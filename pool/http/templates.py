@@ -1,4 +1,4 @@
-"""``/v1/templates``: levels, and the control of pools while they run."""
+"""``/v1/templates``: the status of the pool, and its control."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ router = APIRouter(prefix="/v1/templates", tags=["templates"], responses=openapi
 Name = Annotated[str, Path(description="The template's name", max_length=LONGEST_TEMPLATE)]
 
 _UNKNOWN = openapi.problems(UnknownTemplate, errors.InputError)
-_DONE = "The template as it is now"
+_DONE = "The present status of the template"
 
 
 @router.get(
     "",
-    summary="Levels, demand and troubles of all templates",
-    response_description="As it is now",
+    summary="Read the status of all templates",
+    response_description="The present status",
 )
 async def status(request: Request) -> Status:
     return await _status(state_of(request))
@@ -40,10 +40,10 @@ async def status(request: Request) -> Status:
     "/resume",
     operation_id="resume_all",
     summary="Create tasks of all templates again",
-    response_description="All templates as they are now",
+    response_description="The present status",
 )
 async def resume_all(request: Request) -> Status:
-    """As `resume` for each of them: after they were paused or drained; ends all holds."""
+    """As `resume` for each template; ends all holds."""
     state = state_of(request)
     await state.workers.store(state.pool.resume)
     return await _status(state)
@@ -52,12 +52,12 @@ async def resume_all(request: Request) -> Status:
 @router.post(
     "/{name}/pause",
     operation_id="pause_template",
-    summary="Create no more tasks",
+    summary="Stop creating tasks",
     response_description=_DONE,
     responses=_UNKNOWN,
 )
 async def pause(name: Name, request: Request) -> TemplateStatus:
-    """Until it is resumed."""
+    """Until the template is resumed. Warm tasks are still handed out."""
     state = state_of(request)
     return await _control(state, name, state.pool.pause)
 
@@ -70,7 +70,7 @@ async def pause(name: Name, request: Request) -> TemplateStatus:
     responses=_UNKNOWN,
 )
 async def resume(name: Name, request: Request) -> TemplateStatus:
-    """After it was paused or drained; ends its hold and the server's."""
+    """After pause or drain; ends the hold of the template, and that of the server."""
     state = state_of(request)
     return await _control(state, name, state.pool.resume)
 
@@ -79,11 +79,11 @@ async def resume(name: Name, request: Request) -> TemplateStatus:
     "/{name}/drain",
     operation_id="drain_template",
     summary="Take all warm tasks out of the pool",
-    response_description="The template as it is now, and how many tasks were taken out",
+    response_description="The template, and how many tasks were taken out",
     responses=_UNKNOWN,
 )
 async def drain(name: Name, request: Request) -> DrainedTemplate:
-    """And create no more, until it is resumed. Tasks that callers have are left to them."""
+    """Also stops creating tasks until resume. Leased tasks stay with their callers."""
     state = state_of(request)
     retired = await state.workers.store(state.pool.drain, name)
     template = await _find(state, name)
@@ -99,7 +99,7 @@ async def drain(name: Name, request: Request) -> DrainedTemplate:
     openapi_extra=openapi.takes(PrewarmBody, example={"count": 50, "seconds": 900}),
 )
 async def prewarm(name: Name, request: Request) -> TemplateStatus:
-    """Takes the place of an earlier prewarm; a count of 0 ends it."""
+    """Replaces an earlier prewarm; a count of 0 ends it."""
     state = state_of(request)
     body = await read_json(request, PrewarmBody, timeout=state.receive_timeout)
     return await _control(
@@ -112,7 +112,7 @@ async def _status(state: AppState) -> Status:
 
 
 async def _control(state: AppState, name: str, change: Callable[[str], Any]) -> TemplateStatus:
-    """Make a change, and return the template as it is then."""
+    """Make a change, and return the status of the template after it."""
     await state.workers.store(change, name)
     return await _find(state, name)
 

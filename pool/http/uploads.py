@@ -1,4 +1,4 @@
-"""Takes the data of requests: into the spool as it comes, and then to the dispatcher."""
+"""Accepting requests: their data goes into the spool, then they go to the dispatcher."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from pool.requests.spool import Incoming
 from pool.store import NewRequest
 from pool.taskpool import TaskPool
 
-#: Uploads that are received at the same time, and further ones that may wait.
+#: Uploads that are received at the same time, and further ones that may wait for that.
 MOST_UPLOADS: Final = 64
 MOST_WAITING: Final = 512
-#: Seconds that an upload waits to be received.
+#: Seconds for which an upload waits at most.
 ADMITTED_WITHIN: Final = 10.0
 #: The fields of a form beside its files.
 FIELDS: Final = frozenset(RequestFields.model_fields)
 
 
 class UploadLimiter:
-    """Bounds the uploads that are received at the same time, and those that wait to be."""
+    """Limits the uploads that are received at the same time, and those that wait for that."""
 
     def __init__(self, most: int = MOST_UPLOADS, *, most_waiting: int = MOST_WAITING) -> None:
         self._semaphore = asyncio.Semaphore(most)
@@ -48,7 +48,7 @@ class UploadLimiter:
 
     @asynccontextmanager
     async def admitted(self) -> AsyncIterator[None]:
-        """Receive an upload in the block; wait until there is room, in the order of arrival.
+        """Receive an upload inside the ``with`` block; wait for that in the order of arrival.
 
         :raises TooManyUploads: too many wait already, or it took too long.
         """
@@ -69,11 +69,11 @@ class UploadLimiter:
 
 
 class Uploads:
-    """Accepts requests. What is not accepted leaves nothing behind.
+    """Accepts requests. A request that is not accepted leaves nothing in the spool.
 
-    The row of a request is durable when :meth:`form` or :meth:`json` answers; its data is once
-    :meth:`keep` has, which comes before its caller's answer. Meanwhile it may be served already:
-    what CVAT has need not be written to the disk here first.
+    The row of a request is durable when :meth:`form` or :meth:`json` returns. Its data is durable
+    when :meth:`keep` returns, before the caller is answered. The request may be served before that:
+    data that CVAT has need not be written to the disk here.
     """
 
     def __init__(
@@ -92,8 +92,8 @@ class Uploads:
         """Accept a request whose files are in the body.
 
         :raises pool.errors.PoolError: it is not accepted.
-        :raises pool.errors.Stopping: the server stops, or has while the body was being read.
-        :raises starlette.requests.ClientDisconnect: the caller has gone before it was.
+        :raises pool.errors.Stopping: the server is stopping.
+        :raises starlette.requests.ClientDisconnect: the caller has gone before the body ended.
         """
         request_id = new_id(self._clock.now())
         reader = FormReader(
@@ -110,11 +110,11 @@ class Uploads:
             except BaseException:
                 await asyncio.shield(self._workers.spool(reader.discard))
                 raise
-            # From here on it is accepted, even if its caller goes.
+            # From here on the request is accepted, even if its caller disconnects.
             return await self._workers.spool(self._take, reader, last, request_id, key)
 
     async def json(self, request: Request, key: str | None) -> RequestRecord:
-        """Accept a request whose data CVAT fetches itself; errors as of :meth:`form`."""
+        """Accept a request whose data CVAT fetches. Raises the errors of :meth:`form`."""
         async with self._uploads.admitted(), self._shutdown.reading():
             wish = await read_json(
                 request, RequestBody, timeout=self._settings.receive_timeout, most=LONGEST_LIST
@@ -125,9 +125,9 @@ class Uploads:
         return await self._workers.spool(self._take_wish, wish, key)
 
     async def keep(self, request_id: str) -> None:
-        """Bring the data of an accepted request to the disk, unless it was served already.
+        """Flush the data of an accepted request to the disk, unless it was served already.
 
-        :raises StoreError: the disk does not do its part.
+        :raises StoreError: the data cannot be written.
         """
         await self._workers.spool(self._keep, request_id)
 
@@ -153,7 +153,7 @@ class Uploads:
 
     def _feed(self, reader: FormReader, block: bytes) -> None:
         reader.feed(block)
-        # A mistake that is known already need not cost the rest of the body.
+        # Fails early: the rest of the body need not be received.
         if "template" in reader.fields:
             self._process.templates.named(reader.fields["template"])
 

@@ -1,5 +1,4 @@
-"""Requests and leases as they are now, and long polls: waiting for their ends without a thread for
-each."""
+"""Reading requests and leases, and long polls that wait for their end without a thread each."""
 
 from __future__ import annotations
 
@@ -27,17 +26,17 @@ Record = TypeVar("Record", bound=RequestRecord | LeaseRecord)
 #: Done when the caller has closed the connection.
 Gone = asyncio.Future[None]
 
-#: Views that are read before the first of their callers are answered.
+#: Views that are read before the first callers are answered.
 AT_ONCE: Final = 50
-#: States of a task that will have no jobs.
+#: States of a task that will get no jobs.
 _LOST: Final = (TaskState.FAILED, TaskState.RETIRED, TaskState.DELETING, TaskState.DELETED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View(Generic[Record]):
-    """A request or a lease, its jobs once they exist, and why there will be none.
+    """A request or a lease, with its jobs once they exist, or the error why there will be none.
 
-    ``over``: neither jobs nor error will change any more.
+    ``over``: jobs and error are final.
     """
 
     record: Record
@@ -47,7 +46,7 @@ class View(Generic[Record]):
 
 
 def read_request(store: Store, request_id: str) -> View[RequestRecord]:
-    """Return a request as it is now.
+    """Return the present state of a request.
 
     :raises UnknownRequest: there is none.
     """
@@ -58,7 +57,7 @@ def read_request(store: Store, request_id: str) -> View[RequestRecord]:
 
 
 def view_of(store: Store, record: RequestRecord) -> View[RequestRecord]:
-    """Return a request that was just read, with its jobs."""
+    """Return the view of a row that was just read."""
     if record.state is RequestState.READY:
         jobs = store.jobs_of(record.pooled_id or "", request_id=record.id)
         return View(record=record, jobs=jobs, over=True)
@@ -67,7 +66,7 @@ def view_of(store: Store, record: RequestRecord) -> View[RequestRecord]:
 
 
 def read_lease(store: Store, lease_id: str) -> View[LeaseRecord]:
-    """Return a lease as it is now; it is over once its task has jobs, or never will.
+    """Return the present state of a lease; it is over once its task has jobs, or cannot get any.
 
     :raises UnknownLease: there is none.
     """
@@ -75,7 +74,7 @@ def read_lease(store: Store, lease_id: str) -> View[LeaseRecord]:
     if record is None:
         raise UnknownLease(lease_id[:100])
     if record.state in (LeaseState.RELEASED, LeaseState.EXPIRED, LeaseState.ABANDONED):
-        # Its task may be another caller's by now.
+        # Its task may belong to another caller by now.
         ended = LeaseEnded(f"lease {lease_id} is {record.state.value}")
         return View(record=record, error=ended, over=True)
     if record.state is LeaseState.USED and record.pooled_id is not None:
@@ -90,7 +89,7 @@ def read_lease(store: Store, lease_id: str) -> View[LeaseRecord]:
 
 @asynccontextmanager
 async def noticing(request: Request) -> AsyncIterator[Gone]:
-    """Yield a future that is done when the caller has gone, once its body has been read."""
+    """Yield a future that is done when the caller disconnects; its body must have been read."""
     gone = asyncio.ensure_future(_disconnect(request))
     try:
         yield gone
@@ -104,10 +103,10 @@ async def _disconnect(request: Request) -> None:
 
 
 class Waiting:
-    """Has answers wait for the end of a request or a lease. For the event loop alone.
+    """Long polls for the end of a request or a lease. Belongs to the event loop.
 
-    The feed wakes those whose request or lease had an event; what has ended is then read on one
-    thread for all of them.
+    The feed wakes a long poll at each event of its request or lease; those that have ended are then
+    read in one call on a worker thread.
     """
 
     def __init__(self, store: Store, feed: Feed, threads: Threads, shutdown: Shutdown) -> None:
@@ -116,14 +115,14 @@ class Waiting:
         self._shutdown = shutdown
         self._requests = _Views(partial(read_request, store), store.requests_at_end, threads)
         self._leases = _Views(partial(read_lease, store), store.leases_at_end, threads)
-        #: How many wait now.
+        #: The number of long polls.
         self.count = 0
 
     async def request(
         self, request_id: str, *, seconds: float, caller: Request
     ) -> View[RequestRecord]:
-        """Return the request once nothing more will happen to it, or as it is after ``seconds``,
-        when the caller has gone, or when the server is about to stop.
+        """Return the request once it has ended, or its present state after ``seconds``, when the
+        caller disconnects, or when the server stops.
 
         :raises UnknownRequest: there is none.
         """
@@ -132,7 +131,7 @@ class Waiting:
         )
 
     async def lease(self, lease_id: str, *, seconds: float, caller: Request) -> View[LeaseRecord]:
-        """As :meth:`request`, until the jobs of the lease's task exist, or never will.
+        """As :meth:`request`, until the lease's task has jobs, or cannot get any.
 
         :raises UnknownLease: there is none.
         """
@@ -163,8 +162,8 @@ class Waiting:
 
 
 class _Views(Generic[Record]):
-    """Reads views: one, or those that have ended, at once for all coroutines that ask in the same
-    round of the event loop."""
+    """Reads views: one by one, or in one batch for all coroutines that ask in the same round of the
+    event loop."""
 
     def __init__(
         self,
@@ -196,7 +195,7 @@ class _Views(Generic[Record]):
                 for name, view in views.items():
                     asked[name].set_result(view)
         except PoolError as error:
-            # They ask again a little later.
+            # The long polls ask again a little later.
             log.warning("ends not read", why=str(error))
         finally:
             for future in asked.values():

@@ -1,4 +1,4 @@
-"""``POST /webhooks/cvat``: takes what CVAT delivers, once its signature is known to be right."""
+"""``POST /webhooks/cvat``: receives the webhooks of CVAT, and checks their signatures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pool.http.context import state_of
 from pool.http.middleware import WEBHOOKS
 from pool.http.reading import read
 
-#: Bytes of the longest body that is read; CVAT's are below 2 KiB.
+#: Bytes of the longest body; those of CVAT are below 2 KiB.
 LONGEST: Final = 2**20
 
 router = APIRouter(tags=["webhooks"])
@@ -23,13 +23,13 @@ router = APIRouter(tags=["webhooks"])
     WEBHOOKS,
     status_code=204,
     response_class=Response,
-    summary="Receive a webhook of CVAT's",
-    response_description="It is taken",
+    summary="Receive a webhook of CVAT",
+    response_description="Accepted",
     responses=openapi.problems(BadSignature, TooLarge, TooSlow, TooBusy),
     openapi_extra=openapi.NO_TOKEN,
 )
 async def receive(request: Request) -> None:
-    """Answers 204 to everything that CVAT has signed, be it of use or not."""
+    """Every delivery with a valid signature is answered with 204, also one that is not used."""
     state = state_of(request)
     signature = request.headers.get(SIGNATURE_HEADER, "")
     if not signature:

@@ -1,4 +1,4 @@
-"""Threads for calls that block, as many whatever the number of callers."""
+"""Bounded thread pools for blocking calls."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ R = TypeVar("R")
 
 
 class Threads:
-    """A few threads on which coroutines make calls that block.
+    """A thread pool on which coroutines make blocking calls.
 
-    Not anyio's: those go on when the server stops, and each call waits for a further round of the
-    event loop.
+    anyio's worker threads cannot be closed when the server stops, and cost a further round of the
+    event loop for each call.
     """
 
     def __init__(self, count: int, name: str) -> None:
@@ -30,7 +30,7 @@ class Threads:
 
         :raises Stopping: after :meth:`close`.
         """
-        # With the caller's context, so that log lines bear the id of the call.
+        # With the caller's context: log lines have the call id from it.
         bound = partial(copy_context().run, partial(call, *args, **kwargs))
         try:
             future = asyncio.get_running_loop().run_in_executor(self._executor, bound)
@@ -39,22 +39,22 @@ class Threads:
         return await future
 
     def close(self) -> None:
-        """Begin nothing more; what is under way ends by itself."""
+        """Accept no more calls; running ones end by themselves."""
         self._executor.shutdown(wait=False)
 
 
 class Workers:
-    """Three thread pools, so that no call waits for slower ones."""
+    """Three thread pools, so that no call waits for slower ones of another kind."""
 
     def __init__(self) -> None:
-        #: For calls that read or write the store.
+        #: Calls to the store.
         self.store = Threads(4, "http-store")
-        #: For what writes to the disk what a caller sends.
+        #: Writes of uploads to the disk.
         self.spool = Threads(4, "http-spool")
-        #: For calls that ask CVAT for something.
+        #: Calls to CVAT.
         self.cvat = Threads(8, "http-cvat")
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all three."""
         for threads in (self.store, self.spool, self.cvat):
             threads.close()

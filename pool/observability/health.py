@@ -1,7 +1,7 @@
-"""Whether a daemon is ready, and what is wrong if it is not.
+"""Whether a daemon is ready, and which check fails if it is not.
 
-Anyone who can reach the daemon may ask, so the answer holds no secret, no address and no path: the
-logs and ``cvat-pool status`` have the reasons.
+The answer needs no token, so it contains no secret, no address and no path; the log and
+``cvat-pool status`` have the reasons.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from pool.model import ConfigRecord, Hold
 from pool.requests.breaker import SERVER, Circuit, circuit
 from pool.store import Store
 
-#: A service is stale when it has not run without an error for so many of its intervals, and for
-#: so many seconds.
+#: A service is stale when its last success is older than so many intervals and so many seconds.
 STALE_INTERVALS: Final = 5
 STALE_LEAST: Final = 60.0
-#: Seconds for which a server may be silent that nothing is asked of: it is looked at every hour.
+#: Seconds after which the last answer of CVAT is too old: it is called at least once an hour.
 SILENT_FOR: Final = 3 * 3600.0
-#: Results of calls that the server has not answered.
+#: Results of calls that CVAT did not answer.
 UNANSWERED: Final = frozenset({CvatUnreachable.code, CvatAmbiguous.code, "error"})
-#: Seconds for which an answer is given again: checks that come often must not keep the disk busy.
+#: Seconds for which a report is reused, so that frequent checks do not keep the disk busy.
 ANSWER_FOR: Final = 1.0
 
 
@@ -39,9 +38,9 @@ class StoreCheck:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerCheck:
-    """Whether CVAT answers, and does what it is asked for. ``answered_seconds_ago`` is None before
-    the first answer. While it is ``held``, since so many seconds and because of ``code``, no task
-    is created and no data sent, for any template."""
+    """Whether CVAT answers and is not held. ``answered_seconds_ago`` is None before the first
+    answer. While it is ``held``, for ``held_seconds`` already and because of the error ``code``, no
+    task is created and no data is sent, for any template."""
 
     ok: bool
     answered_seconds_ago: float | None = None
@@ -52,7 +51,7 @@ class ServerCheck:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SchedulerCheck:
-    """Whether services are run. ``stale`` are those that have not succeeded for long."""
+    """Whether the services run. ``stale`` are those that have not succeeded for long."""
 
     ok: bool
     stale: tuple[str, ...] = ()
@@ -68,8 +67,8 @@ class MaintainerCheck:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConfigurationCheck:
-    """Whether the configuration is followed. Where it is not, since so many seconds it was rejected
-    or it has keys that need a ``restart``, an older one is in force, by which a daemon is ready.
+    """Whether the configuration file is in force. If it was rejected, ``rejected_seconds`` ago, or
+    has keys that need a ``restart``, an older one is in force; the daemon is ready all the same.
     """
 
     ok: bool
@@ -79,7 +78,7 @@ class ConfigurationCheck:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checks:
-    """What was looked at."""
+    """All checks."""
 
     store: StoreCheck
     server: ServerCheck
@@ -90,16 +89,16 @@ class Checks:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HealthReport:
-    """Whether all checks but that of the configuration are passed, and each of them."""
+    """The checks, and whether all but that of the configuration passed."""
 
     ready: bool
     checks: Checks
 
 
 class ServerContact:
-    """What came of the calls to the server that this process makes. Thread-safe.
+    """The results of this process's calls to CVAT. Thread-safe.
 
-    ``lost``: the last call got no answer; ``refused``: it was refused for its credentials.
+    ``lost``: the last call got no answer. ``refused``: its credentials were refused.
     """
 
     def __init__(self, *, clock: Clock) -> None:
@@ -125,9 +124,9 @@ class ServerContact:
 def hold_of_all(
     holds: Mapping[str, Hold], templates: Collection[str], *, now: float
 ) -> Hold | None:
-    """Return what holds all templates: the server's hold, or the youngest of their own.
+    """Return the hold of the server, or, if every template is held, the youngest of their holds.
 
-    None when there is one that may be tried: where its pool is full, only a request would.
+    None if a template may be tried: while its pool is full, only a request tries it.
     """
     if SERVER in holds:
         return holds[SERVER]
@@ -139,7 +138,7 @@ def hold_of_all(
 
 
 def judge_server(contact: ServerContact, hold: Hold | None, now: float) -> ServerCheck:
-    """Check whether the server can be relied on, ``hold`` being what holds all templates."""
+    """Check whether CVAT answers; ``hold`` holds all templates."""
     ago = contact.answered_ago
     silent = ago is not None and ago > SILENT_FOR
     code = CvatRefusedCredentials.code if contact.refused else ""
@@ -155,7 +154,7 @@ def judge_server(contact: ServerContact, hold: Hold | None, now: float) -> Serve
 def judge_services(
     records: Mapping[str, ServiceRecord], *, running: bool, now: float
 ) -> SchedulerCheck:
-    """Check whether services are run, and all have succeeded lately; ``now`` is monotonic."""
+    """Check whether all services run and have succeeded recently; ``now`` is monotonic."""
     ago: dict[str, float | None] = {}
     stale = []
     for name, record in records.items():
@@ -169,7 +168,7 @@ def judge_services(
 
 
 def judge_configuration(record: ConfigRecord | None, now: float) -> ConfigurationCheck:
-    """Check whether the configuration is followed."""
+    """Check whether the configuration file is in force."""
     if record is None:
         return ConfigurationCheck(ok=True)
     at = record.rejected_at
@@ -204,7 +203,7 @@ class Health:
         self._report: HealthReport | None = None
 
     def run_once(self) -> HealthReport:
-        """Check, unless that was done a moment ago."""
+        """Return the report, at most :data:`ANSWER_FOR` seconds old."""
         with self._guard:
             now = self._clock.monotonic()
             fresh = self._looked_at is not None and now - self._looked_at < ANSWER_FOR

@@ -13,7 +13,7 @@ from pool.model import EndedRequest
 from pool.status import Status, TemplateStatus
 from pool.store import Store
 
-#: Seconds between two samples, for which samples are kept, and how many requests are shown.
+#: Seconds between two samples, seconds for which they are kept, and the most requests in a report.
 EVERY = INTERVALS["history"]
 KEPT_FOR = 3600.0
 MOST_REQUESTS = 1000
@@ -27,7 +27,7 @@ class _Sample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TemplateHistory:
-    """Levels and target of one template, sample by sample; None where it was not there."""
+    """Levels and target of one template, sample by sample; None where it did not exist."""
 
     warm: list[int | None] = field(default_factory=list)
     creating: list[int | None] = field(default_factory=list)
@@ -36,7 +36,7 @@ class TemplateHistory:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HourReport:
-    """The last hour. ``at`` are the times of the samples; of ``requests`` the newest is last."""
+    """The last hour. ``at`` are the times of the samples; the newest of ``requests`` is last."""
 
     interval: float
     at: list[float]
@@ -45,7 +45,7 @@ class HourReport:
 
 
 class History:
-    """Keeps samples of the levels in memory, and finds the requests in the store. Thread-safe."""
+    """Samples the levels into memory, and reads the requests from the store. Thread-safe."""
 
     def __init__(self, store: Store, read_status: Callable[[], Status], *, clock: Clock) -> None:
         self._store = store
@@ -63,7 +63,7 @@ class History:
             return len(self._samples)
 
     def hour(self) -> HourReport:
-        """Return the last hour, up to now.
+        """Return the report of the last hour.
 
         :raises StoreError: the store cannot be read.
         """

@@ -1,8 +1,8 @@
 """Metrics for Prometheus, named as https://prometheus.io/docs/practices/naming/ says.
 
-Counters and histograms are fed by events, and so cover all processes of the store since this daemon
-was started; gauges are :mod:`pool.observability.observation`'s. Labels are names of the
-configuration and words of ours: never ids, and nothing that a caller chooses.
+Counters and histograms are fed by events, so they cover all processes on the store since this
+daemon started; :mod:`pool.observability.observation` has the gauges. Labels are names from the
+configuration and constants: never ids, and nothing that a caller chooses.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pool.model import Event
 from pool.tracking.tracker import Finished
 from pool.version import VERSION
 
-#: Before the name of every metric of the pool's.
+#: The prefix of all names.
 PREFIX: Final = "cvat_pool_"
 #: Bounds of the buckets, in seconds.
 HAND_OUT_BUCKETS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
@@ -45,7 +45,7 @@ class Metrics:
     """All metrics of one daemon. Thread-safe."""
 
     def __init__(self) -> None:
-        # When each series was created would double the number of series.
+        # Creation times would double the number of series.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -53,7 +53,7 @@ class Metrics:
         build.info({"version": VERSION})
         self._hand_outs = self._histogram(
             "hand_out_seconds",
-            "Time from asking for a task to having it; next to nothing for a hit.",
+            "Time from the call for a task to its hand-out; close to 0 for a hit.",
             ("template", "outcome"),
             HAND_OUT_BUCKETS,
         )
@@ -65,13 +65,13 @@ class Metrics:
         )
         self._own_share = self._histogram(
             "request_own_seconds",
-            "The pool's part of it: waiting for a task, and the upload.",
+            "The pool's part of request_seconds: waiting for a task, and the upload.",
             ("template",),
             REQUEST_BUCKETS,
         )
         self._server_share = self._histogram(
             "request_server_seconds",
-            "CVAT's part of it: the import, and noticing its end; and being held before that.",
+            "CVAT's part of request_seconds: the import, noticing its end, and holds.",
             ("template",),
             REQUEST_BUCKETS,
         )
@@ -83,12 +83,12 @@ class Metrics:
         )
         self._polls = self._histogram(
             "request_polls",
-            "Polls that each import took which this process has watched.",
+            "Polls for each import that this process tracked.",
             (),
             POLL_BUCKETS,
         )
         self._calls = self._counter(
-            "cvat_calls", "Calls to CVAT, by what came of them.", ("operation", "result")
+            "cvat_calls", "Calls to CVAT, by result.", ("operation", "result")
         )
         self._call_seconds = self._histogram(
             "cvat_call_seconds", "Time that calls to CVAT took.", ("operation",), CALL_BUCKETS
@@ -101,25 +101,25 @@ class Metrics:
         )
         self._reconciled = self._counter(
             "reconciled",
-            "What reconciling has put right; adopt and delete are orphans, that is leaks.",
+            "Repairs by reconciliation; adopt and delete are those of orphans, which are leaks.",
             ("action",),
         )
         for action in _ACTIONS.values():
             self._reconciled.labels(action)
 
     def add(self, collector: Collector) -> None:
-        """Expose what is collected at each scrape as well."""
+        """Add a collector, which is read at each scrape."""
         self._registry.register(collector)
 
     def expose(self, accept: str = "") -> tuple[bytes, str]:
-        """Return all metrics as the Accept header asks for them, and their media type."""
+        """Return all metrics in the format that the Accept header asks for, and its media type."""
         encode, media_type = choose_encoder(accept)
         return encode(self._registry), media_type
 
     # --- Counting ---------------------------------------------------------------------------
 
     def take(self, events: Sequence[Event]) -> None:
-        """Count what has happened."""
+        """Count events."""
         for event in events:
             match event.kind:
                 case "lease.handed_out":
@@ -143,7 +143,7 @@ class Metrics:
             self._own_share.labels(event.template).observe(max(0.0, seconds - event.server_seconds))
 
     def finished(self, finished: Finished) -> None:
-        """Count the polls of an import that this process has watched."""
+        """Count the polls of an import that this process tracked."""
         self._polls.observe(finished.polls)
 
     def call(self, operation: str, seconds: float, result: str) -> None:
@@ -156,7 +156,7 @@ class Metrics:
         self._answers.labels(_method(method), route, str(status)).observe(seconds)
 
     def reconciled(self, report: ReconcileReport) -> None:
-        """Count what was put right."""
+        """Count repairs."""
         for action, times in report.done.items():
             self._reconciled.labels(_ACTIONS[action]).inc(times)
 
@@ -178,10 +178,10 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 
 
 def _method(method: str) -> str:
-    """Return a method as a label: a caller may make up others."""
+    """Return a method as a label; unknown ones are one label, since callers choose them."""
     return method if method in _METHODS else "other"
 
 
 def _known(code: str) -> str:
-    """Return a code as a label: a row may have one of an older version."""
+    """Return a code as a label; rows of an older version may have an unknown one."""
     return code if kind_of_error(code) is not None else PoolError.code

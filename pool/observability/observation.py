@@ -1,7 +1,6 @@
-"""What one daemon shows of itself: its metrics, the last hour, and whether it is ready.
+"""The observability of one daemon: metrics, history, health.
 
-The gauges are read here, once for each scrape: what the store says, and how the parts of this
-daemon are doing.
+The gauges are collected here, at each scrape: from the store, and from the parts of the daemon.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from pool.status import Status, TemplateStatus
 
 
 class Observation(Collector):
-    """The parts that look at one process.
+    """Metrics, history and health of one process.
 
-    The daemon sets ``scheduler`` and ``sinks`` when a term begins, and the app ``listeners``, which
-    returns how many clients have a stream of events.
+    The daemon sets ``scheduler`` and ``sinks`` when a term of maintenance begins; the app sets
+    ``listeners``, which returns the number of clients with a stream of events.
     """
 
     def __init__(self, process: Process) -> None:
@@ -50,19 +49,19 @@ class Observation(Collector):
         self.metrics.add(self)
 
     def called(self, operation: str, seconds: float, result: str) -> None:
-        """Note the end of a call to the server; see :data:`pool.cvat.OnCall`."""
+        """Record a call to CVAT; see :data:`pool.cvat.OnCall`."""
         self.metrics.call(operation, seconds, result)
         self._contact.call(result)
 
     def status(self) -> Status:
-        """Return the present state of the pool, by the templates in force."""
+        """Return the status of the pool, with the templates in force."""
         process = self._process
         return read_status(
             process.store, process.settings, process.templates, now=process.clock.now()
         )
 
     def describe(self) -> Iterable[Metric]:
-        # Nothing is read just to learn the names.
+        # Registering must not read the store just for the names.
         return ()
 
     def collect(self) -> Iterator[Metric]:
@@ -76,7 +75,7 @@ class Observation(Collector):
                 *_of_sinks(self.sinks.states() if self.sinks else ()),
                 _gauge(
                     "unseen_events",
-                    "Events that this daemon has not looked at yet.",
+                    "Events that this daemon has not read yet.",
                     max(0, store.last_event_id() - feed.cursor),
                 ),
                 _gauge("spool_bytes", "Bytes in the spool.", spool.used),
@@ -96,23 +95,23 @@ def _of_status(status: Status) -> Iterator[Metric]:
     )
     yield _gauge(
         "server_held",
-        "Whether nothing is created since CVAT cannot be reached or is too busy.",
+        "Whether nothing is created because CVAT cannot be reached or is too busy.",
         status.held_since is not None,
     )
     if status.config_loaded_at is not None:
         yield _gauge(
             "config_last_reload_successful",
-            "Whether the configuration could be read when it was read last.",
+            "Whether the last reload of the configuration succeeded.",
             status.config_rejected_at is None,
         )
         yield _gauge(
             "config_last_reload_success_timestamp_seconds",
-            "When the configuration that is in force was read.",
+            "When the configuration in force was read.",
             status.config_loaded_at.timestamp(),
         )
         yield _gauge(
             "config_restart_needed",
-            "Whether the configuration has changes that only a restart follows.",
+            "Whether the configuration has changes that need a restart.",
             bool(status.config_restart),
         )
     levels = GaugeMetricFamily(f"{PREFIX}tasks", "Tasks by state.", labels=("template", "state"))
@@ -130,7 +129,7 @@ def _of_status(status: Status) -> Iterator[Metric]:
     yield hand_outs
     held = GaugeMetricFamily(
         f"{PREFIX}template_held",
-        "Whether nothing is created or sent for it; code says why.",
+        "Whether nothing is created or sent for the template; code says why.",
         labels=("template", "code"),
     )
     for each in status.templates:
@@ -143,12 +142,12 @@ def _of_status(status: Status) -> Iterator[Metric]:
         yield gauge
 
 
-#: Gauges that there are for each template.
+#: The gauges of each template.
 _OF_TEMPLATE: Final[tuple[tuple[str, str, Callable[[TemplateStatus], float]], ...]] = (
-    ("target_tasks", "How many tasks are to be warm.", lambda each: each.target),
+    ("target_tasks", "The number of tasks to keep warm.", lambda each: each.target),
     (
         "lead_time_seconds",
-        "Time that a create takes, by which the target is taken.",
+        "Time that a create takes, from which the target is computed.",
         lambda each: each.lead_time,
     ),
     (
@@ -159,7 +158,7 @@ _OF_TEMPLATE: Final[tuple[tuple[str, str, Callable[[TemplateStatus], float]], ..
     ("requests_queued", "Requests that are queued.", lambda each: each.queued),
     (
         "template_paused",
-        "Whether nothing is created since it was paused.",
+        "Whether the template is paused.",
         lambda each: each.paused_since is not None,
     ),
 )
@@ -206,22 +205,22 @@ def _of_sinks(sinks: Sequence[SinkState]) -> Iterator[Metric]:
 _OF_SINK: Final[tuple[tuple[str, str, Callable[[SinkState], float]], ...]] = (
     (
         "sink_backlog_events",
-        "Events after the last one that a sink has had, for it or not.",
+        "Events after the last one that a sink has handled.",
         lambda sink: sink.backlog,
     ),
     (
         "sink_lag_seconds",
-        "Age of the delivery that is being tried; 0 when there is none.",
+        "Age of the delivery being tried; 0 if there is none.",
         lambda sink: sink.lag,
     ),
     (
         "sink_gone",
-        "Whether a sink has answered that it is gone, and is sent nothing more.",
+        "Whether a sink has answered 410 Gone, and gets no more deliveries.",
         lambda sink: sink.gone,
     ),
     ("sink_deliveries", "Deliveries that a sink has accepted.", lambda sink: sink.delivered),
-    ("sink_failed_tries", "Tries to deliver that failed.", lambda sink: sink.failed_tries),
-    ("sink_given_up", "Deliveries that were given up.", lambda sink: sink.given_up),
+    ("sink_failed_tries", "Delivery attempts that failed.", lambda sink: sink.failed_tries),
+    ("sink_given_up", "Deliveries that were abandoned.", lambda sink: sink.given_up),
 )
 _SINK_COUNTERS: Final = frozenset({"sink_deliveries", "sink_failed_tries", "sink_given_up"})
 

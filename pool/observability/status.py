@@ -1,4 +1,4 @@
-"""The present state of the pool: levels, demand and troubles, read from the store only."""
+"""The status of the pool, read from the store, and its problems in words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pool.tracking.webhook_health import scope_of, webhook_state
 def read_status(
     store: Store, settings: Settings, templates: Mapping[str, Template], *, now: float
 ) -> Status:
-    """Return the status of the ``templates`` in force, without a call to the server."""
+    """Return the status of the pool with the ``templates`` in force; CVAT is not called."""
     hold = store.holds().get(SERVER)
     maintainer = store.maintainer(now=now)
     configuration = store.configuration() if maintainer is not None else None
@@ -93,7 +93,7 @@ def _template_statuses(
 
 
 def state_of(row: TemplateStatus) -> str:
-    """Return what is being done for a template, in a word or two."""
+    """Return the state of a template in one or two words."""
     if row.held_since is not None:
         return "held"
     if row.paused_since is not None:
@@ -104,7 +104,7 @@ def state_of(row: TemplateStatus) -> str:
 
 
 def troubles(status: Status, *, now: float) -> tuple[str, ...]:
-    """Return what is wrong and what to do about it: a sentence each, the most pressing first."""
+    """Return each problem and what to do about it, in one sentence, the most urgent first."""
     found = []
     if status.maintainer is None:
         found.append("No daemon keeps the pools filled: start 'cvat-pool run'.")
@@ -132,7 +132,7 @@ def troubles(status: Status, *, now: float) -> tuple[str, ...]:
 
 
 def notes(status: Status, *, now: float) -> tuple[str, ...]:
-    """Return other news, a line each: pauses, prewarms, webhooks, the maintainer."""
+    """Return other facts, one line each: pauses, prewarms, webhooks, the maintainer."""
     found = []
     for row in status.templates:
         if row.paused_since is not None:
@@ -168,6 +168,6 @@ def _hold(reason: str, since: datetime, until: datetime | None, now: float) -> s
 
 
 def _moment(at: datetime, now: float) -> str:
-    """Return a time of today as "14:02", and another with its day, in the machine's own zone."""
+    """Return a time in the local zone: "14:02" today, else with its day."""
     local, today = at.astimezone(), datetime.fromtimestamp(now).astimezone()
     return f"{local:%H:%M}" if local.date() == today.date() else f"{local:%d %b %H:%M}"

@@ -213,7 +213,7 @@ def test_nobody_answers(there: Command) -> None:
 def test_somebody_else_answers(there: Command, simulator: SimulatorServer) -> None:
     result = there("status", "--server", simulator.url)
     assert result.returncode == 1
-    assert "answers 404 Not Found, and not as a pool" in one_line(result)
+    assert "answers 404 Not Found, which is not a pool's answer" in one_line(result)
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def test_a_webhook_is_as_complete_as_the_server_allows(server_of: ServerOf, tmp_
     with serving(path, server) as daemon:
         said, report = install(path, daemon.url, server.access_token)
     assert "installed, webhook" in said
-    assert "tells of new jobs only, so polling finds failed imports" in said
+    assert "reports new jobs only, so failed imports are found by polling" in said
     assert (report["action"], report["complete"]) == ("unchanged", False)
     assert report["reachable"] is True
     (hook,) = server.state.webhooks.values()

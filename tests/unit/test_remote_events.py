@@ -171,7 +171,7 @@ def test_iterating_again_goes_on_after_a_failure(daemon: ScriptedDaemon) -> None
 
 def test_what_is_no_stream_is_no_pools(caller: Any, daemon: ScriptedDaemon) -> None:
     daemon.replies = [httpx.Response(200, text="hello")]
-    with pytest.raises(PoolUnreachable, match="not as a pool"):
+    with pytest.raises(PoolUnreachable, match="not a pool's answer"):
         hear(caller, 1)
 
 
