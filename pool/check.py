@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 
 from pool.clock import Clock, parse_time
 from pool.config.loader import InvalidConfig, require_templates
 from pool.config.settings import DaemonSettings, Settings, Template
-from pool.cvat import CvatClient
+from pool.cvat import CvatClient, connect
 from pool.errors import CvatBusy, CvatForbidden, PoolError
 from pool.events.delivery import secret_of
 from pool.events.sinks import sink_names
@@ -18,7 +19,7 @@ from pool.http.server import check_exposure, listen
 from pool.model import check_name, new_id, pool_mark
 from pool.requests.breaker import with_advice
 from pool.requests.spool import check_folder
-from pool.store import Store
+from pool.store import Store, open_store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,43 +75,39 @@ def before_start(settings: Settings, environ: Mapping[str, str]) -> Iterator[Che
 
 
 def run_checks(
-    settings: Settings,
-    open_store: Callable[[], Store],
-    connect: Callable[[], CvatClient],
-    *,
-    environ: Mapping[str, str],
-    clock: Clock,
+    settings: Settings, *, environ: Mapping[str, str], clock: Clock
 ) -> Iterator[CheckResult]:
     """Yield the results of all checks; those that depend on a failed one are left out.
 
     For each template one task is created and deleted.
     """
     yield from before_start(settings, environ)
-    name = "store"
-    try:
-        store = open_store()
-        yield CheckResult(name=name, detail=f"pool {store.pool_id}")
-        yield _checked("store writable", store.check_writable, settings.store.url)
-        yield _check_port(settings.daemon, store, clock)
-        name = "credentials"
-        cvat = connect()
-        yield CheckResult(name=name, detail="found")
-        name = "server"
-        about = cvat.about()
-        yield CheckResult(name=name, detail=f"CVAT {about.version}", warnings=about.lacks)
-        yield _checked("version", about.check, "supported")
-        name = "user"
-        yield CheckResult(name=name, detail=cvat.whoami().username)
-        yield _check_token(cvat, clock)
-        name = "organization"
-        cvat.find_tasks(pool_mark(store.pool_id))
-        detail = settings.cvat.organization or "personal workspace"
-        yield CheckResult(name=name, detail=detail)
-    except PoolError as error:
-        yield CheckResult(name=name, error=error)
-        return
-    for template in settings.templates.values():
-        yield _check_template(cvat, store.pool_id, template, clock)
+    with ExitStack() as opened:
+        name = "store"
+        try:
+            store = opened.enter_context(closing(open_store(settings.store.url)))
+            yield CheckResult(name=name, detail=f"pool {store.pool_id}")
+            yield _checked("store writable", store.check_writable, settings.store.url)
+            yield _check_port(settings.daemon, store, clock)
+            name = "credentials"
+            cvat = opened.enter_context(closing(connect(settings.cvat, environ)))
+            yield CheckResult(name=name, detail="found")
+            name = "server"
+            about = cvat.about()
+            yield CheckResult(name=name, detail=f"CVAT {about.version}", warnings=about.lacks)
+            yield _checked("version", about.check, "supported")
+            name = "user"
+            yield CheckResult(name=name, detail=cvat.whoami().username)
+            yield _check_token(cvat, clock)
+            name = "organization"
+            cvat.find_tasks(pool_mark(store.pool_id))
+            detail = settings.cvat.organization or "personal workspace"
+            yield CheckResult(name=name, detail=detail)
+        except PoolError as error:
+            yield CheckResult(name=name, error=error)
+            return
+        for template in settings.templates.values():
+            yield _check_template(cvat, store.pool_id, template, clock)
 
 
 def _checked(name: str, check: Callable[[], object], detail: str) -> CheckResult:

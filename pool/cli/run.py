@@ -31,8 +31,6 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     from pool.check import mistakes, run_checks
     from pool.clock import SystemClock
     from pool.config.loader import InvalidConfig
-    from pool.cvat import connect
-    from pool.store import open_store
 
     def checks() -> Iterator[CheckResult]:
         try:
@@ -40,13 +38,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         except InvalidConfig as error:
             yield from mistakes(error)
         else:
-            yield from run_checks(
-                settings,
-                lambda: open_store(settings.store.url),
-                lambda: connect(settings.cvat),
-                environ=os.environ,
-                clock=SystemClock(),
-            )
+            yield from run_checks(settings, environ=os.environ, clock=SystemClock())
 
     print_results(
         checks(),
