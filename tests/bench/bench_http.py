@@ -1,10 +1,9 @@
-"""What the API costs: hand-outs, long-polls and one-image requests over HTTP, against their limits.
+"""What the API costs: hand-outs, long-polls and one-image requests over HTTP.
 
     python tests/bench/bench_http.py [--seconds 30] [--clients 32] [--pollers 500]
 
 The server runs in a process of its own on a simulated CVAT that takes no time, the clients in this
 one; both share the machine's cores. For the load of hand-outs the store is filled directly.
-Exits with 1 when a limit is not kept.
 """
 
 from __future__ import annotations
@@ -19,10 +18,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -40,33 +37,8 @@ ALONE = 2000
 IMAGES = 100
 
 
-@dataclass
-class Row:
-    """One figure, and what it may be at most (or at least)."""
-
-    what: str
-    value: float
-    unit: str
-    limit: float
-    at_least: bool = False
-
-    @property
-    def kept(self) -> bool:
-        return self.value >= self.limit if self.at_least else self.value <= self.limit
-
-    def __str__(self) -> str:
-        sign = ">=" if self.at_least else "<="
-        verdict = "ok" if self.kept else "NOT KEPT"
-        return f"{self.what:58} {self.value:9.2f} {self.unit:4} {sign} {self.limit:g}  {verdict}"
-
-
-@dataclass
-class Report:
-    rows: list[Row] = field(default_factory=list)
-
-    def add(self, *row: Any, **more: Any) -> None:
-        self.rows.append(Row(*row, **more))
-        print(self.rows[-1], flush=True)
+def report(what: str, value: float, unit: str = "") -> None:
+    print(f"{what:58} {value:9.2f} {unit}", flush=True)
 
 
 # --- The clients ----------------------------------------------------------------------------------
@@ -118,13 +90,13 @@ def p99(values: Sequence[float]) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[-1]
 
 
-def measure_hand_outs(server: Server, report: Report, clients: int, seconds: float) -> None:
+def measure_hand_outs(server: Server, clients: int, seconds: float) -> None:
     put_warm(server.settings, ALONE + 200 + int(seconds * 2500))
     hand_outs(server.address, 200, float("inf"))
     took, errors = hand_outs(server.address, ALONE, float("inf"))
-    report.add("POST /v1/leases, one client, median", 1e3 * statistics.median(took), "ms", 3)
-    report.add("POST /v1/leases, one client, p99", 1e3 * p99(took), "ms", 10)
-    report.add("POST /v1/leases, one client, errors", errors, "", 0)
+    report("POST /v1/leases, one client, median", 1e3 * statistics.median(took), "ms")
+    report("POST /v1/leases, one client, p99", 1e3 * p99(took), "ms")
+    report("POST /v1/leases, one client, errors", errors)
     results: list[tuple[list[float], int]] = []
     until = time.monotonic() + seconds
     threads = [
@@ -138,9 +110,9 @@ def measure_hand_outs(server: Server, report: Report, clients: int, seconds: flo
     took = [each for times, _ in results for each in times]
     rate = len(took) / seconds
     name = f"POST /v1/leases, {clients} clients for {seconds:g} s"
-    report.add(f"{name}, hand-outs", rate, "1/s", 500, at_least=True)
-    report.add(f"{name}, p99", 1e3 * p99(took), "ms", 100)
-    report.add(f"{name}, errors", sum(errors for _, errors in results), "", 0)
+    report(f"{name}, hand-outs", rate, "1/s")
+    report(f"{name}, p99", 1e3 * p99(took), "ms")
+    report(f"{name}, errors", sum(errors for _, errors in results))
 
 
 # --- Long-polls -----------------------------------------------------------------------------------
@@ -188,14 +160,14 @@ async def poll(address: tuple[str, int], request_id: str, waits: asyncio.Semapho
 
 
 async def poll_all(
-    server: Server, ids: Sequence[str], end: Callable[[], None], told: dict[str, int]
+    server: Server, ids: Sequence[str], end: Callable[[], None], busy: dict[str, int]
 ) -> list[float]:
     waits = asyncio.Semaphore(0)
     polls = [asyncio.ensure_future(poll(server.address, each, waits)) for each in ids]
     for _ in ids:
         await waits.acquire()
     await asyncio.sleep(1.0)
-    told.update(memory=server.status("VmRSS"), threads=server.status("Threads"))
+    busy.update(memory=server.status("VmRSS"), threads=server.status("Threads"))
     ending = asyncio.ensure_future(asyncio.to_thread(end))
     latencies = await asyncio.gather(*polls)
     await ending
@@ -217,10 +189,10 @@ def end_here(server: Server, first: int, last: int, spacing: float) -> Callable[
     return end
 
 
-def measure_long_polls(server: Server, report: Report, pollers: int) -> None:
+def measure_long_polls(server: Server, pollers: int) -> None:
     def end_there(first: int) -> Callable[[], None]:
         def end() -> None:
-            server.tell((first, first + pollers))
+            server.send((first, first + pollers))
             server.wait()
 
         return end
@@ -239,17 +211,17 @@ def measure_long_polls(server: Server, report: Report, pollers: int) -> None:
         ),
     )
     for what, first, end in runs:
-        told: dict[str, int] = {}
+        busy: dict[str, int] = {}
         ids = begin_imports(server.settings, first, first + pollers)
-        latencies = asyncio.run(poll_all(server, ids, end, told))
+        latencies = asyncio.run(poll_all(server, ids, end, busy))
         name = f"{pollers} long-polls, {what}"
-        report.add(f"{name}, median", 1e3 * statistics.median(latencies), "ms", 50)
-        report.add(f"{name}, worst", 1e3 * max(latencies), "ms", 50)
+        report(f"{name}, median", 1e3 * statistics.median(latencies), "ms")
+        report(f"{name}, worst", 1e3 * max(latencies), "ms")
         if first == 10_000:
-            grown = (told["memory"] - before["memory"]) / 1024
-            report.add(f"{pollers} long-polls, memory grown", grown, "MB", 60)
-            more = told["threads"] - before["threads"]
-            report.add(f"{pollers} long-polls, threads more", more, "", 4)
+            grown = (busy["memory"] - before["memory"]) / 1024
+            report(f"{pollers} long-polls, memory grown", grown, "MB")
+            more = busy["threads"] - before["threads"]
+            report(f"{pollers} long-polls, threads more", more)
 
 
 # --- One image ------------------------------------------------------------------------------------
@@ -270,14 +242,14 @@ def form(image: bytes) -> bytes:
     return head + body
 
 
-def measure_images(server: Server, report: Report) -> None:
+def measure_images(server: Server) -> None:
     """Alternately in process and over HTTP, so that both meet the same moods of the machine."""
     image = sample_image(1, size=100_000)
     cvat = CvatClient(server.settings.cvat, AccessTokenCredentials(server.simulator.access_token))
     here: list[float] = []
     there: list[float] = []
     line, request = Line(server.address), form(image)
-    server.tell("fill")
+    server.send("fill")
     server.wait()
     with TaskPool(server.settings, cvat=cvat) as pool:
         for number in range(IMAGES + 10):
@@ -293,27 +265,23 @@ def measure_images(server: Server, report: Report) -> None:
     cvat.close()
     inside, outside = statistics.median(here), statistics.median(there)
     print(f"one image, in process: {1e3 * inside:.1f} ms; over HTTP: {1e3 * outside:.1f} ms")
-    report.add(
-        "one image, over HTTP more than in process, median", 1e3 * (outside - inside), "ms", 10
-    )
+    report("one image, over HTTP more than in process, median", 1e3 * (outside - inside), "ms")
 
 
-def main() -> int:
+def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--seconds", type=float, default=30.0)
     arguments.add_argument("--clients", type=int, default=32)
     arguments.add_argument("--pollers", type=int, default=500)
     options = arguments.parse_args()
-    report = Report()
     with SimulatorServer(SimulatorSettings(timings=Timings.zero())) as simulator:
         with server(simulator) as running:
-            measure_hand_outs(running, report, options.clients, options.seconds)
+            measure_hand_outs(running, options.clients, options.seconds)
         with server(simulator) as running:
-            measure_long_polls(running, report, options.pollers)
+            measure_long_polls(running, options.pollers)
         with server(simulator) as running:
-            measure_images(running, report)
-    return 0 if all(row.kept for row in report.rows) else 1
+            measure_images(running)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -36,18 +36,18 @@ TEMPLATE = Template(
 SPACING = 0.005
 
 
-def serve(settings: Settings, access_token: str, told: Connection) -> None:
-    """Runs in a process of its own until it is told to end. Logs as a daemon does, to nowhere."""
+def serve(settings: Settings, access_token: str, pipe: Connection) -> None:
+    """Runs in a process of its own until it receives "end". Logs as a daemon does, to nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     configure(level="info")
     with serving(settings, access_token) as served:
-        told.send(served.server.url)
-        while (word := told.recv()) != "end":
+        pipe.send(served.server.url)
+        while (word := pipe.recv()) != "end":
             if word == "fill":
                 served.fill()
             else:
                 deliver(served.process, *word)
-            told.send("done")
+            pipe.send("done")
 
 
 def deliver(process: Process, first: int, last: int) -> None:
@@ -69,18 +69,18 @@ class Server:
     pid: int
     settings: Settings
     simulator: SimulatorServer
-    told: Connection
+    pipe: Connection
 
     @property
     def address(self) -> tuple[str, int]:
         host, _, port = self.url.removeprefix("http://").partition(":")
         return host, int(port)
 
-    def tell(self, word: Any) -> None:
-        self.told.send(word)
+    def send(self, word: Any) -> None:
+        self.pipe.send(word)
 
     def wait(self) -> None:
-        assert self.told.recv() == "done"
+        assert self.pipe.recv() == "done"
 
     def status(self, name: str) -> int:
         """A number from the process's status: VmRSS in KiB, Threads."""
