@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final, TypeVar
 
 from pool.model import (
+    EndedRequest,
     Event,
     Handout,
     Hold,
@@ -167,14 +168,24 @@ _TABLES: Final[Mapping[type, str]] = {
     SinkRecord: "sinks",
     WebhookRecord: "webhooks",
 }
+#: The names of a record's fields, and the query for all of its rows.
+_NAMES: Final = {record: names_of(record) for record in (*_TABLES, EndedRequest)}
+_SELECT: Final = {
+    record: f"SELECT {REQUEST if record is RequestRecord else columns_of(record)} FROM {table}"
+    for record, table in _TABLES.items()
+}
+_OUTCOMES: Final[Mapping[str | None, Outcome | None]] = {
+    None: None,
+    **{each: each for each in Outcome},
+}
 #: The values that SQL has no type for, by record and field.
 _CONVERTERS: Final[Mapping[type, Mapping[str, Callable[[Any], object]]]] = {
     Hold: {"uploads": bool},
-    LeaseRecord: {"state": LeaseState, "outcome": lambda value: value and Outcome(value)},
+    LeaseRecord: {"state": LeaseState, "outcome": _OUTCOMES.__getitem__},
     PooledTask: {"state": TaskState, "prepared": bool},
     RequestRecord: {
         "state": RequestState,
-        "outcome": lambda value: value and Outcome(value),
+        "outcome": _OUTCOMES.__getitem__,
         "files": lambda value: tuple(json.loads(value)),
         "spooled": bool,
         "warnings": lambda value: tuple(RequestWarning(**each) for each in json.loads(value)),
@@ -184,7 +195,7 @@ _CONVERTERS: Final[Mapping[type, Mapping[str, Callable[[Any], object]]]] = {
 
 def record_of(record: type[R], row: Row) -> R:
     """Return a row as a record, from the values of all its columns."""
-    values: dict[str, Any] = dict(zip(names_of(record), row, strict=True))
+    values: dict[str, Any] = dict(zip(_NAMES[record], row, strict=True))
     for name, convert in _CONVERTERS.get(record, {}).items():
         values[name] = convert(values[name])
     return record(**values)
@@ -192,8 +203,7 @@ def record_of(record: type[R], row: Row) -> R:
 
 def select(db: Connection, record: type[R], rest: str = "", /, **wanted: Any) -> list[R]:
     """Return rows as records; ``rest`` is what follows the table in the query."""
-    columns = REQUEST if record is RequestRecord else columns_of(record)
-    found = db.rows(f"SELECT {columns} FROM {_TABLES[record]} {rest}", **wanted)
+    found = db.rows(f"{_SELECT[record]} {rest}", **wanted)
     return [record_of(record, row) for row in found]
 
 
