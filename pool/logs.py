@@ -21,7 +21,7 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """Return a logger that takes an event and key-value pairs."""
     processors: list[Processor] = [
         structlog.stdlib.filter_by_level,
-        # The call over HTTP that a line is about, where it is about one (pool.http.middleware).
+        # The HTTP call that a line belongs to, if any (pool.http.middleware).
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.format_exc_info,

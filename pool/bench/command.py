@@ -30,7 +30,7 @@ def bench(
     labels: Annotated[
         int | None, typer.Option(min=0, max=1000, help="Labels, instead of the template's.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="For images, chance, and the simulated server.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of images, pauses and the simulated server.")] = 0,
     idle: Annotated[
         str | None, typer.Option(help='Watch an idle daemon instead, for "60s" or the like.')
     ] = None,

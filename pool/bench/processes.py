@@ -43,7 +43,7 @@ class Process:
         """
         if self.process.poll() is not None:
             lines = self.log.read_text().strip().splitlines()
-            raise PoolError(f"the {self.name} ended: {lines[-1] if lines else 'it said nothing'}")
+            raise PoolError(f"the {self.name} ended: {lines[-1] if lines else 'no message'}")
 
     def listening_at(self) -> str:
         """Return the address at which a daemon listens.

@@ -1,4 +1,5 @@
-"""Arguments beside the data, checked alike by every door: seconds, users, names, keys, ids."""
+"""Arguments beside the data, checked in one way for the library, the command line and HTTP:
+seconds, users, names, keys, ids."""
 
 from __future__ import annotations
 
@@ -31,11 +32,11 @@ def check_seconds(
 ) -> float:
     """Return a number of seconds.
 
-    :raises InputError: it is none, is not finite, or is out of bounds.
+    :raises InputError: it is no number, is not finite, or is out of bounds.
     """
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise InputError(f"{what} is a number of seconds, not {_found(value)}")
-    # Not a number is not within bounds either.
+    # NaN fails this comparison, too.
     if not least <= value <= most:
         bounds = f"{format_duration(least)} to {format_duration(most)}"
         raise InputError(f"{what} lasts {bounds}, not {_found(value)} s")
@@ -63,7 +64,7 @@ def check_ttl(value: object) -> float | None:
 def check_whole(what: str, value: object, *, least: int = 0, most: int = LARGEST) -> int:
     """Return a whole number.
 
-    :raises InputError: it is none, or is out of bounds.
+    :raises InputError: it is no whole number, or is out of bounds.
     """
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise InputError(f"{what} is a whole number from {least} to {most}, not {_found(value)}")
@@ -82,7 +83,7 @@ def check_prewarm(count: object, duration: object) -> tuple[int, float]:
 def check_assignee(value: object) -> int | None:
     """Return the id of a user.
 
-    :raises InputError: it cannot be one.
+    :raises InputError: it is no such id.
     """
     if value is None:
         return None
@@ -111,7 +112,7 @@ def check_task_name(value: object) -> str | None:
 def check_key(value: object) -> str | None:
     """Return an idempotency key.
 
-    :raises InputError: it is none that every door takes.
+    :raises InputError: a header or the store cannot hold it.
     """
     if value is None or (isinstance(value, str) and _KEY.fullmatch(value)):
         return value
@@ -121,7 +122,7 @@ def check_key(value: object) -> str | None:
 def check_template(value: object) -> str:
     """Return the name of a template.
 
-    :raises UnknownTemplate: none is called so.
+    :raises UnknownTemplate: no template can have such a name.
     """
     if isinstance(value, str) and TEMPLATE_NAME.fullmatch(value):
         return value
@@ -129,7 +130,7 @@ def check_template(value: object) -> str:
 
 
 def check_id(value: object, unknown: type[PoolError]) -> str:
-    """Return the id of a lease or a request; raise ``unknown`` where none can be it."""
+    """Return the id of a lease or a request; raise ``unknown`` if it has another form."""
     if isinstance(value, str) and _ID.fullmatch(value):
         return value
     raise unknown(shown(str(value)))

@@ -20,10 +20,10 @@ from pool.config.names import LONGEST_PATH, check_server_path, check_text
 from pool.config.problems import explain, unknown_key
 from pool.errors import InputError
 
-#: What is sent where neither a template nor a caller says otherwise. ``chunk_size`` "auto" bounds
-#: what the server encodes before the jobs exist (:mod:`pool.cvat.chunking`).
+#: What is sent unless a template or a caller sets another value. ``chunk_size`` "auto" bounds what
+#: the server encodes before the jobs exist (:mod:`pool.cvat.chunking`).
 DEFAULTS: Final[Mapping[str, Any]] = {"image_quality": 70, "chunk_size": "auto"}
-#: Where the data is, by CVAT's names, and how it is said here.
+#: CVAT's names of where the data is, and the arguments that give it here.
 SOURCES: Final = {
     "client_files": "files",
     "server_files": "share or cloud",
@@ -209,7 +209,7 @@ class DataParams(_Params):
 
 
 def explain_unknown(key: str, kind: type[_Params] = DataParams) -> str:
-    """Return what is said of a key that is no parameter."""
+    """Return the message for a key that is no parameter."""
     if key in SOURCES and kind is DataParams:
         return f"{key} is no data parameter here: where the data is, is given by {SOURCES[key]}"
     return f"{key}: {unknown_key(key, kind.model_fields)}"

@@ -1,6 +1,6 @@
 """``config.toml``, read into the frozen settings of :mod:`pool.config.settings`.
 
-The whole file is read before anything is said, so that one run names every problem. A problem
+The whole file is read before anything is reported, so that one run names every problem. A problem
 names the line, the key, what was expected and what was found; what looks like a credential is
 never shown. ``config.toml`` at the root of the repository documents every key.
 """
@@ -57,7 +57,7 @@ class InvalidConfig(ConfigError):
         self.path = path
         #: As :attr:`Settings.files`, as far as the file could be understood.
         self.files: Mapping[Path, Stamp] = {}
-        #: What the tables beside the templates say, where nothing is wrong with them.
+        #: The settings of the tables beside the templates, where nothing is wrong with them.
         self.rest: Settings | None = None
         first, *others = self.lines()
         more = f" (and {len(others)} more: 'cvat-pool check' shows all)" if others else ""
@@ -124,8 +124,8 @@ def require_templates(settings: Settings) -> None:
 def _before_mistake(
     text: str, line: int, path: Path, environ: Mapping[str, str]
 ) -> Settings | None:
-    """Return what the tables say before a line at which the text is no TOML, unless the store's
-    stands after it: then it is not known which store is meant."""
+    """Return the settings before a line at which the text is no TOML, unless the store's table
+    comes after it: then it is not known which store is meant."""
     lines = text.splitlines(keepends=True)
     headers = [number for number in range(min(line, len(lines))) if lines[number][0] == "["]
     end = headers[-1] if headers else 0
@@ -331,8 +331,8 @@ class _Reading:
         together: bool = True,
         **fallback: object,
     ) -> Table:
-        """Return a table of the settings. A key whose value will not do has its default there, or
-        the ``fallback``. Without ``together`` only the keys are checked, each for itself."""
+        """Return a table of the settings. A key with an invalid value gets its default, or the
+        ``fallback``. Without ``together`` each key is checked by itself only."""
         given = dict(given)
         wrong: set[str] = set()
         while True:
@@ -353,7 +353,7 @@ class _Reading:
                     wrong.add(name)
                     self._problem((*given[name][0], *each["loc"][1:]), words)
                 else:
-                    # Values that will do, each for itself, but not together.
+                    # Each value is valid, but not with the others.
                     named = _names_in(words)
                     if together and not named & wrong:
                         self._problem(_place_of(words, given), words)
@@ -361,7 +361,7 @@ class _Reading:
             given = {name: each for name, each in given.items() if name not in wrong}
 
     def _value(self, kind: Any, key: Key, value: object) -> Any:
-        """Return one value of a type, or None where it will not do."""
+        """Return one value of a type, or None where it is invalid."""
         try:
             return TypeAdapter(kind).validate_python(value, context=self._surroundings)
         except ValidationError as error:
@@ -390,7 +390,7 @@ class _Reading:
 
     @cached_property
     def _lines(self) -> Mapping[Key, int]:
-        # Looked for where something is to be said only, since that takes longer than reading.
+        # Computed at the first problem only, since that takes longer than reading.
         return key_lines(self._text)
 
     def _at(self, key: Key, message: str) -> Problem:
@@ -413,7 +413,7 @@ def _place_of(words: str, given: Given) -> Key:
 
 
 def _explain_unknown(key: Key, known: Iterable[str]) -> str:
-    """Return what to say of a key that does not belong where it stands, among the ``known``."""
+    """Return the message for a key that does not belong where it stands, among the ``known``."""
     name = str(key[-1])
     if _CREDENTIALS.fullmatch(name):
         if key[0] == "daemon":

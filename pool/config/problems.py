@@ -1,5 +1,5 @@
-"""What is wrong with a configuration, in words for people who look at their file: the place, what
-was expected, what was found, and the nearest key or option. The errors of pydantic become such."""
+"""The messages about a configuration: the place, what was expected, what was found, and the nearest
+key or option. The errors of pydantic are reworded so."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def explain(error: ErrorDetails) -> str:
 
 
 def mismatch(what: str, value: object) -> str:
-    """Return what is said of a value in whose place ``what`` is expected."""
+    """Return the message for a value in whose place ``what`` is expected."""
     return f"expected {what}, found {shown(value)}"
 
 
 def unknown_key(name: str, known: Iterable[str]) -> str:
-    """Return what is said of a key that is none of the ``known``."""
+    """Return the message for a key that is none of the ``known``."""
     known = tuple(known)
     near = nearest(name, known)
     return (

@@ -2,7 +2,7 @@
 bounds and defaults.
 
 Durations are seconds, sizes are bytes. The defaults here are the product's; the ``config.toml`` in
-the repository documents every key, which a test checks. The docstrings say what the names do not.
+the repository documents every key, which a test checks.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ class Template:
         labels = {"labels": [dict(label) for label in self.labels]}
         fields: dict[str, Any] = labels if self.project is None else {"project_id": self.project}
         for name, value in asdict(self.task).items():
-            # 0 frames in common is a wish, too; else nothing is said of what is 0 or "".
+            # An overlap of 0 is sent; other fields that are 0 or "" are left to CVAT.
             if value or (name == "overlap" and value is not None):
                 fields["assignee_id" if name == "assignee" else name] = value
         return fields
@@ -292,7 +292,7 @@ class Template:
     @property
     def reusable_origin(self) -> str | None:
         """The origin whose tasks of other fingerprints will do while none of this one is warm;
-        None where the template says that none will (``on_change = "recreate"``)."""
+        None where none will do (``on_change = "recreate"``)."""
         return self.origin if self.pool.on_change == "replenish" else None
 
     @property

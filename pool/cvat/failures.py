@@ -28,11 +28,11 @@ from pool.errors import (
     InputError,
 )
 
-#: Seconds for which CVAT is left alone when it asks for it, at most: as long as a back-off lasts.
+#: The longest ``Retry-After`` that is honoured, in seconds: as long as a back-off lasts.
 LONGEST_BACK_OFF = 60.0
 _LONGEST_WORDS = 500
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
-#: What Django REST framework says when there is no more to say.
+#: Django REST framework's messages of a refusal that give no reason.
 _PLAIN_REFUSALS = ("you do not have permission to perform this action", "not authorized")
 
 
@@ -175,7 +175,7 @@ def cut_off(error: BaseException) -> bool:
 _NO_MORE_DATA = "Adding more data is not supported"
 
 
-#: What the pool says of a task that has data of which it did not show that a request sent it.
+#: The pool's message about a task whose data is not shown to be its request's.
 OTHER_DATA = "data that was not seen to be the request's is in the task"
 
 
