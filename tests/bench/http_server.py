@@ -41,7 +41,7 @@ def serve(settings: Settings, access_token: str, pipe: Connection) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     configure(level="info")
     with serving(settings, access_token) as served:
-        pipe.send(served.server.url)
+        pipe.send(served.url)
         while (word := pipe.recv()) != "end":
             if word == "fill":
                 served.fill()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Page, Request
+from support.api import in_thread
 
 from pool import TaskPool
 from pool.config.loader import load
@@ -71,11 +71,5 @@ def daemon_of(
         )
         stack.callback(theirs.close)
         stack.callback(ours.close)
-        daemon = Daemon(settings, cvat=theirs, api_token=api_token)
-        ready = threading.Event()
-        thread = threading.Thread(target=daemon.run, kwargs={"on_ready": ready.set})
-        thread.start()
-        stack.callback(thread.join, 20.0)
-        stack.callback(daemon.stop)
-        assert ready.wait(10.0)
+        daemon = stack.enter_context(in_thread(Daemon(settings, cvat=theirs, api_token=api_token)))
         yield Running(daemon.url, stack.enter_context(TaskPool(settings, cvat=ours)))

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 from support.api import Serving, serving, settings_for
@@ -19,18 +20,22 @@ from pool.config.settings import PoolSettings, Template
 from pool.simulator import SimulatorServer
 
 CASES = hostile.everything()
+#: Those that the server waits for in vain, and those that come whole, however busy the machine is.
+LATE = [case for case in CASES if 408 in case.statuses]
+IN_TIME = [case for case in CASES if 408 not in case.statuses]
 #: Callers at the same time.
 AT_ONCE = 24
 
 
-@pytest.fixture
-def served(simulator: SimulatorServer, store_url: str) -> Iterator[Serving]:
+@contextmanager
+def served_within(seconds: float, simulator: SimulatorServer, store_url: str) -> Iterator[Serving]:
+    """A daemon that waits so long for the rest of a body."""
     settings = settings_for(
         simulator.url,
         store_url,
         Template(name="strict", pool=PoolSettings(on_empty="fail")),
         Template(name="scenes"),
-        receive_timeout=hostile.PATIENCE,
+        receive_timeout=seconds,
         max_body=hostile.MOST_BYTES,
         max_files=hostile.MOST_FILES,
     )
@@ -40,7 +45,7 @@ def served(simulator: SimulatorServer, store_url: str) -> Iterator[Serving]:
 
 def status_of(served: Serving, case: Hostile) -> int | None:
     """The status that a case is answered with; None when it does not wait for one."""
-    port = int(served.server.url.rpartition(":")[2])
+    port = served.port
     with socket.create_connection(("127.0.0.1", port)) as line:
         line.settimeout(PATIENCE)
         for piece in case.pieces:
@@ -68,19 +73,31 @@ def test_there_are_many() -> None:
     assert len({case.what for case in CASES}) == len(CASES)
 
 
-def test_nothing_is_left_and_everybody_is_answered(served: Serving, image: bytes) -> None:
-    with ThreadPoolExecutor(AT_ONCE) as threads:
-        answers = list(threads.map(lambda case: status_of(served, case), CASES))
-    wrong = {
-        case.what: (status, sorted(case.statuses))
-        for case, status in zip(CASES, answers, strict=True)
-        if status is not None and status not in case.statuses
-    }
-    assert wrong == {}
-    assert served.spooled() == []
-    assert served.process.spool.used == 0
-    assert served.process.store.requests().requests == ()
-    # It goes on serving.
-    answer = served.api.submit([("a.jpg", image)], wait=20)
-    assert answer.status == 201
-    assert served.spooled() == []
+@pytest.mark.parametrize(
+    ("cases", "seconds"),
+    [(LATE, hostile.PATIENCE), (IN_TIME, PATIENCE)],
+    ids=["late", "in time"],
+)
+def test_nothing_is_left_and_everybody_is_answered(
+    simulator: SimulatorServer,
+    store_url: str,
+    image: bytes,
+    cases: list[Hostile],
+    seconds: float,
+) -> None:
+    with served_within(seconds, simulator, store_url) as served:
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            answers = list(threads.map(lambda case: status_of(served, case), cases))
+        wrong = {
+            case.what: (status, sorted(case.statuses))
+            for case, status in zip(cases, answers, strict=True)
+            if status is not None and status not in case.statuses
+        }
+        assert wrong == {}
+        assert served.spooled() == []
+        assert served.process.spool.used == 0
+        assert served.process.store.requests().requests == ()
+        # It goes on serving.
+        answer = served.api.submit([("a.jpg", image)], wait=20)
+        assert answer.status == 201
+        assert served.spooled() == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.api import Api, Serving, serving, settings_for
+from support.api import Api, Serving, in_thread, serving, settings_for
 from support.clock import ManualClock
-from support.commands import PATIENCE
 from support.hooked import HOOK, SCOPE, Counted, Imports, install, new_project, state
 from support.scripted import ScriptedCvat
 from support.stepped import Start, Stepped
@@ -61,15 +59,8 @@ def caller(hooked_config: Path, log_in: None) -> Iterator[Counted]:
 
 @pytest.fixture
 def hooked_daemon(hooked_config: Path, log_in: None) -> Iterator[Daemon]:
-    daemon = Daemon(load(hooked_config))
-    ready = threading.Event()
-    thread = threading.Thread(target=daemon.run, kwargs={"on_ready": ready.set})
-    thread.start()
-    assert ready.wait(PATIENCE)
-    yield daemon
-    daemon.stop()
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
+    with in_thread(Daemon(load(hooked_config))) as daemon:
+        yield daemon
 
 
 @pytest.fixture

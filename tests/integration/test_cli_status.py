@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.commands import PATIENCE, cvat_pool
+from support.api import in_thread
+from support.commands import cvat_pool
 from support.statuses import status_with, template_status
 from support.terminal import in_a_terminal
 from support.waiting import wait_until
@@ -39,20 +39,16 @@ def folder(simulator: SimulatorServer, tmp_path_factory: pytest.TempPathFactory)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("CVAT_ACCESS_TOKEN", simulator.access_token)
         daemon = Daemon(load(config))
-        store, ready = daemon.process.store, threading.Event()
+        store = daemon.process.store
         store.pause("parcels", now=daemon.process.clock.now())
-        thread = threading.Thread(target=daemon.run, kwargs={"on_ready": ready.set})
-        thread.start()
-        assert ready.wait(PATIENCE)
-        wait_until(
-            store, lambda: "lost" in store.holds() and {LONG, LONGEST} <= set(store.levels())
-        )
-        known: dict[str, Any] = {"cwd": folder, "CVAT_ACCESS_TOKEN": simulator.access_token}
-        assert cvat_pool("prewarm", LONG, "3", "--for", "2h", **known).returncode == 0
-        assert cvat_pool("lease", "parcels", **known).returncode == 0
-        yield folder
-        daemon.stop()
-        thread.join(PATIENCE)
+        with in_thread(daemon):
+            wait_until(
+                store, lambda: "lost" in store.holds() and {LONG, LONGEST} <= set(store.levels())
+            )
+            known: dict[str, Any] = {"cwd": folder, "CVAT_ACCESS_TOKEN": simulator.access_token}
+            assert cvat_pool("prewarm", LONG, "3", "--for", "2h", **known).returncode == 0
+            assert cvat_pool("lease", "parcels", **known).returncode == 0
+            yield folder
 
 
 @pytest.mark.parametrize("width", [60, 80])

@@ -10,7 +10,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
-from support.api import Answer, Api
+from support.api import Answer, Api, in_thread
 from support.commands import PATIENCE, cvat_pool, running
 from support.waiting import wait_until
 
@@ -26,15 +26,8 @@ from pool.simulator import SimulatorServer
 @pytest.fixture
 def daemon(pool: TaskPool) -> Iterator[Daemon]:
     """A daemon on a thread of this process, with an engine of its own."""
-    daemon = Daemon(pool.settings)
-    ready = threading.Event()
-    thread = threading.Thread(target=daemon.run, kwargs={"on_ready": ready.set})
-    thread.start()
-    assert ready.wait(PATIENCE)
-    yield daemon
-    daemon.stop()
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
+    with in_thread(Daemon(pool.settings)) as daemon:
+        yield daemon
 
 
 def wait_for_warm(daemon: Daemon, pool: TaskPool, count: int) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.commands import PATIENCE
+from support.api import in_thread
 from support.waiting import wait_until
 
 from pool import Outcome, TaskPool
@@ -22,15 +21,8 @@ def daemon(config_path: Path, log_in: None) -> Iterator[Daemon]:
     text = config_path.read_text().replace("port = 0", 'port = 0\ntick = "1h"')
     text = text.replace("min_size = 2", 'min_size = 2, on_change = "replenish"')
     config_path.write_text(text)
-    daemon = Daemon(load(config_path))
-    ready = threading.Event()
-    thread = threading.Thread(target=daemon.run, kwargs={"on_ready": ready.set})
-    thread.start()
-    assert ready.wait(PATIENCE)
-    yield daemon
-    daemon.stop()
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
+    with in_thread(Daemon(load(config_path))) as daemon:
+        yield daemon
 
 
 @pytest.fixture

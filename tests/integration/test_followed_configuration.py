@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.api import Api
+from support.api import Api, in_thread
 from support.commands import PATIENCE, Running, cvat_pool, running
 from support.hooked import new_project
 
@@ -207,38 +207,30 @@ def test_the_webhook_of_a_template_that_came_with_a_reload_is_relied_on(
 ) -> None:
     monkeypatch.setattr("pool.tracking.poll_schedule.SAFETY_FLOOR", 10.0)
     monkeypatch.setattr("pool.process.LOOK_EVERY", 0.0)
-    daemon = Daemon(load(config_path))
-    ready = threading.Event()
-    thread = threading.Thread(target=daemon.run, kwargs={"on_ready": ready.set})
-    thread.start()
-    try:
-        assert ready.wait(PATIENCE)
-        with TaskPool.from_config(config_path) as caller:
-            project = new_project(simulator)
-            with config_path.open("a") as file:
-                file.write(
-                    f"\n[templates.hooked]\nproject = {project}\n"
-                    'pool = { min_size = 1, max_wait = "20s" }\n'
-                )
-            settings = load(config_path)
-            with connect(settings.cvat) as cvat:
-                setup = WebhookSetup(caller.store, cvat, settings, clock=caller.clock)
-                reports = [
-                    setup.ping(each) for each in setup.install(f"{daemon.url}/webhooks/cvat")
-                ]
-                assert [each.delivery for each in reports if each.scope] == ["delivered"]
-                hooked = eventually(
-                    lambda: caller.status().templates[-1],
-                    lambda row: row.hooks is WebhookState.ALIVE and row.warm == 1,
-                )
-                assert hooked.name == "hooked"
-                simulator.stats.reset()
-                # Where the jobs exist before the caller has written that its data is there, their
-                # frames are compared, which takes a call.
-                simulator.faults.add(SlowImport(seconds=1.0, times=1))
-                assert caller.submit("hooked", [("a.jpg", image)]).jobs(timeout=20)
-                assert simulator.stats.calls["jobs:list"] == 0, "no call was needed"
-                list(setup.remove())
-    finally:
-        daemon.stop()
-        thread.join(PATIENCE)
+    with (
+        in_thread(Daemon(load(config_path))) as daemon,
+        TaskPool.from_config(config_path) as caller,
+    ):
+        project = new_project(simulator)
+        with config_path.open("a") as file:
+            file.write(
+                f"\n[templates.hooked]\nproject = {project}\n"
+                'pool = { min_size = 1, max_wait = "20s" }\n'
+            )
+        settings = load(config_path)
+        with connect(settings.cvat) as cvat:
+            setup = WebhookSetup(caller.store, cvat, settings, clock=caller.clock)
+            reports = [setup.ping(each) for each in setup.install(f"{daemon.url}/webhooks/cvat")]
+            assert [each.delivery for each in reports if each.scope] == ["delivered"]
+            hooked = eventually(
+                lambda: caller.status().templates[-1],
+                lambda row: row.hooks is WebhookState.ALIVE and row.warm == 1,
+            )
+            assert hooked.name == "hooked"
+            simulator.stats.reset()
+            # Where the jobs exist before the caller has written that its data is there, their
+            # frames are compared, which takes a call.
+            simulator.faults.add(SlowImport(seconds=1.0, times=1))
+            assert caller.submit("hooked", [("a.jpg", image)]).jobs(timeout=20)
+            assert simulator.stats.calls["jobs:list"] == 0, "no call was needed"
+            list(setup.remove())

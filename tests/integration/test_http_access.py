@@ -26,7 +26,7 @@ def guarded(
 
 
 def with_token(served: Serving, authorization: str | None) -> Answer:
-    api = Api(served.server.url)
+    api = Api(served.url)
     headers = {} if authorization is None else {"Authorization": authorization.encode()}
     return api.get("/v1/templates", headers=headers)
 
@@ -49,13 +49,13 @@ def test_nothing_else_is(guarded: Serving, authorization: str | None) -> None:
 
 @pytest.mark.parametrize("path", ["/openapi.json", "/metrics", "/v1/events", "/nothing"])
 def test_what_needs_a_token(guarded: Serving, path: str) -> None:
-    assert Api(guarded.server.url).get(path).status == 401
+    assert Api(guarded.url).get(path).status == 401
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/static/nothing", "/webhooks/cvat"])
 def test_what_is_open(guarded: Serving, path: str) -> None:
     with urllib3.PoolManager() as http:
-        answer = http.request("GET", guarded.server.url + path, retries=False)
+        answer = http.request("GET", guarded.url + path, retries=False)
     assert answer.status not in (401, 403)
 
 
@@ -108,7 +108,7 @@ def test_pages_of_other_sites_are_refused(refusing: Serving, headers: dict[str, 
 
 
 def test_the_page_itself_is_not(refusing: Serving) -> None:
-    own = {"Sec-Fetch-Site": "same-origin", "Origin": refusing.server.url}
+    own = {"Sec-Fetch-Site": "same-origin", "Origin": refusing.url}
     assert refusing.api.get("/v1/templates", headers=own).status == 200
     typed = {"Sec-Fetch-Site": "none"}
     assert refusing.api.get("/v1/templates", headers=typed).status == 200
@@ -135,7 +135,7 @@ def test_answers_are_nobody_elses(refusing: Serving) -> None:
 
 
 def test_no_cors(refusing: Serving) -> None:
-    headers = {"Origin": refusing.server.url, "Access-Control-Request-Method": "POST"}
+    headers = {"Origin": refusing.url, "Access-Control-Request-Method": "POST"}
     answer = refusing.api.call("OPTIONS", "/v1/leases", headers=headers)
     assert answer.status == 405
     assert "access-control-allow-origin" not in answer.headers

@@ -17,7 +17,7 @@ from pool.simulator import SimulatorServer
 
 @pytest.fixture
 def line(refusing: Serving) -> Iterator[socket.socket]:
-    port = int(refusing.server.url.rpartition(":")[2])
+    port = refusing.port
     with socket.create_connection(("127.0.0.1", port)) as line:
         line.settimeout(PATIENCE)
         yield line
@@ -101,7 +101,7 @@ def test_a_head_that_does_not_come(
 
 def test_a_connection_that_says_nothing(refusing: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "HEAD_WITHIN", 0.1)
-    port = int(refusing.server.url.rpartition(":")[2])
+    port = refusing.port
     with socket.create_connection(("127.0.0.1", port)) as line:
         line.settimeout(PATIENCE)
         assert rest(line) == b""
@@ -113,7 +113,7 @@ def test_too_many_connections(
     line.sendall(GET + b"\r\n")
     until_alive(line)
     monkeypatch.setattr(protocol, "MOST_CONNECTIONS", 1)
-    port = int(refusing.server.url.rpartition(":")[2])
+    port = refusing.port
     with socket.create_connection(("127.0.0.1", port)) as further:
         further.settimeout(PATIENCE)
         assert problem(rest(further)) == 503
@@ -184,7 +184,7 @@ def test_a_body_that_does_not_come(
 ) -> None:
     settings = settings_for(simulator.url, store_url, Template(name="scenes"), receive_timeout=0.2)
     with serving(settings, simulator.access_token) as served:
-        port = int(served.server.url.rpartition(":")[2])
+        port = served.port
         with socket.create_connection(("127.0.0.1", port)) as line:
             line.settimeout(PATIENCE)
             line.sendall(

@@ -104,7 +104,7 @@ def test_who_came_first_is_served_first(served: Serving, api: Api) -> None:
 
 def test_a_caller_that_has_gone_waits_no_more(served: Serving) -> None:
     body = b'{"template": "patient"}'
-    with socket.create_connection(("127.0.0.1", int(served.server.url.rpartition(":")[2]))) as line:
+    with socket.create_connection(("127.0.0.1", served.port)) as line:
         line.sendall(
             b"POST /v1/leases HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: %d\r\n\r\n%s" % (len(body), body)

@@ -55,7 +55,7 @@ def test_too_many_wait_for_a_task(small: Serving) -> None:
         answer = small.api.lease("patient")
         assert (answer.status, answer.code) == (429, "queue-full")
         assert small.process.store.waiting("patient") == 2
-        small.shutdown.begin()
+        small.daemon.stop()
         assert [wait.result().code for wait in waits] == ["stopping", "stopping"]
 
 
@@ -83,8 +83,8 @@ def test_uploads_wait_for_their_turn(
     """One that does not come to its end holds the only place."""
     monkeypatch.setattr(uploads, "ADMITTED_WITHIN", 0.2)
     limiter = UploadLimiter(1, most_waiting=0)
-    monkeypatch.setattr(small.uploads, "_uploads", limiter)
-    port = int(small.server.url.rpartition(":")[2])
+    monkeypatch.setattr(small.state.uploads, "_uploads", limiter)
+    port = small.port
     with socket.create_connection(("127.0.0.1", port)) as line:
         line.settimeout(PATIENCE)
         line.sendall(

@@ -39,7 +39,7 @@ def contents(operation: Any) -> Iterator[tuple[str, str, Any]]:
 
 def test_it_is_served(refusing: Serving) -> None:
     with urllib3.PoolManager() as http:
-        answer = http.request("GET", f"{refusing.server.url}/openapi.json")
+        answer = http.request("GET", f"{refusing.url}/openapi.json")
     assert answer.json() == refusing.api.checker.document
 
 

@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-from support.api import Api, Serving, keyed, waiting
+from support.api import Api, Serving, keyed, serving, waiting
 from support.services import PATIENCE
 from support.waiting import wait_until
 
 from pool.clock import SystemClock
 from pool.model import Job, LeaseState, RequestState
+from pool.simulator import SimulatorServer
 from pool.store import NewLease, NewRequest, open_store
 
 JOBS = (Job(id=7, url="http://cvat/jobs/7", start_frame=0, stop_frame=0),)
@@ -57,7 +58,7 @@ def end(served: Serving, number: int) -> None:
 @contextmanager
 def polling(served: Serving, path: str) -> Iterator[socket.socket]:
     """A connection on which somebody long-polls."""
-    with socket.create_connection(("127.0.0.1", int(served.server.url.rpartition(":")[2]))) as line:
+    with socket.create_connection(("127.0.0.1", served.port)) as line:
         line.settimeout(PATIENCE)
         line.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=60\r\n\r\n".encode())
         yield line
@@ -161,8 +162,7 @@ def test_a_stop_answers_those_who_wait(
             served.process.store,
             lambda: served.process.store.requests().requests[0].id != request,
         )
-        served.shutdown.begin()
-        served.server.stop(PATIENCE)
+        served.daemon.stop()
         assert [poll.result().status for poll in polls] == [200, 200]
         assert sent.result().status in (201, 202)
     # Nothing that was accepted is lost.
@@ -171,17 +171,20 @@ def test_a_stop_answers_those_who_wait(
     assert kept.state is not RequestState.FAILED
 
 
-def test_a_stop_ends_the_wait_for_a_task(served: Serving, api: Api) -> None:
+def test_a_stop_ends_the_wait_for_a_task(
+    served: Serving, api: Api, simulator: SimulatorServer
+) -> None:
     with ThreadPoolExecutor(1) as threads:
         lease = threads.submit(api.lease, "patient", key="monday")
         wait_until(served.process.store, lambda: served.process.store.leases([LeaseState.WAITING]))
-        served.shutdown.begin()
+        served.daemon.stop()
         answer = lease.result()
     assert (answer.status, answer.code) == (503, "stopping")
     assert int(answer.headers["retry-after"]) >= 1
-    # The key is free: the caller asks again, here or another daemon.
-    served.fill()
-    again = api.post("/v1/leases", {"template": "patient"}, headers=keyed("monday"))
+    # The key is free: the caller asks again.
+    with serving(served.pool.settings, simulator.access_token) as other:
+        other.fill()
+        again = other.api.post("/v1/leases", {"template": "patient"}, headers=keyed("monday"))
     assert again.status == 201
 
 
@@ -193,8 +196,8 @@ def test_a_stop_waits_for_what_is_being_sent(served: Serving, image: bytes) -> N
         + image
         + b"\r\n--b--\r\n"
     )
-    port = int(served.server.url.rpartition(":")[2])
-    with socket.create_connection(("127.0.0.1", port)) as line, ThreadPoolExecutor(1) as threads:
+    port = served.port
+    with socket.create_connection(("127.0.0.1", port)) as line:
         line.settimeout(PATIENCE)
         line.sendall(
             b"POST /v1/requests HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; "
@@ -202,11 +205,9 @@ def test_a_stop_waits_for_what_is_being_sent(served: Serving, image: bytes) -> N
             % (len(body), body[:100])
         )
         assert line.recv(100).startswith(b"HTTP/1.1 100 Continue"), "it is being read"
-        served.shutdown.begin()
-        stopped = threads.submit(served.server.stop, PATIENCE)
+        served.daemon.stop()
         line.sendall(body[100:])
         assert line.recv(100).startswith(b"HTTP/1.1 202 Accepted")
-        stopped.result()
     (request,) = served.process.store.requests().requests
     assert request.size == len(image)
 
@@ -214,5 +215,5 @@ def test_a_stop_waits_for_what_is_being_sent(served: Serving, image: bytes) -> N
 @pytest.fixture
 def waiters(served: Serving) -> Callable[[], int]:
     """How many wait for requests and leases."""
-    waiting = served.waiting
+    waiting = served.state.waiting
     return lambda: waiting.count

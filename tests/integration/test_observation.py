@@ -4,13 +4,13 @@ that another process makes."""
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import urllib3
+from support.api import in_thread
 from support.commands import PATIENCE
 from support.served import Delivered, receiver
 from support.waiting import wait_until
@@ -43,16 +43,10 @@ def seen(pool: TaskPool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
     monkeypatch.setenv("SINK_SECRET", "s3cret")
     with receiver() as (url, delivered):
         sink = SinkSettings(url=url, secret_env="SINK_SECRET")
-        daemon = Daemon(replace(pool.settings, events=EventSettings(sinks=(sink,))))
-        ready = threading.Event()
-        thread = threading.Thread(target=daemon.run, kwargs={"on_ready": ready.set})
-        thread.start()
-        assert ready.wait(PATIENCE)
-        seen = Seen(daemon, pool, delivered)
-        yield seen
-        daemon.stop()
-        thread.join(PATIENCE)
-        assert not thread.is_alive()
+        settings = replace(pool.settings, events=EventSettings(sinks=(sink,)))
+        with in_thread(Daemon(settings)) as daemon:
+            seen = Seen(daemon, pool, delivered)
+            yield seen
         seen.http.clear()
 
 

@@ -3,7 +3,6 @@ template, or one request, and serves all others."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.api import Api
+from support.api import Api, in_thread
 from support.clock import SkippingClock
 from support.commands import PATIENCE, cvat_pool
 from support.pools import REMOTE, opened
@@ -79,17 +78,8 @@ pool = {{ min_size = {poisoned} }}
 
 @contextmanager
 def running(config: Path, clock: SkippingClock) -> Iterator[Daemon]:
-    daemon = Daemon(load(config), clock=clock)
-    ready = threading.Event()
-    thread = threading.Thread(target=daemon.run, kwargs={"on_ready": ready.set})
-    thread.start()
-    try:
-        assert ready.wait(PATIENCE)
+    with in_thread(Daemon(load(config), clock=clock)) as daemon:
         yield daemon
-    finally:
-        daemon.stop()
-        thread.join(PATIENCE)
-    assert not thread.is_alive()
 
 
 def row_of(pool: TaskPool, name: str) -> TemplateStatus:

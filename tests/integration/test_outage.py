@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.api import in_thread
 from support.commands import PATIENCE, cvat_pool, environment
 from support.stepped import QUEUED, READY, entries
 from support.waiting import wait_until
@@ -61,27 +61,6 @@ def pool(config: Path) -> Iterator[TaskPool]:
         yield pool
 
 
-class Running:
-    """A daemon on a thread of its own."""
-
-    def __init__(self, config: Path) -> None:
-        self.daemon = Daemon(load(config))
-        self._ready = threading.Event()
-        self._thread = threading.Thread(
-            target=self.daemon.run, kwargs={"on_ready": self._ready.set}
-        )
-
-    def __enter__(self) -> Daemon:
-        self._thread.start()
-        assert self._ready.wait(PATIENCE)
-        return self.daemon
-
-    def __exit__(self, *_: object) -> None:
-        self.daemon.stop()
-        self._thread.join(PATIENCE)
-        assert not self._thread.is_alive()
-
-
 def fill(daemon: Daemon, pool: TaskPool) -> None:
     """Wait until the pool is full."""
     wait_until(daemon.process.store, lambda: pool.status().templates[0].warm >= 2)
@@ -90,7 +69,7 @@ def fill(daemon: Daemon, pool: TaskPool) -> None:
 def test_requests_outlive_the_server_their_callers_and_the_daemon(
     server: SimulatorServer, config: Path, pool: TaskPool, image_path: Path
 ) -> None:
-    with Running(config) as daemon:
+    with in_thread(Daemon(load(config))) as daemon:
         fill(daemon, pool)
         server.actions.down()
         mine = [pool.submit("scenes", [("a.jpg", image_path.read_bytes())]) for _ in range(3)]
@@ -111,7 +90,7 @@ def test_requests_outlive_the_server_their_callers_and_the_daemon(
 
     assert {pool.request(theirs).state, *(request.state for request in mine)} == {QUEUED}
     server.actions.up()
-    with Running(config) as daemon:
+    with in_thread(Daemon(load(config))) as daemon:
         everyone = [*mine, pool.request(theirs)]
         for request in everyone:
             (job,) = request.jobs(timeout=PATIENCE)
@@ -127,7 +106,7 @@ def test_requests_outlive_the_server_their_callers_and_the_daemon(
 def test_the_command_waits_with_a_daemon_and_says_why_without_one(
     server: SimulatorServer, config: Path, pool: TaskPool, image_path: Path
 ) -> None:
-    with Running(config) as daemon:
+    with in_thread(Daemon(load(config))) as daemon:
         fill(daemon, pool)
         server.actions.down()
         waiting = cvat_pool(

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from typing import Any, cast
 
+from support.api import in_thread
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
 from support.services import PATIENCE
@@ -102,19 +104,12 @@ def test_stampede_on_an_empty_pool(
         daemon=replace(settings.daemon, port=0),
         templates={template.name: patient},
     )
-    daemon = Daemon(settings, store=store, cvat=cast(Any, cvat))
-    ready = threading.Event()
-    thread = threading.Thread(target=daemon.run, kwargs={"on_ready": ready.set})
-    thread.start()
-    try:
-        assert ready.wait(PATIENCE)
-        pool = TaskPool(settings, store=store, cvat=cast(Any, cvat))
-        with ThreadPoolExecutor(20) as callers:
-            leases = list(callers.map(lambda _: pool.acquire("scenes"), range(20)))
-        pool.close()
-    finally:
-        daemon.stop()
-        thread.join(PATIENCE)
+    with (
+        in_thread(Daemon(settings, store=store, cvat=cast(Any, cvat))),
+        closing(TaskPool(settings, store=store, cvat=cast(Any, cvat))) as pool,
+        ThreadPoolExecutor(20) as callers,
+    ):
+        leases = list(callers.map(lambda _: pool.acquire("scenes"), range(20)))
     assert len({lease.task_id for lease in leases}) == 20
     assert all(lease.outcome is not Outcome.COLD for lease in leases)
     assert most <= patient.pool.create_concurrency

@@ -11,47 +11,29 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection
 from typing import Any, Self
+from unittest import mock
 
 import jsonschema_rs
 import urllib3
 
-from pool.clock import SystemClock
 from pool.config.settings import CvatSettings, DaemonSettings, Settings, StoreSettings, Template
 from pool.cvat import AccessTokenCredentials, CvatClient
+from pool.daemon import Daemon
 from pool.http import context
 from pool.http.app import create_app
-from pool.http.server import HttpServer
-from pool.http.shutdown import Shutdown
-from pool.http.uploads import Uploads
-from pool.http.waiting import Waiting
-from pool.observability.observation import Observation
+from pool.maintenance.scheduler import Scheduler
 from pool.process import Process
-from pool.requests.dispatcher import Dispatcher
 from pool.store import open_store
 from pool.taskpool import TaskPool
-from pool.tracking.webhook_receiver import WebhookReceiver
-from support.services import PATIENCE, dispatch_of, fill, refill_of
+from support.services import PATIENCE, fill
 
 PROBLEM = "application/problem+json"
 #: Seconds after which what is in the spool is taken to stay there.
 LEFT_OVER = 3.0
-
-
-class Receiver(WebhookReceiver):
-    """Takes no webhooks."""
-
-    def __init__(self) -> None:
-        """Leave out all that a delivery would need."""
-
-    def authentic(self, body: bytes, signature: str) -> bool:
-        return False
-
-    def put(self, body: bytes, signature: str) -> bool:
-        return False
 
 
 @dataclass(frozen=True)
@@ -249,27 +231,50 @@ def waiting(seconds: int | None) -> dict[str, str]:
     return {} if seconds is None else {"Prefer": f"wait={seconds}"}
 
 
+class DispatchAlone(Scheduler):
+    """Runs the dispatcher, and no other service."""
+
+    def add(self, name: str, *arguments: Any, **options: Any) -> None:
+        if name == "dispatch":
+            super().add(name, *arguments, **options)
+
+    def wake(self, name: str) -> None:
+        if name == "dispatch":
+            super().wake(name)
+
+
 @dataclass(frozen=True)
 class Serving:
-    """A server and what it works on."""
+    """A daemon that maintains nothing by itself, and a client of it."""
 
-    process: Process
-    pool: TaskPool
-    dispatch: Dispatcher
-    server: HttpServer
-    waiting: Waiting
-    uploads: Uploads
-    observation: Observation
-    shutdown: Shutdown
+    daemon: Daemon
+    state: context.AppState
     api: Api
+
+    @property
+    def process(self) -> Process:
+        return self.daemon.process
+
+    @property
+    def pool(self) -> TaskPool:
+        return self.state.pool
+
+    @property
+    def url(self) -> str:
+        return self.daemon.url
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
 
     def fill(self) -> None:
         """Make the pool as full as it wants to be."""
-        fill(refill_of(self.process))
+        assert self.daemon.maintenance is not None
+        fill(self.daemon.maintenance.refill)
 
     def spooled(self) -> list[str]:
         """The entries of the spool, complete or not, that are left once all is done with."""
-        assert self.dispatch.drain(PATIENCE)
+        assert self.state.dispatch.drain(PATIENCE)
         folder, end = self.process.spool.folder, time.monotonic() + LEFT_OVER
         # What was served is deleted on a thread that tells nobody.
         while True:
@@ -290,77 +295,44 @@ def settings_for(url: str, store_url: str, *templates: Template, **daemon: Any) 
     )
 
 
-class Rounds:
-    """Runs the rounds of a dispatch when there is a reason for one, as the daemon does."""
+@contextmanager
+def serving(
+    settings: Settings, access_token: str, *, tokens: tuple[str, ...] = ()
+) -> Iterator[Serving]:
+    """A daemon on a thread of this process that serves callers, while the test fills its pools."""
+    states: list[context.AppState] = []
 
-    def __init__(self, dispatch: Dispatcher) -> None:
-        self._dispatch = dispatch
-        self._again = threading.Event()
-        self._over = False
-        self._thread = threading.Thread(target=self._run, name="rounds", daemon=True)
-        dispatch.on_room(self._again.set)
+    def made(*arguments: Any, **options: Any) -> Any:
+        app = create_app(*arguments, **options)
+        states.append(app.state.parts)
+        know(app.openapi())
+        return app
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over = True
-        self._again.set()
-        self._thread.join(PATIENCE)
-
-    def _run(self) -> None:
-        while not self._over:
-            self._dispatch.run_once()
-            self._again.wait(0.1)
-            self._again.clear()
+    with ExitStack() as stack:
+        store = stack.enter_context(closing(open_store(settings.store.url)))
+        credentials = AccessTokenCredentials(access_token)
+        cvat = stack.enter_context(closing(CvatClient(settings.cvat, credentials)))
+        daemon = Daemon(settings, store=store, cvat=cvat, api_token=",".join(tokens) or None)
+        with (
+            mock.patch("pool.daemon.Scheduler", DispatchAlone),
+            mock.patch("pool.daemon.create_app", made),
+        ):
+            stack.enter_context(in_thread(daemon))
+        token = tokens[0] if tokens else None
+        api = stack.enter_context(Api(daemon.url, token=token))
+        yield Serving(daemon, states[-1], api)
 
 
 @contextmanager
-def serving(
-    settings: Settings,
-    access_token: str,
-    *,
-    tokens: tuple[str, ...] = (),
-    receiver: WebhookReceiver | None = None,
-) -> Iterator[Serving]:
-    """A daemon's HTTP side, and the engine below it, without the maintenance: the test fills."""
-    store = open_store(settings.store.url)
-    cvat = CvatClient(settings.cvat, AccessTokenCredentials(access_token))
-    engine = Process(settings, store=store, cvat=cvat, clock=SystemClock())
-    shutdown = Shutdown()
-    dispatch = dispatch_of(engine)
-    app = create_app(
-        engine,
-        dispatch,
-        receiver or Receiver(),
-        observation=Observation(engine),
-        shutdown=shutdown,
-        tokens=tokens,
-    )
-    state: context.AppState = app.state.parts
-    know(app.openapi())
-    server = HttpServer(lambda: app, settings.daemon)
-    engine.start()
-    server.start()
-    token = tokens[0] if tokens else None
+def in_thread(daemon: Daemon) -> Iterator[Daemon]:
+    """Run a daemon on a thread of this process."""
+    ready = threading.Event()
+    thread = threading.Thread(target=daemon.run, kwargs={"on_ready": ready.set})
+    thread.start()
     try:
-        with Api(server.url, token=token) as api, Rounds(dispatch):
-            yield Serving(
-                engine,
-                TaskPool.over(engine),
-                dispatch,
-                server,
-                state.waiting,
-                state.uploads,
-                state.observation,
-                shutdown,
-                api,
-            )
+        assert ready.wait(PATIENCE)
+        yield daemon
     finally:
-        shutdown.begin()
-        server.stop(PATIENCE)
-        dispatch.stop(PATIENCE)
-        engine.close()
-        cvat.close()
-        store.close()
+        daemon.stop()
+        thread.join(PATIENCE)
+    assert not thread.is_alive()

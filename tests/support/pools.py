@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +13,8 @@ from pool import AsyncRemotePool, RemotePool, TaskPool
 from pool.config.loader import load
 from pool.daemon import Daemon
 from pool.simulator import SimulatorServer
+from support.api import in_thread
 from support.blocking import Blocking, EventLoop
-from support.commands import PATIENCE
 from support.waiting import wait_until
 
 HERE = "TaskPool"
@@ -53,19 +52,10 @@ def serving(path: Path, simulator: SimulatorServer) -> Iterator[Daemon]:
     """A daemon on a thread of this process. Of the template "strict" nothing is ever warm."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("CVAT_ACCESS_TOKEN", simulator.access_token)
-        daemon = Daemon(load(path))
-        ready = threading.Event()
-        thread = threading.Thread(target=daemon.run, kwargs={"on_ready": ready.set})
-        thread.start()
-        try:
-            assert ready.wait(PATIENCE)
+        with in_thread(Daemon(load(path))) as daemon:
             # Else it would be filled as soon as somebody has asked for it.
             daemon.process.store.pause("strict", now=daemon.process.clock.now())
             yield daemon
-        finally:
-            daemon.stop()
-            thread.join(PATIENCE)
-    assert not thread.is_alive()
 
 
 @contextmanager

@@ -8,27 +8,10 @@ from dataclasses import replace
 from pool.config.settings import Template
 from pool.maintenance.refill import Refill
 from pool.process import Process
-from pool.requests.dispatcher import Dispatcher
 from pool.store import NewRequest, Opened
 from support.scripted import ScriptedCvat
 
 PATIENCE = 60.0
-
-
-def dispatch_of(engine: Process, *, workers: int = 16) -> Dispatcher:
-    """A dispatcher for the templates in force."""
-    return Dispatcher(
-        engine.store,
-        engine.templates,
-        engine.placement,
-        engine.runner,
-        engine.sender,
-        engine.spool,
-        engine.breaker,
-        owner=engine.owner,
-        clock=engine.clock,
-        workers=workers,
-    )
 
 
 def open_lease(

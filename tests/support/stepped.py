@@ -27,7 +27,7 @@ from pool.taskpool import TaskPool
 from support.api import Answer, Api
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import PATIENCE
+from support.services import PATIENCE, fill
 
 CONTENT = b"some bytes"
 FAILED, CANCELLED = RequestState.FAILED, RequestState.CANCELLED
@@ -182,11 +182,7 @@ class Stepped:
 
     def fill(self) -> int:
         """Refill until there is nothing more to do; answers how many creates that took."""
-        started = 0
-        while begun := self.refill.run_once():
-            started += begun
-            assert self.refill.drain(PATIENCE)
-        return started
+        return fill(self.refill)
 
     def serve(self) -> int:
         """Rounds until nothing more is begun; answers how many requests were."""
