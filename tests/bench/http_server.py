@@ -17,7 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support.api import serving, settings_for
-from support.services import PATIENCE
+from support.waiting import PATIENCE
 
 from pool.config.settings import ImportSettings, PoolSettings, Settings, Template
 from pool.logs import configure

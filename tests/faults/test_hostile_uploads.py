@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 from support.api import Serving, serving, settings_for
-from support.services import PATIENCE
+from support.waiting import PATIENCE
 
 from faults import hostile
 from faults.hostile import Hostile

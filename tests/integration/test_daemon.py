@@ -11,8 +11,8 @@ from queue import SimpleQueue
 
 import pytest
 from support.api import Answer, Api, in_thread
-from support.commands import PATIENCE, cvat_pool, running
-from support.waiting import wait_until
+from support.commands import cvat_pool, running
+from support.waiting import PATIENCE, wait_until
 
 from pool import Outcome, TaskPool
 from pool.daemon import Daemon

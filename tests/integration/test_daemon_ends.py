@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.commands import PATIENCE, Running, running
+from support.commands import Running, running
+from support.waiting import PATIENCE
 
 from pool.model import TaskState
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings

@@ -11,7 +11,7 @@ import pytest
 from support.clock import ManualClock
 from support.hooked import PING, Imports, body, completed, created
 from support.scripted import ScriptedCvat
-from support.services import PATIENCE
+from support.waiting import PATIENCE
 
 from pool.config.settings import TaskSettings, Template
 from pool.cvat.webhooks import signature_of

@@ -14,7 +14,6 @@ from typing import Any, cast
 import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import PATIENCE
 from support.stepped import (
     CANCELLED,
     CONTENT,
@@ -29,7 +28,7 @@ from support.stepped import (
     go_down,
     uploads,
 )
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
 from pool.config.settings import PoolSettings, Template
 from pool.cvat.failures import mark_not_finished, mark_touched

@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 import urllib3
-from support.commands import PATIENCE, cvat_pool
+from support.commands import cvat_pool
 from support.pools import HERE, REMOTE, level, opened, serving, wait_for, write_config
+from support.waiting import PATIENCE
 
 from pool import (
     ImportFailed,

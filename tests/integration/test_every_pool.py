@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.commands import PATIENCE
 from support.pools import (
     HERE,
     REMOTE,
@@ -23,6 +22,7 @@ from support.pools import (
     wait_for,
     write_config,
 )
+from support.waiting import PATIENCE
 
 from pool import (
     IdempotencyConflict,

@@ -10,7 +10,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.api import Api, Serving, serving, settings_for
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import one_round
 from support.stepped import READY, Stepped, caller, come_back, go_down
 from support.waiting import wait_until
 
@@ -63,7 +62,7 @@ def ask(daemon: Stepped, times: int = 1) -> None:
 def test_the_target_is_sized_by_the_lead_time_that_was_measured(
     empty: Stepped, cvat: ScriptedCvat, clock: ManualClock, store_url: str
 ) -> None:
-    assert one_round(empty.refill, cvat) == 1
+    assert empty.one_round() == 1
     assert status_of(empty.pool).lead_time == LEAD_TIME
     cvat.before = lambda _: None
     ask(empty, 30)
@@ -92,7 +91,7 @@ def test_the_lead_time_follows_what_creates_take(
                 clock.advance(seconds)
 
         cvat.before = take_long
-        assert one_round(empty.refill, cvat) == 1
+        assert empty.one_round() == 1
         assert status_of(empty.pool).lead_time == pytest.approx(learned)
         cvat.before = lambda _: None
         ask(empty)

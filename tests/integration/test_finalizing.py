@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.commands import PATIENCE
 from support.happening import serve
 from support.pools import serving, write_config
 from support.scripted import ScriptedCvat
 from support.stepped import CONTENT, Start
+from support.waiting import PATIENCE
 
 from pool import RequestWarning, TaskPool
 from pool.errors import CvatBusy, CvatError, CvatForbidden, CvatRejected, CvatUnreachable

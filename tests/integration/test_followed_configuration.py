@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from support.api import Api, in_thread
-from support.commands import PATIENCE, Running, cvat_pool, running
+from support.commands import Running, cvat_pool, running
 from support.hooked import new_project
+from support.waiting import PATIENCE
 
 from pool import TaskPool
 from pool.config.loader import load

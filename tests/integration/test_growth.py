@@ -13,8 +13,8 @@ import pytest
 from support.api import Api, waiting
 from support.growth import grown
 from support.pools import HERE, opened, serving, write_config
-from support.services import PATIENCE
 from support.streams import Stream
+from support.waiting import PATIENCE
 
 from pool import ImportFailed, PoolError, TaskPool
 from pool import daemon as daemon_module

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.api import Serving, serving, settings_for
-from support.services import PATIENCE
+from support.waiting import PATIENCE
 
 from pool.config.settings import Template
 from pool.http import protocol

@@ -13,7 +13,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from support.api import Api, SlowUpload, waiting
-from support.commands import PATIENCE, Running, running
+from support.commands import Running, running
+from support.waiting import PATIENCE
 
 from pool.bench.pictures import sample_image
 from pool.simulator import SimulatorServer

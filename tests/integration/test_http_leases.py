@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import pytest
 import urllib3
 from support.api import Api, Serving, waiting
-from support.services import PATIENCE
+from support.waiting import PATIENCE
 
 from pool.clock import SystemClock
 from pool.model import LeaseState, TaskState

@@ -11,8 +11,7 @@ from dataclasses import replace
 
 import pytest
 from support.api import Serving, serving, settings_for
-from support.services import PATIENCE
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
 from pool.config.settings import PoolSettings, StoreSettings, Template
 from pool.errors import TooManyUploads

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from support.api import Answer, Api, Serving, keyed, waiting
-from support.commands import PATIENCE
 from support.served import files_at
+from support.waiting import PATIENCE
 
 from pool.errors import IdempotencyConflict
 from pool.model import Event, RequestState

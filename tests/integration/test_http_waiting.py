@@ -10,8 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 from support.api import Api, Serving, keyed, serving, waiting
-from support.services import PATIENCE
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
 from pool.clock import SystemClock
 from pool.model import Job, LeaseState, RequestState

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.commands import PATIENCE, environment
+from support.commands import environment
 from support.stepped import fill_for
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
 from pool import TaskPool
 from pool.errors import IdempotencyConflict, WaitTimeout

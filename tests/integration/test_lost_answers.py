@@ -14,8 +14,8 @@ from typing import Any, Literal
 import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import PATIENCE
 from support.stepped import Stepped, beside, caller
+from support.waiting import PATIENCE
 
 from pool import TaskPool
 from pool.config.source import build_upload

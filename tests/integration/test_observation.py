@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import urllib3
 from support.api import in_thread
-from support.commands import PATIENCE
 from support.served import Delivered, receiver
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
 from pool import TaskPool
 from pool.config.settings import EventSettings, SinkSettings

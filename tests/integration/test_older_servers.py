@@ -9,9 +9,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from support.commands import PATIENCE, cvat_pool, running
+from support.commands import cvat_pool, running
 from support.hooked import new_project
 from support.pools import serving, write_config
+from support.waiting import PATIENCE
 
 from pool import CvatBusy, ImportFailed, TaskPool
 from pool.config.loader import load

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from support.api import Api, in_thread
 from support.clock import SkippingClock
-from support.commands import PATIENCE, cvat_pool
+from support.commands import cvat_pool
 from support.pools import REMOTE, opened
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
 from pool import Request, RequestState, TaskPool
 from pool.config.loader import load

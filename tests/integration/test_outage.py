@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from support.api import in_thread
-from support.commands import PATIENCE, cvat_pool, environment
+from support.commands import cvat_pool, environment
 from support.stepped import QUEUED, READY, entries
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
 from pool import TaskPool
 from pool.config.loader import load

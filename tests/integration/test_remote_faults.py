@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from support.commands import PATIENCE
 from support.pools import (
     REMOTE,
     hand_outs,
@@ -25,7 +24,7 @@ from support.pools import (
     write_config,
 )
 from support.proxy import CuttingProxy
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
 from pool import LeaseEnded, PoolUnreachable, RemotePool, RequestState
 from pool.daemon import Daemon

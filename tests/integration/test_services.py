@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import one_round
 from support.stepped import (
     CONTENT,
     FAILED,
@@ -117,12 +116,12 @@ def test_after_an_outage_one_create_tries_before_the_others(
     empty: Stepped, store: Store, cvat: ScriptedCvat
 ) -> None:
     cvat.failures["create_task"] = [CvatUnreachable("down") for _ in range(3)]
-    assert one_round(empty.refill, cvat) == 2
+    assert empty.one_round() == 2
     empty.advance(60.0)
-    assert one_round(empty.refill, cvat) == 1, "it failed, and the hold goes on"
-    assert one_round(empty.refill, cvat) == 0
+    assert empty.one_round() == 1, "it failed, and the hold goes on"
+    assert empty.one_round() == 0
     empty.advance(60.0)
-    assert one_round(empty.refill, cvat) == 1
+    assert empty.one_round() == 1
     assert store.holds() == {}
     assert empty.fill() == 2
 
@@ -179,7 +178,7 @@ def test_a_pool_about_to_run_dry_is_refilled_one_by_one(
 ) -> None:
     for _ in range(3):
         submit(daemon.pool)
-    assert one_round(daemon.refill, cvat) == 1
+    assert daemon.one_round() == 1
     assert daemon.levels()["warm"] == 1
 
 

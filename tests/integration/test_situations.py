@@ -16,8 +16,8 @@ from typing import Any, cast
 from support.api import in_thread
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import PATIENCE
 from support.stepped import CONTENT, IMPORTING, Start, Stepped
+from support.waiting import PATIENCE
 
 from pool import Outcome, TaskPool
 from pool.config.settings import Settings, Template

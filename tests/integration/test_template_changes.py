@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import one_round
 from support.stepped import CONTENT, Start, Stepped, caller
 
 from pool import TaskPool
@@ -52,7 +51,7 @@ class World:
     def create(self, count: int = 1) -> None:
         """Let this many tasks become warm, one after the other."""
         for _ in range(count):
-            assert one_round(self.daemon.refill, self.cvat) == 1
+            assert self.daemon.one_round() == 1
 
     def count(self, state: TaskState = TaskState.WARM) -> dict[str, int]:
         """How many tasks are in a state, by the version of the template that made them."""

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.commands import PATIENCE
 from support.hooked import Counted, install, new_project
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 from typer.testing import CliRunner
 
 from pool import TaskPool

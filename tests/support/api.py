@@ -25,11 +25,12 @@ from pool.cvat import AccessTokenCredentials, CvatClient
 from pool.daemon import Daemon
 from pool.http import context
 from pool.http.app import create_app
+from pool.maintenance.refill import Refill
 from pool.maintenance.scheduler import Scheduler
 from pool.process import Process
 from pool.store import open_store
 from pool.taskpool import TaskPool
-from support.services import PATIENCE, fill
+from support.waiting import PATIENCE
 
 PROBLEM = "application/problem+json"
 #: Seconds after which what is in the spool is taken to stay there.
@@ -229,6 +230,15 @@ def keyed(key: str | None) -> dict[str, str]:
 
 def waiting(seconds: int | None) -> dict[str, str]:
     return {} if seconds is None else {"Prefer": f"wait={seconds}"}
+
+
+def fill(refill: Refill) -> int:
+    """Refill until there is nothing more to do; answers how many creates that took."""
+    started = 0
+    while begun := refill.run_once():
+        started += begun
+        assert refill.drain(PATIENCE)
+    return started
 
 
 class DispatchAlone(Scheduler):

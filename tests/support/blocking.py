@@ -8,7 +8,7 @@ from collections.abc import Callable
 from inspect import isawaitable
 from typing import Any, Self
 
-PATIENCE = 60.0
+from support.waiting import PATIENCE
 
 
 class EventLoop:

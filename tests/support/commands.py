@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from support.forked import Command, Forks
+from support.waiting import PATIENCE
 
-PATIENCE = 60.0
 FORKS = Forks()
 #: What a process of the tests has to begin with, and so its commands.
 INHERITED = os.umask(0o022)

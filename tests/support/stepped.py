@@ -7,6 +7,7 @@ replaced, and the threads by which a process says that it lives and looks after 
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -24,10 +25,10 @@ from pool.process import Process
 from pool.requests.dispatcher import Dispatcher
 from pool.store import Store
 from pool.taskpool import TaskPool
-from support.api import Answer, Api
+from support.api import Answer, Api, fill
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.services import PATIENCE, fill
+from support.waiting import PATIENCE
 
 CONTENT = b"some bytes"
 FAILED, CANCELLED = RequestState.FAILED, RequestState.CANCELLED
@@ -183,6 +184,23 @@ class Stepped:
     def fill(self) -> int:
         """Refill until there is nothing more to do; answers how many creates that took."""
         return fill(self.refill)
+
+    def one_round(self) -> int:
+        """One round of refilling, and the end of its creates; answers how many it started. They
+        end after it only: one that ended at once would make room for the next in the same round."""
+        go, hook = threading.Event(), self.cvat.before
+
+        def hold(operation: str) -> None:
+            assert operation != "create_task" or go.wait(PATIENCE)
+            hook(operation)
+
+        self.cvat.before = hold
+        started = self.refill.run_once()
+        go.set()
+        assert self.refill.drain(PATIENCE)
+        if self.cvat.before is hold:
+            self.cvat.before = hook
+        return started
 
     def serve(self) -> int:
         """Rounds until nothing more is begun; answers how many requests were."""

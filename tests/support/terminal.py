@@ -12,8 +12,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO
 
-from support.commands import FORKS, INHERITED, PATIENCE, environment
+from support.commands import FORKS, INHERITED, environment
 from support.forked import Command
+from support.waiting import PATIENCE
 
 #: What moves the cursor, erases and colours (ECMA-48).
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
