@@ -147,7 +147,7 @@ def test_a_token_is_asked_for_and_kept_for_the_tab(
     with run_daemon(api_token=f"another,{TOKEN}") as running, new_page() as watched:
         watched.expected.append("status of 401")
         page = watched.page
-        dialog = page.get_by_role("dialog", name="This daemon asks for a token")
+        dialog = page.get_by_role("dialog", name="This daemon needs a token")
         page.goto(running.url)
         expect(dialog.get_by_label("Token")).to_be_focused()
         assert dialog.get_by_label("Token").get_attribute("type") == "password"

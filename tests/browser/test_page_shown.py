@@ -91,7 +91,7 @@ def test_times_are_told_in_words_and_split(page: Page, scripted: ScriptedDaemon)
     ]
     page.goto(scripted.url)
     rows = card(page, "scenes").get_by_role("table").get_by_role("row")
-    expect(rows.nth(1)).to_have_text("whole300 ms900 ms900 ms")
+    expect(rows.nth(1)).to_have_text("total300 ms900 ms900 ms")
     expect(rows.nth(2)).to_have_text("CVAT’s part150 ms200 ms200 ms")  # noqa: RUF001
     expect(rows.nth(3)).to_have_text("the pool’s part50 ms100 ms100 ms")  # noqa: RUF001
     expect(page.get_by_role("img", name="Histogram of the times")).to_have_attribute(
@@ -127,8 +127,8 @@ def test_what_is_wrong_with_all_is_told_at_the_top(page: Page, scripted: Scripte
     scripted.tell_levels()
     expect(page.locator("#banners")).to_contain_text("All templates are held. CVAT is overloaded")
     expect(page.locator("#banners")).to_contain_text("Next try in")
-    expect(page.locator("#banners")).to_contain_text("Nobody maintains the pool")
-    expect(page.locator("#announcer")).to_contain_text("Nobody maintains the pool")
+    expect(page.locator("#banners")).to_contain_text("No daemon maintains the pool")
+    expect(page.locator("#announcer")).to_contain_text("No daemon maintains the pool")
 
 
 def test_a_configuration_that_is_not_followed_is_told_at_the_top(
@@ -141,11 +141,11 @@ def test_a_configuration_that_is_not_followed_is_told_at_the_top(
     scripted.status["config_restart"] = ["daemon.tick", "cvat.timeout"]
     scripted.tell_levels()
     expect(banners).to_contain_text(
-        "The configuration is wrong, so the daemon goes on with the one"
+        "The configuration is wrong, so the daemon goes on with the previous"
     )
     expect(banners).to_contain_text("config.toml:3: port: x. And 2 more: see cvat-pool check.")
     expect(banners).to_contain_text(
-        "A restart of the daemon is needed to follow daemon.tick, cvat."
+        "These changes need a restart of the daemon: daemon.tick, cvat."
     )
     scripted.status |= {"config_problems": [], "config_restart": []}
     scripted.tell_levels()
@@ -319,7 +319,7 @@ def test_fifty_templates_are_found_by_name(page: Page, scripted: ScriptedDaemon)
     expect(toggle).to_have_attribute("aria-expanded", "true")
     expect(card(page, "template-49").locator(".levels canvas")).to_be_visible()
     page.get_by_label("Filter").fill("nothing")
-    expect(page.locator("#templates-empty")).to_have_text("No template has that in its name.")
+    expect(page.locator("#templates-empty")).to_have_text("No template matches the filter.")
 
 
 def test_levels_are_drawn_for_the_time_that_is_chosen(page: Page, scripted: ScriptedDaemon) -> None:

@@ -37,7 +37,7 @@ export class TokenDialog {
   }
 }
 
-/** Resolves to whether somebody really wants to drain the template. */
+/** Resolves to whether the user confirms to drain the template. */
 export async function confirmDrain({ name, warm }) {
   const dialog = byId("drain-dialog");
   const parts = partsOf(dialog);

@@ -86,7 +86,7 @@ export class LevelChart {
     if (lowestAt !== null) {
       words.push(`Lowest in ${span(to - from)}: ${plural(lowest, "warm task")}`);
       if (lowest < row.warm) words.push(` at ${time(lowestAt)}`);
-      words.push(dry >= 1 ? `; none for ${span(dry)} in all.` : ".");
+      words.push(dry >= 1 ? `; none for ${span(dry)} in total.` : ".");
     }
     write(this.parts["level-words"], words.join(""));
     this.chart.box.setAttribute(

@@ -69,7 +69,7 @@ class Page {
     // While it is tried again, it is as lost as before.
     if (state.name === "live") this.lost = null;
     else if (state.problem) this.lost = state.problem;
-    if (lost && !this.lost) this.announcer.say("Connected again");
+    if (lost && !this.lost) this.announcer.say("Reconnected");
     if (!lost && this.lost) this.announcer.say("The connection to the daemon is lost");
     this.draw();
   }

@@ -8,10 +8,7 @@ import { quantile } from "./timings.js";
 export class Overview {
   constructor() {
     const { timeZone } = Intl.DateTimeFormat().resolvedOptions();
-    write(
-      byId("zone"),
-      timeZone ? `those of ${timeZone.replaceAll("_", " ")}` : "your time zone’s",
-    );
+    write(byId("zone"), timeZone ? timeZone.replaceAll("_", " ") : "your time zone");
   }
 
   /** Who is at work, and the sums of all templates. */
@@ -62,17 +59,17 @@ export class Overview {
       banners.push({ kind: "held", words, countdown: countdown(status, now) });
     }
     if (status && !status.maintainer) {
-      banners.push({ kind: "warning", words: "Nobody maintains the pool, so it is not refilled." });
+      banners.push({ kind: "warning", words: "No daemon maintains the pool, so it is not refilled." });
     }
     if (status?.config_problems?.length) {
       const [first, ...others] = status.config_problems;
       const more = others.length ? ` And ${others.length} more: see cvat-pool check.` : "";
-      const old = "The configuration is wrong, so the daemon goes on with the one before.";
+      const old = "The configuration is wrong, so the daemon goes on with the previous one.";
       banners.push({ kind: "config", words: `${old} ${first}.${more}` });
     }
     if (status?.config_restart?.length) {
       const keys = status.config_restart.join(", ");
-      banners.push({ kind: "restart", words: `A restart of the daemon is needed to follow ${keys}.` });
+      banners.push({ kind: "restart", words: `These changes need a restart of the daemon: ${keys}.` });
     }
     arrange(byId("banners"), banners, {
       key: ({ kind }) => kind,

@@ -90,7 +90,7 @@ function changesBetween(before, after) {
   const news = [];
   if (after.hold_reason && !before.hold_reason) news.push(`The pool is held: ${after.hold_reason}`);
   if (!after.hold_reason && before.hold_reason) news.push("The pool is no longer held");
-  if (!after.maintainer && before.maintainer) news.push("Nobody maintains the pool");
+  if (!after.maintainer && before.maintainer) news.push("No daemon maintains the pool");
   const earlier = new Map(before.templates.map((row) => [row.name, row]));
   for (const row of after.templates) {
     const old = earlier.get(row.name);

@@ -140,7 +140,7 @@ export class TemplateCard {
 /** When a hold ends, in words. */
 export function countdown({ held_since: since, held_until: until }, now) {
   const began = since ? ` Held since ${time(seconds(since), { now })}.` : "";
-  if (!until) return `Tried again when somebody resumes it.${began}`;
+  if (!until) return `Next try after a resume.${began}`;
   const left = seconds(until) - now;
   return `${left >= 1 ? `Next try in ${span(left)}.` : "Trying again now."}${began}`;
 }

@@ -52,7 +52,7 @@ export class TemplateList {
     });
     show(byId("templates-empty"), !wanted.length);
     const none = "No template is configured. Add a [templates.NAME] table to config.toml.";
-    write(byId("templates-empty"), rows.length ? "No template has that in its name." : none);
+    write(byId("templates-empty"), rows.length ? "No template matches the filter." : none);
   }
 
   /** The cards that are shown and open. */
