@@ -196,13 +196,15 @@ class LeaseRecord:
     """One hand-out of one task to one caller, as the store has it.
 
     ``pooled_id`` and ``task_id`` are None while the lease waits for a task. ``outcome`` is
-    None until then as well.
+    None until then as well. ``request_id`` is the request that it serves; None while its caller
+    uploads, or has not begun to.
     """
 
     id: str
     template: str
     state: LeaseState
     owner: str
+    request_id: str | None = None
     pooled_id: str | None = None
     task_id: int | None = None
     task_name: str = ""

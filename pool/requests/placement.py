@@ -206,23 +206,19 @@ class Placement:
         keeps = idempotency_key is not None
         return self._obtain_lease(template, opened.lease.id, timeout, keeps=keeps)
 
-    def obtain(
-        self, template: Template, lease_id: str, timeout: float | None, *, request_id: str = ""
-    ) -> Handout:
+    def obtain(self, template: Template, lease_id: str, timeout: float | None) -> Handout:
         """Wait for a warm task for a waiting lease, and create one if none becomes warm, as the
         template's ``on_empty`` and ``max_wait`` say; ``timeout`` seconds at most.
 
         :raises PoolEmpty: there is none, and the template says not to make one.
         :raises CvatError: the pool was empty and CVAT did not make one.
         """
-        handout = self.held(lease_id, request_id) or self.claim(template, lease_id)
+        handout = self.held(lease_id) or self.claim(template, lease_id)
         if handout is not None:
             return handout
         patience = self.patience(template, timeout)
-        handout = self._feed.wait_for(
-            lambda: self.held(lease_id, request_id), patience, lease=lease_id, request=request_id
-        )
-        return handout or self.create(template, lease_id, waited=patience, request_id=request_id)
+        handout = self._feed.wait_for(lambda: self.held(lease_id), patience, lease=lease_id)
+        return handout or self.create(template, lease_id, waited=patience)
 
     def _obtain_lease(
         self, template: Template, lease_id: str, timeout: float | None, *, keeps: bool
@@ -264,7 +260,7 @@ class Placement:
 
     # --- Steps ------------------------------------------------------------------------------------
 
-    def held(self, lease_id: str, request_id: str = "") -> Handout | None:
+    def held(self, lease_id: str) -> Handout | None:
         """Return the task that a lease was given, with the request that it is for; None while it
         waits.
 
@@ -276,7 +272,7 @@ class Placement:
         task = self._store.task(lease.pooled_id) if lease.pooled_id else None
         if task is None:
             return None
-        request = self._store.request(request_id) if request_id else None
+        request = self._store.request(lease.request_id) if lease.request_id else None
         return Handout(lease=lease, task=task, request=request)
 
     def abandon(self, lease_id: str) -> Handout | None:
@@ -338,16 +334,14 @@ class Placement:
             now=self._clock.now(),
         )
 
-    def create(
-        self, template: Template, lease_id: str, *, waited: float, request_id: str = ""
-    ) -> Handout:
+    def create(self, template: Template, lease_id: str, *, waited: float) -> Handout:
         """Create a task for a lease that has waited in vain for so many seconds, unless one is warm
         by now, or the lease was given one meanwhile: then the created one goes to the pool.
 
         :raises PoolEmpty: the template says not to make one, or the lease has ended.
         :raises CvatError: CVAT did not make one.
         """
-        handout = self.held(lease_id, request_id) or self.claim(template, lease_id)
+        handout = self.held(lease_id) or self.claim(template, lease_id)
         if handout is not None:
             return handout
         if template.pool.on_empty == "wait":
@@ -382,7 +376,7 @@ class Placement:
         handout = self._store.finish_cold(pooled.id, lease_id, prepared=prepared, now=now)
         if handout is None:
             self._store.finish_create(pooled.id, prepared=prepared, now=now)
-            handout = self.held(lease_id, request_id)
+            handout = self.held(lease_id)
         if handout is None:
             raise PoolError(f"lease {lease_id} did not take the task that was created for it")
         return handout

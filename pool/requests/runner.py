@@ -116,9 +116,7 @@ class Runner:
                 handout = Handout(lease=opened.lease, task=opened.task, request=opened.request)
             else:
                 try:
-                    handout = self._placement.obtain(
-                        template, opened.lease.id, timeout, request_id=new.id
-                    )
+                    handout = self._placement.obtain(template, opened.lease.id, timeout)
                 except BaseException as error:
                     return self._queue_or_fail(new.id, upload, error)
             return self.run(template, handout, upload, progress)
@@ -179,9 +177,7 @@ class Runner:
                 return request
             self._clock.sleep(sent.pause)
             try:
-                handout = self._placement.obtain(
-                    template, request.lease_id, None, request_id=request.id
-                )
+                handout = self._placement.obtain(template, request.lease_id, None)
             except PoolError as error:
                 return self._queue_or_fail(request.id, upload, error)
 
@@ -307,9 +303,7 @@ class Runner:
     def _create_for(self, item: WorkItem) -> Handout | None:
         """Create the task; None when there is none, and the request waits again or has ended."""
         try:
-            return self._placement.create(
-                item.template, item.request.lease_id, waited=0.0, request_id=item.request.id
-            )
+            return self._placement.create(item.template, item.request.lease_id, waited=0.0)
         except PoolEmpty:
             # The request was cancelled meanwhile.
             current = self._store.request(item.request.id)

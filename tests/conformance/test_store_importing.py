@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -223,7 +224,8 @@ def test_attaching_a_request(scene: Scene) -> None:
     assert handout is not None
     request = handout.request
     assert request is not None
-    assert (handout.lease, handout.task) == (opened.lease, opened.task)
+    assert handout.lease == replace(opened.lease, request_id=files.id)
+    assert handout.task == opened.task
     assert request == scene.store.request(files.id) == scene.store.request_by_key("k")
     assert request.payload == "digest"
     assert (request.state, request.owner) == (RequestState.UPLOADING, "there")
