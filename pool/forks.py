@@ -1,4 +1,4 @@
-"""What must not be in use while a process forks, since the child gets a copy of it.
+"""Hold locks across a fork, since the child gets a copy of what they guard.
 
 A lock that another thread holds at that time is never released in the child, which has no such
 thread.
@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 
 class Forked(Protocol):
-    """What is prepared before each fork of the process, and released after it."""
+    """An object that is prepared before each fork of the process, and released after it."""
 
     def before_fork(self) -> None:
         """Wait until it is not in use, and keep it so."""

@@ -42,7 +42,7 @@ LOOK_EVERY: Final = 1.0
 
 
 class Process:
-    """What hands out, uploads and tracks, for the library and for the daemon alike.
+    """The parts that hand out, upload and track, for the library and for the daemon alike.
 
     ``on_call`` is called with every call to the server, as
     :class:`pool.cvat.CvatClient` says; a ``cvat`` that is given has its own.
@@ -234,7 +234,7 @@ class Process:
         wait([self._afterwards.submit(int)], timeout)
 
     def _do_afterwards(self, what: Callable[[T], None], subject: T) -> None:
-        """Do something on another thread, for which no caller waits."""
+        """Run something on another thread; no caller waits for it."""
 
         def run() -> None:
             try:

@@ -1,11 +1,11 @@
-"""The one watcher of a store in a process: it wakes all who wait for news.
+"""Watch a store for this process, and wake all who wait for changes.
 
 One thread compares the store's change counter, which costs a few microseconds, and reads the events
 only when it has moved. Commits of this process poke it; those of others it finds within
 :data:`LOOK` seconds. It looks only while something waits or listens.
 
-A wake-up is a hint and never the answer: a waiter reads its row itself. So none is harmful that
-comes early or twice, and should one be lost, the waiter still checks every :data:`RECHECK` seconds.
+A wake-up is a hint and never the answer: a waiter reads its row itself. So one that comes early or
+twice does no harm, and if one is lost, the waiter still checks every :data:`RECHECK` seconds.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class _Waiter:
 
 
 class Feed:
-    """The news of one store. Thread-safe."""
+    """The events of one store, as they are committed. Thread-safe."""
 
     def __init__(self, store: Store, *, clock: Clock) -> None:
         self._store = store

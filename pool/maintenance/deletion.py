@@ -14,7 +14,7 @@ from pool.errors import CvatError, CvatForbidden
 from pool.logs import get_logger
 from pool.maintenance.reconcile_rules import Action, Sight, judge_doomed
 from pool.model import PooledTask
-from pool.requests.breaker import SERVER, Circuit, circuit
+from pool.requests.breaker import server_is_open
 from pool.store import Store
 
 log = get_logger(__name__)
@@ -46,7 +46,7 @@ class Deletion:
 
     def run_once(self) -> DeletionReport:
         """Delete up to a batch. A task that cannot be deleted is passed over for a while."""
-        if circuit(self._store.holds().get(SERVER), now=self._clock.now()) is Circuit.OPEN:
+        if server_is_open(self._store, now=self._clock.now()):
             return DeletionReport()
         batch = BATCH_BUSY if self._store.in_flight() else BATCH
         doomed = self._store.begin_delete(

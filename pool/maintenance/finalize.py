@@ -24,7 +24,7 @@ from pool.errors import (
 )
 from pool.logs import get_logger
 from pool.model import FinalKind, FinalStep, Job, PooledTask, RequestRecord, RequestWarning
-from pool.requests.breaker import SERVER, Circuit, circuit
+from pool.requests.breaker import SERVER, server_is_open
 from pool.store import Store
 
 log = get_logger(__name__)
@@ -109,7 +109,7 @@ class Finalize:
         """Do what the processes that served the requests have left undone, the longest due
         first."""
         now = self._clock.now()
-        if circuit(self._store.holds().get(SERVER), now=now) is Circuit.OPEN:
+        if server_is_open(self._store, now=now):
             return
         self._work(self._store.due_steps(now=now, limit=BATCH))
 

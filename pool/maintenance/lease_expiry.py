@@ -11,7 +11,7 @@ from pool.cvat.records import ImportStatus, TaskInfo
 from pool.errors import CvatError, CvatUnreachable, ImportFailed
 from pool.logs import get_logger
 from pool.model import Handout
-from pool.requests.breaker import SERVER, Circuit, circuit
+from pool.requests.breaker import server_is_open
 from pool.store import Store
 
 log = get_logger(__name__)
@@ -38,7 +38,7 @@ class LeaseExpiry:
         for stays as it is."""
         now = self._clock.now()
         expired = self._due()
-        if not expired or circuit(self._store.holds().get(SERVER), now=now) is Circuit.OPEN:
+        if not expired or server_is_open(self._store, now=now):
             return 0
         ids = [handout.task.task_id for handout in expired if handout.task.task_id is not None]
         try:

@@ -18,7 +18,7 @@ What becomes of an orphan, a task that bears this pool's mark and that no row ho
 
 * It is left alone while it is young, has data or is about to, bears a name that is not exactly
   one of ours, or was given up before (disowned).
-* It is adopted when the row in its name tells that its create was given up without a task, and
+* It is adopted when the row that its name refers to had its create given up without a task, and
   the template is still the same: that task cannot have been handed out.
 * Otherwise it is deleted. In particular when there is no row at all: rows are written before
   their tasks, so one that is missing has been lost, with an older copy of the store say, and with
@@ -137,7 +137,7 @@ def judge_warm(task: PooledTask, sight: Sight, template: Template | None) -> Fin
     if info.name != task.name:
         return finding(Action.DISOWN, f"renamed on the server: {info.name}")
     if not info.empty:
-        return finding(Action.DISOWN, "somebody put data into it")
+        return finding(Action.DISOWN, "data was put into it")
     if template is None:
         return None  # it is retired for that anyway
     older = template.fingerprint != task.fingerprint
@@ -158,7 +158,7 @@ def judge_stuck(task: PooledTask, matches: Sequence[TaskInfo]) -> Finding:
     usable = info.empty and info.name == task.name
     return Finding(
         action=Action.FINISH_CREATE if usable else Action.FAIL_CREATE,
-        reason="its answer was lost" if usable else "used or renamed by somebody",
+        reason="its answer was lost" if usable else "used or renamed",
         name=task.name,
         template=task.template,
         task_id=info.id,
@@ -190,17 +190,17 @@ def judge_orphan(
     if row is not None and row.task_id is None and row.state is not TaskState.DELETED:
         return None  # its create is under way, or about to be settled
     if orphan.named is None:
-        return finding(Action.LEAVE, "renamed by somebody")
+        return finding(Action.LEAVE, "renamed on the server")
     if row is not None and row.task_id == info.id:
         return finding(Action.LEAVE, f"given up: {row.reason}")
     if not info.empty:
-        return finding(Action.LEAVE, "somebody put data into it")
+        return finding(Action.LEAVE, "data was put into it")
     if orphan.importing in IMPORT_UNDER_WAY:
         return finding(Action.LEAVE, "data is on its way into it")
     if info.age is None or info.age <= old_after:
-        return finding(Action.LEAVE, "too young to be told from a create under way")
+        return finding(Action.LEAVE, "so young that its create may be under way")
     if row is None:
-        return finding(Action.DELETE, "no row tells of it")
+        return finding(Action.DELETE, "it has no row")
     if row.task_id is not None:
         return finding(Action.DELETE, f"the name is that of task {row.task_id}")
     template = templates.get(row.template)

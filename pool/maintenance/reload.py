@@ -59,7 +59,7 @@ class Reload:
 
     @property
     def record(self) -> ConfigRecord:
-        """What is in force, and what became of the latest file."""
+        """The configuration in force, and the problems of the latest file."""
         return ConfigRecord(
             loaded_at=self._loaded_at,
             rejected_at=self._rejected_at,

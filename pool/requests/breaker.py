@@ -3,12 +3,11 @@
 A hold is an open circuit breaker (Nygard, "Release It!", 2007): while it lasts nothing is tried;
 then one call tries, and its success closes the circuit.
 
-A call that fails says something about what it was about, and nothing about the rest: CVAT answers
-500 to each create of one template, or to each upload of one request, and serves all others. So a
-failure holds its template alone, and then the server is asked for something that is about no
-template. Only when that fails too is the server as a whole held, and with it all templates. An
-answer proves little (it comes with a full disk, too): then each template goes on by itself, and
-finds out for itself.
+A failure is first taken for one of its template: CVAT may answer 500 to each create of one
+template, or to each upload of one request, and serve all others. So it holds that template alone,
+and the server is asked for something that belongs to no template. Only when that fails too is the
+server as a whole held, and with it all templates. An answer proves little (a server whose disk is
+full answers, too), so each template is then tried on its own.
 """
 
 from __future__ import annotations
@@ -75,6 +74,11 @@ def circuit(hold: Hold | None, *, now: float) -> Circuit:
         return Circuit.CLOSED
     waits = hold.retry_at is None or too_early(hold, now=now)
     return Circuit.OPEN if waits else Circuit.HALF_OPEN
+
+
+def server_is_open(store: Store, *, now: float) -> bool:
+    """Whether the circuit of the server as a whole is open, so that nothing may be tried."""
+    return circuit(store.holds().get(SERVER), now=now) is Circuit.OPEN
 
 
 def too_early(hold: Hold, *, now: float) -> bool:
@@ -225,7 +229,7 @@ class Breaker:
         wait = (self.tries_at([SERVER], now=now) or now) - now
         return min(LONGEST_PAUSE, max(LEAST_PAUSE, wait))
 
-    # --- What became of trying --------------------------------------------------------------------
+    # --- Outcomes ---------------------------------------------------------------------------------
 
     def create_failed(self, template: Template, error: PoolError) -> None:
         """Note that a task of a template could not be created."""
@@ -258,8 +262,8 @@ class Breaker:
             self._store.release_hold(template, now=self._clock.now())
 
     def upload_failed(self, template: str, request_id: str, error: PoolError) -> Fault:
-        """Note that CVAT did not take a request's data, without a word about the data itself;
-        return whose fault that is."""
+        """Note that CVAT did not take a request's data, for a reason that need not be the data;
+        return the fault domain."""
         with self._guard:
             self._failed_at[request_id] = self._clock.monotonic()
         if is_passing(error) and self._server_fails():
@@ -322,8 +326,8 @@ class Breaker:
     # --- The server as a whole ------------------------------------------------------------------
 
     def ask(self) -> bool:
-        """Ask the server for something that is about no template. It is held when that fails, and
-        released when it answers."""
+        """Ask the server for something that belongs to no template. Hold it when that fails, and
+        release it when it answers."""
         with self._asking:
             try:
                 # Not ``about``, which answers without a database, too.

@@ -97,7 +97,7 @@ class Dispatcher:
         self._forget_at = 0.0
         self._again: Callable[[], None] = lambda: None
 
-    # --- Requests that come -----------------------------------------------------------------------
+    # --- Accepting --------------------------------------------------------------------------------
 
     def accept(
         self,
@@ -194,7 +194,7 @@ class Dispatcher:
         self._threads.on_room(again)
 
     def is_due(self) -> bool:
-        """Whether it is time for a round, should nothing else have been a reason for one."""
+        """Whether a round is due because time has passed."""
         return self._due_at is not None and self._clock.monotonic() >= self._due_at
 
     def run_once(self) -> DispatchReport:

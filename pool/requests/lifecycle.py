@@ -48,9 +48,9 @@ class Delivery(Enum):
 class Fault(Enum):
     """The fault domain of a failed upload. None stands for the data, or the task, alone."""
 
-    #: The server as a whole, or all that is about the template: it passes, or a person ends it.
+    #: The server as a whole, or the whole template: it passes, or a person ends it.
     SHARED = auto()
-    #: Probably the request alone, since the same works for others; to be seen.
+    #: Probably the request alone, since the same works for others; not certain yet.
     SUSPECT = auto()
     #: The request alone, for certain.
     OWN = auto()
@@ -131,8 +131,8 @@ def may_be_shared(error: PoolError, *, accepted: bool) -> bool:
     """Whether a failure may be about more than the request and its task, and is worth waiting for.
 
     For an accepted request that is what passes by itself, and CVAT's word about credentials and
-    permissions. A caller that waits for the answer hears of its own credentials, which may not be
-    the daemon's, and of an upload that a proxy cuts off each time.
+    permissions. A caller that waits for the answer gets an error for its own credentials, which may
+    not be the daemon's, and for an upload that a proxy cuts off each time.
     """
     if not accepted:
         return is_away(error) and not cut_off(error)

@@ -36,7 +36,7 @@ class Placement:
 
     The store gives a task that becomes warm to the lease that has waited longest, in the same
     transaction (:func:`pool.store.handout.give_to_waiting`), whichever process it is of. So a
-    waiter only waits for the news of its lease.
+    waiter waits for an event of its own lease only.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class Placement:
         claim: bool = True,
         max_queued: int | None = None,
     ) -> Opened:
-        """Write a lease down, with its request if it has one, and claim a warm task if there is one
-        and ``claim`` is set. A known ``idempotency_key`` gives the answer of the first call
+        """Record a lease, with its request if it has one, and claim a warm task if there is one and
+        ``claim`` is set. A known ``idempotency_key`` gives the answer of the first call
         (``replayed``). Without a task the lease waits, until :meth:`obtain` or the dispatcher find
         it one.
 
@@ -105,8 +105,8 @@ class Placement:
         payload: str,
         claim: bool,
     ) -> Opened:
-        """Write a request down whose data is in the spool, with a warm task if ``claim`` is set,
-        there is one, and no other request waits for it.
+        """Record a request whose data is in the spool, with a warm task if ``claim`` is set, there
+        is one, and no other request waits for it.
 
         :raises QueueFull: too many requests wait already.
         :raises PoolEmpty: there is no task, and the template says not to wait for one.
@@ -142,7 +142,7 @@ class Placement:
         idempotency_key: str | None = None,
         payload: str = "",
     ) -> Opened:
-        """Write a request down for the task of a lease.
+        """Record a request for the task of a lease.
 
         :raises UnknownLease: there is no such lease.
         :raises LeaseEnded: the lease is not active, or has a request already.

@@ -54,8 +54,8 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What has become of the data of an upload. With ``frames`` an import is under way that may
-    still turn out to be another's; ``others`` says that the task has data that may well be."""
+    """Where the data of a failed upload is. With ``frames`` an import is under way that may still
+    turn out to be of other data; ``others`` says that the task has data that may be other data."""
 
     delivery: Delivery
     frames: frozenset[str] | None = None

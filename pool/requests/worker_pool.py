@@ -1,4 +1,4 @@
-"""The threads that work for templates, none of which may keep all of them."""
+"""A thread pool that templates share, none of which may take all threads."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ SHARE: Final = 0.75
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Job:
-    """What a worker does for a template. ``serves`` says that it is for a request, ``creates`` that
-    it makes a task for that; ``call_off`` is called instead of ``run`` when the pool stops
-    before."""
+    """Work for a template. ``serves``: it is for a request; ``creates``: it creates a task for
+    that. ``call_off`` is called instead of ``run`` when the pool stops before it is begun."""
 
     template: str
     run: Callable[[], None]
@@ -35,7 +34,7 @@ class Job:
 
 
 class WorkerPool:
-    """Threads that do jobs, templates taking turns. Thread-safe."""
+    """Runs jobs on threads, in round-robin order over the templates. Thread-safe."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
@@ -60,7 +59,7 @@ class WorkerPool:
         self._on_room = listener
 
     def jobs(self, template: str) -> list[Job]:
-        """Return what is done, or about to be, for a template."""
+        """Return the jobs of a template that run or wait for a worker."""
         with self._changed:
             running = [job for job in self._running if job.template == template]
             return [*running, *self._ready.get(template, ())]
@@ -73,7 +72,7 @@ class WorkerPool:
             return 0 if self._stopped else max(0, min(free, mine))
 
     def put(self, job: Job) -> None:
-        """Have a job done as soon as there is a worker for it."""
+        """Run a job as soon as there is a worker for it."""
         with self._changed:
             if not self._stopped:
                 self._ready.setdefault(job.template, deque()).append(job)
@@ -82,8 +81,7 @@ class WorkerPool:
         job.call_off()
 
     def put_beside(self, run: Callable[[], object]) -> bool:
-        """Do something beside the jobs, on a thread that is kept for that; False when it is being
-        done already."""
+        """Run something on a thread that is kept for that; False while it is busy."""
         with self._changed:
             if self._beside or self._stopped:
                 return False
@@ -92,7 +90,8 @@ class WorkerPool:
             return True
 
     def drain(self, timeout: float | None = None) -> bool:
-        """Wait for what is being done; False when some still was after ``timeout`` seconds."""
+        """Wait until nothing runs or waits; False when something still does after ``timeout``
+        seconds."""
         with self._changed:
             return self._changed.wait_for(
                 lambda: not (self._running or self._ready or self._beside), timeout

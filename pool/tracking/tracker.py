@@ -90,8 +90,8 @@ def judge(state: ImportState, *, unknown: int) -> PoolError | None:
 
 
 class Tracker:
-    """Follows imports to their end, and writes the end down, once: a poll, a webhook and another
-    process may find it at the same time, and the first does what there is to do."""
+    """Follows imports to their end, and records it once: a poll, a webhook and another process may
+    find it at the same time, and only the first acts on it."""
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ log = get_logger(__name__)
 
 #: How many signatures are remembered, to drop what is sent again.
 REMEMBERED = 4096
-#: WebhookReceiver that may wait to be handled; what comes beyond is refused, and polling finds it.
+#: Deliveries that may wait to be handled; more are refused, and polling finds their imports.
 WAITING = 1000
 #: Seconds for which the secret is used before it is read again, and how soon it is read again
 #: when a signature does not fit: it may have been made a moment ago.
@@ -54,7 +54,7 @@ class Effect(Enum):
 
 
 class WebhookReceiver:
-    """Takes deliveries from the HTTP server, and ends the waits that they are about."""
+    """Takes deliveries from the HTTP server, and ends the imports that they announce."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class WebhookReceiver:
 
     def stop(self, timeout: float | None = None) -> None:
         """Handle what has come, and end. What is left after ``timeout`` seconds is dropped: polling
-        finds what it was about."""
+        finds those imports."""
         thread, self._thread = self._thread, None
         if thread is not None:
             self._queue.put(None)
@@ -137,12 +137,12 @@ class WebhookReceiver:
             try:
                 self.handle(body)
             except Exception as error:
-                # One odd delivery must not silence all others; polling finds what it was about.
+                # One odd delivery must not silence all others; polling finds its import.
                 kind = log.warning if isinstance(error, PoolError) else log.exception
                 kind("delivery not handled", why=str(error))
 
     def handle(self, body: bytes) -> Effect:
-        """Do what one authentic delivery calls for."""
+        """Act on one authentic delivery."""
         event = parse_event(body, self._job_url)
         if event is None:
             log.info("delivery not understood", bytes=len(body))
