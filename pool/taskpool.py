@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Collection
 from pathlib import Path
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Any, Literal, Self, Unpack
 
 from pool.clock import Clock
 from pool.config.arguments import (
@@ -26,12 +26,11 @@ from pool.errors import (
     InputError,
     LeaseEnded,
     LeaseInUse,
-    PoolError,
     UnknownLease,
     UnknownRequest,
     WaitTimeout,
 )
-from pool.handles import Lease, Request, error_of, when
+from pool.handles import Lease, Request, when
 from pool.maintenance.retirement import DRAINED
 from pool.model import (
     Event,
@@ -42,13 +41,12 @@ from pool.model import (
     PooledTask,
     Prewarm,
     RequestRecord,
-    RequestState,
-    TaskState,
     new_id,
 )
 from pool.observability.status import read_status
 from pool.process import Process
 from pool.requests.breaker import SERVER
+from pool.requests.results import Result, read_lease, result_of
 from pool.status import Status
 from pool.store import NewRequest, Store
 
@@ -306,43 +304,41 @@ class TaskPool:
     def jobs_of_request(self, request: Request, timeout: float | None) -> list[Job]:
         """Wait for the jobs of a request: see :meth:`pool.Request.jobs`."""
 
-        def jobs() -> list[Job] | None:
-            record = request.refresh()
-            if record.state is RequestState.READY and record.pooled_id is not None:
-                return list(self.store.jobs_of(record.pooled_id, request_id=record.id))
-            if record.state.finished:
-                raise error_of(record)
-            return None
+        def look() -> Result[RequestRecord]:
+            return result_of(self.store, request.refresh())
 
-        timeout = check_timeout(timeout)
-        self.process.start()
-        found = self.process.feed.wait_for(jobs, timeout, request=request.id)
-        if found is None:
-            raise WaitTimeout(f"request {request.id}")
-        return found
+        return self._wait_for_jobs(look, timeout, "request", request.id)
 
     def jobs_of_lease(self, lease: Lease, timeout: float | None) -> list[Job]:
         """Wait for the jobs of a lease's task: see :meth:`pool.Lease.jobs`."""
 
+        def look() -> Result[LeaseRecord]:
+            result = read_lease(self.store, lease.id)
+            task = self.store.task(result.record.pooled_id or "")
+            if not result.over and task is not None:
+                self.process.tracker.watch_lease(Handout(lease=result.record, task=task))
+            return result
+
+        return self._wait_for_jobs(look, timeout, "lease", lease.id)
+
+    def _wait_for_jobs(
+        self,
+        look: Callable[[], Result[Any]],
+        timeout: float | None,
+        what: Literal["request", "lease"],
+        name: str,
+    ) -> list[Job]:
         def jobs() -> list[Job] | None:
-            record = self._lease_record(lease.id)
-            task = self.store.task(record.pooled_id) if record.pooled_id else None
-            if task is None or task.state in (TaskState.RETIRED, TaskState.DELETED):
-                raise LeaseEnded(f"lease {lease.id} is {record.state.value}")
-            if task.state is TaskState.READY:
-                return list(self.store.jobs_of(task.id))
-            if task.state in (TaskState.FAILED, TaskState.DELETING):
-                raise PoolError(task.reason)
-            if record.state in (LeaseState.RELEASED, LeaseState.EXPIRED):
-                raise LeaseEnded(f"lease {lease.id} is {record.state.value}")
-            self.process.tracker.watch_lease(Handout(lease=record, task=task))
-            return None
+            result = look()
+            if result.error is not None:
+                raise result.error
+            return list(result.jobs) if result.over else None
 
         timeout = check_timeout(timeout)
         self.process.start()
-        found = self.process.feed.wait_for(jobs, timeout, lease=lease.id)
+        found = self.process.feed.wait_for(jobs, timeout, **{what: name})
         if found is None:
-            raise WaitTimeout(f"lease {lease.id}")
+            raise WaitTimeout(f"{what} {name}")
         return found
 
     def cancel(self, request: Request) -> bool:

@@ -17,8 +17,9 @@ from pool.http import openapi
 from pool.http.context import AppState, state_of
 from pool.http.reading import applied, key_of, read_json, wait_of
 from pool.http.schemas import Lease, LeaseBody
-from pool.http.waiting import Gone, noticing, read_lease
+from pool.http.waiting import Gone, noticing
 from pool.model import Handout, LeaseRecord, LeaseState
+from pool.requests.results import read_lease
 from pool.store import Opened
 from pool.taskpool import TaskPool
 
@@ -91,11 +92,11 @@ async def see_lease(lease_id: LeaseId, request: Request) -> Response:
     """With `Prefer: wait=10` the answer waits until the jobs exist, whichever tool uploaded."""
     state, wait = state_of(request), wait_of(request)
     if wait is None:
-        view = await state.workers.store(read_lease, state.pool.store, lease_id)
+        result = await state.workers.store(read_lease, state.pool.store, lease_id)
     else:
         await state.workers.store(_follow, state.pool, lease_id)
-        view = await state.waiting.lease(lease_id, seconds=wait, caller=request)
-    document = Lease.of(view.record, state.pool.task_url, jobs=view.jobs, error=view.error)
+        result = await state.waiting.lease(lease_id, seconds=wait, caller=request)
+    document = Lease.of(result.record, state.pool.task_url, jobs=result.jobs, error=result.error)
     return document.response(headers=applied(wait))
 
 

@@ -13,8 +13,8 @@ from pool.http.context import state_of
 from pool.http.problems import problem_of
 from pool.http.reading import JSON, MULTIPART, applied, key_of, media_type, wait_of
 from pool.http.schemas import LONGEST_TEMPLATE, RequestBody, RequestPage
-from pool.http.waiting import read_request, view_of
 from pool.model import RequestState
+from pool.requests.results import read_request, result_of
 from pool.taskpool import TaskPool
 
 router = APIRouter(prefix="/v1/requests", tags=["requests"], responses=openapi.PROTECTED)
@@ -103,15 +103,15 @@ async def submit(request: Request) -> Response:
             raise WrongMediaType(f"send {MULTIPART} with files, or {JSON}")
     headers = {"Location": f"{router.prefix}/{record.id}", **applied(wait)}
     if wait is None:
-        view = await state.workers.store(view_of, state.pool.store, record)
+        result = await state.workers.store(result_of, state.pool.store, record)
     else:
-        view = await state.waiting.request(record.id, seconds=wait, caller=request)
-    if not view.over:
+        result = await state.waiting.request(record.id, seconds=wait, caller=request)
+    if not result.over:
         await state.uploads.keep(record.id)
-    document = schemas.Request.of(view.record, state.pool.task_url, jobs=view.jobs)
-    if wait is not None and view.error is not None:
-        return problem_of(view.error, headers=headers, request=document)
-    ready = wait is not None and view.record.state is RequestState.READY
+    document = schemas.Request.of(result.record, state.pool.task_url, jobs=result.jobs)
+    if wait is not None and result.error is not None:
+        return problem_of(result.error, headers=headers, request=document)
+    ready = wait is not None and result.record.state is RequestState.READY
     return document.response(201 if ready else 202, headers)
 
 
@@ -129,10 +129,10 @@ async def see_request(request_id: RequestId, request: Request) -> Response:
     """With `Prefer: wait=10` the answer waits until the request has ended."""
     state, wait = state_of(request), wait_of(request)
     if wait is None:
-        view = await state.workers.store(read_request, state.pool.store, request_id)
+        result = await state.workers.store(read_request, state.pool.store, request_id)
     else:
-        view = await state.waiting.request(request_id, seconds=wait, caller=request)
-    document = schemas.Request.of(view.record, state.pool.task_url, jobs=view.jobs)
+        result = await state.waiting.request(request_id, seconds=wait, caller=request)
+    document = schemas.Request.of(result.record, state.pool.task_url, jobs=result.jobs)
     return document.response(headers=applied(wait))
 
 

@@ -1,90 +1,31 @@
-"""Reading requests and leases, and long polls that wait for their end without a thread each."""
+"""Long polls: waiting for the end of requests and leases without a thread for each."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic
 
 from starlette.requests import Request
 
-from pool.errors import LeaseEnded, PoolError, UnknownLease, UnknownRequest
+from pool.errors import PoolError
 from pool.events.feed import Feed
-from pool.handles import error_of
 from pool.http.shutdown import Shutdown
 from pool.http.workers import Threads
 from pool.logs import get_logger
-from pool.model import Job, LeaseRecord, LeaseState, RequestRecord, RequestState, TaskState
+from pool.model import LeaseRecord, RequestRecord
+from pool.requests.results import Record, Result, read_lease, read_request
 from pool.store import Store
 
 log = get_logger(__name__)
 
-Record = TypeVar("Record", bound=RequestRecord | LeaseRecord)
 #: Done when the caller has closed the connection.
 Gone = asyncio.Future[None]
 
-#: Views that are read before the first callers are answered.
+#: Results that are read before the first callers are answered.
 AT_ONCE: Final = 50
-#: States of a task that will get no jobs.
-_LOST: Final = (TaskState.FAILED, TaskState.RETIRED, TaskState.DELETING, TaskState.DELETED)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class View(Generic[Record]):
-    """A request or a lease, with its jobs once they exist, or the error why there will be none.
-
-    ``over``: jobs and error are final.
-    """
-
-    record: Record
-    jobs: Sequence[Job] = ()
-    error: PoolError | None = None
-    over: bool
-
-
-def read_request(store: Store, request_id: str) -> View[RequestRecord]:
-    """Return the present state of a request.
-
-    :raises UnknownRequest: there is none.
-    """
-    record = store.request(request_id)
-    if record is None:
-        raise UnknownRequest(request_id[:100])
-    return view_of(store, record)
-
-
-def view_of(store: Store, record: RequestRecord) -> View[RequestRecord]:
-    """Return the view of a row that was just read."""
-    if record.state is RequestState.READY:
-        jobs = store.jobs_of(record.pooled_id or "", request_id=record.id)
-        return View(record=record, jobs=jobs, over=True)
-    over = record.state.finished
-    return View(record=record, error=error_of(record) if over else None, over=over)
-
-
-def read_lease(store: Store, lease_id: str) -> View[LeaseRecord]:
-    """Return the present state of a lease; it is over once its task has jobs, or cannot get any.
-
-    :raises UnknownLease: there is none.
-    """
-    record = store.lease(lease_id)
-    if record is None:
-        raise UnknownLease(lease_id[:100])
-    if record.state in (LeaseState.RELEASED, LeaseState.EXPIRED, LeaseState.ABANDONED):
-        # Its task may belong to another caller by now.
-        ended = LeaseEnded(f"lease {lease_id} is {record.state.value}")
-        return View(record=record, error=ended, over=True)
-    if record.state is LeaseState.USED and record.pooled_id is not None:
-        if jobs := store.jobs_of(record.pooled_id):
-            return View(record=record, jobs=jobs, over=True)
-        task = store.task(record.pooled_id)
-        if task is None or task.state in _LOST:
-            error = PoolError(task.reason if task else "the task was deleted")
-            return View(record=record, error=error, over=True)
-    return View(record=record, over=False)
 
 
 @asynccontextmanager
@@ -113,14 +54,14 @@ class Waiting:
         self._feed = feed
         self._threads = threads
         self._shutdown = shutdown
-        self._requests = _Views(partial(read_request, store), store.requests_at_end, threads)
-        self._leases = _Views(partial(read_lease, store), store.leases_at_end, threads)
+        self._requests = _Results(partial(read_request, store), store.requests_at_end, threads)
+        self._leases = _Results(partial(read_lease, store), store.leases_at_end, threads)
         #: The number of long polls.
         self.count = 0
 
     async def request(
         self, request_id: str, *, seconds: float, caller: Request
-    ) -> View[RequestRecord]:
+    ) -> Result[RequestRecord]:
         """Return the request once it has ended, or its present state after ``seconds``, when the
         caller disconnects, or when the server stops.
 
@@ -130,7 +71,7 @@ class Waiting:
             self._requests, request_id, seconds, caller, request=request_id
         )
 
-    async def lease(self, lease_id: str, *, seconds: float, caller: Request) -> View[LeaseRecord]:
+    async def lease(self, lease_id: str, *, seconds: float, caller: Request) -> Result[LeaseRecord]:
         """As :meth:`request`, until the lease's task has jobs, or cannot get any.
 
         :raises UnknownLease: there is none.
@@ -138,15 +79,15 @@ class Waiting:
         return await self._until_over(self._leases, lease_id, seconds, caller, lease=lease_id)
 
     async def _until_over(
-        self, views: _Views[Record], name: str, seconds: float, caller: Request, **of: str
-    ) -> View[Record]:
-        first: View[Record] | None = None
+        self, results: _Results[Record], name: str, seconds: float, caller: Request, **of: str
+    ) -> Result[Record]:
+        first: Result[Record] | None = None
 
-        async def check() -> View[Record] | None:
+        async def check() -> Result[Record] | None:
             nonlocal first
             if first is not None:
-                return await views.ended(name)
-            first = await self._threads(views.read, name)
+                return await results.ended(name)
+            first = await self._threads(results.read, name)
             return first if first.over else None
 
         self.count += 1
@@ -158,27 +99,27 @@ class Waiting:
                     over = over or first
         finally:
             self.count -= 1
-        return await self._threads(views.read, name) if over is None else over
+        return await self._threads(results.read, name) if over is None else over
 
 
-class _Views(Generic[Record]):
-    """Reads views: one by one, or in one batch for all coroutines that ask in the same round of the
-    event loop."""
+class _Results(Generic[Record]):
+    """Reads results: one by one, or in one batch for all coroutines that ask in the same round of
+    the event loop."""
 
     def __init__(
         self,
-        read: Callable[[str], View[Record]],
+        read: Callable[[str], Result[Record]],
         at_end: Callable[[Collection[str]], Collection[str]],
         threads: Threads,
     ) -> None:
         self.read = read
         self._at_end = at_end
         self._threads = threads
-        self._asked: dict[str, asyncio.Future[View[Record] | None]] = {}
+        self._asked: dict[str, asyncio.Future[Result[Record] | None]] = {}
         self._task: asyncio.Task[None] | None = None
 
-    async def ended(self, name: str) -> View[Record] | None:
-        """Return the view of that name if it has ended, and None otherwise."""
+    async def ended(self, name: str) -> Result[Record] | None:
+        """Return the result of that name if it has ended, and None otherwise."""
         if not self._asked:
             self._task = asyncio.create_task(self._answer())
         if name not in self._asked:
@@ -191,8 +132,8 @@ class _Views(Generic[Record]):
         names: Sequence[str] = tuple(asked)
         try:
             while names:
-                views, names = await self._threads(self._read_ended, names)
-                for name, view in views.items():
+                results, names = await self._threads(self._read_ended, names)
+                for name, view in results.items():
                     asked[name].set_result(view)
         except PoolError as error:
             # The long polls ask again a little later.
@@ -202,11 +143,11 @@ class _Views(Generic[Record]):
                 if not future.done():
                     future.set_result(None)
 
-    def _read_ended(self, names: Sequence[str]) -> tuple[dict[str, View[Record]], list[str]]:
+    def _read_ended(self, names: Sequence[str]) -> tuple[dict[str, Result[Record]], list[str]]:
         """Return the first few that have ended, and the names of the others."""
         ended = list(self._at_end(names))
-        views = {}
+        results = {}
         for name in ended[:AT_ONCE]:
             with suppress(PoolError):
-                views[name] = self.read(name)
-        return views, ended[AT_ONCE:]
+                results[name] = self.read(name)
+        return results, ended[AT_ONCE:]

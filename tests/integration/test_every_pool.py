@@ -265,6 +265,26 @@ def test_an_untouched_task_goes_back(full: Any) -> None:
     assert full.acquire("scenes").id != lease.id
 
 
+def test_a_lease_that_was_given_back_has_no_jobs_of_the_next_caller(
+    full: Any, image: bytes
+) -> None:
+    lease = full.acquire("scenes")
+    lease.release()
+    # The oldest warm task goes out first, so this one does soon.
+    others = []
+    for _ in range(10):
+        other = full.acquire("scenes", timeout=5.0)
+        if other.task_id == lease.task_id:
+            break
+        others.append(other)
+    assert other.upload([("a.jpg", image)]).jobs(timeout=20)
+    for each in others:
+        each.release()
+    assert (other.task_id, other.id != lease.id) == (lease.task_id, True)
+    with pytest.raises(LeaseEnded, match="released"):
+        lease.jobs(timeout=5)
+
+
 def test_a_task_that_its_caller_filled_is_not_taken_back(
     full: Any, daemon: Daemon, simulator: SimulatorServer, image_path: Path
 ) -> None:
