@@ -125,11 +125,10 @@ class Tracker:
 
     # --- What is tracked --------------------------------------------------------------------
 
-    def listen(self, listener: Callable[[Finished], None]) -> Callable[[], None]:
+    def listen(self, listener: Callable[[Finished], None]) -> None:
         """Have ``listener`` called for each end that this process was the first to find, on the
-        thread that found it; return what ends that."""
+        thread that found it."""
         self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
 
     def begin(
         self,
@@ -455,61 +454,61 @@ class Tracker:
 
     # --- Ends -----------------------------------------------------------------------------------
 
+    # An import that another process has ended before is only tracked no longer.
+
     def _ready(
         self, tracked: Tracked, jobs: Sequence[Job], seen_at: float, *, verified: bool = False
-    ) -> bool:
-        """Complete an import whose jobs exist, seen at ``seen_at`` by the monotonic clock. False
-        when another has ended it before, as :meth:`_failed`. ``verified`` says that the frames of
-        an import in doubt are its own."""
+    ) -> None:
+        """Complete an import whose jobs exist, seen at ``seen_at`` by the monotonic clock.
+        ``verified`` says that the frames of an import in doubt are its own."""
         first = self._store.complete_import(
             tracked.pooled_id, jobs, verified=verified, now=self._clock.now()
         )
-        if first:
-            log.info(
-                "jobs are ready",
-                template=tracked.template,
-                task_id=tracked.task_id,
-                request_id=" ".join(tracked.request_ids),
-                jobs=len(jobs),
-                seconds=round(seen_at - tracked.since, 3),
-                polls=tracked.polls,
-            )
-            if tracked.relaxed and not tracked.announced:
-                self._webhooks.missed(tracked.template)
-            self._paces.learn(tracked, seen_at)
-        return self._end(tracked, first)
+        self.forget(tracked.pooled_id)
+        if not first:
+            return
+        log.info(
+            "jobs are ready",
+            template=tracked.template,
+            task_id=tracked.task_id,
+            request_id=" ".join(tracked.request_ids),
+            jobs=len(jobs),
+            seconds=round(seen_at - tracked.since, 3),
+            polls=tracked.polls,
+        )
+        if tracked.relaxed and not tracked.announced:
+            self._webhooks.missed(tracked.template)
+        self._paces.learn(tracked, seen_at)
+        self._publish(Finished(task_id=tracked.task_id, polls=tracked.polls))
 
-    def _failed(self, tracked: Tracked, error: PoolError) -> bool:
+    def _failed(self, tracked: Tracked, error: PoolError) -> None:
         """Fail an import. Requests whose data CVAT has lost and is in the spool get another task
         instead."""
-        importing = tracked.importing
+        importing, ids = tracked.importing, " ".join(tracked.request_ids)
         if isinstance(error, ImportLost) and importing is not None and importing.repeatable:
-            ids = " ".join(tracked.request_ids)
             log.warning("import lost", request_id=ids, task_id=tracked.task_id)
             now = self._clock.now()
             if self._store.requeue_import(importing.id, reason=str(error), now=now):
-                return self._end(tracked, first=False)
+                self.forget(tracked.pooled_id)
+                return
         first = self._store.fail_import(
             tracked.pooled_id, code=error.code, message=error.detail, now=self._clock.now()
         )
-        if first:
-            log.warning(
-                "import failed",
-                template=tracked.template,
-                task_id=tracked.task_id,
-                request_id=" ".join(tracked.request_ids),
-                why=str(error),
-            )
-        return self._end(tracked, first, code=error.code)
-
-    def _end(self, tracked: Tracked, first: bool, *, code: str = "") -> bool:
         self.forget(tracked.pooled_id)
         if not first:
-            return False
-        finished = Finished(task_id=tracked.task_id, code=code, polls=tracked.polls)
+            return
+        log.warning(
+            "import failed",
+            template=tracked.template,
+            task_id=tracked.task_id,
+            request_id=ids,
+            why=str(error),
+        )
+        self._publish(Finished(task_id=tracked.task_id, code=error.code, polls=tracked.polls))
+
+    def _publish(self, finished: Finished) -> None:
         for listener in tuple(self._listeners):
             try:
                 listener(finished)
             except StoreError:
                 log.exception("listener failed", task_id=finished.task_id)
-        return True
