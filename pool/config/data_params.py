@@ -239,7 +239,9 @@ def merged(
 
     :raises InputError: they do not go together.
     """
-    params = read_params({**DEFAULTS, **template.given, **own})
+    params = template
+    if own or not DEFAULTS.keys() <= template.given.keys():
+        params = read_params({**DEFAULTS, **template.given, **own})
     sorting, validation = params.sorting_method, params.validation_params
     if params.upload_file_order is not None and sorting != "predefined":
         raise InputError('params: upload_file_order goes with sorting_method "predefined" only')

@@ -82,19 +82,13 @@ class DistinctNames:
         self._given: dict[str, str] = {}
         self._remedy = remedy
 
-    def add(self, given: str) -> str:
-        """Take the name of a file, and return the one that it gets in CVAT.
+    def add(self, given: str, there: str | None = None) -> str:
+        """Take the name of a file, and return the one that it has in CVAT: ``there`` where that is
+        known.
 
-        :raises InputError: as :func:`check_file_name`, or another file gets the same.
+        :raises InputError: as :func:`check_file_name`, or another file has the same.
         """
-        return self.take(check_file_name(given), given)
-
-    def take(self, there: str, given: str | None = None) -> str:
-        """Take a name as it is in CVAT, of what the caller calls ``given``, and return it.
-
-        :raises InputError: another has it.
-        """
-        given = there if given is None else given
+        there = check_file_name(given) if there is None else there
         if there in self._given:
             other = self._given[there]
             which = shown(given)
@@ -150,12 +144,14 @@ def check_text(value: object, what: str) -> str:
     """
     if not isinstance(value, str):
         raise InputError(f"{what} has to be text, not {type(value).__name__}")
-    # An address that cannot be read is not shown: it may hold a secret.
-    which = f"{what}, {shown(value)}," if "://" not in value else what
     if "\0" in value:
-        raise InputError(f"{which} has a NUL character")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{which} is not UTF-8; give it another name") from None
-    return value
+        problem = "has a NUL character"
+    else:
+        try:
+            value.encode()
+            return value
+        except UnicodeEncodeError:
+            problem = "is not UTF-8; give it another name"
+    # An address that cannot be read is not shown: it may hold a secret.
+    which = what if "://" in value else f"{what}, {shown(value)},"
+    raise InputError(f"{which} {problem}")

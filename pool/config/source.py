@@ -372,7 +372,8 @@ def _fetched(urls: Sequence[str], params: DataParams) -> Upload:
     addresses = []
     for url in _listed("urls", urls):
         address = check_url(url)
-        name = distinct.take(name_in_url(address))
+        name = name_in_url(address)
+        distinct.add(name, name)
         known.update({url: name, address: name, name: name})
         addresses.append(address)
     check_extensions(known.values())

@@ -147,7 +147,7 @@ class Multipart:
         # Gathered, since each piece costs a system call and a packet.
         waiting: list[bytes] = []
         size = 0
-        for piece in self._pieces():
+        for piece in self.pieces():
             if size + len(piece) > CHUNK and waiting:
                 yield b"".join(waiting)
                 waiting, size = [], 0
@@ -155,7 +155,8 @@ class Multipart:
             size += len(piece)
         yield b"".join(waiting)
 
-    def _pieces(self) -> Iterator[bytes]:
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the body as it comes, as :meth:`chunks`: for one that is put together in memory."""
         yield self._head
         for head, file in self._files:
             yield head

@@ -75,7 +75,7 @@ def upload_data(
                 "POST",
                 path,
                 # A small body is read before the call, so that a changed file stops it there.
-                body=BytesBody(b"".join(body.chunks()), body.content_type) if small else body,
+                body=BytesBody(b"".join(body.pieces()), body.content_type) if small else body,
                 timeout=timeout,
                 task_id=task_id,
                 # The body is somewhat longer than its files.
