@@ -27,6 +27,9 @@ class PoolError(Exception):
         self.detail = detail
         #: Seconds after which the same may succeed (``Retry-After``), or None.
         self.retry_after = retry_after
+        #: Of a failed upload: data may have reached the task; the import was never asked for.
+        self.task_touched = False
+        self.import_not_begun = False
         super().__init__(detail)
 
     @property

@@ -142,19 +142,6 @@ def organization_unknown(body: bytes) -> bool:
 
 # --- What an error leaves behind ---------------------------------------------------------------
 
-_TOUCHED = "_touched_the_task"
-_NOT_FINISHED = "_import_not_asked_for"
-
-
-def mark_touched(error: BaseException) -> None:
-    """Note on the error that data may have reached the task before it was raised."""
-    setattr(error, _TOUCHED, True)
-
-
-def mark_not_finished(error: BaseException) -> None:
-    """Note on the error that the upload was not complete, so no import was asked for."""
-    setattr(error, _NOT_FINISHED, True)
-
 
 def cut_off(error: BaseException) -> bool:
     """Return whether a connection, or an answer, was lost in the middle of an upload.
@@ -162,13 +149,14 @@ def cut_off(error: BaseException) -> bool:
     The task has a part of the data and must be deleted, but its import has certainly not begun,
     and the same data can be sent to another task.
     """
-    if not getattr(error, _TOUCHED, False) and not isinstance(error, CvatAmbiguous):
-        return False
-    if isinstance(error, CvatAmbiguous) or (
-        isinstance(error, CvatBusy) and (error.http_status or 0) >= 500
-    ):
-        return bool(getattr(error, _NOT_FINISHED, False))
-    return isinstance(error, CvatUnreachable)
+    match error:
+        case CvatAmbiguous():
+            return error.import_not_begun
+        case CvatBusy() if error.http_status is not None and error.http_status >= 500:
+            return error.task_touched and error.import_not_begun
+        case CvatUnreachable():
+            return error.task_touched
+    return False
 
 
 #: CVAT's refusal of an upload into a task that has data.
@@ -192,13 +180,20 @@ def left_untouched(error: BaseException) -> bool:
     sent, a connection that was never made, and a refusal of the credentials, permissions or rate,
     which CVAT decides before it looks at the data.
     """
-    if getattr(error, _TOUCHED, False) or isinstance(error, CvatAmbiguous):
-        return False
-    if isinstance(error, CvatBusy):
-        return error.http_status == 429
-    return isinstance(
-        error, InputError | ConfigError | CvatUnreachable | CvatRefusedCredentials | CvatForbidden
-    )
+    match error:
+        case CvatAmbiguous():
+            return False
+        case CvatBusy():
+            return error.http_status == 429 and not error.task_touched
+        case (
+            InputError()
+            | ConfigError()
+            | CvatUnreachable()
+            | CvatRefusedCredentials()
+            | CvatForbidden()
+        ):
+            return not error.task_touched
+    return False
 
 
 # --- The server's own words --------------------------------------------------------------------

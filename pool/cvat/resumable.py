@@ -10,8 +10,7 @@ from typing import Any, Final
 from pool.backoff import backoff
 from pool.config.source import Progress
 from pool.config.urls import origin
-from pool.cvat import failures
-from pool.cvat.failures import Answer
+from pool.cvat.failures import Answer, left_untouched
 from pool.cvat.multipart import Multipart, OpenFile
 from pool.cvat.parallel import Parts
 from pool.cvat.transport import BytesBody, Transport
@@ -81,10 +80,11 @@ class GroupedUpload:
         ]
         raised = self._parts.run(parts, self._at_once)
         if raised:
-            if self._touched or not all(failures.left_untouched(error) for error in raised):
-                failures.mark_touched(raised[0])
-            failures.mark_not_finished(raised[0])
-            raise raised[0]
+            first = raised[0]
+            if isinstance(first, PoolError):
+                first.task_touched = self._touched or not all(map(left_untouched, raised))
+                first.import_not_begun = True
+            raise first
         try:
             return self._transport.call(
                 "upload_finish",
@@ -96,7 +96,7 @@ class GroupedUpload:
                 task_id=self._task_id,
             )
         except PoolError as error:
-            failures.mark_touched(error)
+            error.task_touched = True
             raise
 
     # --- Groups of small files ----------------------------------------------------------------

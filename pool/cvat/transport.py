@@ -260,7 +260,7 @@ class Transport:
                 return Answer(response.status, response.headers, response.data, self.server)
             except PoolError as error:  # from the body: a file that changed
                 if sending is not None and sending.started:
-                    failures.mark_touched(error)
+                    error.task_touched = True
                 raise
             except _CONNECTION_ERRORS as error:
                 if attempts and isinstance(error, ProtocolError):
@@ -275,7 +275,7 @@ class Transport:
                     cut_after=sending.cut_after if sending is not None else None,
                 )
                 if sending is not None and sending.started:
-                    failures.mark_touched(mapped)
+                    mapped.task_touched = True
             # Outside of the handler, and so without the frames below, whose variables hold
             # the headers.
             raise mapped

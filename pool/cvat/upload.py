@@ -9,12 +9,12 @@ from typing import Any, Final
 
 from pool.config.data_params import DataParams, merged
 from pool.config.source import LocalFile, Progress, Upload
-from pool.cvat import failures
 from pool.cvat.chunking import chunk_size_for
 from pool.cvat.failures import Answer
 from pool.cvat.multipart import SMALL, Multipart, OpenFile
 from pool.cvat.resumable import GroupedUpload
 from pool.cvat.transport import BytesBody, Transport
+from pool.errors import CvatError
 
 #: Bytes a second of the slowest server that the time-outs of large uploads allow for.
 _SLOWEST: Final = 2**20
@@ -101,8 +101,8 @@ def _request_id(answer: Answer, task_id: int) -> str:
     """The id in the answer; older servers send none."""
     try:
         payload = answer.json()
-    except Exception as error:
-        failures.mark_touched(error)
+    except CvatError as error:
+        error.task_touched = True
         raise
     found = payload.get("rq_id") if isinstance(payload, dict) else None
     return str(found) if found else request_id(task_id)

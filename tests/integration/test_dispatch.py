@@ -31,7 +31,6 @@ from support.stepped import (
 from support.waiting import PATIENCE, wait_until
 
 from pool.config.settings import PoolSettings, Template
-from pool.cvat.failures import mark_not_finished, mark_touched
 from pool.cvat.records import ImportState, ImportStatus
 from pool.errors import (
     CvatAmbiguous,
@@ -601,8 +600,8 @@ def test_an_upload_that_is_cut_is_sent_again_a_little_later(
     daemon: Stepped, cvat: ScriptedCvat, store: Store
 ) -> None:
     cut = CvatUnreachable("cut after 5 of 10 bytes")
-    mark_touched(cut)
-    mark_not_finished(cut)
+    cut.task_touched = True
+    cut.import_not_begun = True
     cvat.failures["upload"] = [cut]
     request = daemon.accept()
     assert daemon.serve() == 0

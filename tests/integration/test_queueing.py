@@ -23,7 +23,6 @@ from support.stepped import (
 
 from pool import Request, RequestCancelled, TaskPool, WaitTimeout
 from pool.config.settings import DaemonSettings, Settings, StoreSettings, Template
-from pool.cvat.failures import mark_not_finished, mark_touched
 from pool.cvat.records import ImportState, ImportStatus
 from pool.errors import (
     CvatBusy,
@@ -168,8 +167,8 @@ def test_an_upload_that_was_cut_and_then_the_server_is_gone(
     pool: TaskPool, cvat: ScriptedCvat
 ) -> None:
     cut = CvatUnreachable("cut after 5 of 10 bytes")
-    mark_touched(cut)
-    mark_not_finished(cut)
+    cut.task_touched = True
+    cut.import_not_begun = True
     cvat.failures["upload"] = [cut, CvatUnreachable("connection refused")]
     request = submit(pool)
     assert request.state is QUEUED

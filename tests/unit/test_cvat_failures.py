@@ -187,7 +187,7 @@ def test_what_leaves_a_task_untouched() -> None:
     assert all(map(failures.left_untouched, untouched))
     assert not any(map(failures.left_untouched, touched))
     for error in untouched:
-        failures.mark_touched(error)
+        error.task_touched = True
     assert not any(map(failures.left_untouched, untouched))
 
 
@@ -211,7 +211,7 @@ def test_what_is_an_upload_that_was_cut_off(
     error: errors.PoolError, touched: bool, not_finished: bool, cut_off: bool
 ) -> None:
     if touched:
-        failures.mark_touched(error)
+        error.task_touched = True
     if not_finished:
-        failures.mark_not_finished(error)
+        error.import_not_begun = True
     assert failures.cut_off(error) is cut_off

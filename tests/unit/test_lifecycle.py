@@ -6,7 +6,6 @@ from itertools import product
 
 import pytest
 
-from pool.cvat.failures import mark_not_finished, mark_touched
 from pool.errors import (
     ConfigError,
     CvatAmbiguous,
@@ -84,12 +83,12 @@ def test_an_outage_ends_no_accepted_request(delivery: Delivery, left: int) -> No
 
 
 def touched(error: PoolError) -> PoolError:
-    mark_touched(error)
+    error.task_touched = True
     return error
 
 
 def unfinished(error: PoolError) -> PoolError:
-    mark_not_finished(error)
+    error.import_not_begun = True
     return touched(error)
 
 
