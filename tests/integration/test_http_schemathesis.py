@@ -36,8 +36,8 @@ from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 #: Cases of each operation in the tests, and in a long run.
 EXAMPLES = 12
 MANY = 320
-#: A stream has no end, and without the daemon's services it is right not to be ready.
-LEFT_OUT = ("/v1/events", "/readyz")
+#: A stream has no end.
+LEFT_OUT = ("/v1/events",)
 #: What the document promises, and nothing about what data means: that a template's max_size is
 #: exceeded, or that a frame comes before another, no schema says.
 CHECKS = (

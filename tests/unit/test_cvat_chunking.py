@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from pool.cvat.chunking import MOST_PIXELS, auto_chunk_size, chunk_size_for, ser
 from pool.cvat.upload import data_fields
 
 
+@cache
 def image(width: int = 1920, height: int = 1080, kind: str = "JPEG") -> bytes:
     content = io.BytesIO()
     # Without compression a large image of one colour is made in no time.
@@ -51,29 +54,29 @@ def test_the_first_chunk_has_a_bounded_number_of_pixels(
 @pytest.mark.parametrize(
     ("files", "size"),
     [
-        ([], None),
-        (local(image(), 1), None),
-        (local(image(), 2), None),
-        (local(image(), 4), None),
-        (local(image(), 5), 4),
-        (local(image(1280, 720)), 9),
-        (local(image(kind="PNG"), name="{}.PNG"), 4),
-        (local(image(kind="TIFF"), name="cam/{}.tif"), 4),
-        (local(image(kind="WEBP"), name="{}.webp"), 4),
+        (lambda: [], None),
+        (lambda: local(image(), 1), None),
+        (lambda: local(image(), 2), None),
+        (lambda: local(image(), 4), None),
+        (lambda: local(image(), 5), 4),
+        (lambda: local(image(1280, 720)), 9),
+        (lambda: local(image(kind="PNG"), name="{}.PNG"), 4),
+        (lambda: local(image(kind="TIFF"), name="cam/{}.tif"), 4),
+        (lambda: local(image(kind="WEBP"), name="{}.webp"), 4),
         # The largest of the images that are looked at counts.
-        ([*local(image(640, 480), 35), *local(image(3840, 2160), 1, "last{}.jpg")], 2),
+        (lambda: [*local(image(640, 480), 35), *local(image(3840, 2160), 1, "last{}.jpg")], 2),
         # Far beyond what Pillow would decode without a warning, or at all.
-        (local(image(20_000, 20_000, "TIFF"), 3, "{}.tif"), 2),
+        (lambda: local(image(20_000, 20_000, "TIFF"), 3, "{}.tif"), 2),
         # What is no image by its name, or by its content, is the server's business.
-        ([*local(image()), *local(b"%PDF", 1, "{}.pdf")], None),
-        (local(image(), name="{}.mp4"), None),
-        (local(image(), name="{}"), None),
-        (local(b"no image"), None),
-        (local(image(), name="{}.png"), None),
+        (lambda: [*local(image()), *local(b"%PDF", 1, "{}.pdf")], None),
+        (lambda: local(image(), name="{}.mp4"), None),
+        (lambda: local(image(), name="{}"), None),
+        (lambda: local(b"no image"), None),
+        (lambda: local(image(), name="{}.png"), None),
     ],
 )
-def test_the_chunk_size_for_files(files: list[LocalFile], size: int | None) -> None:
-    assert chunk_size_for(files) == size
+def test_the_chunk_size_for_files(files: Callable[[], list[LocalFile]], size: int | None) -> None:
+    assert chunk_size_for(files()) == size
 
 
 def test_images_are_read_from_wherever_they_are(tmp_path: Path) -> None:

@@ -47,7 +47,9 @@ def imports_of(path: Path, package: str, modules: set[str]) -> set[str]:
     return found & modules
 
 
-def modules_and_imports() -> dict[str, set[str]]:
+@pytest.fixture(scope="module")
+def imports() -> dict[str, set[str]]:
+    """The modules, and what each of them imports."""
     names = {}
     for path in ROOT.rglob("*.py"):
         parts = ("pool", *path.relative_to(ROOT).with_suffix("").parts)
@@ -59,21 +61,18 @@ def modules_and_imports() -> dict[str, set[str]]:
     }
 
 
-IMPORTS = modules_and_imports()
-
-
 def part_of(module: str) -> str:
     """The package or module of the layout; "" is ``pool`` itself."""
     return module.removeprefix("pool").removeprefix(".").partition(".")[0]
 
 
-def test_every_part_has_its_place() -> None:
-    assert set(ALLOWED) == {part_of(module) for module in IMPORTS}
+def test_every_part_has_its_place(imports: dict[str, set[str]]) -> None:
+    assert set(ALLOWED) == {part_of(module) for module in imports}
 
 
-def test_imports_follow_the_arrows() -> None:
+def test_imports_follow_the_arrows(imports: dict[str, set[str]]) -> None:
     wrong: dict[str, set[str]] = {}
-    for module, imported in IMPORTS.items():
+    for module, imported in imports.items():
         part = part_of(module)
         needed = {part_of(each) for each in imported if (part, each) != ("client", ENCODER)}
         if not_allowed := needed - {part} - ALLOWED[part]:
@@ -81,8 +80,8 @@ def test_imports_follow_the_arrows() -> None:
     assert wrong == {}
 
 
-def test_there_are_no_circles() -> None:
-    graph = {module: set(imported) for module, imported in IMPORTS.items()}
+def test_there_are_no_circles(imports: dict[str, set[str]]) -> None:
+    graph = {module: set(imported) for module, imported in imports.items()}
     circles = []
     while True:
         try:
