@@ -10,7 +10,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection
@@ -102,11 +102,12 @@ _checker: Checker | None = None
 _guard = threading.Lock()
 
 
-def know(document: Mapping[str, Any]) -> None:
-    """Have all clients believe a document; those of servers elsewhere ask for theirs."""
+def know(document: Callable[[], Mapping[str, Any]]) -> None:
+    """Have all clients believe a document, which takes a while to make; those of servers elsewhere
+    ask for theirs."""
     global _checker
     with _guard:
-        _checker = _checker or Checker(json.loads(json.dumps(document)))
+        _checker = _checker or Checker(json.loads(json.dumps(document())))
 
 
 class Api:
@@ -315,7 +316,7 @@ def serving(
     def made(*arguments: Any, **options: Any) -> Any:
         app = create_app(*arguments, **options)
         states.append(app.state.parts)
-        know(app.openapi())
+        know(app.openapi)
         return app
 
     with ExitStack() as stack:
