@@ -91,7 +91,8 @@ def _child(
     with (
         log.open("w") as stream,
         subprocess.Popen(
-            [sys.executable, "-m", *command],
+            # Not from the folder that this was started in, which may have a queue.py.
+            [sys.executable, "-P", "-m", *command],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=stream,

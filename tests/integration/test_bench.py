@@ -10,6 +10,7 @@ import pytest
 from rich.progress import Progress
 from support.commands import cvat_pool
 
+from pool.bench import processes
 from pool.bench.bench import Bench
 from pool.bench.plain import plain_client
 from pool.bench.server_time import DatedTimes, SimulatorTimes, is_simulator
@@ -139,6 +140,15 @@ def test_an_idle_daemon(tmp_path: Path) -> None:
     assert figures["idle"]["seconds"] >= 0.5
     assert 20 < figures["idle"]["rss_mb"] < 300
     assert figures["idle"]["calls_per_minute"] >= 0
+
+
+def test_modules_in_the_folder_it_is_started_in_are_not_taken_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queue.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    with processes.simulator(tmp_path, speed=0.0) as environment:
+        assert is_simulator(environment["CVAT_URL"])
 
 
 # --- What goes wrong -----------------------------------------------------------------------------
