@@ -182,11 +182,11 @@ class Breaker:
 
     def server(self) -> Circuit:
         """Whether the server as a whole may be called."""
-        return self._circuit(self._store.holds().get(SERVER))
+        return circuit(self._store.holds().get(SERVER), now=self._clock.now())
 
     def creates(self, template: str) -> Circuit:
         """Whether a task of the template may be created."""
-        return self._circuit(self._store.holds().get(template))
+        return circuit(self._store.holds().get(template), now=self._clock.now())
 
     def uploads(self, template: str) -> Circuit:
         """Whether data may be sent for a template, and that not while the server is held. CVAT may
@@ -195,7 +195,7 @@ class Breaker:
         if SERVER in holds:
             return Circuit.OPEN
         hold = holds.get(template)
-        return self._circuit(hold if hold is not None and hold.uploads else None)
+        return circuit(hold if hold is not None and hold.uploads else None, now=self._clock.now())
 
     def has_daemon(self) -> bool:
         """Whether a daemon maintains the store: it tries what is held, refills the pools, and
@@ -366,9 +366,6 @@ class Breaker:
         for hold in self._store.holds().values():
             if hold.retry_at is None or hold.retry_at > now:
                 self._store.hold(replace(hold, retry_at=now))
-
-    def _circuit(self, hold: Hold | None) -> Circuit:
-        return circuit(hold, now=self._clock.now())
 
     def _remember(self, kind: dict[str, Failures], name: str, error: PoolError) -> list[float]:
         now = self._clock.now()
