@@ -17,7 +17,7 @@ from pool.http import openapi
 from pool.http.context import AppState, state_of
 from pool.http.reading import applied, key_of, read_json, wait_of
 from pool.http.schemas import Lease, LeaseBody
-from pool.http.waiting import Gone, noticing
+from pool.http.shutdown import Connection
 from pool.model import Handout, LeaseRecord, LeaseState
 from pool.requests.results import read_lease
 from pool.store import Opened
@@ -65,12 +65,17 @@ async def open_lease(request: Request) -> Response:
         ttl=body.ttl,
     )
     if opened.lease.state is LeaseState.WAITING:
-        async with noticing(request) as gone:
+        async with state.shutdown.watching(request) as connection:
             if opened.replayed:
-                opened = await _await_first_call(state, opened.lease, body.timeout, gone)
+                opened = await _await_first_call(state, opened.lease, body.timeout, connection)
             else:
                 opened = await _obtain(
-                    state, template, opened.lease.id, body.timeout, gone, keeps=key is not None
+                    state,
+                    template,
+                    opened.lease.id,
+                    body.timeout,
+                    connection,
+                    keeps=key is not None,
                 )
     if opened.task is None:
         raise LeaseEnded(f"the lease of this idempotency key ended ({opened.lease.state})")
@@ -128,7 +133,7 @@ async def _obtain(
     template: Template,
     lease_id: str,
     timeout: float | None,
-    gone: Gone,
+    connection: Connection,
     *,
     keeps: bool,
 ) -> Opened:
@@ -141,7 +146,7 @@ async def _obtain(
     """
     placement, store = state.pool.process.placement, state.workers.store
     try:
-        handout = await _wait_or_create(state, template, lease_id, timeout, gone)
+        handout = await _wait_or_create(state, template, lease_id, timeout, connection)
     except PoolError:
         given = await asyncio.shield(store(placement.abandon, lease_id))
         if given is None:
@@ -150,14 +155,18 @@ async def _obtain(
     except BaseException:
         await asyncio.shield(store(placement.leave, lease_id, keeps=keeps))
         raise
-    if gone.done():
+    if connection.gone.done():
         await asyncio.shield(store(placement.leave, lease_id, keeps=keeps))
         raise ClientDisconnect
     return Opened(lease=handout.lease, task=handout.task, request=None, replayed=False)
 
 
 async def _wait_or_create(
-    state: AppState, template: Template, lease_id: str, timeout: float | None, gone: Gone
+    state: AppState,
+    template: Template,
+    lease_id: str,
+    timeout: float | None,
+    connection: Connection,
 ) -> Handout:
     process, store, waiting = state.pool.process, state.workers.store, state.waiting_leases
     patience = await store(process.placement.patience, template, timeout)
@@ -166,18 +175,17 @@ async def _wait_or_create(
         raise QueueFull(f"{most} callers wait, as many as daemon.max_queued allows")
     waiting.add(lease_id)
     try:
-        with state.shutdown.or_gone(gone) as stop:
-            handout = await process.feed.wait_for_async(
-                partial(store, process.placement.held, lease_id),
-                patience,
-                lease=lease_id,
-                stop=stop,
-            )
+        handout = await process.feed.wait_for_async(
+            partial(store, process.placement.held, lease_id),
+            patience,
+            lease=lease_id,
+            stop=connection.stop,
+        )
     finally:
         waiting.discard(lease_id)
     if handout is not None:
         return handout
-    if gone.done():
+    if connection.gone.done():
         raise ClientDisconnect
     if state.shutdown.begun:
         raise Stopping
@@ -187,14 +195,14 @@ async def _wait_or_create(
     creating = asyncio.wrap_future(state.dispatch.create(template, lease_id, waited=patience))
     # Completed even for a caller that has gone: the pool keeps the task then.
     creating.add_done_callback(_retrieve)
-    await asyncio.wait((creating, gone), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((creating, connection.gone), return_when=asyncio.FIRST_COMPLETED)
     if not creating.done():
         raise ClientDisconnect
     return creating.result()
 
 
 async def _await_first_call(
-    state: AppState, lease: LeaseRecord, timeout: float | None, gone: Gone
+    state: AppState, lease: LeaseRecord, timeout: float | None, connection: Connection
 ) -> Opened:
     """Wait for the task of an earlier call with the same key.
 
@@ -211,9 +219,10 @@ async def _await_first_call(
             return replace(lease, state=LeaseState.ABANDONED)
         return None if current.state is LeaseState.WAITING else current
 
-    with state.shutdown.or_gone(gone) as stop:
-        current = await process.feed.wait_for_async(check, timeout, lease=lease.id, stop=stop)
-    if gone.done():
+    current = await process.feed.wait_for_async(
+        check, timeout, lease=lease.id, stop=connection.stop
+    )
+    if connection.gone.done():
         raise ClientDisconnect
     if current is not None:
         return await store(process.placement.replay, current)

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 
+from starlette.requests import Request
+
 from pool.errors import Stopping
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """The connection of a caller that waits: ``gone`` is done once the caller disconnects, ``stop``
+    then, too, or once the server stops."""
+
+    gone: asyncio.Future[None]
+    stop: asyncio.Future[None]
 
 
 class Shutdown:
@@ -56,15 +68,17 @@ class Shutdown:
 
     # --- On the event loop ------------------------------------------------------------------------
 
-    @contextmanager
-    def or_gone(self, gone: asyncio.Future[None]) -> Iterator[asyncio.Future[None]]:
-        """Yield a future that is done once the shutdown begins or ``gone`` is done."""
+    @asynccontextmanager
+    async def watching(self, request: Request) -> AsyncIterator[Connection]:
+        """Watch the connection of a caller inside the ``with`` block; its body must have been
+        read."""
         loop = asyncio.get_running_loop()
-        either: asyncio.Future[None] = loop.create_future()
+        gone = loop.create_task(_disconnect(request))
+        stop: asyncio.Future[None] = loop.create_future()
 
         def end(_: object = None) -> None:
-            if not either.done():
-                either.set_result(None)
+            if not stop.done():
+                stop.set_result(None)
 
         def end_from_any_thread() -> None:
             # RuntimeError: the loop has ended, and the answer with it.
@@ -74,10 +88,10 @@ class Shutdown:
         gone.add_done_callback(end)
         forget = self.listen(end_from_any_thread)
         try:
-            yield either
+            yield Connection(gone, stop)
         finally:
             forget()
-            gone.remove_done_callback(end)
+            gone.cancel()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
@@ -103,3 +117,8 @@ class Shutdown:
         """Abort all blocks of :meth:`reading`."""
         for limit in self._limits:
             limit.reschedule(0.0)
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

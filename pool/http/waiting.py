@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final, Generic
 
@@ -21,26 +21,8 @@ from pool.store import Store
 
 log = get_logger(__name__)
 
-#: Done when the caller has closed the connection.
-Gone = asyncio.Future[None]
-
 #: Results that are read before the first callers are answered.
 AT_ONCE: Final = 50
-
-
-@asynccontextmanager
-async def noticing(request: Request) -> AsyncIterator[Gone]:
-    """Yield a future that is done when the caller disconnects; its body must have been read."""
-    gone = asyncio.ensure_future(_disconnect(request))
-    try:
-        yield gone
-    finally:
-        gone.cancel()
-
-
-async def _disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 class Waiting:
@@ -92,10 +74,9 @@ class Waiting:
 
         self.count += 1
         try:
-            async with noticing(caller) as gone:
-                with self._shutdown.or_gone(gone) as stop:
-                    over = await self._feed.wait_for_async(check, seconds, stop=stop, **of)
-                if gone.done():
+            async with self._shutdown.watching(caller) as connection:
+                over = await self._feed.wait_for_async(check, seconds, stop=connection.stop, **of)
+                if connection.gone.done():
                     over = over or first
         finally:
             self.count -= 1

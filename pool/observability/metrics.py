@@ -153,7 +153,9 @@ class Metrics:
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answer over HTTP. ``route`` is the route's pattern, not the path."""
-        self._answers.labels(_method(method), route, str(status)).observe(seconds)
+        # Callers may make up other methods.
+        method = method if method in _METHODS else "other"
+        self._answers.labels(method, route, str(status)).observe(seconds)
 
     def reconciled(self, report: ReconcileReport) -> None:
         """Count repairs."""
@@ -175,11 +177,6 @@ _ACTIONS: Final[Mapping[Action, str]] = {
     action: action.name.lower() for action in Action if action is not Action.LEAVE
 }
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-
-
-def _method(method: str) -> str:
-    """Return a method as a label; unknown ones are one label, since callers choose them."""
-    return method if method in _METHODS else "other"
 
 
 def _known(code: str) -> str:
