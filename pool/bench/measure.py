@@ -13,7 +13,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -43,11 +43,21 @@ def wait_for(look: Callable[[], T], what: str, *, every: float = LOOK) -> T:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OwnTime:
+    """The server's own time for one task; the moments only where one clock is shared."""
+
+    own_ms: float
+    received_at: float | None = None
+    committed_at: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
     """One request. ``began`` and ``ended`` are seconds since the epoch, of this machine.
 
     ``post_ms`` is the duration of the call with the last of the data; ``steps_ms`` are the steps
-    that can be timed on this side; ``hit`` is None where there is no pool.
+    that can be timed on this side; ``hit`` is None where there is no pool, and ``server`` where the
+    server's own time is not known.
     """
 
     task_id: int
@@ -57,15 +67,7 @@ class Sample:
     post_ms: float = 0.0
     hit: bool | None = None
     steps_ms: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OwnTime:
-    """The server's own time for one task; the moments only where one clock is shared."""
-
-    own_ms: float
-    received_at: float | None = None
-    committed_at: float | None = None
+    server: OwnTime | None = None
 
 
 # --- Calls ----------------------------------------------------------------------------------------
@@ -168,12 +170,10 @@ class Flow(ABC):
 
 @dataclass(slots=True)
 class FlowResult:
-    """The requests of one flow, all calls that they made, and the server's own time for each task,
-    where it is known."""
+    """The requests of one flow, and all calls that they made."""
 
     samples: list[Sample] = field(default_factory=list)
     calls: Calls = field(default_factory=dict)
-    own: dict[int, OwnTime] = field(default_factory=dict)
 
     def add(
         self,
@@ -190,12 +190,10 @@ class FlowResult:
         flow.counter.take()
         samples = flow.run(number)
         flow.settle()
-        self.samples += samples
         for operation, seconds in flow.counter.take().items():
             self.calls.setdefault(operation, []).extend(seconds)
-        for sample in samples:
-            if own := own_time(sample.task_id, sample.post_ms):
-                self.own[sample.task_id] = own
+        for each in samples:
+            self.samples.append(replace(each, server=own_time(each.task_id, each.post_ms)))
 
 
 def interleave(counts: Mapping[str, int]) -> Iterator[tuple[str, int]]:

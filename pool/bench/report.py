@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pool.bench.measure import FlowResult
+from pool.bench.measure import FlowResult, Sample
 from pool.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,14 +27,15 @@ Figures = dict[str, Any]
 
 def flow_figures(result: FlowResult) -> Figures:
     """Return the figures of one flow by stable names; what was not measured is null."""
-    samples, calls, own = result.samples, result.calls, result.own
+    samples, calls = result.samples, result.calls
+    own = [each.server.own_ms if each.server else None for each in samples]
     polls = sum(len(calls.get(operation, ())) for operation in POLLS)
     return {
         "available": True,
         "requests": len(samples),
         "ours_ms": spread([sample.ours_ms for sample in samples]),
-        "server_ms": spread([own[each.task_id].own_ms for each in samples if each.task_id in own]),
-        "ours_to_server": _ratios(result),
+        "server_ms": spread([time for time in own if time is not None]),
+        "ours_to_server": _ratios(samples),
         "calls_per_request": round(sum(map(len, calls.values())) / len(samples), 2),
         "polls_per_request": round(polls / len(samples), 3),
         "calls": {
@@ -45,13 +46,10 @@ def flow_figures(result: FlowResult) -> Figures:
             for operation, seconds in sorted(calls.items())
         },
         "misses": sum(sample.hit is False for sample in samples),
-        "steps_ms": _steps(result),
+        "steps_ms": _steps(samples),
         "each_ms": [
-            {
-                "ours": round(each.ours_ms, 1),
-                "server": round(own[each.task_id].own_ms, 1) if each.task_id in own else None,
-            }
-            for each in samples
+            {"ours": round(each.ours_ms, 1), "server": None if time is None else round(time, 1)}
+            for each, time in zip(samples, own, strict=True)
         ],
     }
 
@@ -69,16 +67,16 @@ def spread(values: Sequence[float]) -> Figures | None:
     return {name: round(value, 1) for name, value in figures.items()}
 
 
-def _ratios(result: FlowResult) -> Figures | None:
+def _ratios(samples: Sequence[Sample]) -> Figures | None:
     """Compare each request with the server's own time for that very request.
 
     Imports vary, so a ratio of two medians hides what a caller of one request sees; both are
     given. None when the server's own time is not known of any.
     """
     pairs = [
-        (sample.ours_ms, own.own_ms)
-        for sample in result.samples
-        if (own := result.own.get(sample.task_id)) and own.own_ms > 0
+        (each.ours_ms, each.server.own_ms)
+        for each in samples
+        if each.server and each.server.own_ms > 0
     ]
     if not pairs:
         return None
@@ -88,16 +86,15 @@ def _ratios(result: FlowResult) -> Figures | None:
     return {name: round(value, 3) for name, value in figures.items()}
 
 
-def _steps(result: FlowResult) -> Figures:
+def _steps(samples: Sequence[Sample]) -> Figures:
     """Return the median milliseconds of each step of a request.
 
     Where this side and the server share a clock, also the three parts of the whole: before the
     data arrived, the server's own, and after the commit.
     """
     found: dict[str, list[float]] = {}
-    for sample in result.samples:
-        taken = dict(sample.steps_ms)
-        own = result.own.get(sample.task_id)
+    for sample in samples:
+        taken, own = dict(sample.steps_ms), sample.server
         if own and own.received_at is not None and own.committed_at is not None:
             taken["before_server"] = (own.received_at - sample.began) * 1000
             taken["server"] = own.own_ms

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,12 @@ def figures_of(
 ) -> dict[str, Any]:
     """The figures of requests of which the first is a miss, each 200 ms of the server's time or
     what ``server`` says; None is not known."""
+    times = dict.fromkeys(range(len(ours_ms)), 200.0) | (server or {})
+    own = {number: OwnTime(own_ms=each) for number, each in times.items() if each is not None}
     samples = [
         Sample(
             task_id=number,
+            server=own.get(number),
             ours_ms=ours,
             began=10.0,
             ended=10.0 + ours / 1000,
@@ -44,9 +48,7 @@ def figures_of(
         )
         for number, ours in enumerate(ours_ms)
     ]
-    times = dict.fromkeys(range(len(samples)), 200.0) | (server or {})
-    own = {number: OwnTime(own_ms=each) for number, each in times.items() if each is not None}
-    return flow_figures(FlowResult(samples, {name: [0.03] * n for name, n in calls.items()}, own))
+    return flow_figures(FlowResult(samples, {name: [0.03] * n for name, n in calls.items()}))
 
 
 # --- The figures ----------------------------------------------------------------------------------
@@ -92,19 +94,19 @@ def test_requests_of_unknown_server_time_are_left_out_of_the_ratios() -> None:
 
 
 def test_where_the_time_went() -> None:
-    samples = [
-        Sample(task_id=1, ours_ms=300.0, began=10.0, ended=10.3, steps_ms={"post": 60.0}),
-        Sample(task_id=2, ours_ms=300.0, began=20.0, ended=20.3, steps_ms={"post": 80.0}),
-    ]
-    own = {1: OwnTime(own_ms=200.0, received_at=10.01, committed_at=10.21)}
-    assert flow_figures(FlowResult(samples, own=own))["steps_ms"] == {
+    own = OwnTime(own_ms=200.0, received_at=10.01, committed_at=10.21)
+    first = Sample(
+        task_id=1, ours_ms=300.0, began=10.0, ended=10.3, steps_ms={"post": 60.0}, server=own
+    )
+    second = replace(first, task_id=2, steps_ms={"post": 80.0}, server=None)
+    assert flow_figures(FlowResult([first, second]))["steps_ms"] == {
         "post": 70.0,
         "before_server": 10.0,
         "server": 200.0,
         "after_server": 90.0,
     }
-    without_moments = flow_figures(FlowResult(samples, own={1: OwnTime(own_ms=200.0)}))
-    assert without_moments["steps_ms"] == {"post": 70.0}
+    without_moments = replace(first, server=OwnTime(own_ms=200.0))
+    assert flow_figures(FlowResult([without_moments, second]))["steps_ms"] == {"post": 70.0}
 
 
 # --- For people -----------------------------------------------------------------------------------
