@@ -29,7 +29,6 @@ class Parts:
         self._total = total
         self._changed = threading.Condition()
         self._stopped = False
-        self._alone = True
         self._sent = 0
         self._shown = 0
 
@@ -55,8 +54,7 @@ class Parts:
                     self._stop()
 
         count = min(at_once, len(parts))
-        self._alone = count <= 1
-        if self._alone:
+        if count <= 1:
             work()
             return raised
         threads = [
@@ -81,9 +79,6 @@ class Parts:
 
         :raises Stopped: another part has failed meanwhile.
         """
-        if self._alone:
-            self._clock.sleep(seconds)
-            return
         with self._changed:
             if not self._stopped:
                 self._clock.wait(self._changed, seconds)
