@@ -119,7 +119,7 @@ class Daemon:
                 templates=len(self.settings.templates),
             )
             for warning in self.settings.warnings:
-                log.warning("doubtful configuration", what=warning)
+                log.warning("probable mistake in the configuration", what=warning)
             self._loop(on_ready)
         finally:
             self.close()
@@ -368,7 +368,7 @@ class Maintenance:
             # Before the first service causes events that are counted.
             self._observe()
         except StoreError as error:
-            log.warning("no events delivered yet", why=str(error))
+            log.warning("event delivery not started", why=str(error))
         self.scheduler.start()
         log.info("maintenance begun", owner=process.owner)
 
@@ -437,7 +437,7 @@ class Maintenance:
                 self._kept = record
         except StoreError as error:
             # The next run tries again.
-            log.warning("state of the configuration not kept", why=str(error))
+            log.warning("configuration state not saved", why=str(error))
 
 
 def leave() -> None:

@@ -349,7 +349,7 @@ def _call_back(events: _Events, callback: Callable[[Event], None]) -> None:
         except PoolUnreachable as error:
             log.warning("events not received", why=str(error))
         except PoolError as error:
-            log.error("events not received any more", why=str(error))
+            log.error("subscription ended", why=str(error))
             break
     events.close()
 

@@ -311,7 +311,7 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send_in_time)
         except TimeoutError:
             # An answer without its end closes the connection.
-            log.info("client does not read", path=scope["path"], seconds=PATIENCE)
+            log.info("client does not read its events", path=scope["path"], seconds=PATIENCE)
         finally:
             await self._messages.aclose()
 

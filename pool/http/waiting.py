@@ -118,7 +118,7 @@ class _Results(Generic[Record]):
                     asked[name].set_result(view)
         except PoolError as error:
             # The long polls ask again a little later.
-            log.warning("ends not read", why=str(error))
+            log.warning("long polls not answered yet", why=str(error))
         finally:
             for future in asked.values():
                 if not future.done():

@@ -148,7 +148,7 @@ def notes(status: Status, *, now: float) -> tuple[str, ...]:
             words += f" since {_moment(row.hooks_silent_since, now)}"
         hooks.setdefault(words, []).append(row.name)
     for words, names in hooks.items():
-        found.append(f"hooks: {words}" + (f" ({', '.join(names)})" if len(hooks) > 1 else ""))
+        found.append(f"webhooks: {words}" + (f" ({', '.join(names)})" if len(hooks) > 1 else ""))
     if status.maintainer is not None:
         found.append(f"refilled by {status.maintainer}")
     return tuple(found)

@@ -194,7 +194,7 @@ def test_the_command_installs_and_removes(
         lambda: command.json("status")["templates"][1]["hooks"] == "alive",
     )
     shown.append(command("status"))
-    assert "hooks: not possible (scenes)\nhooks: alive (hooked)\n" in shown[-1]
+    assert "webhooks: not possible (scenes)\nwebhooks: alive (hooked)\n" in shown[-1]
     (none, one) = again = command.json("webhook", "install", "--url", hooked_daemon.url)
     assert (none["scope"], none["templates"]) == (None, ["scenes"])
     assert (one["action"], one["delivery"], one["reachable"]) == ("unchanged", "delivered", True)
