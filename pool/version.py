@@ -1,4 +1,4 @@
-"""The version of the product, as ``pyproject.toml`` has it."""
+"""The version of the product, which ``pyproject.toml`` reads from here."""
 
 from typing import Final
 

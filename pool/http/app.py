@@ -34,7 +34,7 @@ from pool.version import VERSION
 
 def create_app(
     process: Process,
-    dispatch: Dispatcher,
+    dispatcher: Dispatcher,
     receiver: WebhookReceiver,
     *,
     observation: Observation,
@@ -43,9 +43,9 @@ def create_app(
 ) -> FastAPI:
     """Return the app of one daemon, for :mod:`pool.http.server`.
 
-    ``dispatch`` serves the accepted requests, ``receiver`` handles webhooks. Callers must send one
-    of the ``tokens``; without tokens, only programs on this machine are served. ``shutdown`` ends
-    long polls and streams.
+    ``dispatcher`` serves the accepted requests, ``receiver`` handles webhooks. Callers must send
+    one of the ``tokens``; without tokens, only programs on this machine are served. ``shutdown``
+    ends long polls and streams.
     """
     pool = TaskPool.over(process)
     workers = Workers()
@@ -53,7 +53,7 @@ def create_app(
         pool=pool,
         workers=workers,
         waiting=Waiting(process.store, process.feed, workers.store, shutdown),
-        uploads=Uploads(pool, dispatch, workers, shutdown),
+        uploads=Uploads(pool, dispatcher, workers, shutdown),
         broadcaster=events.Broadcaster(
             process.store,
             process.feed,
@@ -64,7 +64,7 @@ def create_app(
         ),
         observation=observation,
         receiver=receiver,
-        dispatch=dispatch,
+        dispatcher=dispatcher,
         shutdown=shutdown,
     )
     observation.listeners = lambda: state.broadcaster.clients

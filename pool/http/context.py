@@ -32,7 +32,7 @@ class AppState:
     broadcaster: Broadcaster
     observation: Observation
     receiver: WebhookReceiver
-    dispatch: Dispatcher
+    dispatcher: Dispatcher
     shutdown: Shutdown
     #: Leases whose callers wait for a task.
     waiting_leases: set[str] = field(default_factory=set)

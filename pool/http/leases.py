@@ -192,7 +192,7 @@ async def _wait_or_create(
     if template.pool.on_empty != "create":
         # Creates nothing: raises why there is no task.
         return await store(process.placement.create, template, lease_id, waited=patience)
-    creating = asyncio.wrap_future(state.dispatch.create(template, lease_id, waited=patience))
+    creating = asyncio.wrap_future(state.dispatcher.create(template, lease_id, waited=patience))
     # Completed even for a caller that has gone: the pool keeps the task then.
     creating.add_done_callback(_retrieve)
     await asyncio.wait((creating, connection.gone), return_when=asyncio.FIRST_COMPLETED)

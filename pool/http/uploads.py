@@ -77,13 +77,13 @@ class Uploads:
     """
 
     def __init__(
-        self, pool: TaskPool, dispatch: Dispatcher, workers: Workers, shutdown: Shutdown
+        self, pool: TaskPool, dispatcher: Dispatcher, workers: Workers, shutdown: Shutdown
     ) -> None:
         self._process = pool.process
         self._spool = pool.process.spool
         self._clock = pool.clock
         self._settings = pool.settings.daemon
-        self._dispatch = dispatch
+        self._dispatcher = dispatcher
         self._workers = workers
         self._shutdown = shutdown
         self._uploads = UploadLimiter()
@@ -202,7 +202,7 @@ class Uploads:
         if fields.lease_id is not None:
             asked["lease_id"] = fields.lease_id
         payload = digest(upload, asked, digests) if key is not None else ""
-        opened = self._dispatch.accept(
+        opened = self._dispatcher.accept(
             template,
             upload,
             new,

@@ -285,7 +285,7 @@ class Serving:
 
     def spooled(self) -> list[str]:
         """The entries of the spool, complete or not, that are left once all is done with."""
-        assert self.state.dispatch.drain(PATIENCE)
+        assert self.state.dispatcher.drain(PATIENCE)
         folder, end = self.process.spool.folder, time.monotonic() + LEFT_OVER
         # What was served is deleted on a thread that tells nobody.
         while True:
