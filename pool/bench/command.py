@@ -15,29 +15,30 @@ from pool.errors import InputError
 def bench(
     config: Annotated[
         Path | None,
-        typer.Option("--config", "-c", help="Measure its server; else a simulated one is started."),
+        typer.Option("--config", "-c", help="Measure its server instead of a simulated one."),
     ] = None,
     simulator: Annotated[
-        bool, typer.Option("--simulator", help="A simulated server, even with --config.")
+        bool, typer.Option("--simulator", help="Start a simulated server, even with --config.")
     ] = False,
     speed: SpeedOption = 1.0,
     template: Annotated[
-        str | None, typer.Option(help="Of the configuration; by default its first.")
+        str | None, typer.Option(help="A template of the configuration; by default its first.")
     ] = None,
     requests: Annotated[int, typer.Option(min=1, help="Requests of each flow.")] = 20,
-    flows: Annotated[str | None, typer.Option(help="Some flows only, such as sdk,pool.")] = None,
+    flows: Annotated[str | None, typer.Option(help="These flows only, such as sdk,pool.")] = None,
     images: Annotated[int, typer.Option(min=1, max=500, help="Images in a request.")] = 1,
     labels: Annotated[
-        int | None, typer.Option(min=0, max=1000, help="Labels, instead of the template's.")
+        int | None,
+        typer.Option(min=0, max=1000, help="Number of labels, instead of the template's."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of images, pauses and the simulated server.")] = 0,
     idle: Annotated[
-        str | None, typer.Option(help='Watch an idle daemon instead, for "60s" or the like.')
+        str | None, typer.Option(help='Watch an idle daemon instead, for a time such as "60s".')
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw a picture: .png, .svg or .pdf.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the pool beside the plain ways to job ids; deletes all that it makes."""
+    """Compare the pool with plain ways to job ids, and delete all that was made."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -48,12 +48,21 @@ def check_file_name(name: object) -> str:
         raise InputError(f"{shown(known)}: is no file name")
     if there != there.rstrip():
         raise InputError(f"{shown(known)}: the space at its end hides its extension from CVAT")
-    if len(there.encode()) > LONGEST_FILE_NAME:
-        raise InputError(
-            f"{shown(known)}: CVAT has room for {LONGEST_FILE_NAME} bytes of a file's name, and "
-            f"these are {len(there.encode())}; give it a shorter one"
-        )
+    check_length(there, shown(known))
     return there
+
+
+def check_length(name: str, where: str) -> None:
+    """Check that CVAT has room for the name of a file; ``where`` stands before the message.
+
+    :raises InputError: it has not.
+    """
+    size = len(name.encode())
+    if size > LONGEST_FILE_NAME:
+        raise InputError(
+            f"{where}: CVAT has room for {LONGEST_FILE_NAME} bytes of a file's name, and these are "
+            f"{size}; give it a shorter one"
+        )
 
 
 def check_extensions(names: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ from posixpath import basename
 from typing import Final
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from pool.config.names import LONGEST_FILE_NAME, LONGEST_PATH, check_text
+from pool.config.names import LONGEST_PATH, check_length, check_text
 from pool.errors import InputError
 
 #: What is written as a percent escape in a URL: it means the same, and the URL then ends where
@@ -73,11 +73,7 @@ def check_url(url: object) -> str:
     name = name_in_url(address)
     if name in ("", ".", "..") or "\0" in name:
         raise InputError(f"{without_secrets(address)}: its path does not end with a file's name")
-    if len(name.encode()) > LONGEST_FILE_NAME:
-        raise InputError(
-            f"{without_secrets(address)}: CVAT has room for {LONGEST_FILE_NAME} bytes of a file's "
-            f"name, and these are {len(name.encode())}"
-        )
+    check_length(name, without_secrets(address))
     return address
 
 
