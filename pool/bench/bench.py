@@ -101,7 +101,7 @@ class _Place:
         return processes.write_configuration(self.folder, self.server, templates)
 
     def delete_all(self) -> None:
-        """Delete the tasks and projects of this bench. A second Ctrl-C is ignored meanwhile.
+        """Delete the tasks and projects of this bench.
 
         :raises PoolError: some tasks are left, and which.
         """
@@ -109,11 +109,7 @@ class _Place:
         if store_path.exists():
             with closing(open_store(f"sqlite:///{store_path}")) as store:
                 marks.append(pool_mark(store.pool_id))
-        with (
-            _handling(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM),
-            connect(self.server, self.environment) as cvat,
-            self.client() as client,
-        ):
+        with connect(self.server, self.environment) as cvat, self.client() as client:
 
             def delete(task_id: int) -> None:
                 try:
@@ -227,8 +223,10 @@ class Bench:
             finally:
                 # A simulator of its own goes away with all that is in it.
                 if not self.simulator:
-                    _say(progress, "Deleting what was made ...")
-                    place.delete_all()
+                    # A second Ctrl-C is ignored meanwhile.
+                    with _handling(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM):
+                        _say(progress, "Deleting what was made ...")
+                        place.delete_all()
 
     def _template(self, settings: Settings) -> Template:
         """Return the template to measure; plain labels on a simulator, which has no projects."""
