@@ -6,8 +6,6 @@ import hashlib
 import io
 import json
 import os
-import tarfile
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -458,6 +456,9 @@ def covers(names: frozenset[str], frames: Sequence[str]) -> bool:
 
 
 def _members(archive: LocalFile, tar_mode: Literal["r:*", "r:"]) -> frozenset[str] | None:
+    import tarfile
+    import zipfile
+
     try:
         with archive.open() as stream:
             if zipfile.is_zipfile(stream):
