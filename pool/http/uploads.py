@@ -192,7 +192,6 @@ class Uploads:
             assignee=fields.assignee,
             files=upload.names,
             size=upload.size,
-            spooled=True,
         )
         asked: dict[str, Any] = {
             "template": template.name,
