@@ -9,20 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 from support.api import Api, Serving, in_thread, serving, settings_for
 from support.clock import ManualClock
 from support.hooked import HOOK, SCOPE, Counted, Imports, install, new_project, state
 from support.scripted import ScriptedCvat
+from support.simulated import client_of
 from support.stepped import Start, Stepped
 from support.waiting import wait_until
 
 from pool import TaskPool
 from pool.config.loader import load
 from pool.config.settings import ImportSettings, PoolSettings, Settings, Template
-from pool.cvat import connect
+from pool.cvat import CvatClient, connect
 from pool.daemon import Daemon
 from pool.process import Process
-from pool.simulator import SimulatorServer
+from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 from pool.status import WebhookState
 from pool.store import Store
 from pool.tracking.webhook_receiver import WebhookReceiver
@@ -78,6 +80,39 @@ def hooks(
     wait_until(hooked_daemon.process.store, lambda: state(caller) is WebhookState.ALIVE)
     yield report
     list(setup.remove())
+
+
+# --- With a simulator of a module's own -----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def module_server() -> Iterator[SimulatorServer]:
+    with SimulatorServer(SimulatorSettings(timings=Timings.zero())) as server:
+        yield server
+
+
+@pytest.fixture
+def server(module_server: SimulatorServer) -> Iterator[SimulatorServer]:
+    """One that may be given faults, which it has no more after the test."""
+    module_server.stats.reset()
+    yield module_server
+    module_server.faults.clear()
+    module_server.release_imports()
+    module_server.wait_idle()
+
+
+@pytest.fixture
+def client(server: SimulatorServer) -> Iterator[CvatClient]:
+    with client_of(server) as client:
+        yield client
+
+
+@pytest.fixture
+def http(server: SimulatorServer) -> Iterator[urllib3.PoolManager]:
+    with urllib3.PoolManager(
+        headers={"Authorization": f"Bearer {server.access_token}"}, retries=False
+    ) as pool:
+        yield pool
 
 
 # --- With a scripted server ---------------------------------------------------------------------
@@ -137,11 +172,12 @@ def api(served: Serving) -> Api:
     return served.api
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def refusing(
     simulator: SimulatorServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Serving]:
-    """A server for calls that come to nothing, so that all tests of these can share it."""
+    """A daemon for calls that come to nothing, so that all tests of a module can share it. Not all
+    of a run: its threads would be there while other tests look at threads, or at chances."""
     store_url = f"sqlite:///{tmp_path_factory.mktemp('refusing') / 'pool.db'}"
     settings = settings_for(
         simulator.url, store_url, SCENES, STRICT, receive_timeout=5.0, max_files=5

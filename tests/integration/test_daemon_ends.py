@@ -51,10 +51,7 @@ def configure(folder: Path, server: SimulatorServer, *, stop_timeout: str = "1m"
 
 
 def wait_for_creating(rows: Store) -> None:
-    give_up = time.monotonic() + PATIENCE
-    while not rows.tasks(states=[TaskState.CREATING]):
-        assert time.monotonic() < give_up, "nothing is created"
-        time.sleep(0.01)
+    wait_until(rows, lambda: rows.tasks(states=[TaskState.CREATING]))
 
 
 def end(daemon: Running) -> tuple[int, float]:

@@ -165,6 +165,9 @@ def test_name_and_assignee_and_params(
     (job,) = request.jobs(timeout=20)
     assert (request.record.name, request.record.assignee) == ("night ride", user.id)
     simulator.wait_for(lambda state: state.tasks[request.task_id].name == "night ride")
+    simulator.wait_for(lambda state: state.jobs[job.id].assignee is not None)
+    assignee = simulator.state.jobs[job.id].assignee
+    assert assignee is not None and assignee.id == user.id
     frames = simulator.state.tasks[request.task_id].data
     assert frames is not None and job.stop_frame == 1
 
@@ -204,6 +207,9 @@ def test_a_wait_that_times_out_leaves_the_import_running(
         ([("a.jpg", b"x"), ("a.jpg", b"y")], "two files of one name"),
         ([("..", b"x")], "is no file name"),
         ([("a.jpg", b"")], "is empty"),
+        (b"bytes", "need a name"),
+        ([3], "cannot upload int"),
+        (io.StringIO("text"), "without a name"),
         (None, "give one of files, share, urls and cloud"),
     ],
 )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -14,7 +13,7 @@ from support.api import Api, waiting
 from support.growth import grown
 from support.pools import HERE, opened, serving, write_config
 from support.streams import Stream
-from support.waiting import PATIENCE
+from support.waiting import poll_until
 
 from pool import ImportFailed, PoolError, TaskPool
 from pool import daemon as daemon_module
@@ -56,13 +55,6 @@ def api(daemon: Daemon) -> Iterator[Api]:
         yield api
 
 
-def until(condition: Callable[[], object]) -> None:
-    give_up = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < give_up
-        threading.Event().wait(0.005)
-
-
 def test_terms_of_maintenance(daemon: Daemon) -> None:
     """Another daemon maintains the store for a while, and this one again."""
     store, clock = daemon.process.store, daemon.process.clock
@@ -73,9 +65,9 @@ def test_terms_of_maintenance(daemon: Daemon) -> None:
         return not daemon.url
 
     def term() -> None:
-        until(lost)
+        poll_until(lost)
         store.release_maintenance("another")
-        until(lambda: daemon.url and daemon.observation.health.run_once().ready)
+        poll_until(lambda: daemon.url and daemon.observation.health.run_once().ready)
 
     assert grown(daemon, term) == {}
 
@@ -127,11 +119,11 @@ def test_templates_that_come_and_go(daemon: Daemon, api: Api) -> None:
     def reload() -> None:
         name = f"template-{next(numbers)}"
         path.write_text(f"{text}\n[templates.{name}]\nlabels = []\npool = {{ min_size = 1 }}\n")
-        until(lambda: name in daemon.process.templates)
+        poll_until(lambda: name in daemon.process.templates)
         lease = api.lease(name, timeout=20)
         assert lease.status == 201
         path.write_text(text)
-        until(lambda: name not in daemon.process.templates)
+        poll_until(lambda: name not in daemon.process.templates)
 
     assert grown(daemon, reload) == {}
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -14,7 +13,7 @@ from urllib.parse import urlsplit
 
 from support.api import Api, SlowUpload, waiting
 from support.commands import Running, running
-from support.waiting import PATIENCE
+from support.waiting import PATIENCE, poll_until
 
 from pool.bench.pictures import sample_image
 from pool.simulator import SimulatorServer
@@ -93,13 +92,6 @@ def spooled(config_path: Path) -> list[Path]:
     return [path for path in config_path.parent.glob("pool.db.spool/**/*") if path.is_file()]
 
 
-def until(condition: Callable[[], object]) -> None:
-    give_up = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < give_up
-        threading.Event().wait(0.005)
-
-
 def test_uploads_that_end_in_time_are_accepted_during_a_stop(
     config_path: Path, simulator: SimulatorServer
 ) -> None:
@@ -107,7 +99,7 @@ def test_uploads_that_end_in_time_are_accepted_during_a_stop(
     with daemon(config_path, simulator) as (process, api):
         with closing(SlowUpload(api, LARGE)) as upload:
             upload.send(PIECE)
-            until(lambda: spooled(config_path))
+            poll_until(lambda: spooled(config_path))
             process.process.send_signal(signal.SIGTERM)
             process.wait_for("stopping")
             upload.send()
@@ -127,7 +119,7 @@ def test_uploads_that_take_longer_than_a_stop_are_answered(
     set_stop_timeout(config_path, "2s")
     with daemon(config_path, simulator) as (process, api), closing(SlowUpload(api, LARGE)) as slow:
         slow.send(PIECE)
-        until(lambda: spooled(config_path))
+        poll_until(lambda: spooled(config_path))
         process.process.send_signal(signal.SIGTERM)
         process.wait_for("stopping")
         began = time.monotonic()

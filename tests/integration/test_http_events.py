@@ -6,7 +6,7 @@ import json
 import queue
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from support.happening import TEMPLATE, make_warm, serve
 from support.statuses import status_with
 from support.streams import Stream
+from support.waiting import poll_until
 
 from pool.clock import SystemClock
 from pool.config.settings import DaemonSettings
@@ -208,7 +209,7 @@ def test_too_many_clients(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> 
         refused = serving.request()
         assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
         refused.drain_conn()
-    until(lambda: serving.live.clients == 0)
+    poll_until(lambda: serving.live.clients == 0)
     with serving.listening() as stream:
         assert stream.next("levels")
 
@@ -266,16 +267,6 @@ def test_a_silent_stream_is_heard_from(store: Store) -> None:
 # --- The end --------------------------------------------------------------------------------------
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """What the other side of a connection notices in its own time."""
-    done = threading.Event()
-    for _ in range(int(PATIENCE / 0.01)):
-        if condition():
-            return
-        done.wait(0.01)
-    raise AssertionError("it did not come to that")
-
-
 def test_a_client_that_goes_is_forgotten_and_the_last_one_ends_the_reading(
     serving: Serving,
 ) -> None:
@@ -284,9 +275,9 @@ def test_a_client_that_goes_is_forgotten_and_the_last_one_ends_the_reading(
         with serving.listening() as second:
             second.next("levels")
             assert serving.live.clients == 2
-        until(lambda: serving.live.clients == 1)
+        poll_until(lambda: serving.live.clients == 1)
         assert serving.feed.running
-    until(lambda: serving.live.clients == 0 and not serving.feed.running)
+    poll_until(lambda: serving.live.clients == 0 and not serving.feed.running)
     with serving.listening() as again:
         make_warm(serving.store, 1)
         assert again.ids(1) == [1]
@@ -316,8 +307,8 @@ def test_a_client_that_does_not_read_is_disconnected(
         client.settimeout(PATIENCE)
         client.connect(("127.0.0.1", port))
         client.sendall(b"GET /v1/events?after=0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        until(lambda: serving.live.clients == 1)
-        until(lambda: serving.live.clients == 0)
+        poll_until(lambda: serving.live.clients == 1)
+        poll_until(lambda: serving.live.clients == 0)
         with serving.listening() as other:
             other.next("levels")
             make_warm(store, 1)

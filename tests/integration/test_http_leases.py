@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import socket
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 import pytest
 import urllib3
 from support.api import Api, Serving, waiting
-from support.waiting import PATIENCE
+from support.waiting import wait_until
 
-from pool.clock import SystemClock
 from pool.model import LeaseState, TaskState
 from pool.simulator import SimulatorServer
 from pool.simulator.faults import Error, Latency
@@ -23,11 +21,8 @@ def states(served: Serving) -> list[LeaseState]:
 
 
 def until(served: Serving, state: LeaseState) -> None:
-    """Until the newest lease is in a state; what waits does not announce itself."""
-    deadline = SystemClock().monotonic() + PATIENCE
-    while state not in states(served)[:1]:
-        assert SystemClock().monotonic() < deadline, states(served)
-        threading.Event().wait(0.005)
+    """Until the newest lease is in a state."""
+    wait_until(served.process.store, lambda: state in states(served)[:1])
 
 
 # --- Getting one ----------------------------------------------------------------------------------
@@ -93,9 +88,7 @@ def test_who_came_first_is_served_first(served: Serving, api: Api) -> None:
         leases = []
         for _ in range(3):
             leases.append(threads.submit(api.lease, "patient"))
-            seen = len(leases)
-            while len(states(served)) < seen:
-                threading.Event().wait(0.005)
+            wait_until(served.process.store, lambda: len(states(served)) == len(leases))
         order = [lease.id for lease in reversed(served.process.store.leases())]
         for position in range(3):
             served.fill()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 from support.api import Serving, serving, settings_for
-from support.waiting import PATIENCE, wait_until
+from support.waiting import PATIENCE, poll_until, wait_until
 
 from pool.config.settings import PoolSettings, StoreSettings, Template
 from pool.errors import TooManyUploads
@@ -90,8 +89,7 @@ def test_uploads_wait_for_their_turn(
             b"POST /v1/requests HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
             b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
         )
-        while not limiter.full:
-            threading.Event().wait(0.005)
+        poll_until(lambda: limiter.full)
         answer = small.api.submit([("a.jpg", image)])
         assert (answer.status, answer.code) == (429, "too-many-uploads")
         assert int(answer.headers["retry-after"]) >= 1
@@ -99,8 +97,7 @@ def test_uploads_wait_for_their_turn(
         assert small.api.post("/v1/requests", named).code == "too-many-uploads"
         # Nothing else has to wait for them.
         assert small.api.get("/v1/requests").status == 200
-    while limiter.full:
-        threading.Event().wait(0.005)
+    poll_until(lambda: not limiter.full)
     assert small.api.submit([("a.jpg", image)], wait=20).status == 201
 
 

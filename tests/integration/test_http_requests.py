@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.api import Answer, Api, Serving, keyed, waiting
 from support.served import files_at
-from support.waiting import PATIENCE
+from support.waiting import PATIENCE, wait_until
 
 from pool.errors import IdempotencyConflict
 from pool.model import Event, RequestState
@@ -363,9 +363,9 @@ def test_cancelling_what_is_queued(served: Serving, api: Api, image: bytes) -> N
 def test_cancelling_tells_who_waits_to_send(served: Serving, api: Api, image: bytes) -> None:
     with ThreadPoolExecutor(1) as threads:
         waits = threads.submit(api.submit, [("a.jpg", image)], template="patient", wait=20)
-        while not (listed := api.get("/v1/requests?state=queued").json["items"]):
-            threading.Event().wait(0.005)
-        assert api.delete(f"/v1/requests/{listed[0]['id']}").status == 204
+        wait_until(served.process.store, lambda: served.process.store.requests().requests)
+        (queued,) = served.process.store.requests().requests
+        assert api.delete(f"/v1/requests/{queued.id}").status == 204
         answer: Answer = waits.result()
     assert (answer.status, answer.code) == (409, "cancelled")
 

@@ -10,22 +10,13 @@ from contextlib import contextmanager
 
 import pytest
 from support.api import Api, Serving, keyed, serving, waiting
-from support.waiting import PATIENCE, wait_until
+from support.waiting import PATIENCE, poll_until, wait_until
 
-from pool.clock import SystemClock
 from pool.model import Job, LeaseState, RequestState
 from pool.simulator import SimulatorServer
 from pool.store import NewLease, NewRequest, open_store
 
 JOBS = (Job(id=7, url="http://cvat/jobs/7", start_frame=0, stop_frame=0),)
-
-
-def until(condition: Callable[[], object]) -> None:
-    """What waits does not announce itself."""
-    deadline = SystemClock().monotonic() + PATIENCE
-    while not condition():
-        assert SystemClock().monotonic() < deadline
-        threading.Event().wait(0.005)
 
 
 def importing(served: Serving, number: int) -> str:
@@ -98,13 +89,13 @@ def test_ends_that_another_process_finds(served: Serving, api: Api, store_url: s
 def test_many_wait_without_a_thread_for_each(served: Serving, waiters: Callable[[], int]) -> None:
     ids = [importing(served, number) for number in range(1, 41)]
     with polling(served, f"/v1/requests/{ids[0]}"):
-        until(lambda: waiters() == 1)
+        poll_until(lambda: waiters() == 1)
         before = threading.active_count()
     lines = []
     for each in ids * 3:
         line = polling(served, f"/v1/requests/{each}")
         lines.append((line, line.__enter__()))
-    until(lambda: waiters() >= len(lines))
+    poll_until(lambda: waiters() >= len(lines))
     # Each group of the workers may have grown to its own bound, and not beyond.
     assert threading.active_count() - before <= 20
     for number in range(1, 41):
@@ -117,8 +108,8 @@ def test_many_wait_without_a_thread_for_each(served: Serving, waiters: Callable[
 def test_who_has_gone_is_forgotten(served: Serving, waiters: Callable[[], int]) -> None:
     request = importing(served, 1)
     with polling(served, f"/v1/requests/{request}"), polling(served, f"/v1/requests/{request}"):
-        until(lambda: waiters() == 2)
-    until(lambda: waiters() == 0)
+        poll_until(lambda: waiters() == 2)
+    poll_until(lambda: waiters() == 0)
 
 
 def test_when_the_time_is_over(served: Serving, api: Api, waiters: Callable[[], int]) -> None:
@@ -152,7 +143,7 @@ def test_a_stop_answers_those_who_wait(
             threads.submit(api.get, f"/v1/requests/{request}", headers=waiting(60)),
             threads.submit(api.get, f"/v1/leases/{lease}", headers=waiting(60)),
         ]
-        until(lambda: waiters() == 2)
+        poll_until(lambda: waiters() == 2)
         sent = threads.submit(
             api.submit, [("a.jpg", image)], template="patient", wait=60, key="monday"
         )

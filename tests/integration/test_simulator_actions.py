@@ -14,7 +14,7 @@ import pytest
 import urllib3
 from support.clock import ManualClock
 from support.commands import cvat_pool, running
-from support.simulated import LABELS, client_of, upload
+from support.simulated import LABELS, upload
 
 from pool.config.settings import CvatSettings
 from pool.cvat import (
@@ -34,29 +34,12 @@ from pool.simulator.actions import ActionFailed
 from pool.simulator.faults import Error, Hang, HungImport
 
 
-@pytest.fixture(scope="module")
-def module_server() -> Iterator[SimulatorServer]:
-    with SimulatorServer(SimulatorSettings(timings=Timings.zero())) as server:
-        yield server
-
-
 @pytest.fixture
-def server(module_server: SimulatorServer) -> Iterator[SimulatorServer]:
-    server = module_server
-    server.stats.reset()
+def server(server: SimulatorServer) -> Iterator[SimulatorServer]:
     yield server
-    server.faults.clear()
-    server.release_imports()
-    server.wait_idle()
     server.actions.restore_tokens()
     server.actions.forget_requests()
     server.call(lambda: server.simulator.set_clock(0.0))
-
-
-@pytest.fixture
-def client(server: SimulatorServer) -> Iterator[CvatClient]:
-    with client_of(server) as client:
-        yield client
 
 
 @pytest.fixture

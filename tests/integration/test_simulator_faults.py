@@ -6,7 +6,7 @@ import contextlib
 import re
 import threading
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,33 +33,6 @@ from pool.simulator.faults import (
     ReversedWebhooks,
     SlowBody,
 )
-
-
-@pytest.fixture(scope="module")
-def module_server() -> Iterator[SimulatorServer]:
-    with SimulatorServer(SimulatorSettings(timings=Timings.zero())) as server:
-        yield server
-
-
-@pytest.fixture
-def server(module_server: SimulatorServer) -> Iterator[SimulatorServer]:
-    yield module_server
-    module_server.faults.clear()
-    module_server.wait_idle()
-
-
-@pytest.fixture
-def client(server: SimulatorServer) -> Iterator[CvatClient]:
-    with client_of(server) as client:
-        yield client
-
-
-@pytest.fixture
-def http(server: SimulatorServer) -> Iterator[urllib3.PoolManager]:
-    with urllib3.PoolManager(
-        headers={"Authorization": f"Bearer {server.access_token}"}, retries=False
-    ) as pool:
-        yield pool
 
 
 def names(server: SimulatorServer) -> set[str]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import urllib3
 from support.served import receiver
-from support.simulated import LABELS, client_of, upload
+from support.simulated import LABELS, upload
 
 from pool.cvat import CvatClient, ImportStatus
-from pool.simulator import SimulatorServer, SimulatorSettings, Timings
+from pool.simulator import SimulatorServer
 from pool.simulator.faults import (
     DeadWorker,
     DoubledWebhook,
@@ -26,33 +24,6 @@ from pool.simulator.faults import (
     ReversedWebhooks,
     SlowImport,
 )
-
-
-@pytest.fixture(scope="module")
-def module_server() -> Iterator[SimulatorServer]:
-    with SimulatorServer(SimulatorSettings(timings=Timings.zero())) as server:
-        yield server
-
-
-@pytest.fixture
-def server(module_server: SimulatorServer) -> Iterator[SimulatorServer]:
-    yield module_server
-    module_server.faults.clear()
-    module_server.wait_idle()
-
-
-@pytest.fixture
-def client(server: SimulatorServer) -> Iterator[CvatClient]:
-    with client_of(server) as client:
-        yield client
-
-
-@pytest.fixture
-def http(server: SimulatorServer) -> Iterator[urllib3.PoolManager]:
-    with urllib3.PoolManager(
-        headers={"Authorization": f"Bearer {server.access_token}"}, retries=False
-    ) as pool:
-        yield pool
 
 
 @pytest.mark.parametrize(

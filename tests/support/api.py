@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection
 from typing import Any, Self
@@ -30,7 +29,7 @@ from pool.maintenance.scheduler import Scheduler
 from pool.process import Process
 from pool.store import open_store
 from pool.taskpool import TaskPool
-from support.waiting import PATIENCE
+from support.waiting import PATIENCE, poll_until
 
 PROBLEM = "application/problem+json"
 #: Seconds after which what is in the spool is taken to stay there.
@@ -286,13 +285,15 @@ class Serving:
     def spooled(self) -> list[str]:
         """The entries of the spool, complete or not, that are left once all is done with."""
         assert self.state.dispatcher.drain(PATIENCE)
-        folder, end = self.process.spool.folder, time.monotonic() + LEFT_OVER
-        # What was served is deleted on a thread that tells nobody.
-        while True:
-            entries = sorted(each.name for each in folder.iterdir()) if folder.is_dir() else []
-            if not entries or time.monotonic() > end:
-                return entries
-            time.sleep(0.005)
+        folder = self.process.spool.folder
+
+        def entries() -> list[str]:
+            return sorted(each.name for each in folder.iterdir()) if folder.is_dir() else []
+
+        with suppress(AssertionError):
+            # What was served is deleted on a thread of its own.
+            poll_until(lambda: not entries(), LEFT_OVER)
+        return entries()
 
 
 def settings_for(url: str, store_url: str, *templates: Template, **daemon: Any) -> Settings:

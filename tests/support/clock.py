@@ -12,7 +12,7 @@ START = 1_800_000_000.0
 class ManualClock:
     """Wall time and monotonic time that move together, by hand.
 
-    ``off`` is how many seconds the wall clock was set by.
+    ``off`` is how many seconds the wall clock was set by, ``slept`` the sleeps and waits so far.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class ManualClock:
     def wait(self, condition: threading.Condition, seconds: float | None) -> bool:
         """Nobody else runs while a test holds this clock, so a timed wait just passes."""
         assert seconds is not None, "a wait without an end would never return"
-        self._elapsed += seconds
+        self.sleep(seconds)
         return False
 
 

@@ -13,6 +13,8 @@ from pool.store import Store
 #: Seconds after which a test gives up, and until the next check when nothing is committed.
 PATIENCE = 60.0
 RECHECK = 2.0
+#: Seconds between two checks of what is announced nowhere.
+POLL = 0.005
 
 
 def wait_until(store: Store, condition: Callable[[], object], patience: float = PATIENCE) -> None:
@@ -30,3 +32,14 @@ def wait_until(store: Store, condition: Callable[[], object], patience: float = 
             committed.clear()
     finally:
         feed.close()
+
+
+def poll_until(condition: Callable[[], object], patience: float = PATIENCE) -> None:
+    """Return once the condition holds, of what is announced nowhere.
+
+    :raises AssertionError: it does not hold after ``patience`` seconds.
+    """
+    end, pause = time.monotonic() + patience, threading.Event()
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        pause.wait(POLL)

@@ -175,28 +175,6 @@ def _shut(open_socket: socket.socket) -> None:
         open_socket.shutdown(socket.SHUT_RDWR)
 
 
-class FakeClock:
-    """Time that passes only in a sleep or a wait, or when a test sets it."""
-
-    def __init__(self) -> None:
-        self.time = 1_000_000.0
-        self.slept: list[float] = []
-
-    def now(self) -> float:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.time += seconds
-
-    def wait(self, _condition: threading.Condition, seconds: float | None) -> bool:
-        self.sleep(seconds or 0.0)
-        return False
-
-
 def closed_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as probe:

@@ -19,12 +19,6 @@ Query = dict[str, str]
 
 
 @pytest.fixture
-def server() -> Iterator[StubServer]:
-    with StubServer() as server:
-        yield server
-
-
-@pytest.fixture
 def client(server: StubServer) -> Iterator[CvatClient]:
     with CvatClient(CvatSettings(url=server.url), AccessTokenCredentials("x")) as client:
         yield client

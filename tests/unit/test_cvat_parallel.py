@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterator
 
 import pytest
+from support.clock import ManualClock
 
 from pool import errors
 from pool.config.data_params import DataParams
@@ -14,7 +14,7 @@ from pool.config.settings import CvatSettings
 from pool.config.source import LocalFile, Upload
 from pool.cvat import AccessTokenCredentials, CvatClient, cut_off, left_untouched
 from unit.cvat_data_stub import RQ_ID, DataEndpoint, files, send
-from unit.cvat_stub import FakeClock, Reply, Seen, StubServer
+from unit.cvat_stub import Reply, Seen, StubServer
 
 TOKEN = AccessTokenCredentials("s3cr3t")
 PATIENCE = 10.0
@@ -27,23 +27,6 @@ MANY = files(
     e_mp4=b"e" * 250,
     f_jpg=b"f" * 90,
 )
-
-
-@pytest.fixture
-def server() -> Iterator[StubServer]:
-    with StubServer() as server:
-        yield server
-
-
-@pytest.fixture
-def endpoint(server: StubServer) -> DataEndpoint:
-    return DataEndpoint(server)
-
-
-@pytest.fixture
-def client(server: StubServer) -> Iterator[CvatClient]:
-    with CvatClient(CvatSettings(url=server.url, timeout=5.0), TOKEN, clock=FakeClock()) as client:
-        yield client
 
 
 def is_part(seen: Seen) -> bool:
@@ -177,7 +160,7 @@ def test_a_callback_that_fails_ends_the_upload(endpoint: DataEndpoint, client: C
     assert "Upload-Finish" not in endpoint.steps
 
 
-class WaitingClock(FakeClock):
+class WaitingClock(ManualClock):
     """Waits until it is woken, and says when it does."""
 
     def __init__(self) -> None:
@@ -188,13 +171,6 @@ class WaitingClock(FakeClock):
         self.waiting.set()
         assert condition.wait(PATIENCE), "not woken"
         return True
-
-
-class HastyClock(FakeClock):
-    """Does not wait."""
-
-    def wait(self, condition: threading.Condition, seconds: float | None) -> bool:
-        return False
 
 
 def test_a_failure_wakes_a_part_that_pauses(server: StubServer, endpoint: DataEndpoint) -> None:
@@ -231,7 +207,7 @@ def test_the_progress_never_goes_back_after_a_failure(
 
     endpoint.before = lose_one
     steps: list[tuple[int, int]] = []
-    with CvatClient(CvatSettings(url=server.url), TOKEN, clock=HastyClock()) as client:
+    with CvatClient(CvatSettings(url=server.url), TOKEN, clock=ManualClock()) as client:
         send(client, MANY, limit=100, at_once=2, progress=lambda *step: steps.append(step))
     assert failed.is_set()
     assert steps == sorted(set(steps))

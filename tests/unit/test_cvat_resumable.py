@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 
 import pytest
+from support.clock import ManualClock
 
 from pool import errors
 from pool.config.data_params import DataParams
-from pool.config.settings import CvatSettings
 from pool.config.source import LocalFile, Upload
 from pool.cvat import AccessTokenCredentials, CvatClient, left_untouched
 from unit.cvat_data_stub import RQ_ID, DataEndpoint, files, send
-from unit.cvat_stub import FakeClock, Reply, Seen, StubServer
+from unit.cvat_stub import Reply, Seen
 
 TOKEN = AccessTokenCredentials("s3cr3t")
-
-
-@pytest.fixture
-def server() -> Iterator[StubServer]:
-    with StubServer() as server:
-        yield server
-
-
-@pytest.fixture
-def endpoint(server: StubServer) -> DataEndpoint:
-    return DataEndpoint(server)
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def client(server: StubServer, clock: FakeClock) -> Iterator[CvatClient]:
-    with CvatClient(CvatSettings(url=server.url, timeout=5.0), TOKEN, clock=clock) as client:
-        yield client
 
 
 @pytest.mark.parametrize("prepared", [True, False])
@@ -85,7 +62,7 @@ def test_large_uploads_go_in_groups_and_chunks(
 def test_a_cut_upload_goes_on_where_the_server_is(
     endpoint: DataEndpoint,
     client: CvatClient,
-    clock: FakeClock,
+    clock: ManualClock,
     lost: str,
     which: int,
     fault: Reply,
@@ -110,7 +87,7 @@ def test_a_cut_upload_goes_on_where_the_server_is(
 
 
 def test_an_announcement_that_is_lost_is_made_again(
-    endpoint: DataEndpoint, client: CvatClient, clock: FakeClock
+    endpoint: DataEndpoint, client: CvatClient, clock: ManualClock
 ) -> None:
     faults = iter([Reply(cut=True), Reply(status=502)])
     endpoint.after = lambda seen: next(faults, None) if "Upload-Length" in seen.headers else None
@@ -120,7 +97,7 @@ def test_an_announcement_that_is_lost_is_made_again(
 
 
 def test_a_server_that_stays_away_is_given_up(
-    endpoint: DataEndpoint, client: CvatClient, clock: FakeClock
+    endpoint: DataEndpoint, client: CvatClient, clock: ManualClock
 ) -> None:
     endpoint.before = lambda seen: Reply(cut=True) if seen.method in ("PATCH", "HEAD") else None
     with pytest.raises(errors.CvatUnreachable) as raised:

@@ -7,29 +7,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.clock import ManualClock
 
 from pool import errors
 from pool.config.settings import CvatSettings
 from pool.cvat import CvatClient, PasswordCredentials
-from unit.cvat_stub import FakeClock, Reply, Seen, StubServer
+from unit.cvat_stub import Reply, Seen, StubServer
 
 PASSWORD = PasswordCredentials("bot", "s3cr3t-password")
 TASK = {"id": 7, "name": "x", "jobs": {"count": 0}}
 
 
 @pytest.fixture
-def server() -> Iterator[StubServer]:
-    with StubServer() as server:
-        yield server
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def client(server: StubServer, clock: FakeClock) -> Iterator[CvatClient]:
+def client(server: StubServer, clock: ManualClock) -> Iterator[CvatClient]:
     settings = CvatSettings(url=server.url, timeout=5.0, organization="acme")
     with CvatClient(settings, PASSWORD, clock=clock) as client:
         yield client
@@ -90,11 +80,11 @@ def test_many_threads_log_in_once(sessions: Sessions, client: CvatClient) -> Non
 
 
 def test_an_expired_session_is_renewed_once_by_many_threads(
-    sessions: Sessions, client: CvatClient, clock: FakeClock
+    sessions: Sessions, client: CvatClient, clock: ManualClock
 ) -> None:
     client.whoami()
     sessions.valid = "expired"
-    clock.time += 14 * 86400
+    clock.advance(14 * 86400)
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda _: client.create_task({}, "x"), range(24)))
     assert sessions.logins == 2
@@ -112,7 +102,7 @@ def test_a_fresh_session_that_is_refused_is_not_renewed(
 
 
 def test_a_wrong_password_is_not_tried_again_and_again(
-    server: StubServer, sessions: Sessions, client: CvatClient, clock: FakeClock
+    server: StubServer, sessions: Sessions, client: CvatClient, clock: ManualClock
 ) -> None:
     words = "Unable to log in with provided credentials."
     sessions.refuse = Reply(status=400, data={"non_field_errors": [words]})
@@ -120,7 +110,7 @@ def test_a_wrong_password_is_not_tried_again_and_again(
         with pytest.raises(errors.CvatRefusedCredentials, match=words):
             client.whoami()
     assert server.paths("POST") == ["/api/auth/login"]
-    clock.time += 60
+    clock.advance(60)
     sessions.refuse = None
     assert client.whoami().id == 1
 

@@ -11,11 +11,12 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from support.clock import ManualClock
 
 from pool import errors
 from pool.config.settings import CvatSettings
 from pool.cvat import AccessTokenCredentials, Credentials, CvatClient
-from unit.cvat_stub import FakeClock, Reply, StubServer, closed_port
+from unit.cvat_stub import Reply, StubServer, closed_port
 
 TOKEN = AccessTokenCredentials("s3cr3t-token")
 TASK = {"id": 7, "name": "x", "jobs": {"count": 0}}
@@ -25,18 +26,7 @@ Connect = Callable[..., CvatClient]
 
 
 @pytest.fixture
-def server() -> Iterator[StubServer]:
-    with StubServer() as server:
-        yield server
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def connected(server: StubServer, clock: FakeClock) -> Iterator[Connect]:
+def connected(server: StubServer, clock: ManualClock) -> Iterator[Connect]:
     """Makes clients of the stub server, or of another one."""
     with ExitStack() as stack:
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.clock import ManualClock
 
 from pool import errors
 from pool.config.data_params import DataParams, ValidationParams
@@ -15,31 +15,9 @@ from pool.config.settings import CvatSettings
 from pool.config.source import LocalFile, Upload
 from pool.cvat import AccessTokenCredentials, CvatClient, PasswordCredentials, left_untouched
 from unit.cvat_data_stub import MIB, RQ_ID, DataEndpoint, files, send
-from unit.cvat_stub import FakeClock, Reply, Seen, StubServer, closed_port
+from unit.cvat_stub import Reply, Seen, StubServer, closed_port
 
 TOKEN = AccessTokenCredentials("s3cr3t")
-
-
-@pytest.fixture
-def server() -> Iterator[StubServer]:
-    with StubServer() as server:
-        yield server
-
-
-@pytest.fixture
-def endpoint(server: StubServer) -> DataEndpoint:
-    return DataEndpoint(server)
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def client(server: StubServer, clock: FakeClock) -> Iterator[CvatClient]:
-    with CvatClient(CvatSettings(url=server.url, timeout=5.0), TOKEN, clock=clock) as client:
-        yield client
 
 
 # --- One request -------------------------------------------------------------------------------
@@ -112,14 +90,14 @@ def test_an_answer_without_an_id_still_has_one(endpoint: DataEndpoint, client: C
 
 
 def test_an_expired_session_costs_a_second_request(
-    endpoint: DataEndpoint, server: StubServer, clock: FakeClock
+    endpoint: DataEndpoint, server: StubServer, clock: ManualClock
 ) -> None:
     def guard(seen: Seen) -> Reply | None:
         if seen.path == "/api/auth/login":
             cookies = [f"sessionid=s{len(server.seen)}; Path=/", "csrftoken=c; Path=/"]
             return Reply(data={}, headers={"Set-Cookie": cookies})
         if "sessionid=s1" in seen.headers["Cookie"]:
-            clock.time += 86400
+            clock.advance(86400)
             return Reply(status=401, data={"detail": "expired"})
         return None
 
@@ -218,7 +196,7 @@ def test_what_a_failed_upload_leaves_of_the_task(
 
 
 def test_an_upload_that_never_got_a_connection_left_the_task_untouched(
-    clock: FakeClock,
+    clock: ManualClock,
 ) -> None:
     settings = CvatSettings(url=f"http://127.0.0.1:{closed_port()}")
     with (
