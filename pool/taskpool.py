@@ -227,9 +227,10 @@ class TaskPool:
         timeout, key = check_timeout(timeout), check_key(idempotency_key)
         upload = build_upload(files, **data)
         fit(upload, chosen)
-        asked = {"template": template, "name": name, "assignee": assignee}
         request = self._new_request(upload, name, assignee)
-        payload = digest(upload, asked) if key is not None else ""
+        payload = ""
+        if key is not None:
+            payload = digest(upload, template=template, name=name, assignee=assignee)
         self.process.start()
         record = self.process.runner.submit(
             chosen,

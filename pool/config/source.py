@@ -219,11 +219,19 @@ def kind_of(names: Iterable[str]) -> str:
 
 
 def digest(
-    upload: Upload, asked: Mapping[str, Any], contents: Iterable[bytes] | None = None
+    upload: Upload,
+    *,
+    template: str,
+    name: str | None = None,
+    assignee: int | None = None,
+    lease_id: str | None = None,
+    contents: Iterable[bytes] | None = None,
 ) -> str:
-    """Return a digest of the data, content included, and of what was ``asked`` for with it: what an
-    idempotency key is bound to. ``contents`` are the SHA-256 digests of the files, where they
-    are known already."""
+    """Return a digest of a request, content included, to which its idempotency key is bound: the
+    same in Python and over HTTP. ``contents`` are the SHA-256 digests of the files, if known."""
+    asked: dict[str, Any] = {"template": template, "name": name, "assignee": assignee}
+    if lease_id is not None:
+        asked["lease_id"] = lease_id
     summary = hashlib.sha256(
         json.dumps(
             {

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from starlette.requests import Request
 
@@ -116,13 +116,13 @@ class Uploads:
     async def json(self, request: Request, key: str | None) -> RequestRecord:
         """Accept a request whose data CVAT fetches. Raises the errors of :meth:`form`."""
         async with self._uploads.admitted(), self._shutdown.reading():
-            wish = await read_json(
+            body = await read_json(
                 request, RequestBody, timeout=self._settings.receive_timeout, most=LONGEST_LIST
             )
-        named = wish.share or wish.urls or (wish.cloud.keys if wish.cloud else ())
+        named = body.share or body.urls or (body.cloud.keys if body.cloud else ())
         if len(named) > self._settings.max_files:
             raise InputError(f"at most {self._settings.max_files} files")
-        return await self._workers.spool(self._take_wish, wish, key)
+        return await self._workers.spool(self._take_sources, body, key)
 
     async def keep(self, request_id: str) -> None:
         """Flush the data of an accepted request to the disk, unless it was served already.
@@ -169,10 +169,10 @@ class Uploads:
             reader.discard()
             raise
 
-    def _take_wish(self, wish: RequestBody, key: str | None) -> RequestRecord:
+    def _take_sources(self, body: RequestBody, key: str | None) -> RequestRecord:
         request_id = new_id(self._clock.now())
         with self._spool.receive(request_id) as incoming:
-            return self._accept(incoming, request_id, wish, key, [])
+            return self._accept(incoming, request_id, body, key, [])
 
     def _accept(
         self,
@@ -193,14 +193,16 @@ class Uploads:
             files=upload.names,
             size=upload.size,
         )
-        asked: dict[str, Any] = {
-            "template": template.name,
-            "name": fields.name,
-            "assignee": fields.assignee,
-        }
-        if fields.lease_id is not None:
-            asked["lease_id"] = fields.lease_id
-        payload = digest(upload, asked, digests) if key is not None else ""
+        payload = ""
+        if key is not None:
+            payload = digest(
+                upload,
+                template=template.name,
+                name=fields.name,
+                assignee=fields.assignee,
+                lease_id=fields.lease_id,
+                contents=digests,
+            )
         opened = self._dispatcher.accept(
             template,
             upload,

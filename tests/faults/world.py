@@ -214,7 +214,7 @@ class World:
             kept,
             new,
             idempotency_key=said.key,
-            payload=digest(upload, {"template": said.template, "name": None, "assignee": None}),
+            payload=digest(upload, template=said.template),
             lease_id=lease_id,
         )
         return Request(process.pool, opened.request) if opened.request is not None else None
