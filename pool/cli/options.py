@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, overload
 
 import typer
 
@@ -86,10 +86,14 @@ def open_pool(config: Path | None, server: str | None) -> TaskPool | RemotePool:
     return TaskPool.from_config(_path_of(config))
 
 
-def seconds_of(text: str | None) -> float | None:
-    """Return the seconds of a duration on the command line.
+@overload
+def seconds_of(option: str, text: str) -> float: ...
+@overload
+def seconds_of(option: str, text: str | None) -> float | None: ...
+def seconds_of(option: str, text: str | None) -> float | None:
+    """Return the seconds of a duration that an option of the command line gives.
 
-    :raises InputError: it is no duration.
+    :raises InputError: it is not a duration; the message names the option.
     """
     from pool.config.units import parse_duration
 
@@ -98,4 +102,4 @@ def seconds_of(text: str | None) -> float | None:
     try:
         return parse_duration(text)
     except ValueError as error:
-        raise InputError(str(error)) from error
+        raise InputError(f"{option} {text!r}: {error}") from error

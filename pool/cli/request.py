@@ -62,7 +62,7 @@ def get(
 
     The time-out covers the upload and the import. An import that has begun continues after it.
     """
-    clock, patience = SystemClock(), seconds_of(timeout)
+    clock, patience = SystemClock(), seconds_of("--timeout", timeout)
     began = clock.monotonic()
     with closing(open_pool(config, server)) as pool:
         with upload_progress() as progress:
@@ -144,7 +144,10 @@ def lease(
     """Lease an empty task, to upload into it yourself."""
     with closing(open_pool(config, server)) as pool:
         taken = pool.acquire(
-            template, timeout=seconds_of(timeout), ttl=seconds_of(ttl), idempotency_key=key
+            template,
+            timeout=seconds_of("--timeout", timeout),
+            ttl=seconds_of("--ttl", ttl),
+            idempotency_key=key,
         )
     if as_json:
         print_json(taken)

@@ -67,8 +67,7 @@ def prewarm(
     server: ServerOption = None,
 ) -> None:
     """Keep more tasks of a template warm for a while, before a burst of requests."""
-    seconds = seconds_of(duration)
-    assert seconds is not None
+    seconds = seconds_of("--for", duration)
     with closing(open_pool(config, server)) as pool:
         pool.prewarm(template, count, duration=seconds)
 
