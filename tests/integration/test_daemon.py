@@ -170,7 +170,7 @@ def test_a_changed_configuration_is_taken_over_without_a_restart(
     before = config_path.read_text() + doubtful.format("odd", "red")
     config_path.write_text(before)
     with running("run", cwd=config_path.parent, CVAT_ACCESS_TOKEN=simulator.access_token) as daemon:
-        assert "templates.odd.labels[0].color" in daemon.wait_for("doubtful")
+        assert "templates.odd.labels[0].color" in daemon.wait_for("probable mistake")
         daemon.wait_for("maintenance begun")
         config_path.write_text("[templates.scenes")
         # It may be read once before it is written, when it has no template yet.
