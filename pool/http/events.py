@@ -94,14 +94,12 @@ class Broadcaster:
         shutdown: Shutdown,
         *,
         templates: Container[str],
-        heartbeat: float = HEARTBEAT,
     ) -> None:
         self._store = store
         self._feed = feed
         self._read_status = read_status
         self._workers = workers
         self._templates = templates
-        self._heartbeat = heartbeat
         self._loop: asyncio.AbstractEventLoop | None = None
         self._clients = 0
         self._beginning = asyncio.Lock()
@@ -230,7 +228,7 @@ class Broadcaster:
     async def _wait(self, news: asyncio.Event) -> bool:
         """Wait for news; return False when there was none for a heartbeat."""
         try:
-            async with asyncio.timeout(self._heartbeat):
+            async with asyncio.timeout(HEARTBEAT):
                 await news.wait()
         except TimeoutError:
             return False

@@ -8,74 +8,43 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
+from dataclasses import dataclass, field
 
 import pytest
 import urllib3
-from fastapi import FastAPI
+from support.api import Serving, settings_for
+from support.api import serving as api_serving
 from support.happening import TEMPLATE, make_warm, serve
 from support.statuses import status_with
 from support.streams import Stream
 from support.waiting import poll_until
 
-from pool.clock import SystemClock
-from pool.config.settings import DaemonSettings
-from pool.events.feed import Feed
+from pool.config.settings import Template
+from pool.events.feed import Service, Unsubscribe
 from pool.http import events as module
-from pool.http.events import Broadcaster
-from pool.http.problems import install
-from pool.http.server import HttpServer
-from pool.http.shutdown import Shutdown
-from pool.http.workers import Workers
+from pool.observability.observation import Observation
+from pool.simulator import SimulatorServer
 from pool.status import Status
 from pool.store import Store
 
 PATIENCE = 20.0
 
 
-class Serving:
-    """The route alone, with a status that the test sets."""
+class Listened:
+    """A daemon whose status is what the test says, and clients of its events."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.feed = Feed(store, clock=SystemClock())
-        self.shutdown = Shutdown()
-        self.status = status_with()
-        self.reads = 0
-        self.lives: list[Broadcaster] = []
-        self.heartbeat = module.HEARTBEAT
-        self.server = HttpServer(self._app, DaemonSettings(port=0))
+    def __init__(self, served: Serving, statuses: Statuses) -> None:
+        self.served, self.statuses = served, statuses
+        self.store = served.process.store
         self.http = urllib3.PoolManager(maxsize=100, retries=False, timeout=PATIENCE)
 
-    def _app(self) -> FastAPI:
-        app = FastAPI()
-        install(app)
-        live = Broadcaster(
-            self.store,
-            self.feed,
-            self._read_status,
-            Workers(),
-            self.shutdown,
-            templates={TEMPLATE, "others"},
-            heartbeat=self.heartbeat,
-        )
-        self.lives.append(live)
-        app.state.parts = SimpleNamespace(broadcaster=live)
-        app.include_router(module.router)
-        return app
-
-    def _read_status(self) -> Status:
-        self.reads += 1
-        return self.status
-
     @property
-    def live(self) -> Broadcaster:
-        return self.lives[-1]
+    def clients(self) -> int:
+        return self.served.state.broadcaster.clients
 
     def request(self, query: str = "", **headers: str) -> urllib3.BaseHTTPResponse:
-        return self.http.request(
-            "GET", f"{self.server.url}/v1/events{query}", headers=headers, preload_content=False
-        )
+        url = f"{self.served.url}/v1/events{query}"
+        return self.http.request("GET", url, headers=headers, preload_content=False)
 
     @contextmanager
     def listening(self, query: str = "", **headers: str) -> Iterator[Stream]:
@@ -88,21 +57,45 @@ class Serving:
             response.close()
 
 
+@dataclass
+class Statuses:
+    """What a daemon's status is, and how often it was read."""
+
+    now: Status = field(default_factory=status_with)
+    reads: int = 0
+
+    def read(self) -> Status:
+        self.reads += 1
+        return self.now
+
+
 @pytest.fixture
-def serving(store: Store) -> Iterator[Serving]:
-    serving = Serving(store)
-    serving.server.start()
-    yield serving
-    serving.shutdown.begin()
-    serving.server.stop(PATIENCE)
-    serving.feed.close()
-    serving.http.clear()
+def statuses(monkeypatch: pytest.MonkeyPatch) -> Statuses:
+    statuses = Statuses()
+    monkeypatch.setattr(Observation, "status", statuses.read)
+    return statuses
+
+
+@pytest.fixture
+def serving(
+    store: Store, store_url: str, simulator: SimulatorServer, statuses: Statuses
+) -> Iterator[Listened]:
+    """It makes no events by itself; the test does, as another process."""
+    settings = settings_for(simulator.url, store_url, *map(named, (TEMPLATE, "others")))
+    with api_serving(settings, simulator.access_token) as served:
+        listened = Listened(served, statuses)
+        yield listened
+        listened.http.clear()
+
+
+def named(name: str) -> Template:
+    return Template(name=name)
 
 
 # --- Events ---------------------------------------------------------------------------------------
 
 
-def test_what_happens_is_told_as_it_happens(serving: Serving, store: Store) -> None:
+def test_what_happens_is_told_as_it_happens(serving: Listened, store: Store) -> None:
     make_warm(store, 1, template="others")
     with serving.listening() as stream:
         assert stream.next("levels")["in_flight"] == 0
@@ -133,7 +126,7 @@ def test_what_happens_is_told_as_it_happens(serving: Serving, store: Store) -> N
 
 
 @pytest.mark.parametrize("how", ["header", "query", "both"])
-def test_a_client_that_comes_back_misses_nothing(serving: Serving, store: Store, how: str) -> None:
+def test_a_client_that_comes_back_misses_nothing(serving: Listened, store: Store, how: str) -> None:
     make_warm(store, *range(1, 6))
     query = {"header": "", "query": "?after=2", "both": "?after=1"}[how]
     headers = {} if how == "query" else {"Last-Event-ID": "2"}
@@ -145,7 +138,7 @@ def test_a_client_that_comes_back_misses_nothing(serving: Serving, store: Store,
 
 
 def test_more_was_missed_than_is_kept_in_memory(
-    serving: Serving, store: Store, monkeypatch: pytest.MonkeyPatch
+    serving: Listened, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "RECENT", 4)
     with serving.listening() as first:
@@ -157,7 +150,7 @@ def test_more_was_missed_than_is_kept_in_memory(
             assert (first.ids(1), second.ids(1)) == ([11], [11])
 
 
-def test_a_place_that_there_is_not_yet_is_now(serving: Serving, store: Store) -> None:
+def test_a_place_that_there_is_not_yet_is_now(serving: Listened, store: Store) -> None:
     make_warm(store, 1)
     with serving.listening("?after=999999999999999999") as stream:
         assert stream.place == 1
@@ -166,7 +159,7 @@ def test_a_place_that_there_is_not_yet_is_now(serving: Serving, store: Store) ->
         assert stream.ids(1) == [2]
 
 
-def test_one_template_only(serving: Serving, store: Store) -> None:
+def test_one_template_only(serving: Listened, store: Store) -> None:
     with serving.listening("?template=others") as stream:
         make_warm(store, 1, 2)
         make_warm(store, 3, template="others")
@@ -184,14 +177,14 @@ def test_one_template_only(serving: Serving, store: Store) -> None:
     ],
 )
 def test_what_cannot_be_told(
-    serving: Serving, query: str, header: str, status: int, code: str
+    serving: Listened, query: str, header: str, status: int, code: str
 ) -> None:
     answer = serving.request(query, **({"Last-Event-ID": header} if header else {}))
     document = json.loads(answer.data)
     assert (answer.status, document["type"]) == (status, f"urn:cvat-task-pool:error:{code}")
 
 
-def test_all_clients_are_told(serving: Serving, store: Store) -> None:
+def test_all_clients_are_told(serving: Listened, store: Store) -> None:
     before = threading.active_count()
     answers: queue.Queue[list[int]] = queue.Queue()
     streams = [serving.request() for _ in range(40)]
@@ -203,13 +196,13 @@ def test_all_clients_are_told(serving: Serving, store: Store) -> None:
     assert [answers.get() for _ in streams] == [[1, 2, 3]] * 40
 
 
-def test_too_many_clients(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_clients(serving: Listened, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_CLIENTS", 1)
     with serving.listening():
         refused = serving.request()
         assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
         refused.drain_conn()
-    poll_until(lambda: serving.live.clients == 0)
+    poll_until(lambda: serving.clients == 0)
     with serving.listening() as stream:
         assert stream.next("levels")
 
@@ -217,98 +210,107 @@ def test_too_many_clients(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> 
 # --- Levels and silence ---------------------------------------------------------------------------
 
 
-def test_levels_are_told_when_they_have_changed(serving: Serving, store: Store) -> None:
+def test_levels_are_told_when_they_have_changed(serving: Listened, store: Store) -> None:
     with serving.listening() as stream:
         assert stream.next("levels")["in_flight"] == 0
         store.pause(TEMPLATE, now=1.0)
-        serving.status = status_with(in_flight=1)
+        serving.statuses.now = status_with(in_flight=1)
         store.resume(TEMPLATE)
         assert stream.next("levels")["in_flight"] == 1
 
 
 def test_levels_are_looked_at_by_themselves(
-    serving: Serving, monkeypatch: pytest.MonkeyPatch
+    serving: Listened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LEVELS_EVERY", 0.01)
     with serving.listening() as stream:
         assert stream.next("levels")["in_flight"] == 0
-        serving.status = status_with(in_flight=2)
+        serving.statuses.now = status_with(in_flight=2)
         assert stream.next("levels")["in_flight"] == 2
 
 
 def test_levels_are_read_once_for_all_clients_and_not_too_often(
-    serving: Serving, store: Store
+    serving: Listened, store: Store
 ) -> None:
     with serving.listening() as first, serving.listening() as second:
         for stream in (first, second):
             stream.next("levels")
-        reads = serving.reads
+        reads = serving.statuses.reads
         for task_id in range(200):
             make_warm(store, task_id)
-        serving.status = status_with(in_flight=3)
+        serving.statuses.now = status_with(in_flight=3)
         store.pause(TEMPLATE, now=1.0)
         for stream in (first, second):
             assert stream.next("levels")["in_flight"] == 3
         # However long it took: a few a second, while hundreds of changes were made.
-        assert serving.reads - reads < 50
+        assert serving.statuses.reads - reads < 50
 
 
-def test_a_silent_stream_is_heard_from(store: Store) -> None:
-    serving = Serving(store)
-    serving.heartbeat = 0.01
-    serving.server.start()
+def test_a_silent_stream_is_heard_from(serving: Listened, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HEARTBEAT", 0.01)
     with serving.listening() as stream:
         assert stream.comment() == "still here"
-    serving.shutdown.begin()
-    serving.server.stop(PATIENCE)
-    serving.feed.close()
 
 
 # --- The end --------------------------------------------------------------------------------------
 
 
 def test_a_client_that_goes_is_forgotten_and_the_last_one_ends_the_reading(
-    serving: Serving,
+    serving: Listened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    feed = serving.served.process.feed
+    readers, on = [], feed.on
+
+    def counted(service: Service, *kinds: str) -> Unsubscribe:
+        stop = on(service, *kinds)
+        readers.append(service)
+
+        def end() -> None:
+            readers.remove(service)
+            stop()
+
+        return end
+
+    monkeypatch.setattr(feed, "on", counted)
     with serving.listening() as first:
         first.next("levels")
         with serving.listening() as second:
             second.next("levels")
-            assert serving.live.clients == 2
-        poll_until(lambda: serving.live.clients == 1)
-        assert serving.feed.running
-    poll_until(lambda: serving.live.clients == 0 and not serving.feed.running)
+            assert serving.clients == 2
+        poll_until(lambda: serving.clients == 1)
+        assert len(readers) == 1
+    poll_until(lambda: serving.clients == 0 and not readers)
     with serving.listening() as again:
         make_warm(serving.store, 1)
         assert again.ids(1) == [1]
 
 
-def test_an_orderly_stop_ends_the_stream(serving: Serving, store: Store) -> None:
+def test_an_orderly_stop_ends_the_stream(serving: Listened, store: Store) -> None:
     with serving.listening() as stream:
         stream.next("levels")
         make_warm(store, 1)
         stream.ids(1)
-        serving.shutdown.begin()
+        serving.served.daemon.stop()
         assert set(stream.rest()) <= {"levels"}, "and an end, or reading it would have failed"
-        serving.server.stop(PATIENCE)
-        assert not serving.server.listening
+
+
+@pytest.fixture
+def many(store: Store) -> None:
+    """Far more than the system keeps of what was sent and not read."""
+    fill(store, events=2_000, size=10_000)
 
 
 def test_a_client_that_does_not_read_is_disconnected(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    many: None, serving: Listened, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(store, events=2_000, size=10_000)
-    serving = Serving(store)
     monkeypatch.setattr(module, "PATIENCE", 0.2)
-    serving.server.start()
-    port = int(serving.server.url.rpartition(":")[2])
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.settimeout(PATIENCE)
-        client.connect(("127.0.0.1", port))
+        client.connect(("127.0.0.1", serving.served.port))
         client.sendall(b"GET /v1/events?after=0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        poll_until(lambda: serving.live.clients == 1)
-        poll_until(lambda: serving.live.clients == 0)
+        poll_until(lambda: serving.clients == 1)
+        poll_until(lambda: serving.clients == 0)
         with serving.listening() as other:
             other.next("levels")
             make_warm(store, 1)
@@ -317,13 +319,9 @@ def test_a_client_that_does_not_read_is_disconnected(
         while piece := client.recv(2**20):
             got = got[-100:] + piece
     assert not got.endswith(b"0\r\n\r\n"), "cut off, and known to be"
-    serving.shutdown.begin()
-    serving.server.stop(PATIENCE)
-    serving.feed.close()
 
 
 def fill(store: Store, *, events: int, size: int) -> None:
-    """Far more than the system keeps of what was sent and not read."""
     with store.connections.writing() as db:
         db.changed(
             """
@@ -336,9 +334,8 @@ def fill(store: Store, *, events: int, size: int) -> None:
         )
 
 
-def test_the_stream_is_described(serving: Serving) -> None:
-    answer = serving.http.request("GET", f"{serving.server.url}/openapi.json")
-    described = answer.json()["paths"][module.PATH]["get"]
+def test_the_stream_is_described(serving: Listened) -> None:
+    described = serving.served.api.checker.document["paths"][module.PATH]["get"]
     assert set(described["responses"]["200"]["content"]) == {"text/event-stream"}
     assert {each["name"] for each in described["parameters"]} == {
         "template",
