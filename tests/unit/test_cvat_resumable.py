@@ -10,11 +10,9 @@ from support.clock import ManualClock
 from pool import errors
 from pool.config.data_params import DataParams
 from pool.config.source import LocalFile, Upload
-from pool.cvat import AccessTokenCredentials, CvatClient, left_untouched
+from pool.cvat import CvatClient, left_untouched
 from unit.cvat_data_stub import RQ_ID, DataEndpoint, files, send
 from unit.cvat_stub import Reply, Seen
-
-TOKEN = AccessTokenCredentials("s3cr3t")
 
 
 @pytest.mark.parametrize("prepared", [True, False])
