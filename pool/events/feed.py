@@ -226,7 +226,8 @@ class Feed:
 
     def poke(self) -> None:
         """Look at once. The store does it after each commit of this process."""
-        if self._thread is not None and not self._poked:
+        # Nothing that lingers is poked: its end would cost the next caller a thread.
+        if self.running and not self._poked:
             self._poked = True
             self._pokes.put(None)
 

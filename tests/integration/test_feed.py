@@ -127,6 +127,21 @@ def test_a_slow_and_a_raising_callback_hurt_nobody(feed: Feed, store: Store) -> 
     assert [raised.get(timeout=PATIENCE) for _ in range(3)] == [1, 2, 3]
 
 
+def test_callers_that_come_one_after_the_other_share_a_thread(feed: Feed, store: Store) -> None:
+    threads = set()
+
+    def seen() -> None:
+        threads.update(each for each in threading.enumerate() if each.name == "feed")
+
+    for task_id in range(1, 4):
+        assert feed.wait_for(lambda: None, 0.05, request="r1") is None
+        # Nothing waits now; the thread lingers, and what is committed meanwhile does not end it.
+        seen()
+        make_warm(store, task_id)
+        feed.wait_for(seen, 0.05, request="r1")
+    assert len(threads) == 1
+
+
 def test_there_is_a_thread_only_while_somebody_listens(feed: Feed, store: Store) -> None:
     assert not feed.running
     listener = Listener()
