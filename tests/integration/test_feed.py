@@ -128,7 +128,7 @@ def test_a_slow_and_a_raising_callback_hurt_nobody(feed: Feed, store: Store) -> 
 
 
 def test_callers_that_come_one_after_the_other_share_a_thread(feed: Feed, store: Store) -> None:
-    threads = set()
+    threads: set[threading.Thread] = set()
 
     def seen() -> None:
         threads.update(each for each in threading.enumerate() if each.name == "feed")
