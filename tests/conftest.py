@@ -147,3 +147,9 @@ def pool(config_path: Path, log_in: None) -> Iterator[TaskPool]:
     opened = TaskPool.from_config(config_path)
     yield opened
     opened.close()
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a long content by its parameter: an archive has its date inside, and all workers of a
+    run have to give a test the same name."""
+    return argname if isinstance(val, bytes) and len(val) > 40 else None
