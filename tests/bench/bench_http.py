@@ -2,8 +2,9 @@
 
     python tests/bench/bench_http.py [--seconds 30] [--clients 32] [--pollers 500]
 
-The server runs in a process of its own on a simulated CVAT that takes no time, the clients in this
-one; both share the machine's cores. For the load of hand-outs the store is filled directly.
+A daemon, with all its services, runs in a process of its own, the clients in this one; both share
+the cores of the machine, and a simulated CVAT does too. It takes as long as a real one for
+hand-outs, whose tasks are put into the store directly; for the others no time.
 """
 
 from __future__ import annotations
@@ -17,24 +18,36 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.http_server import SPACING, TEMPLATE, Server, jobs_of, put_warm, server
+from support.waiting import poll_until
+
+from bench.http_server import NAME, SPACING, Server, jobs_of, put_warm, server
 from pool import TaskPool
 from pool.bench.pictures import sample_image
-from pool.config.settings import Settings
 from pool.cvat import AccessTokenCredentials, CvatClient
 from pool.model import new_id
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
-from pool.store import NewLease, NewRequest, open_store
+from pool.store import NewLease, NewRequest
 
 #: Hand-outs of one client, and one-image requests each way.
 ALONE = 2000
 IMAGES = 100
+
+
+@contextlib.contextmanager
+def pool_beside(server: Server) -> Iterator[TaskPool]:
+    """A pool in this process, on the daemon's store."""
+    credentials = AccessTokenCredentials(server.simulator.access_token)
+    with (
+        contextlib.closing(CvatClient(server.settings.cvat, credentials)) as cvat,
+        TaskPool(server.settings, cvat=cvat) as pool,
+    ):
+        yield pool
 
 
 def report(what: str, value: float, unit: str = "") -> None:
@@ -90,8 +103,12 @@ def p99(values: Sequence[float]) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[-1]
 
 
+def most_hand_outs(seconds: float) -> int:
+    return ALONE + 200 + int(seconds * 1000)
+
+
 def measure_hand_outs(server: Server, clients: int, seconds: float) -> None:
-    put_warm(server.settings, ALONE + 200 + int(seconds * 2500))
+    put_warm(server.settings, most_hand_outs(seconds))
     hand_outs(server.address, 200, float("inf"))
     took, errors = hand_outs(server.address, ALONE, float("inf"))
     report("POST /v1/leases, one client, median", 1e3 * statistics.median(took), "ms")
@@ -118,19 +135,19 @@ def measure_hand_outs(server: Server, clients: int, seconds: float) -> None:
 # --- Long-polls -----------------------------------------------------------------------------------
 
 
-def begin_imports(settings: Settings, first: int, last: int) -> list[str]:
-    """Requests whose imports another process watches; their task ids are ``first`` to ``last``."""
-    store = open_store(settings.store.url)
-    template, ids = settings.templates[TEMPLATE.name], []
+def begin_imports(pool: TaskPool, first: int, last: int) -> list[str]:
+    """Requests whose imports this process watches; their task ids are ``first`` to ``last``."""
+    store, owner = pool.store, pool.process.owner
+    template, ids = pool.process.template(NAME), []
     for task_id in range(first, last):
         now = time.time()
         task = store.begin_create(
-            new_id(now), template.name, template.fingerprint, limit=None, owner="other", now=now
+            new_id(now), template.name, template.fingerprint, limit=None, owner=owner, now=now
         )
         assert task is not None
         store.record_created(task.id, task_id=task_id, now=now)
         lease = NewLease(
-            id=new_id(now), template=template.name, fingerprint="none", owner="other", ttl=600.0
+            id=new_id(now), template=template.name, fingerprint="none", owner=owner, ttl=600.0
         )
         request = NewRequest(id=new_id(now), files=("a.jpg",), size=1)
         store.open_lease(lease, request=request, now=now)
@@ -138,7 +155,6 @@ def begin_imports(settings: Settings, first: int, last: int) -> list[str]:
         assert handout is not None and handout.request is not None
         assert store.begin_import(handout.request.import_id or "", deadline=now + 600, now=now)
         ids.append(request.id)
-    store.close()
     return ids
 
 
@@ -174,22 +190,20 @@ async def poll_all(
     return latencies
 
 
-def end_here(server: Server, first: int, last: int, spacing: float) -> Callable[[], None]:
+def end_here(pool: TaskPool, first: int, last: int, spacing: float) -> Callable[[], None]:
     """What has the imports of many tasks end, found by this process."""
 
     def end() -> None:
-        store = open_store(server.settings.store.url)
         for task_id in range(first, last):
-            found = store.task_on_server(task_id)
+            found = pool.store.task_on_server(task_id)
             assert found is not None
-            store.complete_import(found[0].id, jobs_of(task_id), now=time.time())
+            pool.store.complete_import(found[0].id, jobs_of(task_id), now=time.time())
             time.sleep(spacing)
-        store.close()
 
     return end
 
 
-def measure_long_polls(server: Server, pollers: int) -> None:
+def measure_long_polls(server: Server, pool: TaskPool, pollers: int) -> None:
     def end_there(first: int) -> Callable[[], None]:
         def end() -> None:
             server.send((first, first + pollers))
@@ -198,21 +212,21 @@ def measure_long_polls(server: Server, pollers: int) -> None:
         return end
 
     # Connections, threads and caches of the first few are not those of the many.
-    few = begin_imports(server.settings, 1, 9)
-    asyncio.run(poll_all(server, few, end_here(server, 1, 9, 0.0), {}))
+    few = begin_imports(pool, 1, 9)
+    asyncio.run(poll_all(server, few, end_here(pool, 1, 9, 0.0), {}))
     before = {"memory": server.status("VmRSS"), "threads": server.status("Threads")}
     runs = (
         ("found in the daemon", 10_000, end_there(10_000)),
-        ("found by another process", 20_000, end_here(server, 20_000, 20_000 + pollers, SPACING)),
+        ("found by another process", 20_000, end_here(pool, 20_000, 20_000 + pollers, SPACING)),
         (
             "found by another process, all at once",
             30_000,
-            end_here(server, 30_000, 30_000 + pollers, 0.0),
+            end_here(pool, 30_000, 30_000 + pollers, 0.0),
         ),
     )
     for what, first, end in runs:
         busy: dict[str, int] = {}
-        ids = begin_imports(server.settings, first, first + pollers)
+        ids = begin_imports(pool, first, first + pollers)
         latencies = asyncio.run(poll_all(server, ids, end, busy))
         name = f"{pollers} long-polls, {what}"
         report(f"{name}, median", 1e3 * statistics.median(latencies), "ms")
@@ -242,27 +256,23 @@ def form(image: bytes) -> bytes:
     return head + body
 
 
-def measure_images(server: Server) -> None:
+def measure_images(server: Server, pool: TaskPool) -> None:
     """Alternately in process and over HTTP, so that both meet the same moods of the machine."""
     image = sample_image(1, size=100_000)
-    cvat = CvatClient(server.settings.cvat, AccessTokenCredentials(server.simulator.access_token))
     here: list[float] = []
     there: list[float] = []
     line, request = Line(server.address), form(image)
-    server.send("fill")
-    server.wait()
-    with TaskPool(server.settings, cvat=cvat) as pool:
-        for number in range(IMAGES + 10):
-            began = time.perf_counter()
-            pool.submit("scenes", [("a.jpg", image)]).jobs(timeout=30)
-            between = time.perf_counter()
-            assert line.call(request) == 201
-            ended = time.perf_counter()
-            if number >= 10:
-                here.append(between - began)
-                there.append(ended - between)
+    poll_until(lambda: pool.status().templates[0].warm >= 2 * IMAGES)
+    for number in range(IMAGES + 10):
+        began = time.perf_counter()
+        pool.submit(NAME, [("a.jpg", image)]).jobs(timeout=30)
+        between = time.perf_counter()
+        assert line.call(request) == 201
+        ended = time.perf_counter()
+        if number >= 10:
+            here.append(between - began)
+            there.append(ended - between)
     line.close()
-    cvat.close()
     inside, outside = statistics.median(here), statistics.median(there)
     print(f"one image, in process: {1e3 * inside:.1f} ms; over HTTP: {1e3 * outside:.1f} ms")
     report("one image, over HTTP more than in process, median", 1e3 * (outside - inside), "ms")
@@ -274,13 +284,15 @@ def main() -> None:
     arguments.add_argument("--clients", type=int, default=32)
     arguments.add_argument("--pollers", type=int, default=500)
     options = arguments.parse_args()
+    most = most_hand_outs(options.seconds)
+    # Refilling goes on meanwhile, at the pace of a CVAT.
+    with SimulatorServer(SimulatorSettings()) as simulator, server(simulator, size=most) as running:
+        measure_hand_outs(running, options.clients, options.seconds)
     with SimulatorServer(SimulatorSettings(timings=Timings.zero())) as simulator:
-        with server(simulator) as running:
-            measure_hand_outs(running, options.clients, options.seconds)
-        with server(simulator) as running:
-            measure_long_polls(running, options.pollers)
-        with server(simulator) as running:
-            measure_images(running)
+        with server(simulator, size=1) as running, pool_beside(running) as pool:
+            measure_long_polls(running, pool, options.pollers)
+        with server(simulator, size=2 * IMAGES + 20) as running, pool_beside(running) as pool:
+            measure_images(running, pool)
 
 
 if __name__ == "__main__":

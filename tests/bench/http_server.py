@@ -1,4 +1,4 @@
-"""The API in a process of its own, for what measures it from outside."""
+"""A daemon in a process of its own, for what measures it from outside."""
 
 from __future__ import annotations
 
@@ -16,22 +16,19 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support.api import serving, settings_for
+from support.api import in_thread, settings_for
 from support.waiting import PATIENCE
 
 from pool.config.settings import ImportSettings, PoolSettings, Settings, Template
+from pool.cvat import AccessTokenCredentials, CvatClient
+from pool.daemon import Daemon
 from pool.logs import configure
 from pool.model import Job, new_id
 from pool.process import Process
 from pool.simulator import SimulatorServer
 from pool.store import open_store
 
-TEMPLATE = Template(
-    name="scenes",
-    labels=({"name": "car"},),
-    pool=PoolSettings(min_size=220, max_size=300, on_empty="fail", create_concurrency=4),
-    importing=ImportSettings(timeout=600.0),
-)
+NAME = "scenes"
 #: Seconds between two ends of imports that are waited for.
 SPACING = 0.005
 
@@ -40,13 +37,11 @@ def serve(settings: Settings, access_token: str, pipe: Connection) -> None:
     """Runs in a process of its own until it receives "end". Logs as a daemon does, to nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     configure(level="info")
-    with serving(settings, access_token) as served:
-        pipe.send(served.url)
+    cvat = CvatClient(settings.cvat, AccessTokenCredentials(access_token))
+    with in_thread(Daemon(settings, cvat=cvat)) as daemon:
+        pipe.send(daemon.url)
         while (word := pipe.recv()) != "end":
-            if word == "fill":
-                served.fill()
-            else:
-                deliver(served.process, *word)
+            deliver(daemon.process, *word)
             pipe.send("done")
 
 
@@ -91,9 +86,19 @@ class Server:
 
 
 @contextmanager
-def server(simulator: SimulatorServer) -> Iterator[Server]:
+def server(simulator: SimulatorServer, *, size: int) -> Iterator[Server]:
+    """A daemon, with all its services, whose pool keeps ``size`` tasks."""
+    template = Template(
+        name=NAME,
+        labels=({"name": "car"},),
+        pool=PoolSettings(min_size=size, max_size=size, on_empty="fail"),
+        importing=ImportSettings(timeout=600.0),
+    )
     with tempfile.TemporaryDirectory() as folder:
-        settings = settings_for(simulator.url, f"sqlite:///{folder}/pool.db", TEMPLATE)
+        # The simulator does not have the tasks that are put into the store.
+        settings = settings_for(
+            simulator.url, f"sqlite:///{folder}/pool.db", template, verify_every=3600.0
+        )
         here, there = multiprocessing.Pipe()
         process = multiprocessing.get_context("spawn").Process(
             target=serve, args=(settings, simulator.access_token, there)
@@ -111,7 +116,7 @@ def server(simulator: SimulatorServer) -> Iterator[Server]:
 def put_warm(settings: Settings, count: int) -> None:
     """Warm tasks that only the store knows of, quickly: one durable transaction for them all."""
     store = open_store(settings.store.url)
-    template, now = settings.templates[TEMPLATE.name], time.time()
+    template, now = settings.templates[NAME], time.time()
     with store.connections.writing() as db:
         for number in range(count):
             db.changed(
