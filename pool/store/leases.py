@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import replace
 
 from pool.errors import IdempotencyConflict
@@ -308,20 +308,21 @@ class Leases(Connected):
             )
         return [handout_of(row) for row in found]
 
-    def watched_leases(self) -> Sequence[Handout]:
+    def watched_leases(self, *, besides: Container[str] = ()) -> Sequence[Handout]:
         """Return ``ACTIVE`` leases without a request, and ``USED`` ones whose task is
         ``IMPORTING``, oldest task first: their callers upload by themselves, and the pool
-        tracks the import."""
+        tracks the import. Leave out those whose task is in ``besides``, by our ids."""
         with self.connections.reading() as db:
+            columns = f"{columns_of(LeaseRecord, 'leases')}, {columns_of(PooledTask, 'busy')}"
             found = db.rows(f"""
-                SELECT {columns_of(LeaseRecord, "leases")}, {columns_of(PooledTask, "busy")}
+                SELECT busy.id, {columns}
                 FROM (SELECT * FROM tasks {db.using("tasks_live")}
                       WHERE {LIVE} AND state IN ('leased', 'importing')) AS busy
                 JOIN leases ON leases.id = busy.lease_id
                 WHERE leases.request_id IS NULL AND leases.state IN ('active', 'used')
                 ORDER BY busy.seq
             """)
-        return [handout_of(row) for row in found]
+        return [handout_of(row[1:]) for row in found if row[0] not in besides]
 
     def leases_at_end(self, lease_ids: Collection[str]) -> frozenset[str]:
         """Return those of the leases of which no (more) jobs are to be expected: they have ended

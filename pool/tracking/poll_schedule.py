@@ -46,8 +46,10 @@ SAFETY_PAUSE = 10.0
 #: Seconds between two polls of a task into which its caller uploads, and while webhooks are alive.
 LEASE_PAUSE = 1.0
 LEASE_PAUSE_RELAXED = 5.0
-#: Imports that are due within this many seconds go into the same poll.
+#: Imports that are due within this many seconds go into the same poll; and leases, so that however
+#: many there are, CVAT is asked ten times a second for them at the most.
 TOGETHER = 0.01
+LEASES_TOGETHER = 0.1
 #: An import is late after this multiple of the time within which nearly all are done.
 LATE_FACTOR = 1.5
 LATE_FLOOR = 0.3
@@ -109,17 +111,14 @@ def due_together(tracked: Iterable[Tracked], now: float) -> list[Tracked]:
     for before, since one more id costs the server a hundredth of a millisecond and a poll of its
     own twenty. So imports that wait together are polled together, however they began."""
     tracked = list(tracked)
-    due = [each for each in tracked if each.due <= now + TOGETHER]
-    if not due:
+    if not any(each.due <= now + TOGETHER for each in tracked):
         return []
-    also = [
+    return [
         each
         for each in tracked
-        if each.due > now + TOGETHER
-        and each.polls
-        and not (each.errors or each.foreign or each.relaxed)
+        if each.due <= now + (LEASES_TOGETHER if each.foreign else TOGETHER)
+        or (each.polls and not (each.errors or each.foreign or each.relaxed))
     ]
-    return due + also
 
 
 def pause_after(waited: float, rng: random.Random) -> float:

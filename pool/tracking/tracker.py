@@ -192,7 +192,7 @@ class Tracker:
 
     def watch_leases(self) -> None:
         """Track all tasks into which their callers upload by themselves."""
-        for handout in self._store.watched_leases():
+        for handout in self._store.watched_leases(besides=self._tracked):
             self.watch_lease(handout)
 
     def forget(self, pooled_id: str) -> None:

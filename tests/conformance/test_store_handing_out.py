@@ -213,6 +213,7 @@ def test_watched_leases(scene: Scene) -> None:
     watched = scene.store.watched_leases()
     assert [handout.lease.id for handout in watched] == [active.lease.id, importing.lease.id]
     assert [handout.task.state for handout in watched] == [TaskState.LEASED, TaskState.IMPORTING]
+    assert scene.store.watched_leases(besides={watched[0].task.id}) == watched[1:]
 
 
 # --- Many at once --------------------------------------------------------------------------------

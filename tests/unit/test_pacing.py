@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pool.model import ImportRecord, ImportState
 from pool.tracking.poll_schedule import (
+    LEASES_TOGETHER,
     LONGEST_PAUSE,
     TOGETHER,
     Pace,
@@ -132,6 +133,8 @@ def test_size_classes_tell_apart_what_takes_longer() -> None:
         ({"polls": 1, "relaxed": True}, False),
         # Its caller uploads by itself, some time.
         ({"polls": 1, "importing": None}, False),
+        # There may be hundreds of those, each due at a moment of its own.
+        ({"polls": 1, "importing": None, "due": NOW + LEASES_TOGETHER}, True),
     ],
 )
 def test_what_is_polled_along_with_an_import_that_is_due(
