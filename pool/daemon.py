@@ -54,8 +54,10 @@ TimeLeft = Callable[[], float]
 #: stops its services before the term ends.
 TERM = 6.0
 RENEWAL = 2.0
-#: Seconds between two checks for work that becomes due by time alone.
+#: Seconds between two checks for work that becomes due by time alone; and between two for news, so
+#: that a burst of hand-outs does not make a round of refilling for each.
 TICK = 0.2
+GAP = 0.02
 
 
 class Daemon:
@@ -173,6 +175,7 @@ class Daemon:
                     on_ready()
                     on_ready = None
                 self.maintenance.wake_services()
+                self._stop.wait(GAP)
             self._news.wait(TICK)
 
     def renew(self) -> None:
@@ -285,8 +288,8 @@ class Maintenance:
         #: The configuration that was saved in the store. None at first: another daemon may have
         #: saved its own meanwhile.
         self._kept: ConfigRecord | None = None
-        #: Whether anything was committed since the services were woken last.
-        self._changed = False
+        #: Whether anything was committed, and a request queued, since the services were woken last.
+        self._changed = self._queued = False
         self._unsubscribe: Callable[[], None] = lambda: None
         store, templates, clock = process.store, process.templates, process.clock
         settings, cvat = process.settings, process.cvat()
@@ -354,6 +357,7 @@ class Maintenance:
         """Start the services; ``on_news`` is called at each event, for which some may be due."""
 
         def hear(events: Sequence[Event]) -> None:
+            self._queued |= any(event.kind == "request.queued" for event in events)
             self._changed = True
             if events:
                 on_news()
@@ -375,11 +379,17 @@ class Maintenance:
     def wake_services(self) -> None:
         """Refill as soon as any process has taken a task, or when it is quiet again; and serve
         what was queued."""
+        changed, queued = self._changed, self._queued
+        # Only what was seen: the feed's thread may set the other meanwhile.
+        if changed:
+            self._changed = False
+        if queued:
+            self._queued = False
         # Not by kinds of events: a hold that ends, a prewarm and a caller that waits make none.
-        changed, self._changed = self._changed, False
         if changed or self.refill.stepped_back:
             self.scheduler.wake("refill")
-        if changed or self.dispatcher.is_due():
+        # Hand-outs are frequent, and mostly no request waits.
+        if queued or (changed and self.dispatcher.waits) or self.dispatcher.is_due():
             self.scheduler.wake("dispatch")
 
     def begin_no_more(self) -> None:

@@ -94,6 +94,8 @@ class Reconcile:
         self._clock = clock
         #: When each warm task was last seen in order, by the clock that does not jump.
         self._verified: dict[str, float] = {}
+        #: Until when none of them is due, so that their rows need not be read.
+        self._verify_at = 0.0
         self._looked_at: float | None = None
         self._failures = 0
         self._not_before = 0.0
@@ -119,11 +121,19 @@ class Reconcile:
             report = self.apply(self.plan())
             self._looked_at = self._clock.monotonic()
             return report
-        now = self._clock.monotonic()
+        now, wall = self._clock.monotonic(), self._clock.now()
+        if now < self._verify_at:
+            return ReconcileReport(skipped=True)
         warm = self._store.tasks(states=(TaskState.WARM,))
-        self._verified = {task.id: self._verified.get(task.id, now) for task in warm}
+        # A new one was in order when it became warm.
+        self._verified = {
+            task.id: self._verified.get(task.id, now - max(0.0, wall - (task.warm_at or wall)))
+            for task in warm
+        }
         chosen = longest_unseen(warm, self._verified, batch=BATCH)
-        if not chosen or not self._is_due(self._verified[chosen[0].id], self._verify_every):
+        longest = self._verified[chosen[0].id] if chosen else now
+        if not chosen or not self._is_due(longest, self._verify_every):
+            self._verify_at = longest + self._verify_every
             return ReconcileReport(skipped=True)
         return self.apply(self._judge_warm(chosen, {}))
 

@@ -118,6 +118,9 @@ class Refill:
 
     def _fill(self, template: Template) -> tuple[int, bool]:
         """Return how many creates were started, and whether others wait for a quieter moment."""
+        if self._under_way(template) >= template.pool.create_concurrency:
+            # The first that ends has this called again.
+            return 0, False
         target = current_target(self._store, template, now=self._clock.now())
         retire_replaced(self._store, template, target, now=self._clock.now())
         started = 0
@@ -128,14 +131,8 @@ class Refill:
             )
             if at_once == 0:
                 return started, situation.foreground and situation.capacity < target.size
-            with self._guard:
-                # One that is done is no longer in the way, even before its callback has run.
-                under_way = sum(
-                    name == template.name and not future.done()
-                    for future, name in self._running.items()
-                )
-                if under_way >= at_once:
-                    return started, False
+            if self._under_way(template) >= at_once:
+                return started, False
             pooled_id = new_id(self._clock.now())
             pooled = self._store.begin_create(
                 pooled_id,
@@ -160,6 +157,14 @@ class Refill:
             future.add_done_callback(partial(self._done, pooled_id))
             started += 1
         return started, False
+
+    def _under_way(self, template: Template) -> int:
+        with self._guard:
+            # One that is done is no longer in the way, even before its callback has run.
+            return sum(
+                name == template.name and not future.done()
+                for future, name in self._running.items()
+            )
 
     def _situation(self, template: Template) -> Situation:
         now = self._clock.now()

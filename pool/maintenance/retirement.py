@@ -160,6 +160,11 @@ class Retirement:
 
     def _aged(self, template: Template) -> tuple[Sequence[PooledTask], int]:
         """Return the old tasks of a template as it is now, and how many of them may go."""
+        youngest = self._clock.now() - YOUNGEST_LIMIT * template.pool.max_age
+        if not self._store.tasks(
+            template=template.name, states=(TaskState.WARM,), warm_before=youngest
+        ):
+            return (), 0
         tasks = self._store.tasks(
             template=template.name, states=(TaskState.WARM, TaskState.CREATING)
         )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from concurrent import futures
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.date import DateTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from pool.clock import Clock
@@ -87,6 +88,9 @@ class Scheduler:
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
             timezone=UTC,
         )
+        #: For those that are woken: for APScheduler that would be a new job each time, at the price
+        #: of a hand-out.
+        self._woken = futures.ThreadPoolExecutor(WORKERS, thread_name_prefix="woken")
         self._scheduler.add_listener(self._listen, EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
 
     def add(self, name: str, run_once: Callable[[], object], *, every: float | None = None) -> None:
@@ -109,16 +113,18 @@ class Scheduler:
         self._scheduler.start()
 
     def wake(self, name: str) -> None:
-        """Run a service as soon as possible, and again if it is running right now."""
+        """Run a service as soon as possible, and again if it is running right now. All run at the
+        start, so before it this does nothing."""
+        if not self.running:
+            return
         service = self._services[name]
         with self._guard:
             service.wanted = True
             if service.running or service.woken:
                 return
             service.woken = True
-        self._scheduler.add_job(
-            self._run, DateTrigger(), args=(service,), id=f"{name}, woken", replace_existing=True
-        )
+        with suppress(RuntimeError):  # stopped since
+            self._woken.submit(self._run, service)
 
     def stop(self, timeout: float | None = None) -> bool:
         """Run nothing more, and wait for runs that are under way; False when some still were
@@ -126,11 +132,15 @@ class Scheduler:
         self._stopping = True
         if not self._scheduler.running:
             return True
-        # APScheduler waits for as long as it takes, which a call that hangs can make long.
-        end = threading.Thread(target=self._scheduler.shutdown, name="scheduler end", daemon=True)
+        # This waits for as long as it takes, which a call that hangs can make long.
+        end = threading.Thread(target=self._shutdown, name="scheduler end", daemon=True)
         end.start()
         end.join(timeout)
         return not end.is_alive()
+
+    def _shutdown(self) -> None:
+        self._scheduler.shutdown()
+        self._woken.shutdown()
 
     @property
     def running(self) -> bool:

@@ -193,6 +193,11 @@ class Dispatcher:
         self._again = again
         self._threads.on_room(again)
 
+    @property
+    def waits(self) -> bool:
+        """Whether a request waited at the end of the last round."""
+        return self._due_at is not None
+
     def is_due(self) -> bool:
         """Whether a round is due because time has passed."""
         return self._due_at is not None and self._clock.monotonic() >= self._due_at

@@ -192,9 +192,14 @@ class Tasks(Connected):
             return find(db, PooledTask, "id = :id", id=pooled_id)
 
     def tasks(
-        self, *, template: str | None = None, states: Sequence[TaskState] = ()
+        self,
+        *,
+        template: str | None = None,
+        states: Sequence[TaskState] = (),
+        warm_before: float | None = None,
     ) -> Sequence[PooledTask]:
-        """Return tasks in live states (or in ``states``), oldest first."""
+        """Return tasks in live states (or in ``states``), oldest first; with ``warm_before``, those
+        that have been warm since before then."""
         wanted = set(states) or set(LIVE_TASK_STATES)
         names = ", ".join(f"'{state}'" for state in TaskState if state in wanted)
         with self.connections.reading() as db:
@@ -205,9 +210,11 @@ class Tasks(Connected):
                 f"""
                 {live if wanted <= set(LIVE_TASK_STATES) else "WHERE"} state IN ({names})
                 {"AND template = :template" if template is not None else ""}
+                {"AND warm_at < :warm_before" if warm_before is not None else ""}
                 ORDER BY seq
                 """,
                 template=template,
+                warm_before=warm_before,
             )
 
     # --- Retiring and deleting --------------------------------------------------------------------

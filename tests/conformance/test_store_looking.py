@@ -61,6 +61,8 @@ def test_tasks_by_state_and_template(scene: Scene) -> None:
     assert ids(template="other") == [other.id]
     assert ids(states=[TaskState.RETIRED, TaskState.WARM]) == [other.id, *left, retired.id]
     assert ids(states=[TaskState.READY, TaskState.RETIRED]) == [warm.id, retired.id]
+    assert ids(template="other", warm_before=NOW) == []
+    assert ids(template="other", warm_before=NOW + 1) == [other.id]
 
 
 def test_the_newest_leases_first(scene: Scene) -> None:

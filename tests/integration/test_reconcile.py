@@ -257,6 +257,23 @@ def test_each_warm_task_is_looked_at_every_so_often_in_one_call(
     assert reconcile.run_once().done == {Action.DISOWN: 1}
 
 
+def test_a_task_that_became_warm_meanwhile_is_looked_at_in_its_turn(
+    daemon: Stepped, reconcile: Reconcile, warm: list[PooledTask], cvat: ScriptedCvat
+) -> None:
+    clock = daemon.clock
+    reconcile.run_once()
+    clock.advance(VERIFY_EVERY / 2)
+    assert reconcile.run_once().skipped
+    daemon.pool.submit("scenes", FILES)
+    daemon.import_all()
+    daemon.advance(1.0)
+    daemon.fill()
+    clock.advance(VERIFY_EVERY / 2)
+    assert reconcile.run_once().verified == 3
+    clock.advance(VERIFY_EVERY / 2)
+    assert reconcile.run_once().skipped
+
+
 def test_the_rotation_steps_back_for_requests_but_not_for_ever(
     daemon: Stepped, reconcile: Reconcile, warm: list[PooledTask]
 ) -> None:

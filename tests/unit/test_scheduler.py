@@ -50,6 +50,18 @@ def test_a_service_runs_at_once_and_when_woken(scheduler: Scheduler) -> None:
     assert service.runs == 2
 
 
+def test_a_service_that_is_woken_before_the_start_runs_at_the_start(scheduler: Scheduler) -> None:
+    service = Service()
+    scheduler.add("it", service.run_once, every=NEVER)
+    scheduler.wake("it")
+    assert not service.began.acquire(timeout=0.05)
+    scheduler.start()
+    service.wait_begun()
+    service.go.release()
+    scheduler.stop()
+    assert service.runs == 1
+
+
 def test_wake_ups_while_it_runs_make_one_more_run(scheduler: Scheduler) -> None:
     service = Service()
     scheduler.add("it", service.run_once, every=NEVER)
