@@ -87,7 +87,7 @@ def run_checks(
         try:
             store = opened.enter_context(closing(open_store(settings.store.url)))
             yield CheckResult(name=name, detail=f"pool {store.pool_id}")
-            yield _checked("store writable", store.check_writable, settings.store.url)
+            yield _checked("store writable", store.check_writable, settings.store.place)
             yield _check_port(settings.daemon, store, clock)
             name = "credentials"
             cvat = opened.enter_context(closing(connect(settings.cvat, environ)))

@@ -117,7 +117,7 @@ class Daemon:
             log.info(
                 "daemon started",
                 server=self.settings.cvat.url,
-                store=self.settings.store.url,
+                store=self.settings.store.place,
                 templates=len(self.settings.templates),
             )
             for warning in self.settings.warnings:

@@ -96,7 +96,7 @@ def _by_daemon(error: InvalidConfig, stack: ExitStack) -> Callable[[], Status] |
     from pool.store import open_store
 
     rest, clock = error.rest, SystemClock()
-    if rest is None or not rest.store.path.exists():
+    if rest is None or (rest.store.path and not rest.store.path.exists()):
         return None
     store = stack.enter_context(closing(open_store(rest.store.url)))
     if store.maintainer(now=clock.now()) is None or store.configuration() is None:

@@ -30,7 +30,7 @@ from pydantic_core import PydanticCustomError, core_schema
 from pool.config.arguments import LARGEST
 from pool.config.problems import nearest
 from pool.config.units import LONGEST, format_duration, format_size, parse_duration, parse_size
-from pool.config.urls import split_url
+from pool.config.urls import split_store_url, split_url
 
 #: What tells one state of a file from another, written anew or in place; None where there is none.
 Stamp = tuple[int, int, int] | None
@@ -257,14 +257,20 @@ def _sink_url(value: object) -> str:
 
 
 def _store_url(value: object, info: ValidationInfo) -> str:
-    """``sqlite:///`` and the path of a file, absolute where the configuration is a file."""
-    what = '"sqlite:///" and the path of a file, such as "sqlite:///pool.db"'
+    """``sqlite:///`` and the path of a file, absolute where the configuration is a file; or the
+    address of a PostgreSQL database."""
+    what = (
+        '"sqlite:///" and the path of a file, such as "sqlite:///pool.db", or '
+        '"postgresql://HOST/DATABASE"'
+    )
     if not isinstance(value, str):
         raise expected(what)
+    if split_store_url(value) is not None:
+        return value
     scheme, _, path = value.partition(":///")
     if scheme != "sqlite" or not path:
         # The address of a database server may hold a password, so it is not shown.
-        raise refused(f"expected {what}; other stores are not available in this version")
+        raise refused(f"expected {what}")
     if path == ":memory:":
         raise refused(f"expected {what}; hand-outs must outlive the process, so memory will not do")
     if info.context and info.context.folder is not None:

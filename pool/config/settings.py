@@ -41,7 +41,8 @@ from pool.config.fields import (
     expected,
     refused,
 )
-from pool.errors import UnknownTemplate
+from pool.config.urls import shown_store_url
+from pool.errors import ConfigError, UnknownTemplate
 from pool.model import EventKind
 
 _STRICT: Final = ConfigDict(
@@ -76,20 +77,33 @@ class StoreSettings:
     ``spool_limit`` bytes of it; None is a folder beside the store (:attr:`spool_folder`).
     """
 
-    url: StoreUrl = "sqlite:///pool.db"
+    url: StoreUrl = field(default="sqlite:///pool.db", repr=False)
     keep_finished: Duration = 30 * 86400.0
     spool: Folder | None = None
     spool_limit: Size = 20 * 2**30
 
     @property
     def spool_folder(self) -> Path:
-        """The spool, or in its place the store's file with ``.spool`` after its name."""
-        return self.spool or Path(f"{self.path}.spool")
+        """The spool, or in its place the store's file with ``.spool`` after its name.
+
+        :raises ConfigError: the store is no file, and it is not said where the spool is.
+        """
+        if self.spool is not None:
+            return self.spool
+        if self.path is None:
+            raise ConfigError("store.spool has to name a folder, since store.url is no file")
+        return Path(f"{self.path}.spool")
 
     @property
-    def path(self) -> Path:
-        """The store's file."""
-        return Path(self.url.partition(":///")[2])
+    def path(self) -> Path | None:
+        """The store's file; None where a server keeps it."""
+        scheme, _, path = self.url.partition(":///")
+        return Path(path) if scheme == "sqlite" else None
+
+    @property
+    def place(self) -> str:
+        """Where the store is, as it may be shown."""
+        return shown_store_url(self.url)
 
 
 @table(frozen=True, kw_only=True, config=_STRICT)

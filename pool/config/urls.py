@@ -8,7 +8,7 @@ import ipaddress
 import re
 from posixpath import basename
 from typing import Final
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from pool.config.names import LONGEST_PATH, check_length, check_text
 from pool.errors import InputError
@@ -39,6 +39,30 @@ def origin(url: str) -> str:
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     port = f":{parts.port}" if parts.port not in (None, usual) else ""
     return f"{parts.scheme}://{host}{port}"
+
+
+def split_store_url(text: str) -> SplitResult | None:
+    """Return the parts of a ``postgresql://`` address that names a database, or None."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme == "postgresql" and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return None
+    named = parts.path.strip("/") or any(
+        name in ("dbname", "service") for name, _ in parse_qsl(parts.query)
+    )
+    blank = re.search(r"[\0-\x20]", text)
+    return parts if usable and named and not blank and not parts.fragment else None
+
+
+def shown_store_url(url: str) -> str:
+    """Return a store's address without what it may hold of a user and a password."""
+    parts = split_store_url(url)
+    if parts is None:
+        return url if url.startswith("sqlite:") else "a store at an address that cannot be read"
+    kept = [each for each in parse_qsl(parts.query) if each[0] in ("host", "dbname", "service")]
+    host = parts.netloc.rpartition("@")[2]
+    return f"postgresql://{host}{parts.path}" + (f"?{urlencode(kept, safe='/')}" if kept else "")
 
 
 def is_loopback(host: str) -> bool:

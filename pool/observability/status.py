@@ -25,7 +25,7 @@ def read_status(
     configuration = store.configuration() if maintainer is not None else None
     return Status(
         server=settings.cvat.url,
-        store=settings.store.url,
+        store=settings.store.place,
         maintainer=maintainer,
         in_flight=store.in_flight(),
         held_since=when(hold.since) if hold else None,

@@ -49,6 +49,7 @@ __all__ = [
 ]
 
 _SQLITE: Final = "sqlite:///"
+_POSTGRESQL: Final = "postgresql://"
 
 
 class Store(
@@ -63,9 +64,10 @@ class Store(
     Maintenance,
     Webhooks,
 ):
-    """The rows of one pool in a SQLite file; any number of threads and processes may share it.
+    """The rows of one pool, in a SQLite file or a PostgreSQL database; any number of threads and
+    processes may share it.
 
-    It has to be a local file: the locks that SQLite needs do not work on network drives. Three
+    A file has to be local: the locks that SQLite needs do not work on network drives. Three
     rules hold for every method that changes something:
 
     * It is one transaction, durable when the method returns: after a power cut the change is there.
@@ -75,7 +77,7 @@ class Store(
 
     ``pool_id`` is eight characters, chosen when the store was made; they mark this pool's tasks.
 
-    :raises StoreError: from any method, when the file cannot be used; the message says why.
+    :raises StoreError: from any method, when the store cannot be used; the message says why.
     """
 
     def __init__(self, connections: Connections) -> None:
@@ -111,19 +113,35 @@ class Store(
 
 
 def open_store(url: str, *, busy_timeout: float = 30.0) -> Store:
-    """Open the store at ``url``; a file that is not there is made, its folder is not.
+    """Open the store at ``url``; a file that is not there is made, its folder is not, nor is a
+    database.
 
     ``sqlite:///pool.db`` is relative to the current folder, ``sqlite:////var/lib/pool.db`` is
-    absolute. ``busy_timeout`` is how long, in seconds, a call waits for other processes that
-    write.
+    absolute. ``postgresql://host/database`` is what libpq reads; what it leaves out, libpq takes
+    from the environment, a service file or a password file. ``busy_timeout`` is how long, in
+    seconds, a call waits for other processes that write, and for a server that is away.
 
     :raises ConfigError: no store is kept at such a URL.
-    :raises StoreError: the file cannot be used; the message says why.
+    :raises StoreError: the store cannot be used; the message says why.
     """
+    if url.startswith(_POSTGRESQL):
+        return Store(_postgresql(url, busy_timeout))
     path = url.removeprefix(_SQLITE)
     if not url.startswith(_SQLITE) or not path or path == ":memory:":
+        # What it is may hold a password, so it is not shown.
         raise ConfigError(
-            f"the store {url!r} is not supported; write sqlite:///relative.db or "
-            "sqlite:////absolute.db"
+            "no store is kept at this address; write sqlite:///relative.db, "
+            "sqlite:////absolute.db or postgresql://HOST/DATABASE"
         )
     return Store(SqliteConnections(Path(path).absolute(), busy_timeout=busy_timeout))
+
+
+def _postgresql(url: str, busy_timeout: float) -> Connections:
+    try:
+        # Only here, since it is not installed where it is not used.
+        from pool.store.postgresql import PostgresConnections
+    except ImportError as error:
+        raise ConfigError(
+            "a store in PostgreSQL needs psycopg; pip install 'cvat-task-pool[postgres]'"
+        ) from error
+    return PostgresConnections(url, busy_timeout=busy_timeout)

@@ -222,5 +222,5 @@ def handout_of(row: Row) -> Handout:
 
 def text(value: str) -> str:
     """Return text that any store takes: what is no Unicode (from a file's name, say) becomes
-    "?"."""
-    return value.encode("utf-8", "replace").decode("utf-8")
+    "?", and so does NUL, which PostgreSQL has no place for."""
+    return value.encode("utf-8", "replace").decode("utf-8").replace("\0", "?")

@@ -55,7 +55,7 @@ def make_warm(store: Store) -> str:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "pool.db", "sqlite://", "sqlite:///", "sqlite:///:memory:", "postgresql://host/db"]
+    "url", ["", "pool.db", "sqlite://", "sqlite:///", "sqlite:///:memory:", "mysql://host/db"]
 )
 def test_urls_that_no_store_is_kept_at(url: str) -> None:
     with pytest.raises(ConfigError, match=r"sqlite:///relative\.db"):

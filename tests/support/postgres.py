@@ -1,0 +1,139 @@
+"""A PostgreSQL server of the tests' own, in a temporary folder, and fresh databases on it.
+
+Without PostgreSQL these tests are skipped, unless ``POOL_REQUIRE_POSTGRES=1`` says that there has
+to be one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+#: What makes it quick: nothing of a test has to outlive a power cut.
+QUICK = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off", "max_connections": "60"}
+#: Where distributions keep programs that are not on the path.
+FOLDERS = "/usr/lib/postgresql/*/bin"
+
+_numbers = count()
+
+
+def programs() -> Path:
+    """Return the folder of PostgreSQL's programs; skip, or fail, the test when there is none."""
+    found = sorted(Path("/").glob(f"{FOLDERS.lstrip('/')}/initdb"), key=_version)
+    path = found[-1] if found else shutil.which("initdb")
+    if path is not None:
+        return Path(path).parent
+    if os.environ.get("POOL_REQUIRE_POSTGRES") == "1":
+        pytest.fail("there is no PostgreSQL, and POOL_REQUIRE_POSTGRES=1 says that there must be")
+    pytest.skip("there is no PostgreSQL")
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    return tuple(int(part) for part in path.parts[-3].split(".") if part.isdigit())
+
+
+class PostgresServer:
+    """A server that is reached by a socket in its folder alone, and that can be stopped, killed and
+    started again. PostgreSQL refuses to run as root, so it is another user's then."""
+
+    def __init__(self, settings: dict[str, str] | None = None) -> None:
+        self.programs = programs()
+        self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
+        self.user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+        if os.geteuid() == 0:
+            shutil.chown(self.folder, self.user)
+        self.data = self.folder / "data"
+        self.settings = QUICK | (settings or {})
+        self._run(
+            "initdb", "--auth=trust", "--username=pool", "--encoding=UTF8", "--locale=C.UTF-8",
+            "--no-sync", f"--pgdata={self.data}",
+        )  # fmt: skip
+        self.start()
+
+    def start(self) -> None:
+        options = {**self.settings, "unix_socket_directories": str(self.folder)}
+        given = " ".join(f"-c {name}={value}" for name, value in options.items())
+        self._run(
+            "pg_ctl", "start", "--wait", "--silent", f"--pgdata={self.data}",
+            f"--log={self.folder / 'log'}", f"--options=-c listen_addresses='' {given}",
+        )  # fmt: skip
+
+    def stop(self, mode: str = "fast") -> None:
+        self._run("pg_ctl", "stop", "--wait", "--silent", f"--mode={mode}", f"--pgdata={self.data}")
+
+    @property
+    def pid(self) -> int:
+        return int((self.data / "postmaster.pid").read_text().splitlines()[0])
+
+    def kill(self) -> None:
+        """Kill it as a lack of memory would; its children end with it."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def sql(self, statement: str, *, database: str = "postgres") -> str:
+        """Run a statement by ``psql``, as an administrator would."""
+        return self._run(
+            "psql", f"--host={self.folder}", "--username=pool", f"--dbname={database}",
+            "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", f"--command={statement}",
+        ).strip()  # fmt: skip
+
+    def new_database(self) -> str:
+        """Make an empty database and return its name."""
+        name = f"test{next(_numbers)}"
+        self.sql(f"CREATE DATABASE {name}")
+        return name
+
+    def url(self, database: str, **parameters: str) -> str:
+        """Return what a store's URL says to reach a database."""
+        named = {"host": str(self.folder), "user": "pool"} | parameters
+        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in named.items())
+        return f"postgresql:///{database}?{query}"
+
+    def remove(self) -> None:
+        """Stop the server and delete its folder."""
+        subprocess.run(
+            [*self._as_user(), self.programs / "pg_ctl", "stop", "--mode=immediate", "--silent",
+             f"--pgdata={self.data}"],
+            check=False, capture_output=True, cwd="/",
+        )  # fmt: skip
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _as_user(self) -> Sequence[str]:
+        return ("runuser", "-u", self.user, "--") if os.geteuid() == 0 else ()
+
+    def _run(self, program: str, *arguments: str) -> str:
+        # To a file, since the server that pg_ctl starts would keep a pipe open.
+        with tempfile.TemporaryFile("w+") as output:
+            done = subprocess.run(
+                [*self._as_user(), str(self.programs / program), *arguments],
+                check=False, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/",
+            )  # fmt: skip
+            output.seek(0)
+            said = output.read()
+        assert done.returncode == 0, f"{program}: {said}"
+        return said
+
+
+@functools.cache
+def shared_server() -> PostgresServer:
+    """Return the server of this process's tests; it ends with the process."""
+    server = PostgresServer()
+    atexit.register(server.remove)
+    return server
+
+
+def fresh_url() -> str:
+    """Return the URL of a fresh, empty store on the shared server."""
+    server = shared_server()
+    return server.url(server.new_database())
