@@ -1,4 +1,5 @@
-"""How fast and how safe the hand-out is. Run by hand: ``python tests/bench/bench_store.py``.
+"""How fast and how safe the hand-out is. Run by hand: ``python tests/bench/bench_store.py``, with
+``--postgres`` on a PostgreSQL server of its own too, on the same disk, with PostgreSQL's settings.
 
 Everything is durable (``synchronous=FULL``) and goes through the store's own methods; only the
 rows to start with are written past them, since a hundred thousand would take minutes.
@@ -11,11 +12,12 @@ import json
 import multiprocessing
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,8 +26,7 @@ from rich.table import Table
 
 from pool.errors import StoreError
 from pool.model import new_id
-from pool.store import NewLease, NewRequest, Store
-from pool.store.sqlite import SqliteConnections
+from pool.store import NewLease, NewRequest, Store, open_store
 
 TEMPLATE, FINGERPRINT = "streets", "f00d"
 #: What the hand-out may take, in milliseconds.
@@ -74,46 +75,68 @@ def main() -> None:
     parser.add_argument(
         "--finished", type=int, default=100_000, help="finished rows (default: %(default)s)"
     )
+    parser.add_argument("--postgres", action="store_true", help="measure PostgreSQL, too")
     parser.add_argument("--processes", type=int, default=8, help="(default: %(default)s)")
     parser.add_argument(
         "--contested", type=int, default=8_000, help="tasks that these claim (default: %(default)s)"
     )
     asked = parser.parse_args()
 
-    with tempfile.TemporaryDirectory(dir=asked.dir) as name:
+    found = {}
+    with tempfile.TemporaryDirectory(dir=asked.dir) as name, ExitStack() as stack:
         folder = Path(name)
-        timings = [
-            timing
-            for finished in (0, asked.finished)
-            for timing in measure(folder / f"{finished}.db", asked.warm, finished)
-        ]
-        contest = compete(folder / "contest.db", asked.processes, asked.contested)
-        fsync = fsync_cost(folder / "fsync")
-
-    show(timings, contest, fsync)
+        makers: dict[str, Callable[[str], str]] = {
+            "SQLite": lambda name: f"sqlite:///{folder / name}.db"
+        }
+        if asked.postgres:
+            makers["PostgreSQL"] = stack.enter_context(postgres_server(folder))
+        for store, url_of in makers.items():
+            timings = [
+                timing
+                for finished in (0, asked.finished)
+                for timing in measure(url_of, asked.warm, finished)
+            ]
+            contest = compete(url_of("contest"), asked.processes, asked.contested)
+            fsync = fsync_cost(folder / "fsync")
+            show(store, timings, contest, fsync)
+            found[store] = {
+                "timings": [asdict(timing) for timing in timings],
+                "contest": asdict(contest) | {"rate": contest.rate},
+                "fsync": asdict(fsync),
+            }
     if asked.json:
-        asked.json.write_text(
-            json.dumps(
-                {
-                    "timings": [asdict(timing) for timing in timings],
-                    "contest": asdict(contest) | {"rate": contest.rate},
-                    "fsync": asdict(fsync),
-                },
-                indent=2,
-            )
-        )
+        asked.json.write_text(json.dumps(found, indent=2))
+
+
+@contextmanager
+def postgres_server(folder: Path) -> Iterator[Callable[[str], str]]:
+    """A server whose commits reach the disk of ``folder``, and a database of each name on it."""
+    sys.path.append(str(Path(__file__).parents[1]))
+    from support.postgres import PostgresServer
+
+    server = PostgresServer(
+        {"fsync": "on", "full_page_writes": "on", "autovacuum": "on"}, above=folder
+    )
+
+    def url_of(name: str) -> str:
+        return server.url(server.new_database())
+
+    try:
+        yield url_of
+    finally:
+        server.remove()
 
 
 # --- One process ----------------------------------------------------------------------------------
 
 
-def measure(path: Path, warm: int, finished: int) -> Iterator[Timing]:
+def measure(url_of: Callable[[str], str], warm: int, finished: int) -> Iterator[Timing]:
     """Time the calls that must not depend on how many rows are finished."""
-    with filled(path, warm, finished) as store:
+    with filled(url_of(f"{finished}"), warm, finished) as store:
         rows = f"{finished:,} finished"
         yield timed(f"hand-out, {rows}", warm // 2, lambda: claim(store))
         yield timed(f"hand-out for a request, {rows}", warm // 2, lambda: claim(store, data=True))
-    with filled(path.with_suffix(".status.db"), warm, finished) as store:
+    with filled(url_of(f"{finished}.status"), warm, finished) as store:
         yield timed(f"levels, {rows}", 500, store.levels)
         yield timed(f"in_flight, {rows}", 500, store.in_flight)
         yield timed(f"expired_leases, {rows}", 500, lambda: store.expired_leases(now=time.time()))
@@ -163,15 +186,15 @@ def fsync_cost(path: Path) -> Timing:
 # --- Many processes -------------------------------------------------------------------------------
 
 
-def compete(path: Path, processes: int, tasks: int) -> Contest:
+def compete(url: str, processes: int, tasks: int) -> Contest:
     """Have processes claim all tasks as fast as they can."""
-    with filled(path, tasks, 0):
+    with filled(url, tasks, 0):
         pass
     context = multiprocessing.get_context("spawn")
     gate = context.Barrier(processes + 1)
     answers = context.Queue()
     workers = [
-        context.Process(target=claim_all, args=(path, gate, answers)) for _ in range(processes)
+        context.Process(target=claim_all, args=(url, gate, answers)) for _ in range(processes)
     ]
     for worker in workers:
         worker.start()
@@ -196,8 +219,8 @@ def compete(path: Path, processes: int, tasks: int) -> Contest:
     )
 
 
-def claim_all(path: Path, gate: object, answers: object) -> None:
-    store = Store(SqliteConnections(path, busy_timeout=30.0))
+def claim_all(url: str, gate: object, answers: object) -> None:
+    store = open_store(url)
     taken: list[int] = []
     times: list[float] = []
     errors = 0
@@ -221,22 +244,25 @@ def claim_all(path: Path, gate: object, answers: object) -> None:
 
 
 @contextmanager
-def filled(path: Path, warm: int, finished: int) -> Iterator[Store]:
+def filled(url: str, warm: int, finished: int) -> Iterator[Store]:
     """A store with warm tasks, and with finished tasks, leases, requests and jobs."""
-    store = Store(SqliteConnections(path, busy_timeout=30.0))
+    store = open_store(url)
     with store.connections.writing() as db:
         db.changed(
             """
-            WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT :finished)
+            WITH RECURSIVE n (i) AS (SELECT 1 WHERE :finished > 0
+                                     UNION ALL SELECT i + 1 FROM n WHERE i < :finished)
             INSERT INTO tasks (id, template, fingerprint, state, name, task_id, cold,
                                lease_id, owner, created_at, warm_at, changed_at)
-            SELECT 't' || i, :template, :fingerprint, iif(i % 4, 'ready', 'deleted'), 'done ' || i,
-                   i, 0, 'l' || i, 'bench', i, i, i
-            FROM n WHERE :finished
+            SELECT 't' || i, :template, :fingerprint,
+                   CASE i % 4 WHEN 0 THEN 'deleted' ELSE 'ready' END,
+                   'done ' || i, i, :cold, 'l' || i, 'bench', i, i, i
+            FROM n
             """,
             finished=finished,
             template=TEMPLATE,
             fingerprint=FINGERPRINT,
+            cold=False,
         )
         db.changed(
             """
@@ -281,20 +307,23 @@ def filled(path: Path, warm: int, finished: int) -> Iterator[Store]:
         )
         db.changed(
             """
-            WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT :warm)
+            WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :warm)
             INSERT INTO tasks (id, template, fingerprint, state, name, task_id, cold, owner,
                                created_at, warm_at, changed_at)
-            SELECT 'w' || i, :template, :fingerprint, 'warm', 'warm ' || i, 1000000 + i, 0, 'bench',
-                   i, i, i
+            SELECT 'w' || i, :template, :fingerprint, 'warm', 'warm ' || i, 1000000 + i, :cold,
+                   'bench', i, i, i
             FROM n
             """,
             warm=warm,
             template=TEMPLATE,
             fingerprint=FINGERPRINT,
+            cold=False,
         )
     # What was filled in goes to the disk now, not while something is being measured.
     with store.connections.reading() as db:
-        db.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+        db.rows("PRAGMA wal_checkpoint(TRUNCATE)" if url.startswith("sqlite") else "CHECKPOINT")
+        if not url.startswith("sqlite"):
+            db.rows("ANALYZE")
     os.sync()
     yield store
     store.close()
@@ -303,9 +332,9 @@ def filled(path: Path, warm: int, finished: int) -> Iterator[Store]:
 # --- What came out --------------------------------------------------------------------------------
 
 
-def show(timings: list[Timing], contest: Contest, fsync: Timing) -> None:
+def show(store: str, timings: list[Timing], contest: Contest, fsync: Timing) -> None:
     console = Console(width=100)
-    table = Table(title="One process (milliseconds)")
+    table = Table(title=f"{store}: one process (milliseconds)")
     for column in ("what", "calls", "median", "p99", "worst", "to none finished"):
         table.add_column(column, justify="left" if column == "what" else "right")
     without = {timing.what.split(",")[0]: timing for timing in timings[: len(timings) // 2]}
@@ -326,9 +355,10 @@ def show(timings: list[Timing], contest: Contest, fsync: Timing) -> None:
         f"Goal: median <= {GOAL_MEDIAN} ms, p99 <= {GOAL_P99} ms: {'met' if met else 'MISSED'}"
     )
     console.print(
-        f"{contest.processes} processes claimed {contest.tasks:,} tasks in {contest.seconds:.2f} s "
-        f"({contest.rate:,.0f} a second): {contest.duplicates} handed out twice, {contest.lost} "
-        f"lost, {contest.errors} errors; each took {contest.median:.2f} ms (median), "
+        f"{store}: {contest.processes} processes claimed {contest.tasks:,} tasks in "
+        f"{contest.seconds:.2f} s ({contest.rate:,.0f} a second): {contest.duplicates} handed out "
+        f"twice, {contest.lost} lost, {contest.errors} errors; each took "
+        f"{contest.median:.2f} ms (median), "
         f"{contest.p99:.1f} ms (p99), {contest.worst:.0f} ms (worst)"
     )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conformance.store_factories import FACTORIES
 from support.pools import (
     HERE,
     REMOTE,
@@ -47,12 +48,16 @@ from pool.model import Event
 from pool.simulator import SimulatorServer
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=FACTORIES)
 def daemon(
-    tmp_path_factory: pytest.TempPathFactory, simulator: SimulatorServer
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    simulator: SimulatorServer,
 ) -> Iterator[Daemon]:
-    """One for all tests here, so they tell their own work by its ids and keys."""
-    with serving(write_config(tmp_path_factory.mktemp("pools"), simulator), simulator) as daemon:
+    """One for each store and all tests here, so they tell their own work by its ids and keys."""
+    folder = tmp_path_factory.mktemp("pools")
+    config = write_config(folder, simulator, store=FACTORIES[request.param](folder))
+    with serving(config, simulator) as daemon:
         yield daemon
 
 

@@ -21,12 +21,22 @@ HERE = "TaskPool"
 REMOTE = ("RemotePool", "AsyncRemotePool")
 
 
-def write_config(folder: Path, simulator: SimulatorServer, *, port: int = 0) -> Path:
+def write_config(
+    folder: Path,
+    simulator: SimulatorServer,
+    *,
+    port: int = 0,
+    store: str = "sqlite:///pool.db",
+) -> Path:
     """Two templates: one whose pool is kept full, and one that may not create on demand."""
     path = folder / "config.toml"
     path.write_text(
         f"""[cvat]
 url = "{simulator.url}"
+
+[store]
+url = "{store}"
+spool = "pool.db.spool"
 
 [daemon]
 port = {port}

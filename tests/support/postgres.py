@@ -48,12 +48,16 @@ class PostgresServer:
     """A server that is reached by a socket in its folder alone, and that can be stopped, killed and
     started again. PostgreSQL refuses to run as root, so it is another user's then."""
 
-    def __init__(self, settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, settings: dict[str, str] | None = None, *, above: Path | None = None
+    ) -> None:
         self.programs = programs()
-        self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir=above))
         self.user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
         if os.geteuid() == 0:
             shutil.chown(self.folder, self.user)
+            if above is not None:
+                above.chmod(0o711)
         self.data = self.folder / "data"
         self.settings = QUICK | (settings or {})
         self._run(

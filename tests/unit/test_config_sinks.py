@@ -9,6 +9,7 @@ from support.configured import CARS, only_problem
 
 from pool.config.loader import load
 from pool.config.settings import SinkSettings, StoreSettings
+from pool.errors import ConfigError
 
 SINK = '[[events.sinks]]\nurl = "https://example.org/hook"\n'
 
@@ -106,3 +107,15 @@ def test_a_relative_file_makes_an_absolute_spool(
     (tmp_path / "config.toml").write_text('[store]\nspool = "waiting"\n')
     monkeypatch.chdir(tmp_path)
     assert load("config.toml").store.spool_folder == tmp_path / "waiting"
+
+
+def test_a_store_that_is_no_file_has_its_spool_where_it_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('[store]\nurl = "postgresql://me:s3cret@db/pool"\nspool = "waiting"\n')
+    store = load(path).store
+    assert store.url == "postgresql://me:s3cret@db/pool"
+    assert (store.place, store.path) == ("postgresql://db/pool", None)
+    assert store.spool_folder == tmp_path / "waiting"
+    assert "s3cret" not in repr(load(path))
+    with pytest.raises(ConfigError, match=r"store\.spool has to name a folder"):
+        _ = StoreSettings(url="postgresql://db/pool").spool_folder
