@@ -51,6 +51,12 @@ class Connection(Dialect):
     def changed(self, sql: str, /, **parameters: Any) -> int:
         """Make a change, and return how many rows were in the state that it expects."""
 
+    def later(self, sql: str, /, **parameters: Any) -> Callable[[], list[Any]]:
+        """Run a statement at the latest with the commit, and return what returns its rows, as soon
+        as they are asked for. A server gets it in one message with those that follow."""
+        found = self.rows(sql, **parameters)
+        return lambda: found
+
     def one(self, sql: str, /, **parameters: Any) -> Row | None:
         """Return the first row, if there is one."""
         found = self.rows(sql, **parameters)
@@ -93,7 +99,7 @@ class Connections(ABC):
     @abstractmethod
     def writing(self) -> AbstractContextManager[Connection]:
         """A connection in a transaction, which is durable when the block has ended. It is the only
-        one that writes, of all processes, from its beginning to its end."""
+        one that writes, of all processes, from its first statement to its end."""
 
     @abstractmethod
     def on_commit(self, listener: Callable[[], None]) -> Callable[[], None]:

@@ -99,12 +99,19 @@ class DemandHistory(Connected):
         return array("d", (took for (took,) in found))
 
 
-def count_hand_out(db: Connection, template: str, outcome: Outcome, *, now: float) -> None:
-    """Count one hand-out that has served its caller, in its bucket of time and among all."""
-    db.changed(
-        """
+def count_hand_out(
+    db: Connection, template: str, outcome: Outcome, *, lease_id: str | None = None, now: float
+) -> None:
+    """Count one hand-out that has served its caller, in its bucket of time and among all; with a
+    ``lease_id`` only if that lease is active."""
+    # Not as a condition on two columns: of the two indexes, that of the state may be taken.
+    active = "(SELECT state FROM leases WHERE id = :lease_id) = 'active'"
+    condition = "TRUE" if lease_id is None else active
+    only = {} if lease_id is None else {"lease_id": lease_id}
+    db.later(
+        f"""
         INSERT INTO demand (template, start, hits, waits, colds)
-        VALUES (:template, :start, :hits, :waits, :colds)
+        SELECT :template, :start, :hits, :waits, :colds WHERE {condition}
         ON CONFLICT (template, start) DO UPDATE
         SET hits = demand.hits + excluded.hits, waits = demand.waits + excluded.waits,
             colds = demand.colds + excluded.colds
@@ -114,12 +121,15 @@ def count_hand_out(db: Connection, template: str, outcome: Outcome, *, now: floa
         hits=int(outcome is Outcome.HIT),
         waits=int(outcome is Outcome.WAIT),
         colds=int(outcome is Outcome.COLD),
+        **only,
     )
-    db.changed(
-        """
-        INSERT INTO hand_outs (template, outcome, total) VALUES (:template, :outcome, 1)
+    db.later(
+        f"""
+        INSERT INTO hand_outs (template, outcome, total) SELECT :template, :outcome, 1
+        WHERE {condition}
         ON CONFLICT (template, outcome) DO UPDATE SET total = hand_outs.total + 1
         """,
         template=template,
         outcome=outcome,
+        **only,
     )

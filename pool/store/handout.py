@@ -8,7 +8,7 @@ task goes with it: the lease is active, it is counted, and the import of its dat
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from pool.model import (
@@ -53,11 +53,14 @@ def take_warm(
     reusable_origin: str | None,
     *,
     now: float,
-) -> PooledTask | None:
+) -> Callable[[], PooledTask | None]:
     """Give one lease the oldest warm task of its fingerprint; else the newest of an older template,
-    which is most like what the template is now."""
+    which is most like what the template is now. Return what returns it."""
+    taken: Callable[[], list[Any]] = list
     for which, order in _claimable(reusable_origin).items():
-        row = db.one(
+        if taken():
+            break
+        taken = db.later(
             f"""
             UPDATE tasks SET state = 'leased', lease_id = :lease_id, changed_at = :now
             WHERE seq = (SELECT seq FROM tasks {db.using("tasks_warm")}
@@ -73,9 +76,7 @@ def take_warm(
             reusable_origin=reusable_origin,
             now=now,
         )
-        if row is not None:
-            return record_of(PooledTask, row)
-    return None
+    return lambda: next((record_of(PooledTask, row) for row in taken()), None)
 
 
 def can_claim(
@@ -124,7 +125,7 @@ def claim_waiting(
     waits = db.one("SELECT template FROM leases WHERE id = :id AND state = 'waiting'", id=lease_id)
     if waits is None:
         return None
-    task = take_warm(db, lease_id, waits[0], fingerprint, reusable_origin, now=now)
+    task = take_warm(db, lease_id, waits[0], fingerprint, reusable_origin, now=now)()
     return activate(db, lease_id, task, Outcome.WAIT, members, now=now) if task else None
 
 
@@ -149,7 +150,7 @@ def give_to_waiting(db: Connection, template: str, *, now: float) -> None:
     ):
         if (fingerprint, reusable_origin) in in_vain:
             continue
-        task = take_warm(db, lease_id, template, fingerprint, reusable_origin, now=now)
+        task = take_warm(db, lease_id, template, fingerprint, reusable_origin, now=now)()
         if task is None:
             in_vain.add((fingerprint, reusable_origin))
         else:
@@ -180,7 +181,10 @@ def activate(
         RETURNING {LEASE}, request_id
         """,
         id=lease_id,
-        **handed_out(task, outcome),
+        pooled_id=task.id,
+        task_id=task.task_id,
+        task_name=task.name,
+        outcome=outcome,
         now=now,
     )
     assert row is not None
@@ -191,16 +195,6 @@ def activate(
         return Handout(lease=lease, task=task)
     request = _begin_upload(db, lease, members or (NewMember(request_id=request_id),))
     return Handout(lease=lease, task=task, request=request)
-
-
-def handed_out(task: PooledTask | None, outcome: Outcome) -> dict[str, Any]:
-    """Return what a lease says of its task."""
-    return {
-        "pooled_id": task.id if task else None,
-        "task_id": task.task_id if task else None,
-        "task_name": task.name if task else "",
-        "outcome": outcome if task else None,
-    }
 
 
 def _begin_upload(
@@ -224,7 +218,7 @@ def _begin_upload(
         ],
     )
     for request in requests:
-        db.changed(
+        db.later(
             """
             UPDATE requests SET state = 'uploading', import_id = :import_id, lease_id = :lease_id
             WHERE id = :id AND state = 'queued'
@@ -254,7 +248,7 @@ def open_import(
     """Write an import down, before anything is sent, with its members in order; return its id."""
     assert lease.handed_out_at is not None
     import_id = new_id(lease.handed_out_at)
-    db.changed(
+    db.later(
         """
         INSERT INTO imports (id, template, state, owner, lease_id, pooled_id, task_id, outcome,
                              size, handed_out_at)
@@ -272,7 +266,7 @@ def open_import(
         handed_out_at=lease.handed_out_at,
     )
     for position, member in enumerate(members):
-        db.changed(
+        db.later(
             """
             INSERT INTO import_members (import_id, position, request_id, files, names)
             VALUES (:import_id, :position, :request_id, :files, :names)
@@ -296,7 +290,7 @@ def as_json(names: Sequence[str]) -> str:
 
 def end_lease(db: Connection, lease_id: str, state: LeaseState) -> None:
     """End a lease that waits or is active; one that has ended stays as it is."""
-    db.changed(
+    db.later(
         "UPDATE leases SET state = :state WHERE id = :id AND state IN ('waiting', 'active')",
         id=lease_id,
         state=state,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import replace
 
 from pool.errors import IdempotencyConflict
@@ -23,7 +23,6 @@ from pool.store.handout import (
     can_claim,
     claim_waiting,
     end_lease,
-    handed_out,
     return_task,
     take_warm,
 )
@@ -80,28 +79,36 @@ class Leases(Connected):
             known = _replayed(db, lease, of_request=request is not None)
             if known is not None:
                 return known
-            task = None
-            if claim:
-                task = take_warm(
+            taken = (
+                take_warm(
                     db, lease.id, lease.template, lease.fingerprint, lease.reusable_origin, now=now
                 )
-            if task is None and request is not None and request.spooled:
-                check_room(db, most_queued)
-                lease = replace(lease, owner=UNOWNED)
-            record = _insert_lease(db, lease, task, request, now=now)
-            if request is not None:
+                if claim
+                else _nothing
+            )
+            if request is None:
+                opened = _insert_lease(db, lease, request, now=now)
+                count_hand_out(db, lease.template, Outcome.HIT, lease_id=lease.id, now=now)
+            else:
+                if request.spooled and taken() is None:
+                    check_room(db, most_queued)
+                    lease = replace(lease, owner=UNOWNED)
+                opened = _insert_lease(db, lease, request, now=now)
                 accepted = accept_request(
                     db,
                     request,
-                    record,
+                    opened(),
                     payload=lease.payload,
                     idempotency_key=lease.idempotency_key,
                     now=now,
                 )
-                return Opened(lease=record, task=task, request=accepted, replayed=False)
-            if task is not None:
-                count_hand_out(db, lease.template, Outcome.HIT, now=now)
-            return Opened(lease=record, task=task, request=None, replayed=False)
+        # Of what a caller wants most, a task alone, nothing is asked before the commit.
+        return Opened(
+            lease=opened(),
+            task=taken(),
+            request=None if request is None else accepted,
+            replayed=False,
+        )
 
     def claim_warm(
         self, lease_id: str, fingerprint: str, *, reusable_origin: str | None = None, now: float
@@ -372,41 +379,42 @@ def _replayed(db: Connection, lease: NewLease, *, of_request: bool) -> Opened | 
     return Opened(lease=record, task=task, request=request, replayed=True)
 
 
+def _nothing() -> None:
+    return None
+
+
 def _insert_lease(
-    db: Connection,
-    lease: NewLease,
-    task: PooledTask | None,
-    request: NewRequest | None,
-    *,
-    now: float,
-) -> LeaseRecord:
-    row = db.one(
+    db: Connection, lease: NewLease, request: NewRequest | None, *, now: float
+) -> Callable[[], LeaseRecord]:
+    """Write down a lease, with the task that was taken for it, if one was; return what returns
+    it."""
+    inserted = db.later(
         f"""
         INSERT INTO leases
             (id, template, state, owner, request_id, fingerprint, reusable_origin, pooled_id,
              task_id, task_name, outcome, ttl, idempotency_key, payload, created_at,
              handed_out_at, expires_at, served)
-        VALUES
-            (:id, :template, :state, :owner, :request_id, :fingerprint, :reusable_origin,
-             :pooled_id, :task_id, :task_name, :outcome, :ttl, :idempotency_key, :payload, :now,
-             :handed_out_at, :handed_out_at + :ttl, :served)
+        SELECT
+            :id, :template, CASE WHEN tasks.id IS NULL THEN 'waiting' ELSE 'active' END, :owner,
+            :request_id, :fingerprint, :reusable_origin, tasks.id, tasks.task_id,
+            COALESCE(tasks.name, ''), CASE WHEN tasks.id IS NOT NULL THEN :outcome END, :ttl,
+            :idempotency_key, :payload, :now, tasks.changed_at, tasks.changed_at + :ttl,
+            tasks.id IS NOT NULL AND :alone
+        FROM (SELECT 1 AS one) AS one LEFT JOIN tasks ON tasks.lease_id = :id
         RETURNING {LEASE}
         """,
         id=lease.id,
         template=lease.template,
-        state=LeaseState.ACTIVE if task else LeaseState.WAITING,
         owner=lease.owner,
         request_id=request.id if request else None,
         fingerprint=lease.fingerprint,
         reusable_origin=lease.reusable_origin,
-        **handed_out(task, Outcome.HIT),
+        outcome=Outcome.HIT,
         ttl=lease.ttl,
         # A request's key stands in its own row: keys of leases and of requests are separate.
         idempotency_key=None if request else lease.idempotency_key,
         payload=lease.payload,
-        handed_out_at=now if task else None,
-        served=task is not None and request is None,
+        alone=request is None,
         now=now,
     )
-    assert row is not None
-    return record_of(LeaseRecord, row)
+    return lambda: record_of(LeaseRecord, inserted()[0])

@@ -5,7 +5,14 @@ One transaction writes at a time, as in SQLite: it begins by taking a lock, whic
 until the commit can be seen. So what the nouns read in a transaction stays true to its end, ids of
 events are in the order of their commits, and there are neither deadlocks nor serialization
 failures. The lock belongs to the transaction, so it works through a pooler of connections too, and
-it goes with a process that dies.
+it goes with a process that dies. A claim never meets a locked row, so SKIP LOCKED has nothing to
+skip.
+
+What that costs is that commits do not share a write to the disk. So a transaction is kept short:
+what asks for no answer goes to the server in one message with what follows, and a hand-out is one
+message from its beginning to its commit. Claims that run side by side would wait for each other at
+the counts of hand-outs all the same, and a cursor of events would have to stay behind the oldest
+transaction of the whole server.
 """
 
 from __future__ import annotations
@@ -16,7 +23,7 @@ import re
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any, Final, TypeAlias, TypeVar
@@ -59,6 +66,7 @@ _DEFAULTS: Final = {
     "tcp_user_timeout": "30000",
     "target_session_attrs": "read-write",
 }
+_COMMIT: Final = "COMMIT"
 #: The key of the lock for making tables: "CVAT". That for writing is the oid of a table, so that
 #: several stores in one database, each in a schema of its own, do not wait for each other.
 _MIGRATING: Final = 0x43564154_00000000
@@ -99,21 +107,25 @@ class PostgresConnection(Connection):
         #: How many rows were changed in the transaction.
         self.changes = 0
         self._in_transaction = False
+        #: What goes to the server in one message with what follows.
+        self._begin: list[_Statement] = []
+        self._unsent: list[_Statement] = []
 
     def give_back(self) -> None:
         """Return the connection to the pool, which closes one that was lost."""
         self._lender.putconn(self.conn)
 
-    def begin(self, statements: str) -> None:
-        """Begin a transaction."""
-        # Several statements in one message have no parameters and are not prepared.
-        self._patiently(lambda: self.conn.execute(statements, prepare=False))
-        self._in_transaction = True
+    def begin(self, statements: Sequence[str]) -> None:
+        """Begin a transaction, with its first statement: a message to the server, and the wait for
+        its answer, takes as long as a statement does."""
+        self._begin = [_Statement(self, each) for each in statements]
 
     def commit(self) -> None:
         """Commit, and return when the change is durable."""
-        if self.conn.execute("COMMIT", prepare=False).statusmessage != "COMMIT":
-            raise StoreError("a transaction was rolled back, since a statement in it had failed")
+        if self._in_transaction or self._unsent:
+            self.later(_COMMIT)
+            if self.flush().statusmessage != _COMMIT:
+                raise StoreError("a transaction was rolled back: a statement in it had failed")
 
     def roll_back(self) -> None:
         """Undo what the transaction has done; a connection that was lost has undone it."""
@@ -121,11 +133,15 @@ class PostgresConnection(Connection):
             self.conn.execute("ROLLBACK", prepare=False)
 
     def rows(self, sql: str, /, **parameters: Any) -> list[Any]:
-        cursor = self._run(sql, parameters)
-        return cursor.fetchall() if cursor.description else []
+        return self.later(sql, **parameters)()
 
     def changed(self, sql: str, /, **parameters: Any) -> int:
-        return self._run(sql, parameters).rowcount
+        self.later(sql, **parameters)
+        return self.flush().rowcount
+
+    def later(self, sql: str, /, **parameters: Any) -> Callable[[], list[Any]]:
+        self._unsent.append(_Statement(self, _translated(sql), parameters))
+        return self._unsent[-1].rows
 
     @staticmethod
     def using(index: str) -> str:
@@ -145,23 +161,57 @@ class PostgresConnection(Connection):
     def of_last(array: str, key: str) -> str:
         return f"({array}::json -> -1 ->> '{key}')"
 
-    def _run(self, sql: str, parameters: dict[str, Any]) -> psycopg.Cursor[Any]:
-        cursor = self._patiently(lambda: self.conn.execute(_translated(sql), parameters))
-        if cursor.statusmessage and not cursor.statusmessage.startswith("SELECT"):
-            self.changes += max(0, cursor.rowcount)
-        return cursor
-
-    def _patiently(self, execute: Callable[[], T]) -> T:
-        """Execute a statement, again on another connection when this one was lost, as long as no
-        transaction is lost with it. The pool waits for a server that is starting again."""
+    def flush(self) -> psycopg.Cursor[Any]:
+        """Execute what was not sent yet, and return the last result. Do so again on another
+        connection when this one was lost, as long as no transaction is lost with it. The pool
+        waits for a server that is starting again."""
+        statements = self._begin + self._unsent
         while True:
             try:
-                return execute()
+                cursors = self._send(statements)
+                break
             except psycopg.OperationalError as error:
-                if self._in_transaction or not is_lost(error, self.conn):
+                done = self._in_transaction or statements[-1].sql == _COMMIT
+                if done or not is_lost(error, self.conn):
                     raise
             lost, self.conn = self.conn, self._lender.getconn()
             self._lender.putconn(lost)
+        self._in_transaction |= bool(self._begin)
+        self._begin, self._unsent = [], []
+        for statement, cursor in zip(statements, cursors, strict=True):
+            statement.cursor = cursor
+            if (cursor.statusmessage or "").startswith(("INSERT", "UPDATE", "DELETE")):
+                self.changes += cursor.rowcount
+        return cursors[-1]
+
+    def _send(self, statements: Sequence[_Statement]) -> list[psycopg.Cursor[Any]]:
+        if len(statements) == 1:
+            return [self.conn.execute(statements[0].sql, statements[0].parameters)]
+        with self.conn.pipeline():
+            return [self.conn.execute(each.sql, each.parameters) for each in statements]
+
+
+class _Statement:
+    """A statement, in psycopg's words, and what it has returned."""
+
+    __slots__ = ("_db", "_rows", "cursor", "parameters", "sql")
+
+    def __init__(
+        self, db: PostgresConnection, sql: str, parameters: dict[str, Any] | None = None
+    ) -> None:
+        self._db = db
+        self.sql = sql
+        self.parameters = parameters
+        self.cursor: psycopg.Cursor[Any] | None = None
+        self._rows: list[Any] | None = None
+
+    def rows(self) -> list[Any]:
+        if self.cursor is None:
+            self._db.flush()
+        assert self.cursor is not None
+        if self._rows is None:
+            self._rows = self.cursor.fetchall() if self.cursor.description else []
+        return self._rows
 
 
 @lru_cache(maxsize=1024)
@@ -190,7 +240,7 @@ class PostgresConnections(Connections):
         self.place = shown_store_url(url)
         self._listeners: tuple[Callable[[], None], ...] = ()
         self._closed = False
-        self._begin_writing = ""
+        self._begin_writing: Sequence[str] = ()
         self._begin_process()
 
     def _begin_process(self) -> None:
@@ -237,16 +287,20 @@ class PostgresConnections(Connections):
             """
         ).fetchall()[0]
         durable = "on" if settings in ("off", "local") else settings
-        # All of it in one message. The settings are the transaction's, since a pooler may give the
-        # next one to another connection.
-        self._begin_writing = f"""
-            BEGIN ISOLATION LEVEL READ COMMITTED;
+        # The settings are the transaction's, since a pooler may give the next one to another
+        # connection.
+        self._begin_writing = (
+            "BEGIN ISOLATION LEVEL READ COMMITTED",
+            f"""
             SELECT set_config('lock_timeout', '{int(1000 * self.busy_timeout)}', true),
                    set_config('idle_in_transaction_session_timeout',
                               '{int(1000 * _MAX_PAUSE)}', true),
-                   set_config('synchronous_commit', '{durable}', true);
-            SELECT pg_advisory_xact_lock({key})
-        """
+                   set_config('synchronous_commit', '{durable}', true),
+                   -- A plan that was made when a table was small is kept when it has grown.
+                   set_config('enable_seqscan', 'off', true),
+                   pg_advisory_xact_lock({key})
+            """,
+        )
         return str(conn.execute("SELECT value FROM meta WHERE key = 'pool_id'").fetchall()[0][0])
 
     # --- Reading and writing --------------------------------------------------------------------

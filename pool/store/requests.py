@@ -313,7 +313,7 @@ def accept_request(
             size=request.size,
             members=[ImportMember(request_id=request.id, files=request.files, names=request.files)],
         )
-    db.changed(
+    db.later(
         """
         INSERT INTO requests
             (id, template, state, owner, lease_id, import_id, name, assignee, files, size, payload,

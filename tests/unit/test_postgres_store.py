@@ -245,7 +245,8 @@ def test_a_forked_process_has_connections_of_its_own(store: Store) -> None:
 
 def test_a_transaction_that_does_not_end(store: Store, database: str) -> None:
     impatient = open_store(shared_server().url(database), busy_timeout=0.1)
-    with store.connections.writing():
+    with store.connections.writing() as db:
+        db.rows("SELECT 1")
         with pytest.raises(StoreError, match=r"stayed locked by another process for 0\.1 s"):
             impatient.pause("a", now=NOW)
         assert impatient.paused() == {}, "reading does not wait"
@@ -256,8 +257,10 @@ def test_a_transaction_that_does_not_end(store: Store, database: str) -> None:
 def test_a_statement_that_takes_too_long(store: Store, database: str) -> None:
     url = shared_server().url(database, options="-c statement_timeout=50")
     impatient = open_store(url, busy_timeout=30.0)
-    with store.connections.writing(), pytest.raises(StoreError, match="statement_timeout"):
-        impatient.pause("a", now=NOW)
+    with store.connections.writing() as db:
+        db.rows("SELECT 1")
+        with pytest.raises(StoreError, match="statement_timeout"):
+            impatient.pause("a", now=NOW)
     impatient.pause("a", now=NOW)
     impatient.close()
 
