@@ -1,8 +1,9 @@
 """Watch a store for this process, and wake all who wait for changes.
 
 One thread compares the store's change counter, which costs a few microseconds, and reads the events
-only when it has moved. Commits of this process poke it; those of others it finds within
-:data:`LOOK` seconds. It looks only while something waits or listens.
+only when it has moved. Commits of this process poke it, and so do those of others where the store
+hears of them (PostgreSQL); where it does not (SQLite), it finds them within :data:`LOOK` seconds.
+It looks only while something waits or listens.
 
 A wake-up is a hint and never the answer: a waiter reads its row itself. So one that comes early or
 twice does no harm, and if one is lost, the waiter still checks every :data:`RECHECK` seconds.
@@ -16,7 +17,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
@@ -26,7 +27,7 @@ from pool.errors import InputError, PoolClosed, PoolError, StoreError
 from pool.forks import prepare_for_forks
 from pool.logs import get_logger
 from pool.model import KINDS, Event
-from pool.store import Store
+from pool.store import Listener, Store
 
 log = get_logger(__name__)
 
@@ -36,6 +37,8 @@ T = TypeVar("T")
 #: waits, and while only services listen, as in an idle daemon, where each look costs 0.1 ms.
 LOOK: Final = 0.02
 CALM_LOOK: Final = 0.05
+#: The same where the store hears of what others commit: should it miss something.
+HEARING_LOOK: Final = 1.0
 #: Seconds between two looks at least: commits that follow one another closely share a look.
 GAP: Final = 0.002
 #: Seconds after which everything that waits checks again, whatever was heard.
@@ -291,16 +294,23 @@ class Feed:
 
     def _run(self) -> None:
         pause = 0.0
-        while self._pause(pause):
-            try:
-                self._look()
-                pause = LOOK if self._waiters else CALM_LOOK
-            except PoolError as error:
-                log.info("events not read", why=str(error))
-                pause = RETRY
-            except Exception:
-                log.exception("events not read")
-                pause = RETRY
+        with closing(self._store.listen(self.poke)) as others:
+            while self._pause(pause):
+                pause = self._look_again_in(others)
+
+    def _look_again_in(self, others: Listener) -> float:
+        """Look, and return after how many seconds to do so again, unless something is heard."""
+        try:
+            self._look()
+        except PoolError as error:
+            log.info("events not read", why=str(error))
+            return RETRY
+        except Exception:
+            log.exception("events not read")
+            return RETRY
+        if others.hears:
+            return HEARING_LOOK
+        return LOOK if self._waiters else CALM_LOOK
 
     def _pause(self, seconds: float) -> bool:
         """Wait for a poke, ``seconds`` at most; False when nothing waits and the thread ends."""

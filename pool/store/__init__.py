@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from pool.errors import ConfigError
-from pool.store.connections import Connections
+from pool.store.connections import Connections, Listener
 from pool.store.demand import DEMAND_BUCKET, DemandHistory
 from pool.store.events import Events
 from pool.store.final_steps import FinalSteps
@@ -38,6 +38,7 @@ __all__ = [
     "UNOWNED",
     "Asked",
     "CreateLimit",
+    "Listener",
     "NewLease",
     "NewMember",
     "NewRequest",
@@ -102,6 +103,12 @@ class Store(
         """Have ``listener`` called after each commit of this process that changed a row, on the
         thread that made it; return what ends that. It must be quick and raise nothing."""
         return self.connections.on_commit(listener)
+
+    def listen(self, heard: Callable[[], None]) -> Listener:
+        """Have ``heard`` called, on any thread, soon after other processes have committed, as long
+        as what is returned :attr:`~Listener.hears`, and when it begins or ceases to. It must be
+        quick and raise nothing."""
+        return self.connections.listen(heard)
 
     def change_token(self) -> object:
         """Return a value that differs from the last one when the store has changed since.

@@ -82,6 +82,17 @@ class Connection(Dialect):
         )
 
 
+class Listener:
+    """Hears of the commits of other processes. This one hears of none: they have to be found by
+    looking at the change counter."""
+
+    #: Whether what other processes commit is heard at once.
+    hears = False
+
+    def close(self) -> None:
+        """Hear no more."""
+
+
 class Connections(ABC):
     """The connections of one process to one store. Thread-safe."""
 
@@ -108,6 +119,12 @@ class Connections(ABC):
     @abstractmethod
     def change_token(self) -> object:
         """Return what differs after every commit."""
+
+    def listen(self, heard: Callable[[], None]) -> Listener:
+        """Have ``heard`` called, on any thread, soon after other processes have committed, as long
+        as what is returned :attr:`~Listener.hears`, and when it begins or ceases to."""
+        del heard
+        return Listener()
 
     @abstractmethod
     def close(self) -> None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import secrets
 import select
 import threading
 import time
@@ -37,8 +38,9 @@ from psycopg_pool import PoolClosed as ClosedPool
 
 from pool.config.urls import shown_store_url
 from pool.errors import PoolClosed, StoreError
-from pool.store.connections import Connection, Connections
+from pool.store.connections import Connection, Connections, Listener
 from pool.store.postgresql_failures import explain, is_lost, is_passing
+from pool.store.postgresql_news import PostgresListener
 from pool.store.schema import first_meta, tables, triggers
 
 T = TypeVar("T")
@@ -101,8 +103,10 @@ _FUNCTIONS: Final = tuple(
 class PostgresConnection(Connection):
     """A connection that was borrowed from the pool."""
 
-    def __init__(self, lender: Lender) -> None:
+    def __init__(self, lender: Lender, *, announce: str) -> None:
+        """``announce`` is SQL that tells other processes of a commit, with which it goes."""
         self._lender = lender
+        self._announce = announce
         self.conn = lender.getconn()
         #: How many rows were changed in the transaction.
         self.changes = 0
@@ -123,6 +127,8 @@ class PostgresConnection(Connection):
     def commit(self) -> None:
         """Commit, and return when the change is durable."""
         if self._in_transaction or self._unsent:
+            if self.changes or self._unsent:
+                self.later(self._announce)
             self.later(_COMMIT)
             if self.flush().statusmessage != _COMMIT:
                 raise StoreError("a transaction was rolled back: a statement in it had failed")
@@ -241,10 +247,13 @@ class PostgresConnections(Connections):
         self._listeners: tuple[Callable[[], None], ...] = ()
         self._closed = False
         self._begin_writing: Sequence[str] = ()
+        self._channel = ""
         self._begin_process()
 
     def _begin_process(self) -> None:
         self._pid = os.getpid()
+        #: What this process's commits notify others of.
+        self._own = secrets.token_hex(8)
         self._pool: Lender | None = None
         self._register = threading.Lock()
         self._threads = threading.local()
@@ -287,6 +296,7 @@ class PostgresConnections(Connections):
             """
         ).fetchall()[0]
         durable = "on" if settings in ("off", "local") else settings
+        self._channel = f"cvat_task_pool_{key}"
         # The settings are the transaction's, since a pooler may give the next one to another
         # connection.
         self._begin_writing = (
@@ -345,7 +355,7 @@ class PostgresConnections(Connections):
     @contextmanager
     def _borrowed(self) -> Iterator[PostgresConnection]:
         try:
-            db = PostgresConnection(self._lender())
+            db = PostgresConnection(self._lender(), announce=self._announce)
             try:
                 yield db
             finally:
@@ -371,6 +381,24 @@ class PostgresConnections(Connections):
         transactions have ended."""
         with self.reading() as db:
             return db.rows("SELECT CAST(pg_current_snapshot() AS TEXT)")[0][0]
+
+    @property
+    def _announce(self) -> str:
+        return f"SELECT pg_notify('{self._channel}', '{self._own}')"
+
+    def listen(self, heard: Callable[[], None]) -> Listener:
+        self._notice_fork()
+        return PostgresListener(
+            connect=self._connect,
+            notify=self._notify,
+            channel=self._channel,
+            own=self._own,
+            heard=heard,
+        )
+
+    def _notify(self, payload: str) -> None:
+        with self.reading() as db:
+            db.rows("SELECT pg_notify(:channel, :payload)", channel=self._channel, payload=payload)
 
     def close(self) -> None:
         self._notice_fork()

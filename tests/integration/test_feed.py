@@ -10,8 +10,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+from conformance.store_factories import FACTORIES
 from support.happening import make_warm, serve
 
 from pool.clock import SystemClock
@@ -23,6 +25,12 @@ from pool.store import Store, open_store
 from pool.taskpool import TaskPool
 
 PATIENCE = 20.0
+
+
+@pytest.fixture(params=FACTORIES)
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of each store: what they have in common is how a feed waits, not how it hears."""
+    return FACTORIES[request.param](tmp_path)
 
 
 @pytest.fixture
