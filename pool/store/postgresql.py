@@ -38,6 +38,7 @@ from psycopg_pool import PoolClosed as ClosedPool
 
 from pool.config.urls import shown_store_url
 from pool.errors import PoolClosed, StoreError
+from pool.forks import prepare_for_forks
 from pool.store.connections import Connection, Connections, Listener
 from pool.store.postgresql_failures import explain, is_lost, is_passing
 from pool.store.postgresql_news import PostgresListener
@@ -249,6 +250,7 @@ class PostgresConnections(Connections):
         self._begin_writing: Sequence[str] = ()
         self._channel = ""
         self._begin_process()
+        prepare_for_forks(self)
 
     def _begin_process(self) -> None:
         self._pid = os.getpid()
@@ -338,7 +340,6 @@ class PostgresConnections(Connections):
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Write on this thread alone of the process's."""
-        self._notice_fork()
         if getattr(self._threads, "writes", False):
             raise StoreError("it was called from within one of its own calls")
         if not self._writer.acquire(timeout=self.busy_timeout):
@@ -387,7 +388,6 @@ class PostgresConnections(Connections):
         return f"SELECT pg_notify('{self._channel}', '{self._own}')"
 
     def listen(self, heard: Callable[[], None]) -> Listener:
-        self._notice_fork()
         return PostgresListener(
             connect=self._connect,
             notify=self._notify,
@@ -401,7 +401,6 @@ class PostgresConnections(Connections):
             db.rows("SELECT pg_notify(:channel, :payload)", channel=self._channel, payload=payload)
 
     def close(self) -> None:
-        self._notice_fork()
         with self._register:
             self._closed = True
             pool, self._pool = self._pool, None
@@ -411,7 +410,6 @@ class PostgresConnections(Connections):
     # --- The pool of connections ----------------------------------------------------------------
 
     def _lender(self) -> Lender:
-        self._notice_fork()
         with self._register:
             if self._closed:
                 raise PoolClosed("the store is closed")
@@ -428,8 +426,13 @@ class PostgresConnections(Connections):
                 )
             return self._pool
 
-    def _notice_fork(self) -> None:
-        """Leave the connections of the parent process to it; psycopg closes none of them here."""
+    def before_fork(self) -> None:
+        self._register.acquire()
+
+    def after_fork(self) -> None:
+        """Leave the connections of the parent process to it; psycopg closes none of them here. Not
+        where they are used: two threads of a child could come there at once."""
+        self._register.release()
         if self._pid != os.getpid():
             _of_parents.append(self._pool)
             self._begin_process()
