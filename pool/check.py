@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 
-from pool.clock import Clock, parse_time
+from pool.clock import Clock, StoreClock, parse_time
 from pool.config.loader import InvalidConfig, require_templates
 from pool.config.settings import DaemonSettings, Settings, Template
 from pool.cvat import CvatClient, connect
@@ -88,7 +88,7 @@ def run_checks(
             store = opened.enter_context(closing(open_store(settings.store.url)))
             yield CheckResult(name=name, detail=f"pool {store.pool_id}")
             yield _checked("store writable", store.check_writable, settings.store.place)
-            yield _check_port(settings.daemon, store, clock)
+            yield _check_port(settings.daemon, store, StoreClock(store.time, clock))
             name = "credentials"
             cvat = opened.enter_context(closing(connect(settings.cvat, environ)))
             yield CheckResult(name=name, detail="found")

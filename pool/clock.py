@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -39,6 +40,59 @@ class SystemClock:
 
     def wait(self, condition: threading.Condition, seconds: float | None) -> bool:
         return condition.wait(seconds)
+
+
+class StoreClock:
+    """The time of a store that machines share, as this one knows it: what one machine writes is
+    compared with the time of another. Where the store has no time of its own, all its processes
+    are on one machine, and that machine's clock is taken.
+
+    Between two comparisons the monotonic clock counts, so that it makes no difference when the
+    machine's clock is wrong, or is set.
+    """
+
+    def __init__(
+        self, time_of_store: Callable[[], float | None], clock: Clock | None = None
+    ) -> None:
+        """``time_of_store`` returns seconds since the Unix epoch, or None.
+
+        :raises pool.errors.StoreError: the store cannot be asked.
+        """
+        self._time_of_store = time_of_store
+        self._clock = clock or SystemClock()
+        #: What is added to the monotonic clock; None where the machine's clock is taken.
+        self._ahead: float | None = None
+        self.compare()
+
+    def now(self) -> float:
+        ahead = self._ahead
+        return self._clock.now() if ahead is None else self._clock.monotonic() + ahead
+
+    def compare(self) -> float:
+        """Ask the store for its time, and go by it; return by how many seconds this clock was
+        wrong, 0 where that is less than the asking took.
+
+        :raises pool.errors.StoreError: the store cannot be asked; nothing has changed.
+        """
+        before = self._clock.monotonic()
+        theirs = self._time_of_store()
+        after = self._clock.monotonic()
+        if theirs is None:
+            return 0.0
+        wrong = theirs - (self.now() - (after - before) / 2)
+        if self._ahead is not None and abs(wrong) <= (after - before) / 2:
+            return 0.0
+        self._ahead = theirs - (before + after) / 2
+        return wrong
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        self._clock.sleep(seconds)
+
+    def wait(self, condition: threading.Condition, seconds: float | None) -> bool:
+        return self._clock.wait(condition, seconds)
 
 
 class Wakeup:

@@ -15,7 +15,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from pool.check import before_start
-from pool.clock import Clock, SystemClock, Wakeup
+from pool.clock import Clock, Wakeup
 from pool.config.settings import Settings
 from pool.cvat import CvatClient
 from pool.errors import CannotListen, PoolError, StoreError
@@ -82,7 +82,6 @@ class Daemon:
                 raise result.error
         self.settings = settings
         self._tokens = tokens_in(api_token)
-        clock = clock or SystemClock()
         self.process = Process(
             settings,
             store=store,
@@ -91,7 +90,7 @@ class Daemon:
             on_call=lambda *call: self.observation.called(*call),
         )
         self.observation = Observation(self.process)
-        self._reload = Reload(settings, self.process.templates, clock=clock)
+        self._reload = Reload(settings, self.process.templates, clock=self.process.clock)
         self._http = HttpServer(self._app, settings.daemon)
         self._shutdown = Shutdown()
         self._receiver: WebhookReceiver | None = None
@@ -102,7 +101,7 @@ class Daemon:
         self._begun = False
         self._stop = threading.Event()
         #: Ends a pause of :meth:`_loop`.
-        self._news = Wakeup(clock)
+        self._news = Wakeup(self.process.clock)
 
     def run(self, *, on_ready: Callable[[], None] | None = None) -> None:
         """Run until :meth:`stop`, then close; ``on_ready`` is called once, when maintenance begins.

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
 
-from pool.clock import Clock, SystemClock
+from pool.clock import Clock, StoreClock
 from pool.config.settings import Settings, Template, Templates
 from pool.cvat import CvatClient, OnCall
 from pool.errors import CvatForbidden, CvatRefusedCredentials, PoolClosed, PoolError
@@ -37,6 +37,8 @@ T = TypeVar("T")
 
 #: Connections that are opened ahead of need: one for an upload, one for a poll.
 CONNECTIONS: Final = 2
+#: Seconds by which the clock may be wrong without a word.
+TOLERANCE: Final = 1.0
 #: Seconds between two looks whether the configuration file has changed.
 LOOK_EVERY: Final = 1.0
 
@@ -59,13 +61,13 @@ class Process:
         on_call: OnCall | None = None,
     ) -> None:
         self.settings = settings
-        self.clock: Clock = clock or SystemClock()
         self.owner = new_owner()
         #: What is in force now; the daemon replaces it when the configuration changes.
         self.templates = Templates(settings.templates)
         self._reload: Reload | None = None
         self._next_look = -math.inf
         self.store: Store = store if store is not None else open_store(settings.store.url)
+        self.clock: Clock = clock or StoreClock(self.store.time)
         self._own_store = store is None
         self._own_cvat = cvat is None
         self._cvat_client = cvat
@@ -87,7 +89,7 @@ class Process:
         )
         self.recovery = Recovery(self.store, self.tracker, owner=self.owner, clock=self.clock)
         self.heartbeat = Heartbeat(
-            self.store, self.owner, clock=self.clock, afterwards=self.recovery.run_once
+            self.store, self.owner, clock=self.clock, afterwards=self._after_heartbeat
         )
         self.breaker = Breaker(self.store, self.cvat, clock=self.clock, rng=rng)
         self.placement = Placement(
@@ -127,6 +129,11 @@ class Process:
             clock=self.clock,
         )
         self.tracker.listen(partial(self._do_afterwards, self._finalize))
+
+    def _after_heartbeat(self) -> None:
+        if isinstance(self.clock, StoreClock) and abs(wrong := self.clock.compare()) > TOLERANCE:
+            log.warning("the clock was put right by the store's", seconds=round(wrong, 1))
+        self.recovery.run_once()
 
     def cvat(self) -> CvatClient:
         """The client for the server, made when it is first needed.

@@ -28,7 +28,7 @@ def reconcile(
 
     The daemon does this by itself. Only this pool's own tasks are changed.
     """
-    from pool.clock import SystemClock
+    from pool.clock import StoreClock
     from pool.cvat import connect
     from pool.maintenance.deletion import Deletion, delete_all
     from pool.maintenance.heartbeat import new_owner
@@ -36,9 +36,9 @@ def reconcile(
     from pool.store import open_store
 
     settings = settings_of(config)
-    clock = SystemClock()
     done: dict[str, Any] | None = None
     with closing(connect(settings.cvat)) as cvat, closing(open_store(settings.store.url)) as store:
+        clock = StoreClock(store.time)
         service = Reconcile(
             store,
             cvat,

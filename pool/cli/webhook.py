@@ -40,14 +40,14 @@ def install(
 
     May be run again: only what is wrong or missing is changed.
     """
-    from pool.clock import SystemClock
+    from pool.clock import StoreClock
     from pool.errors import EXIT_FAILED
     from pool.tracking.webhook_setup import default_url, target_of
 
     settings = settings_of(config)
     target = target_of(url) if url is not None else default_url(settings)
     with _parts(settings) as (setup, store):
-        daemon_runs = store.maintainer(now=SystemClock().now()) is not None
+        daemon_runs = store.maintainer(now=StoreClock(store.time).now()) is not None
         reports = print_results(
             (setup.ping(each) if daemon_runs else each for each in setup.install(target)),
             partial(_line, daemon_runs=daemon_runs),
@@ -71,13 +71,13 @@ def remove(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 def _parts(settings: Settings) -> Iterator[tuple[WebhookSetup, Store]]:
     from contextlib import closing
 
-    from pool.clock import SystemClock
+    from pool.clock import StoreClock
     from pool.cvat import connect
     from pool.store import open_store
     from pool.tracking.webhook_setup import WebhookSetup
 
     with closing(open_store(settings.store.url)) as store, connect(settings.cvat) as cvat:
-        yield WebhookSetup(store, cvat, settings, clock=SystemClock()), store
+        yield WebhookSetup(store, cvat, settings, clock=StoreClock(store.time)), store
 
 
 def _line(report: WebhookReport, *, daemon_runs: bool) -> str:

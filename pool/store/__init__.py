@@ -110,6 +110,12 @@ class Store(
         quick and raise nothing."""
         return self.connections.listen(heard)
 
+    def time(self) -> float | None:
+        """Return the time of the machine where the rows are, in seconds since the epoch; None where
+        that is this one. It is what callers on several machines go by
+        (:class:`pool.clock.StoreClock`)."""
+        return self.connections.time()
+
     def change_token(self) -> object:
         """Return a value that differs from the last one when the store has changed since.
 

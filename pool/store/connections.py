@@ -126,6 +126,11 @@ class Connections(ABC):
         del heard
         return Listener()
 
+    def time(self) -> float | None:
+        """Return the time of the machine where the rows are, in seconds since the epoch; None where
+        that is this one."""
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Close all connections, each when its thread's call has ended."""

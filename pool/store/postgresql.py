@@ -383,6 +383,10 @@ class PostgresConnections(Connections):
         with self.reading() as db:
             return db.rows("SELECT CAST(pg_current_snapshot() AS TEXT)")[0][0]
 
+    def time(self) -> float:
+        with self.reading() as db:
+            return float(db.rows("SELECT EXTRACT(EPOCH FROM clock_timestamp())")[0][0])
+
     @property
     def _announce(self) -> str:
         return f"SELECT pg_notify('{self._channel}', '{self._own}')"

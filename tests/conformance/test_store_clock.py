@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from conformance.store_scene import NOW, TEMPLATE, Scene, everything, wish
+from pool.clock import StoreClock, SystemClock
 from pool.model import Hold, Prewarm, RequestState, TaskState
 from pool.store import Opened, Store
 
@@ -136,3 +139,28 @@ def test_a_deletion_that_began_in_times_to_come_is_tried_again(scene: Scene) -> 
     assert take(NOW - 60.0) == [], "that is as near as its own time would be"
     assert take(NOW - HOUR) == [task.id]
     assert scene.task(task.id).state is TaskState.DELETING
+
+
+class WrongClock(SystemClock):
+    """The clock of a machine on which it was never put right."""
+
+    def __init__(self, off: float) -> None:
+        self._off = off
+
+    def now(self) -> float:
+        return super().now() + self._off
+
+
+@pytest.mark.parametrize("off", [HOUR, -HOUR])
+def test_a_term_lasts_as_long_on_every_machine(
+    store: Store, open_another: Callable[[], Store], off: float
+) -> None:
+    """What cannot be on several machines has no time of its own: their clock is the same one."""
+    other = open_another()
+    wrong = SystemClock() if other.time() is None else WrongClock(off)
+    here, there = StoreClock(store.time), StoreClock(other.time, wrong)
+    assert other.acquire_maintenance("there", until=there.now() + TERM, now=there.now())
+    assert not store.acquire_maintenance("here", until=here.now() + TERM, now=here.now())
+    assert store.maintainer(now=here.now()) == "there"
+    ended = here.now() + TERM + 1.0
+    assert store.acquire_maintenance("here", until=ended + TERM, now=ended)
