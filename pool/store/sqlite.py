@@ -28,12 +28,29 @@ from pool.store.schema import first_meta, tables, triggers
 LONGEST_PAUSE = 0.004
 #: Longest pause, in seconds, before another try at a file that other processes are making.
 _OPENING_PAUSE: Final = 0.05
-#: Threads of one process that open a store do so one after the other.
-_opening = threading.Lock()
 
 _serials = count()
 
 migrations = Migrations("pool")
+
+
+class _Opening:
+    """Threads of one process that open a store do so one after the other, and none does while the
+    process forks: it has a connection open (see :meth:`SqliteConnections.before_fork`)."""
+
+    def __init__(self) -> None:
+        # Reentrant, as that of a slot is.
+        self.lock = threading.RLock()
+        prepare_for_forks(self)
+
+    def before_fork(self) -> None:
+        self.lock.acquire()
+
+    def after_fork(self) -> None:
+        self.lock.release()
+
+
+_opening: Final = _Opening()
 
 
 class SqliteConnection(Database, Connection):
@@ -117,7 +134,7 @@ class SqliteConnections(Connections):
         """
         check_place(self.path)
         give_up = time.monotonic() + self.busy_timeout
-        with _opening:
+        with _opening.lock:
             while True:
                 try:
                     return _make_ready(self.path, self.busy_timeout)

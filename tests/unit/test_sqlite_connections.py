@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import threading
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from pool.model import new_id
-from pool.store import CreateLimit, NewLease, Store
-from pool.store.sqlite import SqliteConnection, SqliteConnections, connect
+from pool.store import CreateLimit, NewLease, Store, open_store
+from pool.store.sqlite import SqliteConnection, SqliteConnections, connect, make_file
 
 NOW = 1_700_000_000.0
 
@@ -128,6 +130,35 @@ def test_no_connection_is_open_while_a_process_forks(tmp_path: Path, opened: Ope
     with connections.reading() as db:
         assert db.execute("SELECT COUNT(*) FROM tasks").fetchone() == (0,)
     connections.close()
+
+
+def test_a_process_that_forks_while_a_store_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its child could not open one: the lock for that would stay taken for ever."""
+    opening, go_on = threading.Event(), threading.Event()
+
+    def make(path: Path) -> None:
+        opening.set()
+        go_on.wait()
+        make_file(path)
+
+    monkeypatch.setattr("pool.store.sqlite.make_file", make)
+    url = f"sqlite:///{tmp_path / 'pool.db'}"
+    with ThreadPoolExecutor(1) as thread:
+        opened = thread.submit(open_store, url)
+        opening.wait()
+        threading.Timer(0.5, go_on.set).start()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(20)
+            go_on.set()
+            os._exit(len(open_store(url).levels()))
+        assert os.waitpid(child, 0)[1] == 0
+        opened.result().close()
 
 
 def test_a_connection_that_cannot_be_set_up_is_closed(tmp_path: Path) -> None:
