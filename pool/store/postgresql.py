@@ -25,7 +25,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -112,6 +112,8 @@ class PostgresConnection(Connection):
         #: How many rows were changed in the transaction.
         self.changes = 0
         self._in_transaction = False
+        self._pipeline: psycopg.Pipeline | None = None
+        self._leave_pipeline = ExitStack()
         #: What goes to the server in one message with what follows.
         self._begin: list[_Statement] = []
         self._unsent: list[_Statement] = []
@@ -136,6 +138,8 @@ class PostgresConnection(Connection):
 
     def roll_back(self) -> None:
         """Undo what the transaction has done; a connection that was lost has undone it."""
+        with suppress(psycopg.Error):
+            self._leave_pipeline.close()
         with suppress(psycopg.Error):
             self.conn.execute("ROLLBACK", prepare=False)
 
@@ -181,6 +185,9 @@ class PostgresConnection(Connection):
                 done = self._in_transaction or statements[-1].sql == _COMMIT
                 if done or not is_lost(error, self.conn):
                     raise
+            with suppress(psycopg.Error):
+                self._leave_pipeline.close()
+            self._pipeline = None
             lost, self.conn = self.conn, self._lender.getconn()
             self._lender.putconn(lost)
         self._in_transaction |= bool(self._begin)
@@ -192,10 +199,16 @@ class PostgresConnection(Connection):
         return cursors[-1]
 
     def _send(self, statements: Sequence[_Statement]) -> list[psycopg.Cursor[Any]]:
-        if len(statements) == 1:
-            return [self.conn.execute(statements[0].sql, statements[0].parameters)]
-        with self.conn.pipeline():
-            return [self.conn.execute(each.sql, each.parameters) for each in statements]
+        if self._begin and self._pipeline is None:
+            self._pipeline = self._leave_pipeline.enter_context(self.conn.pipeline())
+        cursors = [self.conn.execute(each.sql, each.parameters) for each in statements]
+        if statements[-1].sql == _COMMIT:
+            self._leave_pipeline.close()
+        elif self._pipeline is not None:
+            # Not by leaving it: psycopg ends it with a message after which the server does not
+            # count how long a transaction does nothing.
+            self._pipeline.sync()
+        return cursors
 
 
 class _Statement:
@@ -367,6 +380,8 @@ class PostgresConnections(Connections):
             raise PoolClosed("the store is closed") from error
         except psycopg.Error as error:
             raise explain(error, self.place, busy_timeout=self.busy_timeout) from error
+        except UnicodeEncodeError as error:
+            raise StoreError(f"{self.place} refused a value ({error})") from error
 
     def on_commit(self, listener: Callable[[], None]) -> Callable[[], None]:
         with self._register:

@@ -217,6 +217,9 @@ class SqliteConnections(Connections):
                 if spoils_connection(error):
                     slot.close()
                 raise explain(error, self.path, busy_timeout=self.busy_timeout) from error
+            except (OverflowError, UnicodeEncodeError) as error:
+                # Of a number beyond 64 bits, or text that is no Unicode.
+                raise StoreError(f"{self.path} refused a value ({error})") from error
 
     def _begin_writing(self, db: SqliteConnection) -> None:
         """Begin a transaction that writes, once no other process does. SQLite's own waiting

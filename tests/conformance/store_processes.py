@@ -124,6 +124,18 @@ def maintain(url: str, owner: str) -> bool:
     return won
 
 
+def die_in_a_transaction(url: str) -> None:
+    """Changes something, and does not commit: it is killed when it has answered."""
+    transaction = open_store(url).connections.writing()
+    db = transaction.__enter__()
+    db.changed("INSERT INTO pauses (template, since) VALUES ('left', 1)")
+    _left.append(transaction)
+
+
+#: What stays open until the process ends.
+_left: list[Any] = []
+
+
 def run(action: Callable[..., Any], *calls: tuple[Any, ...], killed: bool = False) -> list[Any]:
     """Run an action in as many processes as there are calls, at once; their answers. With
     ``killed`` each is killed as soon as it has answered."""

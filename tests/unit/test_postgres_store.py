@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from support.postgres import PostgresServer, fresh_url, shared_server
 from pool.config.urls import shown_store_url
 from pool.errors import ConfigError, PoolClosed, StoreError
 from pool.model import TaskState, new_id
-from pool.store import CreateLimit, NewLease, NewRequest, Store, open_store
+from pool.store import CreateLimit, NewLease, Store, open_store
 
 NOW = 1_700_000_000.0
 
@@ -54,76 +53,43 @@ def make_warm(store: Store) -> str:
     return pooled_id
 
 
-# --- Order ---------------------------------------------------------------------------------------
+# --- Order and values -----------------------------------------------------------------------------
 
 
-def test_an_event_never_comes_in_behind_one_that_was_seen(store: Store, database: str) -> None:
-    """Ids are drawn before the commit, so two that commit in the other order would have a reader
-    step over the first."""
-    pooled_id = make_warm(store)
-    other = open_store(shared_server().url(database))
-    seen = store.last_event_id()
-    begun = threading.Event()
-
-    def retire_later() -> bool:
-        begun.set()
-        return other.retire(pooled_id, reason="", now=NOW)
-
-    with ThreadPoolExecutor(1) as thread:
-        with store.connections.writing() as db:
-            db.changed(
-                """
-                INSERT INTO events (kind, at, template, state)
-                VALUES ('task.warm', :now, 'a', 'warm')
-                """,
-                now=NOW,
-            )
-            later = thread.submit(retire_later)
-            begun.wait()
-            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-            while shared_server().sql(waiting, database=database) != "1":
-                assert not later.done(), "it has committed behind an id that is not there yet"
-            with other.connections.reading() as reader:
-                assert not reader.rows("SELECT 1 FROM events WHERE id > :seen", seen=seen)
-        assert later.result()
-    kinds = [event.kind for event in store.events_after(seen, limit=9)]
-    assert kinds == ["task.warm", "task.retired"]
-    other.close()
-
-
-def test_names_are_ordered_by_their_bytes(database: str) -> None:
+def test_names_are_ordered_by_their_bytes() -> None:
     """Whatever the language of the database is."""
-    store = open_store(shared_server().url(database))
-    for name in ("b", "B", "a", "Z", "ä"):
-        store.open_sinks([*store.sinks(), name])
+    server = shared_server()
+    server.sql("CREATE DATABASE english TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'")
+    assert server.sql("SELECT 'a' < 'B'", database="english") == "t", "as people sort them"
+    store = open_store(server.url("english"))
+    store.open_sinks(["b", "B", "a", "Z", "ä"])
     assert list(store.sinks()) == ["B", "Z", "a", "b", "ä"]
     store.close()
 
 
-# --- Values --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**30])
-def test_a_number_that_no_column_takes(store: Store, number: int) -> None:
-    pooled_id = new_id()
-    assert store.begin_create(pooled_id, "a", "f", limit=None, owner="o", now=NOW)
-    with pytest.raises(StoreError, match="refused a value"):
-        store.record_created(pooled_id, task_id=number, now=NOW)
-    assert store.record_created(pooled_id, task_id=2**63 - 1, now=NOW), "the connection is in order"
-
-
-def test_text_that_no_column_takes(store: Store) -> None:
-    """A NUL is replaced in text that people read, and refused in a key."""
-    pooled_id = make_warm(store)
-    assert store.retire(pooled_id, reason="a\0b\ud800%s:x", now=NOW)
-    task = store.task(pooled_id)
-    assert task is not None and task.reason == "a?b?%s:x"
-    request = NewRequest(id=new_id(), files=("a\0\ud800.jpg",))
-    opened = store.open_lease(wish(), request=request, now=NOW)
-    assert opened.request is not None and opened.request.files == request.files
-    assert store.request_by_key("none") is None
+def test_a_key_with_a_nul(store: Store) -> None:
+    """No key that a caller may choose has one; nothing else is found in its place."""
     with pytest.raises(StoreError, match="NUL"):
         store.request_by_key("a\0b")
+    assert store.request_by_key("a") is None
+
+
+def test_claims_where_transactions_are_serializable_by_default(database: str) -> None:
+    """They do not fail for being so: a transaction that writes says what it is itself."""
+    server = shared_server()
+    server.sql(f"ALTER DATABASE {database} SET default_transaction_isolation = 'serializable'")
+    stores = [open_store(server.url(database)) for _ in range(4)]
+    warm = {make_warm(stores[0]) for _ in range(40)}
+
+    def claim(store: Store) -> list[str | None]:
+        store.levels()
+        return [store.open_lease(wish(), now=NOW).lease.pooled_id for _ in range(10)]
+
+    with ThreadPoolExecutor(4) as threads:
+        taken = [each for found in threads.map(claim, stores) for each in found]
+    assert len(taken) == len(warm) and set(taken) == warm
+    for store in stores:
+        store.close()
 
 
 # --- Connections ---------------------------------------------------------------------------------
@@ -252,6 +218,26 @@ def test_a_transaction_that_does_not_end(store: Store, database: str) -> None:
         assert impatient.paused() == {}, "reading does not wait"
     impatient.pause("a", now=NOW)
     impatient.close()
+
+
+def test_a_transaction_that_does_nothing_is_ended(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process is stopped, or its machine gone, and others wait for it."""
+    monkeypatch.setattr("pool.store.postgresql._MAX_PAUSE", 0.1)
+    stopped, other = (open_store(shared_server().url(database)) for _ in range(2))
+
+    def stop() -> None:
+        with stopped.connections.writing() as db:
+            db.changed("INSERT INTO pauses (template, since) VALUES ('left', 1)")
+            other.pause("a", now=NOW)
+
+    with pytest.raises(StoreError, match="lost"):
+        stop()
+    assert set(other.paused()) == {"a"}
+    stopped.pause("b", now=NOW)
+    for store in (stopped, other):
+        store.close()
 
 
 def test_a_statement_that_takes_too_long(store: Store, database: str) -> None:
