@@ -8,6 +8,7 @@ standard for.
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -96,6 +97,16 @@ class Listener:
 class Connections(ABC):
     """The connections of one process to one store. Thread-safe."""
 
+    def __init__(self, *, busy_timeout: float) -> None:
+        self.busy_timeout = busy_timeout
+        self._closed = False
+        #: Guards what the threads of the process share.
+        self._register = threading.Lock()
+        #: Threads of one process queue for writing here. A server would want a connection for each
+        #: of them, and SQLite's own waiting is polling, with pauses of up to 0.1 s.
+        self._writer = threading.Lock()
+        self._listeners: tuple[Callable[[], None], ...] = ()
+
     @abstractmethod
     def make_ready(self) -> str:
         """Make the tables, where they are missing, and return the pool's id.
@@ -112,9 +123,19 @@ class Connections(ABC):
         """A connection in a transaction, which is durable when the block has ended. It is the only
         one that writes, of all processes, from its first statement to its end."""
 
-    @abstractmethod
     def on_commit(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Have ``listener`` called after each commit that changed a row; return what ends that."""
+        with self._register:
+            self._listeners += (listener,)
+        return lambda: self._forget(listener)
+
+    def _forget(self, listener: Callable[[], None]) -> None:
+        with self._register:
+            self._listeners = tuple(each for each in self._listeners if each != listener)
+
+    def _committed(self) -> None:
+        for listener in self._listeners:
+            listener()
 
     @abstractmethod
     def change_token(self) -> object:

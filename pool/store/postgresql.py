@@ -249,7 +249,7 @@ class PostgresConnections(Connections):
 
     def __init__(self, url: str, *, busy_timeout: float) -> None:
         self.url = url
-        self.busy_timeout = busy_timeout
+        super().__init__(busy_timeout=busy_timeout)
         try:
             self._parameters: dict[str, Any] = {**_DEFAULTS, **conninfo_to_dict(url)}
         except psycopg.Error as error:
@@ -258,8 +258,6 @@ class PostgresConnections(Connections):
                 "the address of the store cannot be read; write postgresql://HOST/DATABASE"
             ) from error
         self.place = shown_store_url(url)
-        self._listeners: tuple[Callable[[], None], ...] = ()
-        self._closed = False
         self._begin_writing: Sequence[str] = ()
         self._channel = ""
         self._begin_process()
@@ -270,9 +268,7 @@ class PostgresConnections(Connections):
         #: What this process's commits notify others of.
         self._own = secrets.token_hex(8)
         self._pool: Lender | None = None
-        self._register = threading.Lock()
         self._threads = threading.local()
-        # Threads of one process queue for writing here, not with a connection each.
         self._writer = threading.Lock()
 
     # --- Making a database into a store ---------------------------------------------------------
@@ -347,8 +343,7 @@ class PostgresConnections(Connections):
                 raise
             changed = db.changes > 0
         if changed:
-            for listener in self._listeners:
-                listener()
+            self._committed()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -382,15 +377,6 @@ class PostgresConnections(Connections):
             raise explain(error, self.place, busy_timeout=self.busy_timeout) from error
         except UnicodeEncodeError as error:
             raise StoreError(f"{self.place} refused a value ({error})") from error
-
-    def on_commit(self, listener: Callable[[], None]) -> Callable[[], None]:
-        with self._register:
-            self._listeners += (listener,)
-        return lambda: self._forget(listener)
-
-    def _forget(self, listener: Callable[[], None]) -> None:
-        with self._register:
-            self._listeners = tuple(each for each in self._listeners if each != listener)
 
     def change_token(self) -> object:
         """Differs after every commit, also of other databases of the server: it says which

@@ -115,15 +115,9 @@ class SqliteConnections(Connections):
 
     def __init__(self, path: Path, *, busy_timeout: float) -> None:
         self.path = path
-        self.busy_timeout = busy_timeout
+        super().__init__(busy_timeout=busy_timeout)
         self._slots: weakref.WeakSet[_Slot] = weakref.WeakSet()
-        self._register = threading.Lock()
         self._threads = threading.local()
-        # Threads of one process queue for writing here: SQLite's own waiting is polling, with
-        # pauses of up to 0.1 s.
-        self._writer = threading.Lock()
-        self._closed = False
-        self._listeners: tuple[Callable[[], None], ...] = ()
         prepare_for_forks(self)
 
     def make_ready(self) -> str:
@@ -173,18 +167,7 @@ class SqliteConnections(Connections):
                 self._writer.release()
             changed = slot.db.conn.total_changes != changes
         if changed:
-            for listener in self._listeners:
-                listener()
-
-    def on_commit(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Have ``listener`` called after each commit that changed a row; return what ends that."""
-        with self._register:
-            self._listeners += (listener,)
-        return lambda: self._forget(listener)
-
-    def _forget(self, listener: Callable[[], None]) -> None:
-        with self._register:
-            self._listeners = tuple(each for each in self._listeners if each != listener)
+            self._committed()
 
     def change_token(self) -> tuple[int, int, int]:
         """Differs after every commit: of another connection, or of this thread's own."""
