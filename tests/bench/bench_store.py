@@ -1,5 +1,6 @@
 """How fast and how safe the hand-out is. Run by hand: ``python tests/bench/bench_store.py``, with
 ``--postgres`` on a PostgreSQL server of its own too, on the same disk, with PostgreSQL's settings.
+The two take turns within one run, since a disk and a machine are not equally quick all day.
 
 Everything is durable (``synchronous=FULL``) and goes through the store's own methods; only the
 rows to start with are written past them, since a hundred thousand would take minutes.
@@ -16,9 +17,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -31,6 +33,11 @@ from pool.store import NewLease, NewRequest, Store, open_store
 TEMPLATE, FINGERPRINT = "streets", "f00d"
 #: What the hand-out may take, in milliseconds.
 GOAL_MEDIAN, GOAL_P99 = 0.5, 3.0
+#: How often SQLite's median PostgreSQL's may be, and how many hand-outs a second so many processes
+#: have to make on it.
+GOAL_RATIO, GOAL_RATE, GOAL_PROCESSES = 3.0, 1_500, 16
+#: In how many turns calls are timed, where two stores are measured.
+TURNS = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,13 +83,19 @@ def main() -> None:
         "--finished", type=int, default=100_000, help="finished rows (default: %(default)s)"
     )
     parser.add_argument("--postgres", action="store_true", help="measure PostgreSQL, too")
-    parser.add_argument("--processes", type=int, default=8, help="(default: %(default)s)")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        nargs="+",
+        default=[8, GOAL_PROCESSES],
+        help="how many claim at once, one contest for each number (default: %(default)s)",
+    )
     parser.add_argument(
         "--contested", type=int, default=8_000, help="tasks that these claim (default: %(default)s)"
     )
     asked = parser.parse_args()
 
-    found = {}
+    found: dict[str, object] = {}
     with tempfile.TemporaryDirectory(dir=asked.dir) as name, ExitStack() as stack:
         folder = Path(name)
         makers: dict[str, Callable[[str], str]] = {
@@ -90,20 +103,26 @@ def main() -> None:
         }
         if asked.postgres:
             makers["PostgreSQL"] = stack.enter_context(postgres_server(folder))
-        for store, url_of in makers.items():
-            timings = [
-                timing
-                for finished in (0, asked.finished)
-                for timing in measure(url_of, asked.warm, finished)
-            ]
-            contest = compete(url_of("contest"), asked.processes, asked.contested)
-            fsync = fsync_cost(folder / "fsync")
-            show(store, timings, contest, fsync)
+        timings: dict[str, list[Timing]] = {store: [] for store in makers}
+        for finished in (0, asked.finished):
+            for timing_of in measure(makers, asked.warm, finished):
+                for store, timing in timing_of.items():
+                    timings[store].append(timing)
+        contests: dict[str, list[Contest]] = {store: [] for store in makers}
+        for processes in asked.processes:
+            for store, url_of in makers.items():
+                url = url_of(f"contest{processes}")
+                contests[store].append(compete(url, processes, asked.contested))
+        fsync = fsync_cost(folder / "fsync")
+        for store in makers:
+            show(store, timings[store], contests[store], fsync)
             found[store] = {
-                "timings": [asdict(timing) for timing in timings],
-                "contest": asdict(contest) | {"rate": contest.rate},
+                "timings": [asdict(timing) for timing in timings[store]],
+                "contests": [asdict(each) | {"rate": each.rate} for each in contests[store]],
                 "fsync": asdict(fsync),
             }
+        if asked.postgres:
+            compare(timings["SQLite"], timings["PostgreSQL"], contests["PostgreSQL"])
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=2))
 
@@ -130,18 +149,40 @@ def postgres_server(folder: Path) -> Iterator[Callable[[str], str]]:
 # --- One process ----------------------------------------------------------------------------------
 
 
-def measure(url_of: Callable[[str], str], warm: int, finished: int) -> Iterator[Timing]:
-    """Time the calls that must not depend on how many rows are finished."""
-    with filled(url_of(f"{finished}"), warm, finished) as store:
-        rows = f"{finished:,} finished"
-        yield timed(f"hand-out, {rows}", warm // 2, lambda: claim(store))
-        yield timed(f"hand-out for a request, {rows}", warm // 2, lambda: claim(store, data=True))
-    with filled(url_of(f"{finished}.status"), warm, finished) as store:
-        yield timed(f"levels, {rows}", 500, store.levels)
-        yield timed(f"in_flight, {rows}", 500, store.in_flight)
-        yield timed(f"expired_leases, {rows}", 500, lambda: store.expired_leases(now=time.time()))
-        yield timed(f"adopt_requests, {rows}", 500, lambda: store.adopt_requests("o", now=1.0))
-        yield timed(f"change_token, {rows}", 500, store.change_token)
+def measure(
+    makers: Mapping[str, Callable[[str], str]], warm: int, finished: int
+) -> Iterator[Mapping[str, Timing]]:
+    """Time the calls that must not depend on how many rows are finished, by store."""
+    rows = f"{finished:,} finished"
+    with ExitStack() as opened:
+        stores = {
+            name: opened.enter_context(filled(url_of(f"{finished}"), warm, finished))
+            for name, url_of in makers.items()
+        }
+        yield timed(f"hand-out, {rows}", warm // 2, stores, claim)
+        yield timed(f"hand-out for a request, {rows}", warm // 2, stores, claim_for_data)
+    with ExitStack() as opened:
+        stores = {
+            name: opened.enter_context(filled(url_of(f"{finished}.status"), warm, finished))
+            for name, url_of in makers.items()
+        }
+        yield timed(f"levels, {rows}", 500, stores, Store.levels)
+        yield timed(f"in_flight, {rows}", 500, stores, Store.in_flight)
+        yield timed(f"expired_leases, {rows}", 500, stores, expired)
+        yield timed(f"adopt_requests, {rows}", 500, stores, adopt)
+        yield timed(f"change_token, {rows}", 500, stores, Store.change_token)
+
+
+def expired(store: Store) -> object:
+    return store.expired_leases(now=time.time())
+
+
+def adopt(store: Store) -> object:
+    return store.adopt_requests("o", now=1.0)
+
+
+def claim_for_data(store: Store) -> int | None:
+    return claim(store, data=True)
 
 
 def claim(store: Store, *, data: bool = False) -> int | None:
@@ -153,13 +194,25 @@ def claim(store: Store, *, data: bool = False) -> int | None:
     return task.task_id if task else None
 
 
-def timed(what: str, calls: int, call: Callable[[], object]) -> Timing:
+def timed(
+    what: str, calls: int, stores: Mapping[str, Store], call: Callable[[Store], object]
+) -> Mapping[str, Timing]:
+    """Time a call on each store, in turns."""
+    taken: dict[str, list[float]] = {name: [] for name in stores}
+    for _ in range(TURNS):
+        for name, store in stores.items():
+            taken[name] += times(calls // TURNS, partial(call, store))
+    return {name: summary(what, each) for name, each in taken.items()}
+
+
+def times(calls: int, call: Callable[[], object]) -> list[float]:
+    """Return how many milliseconds each of so many calls took."""
     taken = []
     for _ in range(calls):
         began = time.perf_counter()
         call()
         taken.append(1000 * (time.perf_counter() - began))
-    return summary(what, taken)
+    return taken
 
 
 def summary(what: str, taken: list[float]) -> Timing:
@@ -180,7 +233,7 @@ def fsync_cost(path: Path) -> Timing:
             file.write(b"x" * 4096)
             os.fdatasync(file.fileno())
 
-        return timed("write and fsync of 4 KiB, without a store", 500, write)
+        return summary("write and fsync of 4 KiB, without a store", times(500, write))
 
 
 # --- Many processes -------------------------------------------------------------------------------
@@ -332,7 +385,7 @@ def filled(url: str, warm: int, finished: int) -> Iterator[Store]:
 # --- What came out --------------------------------------------------------------------------------
 
 
-def show(store: str, timings: list[Timing], contest: Contest, fsync: Timing) -> None:
+def show(store: str, timings: list[Timing], contests: list[Contest], fsync: Timing) -> None:
     console = Console(width=100)
     table = Table(title=f"{store}: one process (milliseconds)")
     for column in ("what", "calls", "median", "p99", "worst", "to none finished"):
@@ -354,13 +407,31 @@ def show(store: str, timings: list[Timing], contest: Contest, fsync: Timing) -> 
     console.print(
         f"Goal: median <= {GOAL_MEDIAN} ms, p99 <= {GOAL_P99} ms: {'met' if met else 'MISSED'}"
     )
-    console.print(
-        f"{store}: {contest.processes} processes claimed {contest.tasks:,} tasks in "
-        f"{contest.seconds:.2f} s ({contest.rate:,.0f} a second): {contest.duplicates} handed out "
-        f"twice, {contest.lost} lost, {contest.errors} errors; each took "
-        f"{contest.median:.2f} ms (median), "
-        f"{contest.p99:.1f} ms (p99), {contest.worst:.0f} ms (worst)"
-    )
+    for contest in contests:
+        console.print(
+            f"{store}: {contest.processes} processes claimed {contest.tasks:,} tasks in "
+            f"{contest.seconds:.2f} s ({contest.rate:,.0f} a second): {contest.duplicates} handed "
+            f"out twice, {contest.lost} lost, {contest.errors} errors; each took "
+            f"{contest.median:.2f} ms (median), "
+            f"{contest.p99:.1f} ms (p99), {contest.worst:.0f} ms (worst)"
+        )
+
+
+def compare(sqlite: list[Timing], postgres: list[Timing], contests: list[Contest]) -> None:
+    """Say whether PostgreSQL does what it has to beside SQLite."""
+    console = Console(width=100)
+    for one, other in zip(sqlite, postgres, strict=True):
+        if one.what.startswith("hand-out"):
+            ratio = other.median / one.median
+            met = "met" if ratio <= GOAL_RATIO else "MISSED"
+            console.print(f"{one.what}: x {ratio:.2f} SQLite's median, goal x {GOAL_RATIO}: {met}")
+    for contest in contests:
+        if contest.processes >= GOAL_PROCESSES:
+            met = "met" if contest.rate >= GOAL_RATE else "MISSED"
+            console.print(
+                f"{contest.processes} processes: {contest.rate:,.0f} a second, goal {GOAL_RATE:,}: "
+                f"{met}"
+            )
 
 
 if __name__ == "__main__":
