@@ -104,10 +104,12 @@ _FUNCTIONS: Final = tuple(
 class PostgresConnection(Connection):
     """A connection that was borrowed from the pool."""
 
-    def __init__(self, lender: Lender, *, announce: str) -> None:
-        """``announce`` is SQL that tells other processes of a commit, with which it goes."""
+    def __init__(self, lender: Lender, *, announce: str, pipelined: bool) -> None:
+        """``announce`` is SQL that tells other processes of a commit, with which it goes. Unless it
+        is ``pipelined``, each statement is a message of its own."""
         self._lender = lender
         self._announce = announce
+        self._pipelined = pipelined
         self.conn = lender.getconn()
         #: How many rows were changed in the transaction.
         self.changes = 0
@@ -198,8 +200,16 @@ class PostgresConnection(Connection):
                 self.changes += cursor.rowcount
         return cursors[-1]
 
+    def leave_pipeline(self) -> None:
+        """Execute what was not sent yet. What follows goes to the server statement by statement:
+        not all that psycopg does can be in a pipeline."""
+        if self._begin or self._unsent:
+            self.flush()
+        self._leave_pipeline.close()
+        self._pipeline = None
+
     def _send(self, statements: Sequence[_Statement]) -> list[psycopg.Cursor[Any]]:
-        if self._begin and self._pipeline is None:
+        if self._begin and self._pipelined and self._pipeline is None:
             self._pipeline = self._leave_pipeline.enter_context(self.conn.pipeline())
         cursors = [self.conn.execute(each.sql, each.parameters) for each in statements]
         if statements[-1].sql == _COMMIT:
@@ -260,6 +270,7 @@ class PostgresConnections(Connections):
         self.place = shown_store_url(url)
         self._begin_writing: Sequence[str] = ()
         self._channel = ""
+        self._pooled = False
         self._begin_process()
         prepare_for_forks(self)
 
@@ -364,7 +375,11 @@ class PostgresConnections(Connections):
     @contextmanager
     def _borrowed(self) -> Iterator[PostgresConnection]:
         try:
-            db = PostgresConnection(self._lender(), announce=self._announce)
+            # The last message of psycopg's pipelines has no answer, and a pooler keeps a connection
+            # of the server until there is one.
+            db = PostgresConnection(
+                self._lender(), announce=self._announce, pipelined=not self._pooled
+            )
             try:
                 yield db
             finally:
