@@ -18,6 +18,7 @@ from pool.cli.request import get, lease, release
 from pool.cli.run import check, run
 from pool.cli.simulator import demo, simulator
 from pool.cli.status import status
+from pool.cli.store import store
 from pool.cli.template import drain, pause, prewarm, resume, tune
 from pool.cli.webhook import webhook
 from pool.errors import EXIT_FAILED, ConfigError, PoolError
@@ -95,3 +96,4 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(webhook)
+app.add_typer(store)

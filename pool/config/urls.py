@@ -55,6 +55,14 @@ def split_store_url(text: str) -> SplitResult | None:
     return parts if usable and named and not blank and not parts.fragment else None
 
 
+def has_password(url: str) -> bool:
+    """Return whether the address of a store holds a password."""
+    address, _, query = url.partition("://")[2].partition("?")
+    return ":" in address.rpartition("@")[0] or any(
+        "password" in name.lower() for name, _ in parse_qsl(query)
+    )
+
+
 def shown_store_url(url: str) -> str:
     """Return a store's address without what it may hold of a user and a password."""
     parts = split_store_url(url)

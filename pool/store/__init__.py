@@ -46,6 +46,7 @@ __all__ = [
     "Page",
     "Store",
     "Unserved",
+    "connections_of",
     "open_store",
 ]
 
@@ -82,8 +83,12 @@ class Store(
     """
 
     def __init__(self, connections: Connections) -> None:
-        self.pool_id = connections.make_ready()
         self.connections = connections
+        try:
+            self.pool_id = connections.make_ready()
+        except BaseException:
+            connections.close()
+            raise
 
     def close(self) -> None:
         """Close all connections. Closing twice does nothing."""
@@ -137,8 +142,16 @@ def open_store(url: str, *, busy_timeout: float = 30.0) -> Store:
     :raises ConfigError: no store is kept at such a URL.
     :raises StoreError: the store cannot be used; the message says why.
     """
+    return Store(connections_of(url, busy_timeout=busy_timeout))
+
+
+def connections_of(url: str, *, busy_timeout: float = 30.0) -> Connections:
+    """Return the connections to the store at ``url``, none of which is open.
+
+    :raises ConfigError: no store is kept at such a URL.
+    """
     if url.startswith(_POSTGRESQL):
-        return Store(_postgresql(url, busy_timeout))
+        return _postgresql(url, busy_timeout)
     path = url.removeprefix(_SQLITE)
     if not url.startswith(_SQLITE) or not path or path == ":memory:":
         # What it is may hold a password, so it is not shown.
@@ -146,7 +159,7 @@ def open_store(url: str, *, busy_timeout: float = 30.0) -> Store:
             "no store is kept at this address; write sqlite:///relative.db, "
             "sqlite:////absolute.db or postgresql://HOST/DATABASE"
         )
-    return Store(SqliteConnections(Path(path).absolute(), busy_timeout=busy_timeout))
+    return SqliteConnections(Path(path).absolute(), busy_timeout=busy_timeout)
 
 
 def _postgresql(url: str, busy_timeout: float) -> Connections:

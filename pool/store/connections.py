@@ -12,9 +12,31 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 Row: TypeAlias = Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table. ``in_key`` is its place in the primary key, from 1, or 0."""
+
+    name: str
+    is_boolean: bool
+    in_key: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trigger:
+    """What is written after a row was, as ``event`` says, where ``when`` holds of ``OLD`` and
+    ``NEW``."""
+
+    name: str
+    table: str
+    event: str
+    when: str = "TRUE"
+    body: str
 
 
 class Dialect(ABC):
@@ -40,6 +62,16 @@ class Dialect(ABC):
     def of_last(array: str, key: str) -> str:
         """The text at ``key`` of the last object in a column that holds a JSON array."""
 
+    @staticmethod
+    @abstractmethod
+    def make_trigger(trigger: Trigger) -> Sequence[str]:
+        """The statements that make a trigger."""
+
+    @staticmethod
+    @abstractmethod
+    def drop_trigger(trigger: Trigger) -> str:
+        """The statement that drops a trigger, where there is one."""
+
 
 class Connection(Dialect):
     """A connection, and the short ways to run one statement on it. Parameters are named."""
@@ -57,6 +89,26 @@ class Connection(Dialect):
         as they are asked for. A server gets it in one message with those that follow."""
         found = self.rows(sql, **parameters)
         return lambda: found
+
+    @abstractmethod
+    def insert(self, table: str, columns: Sequence[str], rows: Collection[Row]) -> None:
+        """Insert rows."""
+
+    @abstractmethod
+    def columns(self, table: str) -> Sequence[Column]:
+        """Return the columns of a table, in their order."""
+
+    @abstractmethod
+    def advance_counters(self) -> None:
+        """Have what counts rows go on after the rows that are there, whoever numbered them."""
+
+    @abstractmethod
+    def trigger_names(self) -> Collection[str]:
+        """Return the names of the triggers that are in force."""
+
+    @abstractmethod
+    def damage(self) -> Sequence[str]:
+        """Return what the database itself finds wrong: pages, indexes, references, counters."""
 
     def one(self, sql: str, /, **parameters: Any) -> Row | None:
         """Return the first row, if there is one."""
@@ -97,6 +149,9 @@ class Listener:
 class Connections(ABC):
     """The connections of one process to one store. Thread-safe."""
 
+    #: Where the store is, as it may be shown and as ``store.url`` names it.
+    place: str
+
     def __init__(self, *, busy_timeout: float) -> None:
         self.busy_timeout = busy_timeout
         self._closed = False
@@ -108,11 +163,20 @@ class Connections(ABC):
         self._listeners: tuple[Callable[[], None], ...] = ()
 
     @abstractmethod
+    def exists(self) -> bool:
+        """Whether there is a store, which is not made by this."""
+
+    @abstractmethod
     def make_ready(self) -> str:
         """Make the tables, where they are missing, and return the pool's id.
 
         :raises StoreError: the store cannot be used; the message says why.
         """
+
+    @abstractmethod
+    def make_tables(self, copy: Mapping[str, Any] | None = None) -> None:
+        """Make the tables, where they are missing, with the row ``copy`` in ``copies``, also of a
+        store that cannot be used yet, or any more."""
 
     @abstractmethod
     def reading(self) -> AbstractContextManager[Connection]:

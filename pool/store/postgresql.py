@@ -24,7 +24,7 @@ import secrets
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from typing import Any, Final, TypeAlias, TypeVar
@@ -39,7 +39,8 @@ from psycopg_pool import PoolClosed as ClosedPool
 from pool.config.urls import shown_store_url
 from pool.errors import PoolClosed, StoreError
 from pool.forks import prepare_for_forks
-from pool.store.connections import Connection, Connections, Listener
+from pool.store.connections import Column, Connection, Connections, Listener, Row, Trigger
+from pool.store.copying import refuse_unusable, usable_pool_id
 from pool.store.postgresql_failures import explain, is_lost, is_passing
 from pool.store.postgresql_news import PostgresListener
 from pool.store.schema import first_meta, tables, triggers
@@ -174,6 +175,117 @@ class PostgresConnection(Connection):
     def of_last(array: str, key: str) -> str:
         return f"({array}::json -> -1 ->> '{key}')"
 
+    @staticmethod
+    def make_trigger(trigger: Trigger) -> Sequence[str]:
+        return (
+            f"""
+            CREATE OR REPLACE FUNCTION {trigger.name}() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN IF {trigger.when} THEN {trigger.body} END IF; RETURN NULL; END $$
+            """,
+            f"""
+            CREATE TRIGGER {trigger.name} AFTER {trigger.event} ON {trigger.table}
+            FOR EACH ROW EXECUTE FUNCTION {trigger.name}()
+            """,
+        )
+
+    @staticmethod
+    def drop_trigger(trigger: Trigger) -> str:
+        return f"DROP FUNCTION IF EXISTS {trigger.name}() CASCADE"
+
+    def insert(self, table: str, columns: Sequence[str], rows: Collection[Row]) -> None:
+        values = ", ".join(["%s"] * len(columns))
+        self.leave_pipeline()
+        self.conn.cursor().executemany(
+            f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({values})", rows
+        )
+
+    def columns(self, table: str) -> Sequence[Column]:
+        found = self.rows(
+            """
+            SELECT attname, atttypid = 'boolean'::regtype,
+                   COALESCE(array_position(indkey::int2[], attnum), -1) + 1
+            FROM pg_attribute
+            LEFT JOIN pg_index ON indrelid = attrelid AND indisprimary
+            WHERE attrelid = CAST(:table AS regclass) AND attnum > 0 AND NOT attisdropped
+            ORDER BY attnum
+            """,
+            table=table,
+        )
+        return [Column(*each) for each in found]
+
+    def advance_counters(self) -> None:
+        for table, column, counter in self._counters():
+            self.rows(
+                f"""
+                SELECT setval(CAST(:counter AS regclass), COALESCE(MAX({column}), 1),
+                              MAX({column}) IS NOT NULL)
+                FROM {table}
+                """,
+                counter=counter,
+            )
+
+    def damage(self) -> Sequence[str]:
+        found = [
+            f"the index {index} is not valid; REINDEX it"
+            for (index,) in self.rows(
+                """
+                SELECT CAST(indexrelid AS regclass)::text FROM pg_index
+                JOIN pg_class ON pg_class.oid = indrelid
+                WHERE relnamespace = current_schema()::regnamespace AND NOT indisvalid
+                """
+            )
+        ]
+        for table, column, counter in self._counters():
+            ((behind,),) = self.rows(
+                f"""
+                SELECT COALESCE(MAX({column}), 0)
+                       > COALESCE(pg_sequence_last_value(CAST(:counter AS regclass)), 0)
+                FROM {table}
+                """,
+                counter=counter,
+            )
+            if behind:
+                found.append(f"{table}: its counter is behind its rows")
+        for table, column, other in self.rows(
+            """
+            SELECT CAST(conrelid AS regclass)::text, attname, CAST(confrelid AS regclass)::text
+            FROM pg_constraint
+            JOIN pg_attribute ON attrelid = conrelid AND attnum = conkey[1]
+            WHERE contype = 'f' AND connamespace = current_schema()::regnamespace
+            ORDER BY 1, 2
+            """
+        ):
+            lost = self.number(
+                f"""
+                SELECT COUNT(*) FROM {table}
+                WHERE {column} IS NOT NULL
+                  AND NOT EXISTS (SELECT 1 FROM {other} WHERE {other}.id = {table}.{column})
+                """
+            )
+            if lost:
+                found.append(f"{table}: {lost} row(s) refer to a row of {other} that is not there")
+        return found
+
+    def trigger_names(self) -> Collection[str]:
+        found = self.rows(
+            """
+            SELECT tgname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
+            WHERE relnamespace = current_schema()::regnamespace AND tgenabled <> 'D'
+            """
+        )
+        return {name for (name,) in found}
+
+    def _counters(self) -> list[Row]:
+        """The tables that number their rows, the column, and what counts."""
+        return self.rows(
+            """
+            SELECT relname, attname, pg_get_serial_sequence(relname, attname)
+            FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+            WHERE relnamespace = current_schema()::regnamespace AND attidentity <> ''
+            ORDER BY relname
+            """
+        )
+
     def flush(self) -> psycopg.Cursor[Any]:
         """Execute what was not sent yet, and return the last result. Do so again on another
         connection when this one was lost, as long as no transaction is lost with it. The pool
@@ -284,19 +396,31 @@ class PostgresConnections(Connections):
 
     # --- Making a database into a store ---------------------------------------------------------
 
+    def exists(self) -> bool:
+        try:
+            with self._connect_patiently() as conn:
+                return bool(_applied(conn))
+        except psycopg.Error as error:
+            raise explain(error, self.place, busy_timeout=self.busy_timeout) from error
+
     def make_ready(self) -> str:
-        """Make the tables, where they are missing, and return the pool's id. Of several processes
-        that do this at the same time, one makes them.
+        self.make_tables()
+        with self.reading() as db:
+            return usable_pool_id(db, self.place)
+
+    def make_tables(self, copy: Mapping[str, Any] | None = None) -> None:
+        """Make the tables, where they are missing. Of several processes that do this at the same
+        time, one makes them.
 
         A server that is starting is waited for, ``busy_timeout`` seconds at most.
         """
         try:
             with self._connect_patiently() as conn:
-                return self._make_ready(conn)
+                self._make_tables(conn, copy)
         except psycopg.Error as error:
             raise explain(error, self.place, busy_timeout=self.busy_timeout) from error
 
-    def _make_ready(self, conn: psycopg.Connection) -> str:
+    def _make_tables(self, conn: psycopg.Connection, copy: Mapping[str, Any] | None) -> None:
         if conn.info.server_version < 140_000:
             raise StoreError(f"{self.place} is older than PostgreSQL 14; upgrade it")
         if conn.info.parameter_status("server_encoding") != "UTF8":
@@ -312,9 +436,18 @@ class PostgresConnections(Connections):
                         f"{self.place} was made by a newer version of cvat-task-pool; upgrade"
                     )
                 _migrate(conn, applied)
+                if not applied and copy is not None:
+                    conn.execute(
+                        """
+                        INSERT INTO copies (id, role, place, began_at)
+                        VALUES (%(id)s, %(role)s, %(place)s, %(began_at)s)
+                        """,
+                        copy,
+                    )
+        # The one table whose name stays when a store is copied and left.
         settings, key = conn.execute(
             """
-            SELECT current_setting('synchronous_commit'), 'meta'::regclass::oid::bigint
+            SELECT current_setting('synchronous_commit'), 'copies'::regclass::oid::bigint
             """
         ).fetchall()[0]
         durable = "on" if settings in ("off", "local") else settings
@@ -333,7 +466,6 @@ class PostgresConnections(Connections):
                    pg_advisory_xact_lock({key})
             """,
         )
-        return str(conn.execute("SELECT value FROM meta WHERE key = 'pool_id'").fetchall()[0][0])
 
     # --- Reading and writing --------------------------------------------------------------------
 
@@ -373,21 +505,30 @@ class PostgresConnections(Connections):
             self._writer.release()
 
     @contextmanager
+    def _lent(self) -> Iterator[PostgresConnection]:
+        # The last message of psycopg's pipelines has no answer, and a pooler keeps a connection of
+        # the server until there is one.
+        pipelined = not self._pooled
+        db = PostgresConnection(self._lender(), announce=self._announce, pipelined=pipelined)
+        try:
+            yield db
+        finally:
+            db.give_back()
+
+    @contextmanager
     def _borrowed(self) -> Iterator[PostgresConnection]:
         try:
-            # The last message of psycopg's pipelines has no answer, and a pooler keeps a connection
-            # of the server until there is one.
-            db = PostgresConnection(
-                self._lender(), announce=self._announce, pipelined=not self._pooled
-            )
-            try:
+            with self._lent() as db:
                 yield db
-            finally:
-                db.give_back()
         except PoolTimeout as error:
             raise self._why_not() from error
         except ClosedPool as error:
             raise PoolClosed("the store is closed") from error
+        except psycopg.errors.UndefinedTable as error:
+            # A copy has taken it away since the store was opened.
+            with suppress(psycopg.Error), self._lent() as db:
+                refuse_unusable(db, self.place)
+            raise explain(error, self.place, busy_timeout=self.busy_timeout) from error
         except psycopg.Error as error:
             raise explain(error, self.place, busy_timeout=self.busy_timeout) from error
         except UnicodeEncodeError as error:
@@ -518,15 +659,9 @@ def _m001_tables(conn: psycopg.Connection) -> None:
     conn.execute("CREATE TABLE pool_migrations (name TEXT PRIMARY KEY)")
     for statement in (*map(_in_own_words, tables()), *_FUNCTIONS):
         conn.execute(statement)
-    for each in triggers(PostgresConnection):
-        conn.execute(f"""
-            CREATE FUNCTION {each.name}() RETURNS trigger LANGUAGE plpgsql AS $$
-            BEGIN IF {each.when} THEN {each.body} END IF; RETURN NULL; END $$
-        """)
-        conn.execute(f"""
-            CREATE TRIGGER {each.name} AFTER {each.event} ON {each.table}
-            FOR EACH ROW EXECUTE FUNCTION {each.name}()
-        """)
+    for trigger in triggers(PostgresConnection):
+        for statement in PostgresConnection.make_trigger(trigger):
+            conn.execute(statement)
     for row in first_meta().items():
         conn.execute("INSERT INTO meta (key, value) VALUES (%s, %s)", row)
 

@@ -16,12 +16,12 @@ its event: where a time is missing, an older one stands in.
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
-from pool.store.connections import Dialect
+from pool.store.connections import Dialect, Trigger
 
 #: Tasks that still take up room on the server because of the pool.
 LIVE: Final = "state NOT IN ('ready', 'deleted')"
@@ -347,11 +347,32 @@ _PLAIN: Final = """
     CREATE TABLE meta (key TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
 
+#: Copies of this store into another one, and of another one into this: what says that a store may
+#: not be used (:mod:`pool.store.copying`). It is not copied.
+_COPIES: Final = """
+    CREATE TABLE copies (
+        id TEXT NOT NULL PRIMARY KEY,
+        role TEXT NOT NULL CHECK (role IN ('source', 'target')),
+        place TEXT NOT NULL,
+        began_at REAL NOT NULL,
+        complete INTEGER NOT NULL DEFAULT 0 CHECK (complete IN (0, 1))
+    ) STRICT;
+"""
+
 
 def tables() -> Iterator[str]:
     """The statements that make the tables and their indexes, in SQLite's words."""
-    for script in (_TASKS, _LEASES, _IMPORTS, _REQUESTS, _FINAL_STEPS, _EVENTS, _PLAIN):
+    for script in (_TASKS, _LEASES, _IMPORTS, _REQUESTS, _FINAL_STEPS, _EVENTS, _PLAIN, _COPIES):
         yield from filter(None, map(str.strip, script.split(";")))
+
+
+#: The tables whose rows are a pool, each after those that it refers to.
+TABLES: Final = tuple(
+    name
+    for statement in tables()
+    for name in re.findall(r"^CREATE TABLE (\w+)", statement)
+    if name != "copies"
+)
 
 
 def first_meta() -> Mapping[str, str]:
@@ -361,18 +382,6 @@ def first_meta() -> Mapping[str, str]:
 
 
 # --- Triggers -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Trigger:
-    """What is written after a row was, as ``event`` says, where ``when`` holds of ``OLD`` and
-    ``NEW``."""
-
-    name: str
-    table: str
-    event: str
-    when: str = "TRUE"
-    body: str
 
 
 def triggers(db: type[Dialect]) -> Iterator[Trigger]:

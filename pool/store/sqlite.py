@@ -8,11 +8,11 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 from sqlite_utils import Database, Migrations
@@ -20,9 +20,12 @@ from sqlite_utils import Database, Migrations
 from pool.errors import PoolClosed, StoreError
 from pool.forks import prepare_for_forks
 from pool.permissions import create_file, narrow
-from pool.store.connections import Connection, Connections
+from pool.store.connections import Column, Connection, Connections, Row, Trigger
+from pool.store.copying import refuse_unusable, usable_pool_id
 from pool.store.failures import check_place, explain, is_busy, spoils_connection
 from pool.store.schema import first_meta, tables, triggers
+
+T = TypeVar("T")
 
 #: Longest pause, in seconds, between two tries to write while another process writes.
 LONGEST_PAUSE = 0.004
@@ -81,6 +84,43 @@ class SqliteConnection(Database, Connection):
     def of_last(array: str, key: str) -> str:
         return f"json_extract({array}, '$[#-1].{key}')"
 
+    @staticmethod
+    def make_trigger(trigger: Trigger) -> Sequence[str]:
+        return (
+            f"""
+            CREATE TRIGGER {trigger.name} AFTER {trigger.event} ON {trigger.table}
+            WHEN {trigger.when} BEGIN {trigger.body} END
+            """,
+        )
+
+    @staticmethod
+    def drop_trigger(trigger: Trigger) -> str:
+        return f"DROP TRIGGER IF EXISTS {trigger.name}"
+
+    def insert(self, table: str, columns: Sequence[str], rows: Collection[Row]) -> None:
+        self.conn.executemany(
+            f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",
+            rows,
+        )
+
+    def columns(self, table: str) -> Sequence[Column]:
+        found = self.rows("SELECT name, pk FROM pragma_table_info(:table)", table=table)
+        return [Column(name, False, in_key) for name, in_key in found]
+
+    def advance_counters(self) -> None:
+        """Nothing: SQLite counts on from the largest number that is there."""
+
+    def damage(self) -> Sequence[str]:
+        found = [line for (line,) in self.rows("PRAGMA integrity_check") if line != "ok"]
+        for table, row, other, _ in self.rows("PRAGMA foreign_key_check"):
+            found.append(f"{table}: row {row} refers to a row of {other} that is not there")
+        return found
+
+    def trigger_names(self) -> Collection[str]:
+        return {
+            name for (name,) in self.rows("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+        }
+
 
 class _Slot:
     """The place of one thread's connection. It ends with the thread, and the connection with it.
@@ -115,13 +155,32 @@ class SqliteConnections(Connections):
 
     def __init__(self, path: Path, *, busy_timeout: float) -> None:
         self.path = path
+        self.place = f"sqlite:///{path}"
         super().__init__(busy_timeout=busy_timeout)
         self._slots: weakref.WeakSet[_Slot] = weakref.WeakSet()
         self._threads = threading.local()
         prepare_for_forks(self)
 
+    def exists(self) -> bool:
+        check_place(self.path)
+        if not self.path.exists():
+            return False
+        with self.reading() as db:
+            tables = {name for (name,) in db.rows("SELECT name FROM sqlite_master")}
+        if tables and "copies" not in tables:
+            raise StoreError(f"{self.path} holds something else already; choose another path")
+        return bool(tables)
+
     def make_ready(self) -> str:
-        """Make the file and its tables, where they are missing, and return the pool's id.
+        return self._make_ready(None, lambda db: usable_pool_id(db, self.place))
+
+    def make_tables(self, copy: Mapping[str, Any] | None = None) -> None:
+        self._make_ready(copy, lambda _: None)
+
+    def _make_ready(
+        self, copy: Mapping[str, Any] | None, then: Callable[[SqliteConnection], T]
+    ) -> T:
+        """Make the file and its tables, where they are missing, and return what ``then`` finds.
 
         Several processes may do this at the same time. SQLite does not wait, but fails, when two of
         them switch a new file to write-ahead logging, so the one that was too early tries again.
@@ -131,7 +190,10 @@ class SqliteConnections(Connections):
         with _opening.lock:
             while True:
                 try:
-                    return _make_ready(self.path, self.busy_timeout)
+                    make_file(self.path)
+                    with closing(connect(self.path, busy_timeout=self.busy_timeout)) as db:
+                        _make(db, self.path, copy)
+                        return then(db)
                 except sqlite3.Error as error:
                     if not is_busy(error) or time.monotonic() > give_up:
                         raise explain(error, self.path, busy_timeout=self.busy_timeout) from error
@@ -199,6 +261,10 @@ class SqliteConnections(Connections):
             except sqlite3.Error as error:
                 if spoils_connection(error):
                     slot.close()
+                elif "no such table" in str(error) and slot.db is not None:
+                    # A copy has taken it away since the store was opened.
+                    with suppress(sqlite3.Error):
+                        refuse_unusable(slot.db, self.place)
                 raise explain(error, self.path, busy_timeout=self.busy_timeout) from error
             except (OverflowError, UnicodeEncodeError) as error:
                 # Of a number beyond 64 bits, or text that is no Unicode.
@@ -310,11 +376,9 @@ def m001_tables(db: Database) -> None:
     # Not executescript: it would commit, and a migration that fails has to leave nothing.
     for statement in tables():
         db.execute(statement)
-    for each in triggers(SqliteConnection):
-        db.execute(f"""
-            CREATE TRIGGER {each.name} AFTER {each.event} ON {each.table} WHEN {each.when}
-            BEGIN {each.body} END
-        """)
+    for trigger in triggers(SqliteConnection):
+        for statement in SqliteConnection.make_trigger(trigger):
+            db.execute(statement)
     for key, value in first_meta().items():
         db.execute("INSERT INTO meta (key, value) VALUES (?, ?)", [key, value])
 
@@ -326,18 +390,15 @@ def _unknown_migrations(db: Database) -> set[str]:
     return {migration.name for migration in migrations.applied(db)} - ours
 
 
-def _make_ready(path: Path, busy_timeout: float) -> str:
-    make_file(path)
-    db = connect(path, busy_timeout=busy_timeout)
-    try:
-        if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
-            raise StoreError(f"{path} is where SQLite cannot share memory; use a local disk")
-        if _unknown_migrations(db):
-            raise StoreError(f"{path} was made by a newer version of cvat-task-pool; upgrade")
-        if migrations.pending(db):
-            db.execute("BEGIN IMMEDIATE")
-            migrations.apply(db)
-            db.execute("COMMIT")
-        return str(db.table("meta").get("pool_id")["value"])
-    finally:
-        db.conn.close()
+def _make(db: SqliteConnection, path: Path, copy: Mapping[str, Any] | None) -> None:
+    if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+        raise StoreError(f"{path} is where SQLite cannot share memory; use a local disk")
+    if _unknown_migrations(db):
+        raise StoreError(f"{path} was made by a newer version of cvat-task-pool; upgrade")
+    if migrations.pending(db):
+        db.execute("BEGIN IMMEDIATE")
+        fresh = not migrations.applied(db)
+        migrations.apply(db)
+        if fresh and copy is not None:
+            db.upsert("copies", copy, key="id")
+        db.execute("COMMIT")
