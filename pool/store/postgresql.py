@@ -582,10 +582,20 @@ class PostgresConnections(Connections):
                     max_idle=_MAX_IDLE,
                     timeout=self.busy_timeout,
                     num_workers=1,
+                    configure=self._notice_pooler,
                     check=_check_idle,
                     open=True,
                 )
             return self._pool
+
+    def _notice_pooler(self, conn: psycopg.Connection) -> None:
+        """Prepare no statements where a pooler, such as pgbouncer, lends a connection for a
+        transaction only: the next one may be on another connection, which does not know them. A
+        pooler gives its clients numbers of its own to cancel by, in place of the server's."""
+        ((pid,),) = conn.execute("SELECT pg_backend_pid()", prepare=False).fetchall()
+        if pid != conn.info.backend_pid:
+            conn.prepare_threshold = None
+            self._pooled = True
 
     def before_fork(self) -> None:
         self._register.acquire()

@@ -46,7 +46,10 @@ def _version(path: Path) -> tuple[int, ...]:
 
 class PostgresServer:
     """A server that is reached by a socket in its folder alone, and that can be stopped, killed and
-    started again. PostgreSQL refuses to run as root, so it is another user's then."""
+    started again. PostgreSQL refuses to run as root, so it is another user's then.
+
+    It ends, and its folder goes, with the process that has started it, also when that is killed.
+    """
 
     def __init__(
         self, settings: dict[str, str] | None = None, *, above: Path | None = None
@@ -63,6 +66,13 @@ class PostgresServer:
         self._run(
             "initdb", "--auth=trust", "--username=pool", "--encoding=UTF8", "--locale=C.UTF-8",
             "--no-sync", f"--pgdata={self.data}",
+        )  # fmt: skip
+        # Its input ends when this process does, whatever that dies of.
+        self._watcher = subprocess.Popen(
+            [*self._as_user(), "sh", "-c",
+             'cat; "$0/pg_ctl" stop --silent --mode=immediate --pgdata="$1/data"; rm -rf "$1"',
+             self.programs, self.folder],
+            stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/", start_new_session=True,
         )  # fmt: skip
         self.start()
 
@@ -106,11 +116,7 @@ class PostgresServer:
 
     def remove(self) -> None:
         """Stop the server and delete its folder."""
-        subprocess.run(
-            [*self._as_user(), self.programs / "pg_ctl", "stop", "--mode=immediate", "--silent",
-             f"--pgdata={self.data}"],
-            check=False, capture_output=True, cwd="/",
-        )  # fmt: skip
+        self._watcher.communicate()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _as_user(self) -> Sequence[str]:
@@ -127,6 +133,49 @@ class PostgresServer:
             said = output.read()
         assert done.returncode == 0, f"{program}: {said}"
         return said
+
+
+class Pooler:
+    """pgbouncer before a server: connections to the database are lent for a transaction only."""
+
+    def __init__(self, server: PostgresServer, *, size: int) -> None:
+        program = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
+        if not Path(program).exists():
+            if os.environ.get("POOL_REQUIRE_POSTGRES") == "1":
+                pytest.fail("there is no pgbouncer, and POOL_REQUIRE_POSTGRES=1 says there must be")
+            pytest.skip("there is no pgbouncer")
+        self._server = server
+        settings = server.folder / "pgbouncer.ini"
+        settings.write_text(
+            f"""[databases]
+* = host={server.folder} user=pool
+[pgbouncer]
+pool_mode = transaction
+default_pool_size = {size}
+listen_addr =
+listen_port = 6432
+unix_socket_dir = {server.folder}
+auth_type = any
+ignore_startup_parameters = extra_float_digits
+"""
+        )
+        settings.chmod(0o644)
+        self._process = subprocess.Popen(
+            [*server._as_user(), "sh", "-c", '"$0" "$1" & cat; kill $!; wait', program, settings],
+            stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/", text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        assert self._process.stderr is not None
+        said = ""
+        while "process up" not in said:
+            said = self._process.stderr.readline()
+            assert said, "pgbouncer has ended"
+
+    def url(self, database: str) -> str:
+        return self._server.url(database, port="6432")
+
+    def stop(self) -> None:
+        self._process.communicate()
 
 
 @functools.cache
