@@ -70,7 +70,7 @@ def shown_store_url(url: str) -> str:
         return url if url.startswith("sqlite:") else "a store at an address that cannot be read"
     kept = [each for each in parse_qsl(parts.query) if each[0] in ("host", "dbname", "service")]
     host = parts.netloc.rpartition("@")[2]
-    return f"postgresql://{host}{parts.path}" + (f"?{urlencode(kept, safe='/')}" if kept else "")
+    return f"postgresql://{host}{parts.path}" + (f"?{urlencode(kept, safe='/,')}" if kept else "")
 
 
 def is_loopback(host: str) -> bool:

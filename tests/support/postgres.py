@@ -52,7 +52,11 @@ class PostgresServer:
     """
 
     def __init__(
-        self, settings: dict[str, str] | None = None, *, above: Path | None = None
+        self,
+        settings: dict[str, str] | None = None,
+        *,
+        above: Path | None = None,
+        follows: PostgresServer | None = None,
     ) -> None:
         self.programs = programs()
         self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir=above))
@@ -63,7 +67,13 @@ class PostgresServer:
                 above.chmod(0o711)
         self.data = self.folder / "data"
         self.settings = QUICK | (settings or {})
-        self._run(
+        if follows is not None:
+            self._run(
+                "pg_basebackup", f"--host={follows.folder}", "--username=pool", "--checkpoint=fast",
+                "--write-recovery-conf", f"--pgdata={self.data}",
+            )  # fmt: skip
+        else:
+            self._run(
             "initdb", "--auth=trust", "--username=pool", "--encoding=UTF8", "--locale=C.UTF-8",
             "--no-sync", f"--pgdata={self.data}",
         )  # fmt: skip
@@ -101,6 +111,11 @@ class PostgresServer:
             "psql", f"--host={self.folder}", "--username=pool", f"--dbname={database}",
             "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", f"--command={statement}",
         ).strip()  # fmt: skip
+
+    def catch_up(self) -> None:
+        """Wait until a standby has all that its primary has sent."""
+        while self.sql("SELECT pg_last_wal_replay_lsn() < pg_last_wal_receive_lsn()") != "f":
+            pass
 
     def new_database(self) -> str:
         """Make an empty database and return its name."""
