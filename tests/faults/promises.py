@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 from faults.world import OWN, World
@@ -20,46 +18,11 @@ from pool.model import (
     TaskState,
     pool_mark,
 )
-from pool.store import open_store
 
 U, L, R, T = ImportState, LeaseState, RequestState, TaskState
 
 #: Creates that the templates allow at once.
 CONCURRENCY = 2
-
-#: Writes down what becomes of each row, also between two steps, and what a create found.
-AUDIT = """
-    CREATE TABLE audit (
-        seq INTEGER PRIMARY KEY, kind TEXT, id TEXT, was TEXT, becomes TEXT, lease TEXT,
-        capacity INTEGER, creating INTEGER, waiting INTEGER
-    );
-    CREATE TRIGGER audit_task AFTER UPDATE OF state ON tasks WHEN OLD.state <> NEW.state BEGIN
-        INSERT INTO audit (kind, id, was, becomes, lease)
-        VALUES ('task', NEW.id, OLD.state, NEW.state, NEW.lease_id);
-    END;
-    CREATE TRIGGER audit_lease AFTER UPDATE OF state ON leases WHEN OLD.state <> NEW.state BEGIN
-        INSERT INTO audit (kind, id, was, becomes) VALUES ('lease', NEW.id, OLD.state, NEW.state);
-    END;
-    CREATE TRIGGER audit_request AFTER UPDATE OF state ON requests
-    WHEN OLD.state <> NEW.state BEGIN
-        INSERT INTO audit (kind, id, was, becomes)
-        VALUES ('request', NEW.id, OLD.state, NEW.state);
-    END;
-    CREATE TRIGGER audit_import AFTER UPDATE OF state ON imports
-    WHEN OLD.state <> NEW.state BEGIN
-        INSERT INTO audit (kind, id, was, becomes)
-        VALUES ('import', NEW.id, OLD.state, NEW.state);
-    END;
-    CREATE TRIGGER audit_create AFTER INSERT ON tasks WHEN NOT NEW.cold BEGIN
-        INSERT INTO audit (kind, id, capacity, creating, waiting) SELECT 'create', NEW.id,
-            (SELECT COUNT(*) FROM tasks WHERE template = NEW.template
-               AND fingerprint = NEW.fingerprint AND state IN ('warm', 'creating')
-               AND (state = 'warm' OR NOT cold)),
-            (SELECT COUNT(*) FROM tasks WHERE template = NEW.template
-               AND state = 'creating' AND NOT cold),
-            (SELECT COUNT(*) FROM leases WHERE template = NEW.template AND state = 'waiting');
-    END;
-"""
 
 #: Which incidents explain that a request failed, by the code that its caller is told. Any of
 #: them explains a call that was not answered; the others are as exact as their codes.
@@ -85,17 +48,6 @@ EXPLAINED_BY = {
 #: Where nothing tells any more that a caller has uploaded something by itself.
 FORGOTTEN = {"lose queues", "restart", "forget", "forgotten-request", "dead-worker"}
 OF_ANY_CALL = OF_CALLS | OF_PROCESSES
-
-
-def make_blank(folder: Path) -> None:
-    """Stores to begin with, that write down what becomes of their rows."""
-    for name in ("ours", "theirs"):
-        path = folder / f"{name}.db"
-        open_store(f"sqlite:///{path}").close()
-        with sqlite3.connect(path) as db:
-            db.executescript(AUDIT)
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        db.close()
 
 
 class Promises:
@@ -135,9 +87,9 @@ class Promises:
 
     def _every_move_was_legal(self) -> None:
         columns = "seq, kind, id, was, becomes, lease, capacity, creating, waiting"
-        found = self._world.audit.execute(
-            f"SELECT {columns} FROM audit WHERE seq > ? ORDER BY seq", [self._audited]
-        ).fetchall()
+        found = self._world.rows(
+            f"SELECT {columns} FROM audit WHERE seq > :seen ORDER BY seq", seen=self._audited
+        )
         for seq, kind, row, was, becomes, lease, capacity, creating, waiting in found:
             self._audited = seq
             match kind:
@@ -192,8 +144,8 @@ class Promises:
         self._seen |= there
 
     def _had_a_request(self, lease_id: str | None) -> bool:
-        query = "SELECT 1 FROM leases WHERE id = ? AND request_id IS NOT NULL"
-        return self._world.audit.execute(query, [lease_id]).fetchone() is not None
+        query = "SELECT 1 FROM leases WHERE id = :id AND request_id IS NOT NULL"
+        return bool(self._world.rows(query, id=lease_id))
 
     def _warm_tasks_are_untouched(self, rows: dict[str, PooledTask]) -> None:
         for row in rows.values():

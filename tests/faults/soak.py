@@ -13,8 +13,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from support.postgres import PostgresServer
+
 from faults.storm import CALLERS, Storm
 from faults.weather import ALL, MILD
+
+#: As a server is where it counts.
+SAFE = {"fsync": "on", "full_page_writes": "on", "autovacuum": "on"}
 
 
 def main() -> int:
@@ -28,9 +33,13 @@ def main() -> int:
         metavar="KIND",
         help=f"what goes wrong beside: mild, or some of {', '.join(ALL)}; all without any",
     )
+    parser.add_argument(
+        "--postgres", action="store_true", help="keep the rows in PostgreSQL, and kill that, too"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="keep diaries, logs and the store here")
     arguments = parser.parse_args()
+    database = PostgresServer(SAFE) if arguments.postgres else None
     with tempfile.TemporaryDirectory(prefix="storm-") as folder:
         place = arguments.keep or Path(folder)
         place.mkdir(parents=True, exist_ok=True)
@@ -39,8 +48,13 @@ def main() -> int:
             seed=arguments.seed,
             callers=arguments.callers,
             weather=_kinds(arguments.weather),
+            database=database,
         )
-        outcome = storm.blow(kills=arguments.kills, pause=arguments.pause)
+        try:
+            outcome = storm.blow(kills=arguments.kills, pause=arguments.pause)
+        finally:
+            if database is not None:
+                database.remove()
     print(json.dumps(outcome.summary(), indent=2))
     for what in outcome.wrong:
         print(what, file=sys.stderr)

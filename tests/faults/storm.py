@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from support.forked import forkserver
+from support.postgres import PostgresServer
 from support.proxy import CuttingProxy
 from support.waiting import wait_until
 
@@ -48,7 +49,9 @@ CALM = 240.0
 class Storm:
     """Starts the processes, kills them, lets things calm down, and looks.
 
-    ``weather`` are the kinds of :data:`weather.ALL` that are drawn from; none for a clear sky.
+    ``weather`` are the kinds of :data:`weather.ALL` that are drawn from; none for a clear sky. With
+    a ``database`` the rows are in PostgreSQL, and after every so many kills (``restart_after``) the
+    server is killed, too, and started again.
     Every other caller calls the daemon over HTTP, the rest use the pool as a library.
     """
 
@@ -60,11 +63,15 @@ class Storm:
         timings: Timings | None = None,
         callers: int = CALLERS,
         weather: tuple[str, ...] = (),
+        database: PostgresServer | None = None,
+        restart_after: int = 10,
     ) -> None:
         self._folder = folder
         self._rng = random.Random(seed)
         self._seed = seed
         self._kinds = weather
+        self._database = database
+        self._restart_after = restart_after
         self._counts = {"daemon": DAEMONS, "caller": callers}
         self._server = SimulatorServer(
             SimulatorSettings(timings=timings or Timings().scaled(0.2), seed=seed)
@@ -129,8 +136,12 @@ class Storm:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         path = self._folder / "config.toml"
+        store = "sqlite:///pool.db"
+        if self._database is not None:
+            store = self._database.url(self._database.new_database())
         path.write_text(
             f'[cvat]\nurl = "{url}"\ntimeout = "5s"\n'
+            f'[store]\nurl = "{store}"\nspool = "pool.db.spool"\n'
             f'[daemon]\nport = {port}\ntick = "500ms"\n'
             '[templates.scenes]\nlabels = [{ name = "car" }]\n'
             'pool = { min_size = 12, create_concurrency = 4, max_wait = "3s", lease_ttl = "3s" }\n'
@@ -167,7 +178,7 @@ class Storm:
     def _kill(self, kills: int, pause: float, *, spared: threading.Event | None = None) -> None:
         """While ``spared`` is set, only callers are killed."""
         roles, weights = tuple(self._counts), tuple(self._counts.values())
-        for _ in range(kills):
+        for number in range(1, kills + 1):
             time.sleep(self._rng.expovariate(1 / pause))
             self._replace_those_that_died()
             role = self._rng.choices(roles, weights)[0]
@@ -179,6 +190,10 @@ class Storm:
             victim.join()
             self.outcome.kills[role] += victim.exitcode == -signal.SIGKILL
             self._start(role)
+            if self._database is not None and number % self._restart_after == 0:
+                self._database.stop("immediate")
+                self._database.start()
+                self.outcome.kills["database"] += 1
 
     def _replace_those_that_died(self) -> None:
         """Callers kill themselves at times; nobody else ends who was not told to."""

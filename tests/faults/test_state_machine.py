@@ -12,9 +12,9 @@ A run in CI is the same each time. A long one tries other sequences each time it
 from __future__ import annotations
 
 import os
-import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
+from functools import cache
 from typing import TypeVar
 
 import pytest
@@ -22,9 +22,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from faults.blank import Blank, PostgresBlank, SqliteBlank
 from faults.incidents import SERVICES, Incident, incidents, plans
 from faults.mortal import Mortal, Plan, in_one_thread, signs_of_life_every
-from faults.promises import Promises, make_blank
+from faults.promises import Promises
 from faults.variant import Variant
 from faults.world import Held, World
 
@@ -32,8 +33,6 @@ EXAMPLES = int(os.environ.get("POOL_MACHINE_EXAMPLES", "0"))
 X = TypeVar("X")
 TEMPLATES = ("scenes", "roads")
 
-_blank = tempfile.TemporaryDirectory(prefix="blank-")
-make_blank(Path(_blank.name))
 _few = st.integers(0, 9)
 _templates = st.sampled_from(TEMPLATES)
 _keys = st.none() | st.sampled_from(("a", "b"))
@@ -54,6 +53,8 @@ class Machine(RuleBasedStateMachine):
     """Which process or lease a step is about is drawn as a number: they are few, and met often."""
 
     world: World
+    #: Where its stores come from, made once.
+    _blank: Callable[[], Blank] = staticmethod(cache(SqliteBlank))
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +63,7 @@ class Machine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self._exits.enter_context(in_one_thread())
-        self.world = World(Path(_blank.name))
+        self.world = World(self._blank())
         self._exits.callback(self.world.close)
         self.promises = Promises(self.world)
         neighbour = self.world.start("daemon", self.world.theirs)
@@ -225,13 +226,25 @@ class Machine(RuleBasedStateMachine):
         return self._any(self.world.held, number)
 
 
+class PostgresMachine(Machine):
+    """What happens is the same, so a few sequences show what another dialect makes of it."""
+
+    _blank = staticmethod(cache(PostgresBlank))
+
+
+def _settings(examples: int) -> settings:
+    return settings(
+        max_examples=EXAMPLES or examples,
+        stateful_step_count=40,
+        derandomize=not EXAMPLES,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=True,
+    )
+
+
 TestMachine = pytest.mark.timeout(240)(Machine.TestCase)
-TestMachine.settings = settings(
-    max_examples=EXAMPLES or 30,
-    stateful_step_count=40,
-    derandomize=not EXAMPLES,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-    print_blob=True,
-)
+TestMachine.settings = _settings(30)
+TestPostgresMachine = pytest.mark.timeout(240)(PostgresMachine.TestCase)
+TestPostgresMachine.settings = _settings(4)

@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conformance.store_factories import FACTORIES
+from support.postgres import PostgresServer
 
 from faults.storm import Storm
 from faults.weather import MILD
 from pool.simulator import Timings
 
 
+@pytest.fixture(params=FACTORIES)
+def database(request: pytest.FixtureRequest) -> Iterator[PostgresServer | None]:
+    """A server that is killed and started again, or None for a file."""
+    if request.param == "sqlite":
+        yield None
+        return
+    server = PostgresServer()
+    yield server
+    server.remove()
+
+
 @pytest.mark.timeout(240)
-def test_nothing_is_lost_when_processes_are_killed_in_mild_weather(tmp_path: Path) -> None:
+def test_nothing_is_lost_when_processes_are_killed_in_mild_weather(
+    tmp_path: Path, database: PostgresServer | None
+) -> None:
     """Eight callers, in their own processes and over HTTP, and two daemons that take over from
     each other, while the server is slow, fails, and loses what it was told."""
-    storm = Storm(tmp_path, seed=7, timings=Timings().scaled(0.1), callers=8, weather=MILD)
-    outcome = storm.blow(kills=25, pause=0.3)
+    storm = Storm(
+        tmp_path,
+        seed=7,
+        timings=Timings().scaled(0.1),
+        callers=8,
+        weather=MILD,
+        database=database,
+        restart_after=8,
+    )
+    kills = 25 if database is None else 17
+    outcome = storm.blow(kills=kills, pause=0.3)
     assert outcome.wrong == []
-    assert outcome.kills.total() >= 25
+    assert outcome.kills.total() >= kills
+    assert outcome.kills["database"] == (0 if database is None else 2)
     assert outcome.weather.total() > 0
     assert outcome.requests["ready"] > 0, outcome.summary()

@@ -23,7 +23,7 @@ class Variant:
     templates: tuple[str, ...] = ("scenes", "roads")
     broken: bool = False
 
-    def to_toml(self, store: Path) -> str:
+    def to_toml(self, store: str, spool: Path) -> str:
         labels = ", ".join(f'{{ name = "{name}" }}' for name in self.labels)
         pool = (
             f"min_size = {self.min_size}, max_size = {self.max_size}, create_concurrency = 2, "
@@ -32,7 +32,8 @@ class Variant:
         )
         return (
             f'[cvat]\nurl = "{URL}"\ntimeout = "{TIMEOUT}s"\n'
-            f'[store]\nurl = "sqlite:///{store}"\n[daemon]\nport = 0\nmax_queued = 3\n'
+            f'[store]\nurl = "{store}"\nspool = "{spool}"\n'
+            "[daemon]\nport = 0\nmax_queued = 3\n"
             f"[defaults]\npool = {{ {pool} }}\n"
             'import = { timeout = "60s" }\n'
             + "".join(f"[templates.{name}]\nlabels = [{labels}]\n" for name in self.templates)

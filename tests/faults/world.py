@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
-import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -19,6 +17,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
+from faults.blank import Blank
 from faults.mortal import Mortal, Plan
 from faults.stepped_clock import SteppedClock
 from faults.stepped_server import TOKEN, SteppedServer
@@ -80,7 +79,7 @@ class Side:
     """One pool: its store, its configuration file, its processes."""
 
     store: Any
-    path: Path
+    url: str
     config: Path
     processes: list[Mortal] = field(default_factory=list)
 
@@ -88,7 +87,7 @@ class Side:
 class World:
     """See the module. Times are those of :attr:`clock`."""
 
-    def __init__(self, blank: Path) -> None:
+    def __init__(self, blank: Blank) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="world-", dir=QUICK)
         folder = Path(self._folder.name)
         self.clock = SteppedClock()
@@ -99,9 +98,8 @@ class World:
         self.client = self.server.client(TIMEOUT)
         self.variant = Variant()
         self.variants = [self.variant]
-        self.ours = self._new_side(folder / "ours", blank / "ours.db", self.variant)
-        self.theirs = self._new_side(folder / "theirs", blank / "theirs.db", Variant(min_size=1))
-        self.audit = sqlite3.connect(self.ours.path)
+        self.ours = self._new_side(folder / "ours", blank, self.variant)
+        self.theirs = self._new_side(folder / "theirs", blank, Variant(min_size=1))
         self.submitted: list[Submitted] = []
         self.held: list[Held] = []
         #: How often each kind of thing went wrong.
@@ -121,12 +119,11 @@ class World:
         self.looks = {task_id: self.look_of(task_id) for task_id in self.others}
 
     @staticmethod
-    def _new_side(folder: Path, blank: Path, variant: Variant) -> Side:
+    def _new_side(folder: Path, blank: Blank, variant: Variant) -> Side:
         folder.mkdir()
-        path = folder / "pool.db"
-        shutil.copy(blank, path)
-        side = Side(open_store(f"sqlite:///{path}"), path, folder / "config.toml")
-        side.config.write_text(variant.to_toml(path))
+        url = blank.fresh(folder.name, folder)
+        side = Side(open_store(url), url, folder / "config.toml")
+        side.config.write_text(variant.to_toml(url, folder / "spool"))
         return side
 
     def close(self) -> None:
@@ -135,7 +132,6 @@ class World:
                 if not process.dead:
                     process.kill()
             side.store.close()
-        self.audit.close()
         self.client.close()
         self.server.close()
         self._folder.cleanup()
@@ -341,7 +337,7 @@ class World:
         if not variant.broken:
             self.variants.append(variant)
         fresh = self.ours.config.with_suffix(".new")
-        fresh.write_text(variant.to_toml(self.ours.path))
+        fresh.write_text(variant.to_toml(self.ours.url, self.ours.config.parent / "spool"))
         fresh.replace(self.ours.config)
 
     def behind_our_back(self, what: str, task_id: int) -> None:
@@ -364,6 +360,11 @@ class World:
         self.server.settle()
 
     # --- Looking --------------------------------------------------------------------------------
+
+    def rows(self, query: str, **parameters: Any) -> list[Any]:
+        """What the database has, past the store."""
+        with self.ours.store.connections.reading() as db:
+            return list(db.rows(query, **parameters))
 
     def look_of(self, task_id: int) -> Any:
         """All that could have been changed about somebody's task."""

@@ -433,8 +433,8 @@ class GuardedServer(PostgresServer):
         hba.write_text("local all pool trust\nlocal all keeper scram-sha-256\n")
         self.sql("SELECT pg_reload_conf()")
 
-    def new_database(self) -> str:
-        name = super().new_database()
+    def new_database(self, *, like: str = "template1") -> str:
+        name = super().new_database(like=like)
         self.sql(f"ALTER DATABASE {name} OWNER TO keeper")
         return name
 

@@ -117,10 +117,10 @@ class PostgresServer:
         while self.sql("SELECT pg_last_wal_replay_lsn() < pg_last_wal_receive_lsn()") != "f":
             pass
 
-    def new_database(self) -> str:
-        """Make an empty database and return its name."""
+    def new_database(self, *, like: str = "template1") -> str:
+        """Make a database, empty or a copy of another one, and return its name."""
         name = f"test{next(_numbers)}"
-        self.sql(f"CREATE DATABASE {name}")
+        self.sql(f"CREATE DATABASE {name} TEMPLATE {like}")
         return name
 
     def url(self, database: str, **parameters: str) -> str:
