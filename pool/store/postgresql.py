@@ -17,6 +17,7 @@ transaction of the whole server.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
@@ -46,6 +47,9 @@ from pool.store.postgresql_news import PostgresListener
 from pool.store.schema import first_meta, tables, triggers
 
 T = TypeVar("T")
+
+# What it logs of a server that is away is what the calls that wait for it say in the end.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 Lender: TypeAlias = "ConnectionPool[psycopg.Connection]"
 

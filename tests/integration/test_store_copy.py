@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -424,19 +425,68 @@ def guarded() -> Iterator[GuardedServer]:
 
 
 class GuardedServer(PostgresServer):
-    """One that asks the user "keeper" for a password."""
+    """One that asks a user for a password."""
 
-    def __init__(self) -> None:
+    def __init__(self, user: str = "keeper") -> None:
         super().__init__()
-        self.sql("CREATE USER keeper PASSWORD 's3cret'")
+        if user == "keeper":
+            self.sql("CREATE USER keeper PASSWORD 's3cret'")
         hba = self.data / "pg_hba.conf"
-        hba.write_text("local all pool trust\nlocal all keeper scram-sha-256\n")
+        hba.write_text(f"local all pool trust\nlocal all {user} scram-sha-256\n")
         self.sql("SELECT pg_reload_conf()")
 
     def new_database(self, *, like: str = "template1") -> str:
         name = super().new_database(like=like)
         self.sql(f"ALTER DATABASE {name} OWNER TO keeper")
         return name
+
+
+def test_the_manual(tmp_path: Path) -> None:
+    """What its page says to do is done here, in its order."""
+    page = (Path(copying.__file__).parents[1] / "docs" / "postgresql.md").read_text()
+    blocks = {
+        kind: re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL)
+        for kind in ("sql", "toml", "bash")
+    }
+    make, schema, standby = blocks["sql"]
+    (store,) = blocks["toml"]
+    _, move, give_up = blocks["bash"]
+    rest = "[templates.a]\nlabels = []\n"
+    server = GuardedServer(user="cvat_pool")
+    try:
+        for statement in make.strip().split(";\n"):
+            server.sql(statement)
+        host = f"///cvat_pool?host={server.folder}&user=cvat_pool"
+        told = store.replace("//cvat_pool@db.example/cvat_pool", host)
+        assert host in told
+        (tmp_path / "new.toml").write_text(
+            told.replace("/var/lib/cvat-pool/spool", str(tmp_path / "pool.db.spool")) + rest
+        )
+        (tmp_path / "old.toml").write_text('[store]\nurl = "sqlite:///pool.db"\n' + rest)
+        (tmp_path / "pass").write_text("*:*:*:cvat_pool:a long one\n")
+        (tmp_path / "pass").chmod(0o600)
+        source = f"sqlite:///{tmp_path / 'pool.db'}"
+        fill(source)
+        before = rows_of(source)
+        target = server.url("cvat_pool", user="cvat_pool", password="a long one")
+        begin_copy(source, target)
+        for line in (give_up + move).strip().splitlines():
+            program, *arguments = line.split()
+            assert program == "cvat-pool"
+            done = cvat_pool(*arguments, cwd=tmp_path, PGPASSFILE=str(tmp_path / "pass"))
+            assert done.returncode == 0, done.stderr
+        assert rows_of(target) == before
+        # A schema of its own, in a database of others.
+        database = PostgresServer.new_database(server)
+        for statement in schema.strip().split(";\n"):
+            server.sql(statement, database=database)
+        other = server.url(database, user="cvat_pool", password="a long one")
+        open_store(other).close()
+        tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'cvat_pool'"
+        assert int(server.sql(tables, database=database)) > len(TABLES)
+        server.sql(standby)
+    finally:
+        server.remove()
 
 
 # --- What a person sees --------------------------------------------------------------------------
