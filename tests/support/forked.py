@@ -37,7 +37,9 @@ _LAZY: Final = ("cvat_sdk", "PIL.Image", "rich.live", "rich.progress", "rich.tab
 def forkserver() -> ForkServerContext:
     """Processes that run a function of the tests, forked off one that has imported the product."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pool.taskpool", "pool.daemon", "pool.client", *_LAZY])
+    context.set_forkserver_preload(
+        ["pool.taskpool", "pool.daemon", "pool.client", "pool.store.postgresql", *_LAZY]
+    )
     return context
 
 
