@@ -170,11 +170,13 @@ class StoreCopy:
 
     def _leave(self, pool_id: str) -> str:
         """Leave the source, which nothing uses; return the copy's id."""
+        store_time = self._source.time()
+        now = self._now if store_time is None else store_time
         copy_id = f"{pool_id}-{new_id(self._now)}"
         with self._source.writing() as db:
             for table, what in (("maintenance", "the daemon"), ("owners", "the process")):
                 found = db.one(
-                    f"SELECT owner FROM {table} WHERE until > :now ORDER BY owner", now=self._now
+                    f"SELECT owner FROM {table} WHERE until > :now ORDER BY owner", now=now
                 )
                 if found is not None:
                     raise StoreError(

@@ -43,7 +43,7 @@ from pool.forks import prepare_for_forks
 from pool.store.connections import Column, Connection, Connections, Listener, Row, Trigger
 from pool.store.copying import refuse_unusable, usable_pool_id
 from pool.store.postgresql_failures import explain, is_lost, is_passing
-from pool.store.postgresql_news import PostgresListener
+from pool.store.postgresql_news import PostgresListener, is_pooled
 from pool.store.schema import first_meta, tables, triggers
 
 T = TypeVar("T")
@@ -197,11 +197,10 @@ class PostgresConnection(Connection):
         return f"DROP FUNCTION IF EXISTS {trigger.name}() CASCADE"
 
     def insert(self, table: str, columns: Sequence[str], rows: Collection[Row]) -> None:
-        values = ", ".join(["%s"] * len(columns))
         self.leave_pipeline()
-        self.conn.cursor().executemany(
-            f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({values})", rows
-        )
+        with self.conn.cursor().copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN") as copy:
+            for row in rows:
+                copy.write_row(row)
 
     def columns(self, table: str) -> Sequence[Column]:
         found = self.rows(
@@ -594,12 +593,9 @@ class PostgresConnections(Connections):
 
     def _notice_pooler(self, conn: psycopg.Connection) -> None:
         """Prepare no statements where a pooler, such as pgbouncer, lends a connection for a
-        transaction only: the next one may be on another connection, which does not know them. A
-        pooler gives its clients numbers of its own to cancel by, in place of the server's."""
-        ((pid,),) = conn.execute("SELECT pg_backend_pid()", prepare=False).fetchall()
-        if pid != conn.info.backend_pid:
+        transaction only: the next one may be on another connection, which does not know them."""
+        if is_pooled(conn):
             conn.prepare_threshold = None
-            self._pooled = True
 
     def before_fork(self) -> None:
         self._register.acquire()

@@ -85,7 +85,7 @@ class PostgresListener(Listener):
     def _listen(self) -> None:
         """Listen until the connection is of no more use."""
         with self._connect() as conn:
-            if _is_pooled(conn):
+            if is_pooled(conn):
                 raise _Deaf("a pooler of connections is between, and forgets who listens")
             conn.execute(f"LISTEN {self._channel}")
             prove_at, give_up = time.monotonic(), None
@@ -119,9 +119,10 @@ class PostgresListener(Listener):
             self._heard()
 
 
-def _is_pooled(conn: psycopg.Connection) -> bool:
-    """Whether another process of the server answers than the one that was connected to."""
-    (answers,) = conn.execute("SELECT pg_backend_pid()").fetchall()[0]
+def is_pooled(conn: psycopg.Connection) -> bool:
+    """Whether a pooler of connections stands in between: it gives its clients numbers of its own to
+    cancel by, in place of those of the server's processes."""
+    (answers,) = conn.execute("SELECT pg_backend_pid()", prepare=False).fetchall()[0]
     return bool(answers != conn.info.backend_pid)
 
 
