@@ -290,7 +290,7 @@ _PLAIN: Final = """
     ) STRICT;
     CREATE TABLE owners (owner TEXT NOT NULL PRIMARY KEY, until REAL NOT NULL) STRICT;
     CREATE TABLE maintenance (
-        id INTEGER PRIMARY KEY,
+        id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
         owner TEXT NOT NULL,
         until REAL NOT NULL
     ) STRICT;
@@ -322,7 +322,7 @@ _PLAIN: Final = """
         until REAL NOT NULL
     ) STRICT;
     CREATE TABLE configuration (
-        id INTEGER PRIMARY KEY,
+        id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
         loaded_at REAL NOT NULL,
         rejected_at REAL,
         problems TEXT NOT NULL,

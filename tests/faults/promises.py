@@ -18,6 +18,7 @@ from pool.model import (
     TaskState,
     pool_mark,
 )
+from pool.store.checking import check_store
 
 U, L, R, T = ImportState, LeaseState, RequestState, TaskState
 
@@ -231,6 +232,7 @@ class Promises:
         world = self._world
         self.check()
         assert (unrest := self.unrest()) == "", unrest
+        assert check_store(world.ours.store.connections).problems == ()
         rows = {task.task_id: task for task in world.ours.store.tasks(states=tuple(T))}
         for task in world.server.simulator.state.tasks.values():
             if pool_mark(world.ours.store.pool_id) not in task.name:

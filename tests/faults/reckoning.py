@@ -18,6 +18,7 @@ from pool.maintenance.reconcile import Reconcile
 from pool.model import LeaseState, RequestRecord, RequestState, TaskState, pool_mark
 from pool.simulator import SimulatorServer
 from pool.store import Store
+from pool.store.checking import check_store
 
 #: Seconds by which the server's clock is set forward for the one reconciliation, so that it takes
 #: no task for too young.
@@ -122,6 +123,7 @@ class Reckoning:
         ]
         self._outcome.events.update(event["event"] for event in diaries)
         self._outcome.errors.update(event["code"] for event in diaries if event["event"] == "error")
+        self._outcome.lost += check_store(self._store.connections).problems
         self._look_for_doubles(diaries)
         self._look_for_lost_requests(diaries)
         self._reconcile_once()

@@ -190,7 +190,8 @@ class Storm:
             victim.join()
             self.outcome.kills[role] += victim.exitcode == -signal.SIGKILL
             self._start(role)
-            if self._database is not None and number % self._restart_after == 0:
+            due = number % self._restart_after == 0 and not (spared and spared.is_set())
+            if self._database is not None and due:
                 self._database.stop("immediate")
                 self._database.start()
                 self.outcome.kills["database"] += 1
