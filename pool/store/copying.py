@@ -223,11 +223,15 @@ class StoreCopy:
         row = {"role": "target", "place": self._source.place, "began_at": self._now}
         self._target.make_tables({"id": f"{pool_id}-", **row})
         with self._target.writing() as db:
+            found = db.one("SELECT id FROM copies WHERE role = 'target' AND NOT complete")
+            if found is None or not found[0].startswith(f"{pool_id}-"):
+                raise StoreError(f"{self._target.place} is another pool's since a moment ago")
             # The events are copied, so no trigger writes any.
             for trigger in triggers(type(db)):
                 db.changed(db.drop_trigger(trigger))
             # It is fresh, or has the rest of a copy that was given up.
-            if db.met("UPDATE copies SET id = :id WHERE NOT complete AND id <> :id", id=copy_id):
+            if found[0] != copy_id:
+                db.changed("UPDATE copies SET id = :id WHERE id = :old", id=copy_id, old=found[0])
                 for table in reversed(TABLES):
                     db.changed(f"DELETE FROM {table}")
 

@@ -290,6 +290,46 @@ def test_a_copy_is_given_up(url: str, other: str, tmp_path: Path) -> None:
     assert too_late.returncode == 1 and "copy that one" in too_late.stderr
 
 
+def test_two_that_copy_at_the_same_time(url: str, other: str, tmp_path: Path) -> None:
+    """The one that comes too late leaves the new store alone, which may be in use."""
+    begin_copy(url, other)
+
+    class Late(StoreCopy):
+        def _make_target(self, copy_id: str) -> None:
+            copy(url, other)
+            super()._make_target(copy_id)
+
+    with (
+        closing(connections_of(url)) as ours,
+        closing(connections_of(other)) as theirs,
+        pytest.raises(StoreError),
+    ):
+        Late(ours, theirs, now=NOW + 3600).run()
+    assert cvat_pool("store", "check", other, cwd=tmp_path).returncode == 0
+    assert not is_usable(url)
+
+
+def test_a_target_that_another_pool_takes_meanwhile(url: str, other: str) -> None:
+    class Slow(StoreCopy):
+        def _make_target(self, copy_id: str) -> None:
+            open_store(other).close()
+            super()._make_target(copy_id)
+
+    with (
+        closing(connections_of(url)) as ours,
+        closing(connections_of(other)) as theirs,
+        pytest.raises(StoreError, match="another pool's"),
+    ):
+        Slow(ours, theirs, now=NOW + 3600).run()
+    assert is_usable(url) and is_usable(other)
+    assert pool_id_of(url) != pool_id_of(other)
+
+
+def pool_id_of(url: str) -> str:
+    with closing(open_store(url)) as store:
+        return store.pool_id
+
+
 def test_a_row_that_was_changed_is_noticed(url: str, other: str, tmp_path: Path) -> None:
     begin_copy(url, other)
     with closing(connections_of(other)) as connections, connections.writing() as db:
