@@ -115,7 +115,7 @@ class PostgresConnection(Connection):
         self._lender = lender
         self._announce = announce
         self._pipelined = pipelined
-        self.conn = lender.getconn()
+        self.conn = _get(lender)
         #: How many rows were changed in the transaction.
         self.changes = 0
         self._in_transaction = False
@@ -305,7 +305,7 @@ class PostgresConnection(Connection):
             with suppress(psycopg.Error):
                 self._leave_pipeline.close()
             self._pipeline = None
-            lost, self.conn = self.conn, self._lender.getconn()
+            lost, self.conn = self.conn, _get(self._lender)
             self._lender.putconn(lost)
         self._in_transaction |= bool(self._begin)
         self._begin, self._unsent = [], []
@@ -584,6 +584,7 @@ class PostgresConnections(Connections):
                     max_size=_MOST,
                     max_idle=_MAX_IDLE,
                     timeout=self.busy_timeout,
+                    reconnect_timeout=_LONGEST_PAUSE,
                     num_workers=1,
                     configure=self._notice_pooler,
                     check=_check_idle,
@@ -617,7 +618,9 @@ class PostgresConnections(Connections):
         pause = 0.05
         while True:
             try:
-                return self._connect()
+                conn = self._connect()
+                self._pooled = is_pooled(conn)
+                return conn
             except psycopg.OperationalError as error:
                 if not is_passing(error) or time.monotonic() + pause > give_up:
                     raise explain(error, self.place, busy_timeout=self.busy_timeout) from error
@@ -635,6 +638,19 @@ class PostgresConnections(Connections):
 
 #: Pools that a fork has copied. Their threads are not here, so they are never closed.
 _of_parents: list[object] = []
+
+
+def _get(lender: Lender) -> psycopg.Connection:
+    """Borrow a connection. The pool itself doubles its pauses between two tries to reach a server,
+    up to minutes; asked anew, it tries at once."""
+    give_up = time.monotonic() + lender.timeout
+    while True:
+        try:
+            left = max(0.0, give_up - time.monotonic())
+            return lender.getconn(timeout=min(_LONGEST_PAUSE, left))
+        except PoolTimeout:
+            if time.monotonic() >= give_up:
+                raise
 
 
 def _check_idle(conn: psycopg.Connection) -> None:

@@ -3,6 +3,7 @@ and never a wrong answer."""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -10,7 +11,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from logging.handlers import QueueHandler
 from pathlib import Path
+from queue import Queue
 
 import pytest
 from support.postgres import Pooler, PostgresServer, shared_server
@@ -157,18 +160,45 @@ def test_a_failover_to_a_synchronous_standby_loses_nothing(
     store.close()
 
 
+# --- A server that is away -----------------------------------------------------------------------
+
+
+def test_a_server_is_noticed_soon_after_it_is_back() -> None:
+    """However often it was tried before: the pauses between two tries do not grow for ever."""
+    server = PostgresServer()
+    try:
+        store = open_store(server.url(server.new_database()), busy_timeout=12.0)
+        made = make_warm(store)
+        server.stop("immediate")
+        queue: Queue[logging.LogRecord] = Queue()
+        tries = QueueHandler(queue)
+        tries.addFilter(lambda record: "error connecting" in record.msg)
+        logging.getLogger("psycopg.pool").addHandler(tries)
+        with ThreadPoolExecutor(1) as thread:
+            waiting = thread.submit(take, store)
+            for _ in range(4):
+                queue.get(timeout=PATIENT)
+            server.start()
+            assert {waiting.result()} == made
+        logging.getLogger("psycopg.pool").removeHandler(tries)
+        store.close()
+    finally:
+        server.remove()
+
+
 # --- A pooler of connections ---------------------------------------------------------------------
 
 
 @pytest.fixture
 def pooler() -> Iterator[Pooler]:
-    pooler = Pooler(shared_server(), size=2)
+    # One connection of the server for all, so that what keeps one keeps all others waiting.
+    pooler = Pooler(shared_server(), size=1)
     yield pooler
     pooler.stop()
 
 
 def test_transactions_through_a_pooler(pooler: Pooler) -> None:
-    """Each may be on another connection of the two that there are."""
+    """All are on one connection, in turns."""
     url = pooler.url(shared_server().new_database())
     stores = [open_store(url, busy_timeout=PATIENT) for _ in range(3)]
     made = make_warm(stores[0], 60)
@@ -197,7 +227,7 @@ def test_a_pooler_that_is_started_again(pooler: Pooler) -> None:
     impatient = pytest.raises(StoreError, match="cannot be reached")
     with impatient:
         open_store(url, busy_timeout=IMPATIENT)
-    again = Pooler(server, size=2)
+    again = Pooler(server, size=1)
     taken += [take(store), take(store)]
     assert sorted(taken) == sorted(made)
     store.close()
