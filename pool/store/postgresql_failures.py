@@ -24,6 +24,7 @@ def is_passing(error: psycopg.OperationalError) -> bool:
     return (
         error.sqlstate in (*_ENDS, "53300")
         or any(each in said for each in ("starting up", "shutting down", "recovery mode"))
+        or any(each in said for each in ("not yet accepting", "not accepting"))
         or any(each in said for each in ("too many clients", "remaining connection slots"))
         or any(each in said for each in ("Connection refused", "No such file", "closed the conn"))
     )

@@ -15,12 +15,14 @@ from logging.handlers import QueueHandler
 from pathlib import Path
 from queue import Queue
 
+import psycopg
 import pytest
 from support.postgres import Pooler, PostgresServer, shared_server
 
 from pool.errors import StoreError
 from pool.model import new_id
 from pool.store import CreateLimit, NewLease, NewRequest, Opened, Store, open_store
+from pool.store.postgresql_failures import is_passing
 
 NOW = 1_700_000_000.0
 PATIENT, IMPATIENT = 30.0, 0.3
@@ -184,6 +186,23 @@ def test_a_server_is_noticed_soon_after_it_is_back() -> None:
         store.close()
     finally:
         server.remove()
+
+
+@pytest.mark.parametrize(
+    ("said", "passes"),
+    [
+        ("FATAL:  the database system is starting up", True),
+        ("FATAL:  the database system is not yet accepting connections", True),
+        ("FATAL:  the database system is in recovery mode", True),
+        ("FATAL:  sorry, too many clients already", True),
+        ("connection to server failed: Connection refused", True),
+        ('FATAL:  password authentication failed for user "pool"', False),
+        ('FATAL:  database "pool" does not exist', False),
+    ],
+)
+def test_what_may_pass(said: str, passes: bool) -> None:
+    """A server that is starting says so in several ways, and with no code."""
+    assert is_passing(psycopg.OperationalError(said)) is passes
 
 
 # --- A pooler of connections ---------------------------------------------------------------------
