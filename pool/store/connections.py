@@ -1,9 +1,9 @@
 """What the nouns of the store need of a database, whichever it is.
 
 Their SQL is written once, in what SQLite and PostgreSQL both understand, with named parameters
-(``:name``). What differs stands behind these two classes (:mod:`pool.store.sqlite`): how a
-transaction begins, how a change of another process is noticed, and the few words that SQL has no
-standard for.
+(``:name``). What differs stands behind these two classes, in :mod:`pool.store.sqlite` and
+:mod:`pool.store.postgresql`: how a transaction begins, how a change of another process is noticed,
+and the few words that SQL has no standard for.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The tables, indexes and triggers of a store, made by one migration.
 
-They are written in SQLite's words; a store of another kind translates the types.
+They are written in SQLite's words; :mod:`pool.store.postgresql` says the types in its own.
 
 ``tasks``, ``leases`` and ``requests`` grow for ever, and nearly all of their rows are finished.
 Hence the partial indexes: each holds only the rows that one question needs, so that the question
