@@ -307,6 +307,7 @@ class Maintenance:
             store,
             templates,
             process.placement,
+            process.recovery,
             process.runner,
             process.sender,
             process.spool,

@@ -87,9 +87,15 @@ class Process:
             clock=self.clock,
             rng=rng,
         )
-        self.recovery = Recovery(self.store, self.tracker, owner=self.owner, clock=self.clock)
         self.heartbeat = Heartbeat(
             self.store, self.owner, clock=self.clock, afterwards=self._after_heartbeat
+        )
+        self.recovery = Recovery(
+            self.store,
+            self.tracker,
+            owner=self.owner,
+            judged_at=self.heartbeat.judged_at,
+            clock=self.clock,
         )
         self.breaker = Breaker(self.store, self.cvat, clock=self.clock, rng=rng)
         self.placement = Placement(

@@ -1,7 +1,14 @@
-"""Renew the claim of a live process on what it owns; others take over once it is gone."""
+"""Renew the claim of a live process on what it owns; others take over once it is gone.
+
+A claim that was not renewed in time does not say that its process is gone: when the store was away
+(its server was restarted, a disk hung), nobody could renew one, and the first process that is back
+must not take the others for dead. So others are judged as of one's own last renewal, never as of a
+later time; and where no process at all has renewed its claim for a while, all get another term.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import socket
@@ -18,6 +25,14 @@ log = get_logger(__name__)
 #: Seconds between two renewals, and after how many without one a process counts as gone.
 PERIOD = 3.0
 TERM = 10.0
+#: Seconds until another try after one that failed: the terms of all run on meanwhile.
+RETRY = 1.0
+
+
+def lull() -> float:
+    """Return how many seconds without any process's renewal are too many. A claim is up to one
+    period older than the newest one, and its process may need another to renew it."""
+    return TERM - 2 * PERIOD
 
 
 def new_owner() -> str:
@@ -43,11 +58,23 @@ class Heartbeat:
         self._afterwards = afterwards
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._renewed_at = -math.inf
 
     def run_once(self) -> None:
         """Renew the claim for :data:`TERM` seconds."""
-        self._store.renew_owner(self._owner, until=self._clock.now() + TERM)
+        # Not when it is done: the store may have kept this waiting.
+        now = self._clock.now()
+        if spared := self._store.spare_owners(now=now, term=TERM, lull=lull()):
+            log.info("claims were not renewed for long; they last another term", claims=spared)
+        self._store.renew_owner(self._owner, until=now + TERM)
+        self._renewed_at = now
         self._afterwards()
+
+    def judged_at(self) -> float:
+        """Return the time as of which this process may judge others: whose term had ended by then
+        is gone. Later ends may be due to what has kept this process, too, from renewing."""
+        # The clock may have been set back since.
+        return min(self._renewed_at, self._clock.now())
 
     def start(self) -> None:
         """Renew now, and then every :data:`PERIOD` seconds on a thread until :meth:`stop`."""
@@ -66,8 +93,13 @@ class Heartbeat:
             log.warning("owner not forgotten", why=str(error))
 
     def _run(self) -> None:
-        while not self._stop.wait(PERIOD):
+        pause = PERIOD
+        while not self._stop.wait(pause):
+            began = self._clock.monotonic()
             try:
                 self.run_once()
+                # A renewal is as of when it began: after one that took long the next is due.
+                pause = max(0.0, began + PERIOD - self._clock.monotonic())
             except StoreError as error:
                 log.warning("heartbeat failed", why=str(error))
+                pause = min(RETRY, PERIOD)

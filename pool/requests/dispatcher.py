@@ -25,6 +25,7 @@ from pool.logs import get_logger
 from pool.model import Handout, RequestState
 from pool.requests.breaker import SERVER, Breaker, Circuit
 from pool.requests.placement import Placement
+from pool.requests.recovery import Recovery
 from pool.requests.runner import RETRY_AFTER_INTERNAL_ERROR, Runner, WorkItem
 from pool.requests.sending import Sender
 from pool.requests.spool import Spool
@@ -65,6 +66,7 @@ class Dispatcher:
         store: Store,
         templates: Mapping[str, Template],
         placement: Placement,
+        recovery: Recovery,
         runner: Runner,
         sender: Sender,
         spool: Spool,
@@ -77,6 +79,7 @@ class Dispatcher:
         self._store = store
         self._templates = templates
         self._placement = placement
+        self._recovery = recovery
         self._runner = runner
         self._sender = sender
         self._spool = spool
@@ -247,7 +250,7 @@ class Dispatcher:
         return self._threads.stop(timeout)
 
     def _unserved(self) -> list[Unserved]:
-        found = self._store.unserved(owner=self._owner, now=self._clock.now(), each=EACH)
+        found = self._recovery.unserved(each=EACH)
         now = self._clock.monotonic()
         with self._guard:
             return [

@@ -246,10 +246,7 @@ class Placement:
                 return replace(lease, state=LeaseState.ABANDONED)
             if current.state is not LeaseState.WAITING:
                 return current
-            inherited = self._store.inherit_lease(
-                lease.id, owner=self._owner, now=self._clock.now()
-            )
-            return current if inherited else None
+            return current if self._recovery.inherit(lease.id) else None
 
         current = self._feed.wait_for(check, timeout, lease=lease.id)
         if current is None:

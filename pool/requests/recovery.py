@@ -8,7 +8,7 @@ of its own works on it. So it is remembered here, and recovered with the next he
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -17,7 +17,7 @@ from pool.config.source import frames_of_import
 from pool.errors import OwnerGone
 from pool.logs import get_logger
 from pool.model import RequestRecord, RequestState
-from pool.store import Store
+from pool.store import Store, Unserved
 from pool.tracking.tracker import Tracker
 
 log = get_logger(__name__)
@@ -29,12 +29,23 @@ ADOPTED: Final = "adopted"
 
 
 class Recovery:
-    """Recovers requests and leases of one process, and adopts those of others. Thread-safe."""
+    """Recovers requests and leases of one process, and takes over those of others. Thread-safe."""
 
-    def __init__(self, store: Store, tracker: Tracker, *, owner: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        tracker: Tracker,
+        *,
+        owner: str,
+        judged_at: Callable[[], float],
+        clock: Clock,
+    ) -> None:
+        """``judged_at`` returns the time as of which other processes may be judged; see
+        :meth:`pool.maintenance.heartbeat.Heartbeat.judged_at`."""
         self._store = store
         self._tracker = tracker
         self._owner = owner
+        self._judged_at = judged_at
         self._clock = clock
         self._guard = threading.Lock()
         self._requests: set[str] = set()
@@ -77,10 +88,19 @@ class Recovery:
         """Take over the unfinished requests of processes that are gone; return how many.
 
         Those whose data is in the spool, and not at CVAT yet, are left to the dispatcher."""
-        adopted = self._store.adopt_requests(self._owner, now=self._clock.now())
+        adopted = self._store.adopt_requests(self._owner, now=self._judged_at())
         for request in adopted:
             self._take_up(request)
         return len(adopted)
+
+    def inherit(self, lease_id: str) -> bool:
+        """Take over a lease that waits, if its process is gone; return whether it was."""
+        return self._store.inherit_lease(lease_id, owner=self._owner, now=self._judged_at())
+
+    def unserved(self, *, each: int) -> Sequence[Unserved]:
+        """Return spooled requests that this process may serve: its own, those without an owner, and
+        those of processes that are gone; at most ``each`` of each template."""
+        return self._store.unserved(owner=self._owner, now=self._judged_at(), each=each)
 
     def _take_up(self, request: RequestRecord) -> None:
         """Go on with a request of this process that no thread works on any more."""

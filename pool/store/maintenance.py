@@ -63,6 +63,24 @@ class Maintenance(Connected):
         with self.connections.writing() as db:
             db.upsert("owners", {"owner": owner, "until": until}, key="owner")
 
+    def spare_owners(self, *, now: float, term: float, lull: float) -> int:
+        """Where no process has renewed for more than ``lull`` seconds, let those that were alive
+        when one did count as alive for another ``term``, which is how long each renews for; return
+        how many. They could not renew, or all of them are gone."""
+        with self.connections.reading() as db:
+            newest = db.rows("SELECT MAX(until) FROM owners")[0][0]
+        if newest is None or newest >= now + term - lull:
+            return 0
+        with self.connections.writing() as db:
+            return db.changed(
+                """
+                UPDATE owners SET until = :until
+                WHERE until >= :alive AND until < :until
+                """,
+                until=now + term,
+                alive=newest - term,
+            )
+
     def forget_owner(self, owner: str) -> None:
         """Say that the process ``owner`` ends in an orderly way: what it owns is free at once."""
         with self.connections.writing() as db:

@@ -285,6 +285,26 @@ def test_a_renewed_owner_keeps_what_it_has(scene: Scene) -> None:
     assert scene.store.adopt_requests("adopter", now=NOW + 50) == []
 
 
+def test_owners_that_could_not_renew_get_another_term(scene: Scene) -> None:
+    """Those that were alive when the newest has renewed, once nobody has for more than a lull."""
+    store, times = scene.store, {"term": 10.0, "lull": 4.0}
+    assert store.spare_owners(now=NOW, **times) == 0
+    ends = {"dead": NOW - 0.1, "older": NOW + 7.0, "newest": NOW + 10.0}
+    for owner, until in ends.items():
+        store.renew_owner(owner, until=until)
+    owned = {owner: request_id(scene.importing(owner=owner)) for owner in ends}
+
+    def adopted(now: float) -> set[str]:
+        return {request.id for request in store.adopt_requests("heir", now=now)}
+
+    assert store.spare_owners(now=NOW + 4.0, **times) == 0
+    assert store.spare_owners(now=NOW + 30.0, **times) == 2
+    assert store.spare_owners(now=NOW + 33.0, **times) == 0
+    assert adopted(NOW + 40.0) == {owned["dead"]}
+    store.renew_owner("newest", until=NOW + 43.0)
+    assert adopted(NOW + 40.1) == {owned["older"]}
+
+
 def test_leases_of_owners_that_are_gone_wait_no_longer(scene: Scene) -> None:
     scene.store.renew_owner("here", until=NOW)
     active = scene.leased()

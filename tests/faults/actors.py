@@ -68,6 +68,8 @@ HASTE: dict[str, dict[str, Any]] = {
     "pool.maintenance.deletion": {"RETRY_AFTER": 3.0},
     "pool.maintenance.reconcile": {"RETRY_BASE": 1.0, "RETRY_CAP": 3.0},
     "pool.tracking.tracker": {"ORPHAN_PATIENCE": 10.0},
+    # All are back within a term after the server is.
+    "pool.store.postgresql": {"_LONGEST_PAUSE": 0.15},
 }
 
 

@@ -6,6 +6,7 @@ what would start threads or wait for them is replaced, see :func:`in_one_thread`
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -258,7 +259,8 @@ def signs_of_life_every(seconds: float) -> Iterator[None]:
     """Have processes say less often that they live, so that long times pass quickly."""
     with ExitStack() as replaced:
         for module, terms in (
-            (heartbeat, {"PERIOD": seconds, "TERM": 3 * seconds}),
+            # What was renewed for the usual term looks as if nobody had for long.
+            (heartbeat, {"PERIOD": seconds, "TERM": 3 * seconds, "lull": lambda: math.inf}),
             (daemon_module, {"RENEWAL": seconds, "TERM": 3 * seconds}),
         ):
             for name, term in terms.items():

@@ -10,7 +10,6 @@ import signal
 import socket
 import threading
 import time
-from contextlib import nullcontext
 from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -111,7 +110,7 @@ class Storm:
                         kinds=self._kinds,
                     )
                     with weather:
-                        self._kill(kills, pause, weather)
+                        self._kill(kills, pause, spared=weather.poisoned)
                     self.outcome.weather = weather.counts
                     self.outcome.take(weather)
                     assert weather.error is None, weather.error
@@ -176,15 +175,14 @@ class Storm:
 
     # --- During ---------------------------------------------------------------------------------
 
-    def _kill(self, kills: int, pause: float, weather: Weather | None = None) -> None:
-        """While a template is poisoned, only callers are killed."""
-        spared = weather.poisoned if weather is not None else threading.Event()
+    def _kill(self, kills: int, pause: float, *, spared: threading.Event | None = None) -> None:
+        """While ``spared`` is set, only callers are killed."""
         roles, weights = tuple(self._counts), tuple(self._counts.values())
         for number in range(1, kills + 1):
             time.sleep(self._rng.expovariate(1 / pause))
             self._replace_those_that_died()
             role = self._rng.choices(roles, weights)[0]
-            if spared.is_set():
+            if spared is not None and spared.is_set():
                 role = "caller"
             victim = self._rng.choice(self._processes[role])
             self._processes[role].remove(victim)
@@ -192,11 +190,10 @@ class Storm:
             victim.join()
             self.outcome.kills[role] += victim.exitcode == -signal.SIGKILL
             self._start(role)
-            due = number % self._restart_after == 0 and not spared.is_set()
+            due = number % self._restart_after == 0 and not (spared and spared.is_set())
             if self._database is not None and due:
-                with weather.store_away() if weather is not None else nullcontext():
-                    self._database.stop("immediate")
-                    self._database.start()
+                self._database.stop("immediate")
+                self._database.start()
                 self.outcome.kills["database"] += 1
 
     def _replace_those_that_died(self) -> None:

@@ -10,8 +10,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -98,7 +97,6 @@ MILD = ("latency", "errors", "cuts", "failed imports", "slow imports", *PEOPLE, 
 #: CVAT fails for one template, and nothing else goes wrong meanwhile: then no other is to wait.
 POISON = "one template is poisoned"
 ALL = (*FAULTS, *PEOPLE, *EVENTS, POISON)
-STORE_AWAY = "the store is away"
 #: How many tasks people touch at a time, at the most.
 TOUCHED = 3
 
@@ -114,7 +112,6 @@ CAUSES = {
     "cvat-unreachable": NO_ANSWER,
     "cvat-ambiguous": NO_ANSWER,
     "cvat-unauthorized": {"tokens revoked"},
-    "owner-gone": {STORE_AWAY},
 }
 
 
@@ -279,15 +276,6 @@ class Weather:
             spell.ended = min(spell.ended, time.time())
 
     # --- Afterwards -----------------------------------------------------------------------------
-
-    @contextmanager
-    def store_away(self) -> Iterator[None]:
-        """The server of the store is started again. In a storm that may take longer than a process
-        counts as alive without a sign of life: another takes over what it owns."""
-        spell = Spell(STORE_AWAY, time.time())
-        self.spells.append(spell)
-        yield
-        spell.ended = time.time()
 
     def explains(self, request: Any) -> bool:
         """Whether an accepted request that failed had to, for what was in force then."""

@@ -18,6 +18,7 @@ from unittest import mock
 from pool.config.settings import PoolSettings, Settings, Template
 from pool.daemon import Daemon, Maintenance
 from pool.errors import CvatError, CvatUnreachable
+from pool.maintenance.heartbeat import PERIOD, TERM
 from pool.maintenance.refill import Refill
 from pool.maintenance.scheduler import ServiceRecord
 from pool.model import RequestRecord, RequestState, TaskState
@@ -158,7 +159,13 @@ class Stepped:
 
     def advance(self, seconds: float) -> None:
         """Let time pass, in which it lives."""
-        self.clock.advance(seconds)
+        end = self.clock.monotonic() + seconds
+        # Of a long time the last part is enough for all to be late that do not live.
+        self.clock.advance(max(0.0, seconds - 2 * TERM))
+        while (left := end - self.clock.monotonic()) > PERIOD:
+            self.clock.advance(PERIOD)
+            self.renew()
+        self.clock.advance(left)
         self.renew()
 
     # --- Services ---------------------------------------------------------------------------------
