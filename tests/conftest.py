@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 from support.clock import ManualClock
+from support.postgres import databases_dropped
 from support.scripted import ScriptedCvat
 
 from pool.bench.pictures import sample_image
@@ -25,6 +26,13 @@ def no_credentials(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReque
         return
     for name in ("CVAT_ACCESS_TOKEN", "CVAT_USERNAME", "CVAT_PASSWORD", "POOL_CONFIG"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def no_databases() -> Iterator[None]:
+    """Those of a test go with it; those of a module were made before."""
+    with databases_dropped():
+        yield
 
 
 @pytest.fixture(autouse=True)

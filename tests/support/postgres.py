@@ -14,7 +14,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from urllib.parse import quote
@@ -23,6 +24,9 @@ import pytest
 
 #: What makes it quick: nothing of a test has to outlive a power cut.
 QUICK = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off", "max_connections": "60"}
+#: A disk in memory: a database is made on it in a quarter of the time. Some containers have next to
+#: nothing there.
+MEMORY, ENOUGH = Path("/dev/shm"), 2**32
 #: Where distributions keep programs that are not on the path.
 FOLDERS = "/usr/lib/postgresql/*/bin"
 
@@ -44,6 +48,42 @@ def _version(path: Path) -> tuple[int, ...]:
     return tuple(int(part) for part in path.parts[-3].split(".") if part.isdigit())
 
 
+def _user() -> str:
+    return "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+
+
+def _quickest() -> Path | None:
+    """Return where files are written most quickly; None for where temporary files are."""
+    if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ENOUGH:
+        return MEMORY
+    return None
+
+
+def _new_folder(user: str, above: Path | None) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir=above))
+    if os.geteuid() == 0:
+        shutil.chown(folder, user)
+    return folder
+
+
+@functools.cache
+def _new_data() -> Path:
+    """Return the data that each server of this process begins with: it takes longer to make than
+    to copy. It goes with the process, as a server does."""
+    folder = _new_folder(_user(), _quickest())
+    watcher = subprocess.Popen(
+        [*_as_user(_user()), "sh", "-c", 'cat; rm -rf "$0"', folder],
+        stdin=subprocess.PIPE, cwd="/", start_new_session=True,
+    )  # fmt: skip
+    atexit.register(watcher.communicate)
+    data = folder / "data"
+    _run(
+        _user(), programs() / "initdb", "--auth=trust", "--username=pool", "--encoding=UTF8",
+        "--locale=C.UTF-8", "--no-sync", f"--pgdata={data}",
+    )  # fmt: skip
+    return data
+
+
 class PostgresServer:
     """A server that is reached by a socket in its folder alone, and that can be stopped, killed and
     started again. PostgreSQL refuses to run as root, so it is another user's then.
@@ -59,24 +99,22 @@ class PostgresServer:
         follows: PostgresServer | None = None,
     ) -> None:
         self.programs = programs()
-        self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir=above))
-        self.user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
-        if os.geteuid() == 0:
-            shutil.chown(self.folder, self.user)
-            if above is not None:
-                above.chmod(0o711)
-        self.data = self.folder / "data"
+        self.user = _user()
         self.settings = QUICK | (settings or {})
+        if os.geteuid() == 0 and above is not None:
+            above.chmod(0o711)
+        if above is None and self.settings["fsync"] == "off":
+            above = _quickest()
+        self.folder = _new_folder(self.user, above)
+        self.data = self.folder / "data"
+        self.databases: list[str] = []
         if follows is not None:
             self._run(
-                "pg_basebackup", f"--host={follows.folder}", "--username=pool", "--checkpoint=fast",
-                "--write-recovery-conf", f"--pgdata={self.data}",
+                self.programs / "pg_basebackup", f"--host={follows.folder}", "--username=pool",
+                "--checkpoint=fast", "--write-recovery-conf", f"--pgdata={self.data}",
             )  # fmt: skip
         else:
-            self._run(
-            "initdb", "--auth=trust", "--username=pool", "--encoding=UTF8", "--locale=C.UTF-8",
-            "--no-sync", f"--pgdata={self.data}",
-        )  # fmt: skip
+            self._run("cp", "--recursive", "--preserve", _new_data(), self.data)
         # Its input ends when this process does, whatever that dies of.
         self._watcher = subprocess.Popen(
             [*self._as_user(), "sh", "-c",
@@ -90,12 +128,15 @@ class PostgresServer:
         options = {**self.settings, "unix_socket_directories": str(self.folder)}
         given = " ".join(f"-c {name}={value}" for name, value in options.items())
         self._run(
-            "pg_ctl", "start", "--wait", "--silent", f"--pgdata={self.data}",
+            self.programs / "pg_ctl", "start", "--wait", "--silent", f"--pgdata={self.data}",
             f"--log={self.folder / 'log'}", f"--options=-c listen_addresses='' {given}",
         )  # fmt: skip
 
     def stop(self, mode: str = "fast") -> None:
-        self._run("pg_ctl", "stop", "--wait", "--silent", f"--mode={mode}", f"--pgdata={self.data}")
+        self._run(
+            self.programs / "pg_ctl", "stop", "--wait", "--silent", f"--mode={mode}",
+            f"--pgdata={self.data}",
+        )  # fmt: skip
 
     @property
     def pid(self) -> int:
@@ -108,8 +149,9 @@ class PostgresServer:
     def sql(self, statement: str, *, database: str = "postgres") -> str:
         """Run a statement by ``psql``, as an administrator would."""
         return self._run(
-            "psql", f"--host={self.folder}", "--username=pool", f"--dbname={database}",
-            "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", f"--command={statement}",
+            self.programs / "psql", f"--host={self.folder}", "--username=pool",
+            f"--dbname={database}", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align",
+            f"--command={statement}",
         ).strip()  # fmt: skip
 
     def catch_up(self) -> None:
@@ -121,7 +163,13 @@ class PostgresServer:
         """Make a database, empty or a copy of another one, and return its name."""
         name = f"test{next(_numbers)}"
         self.sql(f"CREATE DATABASE {name} TEMPLATE {like}")
+        self.databases.append(name)
         return name
+
+    def drop_new(self, before: int) -> None:
+        """Drop all databases that were made but the first few, whoever is connected to them."""
+        while len(self.databases) > before:
+            self.sql(f"DROP DATABASE {self.databases.pop()} WITH (FORCE)")
 
     def url(self, database: str, **parameters: str) -> str:
         """Return what a store's URL says to reach a database."""
@@ -135,19 +183,27 @@ class PostgresServer:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _as_user(self) -> Sequence[str]:
-        return ("runuser", "-u", self.user, "--") if os.geteuid() == 0 else ()
+        return _as_user(self.user)
 
-    def _run(self, program: str, *arguments: str) -> str:
-        # To a file, since the server that pg_ctl starts would keep a pipe open.
-        with tempfile.TemporaryFile("w+") as output:
-            done = subprocess.run(
-                [*self._as_user(), str(self.programs / program), *arguments],
-                check=False, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/",
-            )  # fmt: skip
-            output.seek(0)
-            said = output.read()
-        assert done.returncode == 0, f"{program}: {said}"
-        return said
+    def _run(self, program: str | Path, *arguments: str | Path) -> str:
+        return _run(self.user, program, *arguments)
+
+
+def _as_user(user: str) -> Sequence[str]:
+    return ("runuser", "-u", user, "--") if os.geteuid() == 0 else ()
+
+
+def _run(user: str, program: str | Path, *arguments: str | Path) -> str:
+    # To a file, since the server that pg_ctl starts would keep a pipe open.
+    with tempfile.TemporaryFile("w+") as output:
+        done = subprocess.run(
+            [*_as_user(user), program, *arguments],
+            check=False, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/",
+        )  # fmt: skip
+        output.seek(0)
+        said = output.read()
+    assert done.returncode == 0, f"{program}: {said}"
+    return said
 
 
 class Pooler:
@@ -199,6 +255,15 @@ def shared_server() -> PostgresServer:
     server = PostgresServer()
     atexit.register(server.remove)
     return server
+
+
+@contextmanager
+def databases_dropped() -> Iterator[None]:
+    """Drop what is made meanwhile on the shared server: hundreds of databases would fill a disk."""
+    before = len(shared_server().databases) if shared_server.cache_info().currsize else 0
+    yield
+    if shared_server.cache_info().currsize:
+        shared_server().drop_new(before)
 
 
 def fresh_url() -> str:
