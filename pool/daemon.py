@@ -204,6 +204,8 @@ class Daemon:
                 # What happened last is unknown: warm tasks are verified before they are handed out.
                 doubted = store.quarantine_warm(until=now + DOUBT)
                 log.warning("unclean stop", owner=unclean, tasks_to_verify=doubted)
+                # It may live, and have the address until it sees that its term has ended.
+                self._begun = True
             return True
         except StoreError as error:
             log.error("term not renewed", why=str(error))

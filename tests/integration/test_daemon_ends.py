@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,6 +107,28 @@ def test_a_second_signal_stops_at_once(
     assert code == 128 + signal.SIGTERM
     assert took < SLACK
     assert states(rows) == {TaskState.CREATING}
+
+
+def test_a_daemon_that_takes_over_waits_for_the_address(
+    folder: Path, server: SimulatorServer, rows: Store
+) -> None:
+    """The one before it lives, and has yet to see that its term has ended: the store was away."""
+    now = time.time()
+    assert rows.acquire_maintenance("before", until=now - 1.0, now=now - 7.0)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config = folder / "config.toml"
+        port = taken.getsockname()[1]
+        config.write_text(config.read_text().replace("port = 0", f"port = {port}"))
+        with running(
+            "run",
+            cwd=folder,
+            constants={"pool.daemon.RENEWAL": 0.1},
+            CVAT_ACCESS_TOKEN=server.access_token,
+        ) as daemon:
+            daemon.wait_for("not listening")
+            taken.close()
+            daemon.wait_for("listening: url=")
+            assert daemon.stop() == 0
 
 
 def test_another_daemon_takes_over_when_the_maintaining_one_is_killed(
