@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
+from faults.actors import TERM
 from pool import TaskPool
 from pool.client import RemotePool
 from pool.config.loader import load
@@ -63,13 +64,22 @@ class Bystander:
         return pool.submit(template, [(f"bystander_{self._number}.jpg", self._image)])
 
     def _is_served(self, remote: RemotePool) -> bool:
-        end = time.monotonic() + RECOVERY
+        """Whether a daemon serves, and does so for a term: another could take over from it."""
+        end, began, before = time.monotonic() + RECOVERY, time.monotonic(), ""
         while time.monotonic() < end:
-            try:
-                status = remote.status()
-                if status.maintainer and not any(row.held_since for row in status.templates):
-                    return True
-            except PoolUnreachable:
-                pass
+            maintainer = _maintainer(remote)
+            if not maintainer or maintainer != before:
+                began, before = time.monotonic(), maintainer
+            elif time.monotonic() - began > TERM:
+                return True
             time.sleep(LOOK)
         return False
+
+
+def _maintainer(remote: RemotePool) -> str:
+    """Return the daemon that serves, with nothing held; "" where there is none."""
+    with suppress(PoolUnreachable):
+        status = remote.status()
+        if not any(row.held_since for row in status.templates):
+            return status.maintainer or ""
+    return ""

@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -20,7 +21,7 @@ from support.postgres import PostgresServer
 from support.proxy import CuttingProxy
 from support.waiting import wait_until
 
-from faults.actors import Place, run_caller, run_daemon
+from faults.actors import TERM, Place, run_caller, run_daemon
 from faults.bystander import Bystander
 from faults.reckoning import Outcome, Reckoning
 from faults.weather import Weather
@@ -110,7 +111,7 @@ class Storm:
                         kinds=self._kinds,
                     )
                     with weather:
-                        self._kill(kills, pause, spared=weather.poisoned)
+                        self._kill(kills, pause, weather)
                     self.outcome.weather = weather.counts
                     self.outcome.take(weather)
                     assert weather.error is None, weather.error
@@ -175,14 +176,15 @@ class Storm:
 
     # --- During ---------------------------------------------------------------------------------
 
-    def _kill(self, kills: int, pause: float, *, spared: threading.Event | None = None) -> None:
-        """While ``spared`` is set, only callers are killed."""
+    def _kill(self, kills: int, pause: float, weather: Weather | None = None) -> None:
+        """While a template is poisoned, only callers are killed."""
+        spared = threading.Event() if weather is None else weather.poisoned
         roles, weights = tuple(self._counts), tuple(self._counts.values())
         for number in range(1, kills + 1):
             time.sleep(self._rng.expovariate(1 / pause))
             self._replace_those_that_died()
             role = self._rng.choices(roles, weights)[0]
-            if spared is not None and spared.is_set():
+            if spared.is_set():
                 role = "caller"
             victim = self._rng.choice(self._processes[role])
             self._processes[role].remove(victim)
@@ -190,10 +192,13 @@ class Storm:
             victim.join()
             self.outcome.kills[role] += victim.exitcode == -signal.SIGKILL
             self._start(role)
-            due = number % self._restart_after == 0 and not (spared and spared.is_set())
+            due = number % self._restart_after == 0 and not spared.is_set()
             if self._database is not None and due:
-                self._database.stop("immediate")
-                self._database.start()
+                with nullcontext() if weather is None else weather.store_away:
+                    self._database.stop("immediate")
+                    # At times for longer than a process counts as alive without a sign of life.
+                    time.sleep(self._rng.uniform(0.0, 2 * TERM))
+                    self._database.start()
                 self.outcome.kills["database"] += 1
 
     def _replace_those_that_died(self) -> None:

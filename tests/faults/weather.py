@@ -137,6 +137,8 @@ class Weather:
         self._bystander = bystander
         #: Set while a template is poisoned: no daemon is to be killed then.
         self.poisoned = threading.Event()
+        #: Held while the store is away, and while a template is poisoned: never both.
+        self.store_away = threading.Lock()
         #: How many seconds the requests of others took meanwhile, and what went wrong with them.
         self.others: list[float] = []
         self.not_served: list[str] = []
@@ -207,7 +209,7 @@ class Weather:
     def _poison(self) -> None:
         self.poisoned.set()
         try:
-            with self._bystander.ready() as pools:
+            with self.store_away, self._bystander.ready() as pools:
                 if pools is None:
                     return  # no daemon came to
                 spell = Spell(POISON, time.time())
