@@ -329,9 +329,10 @@ def test_an_empty_pool_that_may_not_create(full: Any) -> None:
 
 
 def test_the_same_key_gives_the_same_request(
-    full: Any, kind: str, simulator: SimulatorServer, image: bytes
+    full: Any, kind: str, daemon: Daemon, simulator: SimulatorServer, image: bytes
 ) -> None:
-    key = f"request-{kind}"
+    # The server is the same for both stores.
+    key = f"request-{kind}-{daemon.process.store.pool_id}"
     first = full.submit("scenes", [(f"{key}.jpg", image)], idempotency_key=key)
     jobs = first.jobs(timeout=20)
     second = full.submit("scenes", [(f"{key}.jpg", image)], idempotency_key=key)

@@ -96,9 +96,9 @@ def test_claims_where_transactions_are_serializable_by_default(database: str) ->
 
 
 def end_connections(database: str) -> None:
-    shared_server().sql(
-        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
-    )
+    """End them, and return when they have ended."""
+    ending = "pg_terminate_backend(pid, 10000)"
+    shared_server().sql(f"SELECT {ending} FROM pg_stat_activity WHERE datname = '{database}'")
 
 
 def test_connections_that_the_server_closed_while_they_were_idle(
