@@ -47,6 +47,6 @@ def test_settings_that_are_made_in_python_show_no_credentials_either() -> None:
 
 
 def test_a_password_in_the_address_of_the_store_is_never_shown() -> None:
-    problem = only_problem("[store]\nurl = 'postgresql://pool:hunter2@db/pool'")
-    assert "not available in this version" in problem.message
+    problem = only_problem("[store]\nurl = 'postgresql://pool:hunter2@db:0/pool'")
+    assert "postgresql://HOST/DATABASE" in problem.message
     assert "hunter2" not in problem.message
