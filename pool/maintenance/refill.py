@@ -125,13 +125,15 @@ class Refill:
         retire_replaced(self._store, template, target, now=self._clock.now())
         started = 0
         while not self._stopping.is_set():
+            # Counted before: a create that ended since has written down how, so a hold is seen.
+            under_way = self._under_way(template)
             situation = self._situation(template)
             at_once = creates_wanted(
                 situation, target, concurrency=template.pool.create_concurrency
             )
             if at_once == 0:
                 return started, situation.foreground and situation.capacity < target.size
-            if self._under_way(template) >= at_once:
+            if under_way >= at_once:
                 return started, False
             pooled_id = new_id(self._clock.now())
             pooled = self._store.begin_create(
