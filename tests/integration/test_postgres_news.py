@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 
 import pytest
 from support.happening import make_warm
@@ -32,12 +33,15 @@ class Attentive:
         listen = self.store.listen
 
         def overhear(heard: Callable[[], None]) -> Listener:
+            # It may be heard from before it is here.
+            made = Future[Listener]()
+
             def tell() -> None:
-                self.hears.put(listener.hears)
+                self.hears.put(made.result(PATIENCE).hears)
                 heard()
 
-            listener = listen(tell)
-            return listener
+            made.set_result(listen(tell))
+            return made.result()
 
         self.store.listen = overhear  # type: ignore[method-assign]
         self.feed = Feed(self.store, clock=SystemClock())
