@@ -1,8 +1,8 @@
 """Renew the claim of a live process on what it owns; others take over once it is gone.
 
 A claim that was not renewed in time does not say that its process is gone: when the store was away
-(its server was restarted, a disk hung), nobody could renew one, and the first process that is back
-must not take the others for dead. So others are judged as of one's own last renewal, never as of a
+(its server was restarted, a disk hung), no process could renew one, and the first that is back must
+not take the others for dead. So others are judged as of one's own last renewal, never as of a
 later time; and where no process at all has renewed its claim for a while, all get another term.
 """
 

@@ -100,7 +100,7 @@ class Connection(Dialect):
 
     @abstractmethod
     def advance_counters(self) -> None:
-        """Have what counts rows go on after the rows that are there, whoever numbered them."""
+        """Have the counters of rows go on after the highest number that is there."""
 
     @abstractmethod
     def trigger_names(self) -> Collection[str]:

@@ -286,7 +286,7 @@ def test_a_renewed_owner_keeps_what_it_has(scene: Scene) -> None:
 
 
 def test_owners_that_could_not_renew_get_another_term(scene: Scene) -> None:
-    """Those that were alive when the newest has renewed, once nobody has for more than a lull."""
+    """Those that were alive when the newest has renewed, once none has for more than a lull."""
     store, times = scene.store, {"term": 10.0, "lull": 4.0}
     assert store.spare_owners(now=NOW, **times) == 0
     ends = {"dead": NOW - 0.1, "older": NOW + 7.0, "newest": NOW + 10.0}

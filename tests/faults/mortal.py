@@ -259,7 +259,7 @@ def signs_of_life_every(seconds: float) -> Iterator[None]:
     """Have processes say less often that they live, so that long times pass quickly."""
     with ExitStack() as replaced:
         for module, terms in (
-            # What was renewed for the usual term looks as if nobody had for long.
+            # What was renewed for the usual term looks as if none had for long.
             (heartbeat, {"PERIOD": seconds, "TERM": 3 * seconds, "lull": lambda: math.inf}),
             (daemon_module, {"RENEWAL": seconds, "TERM": 3 * seconds}),
         ):

@@ -167,7 +167,7 @@ class PostgresServer:
         return name
 
     def drop_new(self, before: int) -> None:
-        """Drop all databases that were made but the first few, whoever is connected to them."""
+        """Drop all databases that were made but the first few, even if they are in use."""
         while len(self.databases) > before:
             self.sql(f"DROP DATABASE {self.databases.pop()} WITH (FORCE)")
 
