@@ -8,7 +8,8 @@ share_paths; here it is known before anything is sent.
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import PurePath, PurePosixPath
 from posixpath import splitext
 from typing import Final
@@ -20,6 +21,8 @@ from pool.errors import InputError
 LONGEST_FILE_NAME: Final = 255
 #: Characters of a path on the share, of a cloud key and of a URL: CVAT's columns hold no more.
 LONGEST_PATH: Final = 1024
+#: Folders at most that tell files of one name apart.
+MOST_FOLDERS: Final = 8
 
 
 def name_in_cvat(name: str) -> str:
@@ -43,6 +46,10 @@ def check_file_name(name: object) -> str:
     :raises InputError: CVAT has no room for it, or would take the file for no media.
     """
     known = check_text(name, "the name of a file")
+    if len(known) > LONGEST_PATH:
+        raise InputError(
+            f"{shown(known)}: at most {LONGEST_PATH} characters, and these are {len(known)}"
+        )
     there = name_in_cvat(known)
     if there.strip() in ("", ".", ".."):
         raise InputError(f"{shown(known)}: is no file name")
@@ -78,36 +85,94 @@ def check_extensions(names: Iterable[str]) -> None:
         )
 
 
-class DistinctNames:
-    """The names that the files of one task have in CVAT, each of one file. ``remedy`` is what to
-    do about two of one name."""
+def distinct_names(given: Sequence[str], *, mapped: bool = False) -> list[str]:
+    """Return the names that files have in CVAT within one task, each its own, in their order.
 
-    def __init__(
-        self,
-        *,
-        remedy: str = "put them into a zip archive, which keeps folders, or give them names of "
-        "their own",
-    ) -> None:
-        self._given: dict[str, str] = {}
-        self._remedy = remedy
+    A file keeps its name. Files of one name get those of their folders as well, as few as tell
+    them apart: ``cam1/a.jpg`` and ``cam2/a.jpg`` are ``cam1_a.jpg`` and ``cam2_a.jpg``. What has
+    the same folders, or is too long with them, gets a number: ``a.jpg`` and ``a-2.jpg``. A name
+    that is ``mapped`` has no spaces around it: CVAT cuts these off in a list of names.
 
-    def add(self, given: str, there: str | None = None) -> str:
-        """Take the name of a file, and return the one that it has in CVAT: ``there`` where that is
-        known.
+    :raises InputError: as :func:`check_file_name`.
+    """
+    alone = [check_file_name(name) for name in given]
+    if mapped:
+        alone = [name.strip() for name in alone]
+    alike: dict[str, list[int]] = {}
+    for index, name in enumerate(alone):
+        alike.setdefault(name, []).append(index)
+    taken = {name for name, indices in alike.items() if len(indices) == 1}
+    names, numbered = list(alone), []
+    for name, indices in alike.items():
+        if len(indices) == 1:
+            continue
+        folders = telling_folders([given[index] for index in indices])
+        for index, candidate in zip(indices, _with_folders(name, folders), strict=True):
+            if candidate in taken:
+                numbered.append(index)
+            else:
+                names[index] = candidate
+                taken.add(candidate)
+    last: dict[str, int] = {}
+    for index in sorted(numbered):
+        names[index] = _with_number(alone[index], taken, last)
+        taken.add(names[index])
+    return names
 
-        :raises InputError: as :func:`check_file_name`, or another file has the same.
-        """
-        there = check_file_name(given) if there is None else there
-        if there in self._given:
-            other = self._given[there]
-            which = shown(given)
-            if other != given:
-                which = f"{shown(other)} and {shown(given)}: CVAT calls both of them {shown(there)}"
+
+def telling_folders(paths: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the last folders of each path, as few as tell paths to files of one name apart; of
+    some these may be the same."""
+    folders = [_folders(path) for path in paths]
+    best: list[tuple[str, ...]] = [()] * len(paths)
+    most = 1
+    for depth in range(1, min(max(map(len, folders), default=0), MOST_FOLDERS) + 1):
+        if most == len(paths):
+            break
+        last = [path[-depth:] for path in folders]
+        if len(set(last)) > most:
+            best, most = last, len(set(last))
+    return best
+
+
+def _folders(path: str) -> tuple[str, ...]:
+    text = "".join(each for each in html.unescape(path) if each.isprintable())
+    parts = (part.strip() for part in text.replace("\\", "/").split("/")[:-1])
+    return tuple(part for part in parts if part not in ("", ".", ".."))
+
+
+def _with_folders(name: str, folders: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    for each in folders:
+        longer = "_".join((*each, name))
+        # Not cut: the end is what files of one folder have apart.
+        yield longer if len(longer.encode()) <= LONGEST_FILE_NAME else name
+
+
+def _with_number(name: str, taken: Collection[str], last: dict[str, int]) -> str:
+    """Return a name that is not taken; ``last`` has the numbers that were tried before."""
+    root, extension = splitext(name)
+    number = last.get(name, 1)
+    while True:
+        number += 1
+        suffix = f"-{number}{extension}"
+        room = LONGEST_FILE_NAME - len(suffix.encode())
+        numbered = root.encode()[:room].decode(errors="ignore") + suffix
+        if numbered not in taken:
+            last[name] = number
+            return numbered
+
+
+def check_once(names: Iterable[str]) -> None:
+    """Refuse files of which the caller calls two the same.
+
+    :raises InputError: there are two.
+    """
+    for name, count in Counter(names).items():
+        if count > 1:
             raise InputError(
-                f"{which}: two files of one name cannot be in one task; {self._remedy}"
+                f"{shown(name)}: two files of one name cannot be in one task; give them names of "
+                "their own, or those of their folders, such as cam1/a.jpg"
             )
-        self._given[there] = given
-        return there
 
 
 def check_server_path(name: object, *, what: str) -> str:

@@ -9,18 +9,21 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal, TypedDict
 
 from pool.config.arguments import check_whole
 from pool.config.data_params import DataParams, merged, read_params
 from pool.config.names import (
-    DistinctNames,
     check_extensions,
+    check_once,
     check_server_path,
+    distinct_names,
     name_in_cvat,
     shown,
+    telling_folders,
 )
 from pool.config.settings import Template
 from pool.config.urls import check_url, name_in_url
@@ -51,15 +54,16 @@ _NAMELESS = "bytes need a name: pass (name, bytes)"
 class LocalFile:
     """One file to upload: a path on this machine, or the bytes themselves under a name.
 
-    ``name`` is the file's name in CVAT (:func:`pool.config.names.name_in_cvat`). ``size`` is in
+    ``name`` is the file's name in CVAT (:func:`pool.config.names.distinct_names`). ``size`` is in
     bytes. ``start`` is where an open file stood when it was given; None takes it from where it
-    stands.
+    stands. ``given`` is what its caller calls it, where that is another name.
     """
 
     name: str
     source: Path | bytes | BinaryIO
     size: int
     start: int | None = None
+    given: str | None = None
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
@@ -93,6 +97,8 @@ class Upload:
     share: tuple[str, ...] = ()
     urls: tuple[str, ...] = ()
     cloud: tuple[int, tuple[str, ...]] | None = None
+    #: The number of files of each job, in the order of the files; empty: CVAT divides them.
+    job_sizes: tuple[int, ...] = ()
     #: Data parameters beside those of the template, as
     #: :attr:`pool.config.data_params.DataParams.given` has them, with the names that CVAT gives.
     extra: dict[str, Any] = field(default_factory=dict)
@@ -113,6 +119,19 @@ class Upload:
         if self.cloud is not None:
             return self.cloud[1]
         return self.share or tuple(map(name_in_url, self.urls))
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """What the caller calls the data, in the caller's order; never whole URLs."""
+        if self.files:
+            return tuple(file.given or file.name for file in self.files)
+        return self.names
+
+    @property
+    def jobs(self) -> tuple[tuple[str, ...], ...]:
+        """The names of the files of each job, where the jobs are divided here."""
+        names = iter(self.names)
+        return tuple(tuple(islice(names, size)) for size in self.job_sizes)
 
     @property
     def kind(self) -> str:
@@ -162,24 +181,74 @@ def build_upload(
         return _fetched(urls, own)
     if cloud is not None:
         return Upload(cloud=_cloud(cloud), extra=own.given)
-    distinct = DistinctNames()
-    return upload_of([_local_file(*each, distinct) for each in _named(files)], own)
+    return upload_of(_local_files(files), own)
 
 
 def upload_of(files: Sequence[LocalFile], params: DataParams) -> Upload:
-    """Return files, each of which is checked, with the parameters of their request.
+    """Return files, each of which is checked and called as its caller calls it, with the names that
+    they have in CVAT, and with the parameters of their request.
 
-    :raises InputError: there are none, none is media, or a parameter names another file.
+    :raises InputError: there are none, none is media, CVAT does not take a name, two have the same,
+        or a parameter names another file.
     """
     if not files:
         raise InputError("the list of files is empty")
-    names = [file.name for file in files]
+    given = [file.name for file in files]
+    names = distinct_names(given)
+    check_once(given)
     check_extensions(names)
     extra = params.given
     # Those of an archive are the names inside it.
     if extra and kind_of(names) != "archive":
-        extra = _as_in_cvat(extra, {name: name for name in names})
-    return Upload(files=tuple(files), extra=extra)
+        known = dict(zip(given, names, strict=True))
+        extra = _as_in_cvat(extra, known | {name: name for name in names})
+    return Upload(files=tuple(map(_called, files, names)), extra=extra)
+
+
+def combined(uploads: Sequence[Upload]) -> Upload:
+    """Return the images of several requests as one upload for one task: each request has a job of
+    its own, or those that it was divided into. Their names in CVAT are :func:`group_names`.
+
+    Within a request the frames are in the order that they would have in a task of its own. All
+    have the data parameters of the first.
+    """
+    files = [
+        [_called(file, name) for file, name in zip(upload.files, names, strict=True)]
+        for upload, names in zip(
+            uploads, group_names([upload.given for upload in uploads]), strict=True
+        )
+    ]
+    return Upload(
+        files=tuple(
+            each[index]
+            for upload, each in zip(uploads, files, strict=True)
+            for index in _order(upload)
+        ),
+        job_sizes=tuple(
+            chain.from_iterable(upload.job_sizes or (len(upload.files),) for upload in uploads)
+        ),
+        extra=uploads[0].extra,
+    )
+
+
+def group_names(members: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """Return the names in CVAT of the files of several requests that share a task, by what their
+    callers call them: those of each request, in its order."""
+    names = iter(distinct_names(list(chain.from_iterable(members)), mapped=True))
+    return [tuple(islice(names, len(given))) for given in members]
+
+
+def _called(file: LocalFile, name: str) -> LocalFile:
+    given = file.given or file.name
+    return replace(file, name=name, given=None if name == given else given)
+
+
+def _order(upload: Upload) -> list[int]:
+    """Return the files of a request in the order of their frames, by their places."""
+    places = list(range(len(upload.files)))
+    if upload.job_sizes:
+        return places
+    return sorted(places, key=upload.names.__getitem__)
 
 
 def fit(upload: Upload, template: Template) -> None:
@@ -283,7 +352,33 @@ def _is_pair(item: object) -> bool:
     )
 
 
-def _local_file(name: str | None, source: Any, distinct: DistinctNames) -> LocalFile:
+def _local_files(files: Any) -> list[LocalFile]:
+    """Return the files as their callers call them: a path by its last part, and by folders before
+    that where it takes these to tell it from another."""
+    named = _named(files)
+    local = [_local_file(*each) for each in named]
+    alike: dict[str, list[int]] = {}
+    for index, file in enumerate(local):
+        alike.setdefault(file.name.rsplit("/", 1)[-1], []).append(index)
+    for indices in alike.values():
+        if len(indices) == 1:
+            continue
+        paths = [
+            _path_of(local[index].source) if named[index][0] is None else local[index].name
+            for index in indices
+        ]
+        for index, folders in zip(indices, telling_folders(paths), strict=True):
+            if named[index][0] is None:
+                local[index] = replace(local[index], name="/".join((*folders, local[index].name)))
+    return local
+
+
+def _path_of(source: Path | bytes | BinaryIO) -> str:
+    """Return where a file is to which its caller gave no name."""
+    return Path(source if isinstance(source, Path) else getattr(source, "name", "")).as_posix()
+
+
+def _local_file(name: str | None, source: Any) -> LocalFile:
     start: int | None = None
     if isinstance(source, (str, os.PathLike)):
         source = Path(source)
@@ -304,7 +399,7 @@ def _local_file(name: str | None, source: Any, distinct: DistinctNames) -> Local
             f"cannot upload {type(source).__name__}: pass paths, open binary files, or pairs of a "
             "name and one of these or bytes"
         )
-    return LocalFile(distinct.add(name), source, size, start)
+    return LocalFile(name, source, size, start)
 
 
 def _size_on_disk(path: Path) -> int:
@@ -371,20 +466,22 @@ def _cloud(cloud: tuple[int, Sequence[str]]) -> tuple[int, tuple[str, ...]]:
 
 
 def _fetched(urls: Sequence[str], params: DataParams) -> Upload:
-    distinct = DistinctNames(
-        remedy="give the files themselves, or each URL in a request of its own"
-    )
     known: dict[str, str] = {}
-    addresses = []
+    addresses, names = [], set[str]()
     for url in _listed("urls", urls):
         address = check_url(url)
         name = name_in_url(address)
-        distinct.add(name, name)
+        if name in names:
+            raise InputError(
+                f"{shown(name)}: two files of one name cannot be in one task; give the files "
+                "themselves, or each URL in a request of its own"
+            )
         known.update({url: name, address: name, name: name})
         addresses.append(address)
-    check_extensions(known.values())
+        names.add(name)
+    check_extensions(names)
     extra = params.given
-    if kind_of(known.values()) == "images":
+    if kind_of(names) == "images":
         extra = _as_in_cvat(extra, known)
     return Upload(urls=tuple(addresses), extra=extra)
 

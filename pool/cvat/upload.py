@@ -119,6 +119,8 @@ def data_fields(data: Upload, params: DataParams) -> dict[str, Any]:
         # A template's, which are for requests whose data the server has.
         fields.pop("server_files_exclude", None)
         fields.pop("filename_pattern", None)
+    if data.job_sizes:
+        fields["job_file_mapping"] = data.jobs
     # The kind of storage follows from these on the server (TaskViewSet.upload_finished).
     if data.share:
         fields["server_files"] = list(data.share)

@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import BinaryIO, Final, Self, Unpack
 
 from pool.config.data_params import read_params
-from pool.config.names import DistinctNames
+from pool.config.names import check_file_name
 from pool.config.settings import Template
 from pool.config.source import Data, LocalFile, Upload, build_upload, fit, upload_of
 from pool.cvat.multipart import OpenFile
@@ -117,7 +117,7 @@ class Spool:
         if manifest["version"] != VERSION:
             raise StoreError(f"{path} was kept by another version of cvat-task-pool")
         files = tuple(
-            LocalFile(file["name"], path / part_name(number), file["size"])
+            LocalFile(file["name"], path / part_name(number), file["size"], given=file["given"])
             for number, file in enumerate(manifest["files"])
         )
         if any(_size_of(Path(str(file.source))) != file.size for file in files):
@@ -128,6 +128,7 @@ class Spool:
             share=tuple(manifest["share"]),
             urls=tuple(manifest["urls"]),
             cloud=(cloud[0], tuple(cloud[1])) if cloud else None,
+            job_sizes=tuple(manifest["job_sizes"]),
             extra=manifest["extra"],
         )
 
@@ -281,7 +282,6 @@ class Incoming:
         self.request_id = request_id
         self._path = path
         self._parts: list[Part] = []
-        self._names = DistinctNames()
         #: Bytes that were given to the parts, and for how many there is room.
         self.size = 0
         self._room = 0
@@ -301,11 +301,12 @@ class Incoming:
     def add(self, name: str) -> Part:
         """Begin the next file, which its caller calls ``name``; the one before is closed.
 
-        :raises InputError: CVAT could not take such a name, or has it already.
+        :raises InputError: CVAT could not take such a name.
         """
+        check_file_name(name)
         if self._parts:
             self._parts[-1].close()
-        return self._part(self._names.add(name))
+        return self._part(name)
 
     def _part(self, name: str) -> Part:
         with self._spool.disk():
@@ -460,10 +461,14 @@ def part_name(number: int) -> str:
 def _manifest(upload: Upload, parts: Sequence[Part]) -> bytes:
     manifest = {
         "version": VERSION,
-        "files": [{"name": part.name, "size": part.size} for part in parts],
+        "files": [
+            {"name": file.name, "given": file.given, "size": part.size}
+            for file, part in zip(upload.files, parts, strict=True)
+        ],
         "share": upload.share,
         "urls": upload.urls,
         "cloud": upload.cloud,
+        "job_sizes": upload.job_sizes,
         "extra": upload.extra,
     }
     try:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pool.config.names import check_file_name, name_in_cvat
+from pool.config.names import check_file_name, distinct_names, name_in_cvat, telling_folders
+from pool.config.source import build_upload, combined, group_names
 from pool.config.urls import check_url, name_in_url, without_secrets
 from pool.errors import InputError
 
@@ -132,3 +133,77 @@ def test_a_url_is_sent_so_that_it_ends_where_it_ends() -> None:
     url = check_url("HTTP://h/a b.png?sig='x y\"\\")
     assert url == "HTTP://h/a%20b.png?sig=%27x%20y%22%5C"
     assert name_in_url(url) == "a b.png"
+
+
+# --- Names that would meet in one task ------------------------------------------------------------
+
+FOLDER = "f" * 250
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (["a.jpg", "b.jpg"], ["a.jpg", "b.jpg"]),
+        (["cam1/a.jpg", "cam1/b.jpg"], ["a.jpg", "b.jpg"]),
+        (["cam1/a.jpg", "cam2/a.jpg"], ["cam1_a.jpg", "cam2_a.jpg"]),
+        (["x/cam/a.jpg", "y/cam/a.jpg", "b.jpg"], ["x_cam_a.jpg", "y_cam_a.jpg", "b.jpg"]),
+        (["a.jpg", "cam/a.jpg"], ["a.jpg", "cam_a.jpg"]),
+        (["C:\\1\\a.jpg", "C:\\2\\a.jpg"], ["1_a.jpg", "2_a.jpg"]),
+        (["/1/../a.jpg", "./2/a.jpg"], ["1_a.jpg", "2_a.jpg"]),
+        (["a.jpg", "a.jpg", "a.jpg"], ["a.jpg", "a-2.jpg", "a-3.jpg"]),
+        (["ab.jpg", "a\u202fb.jpg", "a&#8239;b.jpg"], ["ab.jpg", "ab-2.jpg", "ab-3.jpg"]),
+        # A name that is another file's own stays with that.
+        (["1/a.jpg", "2/a.jpg", "1_a.jpg"], ["a-2.jpg", "2_a.jpg", "1_a.jpg"]),
+        (["a.jpg", "a.jpg", "a-2.jpg"], ["a.jpg", "a-3.jpg", "a-2.jpg"]),
+        ([f"{FOLDER}1/a.jpg", f"{FOLDER}2/a.jpg"], ["a.jpg", "a-2.jpg"]),
+        (["x" * 251 + ".jpg"] * 2, ["x" * 251 + ".jpg", "x" * 249 + "-2.jpg"]),
+        (["é" * 125 + ".jpg"] * 2, ["é" * 125 + ".jpg", "é" * 124 + "-2.jpg"]),
+        ([" a.jpg", "a.jpg"], [" a.jpg", "a.jpg"]),
+    ],
+)
+def test_each_file_has_a_name_of_its_own(given: list[str], names: list[str]) -> None:
+    assert distinct_names(given) == names
+    for name in names:
+        assert check_file_name(name) == name
+
+
+def test_names_in_a_mapping_have_no_spaces_around_them() -> None:
+    """Recording names: CVAT cuts them off, and then finds no such file."""
+    assert distinct_names([" a.jpg", "a.jpg"], mapped=True) == ["a.jpg", "a-2.jpg"]
+
+
+def test_many_files_of_one_name_are_no_work() -> None:
+    assert len(set(distinct_names(["a.jpg"] * 20_000))) == 20_000
+    deep = [f"{'x/' * 400}{number}/a.jpg" for number in range(2_000)]
+    assert distinct_names(deep) == [f"{number}_a.jpg" for number in range(2_000)]
+
+
+def test_no_folders_are_named_that_tell_nothing_apart() -> None:
+    assert telling_folders(["a/x.jpg", "a/x.jpg"]) == [(), ()]
+    assert telling_folders(["1/c/x.jpg", "2/c/x.jpg", "2/c/x.jpg"]) == [
+        ("1", "c"),
+        ("2", "c"),
+        ("2", "c"),
+    ]
+
+
+def test_requests_that_share_a_task_have_jobs_and_names_of_their_own() -> None:
+    uploads = [
+        build_upload([("cam2/a.jpg", b"2"), ("cam1/a.jpg", b"1")]),
+        build_upload([("a.jpg", b"3")]),
+        build_upload([(" c.jpg", b"5"), ("b.jpg", b"4")]),
+        build_upload([("a.jpg", b"6")]),
+    ]
+    names = group_names([upload.given for upload in uploads])
+    assert names == [("cam2_a.jpg", "cam1_a.jpg"), ("a.jpg",), ("c.jpg", "b.jpg"), ("a-2.jpg",)]
+    together = combined(uploads)
+    assert together.job_sizes == (2, 1, 2, 1)
+    # Within a request the frames are in the order in which CVAT sorts them alone.
+    assert [file.source for file in together.files] == [b"1", b"2", b"3", b"5", b"4", b"6"]
+    assert together.jobs == (
+        ("cam1_a.jpg", "cam2_a.jpg"),
+        ("a.jpg",),
+        ("c.jpg", "b.jpg"),
+        ("a-2.jpg",),
+    )
+    assert together.given == ("cam1/a.jpg", "cam2/a.jpg", "a.jpg", " c.jpg", "b.jpg", "a.jpg")

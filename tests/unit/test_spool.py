@@ -84,11 +84,23 @@ def test_names_that_cvat_would_not_take_are_refused(spool: Spool, name: str) -> 
     assert files_in(spool) == []
 
 
-def test_names_that_would_meet_on_the_server_are_refused(spool: Spool) -> None:
+def test_names_that_would_meet_on_the_server_become_others(spool: Spool) -> None:
     with spool.receive("r1") as incoming:
         incoming.add("cam1/a.jpg").write(b"a")
+        incoming.add("cam2/a.jpg").write(b"b")
+        upload = incoming.finish(sync=False)
+    assert spool.load("r1") == upload
+    assert upload.names == ("cam1_a.jpg", "cam2_a.jpg")
+    assert upload.given == ("cam1/a.jpg", "cam2/a.jpg")
+
+
+def test_two_files_of_one_name_are_refused(spool: Spool) -> None:
+    with spool.receive("r1") as incoming:
+        incoming.add("cam1/a.jpg").write(b"a")
+        incoming.add("cam1/a.jpg").write(b"b")
         with pytest.raises(InputError, match="two files of one name"):
-            incoming.add("cam2/a.jpg")
+            incoming.finish(sync=False)
+    assert files_in(spool) == []
 
 
 def test_names_never_become_paths(spool: Spool) -> None:
