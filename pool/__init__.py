@@ -53,7 +53,7 @@ from pool.version import VERSION
 if TYPE_CHECKING:
     from pool.client import AsyncLease, AsyncRemotePool, AsyncRequest, RemotePool
     from pool.handles import Lease, Request
-    from pool.model import Event, Job, LeaseState, Outcome, RequestState, TaskState
+    from pool.model import Event, Frame, Job, LeaseState, Outcome, RequestState, TaskState
     from pool.status import Status, TemplateStatus
     from pool.taskpool import TaskPool
 
@@ -75,6 +75,7 @@ __all__ = [
     "DataGone",
     "Event",
     "Forbidden",
+    "Frame",
     "IdempotencyConflict",
     "ImportFailed",
     "ImportTimedOut",
@@ -122,6 +123,7 @@ _LAZY = {
     "AsyncRemotePool": "pool.client",
     "AsyncRequest": "pool.client",
     "Event": "pool.model",
+    "Frame": "pool.model",
     "Job": "pool.model",
     "Lease": "pool.handles",
     "LeaseState": "pool.model",

@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar, Unpack
 from pool import errors
 from pool.config.source import Data, Files, Progress, Upload, build_upload
 from pool.errors import PoolError
-from pool.model import Job, Outcome, RequestRecord, RequestState, RequestWarning
+from pool.model import Frame, Job, Outcome, RequestRecord, RequestState, RequestWarning
 
 PoolOfIt = TypeVar("PoolOfIt")
 Record = TypeVar("Record", bound=RequestRecord)
@@ -172,6 +172,12 @@ class Request(RequestHandle[Pool, RequestRecord]):
         come a while after the jobs."""
         self._record = self._pool.read_request(self.id)
         return self._record.warnings
+
+    @property
+    def frames(self) -> tuple[Frame, ...]:
+        """What became of each of its files, in your order: what you call it, its name in CVAT, and
+        the number of its frame in the task; final once the request is ready."""
+        return self.refresh().frames
 
     def refresh(self) -> RequestRecord:
         """Read it again from the store, unless it is finished."""

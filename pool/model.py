@@ -228,6 +228,20 @@ class RequestWarning:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Frame:
+    """A file of a request in its task: what the caller calls it, its name in CVAT, which exported
+    annotations have, and the number of its frame.
+
+    ``number`` is None where CVAT alone decides on the frames: of a video or an archive, or sorted
+    "natural" or "random".
+    """
+
+    file: str
+    name: str
+    number: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ImportMember:
     """A request's part in an import: its ``files`` as they were given, in the caller's order, and
     the ``names`` that CVAT sees in their place."""
@@ -286,9 +300,11 @@ class ImportRecord:
 class RequestRecord:
     """Data that a caller gave to the pool, as the store has it.
 
-    ``files`` are the names that the caller gave, in the caller's order. ``payload`` is a digest of
-    all that was asked for, which an idempotency key is bound to. ``spooled``: the data is
-    in the spool, so that any process can serve it.
+    ``files`` are the names of the files in CVAT, in the caller's order, and ``given`` what the
+    caller calls them. ``frame_numbers`` count from the task's frame ``first_frame``: None where
+    CVAT alone decides on the order, as in an archive, or leaves a file out. ``payload`` is a digest
+    of all that was asked for, which an idempotency key is bound to. ``spooled``: the data is in the
+    spool, so that any process can serve it.
 
     ``import_id`` is its latest import, None while it is queued; ``pooled_id``, ``task_id``,
     ``outcome``, ``handed_out_at``, ``uploaded_at`` and ``deadline_at`` are those of the import.
@@ -311,6 +327,9 @@ class RequestRecord:
     name: str | None = None
     assignee: int | None = None
     files: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
+    frame_numbers: tuple[int | None, ...] | None = None
+    first_frame: int = 0
     size: int = 0
     payload: str = ""
     idempotency_key: str | None = None
@@ -324,6 +343,17 @@ class RequestRecord:
     error_code: str = ""
     error: str = ""
     warnings: tuple[RequestWarning, ...] = ()
+
+    @property
+    def frames(self) -> tuple[Frame, ...]:
+        """Return what became of each file, in the caller's order."""
+        numbers = self.frame_numbers or (None,) * len(self.files)
+        return tuple(
+            Frame(
+                file=given, name=name, number=None if number is None else self.first_frame + number
+            )
+            for given, name, number in zip(self.given, self.files, numbers, strict=True)
+        )
 
 
 class FinalKind(StrEnum):

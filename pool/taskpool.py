@@ -18,8 +18,17 @@ from pool.config.arguments import (
     check_timeout,
     check_ttl,
 )
-from pool.config.settings import Settings
-from pool.config.source import Data, Files, Progress, Upload, build_upload, digest, fit
+from pool.config.settings import Settings, Template
+from pool.config.source import (
+    Data,
+    Files,
+    Progress,
+    Upload,
+    build_upload,
+    digest,
+    fit,
+    frame_numbers,
+)
 from pool.cvat import CvatClient
 from pool.cvat.records import ImportStatus
 from pool.errors import (
@@ -227,7 +236,7 @@ class TaskPool:
         timeout, key = check_timeout(timeout), check_key(idempotency_key)
         upload = build_upload(files, **data)
         fit(upload, chosen)
-        request = self._new_request(upload, name, assignee)
+        request = self._new_request(chosen, upload, name, assignee)
         payload = ""
         if key is not None:
             payload = digest(upload, template=template, name=name, assignee=assignee)
@@ -255,7 +264,7 @@ class TaskPool:
         """Send data into the task of a lease: see :meth:`pool.Lease.upload`."""
         chosen = self.process.template(lease.template)
         fit(upload, chosen)
-        request = self._new_request(upload, name, assignee)
+        request = self._new_request(chosen, upload, name, assignee)
         self.process.start()
         record = self.process.runner.upload_into(
             chosen, lease.id, request, upload, progress=progress
@@ -458,11 +467,15 @@ class TaskPool:
     def _import_began(self, task_id: int) -> bool:
         return self.process.cvat().import_state(task_id).status is not ImportStatus.UNKNOWN
 
-    def _new_request(self, upload: Upload, name: str | None, assignee: int | None) -> NewRequest:
+    def _new_request(
+        self, template: Template, upload: Upload, name: str | None, assignee: int | None
+    ) -> NewRequest:
         return NewRequest(
             id=new_id(self.clock.now()),
             name=check_task_name(name),
             assignee=check_assignee(assignee),
             files=upload.names,
+            given=upload.given,
+            frame_numbers=frame_numbers(upload, template.data),
             size=upload.size,
         )

@@ -52,6 +52,9 @@ def get(
         list[str] | None,
         typer.Option(help="STORAGE_ID:KEY in a cloud storage of CVAT; may be repeated."),
     ] = None,
+    job_size: Annotated[
+        int | None, typer.Option(help="Files of each job, in the order given.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The name of the task.")] = None,
     assignee: Annotated[int | None, typer.Option(help="User id to assign the jobs to.")] = None,
     timeout: TimeoutOption = None,
@@ -72,6 +75,7 @@ def get(
                 share=share or None,
                 urls=url or None,
                 cloud=_cloud_keys(cloud) if cloud else None,
+                job_size=job_size,
                 name=name,
                 assignee=assignee,
                 idempotency_key=key,
@@ -97,6 +101,7 @@ def get(
                 "template": request.template,
                 "outcome": request.outcome,
                 "jobs": jobs,
+                "frames": request.frames,
                 "warnings": warnings,
             }
         )

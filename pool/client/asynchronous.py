@@ -33,7 +33,7 @@ from pool.config.arguments import (
 from pool.config.source import Data, Files, Upload, build_upload
 from pool.errors import LeaseEnded, UnknownLease, UnknownRequest, WaitTimeout
 from pool.handles import LeaseHandle, RequestHandle, error_of
-from pool.model import Event, Job, LeaseState, RequestState, RequestWarning
+from pool.model import Event, Frame, Job, LeaseState, RequestState, RequestWarning
 from pool.status import Status
 
 if TYPE_CHECKING:
@@ -213,6 +213,7 @@ class AsyncRemotePool:
             "template": check_template(template),
             "lease_id": lease_id,
             "params": upload.extra or None,
+            "job_size": upload.job_sizes[0] if upload.job_sizes else None,
             "name": check_task_name(name),
             "assignee": check_assignee(assignee),
         }
@@ -413,7 +414,7 @@ class AsyncLease(LeaseHandle):
 
 
 class AsyncRequest(RequestHandle[AsyncRemotePool, RemoteRequest]):
-    """As :class:`pool.Request`; its methods, ``state`` and ``warnings`` are awaited."""
+    """As :class:`pool.Request`; its methods, ``state``, ``warnings`` and ``frames`` are awaited."""
 
     @property
     def url(self) -> str | None:
@@ -429,6 +430,11 @@ class AsyncRequest(RequestHandle[AsyncRemotePool, RemoteRequest]):
     def warnings(self) -> Coroutine[Any, Any, tuple[RequestWarning, ...]]:
         """As :attr:`pool.Request.warnings`: ``await request.warnings``."""
         return self._warnings()
+
+    @property
+    def frames(self) -> Coroutine[Any, Any, tuple[Frame, ...]]:
+        """As :attr:`pool.Request.frames`: ``await request.frames``."""
+        return self._frames()
 
     async def refresh(self) -> RemoteRequest:
         """As :meth:`pool.Request.refresh`."""
@@ -449,6 +455,9 @@ class AsyncRequest(RequestHandle[AsyncRemotePool, RemoteRequest]):
     async def _warnings(self) -> tuple[RequestWarning, ...]:
         self._record = await self._pool.read_request(self.id)
         return self._record.warnings
+
+    async def _frames(self) -> tuple[Frame, ...]:
+        return (await self.refresh()).frames
 
     async def _state(self) -> RequestState:
         return (await self.refresh()).state

@@ -75,7 +75,16 @@ def parse_request(document: Mapping[str, Any]) -> RemoteRequest:
     """Return the request in a document."""
     with understood():
         warnings = tuple(_record(RequestWarning, each) for each in document.get("warnings") or ())
-        parsed = {**document, "jobs": _jobs(document), "warnings": warnings}
+        frames = document.get("frames")
+        given = [each["file"] for each in frames] if frames else document.get("files") or ()
+        numbers = [each["number"] for each in frames] if frames else None
+        parsed = {
+            **document,
+            "given": given,
+            "frame_numbers": numbers,
+            "jobs": _jobs(document),
+            "warnings": warnings,
+        }
         if (error := parsed.pop("error", None)) is not None:
             parsed |= {"error": _error(error).detail, "error_code": str(error.get("code") or "")}
         return _record(RemoteRequest, parsed)

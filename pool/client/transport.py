@@ -14,7 +14,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from inspect import isawaitable
 from itertools import count
@@ -27,7 +27,7 @@ from pool.backoff import backoff
 from pool.client.parse import named_error, understood
 from pool.clock import Clock
 from pool.config.arguments import check_seconds
-from pool.config.source import Upload
+from pool.config.source import LocalFile, Upload
 from pool.config.units import retry_after
 from pool.config.urls import is_loopback, split_url
 from pool.cvat.multipart import Multipart, OpenFile
@@ -73,6 +73,9 @@ FIRST_CONTACT: Final = 5.0
 #: Number of files of an upload up to which all are kept open; more might exceed the limit of open
 #: files.
 MOST_KEPT_OPEN: Final = 64
+
+#: Bytes of the longest name of a file that has room in a header of a form, however it is encoded.
+LONGEST_NAME: Final = 1200
 
 #: Statuses of temporary failures (RFC 9110, section 15; RFC 6585, section 4).
 _PASSING: Final = frozenset({429, 502, 503, 504})
@@ -124,7 +127,7 @@ class FilesBody:
         files: Sequence[OpenFile],
         progress: AsyncProgress | None,
     ) -> None:
-        self._multipart = Multipart(fields, files, field="files")
+        self._multipart = Multipart(fields, files, field="files", verbatim=True)
         self._total = sum(file.size for file in files)
         self._progress = progress
         self.headers = {
@@ -163,13 +166,22 @@ def body_of(
         return
     with ExitStack() as stack:
         keep = len(upload.files) <= MOST_KEPT_OPEN
-        files = [OpenFile(file, stack, keep=keep) for file in upload.files]
+        files = [OpenFile(_as_given(file), stack, keep=keep) for file in upload.files]
         # In a form, values other than texts are JSON.
         text = {
             name: value if isinstance(value, str) else json.dumps(value)
             for name, value in fields.items()
         }
         yield FilesBody(text, files, progress)
+
+
+def _as_given(file: LocalFile) -> LocalFile:
+    """Return a file as its caller calls it: the daemon makes the name in CVAT of that, as is done
+    here. One that is too long for a header has its name in CVAT."""
+    given = file.given
+    if given is None or len(given.encode()) > LONGEST_NAME:
+        return file
+    return replace(file, name=given)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -195,6 +195,12 @@ class DataParams(_Params):
             if name in seen:
                 raise refused(f"job_file_mapping: {name!r} is named twice")
             seen.add(name)
+        for name in self.against_mapping:
+            raise refused(f"job_file_mapping and {name} exclude each other in CVAT")
+
+    @property
+    def against_mapping(self) -> list[str]:
+        """The parameters that are set and do not go with a mapping of files to jobs."""
         others = {
             "start_frame": self.start_frame,
             "stop_frame": self.stop_frame,
@@ -203,9 +209,7 @@ class DataParams(_Params):
             "server_files_exclude": self.server_files_exclude,
             "sorting_method": self.sorting_method not in (None, "lexicographical"),
         }
-        for name, value in others.items():
-            if value:
-                raise refused(f"job_file_mapping and {name} exclude each other in CVAT")
+        return [name for name, value in others.items() if value]
 
 
 def explain_unknown(key: str, kind: type[_Params] = DataParams) -> str:

@@ -38,6 +38,12 @@ Files = FileLike | Iterable[FileLike]
 Progress = Callable[[int, int], None]
 
 VIDEO = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv"})
+IMAGE = frozenset(
+    {
+        *(".bmp", ".dds", ".gif", ".ico", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".png"),
+        *(".tga", ".tif", ".tiff", ".webp"),
+    }
+)
 ARCHIVE = frozenset({".zip", ".tar", ".gz", ".bz2", ".xz", ".7z", ".rar", ".pdf"})
 
 #: Bytes read at a time when content is digested.
@@ -46,6 +52,9 @@ BLOCK = 2**20
 #: A cloud of points in KITTI's format, and as what its frame is named.
 KITTI, POINTS = ".bin", ".pcd"
 MANIFEST = ".jsonl"
+
+#: Jobs that CVAT makes of one task at most (recording groups).
+MOST_JOBS = 5000
 
 _NAMELESS = "bytes need a name: pass (name, bytes)"
 
@@ -153,6 +162,8 @@ class Data(TypedDict, total=False):
     cloud: tuple[int, Sequence[str]] | None
     #: Data parameters by CVAT's names, on top of the template's.
     params: Mapping[str, Any] | DataParams | None
+    #: The number of files of each job, in their order; by default CVAT divides them.
+    job_size: int | None
 
 
 def build_upload(
@@ -162,11 +173,13 @@ def build_upload(
     urls: Sequence[str] | None = None,
     cloud: tuple[int, Sequence[str]] | None = None,
     params: Mapping[str, Any] | DataParams | None = None,
+    job_size: int | None = None,
 ) -> Upload:
     """Return the data of one request, from exactly one of the four sources.
 
     :raises InputError: none or several sources, a missing or unreadable file, an empty list,
-        names that CVAT does not take or cannot tell apart, parameters that it would refuse.
+        names that CVAT does not take or cannot tell apart, parameters that it would refuse, data
+        that cannot be divided into jobs of ``job_size`` files.
     """
     sources = {"files": files, "share": share, "urls": urls, "cloud": cloud}
     given = [name for name, value in sources.items() if value is not None]
@@ -175,26 +188,31 @@ def build_upload(
             f"give one of files, share, urls and cloud, not {' and '.join(given) or 'none of them'}"
         )
     own = read_params(params)
+    if files is not None:
+        return upload_of(_local_files(files), own, job_size=job_size)
     if share is not None:
-        return Upload(share=_paths("share", share), extra=own.given)
-    if urls is not None:
-        return _fetched(urls, own)
-    if cloud is not None:
-        return Upload(cloud=_cloud(cloud), extra=own.given)
-    return upload_of(_local_files(files), own)
+        upload = Upload(share=_paths("share", share), extra=own.given)
+    elif urls is not None:
+        upload = _fetched(urls, own)
+    else:
+        assert cloud is not None
+        upload = Upload(cloud=_cloud(cloud), extra=own.given)
+    return replace(upload, job_sizes=_job_sizes(upload, job_size))
 
 
-def upload_of(files: Sequence[LocalFile], params: DataParams) -> Upload:
+def upload_of(
+    files: Sequence[LocalFile], params: DataParams, *, job_size: int | None = None
+) -> Upload:
     """Return files, each of which is checked and called as its caller calls it, with the names that
     they have in CVAT, and with the parameters of their request.
 
     :raises InputError: there are none, none is media, CVAT does not take a name, two have the same,
-        or a parameter names another file.
+        a parameter names another file, or they cannot be divided into jobs of ``job_size``.
     """
     if not files:
         raise InputError("the list of files is empty")
     given = [file.name for file in files]
-    names = distinct_names(given)
+    names = distinct_names(given, mapped=job_size is not None)
     check_once(given)
     check_extensions(names)
     extra = params.given
@@ -202,7 +220,44 @@ def upload_of(files: Sequence[LocalFile], params: DataParams) -> Upload:
     if extra and kind_of(names) != "archive":
         known = dict(zip(given, names, strict=True))
         extra = _as_in_cvat(extra, known | {name: name for name in names})
-    return Upload(files=tuple(map(_called, files, names)), extra=extra)
+    upload = Upload(files=tuple(map(_called, files, names)), extra=extra)
+    return replace(upload, job_sizes=_job_sizes(upload, job_size))
+
+
+def _job_sizes(upload: Upload, job_size: int | None) -> tuple[int, ...]:
+    """Return how many files of an upload are in each job, with ``job_size`` in each but the last.
+
+    :raises InputError: CVAT cannot divide such data so (recordings job_file_mapping, media,
+        archives, share_paths and groups).
+    """
+    if job_size is None:
+        return ()
+    size, total = check_whole("job_size", job_size, least=1), len(upload.names)
+    if "job_file_mapping" in upload.extra:
+        raise InputError("give one of job_size and job_file_mapping")
+    for name in upload.names:
+        problem = _indivisible(name)
+        if problem:
+            raise InputError(f"job_size is a number of images: {shown(name)} is {problem}")
+    if total > MOST_JOBS * size:
+        raise InputError(
+            f"job_size {size}: CVAT makes at most {MOST_JOBS} jobs of a task, and {total} files "
+            f"would be {-(-total // size)}"
+        )
+    return tuple(min(size, total - first) for first in range(0, total, size))
+
+
+def _indivisible(name: str) -> str:
+    """Return what the data of this name is, if it is none that a job can have a number of."""
+    # Only CVAT can tell whether what the server has is a folder whose name has a dot in it.
+    if name.endswith("/") or not PurePosixPath(name).suffix:
+        return "none; a folder has to be given as its files"
+    if name != name.strip():
+        return "called with spaces around it, which CVAT cuts off in a mapping"
+    if name.endswith(MANIFEST):
+        return "a manifest"
+    kind = kind_of([name])
+    return "" if kind == "images" else f"{'an' if kind == 'archive' else 'a'} {kind}"
 
 
 def combined(uploads: Sequence[Upload]) -> Upload:
@@ -259,6 +314,15 @@ def fit(upload: Upload, template: Template) -> None:
     own, params = upload.extra, template.data
     if own:
         params = merged(params, own, segment_size=template.task.segment_size)
+    if upload.job_sizes:
+        against = params.against_mapping
+        if template.task.segment_size:
+            against = ["segment_size", *against]
+        if against:
+            raise InputError(
+                f"job_size and {against[0]} exclude each other in CVAT, and the request or its "
+                f"template {template.name!r} has {against[0]}"
+            )
     from_server = upload.share or (upload.cloud[1] if upload.cloud else ())
     for name in ("server_files_exclude", "filename_pattern"):
         if name in own and not from_server:
@@ -308,6 +372,7 @@ def digest(
                 "names": upload.urls or upload.names,
                 "cloud": upload.cloud[0] if upload.cloud else None,
                 "extra": upload.extra,
+                **({"jobs": upload.job_sizes} if upload.job_sizes else {}),
             },
             sort_keys=True,
             default=str,
@@ -519,6 +584,34 @@ def _as_in_cvat(params: dict[str, Any], known: Mapping[str, str]) -> dict[str, A
 
 
 # --- The frames that the data becomes -------------------------------------------------------------
+
+
+def frame_numbers(upload: Upload, template: DataParams) -> tuple[int | None, ...] | None:
+    """Return the number of the frame that each file becomes, in a task of its own, in the caller's
+    order; None for one that is no frame, and for all where CVAT alone decides on the order.
+
+    A file is a frame where it is an image that is sent from here or fetched. CVAT sorts them by
+    their names, unless it is told otherwise (recordings data_params and groups).
+    """
+    names = upload.names
+    images = all(PurePosixPath(name).suffix.lower() in IMAGE for name in names)
+    if not (upload.files or upload.urls) or not images:
+        return None
+    params = merged(template, upload.extra)
+    if params.start_frame or params.stop_frame is not None or params.frame_filter:
+        return None
+    if upload.job_sizes:
+        order: Sequence[str] = names
+    elif params.job_file_mapping is not None:
+        order = list(chain.from_iterable(params.job_file_mapping))
+    elif params.sorting_method in (None, "lexicographical"):
+        order = sorted(names)
+    elif params.sorting_method == "predefined":
+        order = params.upload_file_order or names
+    else:
+        return None
+    numbers = {name: number for number, name in enumerate(order)}
+    return tuple(map(numbers.get, names))
 
 
 def frame_names(upload: Upload, *, decompress: bool = True) -> frozenset[str] | None:

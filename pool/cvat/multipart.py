@@ -11,6 +11,7 @@ from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final
+from urllib.parse import quote
 
 from pool.config.source import LocalFile
 from pool.errors import InputError
@@ -102,7 +103,11 @@ class OpenFile:
 
 
 class Multipart:
-    """One multipart body: the fields first, then the files, each as a ``field`` with its index."""
+    """One multipart body: the fields first, then the files, each as a ``field`` with its index.
+
+    ``verbatim`` sends the names of the files exactly as they are, for the daemon; CVAT decodes
+    them, and gets names that stay the same.
+    """
 
     def __init__(
         self,
@@ -110,7 +115,9 @@ class Multipart:
         files: Sequence[OpenFile],
         *,
         field: str = "client_files[{}]",
+        verbatim: bool = False,
     ) -> None:
+        filename = _verbatim if verbatim else _quoted
         boundary = secrets.token_hex(16)
         self.content_type = f"multipart/form-data; boundary={boundary}"
         self._head = b"".join(
@@ -121,7 +128,7 @@ class Multipart:
         self._files = [
             (
                 f"--{boundary}\r\nContent-Disposition: form-data; "
-                f'name="{field.format(index)}"; filename="{_quoted(file.name)}"\r\n'
+                f'name="{field.format(index)}"; {filename(file.name)}\r\n'
                 f"Content-Type: {content_type(file.name)}\r\n\r\n".encode(),
                 file,
             )
@@ -179,7 +186,16 @@ def _types() -> mimetypes.MimeTypes:
 
 def _quoted(name: str) -> str:
     """Return a name as a parameter of a header, in which Django decodes character references."""
-    return name.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"')
+    quoted = name.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"')
+    return f'filename="{quoted}"'
+
+
+def _verbatim(name: str) -> str:
+    """Return a name as a parameter of a header, encoded where it is more than plain characters (RFC
+    8187, section 3.2)."""
+    if name.isprintable() and not any(each in name for each in '&"\\'):
+        return f'filename="{name}"'
+    return f"filename*=utf-8''{quote(name, safe='/')}"
 
 
 def _opened(path: Path) -> BinaryIO:

@@ -175,7 +175,9 @@ async def list_requests(
     page = await state.workers.store(
         state.pool.store.requests, state=status, template=template, limit=limit, cursor=cursor
     )
-    items = [schemas.Request.of(record, state.pool.task_url) for record in page.requests]
+    items = [
+        schemas.Request.of(record, state.pool.task_url, listed=True) for record in page.requests
+    ]
     return RequestPage(items=items, next_cursor=page.next_cursor)
 
 

@@ -31,6 +31,7 @@ from pool.config.arguments import (
     SHORTEST_PREWARM,
     check_assignee,
     check_task_name,
+    check_whole,
 )
 from pool.config.data_params import DataParams
 from pool.errors import InputError, PoolError
@@ -131,6 +132,14 @@ class RequestFields(_Body):
         int | None, Field(ge=1, le=LARGEST, description="The id of the user to assign the jobs to")
     ] = None
     params: DataParams | None = None
+    job_size: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=LARGEST,
+            description="How many of the files each job has, in the order of the files",
+        ),
+    ] = None
 
     @model_validator(mode="after")
     def _for_a_task(self) -> Self:
@@ -151,9 +160,9 @@ class RequestFields(_Body):
         """
         values: dict[str, Any] = dict(fields)
         if "assignee" in values:
-            text = values["assignee"]
-            decimal = text.isascii() and text.removeprefix("-").isdecimal() and len(text) <= 10
-            values["assignee"] = check_assignee(int(text) if decimal else text)
+            values["assignee"] = check_assignee(_number(values["assignee"]))
+        if "job_size" in values:
+            values["job_size"] = check_whole("job_size", _number(values["job_size"]), least=1)
         if "params" in values:
             values["params"] = parse(DataParams, values["params"].encode())
         try:
@@ -167,6 +176,12 @@ class Cloud(_Body):
 
     storage_id: Annotated[int, Field(ge=1, le=LARGEST, examples=[1])]
     keys: Annotated[list[Path], Field(min_length=1, examples=[["cam1/a.jpg"]])]
+
+
+def _number(text: str) -> int | str:
+    """Return the number that a field of a form is, or the field where it is none."""
+    decimal = text.isascii() and text.removeprefix("-").isdecimal() and len(text) <= 10
+    return int(text) if decimal else text
 
 
 class RequestBody(RequestFields):
@@ -333,6 +348,10 @@ _REQUEST: Final[Mapping[str, Any]] = {
     "name": "morning run",
     "assignee": None,
     "files": ["a.jpg", "b.jpg"],
+    "frames": [
+        {"file": "a.jpg", "name": "a.jpg", "number": 0},
+        {"file": "b.jpg", "name": "b.jpg", "number": 1},
+    ],
     "size": 204800,
     "lease_id": "01kdw8zp6vxb1tqf0v3e8z5n7c",
     "created_at": "2026-01-01T12:00:00.123Z",
@@ -351,6 +370,18 @@ _REQUEST: Final[Mapping[str, Any]] = {
     "error": None,
     "warnings": [],
 }
+
+
+class Frame(_Answer):
+    """A file in its task."""
+
+    file: Annotated[str, Field(examples=["cam1/0001.jpg"])]
+    """What its caller calls it."""
+    name: Annotated[str, Field(examples=["cam1_0001.jpg"])]
+    """Its name in CVAT, which exported annotations have."""
+    number: Annotated[int | None, Field(examples=[0])]
+    """The number of its frame in the task; null where CVAT alone decides on the frames, as of a
+    video or an archive."""
 
 
 class Request(_Answer):
@@ -373,6 +404,9 @@ class Request(_Answer):
     """The id of the user to assign the jobs to."""
     files: list[str]
     """The names of the files in the task."""
+    frames: list[Frame] | None
+    """What became of each file, in the order in which they were sent; final once it is ready. Not
+    in a list of requests."""
     size: int
     """Bytes that were sent to the pool."""
     lease_id: str
@@ -390,13 +424,19 @@ class Request(_Answer):
 
     @classmethod
     def of(
-        cls, record: RequestRecord, task_url: TaskUrl, *, jobs: Sequence[model.Job] = ()
+        cls,
+        record: RequestRecord,
+        task_url: TaskUrl,
+        *,
+        jobs: Sequence[model.Job] = (),
+        listed: bool = False,
     ) -> Self:
-        """Return a request, with its jobs where they are known."""
+        """Return a request, with its jobs where they are known; ``listed`` is one of many."""
         failed = record.state is RequestState.FAILED
         return cls._from(
             record,
             url=None if record.task_id is None else task_url(record.task_id),
+            frames=None if listed else record.frames,
             jobs=jobs or None,
             error=Error.of(error_of(record)) if failed else None,
         )
@@ -405,7 +445,7 @@ class Request(_Answer):
 class RequestPage(_Answer):
     """Requests, newest first, without their jobs."""
 
-    model_config = described(items=[{**_REQUEST, "jobs": None}], next_cursor="1042")
+    model_config = described(items=[{**_REQUEST, "frames": None, "jobs": None}], next_cursor="1042")
 
     items: list[Request]
     next_cursor: str | None

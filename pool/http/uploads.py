@@ -11,7 +11,7 @@ from typing import Final
 from starlette.requests import Request
 
 from pool.config.settings import Template
-from pool.config.source import digest
+from pool.config.source import digest, frame_numbers
 from pool.errors import InputError, StoreError, TooManyUploads, UnknownLease
 from pool.http.multipart import FormReader
 from pool.http.reading import LONGEST_LIST, blocks, read_json
@@ -184,13 +184,19 @@ class Uploads:
     ) -> RequestRecord:
         template = self._template(fields)
         upload = incoming.finish(
-            **fields.sources, params=fields.params, template=template, sync=False
+            **fields.sources,
+            params=fields.params,
+            job_size=fields.job_size,
+            template=template,
+            sync=False,
         )
         new = NewRequest(
             id=request_id,
             name=fields.name,
             assignee=fields.assignee,
             files=upload.names,
+            given=upload.given,
+            frame_numbers=frame_numbers(upload, template.data),
             size=upload.size,
         )
         payload = ""

@@ -10,11 +10,11 @@ from typing import Final
 from pool.backoff import backoff
 from pool.clock import Clock
 from pool.config.settings import Template
-from pool.config.source import Progress, Upload, covers, frame_names
+from pool.config.source import Progress, Upload, covers, frame_names, frame_numbers
 from pool.cvat import CvatClient, cut_off
 from pool.cvat.failures import OTHER_DATA
 from pool.cvat.records import ImportStatus
-from pool.errors import CvatError, CvatNotFound, PoolError
+from pool.errors import CvatError, CvatNotFound, InputError, PoolError
 from pool.logs import get_logger
 from pool.model import MOST_TASKS_SPOOLED, Handout, RequestRecord
 from pool.requests.breaker import Breaker, with_advice
@@ -107,6 +107,7 @@ class Sender:
         assert request is not None
         if request.assignee is not None:
             self._look_up_assignee(request)
+        self._number_frames(template, request, upload)
         try:
             if upload.kind == "archive" and not accepted:
                 self._expect_frames(request, upload)
@@ -154,6 +155,19 @@ class Sender:
         elif accepted and fault is Fault.SUSPECT:
             pause = self._breaker.pause()
         return Sent(step, error, untouched=untouched, pause=pause)
+
+    def _number_frames(self, template: Template, request: RequestRecord, upload: Upload) -> None:
+        """Keep what the frames are numbered as, where the template's sorting has changed since the
+        request was accepted."""
+        if upload.job_sizes:
+            return
+        try:
+            numbers = frame_numbers(upload, template.data)
+        except InputError:
+            # The parameters do not go together any more: the upload says so.
+            return
+        if numbers != request.frame_numbers:
+            self._store.number_frames(request.id, numbers)
 
     def _expect_frames(self, request: RequestRecord, upload: Upload) -> None:
         """Keep the names inside an archive, by which another process tells its import from that of

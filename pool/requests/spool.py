@@ -329,9 +329,10 @@ class Incoming:
         """
         if not self._parts:
             upload = build_upload(**data)
-        elif all(value is None for kind, value in data.items() if kind != "params"):
+        elif all(data.get(source) is None for source in ("share", "urls", "cloud")):
             params = read_params(data.get("params"))
-            upload = upload_of([_file_of(part) for part in self._parts], params)
+            files = [_file_of(part) for part in self._parts]
+            upload = upload_of(files, params, job_size=data.get("job_size"))
         else:
             raise InputError("give one of files, share, urls and cloud, not several of them")
         if template is not None:

@@ -211,22 +211,28 @@ def _begin_upload(
         members=[
             ImportMember(
                 request_id=request.id,
-                files=request.files,
+                files=request.given,
                 names=request.files if member.names is None else member.names,
             )
             for member, request in zip(members, requests, strict=True)
         ],
     )
-    for request in requests:
+    first_frame = 0
+    for member, request in zip(members, requests, strict=True):
         db.later(
             """
-            UPDATE requests SET state = 'uploading', import_id = :import_id, lease_id = :lease_id
+            UPDATE requests
+            SET state = 'uploading', import_id = :import_id, lease_id = :lease_id,
+                files_in_group = :names, first_frame = :first_frame
             WHERE id = :id AND state = 'queued'
             """,
             id=request.id,
             import_id=import_id,
             lease_id=lease.id,
+            names=None if member.names is None else as_json(member.names),
+            first_frame=first_frame,
         )
+        first_frame += len(request.files)
         if request.lease_id != lease.id:
             end_lease(db, request.lease_id, LeaseState.ABANDONED)
     first = find(db, RequestRecord, "requests.id = :id", id=requests[0].id)

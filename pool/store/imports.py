@@ -347,6 +347,7 @@ def queue_members(
             f"""
             UPDATE requests
             SET state = 'queued', lease_id = :fresh, import_id = NULL, owner = :owner,
+                files_in_group = NULL, first_frame = 0,
                 spooled = :spooled, imports_used = imports_used + :used,
                 lost_seconds = lost_seconds + {db.greatest("0.0", f"{ended} - :handed_out_at")}
             WHERE id = :id AND state IN ('uploading', 'importing')

@@ -37,12 +37,18 @@ UNOWNED: Final = ""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewRequest:
-    """The part of a request that its caller decides; see :class:`pool.model.RequestRecord`."""
+    """The part of a request that its caller decides; see :class:`pool.model.RequestRecord`.
+
+    ``files`` are the names in CVAT in a task of its own; with ``given`` None the caller calls the
+    files the same.
+    """
 
     id: str
     name: str | None = None
     assignee: int | None = None
     files: tuple[str, ...] = ()
+    given: tuple[str, ...] | None = None
+    frame_numbers: tuple[int | None, ...] | None = None
     size: int = 0
     spooled: bool = False
 
@@ -50,7 +56,7 @@ class NewRequest:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewMember:
     """A queued request that is to be a member of an import. ``names`` are what CVAT is to see in
-    place of the request's files; None: the files as they were given."""
+    place of the request's files; None: what it sees in a task of the request's own."""
 
     request_id: str
     names: tuple[str, ...] | None = None
@@ -145,6 +151,10 @@ def columns_of(record: type, table: str = "") -> str:
 def _request_column(name: str) -> str:
     if name == "owner":
         return "COALESCE(imports.owner, requests.owner)"
+    if name == "files":
+        return "COALESCE(requests.files_in_group, requests.files)"
+    if name == "given":
+        return "COALESCE(requests.given, requests.files)"
     of_import = {"pooled_id", "task_id", "outcome", "handed_out_at", "uploaded_at", "deadline_at"}
     return f"imports.{name}" if name in of_import else f"requests.{name}"
 
@@ -187,6 +197,8 @@ _CONVERTERS: Final[Mapping[type, Mapping[str, Callable[[Any], object]]]] = {
         "state": RequestState,
         "outcome": _OUTCOMES.__getitem__,
         "files": lambda value: tuple(json.loads(value)),
+        "given": lambda value: tuple(json.loads(value)),
+        "frame_numbers": lambda value: None if value is None else tuple(json.loads(value)),
         "spooled": bool,
         "warnings": lambda value: tuple(RequestWarning(**each) for each in json.loads(value)),
     },

@@ -170,6 +170,19 @@ class Requests(Connected):
                 requests += select(db, RequestRecord, "WHERE requests.lease_id = :id", id=lease_id)
         return sorted(requests, key=lambda each: (each.created_at, each.id))
 
+    def number_frames(self, request_id: str, frame_numbers: Sequence[int | None] | None) -> None:
+        """Keep the numbers that the frames of an ``UPLOADING`` request will have, where they are
+        no longer those that it was accepted with."""
+        with self.connections.writing() as db:
+            db.changed(
+                """
+                UPDATE requests SET frame_numbers = :frame_numbers
+                WHERE id = :id AND state = 'uploading'
+                """,
+                id=request_id,
+                frame_numbers=_numbers(frame_numbers),
+            )
+
     def warn(self, request_id: str, warning: RequestWarning, *, now: float) -> bool:
         """Add a warning to a request; of each code one."""
         with self.connections.writing() as db:
@@ -311,16 +324,22 @@ def accept_request(
             lease,
             owner=lease.owner,
             size=request.size,
-            members=[ImportMember(request_id=request.id, files=request.files, names=request.files)],
+            members=[
+                ImportMember(
+                    request_id=request.id,
+                    files=request.given or request.files,
+                    names=request.files,
+                )
+            ],
         )
     db.later(
         """
         INSERT INTO requests
-            (id, template, state, owner, lease_id, import_id, name, assignee, files, size, payload,
-             idempotency_key, created_at, spooled, served)
+            (id, template, state, owner, lease_id, import_id, name, assignee, files, given,
+             frame_numbers, size, payload, idempotency_key, created_at, spooled, served)
         VALUES
             (:id, :template, :state, :owner, :lease_id, :import_id, :name, :assignee, :files,
-             :size, :payload, :idempotency_key, :now, :spooled, :served)
+             :given, :frame_numbers, :size, :payload, :idempotency_key, :now, :spooled, :served)
         """,
         id=request.id,
         template=lease.template,
@@ -331,6 +350,8 @@ def accept_request(
         name=None if request.name is None else text(request.name),
         assignee=request.assignee,
         files=as_json(request.files),
+        given=None if request.given in (None, request.files) else json.dumps(request.given),
+        frame_numbers=_numbers(request.frame_numbers),
         size=request.size,
         payload=payload,
         idempotency_key=idempotency_key,
@@ -341,6 +362,10 @@ def accept_request(
     accepted = find(db, RequestRecord, "requests.id = :id", id=request.id)
     assert accepted is not None
     return accepted
+
+
+def _numbers(frame_numbers: Sequence[int | None] | None) -> str | None:
+    return None if frame_numbers is None else json.dumps(frame_numbers)
 
 
 def add_warning(db: Connection, request_id: str, warning: RequestWarning, *, now: float) -> bool:

@@ -175,6 +175,9 @@ _IMPORTS: Final = f"""
     ) STRICT;
 """
 
+#: ``files`` are the names in CVAT in a task of the request's own, ``files_in_group`` those in one
+#: that it shares; ``given`` is null where the caller calls the files so, too. ``frame_numbers``
+#: count from ``first_frame``.
 #: A page of requests has an index for each filter: only then are the rows in order of ``seq``.
 _REQUESTS: Final = f"""
     CREATE TABLE requests (
@@ -190,6 +193,10 @@ _REQUESTS: Final = f"""
         name TEXT,
         assignee INTEGER,
         files TEXT NOT NULL,
+        files_in_group TEXT,
+        given TEXT,
+        frame_numbers TEXT,
+        first_frame INTEGER NOT NULL DEFAULT 0,
         size INTEGER NOT NULL,
         payload TEXT NOT NULL,
         idempotency_key TEXT,

@@ -34,7 +34,9 @@ FILES = (("a.jpg", "b.jpg"), ("a.jpg",), ("b.jpg", "a.jpg"))
 
 
 def spooled(scene: Scene, *files: str, assignee: int | None = None) -> RequestRecord:
-    wanted = replace(data(*files), spooled=True, assignee=assignee)
+    # As CVAT sorts them.
+    numbers = tuple(map(sorted(files).index, files)) if files else (0,)
+    wanted = replace(data(*files), spooled=True, assignee=assignee, frame_numbers=numbers)
     opened = scene.store.open_lease(wish(), request=wanted, claim=False, now=NOW)
     assert opened.request is not None
     return opened.request
@@ -133,6 +135,48 @@ def test_members_are_written_down_with_the_hand_out_and_stay(scene: Scene) -> No
         request.id for request in requests[1:]
     )
     assert record(scene, sent.id).members == members
+
+
+def test_each_member_knows_its_files_in_the_group(scene: Scene) -> None:
+    sent, requests = group(scene)
+    own = [
+        [(frame.file, frame.name, frame.number) for frame in request.frames]
+        for request in now_of(scene, requests)
+    ]
+    assert own == [
+        [("b.jpg", "0/b.jpg", 1), ("a.jpg", "0/a.jpg", 0)],
+        [("a.jpg", "1/a.jpg", 2)],
+        [("a.jpg", "2/a.jpg", 3), ("b.jpg", "2/b.jpg", 4)],
+    ]
+    assert scene.request(requests[1]).files == ("1/a.jpg",)
+    # Alone, the names and numbers are those of a task of its own again.
+    scene.store.requeue_import(sent.id, reason="lost", now=NOW)
+    scene.warm()
+    alone = NewMember(request_id=requests[2].id)
+    assert scene.store.claim_queued([alone], "f00d", owner="here", now=NOW + 2)
+    request = scene.request(requests[2])
+    assert [frame.number for frame in request.frames] == [0, 1]
+    assert request.files == ("a.jpg", "b.jpg")
+    assert record(scene, request.import_id).members[0].names == ("a.jpg", "b.jpg")
+
+
+def test_what_the_caller_calls_its_files(scene: Scene) -> None:
+    wanted = replace(
+        data("1_a.jpg", "2_a.jpg"), given=("1/a.jpg", "2/a.jpg"), frame_numbers=(None, 0)
+    )
+    opened = scene.store.open_lease(wish(), request=wanted, claim=False, now=NOW)
+    scene.warm()
+    assert scene.store.claim_warm(opened.lease.id, "f00d", now=NOW)
+    assert opened.request is not None
+    request = scene.request(opened.request)
+    assert [(frame.file, frame.name, frame.number) for frame in request.frames] == [
+        ("1/a.jpg", "1_a.jpg", None),
+        ("2/a.jpg", "2_a.jpg", 0),
+    ]
+    (member,) = record(scene, request.import_id).members
+    assert (member.files, member.names) == (("1/a.jpg", "2/a.jpg"), ("1_a.jpg", "2_a.jpg"))
+    scene.store.number_frames(request.id, None)
+    assert [frame.number for frame in scene.request(request).frames] == [None, None]
 
 
 @pytest.mark.parametrize(

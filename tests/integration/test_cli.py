@@ -64,9 +64,36 @@ def test_get_as_json_and_with_a_key(folder: Path, token: str, image_path: Path) 
         for _ in range(2)
     ]
     assert answers[0] == answers[1]
-    names = {"request_id", "task_id", "url", "template", "outcome", "jobs", "warnings"}
+    names = {"request_id", "task_id", "url", "template", "outcome", "jobs", "frames", "warnings"}
     assert set(answers[0]) == names
+    assert answers[0]["frames"] == [{"file": "frame.jpg", "name": "frame.jpg", "number": 0}]
     assert set(answers[0]["jobs"][0]) == {"id", "url", "start_frame", "stop_frame", "assignee"}
+
+
+def test_get_makes_jobs_of_a_size(folder: Path, token: str, image_path: Path) -> None:
+    result = cvat_pool(
+        *("get", "scenes", "--job-size", "2", "--json"),
+        *("--share", "cam1/b.jpg", "--share", "cam1/a.jpg"),
+        cwd=folder,
+        CVAT_ACCESS_TOKEN=token,
+    )
+    assert [job["stop_frame"] for job in json.loads(result.stdout)["jobs"]] == [1]
+    files = [folder / name / "0001.jpg" for name in ("cam2", "cam1")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_bytes(image_path.read_bytes())
+    result = cvat_pool(
+        *("get", "scenes", "--job-size", "1", "--json"),
+        *files,
+        cwd=folder,
+        CVAT_ACCESS_TOKEN=token,
+    )
+    answer = json.loads(result.stdout)
+    assert [(job["start_frame"], job["stop_frame"]) for job in answer["jobs"]] == [(0, 0), (1, 1)]
+    assert answer["frames"] == [
+        {"file": "cam2/0001.jpg", "name": "cam2_0001.jpg", "number": 0},
+        {"file": "cam1/0001.jpg", "name": "cam1_0001.jpg", "number": 1},
+    ]
 
 
 def test_get_from_the_share(folder: Path, token: str) -> None:

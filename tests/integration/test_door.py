@@ -14,17 +14,20 @@ import subprocess
 import threading
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import urllib3
+from PIL import Image
 from support.commands import cvat_pool
 from support.pools import HERE, REMOTE, level, opened, serving, wait_for, write_config
 from support.waiting import PATIENCE
 
 from pool import (
+    Frame,
     ImportFailed,
     InputError,
     RemotePool,
@@ -172,6 +175,32 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
             }
         },
         'go with sorting_method "random" only',
+    ),
+    # Jobs of a given size.
+    ("scenes", {"job_size": 0}, ""),
+    ("scenes", {"job_size": -1}, ""),
+    ("scenes", {"job_size": 2**31}, ""),
+    ("scenes", {"job_size": "2 files"}, "job_size is a whole number"),
+    ("parts", {"job_size": 2}, "job_size and segment_size exclude each other"),
+    ("sorted", {"job_size": 2}, "job_size and sorting_method exclude each other"),
+    ("scenes", {"job_size": 2, "params": {"sorting_method": "random"}}, "job_size and sorting"),
+    ("scenes", {"job_size": 2, "params": {"frame_step": 2}}, "job_size and frame_filter"),
+    ("scenes", {"job_size": 2, "params": {"start_frame": 1}}, "job_size and start_frame"),
+    (
+        "scenes",
+        {"job_size": 2, "params": {"job_file_mapping": [["a.jpg"]]}},
+        "give one of job_size and job_file_mapping",
+    ),
+    ("scenes", {"job_size": 2, "files": [("a.zip", b"x")]}, "a.zip is an archive"),
+    ("scenes", {"job_size": 2, "files": [("a.mp4", b"x")]}, "a.mp4 is a video"),
+    ("scenes", {"job_size": 2, "files": [*A, ("m.jsonl", b"x")]}, "m.jsonl is a manifest"),
+    ("scenes", {"job_size": 2, "share": ["cam1/"]}, "a folder has to be given as its files"),
+    ("scenes", {"job_size": 2, "share": ["cam1"]}, "a folder has to be given as its files"),
+    ("scenes", {"job_size": 2, "urls": ["http://h/%20a.jpg"]}, "CVAT cuts off in a mapping"),
+    (
+        "scenes",
+        {"job_size": 1, "share": [f"{number}.jpg" for number in range(5001)]},
+        "CVAT makes at most 5000 jobs of a task, and 5001 files would be 5001",
     ),
     # Names of files.
     ("scenes", {"files": [("c/a.jpg", b"x"), ("c/a.jpg", b"y")]}, "two files of one name"),
@@ -511,6 +540,9 @@ def test_odd_names_become_what_cvat_makes_of_them_however_they_are_sent(
     assert list(request.record.files) == there
     expected = {"plain": sorted(there), "predefined": there, "mapped": there[::-1]}[how]
     assert frames_of(simulator, request) == expected
+    assert request.frames == tuple(
+        Frame(file=file, name=name, number=expected.index(name)) for file, name in ODD.items()
+    )
     assert len(jobs) == (len(ODD) if how == "mapped" else 1)
 
 
@@ -519,6 +551,8 @@ def test_odd_names_from_another_program(daemon: Daemon, simulator: SimulatorServ
     answer = post(daemon, "scenes", given)
     assert answer.status == 202
     assert answer.json()["files"] == ["ScreenshotAM.jpg"]
+    frame = {"file": "Screenshot\u202fAM.jpg", "name": "ScreenshotAM.jpg", "number": 0}
+    assert answer.json()["frames"] == [frame]
     with opened("RemotePool", daemon) as pool:
         request = pool.request(answer.json()["id"])
         request.jobs(timeout=20)
@@ -542,6 +576,132 @@ def test_names_as_clients_of_old_send_them(daemon: Daemon, image: bytes) -> None
     )
     assert answer.status == 202, answer.data
     assert answer.json()["files"] == ["€ x.jpg", "star.jpg", "a; filename*=utf-8''b.jpg"]
+
+
+#: What callers call files, in their order, with the width of each picture; and its name in CVAT.
+ALIKE = {
+    "cam2/0001.png": (20, "cam2_0001.png"),
+    "cam1/0001.png": (10, "cam1_0001.png"),
+    "0002.png": (30, "0002.png"),
+    "cam1/0003.png": (40, "0003.png"),
+}
+
+
+def picture(width: int) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (width, 8)).save(content, "PNG")
+    return content.getvalue()
+
+
+def check_frames(simulator: SimulatorServer, request: Any) -> None:
+    """Check that each file of :data:`ALIKE` is the frame that the request says."""
+    data = simulator.state.tasks[request.task_id].data
+    assert data is not None
+    assert [frame.file for frame in request.frames] == list(ALIKE)
+    for frame in request.frames:
+        there = data.frames[frame.number]
+        assert ((there.width, there.name), frame.name) == (ALIKE[frame.file], there.name)
+    assert request.record.files == tuple(name for _, name in ALIKE.values())
+
+
+@pytest.mark.parametrize("template", ["scenes", "pieces"])
+@pytest.mark.parametrize("how", ["bytes", "paths", "open files"])
+def test_files_of_one_name_are_called_by_their_folders_too(
+    full: Any, simulator: SimulatorServer, tmp_path: Path, template: str, how: str
+) -> None:
+    files: list[Any] = [(name, picture(width)) for name, (width, _) in ALIKE.items()]
+    with ExitStack() as stack:
+        if how != "bytes":
+            for name, content in files:
+                (tmp_path / name).parent.mkdir(exist_ok=True)
+                (tmp_path / name).write_bytes(content)
+            # A path is called by its folders where it takes that to tell it from another.
+            files = [tmp_path / name for name in list(ALIKE)[:3]] + files[3:]
+        if how == "open files":
+            files[:3] = [stack.enter_context(path.open("rb")) for path in files[:3]]
+        request = full.submit(template, files)
+    assert len(request.jobs(timeout=20)) == 1
+    check_frames(simulator, request)
+    assert [frame.number for frame in request.frames] == [3, 2, 0, 1], "as CVAT sorts the names"
+    assert full.request(request.id).frames == request.frames
+
+
+@pytest.mark.parametrize("template", ["scenes", "pieces"])
+@pytest.mark.parametrize("size", [1, 3, 4, 100])
+def test_jobs_of_a_given_size(
+    full: Any, simulator: SimulatorServer, template: str, size: int
+) -> None:
+    request = full.submit(
+        template, [(name, picture(width)) for name, (width, _) in ALIKE.items()], job_size=size
+    )
+    jobs = request.jobs(timeout=20)
+    ranges = {
+        1: [(0, 0), (1, 1), (2, 2), (3, 3)],
+        3: [(0, 2), (3, 3)],
+        4: [(0, 3)],
+        100: [(0, 3)],
+    }
+    assert [(job.start_frame, job.stop_frame) for job in jobs] == ranges[size]
+    check_frames(simulator, request)
+    assert [frame.number for frame in request.frames] == [0, 1, 2, 3], "in the order given"
+
+
+def test_jobs_of_a_given_size_of_names_with_spaces(full: Any, simulator: SimulatorServer) -> None:
+    """CVAT cuts the spaces off in a mapping (recording names), so the file is sent without them."""
+    request = full.submit("scenes", [(" b.png", picture(9)), ("a.png", picture(8))], job_size=1)
+    assert len(request.jobs(timeout=20)) == 2
+    assert frames_of(simulator, request) == ["b.png", "a.png"]
+    assert [frame.file for frame in request.frames] == [" b.png", "a.png"]
+
+
+def test_jobs_of_a_given_size_of_what_cvat_has_and_in_a_leased_task(
+    full: Any, simulator: SimulatorServer
+) -> None:
+    names = ["cam1/b.jpg", "cam1/a.jpg"]
+    request = full.acquire("scenes").upload(share=names, job_size=1)
+    assert len(request.jobs(timeout=20)) == 2
+    assert frames_of(simulator, request) == names
+
+
+@pytest.mark.parametrize(
+    ("files", "params"),
+    [
+        ([("all.zip", b"")], {}),
+        ([("a.png", picture(8))], {"sorting_method": "natural"}),
+        ([("a.png", picture(8))], {"sorting_method": "random"}),
+        ([("a.png", picture(8)), ("notes.txt", b"no picture")], {}),
+    ],
+    ids=ascii,
+)
+def test_frames_that_cvat_alone_decides_on_have_no_numbers(
+    full: Any, files: list[tuple[str, bytes]], params: dict[str, Any]
+) -> None:
+    if files[0][0].endswith(".zip"):
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as content:
+            content.writestr("a.png", picture(8))
+        files = [("all.zip", archive.getvalue())]
+    request = full.submit("scenes", files, params=params)
+    assert request.jobs(timeout=20)
+    assert request.frames == tuple(Frame(file=name, name=name) for name, _ in files)
+
+
+def test_a_file_that_a_mapping_leaves_out_has_no_number(full: Any) -> None:
+    files = [(name, picture(8)) for name in ("a.png", "b.png", "c.png")]
+    request = full.submit("scenes", files, params={"job_file_mapping": [["c.png"], ["a.png"]]})
+    assert len(request.jobs(timeout=20)) == 2
+    assert [frame.number for frame in request.frames] == [1, None, 0]
+
+
+def test_parameters_name_files_of_one_name_as_their_caller_does(
+    full: Any, simulator: SimulatorServer
+) -> None:
+    files = [("cam1/a.png", picture(8)), ("cam2/a.png", picture(9))]
+    mapping = [["cam2/a.png"], ["cam1/a.png"]]
+    request = full.submit("scenes", files, params={"job_file_mapping": mapping})
+    assert len(request.jobs(timeout=20)) == 2
+    assert frames_of(simulator, request) == ["cam2_a.png", "cam1_a.png"]
+    assert [frame.number for frame in request.frames] == [1, 0]
 
 
 def test_names_inside_an_archive_are_told_apart(

@@ -217,7 +217,9 @@ def test_the_same_key_gives_the_same_request(served: Serving, api: Api, image: b
         served.pool.submit("scenes", [("a.jpg", image + b"x")], idempotency_key="monday")
 
 
-@pytest.mark.parametrize("change", ["content", "name of the file", "name", "params", "template"])
+@pytest.mark.parametrize(
+    "change", ["content", "name of the file", "name", "params", "job size", "template"]
+)
 def test_the_same_key_with_other_content(
     served: Serving, api: Api, image: bytes, change: str
 ) -> None:
@@ -233,6 +235,8 @@ def test_the_same_key_with_other_content(
             files = [("b.jpg", image)]
         case "name":
             told["name"] = "m"
+        case "job size":
+            told["job_size"] = "1"
         case "params":
             told["params"] = '{"image_quality": 50}'
         case "template":
@@ -382,6 +386,7 @@ def test_a_list_page_by_page(served: Serving, api: Api, image: bytes) -> None:
     first = api.get("/v1/requests?limit=2").json
     assert [item["id"] for item in first["items"]] == [queued, ids[2]]
     assert {item["jobs"] for item in first["items"]} == {None}
+    assert {item["frames"] for item in first["items"]} == {None}
     second = api.get(f"/v1/requests?limit=2&cursor={first['next_cursor']}").json
     assert [item["id"] for item in second["items"]] == [ids[1], ids[0]]
     assert second["next_cursor"] is None
