@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from contract.uploads import UNKNOWN_ID, data_meta, frames, image, images, original, send
+from contract.uploads import LIMIT, UNKNOWN_ID, data_meta, frames, image, images, original, send
 from pool import errors
 from pool.config.data_params import DataParams
-from pool.config.source import LocalFile, Upload
+from pool.config.source import (
+    LocalFile,
+    Upload,
+    build_upload,
+    combined,
+    frame_numbers,
+    group_names,
+)
 from pool.cvat import CvatClient, ImportState, ImportStatus, listing
 from pool.model import Job
 
@@ -23,6 +30,12 @@ if TYPE_CHECKING:
 Connect = Callable[..., CvatClient]
 WaitForJobs = Callable[[int], tuple[Job, ...]]
 WaitForFailure = Callable[[int], ImportState]
+
+
+def png(width: int) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (width, 8)).save(content, "PNG")
+    return content.getvalue()
 
 
 def test_one_request_brings_a_job(
@@ -78,6 +91,38 @@ def test_one_job_for_each_entry_of_the_mapping_in_its_order(
     jobs = wait_for_jobs(task_id)
     assert [(job.start_frame, job.stop_frame) for job in jobs] == [(0, 0), (1, 2)]
     assert frames(client, task_id) == ["c.jpg", "a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize("limit", [LIMIT, 1], ids=["one POST", "many"])
+def test_several_requests_in_one_task(
+    client: CvatClient, make_task: Maker, wait_for_jobs: WaitForJobs, limit: int
+) -> None:
+    """Each has a job of its own, with its pictures under the names that the pool foretold."""
+    given = [
+        ["cam2/a.png", "cam1/a.png"],
+        ["a.png"],
+        [" c.png", 'say "hé".png', "a&b.png"],
+        ["画像;1.png", "a.png"],
+    ]
+    pictures = iter(range(10, 20))
+    widths = {(place, name): next(pictures) for place, names in enumerate(given) for name in names}
+    requests = [
+        build_upload([(name, png(widths[place, name])) for name in names])
+        for place, names in enumerate(given)
+    ]
+    task_id = make_task()
+    send(client, task_id, combined(requests), single_request_limit=limit)
+    jobs = wait_for_jobs(task_id)
+    assert [(job.start_frame, job.stop_frame) for job in jobs] == [(0, 1), (2, 2), (3, 5), (6, 7)]
+    there = data_meta(client, task_id)["frames"]
+    for place, (request, names, job) in enumerate(
+        zip(requests, group_names(given), jobs, strict=True)
+    ):
+        numbers = frame_numbers(request, DataParams())
+        assert numbers is not None
+        for file, name, number in zip(request.given, names, numbers, strict=True):
+            frame = there[job.start_frame + (number or 0)]
+            assert (frame["name"], frame["width"]) == (name, widths[place, file])
 
 
 def test_segments(client: CvatClient, make_task: Maker, wait_for_jobs: WaitForJobs) -> None:
