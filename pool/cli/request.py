@@ -27,6 +27,7 @@ from pool.errors import InputError, PoolError
 
 if TYPE_CHECKING:
     from pool.client import RemotePool
+    from pool.config.source import Files
     from pool.handles import Request
     from pool.model import RequestWarning
     from pool.taskpool import TaskPool
@@ -38,7 +39,8 @@ SETTLE = 5.0
 def get(
     template: TemplateArgument,
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Images, an archive or a video.")
+        list[Path] | None,
+        typer.Argument(help="Images, an archive or a video; folders with --job-size."),
     ] = None,
     config: ConfigOption = None,
     server: ServerOption = None,
@@ -53,7 +55,7 @@ def get(
         typer.Option(help="STORAGE_ID:KEY in a cloud storage of CVAT; may be repeated."),
     ] = None,
     job_size: Annotated[
-        int | None, typer.Option(help="Files of each job, in the order given.")
+        int | None, typer.Option(help="Images of each job, in the order given.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The name of the task.")] = None,
     assignee: Annotated[int | None, typer.Option(help="User id to assign the jobs to.")] = None,
@@ -63,37 +65,34 @@ def get(
 ) -> None:
     """Put data into a task of the pool and print its job ids.
 
+    With --job-size, the images of folders go into as many tasks as it takes: the same command, run
+    again, goes on where it was.
+
     The time-out covers the upload and the import. An import that has begun continues after it.
     """
     clock, patience = SystemClock(), seconds_of("--timeout", timeout)
     began = clock.monotonic()
-    with closing(open_pool(config, server)) as pool:
-        with upload_progress() as progress:
-            request = pool.submit(
-                template,
-                list(files) if files else None,
-                share=share or None,
-                urls=url or None,
-                cloud=_cloud_keys(cloud) if cloud else None,
-                job_size=job_size,
-                name=name,
-                assignee=assignee,
-                idempotency_key=key,
-                timeout=patience,
-                progress=progress,
-            )
-        if patience is not None:
-            patience = max(0.0, patience - (clock.monotonic() - began))
-        jobs = wait_for_jobs(request, patience)
+
+    def remaining() -> float | None:
+        return None if patience is None else max(0.0, patience - (clock.monotonic() - began))
+
+    folders = [path for path in files or () if path.is_dir()]
+    if folders and job_size is None:
+        raise InputError(f"{folders[0]}: is a folder; name the files in it, or give --job-size")
+    if folders and key is not None:
+        raise InputError("--key is for one task: those of a folder have keys made from their files")
+    served: list[dict[str, object]] = []
+
+    def finish(request: Request) -> None:
+        jobs = wait_for_jobs(request, remaining())
         if not as_json:
             for job in jobs:
                 # The id first, so that ``cut -f1`` has the ids.
                 print(f"{job.id}\t{job.url}\tframes {job.start_frame}-{job.stop_frame}", flush=True)
         warnings = _warnings_of(request, pool)
-    for warning in warnings:
-        print(f"Warning: {warning.text} ({warning.code})", file=sys.stderr, flush=True)
-    if as_json:
-        print_json(
+        for warning in warnings:
+            print(f"Warning: {warning.text} ({warning.code})", file=sys.stderr, flush=True)
+        served.append(
             {
                 "request_id": request.id,
                 "task_id": request.task_id,
@@ -105,6 +104,43 @@ def get(
                 "warnings": warnings,
             }
         )
+
+    def submit(files: Files | None, key: str | None, name: str | None) -> Request:
+        with upload_progress() as progress:
+            return pool.submit(
+                template,
+                files,
+                share=share or None,
+                urls=url or None,
+                cloud=_cloud_keys(cloud) if cloud else None,
+                job_size=job_size,
+                name=name,
+                assignee=assignee,
+                idempotency_key=key,
+                timeout=remaining(),
+                progress=progress,
+            )
+
+    with closing(open_pool(config, server)) as pool:
+        if not folders:
+            finish(submit(files or None, key, name))
+        elif job_size is not None:
+            from pool.cli.folder import divided, files_of, key_of, upload_all
+
+            tasks = divided(files_of(files or ()), job_size)
+            try:
+                upload_all(
+                    tasks,
+                    lambda files: key_of(template, job_size, files),
+                    # Without how many there are, which may be more in the next run.
+                    lambda number, files, key: submit(files, key, name and f"{name} {number}"),
+                    finish,
+                )
+            finally:
+                if as_json:
+                    print_json({"requests": served})
+    if as_json and not folders:
+        print_json(served[0])
 
 
 def _warnings_of(request: Request, pool: TaskPool | RemotePool) -> tuple[RequestWarning, ...]:
