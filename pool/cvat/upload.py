@@ -120,7 +120,8 @@ def data_fields(data: Upload, params: DataParams) -> dict[str, Any]:
         fields.pop("server_files_exclude", None)
         fields.pop("filename_pattern", None)
     if data.job_sizes:
-        fields["job_file_mapping"] = data.jobs
+        # The mapping is the order, also where the template has got another sorting since.
+        fields |= {"job_file_mapping": data.jobs, "sorting_method": None}
     # The kind of storage follows from these on the server (TaskViewSet.upload_finished).
     if data.share:
         fields["server_files"] = list(data.share)

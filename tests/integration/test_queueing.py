@@ -22,6 +22,7 @@ from support.stepped import (
 )
 
 from pool import Request, RequestCancelled, TaskPool, WaitTimeout
+from pool.config.data_params import DataParams
 from pool.config.settings import DaemonSettings, Settings, StoreSettings, Template
 from pool.cvat.records import ImportState, ImportStatus
 from pool.errors import (
@@ -114,6 +115,31 @@ def test_it_is_served_when_cvat_is_back(pool: TaskPool, start: Start, cvat: Scri
         assert job.id == (request.task_id or 0) * 10
     daemon.stop()
     assert entries(pool.process) == []
+
+
+def test_what_waits_keeps_its_names_and_jobs_and_follows_the_sorting_of_its_template(
+    pool: TaskPool, start: Start, template: Template, cvat: ScriptedCvat
+) -> None:
+    daemon = start()
+    go_down(cvat)
+    files = [("cam2/a.jpg", b"second"), ("cam1/a.jpg", b"first")]
+    plain = pool.submit("scenes", files)
+    assert [frame.number for frame in plain.frames] == [1, 0]
+    jobs = pool.submit("scenes", files, job_size=1)
+    come_back(cvat)
+    predefined = replace(template, data=DataParams(sorting_method="predefined"))
+    daemon.process.templates.replace({template.name: predefined})
+    pool.resume()
+    daemon.serve()
+    sent = {call[2].job_sizes: call[2] for call in cvat.calls if call[0] == "upload"}
+    for request, job_sizes in ((plain, ()), (jobs, (1, 1))):
+        assert [(frame.file, frame.name, frame.number) for frame in request.frames] == [
+            ("cam2/a.jpg", "cam2_a.jpg", 0),
+            ("cam1/a.jpg", "cam1_a.jpg", 1),
+        ]
+        assert sent[job_sizes].names == request.record.files
+        assert sent[job_sizes].given == ("cam2/a.jpg", "cam1/a.jpg")
+    daemon.stop()
 
 
 @pytest.mark.usefixtures("daemon")

@@ -246,6 +246,19 @@ def test_an_upload_cut_in_the_middle_was_not_acted_on_but_counts_as_touched(
                 "job_file_mapping": [["k2"], ["k1"]],
             },
         ),
+        (
+            # What the template got since the request was accepted does not count.
+            Upload(
+                share=("c.jpg", "a.jpg", "b.jpg"),
+                job_sizes=(2, 1),
+                extra={"sorting_method": "predefined"},
+            ),
+            {
+                "server_files": ["c.jpg", "a.jpg", "b.jpg"],
+                "copy_data": True,
+                "job_file_mapping": [["c.jpg", "a.jpg"], ["b.jpg"]],
+            },
+        ),
     ],
 )
 def test_server_side_sources_are_one_json_request(
