@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pool.config.arguments import check_whole
-from pool.config.source import IMAGE, build_upload
+from pool.config.source import IMAGE, build_upload, check_paths
 from pool.errors import ImportFailed, ImportTimedOut, InputError, PoolError, TaskGone
 from pool.model import RequestState
 
@@ -43,7 +43,7 @@ def files_of(paths: Sequence[Path]) -> list[Named]:
 
     Left out are hidden files and folders, ``__MACOSX``, and what is no image by its name.
 
-    :raises InputError: a folder cannot be read, or has no images; there is no such file.
+    :raises InputError: a folder cannot be read, or has no images; a file is given twice.
     """
     found: list[Named] = []
     for path in paths:
@@ -56,6 +56,7 @@ def files_of(paths: Sequence[Path]) -> list[Named]:
         # What "." is called only the file system knows.
         called = path.resolve().name
         found += [(f"{called}/{image}".lstrip("/"), path / image) for image in images]
+    check_paths(path for _, path in found)
     return found
 
 

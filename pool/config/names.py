@@ -8,7 +8,6 @@ share_paths; here it is known before anything is sent.
 from __future__ import annotations
 
 import html
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import PurePath, PurePosixPath
 from posixpath import splitext
@@ -160,19 +159,6 @@ def _with_number(name: str, taken: Collection[str], last: dict[str, int]) -> str
         if numbered not in taken:
             last[name] = number
             return numbered
-
-
-def check_once(names: Iterable[str]) -> None:
-    """Refuse files of which the caller calls two the same.
-
-    :raises InputError: there are two.
-    """
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise InputError(
-                f"{shown(name)}: two files of one name cannot be in one task; give them names of "
-                "their own, or those of their folders, such as cam1/a.jpg"
-            )
 
 
 def check_server_path(name: object, *, what: str) -> str:

@@ -18,7 +18,6 @@ from pool.config.arguments import check_whole
 from pool.config.data_params import DataParams, merged, read_params
 from pool.config.names import (
     check_extensions,
-    check_once,
     check_server_path,
     distinct_names,
     name_in_cvat,
@@ -206,19 +205,20 @@ def upload_of(
     """Return files, each of which is checked and called as its caller calls it, with the names that
     they have in CVAT, and with the parameters of their request.
 
-    :raises InputError: there are none, none is media, CVAT does not take a name, two have the same,
+    :raises InputError: there are none, none is media, CVAT does not take a name,
         a parameter names another file, or they cannot be divided into jobs of ``job_size``.
     """
     if not files:
         raise InputError("the list of files is empty")
     given = [file.name for file in files]
     names = distinct_names(given, mapped=job_size is not None)
-    check_once(given)
     check_extensions(names)
     extra = params.given
     # Those of an archive are the names inside it.
     if extra and kind_of(names) != "archive":
-        known = dict(zip(given, names, strict=True))
+        # By the name in CVAT, or as the caller calls the file, where that is one file.
+        known: dict[str, str | None] = dict(zip(given, names, strict=True))
+        known |= {name: None for name, count in Counter(given).items() if count > 1}
         extra = _as_in_cvat(extra, known | {name: name for name in names})
     upload = Upload(files=tuple(map(_called, files, names)), extra=extra)
     return replace(upload, job_sizes=_job_sizes(upload, job_size))
@@ -422,6 +422,7 @@ def _local_files(files: Any) -> list[LocalFile]:
     that where it takes these to tell it from another."""
     named = _named(files)
     local = [_local_file(*each) for each in named]
+    check_paths(source for name, source in named if name is None)
     alike: dict[str, list[int]] = {}
     for index, file in enumerate(local):
         alike.setdefault(file.name.rsplit("/", 1)[-1], []).append(index)
@@ -436,6 +437,20 @@ def _local_files(files: Any) -> list[LocalFile]:
             if named[index][0] is None:
                 local[index] = replace(local[index], name="/".join((*folders, local[index].name)))
     return local
+
+
+def check_paths(sources: Iterable[object]) -> None:
+    """Refuse a path that is given twice, which must be a mistake.
+
+    :raises InputError: one is.
+    """
+    seen: set[Path] = set()
+    for source in sources:
+        if isinstance(source, str | os.PathLike):
+            path = Path(source).absolute()
+            if path in seen:
+                raise InputError(f"{shown(os.fspath(source))}: is given twice")
+            seen.add(path)
 
 
 def _path_of(source: Path | bytes | BinaryIO) -> str:
@@ -554,7 +569,7 @@ def _fetched(urls: Sequence[str], params: DataParams) -> Upload:
 # --- Names ---------------------------------------------------------------------------------------
 
 
-def _as_in_cvat(params: dict[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
+def _as_in_cvat(params: dict[str, Any], known: Mapping[str, str | None]) -> dict[str, Any]:
     """Return parameters whose names are those of the files in CVAT; ``known`` has these by what the
     caller calls them.
 
@@ -566,7 +581,10 @@ def _as_in_cvat(params: dict[str, Any], known: Mapping[str, str]) -> dict[str, A
         for name in given:
             found = known.get(name, known.get(name_in_cvat(name)))
             if found is None:
-                raise InputError(f"params: {key} names {shown(name)}, which is none of the files")
+                which = "several" if name in known else "none"
+                raise InputError(
+                    f"params: {key} names {shown(name)}, which is {which} of the files"
+                )
             names.append(found)
         return tuple(names)
 

@@ -147,7 +147,7 @@ def test_what_failed_in_an_earlier_run_is_tried_again(
         (["drive/cam1", "no.png", "--job-size", "5"], "no.png: No such file"),
         (["drive/__MACOSX/0.png", "drive/empty", "--job-size", "5"], "empty: has no images"),
         (["drive", "--job-size", "5", "--share", "a.jpg"], "give one of files, share"),
-        (["drive", "drive", "--job-size", "50"], "two files of one name"),
+        (["drive", "drive/cam1", "--job-size", "50"], "drive/cam1/0.png: is given twice"),
     ],
 )
 def test_what_cannot_be_used_is_said_before_anything_is_done(

@@ -203,7 +203,14 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         "CVAT makes at most 5000 jobs of a task, and 5001 files would be 5001",
     ),
     # Names of files.
-    ("scenes", {"files": [("c/a.jpg", b"x"), ("c/a.jpg", b"y")]}, "two files of one name"),
+    (
+        "scenes",
+        {
+            "files": [("c/a.jpg", b"x"), ("c/a.jpg", b"y")],
+            "params": {"job_file_mapping": [["c/a.jpg"]]},
+        },
+        "names c/a.jpg, which is several of the files",
+    ),
     ("scenes", {"files": [("a" * 1021 + ".jpg", b"x")]}, "at most 1024 characters"),
     ("scenes", {"files": [(LONG, b"x")]}, "CVAT has room for 255 bytes"),
     ("scenes", {"files": [("a.jpg ", b"x")]}, "'a.jpg ': the space at its end"),
@@ -471,7 +478,7 @@ def test_a_path_that_is_none(full: Any, daemon: Daemon) -> None:
     [
         (["get", "scenes", "a.jpg", "--assignee", "-1"], "assignee is a whole number"),
         (["get", "scenes", "a.jpg", "--name", " "], "not all blank"),
-        (["get", "scenes", "a.jpg", "./a.jpg"], "two files of one name"),
+        (["get", "scenes", "a.jpg", "./a.jpg"], "a.jpg: is given twice"),
         (["get", "scenes", "\udcff.jpg"], "is not UTF-8"),
         (["get", "scenes", "a.jpg", "--key", "a b"], "visible ASCII"),
         (["get", "scenes", "--url", f"http://me:{SECRET}@h/a.jpg?{'x' * 1024}"], "1024 characters"),
@@ -585,6 +592,7 @@ ALIKE = {
     "0002.png": (30, "0002.png"),
     "cam1/0003.png": (40, "0003.png"),
 }
+SAME = [("a.png", 10, "a.png"), ("a.png", 30, "a-2.png"), ("b.png", 20, "b.png")]
 
 
 def picture(width: int) -> bytes:
@@ -644,6 +652,24 @@ def test_jobs_of_a_given_size(
     assert [(job.start_frame, job.stop_frame) for job in jobs] == ranges[size]
     check_frames(simulator, request)
     assert [frame.number for frame in request.frames] == [0, 1, 2, 3], "in the order given"
+
+
+@pytest.mark.parametrize("job_size", [None, 1])
+def test_files_that_their_caller_calls_the_same_get_numbers(
+    full: Any, daemon: Daemon, simulator: SimulatorServer, job_size: int | None
+) -> None:
+    """As curl sends those of two folders: it leaves the folders out."""
+    files = [(name, picture(width)) for name, width, _ in SAME]
+    size = {} if job_size is None else {"job_size": job_size}
+    answer = post(daemon, "scenes", {"files": files, **size})
+    assert answer.status == 202, answer.data
+    for request in (full.submit("scenes", files, **size), full.request(answer.json()["id"])):
+        assert len(request.jobs(timeout=20)) == (3 if job_size else 1)
+        data = simulator.state.tasks[request.task_id].data
+        assert data is not None
+        assert [
+            (frame.file, data.frames[frame.number].width, frame.name) for frame in request.frames
+        ] == SAME
 
 
 def test_jobs_of_a_given_size_of_names_with_spaces(full: Any, simulator: SimulatorServer) -> None:

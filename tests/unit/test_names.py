@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pool.config.names import check_file_name, distinct_names, name_in_cvat, telling_folders
 from pool.config.source import build_upload, combined, group_names
@@ -141,7 +143,7 @@ FOLDER = "f" * 250
 
 
 @pytest.mark.parametrize(
-    ("given", "names"),
+    ("files", "names"),
     [
         (["a.jpg", "b.jpg"], ["a.jpg", "b.jpg"]),
         (["cam1/a.jpg", "cam1/b.jpg"], ["a.jpg", "b.jpg"]),
@@ -161,10 +163,51 @@ FOLDER = "f" * 250
         ([" a.jpg", "a.jpg"], [" a.jpg", "a.jpg"]),
     ],
 )
-def test_each_file_has_a_name_of_its_own(given: list[str], names: list[str]) -> None:
-    assert distinct_names(given) == names
+def test_each_file_has_a_name_of_its_own(files: list[str], names: list[str]) -> None:
+    assert distinct_names(files) == names
     for name in names:
         assert check_file_name(name) == name
+
+
+PARTS = st.sampled_from(
+    [
+        "a.jpg",
+        "b.jpg",
+        "a-2.jpg",
+        "1_a.jpg",
+        "a\u202f.jpg",
+        "a&amp;.jpg",
+        "&.jpg",
+        "é" * 120 + ".jpg",
+    ]
+)
+FOLDERS = st.sampled_from(["1", "2", "a&amp;amp", " x ", "..", ".", "", "C:", "é" * 100, "\u200b"])
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda folders, separator, name: separator.join((*folders, name)),
+            st.lists(FOLDERS, max_size=3),
+            st.sampled_from("/\\"),
+            PARTS,
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    st.booleans(),
+)
+def test_names_are_distinct_and_stay_what_they_are_in_cvat(files: list[str], mapped: bool) -> None:
+    names = distinct_names(files, mapped=mapped)
+    assert len(set(names)) == len(files)
+    assert names == distinct_names(files, mapped=mapped)
+    for file, name in zip(files, names, strict=True):
+        # As it is sent (pool.cvat.multipart), CVAT keeps it, and has room for it.
+        assert name_in_cvat(name.replace("&", "&amp;")) == name
+        assert len(name.encode()) <= 255
+        alone = name_in_cvat(file)
+        if sum(name_in_cvat(other) == alone for other in files) == 1:
+            assert name == alone, "it keeps its name"
 
 
 def test_names_in_a_mapping_have_no_spaces_around_them() -> None:

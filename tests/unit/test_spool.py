@@ -88,19 +88,12 @@ def test_names_that_would_meet_on_the_server_become_others(spool: Spool) -> None
     with spool.receive("r1") as incoming:
         incoming.add("cam1/a.jpg").write(b"a")
         incoming.add("cam2/a.jpg").write(b"b")
+        incoming.add("b.jpg").write(b"c")
+        incoming.add("b.jpg").write(b"d")
         upload = incoming.finish(sync=False)
     assert spool.load("r1") == upload
-    assert upload.names == ("cam1_a.jpg", "cam2_a.jpg")
-    assert upload.given == ("cam1/a.jpg", "cam2/a.jpg")
-
-
-def test_two_files_of_one_name_are_refused(spool: Spool) -> None:
-    with spool.receive("r1") as incoming:
-        incoming.add("cam1/a.jpg").write(b"a")
-        incoming.add("cam1/a.jpg").write(b"b")
-        with pytest.raises(InputError, match="two files of one name"):
-            incoming.finish(sync=False)
-    assert files_in(spool) == []
+    assert upload.names == ("cam1_a.jpg", "cam2_a.jpg", "b.jpg", "b-2.jpg")
+    assert upload.given == ("cam1/a.jpg", "cam2/a.jpg", "b.jpg", "b.jpg")
 
 
 def test_names_never_become_paths(spool: Spool) -> None:
