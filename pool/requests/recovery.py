@@ -50,6 +50,8 @@ class Recovery:
         self._guard = threading.Lock()
         self._requests: set[str] = set()
         self._leases: set[str] = set()
+        #: Requests of other processes for which callers of this one wait.
+        self._awaited: set[str] = set()
 
     @contextmanager
     def guarding(self, *, request: str = "", lease: str = "") -> Iterator[None]:
@@ -64,8 +66,30 @@ class Recovery:
                     self._leases.add(lease)
             raise
 
+    def await_request(self, request: RequestRecord) -> RequestRecord:
+        """Have a request, for which a caller waits, taken over once its process is gone: without a
+        daemon no other process would. Return it as it is then."""
+        if request.state.finished or request.owner == self._owner:
+            return request
+        with self._guard:
+            self._awaited.add(request.id)
+        self._adopt_awaited()
+        return self._store.request(request.id) or request
+
+    def _adopt_awaited(self) -> None:
+        with self._guard:
+            awaited = sorted(self._awaited)
+        if awaited:
+            self.adopt()
+        for request_id in awaited:
+            record = self._store.request(request_id)
+            if record is None or record.state.finished or record.owner == self._owner:
+                with self._guard:
+                    self._awaited.discard(request_id)
+
     def run_once(self) -> None:
-        """Recover what was abandoned and has not ended. Costs nothing when no call has raised.
+        """Recover what was abandoned and has not ended, and take over what callers wait for. Costs
+        nothing when no call has raised.
 
         :raises StoreError: the store cannot be used; the rest is left for the next run.
         """
@@ -78,6 +102,7 @@ class Recovery:
                 self._take_up(record)
             with self._guard:
                 self._requests.discard(request_id)
+        self._adopt_awaited()
         for lease_id in leases:
             if self._store.abandon_lease(lease_id, now=self._clock.now()):
                 log.info("lease given up", lease_id=lease_id)

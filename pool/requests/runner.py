@@ -109,7 +109,7 @@ class Runner:
             )
             assert opened.request is not None
             if opened.replayed:
-                return opened.request
+                return self._recovery.await_request(opened.request)
             if away is not None:
                 return self._queue_or_fail(new.id, upload, away)
             if opened.task is not None:

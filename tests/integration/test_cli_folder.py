@@ -123,6 +123,24 @@ def test_the_same_command_goes_on_where_it_was(
     ]
 
 
+def test_a_run_that_was_cut_short_leaves_what_goes_on(
+    run: Run, drive: Path, simulator: SimulatorServer
+) -> None:
+    command = (drive, "--job-size", "5", "--json")
+    simulator.hold_imports()
+    try:
+        first = run(*command, "--timeout", "3s")
+    finally:
+        simulator.release_imports()
+    assert first.returncode == 3, first.stderr
+    assert requests_of(first) == []
+    again = run(*command)
+    assert again.returncode == 0, again.stderr
+    (request,) = requests_of(again)
+    assert len(request["jobs"]) == 2
+    assert request["request_id"] in first.stderr, "it was not sent again"
+
+
 def test_what_failed_in_an_earlier_run_is_tried_again(
     run: Run, drive: Path, simulator: SimulatorServer
 ) -> None:
