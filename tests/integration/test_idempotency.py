@@ -206,5 +206,4 @@ def test_a_submit_that_was_answered_is_answered_again_after_a_kill(
     (sent,) = pool.store.requests().requests
     again = pool.submit("scenes", [image_path], idempotency_key="k")
     assert again.id == sent.id
-    wait_until(pool.store, pool.process.recovery.adopt)
     assert len(again.jobs(timeout=PATIENCE)) == 1
