@@ -18,7 +18,13 @@ from typing import Any, Final, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from pool.config.arguments import TEMPLATE_NAME
-from pool.config.data_params import SOURCES, DataParams, explain_unknown, merged
+from pool.config.data_params import (
+    SOURCES,
+    DataParams,
+    against_mapping,
+    explain_unknown,
+    merged,
+)
 from pool.config.fields import Id, Stamp, Surroundings, WatchedFile, stamp
 from pool.config.labels import name_of, read_labels, read_labels_file
 from pool.config.problems import Problem, explain, mismatch, nearest, unknown_key
@@ -32,6 +38,7 @@ from pool.config.settings import (
     Settings,
     SinkSettings,
     StoreSettings,
+    TaskSettings,
     Template,
     keys_of,
 )
@@ -267,6 +274,9 @@ class _Reading:
         except InputError as error:
             words = error.detail.removeprefix("params: ")
             self._problem(_place_of(words, places["data"]), words)
+        else:
+            if tables["import"].grouping == "auto":
+                self._check_grouping(task, data, places)
         return Template(
             name=name,
             labels=labels,
@@ -277,6 +287,20 @@ class _Reading:
             importing=tables["import"],
             server=server,
         )
+
+    def _check_grouping(
+        self, task: TaskSettings, data: DataParams, places: Mapping[str, Given]
+    ) -> None:
+        """Refuse what does not go with one job for each request in a shared task."""
+        words = against_mapping(data, segment_size=task.segment_size)
+        if task.consensus_replicas:
+            words = "consensus_replicas multiplies the jobs"
+        if words:
+            there = {**places["import"], **places["data"], **places["task"]}
+            self._problem(
+                _place_of(words, there),
+                f'grouping = "auto" makes one job of each request in a task: {words}',
+            )
 
     def _labels(self, key: Key, given: Given) -> tuple[tuple[dict[str, Any], ...], int | None]:
         """Return a template's labels, or the project that has them: from exactly one key."""

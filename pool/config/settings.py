@@ -224,12 +224,21 @@ class PoolSettings:
 @table(frozen=True, kw_only=True, config=_STRICT)
 class ImportSettings:
     """How data goes in. Data up to ``single_request_limit`` goes in one request, more in several,
-    ``upload_concurrency`` of them at a time."""
+    ``upload_concurrency`` of them at a time.
+
+    With ``grouping = "auto"`` at most ``concurrency`` imports of requests that may share a task are
+    under way at the same time. What comes meanwhile gathers, and goes into the next one together:
+    at most ``group_requests`` requests with ``group_files`` files of ``group_bytes`` in all. Where
+    nothing is under way a request goes at once, unless ``group_delay`` has it wait for others.
+    """
 
     timeout: Duration = 600.0
-    grouping: Annotated[
-        Literal["off"], described('"off"; other values are not available in this version')
-    ] = "off"
+    grouping: Annotated[Literal["auto", "off"], ONE_OF] = "off"
+    concurrency: Annotated[int, Whole(1, 32)] = 2
+    group_requests: Annotated[int, Whole(1, 1000)] = 200
+    group_bytes: Size = 64 * 2**20
+    group_files: Annotated[int, Whole(1, 5000)] = 1000
+    group_delay: DurationOrZero = 0.0
     single_request_limit: Size = 64 * 2**20
     upload_concurrency: Annotated[int, Whole(1, 16)] = 4
 

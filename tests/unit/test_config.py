@@ -78,6 +78,14 @@ def test_every_table_is_read() -> None:
         pool.on_empty = "wait"
         pool.on_change = "replenish"
         import = { timeout = "1h30m", grouping = "off", single_request_limit = "1GiB" }
+        [templates.grouped]
+        labels = []
+        import.grouping = "auto"
+        import.concurrency = 3
+        import.group_requests = 50
+        import.group_bytes = "1MiB"
+        import.group_files = 60
+        import.group_delay = "100ms"
         """
     )
     server = CvatSettings(
@@ -124,7 +132,20 @@ def test_every_table_is_read() -> None:
                 ),
                 importing=ImportSettings(timeout=5400.0, single_request_limit=2**30),
                 server=server,
-            )
+            ),
+            "grouped": Template(
+                name="grouped",
+                data=DataParams(image_quality=70, chunk_size="auto"),
+                importing=ImportSettings(
+                    grouping="auto",
+                    concurrency=3,
+                    group_requests=50,
+                    group_bytes=2**20,
+                    group_files=60,
+                    group_delay=0.1,
+                ),
+                server=server,
+            ),
         },
     )
 
@@ -206,7 +227,12 @@ def test_the_keys_of_the_default_tables_are_distinct() -> None:
         ('[defaults]\non_empty = "creat"', 'found "creat"; did you mean "create"?'),
         ('[defaults]\non_change = "replenis"', 'found "replenis"; did you mean "replenish"?'),
         ("[defaults]\non_change = true", 'expected "recreate" or "replenish", found true'),
-        ('[defaults]\ngrouping = "auto"', "other values are not available in this version"),
+        ('[defaults]\ngrouping = "on"', 'expected "auto" or "off", found "on"'),
+        ("[defaults]\nconcurrency = 0", "expected a whole number from 1 to 32, found 0"),
+        ("[defaults]\ngroup_requests = 1001", "expected a whole number from 1 to 1000"),
+        ("[defaults]\ngroup_files = 0", "expected a whole number from 1 to 5000, found 0"),
+        ('[defaults]\ngroup_bytes = "0B"', "expected a size of more than 0B"),
+        ("[defaults]\ngroup_delay = 1", 'expected a duration with a unit: "1s"'),
         ("[defaults]\nsingle_request_limit = 0", "expected a size of more than 0B"),
         ('[defaults]\nsingle_request_limit = "64M"', "expected a size such as"),
         ("[defaults]\nimage_quality = 101", "expected a whole number from 1 to 100, found 101"),
@@ -234,6 +260,36 @@ def test_a_value_that_will_not_do_says_what_was_expected(text: str, message: str
     problem = only_problem(text)
     assert message in str(problem)
     assert problem.line == text.count("\n") + 1
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "why"),
+    [
+        ("segment_size = 5", "", "exclude each other in CVAT, and the template has segment_size"),
+        ("consensus_replicas = 2", "", "consensus_replicas multiplies the jobs"),
+        ("", 'frame_filter = "step=2"', "job_file_mapping and frame_filter exclude each other"),
+        ("", "stop_frame = 9", "job_file_mapping and stop_frame exclude each other"),
+        ("", 'sorting_method = "natural"', "job_file_mapping and sorting_method exclude each"),
+        ("", 'job_file_mapping = [["a.jpg"]]', "job_file_mapping says how the frames are divided"),
+        ("", 'validation_params = { mode = "gt", frame_count = 1, '
+         'frame_selection_method = "random_uniform" }', "validation_params says how the frames"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_with_groups_is_refused(task: str, data: str, why: str) -> None:
+    template = f"[templates.scenes]\nlabels = []\ntask = {{ {task} }}\ndata = {{ {data} }}\n"
+    assert not loads(template).warnings
+    problem = only_problem(template + 'import = { grouping = "auto" }')
+    assert 'grouping = "auto" makes one job of each request in a task' in str(problem)
+    assert why in str(problem)
+    assert problem.line in (3, 4), "where the other key stands"
+
+
+def test_what_goes_with_a_mapping_goes_with_groups() -> None:
+    data = "image_quality = 50, start_frame = 0"
+    loads(
+        "[templates.scenes]\nlabels = []\ntask = { subset = 'a' }\n"
+        f'data = {{ {data} }}\nimport = {{ grouping = "auto" }}'
+    )
 
 
 @pytest.mark.parametrize(
