@@ -310,6 +310,7 @@ class RequestRecord:
     ``outcome``, ``handed_out_at``, ``uploaded_at`` and ``deadline_at`` are those of the import.
     ``owner`` is the process that works on the request: that of its import, once it has one.
     ``imports_used`` counts the imports, and so the tasks, that were used up in its service.
+    ``group_key``: requests of a template with the same one may share an import; None goes alone.
 
     ``error_code`` is the ``code`` of a class in :mod:`pool.errors`. ``warnings`` also come after
     the end.
@@ -339,6 +340,7 @@ class RequestRecord:
     deadline_at: float | None = None
     finished_at: float | None = None
     spooled: bool = False
+    group_key: str | None = None
     imports_used: int = 0
     error_code: str = ""
     error: str = ""

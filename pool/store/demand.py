@@ -50,13 +50,14 @@ class DemandHistory(Connected):
         ``limit`` times.
 
         A request counts once, when it was made, however many leases it has used up, with the
-        outcome of the last; what still waits does not count. Takes eight bytes of memory for each.
+        outcome of the last; requests that share a task count once, when the first was made. What
+        still waits does not count. Takes eight bytes of memory for each.
         """
         times = array("d")
         outcomes: Counter[Outcome | None] = Counter()
         with self.connections.reading() as db:
             asked_at = db.least(
-                "leases.created_at", "COALESCE(requests.created_at, leases.created_at)"
+                "leases.created_at", "COALESCE(MIN(requests.created_at), leases.created_at)"
             )
             for at, outcome in db.rows(
                 f"""
@@ -65,6 +66,7 @@ class DemandHistory(Connected):
                 WHERE leases.template = :template AND leases.state <> 'waiting'
                   AND leases.created_at BETWEEN :since AND :until
                   AND (leases.request_id IS NULL OR requests.id IS NOT NULL)
+                GROUP BY leases.id, leases.created_at, leases.outcome
                 ORDER BY asked_at DESC LIMIT :limit
                 """,
                 template=template,
@@ -100,14 +102,44 @@ class DemandHistory(Connected):
 
 
 def count_hand_out(
-    db: Connection, template: str, outcome: Outcome, *, lease_id: str | None = None, now: float
+    db: Connection,
+    template: str,
+    outcome: Outcome,
+    *,
+    lease_id: str | None = None,
+    of_task: bool = True,
+    now: float,
 ) -> None:
-    """Count one hand-out that has served its caller, in its bucket of time and among all; with a
-    ``lease_id`` only if that lease is active."""
+    """Count one hand-out that has served its caller, among all, and in its bucket of time; with a
+    ``lease_id`` only if that lease is active. The demand is for tasks: without ``of_task``, for a
+    further request that shares one, it is no larger."""
     # Not as a condition on two columns: of the two indexes, that of the state may be taken.
     active = "(SELECT state FROM leases WHERE id = :lease_id) = 'active'"
     condition = "TRUE" if lease_id is None else active
     only = {} if lease_id is None else {"lease_id": lease_id}
+    if of_task:
+        _count_demand(db, template, outcome, condition, only, now=now)
+    db.later(
+        f"""
+        INSERT INTO hand_outs (template, outcome, total) SELECT :template, :outcome, 1
+        WHERE {condition}
+        ON CONFLICT (template, outcome) DO UPDATE SET total = hand_outs.total + 1
+        """,
+        template=template,
+        outcome=outcome,
+        **only,
+    )
+
+
+def _count_demand(
+    db: Connection,
+    template: str,
+    outcome: Outcome,
+    condition: str,
+    only: Mapping[str, str],
+    *,
+    now: float,
+) -> None:
     db.later(
         f"""
         INSERT INTO demand (template, start, hits, waits, colds)
@@ -121,15 +153,5 @@ def count_hand_out(
         hits=int(outcome is Outcome.HIT),
         waits=int(outcome is Outcome.WAIT),
         colds=int(outcome is Outcome.COLD),
-        **only,
-    )
-    db.later(
-        f"""
-        INSERT INTO hand_outs (template, outcome, total) SELECT :template, :outcome, 1
-        WHERE {condition}
-        ON CONFLICT (template, outcome) DO UPDATE SET total = hand_outs.total + 1
-        """,
-        template=template,
-        outcome=outcome,
         **only,
     )

@@ -24,6 +24,7 @@ from pool.model import (
 from pool.store.connections import Connection
 from pool.store.demand import count_hand_out
 from pool.store.records import LEASE, TASK, NewMember, find, record_of, text
+from pool.store.schema import UNDER_WAY
 
 
 def alive(owner: str) -> str:
@@ -41,6 +42,8 @@ DESERTED: Final = f"""
     state = 'waiting' AND request_id IS NULL AND owner <> :owner AND NOT {alive("leases.owner")}
 """
 
+_GROUPED: Final = f"SELECT COUNT(*) FROM imports {{using}} WHERE {UNDER_WAY} AND grouped"
+
 
 # --- Claiming -------------------------------------------------------------------------------------
 
@@ -52,10 +55,14 @@ def take_warm(
     fingerprint: str,
     reusable_origin: str | None,
     *,
+    places: int | None = None,
     now: float,
 ) -> Callable[[], PooledTask | None]:
     """Give one lease the oldest warm task of its fingerprint; else the newest of an older template,
-    which is most like what the template is now. Return what returns it."""
+    which is most like what the template is now. Return what returns it. With ``places``, only
+    while fewer imports than these that requests may share are under way."""
+    free = f"({_GROUPED.format(using=db.using('imports_under_way'))}) < :places"
+    condition = "TRUE" if places is None else free
     taken: Callable[[], list[Any]] = list
     for which, order in _claimable(reusable_origin).items():
         if taken():
@@ -67,9 +74,10 @@ def take_warm(
                          WHERE state = 'warm' AND template = :template AND {which}
                            AND (quarantined_until IS NULL OR quarantined_until <= :now)
                          ORDER BY {order} LIMIT 1)
-              AND state = 'warm'
+              AND state = 'warm' AND {condition}
             RETURNING {TASK}
             """,
+            **({} if places is None else {"places": places}),
             lease_id=lease_id,
             template=template,
             fingerprint=fingerprint,
@@ -77,6 +85,11 @@ def take_warm(
             now=now,
         )
     return lambda: next((record_of(PooledTask, row) for row in taken()), None)
+
+
+def grouped_imports(db: Connection) -> int:
+    """Return how many imports are under way that requests may share."""
+    return db.number(_GROUPED.format(using=db.using("imports_under_way")))
 
 
 def can_claim(
@@ -118,14 +131,15 @@ def claim_waiting(
     reusable_origin: str | None,
     *,
     members: Sequence[NewMember] = (),
+    places: int | None = None,
     now: float,
 ) -> Handout | None:
     """Claim a warm task for a lease, if it waits; for ``members``, where its request is not the
-    only one."""
+    only one. ``places`` as for :func:`take_warm`."""
     waits = db.one("SELECT template FROM leases WHERE id = :id AND state = 'waiting'", id=lease_id)
     if waits is None:
         return None
-    task = take_warm(db, lease_id, waits[0], fingerprint, reusable_origin, now=now)()
+    task = take_warm(db, lease_id, waits[0], fingerprint, reusable_origin, places=places, now=now)()
     return activate(db, lease_id, task, Outcome.WAIT, members, now=now) if task else None
 
 
@@ -216,6 +230,7 @@ def _begin_upload(
             )
             for member, request in zip(members, requests, strict=True)
         ],
+        grouped=requests[0].group_key is not None,
     )
     first_frame = 0
     for member, request in zip(members, requests, strict=True):
@@ -249,17 +264,24 @@ def _queued(db: Connection, request_id: str) -> RequestRecord:
 
 
 def open_import(
-    db: Connection, lease: LeaseRecord, *, owner: str, size: int, members: Sequence[ImportMember]
+    db: Connection,
+    lease: LeaseRecord,
+    *,
+    owner: str,
+    size: int,
+    members: Sequence[ImportMember],
+    grouped: bool,
 ) -> str:
-    """Write an import down, before anything is sent, with its members in order; return its id."""
+    """Write an import down, before anything is sent, with its members in order; return its id.
+    ``grouped``: its requests may share it."""
     assert lease.handed_out_at is not None
     import_id = new_id(lease.handed_out_at)
     db.later(
         """
         INSERT INTO imports (id, template, state, owner, lease_id, pooled_id, task_id, outcome,
-                             size, handed_out_at)
+                             size, grouped, handed_out_at)
         VALUES (:id, :template, 'uploading', :owner, :lease_id, :pooled_id, :task_id, :outcome,
-                :size, :handed_out_at)
+                :size, :grouped, :handed_out_at)
         """,
         id=import_id,
         template=lease.template,
@@ -269,6 +291,7 @@ def open_import(
         task_id=lease.task_id,
         outcome=lease.outcome,
         size=size,
+        grouped=grouped,
         handed_out_at=lease.handed_out_at,
     )
     for position, member in enumerate(members):

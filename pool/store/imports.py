@@ -223,6 +223,39 @@ class Imports(Connected):
             ]
         return [request for request in found if request is not None]
 
+    def split_import(
+        self,
+        import_id: str,
+        parts: Sequence[Sequence[str]],
+        *,
+        untouched: bool = False,
+        reason: str,
+        now: float,
+    ) -> bool:
+        """Give the members of an import that has failed other tasks, in ``parts``, each the ids of
+        requests that may go together from now on, and with no others. All are ``QUEUED`` again, as
+        by :meth:`requeue_import`, but have used up no import more: one of them only need be the
+        cause. The import has ``FAILED`` and its task too; if that is ``untouched``, the import is
+        ``RETURNED`` and the task ``WARM`` again. False when the import has ended."""
+        keys = {request_id: key for part in parts for key in [new_id(now)] for request_id in part}
+        state = ImportState.RETURNED if untouched else ImportState.FAILED
+        with self.connections.writing() as db:
+            return bool(queue_members(db, import_id, state, reason=reason, keys=keys, now=now))
+
+    def members_of(self, import_id: str) -> Sequence[RequestRecord]:
+        """Return the requests that an import is for, in the order of their frames."""
+        with self.connections.reading() as db:
+            return select(
+                db,
+                RequestRecord,
+                """
+                JOIN import_members ON import_members.request_id = requests.id
+                                   AND import_members.import_id = requests.import_id
+                WHERE requests.import_id = :id ORDER BY import_members.position
+                """,
+                id=import_id,
+            )
+
     def jobs_of(self, pooled_id: str, *, request_id: str | None = None) -> Sequence[Job]:
         """Return the jobs of a ready task, by id, or those of one request; empty before that."""
         with self.connections.reading() as db:
@@ -299,11 +332,12 @@ def queue_members(
     *,
     reason: str = "",
     spool: bool = False,
+    keys: Mapping[str, str] | None = None,
     now: float,
 ) -> list[str]:
     """End an import and queue its members again, each with a fresh lease; return their ids, in
-    order. A member of a ``failed`` one has used up one import more. A spooled one, and any with
-    ``spool``, has no owner then."""
+    order. A member of a ``failed`` one has used up one import more, unless the members have new
+    group ``keys``, by request. A spooled one, and any with ``spool``, has no owner then."""
     members = db.rows(
         """
         SELECT requests.id, requests.spooled, requests.payload, imports.owner,
@@ -347,14 +381,16 @@ def queue_members(
             f"""
             UPDATE requests
             SET state = 'queued', lease_id = :fresh, import_id = NULL, owner = :owner,
-                files_in_group = NULL, first_frame = 0,
-                spooled = :spooled, imports_used = imports_used + :used,
+                files_in_group = NULL, first_frame = 0, spooled = :spooled,
+                group_key = COALESCE(CAST(:group_key AS TEXT), group_key),
+                imports_used = imports_used + :used,
                 lost_seconds = lost_seconds + {db.greatest("0.0", f"{ended} - :handed_out_at")}
             WHERE id = :id AND state IN ('uploading', 'importing')
             """,
             **waiter,
             spooled=bool(spooled or spool),
-            used=int(state is ImportState.FAILED),
+            used=int(state is ImportState.FAILED and keys is None),
+            group_key=(keys or {}).get(request_id),
             handed_out_at=handed_out_at,
         )
     if members:
@@ -437,8 +473,8 @@ def _serve(db: Connection, import_id: str, state: RequestState, *, now: float) -
         """,
         id=import_id,
     )
-    for template, outcome in unserved:
-        count_hand_out(db, template, Outcome(outcome), now=now)
+    for place, (template, outcome) in enumerate(unserved):
+        count_hand_out(db, template, Outcome(outcome), of_task=place == 0, now=now)
     if unserved:
         db.changed(
             """

@@ -55,6 +55,7 @@ class Leases(Connected):
         *,
         request: NewRequest | None = None,
         claim: bool = True,
+        places: int | None = None,
         most_queued: int | None = None,
         now: float,
     ) -> Opened:
@@ -64,8 +65,9 @@ class Leases(Connected):
         ``HIT`` is counted, for a request once its data is accepted. Without: the lease is
         ``WAITING`` and a request ``QUEUED``. The template's oldest warm task of the fingerprint is
         taken; where there is none, and only then, the newest of ``lease.reusable_origin``. No two
-        callers get the same. Without ``claim`` none is looked for. A spooled request that is
-        ``QUEUED`` has no owner.
+        callers get the same. Without ``claim`` none is looked for; with ``places``, only while
+        fewer than these :meth:`~pool.store.Store.grouped_imports` are under way. A spooled request
+        that is ``QUEUED`` has no owner.
 
         A known ``idempotency_key`` changes nothing and answers what it answered before, except
         for a task that was given back: ``task`` is None then. Keys of leases and of requests are
@@ -81,7 +83,13 @@ class Leases(Connected):
                 return known
             taken = (
                 take_warm(
-                    db, lease.id, lease.template, lease.fingerprint, lease.reusable_origin, now=now
+                    db,
+                    lease.id,
+                    lease.template,
+                    lease.fingerprint,
+                    lease.reusable_origin,
+                    places=places,
+                    now=now,
                 )
                 if claim
                 else _nothing

@@ -7,13 +7,14 @@ process.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TypeVar
 
 from pool.errors import QueueFull
 from pool.model import Handout, ImportState, RequestRecord, RequestState
 from pool.store.connections import Connected, Connection
-from pool.store.handout import alive, can_claim, claim_waiting
+from pool.store.handout import alive, can_claim, claim_waiting, grouped_imports
 from pool.store.imports import queue_members
 from pool.store.records import UNOWNED, WITH_IMPORT, NewMember, Unserved, find
 from pool.store.schema import SPOOLED
@@ -76,9 +77,12 @@ class Queue(Connected):
         with self.connections.reading() as db:
             found = db.rows(
                 f"""
-                SELECT id, template, state, lease_id, created_at FROM (
+                SELECT id, template, state, lease_id, created_at, group_key, size,
+                       CASE WHEN group_key IS NOT NULL THEN files ELSE '[]' END
+                FROM (
                     SELECT requests.seq, requests.id, requests.template, requests.state,
-                           requests.lease_id, requests.created_at,
+                           requests.lease_id, requests.created_at, requests.group_key,
+                           requests.size, requests.files,
                            ROW_NUMBER() OVER (PARTITION BY requests.template
                                               ORDER BY requests.seq) AS place
                     FROM (SELECT * FROM requests {db.using("requests_spooled")}
@@ -100,8 +104,11 @@ class Queue(Connected):
                 state=RequestState(state),
                 lease_id=lease_id,
                 created_at=created_at,
+                group_key=group_key,
+                size=size,
+                files=tuple(json.loads(files)),
             )
-            for id, template, state, lease_id, created_at in found
+            for id, template, state, lease_id, created_at, group_key, size, files in found
         ]
 
     def take_spooled(self, request_id: str, *, owner: str, now: float) -> RequestRecord | None:
@@ -129,6 +136,7 @@ class Queue(Connected):
         fingerprint: str,
         *,
         reusable_origin: str | None = None,
+        places: int | None = None,
         owner: str,
         now: float,
     ) -> Handout | None:
@@ -136,7 +144,8 @@ class Queue(Connected):
         :meth:`~pool.store.Store.claim_warm` does: either all of it happens or nothing does.
 
         They become the members of one import, in this order; the lease of the first is the
-        import's, those of the others are ``ABANDONED``.
+        import's, those of the others are ``ABANDONED``. With ``places``, only while fewer than
+        these :meth:`grouped_imports` are under way.
         """
         first = members[0].request_id
         with self.connections.reading() as db:
@@ -153,12 +162,24 @@ class Queue(Connected):
                     _expect(_take_queued(db, member.request_id, owner, now=now))
                 return _expect(
                     claim_waiting(
-                        db, queued[0], fingerprint, reusable_origin, members=members, now=now
+                        db,
+                        queued[0],
+                        fingerprint,
+                        reusable_origin,
+                        members=members,
+                        places=places,
+                        now=now,
                     )
                 )
         except _NotClaimed:
             # The transaction is rolled back, so that the requests have no owner again.
             return None
+
+    def grouped_imports(self) -> int:
+        """Return how many imports are under way that requests may share, whether they do or not:
+        those of requests that have a ``group_key``."""
+        with self.connections.reading() as db:
+            return grouped_imports(db)
 
     def queue_length(self) -> int:
         """Return how many spooled requests are ``QUEUED``."""

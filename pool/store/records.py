@@ -51,6 +51,7 @@ class NewRequest:
     frame_numbers: tuple[int | None, ...] | None = None
     size: int = 0
     spooled: bool = False
+    group_key: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,13 +101,16 @@ class Opened:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unserved:
     """A spooled request without a worker, ``QUEUED`` or ``UPLOADING``: what is needed to choose
-    among many."""
+    among many. ``files`` are known of those that have a ``group_key`` only."""
 
     id: str
     template: str
     state: RequestState
     lease_id: str
     created_at: float
+    group_key: str | None = None
+    size: int = 0
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

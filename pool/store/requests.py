@@ -331,15 +331,17 @@ def accept_request(
                     names=request.files,
                 )
             ],
+            grouped=request.group_key is not None,
         )
     db.later(
         """
         INSERT INTO requests
             (id, template, state, owner, lease_id, import_id, name, assignee, files, given,
-             frame_numbers, size, payload, idempotency_key, created_at, spooled, served)
+             frame_numbers, size, payload, idempotency_key, created_at, spooled, group_key, served)
         VALUES
             (:id, :template, :state, :owner, :lease_id, :import_id, :name, :assignee, :files,
-             :given, :frame_numbers, :size, :payload, :idempotency_key, :now, :spooled, :served)
+             :given, :frame_numbers, :size, :payload, :idempotency_key, :now, :spooled, :group_key,
+             :served)
         """,
         id=request.id,
         template=lease.template,
@@ -356,6 +358,7 @@ def accept_request(
         payload=payload,
         idempotency_key=idempotency_key,
         spooled=request.spooled,
+        group_key=request.group_key,
         served=served,
         now=now,
     )

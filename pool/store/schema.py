@@ -141,7 +141,8 @@ _LEASES: Final = f"""
 """
 
 #: The task's and the lease's ids stay as they were, also when the task has another lease.
-#: ``frames``, as JSON, is there while it is in doubt whether CVAT has the data.
+#: ``frames``, as JSON, is there while it is in doubt whether CVAT has the data. ``grouped``: its
+#: requests may share a task with others, whether they do or not, so that it takes a place.
 _IMPORTS: Final = f"""
     CREATE TABLE imports (
         seq INTEGER PRIMARY KEY,
@@ -155,6 +156,7 @@ _IMPORTS: Final = f"""
         task_id INTEGER NOT NULL,
         outcome TEXT NOT NULL CHECK (outcome IN {_OUTCOMES}),
         size INTEGER NOT NULL,
+        grouped INTEGER NOT NULL DEFAULT 0 CHECK (grouped IN (0, 1)),
         frames TEXT,
         handed_out_at REAL NOT NULL,
         uploaded_at REAL,
@@ -190,6 +192,7 @@ _REQUESTS: Final = f"""
         lease_id TEXT NOT NULL REFERENCES leases (id),
         import_id TEXT REFERENCES imports (id),
         imports_used INTEGER NOT NULL DEFAULT 0,
+        group_key TEXT,
         name TEXT,
         assignee INTEGER,
         files TEXT NOT NULL,

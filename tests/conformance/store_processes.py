@@ -83,13 +83,15 @@ def take_spooled(url: str, owner: str, waiting: list[str]) -> list[str]:
     return taken
 
 
-def claim_queued(url: str, owner: str, waiting: list[str]) -> list[tuple[str, int | None]]:
-    """Claims tasks for what has no live owner."""
+def claim_queued(
+    url: str, owner: str, waiting: list[str], places: int | None = None
+) -> list[tuple[str, int | None]]:
+    """Claims tasks for what has no live owner, while there are places."""
     store = open_store(url)
     claimed = []
     for each in waiting:
         handout = store.claim_queued(
-            [NewMember(request_id=each)], FINGERPRINT, owner=owner, now=NOW
+            [NewMember(request_id=each)], FINGERPRINT, places=places, owner=owner, now=NOW
         )
         if handout is not None:
             claimed.append((each, handout.task.task_id))

@@ -33,10 +33,18 @@ JOBS = tuple(
 FILES = (("a.jpg", "b.jpg"), ("a.jpg",), ("b.jpg", "a.jpg"))
 
 
-def spooled(scene: Scene, *files: str, assignee: int | None = None) -> RequestRecord:
+def spooled(
+    scene: Scene, *files: str, assignee: int | None = None, group_key: str | None = "k"
+) -> RequestRecord:
     # As CVAT sorts them.
     numbers = tuple(map(sorted(files).index, files)) if files else (0,)
-    wanted = replace(data(*files), spooled=True, assignee=assignee, frame_numbers=numbers)
+    wanted = replace(
+        data(*files),
+        spooled=True,
+        assignee=assignee,
+        frame_numbers=numbers,
+        group_key=group_key,
+    )
     opened = scene.store.open_lease(wish(), request=wanted, claim=False, now=NOW)
     assert opened.request is not None
     return opened.request
@@ -232,7 +240,9 @@ def test_an_import_completes_all_its_members_once(scene: Scene, noticed: bool) -
     ready = [each.request_id for each in events if each.kind == "request.ready"]
     assert sorted(map(str, ready)) == sorted(request.id for request in requests)
     asked = scene.store.asked(TEMPLATE, since=NOW, until=NOW + 99, limit=99)
-    assert asked.outcomes == {Outcome.WAIT: 3}, "each was asked for once"
+    assert asked.outcomes == {Outcome.WAIT: 1}, "of the tasks that were asked for it is one"
+    demand = scene.store.demand(TEMPLATE, since=0)
+    assert [(each.waits, each.total) for each in demand] == [(1, 1)]
 
 
 def test_a_lease_is_handed_out_once_for_all_members(scene: Scene) -> None:
@@ -321,6 +331,117 @@ def test_members_wait_together_where_nothing_was_sent(scene: Scene) -> None:
     assert scene.task(sent.pooled_id).state is TaskState.WARM
     assert record(scene, sent.id).state is ImportState.RETURNED
     assert scene.store.queue_length() == 3
+
+
+# --- In parts ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("untouched", [False, True])
+def test_members_of_a_failed_import_go_on_in_parts(scene: Scene, untouched: bool) -> None:
+    sent, requests = group(scene) if untouched else importing(scene)
+    first, *others = (request.id for request in requests)
+    assert scene.store.split_import(
+        sent.id, [[first], others], untouched=untouched, reason="bad", now=NOW + 5
+    )
+    now = now_of(scene, requests)
+    for each in now:
+        assert (each.state, each.owner, each.import_id) == (RequestState.QUEUED, UNOWNED, None)
+        assert each.imports_used == 0, "it need not be the cause"
+        assert scene.lease(each.lease_id).state is LeaseState.WAITING
+    keys = [each.group_key for each in now]
+    assert len({*keys, "k"}) == 3 and keys[1] == keys[2] and None not in keys
+    unserved = scene.store.unserved(owner="here", now=NOW, each=9)
+    assert {each.id: each.group_key for each in unserved} == {
+        each.id: each.group_key for each in now
+    }
+    task = scene.task(sent.pooled_id)
+    if untouched:
+        assert (record(scene, sent.id).state, task.state) == (ImportState.RETURNED, TaskState.WARM)
+    else:
+        assert (record(scene, sent.id).state, task.state) == (ImportState.FAILED, TaskState.FAILED)
+        assert task.reason == "bad"
+    again = scene.store.split_import(sent.id, [[first], others], reason="", now=NOW + 6)
+    assert not again and now_of(scene, requests) == now
+
+
+def test_an_import_that_has_ended_is_not_split(scene: Scene) -> None:
+    sent, requests = importing(scene)
+    scene.store.complete_import(sent.pooled_id, JOBS, now=NOW + 9)
+    assert not scene.store.split_import(
+        sent.id, [[request.id] for request in requests], reason="", now=NOW + 9
+    )
+    assert {now.state for now in now_of(scene, requests)} == {RequestState.READY}
+
+
+def test_members_are_known_in_the_order_of_their_frames(scene: Scene) -> None:
+    sent, requests = group(scene)
+    assert scene.store.members_of(sent.id) == now_of(scene, requests)
+    scene.store.requeue_import(sent.id, reason="", now=NOW)
+    assert scene.store.members_of(sent.id) == [], "they are members of it no more"
+
+
+# --- Places --------------------------------------------------------------------------------------
+
+
+def in_place(scene: Scene, *requests: RequestRecord, places: int) -> Handout | None:
+    return scene.store.claim_queued(
+        members_of(list(requests)), "f00d", places=places, owner="here", now=NOW + 1
+    )
+
+
+def test_imports_that_may_be_shared_take_places_until_they_end(scene: Scene) -> None:
+    requests = [spooled(scene, "a.jpg") for _ in range(5)]
+    for _ in range(4):
+        scene.warm()
+    first = in_place(scene, *requests[:2], places=1)
+    assert first is not None and first.request is not None
+    assert scene.store.grouped_imports() == 1, "however many share it"
+    assert in_place(scene, requests[2], places=1) is None
+    assert scene.request(requests[2]).owner == UNOWNED
+    second = in_place(scene, requests[2], places=2)
+    assert second is not None
+    assert scene.store.begin_import(first.request.import_id or "", deadline=NOW, now=NOW)
+    assert in_place(scene, requests[3], places=2) is None, "until its jobs are there"
+    assert scene.store.fail_import(first.task.id, code="c", message="", now=NOW)
+    assert in_place(scene, requests[3], places=2) is not None
+    assert scene.store.complete_import(second.task.id, JOBS, verified=True, now=NOW)
+    assert in_place(scene, requests[4], places=2) is not None
+
+
+def test_a_request_that_goes_alone_takes_no_place(scene: Scene) -> None:
+    alone, other = spooled(scene, "a.mp4", group_key=None), spooled(scene, "a.jpg")
+    scene.warm()
+    scene.warm()
+    assert in_place(scene, alone, places=1) is not None
+    assert scene.store.grouped_imports() == 0
+    assert in_place(scene, other, places=1) is not None
+    unserved = spooled(scene, "b.mp4", group_key=None)
+    seen = scene.store.unserved(owner="here", now=NOW, each=9)[-1]
+    assert (seen.id, seen.group_key, seen.files) == (unserved.id, None, ())
+
+
+def test_who_comes_first_takes_a_place_at_once(scene: Scene) -> None:
+    for _ in range(2):
+        scene.warm()
+    wanted = [replace(data("a.jpg"), spooled=True, group_key="k") for _ in range(2)]
+    first, second = (
+        scene.store.open_lease(wish(), request=each, places=1, now=NOW) for each in wanted
+    )
+    assert first.task is not None and first.request is not None
+    assert first.request.group_key == "k"
+    assert second.task is None and second.request is not None
+    assert (second.request.state, second.lease.state) == (RequestState.QUEUED, LeaseState.WAITING)
+    waits = scene.store.unserved(owner="here", now=NOW, each=9)[-1]
+    assert (waits.id, waits.files, waits.size) == (second.request.id, ("a.jpg",), 99)
+
+
+def test_places_are_never_given_twice(scene: Scene, store_url: str) -> None:
+    requests = [spooled(scene, "a.jpg").id for _ in range(8)]
+    for _ in range(8):
+        scene.warm()
+    calls = [(store_url, f"owner{number}", requests[number::4], 3) for number in range(4)]
+    claimed = list(chain.from_iterable(processes.run(processes.claim_queued, *calls)))
+    assert len(claimed) == scene.store.grouped_imports() == 3
 
 
 # --- Owners --------------------------------------------------------------------------------------
