@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,11 +19,19 @@ from typing import Final
 
 from pool.clock import Clock
 from pool.config.settings import Template
-from pool.config.source import Upload
-from pool.errors import PoolEmpty, PoolError, Stopping, UnknownTemplate
+from pool.config.source import Upload, combined, group_names
+from pool.errors import (
+    DataGone,
+    PoolEmpty,
+    PoolError,
+    Stopping,
+    StoreError,
+    UnknownTemplate,
+)
 from pool.logs import get_logger
 from pool.model import Handout, RequestState
 from pool.requests.breaker import SERVER, Breaker, Circuit
+from pool.requests.grouping import group_key, groups_of, is_full
 from pool.requests.placement import Placement
 from pool.requests.recovery import Recovery
 from pool.requests.runner import RETRY_AFTER_INTERNAL_ERROR, Runner, WorkItem
@@ -97,6 +105,8 @@ class Dispatcher:
         #: Until when a request is left alone.
         self._paused_until: dict[str, float] = {}
         self._due_at: float | None = None
+        #: When the first group has waited for others as long as its template says.
+        self._gathered_at = math.inf
         self._forget_at = 0.0
         self._again: Callable[[], None] = lambda: None
 
@@ -125,9 +135,11 @@ class Dispatcher:
         :raises LeaseEnded: the lease is not active, or has a request already.
         :raises IdempotencyConflict: the key was used with other content.
         """
-        request = replace(new, spooled=True)
+        key = None if lease_id is not None else group_key(template, upload)
+        request = replace(new, spooled=True, group_key=key)
         # Before there is a row, so that no round finds it without a worker.
-        self._take(request.id)
+        with self._guard:
+            self._taken.add(request.id)
         opened: Opened | None = None
         try:
             if lease_id is not None:
@@ -140,7 +152,9 @@ class Dispatcher:
                     request,
                     idempotency_key=idempotency_key,
                     payload=payload,
-                    claim=not self._threads.stopped,
+                    claim=not self._threads.stopped
+                    and (key is None or not template.importing.group_delay),
+                    places=None if key is None else template.importing.concurrency,
                 )
         finally:
             if opened is None or opened.replayed:
@@ -209,6 +223,7 @@ class Dispatcher:
         """Begin those that can be served now, the oldest first, and return without waiting for
         them. While the server is held, none is begun, and the server asked whether it is back."""
         self._forget_ended()
+        self._gathered_at = math.inf
         found = self._unserved()
         abandoned = [each for each in found if each.state is RequestState.UPLOADING]
         for each in abandoned:
@@ -250,7 +265,8 @@ class Dispatcher:
         return self._threads.stop(timeout)
 
     def _unserved(self) -> list[Unserved]:
-        found = self._recovery.unserved(each=EACH)
+        most = max((each.importing.group_requests for each in self._templates.values()), default=0)
+        found = self._recovery.unserved(each=EACH + most)
         now = self._clock.monotonic()
         with self._guard:
             return [
@@ -279,7 +295,7 @@ class Dispatcher:
             times = [*self._patient_until.values(), *self._paused_until.values()]
         moments: list[float | None] = [time for time in times if time > now]
         if waits:
-            moments += [now + LOOK, self._breaker.tries_at(names, now=now)]
+            moments += [self._gathered_at, now + LOOK, self._breaker.tries_at(names, now=now)]
         self._due_at = min((each for each in moments if each is not None), default=None)
 
     # --- Which is next ----------------------------------------------------------------------------
@@ -297,34 +313,121 @@ class Dispatcher:
             # ago, or never: maybe only the last one fails.
             requests = sorted(requests, key=lambda each: self._breaker.failed_at(each.id))
             most = min(most, 0 if any(job.serves for job in self._threads.jobs(name)) else 1)
-        started, dry = 0, False
-        for each in requests:
-            if started >= most:
+        settings = template.importing
+        grouping = settings.grouping == "auto"
+        groups = (
+            groups_of(requests, settings) if grouping and not trial else [[e] for e in requests]
+        )
+        places = self._free_places(template) if grouping else 0
+        begun, started, dry = 0, 0, False
+        for group in groups:
+            if begun >= most:
                 break
-            if not dry and self._take_warm(template, each, trial=trial):
-                started += 1
+            shared = grouping and group[0].group_key is not None
+            if shared and places <= 0:
+                self._renew_patience(template, group)
+                continue
+            if shared and self._gathers(template, group):
+                continue
+            if not dry and (served := self._take_warm(template, group, trial=trial)):
+                begun, started, places = begun + 1, started + served, places - shared
                 continue
             dry = True
-            started += self._take_cold(template, each, trial=trial)
+            if self._take_cold(template, group[0], trial=trial):
+                begun, started, places = begun + 1, started + 1, places - shared
         return started
 
-    def _take_warm(self, template: Template, each: Unserved, *, trial: bool) -> bool:
-        """Have a request served with a warm task, if there is one for it."""
-        with self._taking(each.id):
-            handout = self._store.claim_queued(
-                [NewMember(request_id=each.id)],
+    def _take_warm(self, template: Template, group: Sequence[Unserved], *, trial: bool) -> int:
+        """Have requests served with one warm task, if there is one for them; return how many."""
+        first = group[0]
+        places = None
+        if template.importing.grouping == "auto" and first.group_key is not None:
+            places = template.importing.concurrency
+        members, upload = [NewMember(request_id=first.id)], None
+        if len(group) > 1:
+            if not self._placement.has_warm(template):
+                return 0
+            members, upload = self._seal(group)
+        ids = [member.request_id for member in members]
+        with self._taking(*ids):
+            handout = members and self._store.claim_queued(
+                members,
                 template.fingerprint,
                 reusable_origin=template.reusable_origin,
+                places=places,
                 owner=self._owner,
                 now=self._clock.now(),
             )
-        if handout is None or handout.request is None:
-            self._let_go(each.id)
-            return False
+        if not handout or handout.request is None:
+            self._let_go(*ids)
+            return 0
         self._serve(
-            WorkItem(template=template, request=handout.request, handout=handout, trial=trial)
+            WorkItem(
+                template=template,
+                request=handout.request,
+                others=tuple(ids[1:]),
+                handout=handout,
+                upload=upload,
+                trial=trial,
+            )
         )
+        return len(ids)
+
+    def _seal(self, group: Sequence[Unserved]) -> tuple[list[NewMember], Upload | None]:
+        """Return the members of a group with their names in CVAT, and what is uploaded for them.
+        Left out are requests whose data cannot be read; one that has none has failed."""
+        uploads: dict[str, Upload] = {}
+        for each in group:
+            upload = self._load(each)
+            if upload is not None:
+                uploads[each.id] = upload
+        if len(uploads) < 2:
+            return [NewMember(request_id=request_id) for request_id in uploads], None
+        names = group_names([upload.given for upload in uploads.values()])
+        members = [
+            NewMember(request_id=request_id, names=own)
+            for request_id, own in zip(uploads, names, strict=True)
+        ]
+        return members, combined(list(uploads.values()))
+
+    def _load(self, each: Unserved) -> Upload | None:
+        try:
+            upload = self._spool.load(each.id)
+        except StoreError as error:
+            log.error("data not readable", request_id=each.id, why=str(error))
+            self._let_go(each.id, paused_until=self._clock.monotonic() + RETRY_AFTER_INTERNAL_ERROR)
+            return None
+        if upload is None:
+            gone = DataGone(f"{self._spool.folder} has none")
+            self._sender.fail(each, gone, untouched=True)
+        return upload
+
+    def _free_places(self, template: Template) -> int:
+        """Return how many more imports that requests may share can be begun now; tasks that are
+        being made for such requests count."""
+        creating = sum(job.creates for job in self._threads.jobs(template.name))
+        return template.importing.concurrency - self._store.grouped_imports() - creating
+
+    def _gathers(self, template: Template, group: Sequence[Unserved]) -> bool:
+        """Whether a group waits for others: only where its template says so."""
+        settings = template.importing
+        waited = self._clock.now() - group[0].created_at
+        # Negative after the clock was set back: it is not known then how long it has waited.
+        if is_full(group, settings) or not 0.0 <= waited < settings.group_delay:
+            return False
+        until = self._clock.monotonic() + settings.group_delay - waited
+        self._gathered_at = min(self._gathered_at, until)
         return True
+
+    def _renew_patience(self, template: Template, group: Sequence[Unserved]) -> None:
+        """Have requests that wait for a place wait for a task from now on only: no pool is empty
+        because of that."""
+        with self._guard:
+            patient = [each.id for each in group if each.id in self._patient_until]
+        if patient:
+            until = self._clock.monotonic() + self._placement.patience(template, None)
+            with self._guard:
+                self._patient_until.update(dict.fromkeys(patient, until))
 
     def _take_cold(self, template: Template, each: Unserved, *, trial: bool) -> bool:
         """Have a request served with a task made on the spot, if it has waited as long as it
@@ -370,28 +473,26 @@ class Dispatcher:
 
     # --- What is in flight ------------------------------------------------------------------------
 
-    def _take(self, request_id: str) -> None:
-        with self._guard:
-            self._taken.add(request_id)
-
     @contextmanager
-    def _taking(self, request_id: str) -> Iterator[None]:
-        """Take a request, and let it go again if the block raises."""
-        self._take(request_id)
+    def _taking(self, *request_ids: str) -> Iterator[None]:
+        """Take requests, and let them go again if the block raises."""
+        with self._guard:
+            self._taken.update(request_ids)
         try:
             yield
         except BaseException:
-            self._let_go(request_id)
+            self._let_go(*request_ids)
             raise
 
-    def _let_go(self, request_id: str, *, paused_until: float = -math.inf) -> None:
+    def _let_go(self, *request_ids: str, paused_until: float = -math.inf) -> None:
         with self._guard:
-            self._taken.discard(request_id)
-            self._paused_until[request_id] = paused_until
+            self._taken.difference_update(request_ids)
+            self._paused_until.update(dict.fromkeys(request_ids, paused_until))
 
-    def _forget_patience(self, request_id: str) -> None:
+    def _forget_patience(self, *request_ids: str) -> None:
         with self._guard:
-            self._patient_until.pop(request_id, None)
+            for request_id in request_ids:
+                self._patient_until.pop(request_id, None)
 
     def _serve(self, item: WorkItem) -> None:
         """Have a worker serve a request."""
@@ -406,8 +507,9 @@ class Dispatcher:
 
     def _run(self, item: WorkItem) -> None:
         pause = RETRY_AFTER_INTERNAL_ERROR
+        ids = (item.request.id, *item.others)
         try:
             pause = self._runner.serve(item)
         finally:
-            self._forget_patience(item.request.id)
-            self._let_go(item.request.id, paused_until=self._clock.monotonic() + pause)
+            self._forget_patience(*ids)
+            self._let_go(*ids, paused_until=self._clock.monotonic() + pause)

@@ -65,17 +65,33 @@ class Step(Enum):
     ANOTHER_TASK = auto()
     #: Wait until CVAT takes data again. The task is warm again if it is untouched.
     WAIT = auto()
+    #: Queue the requests of a group again, in parts: one of them only need be the cause. The task
+    #: is warm again if it is untouched.
+    SPLIT = auto()
     #: End the request. The task is warm again if it is untouched.
     FAIL = auto()
 
 
-def next_step(delivery: Delivery, fault: Fault | None, *, tasks_left: int, accepted: bool) -> Step:
+def next_step(
+    delivery: Delivery,
+    fault: Fault | None,
+    *,
+    tasks_left: int,
+    accepted: bool,
+    shared: bool = False,
+) -> Step:
     """Decide what follows from an upload.
 
     ``tasks_left`` is how many more tasks the request may use up. ``accepted`` says that its caller
     was answered before, so that only what is the request's own ends it: an outage fails nothing
-    then, however long it lasts.
+    then, however long it lasts. ``shared``: the upload is that of several requests, none of which
+    fails for another.
     """
+    step = _next_step(delivery, fault, tasks_left=tasks_left, accepted=accepted)
+    return Step.SPLIT if shared and step is Step.FAIL else step
+
+
+def _next_step(delivery: Delivery, fault: Fault | None, *, tasks_left: int, accepted: bool) -> Step:
     match delivery, fault:
         case Delivery.ACCEPTED, _:
             return Step.DONE

@@ -71,10 +71,12 @@ class Placement:
         payload: str = "",
         ttl: float | None = None,
         claim: bool = True,
+        places: int | None = None,
         max_queued: int | None = None,
     ) -> Opened:
         """Record a lease, with its request if it has one, and claim a warm task if there is one and
-        ``claim`` is set. A known ``idempotency_key`` gives the answer of the first call
+        ``claim`` is set; ``places`` as for :meth:`~pool.store.Store.open_lease`. A known
+        ``idempotency_key`` gives the answer of the first call
         (``replayed``). Without a task the lease waits, until :meth:`obtain` or the dispatcher find
         it one.
 
@@ -93,7 +95,7 @@ class Placement:
             payload=payload,
         )
         return self._store.open_lease(
-            lease, request=request, claim=claim, most_queued=max_queued, now=now
+            lease, request=request, claim=claim, places=places, most_queued=max_queued, now=now
         )
 
     def accept(
@@ -104,9 +106,10 @@ class Placement:
         idempotency_key: str | None,
         payload: str,
         claim: bool,
+        places: int | None = None,
     ) -> Opened:
         """Record a request whose data is in the spool, with a warm task if ``claim`` is set, there
-        is one, and no other request waits for it.
+        is one, and no other request waits for it. With ``places`` it waits for one of these too.
 
         :raises QueueFull: too many requests wait already.
         :raises PoolEmpty: there is no task, and the template says not to wait for one.
@@ -118,7 +121,9 @@ class Placement:
             and not self._store.queued().get(template.name)
         )
         # With CVAT away, "the pool is empty" would be no reason; with nothing in it, it is.
-        fails = template.pool.on_empty == "fail" and (claim or not self.has_warm(template))
+        # One that waits for a place may find a task then.
+        claims = claim and places is None
+        fails = template.pool.on_empty == "fail" and (claims or not self.has_warm(template))
         try:
             return self.open(
                 template,
@@ -126,6 +131,7 @@ class Placement:
                 idempotency_key=idempotency_key,
                 payload=payload,
                 claim=claim,
+                places=places,
                 max_queued=0 if fails else self._max_queued,
             )
         except QueueFull as error:

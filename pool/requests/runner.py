@@ -3,6 +3,7 @@ before, on a worker of the daemon."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,11 +40,13 @@ RETRY_AFTER_INTERNAL_ERROR: Final = 30.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkItem:
-    """One accepted request to serve. Without a ``handout`` its task is created for it. ``trial``
-    says that this is to find out whether CVAT takes the template's data again."""
+    """One accepted request to serve, or a group: ``others`` are the ids of those that share the
+    task with it. Without a ``handout`` its task is created for it. ``trial`` says that this is to
+    find out whether CVAT takes the template's data again."""
 
     template: Template
     request: RequestRecord
+    others: tuple[str, ...] = ()
     handout: Handout | None = None
     upload: Upload | None = None
     trial: bool = False
@@ -273,7 +276,10 @@ class Runner:
         handout = item.handout or self._create_for(item)
         if handout is None:
             return 0.0
-        sent = self._sender.send(item.template, handout, upload, accepted=True)
+        others: Sequence[RequestRecord] = ()
+        if item.others:
+            others = self._store.members_of(item.request.import_id or "")[1:]
+        sent = self._sender.send(item.template, handout, upload, accepted=True, others=others)
         if sent.step is Step.WAIT and sent.untouched:
             self.put_back(item)
         return sent.pause
@@ -296,7 +302,8 @@ class Runner:
         log.info("request taken over", request_id=request.id, state=request.state.value)
         if request.imports_used + 1 >= MOST_TASKS_SPOOLED:
             gone = OwnerGone("this has happened several times")
-            self._sender.fail(request, gone, untouched=False)
+            if not self._sender.split(request, gone, untouched=False):
+                self._sender.fail(request, gone, untouched=False)
         else:
             self._sender.throw_away(request, OwnerGone())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,6 +29,7 @@ from pool.requests.lifecycle import (
 )
 from pool.requests.spool import Spool
 from pool.store import Store, Unserved
+from pool.tracking.splitting import parts_of
 from pool.tracking.tracker import Tracker
 
 log = get_logger(__name__)
@@ -98,16 +99,21 @@ class Sender:
         upload: Upload,
         *,
         accepted: bool,
+        others: Sequence[RequestRecord] = (),
         progress: Progress | None = None,
     ) -> Sent:
         """Upload once into the task of a hand-out, and take the step that follows, except for
         ``WAIT`` with an untouched task, which is left to the caller. ``accepted`` as for
-        :func:`~pool.requests.lifecycle.next_step`."""
+        :func:`~pool.requests.lifecycle.next_step`; ``others`` are the requests that share the
+        import with that of the hand-out."""
         request = handout.request
         assert request is not None
-        if request.assignee is not None:
-            self._look_up_assignee(request)
-        self._number_frames(template, request, upload)
+        requests = [request, *others]
+        for each in requests:
+            if each.assignee is not None:
+                self._look_up_assignee(each)
+        if not others:
+            self._number_frames(template, request, upload)
         try:
             if upload.kind == "archive" and not accepted:
                 self._expect_frames(request, upload)
@@ -130,6 +136,8 @@ class Sender:
                 kind=upload.kind,
             )
             self._breaker.upload_worked(template.name, request.id)
+            for each in others:
+                self._breaker.forget(each.id)
             return Sent(Step.DONE)
         fault = None
         if may_be_shared(error, accepted=accepted) and (accepted or self._breaker.has_daemon()):
@@ -139,12 +147,16 @@ class Sender:
         if settled.others:
             # The deletion service reads there to leave the task alone.
             error = with_advice(error, "the task", because=OTHER_DATA)
-        used = request.imports_used + 1
+        used = max(each.imports_used for each in requests) + 1
         most = MOST_TASKS_SPOOLED if accepted else MOST_TASKS
-        step = next_step(delivery, fault, tasks_left=most - used, accepted=accepted)
+        step = next_step(
+            delivery, fault, tasks_left=most - used, accepted=accepted, shared=bool(others)
+        )
         untouched = delivery is Delivery.UNTOUCHED
         if step is Step.FAIL:
             self.fail(request, error, untouched=untouched)
+        elif step is Step.SPLIT:
+            self.split(request, error, untouched=untouched)
         elif not untouched:
             self.throw_away(request, error)
         pause = 0.0
@@ -238,6 +250,19 @@ class Sender:
         assert request.import_id is not None
         log.warning("task thrown away", request_id=request.id, why=str(error))
         self._store.requeue_import(request.import_id, reason=str(error), now=self._clock.now())
+
+    def split(self, request: RequestRecord, error: PoolError, *, untouched: bool) -> bool:
+        """Queue the requests that share an import with a request again, in parts; False where it
+        has its import for itself, or that has ended."""
+        importing = self._store.import_record(request.import_id or "")
+        if importing is None or len(importing.members) == 1:
+            return False
+        parts = parts_of(importing.members, error.detail)
+        log.warning("group split", parts=[len(part) for part in parts], why=str(error))
+        now = self._clock.now()
+        return self._store.split_import(
+            importing.id, parts, untouched=untouched, reason=str(error), now=now
+        )
 
     def fail(self, request: RequestRecord | Unserved, error: PoolError, *, untouched: bool) -> None:
         """End a request with an error, unless another process was quicker; an untouched task is

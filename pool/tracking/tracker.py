@@ -43,6 +43,7 @@ from pool.tracking.poll_schedule import (
     safety_net_pause,
     size_class,
 )
+from pool.tracking.splitting import divided_as_asked, parts_of
 from pool.tracking.webhook_health import WebhookHealth
 
 log = get_logger(__name__)
@@ -59,6 +60,7 @@ OUTAGE = 3
 #: again.
 ORPHAN_PATIENCE = 60.0
 NO_REASON = "CVAT gave no reason"
+NOT_DIVIDED = "CVAT did not divide the task as job_file_mapping says"
 #: Where a task stands while its import may still end.
 UNDER_WAY = (TaskState.LEASED, TaskState.IMPORTING)
 
@@ -461,6 +463,10 @@ class Tracker:
     ) -> None:
         """Complete an import whose jobs exist, seen at ``seen_at`` by the monotonic clock.
         ``verified`` says that the frames of an import in doubt are its own."""
+        importing = tracked.importing
+        if importing and not divided_as_asked(importing.members, jobs):
+            self._failed(tracked, ImportFailed(NOT_DIVIDED))
+            return
         first = self._store.complete_import(
             tracked.pooled_id, jobs, verified=verified, now=self._clock.now()
         )
@@ -485,6 +491,13 @@ class Tracker:
         """Fail an import. Requests whose data CVAT has lost and is in the spool get another task
         instead."""
         importing, ids = tracked.importing, " ".join(tracked.request_ids)
+        if (
+            isinstance(error, ImportFailed)
+            and importing is not None
+            and self._split(tracked, error)
+        ):
+            self.forget(tracked.pooled_id)
+            return
         if isinstance(error, ImportLost) and importing is not None and importing.repeatable:
             log.warning("import lost", request_id=ids, task_id=tracked.task_id)
             now = self._clock.now()
@@ -505,6 +518,30 @@ class Tracker:
             why=str(error),
         )
         self._publish(Finished(task_id=tracked.task_id, code=error.code, polls=tracked.polls))
+
+    def _split(self, tracked: Tracked, error: ImportFailed) -> bool:
+        """Give the requests of a group whose import has failed other tasks, in parts; False for a
+        request alone, and where the import has ended."""
+        importing = tracked.importing
+        assert importing is not None
+        if len(importing.members) == 1:
+            return False
+        if error.detail == NOT_DIVIDED:
+            parts = [[request_id] for request_id in importing.request_ids]
+        else:
+            parts = parts_of(importing.members, error.detail)
+        split = self._store.split_import(
+            importing.id, parts, reason=str(error), now=self._clock.now()
+        )
+        if split:
+            log.warning(
+                "group split",
+                template=tracked.template,
+                task_id=tracked.task_id,
+                parts=[len(part) for part in parts],
+                why=str(error),
+            )
+        return split
 
     def _publish(self, finished: Finished) -> None:
         for listener in tuple(self._listeners):

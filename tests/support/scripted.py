@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 from pool.config.source import Upload
@@ -27,6 +28,8 @@ class ScriptedCvat:
         self.unknown_users: set[int] = set()
         self.before: Callable[[str], None] = lambda _operation: None
         self._sent: dict[int, tuple[str, ...]] = {}
+        #: The numbers of files of the jobs that an upload asked for.
+        self._divided: dict[int, tuple[int, ...]] = {}
         self._next_id = 100
 
     def _call(self, operation: str, *arguments: Any) -> None:
@@ -40,10 +43,15 @@ class ScriptedCvat:
         return sum(call[0] == operation for call in self.calls)
 
     def make_ready(self, task_id: int, *, jobs: int = 1) -> None:
+        """Make the jobs that the upload asked for, or so many of one frame each."""
+        ends = list(accumulate(self._divided.get(task_id) or [1] * jobs, initial=0))
         self.jobs_there[task_id] = tuple(
-            Job(id=task_id * 10 + index, url=f"u{index}", start_frame=index, stop_frame=index)
-            for index in range(jobs)
+            Job(id=task_id * 10 + index, url=f"u{index}", start_frame=first, stop_frame=end - 1)
+            for index, (first, end) in enumerate(pairwise(ends))
         )
+
+    def fail_import(self, task_id: int, message: str) -> None:
+        self.states[task_id] = ImportState(status=ImportStatus.FAILED, message=message)
 
     def about(self) -> ServerInfo:
         self._call("about")
@@ -89,6 +97,7 @@ class ScriptedCvat:
 
     def upload(self, task_id: int, data: Upload, params: Any, **options: Any) -> str:
         self._sent[task_id] = data.names
+        self._divided[task_id] = data.job_sizes
         self._call("upload", task_id, data)
         return f"action=create&target=task&target_id={task_id}"
 

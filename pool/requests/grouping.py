@@ -1,0 +1,83 @@
+"""Which requests may share a task, and which of those that wait go together. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Final
+
+from pool.config.data_params import against_mapping, merged
+from pool.config.settings import ImportSettings, Template
+from pool.config.source import Upload
+from pool.errors import InputError
+from pool.store import Unserved
+
+#: Suffixes of files that are one frame each, and that CVAT imports beside each other.
+IMAGES: Final = frozenset(
+    {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+
+
+def group_key(template: Template, upload: Upload) -> str | None:
+    """Return what has to be the same for requests of a template to share a task: a digest of their
+    data parameters. None for one that goes alone: where grouping is off, whose data is not images
+    from here, that is larger than a group may be, or whose parameters go with no mapping."""
+    settings = template.importing
+    if settings.grouping == "off" or not upload.files:
+        return None
+    if any(PurePosixPath(name).suffix.lower() not in IMAGES for name in upload.names):
+        return None
+    if len(upload.files) > settings.group_files or upload.size > settings.group_bytes:
+        return None
+    try:
+        params = merged(template.data, upload.extra)
+    except InputError:
+        return None
+    task = template.task
+    if task.consensus_replicas or against_mapping(params, segment_size=task.segment_size):
+        return None
+    own = json.dumps(upload.extra, sort_keys=True, default=str)
+    return hashlib.sha256(own.encode()).hexdigest()[:16]
+
+
+def groups_of(waiting: Sequence[Unserved], settings: ImportSettings) -> list[list[Unserved]]:
+    """Return requests of one template, which are in the order in which they came, as the groups in
+    which they are sent. Groups are in the order of their first members, members in the order in
+    which they came: what a group has no room for begins the next one, and no later request passes
+    it."""
+    groups: list[list[Unserved]] = []
+    growing: dict[str, list[Unserved]] = {}
+    for each in waiting:
+        group = growing.get(each.group_key) if each.group_key is not None else None
+        if group is None or not _has_room(group, each, settings):
+            group = []
+            groups.append(group)
+            if each.group_key is not None:
+                growing[each.group_key] = group
+        group.append(each)
+    return groups
+
+
+def is_full(group: Sequence[Unserved], settings: ImportSettings) -> bool:
+    """Whether not even the smallest request could join a group."""
+    files, size = _extent(group)
+    return (
+        len(group) >= settings.group_requests
+        or files >= settings.group_files
+        or size >= settings.group_bytes
+    )
+
+
+def _has_room(group: Sequence[Unserved], each: Unserved, settings: ImportSettings) -> bool:
+    files, size = _extent([*group, each])
+    return (
+        len(group) < settings.group_requests
+        and files <= settings.group_files
+        and size <= settings.group_bytes
+    )
+
+
+def _extent(group: Sequence[Unserved]) -> tuple[int, int]:
+    return sum(len(each.files) for each in group), sum(each.size for each in group)

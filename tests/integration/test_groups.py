@@ -1,0 +1,477 @@
+"""Requests that share an import: what gathers while the server is busy, and what each gets.
+
+The daemon's services run one by one, on a scripted CVAT and a clock that the test moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+from support.scripted import ScriptedCvat
+from support.stepped import (
+    CANCELLED,
+    CONTENT,
+    FAILED,
+    IMPORTING,
+    QUEUED,
+    READY,
+    Start,
+    Stepped,
+    come_back,
+    go_down,
+    levels,
+    uploads,
+)
+from support.waiting import PATIENCE
+
+from pool.config.settings import Template
+from pool.config.source import Upload
+from pool.cvat.records import ImportState, ImportStatus
+from pool.errors import CvatAmbiguous, CvatRejected
+from pool.maintenance.heartbeat import TERM
+from pool.model import Outcome, RequestState, TaskState
+from pool.requests.breaker import TRANSIENT_CAP
+
+UPLOADING = RequestState.UPLOADING
+BAD = "InvalidImageError: failed to parse image file '{}'"
+
+
+def grouped(template: Template, **importing: Any) -> Template:
+    settings = {"grouping": "auto", "concurrency": 1, **importing}
+    return replace(
+        template,
+        pool=replace(template.pool, min_size=8),
+        importing=replace(template.importing, **settings),
+    )
+
+
+@pytest.fixture
+def grouping(start: Start, template: Template, cvat: ScriptedCvat) -> Stepped:
+    """A daemon with a full pool, on a server that has one worker for imports."""
+    return filled(start(grouped(template)), cvat)
+
+
+def filled(daemon: Stepped, cvat: ScriptedCvat) -> Stepped:
+    daemon.fill()
+    cvat.calls.clear()
+    return daemon
+
+
+def sent(cvat: ScriptedCvat) -> list[Upload]:
+    return [call[2] for call in cvat.calls if call[0] == "upload"]
+
+
+def sizes(cvat: ScriptedCvat) -> list[int]:
+    """How many files each upload had."""
+    return [len(upload.files) for upload in sent(cvat)]
+
+
+def busy(daemon: Stepped) -> str:
+    """A request that has gone at once, so that the server is busy with it."""
+    request = daemon.accept(name="first.jpg")
+    daemon.drain()
+    assert daemon.states(request) == {IMPORTING}
+    return request
+
+
+def gathered(daemon: Stepped, count: int) -> list[str]:
+    """Requests that have come while the server was busy, and whose group was sent."""
+    busy(daemon)
+    requests = [daemon.accept(name=f"{number}.jpg") for number in range(count)]
+    assert daemon.serve() == 0
+    assert daemon.states(*requests) == {QUEUED}
+    daemon.import_all()
+    assert daemon.serve() == count
+    return requests
+
+
+def fail(daemon: Stepped, cvat: ScriptedCvat, *names: str, named: bool = True) -> None:
+    """CVAT fails on these files until all that waits has ended; it makes jobs of all others."""
+    for _ in range(99):
+        under_way = daemon.store.tasks(states=(TaskState.IMPORTING,))
+        if not under_way and not daemon.serve():
+            return
+        for task in daemon.store.tasks(states=(TaskState.IMPORTING,)):
+            task_id = task.task_id or 0
+            given = [file.name for call in cvat.calls if call[:2] == ("upload", task_id)
+                     for file in call[2].files]  # fmt: skip
+            bad = [name for name in given if name in names]
+            if bad:
+                cvat.fail_import(task_id, BAD.format(bad[0]) if named else "out of memory")
+            else:
+                cvat.make_ready(task_id)
+        daemon.track()
+    raise AssertionError("it does not end")
+
+
+def shares(daemon: Stepped, requests: Sequence[str]) -> list[int | None]:
+    return [daemon.read(each).task_id for each in requests]
+
+
+# --- Gathering ------------------------------------------------------------------------------------
+
+
+def test_what_comes_while_the_server_is_busy_goes_into_the_next_import(
+    grouping: Stepped, cvat: ScriptedCvat
+) -> None:
+    requests = gathered(grouping, 3)
+    assert grouping.states(*requests) == {IMPORTING}
+    assert len(set(shares(grouping, requests))) == 1
+    first, together = sent(cvat)
+    assert (first.names, first.job_sizes) == (("first.jpg",), ())
+    assert (together.names, together.job_sizes) == (("0.jpg", "1.jpg", "2.jpg"), (1, 1, 1))
+    grouping.import_all()
+    assert grouping.states(*requests) == {READY}
+    task_id = grouping.read(requests[0]).task_id or 0
+    jobs = [grouping.pool.request(each).jobs(timeout=0) for each in requests]
+    assert [[(job.id, job.start_frame, job.stop_frame) for job in own] for own in jobs] == [
+        [(task_id * 10 + place, place, place)] for place in range(3)
+    ]
+
+
+def test_nothing_waits_where_the_server_is_idle(grouping: Stepped, cvat: ScriptedCvat) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        request = grouping.accept(name=name)
+        assert grouping.read(request).outcome is Outcome.HIT
+        grouping.drain()
+        grouping.import_all()
+        assert grouping.states(request) == {READY}
+    assert sizes(cvat) == [1, 1]
+
+
+def test_as_many_imports_are_under_way_as_the_server_has_workers(
+    start: Start, template: Template, cvat: ScriptedCvat
+) -> None:
+    daemon = filled(start(grouped(template, concurrency=2), workers=4), cvat)
+    requests = [daemon.accept(name=f"{number}.jpg") for number in range(5)]
+    daemon.serve()
+    assert sizes(cvat) == [1, 1]
+    task_id = daemon.read(requests[0]).task_id or 0
+    cvat.make_ready(task_id)
+    daemon.track(until=lambda: daemon.states(requests[0]) == {READY})
+    assert daemon.serve() == 3
+    assert sizes(cvat) == [1, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        ({"group_requests": 2}, [1, 2, 2, 1]),
+        ({"group_files": 3}, [1, 3, 2]),
+        ({"group_bytes": 4 * len(CONTENT)}, [1, 4, 1]),
+    ],
+)
+def test_a_group_has_limits(
+    start: Start,
+    template: Template,
+    cvat: ScriptedCvat,
+    limit: dict[str, int],
+    expected: list[int],
+) -> None:
+    daemon = filled(start(grouped(template, **limit)), cvat)
+    busy(daemon)
+    requests = [daemon.accept(name=f"{number}.jpg") for number in range(5)]
+    fail(daemon, cvat)
+    assert daemon.states(*requests) == {READY}
+    assert sizes(cvat) == expected
+    names = [name for upload in sent(cvat)[1:] for name in upload.names]
+    assert names == [f"{number}.jpg" for number in range(5)], "the oldest first"
+
+
+def test_files_of_one_name_are_told_apart(grouping: Stepped, cvat: ScriptedCvat) -> None:
+    busy(grouping)
+    requests = [grouping.accept(name="a.jpg") for _ in range(2)]
+    grouping.import_all()
+    grouping.serve()
+    names = sent(cvat)[-1].names
+    assert names[0] != names[1]
+    importing = grouping.store.import_record(grouping.read(requests[0]).import_id or "")
+    assert importing is not None
+    members = [(member.request_id, member.files, member.names) for member in importing.members]
+    assert members == [
+        (request, ("a.jpg",), (name,)) for request, name in zip(requests, names, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("params", ['{"image_quality": 50}', '{"frame_filter": "step=2"}'])
+def test_other_data_parameters_are_another_import(
+    grouping: Stepped, cvat: ScriptedCvat, params: str
+) -> None:
+    busy(grouping)
+    alike = [grouping.accept(name=f"{number}.jpg") for number in range(2)]
+    other = grouping.accept(name="x.jpg", params=params)
+    fail(grouping, cvat)
+    assert grouping.states(*alike, other) == {READY}
+    assert sorted(upload.names for upload in sent(cvat)[1:]) == [("0.jpg", "1.jpg"), ("x.jpg",)]
+
+
+def test_what_is_no_image_goes_alone_and_takes_no_place(
+    grouping: Stepped, cvat: ScriptedCvat
+) -> None:
+    busy(grouping)
+    waits = grouping.accept(name="a.jpg")
+    video = grouping.accept(name="a.mp4")
+    assert grouping.serve() == 1
+    assert (grouping.states(waits), grouping.states(video)) == ({QUEUED}, {IMPORTING})
+    assert [upload.names for upload in sent(cvat)] == [("first.jpg",), ("a.mp4",)]
+
+
+def test_templates_share_no_task_and_take_turns(
+    start: Start, template: Template, cvat: ScriptedCvat
+) -> None:
+    scenes = grouped(template)
+    other = replace(scenes, name="other", labels=({"name": "tram"},))
+    daemon = filled(start(scenes, other), cvat)
+    busy(daemon)
+    requests = [
+        daemon.accept(name_of, name=f"{number}.jpg")
+        for number, name_of in enumerate(["scenes", "other"] * 2)
+    ]
+    fail(daemon, cvat)
+    assert daemon.states(*requests) == {READY}
+    assert [upload.names for upload in sent(cvat)[1:]] == [("0.jpg", "2.jpg"), ("1.jpg", "3.jpg")]
+
+
+def test_a_delay_makes_larger_groups(start: Start, template: Template, cvat: ScriptedCvat) -> None:
+    daemon = filled(start(grouped(template, group_delay=0.4)), cvat)
+    requests = [daemon.accept(name=f"{number}.jpg") for number in range(2)]
+    assert daemon.serve() == 0
+    daemon.advance(0.3)
+    requests.append(daemon.accept(name="2.jpg"))
+    assert daemon.serve() == 0 and not daemon.dispatcher.is_due()
+    daemon.advance(0.2)
+    assert daemon.dispatcher.is_due()
+    assert daemon.serve() == 3
+    assert sizes(cvat) == [3]
+
+
+def test_a_full_group_does_not_wait(start: Start, template: Template, cvat: ScriptedCvat) -> None:
+    daemon = filled(start(grouped(template, group_delay=60.0, group_requests=2)), cvat)
+    requests = [daemon.accept(name=f"{number}.jpg") for number in range(3)]
+    assert daemon.serve() == 2
+    assert daemon.states(requests[2]) == {QUEUED}
+
+
+# --- Tasks ----------------------------------------------------------------------------------------
+
+
+def test_each_request_is_counted_and_the_demand_is_for_tasks(grouping: Stepped) -> None:
+    requests = gathered(grouping, 3)
+    grouping.import_all()
+    assert {grouping.read(each).outcome for each in requests} == {Outcome.WAIT}
+    assert grouping.store.hand_outs()["scenes"] == {Outcome.HIT: 1, Outcome.WAIT: 3}
+    demand = grouping.store.demand("scenes", since=0)
+    assert sum(each.total for each in demand) == 2
+
+
+@pytest.mark.parametrize("on_empty", ["wait", "create", "fail"])
+def test_a_request_that_waits_for_a_place_does_not_wait_for_a_task(
+    start: Start, template: Template, cvat: ScriptedCvat, on_empty: Any
+) -> None:
+    wanted = grouped(template)
+    wanted = replace(wanted, pool=replace(wanted.pool, on_empty=on_empty))
+    daemon = filled(start(wanted), cvat)
+    busy(daemon)
+    requests = [daemon.accept(name=f"{number}.jpg") for number in range(2)]
+    daemon.serve()
+    daemon.advance(10 * template.pool.max_wait)
+    assert daemon.serve() == 0
+    assert daemon.states(*requests) == {QUEUED}
+    daemon.import_all()
+    assert daemon.serve() == 2
+    assert daemon.states(*requests) == {IMPORTING}
+    assert cvat.count("create_task") == 0
+
+
+# --- Members that leave ---------------------------------------------------------------------------
+
+
+def test_a_request_leaves_before_its_group_is_sealed_and_not_after(
+    grouping: Stepped, cvat: ScriptedCvat
+) -> None:
+    busy(grouping)
+    leaves, stays, other = (grouping.accept(name=f"{number}.jpg") for number in range(3))
+    with grouping.api as api:
+        assert api.delete(f"/v1/requests/{leaves}").status in (200, 204)
+    grouping.import_all()
+    assert grouping.serve() == 2
+    with grouping.api as api:
+        assert api.delete(f"/v1/requests/{stays}").status == 409
+    grouping.import_all()
+    assert grouping.states(leaves) == {CANCELLED}
+    assert grouping.states(stays, other) == {READY}
+    assert sent(cvat)[-1].names == ("1.jpg", "2.jpg")
+
+
+def test_a_member_whose_data_is_gone_fails_alone(grouping: Stepped) -> None:
+    busy(grouping)
+    requests = [grouping.accept(name=f"{number}.jpg") for number in range(3)]
+    grouping.process.spool.drop(requests[1])
+    grouping.import_all()
+    grouping.serve()
+    grouping.import_all()
+    assert [grouping.read(each).state for each in requests] == [READY, FAILED, READY]
+    assert grouping.read(requests[1]).error_code == "data-gone"
+
+
+# --- One bad input sinks nobody else --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("named", "extra"), [(True, 2), (False, 6)])
+def test_one_bad_file_fails_its_request_alone(
+    grouping: Stepped, cvat: ScriptedCvat, named: bool, extra: int
+) -> None:
+    requests = gathered(grouping, 8)
+    fail(grouping, cvat, "5.jpg", named=named)
+    states = [grouping.read(each).state for each in requests]
+    assert states == [FAILED if number == 5 else READY for number in range(8)]
+    failed = grouping.read(requests[5])
+    assert failed.error_code == "import-failed"
+    assert failed.error == (BAD.format("5.jpg") if named else "out of memory")
+    assert len(sizes(cvat)) == 2 + extra
+    assert {grouping.read(each).imports_used for each in requests} == {0}
+    grouping.process.settle(PATIENCE)
+    assert grouping.spooled() == []
+
+
+def test_each_of_several_bad_files_is_found(grouping: Stepped, cvat: ScriptedCvat) -> None:
+    requests = gathered(grouping, 6)
+    fail(grouping, cvat, "1.jpg", "4.jpg")
+    states = [grouping.read(each).state for each in requests]
+    assert states == [FAILED if number in (1, 4) else READY for number in range(6)]
+
+
+def test_tasks_that_a_split_has_burnt_are_deleted(grouping: Stepped, cvat: ScriptedCvat) -> None:
+    requests = gathered(grouping, 3)
+    burnt = grouping.read(requests[0]).task_id
+    fail(grouping, cvat, "1.jpg")
+    grouping.run("delete")
+    deleted = [call[1] for call in cvat.calls if call[0] == "delete_task"]
+    assert burnt in deleted and len(deleted) == 2, "that of the group and that of the culprit"
+
+
+def test_parts_do_not_mix_with_what_comes_later(grouping: Stepped, cvat: ScriptedCvat) -> None:
+    requests = gathered(grouping, 2)
+    cvat.fail_import(grouping.read(requests[0]).task_id or 0, BAD.format("0.jpg"))
+    grouping.track()
+    assert grouping.states(*requests) == {QUEUED}
+    later = grouping.accept(name="later.jpg")
+    fail(grouping, cvat, "0.jpg")
+    assert grouping.states(requests[1], later) == {READY}
+    assert grouping.states(requests[0]) == {FAILED}
+    assert [upload.names for upload in sent(cvat)[2:]] == [("0.jpg",), ("1.jpg",), ("later.jpg",)]
+
+
+def test_jobs_that_are_not_as_asked_are_nobodys(grouping: Stepped, cvat: ScriptedCvat) -> None:
+    requests = gathered(grouping, 2)
+    task_id = grouping.read(requests[0]).task_id or 0
+    cvat._divided[task_id] = (2,)
+    cvat.make_ready(task_id)
+    grouping.track()
+    assert grouping.states(*requests) == {QUEUED}
+    fail(grouping, cvat)
+    assert grouping.states(*requests) == {READY}
+    assert sizes(cvat)[-2:] == [1, 1]
+
+
+def test_a_refused_upload_is_split(grouping: Stepped, cvat: ScriptedCvat) -> None:
+    busy(grouping)
+    requests = [grouping.accept(name=f"{number}.jpg") for number in range(3)]
+    cvat.failures["upload"] = [CvatRejected("no room for the name", http_status=400)]
+    grouping.import_all()
+    fail(grouping, cvat)
+    assert grouping.states(*requests) == {READY}
+    assert {grouping.read(each).imports_used for each in requests} == {0}
+
+
+# --- The server is away, or processes die ---------------------------------------------------------
+
+
+def test_a_group_waits_together_while_cvat_is_away(grouping: Stepped, cvat: ScriptedCvat) -> None:
+    busy(grouping)
+    requests = [grouping.accept(name=f"{number}.jpg") for number in range(3)]
+    grouping.import_all()
+    go_down(cvat)
+    grouping.serve()
+    assert grouping.states(*requests) == {QUEUED}
+    warm = levels(grouping.store)["warm"]
+    come_back(cvat)
+    grouping.advance(TRANSIENT_CAP + 1.0)
+    fail(grouping, cvat)
+    assert grouping.states(*requests) == {READY}
+    assert levels(grouping.store)["warm"] == warm - 1
+    assert sizes(cvat) == [1, 3, 3]
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_a_lost_answer_is_settled_as_for_one(
+    grouping: Stepped, cvat: ScriptedCvat, arrived: bool
+) -> None:
+    busy(grouping)
+    requests = [grouping.accept(name=f"{number}.jpg") for number in range(2)]
+    grouping.import_all()
+    cvat.failures["upload"] = [CvatAmbiguous("cut")]
+
+    def arrive(operation: str) -> None:
+        if operation == "upload" and arrived:
+            cvat.states[uploads(cvat)[-1]] = ImportState(status=ImportStatus.STARTED)
+
+    cvat.before = arrive
+    grouping.serve()
+    assert grouping.states(*requests) == {IMPORTING if arrived else QUEUED}
+    grouping.advance(TRANSIENT_CAP + 1.0)
+    fail(grouping, cvat)
+    assert grouping.states(*requests) == {READY}
+    assert len(uploads(cvat)) == len(set(uploads(cvat))), "no task has data twice"
+    # One goes alone, to see whether CVAT takes data again.
+    assert sizes(cvat) == [1, 2] if arrived else [1, 2, 1, 1]
+
+
+def left_in_the_upload(daemon: Stepped, start: Start, cvat: ScriptedCvat) -> Stepped:
+    """The daemon dies while it sends, and the next one takes its term over."""
+    cvat.failures["upload"] = [cast(Any, MemoryError("killed"))]
+    daemon.import_all()
+    daemon.serve()
+    daemon.process.heartbeat.stop()
+    heir = start(*daemon.pool.settings.templates.values())
+    heir.advance(TERM + 1.0)
+    heir.run("reconcile", "adopt")
+    return heir
+
+
+def test_a_group_whose_daemon_died_gets_another_task(
+    grouping: Stepped, start: Start, cvat: ScriptedCvat
+) -> None:
+    busy(grouping)
+    requests = [grouping.accept(name=f"{number}.jpg") for number in range(3)]
+    heir = left_in_the_upload(grouping, start, cvat)
+    assert heir.states(*requests) == {UPLOADING}
+    sealed = heir.read(requests[0]).import_id
+    heir.serve()
+    assert heir.states(*requests) == {IMPORTING}
+    assert len(set(shares(heir, requests))) == 1
+    assert heir.read(requests[0]).import_id != sealed
+    assert {heir.read(each).imports_used for each in requests} == {1}
+    heir.import_all()
+    assert heir.states(*requests) == {READY}
+    assert sizes(cvat)[-2:] == [3, 3]
+
+
+def test_a_group_that_is_being_imported_is_adopted_as_a_whole(
+    grouping: Stepped, start: Start, cvat: ScriptedCvat
+) -> None:
+    requests = gathered(grouping, 3)
+    heir = start(*grouping.pool.settings.templates.values())
+    heir.advance(TERM + 1.0)
+    heir.run("adopt")
+    assert {heir.read(each).owner for each in requests} == {heir.process.owner}
+    waits = heir.accept(name="later.jpg")
+    assert heir.serve() == 0, "it has the only place"
+    heir.import_all()
+    assert heir.states(*requests) == {READY}
+    heir.serve()
+    assert heir.states(waits) == {IMPORTING}
+    assert sizes(cvat) == [1, 3, 1]
