@@ -270,19 +270,6 @@ def merged(
     return params
 
 
-def against_mapping(params: DataParams, *, segment_size: int) -> str:
-    """Return why CVAT would not divide files into jobs by a ``job_file_mapping`` beside these
-    parameters; "" where it would."""
-    for name in ("job_file_mapping", "validation_params"):
-        if getattr(params, name) is not None:
-            return f"{name} says how the frames are divided"
-    try:
-        merged(params, {"job_file_mapping": (("a.jpg",),)}, segment_size=segment_size)
-    except InputError as error:
-        return error.detail.removeprefix("params: ")
-    return ""
-
-
 def problems_in(error: ValidationError) -> list[str]:
     """Return what is wrong, a line a problem: its place, what was expected, what was found."""
     return [

@@ -21,7 +21,6 @@ from pool.config.arguments import TEMPLATE_NAME
 from pool.config.data_params import (
     SOURCES,
     DataParams,
-    against_mapping,
     explain_unknown,
     merged,
 )
@@ -38,8 +37,8 @@ from pool.config.settings import (
     Settings,
     SinkSettings,
     StoreSettings,
-    TaskSettings,
     Template,
+    against_groups,
     keys_of,
 )
 from pool.config.toml import Key, key_lines, parse, show_key
@@ -276,7 +275,14 @@ class _Reading:
             self._problem(_place_of(words, places["data"]), words)
         else:
             if tables["import"].grouping == "auto":
-                self._check_grouping(task, data, places)
+                # Where it is switched on, and what does not go with it, may stand apart.
+                there = {**places["import"], **places["data"], **places["task"]}
+                for name in against_groups(task, data):
+                    self._problem(
+                        there[name][0] if name in there else there["grouping"][0],
+                        'grouping = "auto" gives each request a job of a shared task, and that '
+                        f"does not go with {name} in CVAT",
+                    )
         return Template(
             name=name,
             labels=labels,
@@ -287,20 +293,6 @@ class _Reading:
             importing=tables["import"],
             server=server,
         )
-
-    def _check_grouping(
-        self, task: TaskSettings, data: DataParams, places: Mapping[str, Given]
-    ) -> None:
-        """Refuse what does not go with one job for each request in a shared task."""
-        words = against_mapping(data, segment_size=task.segment_size)
-        if task.consensus_replicas:
-            words = "consensus_replicas multiplies the jobs"
-        if words:
-            there = {**places["import"], **places["data"], **places["task"]}
-            self._problem(
-                _place_of(words, there),
-                f'grouping = "auto" makes one job of each request in a task: {words}',
-            )
 
     def _labels(self, key: Key, given: Given) -> tuple[tuple[dict[str, Any], ...], int | None]:
         """Return a template's labels, or the project that has them: from exactly one key."""

@@ -243,6 +243,17 @@ class ImportSettings:
     upload_concurrency: Annotated[int, Whole(1, 16)] = 4
 
 
+def against_groups(task: TaskSettings, data: DataParams) -> list[str]:
+    """Return the keys that do not go with requests that have one job each in a shared task."""
+    divided = {
+        "segment_size": task.segment_size,
+        "consensus_replicas": task.consensus_replicas,
+        "job_file_mapping": data.job_file_mapping,
+        "validation_params": data.validation_params,
+    }
+    return [*(name for name, value in divided.items() if value), *data.against_mapping]
+
+
 #: The tables inside a template, those of them that [defaults] speaks for, and the keys of which
 #: a template has one.
 TEMPLATE_TABLES: Final[Mapping[str, type]] = {

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Final
 
-from pool.config.data_params import against_mapping, merged
-from pool.config.settings import ImportSettings, Template
+from pool.config.data_params import merged
+from pool.config.settings import ImportSettings, Template, against_groups
 from pool.config.source import Upload
 from pool.errors import InputError
 from pool.store import Unserved
@@ -35,8 +35,7 @@ def group_key(template: Template, upload: Upload) -> str | None:
         params = merged(template.data, upload.extra)
     except InputError:
         return None
-    task = template.task
-    if task.consensus_replicas or against_mapping(params, segment_size=task.segment_size):
+    if against_groups(template.task, params):
         return None
     own = json.dumps(upload.extra, sort_keys=True, default=str)
     return hashlib.sha256(own.encode()).hexdigest()[:16]
