@@ -495,7 +495,8 @@ class Dispatcher:
                 self._patient_until.pop(request_id, None)
 
     def _serve(self, item: WorkItem) -> None:
-        """Have a worker serve a request."""
+        """Have a worker serve requests, which wait for nothing any more."""
+        self._forget_patience(item.request.id, *item.others)
         self._threads.put(
             Job(
                 template=item.template.name,
@@ -511,5 +512,4 @@ class Dispatcher:
         try:
             pause = self._runner.serve(item)
         finally:
-            self._forget_patience(*ids)
             self._let_go(*ids, paused_until=self._clock.monotonic() + pause)

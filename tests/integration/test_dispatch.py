@@ -119,6 +119,16 @@ def test_who_may_only_wait_fails_after_max_wait(start: Start, template: Template
     assert daemon.spooled() == []
 
 
+def test_who_gets_a_task_at_the_last_moment_does_not_fail(start: Start, template: Template) -> None:
+    daemon = start(on_empty(template, "wait"))
+    request = daemon.accept()
+    daemon.serve()
+    daemon.fill()
+    daemon.advance(template.pool.max_wait)
+    assert daemon.serve() == 1
+    assert daemon.states(request) == {IMPORTING}
+
+
 def test_on_empty_fail_refuses_at_the_door(start: Start, template: Template, store: Store) -> None:
     daemon = start(on_empty(template, "fail"))
     daemon.fill()
