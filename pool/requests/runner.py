@@ -4,11 +4,11 @@ before, on a worker of the daemon."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pool.clock import Clock
-from pool.config.settings import Template
+from pool.config.settings import ImportSettings, Template
 from pool.config.source import Progress, Upload
 from pool.errors import (
     CvatError,
@@ -23,6 +23,7 @@ from pool.errors import (
 from pool.logs import get_logger
 from pool.model import MOST_TASKS_SPOOLED, Handout, RequestRecord, RequestState
 from pool.requests.breaker import SERVER, Breaker, Circuit
+from pool.requests.grouping import group_key
 from pool.requests.lifecycle import Step, is_away, is_passing, may_be_shared
 from pool.requests.placement import Placement
 from pool.requests.recovery import Recovery
@@ -92,23 +93,26 @@ class Runner:
         progress: Progress | None,
     ) -> RequestRecord:
         """Bring data into a task of the pool: the request is ``IMPORTING`` afterwards; or, where
-        CVAT is away and there is a daemon to serve it, ``QUEUED``. With a known
-        ``idempotency_key`` it is the request of the first call.
+        there is a daemon to serve it, and CVAT is away or busy with imports that others may share,
+        ``QUEUED``. With a known ``idempotency_key`` it is the request of the first call.
 
         :raises InputError: the data cannot be read. It costs no task.
         :raises PoolEmpty: no task in time, and the template says not to create one.
         :raises CvatError: CVAT did not take the data.
-        :raises QueueFull: CVAT is away, and too much waits for it already.
+        :raises QueueFull: it would have to wait, and too much does already.
         :raises IdempotencyConflict: the key was used with other content.
         """
         with self._recovery.guarding(request=new.id):
-            away = self._away(template)
+            away, settings = self._away(template), template.importing
+            key = group_key(template, upload)
+            grouped = key is not None and self._breaker.has_daemon()
             opened = self._placement.open(
                 template,
-                request=new,
+                request=replace(new, group_key=key),
                 idempotency_key=idempotency_key,
                 payload=payload,
-                claim=away is None,
+                claim=away is None and not (grouped and settings.group_delay),
+                places=settings.concurrency if grouped else None,
             )
             assert opened.request is not None
             if opened.replayed:
@@ -117,6 +121,8 @@ class Runner:
                 return self._queue_or_fail(new.id, upload, away)
             if opened.task is not None:
                 handout = Handout(lease=opened.lease, task=opened.task, request=opened.request)
+            elif grouped and self._gathers(settings):
+                return self._queue_or_fail(new.id, upload, None)
             else:
                 try:
                     handout = self._placement.obtain(template, opened.lease.id, timeout)
@@ -143,6 +149,10 @@ class Runner:
             handout = Handout(lease=opened.lease, task=opened.task, request=opened.request)
             self._tracker.forget(handout.task.id)
             return self.run(template, handout, upload, progress)
+
+    def _gathers(self, settings: ImportSettings) -> bool:
+        """Whether a request that may share an import is to wait for others."""
+        return settings.group_delay > 0 or self._store.grouped_imports() >= settings.concurrency
 
     def _away(self, template: Template) -> PoolError | None:
         """Return why a request would fail now, in a way that passes, so that trying again is best
@@ -185,18 +195,19 @@ class Runner:
                 return self._queue_or_fail(request.id, upload, error)
 
     def _queue_or_fail(
-        self, request_id: str, upload: Upload, error: BaseException
+        self, request_id: str, upload: Upload, error: BaseException | None
     ) -> RequestRecord:
-        """Have a request wait in the spool for the daemon, if CVAT is away and there is one; its
-        task, which is untouched, is warm again. Otherwise raise ``error``; the request has failed.
+        """Have a request wait in the spool for the daemon, if CVAT is away and there is one, or
+        without an ``error``; its task, which is untouched, is warm again. Otherwise raise
+        ``error``; the request has failed.
 
         :raises QueueFull: there is no room for it; the request has failed.
         """
         request = self._store.request(request_id)
         if request is None:
-            raise error
+            raise error or PoolError(f"request {request_id} is gone from the store")
         try:
-            if is_away(error) and self._breaker.has_daemon():
+            if error is None or (is_away(error) and self._breaker.has_daemon()):
                 return self._queue(request, upload)
         except PoolError as problem:
             self._sender.fail(request, problem, untouched=True)

@@ -10,6 +10,8 @@ from dataclasses import replace
 from typing import Any, cast
 
 import pytest
+from support.clock import ManualClock
+from support.hooked import completed, created
 from support.scripted import ScriptedCvat
 from support.stepped import (
     CANCELLED,
@@ -20,20 +22,24 @@ from support.stepped import (
     READY,
     Start,
     Stepped,
+    caller,
     come_back,
+    fill_for,
     go_down,
     levels,
     uploads,
 )
 from support.waiting import PATIENCE
 
-from pool.config.settings import Template
+from pool.config.settings import Settings, Template
 from pool.config.source import Upload
 from pool.cvat.records import ImportState, ImportStatus
-from pool.errors import CvatAmbiguous, CvatRejected
+from pool.errors import CvatAmbiguous, CvatRejected, QueueFull
 from pool.maintenance.heartbeat import TERM
-from pool.model import Outcome, RequestState, TaskState
+from pool.model import MOST_TASKS_SPOOLED, Outcome, RequestState, TaskState
 from pool.requests.breaker import TRANSIENT_CAP
+from pool.store import Store
+from pool.tracking.webhook_receiver import Effect, WebhookReceiver
 
 UPLOADING = RequestState.UPLOADING
 BAD = "InvalidImageError: failed to parse image file '{}'"
@@ -255,6 +261,51 @@ def test_a_full_group_does_not_wait(start: Start, template: Template, cvat: Scri
     assert daemon.states(requests[2]) == {QUEUED}
 
 
+# --- Library callers ------------------------------------------------------------------------------
+
+
+def test_library_callers_go_inline_while_there_is_a_place_and_else_together(
+    grouping: Stepped, cvat: ScriptedCvat
+) -> None:
+    inline = grouping.pool.submit("scenes", [("first.jpg", CONTENT)])
+    assert inline.task_id is not None and not grouping.read(inline.id).spooled
+    waiting = [grouping.pool.submit("scenes", [(f"{n}.jpg", CONTENT)]) for n in range(2)]
+    assert [each.task_id for each in waiting] == [None, None]
+    over_http = grouping.accept(name="http.jpg")
+    alone = grouping.pool.submit("scenes", [("a.mp4", CONTENT)])
+    assert alone.task_id is not None, "it takes no place"
+    assert grouping.spooled() == sorted([*(each.id for each in waiting), over_http])
+    assert grouping.serve() == 0
+    fail(grouping, cvat)
+    assert sent(cvat)[-1].names == ("0.jpg", "1.jpg", "http.jpg")
+    jobs = [each.jobs(timeout=0)[0] for each in waiting]
+    assert [(job.start_frame, job.stop_frame) for job in jobs] == [(0, 0), (1, 1)]
+    assert waiting[0].task_id == waiting[1].task_id == grouping.read(over_http).task_id
+
+
+def test_without_a_daemon_nothing_waits_for_others(
+    template: Template, settings: Settings, store: Store, cvat: ScriptedCvat, clock: ManualClock
+) -> None:
+    wanted = replace(settings, templates={"scenes": grouped(template)})
+    with caller(wanted, store, cvat, clock) as pool:
+        fill_for(pool)
+        requests = [pool.submit("scenes", [("a.jpg", CONTENT)]) for _ in range(3)]
+        assert None not in {each.task_id for each in requests}
+    assert store.grouped_imports() == 3
+
+
+def test_a_library_caller_is_refused_where_too_many_wait(
+    start: Start, template: Template, cvat: ScriptedCvat
+) -> None:
+    daemon = filled(start(grouped(template), max_queued=1), cvat)
+    busy(daemon)
+    daemon.pool.submit("scenes", [("a.jpg", CONTENT)])
+    with pytest.raises(QueueFull, match="1 requests wait"):
+        daemon.pool.submit("scenes", [("b.jpg", CONTENT)])
+    assert daemon.post(name="c.jpg").status == 429
+    assert daemon.store.queue_length() == 1
+
+
 # --- Tasks ----------------------------------------------------------------------------------------
 
 
@@ -387,6 +438,37 @@ def test_a_refused_upload_is_split(grouping: Stepped, cvat: ScriptedCvat) -> Non
     assert {grouping.read(each).imports_used for each in requests} == {0}
 
 
+def test_hooks_of_a_group_cause_one_listing(grouping: Stepped, cvat: ScriptedCvat) -> None:
+    requests = gathered(grouping, 3)
+    task_id = grouping.read(requests[0]).task_id or 0
+    process = grouping.process
+    receiver = WebhookReceiver(
+        process.store, process.tracker, process.templates, cvat.job_url, clock=grouping.clock
+    )
+    cvat.make_ready(task_id)
+    cvat.calls.clear()
+    for _ in requests[1:]:
+        assert receiver.handle(created(task_id)) is Effect.EXPEDITED
+    process.tracker.run_once()
+    assert receiver.handle(created(task_id)) is Effect.IGNORED
+    grouping.track()
+    assert grouping.states(*requests) == {READY}
+    assert cvat.count("jobs") == 1
+
+
+def test_a_hook_of_a_failure_splits_the_group(grouping: Stepped, cvat: ScriptedCvat) -> None:
+    requests = gathered(grouping, 3)
+    task_id = grouping.read(requests[0]).task_id or 0
+    process = grouping.process
+    receiver = WebhookReceiver(
+        process.store, process.tracker, process.templates, cvat.job_url, clock=grouping.clock
+    )
+    receiver.handle(completed(task_id, "failed", BAD.format("2.jpg")))
+    assert grouping.states(*requests) == {QUEUED}
+    fail(grouping, cvat, "2.jpg")
+    assert [grouping.read(each).state for each in requests] == [READY, READY, FAILED]
+
+
 # --- The server is away, or processes die ---------------------------------------------------------
 
 
@@ -458,6 +540,21 @@ def test_a_group_whose_daemon_died_gets_another_task(
     heir.import_all()
     assert heir.states(*requests) == {READY}
     assert sizes(cvat)[-2:] == [3, 3]
+
+
+def test_who_kills_its_daemon_does_not_take_the_others_along(
+    grouping: Stepped, start: Start, cvat: ScriptedCvat
+) -> None:
+    """One that has used up nearly all of its tries, and others that have come since."""
+    busy(grouping)
+    requests = [grouping.accept(name=f"{number}.jpg") for number in range(4)]
+    daemon = grouping
+    for _ in range(MOST_TASKS_SPOOLED):
+        daemon = left_in_the_upload(daemon, start, cvat)
+        daemon.dispatcher.run_once()
+        daemon.drain()
+    fail(daemon, cvat)
+    assert daemon.states(*requests) == {READY}
 
 
 def test_a_group_that_is_being_imported_is_adopted_as_a_whole(
