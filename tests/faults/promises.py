@@ -162,6 +162,7 @@ class Promises:
     def _requests_have_their_data(self, rows: dict[str, PooledTask]) -> None:
         world = self._world
         state = world.server.simulator.state
+        given: defaultdict[int, list[int]] = defaultdict(list)
         for request in world.requests():
             if request.state is R.FAILED:
                 causes = EXPLAINED_BY.get(request.error_code, OF_ANY_CALL)
@@ -169,13 +170,15 @@ class Promises:
             task = state.tasks.get(request.task_id or 0)
             if request.state is not R.READY or task is None:
                 continue
-            jobs = [
-                job.id for job in world.ours.store.jobs_of(request.pooled_id, request_id=request.id)
-            ]
-            assert jobs == task.job_ids, f"{request} has jobs {jobs}, not {task.job_ids}"
-            names = [frame.name for frame in task.data.frames] if task.data else []
+            jobs = world.ours.store.jobs_of(request.pooled_id, request_id=request.id)
+            given[task.id] += [job.id for job in jobs]
+            frames = [frame.name for frame in task.data.frames] if task.data else []
+            names = [name for job in jobs for name in frames[job.start_frame : job.stop_frame + 1]]
             if task.id not in world.changed.keys() | world.own:
                 assert names == list(request.files), f"{request} has the data of {names}"
+        for task_id, ids in given.items():
+            there = state.tasks[task_id].job_ids
+            assert sorted(ids) == there, f"of the jobs {there} of {task_id}, {ids} are given"
 
     def _a_key_has_one_answer(self) -> None:
         world = self._world
@@ -191,7 +194,7 @@ class Promises:
         served: defaultdict[str, list[str]] = defaultdict(list)
         for request in world.requests():
             if request.state not in (R.FAILED, R.CANCELLED):
-                served[request.files[0]].append(request.id)
+                served[request.given[0]].append(request.id)
         for file, requests in served.items():
             assert len(requests) == 1, f"{file} is served by {requests}"
 

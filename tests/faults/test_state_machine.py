@@ -44,6 +44,7 @@ _variants = st.builds(
     max_size=st.integers(3, 4),
     on_empty=st.sampled_from(("create", "wait", "fail")),
     on_change=st.sampled_from(("recreate", "replenish")),
+    grouping=st.sampled_from(("auto", "off")),
     templates=st.sampled_from((TEMPLATES, TEMPLATES[:1])),
     broken=st.sampled_from((False, False, False, True)),
 )

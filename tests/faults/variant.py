@@ -20,6 +20,7 @@ class Variant:
     max_size: int = 4
     on_empty: str = "create"
     on_change: str = "recreate"
+    grouping: str = "auto"
     templates: tuple[str, ...] = ("scenes", "roads")
     broken: bool = False
 
@@ -35,7 +36,7 @@ class Variant:
             f'[store]\nurl = "{store}"\nspool = "{spool}"\n'
             "[daemon]\nport = 0\nmax_queued = 3\n"
             f"[defaults]\npool = {{ {pool} }}\n"
-            'import = { timeout = "60s" }\n'
+            f'import = {{ timeout = "60s", grouping = "{self.grouping}", concurrency = 1 }}\n'
             + "".join(f"[templates.{name}]\nlabels = [{labels}]\n" for name in self.templates)
             + ("colour = 3\n" if self.broken else "")
         )
