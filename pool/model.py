@@ -372,7 +372,8 @@ class FinalStep:
 
     ``request`` is the one that gives the task its name, or whose jobs are to be assigned.
     ``tries`` counts the failures, ``since`` is when the jobs existed, ``due_at`` when it is tried
-    next. ``left`` are the jobs that are still to be assigned; None: all of them.
+    next. ``left`` are the jobs that are still to be assigned; None: all of them. ``others`` counts
+    the requests that share the task with that one.
     """
 
     kind: FinalKind
@@ -382,6 +383,7 @@ class FinalStep:
     since: float
     due_at: float
     left: tuple[int, ...] | None = None
+    others: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

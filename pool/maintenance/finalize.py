@@ -64,8 +64,15 @@ class Tried:
     answered: bool = False
 
 
-def final_name(task: PooledTask, request: RequestRecord | None) -> str:
-    """Return the name of a task with data: the caller's, or one that says what is in it."""
+def final_name(step: FinalStep) -> str:
+    """Return the name of a task with data: the caller's, or one that says what is in it. A task
+    that several requests share is called after the first, and says how many others there are."""
+    name = _name_of(step.task, step.request)
+    others = f" and {step.others} other request{'s' * (step.others > 1)}" if step.others else ""
+    return f"{name[: 256 - len(others)]}{others}"
+
+
+def _name_of(task: PooledTask, request: RequestRecord | None) -> str:
     if request is None:
         return f"{task.template} {task.id}"
     if request.name:
@@ -182,12 +189,12 @@ class Finalize:
         self._store.postpone_step(step, tries=tries, left=attempt.left, due_at=now + pause)
 
     def _end(self, step: FinalStep) -> None:
-        name = final_name(step.task, step.request) if step.kind is FinalKind.NAME else None
+        name = final_name(step) if step.kind is FinalKind.NAME else None
         self._store.end_step(step, name=name, now=self._clock.now())
 
     def _give_up(self, step: FinalStep, attempt: Tried, error: CvatError) -> None:
         if step.kind is FinalKind.NAME:
-            name = final_name(step.task, step.request)
+            name = final_name(step)
             warning = RequestWarning(
                 code="not-named", text=f'the task is not named "{name}": {error}'
             )
@@ -209,7 +216,7 @@ class Finalize:
     def _try(self, step: FinalStep) -> Tried:
         if step.kind is FinalKind.ASSIGN:
             return self._assign(step)
-        name = final_name(step.task, step.request)
+        name = final_name(step)
         try:
             if step.task.task_id is not None and name != step.task.name:
                 self._cvat().rename_task(step.task.task_id, name)

@@ -91,6 +91,8 @@ def _steps(db: Connection, which: str, **wanted: Any) -> Sequence[FinalStep]:
         for row in db.rows(
             f"""
             SELECT steps.kind, steps.tries, steps.since, steps.due_at, steps.jobs_left,
+                   (SELECT COUNT(*) FROM import_members
+                    WHERE import_members.import_id = requests.import_id),
                    {columns_of(PooledTask, "tasks")}, {REQUEST}
             FROM (SELECT * FROM final_steps {which}) AS steps
             JOIN tasks ON tasks.id = steps.pooled_id
@@ -103,7 +105,7 @@ def _steps(db: Connection, which: str, **wanted: Any) -> Sequence[FinalStep]:
 
 
 def _step_of(row: Row) -> FinalStep:
-    kind, tries, since, due_at, left, *joined = row
+    kind, tries, since, due_at, left, members, *joined = row
     width = len(names_of(PooledTask))
     task, request = joined[:width], joined[width:]
     return FinalStep(
@@ -112,6 +114,7 @@ def _step_of(row: Row) -> FinalStep:
         since=since,
         due_at=due_at,
         left=None if left is None else tuple(json.loads(left)),
+        others=max(0, members - 1),
         task=record_of(PooledTask, task),
         # The task of a caller that uploaded has none.
         request=None if request[0] is None else record_of(RequestRecord, request),

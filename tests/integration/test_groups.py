@@ -309,6 +309,30 @@ def test_a_library_caller_is_refused_where_too_many_wait(
 # --- Tasks ----------------------------------------------------------------------------------------
 
 
+def test_the_shared_task_says_how_many_share_it(grouping: Stepped, cvat: ScriptedCvat) -> None:
+    requests = gathered(grouping, 3)
+    grouping.import_all()
+    grouping.process.settle(PATIENCE)
+    named = {call[1]: call[2] for call in cvat.calls if call[0] == "rename_task"}
+    first = grouping.read(requests[0])
+    assert named[first.task_id] == "scenes: 0.jpg and 2 other requests"
+    task = grouping.store.task(first.pooled_id or "")
+    assert task is not None and task.name == named[first.task_id]
+
+
+def test_each_job_goes_to_the_assignee_of_its_request(
+    grouping: Stepped, cvat: ScriptedCvat
+) -> None:
+    busy(grouping)
+    wanted: list[dict[str, Any]] = [{"assignee": 7}, {}, {"assignee": 9}]
+    requests = [grouping.accept(name=f"{n}.jpg", **each) for n, each in enumerate(wanted)]
+    fail(grouping, cvat)
+    grouping.process.settle(PATIENCE)
+    jobs = [grouping.pool.request(each).jobs(timeout=0)[0].id for each in requests]
+    assigned = {call[1]: call[2] for call in cvat.calls if call[0] == "assign_job"}
+    assert assigned == {jobs[0]: 7, jobs[2]: 9}
+
+
 def test_each_request_is_counted_and_the_demand_is_for_tasks(grouping: Stepped) -> None:
     requests = gathered(grouping, 3)
     grouping.import_all()
