@@ -36,6 +36,8 @@ class Outcome:
     errors: Counter[str] = field(default_factory=Counter)
     queued: int = 0
     unheard: int = 0
+    #: Ready requests that share their tasks with others.
+    shared: int = 0
     seconds: float = 0.0
     handed_out_twice: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
@@ -83,6 +85,7 @@ class Outcome:
             "how they ended": dict(self.requests),
             "accepted while CVAT was away": self.queued,
             "requests that nobody heard of, and ended too": self.unheard,
+            "requests that share a task": self.shared,
             "errors told to callers": dict(self.errors),
             "tasks handed out twice": len(self.handed_out_twice),
             "accepted requests lost or without an end": len(self.lost),
@@ -112,6 +115,8 @@ class Reckoning:
         self._outcome, self._settings = outcome, settings
         self._store, self._client = store, client
         self._server, self._weather = server, weather
+        #: Jobs, and the requests that they were given to.
+        self._given: defaultdict[int, list[str]] = defaultdict(list)
 
     def look(self, folder: Path, others: dict[int, Any]) -> None:
         """Look at everything, and note down what is wrong. ``others`` are somebody's tasks, as
@@ -210,8 +215,17 @@ class Reckoning:
             self._outcome.lost.append(f"request {request.id} is ready, and its task is gone")
             return
         frames = [frame.name for frame in task.data.frames]
-        if frames != list(request.files) or (file is not None and frames != [file]):
-            self._outcome.mixed_up.append(f"request {request.id} of {file}: {frames}")
+        jobs = self._store.jobs_of(request.pooled_id or "", request_id=request.id)
+        own = [name for job in jobs for name in frames[job.start_frame : job.stop_frame + 1]]
+        if own != list(request.files) or (file is not None and own != [file]):
+            self._outcome.mixed_up.append(f"request {request.id} of {file}: {own}")
+        for job in jobs:
+            self._given[job.id].append(request.id)
+            if len(self._given[job.id]) > 1:
+                self._outcome.mixed_up.append(f"job {job.id} is given to {self._given[job.id]}")
+        importing = self._store.import_record(request.import_id or "")
+        if importing is not None and len(importing.members) > 1:
+            self._outcome.shared += 1
 
     # --- Rows and server ------------------------------------------------------------------------
 

@@ -66,6 +66,7 @@ class Storm:
         weather: tuple[str, ...] = (),
         database: PostgresServer | None = None,
         restart_after: int = 10,
+        grouping: str = "off",
     ) -> None:
         self._folder = folder
         self._rng = random.Random(seed)
@@ -73,6 +74,7 @@ class Storm:
         self._kinds = weather
         self._database = database
         self._restart_after = restart_after
+        self._grouping = grouping
         self._counts = {"daemon": DAEMONS, "caller": callers}
         self._server = SimulatorServer(
             SimulatorSettings(timings=timings or Timings().scaled(0.2), seed=seed)
@@ -146,7 +148,7 @@ class Storm:
             f'[daemon]\nport = {port}\ntick = "500ms"\n'
             '[templates.scenes]\nlabels = [{ name = "car" }]\n'
             'pool = { min_size = 12, create_concurrency = 4, max_wait = "3s", lease_ttl = "3s" }\n'
-            'import = { timeout = "20s" }\n'
+            f'import = {{ timeout = "20s", grouping = "{self._grouping}", concurrency = 1 }}\n'
             '[templates.poisoned]\nlabels = [{ name = "car" }]\n'
             'pool = { min_size = 0, max_wait = "500ms" }\nimport = { timeout = "20s" }\n'
         )
