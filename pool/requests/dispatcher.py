@@ -265,8 +265,9 @@ class Dispatcher:
         return self._threads.stop(timeout)
 
     def _unserved(self) -> list[Unserved]:
-        most = max((each.importing.group_requests for each in self._templates.values()), default=0)
-        found = self._recovery.unserved(each=EACH + most)
+        imports = [each.importing for each in self._templates.values()]
+        groups = [each.group_requests for each in imports if each.grouping == "auto"]
+        found = self._recovery.unserved(each=EACH + max(groups, default=0))
         now = self._clock.monotonic()
         with self._guard:
             return [

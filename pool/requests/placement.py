@@ -109,16 +109,18 @@ class Placement:
         places: int | None = None,
     ) -> Opened:
         """Record a request whose data is in the spool, with a warm task if ``claim`` is set, there
-        is one, and no other request waits for it. With ``places`` it waits for one of these too.
+        is one, and no other request waits for it. With ``places`` it waits for one of these too,
+        for which no request of any template may wait.
 
         :raises QueueFull: too many requests wait already.
         :raises PoolEmpty: there is no task, and the template says not to wait for one.
         :raises IdempotencyConflict: the key was used with other content.
         """
+        waiting = self._store.queued()
         claim = (
             claim
             and self._breaker.uploads(template.name) is Circuit.CLOSED
-            and not self._store.queued().get(template.name)
+            and not (waiting.get(template.name) if places is None else any(waiting.values()))
         )
         # With CVAT away, "the pool is empty" would be no reason; with nothing in it, it is.
         # One that waits for a place may find a task then.

@@ -106,12 +106,14 @@ class Runner:
             away, settings = self._away(template), template.importing
             key = group_key(template, upload)
             grouped = key is not None and self._breaker.has_daemon()
+            # Others wait for a place already, or are to come.
+            gathers = grouped and (settings.group_delay > 0 or self._store.queue_length() > 0)
             opened = self._placement.open(
                 template,
                 request=replace(new, group_key=key),
                 idempotency_key=idempotency_key,
                 payload=payload,
-                claim=away is None and not (grouped and settings.group_delay),
+                claim=away is None and not gathers,
                 places=settings.concurrency if grouped else None,
             )
             assert opened.request is not None
@@ -121,7 +123,7 @@ class Runner:
                 return self._queue_or_fail(new.id, upload, away)
             if opened.task is not None:
                 handout = Handout(lease=opened.lease, task=opened.task, request=opened.request)
-            elif grouped and self._gathers(settings):
+            elif gathers or (grouped and self._is_busy(settings)):
                 return self._queue_or_fail(new.id, upload, None)
             else:
                 try:
@@ -150,9 +152,9 @@ class Runner:
             self._tracker.forget(handout.task.id)
             return self.run(template, handout, upload, progress)
 
-    def _gathers(self, settings: ImportSettings) -> bool:
-        """Whether a request that may share an import is to wait for others."""
-        return settings.group_delay > 0 or self._store.grouped_imports() >= settings.concurrency
+    def _is_busy(self, settings: ImportSettings) -> bool:
+        """Whether as many imports that requests may share are under way as there are places."""
+        return self._store.grouped_imports() >= settings.concurrency
 
     def _away(self, template: Template) -> PoolError | None:
         """Return why a request would fail now, in a way that passes, so that trying again is best

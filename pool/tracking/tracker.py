@@ -489,21 +489,17 @@ class Tracker:
 
     def _failed(self, tracked: Tracked, error: PoolError) -> None:
         """Fail an import. Requests whose data CVAT has lost and is in the spool get another task
-        instead."""
+        instead, and so do those of a group, in parts."""
         importing, ids = tracked.importing, " ".join(tracked.request_ids)
-        if (
-            isinstance(error, ImportFailed)
-            and importing is not None
-            and self._split(tracked, error)
-        ):
-            self.forget(tracked.pooled_id)
-            return
         if isinstance(error, ImportLost) and importing is not None and importing.repeatable:
             log.warning("import lost", request_id=ids, task_id=tracked.task_id)
             now = self._clock.now()
             if self._store.requeue_import(importing.id, reason=str(error), now=now):
                 self.forget(tracked.pooled_id)
                 return
+        if isinstance(error, ImportFailed | ImportLost) and self._split(tracked, error):
+            self.forget(tracked.pooled_id)
+            return
         first = self._store.fail_import(
             tracked.pooled_id, code=error.code, message=error.detail, now=self._clock.now()
         )
@@ -519,12 +515,11 @@ class Tracker:
         )
         self._publish(Finished(task_id=tracked.task_id, code=error.code, polls=tracked.polls))
 
-    def _split(self, tracked: Tracked, error: ImportFailed) -> bool:
+    def _split(self, tracked: Tracked, error: PoolError) -> bool:
         """Give the requests of a group whose import has failed other tasks, in parts; False for a
         request alone, and where the import has ended."""
         importing = tracked.importing
-        assert importing is not None
-        if len(importing.members) == 1:
+        if importing is None or len(importing.members) == 1:
             return False
         if error.detail == NOT_DIVIDED:
             parts = [[request_id] for request_id in importing.request_ids]

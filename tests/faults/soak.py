@@ -36,6 +36,7 @@ def main() -> int:
     parser.add_argument(
         "--postgres", action="store_true", help="keep the rows in PostgreSQL, and kill that, too"
     )
+    parser.add_argument("--grouping", action="store_true", help="have requests share tasks")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="keep diaries, logs and the store here")
     arguments = parser.parse_args()
@@ -49,6 +50,7 @@ def main() -> int:
             callers=arguments.callers,
             weather=_kinds(arguments.weather),
             database=database,
+            grouping="auto" if arguments.grouping else "off",
         )
         try:
             outcome = storm.blow(kills=arguments.kills, pause=arguments.pause)

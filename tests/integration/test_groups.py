@@ -225,6 +225,25 @@ def test_what_is_no_image_goes_alone_and_takes_no_place(
     assert [upload.names for upload in sent(cvat)] == [("first.jpg",), ("a.mp4",)]
 
 
+@pytest.mark.parametrize("door", ["HTTP", "TaskPool"])
+def test_who_comes_later_takes_no_place_from_those_that_wait(
+    start: Start, template: Template, cvat: ScriptedCvat, door: str
+) -> None:
+    scenes = grouped(template)
+    other = replace(scenes, name="other", labels=({"name": "tram"},))
+    daemon = filled(start(scenes, other), cvat)
+    busy(daemon)
+    waits = daemon.accept(name="waits.jpg")
+    daemon.import_all()
+    if door == "HTTP":
+        later = daemon.accept("other", name="later.jpg")
+    else:
+        later = daemon.pool.submit("other", [("later.jpg", CONTENT)]).id
+    assert daemon.states(waits, later) == {QUEUED}
+    fail(daemon, cvat)
+    assert [upload.names for upload in sent(cvat)[1:]] == [("waits.jpg",), ("later.jpg",)]
+
+
 def test_templates_share_no_task_and_take_turns(
     start: Start, template: Template, cvat: ScriptedCvat
 ) -> None:
@@ -450,6 +469,21 @@ def test_jobs_that_are_not_as_asked_are_nobodys(grouping: Stepped, cvat: Scripte
     fail(grouping, cvat)
     assert grouping.states(*requests) == {READY}
     assert sizes(cvat)[-2:] == [1, 1]
+
+
+def test_a_group_that_cvat_loses_time_and_again_goes_on_in_parts(
+    grouping: Stepped, cvat: ScriptedCvat
+) -> None:
+    """CVAT knows of no import; its members go on together, until they have used up their tries."""
+    requests = gathered(grouping, 2)
+    for _ in range(MOST_TASKS_SPOOLED):
+        grouping.track()
+        assert grouping.states(*requests) == {QUEUED}
+        grouping.serve()
+    assert {grouping.read(each).imports_used for each in requests} == {MOST_TASKS_SPOOLED - 1}
+    fail(grouping, cvat)
+    assert grouping.states(*requests) == {READY}
+    assert sizes(cvat) == [1, *[2] * MOST_TASKS_SPOOLED, 1, 1]
 
 
 def test_a_refused_upload_is_split(grouping: Stepped, cvat: ScriptedCvat) -> None:

@@ -102,6 +102,9 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "warn": lambda store: store.warn("x", RequestWarning(code="c", text="t"), now=1.0),
     "adopt_requests": lambda store: store.adopt_requests("o", now=1.0),
     "unserved": lambda store: store.unserved(owner="o", now=1.0, each=9),
+    "grouped_imports": lambda store: store.grouped_imports(),
+    "members_of": lambda store: store.members_of("x"),
+    "split_import": lambda store: store.split_import("x", [["a"], ["b"]], reason="", now=1.0),
     "take_spooled": lambda store: store.take_spooled("x", owner="o", now=1.0),
     "claim_queued": lambda store: store.claim_queued(
         [NewMember(request_id="x")], "f", owner="o", now=1.0
@@ -214,12 +217,13 @@ def test_the_way_of_a_spooled_request_reads_no_finished_rows(store: Store) -> No
     def serve(store: Store) -> None:
         wanted = NewLease(id=new_id(), template="a", fingerprint="f", owner="o", ttl=9.0)
         request = NewRequest(id=new_id(), spooled=True)
-        store.open_lease(wanted, request=request, claim=False, most_queued=9, now=1.0)
+        store.open_lease(wanted, request=request, places=1, most_queued=9, now=1.0)
         pooled_id = new_id()
         store.begin_create(pooled_id, "a", "f", limit=LIMIT, owner="o", now=1.0)
         store.record_created(pooled_id, task_id=1, now=1.0)
         store.finish_create(pooled_id, prepared=True, now=1.0)
-        assert store.claim_queued([NewMember(request_id=request.id)], "f", owner="o", now=1.0)
+        members = [NewMember(request_id=request.id)]
+        assert store.claim_queued(members, "f", places=1, owner="o", now=1.0)
         assert store.queue_request(request.id, expected_lease_id=wanted.id, most=9, now=1.0)
         taken = store.take_spooled(request.id, owner="o", now=1.0)
         assert taken
