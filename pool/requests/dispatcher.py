@@ -425,7 +425,8 @@ class Dispatcher:
         because of that."""
         with self._guard:
             patient = [each.id for each in group if each.id in self._patient_until]
-        if patient:
+        # After a reload nobody may be to wait any more.
+        if patient and template.pool.on_empty != "fail":
             until = self._clock.monotonic() + self._placement.patience(template, None)
             with self._guard:
                 self._patient_until.update(dict.fromkeys(patient, until))

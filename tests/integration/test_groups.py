@@ -380,6 +380,25 @@ def test_a_request_that_waits_for_a_place_does_not_wait_for_a_task(
     assert cvat.count("create_task") == 0
 
 
+@pytest.mark.parametrize("change", ["nobody waits any more", "nothing is grouped any more"])
+def test_a_reload_while_requests_wait_for_a_place(
+    start: Start, template: Template, cvat: ScriptedCvat, change: str
+) -> None:
+    wanted = grouped(template)
+    daemon = filled(start(wanted), cvat)
+    busy(daemon)
+    requests = [daemon.accept(name=f"{number}.jpg") for number in range(2)]
+    if change == "nobody waits any more":
+        changed = replace(wanted, pool=replace(wanted.pool, on_empty="fail"))
+    else:
+        changed = replace(wanted, importing=replace(wanted.importing, grouping="off"))
+    daemon.process.templates.replace({"scenes": changed})
+    daemon.serve()
+    fail(daemon, cvat)
+    assert daemon.states(*requests) == {READY}
+    assert sizes(cvat) == ([1, 2] if changed.importing.grouping == "auto" else [1, 1, 1])
+
+
 # --- Members that leave ---------------------------------------------------------------------------
 
 
