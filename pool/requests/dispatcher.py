@@ -19,7 +19,7 @@ from typing import Final
 
 from pool.clock import Clock
 from pool.config.settings import Template
-from pool.config.source import Upload, combined, group_names
+from pool.config.source import Upload, combined, frame_numbers, group_names
 from pool.errors import (
     DataGone,
     PoolEmpty,
@@ -348,7 +348,7 @@ class Dispatcher:
         if len(group) > 1:
             if not self._placement.has_warm(template):
                 return 0
-            members, upload = self._seal(group)
+            members, upload = self._seal(template, group)
         ids = [member.request_id for member in members]
         with self._taking(*ids):
             handout = members and self._store.claim_queued(
@@ -374,14 +374,22 @@ class Dispatcher:
         )
         return len(ids)
 
-    def _seal(self, group: Sequence[Unserved]) -> tuple[list[NewMember], Upload | None]:
+    def _seal(
+        self, template: Template, group: Sequence[Unserved]
+    ) -> tuple[list[NewMember], Upload | None]:
         """Return the members of a group with their names in CVAT, and what is uploaded for them.
-        Left out are requests whose data cannot be read; one that has none has failed."""
+        Left out are requests whose data cannot be read; one that has none has failed. Left out,
+        and sent alone next, are also those that a reload has made unfit for a group."""
         uploads: dict[str, Upload] = {}
         for each in group:
             upload = self._load(each)
-            if upload is not None:
+            if upload is None:
+                continue
+            if _is_fit(template, each, upload):
                 uploads[each.id] = upload
+            else:
+                self._store.send_alone(each.id)
+                self._again()
         if len(uploads) < 2:
             return [NewMember(request_id=request_id) for request_id in uploads], None
         names = group_names([upload.given for upload in uploads.values()])
@@ -515,3 +523,11 @@ class Dispatcher:
             pause = self._runner.serve(item)
         finally:
             self._let_go(*ids, paused_until=self._clock.monotonic() + pause)
+
+
+def _is_fit(template: Template, each: Unserved, upload: Upload) -> bool:
+    """Whether a request may share a task by the template as it is now: with other data parameters
+    its frames may have other numbers than those that it was accepted with."""
+    if group_key(template, upload) is None:
+        return False
+    return each.frame_numbers == frame_numbers(upload, template.data)

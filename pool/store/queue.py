@@ -78,11 +78,11 @@ class Queue(Connected):
             found = db.rows(
                 f"""
                 SELECT id, template, state, lease_id, created_at, group_key, size,
-                       CASE WHEN group_key IS NOT NULL THEN files ELSE '[]' END
+                       CASE WHEN group_key IS NOT NULL THEN files ELSE '[]' END, frame_numbers
                 FROM (
                     SELECT requests.seq, requests.id, requests.template, requests.state,
                            requests.lease_id, requests.created_at, requests.group_key,
-                           requests.size, requests.files,
+                           requests.size, requests.files, requests.frame_numbers,
                            ROW_NUMBER() OVER (PARTITION BY requests.template
                                               ORDER BY requests.seq) AS place
                     FROM (SELECT * FROM requests {db.using("requests_spooled")}
@@ -107,9 +107,18 @@ class Queue(Connected):
                 group_key=group_key,
                 size=size,
                 files=tuple(json.loads(files)),
+                frame_numbers=None if numbers is None else tuple(json.loads(numbers)),
             )
-            for id, template, state, lease_id, created_at, group_key, size, files in found
+            for id, template, state, lease_id, created_at, group_key, size, files, numbers in found
         ]
+
+    def send_alone(self, request_id: str) -> None:
+        """Have a ``QUEUED`` request share no task with others from now on."""
+        with self.connections.writing() as db:
+            db.changed(
+                "UPDATE requests SET group_key = NULL WHERE id = :id AND state = 'queued'",
+                id=request_id,
+            )
 
     def take_spooled(self, request_id: str, *, owner: str, now: float) -> RequestRecord | None:
         """Own one of the :meth:`unserved`, with its import if it has one; None when it is none (any

@@ -111,6 +111,7 @@ class Unserved:
     group_key: str | None = None
     size: int = 0
     files: tuple[str, ...] = ()
+    frame_numbers: tuple[int | None, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -180,6 +180,17 @@ def test_a_template_with_many_does_not_hide_the_others(scene: Scene) -> None:
     assert scene.store.unserved(owner="daemon", now=NOW, each=0) == []
 
 
+def test_one_that_is_to_go_alone(scene: Scene) -> None:
+    request = replace(data(), spooled=True, group_key="alike", frame_numbers=(0,))
+    opened = scene.store.open_lease(wish(), request=request, claim=False, now=NOW)
+    assert opened.request is not None
+    (before,) = scene.store.unserved(owner="daemon", now=NOW, each=9)
+    assert (before.group_key, before.frame_numbers) == ("alike", (0,))
+    scene.store.send_alone(opened.request.id)
+    (after,) = scene.store.unserved(owner="daemon", now=NOW, each=9)
+    assert after.group_key is None
+
+
 def test_what_cannot_be_taken(scene: Scene) -> None:
     store = scene.store
     store.renew_owner("alive", until=NOW + 99)

@@ -31,6 +31,7 @@ from support.stepped import (
 )
 from support.waiting import PATIENCE
 
+from pool.config.data_params import read_params
 from pool.config.settings import Settings, Template
 from pool.config.source import Upload
 from pool.cvat.records import ImportState, ImportStatus
@@ -397,6 +398,47 @@ def test_a_reload_while_requests_wait_for_a_place(
     fail(daemon, cvat)
     assert daemon.states(*requests) == {READY}
     assert sizes(cvat) == ([1, 2] if changed.importing.grouping == "auto" else [1, 1, 1])
+
+
+def test_what_a_reload_has_numbered_otherwise_goes_alone(
+    grouping: Stepped, cvat: ScriptedCvat
+) -> None:
+    """Sent for a while with another sorting, in vain, and grouped after the next reload."""
+    wanted = grouping.pool.settings.templates["scenes"]
+    off = replace(wanted.importing, grouping="off")
+    in_order = replace(wanted, data=read_params({"sorting_method": "predefined"}), importing=off)
+    busy(grouping)
+    with grouping.api as api:
+        files = [("b.jpg", CONTENT), ("a.jpg", CONTENT)]
+        numbered = str(api.submit(files, template="scenes").json["id"])
+    grouping.process.templates.replace({"scenes": in_order})
+    go_down(cvat)
+    grouping.serve()
+    come_back(cvat)
+    grouping.advance(TRANSIENT_CAP + 1.0)
+    assert [frame.number for frame in grouping.read(numbered).frames] == [0, 1]
+    grouping.process.templates.replace({"scenes": wanted})
+    others = [grouping.accept(name=f"{number}.jpg") for number in range(2)]
+    fail(grouping, cvat)
+    assert grouping.states(numbered, *others) == {READY}
+    assert [frame.number for frame in grouping.read(numbered).frames] == [1, 0]
+    sent_last = {upload.names for upload in sent(cvat)[-2:]}
+    assert sent_last == {("b.jpg", "a.jpg"), ("0.jpg", "1.jpg")}
+
+
+@pytest.mark.parametrize("data", [{"sorting_method": "natural"}, {"start_frame": 1}])
+def test_what_a_reload_lets_share_no_task_goes_alone(
+    grouping: Stepped, cvat: ScriptedCvat, data: dict[str, Any]
+) -> None:
+    busy(grouping)
+    requests = [grouping.accept(name=f"{number}.jpg") for number in range(2)]
+    wanted = grouping.pool.settings.templates["scenes"]
+    grouping.process.templates.replace({"scenes": replace(wanted, data=read_params(data))})
+    grouping.import_all()
+    grouping.serve()
+    fail(grouping, cvat)
+    assert grouping.states(*requests) == {READY}
+    assert sizes(cvat) == [1, 1, 1]
 
 
 # --- Members that leave ---------------------------------------------------------------------------
