@@ -336,7 +336,7 @@ def test_the_time_out_is_for_the_whole_of_get(
     )
     assert result.exit_code == 0
     to_a_task, to_the_jobs = patience
-    assert to_a_task == 60.0
+    assert to_a_task is not None and 50.0 < to_a_task <= 60.0
     assert to_the_jobs is not None and 0.0 < to_the_jobs <= 10.0
 
 

@@ -77,7 +77,7 @@ def test_get_as_json_and_with_a_key(there: Command, image_path: Path) -> None:
     arguments = ["get", "scenes", str(image_path), "--json", "--key", "k", "--name", "n"]
     answers = [json.loads(there(*arguments).stdout) for _ in range(2)]
     assert answers[0] == answers[1]
-    names = {"request_id", "task_id", "url", "template", "outcome", "jobs", "warnings"}
+    names = {"request_id", "task_id", "url", "template", "outcome", "jobs", "frames", "warnings"}
     assert set(answers[0]) == names
 
 
