@@ -31,7 +31,7 @@ from pool.errors import (
 from pool.logs import get_logger
 from pool.model import Handout, RequestState
 from pool.requests.breaker import SERVER, Breaker, Circuit
-from pool.requests.grouping import group_key, groups_of, is_full
+from pool.requests.grouping import checked_key, group_key, groups_of, is_full, load_formats
 from pool.requests.placement import Placement
 from pool.requests.recovery import Recovery
 from pool.requests.runner import RETRY_AFTER_INTERNAL_ERROR, Runner, WorkItem
@@ -109,6 +109,8 @@ class Dispatcher:
         self._gathered_at = math.inf
         self._forget_at = 0.0
         self._again: Callable[[], None] = lambda: None
+        if any(template.importing.grouping == "auto" for template in templates.values()):
+            load_formats()
 
     # --- Accepting --------------------------------------------------------------------------------
 
@@ -135,7 +137,7 @@ class Dispatcher:
         :raises LeaseEnded: the lease is not active, or has a request already.
         :raises IdempotencyConflict: the key was used with other content.
         """
-        key = None if lease_id is not None else group_key(template, upload)
+        key = None if lease_id is not None else checked_key(template, upload, self._clock)
         request = replace(new, spooled=True, group_key=key)
         # Before there is a row, so that no round finds it without a worker.
         with self._guard:

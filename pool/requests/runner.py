@@ -23,7 +23,7 @@ from pool.errors import (
 from pool.logs import get_logger
 from pool.model import MOST_TASKS_SPOOLED, Handout, RequestRecord, RequestState
 from pool.requests.breaker import SERVER, Breaker, Circuit
-from pool.requests.grouping import group_key
+from pool.requests.grouping import checked_key
 from pool.requests.lifecycle import Step, is_away, is_passing, may_be_shared
 from pool.requests.placement import Placement
 from pool.requests.recovery import Recovery
@@ -104,7 +104,7 @@ class Runner:
         """
         with self._recovery.guarding(request=new.id):
             away, settings = self._away(template), template.importing
-            key = group_key(template, upload)
+            key = checked_key(template, upload, self._clock)
             grouped = key is not None and self._breaker.has_daemon()
             # Others wait for a place already, or are to come.
             gathers = grouped and (settings.group_delay > 0 or self._store.queue_length() > 0)

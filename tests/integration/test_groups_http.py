@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -33,15 +33,15 @@ def grouping(server: SimulatorServer, store_url: str) -> Iterator[Serving]:
         yield served
 
 
-def picture(number: int) -> bytes:
+def picture(number: int, *, size: int = 16, format: str = "PNG") -> bytes:
     """A picture of one colour, which says whose it is."""
     stream = io.BytesIO()
-    Image.new("RGB", (16, 16), colour(number)).save(stream, "PNG")
+    Image.new("RGB", (size, size), colour(number)).save(stream, format)
     return stream.getvalue()
 
 
 def colour(number: int) -> tuple[int, int, int]:
-    return (5 * number + 5, 255 - 5 * number, 7 * number % 256)
+    return (number % 256, 255 - number % 256, 7 * number % 256)
 
 
 def seen(server: SimulatorServer, http: urllib3.PoolManager, job: Any) -> list[tuple[int, ...]]:
@@ -66,12 +66,15 @@ def submit(
 ) -> list[dict[str, Any]]:
     """Give the pool requests, of which all but the first gather; return what became of them."""
     server.hold_imports()
-    ids = [grouping.api.submit(files).json["id"] for files in requests]
+    first, *others = requests
+    ids: list[str] = [grouping.api.submit(first).json["id"]]
+    with ThreadPoolExecutor(4) as threads:
+        ids += threads.map(lambda files: grouping.api.submit(files).json["id"], others)
     store = grouping.process.store
     wait_until(store, lambda: store.in_flight() == 1)
     server.release_imports()
-    with ThreadPoolExecutor(len(ids)) as threads:
-        return list(threads.map(lambda each: ended(grouping, each), ids))
+    wait_until(store, lambda: store.requests_at_end(ids) == set(ids), PATIENCE)
+    return [ended(grouping, each) for each in ids]
 
 
 def ended(grouping: Serving, request_id: str) -> dict[str, Any]:
@@ -107,22 +110,92 @@ def test_each_caller_gets_a_job_with_its_own_pictures(
         assert [by_number[number] for number in frames] == [name for name, _ in in_order]
 
 
-def test_one_corrupt_image_fails_alone(
+def huge() -> bytes:
+    """The head of a picture of 10^10 pixels."""
+    return b"P6 100000 100000 255\n" + bytes(100)
+
+
+DOUBTFUL = {
+    "a truncated head": ("a.png", lambda: picture(1)[:20], "failed"),
+    "a text": ("a.jpg", lambda: b"no image at all", "failed"),
+    "a bomb": ("a.ppm", huge, "failed"),
+    "another kind": ("a.png", lambda: picture(1, format="ICO"), "ready"),
+}
+SOUND = {
+    "a JPEG called PNG": ("a.png", lambda: picture(1, format="JPEG")),
+    "an animation": ("a.gif", lambda: animation("GIF")),
+    "a TIFF of two pages": ("a.tif", lambda: animation("TIFF")),
+}
+
+
+def animation(format: str) -> bytes:
+    stream = io.BytesIO()
+    frames = [Image.new("RGB", (16, 16), colour(number)) for number in (1, 2)]
+    frames[0].save(stream, format, save_all=True, append_images=frames[1:])
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(("file", "content", "state"), DOUBTFUL.values(), ids=DOUBTFUL)
+@pytest.mark.parametrize("door", ["HTTP", "TaskPool"])
+def test_what_cvat_may_not_be_able_to_read_goes_alone(
+    grouping: Serving,
+    server: SimulatorServer,
+    file: str,
+    content: Callable[[], bytes],
+    state: str,
+    door: str,
+) -> None:
+    server.hold_imports()
+    submitted = [grouping.api.submit([("a.png", picture(0))]).json["id"] for _ in range(2)]
+    if door == "HTTP":
+        doubtful = grouping.api.submit([(file, content())]).json["id"]
+    else:
+        doubtful = grouping.pool.submit("scenes", [(file, content())]).id
+    submitted.append(grouping.api.submit([("a.png", picture(0))]).json["id"])
+    server.release_imports()
+    answer = ended(grouping, doubtful)
+    assert answer["state"] == state
+    others = [ended(grouping, each) for each in submitted]
+    assert {each["state"] for each in others} == {"ready"}
+    assert answer["task_id"] not in {each["task_id"] for each in others}
+    assert others[1]["task_id"] == others[2]["task_id"], "the first went at once"
+
+
+@pytest.mark.parametrize(("file", "content"), SOUND.values(), ids=SOUND)
+def test_what_cvat_makes_one_frame_of_goes_together(
+    grouping: Serving, server: SimulatorServer, file: str, content: Callable[[], bytes]
+) -> None:
+    answers = submit(
+        grouping, server, [[("a.png", picture(0))], [(file, content())], [("b.png", picture(0))]]
+    )
+    assert {answer["state"] for answer in answers} == {"ready"}
+    assert answers[1]["task_id"] == answers[2]["task_id"]
+    (job,) = answers[1]["jobs"]
+    assert job["start_frame"] == job["stop_frame"]
+
+
+def test_one_corrupt_image_among_200_fails_alone(
     grouping: Serving, server: SimulatorServer, http: urllib3.PoolManager
 ) -> None:
-    requests = [[(f"{number}.png", picture(number))] for number in range(12)]
-    requests[5] = [("5.png", picture(5)[:40])]
-    prepared = server.stats.calls["data:post"]
+    """Its head is in order, and its pixels are not: only CVAT finds that out."""
+    bad = 100
+    requests = [[("a.png", picture(number, size=64))] for number in range(200)]
+    requests[bad] = [("bad.png", picture(bad, size=64)[:90])]
+    uploads = server.stats.calls["data:post"]
     answers = submit(grouping, server, requests)
     states = [answer["state"] for answer in answers]
-    assert states == ["failed" if number == 5 else "ready" for number in range(12)]
-    assert "5.png" in answers[5]["error"]["detail"]
-    assert server.stats.calls["data:post"] - prepared == 4, "two, and one for each part"
+    assert states == ["failed" if number == bad else "ready" for number in range(200)]
+    assert "image file is truncated" in answers[bad]["error"]["detail"], "in CVAT's words"
+    # The first alone, and all others together.
+    extra = server.stats.calls["data:post"] - uploads - 2
+    assert extra <= 3
+    events = grouping.process.store.events_after(0, limit=1000, kinds=["request.ready"])
+    assert len(events) == len({event.request_id for event in events}) == 199
     jobs = [job["id"] for answer in answers for job in answer["jobs"] or ()]
-    assert len(jobs) == len(set(jobs)) == 11
-    for number, answer in enumerate(answers):
-        for job in answer["jobs"] or ():
-            assert seen(server, http, job) == [colour(number)]
+    assert len(jobs) == len(set(jobs)) == 199
+    for number in (0, 1, bad - 1, bad + 1, 199):
+        (job,) = answers[number]["jobs"]
+        assert seen(server, http, job) == [colour(number)]
 
 
 def test_callers_at_the_same_time_share_few_imports(

@@ -31,7 +31,8 @@ from support.clock import ManualClock
 from support.scripted import ScriptedCvat
 from support.waiting import PATIENCE
 
-CONTENT = b"some bytes"
+#: A GIF of one pixel.
+CONTENT = bytes.fromhex("47494638396101000100800000000000ffffff2c00000000010001000002024401003b")
 FAILED, CANCELLED = RequestState.FAILED, RequestState.CANCELLED
 IMPORTING, QUEUED, READY = RequestState.IMPORTING, RequestState.QUEUED, RequestState.READY
 #: A template beside the one of all tests.

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.clock import ManualClock
+from support.stepped import CONTENT
 
 from pool.config.data_params import DataParams, read_params
 from pool.config.settings import ImportSettings, TaskSettings, Template
 from pool.config.source import LocalFile, Upload
 from pool.model import ImportMember, Job, RequestState
-from pool.requests.grouping import group_key, groups_of, is_full
+from pool.requests.grouping import checked_key, group_key, groups_of, is_full
 from pool.requests.lifecycle import Delivery, Fault, Step, next_step
 from pool.store import Unserved
 from pool.tracking.splitting import divided_as_asked, parts_of
@@ -103,6 +105,18 @@ def test_images_of_one_set_of_parameters_may_share_a_task() -> None:
 )
 def test_all_else_goes_alone(data: Upload) -> None:
     assert group_key(TEMPLATE, data) is None
+
+
+@pytest.mark.parametrize(("seconds", "looked_at"), [(0.0, True), (0.01, True), (0.03, False)])
+def test_what_is_not_looked_at_in_time_goes_alone(seconds: float, looked_at: bool) -> None:
+    class Slow(ManualClock):
+        def monotonic(self) -> float:
+            self.advance(seconds)
+            return super().monotonic()
+
+    names = [f"{number}.gif" for number in range(5)]
+    data = Upload(files=tuple(LocalFile(name, CONTENT, len(CONTENT)) for name in names))
+    assert (checked_key(TEMPLATE, data, Slow()) is not None) == looked_at
 
 
 @pytest.mark.parametrize(
