@@ -228,16 +228,23 @@ class Imports(Connected):
         import_id: str,
         parts: Sequence[Sequence[str]],
         *,
+        alone: bool = False,
         untouched: bool = False,
         reason: str,
         now: float,
     ) -> bool:
         """Give the members of an import that has failed other tasks, in ``parts``, each the ids of
-        requests that may go together from now on, and with no others. All are ``QUEUED`` again, as
+        requests that may go together from now on, and with no others; with ``alone`` each goes by
+        itself, as one without a ``group_key``. All are ``QUEUED`` again, as
         by :meth:`requeue_import`, but have used up no import more: one of them only need be the
         cause. The import has ``FAILED`` and its task too; if that is ``untouched``, the import is
         ``RETURNED`` and the task ``WARM`` again. False when the import has ended."""
-        keys = {request_id: key for part in parts for key in [new_id(now)] for request_id in part}
+        keys = {
+            request_id: None if alone else key
+            for part in parts
+            for key in [new_id(now)]
+            for request_id in part
+        }
         state = ImportState.RETURNED if untouched else ImportState.FAILED
         with self.connections.writing() as db:
             return bool(queue_members(db, import_id, state, reason=reason, keys=keys, now=now))
@@ -332,7 +339,7 @@ def queue_members(
     *,
     reason: str = "",
     spool: bool = False,
-    keys: Mapping[str, str] | None = None,
+    keys: Mapping[str, str | None] | None = None,
     now: float,
 ) -> list[str]:
     """End an import and queue its members again, each with a fresh lease; return their ids, in
@@ -382,7 +389,7 @@ def queue_members(
             UPDATE requests
             SET state = 'queued', lease_id = :fresh, import_id = NULL, owner = :owner,
                 files_in_group = NULL, first_frame = 0, spooled = :spooled,
-                group_key = COALESCE(CAST(:group_key AS TEXT), group_key),
+                group_key = CASE WHEN :regrouped THEN CAST(:group_key AS TEXT) ELSE group_key END,
                 imports_used = imports_used + :used,
                 lost_seconds = lost_seconds + {db.greatest("0.0", f"{ended} - :handed_out_at")}
             WHERE id = :id AND state IN ('uploading', 'importing')
@@ -390,6 +397,7 @@ def queue_members(
             **waiter,
             spooled=bool(spooled or spool),
             used=int(state is ImportState.FAILED and keys is None),
+            regrouped=keys is not None,
             group_key=(keys or {}).get(request_id),
             handed_out_at=handed_out_at,
         )

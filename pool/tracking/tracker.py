@@ -497,7 +497,9 @@ class Tracker:
             if self._store.requeue_import(importing.id, reason=str(error), now=now):
                 self.forget(tracked.pooled_id)
                 return
-        if isinstance(error, ImportFailed | ImportLost) and self._split(tracked, error):
+        if isinstance(error, ImportFailed | ImportLost | ImportTimedOut) and self._split(
+            tracked, error
+        ):
             self.forget(tracked.pooled_id)
             return
         first = self._store.fail_import(
@@ -521,12 +523,13 @@ class Tracker:
         importing = tracked.importing
         if importing is None or len(importing.members) == 1:
             return False
-        if error.detail == NOT_DIVIDED:
+        parts = parts_of(importing.members, error.detail)
+        # As without grouping: by parts, the last of them would wait for one time-out after another.
+        alone = isinstance(error, ImportTimedOut) or error.detail == NOT_DIVIDED
+        if alone:
             parts = [[request_id] for request_id in importing.request_ids]
-        else:
-            parts = parts_of(importing.members, error.detail)
         split = self._store.split_import(
-            importing.id, parts, reason=str(error), now=self._clock.now()
+            importing.id, parts, alone=alone, reason=str(error), now=self._clock.now()
         )
         if split:
             log.warning(

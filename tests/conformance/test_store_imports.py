@@ -364,6 +364,13 @@ def test_members_of_a_failed_import_go_on_in_parts(scene: Scene, untouched: bool
     assert not again and now_of(scene, requests) == now
 
 
+def test_members_of_a_failed_import_go_on_alone(scene: Scene) -> None:
+    sent, requests = importing(scene)
+    parts = [[request.id] for request in requests]
+    assert scene.store.split_import(sent.id, parts, alone=True, reason="", now=NOW + 5)
+    assert {each.group_key for each in now_of(scene, requests)} == {None}
+
+
 def test_an_import_that_has_ended_is_not_split(scene: Scene) -> None:
     sent, requests = importing(scene)
     scene.store.complete_import(sent.pooled_id, JOBS, now=NOW + 9)

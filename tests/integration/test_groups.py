@@ -532,6 +532,30 @@ def test_jobs_that_are_not_as_asked_are_nobodys(grouping: Stepped, cvat: Scripte
     assert sizes(cvat)[-2:] == [1, 1]
 
 
+def test_a_group_that_does_not_end_holds_no_place_and_fails_one_request_only(
+    grouping: Stepped, cvat: ScriptedCvat
+) -> None:
+    """The import of one request hangs, with whatever it is imported."""
+    requests = gathered(grouping, 3)
+    task_id = grouping.read(requests[0]).task_id or 0
+    cvat.states[task_id] = ImportState(status=ImportStatus.STARTED)
+    waits = grouping.accept(name="waits.jpg")
+    grouping.track()
+    assert grouping.states(*requests, waits) == {QUEUED}
+    # None of the three takes a place, so that all can be sent at once.
+    assert grouping.serve() == 4
+    hangs, *others = (grouping.read(each).task_id or 0 for each in (*requests, waits))
+    cvat.states[hangs] = ImportState(status=ImportStatus.STARTED)
+    for each in others:
+        cvat.make_ready(each)
+    grouping.track()
+    assert [grouping.read(each).state for each in (*requests, waits)] == [FAILED, *[READY] * 3]
+    assert grouping.read(requests[0]).error_code == "import-timed-out"
+    assert sizes(cvat) == [1, 3, 1, 1, 1, 1]
+    grouping.run("delete")
+    assert {task_id, hangs} <= {call[1] for call in cvat.calls if call[0] == "delete_task"}
+
+
 def test_a_group_that_cvat_loses_time_and_again_goes_on_in_parts(
     grouping: Stepped, cvat: ScriptedCvat
 ) -> None:

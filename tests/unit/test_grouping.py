@@ -216,14 +216,19 @@ def test_who_is_named_goes_alone_and_the_others_together(message: str) -> None:
         "failed on '1-0.jpg' and on '2-0.jpg'",
     ],
 )
-def test_where_nobody_is_named_it_is_halved(message: str) -> None:
-    assert parts_of(members(1, 1, 1), message) == [["r0", "r1"], ["r2"]]
+def test_where_nobody_is_named_it_goes_on_in_parts(message: str) -> None:
+    assert parts_of(members(*[1] * 7), message) == [
+        ["r0", "r1"],
+        ["r2", "r3"],
+        ["r4", "r5"],
+        ["r6"],
+    ]
     assert parts_of(members(1, 1), "?") == [["r0"], ["r1"]]
 
 
 @given(st.integers(2, 60), st.data())
 def test_splitting_finds_every_culprit_and_ends(count: int, data: st.DataObject) -> None:
-    bad = data.draw(st.sets(st.integers(0, count - 1), max_size=5))
+    bad = data.draw(st.sets(st.integers(0, count - 1), max_size=5) | st.just(set(range(count))))
     named = data.draw(st.booleans())
     everyone = {member.request_id: member for member in members(*[1] * count)}
     groups, failed, ready, imports = [list(everyone)], set[str](), set[str](), 0
@@ -242,7 +247,8 @@ def test_splitting_finds_every_culprit_and_ends(count: int, data: st.DataObject)
             assert all(parts) and sorted(chain.from_iterable(parts)) == sorted(group)
             groups += parts
     assert failed == {f"r{number}" for number in bad} and len(ready) == count - len(bad)
-    most = 2 * len(bad) if named else 2 * len(bad) * (count - 1).bit_length()
+    rounds = ((count - 1).bit_length() + 1) // 2
+    most = 2 * len(bad) if named else min(4 * len(bad) * rounds, count * 5 / 3)
     assert imports <= 1 + most
 
 
