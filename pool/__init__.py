@@ -53,7 +53,7 @@ from pool.version import VERSION
 if TYPE_CHECKING:
     from pool.client import AsyncLease, AsyncRemotePool, AsyncRequest, RemotePool
     from pool.handles import Lease, Request
-    from pool.model import Event, Frame, Job, LeaseState, Outcome, RequestState, TaskState
+    from pool.model import Event, Frame, Job, LeaseState, Outcome, Priority, RequestState, TaskState
     from pool.status import Status, TemplateStatus
     from pool.taskpool import TaskPool
 
@@ -91,6 +91,7 @@ __all__ = [
     "PoolEmpty",
     "PoolError",
     "PoolUnreachable",
+    "Priority",
     "QueueFull",
     "RemotePool",
     "Request",
@@ -128,6 +129,7 @@ _LAZY = {
     "Lease": "pool.handles",
     "LeaseState": "pool.model",
     "Outcome": "pool.model",
+    "Priority": "pool.model",
     "RemotePool": "pool.client",
     "Request": "pool.handles",
     "RequestState": "pool.model",

@@ -93,6 +93,22 @@ LEASE_TRANSITIONS: Final[Mapping[LeaseState, frozenset[LeaseState]]] = {
 }
 
 
+class Priority(StrEnum):
+    """Which of the requests that wait go first."""
+
+    INTERACTIVE = "interactive"
+    NORMAL = "normal"
+    BULK = "bulk"
+
+    @property
+    def level(self) -> int:
+        """Return its number: the lower ones go first."""
+        return _LEVELS[self]
+
+
+_LEVELS: Final = {priority: level for level, priority in enumerate(Priority)}
+
+
 class RequestState(StrEnum):
     """Where data that a caller gave to the pool stands on its way to job ids."""
 
@@ -341,6 +357,7 @@ class RequestRecord:
     finished_at: float | None = None
     spooled: bool = False
     group_key: str | None = None
+    priority: Priority = Priority.NORMAL
     imports_used: int = 0
     error_code: str = ""
     error: str = ""

@@ -14,6 +14,7 @@ from pool.config.arguments import (
     check_id,
     check_key,
     check_prewarm,
+    check_priority,
     check_task_name,
     check_timeout,
     check_ttl,
@@ -49,6 +50,7 @@ from pool.model import (
     LeaseState,
     PooledTask,
     Prewarm,
+    Priority,
     RequestRecord,
     new_id,
 )
@@ -205,6 +207,7 @@ class TaskPool:
         *,
         name: str | None = None,
         assignee: int | None = None,
+        priority: str | None = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
         progress: Progress | None = None,
@@ -220,10 +223,11 @@ class TaskPool:
         or one of ``share`` (names on the server's share), ``urls`` (fetched by the server) and
         ``cloud`` (a cloud storage's id and keys in it) is given. ``name`` and ``assignee`` (a
         user's id) are set once the job ids are out. ``params`` are data parameters by CVAT's
-        names, on top of the template's. ``progress`` is called with (bytes sent, bytes in all),
-        maybe from other threads but never from two at a time; a connection that was cut in the
-        middle makes it begin again, with another task. An empty pool is waited for ``timeout``
-        seconds at most.
+        names, on top of the template's. ``priority``, by default the template's, is
+        "interactive", "normal" or "bulk": which of the requests that wait go first. ``progress``
+        is called with (bytes sent, bytes in all), maybe from other threads but never from two at
+        a time; a connection that was cut in the middle makes it begin again, with another task.
+        An empty pool is waited for ``timeout`` seconds at most.
 
         :raises InputError: the input cannot be used; nothing was done.
         :raises UnknownTemplate: the configuration has no such template.
@@ -236,7 +240,7 @@ class TaskPool:
         timeout, key = check_timeout(timeout), check_key(idempotency_key)
         upload = build_upload(files, **data)
         fit(upload, chosen)
-        request = self._new_request(chosen, upload, name, assignee)
+        request = self._new_request(chosen, upload, name, assignee, priority)
         payload = ""
         if key is not None:
             payload = digest(upload, template=template, name=name, assignee=assignee)
@@ -468,7 +472,12 @@ class TaskPool:
         return self.process.cvat().import_state(task_id).status is not ImportStatus.UNKNOWN
 
     def _new_request(
-        self, template: Template, upload: Upload, name: str | None, assignee: int | None
+        self,
+        template: Template,
+        upload: Upload,
+        name: str | None,
+        assignee: int | None,
+        priority: str | None = None,
     ) -> NewRequest:
         return NewRequest(
             id=new_id(self.clock.now()),
@@ -478,4 +487,5 @@ class TaskPool:
             given=upload.given,
             frame_numbers=frame_numbers(upload, template.data),
             size=upload.size,
+            priority=check_priority(priority) or Priority(template.importing.priority),
         )

@@ -59,6 +59,10 @@ def get(
     ] = None,
     name: Annotated[str | None, typer.Option(help="The name of the task.")] = None,
     assignee: Annotated[int | None, typer.Option(help="User id to assign the jobs to.")] = None,
+    priority: Annotated[
+        str | None,
+        typer.Option(help="interactive, normal or bulk; by default the template's."),
+    ] = None,
     timeout: TimeoutOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
@@ -116,6 +120,7 @@ def get(
                 job_size=job_size,
                 name=name,
                 assignee=assignee,
+                priority=priority,
                 idempotency_key=key,
                 timeout=remaining(),
                 progress=progress,

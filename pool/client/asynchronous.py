@@ -25,6 +25,7 @@ from pool.config.arguments import (
     check_id,
     check_key,
     check_prewarm,
+    check_priority,
     check_task_name,
     check_template,
     check_timeout,
@@ -175,6 +176,7 @@ class AsyncRemotePool:
         *,
         name: str | None = None,
         assignee: int | None = None,
+        priority: str | None = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
         progress: AsyncProgress | None = None,
@@ -190,6 +192,7 @@ class AsyncRemotePool:
             template=template,
             name=name,
             assignee=assignee,
+            priority=priority,
             idempotency_key=idempotency_key,
             timeout=timeout,
             progress=progress,
@@ -203,6 +206,7 @@ class AsyncRemotePool:
         lease_id: str | None = None,
         name: str | None = None,
         assignee: int | None = None,
+        priority: str | None = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
         progress: AsyncProgress | None = None,
@@ -216,6 +220,7 @@ class AsyncRemotePool:
             "job_size": upload.job_sizes[0] if upload.job_sizes else None,
             "name": check_task_name(name),
             "assignee": check_assignee(assignee),
+            "priority": check_priority(priority),
         }
         fields = {name: value for name, value in given.items() if value is not None}
         until = self._end(timeout)

@@ -9,6 +9,7 @@ from typing import Final
 from pool.config.names import check_text, shown
 from pool.config.units import format_duration
 from pool.errors import InputError, PoolError, UnknownTemplate
+from pool.model import Priority
 
 #: The largest number that CVAT's integer columns hold.
 LARGEST: Final = 2**31 - 1
@@ -92,6 +93,19 @@ def check_assignee(value: object) -> int | None:
     except InputError as error:
         hint = "; give the user's id, not its name" if isinstance(value, str) else ""
         raise InputError(f"{error.detail}{hint}") from None
+
+
+def check_priority(value: object) -> Priority | None:
+    """Return the priority of a request; None leaves it to the template.
+
+    :raises InputError: there is no such priority.
+    """
+    if value is None:
+        return None
+    try:
+        return Priority(str(value))
+    except ValueError:
+        raise InputError(f"priority is one of {', '.join(Priority)}, not {_found(value)}") from None
 
 
 def check_task_name(value: object) -> str | None:

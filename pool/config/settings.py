@@ -230,6 +230,8 @@ class ImportSettings:
     under way at the same time. What comes meanwhile gathers, and goes into the next one together:
     at most ``group_requests`` requests with ``group_files`` files of ``group_bytes`` in all. Where
     nothing is under way a request goes at once, unless ``group_delay`` has it wait for others.
+
+    ``priority`` is that of requests whose caller names none.
     """
 
     timeout: Duration = 600.0
@@ -239,6 +241,7 @@ class ImportSettings:
     group_bytes: Size = 64 * 2**20
     group_files: Annotated[int, Whole(1, 5000)] = 1000
     group_delay: DurationOrZero = 0.0
+    priority: Annotated[Literal["interactive", "normal", "bulk"], ONE_OF] = "normal"
     single_request_limit: Size = 64 * 2**20
     upload_concurrency: Annotated[int, Whole(1, 16)] = 4
 

@@ -13,7 +13,7 @@ from pool.http.context import state_of
 from pool.http.problems import problem_of
 from pool.http.reading import JSON, MULTIPART, applied, key_of, media_type, wait_of
 from pool.http.schemas import LONGEST_TEMPLATE, RequestBody, RequestPage
-from pool.model import RequestState
+from pool.model import Priority, RequestState
 from pool.requests.results import read_request, result_of
 from pool.taskpool import TaskPool
 
@@ -41,6 +41,7 @@ _FORM: Final = {
             "params": {"$ref": "#/components/schemas/DataParams"},
             "name": {"type": "string", "minLength": 1, "maxLength": 256},
             "assignee": {"type": "integer", "minimum": 1},
+            "priority": {"type": "string", "enum": list(Priority)},
             "lease_id": {"type": "string"},
         },
     },

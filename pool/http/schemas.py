@@ -30,13 +30,14 @@ from pool.config.arguments import (
     SHORTEST_LEASE,
     SHORTEST_PREWARM,
     check_assignee,
+    check_priority,
     check_task_name,
     check_whole,
 )
 from pool.config.data_params import DataParams
 from pool.errors import InputError, PoolError
 from pool.handles import error_of
-from pool.model import LeaseRecord, LeaseState, Outcome, RequestRecord, RequestState
+from pool.model import LeaseRecord, LeaseState, Outcome, Priority, RequestRecord, RequestState
 from pool.status import TEMPLATE_EXAMPLE, TemplateStatus, Time, described
 
 AnyBody = TypeVar("AnyBody", bound=BaseModel)
@@ -131,6 +132,10 @@ class RequestFields(_Body):
     assignee: Annotated[
         int | None, Field(ge=1, le=LARGEST, description="The id of the user to assign the jobs to")
     ] = None
+    priority: Annotated[
+        Priority | None,
+        Field(description="Which requests go first; by default the template's"),
+    ] = None
     params: DataParams | None = None
     job_size: Annotated[
         int | None,
@@ -161,6 +166,8 @@ class RequestFields(_Body):
         values: dict[str, Any] = dict(fields)
         if "assignee" in values:
             values["assignee"] = check_assignee(_number(values["assignee"]))
+        if "priority" in values:
+            values["priority"] = check_priority(values["priority"])
         if "job_size" in values:
             values["job_size"] = check_whole("job_size", _number(values["job_size"]), least=1)
         if "params" in values:
@@ -347,6 +354,7 @@ _REQUEST: Final[Mapping[str, Any]] = {
     "outcome": "hit",
     "name": "morning run",
     "assignee": None,
+    "priority": "normal",
     "files": ["a.jpg", "b.jpg"],
     "frames": [
         {"file": "a.jpg", "name": "a.jpg", "number": 0},
@@ -402,6 +410,8 @@ class Request(_Answer):
     """The final name of the task."""
     assignee: int | None
     """The id of the user to assign the jobs to."""
+    priority: Priority
+    """Which of the requests that wait go first."""
     files: list[str]
     """The names of the files in the task."""
     frames: list[Frame] | None

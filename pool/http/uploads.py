@@ -18,7 +18,7 @@ from pool.http.reading import LONGEST_LIST, blocks, read_json
 from pool.http.schemas import RequestBody, RequestFields
 from pool.http.shutdown import Shutdown
 from pool.http.workers import Workers
-from pool.model import RequestRecord, new_id
+from pool.model import Priority, RequestRecord, new_id
 from pool.requests.dispatcher import Dispatcher
 from pool.requests.spool import Incoming
 from pool.store import NewRequest
@@ -198,6 +198,7 @@ class Uploads:
             given=upload.given,
             frame_numbers=frame_numbers(upload, template.data),
             size=upload.size,
+            priority=fields.priority or Priority(template.importing.priority),
         )
         payload = ""
         if key is not None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from pool.errors import QueueFull
-from pool.model import Handout, ImportState, RequestRecord, RequestState
+from pool.model import Handout, ImportState, Priority, RequestRecord, RequestState
 from pool.store.connections import Connected, Connection
 from pool.store.handout import alive, can_claim, claim_waiting, grouped_imports
 from pool.store.imports import queue_members
@@ -77,12 +77,18 @@ class Queue(Connected):
         with self.connections.reading() as db:
             found = db.rows(
                 f"""
-                SELECT id, template, state, lease_id, created_at, group_key, size,
-                       CASE WHEN group_key IS NOT NULL THEN files ELSE '[]' END, frame_numbers
-                FROM (
-                    SELECT requests.seq, requests.id, requests.template, requests.state,
-                           requests.lease_id, requests.created_at, requests.group_key,
-                           requests.size, requests.files, requests.frame_numbers,
+            for (
+                id,
+                template,
+                state,
+                lease_id,
+                created_at,
+                group_key,
+                priority,
+                size,
+                files,
+                numbers,
+            ) in found
                            ROW_NUMBER() OVER (PARTITION BY requests.template
                                               ORDER BY requests.seq) AS place
                     FROM (SELECT * FROM requests {db.using("requests_spooled")}
@@ -105,11 +111,16 @@ class Queue(Connected):
                 lease_id=lease_id,
                 created_at=created_at,
                 group_key=group_key,
+                priority=tuple(Priority)[priority],
                 size=size,
                 files=tuple(json.loads(files)),
                 frame_numbers=None if numbers is None else tuple(json.loads(numbers)),
             )
+<<<<<<< HEAD
             for id, template, state, lease_id, created_at, group_key, size, files, numbers in found
+=======
+            for id, template, state, lease_id, created_at, group_key, priority, size, files in found
+>>>>>>> 645fbe0 (Take a priority with each request: interactive, normal or bulk)
         ]
 
     def send_alone(self, request_id: str) -> None:

@@ -20,6 +20,7 @@ from pool.model import (
     Outcome,
     PooledTask,
     Prewarm,
+    Priority,
     RequestRecord,
     RequestState,
     RequestWarning,
@@ -52,6 +53,7 @@ class NewRequest:
     size: int = 0
     spooled: bool = False
     group_key: str | None = None
+    priority: Priority = Priority.NORMAL
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,6 +111,7 @@ class Unserved:
     lease_id: str
     created_at: float
     group_key: str | None = None
+    priority: Priority = Priority.NORMAL
     size: int = 0
     files: tuple[str, ...] = ()
     frame_numbers: tuple[int | None, ...] | None = None
@@ -205,6 +208,7 @@ _CONVERTERS: Final[Mapping[type, Mapping[str, Callable[[Any], object]]]] = {
         "given": lambda value: tuple(json.loads(value)),
         "frame_numbers": lambda value: None if value is None else tuple(json.loads(value)),
         "spooled": bool,
+        "priority": tuple(Priority).__getitem__,
         "warnings": lambda value: tuple(RequestWarning(**each) for each in json.loads(value)),
     },
 }

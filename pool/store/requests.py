@@ -337,11 +337,12 @@ def accept_request(
         """
         INSERT INTO requests
             (id, template, state, owner, lease_id, import_id, name, assignee, files, given,
-             frame_numbers, size, payload, idempotency_key, created_at, spooled, group_key, served)
+             frame_numbers, size, payload, idempotency_key, created_at, spooled, group_key,
+             priority, served)
         VALUES
             (:id, :template, :state, :owner, :lease_id, :import_id, :name, :assignee, :files,
              :given, :frame_numbers, :size, :payload, :idempotency_key, :now, :spooled, :group_key,
-             :served)
+             :priority, :served)
         """,
         id=request.id,
         template=lease.template,
@@ -359,6 +360,7 @@ def accept_request(
         idempotency_key=idempotency_key,
         spooled=request.spooled,
         group_key=request.group_key,
+        priority=request.priority.level,
         served=served,
         now=now,
     )

@@ -179,7 +179,7 @@ _IMPORTS: Final = f"""
 
 #: ``files`` are the names in CVAT in a task of the request's own, ``files_in_group`` those in one
 #: that it shares; ``given`` is null where the caller calls the files so, too. ``frame_numbers``
-#: count from ``first_frame``.
+#: count from ``first_frame``. ``priority`` is the level of a :class:`pool.model.Priority`.
 #: A page of requests has an index for each filter: only then are the rows in order of ``seq``.
 _REQUESTS: Final = f"""
     CREATE TABLE requests (
@@ -193,6 +193,7 @@ _REQUESTS: Final = f"""
         import_id TEXT REFERENCES imports (id),
         imports_used INTEGER NOT NULL DEFAULT 0,
         group_key TEXT,
+        priority INTEGER NOT NULL DEFAULT 1 CHECK (priority IN (0, 1, 2)),
         name TEXT,
         assignee INTEGER,
         files TEXT NOT NULL,

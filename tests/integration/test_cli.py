@@ -16,6 +16,7 @@ from pool import Job, Request, TaskPool
 from pool.cli.app import app
 from pool.clock import SystemClock
 from pool.simulator import SimulatorServer
+from pool.store import open_store
 
 
 @pytest.fixture
@@ -57,6 +58,8 @@ def test_get_as_json_and_with_a_key(folder: Path, token: str, image_path: Path) 
                 "k",
                 "--name",
                 "n",
+                "--priority",
+                "bulk",
                 cwd=folder,
                 CVAT_ACCESS_TOKEN=token,
             ).stdout
@@ -68,6 +71,11 @@ def test_get_as_json_and_with_a_key(folder: Path, token: str, image_path: Path) 
     assert set(answers[0]) == names
     assert answers[0]["frames"] == [{"file": "frame.jpg", "name": "frame.jpg", "number": 0}]
     assert set(answers[0]["jobs"][0]) == {"id", "url", "start_frame", "stop_frame", "assignee"}
+    store = open_store(f"sqlite:///{folder / 'pool.db'}")
+    request = store.request(answers[0]["request_id"])
+    store.close()
+    assert request is not None
+    assert request.priority == "bulk"
 
 
 def test_get_makes_jobs_of_a_size(folder: Path, token: str, image_path: Path) -> None:

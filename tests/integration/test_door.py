@@ -30,6 +30,7 @@ from pool import (
     Frame,
     ImportFailed,
     InputError,
+    Priority,
     RemotePool,
     TaskPool,
     UnknownLease,
@@ -250,6 +251,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("scenes", {"urls": ["http://h/1/a.jpg", "http://h/2/a.jpg"]}, "in a request of its own"),
     ("scenes", {"urls": ["http://h/a.jpg?1", "http://h/a.jpg?2"]}, "two files of one name"),
     # What goes with the data.
+    ("scenes", {"priority": "urgent"}, "is one of interactive, normal, bulk, not 'urgent'"),
+    ("scenes", {"priority": 1}, "is one of interactive, normal, bulk, not"),
     ("scenes", {"assignee": "worker"}, "give the user's id, not its name"),
     ("scenes", {"assignee": -1}, "a whole number from 1 to 2147483647"),
     ("scenes", {"assignee": 0}, ""),
@@ -670,6 +673,16 @@ def test_files_that_their_caller_calls_the_same_get_numbers(
         assert [
             (frame.file, data.frames[frame.number].width, frame.name) for frame in request.frames
         ] == SAME
+
+
+@pytest.mark.parametrize("priority", [None, *Priority])
+def test_the_priority_of_a_request(full: Any, daemon: Daemon, priority: str | None) -> None:
+    request = full.submit("scenes", [("a.png", picture(9))], priority=priority)
+    assert request.record.priority is Priority(priority or "normal")
+    answer = urllib3.request("GET", f"{daemon.url}/v1/requests?limit=1")
+    (listed,) = answer.json()["items"]
+    assert (listed["id"], listed["priority"]) == (request.id, priority or "normal")
+    request.jobs(timeout=20)
 
 
 def test_jobs_of_a_given_size_of_names_with_spaces(full: Any, simulator: SimulatorServer) -> None:

@@ -86,6 +86,7 @@ def test_every_table_is_read() -> None:
         import.group_bytes = "1MiB"
         import.group_files = 60
         import.group_delay = "100ms"
+        import.priority = "bulk"
         """
     )
     server = CvatSettings(
@@ -143,6 +144,7 @@ def test_every_table_is_read() -> None:
                     group_bytes=2**20,
                     group_files=60,
                     group_delay=0.1,
+                    priority="bulk",
                 ),
                 server=server,
             ),
@@ -233,6 +235,7 @@ def test_the_keys_of_the_default_tables_are_distinct() -> None:
         ("[defaults]\ngroup_files = 0", "expected a whole number from 1 to 5000, found 0"),
         ('[defaults]\ngroup_bytes = "0B"', "expected a size of more than 0B"),
         ("[defaults]\ngroup_delay = 1", 'expected a duration with a unit: "1s"'),
+        ('[defaults]\npriority = "low"', 'expected one of "interactive", "normal", "bulk"'),
         ("[defaults]\nsingle_request_limit = 0", "expected a size of more than 0B"),
         ('[defaults]\nsingle_request_limit = "64M"', "expected a size such as"),
         ("[defaults]\nimage_quality = 101", "expected a whole number from 1 to 100, found 101"),
