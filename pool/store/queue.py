@@ -77,18 +77,13 @@ class Queue(Connected):
         with self.connections.reading() as db:
             found = db.rows(
                 f"""
-            for (
-                id,
-                template,
-                state,
-                lease_id,
-                created_at,
-                group_key,
-                priority,
-                size,
-                files,
-                numbers,
-            ) in found
+                SELECT id, template, state, lease_id, created_at, group_key, priority, size,
+                       CASE WHEN group_key IS NOT NULL THEN files ELSE '[]' END, frame_numbers
+                FROM (
+                    SELECT requests.seq, requests.id, requests.template, requests.state,
+                           requests.lease_id, requests.created_at, requests.group_key,
+                           requests.priority, requests.size, requests.files,
+                           requests.frame_numbers,
                            ROW_NUMBER() OVER (PARTITION BY requests.template
                                               ORDER BY requests.seq) AS place
                     FROM (SELECT * FROM requests {db.using("requests_spooled")}
@@ -103,25 +98,7 @@ class Queue(Connected):
                 now=now,
                 each=each,
             )
-        return [
-            Unserved(
-                id=id,
-                template=template,
-                state=RequestState(state),
-                lease_id=lease_id,
-                created_at=created_at,
-                group_key=group_key,
-                priority=tuple(Priority)[priority],
-                size=size,
-                files=tuple(json.loads(files)),
-                frame_numbers=None if numbers is None else tuple(json.loads(numbers)),
-            )
-<<<<<<< HEAD
-            for id, template, state, lease_id, created_at, group_key, size, files, numbers in found
-=======
-            for id, template, state, lease_id, created_at, group_key, priority, size, files in found
->>>>>>> 645fbe0 (Take a priority with each request: interactive, normal or bulk)
-        ]
+        return [_unserved(*row) for row in found]
 
     def send_alone(self, request_id: str) -> None:
         """Have a ``QUEUED`` request share no task with others from now on."""
@@ -237,6 +214,32 @@ def _expect(done: T | None) -> T:
     if not done:
         raise _NotClaimed
     return done
+
+
+def _unserved(
+    id: str,
+    template: str,
+    state: str,
+    lease_id: str,
+    created_at: float,
+    group_key: str | None,
+    level: int,
+    size: int,
+    files: str,
+    numbers: str | None,
+) -> Unserved:
+    return Unserved(
+        id=id,
+        template=template,
+        state=RequestState(state),
+        lease_id=lease_id,
+        created_at=created_at,
+        group_key=group_key,
+        priority=tuple(Priority)[level],
+        size=size,
+        files=tuple(json.loads(files)),
+        frame_numbers=None if numbers is None else tuple(json.loads(numbers)),
+    )
 
 
 def _take_queued(db: Connection, request_id: str, owner: str, *, now: float) -> bool:
