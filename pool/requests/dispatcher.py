@@ -247,8 +247,8 @@ class Dispatcher:
             started = sum(self._begin(name, requests) for name, requests in waiting.items())
         elif server is Circuit.HALF_OPEN:
             asked = self._threads.put_beside(self._breaker.ask)
-        for each in known:
-            self._fail_if_too_late(each)
+        for name, requests in waiting.items():
+            self._fail_if_too_late(self._templates[name], requests)
         self._set_due(
             {SERVER, *waiting},
             waits=len(known) > started or server is not Circuit.CLOSED,
@@ -463,17 +463,19 @@ class Dispatcher:
         self._serve(WorkItem(template=template, request=request, trial=trial))
         return True
 
-    def _fail_if_too_late(self, each: Unserved) -> None:
-        """Fail a request that has waited for too long, where its template says so."""
-        if self._breaker.waits_for_cvat(each.template):
+    def _fail_if_too_late(self, template: Template, requests: Sequence[Unserved]) -> None:
+        """Fail requests that have waited for too long, where their template says so."""
+        if self._breaker.waits_for_cvat(template.name):
             # No pool is empty because of that.
-            self._forget_patience(each.id)
+            self._forget_patience(*(each.id for each in requests))
             return
-        if self._templates[each.template].pool.on_empty != "wait":
+        if template.pool.on_empty != "wait":
             return
-        if self._patient_until.get(each.id, math.inf) <= self._clock.monotonic():
-            self._forget_patience(each.id)
-            self._sender.fail(each, PoolEmpty(TOO_LONG), untouched=False)
+        now = self._clock.monotonic()
+        for each in requests:
+            if self._patient_until.get(each.id, math.inf) <= now:
+                self._forget_patience(each.id)
+                self._sender.fail(each, PoolEmpty(TOO_LONG), untouched=False)
 
     def _fail_if_never_made(self, each: Unserved) -> None:
         """Fail a request where CVAT makes no task of its template, and of others it does, and that

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -16,12 +17,18 @@ from pool.config.data_params import merged
 from pool.config.settings import ImportSettings, Template, against_groups
 from pool.config.source import LocalFile, Upload
 from pool.errors import InputError
+from pool.model import Priority
 from pool.store import Unserved
 
 #: Suffixes of files that are one frame each, and that CVAT imports beside each other.
 IMAGES: Final = frozenset(
     {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
+#: Seconds of an import, and what each image in it adds, on the server that CVAT.md has measured.
+IMPORT_SECONDS: Final = 0.15
+IMAGE_SECONDS: Final = 0.006
+#: Seconds that a group of bulk takes at most: what is interactive waits for no more than that.
+LONGEST_BULK: Final = 1.0
 #: Formats that CVAT imports as one frame each, whatever the file is called (recording media).
 FORMATS: Final = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 #: Seconds for which the images of one request are looked at. A small JPEG takes 25 to 100 us.
@@ -83,42 +90,59 @@ def group_key(template: Template, upload: Upload) -> str | None:
     return hashlib.sha256(own.encode()).hexdigest()[:16]
 
 
-def groups_of(waiting: Sequence[Unserved], settings: ImportSettings) -> list[list[Unserved]]:
-    """Return requests of one template, which are in the order in which they came, as the groups in
-    which they are sent. Groups are in the order of their first members, members in the order in
-    which they came: what a group has no room for begins the next one, and no later request passes
-    it."""
-    groups: list[list[Unserved]] = []
-    growing: dict[str, list[Unserved]] = {}
+def predicted(files: int, *, pace: float = 1.0) -> float:
+    """Return the seconds that CVAT takes to import this many images (CVAT.md, fact 3), on a server
+    whose imports take ``pace`` times as long as those that were measured."""
+    return pace * (IMPORT_SECONDS + IMAGE_SECONDS * files)
+
+
+def groups_of(
+    waiting: Sequence[Unserved], settings: ImportSettings, *, pace: float = 1.0
+) -> list[list[Unserved]]:
+    """Return requests of one template, which are in the order in which they are served, as the
+    groups in which they are sent. Groups are in the order of their first members, members in the
+    order in which they are served: what a group has no room for begins the next one, and no later
+    request passes it. A group is of one priority, so that none waits for the import of many that
+    are less urgent; one of bulk takes no longer than :data:`LONGEST_BULK`, ``pace`` as for
+    :func:`predicted`."""
+    groups: list[_Group] = []
+    growing: dict[tuple[str, Priority], _Group] = {}
     for each in waiting:
-        group = growing.get(each.group_key) if each.group_key is not None else None
-        if group is None or not _has_room(group, each, settings):
-            group = []
+        key = None if each.group_key is None else (each.group_key, each.priority)
+        group = growing.get(key) if key is not None else None
+        if group is None or not group.has_room(len(each.files), each.size, settings, pace):
+            group = _Group()
             groups.append(group)
-            if each.group_key is not None:
-                growing[each.group_key] = group
-        group.append(each)
-    return groups
+            if key is not None:
+                growing[key] = group
+        group.add(each)
+    return [group.members for group in groups]
 
 
-def is_full(group: Sequence[Unserved], settings: ImportSettings) -> bool:
+def is_full(group: Sequence[Unserved], settings: ImportSettings, *, pace: float = 1.0) -> bool:
     """Whether not even the smallest request could join a group."""
-    files, size = _extent(group)
-    return (
-        len(group) >= settings.group_requests
-        or files >= settings.group_files
-        or size >= settings.group_bytes
-    )
+    whole = _Group()
+    for each in group:
+        whole.add(each)
+    return not whole.has_room(1, 1, settings, pace)
 
 
-def _has_room(group: Sequence[Unserved], each: Unserved, settings: ImportSettings) -> bool:
-    files, size = _extent([*group, each])
-    return (
-        len(group) < settings.group_requests
-        and files <= settings.group_files
-        and size <= settings.group_bytes
-    )
+@dataclass(slots=True)
+class _Group:
+    members: list[Unserved] = field(default_factory=list)
+    files: int = 0
+    size: int = 0
 
+    def add(self, each: Unserved) -> None:
+        self.members.append(each)
+        self.files += len(each.files)
+        self.size += each.size
 
-def _extent(group: Sequence[Unserved]) -> tuple[int, int]:
-    return sum(len(each.files) for each in group), sum(each.size for each in group)
+    def has_room(self, files: int, size: int, settings: ImportSettings, pace: float) -> bool:
+        bulk = self.members[0].priority is Priority.BULK
+        return (
+            len(self.members) < settings.group_requests
+            and self.files + files <= settings.group_files
+            and self.size + size <= settings.group_bytes
+            and not (bulk and predicted(self.files + files, pace=pace) > LONGEST_BULK)
+        )

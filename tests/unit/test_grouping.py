@@ -16,8 +16,8 @@ from support.stepped import CONTENT
 from pool.config.data_params import DataParams, read_params
 from pool.config.settings import ImportSettings, TaskSettings, Template
 from pool.config.source import LocalFile, Upload
-from pool.model import ImportMember, Job, RequestState
-from pool.requests.grouping import checked_key, group_key, groups_of, is_full
+from pool.model import ImportMember, Job, Priority, RequestState
+from pool.requests.grouping import checked_key, group_key, groups_of, is_full, predicted
 from pool.requests.lifecycle import Delivery, Fault, Step, next_step
 from pool.store import Unserved
 from pool.tracking.splitting import divided_as_asked, parts_of
@@ -188,6 +188,29 @@ def test_a_group_is_full_when_nothing_more_has_room() -> None:
     assert is_full([waiting(n) for n in range(3)], settings)
     assert is_full([waiting(n, files=2) for n in range(2)], settings)
     assert is_full([waiting(n, size=25) for n in range(2)], settings)
+
+
+def test_priorities_do_not_share_a_group() -> None:
+    levels = [Priority.BULK, Priority.INTERACTIVE, Priority.NORMAL, *Priority]
+    groups = groups_of([replace(waiting(n), priority=p) for n, p in enumerate(levels)], AUTO)
+    ids = [[each.id for each in group] for group in groups]
+    assert ids == [["r0", "r5"], ["r1", "r3"], ["r2", "r4"]]
+
+
+@pytest.mark.parametrize(
+    ("pace", "most"),
+    # A second of CVAT is 150 ms and 6 ms for each image (CVAT.md, fact 3).
+    [(0.5, 200), (1.0, 141), (2.0, 58), (6.0, 2), (20.0, 1)],
+)
+def test_a_group_of_bulk_takes_a_predicted_second(pace: float, most: int) -> None:
+    bulk = [replace(waiting(n), priority=Priority.BULK) for n in range(200)]
+    group = groups_of(bulk, AUTO, pace=pace)[0]
+    assert len(group) == most
+    assert most == 1 or predicted(most, pace=pace) <= 1.0
+    assert is_full(group, AUTO, pace=pace)
+    assert len(groups_of([waiting(n) for n in range(200)], AUTO, pace=pace)[0]) == 200
+    # Ones with many images are fewer.
+    assert len(groups_of([replace(each, files=("a.jpg",) * 60) for each in bulk], AUTO)[0]) == 2
 
 
 # --- How a failed group goes on -------------------------------------------------------------------
