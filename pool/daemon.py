@@ -39,7 +39,7 @@ from pool.maintenance.server_probe import ServerProbe
 from pool.model import ConfigRecord, Event, RequestRecord
 from pool.observability.observation import Observation
 from pool.process import Process
-from pool.requests.dispatcher import Dispatcher
+from pool.requests.dispatcher import Dispatcher, DispatchReport
 from pool.store import Store
 from pool.taskpool import TaskPool
 from pool.tracking.webhook_receiver import WebhookReceiver
@@ -174,8 +174,10 @@ class Daemon:
                     on_ready()
                     on_ready = None
                 self.maintenance.wake_services()
-                self._stop.wait(GAP)
-            self._news.wait(TICK)
+                self._stop.wait(self.maintenance.seconds_until_due(GAP))
+                self._news.wait(self.maintenance.seconds_until_due(TICK))
+            else:
+                self._news.wait(TICK)
 
     def renew(self) -> None:
         """Renew the term of maintenance or take it over; start or stop the services with it."""
@@ -292,6 +294,9 @@ class Maintenance:
         #: Whether anything was committed, and a request queued, since the services were woken last.
         self._changed = self._queued = False
         self._unsubscribe: Callable[[], None] = lambda: None
+        self._on_news: Callable[[], None] = lambda: None
+        #: When the round was due that was woken last because of that.
+        self._woken_for: float | None = None
         store, templates, clock = process.store, process.templates, process.clock
         settings, cvat = process.settings, process.cvat()
         clock_jumps = ClockJumps(store, clock=clock)
@@ -314,6 +319,7 @@ class Maintenance:
             process.sender,
             process.spool,
             process.breaker,
+            process.tracker,
             owner=process.owner,
             clock=clock,
         )
@@ -350,7 +356,7 @@ class Maintenance:
         add("delete", deletion.run_once)
         add("finalize", process.finalize.run_once)
         add("cleanup", cleanup.run_once)
-        add("dispatch", self.dispatcher.run_once)
+        add("dispatch", self._dispatch)
         add("probe", probe.run_once)
         add("history", observation.history.run_once)
         add("observe", self._observe)
@@ -365,6 +371,7 @@ class Maintenance:
                 on_news()
 
         process = self._process
+        self._on_news = on_news
         self._unsubscribe = process.feed.on(hear)
         self._follow_configuration()
         # What was held before this term may work now.
@@ -391,8 +398,25 @@ class Maintenance:
         if changed or self.refill.stepped_back:
             self.scheduler.wake("refill")
         # Hand-outs are frequent, and mostly no request waits.
-        if queued or (changed and self.dispatcher.waits) or self.dispatcher.is_due():
+        due = self.dispatcher.is_due()
+        if due:
+            self._woken_for = self.dispatcher.due_at
+        if queued or (changed and self.dispatcher.waits) or due:
             self.scheduler.wake("dispatch")
+
+    def seconds_until_due(self, most: float) -> float:
+        """Return the seconds until a round of dispatching is due by time alone, at most ``most``;
+        one that it was woken for runs, and says itself when the next is due."""
+        due_at = self.dispatcher.due_at
+        if due_at is None or due_at == self._woken_for:
+            return most
+        return min(most, max(0.0, due_at - self._process.clock.monotonic()))
+
+    def _dispatch(self) -> DispatchReport:
+        report = self.dispatcher.run_once()
+        # It may be due earlier than it was, sooner than the next look at it.
+        self._on_news()
+        return report
 
     def begin_no_more(self) -> None:
         """Begin no more creates and uploads."""

@@ -273,9 +273,9 @@ class ImportRecord:
 
     ``owner`` is the process that uploads and tracks it. ``members`` are in the order of their
     frames; they are written down with the hand-out, before the upload begins, and never change.
-    ``size`` is that of all of them, in bytes. ``spooled``: the data of all members is in the spool,
-    so that they can be sent again; ``imports_used`` is the most that any of them has
-    used up before.
+    ``size`` is that of all of them, in bytes. ``grouped``: requests may share it. ``spooled``: the
+    data of all members is in the spool, so that they can be sent again; ``imports_used`` is the
+    most that any of them has used up before.
     """
 
     id: str
@@ -287,6 +287,7 @@ class ImportRecord:
     task_id: int
     outcome: Outcome | None = None
     size: int = 0
+    grouped: bool = False
     handed_out_at: float
     uploaded_at: float | None = None
     deadline_at: float | None = None

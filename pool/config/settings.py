@@ -227,9 +227,10 @@ class ImportSettings:
     ``upload_concurrency`` of them at a time.
 
     With ``grouping = "auto"`` at most ``concurrency`` imports of requests that may share a task are
-    under way at the same time. What comes meanwhile gathers, and goes into the next one together:
-    at most ``group_requests`` requests with ``group_files`` files of ``group_bytes`` in all. Where
-    nothing is under way a request goes at once, unless ``group_delay`` has it wait for others.
+    under way at the same time, and one more on its way. What comes meanwhile gathers, and goes into
+    the next one together: at most ``group_requests`` requests with ``group_files`` files of
+    ``group_bytes`` in all. Where nothing is under way a request goes at once, unless
+    ``group_delay`` has it wait for others.
 
     ``priority`` is that of requests whose caller names none.
     """

@@ -31,7 +31,15 @@ from pool.errors import (
 from pool.logs import get_logger
 from pool.model import Handout, RequestState
 from pool.requests.breaker import SERVER, Breaker, Circuit
-from pool.requests.grouping import checked_key, group_key, groups_of, is_full, load_formats
+from pool.requests.grouping import (
+    QUIET,
+    Places,
+    checked_key,
+    group_key,
+    groups_of,
+    load_formats,
+    seconds_to_wait,
+)
 from pool.requests.placement import Placement
 from pool.requests.recovery import Recovery
 from pool.requests.runner import RETRY_AFTER_INTERNAL_ERROR, Runner, WorkItem
@@ -39,6 +47,7 @@ from pool.requests.sending import Sender
 from pool.requests.spool import Spool
 from pool.requests.worker_pool import WORKERS, Job, WorkerPool
 from pool.store import NewMember, NewRequest, Opened, Store, Unserved
+from pool.tracking.tracker import Tracker
 
 log = get_logger(__name__)
 
@@ -79,6 +88,7 @@ class Dispatcher:
         sender: Sender,
         spool: Spool,
         breaker: Breaker,
+        tracker: Tracker,
         *,
         owner: str,
         clock: Clock,
@@ -92,6 +102,7 @@ class Dispatcher:
         self._sender = sender
         self._spool = spool
         self._breaker = breaker
+        self._tracker = tracker
         self._owner = owner
         self._clock = clock
         self._threads = WorkerPool(workers)
@@ -99,6 +110,9 @@ class Dispatcher:
         self._guard = threading.Lock()
         #: Requests that this process works on, from before there is a row.
         self._taken: set[str] = set()
+        #: Calls of :meth:`accept` that are under way, and when the last one ended.
+        self._accepting = 0
+        self._accepted_at = -math.inf
         #: Until when a request waits for a warm task only. A request that is not in here has waited
         #: long enough, or for something else.
         self._patient_until: dict[str, float] = {}
@@ -142,6 +156,7 @@ class Dispatcher:
         # Before there is a row, so that no round finds it without a worker.
         with self._guard:
             self._taken.add(request.id)
+            self._accepting += 1
         opened: Opened | None = None
         try:
             if lease_id is not None:
@@ -156,9 +171,14 @@ class Dispatcher:
                     payload=payload,
                     claim=not self._threads.stopped
                     and (key is None or not template.importing.group_delay),
-                    places=None if key is None else template.importing.concurrency,
+                    # On an idle server it goes at once. Else others may come with it, and a
+                    # round sends them together.
+                    places=None if key is None else 1,
                 )
         finally:
+            with self._guard:
+                self._accepting -= 1
+                self._accepted_at = self._clock.monotonic()
             if opened is None or opened.replayed:
                 self._let_go(request.id)
                 self._spool.drop(request.id)
@@ -203,7 +223,9 @@ class Dispatcher:
             with self._guard:
                 self._patient_until[request.id] = until
         self._let_go(request.id)
-        self._again()
+        # In a burst the round that is due soon is enough for all.
+        if self._due_at is None or self._due_at > self._clock.monotonic() + QUIET:
+            self._again()
 
     # --- Rounds -----------------------------------------------------------------------------------
 
@@ -220,6 +242,11 @@ class Dispatcher:
     def is_due(self) -> bool:
         """Whether a round is due because time has passed."""
         return self._due_at is not None and self._clock.monotonic() >= self._due_at
+
+    @property
+    def due_at(self) -> float | None:
+        """When the next round is due, by the monotonic clock; None when nothing waits."""
+        return self._due_at
 
     def run_once(self) -> DispatchReport:
         """Begin those that can be served now, the oldest first, and return without waiting for
@@ -327,25 +354,27 @@ class Dispatcher:
             if begun >= most:
                 break
             shared = grouping and group[0].group_key is not None
-            if shared and places <= 0:
+            if shared and self._gathers(template, group, free=places):
                 self._renew_patience(template, group)
                 continue
-            if shared and self._gathers(template, group):
-                continue
-            if not dry and (served := self._take_warm(template, group, trial=trial)):
+            ahead = shared and places <= 0
+            if not dry and (served := self._take_warm(template, group, trial=trial, ahead=ahead)):
                 begun, started, places = begun + 1, started + served, places - shared
                 continue
             dry = True
-            if self._take_cold(template, group[0], trial=trial):
+            if not ahead and self._take_cold(template, group[0], trial=trial):
                 begun, started, places = begun + 1, started + 1, places - shared
         return started
 
-    def _take_warm(self, template: Template, group: Sequence[Unserved], *, trial: bool) -> int:
-        """Have requests served with one warm task, if there is one for them; return how many."""
+    def _take_warm(
+        self, template: Template, group: Sequence[Unserved], *, trial: bool, ahead: bool
+    ) -> int:
+        """Have requests served with one warm task, if there is one for them; return how many.
+        ``ahead``: they go before a place is free for them, as the only ones."""
         first = group[0]
         places = None
         if template.importing.grouping == "auto" and first.group_key is not None:
-            places = template.importing.concurrency
+            places = template.importing.concurrency + ahead
         members, upload = [NewMember(request_id=first.id)], None
         if len(group) > 1:
             if not self._placement.has_warm(template):
@@ -419,16 +448,29 @@ class Dispatcher:
         creating = sum(job.creates for job in self._threads.jobs(template.name))
         return template.importing.concurrency - self._store.grouped_imports() - creating
 
-    def _gathers(self, template: Template, group: Sequence[Unserved]) -> bool:
-        """Whether a group waits for others: only where its template says so."""
-        settings = template.importing
-        waited = self._clock.now() - group[0].created_at
-        # Negative after the clock was set back: it is not known then how long it has waited.
-        if is_full(group, settings) or not 0.0 <= waited < settings.group_delay:
-            return False
-        until = self._clock.monotonic() + settings.group_delay - waited
-        self._gathered_at = min(self._gathered_at, until)
-        return True
+    def _gathers(self, template: Template, group: Sequence[Unserved], *, free: int) -> bool:
+        """Whether a group waits: for others, or for a place, of which so many are ``free``."""
+        settings, tracker = template.importing, self._tracker
+        # A library caller's is in the queue at once; those that come by here may be on their way.
+        since_last = self._clock.now() - group[-1].created_at
+        with self._guard:
+            accepted = self._clock.monotonic() - self._accepted_at
+            quiet = 0.0 if self._accepting else max(0.0, min(since_last, accepted))
+        places = Places(
+            free=free,
+            busy=settings.concurrency - free,
+            next_free=tracker.next_end(),
+            upload=tracker.upload_time(
+                template.name,
+                files=sum(len(each.files) for each in group),
+                size=sum(each.size for each in group),
+            ),
+            quiet=quiet,
+        )
+        wait = seconds_to_wait(group, settings, places, now=self._clock.now())
+        if wait > 0.0:
+            self._gathered_at = min(self._gathered_at, self._clock.monotonic() + wait)
+        return wait > 0.0
 
     def _renew_patience(self, template: Template, group: Sequence[Unserved]) -> None:
         """Have requests that wait for a place wait for a task from now on only: no pool is empty

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -69,6 +70,29 @@ def _is_sound(file: LocalFile) -> bool:
     return 0 < width * height <= (Image.MAX_IMAGE_PIXELS or width * height)
 
 
+#: While imports are under way, a group is not sent before nothing has come for so many seconds, so
+#: that requests that come at the same time go together; and for so many at the most.
+QUIET: Final = 0.015
+LONGEST_GATHERING: Final = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Places:
+    """How things stand with the places for imports that requests may share.
+
+    ``free`` is how many more may be begun, negative where one is ahead already; ``busy`` how many
+    are under way. ``next_free`` are the seconds until the first of these is expected to end, None
+    where that is not known; ``upload`` those that it takes until CVAT has the data of a group.
+    ``quiet``: for so many seconds no request has come.
+    """
+
+    free: int
+    busy: int
+    next_free: float | None = None
+    upload: float = 0.0
+    quiet: float = math.inf
+
+
 def group_key(template: Template, upload: Upload) -> str | None:
     """Return what has to be the same for requests of a template to share a task: a digest of their
     data parameters. None for one that goes alone: where grouping is off, whose data is not images
@@ -117,6 +141,33 @@ def groups_of(
                 growing[key] = group
         group.add(each)
     return [group.members for group in groups]
+
+
+def seconds_to_wait(
+    group: Sequence[Unserved], settings: ImportSettings, places: Places, *, now: float
+) -> float:
+    """Return the seconds after which a group is sent; infinite while it waits for an import to end.
+
+    On an idle server it goes at once, unless ``group_delay`` has it wait for others. While no place
+    is free, one group may go ahead, early enough to be at CVAT when a place is: what comes until
+    then goes with it. Where the prediction is wrong the group is only smaller than it could be, and
+    where there is none, nothing goes ahead.
+    """
+    ahead = 0.0
+    if places.free <= 0:
+        if places.free < 0 or places.next_free is None:
+            return math.inf
+        ahead = max(0.0, places.next_free - places.upload)
+    oldest = now - group[0].created_at
+    # Negative after the clock was set back: it is not known then how long it has waited.
+    if oldest < 0.0 or is_full(group, settings):
+        return ahead
+    gathering = 0.0
+    if settings.group_delay:
+        gathering = settings.group_delay - oldest
+    elif places.busy:
+        gathering = min(QUIET - places.quiet, LONGEST_GATHERING - oldest)
+    return max(ahead, gathering)
 
 
 def is_full(group: Sequence[Unserved], settings: ImportSettings, *, pace: float = 1.0) -> bool:

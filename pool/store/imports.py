@@ -512,6 +512,7 @@ def _import(db: Connection, which: str, **wanted: Any) -> ImportRecord | None:
     values: dict[str, Any] = dict(zip(_COLUMNS, row, strict=True))
     values["state"] = ImportState(values["state"])
     values["outcome"] = Outcome(values["outcome"])
+    values["grouped"] = bool(values["grouped"])
     if values["frames"] is not None:
         values["frames"] = tuple(json.loads(values["frames"]))
     members = db.rows(

@@ -55,6 +55,8 @@ LATE_FACTOR = 1.5
 LATE_FLOOR = 0.3
 #: How many times of a class are remembered.
 MEMORY = 50
+#: How far one upload moves what uploads of its class are expected to take.
+UPLOAD_STEP = 0.3
 #: Seconds between two writes of what was learned.
 KEEP_EVERY = 10.0
 
@@ -91,6 +93,11 @@ class Tracked:
     def foreign(self) -> bool:
         """Whether the caller uploads by itself, so that the time of the upload is unknown."""
         return self.importing is None
+
+    @property
+    def grouped(self) -> bool:
+        """Whether requests may share the import."""
+        return self.importing is not None and self.importing.grouped
 
     @property
     def repeatable(self) -> bool:
@@ -182,6 +189,11 @@ class Pace:
         """Seconds after the POST at which polling begins while webhooks are alive."""
         return max(SAFETY_FLOOR, SAFETY_FACTOR * self.first)
 
+    @property
+    def usual(self) -> float | None:
+        """Seconds from the POST to visible jobs, the median; None where none was seen."""
+        return sorted(self.seen)[len(self.seen) // 2] if self.seen else None
+
     def late_after(self) -> float:
         """Return the seconds after which an import is late, so that its state is worth a call."""
         if not self.seen:
@@ -199,6 +211,9 @@ class Paces:
         self._clock = clock
         self._guard = threading.Lock()
         self._paces: defaultdict[str, Pace] = defaultdict(Pace)
+        #: Seconds from a hand-out to the accepted POST: by size class, and of the last of any.
+        self._uploads: dict[str, float] = {}
+        self._last_upload = 0.0
         self._learned: set[str] = set()
         self._keep_at = 0.0
 
@@ -222,6 +237,24 @@ class Paces:
         """Return the seconds after which an import is late."""
         with self._guard:
             return self._paces[name].late_after()
+
+    def usual(self, name: str) -> float | None:
+        """Return the seconds from the POST to visible jobs; None where no import was seen."""
+        with self._guard:
+            return self._paces[name].usual
+
+    def learn_upload(self, name: str, seconds: float) -> None:
+        """Remember how long an upload took, from the hand-out of its task on."""
+        with self._guard:
+            before = self._uploads.get(name, seconds)
+            self._uploads[name] = before + UPLOAD_STEP * (seconds - before)
+            self._last_upload = seconds
+
+    def upload(self, name: str) -> float:
+        """Return the seconds that an upload takes, from the hand-out of its task on: as the last
+        one did where none of its class was seen, and 0 where none was."""
+        with self._guard:
+            return self._uploads.get(name, self._last_upload)
 
     def learn(self, tracked: Tracked, seen_at: float) -> None:
         """Remember that an import was seen to be done at ``seen_at``, by the monotonic clock."""

@@ -144,32 +144,35 @@ class Tracker:
         and track it. ``frames`` as for :meth:`~pool.store.Store.begin_import`."""
         now = self._clock.now()
         self._store.begin_import(import_id, deadline=now + timeout, frames=frames, now=now)
-        self.watch(import_id, kind=kind)
+        tracked = self.watch(import_id, kind=kind)
+        if tracked is not None and tracked.importing is not None and frames is None:
+            self._paces.learn_upload(tracked.size_class, now - tracked.importing.handed_out_at)
 
-    def watch(self, import_id: str, *, kind: str) -> None:
-        """Track an import, unless another process has ended it. ``kind`` is the sort of data."""
+    def watch(self, import_id: str, *, kind: str) -> Tracked | None:
+        """Track an import, unless another process has ended it; return what is known of it.
+        ``kind`` is the sort of data."""
         importing = self._store.import_record(import_id)
         if importing is None or importing.finished_at is not None:
-            return
+            return None
         now, wall = self._clock.monotonic(), self._clock.now()
         since = now - max(0.0, wall - (importing.uploaded_at or wall))
         files = sum(len(member.names) for member in importing.members)
         name = size_class(importing.template, files=files, size=importing.size, kind=kind)
         relaxed = self._webhooks.alive(importing.template)
         first = since + self._paces.first_poll(name, relaxed=relaxed) - self._round_trip / 2
-        self._add(
-            Tracked(
-                pooled_id=importing.pooled_id,
-                task_id=importing.task_id,
-                template=importing.template,
-                importing=importing,
-                since=since,
-                due=max(now, first),
-                deadline=now + max(0.0, (importing.deadline_at or wall) - wall),
-                size_class=name,
-                relaxed=relaxed,
-            )
+        tracked = Tracked(
+            pooled_id=importing.pooled_id,
+            task_id=importing.task_id,
+            template=importing.template,
+            importing=importing,
+            since=since,
+            due=max(now, first),
+            deadline=now + max(0.0, (importing.deadline_at or wall) - wall),
+            size_class=name,
+            relaxed=relaxed,
         )
+        self._add(tracked)
+        return tracked
 
     def watch_lease(self, handout: Handout) -> None:
         """Track a task into which its caller uploads by itself."""
@@ -196,6 +199,24 @@ class Tracker:
         """Track all tasks into which their callers upload by themselves."""
         for handout in self._store.watched_leases(besides=self._tracked):
             self.watch_lease(handout)
+
+    def next_end(self) -> float | None:
+        """Return the seconds until the first of the imports that requests may share is expected to
+        end, of those that this process tracks; None where no import like them was seen."""
+        now = self._clock.monotonic()
+        with self._guard:
+            shared = [each for each in self._tracked.values() if each.grouped]
+        ends = [
+            each.since + usual
+            for each in shared
+            if (usual := self._paces.usual(each.size_class)) is not None
+        ]
+        return max(0.0, min(ends) - now) if ends else None
+
+    def upload_time(self, template: str, *, files: int, size: int) -> float:
+        """Return the seconds that an upload of images is expected to take, from the hand-out of its
+        task on; 0 where none was seen."""
+        return self._paces.upload(size_class(template, files=files, size=size, kind="images"))
 
     def forget(self, pooled_id: str) -> None:
         """Track a task no longer."""

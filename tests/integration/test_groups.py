@@ -39,6 +39,7 @@ from pool.errors import CvatAmbiguous, CvatRejected, QueueFull
 from pool.maintenance.heartbeat import TERM
 from pool.model import MOST_TASKS_SPOOLED, Outcome, RequestState, TaskState
 from pool.requests.breaker import TRANSIENT_CAP
+from pool.requests.grouping import LONGEST_GATHERING
 from pool.store import Store
 from pool.tracking.webhook_receiver import Effect, WebhookReceiver
 
@@ -153,8 +154,13 @@ def test_as_many_imports_are_under_way_as_the_server_has_workers(
     start: Start, template: Template, cvat: ScriptedCvat
 ) -> None:
     daemon = filled(start(grouped(template, concurrency=2), workers=4), cvat)
-    requests = [daemon.accept(name=f"{number}.jpg") for number in range(5)]
-    daemon.serve()
+    requests = [daemon.accept(name="0.jpg")]
+    daemon.drain()
+    requests.append(daemon.accept(name="1.jpg"))
+    daemon.advance(LONGEST_GATHERING)
+    assert daemon.serve() == 1
+    requests += [daemon.accept(name=f"{number}.jpg") for number in range(2, 5)]
+    assert daemon.serve() == 0
     assert sizes(cvat) == [1, 1]
     task_id = daemon.read(requests[0]).task_id or 0
     cvat.make_ready(task_id)
@@ -279,6 +285,75 @@ def test_a_full_group_does_not_wait(start: Start, template: Template, cvat: Scri
     requests = [daemon.accept(name=f"{number}.jpg") for number in range(3)]
     assert daemon.serve() == 2
     assert daemon.states(requests[2]) == {QUEUED}
+
+
+# --- Ahead of a place -----------------------------------------------------------------------------
+
+
+def learned(daemon: Stepped, seconds: float) -> None:
+    """An import has taken so long, so that the next one is expected to take as long."""
+    request = daemon.accept(name="learned.jpg")
+    daemon.drain()
+    daemon.advance(seconds)
+    daemon.import_all()
+    assert daemon.states(request) == {READY}
+
+
+def test_requests_that_come_together_share_the_second_place(
+    start: Start, template: Template, cvat: ScriptedCvat
+) -> None:
+    """Also where nothing is known of the server: the first goes at once, all others together."""
+    daemon = filled(start(grouped(template, concurrency=2), workers=4), cvat)
+    requests = [daemon.accept(name=f"{number}.jpg") for number in range(5)]
+    daemon.drain()
+    assert daemon.serve() == 0
+    assert daemon.dispatcher.due_at is not None
+    daemon.advance(daemon.dispatcher.due_at - daemon.clock.monotonic())
+    assert daemon.serve() == 4
+    assert daemon.states(*requests) == {IMPORTING}
+    assert sizes(cvat) == [1, 4]
+
+
+def test_an_upload_begins_before_a_place_is_free(grouping: Stepped, cvat: ScriptedCvat) -> None:
+    learned(grouping, 60.0)
+    first = busy(grouping)
+    requests = [grouping.accept(name=f"{number}.jpg") for number in range(2)]
+    grouping.advance(50.0)
+    assert grouping.serve() == 0, "too early"
+    requests.append(grouping.accept(name="2.jpg"))
+    grouping.advance(10.0)
+    assert grouping.dispatcher.is_due()
+    assert grouping.serve() == 3
+    assert grouping.states(first, *requests) == {IMPORTING}
+    assert sizes(cvat)[-1] == 3
+    assert grouping.store.grouped_imports() == 2
+
+
+def test_one_group_alone_goes_ahead(grouping: Stepped, cvat: ScriptedCvat) -> None:
+    learned(grouping, 4.0)
+    first = busy(grouping)
+    ahead = grouping.accept(name="ahead.jpg")
+    grouping.advance(4.0)
+    assert grouping.serve() == 1
+    later = [grouping.accept(name=f"{number}.jpg") for number in range(2)]
+    grouping.advance(20.0)
+    assert grouping.serve() == 0
+    cvat.make_ready(grouping.read(first).task_id or 0)
+    grouping.track(until=lambda: grouping.states(first) == {READY})
+    assert grouping.states(ahead) == {IMPORTING}
+    grouping.advance(4.0)
+    assert grouping.serve() == 2
+    assert sizes(cvat)[-1] == 2
+    fail(grouping, cvat)
+    assert grouping.states(ahead, *later) == {READY}
+
+
+def test_nothing_goes_ahead_where_nothing_is_known(grouping: Stepped, cvat: ScriptedCvat) -> None:
+    busy(grouping)
+    requests = [grouping.accept(name=f"{number}.jpg") for number in range(2)]
+    grouping.advance(600.0)
+    assert grouping.serve() == 0
+    assert grouping.states(*requests) == {QUEUED}
 
 
 # --- Library callers ------------------------------------------------------------------------------

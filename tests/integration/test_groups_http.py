@@ -11,7 +11,7 @@ import pytest
 import urllib3
 from PIL import Image
 from support.api import Serving, serving, settings_for
-from support.waiting import PATIENCE, wait_until
+from support.waiting import PATIENCE, poll_until, wait_until
 
 from pool.config.settings import ImportSettings, PoolSettings, Template
 from pool.simulator import SimulatorServer
@@ -220,3 +220,22 @@ def test_callers_at_the_same_time_share_few_imports(
     for number, answer in enumerate(answers):
         (job,) = answer["jobs"]
         assert seen(server, http, job) == [colour(number)]
+
+
+def test_an_upload_begins_before_a_place_is_free(
+    grouping: Serving, server: SimulatorServer
+) -> None:
+    """What is known of the first import says when the second one ends, which it does not."""
+    ended(grouping, grouping.api.submit([("0.png", picture(0))]).json["id"])
+    prepared = server.stats.calls["data:post"]
+    server.hold_imports()
+    first, *others = (
+        grouping.api.submit([(f"{number}.png", picture(number))]).json["id"]
+        for number in range(1, 6)
+    )
+    poll_until(lambda: server.stats.calls["data:post"] == prepared + 2)
+    assert not grouping.pool.read_request(first).state.finished
+    server.release_imports()
+    answers = [ended(grouping, each) for each in (first, *others)]
+    assert {answer["state"] for answer in answers} == {"ready"}
+    assert len({answer["task_id"] for answer in answers}) < len(answers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -17,7 +19,17 @@ from pool.config.data_params import DataParams, read_params
 from pool.config.settings import ImportSettings, TaskSettings, Template
 from pool.config.source import LocalFile, Upload
 from pool.model import ImportMember, Job, Priority, RequestState
-from pool.requests.grouping import checked_key, group_key, groups_of, is_full, predicted
+from pool.requests.grouping import (
+    LONGEST_GATHERING,
+    QUIET,
+    Places,
+    checked_key,
+    group_key,
+    groups_of,
+    is_full,
+    predicted,
+    seconds_to_wait,
+)
 from pool.requests.lifecycle import Delivery, Fault, Step, next_step
 from pool.store import Unserved
 from pool.tracking.splitting import divided_as_asked, parts_of
@@ -211,6 +223,65 @@ def test_a_group_of_bulk_takes_a_predicted_second(pace: float, most: int) -> Non
     assert len(groups_of([waiting(n) for n in range(200)], AUTO, pace=pace)[0]) == 200
     # Ones with many images are fewer.
     assert len(groups_of([replace(each, files=("a.jpg",) * 60) for each in bulk], AUTO)[0]) == 2
+
+
+# --- When a group is sent -------------------------------------------------------------------------
+
+
+def seconds(places: Places, *, ages: Sequence[float] = (1.0, 0.9), **settings: Any) -> float:
+    """How long a group waits of requests that came so many seconds ago."""
+    group = [replace(waiting(n), created_at=100.0 - age) for n, age in enumerate(ages)]
+    return seconds_to_wait(group, replace(AUTO, **settings), places, now=100.0)
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        (Places(free=2, busy=0, quiet=0.0), 0.0),
+        (Places(free=1, busy=1), 0.0),
+        (Places(free=0, busy=2), math.inf),
+        (Places(free=0, busy=2, next_free=0.5), 0.5),
+        (Places(free=0, busy=2, next_free=0.5, upload=0.2), 0.3),
+        (Places(free=0, busy=2, next_free=0.1, upload=0.2), 0.0),
+        (Places(free=0, busy=2, next_free=0.0), 0.0),
+        (Places(free=-1, busy=3, next_free=0.0), math.inf),
+    ],
+)
+def test_a_group_is_sent_to_be_there_when_a_place_is_free(places: Places, expected: float) -> None:
+    assert seconds(places) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("age", "quiet", "expected"),
+    [
+        (0.0, 0.0, QUIET),
+        (0.0, QUIET / 3, QUIET * 2 / 3),
+        (0.0, QUIET, 0.0),
+        (LONGEST_GATHERING - 0.004, 0.0, 0.004),
+        (LONGEST_GATHERING, 0.0, 0.0),
+        # The clock was set back.
+        (-5.0, 0.0, 0.0),
+    ],
+)
+def test_beside_others_a_group_waits_until_it_is_quiet(
+    age: float, quiet: float, expected: float
+) -> None:
+    places = Places(free=1, busy=1, quiet=quiet)
+    assert seconds(places, ages=[age, min(age, 0.0)]) == pytest.approx(expected)
+
+
+def test_a_full_group_gathers_no_more() -> None:
+    gathering = Places(free=1, busy=1, quiet=0.0)
+    assert seconds(gathering, ages=[0.0, 0.0], group_requests=2) == 0.0
+    assert seconds(gathering, ages=[0.0, 0.0], group_requests=2, group_delay=9.0) == 0.0
+    none_free = Places(free=0, busy=1, next_free=3.0)
+    assert seconds(none_free, ages=[0.0, 0.0], group_requests=2) == 3.0
+
+
+def test_a_delay_is_of_the_first_of_a_group() -> None:
+    idle = Places(free=2, busy=0)
+    assert seconds(idle, ages=[1.0, 0.0], group_delay=4.0) == 3.0
+    assert seconds(idle, ages=[5.0, 0.0], group_delay=4.0) == 0.0
 
 
 # --- How a failed group goes on -------------------------------------------------------------------
