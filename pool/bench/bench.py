@@ -11,10 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pool.bench import pooled, processes
+from pool.bench.bulk import Bulk
 from pool.bench.measure import (
     CallCounter,
     Flow,
@@ -55,6 +57,8 @@ LABELS = 2
 MOST_SDK_REQUESTS = 3
 #: Bursts of requests at once: one for so many requests of the other flows.
 REQUESTS_A_BURST = 10
+#: Rounds of the bursts over HTTP: one for so many requests of the other flows.
+REQUESTS_A_ROUND = 4
 #: The most tasks that are kept warm for requests; beyond that, they are refilled in between.
 MOST_WARM = 60
 #: Unmeasured requests of each flow ahead of the others: connections are opened, and the pool
@@ -67,19 +71,19 @@ REST = 0.1
 DELETIONS = 4
 
 
-def parse_flows(text: str | None) -> Sequence[str]:
-    """Return the flows of ``a,b,c``, in the order of :data:`FLOWS`; all of them of None.
+def parse_flows(text: str | None, known: Sequence[str] = FLOWS) -> Sequence[str]:
+    """Return the flows of ``a,b,c``, in the order of those that are ``known``; all of them of None.
 
     :raises InputError: there is no such flow.
     """
     if text is None:
-        return FLOWS
+        return known
     wanted = {name.strip() for name in text.split(",") if name.strip()}
-    unknown = sorted(wanted - set(FLOWS))
+    unknown = sorted(wanted - set(known))
     if unknown or not wanted:
         what = ", ".join(unknown) or "none given"
-        raise InputError(f"--flows: {what}; there are {', '.join(FLOWS)}")
-    return [name for name in FLOWS if name in wanted]
+        raise InputError(f"--flows: {what}; there are {', '.join(known)}")
+    return [name for name in known if name in wanted]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +109,9 @@ class _Place:
 
         :raises PoolError: some tasks are left, and which.
         """
-        store_path, marks, left = self.folder / processes.STORE, [self.mark], []
-        if store_path.exists():
-            with closing(open_store(f"sqlite:///{store_path}")) as store:
+        marks, left = [self.mark], list[int]()
+        for path in self.folder.rglob(processes.STORE):
+            with closing(open_store(f"sqlite:///{path}")) as store:
                 marks.append(pool_mark(store.pool_id))
         with connect(self.server, self.environment) as cvat, self.client() as client:
 
@@ -134,7 +138,8 @@ class Bench:
 
     ``settings`` have the template, and the server unless ``simulator`` starts one, which
     ``speed`` 1 makes as slow as CVAT is. ``labels`` None takes the template's. ``idle`` is in
-    seconds; with it, an idle daemon is measured and nothing else.
+    seconds; with it, an idle daemon is measured and nothing else. With ``bulk``, these scenarios of
+    :class:`~pool.bench.bulk.Bulk` are.
     """
 
     settings: Settings | None = None
@@ -147,6 +152,7 @@ class Bench:
     speed: float = 1.0
     seed: int = 0
     idle: float | None = None
+    bulk: Sequence[str] = ()
 
     def run(self, progress: Progress) -> Figures:
         """Measure, and delete everything that was made; return the figures.
@@ -172,6 +178,7 @@ class Bench:
                 },
                 "flows": {},
                 "idle": None,
+                "bulk": None,
             }
             if self.idle is not None:
                 pooled.check_idle_possible()
@@ -179,6 +186,8 @@ class Bench:
                 _say(progress, f"Watching the daemon of {tasks} tasks for {self.idle:g} s ...")
                 config = place.configure({pooled.IDLE: (place.template, tasks)})
                 return figures | {"idle": pooled.measure_idle(config, place.environment, self.idle)}
+            if self.bulk:
+                return figures | {"bulk": self._bulk(place, progress).run()}
             times = self._server_times(place, stack)
             figures["conditions"] |= {
                 "server_time_how": times.how,
@@ -186,6 +195,20 @@ class Bench:
             }
             flows = self._flows(place, stack, progress)
             return figures | {"flows": self._measure(flows, times, progress)}
+
+    def _bulk(self, place: _Place, progress: Progress) -> Bulk:
+        return Bulk(
+            server=place.server,
+            template=place.template,
+            environment=place.environment,
+            folder=place.folder,
+            mark=place.mark,
+            say=partial(_say, progress),
+            scenarios=self.bulk,
+            rounds=max(1, self.requests // REQUESTS_A_ROUND),
+            pairs=self.requests,
+            seed=self.seed,
+        )
 
     def runs(self) -> dict[str, int]:
         """Return how often each flow is run."""

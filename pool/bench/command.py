@@ -25,7 +25,13 @@ def bench(
         str | None, typer.Option(help="A template of the configuration; by default its first.")
     ] = None,
     requests: Annotated[int, typer.Option(min=1, help="Requests of each flow.")] = 20,
-    flows: Annotated[str | None, typer.Option(help="These flows only, such as sdk,pool.")] = None,
+    bulk: Annotated[
+        bool, typer.Option("--bulk", help="Many requests at once over HTTP, grouped and not.")
+    ] = False,
+    flows: Annotated[
+        str | None,
+        typer.Option(help="These flows only, such as sdk,pool; with --bulk such as bursts,idle."),
+    ] = None,
     images: Annotated[int, typer.Option(min=1, max=500, help="Images in a request.")] = 1,
     labels: Annotated[
         int | None,
@@ -42,8 +48,9 @@ def bench(
     from rich.console import Console
     from rich.progress import Progress
 
-    from pool.bench.bench import Bench, parse_flows
-    from pool.bench.report import check_plot_possible, draw, show
+    from pool.bench import bulk_report, report
+    from pool.bench.bench import FLOWS, Bench, parse_flows
+    from pool.bench.bulk import SCENARIOS, SIMULATED
     from pool.cli.output import print_json
     from pool.config.loader import load
     from pool.config.units import parse_duration
@@ -51,20 +58,26 @@ def bench(
     if plot is not None:
         if idle is not None:
             raise InputError("--plot shows flows, and --idle measures none")
-        check_plot_possible(plot)
+        report.check_plot_possible(plot)
     if config is None and template is not None:
         raise InputError("--template is one of a configuration: give --config as well")
+    if bulk and (idle is not None or images > 1):
+        raise InputError("--bulk has requests of one image, and its own measure of an idle server")
     settings = None if config is None else load(config)
+    simulator = simulator or settings is None
+    known = [name for name in SCENARIOS if simulator or name not in SIMULATED] if bulk else FLOWS
+    chosen = parse_flows(flows, known)
     try:
         seconds = None if idle is None else parse_duration(idle)
     except ValueError as error:
         raise InputError(f"--idle: {error}") from error
     run = Bench(
         settings=settings,
-        simulator=simulator or settings is None,
+        simulator=simulator,
         template=template,
         requests=requests,
-        flows=parse_flows(flows),
+        flows=() if bulk else chosen,
+        bulk=chosen if bulk else (),
         images=images,
         labels=labels,
         speed=speed,
@@ -75,8 +88,13 @@ def bench(
     with Progress(console=errors, transient=True) as progress:
         figures = run.run(progress)
     if plot is not None:
-        draw(figures, plot)
+        if bulk:
+            bulk_report.draw(figures["bulk"], plot)
+        else:
+            report.draw(figures, plot)
     if as_json:
         print_json(figures)
+    elif bulk:
+        bulk_report.show(figures["bulk"], Console())
     else:
-        show(figures, Console())
+        report.show(figures, Console())

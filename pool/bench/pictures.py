@@ -29,6 +29,15 @@ def sample_images(count: int, *, seed: int = 0) -> list[bytes]:
     return [sample_image(seed * 1000 + number) for number in range(count)]
 
 
+def corrupt_image() -> bytes:
+    """A PNG with half of its pixels missing, which CVAT refuses to import."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.frombytes("RGB", (64, 64), random.Random(0).randbytes(64 * 64 * 3)).save(stream, "PNG")
+    return stream.getvalue()[: len(stream.getvalue()) // 2]
+
+
 def sample_labels(count: int) -> list[str]:
     """``count`` names of labels."""
     first = ["car", "person"][:count]

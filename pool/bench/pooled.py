@@ -296,7 +296,7 @@ def measure_idle(config: Path, environment: Mapping[str, str], seconds: float) -
             "tasks": IDLE_TASKS,
             "seconds": round(took, 1),
             "cpu_percent": round(100 * (_cpu_seconds(process) - cpu_before) / took, 2),
-            "rss_mb": round(_resident_bytes(process) / 1e6, 1),
+            "rss_mb": round(resident_bytes(process) / 1e6, 1),
             "calls_per_minute": round(sum(counts.values()) * 60 / took, 1),
             "calls": {operation: count for operation, count in counts.items() if count},
         }
@@ -317,6 +317,7 @@ def _cpu_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _resident_bytes(process: int) -> int:
+def resident_bytes(process: int) -> int:
+    """Return the memory of a process that is in use, on Linux."""
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")

@@ -25,6 +25,8 @@ from pool.errors import PoolError
 
 #: Seconds after which a process that has not stopped is killed.
 PATIENCE = 30.0
+#: More requests than any bench has waiting.
+MOST_QUEUED = 1_000_000
 #: The file of a bench's own store.
 STORE = "pool.db"
 
@@ -115,12 +117,17 @@ def _child(
 
 
 def write_configuration(
-    folder: Path, server: CvatSettings, templates: Mapping[str, tuple[Template, int]]
+    folder: Path,
+    server: CvatSettings,
+    templates: Mapping[str, tuple[Template, int]],
+    *,
+    on_empty: str = "create",
 ) -> Path:
     """Write a ``config.toml`` with a new store in ``folder``, and return its path.
 
     Its templates are ``templates`` by their new names, each with a pool of exactly so many tasks,
-    which never turns a caller away. The daemon listens at any free port.
+    and ``on_empty``; callers are never turned away because too many wait. The daemon listens at any
+    free port.
     """
     cvat = _as_written(server)
     if server.access_token_file is not None:
@@ -129,8 +136,8 @@ def write_configuration(
     document = {
         "cvat": cvat,
         "store": {"url": f"sqlite:///{folder}/{STORE}"},
-        "daemon": {"port": 0},
-        "templates": {name: _template(*each) for name, each in templates.items()},
+        "daemon": {"port": 0, "max_queued": MOST_QUEUED},
+        "templates": {name: _template(*each, on_empty) for name, each in templates.items()},
     }
     path = folder / "config.toml"
     lines = [f"{_toml(key)} = {_toml(value)}\n" for key, value in document.items()]
@@ -138,9 +145,9 @@ def write_configuration(
     return path
 
 
-def _template(template: Template, tasks: int) -> dict[str, Any]:
+def _template(template: Template, tasks: int, on_empty: str) -> dict[str, Any]:
     labels = {"labels": [dict(label) for label in template.labels]}
-    sizes = {"min_size": tasks, "max_size": max(tasks, 1), "on_empty": "create"}
+    sizes = {"min_size": tasks, "max_size": max(tasks, 1), "on_empty": on_empty}
     return {
         **(labels if template.project is None else {"project": template.project}),
         "task": _as_written(template.task),

@@ -14,6 +14,7 @@ from pool.bench.measure import FlowResult, Sample
 from pool.errors import InputError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.console import Console
     from rich.table import Table
 
@@ -60,7 +61,7 @@ def spread(values: Sequence[float]) -> Figures | None:
         return None
     figures = {
         "median": statistics.median(values),
-        "p90": _p90(values),
+        "p90": percentile(values, 90),
         "least": min(values),
         "most": max(values),
     }
@@ -82,7 +83,11 @@ def _ratios(samples: Sequence[Sample]) -> Figures | None:
         return None
     each = [ours / server for ours, server in pairs]
     ours, server = (statistics.median(times) for times in zip(*pairs, strict=True))
-    figures = {"median": statistics.median(each), "p90": _p90(each), "of_medians": ours / server}
+    figures = {
+        "median": statistics.median(each),
+        "p90": percentile(each, 90),
+        "of_medians": ours / server,
+    }
     return {name: round(value, 3) for name, value in figures.items()}
 
 
@@ -104,12 +109,12 @@ def _steps(samples: Sequence[Sample]) -> Figures:
     return {step: round(statistics.median(values), 1) for step, values in found.items()}
 
 
-def _p90(values: Sequence[float]) -> float:
-    """The 90th percentile, interpolated between neighbours."""
+def percentile(values: Sequence[float], percent: int) -> float:
+    """Return a percentile, interpolated between neighbours."""
     # One value is its own percentile; Python 3.11 and 3.12 want two.
     return statistics.quantiles(
-        values if len(values) > 1 else 2 * list(values), n=10, method="inclusive"
-    )[-1]
+        values if len(values) > 1 else 2 * list(values), n=100, method="inclusive"
+    )[percent - 1]
 
 
 # --- For people -----------------------------------------------------------------------------------
@@ -250,6 +255,14 @@ def draw(figures: Figures, path: Path) -> None:
     axes.tick_params(axis="x", which="minor", labelsize=7)
     axes.grid(axis="x", which="both", alpha=0.25)
     axes.set_xlabel("ms from a request to its job ids; grey: the server's own time")
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture.
+
+    :raises InputError: the file cannot be written.
+    """
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:

@@ -12,11 +12,12 @@ from support.commands import cvat_pool
 
 from pool.bench import processes
 from pool.bench.bench import Bench
+from pool.bench.bulk import SCENARIOS, Bulk
 from pool.bench.plain import plain_client
 from pool.bench.server_time import DatedTimes, SimulatorTimes, is_simulator
 from pool.config.data_params import DataParams
 from pool.config.loader import load
-from pool.config.settings import CvatSettings
+from pool.config.settings import CvatSettings, Template
 from pool.config.source import LocalFile, Upload
 from pool.cvat import AccessTokenCredentials, CvatClient
 from pool.simulator import SimulatorServer
@@ -49,7 +50,7 @@ def test_a_configured_server_is_measured_and_left_as_it_was(
     assert on_server(simulator) == before
     assert list(config_path.parent.glob("*.db")) == [], "the configured store is left alone"
     figures = json.loads(result.stdout)
-    assert set(figures) == {"version", "conditions", "flows", "idle"}
+    assert set(figures) == {"version", "conditions", "flows", "idle", "bulk"}
     assert figures["conditions"]["server_time_exact"] is True
     assert figures["conditions"]["template"] == "scenes"
     assert list(figures["flows"]) == flows.split(",")
@@ -225,3 +226,71 @@ def test_the_server_s_own_time_in_two_ways(simulator: SimulatorServer, image: by
 
 def test_what_is_no_simulator() -> None:
     assert not is_simulator("http://127.0.0.1:9")
+
+
+def test_bulk_measures_every_scenario(tmp_path: Path) -> None:
+    with processes.simulator(tmp_path, speed=0.02) as environment:
+        bulk = Bulk(
+            server=CvatSettings(url=environment["CVAT_URL"]),
+            template=Template(name="scenes", labels=({"name": "car"},)),
+            environment=environment,
+            folder=tmp_path,
+            mark="[bulk]",
+            say=lambda what: None,
+            few=3,
+            many=8,
+            rounds=1,
+            pairs=2,
+            seconds=1.0,
+            queued=20,
+        )
+        figures = bulk.run()
+    assert list(figures) == list(SCENARIOS)
+    bursts = figures["bursts"]
+    assert {name: each["requests"] for name, each in bursts.items() if name != "ratios"} == {
+        "one": 1,
+        "few": 3,
+        "few-grouped": 3,
+        "many-grouped": 8,
+        "one-import": 1,
+        "many": 8,
+    }
+    assert bursts["many"]["imports"] == 8 > bursts["many-grouped"]["imports"]
+    assert figures["idle"]["pairs"] == 2
+    corrupt = figures["corrupt"]
+    assert (corrupt["ready"], corrupt["failed"], corrupt["jobs_given_twice"]) == (7, 1, 0)
+    assert "truncated" in corrupt["why"][0]
+    arrivals = figures["arrivals"]
+    for name in ("grouped", "single"):
+        assert arrivals[name]["served"] == arrivals[name]["requests"] > 0
+        assert len(arrivals[name]["waiting"]) == 1
+    queue = figures["queue"]
+    assert queue["waiting"]["after_restart"] >= 20
+    assert queue["submit"]["full"]["ratio"] > 0
+
+
+def test_bulk_on_a_configured_server_leaves_nothing(
+    config_path: Path, simulator: SimulatorServer
+) -> None:
+    before = on_server(simulator)
+    options = ("--config", config_path, "--flows", "idle", "--requests", "2", "--json")
+    token = simulator.access_token
+    result = cvat_pool("bench", "--bulk", *options, cwd=config_path.parent, CVAT_ACCESS_TOKEN=token)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert on_server(simulator) == before
+    low, high = json.loads(result.stdout)["bulk"]["idle"]["interval_ms"]
+    assert low < high
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--flows", "pool"], "there are bursts, idle, corrupt, arrivals, queue"),
+        (["--images", "2"], "--bulk has requests of one image"),
+        (["--idle", "1s"], "--bulk has requests of one image"),
+    ],
+)
+def test_bulk_refuses_what_is_no_part_of_it(tmp_path: Path, options: list[str], words: str) -> None:
+    result = cvat_pool("bench", "--bulk", *options, cwd=tmp_path)
+    assert result.returncode == 2
+    assert words in result.stderr

@@ -1,0 +1,414 @@
+"""``cvat-pool bench --bulk``: many requests at once over HTTP, with group commit and without.
+
+Each figure stands beside what it is compared with, which is measured in the same run, in turns. The
+callers are in this process; the daemon has one of its own, and so has the simulator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import statistics
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pool.bench import processes
+from pool.bench.bulk_report import burst_figures, pair_figures
+from pool.bench.measure import PATIENCE
+from pool.bench.pictures import corrupt_image, sample_image, sample_images
+from pool.bench.pooled import Supply, open_supply, resident_bytes
+from pool.bench.report import Figures, percentile, spread
+from pool.client import AsyncRemotePool
+from pool.config.settings import CvatSettings, Template
+from pool.errors import ImportFailed
+
+#: What is measured, in the order of the report; all but the first two on a simulator only: they
+#: leave thousands of tasks, and one that is damaged.
+SCENARIOS: Final = ("bursts", "idle", "corrupt", "arrivals", "queue")
+SIMULATED: Final = frozenset(SCENARIOS[2:])
+#: The templates, which make the same tasks: with group commit, and without.
+GROUPED: Final = "bench-grouped"
+SINGLE: Final = "bench-single"
+#: Different images: more would only take longer to draw.
+PICTURES: Final = 20
+#: Arrivals come at so many times the rate at which the server serves requests one by one.
+OVERLOAD: Final = 4.0
+#: Seconds for which the last arrivals may still be served, and between two looks at them.
+SETTLE: Final = 5.0
+LOOK: Final = 0.05
+#: Requests of a long queue, those by which the cost of one more is measured, and the callers that
+#: fill it at the same time.
+QUEUED: Final = 50_000
+PROBES: Final = 100
+FILLERS: Final = 16
+#: Bytes of an image in a long queue: gigabytes would measure the disk.
+SMALL: Final = 2_000
+#: Seconds for which a request of a queue waits for a task.
+WAIT: Final = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Served:
+    """A request, the ms from the beginning of its burst to its job ids, and these; or why it
+    failed."""
+
+    id: str
+    ms: float = 0.0
+    jobs: tuple[int, ...] = ()
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Burst:
+    """Requests that came at once, and how many tasks were filled for them."""
+
+    served: tuple[Served, ...]
+    imports: int
+
+    @property
+    def median_ms(self) -> float:
+        """What half of them waited at most."""
+        return statistics.median(each.ms for each in self.served)
+
+    @property
+    def all_ms(self) -> float:
+        """What passed until the last one had its job ids."""
+        return max(each.ms for each in self.served)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bulk:
+    """Many requests at once, against one server.
+
+    ``mark`` is in the names of all tasks that are filled. ``few`` and ``many`` are the requests of
+    a burst, which is repeated ``rounds`` times; ``pairs`` is how many requests of each kind an idle
+    server gets, ``seconds`` how long arrivals last, ``queued`` the length of the queue. ``say`` is
+    called with what is done next.
+    """
+
+    server: CvatSettings
+    template: Template
+    environment: Mapping[str, str]
+    folder: Path
+    mark: str
+    say: Callable[[str], None]
+    scenarios: Sequence[str] = SCENARIOS
+    few: int = 20
+    many: int = 200
+    rounds: int = 5
+    pairs: int = 50
+    seconds: float = 60.0
+    queued: int = QUEUED
+    seed: int = 0
+
+    def run(self) -> Figures:
+        """Measure, and return the figures by scenario.
+
+        :raises PoolError: a part did not come up, or the server refused something.
+        """
+        steps: dict[str, Callable[[], Coroutine[Any, Any, Figures]]] = {
+            "bursts": self._bursts,
+            "idle": self._idle,
+            "corrupt": self._corrupt,
+            "arrivals": self._arrivals,
+            "queue": self._queue,
+        }
+        return {name: asyncio.run(steps[name]()) for name in self.scenarios}
+
+    # --- Bursts -----------------------------------------------------------------------------------
+
+    async def _bursts(self) -> Figures:
+        """Measure one request, a few and many at once, and one import of as many files."""
+        singles = (self.few + 1) * self.rounds + self.many
+        found: dict[str, list[Burst]] = {}
+        async with self._pool("bursts", {SINGLE: singles, GROUPED: 20 * self.rounds}) as callers:
+            for number in range(self.rounds):
+                self.say(f"Bursts, round {number + 1} of {self.rounds} ...")
+                found.setdefault("one", []).append(await callers.burst(SINGLE, 1))
+                found.setdefault("few", []).append(await callers.burst(SINGLE, self.few))
+                found.setdefault("few-grouped", []).append(await callers.burst(GROUPED, self.few))
+                found.setdefault("many-grouped", []).append(await callers.burst(GROUPED, self.many))
+                found.setdefault("one-import", []).append(
+                    await callers.one_import(GROUPED, self.many)
+                )
+                # It takes half a minute, and varies least.
+                if number == self.rounds // 2:
+                    found["many"] = [await callers.burst(SINGLE, self.many)]
+        return burst_figures(found)
+
+    async def _idle(self) -> Figures:
+        """Measure a request on a server that has nothing else to do, in pairs: what group commit
+        adds to it."""
+        pairs: list[tuple[float, float]] = []
+        async with self._pool("idle", {SINGLE: self.pairs, GROUPED: self.pairs}) as callers:
+            self.say(f"{self.pairs} pairs on an idle server ...")
+            for number in range(self.pairs):
+                took = {}
+                # Each is the first of every other pair.
+                for name in (SINGLE, GROUPED)[:: 1 if number % 2 else -1]:
+                    took[name] = (await callers.burst(name, 1)).all_ms
+                    await asyncio.sleep(LOOK)
+                pairs.append((took[SINGLE], took[GROUPED]))
+        return pair_figures(pairs)
+
+    async def _corrupt(self) -> Figures:
+        """Measure many at once, of which one has an image that only CVAT finds to be broken."""
+        async with self._pool("corrupt", {GROUPED: self.few}) as callers:
+            self.say("One corrupt image among many ...")
+            clean = await callers.burst(GROUPED, self.many)
+            found = await callers.burst(GROUPED, self.many, corrupt=self.many // 2)
+        jobs = [job for each in found.served for job in each.jobs]
+        failures = [each.why for each in found.served if each.why]
+        return {
+            "requests": self.many,
+            "ready": sum(bool(each.jobs) for each in found.served),
+            "failed": len(failures),
+            "why": failures,
+            "jobs_given_twice": len(jobs) - len(set(jobs)),
+            "imports": found.imports,
+            "imports_without_it": clean.imports,
+        }
+
+    # --- Arrivals ---------------------------------------------------------------------------------
+
+    async def _arrivals(self) -> Figures:
+        """Measure Poisson arrivals at more than the rate that the server manages one by one."""
+        async with self._pool("capacity", {SINGLE: 3 * self.few}) as callers:
+            self.say("What the server manages one by one ...")
+            bursts = [await callers.burst(SINGLE, self.few) for _ in range(3)]
+        capacity = statistics.median(self.few / burst.all_ms * 1000 for burst in bursts)
+        rng, moments = random.Random(self.seed), list[float]()
+        while not moments or moments[-1] < self.seconds:
+            moments.append((moments or [0.0])[-1] + rng.expovariate(OVERLOAD * capacity))
+        figures: Figures = {}
+        for name, template in (("grouped", GROUPED), ("single", SINGLE)):
+            # With some to spare: an empty pool would be another thing to wait for.
+            tasks = int(1.3 * capacity * self.seconds) + self.few
+            async with self._pool(f"arrivals-{name}", {template: tasks}) as callers:
+                self.say(f"{len(moments)} arrivals in {self.seconds:g} s, {name} ...")
+                figures[name] = await callers.arrivals(template, moments)
+        return {
+            "one_by_one_per_s": round(capacity, 2),
+            "arrivals_per_s": round(OVERLOAD * capacity, 2),
+            "seconds": self.seconds,
+            **figures,
+        }
+
+    # --- A long queue -----------------------------------------------------------------------------
+
+    async def _queue(self) -> Figures:
+        """Measure what one more request costs while many wait, how a daemon starts with them, and
+        what an interactive one waits for its job ids meanwhile."""
+        picture = sample_image(self.seed, size=SMALL)
+        tasks = {GROUPED: self.few}
+        async with self._pool("queue", tasks, on_empty="wait") as callers:
+            # They take all tasks that there are, so that none of what follows is served.
+            alone = [await callers.interactive(picture) for _ in range(self.few)]
+            empty = await callers.costs(picture, PROBES)
+            self.say(f"{self.queued} requests for the queue ...")
+            began = time.perf_counter()
+            await callers.fill(picture, self.queued)
+            rate = self.queued / (time.perf_counter() - began)
+            full = await callers.costs(picture, PROBES)
+            resident = {"full": callers.resident_mb()}
+        self.say("A daemon that starts with them ...")
+        began = time.perf_counter()
+        async with self._pool("queue", tasks, on_empty="wait", fill=False) as callers:
+            restart = time.perf_counter() - began
+            left = callers.supply.pool.store.queue_length()
+            callers.supply.pool.resume(GROUPED)
+            self.say("Interactive requests meanwhile ...")
+            meanwhile = [await callers.interactive(picture) for _ in range(self.few)]
+            resident["serving"] = callers.resident_mb()
+            still = callers.supply.pool.store.queue_length()
+        return {
+            "queued": self.queued,
+            "accepted_per_s": round(rate, 1),
+            "submit": {"empty": empty, "full": full},
+            "resident_mb": resident,
+            "restart_s": round(restart, 2),
+            "waiting": {"after_restart": left, "at_the_end": still},
+            "interactive_ms": {"alone": spread(alone), "meanwhile": spread(meanwhile)},
+        }
+
+    # --- Setting up -------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _pool(
+        self, name: str, tasks: Mapping[str, int], *, on_empty: str = "create", fill: bool = True
+    ) -> AsyncIterator[Callers]:
+        """Start a daemon in the folder ``name``, fill its pools with so many ``tasks`` each and let
+        them rest, and open its callers."""
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        config = processes.write_configuration(
+            folder,
+            self.server,
+            {each: (self._template(each), count) for each, count in tasks.items()},
+            on_empty=on_empty,
+        )
+        with open_supply(config, self.environment) as supply:
+            url = supply.daemon.listening_at()
+            if fill:
+                self.say(f"Filling a pool of {sum(tasks.values())} tasks ...")
+            for each, count in tasks.items() if fill else ():
+                supply.fill(each, count)
+            async with AsyncRemotePool(url) as remote:
+                yield Callers(supply, remote, sample_images(PICTURES, seed=self.seed), self.mark)
+
+    def _template(self, name: str) -> Template:
+        grouping: Literal["auto", "off"] = "auto" if name == GROUPED else "off"
+        return replace(
+            self.template,
+            importing=replace(self.template.importing, grouping=grouping),
+            pool=replace(self.template.pool, max_wait=WAIT),
+        )
+
+
+class Callers:
+    """Callers of one daemon over HTTP."""
+
+    def __init__(
+        self, supply: Supply, remote: AsyncRemotePool, pictures: Sequence[bytes], mark: str
+    ) -> None:
+        self.supply = supply
+        self._remote = remote
+        self._pictures = pictures
+        self._mark = mark
+        self._sent = 0
+
+    async def burst(self, template: str, count: int, *, corrupt: int | None = None) -> Burst:
+        """Make ``count`` requests of one image at once; that of the number ``corrupt`` has half an
+        image, whose header is as it should be."""
+        warm, began = self._warm(template), time.perf_counter()
+
+        async def request(number: int) -> Served:
+            files = self._files(1) if number != corrupt else [("corrupt.png", corrupt_image())]
+            sent = await self._remote.submit(template, files, name=self._mark)
+            try:
+                jobs = await sent.jobs(PATIENCE)
+            except ImportFailed as error:
+                return Served(id=sent.id, why=str(error))
+            ms = (time.perf_counter() - began) * 1000
+            return Served(id=sent.id, ms=ms, jobs=tuple(job.id for job in jobs))
+
+        served = await asyncio.gather(*map(request, range(count)))
+        return Burst(served=tuple(served), imports=warm - self._warm(template))
+
+    async def one_import(self, template: str, count: int) -> Burst:
+        """Make one request of ``count`` images, each of which has a job of its own."""
+        began = time.perf_counter()
+        files = self._files(count)
+        sent = await self._remote.submit(template, files, job_size=1, name=self._mark)
+        jobs = tuple(job.id for job in await sent.jobs(PATIENCE))
+        ms = (time.perf_counter() - began) * 1000
+        return Burst(served=(Served(id=sent.id, ms=ms, jobs=jobs),), imports=1)
+
+    async def arrivals(self, template: str, moments: Sequence[float]) -> Figures:
+        """Make a request at each of these moments, in seconds, and count what waits at each second.
+
+        The events say when each is ready: thousands of callers that wait at the same time would
+        cost more than what is measured.
+        """
+        asked: dict[str, float] = {}
+        waited: dict[str, float] = {}
+        waiting: list[int] = []
+        warm, began = self._warm(template), time.perf_counter()
+        stream = self._remote.event_stream(kinds=["request.ready"], template=template)
+        await stream.open()
+
+        async def listen() -> None:
+            while True:
+                event = await stream.next()
+                if event.request_id is not None:
+                    waited[event.request_id] = time.perf_counter() - began
+
+        async def request() -> None:
+            at = time.perf_counter() - began
+            asked[(await self._remote.submit(template, self._files(1))).id] = at
+
+        async def count(seconds: int) -> None:
+            for second in range(1, seconds + 1):
+                await asyncio.sleep(began + second - time.perf_counter())
+                waiting.append(sum(moment <= second for moment in moments) - len(waited))
+
+        listening = asyncio.create_task(listen())
+        counting = asyncio.create_task(count(int(moments[-1])))
+        async with asyncio.TaskGroup() as callers:
+            for moment in moments:
+                await asyncio.sleep(max(0.0, began + moment - time.perf_counter()))
+                callers.create_task(request())
+        await counting
+        # Those that came last have their time, too; but not those of a queue without an end.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE):
+                while len(waited) < len(asked):
+                    await asyncio.sleep(LOOK)
+        listening.cancel()
+        await stream.close()
+        took = [(waited[id] - at) * 1000 for id, at in asked.items() if id in waited]
+        return {
+            "requests": len(asked),
+            "served": len(took),
+            "ms": spread(took),
+            "p95_ms": round(percentile(took, 95), 1) if took else None,
+            "imports": warm - self._warm(template),
+            "waiting": waiting,
+        }
+
+    async def costs(self, picture: bytes, count: int) -> Figures:
+        """Measure what it takes to have a request accepted, and to write the same bytes to the disk
+        and wait for it, in turns."""
+        accepted, written = [], []
+        for number in range(count):
+            began = time.perf_counter()
+            await self._remote.submit(GROUPED, [("frame.jpg", picture)])
+            accepted.append((time.perf_counter() - began) * 1000)
+            path = self.supply.pool.settings.store.spool_folder.parent / f"probe-{number}"
+            began = time.perf_counter()
+            with path.open("wb") as file:
+                file.write(picture)
+                file.flush()
+                os.fsync(file.fileno())
+            written.append((time.perf_counter() - began) * 1000)
+            path.unlink()
+        ratio = statistics.median(accepted) / statistics.median(written)
+        return {"ms": spread(accepted), "fsync_ms": spread(written), "ratio": round(ratio, 2)}
+
+    async def fill(self, picture: bytes, count: int) -> None:
+        """Have ``count`` requests accepted that are in no hurry."""
+        left = iter(range(count))
+
+        async def caller() -> None:
+            for _ in left:
+                await self._remote.submit(GROUPED, [("frame.jpg", picture)])
+
+        await asyncio.gather(*(caller() for _ in range(FILLERS)))
+
+    async def interactive(self, picture: bytes) -> float:
+        """Make a request that is in a hurry; return the ms until it has its job ids."""
+        began = time.perf_counter()
+        sent = await self._remote.submit(GROUPED, [("frame.jpg", picture)])
+        await sent.jobs(PATIENCE)
+        return (time.perf_counter() - began) * 1000
+
+    def resident_mb(self) -> float:
+        """Return the memory of the daemon."""
+        return round(resident_bytes(self.supply.daemon.process.pid) / 1e6, 1)
+
+    def _files(self, count: int) -> list[tuple[str, bytes]]:
+        """Return images whose names no other request has."""
+        first, self._sent = self._sent, self._sent + count
+        return [
+            (f"frame{number:06d}.jpg", self._pictures[number % len(self._pictures)])
+            for number in range(first, first + count)
+        ]
+
+    def _warm(self, template: str) -> int:
+        """Return how many tasks of a pool that rests are left."""
+        return self.supply.level(template).warm
