@@ -152,6 +152,7 @@ def _check_template(
     try:
         task_id = cvat.create_task(template.create_fields, name)
         cvat.delete_task(task_id)
+        unknown = [user for user in template.assignment.assignees if cvat.find_user(user) is None]
     except PoolError as error:
         if isinstance(error, CvatBusy) and (error.http_status or 0) >= 500:
             because = "CVAT has answered all calls before"
@@ -159,4 +160,8 @@ def _check_template(
                 name=what, error=with_advice(error, template.doubtful, because=because)
             )
         return CheckResult(name=what, error=error)
-    return CheckResult(name=what, detail="accepted (one task created and deleted)")
+    return CheckResult(
+        name=what,
+        detail="accepted (one task created and deleted)",
+        warnings=tuple(f"CVAT shows no user {user}, an assignee" for user in unknown),
+    )

@@ -333,7 +333,7 @@ class Maintenance:
             clock=clock,
         )
         retirement = Retirement(store, templates, clock=clock)
-        lease_expiry = LeaseExpiry(store, cvat, clock=clock)
+        lease_expiry = LeaseExpiry(store, cvat, templates, clock=clock)
         deletion = Deletion(store, cvat, owner=process.owner, clock=clock)
         cleanup = Cleanup(store, process.spool, keep=settings.store.keep_finished, clock=clock)
         probe = ServerProbe(

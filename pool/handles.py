@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar, Unpack
 from pool import errors
 from pool.config.source import Data, Files, Progress, Upload, build_upload
 from pool.errors import PoolError
-from pool.model import Frame, Job, Outcome, RequestRecord, RequestState, RequestWarning
+from pool.model import Assignee, Frame, Job, Outcome, RequestRecord, RequestState, RequestWarning
 
 PoolOfIt = TypeVar("PoolOfIt")
 Record = TypeVar("Record", bound=RequestRecord)
@@ -36,7 +36,7 @@ class Pool(Protocol):
         upload: Upload,
         *,
         name: str | None,
-        assignee: int | None,
+        assignee: Assignee | None,
         progress: Progress | None,
     ) -> Request: ...
 
@@ -82,7 +82,7 @@ class Lease(LeaseHandle):
         files: Files | None = None,
         *,
         name: str | None = None,
-        assignee: int | None = None,
+        assignee: Assignee | None = None,
         progress: Progress | None = None,
         **data: Unpack[Data],
     ) -> Request:

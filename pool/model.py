@@ -18,6 +18,8 @@ from pool.clock import rfc3339
 #: A request whose data is in the spool gets this many tasks at most, in any process: more than
 #: one whose caller waits, since a server that comes and goes should not cost it.
 MOST_TASKS_SPOOLED: Final = 5
+#: A user of CVAT's, by id or by name.
+Assignee = int | str
 
 
 class TaskState(StrEnum):
@@ -343,7 +345,7 @@ class RequestRecord:
     task_id: int | None = None
     outcome: Outcome | None = None
     name: str | None = None
-    assignee: int | None = None
+    assignee: Assignee | None = None
     files: tuple[str, ...] = ()
     given: tuple[str, ...] = ()
     frame_numbers: tuple[int | None, ...] | None = None

@@ -112,7 +112,7 @@ class Process:
         self.spool = Spool(
             settings.store.spool_folder / self.store.pool_id, limit=settings.store.spool_limit
         )
-        self.finalize = Finalize(self.store, self.cvat, clock=self.clock)
+        self.finalize = Finalize(self.store, self.cvat, self.templates, clock=self.clock)
         self.sender = Sender(
             self.store,
             self.cvat,

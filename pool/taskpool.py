@@ -43,6 +43,7 @@ from pool.errors import (
 from pool.handles import Lease, Request, when
 from pool.maintenance.retirement import DRAINED
 from pool.model import (
+    Assignee,
     Event,
     Handout,
     Job,
@@ -206,7 +207,7 @@ class TaskPool:
         files: Files | None = None,
         *,
         name: str | None = None,
-        assignee: int | None = None,
+        assignee: Assignee | None = None,
         priority: str | None = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
@@ -243,7 +244,7 @@ class TaskPool:
         request = self._new_request(chosen, upload, name, assignee, priority)
         payload = ""
         if key is not None:
-            payload = digest(upload, template=template, name=name, assignee=assignee)
+            payload = digest(upload, template=template, name=name, assignee=request.assignee)
         self.process.start()
         record = self.process.runner.submit(
             chosen,
@@ -262,7 +263,7 @@ class TaskPool:
         upload: Upload,
         *,
         name: str | None,
-        assignee: int | None,
+        assignee: Assignee | None,
         progress: Progress | None,
     ) -> Request:
         """Send data into the task of a lease: see :meth:`pool.Lease.upload`."""
@@ -476,7 +477,7 @@ class TaskPool:
         template: Template,
         upload: Upload,
         name: str | None,
-        assignee: int | None,
+        assignee: Assignee | None,
         priority: str | None = None,
     ) -> NewRequest:
         return NewRequest(

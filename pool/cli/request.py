@@ -58,7 +58,9 @@ def get(
         int | None, typer.Option(help="Images of each job, in the order given.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The name of the task.")] = None,
-    assignee: Annotated[int | None, typer.Option(help="User id to assign the jobs to.")] = None,
+    assignee: Annotated[
+        str | None, typer.Option(help="Name or id of the user to assign the jobs to.")
+    ] = None,
     priority: Annotated[
         str | None,
         typer.Option(help="interactive, normal or bulk; by default the template's."),

@@ -34,7 +34,7 @@ from pool.config.arguments import (
 from pool.config.source import Data, Files, Upload, build_upload
 from pool.errors import LeaseEnded, UnknownLease, UnknownRequest, WaitTimeout
 from pool.handles import LeaseHandle, RequestHandle, error_of
-from pool.model import Event, Frame, Job, LeaseState, RequestState, RequestWarning
+from pool.model import Assignee, Event, Frame, Job, LeaseState, RequestState, RequestWarning
 from pool.status import Status
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class AsyncRemotePool:
         files: Files | None = None,
         *,
         name: str | None = None,
-        assignee: int | None = None,
+        assignee: Assignee | None = None,
         priority: str | None = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
@@ -205,7 +205,7 @@ class AsyncRemotePool:
         template: str,
         lease_id: str | None = None,
         name: str | None = None,
-        assignee: int | None = None,
+        assignee: Assignee | None = None,
         priority: str | None = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
@@ -395,7 +395,7 @@ class AsyncLease(LeaseHandle):
         files: Files | None = None,
         *,
         name: str | None = None,
-        assignee: int | None = None,
+        assignee: Assignee | None = None,
         progress: AsyncProgress | None = None,
         **data: Unpack[Data],
     ) -> AsyncRequest:

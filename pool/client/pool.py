@@ -31,7 +31,7 @@ from pool.config.source import Data, Files, Progress, Upload, build_upload
 from pool.errors import PoolClosed, PoolError, PoolUnreachable
 from pool.handles import Lease, Request
 from pool.logs import get_logger
-from pool.model import Event, Job, RequestRecord
+from pool.model import Assignee, Event, Job, RequestRecord
 
 if TYPE_CHECKING:
     import httpx
@@ -159,7 +159,7 @@ class RemotePool:
         files: Files | None = None,
         *,
         name: str | None = None,
-        assignee: int | None = None,
+        assignee: Assignee | None = None,
         priority: str | None = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
@@ -191,7 +191,7 @@ class RemotePool:
         upload: Upload,
         *,
         name: str | None,
-        assignee: int | None,
+        assignee: Assignee | None,
         progress: Progress | None,
     ) -> Request:
         """As :meth:`pool.Lease.upload`, with checked data."""

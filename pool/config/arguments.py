@@ -9,7 +9,7 @@ from typing import Final
 from pool.config.names import check_text, shown
 from pool.config.units import format_duration
 from pool.errors import InputError, PoolError, UnknownTemplate
-from pool.model import Priority
+from pool.model import Assignee, Priority
 
 #: The largest number that CVAT's integer columns hold.
 LARGEST: Final = 2**31 - 1
@@ -22,6 +22,9 @@ SHORTEST_PREWARM: Final = 0.001
 LONGEST_PREWARM: Final = 30 * 86400.0
 #: Characters of a task's name.
 LONGEST_NAME: Final = 256
+#: Characters of a user's name.
+LONGEST_USER: Final = 150
+_NUMBER: Final = re.compile(r"-?[0-9]+")
 #: Visible ASCII, which a header can carry.
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 TEMPLATE_NAME: Final = re.compile(r"(?!\.{1,2}$)[0-9A-Za-z._-]{1,64}")
@@ -81,18 +84,32 @@ def check_prewarm(count: object, duration: object) -> tuple[int, float]:
     return check_whole("the count of a prewarm", count), seconds
 
 
-def check_assignee(value: object) -> int | None:
-    """Return the id of a user.
+def check_assignee(value: object) -> Assignee | None:
+    """Return a user of CVAT's, by id or by name. Digits alone are an id, also as text.
 
-    :raises InputError: it is no such id.
+    :raises InputError: it can be neither.
     """
     if value is None:
         return None
-    try:
-        return check_whole("assignee", value, least=1)
-    except InputError as error:
-        hint = "; give the user's id, not its name" if isinstance(value, str) else ""
-        raise InputError(f"{error.detail}{hint}") from None
+    if isinstance(value, str):
+        if len(value) > LONGEST_USER or not _NUMBER.fullmatch(value):
+            return _user_name(value)
+        value = int(value)
+    return check_whole("the id of an assignee", value, least=1)
+
+
+def _user_name(value: str) -> str:
+    if not (
+        0 < len(value) <= LONGEST_USER
+        and value.isprintable()
+        and value == value.strip()
+        and not value.isnumeric()
+    ):
+        raise InputError(
+            f"the name of an assignee has 1 to {LONGEST_USER} characters that can be printed, no "
+            f"space around them, and not only digits, unlike {_found(value)}"
+        )
+    return value
 
 
 def check_priority(value: object) -> Priority | None:

@@ -27,10 +27,12 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, core_schema
 
-from pool.config.arguments import LARGEST
+from pool.config.arguments import LARGEST, check_assignee
 from pool.config.problems import nearest
 from pool.config.units import LONGEST, format_duration, format_size, parse_duration, parse_size
 from pool.config.urls import split_store_url, split_url
+from pool.errors import InputError
+from pool.model import Assignee
 
 #: What tells one state of a file from another, written anew or in place; None where there is none.
 Stamp = tuple[int, int, int] | None
@@ -148,6 +150,19 @@ NOT_BLANK: Final = AfterValidator(_not_blank)
 Flag = Annotated[bool, Strict(), described("true or false")]
 Id = Annotated[int, Whole(1)]
 Line = Annotated[str, Field(max_length=255), ONE_LINE]
+
+
+def _user(value: object) -> Assignee:
+    try:
+        user = check_assignee(value)
+    except InputError:
+        user = None
+    if user is None:
+        raise expected("a user's name, or id")
+    return user
+
+
+User = Annotated[Assignee, PlainValidator(_user)]
 
 
 # --- Durations and sizes --------------------------------------------------------------------------

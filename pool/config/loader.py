@@ -31,6 +31,7 @@ from pool.config.settings import (
     DEFAULT_TABLES,
     LABEL_SOURCES,
     TEMPLATE_TABLES,
+    AssignmentSettings,
     CvatSettings,
     DaemonSettings,
     EventSettings,
@@ -257,7 +258,11 @@ class _Reading:
         self, name: str, raw: object, defaults: Mapping[str, Given], server: CvatSettings
     ) -> Template:
         key = ("templates", name)
-        given = self._members(key, raw, (*LABEL_SOURCES, *TEMPLATE_TABLES))
+        own_keys = keys_of(AssignmentSettings)
+        given = self._members(key, raw, (*LABEL_SOURCES, *TEMPLATE_TABLES, *own_keys))
+        assignment = self._table(
+            AssignmentSettings, {name: given[name] for name in own_keys if name in given}
+        )
         tables: dict[str, Any] = {}
         places: dict[str, Given] = {}
         for table, kind in TEMPLATE_TABLES.items():
@@ -266,6 +271,12 @@ class _Reading:
             tables[table] = self._table(kind, places[table])
         labels, project = self._labels(key, given)
         task, data = tables["task"], tables["data"]
+        if assignment.assignees and task.assignee is not None:
+            self._problem(
+                given["assignees"][0],
+                "give only one of assignees, who get the jobs, and task.assignee, who gets the "
+                "task with all of them",
+            )
         try:
             data = merged(
                 DataParams(), data.model_dump(exclude_none=True), segment_size=task.segment_size
@@ -291,6 +302,7 @@ class _Reading:
             data=data,
             pool=tables["pool"],
             importing=tables["import"],
+            assignment=assignment,
             server=server,
         )
 

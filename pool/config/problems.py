@@ -17,6 +17,7 @@ _EXPECTED: Final = {
     "string_type": "text in quotes",
     "string_too_long": "one line of at most {max_length} characters",
     "tuple_type": "an array",
+    "too_long": "an array of at most {max_length}",
     "dataclass_type": "a table",
     "model_type": "a table",
 }

@@ -34,6 +34,7 @@ from pool.config.fields import (
     Size,
     Stamp,
     StoreUrl,
+    User,
     Variable,
     WatchedFile,
     Whole,
@@ -43,7 +44,10 @@ from pool.config.fields import (
 )
 from pool.config.urls import shown_store_url
 from pool.errors import ConfigError, UnknownTemplate
-from pool.model import EventKind
+from pool.model import Assignee, EventKind
+
+#: Users among whom the jobs of one template are divided. Each is counted by a call of its own.
+MOST_ASSIGNEES: Final = 50
 
 _STRICT: Final = ConfigDict(
     extra="forbid", hide_input_in_errors=True, validate_by_name=True, validate_by_alias=True
@@ -192,6 +196,32 @@ class TaskSettings:
         return self
 
 
+def _no_user_twice(users: tuple[Assignee, ...]) -> tuple[Assignee, ...]:
+    if len(set(users)) < len(users):
+        raise refused("a user is named twice")
+    return users
+
+
+@table(frozen=True, kw_only=True, config=_STRICT)
+class AssignmentSettings:
+    """Who gets the jobs of requests that name no assignee, job by job.
+
+    ``assign`` is how: "round-robin", each in its turn, which is meant where nothing is said; or
+    "least-loaded", the one with the fewest jobs that are not completed.
+    """
+
+    assignees: Annotated[
+        tuple[User, ...], Field(max_length=MOST_ASSIGNEES), AfterValidator(_no_user_twice)
+    ] = ()
+    assign: Annotated[Literal["round-robin", "least-loaded"], ONE_OF] | None = None
+
+    @model_validator(mode="after")
+    def _among_some(self) -> Self:
+        if self.assign is not None and not self.assignees:
+            raise refused("assign says how jobs are divided among assignees = [...], and none are")
+        return self
+
+
 @table(frozen=True, kw_only=True, config=_STRICT)
 class PoolSettings:
     """How the pool of a template is sized and handed out.
@@ -291,6 +321,7 @@ class Template:
     data: DataParams = field(default_factory=lambda: read_params(DEFAULTS))
     pool: PoolSettings = field(default_factory=PoolSettings)
     importing: ImportSettings = field(default_factory=ImportSettings)
+    assignment: AssignmentSettings = field(default_factory=AssignmentSettings)
     server: CvatSettings = field(default_factory=CvatSettings)
 
     @cached_property
@@ -303,6 +334,11 @@ class Template:
             if value or (name == "overlap" and value is not None):
                 fields["assignee_id" if name == "assignee" else name] = value
         return fields
+
+    @property
+    def divided(self) -> bool:
+        """Whether jobs whose request names no assignee are divided among some of its own."""
+        return bool(self.assignment.assignees)
 
     @property
     def doubtful(self) -> str:

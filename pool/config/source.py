@@ -27,7 +27,7 @@ from pool.config.names import (
 from pool.config.settings import Template
 from pool.config.urls import check_url, name_in_url
 from pool.errors import InputError
-from pool.model import ImportRecord
+from pool.model import Assignee, ImportRecord
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 FileLike = str | os.PathLike[str] | tuple[str, Source] | BinaryIO
@@ -356,7 +356,7 @@ def digest(
     *,
     template: str,
     name: str | None = None,
-    assignee: int | None = None,
+    assignee: Assignee | None = None,
     lease_id: str | None = None,
     contents: Iterable[bytes] | None = None,
 ) -> str:

@@ -21,6 +21,8 @@ from pool.cvat.records import (
     ServerInfo,
     TaskInfo,
     User,
+    parse_assignee,
+    parse_count,
     parse_frame_names,
     parse_id,
     parse_job,
@@ -29,7 +31,7 @@ from pool.cvat.transport import OnCall, Transport
 from pool.cvat.upload import prepare_upload, request_id, upload_data
 from pool.cvat.webhooks import Webhooks
 from pool.errors import CvatAmbiguous, CvatError
-from pool.model import Job
+from pool.model import Assignee, Job
 
 #: Ids in one filter: 1,000 make the URL too long (414).
 MAX_IDS: Final = 500
@@ -126,12 +128,28 @@ class CvatClient:
         """
         return User.parse(self._transport.call("whoami", "GET", "/api/users/self").json())
 
-    def user_exists(self, user_id: int) -> bool:
-        """Return whether CVAT has such a user and shows it to this one.
+    def find_user(self, user: Assignee) -> User | None:
+        """Return a user by id or by name; None where CVAT has none or does not show it.
 
         Only administrators see users outside of their organizations.
         """
-        return self._call_if_there("user", "GET", f"/api/users/{user_id}") is not None
+        if isinstance(user, str):
+            found = list_all(self._transport, "user", "/api/users", {"username": user})
+            users = [User.parse(payload) for payload, _ in found]
+            return next((each for each in users if each.username == user), None)
+        answer = self._call_if_there("user", "GET", f"/api/users/{user}")
+        return None if answer is None else User.parse(answer.json())
+
+    def count_open_jobs(self, username: str) -> int:
+        """Return how many jobs are assigned to a user and not completed, as far as CVAT shows
+        them."""
+        rules = [
+            {"==": [{"var": "assignee"}, username]},
+            {"!": {"==": [{"var": "state"}, "completed"]}},
+        ]
+        query = {"filter": json_filter({"and": rules}), "page_size": 1}
+        answer = self._transport.call("open_jobs", "GET", "/api/jobs", query=query)
+        return parse_count(answer.json())
 
     def access_token(self) -> AccessToken | None:
         """Return the access token in use; None with a password, or with a server before 2.48."""
@@ -286,14 +304,15 @@ class CvatClient:
                 found.setdefault(parsed[0], []).append(parsed[1])
         return {task_id: tuple(jobs) for task_id, jobs in found.items()}
 
-    def assign_job(self, job_id: int, user_id: int | None) -> None:
-        """Assign a job to a user, or to none.
+    def assign_job(self, job_id: int, user_id: int | None) -> str | None:
+        """Assign a job to a user, or to none, and return that user's name.
 
         :raises CvatNotFound: it is gone.
         """
-        self._transport.call(
+        answer = self._transport.call(
             "assign_job", "PATCH", f"/api/jobs/{job_id}", data={"assignee": user_id}
         )
+        return parse_assignee(answer.json())
 
     def import_state(self, task_id: int) -> ImportState:
         """Return the state of the import of a task's data."""

@@ -98,7 +98,7 @@ class ServerInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class User:
-    """``GET /api/users/self``."""
+    """``GET /api/users/self`` and ``GET /api/users/{id}``."""
 
     id: int
     username: str
@@ -223,11 +223,23 @@ def parse_job(payload: Any, url: Callable[[int, int], str]) -> tuple[int, Job] |
     if payload.get("type") in _NOT_ANNOTATION:
         return None
     task_id, job_id = int(payload["task_id"]), int(payload["id"])
-    assignee = payload.get("assignee")
     return task_id, Job(
         id=job_id,
         url=url(task_id, job_id),
         start_frame=int(payload["start_frame"]),
         stop_frame=int(payload["stop_frame"]),
-        assignee=assignee.get("username") if isinstance(assignee, Mapping) else None,
+        assignee=parse_assignee(payload),
     )
+
+
+@reads
+def parse_assignee(payload: Any) -> str | None:
+    """Return the name of the user that a job is assigned to."""
+    assignee = payload.get("assignee")
+    return assignee.get("username") if isinstance(assignee, Mapping) else None
+
+
+@reads
+def parse_count(payload: Any) -> int:
+    """Return how many rows a list has on all of its pages."""
+    return int(payload["count"])

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from pool import errors
+from pool.config.arguments import LONGEST_USER
 from pool.errors import TooLate, WrongMediaType
 from pool.http import openapi, schemas
 from pool.http.context import state_of
@@ -40,7 +41,12 @@ _FORM: Final = {
             },
             "params": {"$ref": "#/components/schemas/DataParams"},
             "name": {"type": "string", "minLength": 1, "maxLength": 256},
-            "assignee": {"type": "integer", "minimum": 1},
+            "assignee": {
+                "type": ["integer", "string"],
+                "minimum": 1,
+                "minLength": 1,
+                "maxLength": LONGEST_USER,
+            },
             "priority": {"type": "string", "enum": list(Priority)},
             "lease_id": {"type": "string"},
         },

@@ -15,7 +15,9 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainValidator,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 from starlette.responses import Response
@@ -26,6 +28,7 @@ from pool.config.arguments import (
     LONGEST_LEASE,
     LONGEST_NAME,
     LONGEST_PREWARM,
+    LONGEST_USER,
     LONGEST_WAIT,
     SHORTEST_LEASE,
     SHORTEST_PREWARM,
@@ -37,7 +40,15 @@ from pool.config.arguments import (
 from pool.config.data_params import DataParams
 from pool.errors import InputError, PoolError
 from pool.handles import error_of
-from pool.model import LeaseRecord, LeaseState, Outcome, Priority, RequestRecord, RequestState
+from pool.model import (
+    Assignee,
+    LeaseRecord,
+    LeaseState,
+    Outcome,
+    Priority,
+    RequestRecord,
+    RequestState,
+)
 from pool.status import TEMPLATE_EXAMPLE, TemplateStatus, Time, described
 
 AnyBody = TypeVar("AnyBody", bound=BaseModel)
@@ -78,6 +89,30 @@ Name = Annotated[
     AfterValidator(_task_name),
 ]
 Path = Annotated[str, Field(min_length=1)]
+
+
+def _user(user: object) -> Assignee | None:
+    try:
+        return check_assignee(user)
+    except InputError as error:
+        raise ValueError(error.detail) from None
+
+
+User = Annotated[
+    Assignee | None,
+    PlainValidator(_user),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": LARGEST},
+                {"type": "string", "minLength": 1, "maxLength": LONGEST_USER},
+                {"type": "null"},
+            ],
+            "description": "The user to assign the jobs to, by id or by name",
+            "examples": ["ann"],
+        }
+    ),
+]
 TemplateName = Annotated[
     str, Field(min_length=1, max_length=LONGEST_TEMPLATE, examples=["street-scenes"])
 ]
@@ -129,9 +164,7 @@ class RequestFields(_Body):
         Field(min_length=1, max_length=64, description="Import into the task of this lease"),
     ] = None
     name: Annotated[Name | None, Field(description="The final name of the task")] = None
-    assignee: Annotated[
-        int | None, Field(ge=1, le=LARGEST, description="The id of the user to assign the jobs to")
-    ] = None
+    assignee: User = None
     priority: Annotated[
         Priority | None,
         Field(description="Which requests go first; by default the template's"),
@@ -164,8 +197,6 @@ class RequestFields(_Body):
         :raises InputError: a field is invalid.
         """
         values: dict[str, Any] = dict(fields)
-        if "assignee" in values:
-            values["assignee"] = check_assignee(_number(values["assignee"]))
         if "priority" in values:
             values["priority"] = check_priority(values["priority"])
         if "job_size" in values:
@@ -408,8 +439,8 @@ class Request(_Answer):
     """How its task was found."""
     name: str | None
     """The final name of the task."""
-    assignee: int | None
-    """The id of the user to assign the jobs to."""
+    assignee: Assignee | None
+    """The user to assign the jobs to, by id or by name."""
     priority: Priority
     """Which of the requests that wait go first."""
     files: list[str]

@@ -1,18 +1,23 @@
 """Do what comes after the job ids: the task's final name, and the assignments.
 
-The two are steps of their own, each with its own tries and pauses, which the store keeps. What
-fails goes behind what has waited longer, and ends after a bounded number of tries as a warning on
-its request. A failure counts as a try when CVAT itself answers, and as an outage when nothing gets
-through; but no step lasts for longer than :data:`LONGEST`.
+The jobs of a request go to its assignee; those of all others are divided among the assignees of
+the template, if it has any, which the store decides. Name and assignment are steps of their own,
+each with its own tries and pauses, which the store keeps. What fails goes behind what has waited
+longer, and ends after a bounded number of tries as a warning on its request. A failure counts as a
+try when CVAT itself answers, and as an outage when nothing gets through; but no step lasts for
+longer than :data:`LONGEST`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pool.clock import Clock
+from pool.config.settings import Templates
 from pool.cvat import CvatClient
+from pool.cvat.records import User
 from pool.errors import (
     CvatBusy,
     CvatError,
@@ -23,7 +28,15 @@ from pool.errors import (
     CvatUnreachable,
 )
 from pool.logs import get_logger
-from pool.model import FinalKind, FinalStep, Job, PooledTask, RequestRecord, RequestWarning
+from pool.model import (
+    Assignee,
+    FinalKind,
+    FinalStep,
+    Job,
+    PooledTask,
+    RequestRecord,
+    RequestWarning,
+)
 from pool.requests.breaker import SERVER, server_is_open
 from pool.store import Store
 
@@ -34,7 +47,7 @@ BATCH = 100
 MOST_JOBS = 250
 #: Steps in a row that do not get through before a round ends: nor would the others.
 MOST_AWAY = 3
-#: Jobs in a row that are refused, and none was assigned, before a try ends.
+#: Jobs of one user that are refused, and none was assigned, before a try leaves out the others.
 MOST_REFUSED = 3
 #: Tries of a step that CVAT fails at, and of one that it refuses.
 MOST_TRIES = 6
@@ -46,18 +59,25 @@ FACTOR = 4.0
 AWAY_PAUSE = 30.0
 #: Seconds after which a step is given up, whatever its failures were.
 LONGEST = 3 * 86400.0
+#: Seconds for which the open jobs of a user are not counted again, and for which the id of a name
+#: is kept; and how many users are kept.
+COUNTED_FOR = 60.0
+KNOWN_FOR = 600.0
+MOST_KNOWN = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tried:
     """One try of a step.
 
-    ``left`` are the jobs that are still to be assigned. ``error`` is None when nothing failed.
-    ``counted`` is False when the try has not come to the end of the jobs; ``hopeless``: another
-    try would fail as well; ``answered``: some call succeeded.
+    ``left`` are the jobs that are still to be assigned, ``assigned`` the users who have others by
+    now. ``error`` is None when nothing failed. ``counted`` is False when the try has not come to
+    the end of the jobs; ``hopeless``: another try would fail as well; ``answered``: some call
+    succeeded.
     """
 
     left: tuple[int, ...] | None = None
+    assigned: Mapping[int, str] = field(default_factory=dict)
     error: CvatError | None = None
     counted: bool = True
     hopeless: bool = False
@@ -106,11 +126,20 @@ def pause_after(tries: int) -> float:
 class Finalize:
     """Names and assigns tasks whose jobs exist."""
 
-    def __init__(self, store: Store, cvat: Callable[[], CvatClient], *, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        cvat: Callable[[], CvatClient],
+        templates: Templates,
+        *,
+        clock: Clock,
+    ) -> None:
         self._store = store
         self._cvat = cvat
+        self._templates = templates
         self._clock = clock
-        self._known_users: set[int] = set()
+        #: The users that CVAT has shown, each with when that was.
+        self._known: dict[Assignee, tuple[User, float]] = {}
 
     def run_once(self) -> None:
         """Do what the processes that served the requests have left undone, the longest due
@@ -126,24 +155,22 @@ class Finalize:
 
     def look_up(self, request: RequestRecord) -> None:
         """Warn beforehand when CVAT does not show the assignee of a request."""
-        user_id = request.assignee
-        if user_id is None or user_id in self._known_users:
+        if request.assignee is None:
             return
         try:
-            known = self._cvat().user_exists(user_id)
+            known = self._user(request.assignee)
         except CvatError as error:
             log.info("assignee not looked up", request_id=request.id, why=str(error))
             return
-        if known:
-            self._known_users.add(user_id)
+        if known is not None:
             return
         warning = RequestWarning(
             code="unknown-assignee",
-            text=f"CVAT shows no user {user_id} to these credentials, so the jobs may stay "
-            "unassigned",
+            text=f"CVAT shows no user {request.assignee} to these credentials, so the jobs may "
+            "stay unassigned",
         )
         if self._store.warn(request.id, warning, now=self._clock.now()):
-            log.warning("unknown assignee", request_id=request.id, assignee=user_id)
+            log.warning("unknown assignee", request_id=request.id, assignee=request.assignee)
 
     # --- A round ----------------------------------------------------------------------------------
 
@@ -157,7 +184,7 @@ class Finalize:
             answered |= attempt.answered
             away = 0 if attempt.error is None or not of_server(attempt.error) else away + 1
             if attempt.error is None and not attempt.left:
-                self._end(step)
+                self._end(step, attempt)
             else:
                 failed.append((step, attempt))
         # Judged at the end, when it is known whether anything got through.
@@ -186,11 +213,13 @@ class Finalize:
             tries=tries,
             why=str(error or "more jobs"),
         )
-        self._store.postpone_step(step, tries=tries, left=attempt.left, due_at=now + pause)
+        self._store.postpone_step(
+            step, tries=tries, left=attempt.left, assigned=attempt.assigned, due_at=now + pause
+        )
 
-    def _end(self, step: FinalStep) -> None:
+    def _end(self, step: FinalStep, attempt: Tried) -> None:
         name = final_name(step) if step.kind is FinalKind.NAME else None
-        self._store.end_step(step, name=name, now=self._clock.now())
+        self._store.end_step(step, name=name, assigned=attempt.assigned, now=self._clock.now())
 
     def _give_up(self, step: FinalStep, attempt: Tried, error: CvatError) -> None:
         if step.kind is FinalKind.NAME:
@@ -199,17 +228,20 @@ class Finalize:
                 code="not-named", text=f'the task is not named "{name}": {error}'
             )
         else:
-            jobs, user = len(self._jobs_of(step)), _assignee(step)
-            left = jobs if attempt.left is None else len(attempt.left)
+            users = self._assignees_of(step)
+            left = tuple(users) if attempt.left is None else attempt.left
+            names = ", ".join(dict.fromkeys(str(users[job_id]) for job_id in left))
             why = f"CVAT knows no such user ({error})" if attempt.hopeless else str(error)
             warning = RequestWarning(
                 code="not-assigned",
-                text=f"{left} of {jobs} job(s) not assigned to user {user}: {why}",
+                text=f"{len(left)} of {len(users)} job(s) not assigned to user {names}: {why}",
             )
         log.warning(
             "task not finalized", step=step.kind.value, task_id=step.task.task_id, why=warning.text
         )
-        self._store.end_step(step, warning=warning, now=self._clock.now())
+        self._store.end_step(
+            step, assigned=attempt.assigned, warning=warning, now=self._clock.now()
+        )
 
     # --- A try ------------------------------------------------------------------------------------
 
@@ -226,47 +258,115 @@ class Finalize:
 
     def _assign(self, step: FinalStep) -> Tried:
         """Assign the jobs that are left; one that is refused does not keep the others."""
-        left, user_id = step.left, _assignee(step)
-        if left is None:
-            left = tuple(job.id for job in self._jobs_of(step))
-        if user_id is None:
-            return Tried(left=())
+        users = self._assignees_of(step)
+        # What is left of a try before, unless the task's rows are being forgotten.
+        left = tuple(users if step.left is None else (each for each in step.left if each in users))
         refused: list[int] = []
+        assigned: dict[int, str] = {}
+        refusals: Counter[Assignee] = Counter()
+        unknown: set[Assignee] = set()
         failure: CvatError | None = None
-        tried = 0
+        answered, tried = False, 0
         for job_id in left[:MOST_JOBS]:
+            user = users[job_id]
+            if user in unknown or refusals[user] == MOST_REFUSED:
+                refused.append(job_id)
+                tried += 1
+                continue
             try:
-                self._cvat().assign_job(job_id, user_id)
+                user_id = self._id_of(user)
+                if user_id is None:
+                    unknown.add(user)
+                    raise CvatNotFound(f"no user {user} is shown to these credentials")
+                name = self._cvat().assign_job(job_id, user_id)
             except CvatError as error:
                 failure = error
                 if of_server(error):
                     break
                 refused.append(job_id)
-                if len(refused) == 1 and error.http_status == 500 and self._unknown(user_id):
-                    # CVAT answers 500 to an administrator who assigns to an unknown user.
-                    return Tried(left=(*left[tried + 1 :], *refused), error=error, hopeless=True)
+                refusals[user] += 1
+                # CVAT answers 500 to an administrator who assigns to an unknown user.
+                if error.http_status == 500 and refusals[user] == 1 and self._is_unknown(user):
+                    unknown.add(user)
+            else:
+                answered = True
+                del refusals[user]
+                if name is not None:
+                    assigned[job_id] = name
             tried += 1
-            if len(refused) == tried == MOST_REFUSED:
-                break
         untried = left[tried:]
         return Tried(
             left=(*untried, *refused),
+            assigned=assigned,
             error=failure,
             # With more than one try can take, all are tried before one counts.
             counted=tried < MOST_JOBS or not untried,
-            answered=tried > len(refused),
+            hopeless=bool(refused) and {users[each] for each in (*untried, *refused)} <= unknown,
+            answered=answered,
         )
+
+    def _id_of(self, user: Assignee) -> int | None:
+        if isinstance(user, int):
+            return user
+        known = self._user(user)
+        return None if known is None else known.id
+
+    def _is_unknown(self, user: Assignee) -> bool:
+        try:
+            return self._user(user, kept=False) is None
+        except CvatError:
+            return False
 
     def _jobs_of(self, step: FinalStep) -> Sequence[Job]:
         request_id = step.request.id if step.request else None
         return self._store.jobs_of(step.task.id, request_id=request_id)
 
-    def _unknown(self, user_id: int) -> bool:
-        try:
-            return not self._cvat().user_exists(user_id)
-        except CvatError:
-            return False
+    # --- Who gets which job -----------------------------------------------------------------------
 
+    def _assignees_of(self, step: FinalStep) -> Mapping[int, Assignee]:
+        """Return the users who are to have the jobs of a step, by the jobs' ids."""
+        if step.request is not None and step.request.assignee is not None:
+            return {job.id: step.request.assignee for job in self._jobs_of(step)}
+        self._divide(step.task)
+        return self._store.divided_jobs(step)
 
-def _assignee(step: FinalStep) -> int | None:
-    return step.request.assignee if step.request is not None else None
+    def _divide(self, task: PooledTask) -> None:
+        """Divide the jobs of a task among the assignees of its template, if it has any now."""
+        template = self._templates.get(task.template)
+        if template is None or not template.divided:
+            return
+        among = template.assignment.assignees
+        by_load = template.assignment.assign == "least-loaded"
+        if by_load:
+            self._count_open_jobs(among)
+        self._store.divide_jobs(task.id, among, by_load=by_load)
+
+    def _count_open_jobs(self, users: Sequence[Assignee]) -> None:
+        """Count on the server what the store does not know, or not for long enough. Where that
+        fails, what was counted before will do."""
+        due = self._store.workloads_to_count(users, older_than=COUNTED_FOR, now=self._clock.now())
+        for each in due:
+            try:
+                user = self._user(each)
+                jobs = self._cvat().count_open_jobs(user.username) if user is not None else None
+            except CvatError as error:
+                log.info("open jobs not counted", assignee=each, why=str(error))
+                if of_server(error):
+                    return
+                continue
+            if jobs is not None:
+                self._store.keep_workload(each, jobs, now=self._clock.now())
+
+    def _user(self, user: Assignee, *, kept: bool = True) -> User | None:
+        """Return a user as CVAT shows it, now or a while ago; None where it shows none."""
+        now = self._clock.monotonic()
+        if kept and user in self._known and now - self._known[user][1] < KNOWN_FOR:
+            return self._known[user][0]
+        found = self._cvat().find_user(user)
+        if found is None:
+            self._known.pop(user, None)
+        else:
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            self._known[user] = found, now
+        return found

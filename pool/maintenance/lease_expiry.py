@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Final
 
 from pool.clock import Clock
+from pool.config.settings import Templates
 from pool.cvat import CvatClient
 from pool.cvat.records import ImportStatus, TaskInfo
 from pool.errors import CvatError, CvatUnreachable, ImportFailed
@@ -26,9 +27,12 @@ RETRY_AFTER: Final = 60.0
 class LeaseExpiry:
     """Ends expired leases."""
 
-    def __init__(self, store: Store, cvat: CvatClient, *, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, cvat: CvatClient, templates: Templates, *, clock: Clock
+    ) -> None:
         self._store = store
         self._cvat = cvat
+        self._templates = templates
         self._clock = clock
         #: When a lease that failed is looked at again, by the monotonic clock.
         self._retry_at: dict[str, float] = {}
@@ -79,7 +83,9 @@ class LeaseExpiry:
             return False
         jobs = self._cvat.jobs([task.task_id]).get(task.task_id)
         if jobs:
-            self._store.complete_import(task.id, jobs, now=now)
+            template = self._templates.get(task.template)
+            divided = template is not None and template.divided
+            self._store.complete_import(task.id, jobs, divided=divided, now=now)
             return False
         state = self._cvat.import_state(task.task_id)
         if state.status is ImportStatus.FAILED:

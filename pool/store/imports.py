@@ -129,7 +129,13 @@ class Imports(Connected):
             return True
 
     def complete_import(
-        self, pooled_id: str, jobs: Sequence[Job], *, verified: bool = False, now: float
+        self,
+        pooled_id: str,
+        jobs: Sequence[Job],
+        *,
+        verified: bool = False,
+        divided: bool = False,
+        now: float,
     ) -> bool:
         """Keep the jobs of a task, which is ``READY`` from ``IMPORTING`` or ``LEASED``, its lease
         ``USED``; its import and the members of that (``IMPORTING`` or ``UPLOADING``) are ``READY``
@@ -141,7 +147,8 @@ class Imports(Connected):
         Being imported is what lies between uploading and ready, even when it was never written
         down. A name for the task is left to do, and for each member that has an assignee the
         assignment of its jobs, due :data:`FINAL_GRACE` later: until then the process that served
-        it does them.
+        it does them. With ``divided`` the jobs of all others are to be assigned, too: the template
+        has assignees, see :meth:`divide_jobs`.
         """
         with self.connections.writing() as db:
             row = db.one(
@@ -179,7 +186,7 @@ class Imports(Connected):
                     stop_frame=job.stop_frame,
                     assignee=job.assignee,
                 )
-            _leave_steps(db, pooled_id, members, now=now)
+            _leave_steps(db, pooled_id, members, divided=divided, now=now)
             return True
 
     def fail_import(self, pooled_id: str, *, code: str, message: str, now: float) -> bool:
@@ -445,10 +452,15 @@ def _complete_members(db: Connection, lease_id: str, *, now: float) -> list[Impo
 
 
 def _leave_steps(
-    db: Connection, pooled_id: str, members: Sequence[ImportMember], *, now: float
+    db: Connection,
+    pooled_id: str,
+    members: Sequence[ImportMember],
+    *,
+    divided: bool,
+    now: float,
 ) -> None:
     """Leave a name for a ready task, that of its first member, and the assignment of the jobs of
-    each member that has an assignee."""
+    each member that has an assignee; with ``divided`` that of all jobs."""
     left = {"pooled_id": pooled_id, "now": now, "due_at": now + FINAL_GRACE}
     db.changed(
         """
@@ -463,10 +475,19 @@ def _leave_steps(
             """
             INSERT INTO final_steps (pooled_id, kind, request_id, since, due_at)
             SELECT :pooled_id, 'assign', id, :now, :due_at FROM requests
-            WHERE id = :request_id AND state = 'ready' AND assignee IS NOT NULL
+            WHERE id = :request_id AND state = 'ready' AND (:divided OR assignee IS NOT NULL)
             """,
             **left,
             request_id=member.request_id,
+            divided=divided,
+        )
+    if divided and not members:
+        db.changed(
+            """
+            INSERT INTO final_steps (pooled_id, kind, request_id, since, due_at)
+            VALUES (:pooled_id, 'assign', '', :now, :due_at)
+            """,
+            **left,
         )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final, TypeVar
 
 from pool.model import (
+    Assignee,
     EndedRequest,
     Event,
     Handout,
@@ -46,7 +47,7 @@ class NewRequest:
 
     id: str
     name: str | None = None
-    assignee: int | None = None
+    assignee: Assignee | None = None
     files: tuple[str, ...] = ()
     given: tuple[str, ...] | None = None
     frame_numbers: tuple[int | None, ...] | None = None
@@ -204,6 +205,7 @@ _CONVERTERS: Final[Mapping[type, Mapping[str, Callable[[Any], object]]]] = {
     RequestRecord: {
         "state": RequestState,
         "outcome": _OUTCOMES.__getitem__,
+        "assignee": lambda value: None if value is None else assignee_of(value),
         "files": lambda value: tuple(json.loads(value)),
         "given": lambda value: tuple(json.loads(value)),
         "frame_numbers": lambda value: None if value is None else tuple(json.loads(value)),
@@ -212,6 +214,11 @@ _CONVERTERS: Final[Mapping[type, Mapping[str, Callable[[Any], object]]]] = {
         "warnings": lambda value: tuple(RequestWarning(**each) for each in json.loads(value)),
     },
 }
+
+
+def assignee_of(value: str) -> Assignee:
+    """Return a user from a column, where digits alone are an id."""
+    return int(value) if value.isdecimal() else value
 
 
 def record_of(record: type[R], row: Row) -> R:

@@ -351,7 +351,7 @@ def accept_request(
         lease_id=lease.id,
         import_id=import_id,
         name=None if request.name is None else text(request.name),
-        assignee=request.assignee,
+        assignee=None if request.assignee is None else text(str(request.assignee)),
         files=as_json(request.files),
         given=None if request.given in (None, request.files) else json.dumps(request.given),
         frame_numbers=_numbers(request.frame_numbers),

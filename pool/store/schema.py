@@ -195,7 +195,7 @@ _REQUESTS: Final = f"""
         group_key TEXT,
         priority INTEGER NOT NULL DEFAULT 1 CHECK (priority IN (0, 1, 2)),
         name TEXT,
-        assignee INTEGER,
+        assignee TEXT,
         files TEXT NOT NULL,
         files_in_group TEXT,
         given TEXT,
@@ -261,9 +261,13 @@ _EVENTS: Final = """
     ) STRICT;
 """
 
-#: Tables that are no more than their columns. ``demand`` has hand-outs by bucket of time, for the
-#: sizing, ``hand_outs`` all that there ever were, for the metrics; ``paces`` how long imports take,
-#: by size class; ``held`` when holds were in force, also those that have ended. ``configuration``
+#: Tables that are no more than their columns. ``jobs.assigned_to`` is the one of the template's
+#: assignees that the pool has chosen, ``assignee`` the one that CVAT has named. ``turns`` numbers
+#: the latest job that each assignee of a template was given, ``workloads`` has the open jobs of an
+#: assignee when CVAT was asked, and what was given since. ``demand`` has hand-outs by bucket of
+#: time, for the sizing, ``hand_outs`` all that there ever were, for the metrics; ``paces`` how long
+#: imports take, by size class; ``held`` when holds were in force, also those that have ended.
+#: ``configuration``
 #: has one row, that of the daemon that maintains the store; lists are JSON. ``webhooks`` are the
 #: installed ones; their secret stands in ``meta``, as do the pool's id and a row that proves that
 #: writing works.
@@ -276,7 +280,19 @@ _PLAIN: Final = """
         start_frame INTEGER NOT NULL,
         stop_frame INTEGER NOT NULL,
         assignee TEXT,
+        assigned_to TEXT,
         PRIMARY KEY (pooled_id, id)
+    ) STRICT;
+    CREATE TABLE turns (
+        template TEXT NOT NULL,
+        assignee TEXT NOT NULL,
+        latest INTEGER NOT NULL,
+        PRIMARY KEY (template, assignee)
+    ) STRICT;
+    CREATE TABLE workloads (
+        assignee TEXT NOT NULL PRIMARY KEY,
+        jobs INTEGER NOT NULL,
+        counted_at REAL NOT NULL
     ) STRICT;
     CREATE TABLE demand (
         template TEXT NOT NULL,

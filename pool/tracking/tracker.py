@@ -488,8 +488,13 @@ class Tracker:
         if importing and not divided_as_asked(importing.members, jobs):
             self._failed(tracked, ImportFailed(NOT_DIVIDED))
             return
+        template = self._templates.get(tracked.template)
         first = self._store.complete_import(
-            tracked.pooled_id, jobs, verified=verified, now=self._clock.now()
+            tracked.pooled_id,
+            jobs,
+            verified=verified,
+            divided=template is not None and template.divided,
+            now=self._clock.now(),
         )
         self.forget(tracked.pooled_id)
         if not first:

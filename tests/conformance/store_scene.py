@@ -110,12 +110,16 @@ class Scene:
         assert opened.task is None
         return opened
 
-    def uploading(self, *, owner: str = "here", now: float = NOW) -> Opened:
+    def uploading(
+        self, *, owner: str = "here", request: NewRequest | None = None, now: float = NOW
+    ) -> Opened:
         self.warm(now=now)
-        return self.store.open_lease(wish(owner=owner), request=data(), now=now)
+        return self.store.open_lease(wish(owner=owner), request=request or data(), now=now)
 
-    def importing(self, *, owner: str = "here", now: float = NOW) -> Opened:
-        opened = self.uploading(owner=owner, now=now)
+    def importing(
+        self, *, owner: str = "here", request: NewRequest | None = None, now: float = NOW
+    ) -> Opened:
+        opened = self.uploading(owner=owner, request=request, now=now)
         assert opened.request is not None
         assert self.begin_import(opened, deadline=now + 600, now=now)
         return opened

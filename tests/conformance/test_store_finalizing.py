@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from conformance.store_scene import JOBS, NOW, Scene
-from pool.model import FinalKind, FinalStep, RequestWarning
-from pool.store import FINAL_GRACE, Opened
+from pool.model import FinalKind, FinalStep, Job, RequestWarning, new_id
+from pool.store import FINAL_GRACE, NewRequest, Opened
 
 NAME, ASSIGN = FinalKind.NAME, FinalKind.ASSIGN
 REFUSED = RequestWarning(code="not-named", text='not "n"')
@@ -127,3 +131,73 @@ def test_a_clock_that_was_set_back_does_not_keep_a_step(scene: Scene) -> None:
     ready(scene)
     scene.store.move_times(-5000.0, since=NOW - 5000, term=9.0, now=NOW - 5000)
     assert len(due(scene, NOW - 5000)) == 2
+
+
+# --- Jobs that are divided among a template's assignees -------------------------------------------
+
+
+def divided(scene: Scene, among: list[int | str], jobs: int, *, by_load: bool = False) -> list[Any]:
+    """Whom so many jobs of a fresh task are given to."""
+    opened = scene.importing(request=NewRequest(id=new_id(), files=("a.jpg",), size=1))
+    pooled_id = opened.lease.pooled_id or ""
+    made = [Job(id=n, url="u", start_frame=n, stop_frame=n) for n in range(1, jobs + 1)]
+    assert scene.store.complete_import(pooled_id, made, divided=True, now=NOW)
+    scene.store.divide_jobs(pooled_id, among, by_load=by_load)
+    (step,) = (each for each in scene.store.steps_of(pooled_id) if each.kind == ASSIGN)
+    given = scene.store.divided_jobs(step)
+    assert list(given) == [job.id for job in made]
+    scene.store.divide_jobs(pooled_id, ["late"], by_load=by_load)
+    assert scene.store.divided_jobs(step) == given, "once for all"
+    return list(given.values())
+
+
+def test_jobs_are_given_in_turn(scene: Scene) -> None:
+    assert divided(scene, ["ann", 7], 3) == ["ann", 7, "ann"]
+    assert divided(scene, ["ann", 7], 2) == [7, "ann"]
+    assert divided(scene, ["ann", 7, "new"], 4) == ["new", 7, "ann", "new"], "new ones come first"
+    assert divided(scene, ["ann"], 2) == ["ann", "ann"]
+
+
+def test_jobs_are_given_to_those_who_have_the_fewest(scene: Scene) -> None:
+    users: list[int | str] = ["ann", 7, "bob"]
+    for user, jobs in zip(users, (5, 3, 4), strict=True):
+        scene.store.keep_workload(user, jobs, now=NOW)
+    assert divided(scene, users, 4, by_load=True) == [7, "bob", 7, "ann"]
+    assert divided(scene, ["bob"], 2) == ["bob", "bob"], "in turn, which counts as well"
+    assert divided(scene, users, 2, by_load=True) == [7, "ann"]
+    assert divided(scene, ["late", "ann"], 2, by_load=True) == ["late", "ann"], "not counted yet"
+
+
+def test_a_workload_is_counted_again_after_a_while(scene: Scene) -> None:
+    scene.store.keep_workload("ann", 1, now=NOW)
+    for now, due in ((NOW + 9, [7]), (NOW + 11, ["ann", 7]), (NOW - 1, ["ann", 7])):
+        assert scene.store.workloads_to_count(["ann", 7], older_than=10, now=now) == due
+
+
+def test_jobs_of_a_request_that_names_an_assignee_are_its_own(scene: Scene) -> None:
+    opened = scene.importing()
+    pooled_id = opened.lease.pooled_id or ""
+    assert scene.store.complete_import(pooled_id, JOBS, divided=True, now=NOW)
+    scene.store.divide_jobs(pooled_id, ["ann"])
+    (_, step) = scene.store.steps_of(pooled_id)
+    assert (step.request is not None, scene.store.divided_jobs(step)) == (True, {})
+
+
+def test_a_callers_own_upload_is_divided_too(scene: Scene) -> None:
+    opened = scene.leased()
+    pooled_id = opened.lease.pooled_id or ""
+    scene.store.complete_import(pooled_id, JOBS, divided=True, now=NOW)
+    scene.store.divide_jobs(pooled_id, ["ann", "bob"])
+    (_, step) = scene.store.steps_of(pooled_id)
+    assert (step.kind, step.request) == (ASSIGN, None)
+    assert scene.store.divided_jobs(step) == {31: "ann", 32: "bob"}
+    assert scene.store.postpone_step(step, tries=0, left=[32], assigned={31: "Ann"}, due_at=NOW)
+    assert scene.store.end_step(step, assigned={32: "Bob"}, now=NOW)
+    assert [job.assignee for job in scene.store.jobs_of(pooled_id)] == ["Ann", "Bob"]
+
+
+@pytest.mark.parametrize("assignee", [7, "ann", "0x"])
+def test_an_assignee_is_kept_as_it_was_given(scene: Scene, assignee: int | str) -> None:
+    request = NewRequest(id=new_id(), assignee=assignee, files=("a.jpg",), size=1)
+    opened = scene.importing(request=request)
+    assert scene.request(opened.request).assignee == assignee

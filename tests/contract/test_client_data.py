@@ -51,8 +51,11 @@ def test_one_request_brings_a_job(
     task = client.tasks([task_id])[task_id]
     assert (task.size, task.has_data, task.jobs, task.empty) == (2, True, 1, False)
     user = client.whoami()
-    client.assign_job(job.id, user.id)
+    assert client.find_user(user.id) == client.find_user(user.username) == user
+    before = client.count_open_jobs(user.username)
+    assert client.assign_job(job.id, user.id) == user.username
     assert client.jobs([task_id])[task_id][0].assignee == user.username
+    assert client.count_open_jobs(user.username) == before + 1
 
 
 def test_the_import_is_finished_and_then_gone_with_its_task(

@@ -193,6 +193,21 @@ def test_check_shows_what_cvat_takes_although_it_is_of_no_use(
     assert json.loads(as_json.stdout)[0]["warnings"] == [line[6:] for line in warned]
 
 
+def test_check_names_assignees_that_cvat_does_not_know(
+    folder: Path, token: str, simulator: SimulatorServer
+) -> None:
+    config = folder / "config.toml"
+    known = simulator.state.users[min(simulator.state.users)].username
+    config.write_text(
+        f"{config.read_text()}\n[templates.divided]\nlabels = []\n"
+        f'assignees = ["{known}", "ghost"]\n'
+    )
+    result = cvat_pool("check", cwd=folder, CVAT_ACCESS_TOKEN=token)
+    assert result.returncode == 0, result.stdout
+    warned = [line for line in result.stdout.splitlines() if line.startswith("warn  ")]
+    assert warned == ["warn  CVAT shows no user ghost, an assignee"]
+
+
 # --- What goes wrong: a line that says what to do, and an exit code -----------------------------
 
 
@@ -385,7 +400,6 @@ def test_a_store_in_a_folder_that_is_not_there(folder: Path) -> None:
         ("gte", "no such command 'gte'. Did you mean 'get'; try 'cvat-pool --help'"),
         ("status --nope", "no such option: --nope; try 'cvat-pool status --help'"),
         ("get", "missing argument 'template'; try 'cvat-pool get --help'"),
-        ("get scenes a.jpg --assignee worker", "invalid value for '--assignee': "),
         ("lease scenes --ttl 5", "--ttl '5': expected a duration with a unit"),
         ("prewarm scenes 3 --for 1x", "--for '1x': expected a duration"),
         ("--log-level", "option '--log-level' requires an argument"),

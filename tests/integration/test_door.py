@@ -253,11 +253,14 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     # What goes with the data.
     ("scenes", {"priority": "urgent"}, "is one of interactive, normal, bulk, not 'urgent'"),
     ("scenes", {"priority": 1}, "is one of interactive, normal, bulk, not"),
-    ("scenes", {"assignee": "worker"}, "give the user's id, not its name"),
+    ("scenes", {"assignee": " ann"}, "no space around them"),
+    ("scenes", {"assignee": ""}, ""),
+    ("scenes", {"assignee": "a\0b"}, "characters that can be printed"),
+    ("scenes", {"assignee": "a" * 151}, "1 to 150 characters"),
+    ("scenes", {"assignee": "0"}, "a whole number from 1 to 2147483647"),
     ("scenes", {"assignee": -1}, "a whole number from 1 to 2147483647"),
     ("scenes", {"assignee": 0}, ""),
     ("scenes", {"assignee": 2**31}, ""),
-    ("scenes", {"assignee": True}, ""),
     ("scenes", {"name": "  "}, "1 to 256 characters"),
     ("scenes", {"name": "a\0b"}, "has a NUL character"),
     ("scenes", {"name": "n" * 257}, ""),
@@ -293,6 +296,17 @@ def test_what_cannot_be_used_is_said_and_nothing_is_done(
         full.submit(template, given.pop("files", None), **given)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert done_by(daemon) == before
+
+
+@pytest.mark.parametrize("assignee", [True, 1.5, ["ann"]])
+def test_an_assignee_is_a_number_or_a_text(full: Any, daemon: Daemon, assignee: Any) -> None:
+    """A form has no such values."""
+    before = done_by(daemon)
+    with pytest.raises(InputError, match="a whole number"):
+        full.submit("scenes", A, assignee=assignee)
+    answer = post(daemon, "scenes", {"share": ["a.jpg"], "assignee": assignee})
+    assert (answer.status, b"a whole number" in answer.data) == (422, True)
     assert done_by(daemon) == before
 
 
@@ -347,7 +361,7 @@ def test_a_lease_survives_data_that_cannot_be_used(full: Any, daemon: Daemon, im
     for given in (
         {"files": [(LONG, image)]},
         {"files": A, "params": {"frame_stp": 5}},
-        {"files": A, "assignee": "worker"},
+        {"files": A, "assignee": " ann"},
         {"files": A, "name": " "},
         {"urls": ["ftp://h/a.jpg"]},
     ):

@@ -156,23 +156,27 @@ def test_progress_comes_to_all_bytes(full: Any, image: bytes) -> None:
     assert request.jobs(timeout=20)
 
 
+@pytest.mark.parametrize("by", ["id", "username"])
 def test_name_and_assignee_and_params(
-    full: Any, daemon: Daemon, simulator: SimulatorServer, image: bytes
+    full: Any, daemon: Daemon, simulator: SimulatorServer, image: bytes, by: str
 ) -> None:
     user = daemon.process.cvat().whoami()
     request = full.submit(
         "scenes",
         [("b.jpg", image), ("a.jpg", image)],
         name="night ride",
-        assignee=user.id,
+        assignee=getattr(user, by),
         params={"sorting_method": "predefined"},
     )
     (job,) = request.jobs(timeout=20)
-    assert (request.record.name, request.record.assignee) == ("night ride", user.id)
+    assert (request.record.name, request.record.assignee) == ("night ride", getattr(user, by))
     simulator.wait_for(lambda state: state.tasks[request.task_id].name == "night ride")
     simulator.wait_for(lambda state: state.jobs[job.id].assignee is not None)
     assignee = simulator.state.jobs[job.id].assignee
     assert assignee is not None and assignee.id == user.id
+    settled = full.request(request.id).jobs()
+    wait_for(daemon, lambda: full.request(request.id).jobs()[0].assignee == user.username)
+    assert [replace(each, assignee=None) for each in settled] == [job]
     frames = simulator.state.tasks[request.task_id].data
     assert frames is not None and job.stop_frame == 1
 

@@ -283,7 +283,7 @@ def test_many_calls_with_one_key_make_one_request(served: Serving, api: Api, ima
         ([("ä" * 128 + ".jpg", b"x")], {}, 422, "input"),
         ([("a.jpg", b"x")], {"template": "nothing"}, 404, "unknown-template"),
         ([("a.jpg", b"x")], {"task": "5"}, 422, "input"),
-        ([("a.jpg", b"x")], {"assignee": "me"}, 422, "input"),
+        ([("a.jpg", b"x")], {"assignee": " me"}, 422, "input"),
         ([("a.jpg", b"x")], {"assignee": "0"}, 422, "input"),
         ([("a.jpg", b"x")], {"priority": "high"}, 422, "input"),
         ([("a.jpg", b"x")], {"job_size": "0"}, 422, "input"),

@@ -7,7 +7,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from pool.config.source import Upload
-from pool.cvat.records import ImportState, ImportStatus, ServerInfo, TaskInfo
+from pool.cvat.records import ImportState, ImportStatus, ServerInfo, TaskInfo, User
 from pool.errors import CvatError, CvatForbidden
 from pool.model import Job
 
@@ -25,7 +25,8 @@ class ScriptedCvat:
         #: The names of frames, where they are not those that were uploaded last.
         self.frames_there: dict[int, tuple[str, ...]] = {}
         self.failures: dict[str, list[CvatError]] = {}
-        self.unknown_users: set[int] = set()
+        self.unknown_users: set[int | str] = set()
+        self.open_jobs: dict[str, int] = {}
         self.before: Callable[[str], None] = lambda _operation: None
         self._sent: dict[int, tuple[str, ...]] = {}
         #: The numbers of files of the jobs that an upload asked for.
@@ -60,9 +61,16 @@ class ScriptedCvat:
     def access_token(self) -> None:
         self._call("access_token")
 
-    def user_exists(self, user_id: int) -> bool:
-        self._call("user_exists", user_id)
-        return user_id not in self.unknown_users
+    def find_user(self, user: int | str) -> User | None:
+        """Return the user; one that is given by name has the name's length as its id."""
+        self._call("find_user", user)
+        if user in self.unknown_users:
+            return None
+        return User(id=user if isinstance(user, int) else len(user), username=str(user))
+
+    def count_open_jobs(self, username: str) -> int:
+        self._call("count_open_jobs", username)
+        return self.open_jobs.get(username, 0)
 
     def create_task(self, fields: Any, name: str, *, timeout: float | None = None) -> int:
         self._call("create_task", dict(fields), name)

@@ -324,6 +324,14 @@ def test_what_goes_with_a_mapping_goes_with_groups() -> None:
         ("pool = { min_size = 300 }", "pool.min_size", "min_size, 300, is above max_size, 200"),
         ("pool = { max_size = 2 }", "pool.max_size", "min_size, 5, is above max_size, 2"),
         ("task = { assignee = 0 }", "task.assignee", "at least 1"),
+        ("assignees = [' ann']", "assignees[0]", 'expected a user\'s name, or id, found " ann"'),
+        ("assignees = [true]", "assignees[0]", "expected a user's name, or id"),
+        ("assignees = ['ann', 7, '7']", "assignees", "a user is named twice"),
+        (f"assignees = {[*range(1, 52)]}", "assignees", "expected an array of at most 50"),
+        ("assignes = ['ann']", "assignes", "did you mean assignees?"),
+        ("assign = 'round-robin'", "assign", "among assignees = [...], and none are"),
+        ("assign = 'round robin'", "assign", 'did you mean "round-robin"?'),
+        ("assignees = [7]\ntask.assignee = 7", "assignees", "and task.assignee, who gets the task"),
     ],
 )
 def test_values_of_a_template_are_checked_also_together(text: str, key: str, message: str) -> None:

@@ -18,6 +18,7 @@ from pool.config.settings import (
     DEFAULT_TABLES,
     LABEL_SOURCES,
     TEMPLATE_TABLES,
+    AssignmentSettings,
     CvatSettings,
     DaemonSettings,
     EventSettings,
@@ -48,7 +49,10 @@ TABLES = [(place, kind) for place, kind in schema() if kind is not EventSettings
 
 
 #: Keys that exclude another one.
-EXCLUSIVE = ("frame_step", "upload_file_order", "filename_pattern", "job_file_mapping")
+EXCLUSIVE = (
+    *("frame_step", "upload_file_order", "filename_pattern", "job_file_mapping"),
+    *("assignees", "assign "),
+)
 
 
 def uncommented(*, exclusive: bool = True) -> str:
@@ -113,11 +117,20 @@ def test_config_toml_has_a_valid_value_for_every_data_parameter(key: str) -> Non
 
 def test_config_toml_speaks_of_every_key_of_a_template() -> None:
     text = EXAMPLE.read_text()
-    for key in (*LABEL_SOURCES, *TEMPLATE_TABLES, *ValidationParams.model_fields):
+    own = keys_of(AssignmentSettings)
+    for key in (*LABEL_SOURCES, *TEMPLATE_TABLES, *own, *ValidationParams.model_fields):
         assert re.search(rf"\b{key}\b", text), key
     known = {field.name for field in dataclasses.fields(Template)} - {"name", "server"}
     keys = {*LABEL_SOURCES, *TEMPLATE_TABLES} - {"labels_file"}
-    assert known == keys - {"import"} | {"importing"}
+    assert known == keys - {"import"} | {"importing", "assignment"}
+
+
+def test_config_toml_says_how_jobs_are_divided() -> None:
+    text = re.sub(r"(?m)^#(?=assign(ees)? =)", "", EXAMPLE.read_text())
+    assignment = loads(text).templates["street-scenes"].assignment
+    assert assignment.assign == "round-robin" and len(assignment.assignees) > 1
+    for mode in ("round-robin", "least-loaded"):
+        assert f'"{mode}"' in text
 
 
 def test_config_toml_has_every_key_of_a_sink_and_says_the_defaults() -> None:
