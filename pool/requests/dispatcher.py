@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from pool.errors import (
     UnknownTemplate,
 )
 from pool.logs import get_logger
-from pool.model import Handout, RequestState
+from pool.model import Handout, Priority, RequestState
 from pool.requests.breaker import SERVER, Breaker, Circuit
 from pool.requests.grouping import (
     QUIET,
@@ -42,7 +43,7 @@ from pool.requests.grouping import (
 )
 from pool.requests.placement import Placement
 from pool.requests.recovery import Recovery
-from pool.requests.runner import RETRY_AFTER_INTERNAL_ERROR, Runner, WorkItem
+from pool.requests.runner import RETRY_AFTER_INTERNAL_ERROR, Joined, Runner, WorkItem
 from pool.requests.sending import Sender
 from pool.requests.spool import Spool
 from pool.requests.worker_pool import WORKERS, Job, WorkerPool
@@ -50,6 +51,9 @@ from pool.store import NewMember, NewRequest, Opened, Store, Unserved
 from pool.tracking.tracker import Tracker
 
 log = get_logger(__name__)
+
+#: What requests have in common that may go together; None goes alone.
+GroupKey = tuple[str, Priority] | None
 
 #: Requests of one template that are looked at in one round: all that could begin, and more.
 EACH: Final = 4 * WORKERS
@@ -113,6 +117,8 @@ class Dispatcher:
         #: Calls of :meth:`accept` that are under way, and when the last one ended.
         self._accepting = 0
         self._accepted_at = -math.inf
+        #: Requests for which a task is being made, and for what template and group.
+        self._creating: dict[str, tuple[str, GroupKey]] = {}
         #: Until when a request waits for a warm task only. A request that is not in here has waited
         #: long enough, or for something else.
         self._patient_until: dict[str, float] = {}
@@ -350,6 +356,8 @@ class Dispatcher:
         )
         places = self._free_places(template) if grouping else 0
         begun, started, dry = 0, 0, False
+        with self._guard:
+            made_for = Counter(key for made, key in self._creating.values() if made == name)
         for group in groups:
             if begun >= most:
                 break
@@ -361,8 +369,12 @@ class Dispatcher:
             if not dry and (served := self._take_warm(template, group, trial=trial, ahead=ahead)):
                 begun, started, places = begun + 1, started + served, places - shared
                 continue
-            dry = True
-            if not ahead and self._take_cold(template, group[0], trial=trial):
+            dry, key = True, _key_of(group[0]) if shared and not trial else None
+            if key is not None and made_for[key] > 0:
+                # It goes with the task that is being made.
+                made_for[key] -= 1
+                continue
+            if self._take_cold(template, group[0], key, trial=trial):
                 begun, started, places = begun + 1, started + 1, places - shared
         return started
 
@@ -381,17 +393,19 @@ class Dispatcher:
                 return 0
             members, upload = self._seal(template, group)
         ids = [member.request_id for member in members]
-        with self._taking(*ids):
-            handout = members and self._store.claim_queued(
-                members,
-                template.fingerprint,
-                reusable_origin=template.reusable_origin,
-                places=places,
-                owner=self._owner,
-                now=self._clock.now(),
-            )
-        if not handout or handout.request is None:
-            self._let_go(*ids)
+        with self._taking(*ids) as taken:
+            handout = None
+            if taken:
+                handout = self._store.claim_queued(
+                    members,
+                    template.fingerprint,
+                    reusable_origin=template.reusable_origin,
+                    places=places,
+                    owner=self._owner,
+                    now=self._clock.now(),
+                )
+        if handout is None or handout.request is None:
+            self._let_go(*taken)
             return 0
         self._serve(
             WorkItem(
@@ -445,7 +459,8 @@ class Dispatcher:
     def _free_places(self, template: Template) -> int:
         """Return how many more imports that requests may share can be begun now; tasks that are
         being made for such requests count."""
-        creating = sum(job.creates for job in self._threads.jobs(template.name))
+        with self._guard:
+            creating = sum(key is not None for _, key in self._creating.values())
         return template.importing.concurrency - self._store.grouped_imports() - creating
 
     def _gathers(self, template: Template, group: Sequence[Unserved], *, free: int) -> bool:
@@ -483,9 +498,10 @@ class Dispatcher:
             with self._guard:
                 self._patient_until.update(dict.fromkeys(patient, until))
 
-    def _take_cold(self, template: Template, each: Unserved, *, trial: bool) -> bool:
+    def _take_cold(self, template: Template, each: Unserved, key: GroupKey, *, trial: bool) -> bool:
         """Have a request served with a task made on the spot, if it has waited as long as it
-        should and not too many are being made already."""
+        should and not too many are being made already. Those of its group, which have ``key``,
+        share that task."""
         if template.pool.on_empty != "create":
             return False
         now = self._clock.monotonic()
@@ -495,15 +511,46 @@ class Dispatcher:
         if circuit is Circuit.OPEN:
             return False
         at_once = template.pool.create_concurrency if circuit is Circuit.CLOSED else 1
-        if sum(job.creates for job in self._threads.jobs(template.name)) >= at_once:
-            return False
-        with self._taking(each.id):
-            request = self._store.take_spooled(each.id, owner=self._owner, now=self._clock.now())
+        with self._guard:
+            if sum(made == template.name for made, _ in self._creating.values()) >= at_once:
+                return False
+        with self._taking(each.id) as taken:
+            request = None
+            if taken:
+                now = self._clock.now()
+                request = self._store.take_spooled(each.id, owner=self._owner, now=now)
         if request is None or request.state is not RequestState.QUEUED:
-            self._let_go(each.id)
+            self._let_go(*taken)
             return False
-        self._serve(WorkItem(template=template, request=request, trial=trial))
+        with self._guard:
+            self._creating[each.id] = (template.name, key)
+        self._serve(WorkItem(template=template, request=request, trial=trial), first=each)
         return True
+
+    def _join(self, template: Template, first: Unserved, taken: list[str]) -> Joined:
+        """Return what shares the task that was made for a request: those of its group that wait
+        now. They are added to ``taken``."""
+        with self._guard:
+            _, key = self._creating.pop(first.id, (template.name, None))
+        if key is None:
+            return Joined()
+        waiting = [each for each in self._unserved() if each.template == template.name]
+        alike = [
+            each for each in waiting if each.state is RequestState.QUEUED and _key_of(each) == key
+        ]
+        # It has waited longest, so that it is the first of the first group.
+        group = groups_of([first, *alike], template.importing)[0]
+        with self._taking(*(each.id for each in group[1:]), some=True) as others:
+            members, upload = self._seal(
+                template, [first, *(each for each in group[1:] if each.id in others)]
+            )
+            shared = [member.request_id for member in members]
+            if first.id not in shared or len(shared) == 1:
+                members, shared = [], []
+            self._let_go(*(each for each in others if each not in shared))
+            taken += (each for each in shared if each != first.id)
+        self._forget_patience(*taken)
+        return Joined(members=members, upload=upload)
 
     def _fail_if_too_late(self, template: Template, requests: Sequence[Unserved]) -> None:
         """Fail requests that have waited for too long, where their template says so."""
@@ -530,45 +577,65 @@ class Dispatcher:
     # --- What is in flight ------------------------------------------------------------------------
 
     @contextmanager
-    def _taking(self, *request_ids: str) -> Iterator[None]:
-        """Take requests, and let them go again if the block raises."""
+    def _taking(self, *request_ids: str, some: bool = False) -> Iterator[Sequence[str]]:
+        """Take requests, and let them go again if the block raises. Return those that were taken:
+        all, or none where a worker has one of them already; with ``some``, those that none has."""
         with self._guard:
-            self._taken.update(request_ids)
+            free = [each for each in request_ids if each not in self._taken]
+            taken = free if some or len(free) == len(request_ids) else []
+            self._taken.update(taken)
         try:
-            yield
+            yield taken
         except BaseException:
-            self._let_go(*request_ids)
+            self._let_go(*taken)
             raise
 
     def _let_go(self, *request_ids: str, paused_until: float = -math.inf) -> None:
         with self._guard:
             self._taken.difference_update(request_ids)
-            self._paused_until.update(dict.fromkeys(request_ids, paused_until))
+            for each in request_ids:
+                # What paused it before holds on.
+                until = max(paused_until, self._paused_until.get(each, -math.inf))
+                self._paused_until[each] = until
 
     def _forget_patience(self, *request_ids: str) -> None:
         with self._guard:
             for request_id in request_ids:
                 self._patient_until.pop(request_id, None)
 
-    def _serve(self, item: WorkItem) -> None:
-        """Have a worker serve requests, which wait for nothing any more."""
+    def _serve(self, item: WorkItem, *, first: Unserved | None = None) -> None:
+        """Have a worker serve requests, which wait for nothing any more; ``first`` is that for
+        which a task is made."""
         self._forget_patience(item.request.id, *item.others)
+
+        def call_off() -> None:
+            self._runner.put_back(item)
+            with self._guard:
+                self._creating.pop(item.request.id, None)
+
         self._threads.put(
             Job(
                 template=item.template.name,
-                run=partial(self._run, item),
-                call_off=partial(self._runner.put_back, item),
-                creates=item.handout is None,
+                run=partial(self._run, item, first),
+                call_off=call_off,
             )
         )
 
-    def _run(self, item: WorkItem) -> None:
+    def _run(self, item: WorkItem, first: Unserved | None) -> None:
         pause = RETRY_AFTER_INTERNAL_ERROR
-        ids = (item.request.id, *item.others)
+        taken = [item.request.id, *item.others]
+        if first is not None:
+            item = replace(item, join=partial(self._join, item.template, first, taken))
         try:
             pause = self._runner.serve(item)
         finally:
-            self._let_go(*ids, paused_until=self._clock.monotonic() + pause)
+            with self._guard:
+                self._creating.pop(item.request.id, None)
+            self._let_go(*taken, paused_until=self._clock.monotonic() + pause)
+
+
+def _key_of(each: Unserved) -> GroupKey:
+    return None if each.group_key is None else (each.group_key, each.priority)
 
 
 def _is_fit(template: Template, each: Unserved, upload: Upload) -> bool:

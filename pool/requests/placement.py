@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ from pool.model import Handout, LeaseRecord, LeaseState, Levels, PooledTask, new
 from pool.requests.breaker import SERVER, Breaker, Circuit
 from pool.requests.lifecycle import is_away, outcome_unknown
 from pool.requests.recovery import Recovery
-from pool.store import NewLease, NewRequest, Opened, Store
+from pool.store import NewLease, NewMember, NewRequest, Opened, Store
 
 log = get_logger(__name__)
 
@@ -339,9 +339,20 @@ class Placement:
             now=self._clock.now(),
         )
 
-    def create(self, template: Template, lease_id: str, *, waited: float) -> Handout:
+    def create(
+        self,
+        template: Template,
+        lease_id: str,
+        *,
+        waited: float,
+        joined: Callable[[], Sequence[NewMember]] = tuple,
+    ) -> Handout:
         """Create a task for a lease that has waited in vain for so many seconds, unless one is warm
         by now, or the lease was given one meanwhile: then the created one goes to the pool.
+
+        ``joined`` is called when the task is there, and returns the requests that share it, the
+        lease's first; none where that has it for itself. Where one of the others waits no longer,
+        none of them shares it.
 
         :raises PoolEmpty: the template says not to make one, or the lease has ended.
         :raises CvatError: CVAT did not make one.
@@ -377,8 +388,17 @@ class Placement:
                 self._breaker.create_failed(template, error)
             raise
         self._breaker.create_worked(template.name)
+        handout, members = None, joined()
+        for shared in (members, ()) if members else ((),):
+            handout = handout or self._store.finish_cold(
+                pooled.id,
+                lease_id,
+                members=shared,
+                prepared=prepared,
+                owner=self._owner,
+                now=self._clock.now(),
+            )
         now = self._clock.now()
-        handout = self._store.finish_cold(pooled.id, lease_id, prepared=prepared, now=now)
         if handout is None:
             self._store.finish_create(pooled.id, prepared=prepared, now=now)
             handout = self.held(lease_id)

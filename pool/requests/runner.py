@@ -3,7 +3,7 @@ before, on a worker of the daemon."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -29,7 +29,7 @@ from pool.requests.placement import Placement
 from pool.requests.recovery import Recovery
 from pool.requests.sending import Sender
 from pool.requests.spool import Spool
-from pool.store import NewRequest, Store, Unserved
+from pool.store import NewMember, NewRequest, Store, Unserved
 from pool.tracking.tracker import Tracker
 
 log = get_logger(__name__)
@@ -40,16 +40,27 @@ RETRY_AFTER_INTERNAL_ERROR: Final = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Joined:
+    """The requests that share a task, and what is uploaded for them; the first is that for which
+    the task was created. No members where it has the task for itself."""
+
+    members: Sequence[NewMember] = ()
+    upload: Upload | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WorkItem:
     """One accepted request to serve, or a group: ``others`` are the ids of those that share the
-    task with it. Without a ``handout`` its task is created for it. ``trial`` says that this is to
-    find out whether CVAT takes the template's data again."""
+    task with it. Without a ``handout`` its task is created for it, and for those that ``join``
+    returns then. ``trial`` says that this is to find out whether CVAT takes the template's data
+    again."""
 
     template: Template
     request: RequestRecord
     others: tuple[str, ...] = ()
     handout: Handout | None = None
     upload: Upload | None = None
+    join: Callable[[], Joined] = Joined
     trial: bool = False
 
 
@@ -286,12 +297,23 @@ class Runner:
         if item.trial and not self._breaker.ask():
             self.put_back(item)
             return 0.0
-        handout = item.handout or self._create_for(item)
+        handout, joined = item.handout, Joined()
+        if handout is None:
+
+            def join() -> Sequence[NewMember]:
+                nonlocal joined
+                joined = item.join()
+                return joined.members
+
+            handout = self._create_for(item, join)
         if handout is None:
             return 0.0
         others: Sequence[RequestRecord] = ()
-        if item.others:
-            others = self._store.members_of(item.request.import_id or "")[1:]
+        if item.others or joined.members:
+            assert handout.request is not None
+            others = self._store.members_of(handout.request.import_id or "")[1:]
+        if others and joined.upload is not None:
+            upload = joined.upload
         sent = self._sender.send(item.template, handout, upload, accepted=True, others=others)
         if sent.step is Step.WAIT and sent.untouched:
             self.put_back(item)
@@ -320,10 +342,14 @@ class Runner:
         else:
             self._sender.throw_away(request, OwnerGone())
 
-    def _create_for(self, item: WorkItem) -> Handout | None:
+    def _create_for(
+        self, item: WorkItem, join: Callable[[], Sequence[NewMember]]
+    ) -> Handout | None:
         """Create the task; None when there is none, and the request waits again or has ended."""
         try:
-            return self._placement.create(item.template, item.request.lease_id, waited=0.0)
+            return self._placement.create(
+                item.template, item.request.lease_id, waited=0.0, joined=join
+            )
         except PoolEmpty:
             # The request was cancelled meanwhile.
             current = self._store.request(item.request.id)

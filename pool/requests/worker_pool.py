@@ -23,14 +23,13 @@ SHARE: Final = 0.75
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Job:
-    """Work for a template. ``serves``: it is for a request; ``creates``: it creates a task for
-    that. ``call_off`` is called instead of ``run`` when the pool stops before it is begun."""
+    """Work for a template. ``serves``: it is for a request. ``call_off`` is called instead of
+    ``run`` when the pool stops before it is begun."""
 
     template: str
     run: Callable[[], None]
     call_off: Callable[[], None]
     serves: bool = True
-    creates: bool = False
 
 
 class WorkerPool:

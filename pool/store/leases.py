@@ -26,12 +26,13 @@ from pool.store.handout import (
     return_task,
     take_warm,
 )
-from pool.store.queue import check_room
+from pool.store.queue import NotClaimed, check_room, expect, take_queued
 from pool.store.records import (
     LEASE,
     TASK,
     UNOWNED,
     NewLease,
+    NewMember,
     NewRequest,
     Opened,
     columns_of,
@@ -134,31 +135,48 @@ class Leases(Connected):
             return claim_waiting(db, lease_id, fingerprint, reusable_origin, now=now)
 
     def finish_cold(
-        self, pooled_id: str, lease_id: str, *, prepared: bool, now: float
+        self,
+        pooled_id: str,
+        lease_id: str,
+        *,
+        members: Sequence[NewMember] = (),
+        prepared: bool,
+        owner: str = "",
+        now: float,
     ) -> Handout | None:
         """Move a task from ``CREATING`` to ``LEASED``, for the waiting lease that it was created
-        for (``COLD``).
+        for (``COLD``). With ``members``, the first of which is the request of that lease, they are
+        the members of its import, as by :meth:`~pool.store.Store.claim_queued`: all of it happens
+        or nothing does.
 
-        None when the lease waits no longer; the task is then left as it is, and
+        None when the lease waits no longer, or a member does; the task is then left as it is, and
         :meth:`~pool.store.Store.finish_create` can put it into the pool.
         """
-        with self.connections.writing() as db:
-            row = db.one(
-                f"""
-                UPDATE tasks
-                SET state = 'leased', lease_id = :lease_id, prepared = :prepared, changed_at = :now
-                WHERE id = :id AND state = 'creating' AND task_id IS NOT NULL
-                  AND EXISTS (SELECT 1 FROM leases WHERE id = :lease_id AND state = 'waiting')
-                RETURNING {TASK}
-                """,
-                id=pooled_id,
-                lease_id=lease_id,
-                prepared=prepared,
-                now=now,
-            )
-            if row is None:
-                return None
-            return activate(db, lease_id, record_of(PooledTask, row), Outcome.COLD, now=now)
+        try:
+            with self.connections.writing() as db:
+                row = expect(
+                    db.one(
+                        f"""
+                        UPDATE tasks
+                        SET state = 'leased', lease_id = :lease_id, prepared = :prepared,
+                            changed_at = :now
+                        WHERE id = :id AND state = 'creating' AND task_id IS NOT NULL
+                          AND EXISTS (SELECT 1 FROM leases
+                                      WHERE id = :lease_id AND state = 'waiting')
+                        RETURNING {TASK}
+                        """,
+                        id=pooled_id,
+                        lease_id=lease_id,
+                        prepared=prepared,
+                        now=now,
+                    )
+                )
+                for member in members:
+                    expect(take_queued(db, member.request_id, owner, now=now))
+                task = record_of(PooledTask, row)
+                return activate(db, lease_id, task, Outcome.COLD, members, now=now)
+        except NotClaimed:
+            return None
 
     def inherit_lease(self, lease_id: str, *, owner: str, now: float) -> bool:
         """Take over a ``WAITING`` lease without a request, whose owner is gone: another call with

@@ -112,7 +112,7 @@ class Queue(Connected):
         """Own one of the :meth:`unserved`, with its import if it has one; None when it is none (any
         more). Of two processes that try, one gets it."""
         with self.connections.writing() as db:
-            if not _take_queued(db, request_id, owner, now=now) and not db.changed(
+            if not take_queued(db, request_id, owner, now=now) and not db.changed(
                 f"""
                 UPDATE imports SET owner = :owner
                 WHERE id = (SELECT import_id FROM requests
@@ -156,8 +156,8 @@ class Queue(Connected):
         try:
             with self.connections.writing() as db:
                 for member in members:
-                    _expect(_take_queued(db, member.request_id, owner, now=now))
-                return _expect(
+                    expect(take_queued(db, member.request_id, owner, now=now))
+                return expect(
                     claim_waiting(
                         db,
                         queued[0],
@@ -168,7 +168,7 @@ class Queue(Connected):
                         now=now,
                     )
                 )
-        except _NotClaimed:
+        except NotClaimed:
             # The transaction is rolled back, so that the requests have no owner again.
             return None
 
@@ -206,13 +206,14 @@ def _free(owner: str) -> str:
     return f"({owner} IN (:unowned, :owner) OR NOT {alive(owner)})"
 
 
-class _NotClaimed(Exception):
+class NotClaimed(Exception):
     """There was no task for these requests, or another process has one of them."""
 
 
-def _expect(done: T | None) -> T:
+def expect(done: T | None) -> T:
+    """Return what was done, or have the transaction rolled back where nothing was."""
     if not done:
-        raise _NotClaimed
+        raise NotClaimed
     return done
 
 
@@ -242,7 +243,8 @@ def _unserved(
     )
 
 
-def _take_queued(db: Connection, request_id: str, owner: str, *, now: float) -> bool:
+def take_queued(db: Connection, request_id: str, owner: str, *, now: float) -> bool:
+    """Own a ``QUEUED`` request that is there to be taken, and the lease that it waits with."""
     row = db.one(
         f"""
         UPDATE requests SET owner = :owner

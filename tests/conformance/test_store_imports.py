@@ -387,6 +387,33 @@ def test_members_are_known_in_the_order_of_their_frames(scene: Scene) -> None:
     assert scene.store.members_of(sent.id) == [], "they are members of it no more"
 
 
+def test_a_task_is_made_for_several(scene: Scene) -> None:
+    requests = [spooled(scene, *files) for files in FILES]
+    pooled_id = scene.creating().id
+    assert scene.store.record_created(pooled_id, task_id=5, now=NOW)
+    members = members_of(requests)
+    first = requests[0].lease_id
+    gone = NewMember(request_id="unknown")
+
+    def made_for(*members: NewMember) -> Handout | None:
+        return scene.store.finish_cold(
+            pooled_id, first, members=members, prepared=True, owner="here", now=NOW + 1
+        )
+
+    assert made_for(*members, gone) is None
+    assert {now.state for now in now_of(scene, requests)} == {RequestState.QUEUED}
+    assert {now.owner for now in now_of(scene, requests)} == {UNOWNED}
+    assert scene.task(pooled_id).state is TaskState.CREATING
+    handout = made_for(*members)
+    assert handout is not None and handout.request is not None
+    sent = record(scene, handout.request.import_id)
+    assert sent.outcome is Outcome.COLD
+    assert sent.request_ids == tuple(request.id for request in requests)
+    assert scene.store.begin_import(sent.id, deadline=NOW, now=NOW)
+    assert scene.store.hand_outs() == {TEMPLATE: {Outcome.COLD: 3}}
+    assert [each.total for each in scene.store.demand(TEMPLATE, since=0)] == [1]
+
+
 # --- Places --------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ The daemon's services run one by one, on a scripted CVAT and a clock that the te
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -354,6 +355,95 @@ def test_nothing_goes_ahead_where_nothing_is_known(grouping: Stepped, cvat: Scri
     grouping.advance(600.0)
     assert grouping.serve() == 0
     assert grouping.states(*requests) == {QUEUED}
+
+
+# --- Tasks made on the spot -----------------------------------------------------------------------
+
+
+def test_a_task_made_on_the_spot_is_for_all_that_wait_by_then(
+    start: Start, template: Template, cvat: ScriptedCvat
+) -> None:
+    daemon = start(grouped(template))
+    requests = [daemon.accept(name=f"{number}.jpg") for number in range(2)]
+    assert daemon.serve() == 0, "a task may become warm"
+
+    def join(operation: str) -> None:
+        if operation == "create_task":
+            requests.append(daemon.accept(name="2.jpg"))
+
+    cvat.before = join
+    daemon.advance(template.pool.max_wait)
+    daemon.serve()
+    assert cvat.count("create_task") == 1
+    assert [upload.names for upload in sent(cvat)] == [("0.jpg", "1.jpg", "2.jpg")]
+    daemon.import_all()
+    assert daemon.states(*requests) == {READY}
+    assert {daemon.read(each).outcome for each in requests} == {Outcome.COLD}
+    assert daemon.store.hand_outs()["scenes"] == {Outcome.COLD: 3}
+    assert sum(each.total for each in daemon.store.demand("scenes", since=0)) == 1
+
+
+def test_a_task_is_made_for_each_group_and_no_more(
+    start: Start, template: Template, cvat: ScriptedCvat
+) -> None:
+    wanted = grouped(template, group_requests=2, concurrency=3)
+    wanted = replace(wanted, pool=replace(wanted.pool, create_concurrency=3))
+    daemon = start(wanted, workers=4)
+    requests = [daemon.accept(name=f"{number}.jpg") for number in range(4)]
+    daemon.serve()
+    all_begun, go = threading.Barrier(3), threading.Event()
+
+    def hold(operation: str) -> None:
+        if operation == "create_task":
+            all_begun.wait(PATIENCE)
+            assert go.wait(PATIENCE)
+
+    cvat.before = hold
+    daemon.advance(template.pool.max_wait)
+    daemon.dispatcher.run_once()
+    all_begun.wait(PATIENCE)
+    daemon.dispatcher.run_once()
+    go.set()
+    daemon.drain()
+    assert cvat.count("create_task") == 2
+    assert sizes(cvat) == [2, 2]
+    assert daemon.states(*requests) == {IMPORTING}
+
+
+def test_one_that_leaves_while_its_task_is_made_leaves_it_to_the_others(
+    start: Start, template: Template, cvat: ScriptedCvat
+) -> None:
+    daemon = start(grouped(template))
+    requests = [daemon.accept(name=f"{number}.jpg") for number in range(3)]
+    daemon.serve()
+
+    def leave(operation: str) -> None:
+        if operation == "create_task":
+            daemon.pool.request(requests[1]).cancel()
+
+    cvat.before = leave
+    daemon.advance(template.pool.max_wait)
+    daemon.serve()
+    fail(daemon, cvat)
+    assert [daemon.read(each).state for each in requests] == [READY, CANCELLED, READY]
+    assert sizes(cvat) == [2]
+
+
+def test_a_refused_create_keeps_the_others_waiting(
+    start: Start, template: Template, cvat: ScriptedCvat
+) -> None:
+    daemon = start(grouped(template))
+    requests = [daemon.accept(name=f"{number}.jpg") for number in range(3)]
+    daemon.serve()
+    go_down(cvat)
+    daemon.advance(template.pool.max_wait)
+    daemon.serve()
+    assert daemon.states(*requests) == {QUEUED}
+    come_back(cvat)
+    daemon.advance(TRANSIENT_CAP + template.pool.max_wait)
+    fail(daemon, cvat)
+    assert daemon.states(*requests) == {READY}
+    assert sum(sizes(cvat)) == 3
 
 
 # --- Library callers ------------------------------------------------------------------------------
