@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from pool.bench import processes
-from pool.bench.bulk_report import burst_figures, pair_figures
+from pool.bench.bulk_report import Burst, Served, burst_figures, pair_figures
 from pool.bench.measure import PATIENCE
 from pool.bench.pictures import corrupt_image, sample_image, sample_images
 from pool.bench.pooled import Supply, open_supply, resident_bytes
@@ -50,35 +50,6 @@ FILLERS: Final = 16
 SMALL: Final = 2_000
 #: Seconds for which a request of a queue waits for a task.
 WAIT: Final = 3600.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Served:
-    """A request, the ms from the beginning of its burst to its job ids, and these; or why it
-    failed."""
-
-    id: str
-    ms: float = 0.0
-    jobs: tuple[int, ...] = ()
-    why: str = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Burst:
-    """Requests that came at once, and how many tasks were filled for them."""
-
-    served: tuple[Served, ...]
-    imports: int
-
-    @property
-    def median_ms(self) -> float:
-        """What half of them waited at most."""
-        return statistics.median(each.ms for each in self.served)
-
-    @property
-    def all_ms(self) -> float:
-        """What passed until the last one had its job ids."""
-        return max(each.ms for each in self.served)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -386,14 +357,14 @@ class Callers:
 
         async def caller() -> None:
             for _ in left:
-                await self._remote.submit(GROUPED, [("frame.jpg", picture)])
+                await self._remote.submit(GROUPED, [("frame.jpg", picture)], priority="bulk")
 
         await asyncio.gather(*(caller() for _ in range(FILLERS)))
 
     async def interactive(self, picture: bytes) -> float:
         """Make a request that is in a hurry; return the ms until it has its job ids."""
         began = time.perf_counter()
-        sent = await self._remote.submit(GROUPED, [("frame.jpg", picture)])
+        sent = await self._remote.submit(GROUPED, [("frame.jpg", picture)], priority="interactive")
         await sent.jobs(PATIENCE)
         return (time.perf_counter() - began) * 1000
 

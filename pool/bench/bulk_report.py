@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,6 @@ from pool.bench.report import Figures, save, spread
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-
-    from pool.bench.bulk import Burst
 
 #: What bursts are called in the report.
 BURSTS = {
@@ -28,6 +27,35 @@ BURSTS = {
     "many-grouped": "at once, grouped",
     "one-import": "one import of as many files",
 }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Served:
+    """A request, the ms from the beginning of its burst to its job ids, and these; or why it
+    failed."""
+
+    id: str
+    ms: float = 0.0
+    jobs: tuple[int, ...] = ()
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Burst:
+    """Requests that came at once, and how many tasks were filled for them."""
+
+    served: tuple[Served, ...]
+    imports: int
+
+    @property
+    def median_ms(self) -> float:
+        """What half of them waited at most."""
+        return statistics.median(each.ms for each in self.served)
+
+    @property
+    def all_ms(self) -> float:
+        """What passed until the last one had its job ids."""
+        return max(each.ms for each in self.served)
 
 
 def burst_figures(found: Mapping[str, Sequence[Burst]]) -> Figures:

@@ -7,8 +7,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from pool.bench.bulk import Burst, Served
-from pool.bench.bulk_report import burst_figures, pair_figures, show
+from pool.bench.bulk_report import Burst, Served, burst_figures, pair_figures, show
 
 
 def burst(*each_ms: float, imports: int = 1) -> Burst:

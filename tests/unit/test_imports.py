@@ -23,8 +23,8 @@ ALLOWED = {
     **BELOW,
     "simulator": set(),
     "client": BELOW["cvat"],
-    "bench": {*ORDER, "simulator"},
-    "demo": {*ORDER, "simulator", "bench"},
+    "bench": {*ORDER, "client", "simulator"},
+    "demo": {*ORDER, "client", "simulator", "bench"},
     "cli": BELOW["cli"] | {"client", "simulator", "bench", "demo"},
     "": {*ORDER, "client"},
 }
