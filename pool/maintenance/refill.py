@@ -17,6 +17,7 @@ from pool.maintenance.retirement import retire_replaced
 from pool.maintenance.sizing import Target, current_target
 from pool.model import new_id
 from pool.requests.breaker import Breaker, Circuit
+from pool.requests.grouping import tasks_for
 from pool.requests.placement import create_on_server, warm_tasks
 from pool.store import CreateLimit, Store
 
@@ -174,10 +175,11 @@ class Refill:
         capacity = self._store.capacity_of(template.name, template.fingerprint)
         # Where the clock was set back, what was last is yet to come.
         quiet = abs(now - self._store.last_activity()) >= QUIET
+        queued = tasks_for(self._store.queued().get(template.name, 0), template.importing)
         return Situation(
             warm=warm_tasks(self._store, template),
             capacity=capacity,
-            waiting=self._store.waiting(template.name) + self._store.queued().get(template.name, 0),
+            waiting=self._store.waiting(template.name) + queued,
             foreground=self._store.in_flight() > 0 or not quiet,
             paused=template.name in self._store.paused(),
             # The dispatcher finds out whether the server is back.

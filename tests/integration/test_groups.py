@@ -527,6 +527,20 @@ def test_each_request_is_counted_and_the_demand_is_for_tasks(grouping: Stepped) 
     assert sum(each.total for each in demand) == 2
 
 
+def test_no_more_tasks_are_made_than_the_requests_that_wait_can_share(
+    start: Start, template: Template, cvat: ScriptedCvat
+) -> None:
+    small = grouped(template)
+    daemon = filled(start(replace(small, pool=replace(small.pool, min_size=1))), cvat)
+    busy(daemon)
+    for number in range(6):
+        daemon.accept(name=f"{number}.jpg")
+    assert daemon.serve() == 0
+    daemon.fill()
+    # The target, one for the only place, and one for the group after that.
+    assert daemon.levels()["warm"] == 1 + 2
+
+
 @pytest.mark.parametrize("on_empty", ["wait", "create", "fail"])
 def test_a_request_that_waits_for_a_place_does_not_wait_for_a_task(
     start: Start, template: Template, cvat: ScriptedCvat, on_empty: Any
