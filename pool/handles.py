@@ -9,7 +9,16 @@ from typing import Generic, Protocol, TypeVar, Unpack
 from pool import errors
 from pool.config.source import Data, Files, Progress, Upload, build_upload
 from pool.errors import PoolError
-from pool.model import Assignee, Frame, Job, Outcome, RequestRecord, RequestState, RequestWarning
+from pool.model import (
+    Assignee,
+    Frame,
+    Hidden,
+    Job,
+    Outcome,
+    RequestRecord,
+    RequestState,
+    RequestWarning,
+)
 
 PoolOfIt = TypeVar("PoolOfIt")
 Record = TypeVar("Record", bound=RequestRecord)
@@ -48,7 +57,7 @@ class Pool(Protocol):
 
     def jobs_of_request(self, request: Request, timeout: float | None) -> list[Job]: ...
 
-    def cancel(self, request: Request) -> bool: ...
+    def cancel(self, request: Request, *, hide: bool = False) -> bool: ...
 
     def url_of(self, record: RequestRecord) -> str | None: ...
 
@@ -203,6 +212,18 @@ class Request(RequestHandle[Pool, RequestRecord]):
         """
         return self._pool.jobs_of_request(self, timeout)
 
-    def cancel(self) -> bool:
-        """Cancel it while it is still queued; return False when it is too late for that."""
-        return self._pool.cancel(self)
+    @property
+    def hidden(self) -> Hidden | None:
+        """How far its frames are hidden, as of now: see :meth:`cancel`."""
+        self._record = self._pool.read_request(self.id)
+        return self._record.hidden
+
+    def cancel(self, *, hide: bool = False) -> bool:
+        """Cancel it while it is still queued; return False when it is too late for that.
+
+        With ``hide`` it is not: as soon as its frames exist they are marked as deleted, so that
+        people see them no longer, and exports leave them out. It is ready all the same, and its
+        bytes stay in CVAT until its task is deleted, which others may share. Only a request that
+        has failed is too late for that.
+        """
+        return self._pool.cancel(self, hide=hide)

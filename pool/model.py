@@ -238,7 +238,7 @@ class RequestWarning:
     """What a request that was served has to do without: a stable ``code``, and ``text`` that says
     what and why, on one line.
 
-    Codes are ``unknown-assignee``, ``not-named`` and ``not-assigned``.
+    Codes are ``unknown-assignee``, ``not-named``, ``not-assigned`` and ``not-hidden``.
     """
 
     code: str
@@ -315,6 +315,13 @@ class ImportRecord:
         return tuple(member.request_id for member in self.members)
 
 
+class Hidden(StrEnum):
+    """How far the frames of a request are hidden."""
+
+    PENDING = "pending"
+    DONE = "done"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestRecord:
     """Data that a caller gave to the pool, as the store has it.
@@ -330,6 +337,9 @@ class RequestRecord:
     ``owner`` is the process that works on the request: that of its import, once it has one.
     ``imports_used`` counts the imports, and so the tasks, that were used up in its service.
     ``group_key``: requests of a template with the same one may share an import; None goes alone.
+
+    ``hidden`` says that its caller wants its frames hidden: ``pending`` until they are marked as
+    deleted in CVAT, then ``done``. Their bytes stay there until the task is deleted.
 
     ``error_code`` is the ``code`` of a class in :mod:`pool.errors`. ``warnings`` also come after
     the end.
@@ -361,6 +371,7 @@ class RequestRecord:
     spooled: bool = False
     group_key: str | None = None
     priority: Priority = Priority.NORMAL
+    hidden: Hidden | None = None
     imports_used: int = 0
     error_code: str = ""
     error: str = ""
@@ -383,6 +394,7 @@ class FinalKind(StrEnum):
 
     NAME = "name"
     ASSIGN = "assign"
+    HIDE = "hide"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -390,9 +402,9 @@ class FinalStep:
     """One thing that is left to do for a ready task; the steps of a task do not wait for each
     other.
 
-    ``request`` is the one that gives the task its name, or whose jobs are to be assigned.
+    ``request`` is the one that gives the task its name, or whose jobs are to be assigned or hidden.
     ``tries`` counts the failures, ``since`` is when the jobs existed, ``due_at`` when it is tried
-    next. ``left`` are the jobs that are still to be assigned; None: all of them. ``others`` counts
+    next. ``left`` are the jobs that are still to be done; None: all of them. ``others`` counts
     the requests that share the task with that one.
     """
 

@@ -246,6 +246,10 @@ class Process:
         names, assignments and data that was kept."""
         wait([self._afterwards.submit(int)], timeout)
 
+    def finalize_soon(self, pooled_id: str) -> None:
+        """Do on another thread what is left for a ready task, such as hiding frames."""
+        self._do_afterwards(self.finalize.finalize, pooled_id)
+
     def _do_afterwards(self, what: Callable[[T], None], subject: T) -> None:
         """Run something on another thread; no caller waits for it."""
 

@@ -36,6 +36,7 @@ from pool.errors import (
     InputError,
     LeaseEnded,
     LeaseInUse,
+    TooLate,
     UnknownLease,
     UnknownRequest,
     WaitTimeout,
@@ -53,6 +54,7 @@ from pool.model import (
     Prewarm,
     Priority,
     RequestRecord,
+    RequestState,
     new_id,
 )
 from pool.observability.status import read_status
@@ -356,12 +358,35 @@ class TaskPool:
             raise WaitTimeout(f"{what} {name}")
         return found
 
-    def cancel(self, request: Request) -> bool:
-        """Cancel a queued request: see :meth:`pool.Request.cancel`."""
-        cancelled = self.store.cancel_request(request.id, now=self.clock.now())
-        if cancelled and request.refresh().spooled:
-            self.process.spool.drop(request.id)
-        return cancelled
+    def cancel(self, request: Request, *, hide: bool = False) -> bool:
+        """Cancel a queued request, or hide its frames: see :meth:`pool.Request.cancel`."""
+        now = self.clock.now()
+        if self.store.cancel_request(request.id, now=now):
+            if request.refresh().spooled:
+                self.process.spool.drop(request.id)
+            return True
+        hidden = self.store.hide_request(request.id, now=now) if hide else None
+        if hidden is None:
+            return False
+        request.saw(hidden)
+        if hidden.state is RequestState.READY:
+            self.process.finalize_soon(hidden.pooled_id or "")
+        return True
+
+    def erase(self, request_id: str) -> Request:
+        """Hide the frames of a request that is ready, or on its way, and return it; cancel one that
+        is queued. A second time is no error.
+
+        People see the frames no longer, and exports leave them out. **Their bytes stay in CVAT**
+        until the request's task (``task_id``) is deleted there, which others may share.
+
+        :raises UnknownRequest: there is none.
+        :raises TooLate: it has failed, so that it has no frames.
+        """
+        request = self.request(request_id)
+        if not self.cancel(request, hide=True) and request.state is not RequestState.CANCELLED:
+            raise TooLate(f"request {request_id} is {request.record.state.value}")
+        return request
 
     # --- Operating --------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import typer
 
 from pool.bench.command import bench
 from pool.cli.reconcile import reconcile
-from pool.cli.request import get, lease, release
+from pool.cli.request import cancel, erase, get, lease, release
 from pool.cli.run import check, run
 from pool.cli.simulator import demo, simulator
 from pool.cli.status import status
@@ -91,7 +91,7 @@ def _common(
 
 
 for command in (
-    *(demo, run, check, get, lease, release, status),
+    *(demo, run, check, get, lease, release, cancel, erase, status),
     *(pause, resume, drain, prewarm, reconcile, tune, simulator, bench),
 ):
     app.command()(command)

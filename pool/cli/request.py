@@ -1,4 +1,4 @@
-"""``cvat-pool get``, ``lease`` and ``release``: tasks for data, and empty ones."""
+"""``cvat-pool get``, ``cancel`` and ``erase``: requests; ``lease`` and ``release``: empty tasks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from pool.cli.options import (
 from pool.cli.output import print_json
 from pool.cli.progress import upload_progress, wait_for_jobs
 from pool.clock import SystemClock
-from pool.errors import InputError, PoolError
+from pool.errors import InputError, PoolError, TooLate
+from pool.model import Hidden, RequestState
 
 if TYPE_CHECKING:
     from pool.client import RemotePool
@@ -213,3 +214,49 @@ def release(
     """Give an untouched task back to the pool."""
     with closing(open_pool(config, server)) as pool:
         pool.release(lease_id)
+
+
+RequestArgument = Annotated[str, typer.Argument(metavar="REQUEST", help="The id of a request.")]
+
+
+def cancel(
+    request_id: RequestArgument,
+    hide: Annotated[
+        bool, typer.Option("--hide", help="Hide its frames where it is too late for that.")
+    ] = False,
+    config: ConfigOption = None,
+    server: ServerOption = None,
+) -> None:
+    """Cancel a request that is still queued.
+
+    With --hide, one that is on its way or ready has its frames hidden, as by "erase".
+    """
+    with closing(open_pool(config, server)) as pool:
+        request = pool.request(request_id)
+        if not request.cancel(hide=hide) and request.state is not RequestState.CANCELLED:
+            raise TooLate(f"request {request_id} is {request.record.state.value}")
+        _say_what_stays(request)
+
+
+def erase(
+    request_id: RequestArgument, config: ConfigOption = None, server: ServerOption = None
+) -> None:
+    """Hide the frames of a request in CVAT, and say what stays there.
+
+    One that is queued is cancelled; one that is on its way is hidden as soon as its frames exist.
+    """
+    with closing(open_pool(config, server)) as pool:
+        _say_what_stays(pool.erase(request_id))
+
+
+def _say_what_stays(request: Request) -> None:
+    """Print what became of a request that its caller wants no more."""
+    record = request.refresh()
+    if record.state is RequestState.CANCELLED:
+        print(f"request {record.id} is cancelled")
+        return
+    hidden = "are hidden" if request.hidden is Hidden.DONE else "will be hidden"
+    print(
+        f"the frames of request {record.id} {hidden}; their bytes stay in CVAT until task "
+        f"{record.task_id} is deleted"
+    )

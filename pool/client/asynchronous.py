@@ -32,9 +32,18 @@ from pool.config.arguments import (
     check_ttl,
 )
 from pool.config.source import Data, Files, Upload, build_upload
-from pool.errors import LeaseEnded, UnknownLease, UnknownRequest, WaitTimeout
+from pool.errors import LeaseEnded, TooLate, UnknownLease, UnknownRequest, WaitTimeout
 from pool.handles import LeaseHandle, RequestHandle, error_of
-from pool.model import Assignee, Event, Frame, Job, LeaseState, RequestState, RequestWarning
+from pool.model import (
+    Assignee,
+    Event,
+    Frame,
+    Hidden,
+    Job,
+    LeaseState,
+    RequestState,
+    RequestWarning,
+)
 from pool.status import Status
 
 if TYPE_CHECKING:
@@ -262,9 +271,10 @@ class AsyncRemotePool:
         path = _request_path(request_id)
         return await self._poll(path, ready, timeout, f"request {request_id}")
 
-    async def cancel(self, request: RequestHandle[Any, Any]) -> bool:
+    async def cancel(self, request: RequestHandle[Any, Any], *, hide: bool = False) -> bool:
         """As :meth:`pool.Request.cancel`."""
-        call = Call(method="DELETE", path=_request_path(request.id))
+        query = "?hide=true" if hide else ""
+        call = Call(method="DELETE", path=_request_path(request.id) + query)
         answer = await self._transport.answer(call)
         if answer.error is None:
             return True
@@ -274,6 +284,13 @@ class AsyncRemotePool:
             # An earlier attempt whose answer was lost may have cancelled it.
             return (await self.read_request(request.id)).state is RequestState.CANCELLED
         return False
+
+    async def erase(self, request_id: str) -> AsyncRequest:
+        """As :meth:`pool.TaskPool.erase`."""
+        request = await self.request(request_id)
+        if not await self.cancel(request, hide=True):
+            raise TooLate(f"request {request_id} is {(await request.refresh()).state.value}")
+        return await self.request(request_id)
 
     # --- Control ----------------------------------------------------------------------------------
 
@@ -419,7 +436,8 @@ class AsyncLease(LeaseHandle):
 
 
 class AsyncRequest(RequestHandle[AsyncRemotePool, RemoteRequest]):
-    """As :class:`pool.Request`; its methods, ``state``, ``warnings`` and ``frames`` are awaited."""
+    """As :class:`pool.Request`; its methods, ``state``, ``warnings``, ``hidden`` and ``frames`` are
+    awaited."""
 
     @property
     def url(self) -> str | None:
@@ -435,6 +453,11 @@ class AsyncRequest(RequestHandle[AsyncRemotePool, RemoteRequest]):
     def warnings(self) -> Coroutine[Any, Any, tuple[RequestWarning, ...]]:
         """As :attr:`pool.Request.warnings`: ``await request.warnings``."""
         return self._warnings()
+
+    @property
+    def hidden(self) -> Coroutine[Any, Any, Hidden | None]:
+        """As :attr:`pool.Request.hidden`: ``await request.hidden``."""
+        return self._hidden()
 
     @property
     def frames(self) -> Coroutine[Any, Any, tuple[Frame, ...]]:
@@ -453,13 +476,17 @@ class AsyncRequest(RequestHandle[AsyncRemotePool, RemoteRequest]):
             self._record = await self._pool.wait_for_request(self.id, timeout)
         return list(self._record.jobs or ())
 
-    async def cancel(self) -> bool:
+    async def cancel(self, *, hide: bool = False) -> bool:
         """As :meth:`pool.Request.cancel`."""
-        return await self._pool.cancel(self)
+        return await self._pool.cancel(self, hide=hide)
 
     async def _warnings(self) -> tuple[RequestWarning, ...]:
         self._record = await self._pool.read_request(self.id)
         return self._record.warnings
+
+    async def _hidden(self) -> Hidden | None:
+        self._record = await self._pool.read_request(self.id)
+        return self._record.hidden
 
     async def _frames(self) -> tuple[Frame, ...]:
         return (await self.refresh()).frames

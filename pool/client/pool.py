@@ -213,6 +213,10 @@ class RemotePool:
     read_request = _awaited(AsyncRemotePool.read_request)
     cancel = _awaited(AsyncRemotePool.cancel)
 
+    def erase(self, request_id: str) -> Request:
+        """As :meth:`pool.TaskPool.erase`."""
+        return Request(self, self._call(AsyncRemotePool.erase, request_id).record)
+
     def jobs_of_request(self, request: Request, timeout: float | None) -> list[Job]:
         """As :meth:`pool.Request.jobs`."""
         record = request.record

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pool.clock import Clock, SystemClock
@@ -24,6 +24,7 @@ from pool.cvat.records import (
     parse_assignee,
     parse_count,
     parse_frame_names,
+    parse_hidden_frames,
     parse_id,
     parse_job,
 )
@@ -338,6 +339,27 @@ class CvatClient:
         path = f"/api/tasks/{task_id}/data/meta"
         answer = self._transport.call("frame_names", "GET", path, task_id=task_id)
         return parse_frame_names(answer.json())
+
+    def hide_frames(self, job_id: int, frames: Iterable[int]) -> None:
+        """Mark these frames of a job as deleted, and none of its others.
+
+        CVAT keeps one list for the task and rewrites it without a lock, so that of calls for jobs
+        of one task at the same time some are lost: look at :meth:`hidden_frames` afterwards.
+
+        :raises CvatNotFound: the job is gone.
+        """
+        path = f"/api/jobs/{job_id}/data/meta"
+        data = {"deleted_frames": sorted(frames)}
+        self._transport.call("hide_frames", "PATCH", path, data=data)
+
+    def hidden_frames(self, task_id: int) -> frozenset[int]:
+        """Return the frames of a task that are marked as deleted.
+
+        :raises CvatNotFound: the task is gone.
+        """
+        path = f"/api/tasks/{task_id}/data/meta"
+        answer = self._transport.call("hidden_frames", "GET", path, task_id=task_id)
+        return parse_hidden_frames(answer.json())
 
     # --- Pages for people ---------------------------------------------------------------------
 

@@ -53,6 +53,11 @@ def parse_frame_names(payload: Any) -> tuple[str, ...]:
     return tuple(str(frame["name"]) for frame in payload["frames"])
 
 
+@reads
+def parse_hidden_frames(payload: Any) -> frozenset[int]:
+    return frozenset(int(number) for number in payload["deleted_frames"])
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerInfo:
     """``GET /api/server/about``."""

@@ -14,7 +14,7 @@ from pool.http.context import state_of
 from pool.http.problems import problem_of
 from pool.http.reading import JSON, MULTIPART, applied, key_of, media_type, wait_of
 from pool.http.schemas import LONGEST_TEMPLATE, RequestBody, RequestPage
-from pool.model import Priority, RequestState
+from pool.model import Priority, RequestRecord, RequestState
 from pool.requests.results import read_request, result_of
 from pool.taskpool import TaskPool
 
@@ -147,14 +147,33 @@ async def see_request(request_id: RequestId, request: Request) -> Response:
     "/{request_id}",
     status_code=204,
     response_class=Response,
-    summary="Cancel a request that is still queued",
+    summary="Cancel a request that is still queued, or hide its frames",
     response_description="The request is cancelled",
-    responses=openapi.problems(errors.UnknownRequest, errors.InputError, TooLate),
+    responses={
+        **openapi.problems(errors.UnknownRequest, errors.InputError, TooLate),
+        202: {
+            "model": schemas.Request,
+            **openapi.answer("Its frames are hidden, or will be once they exist"),
+        },
+    },
 )
-async def cancel(request_id: RequestId, request: Request) -> None:
+async def cancel(
+    request_id: RequestId,
+    request: Request,
+    hide: Annotated[
+        bool,
+        Query(
+            description="Hide the frames of a request that is not queued any more, even if it is "
+            "ready: their bytes stay in CVAT until its task is deleted"
+        ),
+    ] = False,
+) -> Response:
     """A second time is no error."""
     state = state_of(request)
-    await state.workers.store(_cancel, state.pool, request_id)
+    record = await state.workers.store(_cancel, state.pool, request_id, hide)
+    if record.state is RequestState.CANCELLED:
+        return Response(status_code=204)
+    return schemas.Request.of(record, state.pool.task_url).response(202)
 
 
 @router.get(
@@ -188,7 +207,10 @@ async def list_requests(
     return RequestPage(items=items, next_cursor=page.next_cursor)
 
 
-def _cancel(pool: TaskPool, request_id: str) -> None:
+def _cancel(pool: TaskPool, request_id: str, hide: bool) -> RequestRecord:
+    if hide:
+        return pool.erase(request_id).record
     request = pool.request(request_id)
     if not request.cancel() and request.refresh().state is not RequestState.CANCELLED:
         raise TooLate(f"request {request_id} is {request.record.state.value}")
+    return request.refresh()

@@ -42,6 +42,7 @@ from pool.errors import InputError, PoolError
 from pool.handles import error_of
 from pool.model import (
     Assignee,
+    Hidden,
     LeaseRecord,
     LeaseState,
     Outcome,
@@ -318,7 +319,7 @@ class RequestWarning(_Answer):
     """Something that a request asked for and did not get."""
 
     code: Annotated[str, Field(examples=["not-assigned"])]
-    """One of unknown-assignee, not-named and not-assigned."""
+    """One of unknown-assignee, not-named, not-assigned and not-hidden."""
     text: str
     """What is missing, and why, in one line."""
 
@@ -406,6 +407,7 @@ _REQUEST: Final[Mapping[str, Any]] = {
             "assignee": None,
         }
     ],
+    "hidden": None,
     "error": None,
     "warnings": [],
 }
@@ -458,6 +460,9 @@ class Request(_Answer):
     finished_at: Time | None
     jobs: list[Job] | None
     """Its jobs, once it is ready."""
+    hidden: Hidden | None
+    """Whether its frames are hidden in CVAT (done) or will be (pending); null where nobody wants
+    that. Their bytes stay in CVAT until its task is deleted."""
     error: Error | None
     """Why it failed."""
     warnings: list[RequestWarning]

@@ -1,11 +1,12 @@
-"""Do what comes after the job ids: the task's final name, and the assignments.
+"""Do what comes after the job ids: the task's final name, the assignments, and the hiding of frames
+whose caller wants them no more.
 
 The jobs of a request go to its assignee; those of all others are divided among the assignees of
-the template, if it has any, which the store decides. Name and assignment are steps of their own,
-each with its own tries and pauses, which the store keeps. What fails goes behind what has waited
-longer, and ends after a bounded number of tries as a warning on its request. A failure counts as a
-try when CVAT itself answers, and as an outage when nothing gets through; but no step lasts for
-longer than :data:`LONGEST`.
+the template, if it has any, which the store decides. These are steps of their own, each with its
+own tries and pauses, which the store keeps. What fails goes behind what has waited longer, and ends
+after a bounded number of tries as a warning on its request. A failure counts as a try when CVAT
+itself answers, and as an outage when nothing gets through; but no step lasts for longer than
+:data:`LONGEST`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from pool.clock import Clock
 from pool.config.settings import Templates
@@ -57,6 +59,8 @@ FIRST_PAUSE = 15.0
 FACTOR = 4.0
 #: Seconds until a step that did not get through is tried again.
 AWAY_PAUSE = 30.0
+#: Seconds for which one process alone hides frames of a task: longer than it takes.
+HIDING: Final = 300.0
 #: Seconds after which a step is given up, whatever its failures were.
 LONGEST = 3 * 86400.0
 #: Seconds for which the open jobs of a user are not counted again, and for which the id of a name
@@ -70,7 +74,7 @@ MOST_KNOWN = 1000
 class Tried:
     """One try of a step.
 
-    ``left`` are the jobs that are still to be assigned, ``assigned`` the users who have others by
+    ``left`` are the jobs that it is still to be done for, ``assigned`` the users who have others by
     now. ``error`` is None when nothing failed. ``counted`` is False when the try has not come to
     the end of the jobs; ``hopeless``: another try would fail as well; ``answered``: some call
     succeeded.
@@ -124,7 +128,7 @@ def pause_after(tries: int) -> float:
 
 
 class Finalize:
-    """Names and assigns tasks whose jobs exist."""
+    """Names and assigns tasks whose jobs exist, and hides frames of them."""
 
     def __init__(
         self,
@@ -181,6 +185,8 @@ class Finalize:
             if away >= MOST_AWAY:
                 break
             attempt = self._try(step)
+            if attempt is None:
+                continue
             answered |= attempt.answered
             away = 0 if attempt.error is None or not of_server(attempt.error) else away + 1
             if attempt.error is None and not attempt.left:
@@ -227,6 +233,10 @@ class Finalize:
             warning = RequestWarning(
                 code="not-named", text=f'the task is not named "{name}": {error}'
             )
+        elif step.kind is FinalKind.HIDE:
+            warning = RequestWarning(
+                code="not-hidden", text=f"frames are not hidden, or not all of them: {error}"
+            )
         else:
             users = self._assignees_of(step)
             left = tuple(users) if attempt.left is None else attempt.left
@@ -245,9 +255,12 @@ class Finalize:
 
     # --- A try ------------------------------------------------------------------------------------
 
-    def _try(self, step: FinalStep) -> Tried:
+    def _try(self, step: FinalStep) -> Tried | None:
+        """Try a step once; None while another process is at it."""
         if step.kind is FinalKind.ASSIGN:
             return self._assign(step)
+        if step.kind is FinalKind.HIDE:
+            return self._hide(step)
         name = final_name(step)
         try:
             if step.task.task_id is not None and name != step.task.name:
@@ -317,6 +330,36 @@ class Finalize:
         except CvatError:
             return False
 
+    def _hide(self, step: FinalStep) -> Tried | None:
+        """Mark the frames of the jobs that are left as deleted, one job after the other, and look
+        whether they are: CVAT rewrites a task's list without a lock, so that what people do to
+        other jobs at the same time may undo it. None while another process hides frames of it."""
+        jobs = {job.id: job for job in self._jobs_of(step)}
+        left = tuple(jobs) if step.left is None else step.left
+        task_id, now = step.task.task_id, self._clock.now()
+        if task_id is None or not self._store.claim_hiding(step, until=now + HIDING, now=now):
+            return None
+        answered = False
+        try:
+            for job_id in left[:MOST_JOBS]:
+                self._cvat().hide_frames(job_id, _frames(jobs[job_id]))
+                answered = True
+            hidden = self._cvat().hidden_frames(task_id)
+        except CvatNotFound:
+            # With the task, its frames are gone.
+            return Tried(answered=True)
+        except CvatError as error:
+            return Tried(left=left, error=error, answered=answered)
+        shown = tuple(job_id for job_id in left if not hidden.issuperset(_frames(jobs[job_id])))
+        untried = left[MOST_JOBS:]
+        undone = len(shown) > len(untried)
+        return Tried(
+            left=shown,
+            error=CvatBusy("frames are shown again that were just hidden") if undone else None,
+            counted=undone,
+            answered=True,
+        )
+
     def _jobs_of(self, step: FinalStep) -> Sequence[Job]:
         request_id = step.request.id if step.request else None
         return self._store.jobs_of(step.task.id, request_id=request_id)
@@ -370,3 +413,7 @@ class Finalize:
                 self._known.clear()
             self._known[user] = found, now
         return found
+
+
+def _frames(job: Job) -> range:
+    return range(job.start_frame, job.stop_frame + 1)

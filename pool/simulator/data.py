@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from .call import Actor, Call
 from .data_params import LONGEST_NAME, DataParams, read_params, unfold
 from .fields import Fields
+from .jobs import job_of
 from .records import Data, Json, Task, request_id
 from .render import data_meta_json
 from .replies import Refusal, Reply, crash, detail, invalid
@@ -221,13 +222,49 @@ async def get_meta(call: Call) -> Reply:
 async def patch_meta(call: Call) -> Reply:
     """Mark frames as deleted; that is all that can be changed here."""
     data = _data_of(task_of(call))
-    fields = Fields(await call.json_object())
-    if "deleted_frames" in fields:
-        frames = fields.items("deleted_frames")
-        if not all(type(frame) is int for frame in frames):
-            raise Refusal(400, {"deleted_frames": ["A valid integer is required."]})
-        data.deleted_frames = sorted(frame for frame in set(frames) if 0 <= frame < data.size)
+    frames = await _deleted(call)
+    await call.spend(call.timings.data_meta)
+    if frames is not None:
+        unknown = sorted(frames - set(range(data.size)))
+        if unknown:
+            named = ", ".join(map(str, unknown))
+            what = f"Unknown frames {named} requested for removal"
+            raise Refusal(400, {"deleted_frames": [what]})
+        data.deleted_frames = sorted(frames)
     return Reply(data_meta_json(data))
+
+
+async def get_job_meta(call: Call) -> Reply:
+    job = job_of(call)
+    return Reply(data_meta_json(_data_of(job.task), job))
+
+
+async def patch_job_meta(call: Call) -> Reply:
+    """Mark frames of a job as deleted. CVAT reads the task's list, puts the job's frames in their
+    place, and writes it, without a lock: what another call has written meanwhile is lost."""
+    job = job_of(call)
+    data = _data_of(job.task)
+    frames = await _deleted(call)
+    own = set(range(job.start_frame, job.stop_frame + 1))
+    others = set(data.deleted_frames) - own
+    await call.spend(call.timings.data_meta)
+    if frames is not None:
+        foreign = sorted(frames - own)
+        if foreign:
+            raise invalid(f"Frames {', '.join(map(str, foreign))} do not belong to the job")
+        data.deleted_frames = sorted(others | frames)
+    return Reply(data_meta_json(data, job))
+
+
+async def _deleted(call: Call) -> set[int] | None:
+    """The frames that a body marks as deleted."""
+    fields = Fields(await call.json_object())
+    if "deleted_frames" not in fields:
+        return None
+    frames = fields.items("deleted_frames")
+    if not all(type(frame) is int for frame in frames):
+        raise Refusal(400, {"deleted_frames": ["A valid integer is required."]})
+    return set(frames)
 
 
 async def get_layout(call: Call) -> Reply:

@@ -220,8 +220,18 @@ def created_job_json(job: Job) -> Json:
     return body | dict.fromkeys(unknown) | dict.fromkeys(blank, "")
 
 
-def data_meta_json(data: Data) -> Json:
+def data_meta_json(data: Data, job: Job | None = None) -> Json:
+    """What the frames of a task are, or those of one of its jobs."""
     is_audio, is_video = data.is_audio, data.is_video
+    frames = [
+        ({} if is_audio else {"width": frame.width, "height": frame.height})
+        | {
+            "name": frame.name,
+            "related_files": len(frame.related),
+            "has_related_context": bool(frame.related),
+        }
+        for frame in data.frames
+    ]
     meta = {
         "chapters": [] if is_video else None,
         "chunks_updated_date": timestamp(data.chunks_updated),
@@ -231,15 +241,7 @@ def data_meta_json(data: Data) -> Json:
         "start_frame": data.start_frame,
         "stop_frame": data.stop_frame,
         "frame_filter": data.frame_filter,
-        "frames": [
-            ({} if is_audio else {"width": frame.width, "height": frame.height})
-            | {
-                "name": frame.name,
-                "related_files": len(frame.related),
-                "has_related_context": bool(frame.related),
-            }
-            for frame in data.frames
-        ],
+        "frames": frames,
         "deleted_frames": sorted(data.deleted_frames),
         "included_frames": None,
         "storage": data.storage,
@@ -247,6 +249,16 @@ def data_meta_json(data: Data) -> Json:
     }
     if is_audio:
         del meta["image_quality"]
+    if job is not None:
+        first, last = job.start_frame, job.stop_frame
+        meta |= {
+            "size": last - first + 1,
+            "start_frame": first,
+            "stop_frame": last,
+            # A video has one entry for all of its frames.
+            "frames": frames if is_video or is_audio else frames[first : last + 1],
+            "deleted_frames": sorted(set(range(first, last + 1)) & set(data.deleted_frames)),
+        }
     return meta
 
 

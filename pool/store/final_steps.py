@@ -6,7 +6,15 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from pool.model import Assignee, FinalKind, FinalStep, PooledTask, RequestRecord, RequestWarning
+from pool.model import (
+    Assignee,
+    FinalKind,
+    FinalStep,
+    Hidden,
+    PooledTask,
+    RequestRecord,
+    RequestWarning,
+)
 from pool.store.connections import Connected, Connection, Row
 from pool.store.records import (
     REQUEST,
@@ -51,7 +59,8 @@ class FinalSteps(Connected):
     ) -> bool:
         """End a step, once only: it is done, or given up, and then its request has the
         ``warning``. ``name`` is what the task is called from now on, and ``assigned`` are the
-        names of the users who have its jobs, by the jobs' ids."""
+        names of the users who have its jobs, by the jobs' ids. A request whose frames were to be
+        hidden says whether they are."""
         with self.connections.writing() as db:
             if not db.changed(f"DELETE FROM final_steps WHERE {_THIS_STEP}", **_key(step)):
                 return False
@@ -63,9 +72,31 @@ class FinalSteps(Connected):
                     now=now,
                 )
             _keep_assigned(db, step, assigned)
+            if step.kind is FinalKind.HIDE and step.request is not None:
+                db.changed(
+                    "UPDATE requests SET hidden = :hidden WHERE id = :id",
+                    id=step.request.id,
+                    hidden=Hidden.DONE if warning is None else None,
+                )
             if warning is not None and step.request is not None:
                 add_warning(db, step.request.id, warning, now=now)
             return True
+
+    def claim_hiding(self, step: FinalStep, *, until: float, now: float) -> bool:
+        """Let no other process hide frames of a step's task before ``until``, or the end of this
+        try; False while another one does."""
+        with self.connections.writing() as db:
+            return db.met(
+                f"""
+                UPDATE final_steps SET claimed_until = :until
+                WHERE {_THIS_STEP} AND NOT EXISTS (
+                    SELECT 1 FROM final_steps AS other
+                    WHERE other.pooled_id = :id AND other.claimed_until > :now)
+                """,
+                **_key(step),
+                until=until,
+                now=now,
+            )
 
     def postpone_step(
         self,
@@ -82,7 +113,8 @@ class FinalSteps(Connected):
             _keep_assigned(db, step, assigned)
             return db.met(
                 f"""
-                UPDATE final_steps SET tries = :tries, jobs_left = :left, due_at = :due_at
+                UPDATE final_steps
+                SET tries = :tries, jobs_left = :left, due_at = :due_at, claimed_until = NULL
                 WHERE {_THIS_STEP}
                 """,
                 **_key(step),

@@ -208,7 +208,8 @@ class Imports(Connected):
                 db.changed(
                     f"""
                     UPDATE requests {db.using("requests_of_import")}
-                    SET state = 'failed', error_code = :code, error = :message, finished_at = :now
+                    SET state = 'failed', error_code = :code, error = :message, finished_at = :now,
+                        hidden = NULL
                     WHERE import_id = :id AND state IN ('uploading', 'importing')
                     """,
                     id=import_id,
@@ -315,6 +316,23 @@ class Imports(Connected):
 # --- Parts of these transactions ------------------------------------------------------------------
 
 
+def cancel_queued(db: Connection, request_id: str, condition: str = "TRUE", *, now: float) -> bool:
+    """Cancel a ``QUEUED`` request that meets a condition; its waiting lease is ``ABANDONED``."""
+    row = db.one(
+        f"""
+        UPDATE requests SET state = 'cancelled', hidden = NULL, finished_at = :now
+        WHERE id = :id AND state = 'queued' AND {condition}
+        RETURNING lease_id
+        """,
+        id=request_id,
+        now=now,
+    )
+    if row is None:
+        return False
+    end_lease(db, row[0], LeaseState.ABANDONED)
+    return True
+
+
 def end_import(
     db: Connection, import_id: str, state: ImportState, *, reason: str = "", now: float
 ) -> None:
@@ -351,7 +369,8 @@ def queue_members(
 ) -> list[str]:
     """End an import and queue its members again, each with a fresh lease; return their ids, in
     order. A member of a ``failed`` one has used up one import more, unless the members have new
-    group ``keys``, by request. A spooled one, and any with ``spool``, has no owner then."""
+    group ``keys``, by request. A spooled one, and any with ``spool``, has no owner then. One whose
+    frames were to be hidden is ``CANCELLED`` instead."""
     members = db.rows(
         """
         SELECT requests.id, requests.spooled, requests.payload, imports.owner,
@@ -410,6 +429,8 @@ def queue_members(
         )
     if members:
         end_import(db, import_id, state, reason=reason, now=now)
+    for request_id, *_ in members:
+        cancel_queued(db, request_id, "hidden IS NOT NULL", now=now)
     return [request_id for request_id, *_ in members]
 
 
@@ -459,8 +480,9 @@ def _leave_steps(
     divided: bool,
     now: float,
 ) -> None:
-    """Leave a name for a ready task, that of its first member, and the assignment of the jobs of
-    each member that has an assignee; with ``divided`` that of all jobs."""
+    """Leave a name for a ready task, that of its first member, and for each member the assignment
+    of its jobs, if it has an assignee, or with ``divided``; and the hiding of its frames, if that
+    is wanted."""
     left = {"pooled_id": pooled_id, "now": now, "due_at": now + FINAL_GRACE}
     db.changed(
         """
@@ -476,6 +498,9 @@ def _leave_steps(
             INSERT INTO final_steps (pooled_id, kind, request_id, since, due_at)
             SELECT :pooled_id, 'assign', id, :now, :due_at FROM requests
             WHERE id = :request_id AND state = 'ready' AND (:divided OR assignee IS NOT NULL)
+            UNION ALL
+            SELECT :pooled_id, 'hide', id, :now, :due_at FROM requests
+            WHERE id = :request_id AND state = 'ready' AND hidden IS NOT NULL
             """,
             **left,
             request_id=member.request_id,

@@ -26,7 +26,7 @@ from pool.store.handout import (
     open_import,
     reason_of,
 )
-from pool.store.imports import end_import
+from pool.store.imports import cancel_queued, end_import
 from pool.store.records import (
     REQUEST,
     REQUESTS,
@@ -70,6 +70,7 @@ class Requests(Connected):
         """
         failed = """
             SET state = 'failed', error_code = :code, error = :message, finished_at = :now,
+                hidden = NULL,
                 idempotency_key =
                     CASE WHEN NOT spooled AND (state = 'queued' OR :untouched) THEN NULL
                          ELSE idempotency_key END
@@ -110,19 +111,36 @@ class Requests(Connected):
     def cancel_request(self, request_id: str, *, now: float) -> bool:
         """Cancel a ``QUEUED`` request; its waiting lease is ``ABANDONED``."""
         with self.connections.writing() as db:
-            row = db.one(
+            return cancel_queued(db, request_id, now=now)
+
+    def hide_request(self, request_id: str, *, now: float) -> RequestRecord | None:
+        """Have the frames of an ``UPLOADING``, ``IMPORTING`` or ``READY`` request hidden as soon as
+        they exist; None for any other. Should its import have to be repeated, it is ``CANCELLED``
+        instead. Return the request, which says whether they are ``hidden`` yet."""
+        with self.connections.writing() as db:
+            if db.changed(
                 """
-                UPDATE requests SET state = 'cancelled', finished_at = :now
-                WHERE id = :id AND state = 'queued'
-                RETURNING lease_id
+                UPDATE requests SET hidden = 'pending'
+                WHERE id = :id AND state IN ('uploading', 'importing', 'ready') AND hidden IS NULL
                 """,
                 id=request_id,
-                now=now,
+            ):
+                db.changed(
+                    """
+                    INSERT INTO final_steps (pooled_id, kind, request_id, since, due_at)
+                    SELECT imports.pooled_id, 'hide', requests.id, :now, :now
+                    FROM requests JOIN imports ON imports.id = requests.import_id
+                    WHERE requests.id = :id AND requests.state = 'ready'
+                    """,
+                    id=request_id,
+                    now=now,
+                )
+            return find(
+                db,
+                RequestRecord,
+                "requests.id = :id AND requests.hidden IS NOT NULL",
+                id=request_id,
             )
-            if row is None:
-                return False
-            end_lease(db, row[0], LeaseState.ABANDONED)
-            return True
 
     def adopt_requests(self, owner: str, *, now: float) -> Sequence[RequestRecord]:
         """Take over all unfinished requests whose owner is gone (not renewed in time, or

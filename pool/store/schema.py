@@ -209,6 +209,7 @@ _REQUESTS: Final = f"""
         lost_seconds REAL NOT NULL DEFAULT 0,
         served INTEGER NOT NULL DEFAULT 0 CHECK (served IN (0, 1)),
         spooled INTEGER NOT NULL DEFAULT 0 CHECK (spooled IN (0, 1)),
+        hidden TEXT CHECK (hidden IN ('pending', 'done')),
         error_code TEXT NOT NULL DEFAULT '',
         error TEXT NOT NULL DEFAULT '',
         warnings TEXT NOT NULL DEFAULT '[]',
@@ -228,16 +229,18 @@ _REQUESTS: Final = f"""
     CREATE INDEX requests_by_both ON requests (state, template);
 """
 
-#: ``request_id`` is that of the request whose jobs are to be assigned; a task has one name.
+#: ``request_id`` is that of the request whose jobs are to be assigned or hidden; a task has one
+#: name. ``claimed_until``: a process hides frames of the task, and no other does meanwhile.
 _FINAL_STEPS: Final = """
     CREATE TABLE final_steps (
         pooled_id TEXT NOT NULL REFERENCES tasks (id),
-        kind TEXT NOT NULL CHECK (kind IN ('name', 'assign')),
+        kind TEXT NOT NULL CHECK (kind IN ('name', 'assign', 'hide')),
         request_id TEXT NOT NULL,
         tries INTEGER NOT NULL DEFAULT 0,
         since REAL NOT NULL,
         due_at REAL NOT NULL,
         jobs_left TEXT,
+        claimed_until REAL,
         PRIMARY KEY (pooled_id, kind, request_id)
     ) STRICT;
     CREATE INDEX final_steps_due ON final_steps (due_at, kind DESC);

@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from conformance.store_scene import JOBS, NOW, Scene
-from pool.model import FinalKind, FinalStep, Job, RequestWarning, new_id
+from pool.model import (
+    FinalKind,
+    FinalStep,
+    Hidden,
+    Job,
+    LeaseState,
+    RequestState,
+    RequestWarning,
+    new_id,
+)
 from pool.store import FINAL_GRACE, NewRequest, Opened
 
 NAME, ASSIGN = FinalKind.NAME, FinalKind.ASSIGN
@@ -201,3 +210,77 @@ def test_an_assignee_is_kept_as_it_was_given(scene: Scene, assignee: int | str) 
     request = NewRequest(id=new_id(), assignee=assignee, files=("a.jpg",), size=1)
     opened = scene.importing(request=request)
     assert scene.request(opened.request).assignee == assignee
+
+
+# --- Hiding frames -------------------------------------------------------------------------------
+
+
+def hide_step(scene: Scene, opened: Opened) -> FinalStep:
+    (step,) = (
+        step
+        for step in scene.store.steps_of(opened.lease.pooled_id or "")
+        if step.kind is FinalKind.HIDE
+    )
+    return step
+
+
+@pytest.mark.parametrize("asked", ["on its way", "ready"])
+def test_frames_are_hidden_once_they_exist(scene: Scene, asked: str) -> None:
+    opened = scene.importing() if asked == "on its way" else ready(scene)
+    assert opened.request is not None
+    hidden = scene.store.hide_request(opened.request.id, now=NOW + 1)
+    assert hidden is not None and hidden.hidden is Hidden.PENDING
+    if asked == "on its way":
+        assert scene.store.steps_of(opened.lease.pooled_id or "") == []
+        scene.store.complete_import(opened.lease.pooled_id or "", JOBS, now=NOW + 2)
+    step = hide_step(scene, opened)
+    assert scene.store.hide_request(opened.request.id, now=NOW + 3) == step.request
+    assert scene.store.end_step(step, now=NOW + 4)
+    assert scene.request(opened.request).hidden is Hidden.DONE
+    scene.store.hide_request(opened.request.id, now=NOW + 5)
+    assert FinalKind.HIDE not in {
+        step.kind for step in scene.store.steps_of(opened.lease.pooled_id or "")
+    }
+
+
+def test_what_could_not_be_hidden_may_be_tried_again(scene: Scene) -> None:
+    opened = ready(scene)
+    assert opened.request is not None
+    for number in range(2):
+        scene.store.hide_request(opened.request.id, now=NOW + number)
+        warning = RequestWarning(code="not-hidden", text="no")
+        assert scene.store.end_step(hide_step(scene, opened), warning=warning, now=NOW + number)
+        assert scene.request(opened.request).hidden is None
+
+
+def test_one_at_a_time_hides_frames_of_a_task(scene: Scene) -> None:
+    opened = ready(scene)
+    assert opened.request is not None
+    scene.store.hide_request(opened.request.id, now=NOW)
+    step = hide_step(scene, opened)
+    assert scene.store.claim_hiding(step, until=NOW + 9, now=NOW)
+    assert not scene.store.claim_hiding(step, until=NOW + 9, now=NOW + 1)
+    assert scene.store.claim_hiding(step, until=NOW + 20, now=NOW + 10), "it died"
+    scene.store.postpone_step(step, tries=1, left=None, due_at=NOW + 11)
+    assert scene.store.claim_hiding(step, until=NOW + 20, now=NOW + 11)
+
+
+def test_what_has_no_frames_is_not_hidden(scene: Scene) -> None:
+    opened = scene.importing()
+    assert opened.request is not None
+    scene.store.hide_request(opened.request.id, now=NOW)
+    pooled_id = opened.lease.pooled_id or ""
+    scene.store.fail_import(pooled_id, code="import-failed", message="bad", now=NOW)
+    assert scene.request(opened.request).hidden is None
+    assert scene.store.hide_request(opened.request.id, now=NOW) is None
+    assert scene.store.steps_of(pooled_id) == []
+
+
+def test_what_was_to_be_hidden_is_not_queued_again(scene: Scene) -> None:
+    opened = scene.importing()
+    assert opened.request is not None
+    scene.store.hide_request(opened.request.id, now=NOW)
+    scene.store.requeue_import(opened.request.import_id or "", reason="lost", now=NOW + 1)
+    request = scene.request(opened.request)
+    assert (request.state, request.finished_at) == (RequestState.CANCELLED, NOW + 1)
+    assert scene.lease(request.lease_id).state is LeaseState.ABANDONED

@@ -22,6 +22,7 @@ from pool.config.source import (
     group_names,
 )
 from pool.cvat import CvatClient, ImportState, ImportStatus, listing
+from pool.errors import CvatNotFound, CvatRejected
 from pool.model import Job
 
 if TYPE_CHECKING:
@@ -126,6 +127,27 @@ def test_several_requests_in_one_task(
         for file, name, number in zip(request.given, names, numbers, strict=True):
             frame = there[job.start_frame + (number or 0)]
             assert (frame["name"], frame["width"]) == (name, widths[place, file])
+
+
+def test_frames_of_one_job_are_hidden(
+    client: CvatClient, make_task: Maker, wait_for_jobs: WaitForJobs
+) -> None:
+    """As recorded (slots): of its own frames only, and the task's list follows."""
+    task_id = make_task()
+    mapping = [["a.jpg", "b.jpg"], ["c.jpg", "d.jpg"]]
+    send(client, task_id, images("a.jpg", "b.jpg", "c.jpg", "d.jpg", job_file_mapping=mapping))
+    first, second = wait_for_jobs(task_id)
+    assert client.hidden_frames(task_id) == set()
+    client.hide_frames(second.id, [2, 3])
+    client.hide_frames(first.id, [1])
+    assert client.hidden_frames(task_id) == {1, 2, 3}
+    client.hide_frames(second.id, [3])
+    assert client.hidden_frames(task_id) == {1, 3}
+    with pytest.raises(CvatRejected, match="Frames 0 do not belong to the job"):
+        client.hide_frames(second.id, [0])
+    assert client.hidden_frames(task_id) == {1, 3}
+    with pytest.raises(CvatNotFound):
+        client.hide_frames(UNKNOWN_ID, [0])
 
 
 def test_segments(client: CvatClient, make_task: Maker, wait_for_jobs: WaitForJobs) -> None:

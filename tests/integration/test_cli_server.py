@@ -102,6 +102,19 @@ def test_lease_and_release(there: Command) -> None:
     assert "released" in one_line(again)
 
 
+def test_cancel_and_erase(there: Command) -> None:
+    served = json.loads(there("get", "scenes", "--share", "cam1/a.jpg", "--json").stdout)
+    late = there("cancel", served["request_id"])
+    assert late.returncode == 1 and "too late" in one_line(late)
+    for command in (("cancel", "--hide"), ("erase",)):
+        result = there(*command, served["request_id"])
+        assert (result.returncode, result.stderr) == (0, "")
+        assert (
+            f"their bytes stay in CVAT until task {served['task_id']} is deleted" in result.stdout
+        )
+    assert there("erase", "no-such-request").returncode != 0
+
+
 def test_status(there: Command) -> None:
     table = there("status")
     assert table.returncode == 0

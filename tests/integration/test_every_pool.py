@@ -192,7 +192,7 @@ def test_a_file_that_is_no_image_fails_with_the_servers_words(full: Any) -> None
 
 @pytest.mark.parametrize("timeout", [0.0, 1.2])
 def test_a_wait_that_times_out_leaves_the_import_running(
-    full: Any, simulator: SimulatorServer, image: bytes, timeout: float
+    full: Any, daemon: Daemon, simulator: SimulatorServer, image: bytes, timeout: float
 ) -> None:
     simulator.hold_imports()
     try:
@@ -202,9 +202,33 @@ def test_a_wait_that_times_out_leaves_the_import_running(
         assert type(caught.value) is WaitTimeout
         assert request.id in str(caught.value)
         assert request.cancel() is False, "too late for that"
+        assert request.cancel(hide=True) is True
     finally:
         simulator.release_imports()
     assert len(request.jobs(timeout=20)) == 1
+    _is_hidden(daemon, simulator, request)
+
+
+def _is_hidden(daemon: Daemon, simulator: SimulatorServer, request: Any) -> None:
+    """The frames of a request, which is alone in its task, are hidden, and the request says so."""
+    data = simulator.state.tasks[request.task_id].data
+    assert data is not None
+    wait_for(daemon, lambda: request.hidden == "done")
+    assert data.deleted_frames == [frame.number for frame in request.frames]
+
+
+def test_a_request_is_erased(
+    full: Any, daemon: Daemon, simulator: SimulatorServer, image: bytes
+) -> None:
+    request = full.submit("scenes", [("a.jpg", image), ("b.jpg", image)])
+    request.jobs(timeout=20)
+    assert request.hidden is None
+    erased = full.erase(request.id)
+    assert (erased.id, erased.task_id) == (request.id, request.task_id)
+    _is_hidden(daemon, simulator, request)
+    assert full.erase(request.id).hidden == "done"
+    with pytest.raises(UnknownRequest):
+        full.erase("no-such-request")
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,8 @@ from pool.config.data_params import read_params
 from pool.config.settings import Settings, Template
 from pool.config.source import Upload
 from pool.cvat.records import ImportState, ImportStatus
-from pool.errors import CvatAmbiguous, CvatRejected, QueueFull
+from pool.errors import CvatAmbiguous, CvatError, CvatNotFound, CvatRejected, QueueFull
+from pool.maintenance.finalize import FIRST_PAUSE, MOST_TRIES, pause_after
 from pool.maintenance.heartbeat import TERM
 from pool.model import MOST_TASKS_SPOOLED, Outcome, RequestState, TaskState
 from pool.requests.breaker import TRANSIENT_CAP
@@ -649,6 +650,112 @@ def test_a_member_whose_data_is_gone_fails_alone(grouping: Stepped) -> None:
     grouping.import_all()
     assert [grouping.read(each).state for each in requests] == [READY, FAILED, READY]
     assert grouping.read(requests[1]).error_code == "data-gone"
+
+
+# --- Members that nobody wants any more -----------------------------------------------------------
+
+
+def hide(daemon: Stepped, request_id: str) -> Any:
+    with daemon.api as api:
+        return api.delete(f"/v1/requests/{request_id}?hide=true")
+
+
+def frames_of(daemon: Stepped, request_id: str) -> set[int]:
+    return {frame.number or 0 for frame in daemon.read(request_id).frames}
+
+
+def test_a_sealed_request_is_hidden_as_soon_as_its_frames_exist(
+    grouping: Stepped, cvat: ScriptedCvat
+) -> None:
+    requests = gathered(grouping, 4)
+    unwanted = requests[1:3]
+    for _ in range(2):
+        for each in unwanted:
+            answer = hide(grouping, each)
+            assert (answer.status, answer.json["hidden"]) == (202, "pending")
+    assert grouping.states(*requests) == {IMPORTING} and not cvat.hidden
+    grouping.import_all()
+    grouping.process.settle(PATIENCE)
+    assert grouping.states(*requests) == {READY}
+    task_id = grouping.read(requests[0]).task_id or 0
+    assert cvat.hidden == {task_id: {1, 2}}
+    hidden = [grouping.read(each).hidden for each in requests]
+    assert hidden == [None, "done", "done", None]
+    assert hide(grouping, unwanted[0]).json["hidden"] == "done"
+    assert cvat.count("hide_frames") == 2
+
+
+def test_a_request_that_is_ready_is_hidden_by_itself(grouping: Stepped, cvat: ScriptedCvat) -> None:
+    requests = gathered(grouping, 2)
+    grouping.import_all()
+    request = grouping.pool.erase(requests[0])
+    assert (request.state, request.task_id) == (READY, grouping.read(requests[1]).task_id)
+    grouping.process.settle(PATIENCE)
+    assert request.hidden == "done"
+    assert cvat.hidden == {request.task_id: frames_of(grouping, requests[0])}
+    grouping.run("delete")
+    assert cvat.count("delete_task") == 0, "others have frames there"
+
+
+def test_what_is_to_be_hidden_is_not_sent_again(grouping: Stepped, cvat: ScriptedCvat) -> None:
+    requests = gathered(grouping, 4)
+    hide(grouping, requests[2])
+    fail(grouping, cvat, "1.jpg")
+    states = [grouping.read(each).state for each in requests]
+    assert states == [READY, FAILED, CANCELLED, READY]
+    assert {upload.names for upload in sent(cvat)[2:]} == {("1.jpg",), ("0.jpg", "3.jpg")}
+    assert grouping.read(requests[2]).hidden is None and not cvat.hidden
+    assert hide(grouping, requests[2]).status == 204
+    assert hide(grouping, requests[1]).status == 409, "it has no frames"
+
+
+def test_hiding_is_tried_again_where_others_have_undone_it(
+    grouping: Stepped, cvat: ScriptedCvat
+) -> None:
+    """CVAT loses what was written while another call rewrote the task's list."""
+    requests = gathered(grouping, 2)
+    grouping.import_all()
+    grouping.process.settle(PATIENCE)
+    undone = [True]
+
+    def undo(operation: str) -> None:
+        if operation == "hidden_frames" and undone:
+            undone.pop()
+            cvat.hidden.clear()
+
+    cvat.before = undo
+    request = grouping.pool.erase(requests[1])
+    grouping.process.settle(PATIENCE)
+    assert request.hidden == "pending" and not cvat.hidden
+    grouping.advance(FIRST_PAUSE)
+    grouping.run("finalize")
+    assert request.hidden == "done"
+    assert cvat.hidden == {request.task_id: {1}}
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+def test_hiding_has_an_end(grouping: Stepped, cvat: ScriptedCvat, deleted: bool) -> None:
+    requests = gathered(grouping, 2)
+    grouping.import_all()
+    grouping.process.settle(PATIENCE)
+    error: CvatError = CvatRejected("no", http_status=400)
+    if deleted:
+        error = CvatNotFound("gone", http_status=404)
+    cvat.failures["hide_frames"] = [error] * 99
+    request = grouping.pool.erase(requests[0])
+    grouping.process.settle(PATIENCE)
+    for _ in range(MOST_TRIES):
+        grouping.advance(pause_after(MOST_TRIES))
+        grouping.run("finalize")
+    if deleted:
+        assert (request.hidden, request.warnings) == ("done", ())
+        return
+    assert request.hidden is None
+    assert [warning.code for warning in request.warnings] == ["not-hidden"]
+    cvat.failures.clear()
+    grouping.pool.erase(request.id)
+    grouping.process.settle(PATIENCE)
+    assert request.hidden == "done"
 
 
 # --- One bad input sinks nobody else --------------------------------------------------------------

@@ -198,6 +198,32 @@ def test_one_corrupt_image_among_200_fails_alone(
         assert seen(server, http, job) == [colour(number)]
 
 
+def test_callers_hide_their_frames_at_the_same_time(
+    grouping: Serving, server: SimulatorServer, http: urllib3.PoolManager
+) -> None:
+    """CVAT keeps one list for the task, and rewrites it without a lock."""
+    answers = submit(grouping, server, [[("a.png", picture(number))] for number in range(9)])
+    unwanted = [answer["id"] for answer in answers[1:] if answer["jobs"][0]["id"] % 2]
+    with ThreadPoolExecutor(len(unwanted)) as threads:
+        erased = threads.map(
+            lambda each: grouping.api.delete(f"/v1/requests/{each}?hide=true"), unwanted
+        )
+        assert {answer.status for answer in erased} == {202}
+    pool = grouping.pool
+    wait_until(
+        pool.store, lambda: all(pool.read_request(each).hidden == "done" for each in unwanted)
+    )
+    task_id = answers[1]["task_id"]
+    meta = http.request("GET", f"{server.url}/api/tasks/{task_id}/data/meta").json()
+    expected = [
+        job["start_frame"]
+        for answer in answers
+        for job in answer["jobs"]
+        if answer["id"] in unwanted
+    ]
+    assert len(expected) == 4 and meta["deleted_frames"] == sorted(expected)
+
+
 def test_callers_at_the_same_time_share_few_imports(
     grouping: Serving, server: SimulatorServer, http: urllib3.PoolManager
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -24,6 +24,8 @@ class ScriptedCvat:
         self.states: dict[int, ImportState] = {}
         #: The names of frames, where they are not those that were uploaded last.
         self.frames_there: dict[int, tuple[str, ...]] = {}
+        #: Frames that are marked as deleted, by task.
+        self.hidden: dict[int, set[int]] = {}
         self.failures: dict[str, list[CvatError]] = {}
         self.unknown_users: set[int | str] = set()
         self.open_jobs: dict[str, int] = {}
@@ -116,6 +118,14 @@ class ScriptedCvat:
     def import_state(self, task_id: int) -> ImportState:
         self._call("import_state", task_id)
         return self.states.get(task_id, ImportState(status=ImportStatus.UNKNOWN))
+
+    def hide_frames(self, job_id: int, frames: Iterable[int]) -> None:
+        self._call("hide_frames", job_id, tuple(frames))
+        self.hidden.setdefault(job_id // 10, set()).update(frames)
+
+    def hidden_frames(self, task_id: int) -> frozenset[int]:
+        self._call("hidden_frames", task_id)
+        return frozenset(self.hidden.get(task_id, ()))
 
     def frame_names(self, task_id: int) -> tuple[str, ...]:
         self._call("frame_names", task_id)
