@@ -37,6 +37,16 @@ _WRONG: Final = {
         WHERE requests.state IN ('uploading', 'importing', 'ready')
           AND requests.state <> imports.state
     """,
+    "the requests that wait are counted wrongly, of the template": """
+        SELECT DISTINCT template FROM queues
+        WHERE queued <> (SELECT COUNT(*) FROM requests
+                         WHERE requests.template = queues.template
+                           AND requests.priority = queues.priority AND state = 'queued')
+           OR queues.spooled <> (SELECT COUNT(*) FROM requests
+                                 WHERE requests.template = queues.template
+                                   AND requests.priority = queues.priority
+                                   AND state = 'queued' AND requests.spooled)
+    """,
     "the sink is ahead of the events": """
         SELECT name FROM sinks WHERE cursor > (SELECT COALESCE(MAX(id), 0) FROM events)
     """,
@@ -63,7 +73,7 @@ def check_store(connections: Connections) -> StoreReport:
         problems = list(db.damage())
         there = db.trigger_names()
         problems += [
-            f"the trigger {trigger.name} is missing, which writes events"
+            f"the trigger {trigger.name} is missing"
             for trigger in triggers(type(db))
             if trigger.name not in there
         ]

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TypeVar
+from operator import itemgetter
+from typing import Final, TypeVar
 
 from pool.errors import QueueFull
 from pool.model import Handout, ImportState, Priority, RequestRecord, RequestState
-from pool.store.connections import Connected, Connection
+from pool.store.connections import Connected, Connection, Row
 from pool.store.handout import alive, can_claim, claim_waiting, grouped_imports
 from pool.store.imports import queue_members
 from pool.store.records import UNOWNED, WITH_IMPORT, NewMember, Unserved, find
 from pool.store.schema import SPOOLED
 
 T = TypeVar("T")
+
+#: Queues of templates and priorities that one query reads from: SQLite takes at most 500.
+_QUEUES_AT_ONCE: Final = 100
 
 
 class Queue(Connected):
@@ -73,32 +77,29 @@ class Queue(Connected):
     def unserved(self, *, owner: str, now: float, each: int) -> Sequence[Unserved]:
         """Return spooled requests that are ``QUEUED`` or ``UPLOADING`` and have no owner, or one
         that is gone, or ``owner`` itself: they are there to be taken. The oldest first, at most
-        ``each`` of each template."""
+        ``each`` of each template and priority: however many wait, no more than these are read."""
         with self.connections.reading() as db:
-            found = db.rows(
+            queues = db.rows(
                 f"""
-                SELECT id, template, state, lease_id, created_at, group_key, priority, size,
-                       CASE WHEN group_key IS NOT NULL THEN files ELSE '[]' END, frame_numbers
-                FROM (
-                    SELECT requests.seq, requests.id, requests.template, requests.state,
-                           requests.lease_id, requests.created_at, requests.group_key,
-                           requests.priority, requests.size, requests.files,
-                           requests.frame_numbers,
-                           ROW_NUMBER() OVER (PARTITION BY requests.template
-                                              ORDER BY requests.seq) AS place
-                    FROM (SELECT * FROM requests {db.using("requests_spooled")}
-                          WHERE {SPOOLED}) AS requests
-                    {WITH_IMPORT}
-                    WHERE {_free("COALESCE(imports.owner, requests.owner)")}
-                ) AS free
-                WHERE place <= :each ORDER BY seq
-                """,
-                owner=owner,
-                unowned=UNOWNED,
-                now=now,
-                each=each,
+                SELECT template, priority FROM queues
+                WHERE EXISTS (SELECT 1 FROM requests {db.using("requests_spooled")}
+                              WHERE {SPOOLED} AND requests.template = queues.template
+                                AND requests.priority = queues.priority)
+                """
             )
-        return [_unserved(*row) for row in found]
+            found: list[Row] = []
+            for first in range(0, len(queues), _QUEUES_AT_ONCE):
+                some = queues[first : first + _QUEUES_AT_ONCE]
+                found += db.rows(
+                    " UNION ALL ".join(_oldest(db, number) for number in range(len(some))),
+                    **{f"template{number}": template for number, (template, _) in enumerate(some)},
+                    **{f"priority{number}": level for number, (_, level) in enumerate(some)},
+                    owner=owner,
+                    unowned=UNOWNED,
+                    now=now,
+                    each=each,
+                )
+        return [_unserved(*row) for _, *row in sorted(found, key=itemgetter(0))]
 
     def send_alone(self, request_id: str) -> None:
         """Have a ``QUEUED`` request share no task with others from now on."""
@@ -195,10 +196,7 @@ def check_room(db: Connection, most: int | None, *, wanted: int = 1) -> None:
 
 def queue_length(db: Connection) -> int:
     """Return how many spooled requests are ``QUEUED``."""
-    return db.number(f"""
-        SELECT COUNT(*) FROM requests {db.using("requests_spooled")}
-        WHERE {SPOOLED} AND state = 'queued'
-    """)
+    return db.number("SELECT COALESCE(SUM(spooled), 0) FROM queues")
 
 
 def _free(owner: str) -> str:
@@ -215,6 +213,26 @@ def expect(done: T | None) -> T:
     if not done:
         raise NotClaimed
     return done
+
+
+def _oldest(db: Connection, number: int) -> str:
+    """Return the query for the oldest of the :meth:`Queue.unserved` of one template and priority,
+    which are the parameters with this ``number``: ``each`` rows, read in the order of the index."""
+    return f"""
+        SELECT * FROM (
+            SELECT requests.seq, requests.id, requests.template, requests.state,
+                   requests.lease_id, requests.created_at, requests.group_key, requests.priority,
+                   requests.size,
+                   CASE WHEN requests.group_key IS NOT NULL THEN requests.files ELSE '[]' END,
+                   requests.frame_numbers
+            FROM (SELECT * FROM requests {db.using("requests_spooled")}
+                  WHERE {SPOOLED} AND template = :template{number}
+                    AND priority = :priority{number}) AS requests
+            {WITH_IMPORT}
+            WHERE {_free("COALESCE(imports.owner, requests.owner)")}
+            ORDER BY requests.seq LIMIT :each
+        ) AS queue{number}
+    """
 
 
 def _unserved(

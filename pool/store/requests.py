@@ -273,9 +273,9 @@ class Requests(Connected):
         """Return how many requests are ``QUEUED``, spooled or not, by template."""
         with self.connections.reading() as db:
             return dict(
-                db.rows(f"""
-                    SELECT template, COUNT(*) FROM requests {db.using("requests_open")}
-                    WHERE {OPEN} AND state = 'queued' GROUP BY template
+                db.rows("""
+                    SELECT template, CAST(SUM(queued) AS INTEGER) FROM queues
+                    WHERE queued > 0 GROUP BY template
                 """)
             )
 

@@ -10,7 +10,8 @@ index's condition, which is why the conditions have names here.
 References go one way, to rows that are there before. Two that point at each other would have to
 be deferred, and SQLite settles a deferred one by searching the whole table of the other side.
 
-Events are written by triggers, so that no change of a state goes without. A change never fails for
+Events are written by triggers, so that no change of a state goes without, and so are the counts of
+those that wait. A change never fails for
 its event: where a time is missing, an older one stands in.
 """
 
@@ -220,13 +221,26 @@ _REQUESTS: Final = f"""
     CREATE UNIQUE INDEX requests_key ON requests (idempotency_key)
     WHERE idempotency_key IS NOT NULL;
     CREATE INDEX requests_open ON requests (state, template) WHERE {OPEN};
-    CREATE INDEX requests_spooled ON requests (state) WHERE {SPOOLED};
+    CREATE INDEX requests_spooled ON requests (template, priority, seq) WHERE {SPOOLED};
     CREATE INDEX requests_finished ON requests (finished_at) WHERE finished_at IS NOT NULL;
     CREATE INDEX requests_of_import ON requests (import_id) WHERE import_id IS NOT NULL;
     CREATE INDEX requests_of_lease ON requests (lease_id);
     CREATE INDEX requests_by_state ON requests (state);
     CREATE INDEX requests_by_template ON requests (template);
     CREATE INDEX requests_by_both ON requests (state, template);
+"""
+
+#: How many requests are queued, and how many of them are spooled, by template and priority: counted
+#: by triggers, since counting the rows of a long queue for each that joins it would take longer
+#: than all else. A template that has ever had requests has a row.
+_QUEUES: Final = """
+    CREATE TABLE queues (
+        template TEXT NOT NULL,
+        priority INTEGER NOT NULL,
+        queued INTEGER NOT NULL,
+        spooled INTEGER NOT NULL,
+        PRIMARY KEY (template, priority)
+    ) STRICT;
 """
 
 #: ``request_id`` is that of the request whose jobs are to be assigned or hidden; a task has one
@@ -392,7 +406,17 @@ _COPIES: Final = """
 
 def tables() -> Iterator[str]:
     """The statements that make the tables and their indexes, in SQLite's words."""
-    for script in (_TASKS, _LEASES, _IMPORTS, _REQUESTS, _FINAL_STEPS, _EVENTS, _PLAIN, _COPIES):
+    for script in (
+        _TASKS,
+        _LEASES,
+        _IMPORTS,
+        _REQUESTS,
+        _QUEUES,
+        _FINAL_STEPS,
+        _EVENTS,
+        _PLAIN,
+        _COPIES,
+    ):
         yield from filter(None, map(str.strip, script.split(";")))
 
 
@@ -415,7 +439,34 @@ def first_meta() -> Mapping[str, str]:
 
 
 def triggers(db: type[Dialect]) -> Iterator[Trigger]:
-    """The triggers that write the events."""
+    """The triggers that count those that are queued, and write the events."""
+    queued = "CASE WHEN {row}.state = 'queued' THEN 1 ELSE 0 END"
+    spooled = "CASE WHEN {row}.state = 'queued' AND {row}.spooled THEN 1 ELSE 0 END"
+    yield Trigger(
+        name="queues_of_new_requests",
+        table="requests",
+        event="INSERT",
+        body=f"""
+            INSERT INTO queues (template, priority, queued, spooled)
+            VALUES (NEW.template, NEW.priority, {queued.format(row="NEW")},
+                    {spooled.format(row="NEW")})
+            ON CONFLICT (template, priority) DO UPDATE
+            SET queued = queues.queued + excluded.queued,
+                spooled = queues.spooled + excluded.spooled;
+        """,
+    )
+    yield Trigger(
+        name="queues_of_requests",
+        table="requests",
+        event="UPDATE OF state, spooled",
+        when="'queued' IN (OLD.state, NEW.state)",
+        body=f"""
+            UPDATE queues
+            SET queued = queued + {queued.format(row="NEW")} - {queued.format(row="OLD")},
+                spooled = spooled + {spooled.format(row="NEW")} - {spooled.format(row="OLD")}
+            WHERE template = NEW.template AND priority = NEW.priority;
+        """,
+    )
     import_of_new = "(SELECT NEW.import_id AS id) AS one LEFT JOIN imports USING (id)"
     # The event of a request's row, as it is now. One that is queued again has a fresh lease.
     of_request = f"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -37,5 +38,11 @@ def store(open_another: Callable[[], Store]) -> Store:
 
 
 @pytest.fixture
-def scene(store: Store) -> Scene:
-    return Scene(store)
+def scene(store: Store, open_another: Callable[[], Store]) -> Iterator[Scene]:
+    yield Scene(store)
+    # Whatever a test has done, those that wait are counted.
+    store = open_another()
+    with store.connections.reading() as db:
+        waiting = db.rows("SELECT template, spooled FROM requests WHERE state = 'queued'")
+    assert store.queued() == Counter(template for template, _ in waiting)
+    assert store.queue_length() == sum(spooled for _, spooled in waiting)

@@ -10,15 +10,21 @@ import pytest
 from conformance import store_processes as processes
 from conformance.store_scene import JOBS, NOW, Scene, data, everything, wish
 from pool.errors import IdempotencyConflict, QueueFull
-from pool.model import LeaseState, Outcome, RequestRecord, RequestState, TaskState
+from pool.model import LeaseState, Outcome, Priority, RequestRecord, RequestState, TaskState
 from pool.store import UNOWNED, NewMember, Opened
 
 WAITING = (None, LeaseState.WAITING, RequestState.QUEUED)
 
 
-def spooled(scene: Scene, *, template: str = "streets", key: str | None = None) -> RequestRecord:
+def spooled(
+    scene: Scene,
+    *,
+    template: str = "streets",
+    key: str | None = None,
+    priority: Priority = Priority.NORMAL,
+) -> RequestRecord:
     """A request that waits in the spool."""
-    request = replace(data(), spooled=True)
+    request = replace(data(), spooled=True, priority=priority)
     opened = scene.store.open_lease(
         wish(template=template, key=key), request=request, claim=False, now=NOW
     )
@@ -178,6 +184,22 @@ def test_a_template_with_many_does_not_hide_the_others(scene: Scene) -> None:
     found = scene.store.unserved(owner="daemon", now=NOW, each=2)
     assert [each.id for each in found] == [many[0].id, many[1].id, other.id]
     assert scene.store.unserved(owner="daemon", now=NOW, each=0) == []
+
+
+def test_a_priority_with_many_does_not_hide_the_others(scene: Scene) -> None:
+    bulk = [spooled(scene, priority=Priority.BULK) for _ in range(3)]
+    urgent = [spooled(scene, priority=Priority.INTERACTIVE) for _ in range(3)]
+    found = scene.store.unserved(owner="daemon", now=NOW, each=2)
+    assert [(each.id, each.priority) for each in found] == [
+        *((each.id, Priority.BULK) for each in bulk[:2]),
+        *((each.id, Priority.INTERACTIVE) for each in urgent[:2]),
+    ]
+
+
+def test_many_templates_are_read_at_once(scene: Scene) -> None:
+    wanted = [spooled(scene, template=f"t{number}") for number in range(150)]
+    found = scene.store.unserved(owner="daemon", now=NOW, each=1)
+    assert [each.id for each in found] == [each.id for each in wanted]
 
 
 def test_one_that_is_to_go_alone(scene: Scene) -> None:

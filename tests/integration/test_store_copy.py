@@ -584,6 +584,7 @@ def test_a_store_in_order(url: str, tmp_path: Path) -> None:
         ("UPDATE tasks SET task_id = 1 WHERE state = 'warm'", "several rows stand for the task"),
         ("UPDATE imports SET state = 'importing' WHERE state = 'uploading'", "not in the same"),
         ("UPDATE sinks SET cursor = 100000", "ahead of the events: B, a"),
+        ("UPDATE queues SET queued = queued + 1", "are counted wrongly, of the template: "),
     ],
 )
 def test_rows_that_contradict_each_other(

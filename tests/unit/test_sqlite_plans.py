@@ -20,6 +20,7 @@ from pool.model import (
     Job,
     LeaseState,
     PooledTask,
+    Priority,
     RequestState,
     RequestWarning,
     TaskState,
@@ -235,6 +236,22 @@ def test_the_way_of_a_spooled_request_reads_no_finished_rows(store: Store) -> No
         assert store.cancel_request(request.id, now=1.0)
 
     check(store, serve)
+
+
+def test_a_queue_is_read_from_its_head(store: Store) -> None:
+    """However many wait: nothing is counted, and no more is sorted than is answered."""
+    for level in Priority:
+        wanted = NewLease(id=new_id(), template="a", fingerprint="f", owner="o", ttl=9.0)
+        request = NewRequest(id=new_id(), spooled=True, priority=level)
+        store.open_lease(wanted, request=request, claim=False, most_queued=9, now=1.0)
+    seen = plans(store, CALLS["unserved"])
+    (steps,) = (plan for sql, plan in seen.items() if ":each" in sql)
+    heads = [step for step in steps if "INDEX requests_spooled (template=? AND priority=?)" in step]
+    assert len(heads) == len(Priority)
+    assert not any("TEMP B-TREE" in step for step in steps), steps
+    for call in ("queued", "queue_length", "queue_request"):
+        for sql, plan in plans(store, CALLS[call]).items():
+            assert not any("requests_spooled" in step for step in plan), sql
 
 
 def test_the_hand_out_takes_the_oldest_without_sorting(store: Store) -> None:
