@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -35,12 +35,14 @@ from pool.requests.breaker import SERVER, Breaker, Circuit
 from pool.requests.grouping import (
     QUIET,
     Places,
+    bulk_places,
     checked_key,
     group_key,
     groups_of,
     load_formats,
     seconds_to_wait,
 )
+from pool.requests.order import Turns
 from pool.requests.placement import Placement
 from pool.requests.recovery import Recovery
 from pool.requests.runner import RETRY_AFTER_INTERNAL_ERROR, Joined, Runner, WorkItem
@@ -73,6 +75,31 @@ class DispatchReport:
 
     started: int = 0
     asked: bool = False
+
+
+@dataclass(kw_only=True, slots=True)
+class _Queue:
+    """What waits of one template, in one round, in the order in which it is served. ``most`` is how
+    many more may be begun, and ``places`` and ``bulk_places`` are those that are free for imports
+    that requests may share. ``made_for`` counts the tasks that are being made, by what they are
+    for. ``dry``: no warm task is left."""
+
+    template: Template
+    groups: list[list[Unserved]]
+    most: int
+    places: int = 0
+    bulk_places: int = 0
+    made_for: Counter[GroupKey] = field(default_factory=Counter)
+    trial: bool = False
+    dry: bool = False
+
+    @property
+    def grouping(self) -> bool:
+        return self.template.importing.grouping == "auto"
+
+    def shares(self, group: Sequence[Unserved]) -> bool:
+        """Whether requests may share an import, for which they need a place."""
+        return self.grouping and group[0].group_key is not None
 
 
 class Dispatcher:
@@ -110,6 +137,7 @@ class Dispatcher:
         self._owner = owner
         self._clock = clock
         self._threads = WorkerPool(workers)
+        self._turns = Turns()
         #: Guards what is remembered of requests.
         self._guard = threading.Lock()
         #: Requests that this process works on, from before there is a row.
@@ -255,8 +283,9 @@ class Dispatcher:
         return self._due_at
 
     def run_once(self) -> DispatchReport:
-        """Begin those that can be served now, the oldest first, and return without waiting for
-        them. While the server is held, none is begun, and the server asked whether it is back."""
+        """Begin those that can be served now, in their order (:mod:`pool.requests.order`), and
+        return without waiting for them. While the server is held, none is begun, and the server
+        asked whether it is back."""
         self._forget_ended()
         self._gathered_at = math.inf
         found = self._unserved()
@@ -270,14 +299,13 @@ class Dispatcher:
             if each.template not in self._templates:
                 self._sender.fail(each, UnknownTemplate(GONE), untouched=False)
             else:
-                # In the order in which the first request of each template came.
                 waiting.setdefault(each.template, []).append(each)
         known = [each for each in found if each.template in self._templates]
         for each in known:
             self._fail_if_never_made(each)
         server, started, asked = self._breaker.server(), 0, False
         if server is Circuit.CLOSED:
-            started = sum(self._begin(name, requests) for name, requests in waiting.items())
+            started = self._begin_in_turn(waiting)
         elif server is Circuit.HALF_OPEN:
             asked = self._threads.put_beside(self._breaker.ask)
         for name, requests in waiting.items():
@@ -336,47 +364,75 @@ class Dispatcher:
 
     # --- Which is next ----------------------------------------------------------------------------
 
-    def _begin(self, name: str, requests: list[Unserved]) -> int:
-        """Begin as many of a template's requests as possible; return how many."""
+    def _begin_in_turn(self, waiting: Mapping[str, list[Unserved]]) -> int:
+        """Begin as many requests as possible, by template; return how many."""
+        now, started = self._clock.now(), 0
+        queues = {name: self._queue_of(name, requests) for name, requests in waiting.items()}
+        groups = {name: queue.groups for name, queue in queues.items() if queue.most > 0}
+        for group in self._turns.order(groups, now=now):
+            queue = queues[group[0].template]
+            if begun := self._begin(queue, group):
+                self._turns.served(group, now=now)
+                queue.most -= 1
+                started += begun
+                if queue.shares(group):
+                    # A place is for requests of any template.
+                    for each in queues.values():
+                        each.places -= 1
+                        each.bulk_places -= group[0].priority is Priority.BULK
+        return started
+
+    def _queue_of(self, name: str, requests: list[Unserved]) -> _Queue:
+        """Return what waits of a template, as the groups in which it is sent."""
         template = self._templates[name]
-        most = self._threads.room(name)
+        queue = _Queue(template=template, groups=[], most=self._threads.room(name))
         circuit = self._breaker.uploads(name)
         if circuit is Circuit.OPEN:
-            return 0
-        trial = circuit is Circuit.HALF_OPEN
-        if trial:
+            queue.most = 0
+        if not queue.most:
+            return queue
+        if queue.grouping:
+            queue.places, queue.bulk_places = self._free_places(template)
+            with self._guard:
+                queue.made_for.update(key for made, key in self._creating.values() if made == name)
+        if circuit is Circuit.HALF_OPEN:
             # One is enough to see whether CVAT takes data again, the one first that failed longest
             # ago, or never: maybe only the last one fails.
-            requests = sorted(requests, key=lambda each: self._breaker.failed_at(each.id))
-            most = min(most, 0 if any(job.serves for job in self._threads.jobs(name)) else 1)
-        settings = template.importing
-        grouping = settings.grouping == "auto"
-        groups = (
-            groups_of(requests, settings) if grouping and not trial else [[e] for e in requests]
+            queue.trial = True
+            queue.groups = [[min(requests, key=lambda each: self._breaker.failed_at(each.id))]]
+            if any(job.serves for job in self._threads.jobs(name)):
+                queue.most = 0
+            return queue
+        requests = sorted(requests, key=lambda each: each.priority.level)
+        queue.groups = (
+            groups_of(requests, template.importing) if queue.grouping else [[e] for e in requests]
         )
-        places = self._free_places(template) if grouping else 0
-        begun, started, dry = 0, 0, False
-        with self._guard:
-            made_for = Counter(key for made, key in self._creating.values() if made == name)
-        for group in groups:
-            if begun >= most:
-                break
-            shared = grouping and group[0].group_key is not None
-            if shared and self._gathers(template, group, free=places):
-                self._renew_patience(template, group)
-                continue
-            ahead = shared and places <= 0
-            if not dry and (served := self._take_warm(template, group, trial=trial, ahead=ahead)):
-                begun, started, places = begun + 1, started + served, places - shared
-                continue
-            dry, key = True, _key_of(group[0]) if shared and not trial else None
-            if key is not None and made_for[key] > 0:
-                # It goes with the task that is being made.
-                made_for[key] -= 1
-                continue
-            if self._take_cold(template, group[0], key, trial=trial):
-                begun, started, places = begun + 1, started + 1, places - shared
-        return started
+        return queue
+
+    def _begin(self, queue: _Queue, group: Sequence[Unserved]) -> int:
+        """Begin requests that go together, if that is possible; return how many."""
+        template, first = queue.template, group[0]
+        if queue.most <= 0:
+            return 0
+        shared = queue.shares(group)
+        if shared and (
+            (first.priority is Priority.BULK and queue.bulk_places <= 0)
+            or self._gathers(template, group, free=queue.places)
+        ):
+            self._renew_patience(template, group)
+            return 0
+        if not queue.dry:
+            ahead = shared and queue.places <= 0
+            served = self._take_warm(template, group, trial=queue.trial, ahead=ahead)
+            if served:
+                return served
+            queue.dry = True
+        key = _key_of(first) if shared and not queue.trial else None
+        if key is not None and queue.made_for[key] > 0:
+            # It goes with the task that is being made.
+            queue.made_for[key] -= 1
+            return 0
+        return int(self._take_cold(template, first, key, trial=queue.trial))
 
     def _take_warm(
         self, template: Template, group: Sequence[Unserved], *, trial: bool, ahead: bool
@@ -384,9 +440,10 @@ class Dispatcher:
         """Have requests served with one warm task, if there is one for them; return how many.
         ``ahead``: they go before a place is free for them, as the only ones."""
         first = group[0]
-        places = None
+        places = of_bulk = None
         if template.importing.grouping == "auto" and first.group_key is not None:
             places = template.importing.concurrency + ahead
+            of_bulk = bulk_places(template.importing.concurrency)
         members, upload = [NewMember(request_id=first.id)], None
         if len(group) > 1:
             if not self._placement.has_warm(template):
@@ -401,6 +458,7 @@ class Dispatcher:
                     template.fingerprint,
                     reusable_origin=template.reusable_origin,
                     places=places,
+                    bulk_places=of_bulk,
                     owner=self._owner,
                     now=self._clock.now(),
                 )
@@ -456,12 +514,14 @@ class Dispatcher:
             self._sender.fail(each, gone, untouched=True)
         return upload
 
-    def _free_places(self, template: Template) -> int:
-        """Return how many more imports that requests may share can be begun now; tasks that are
-        being made for such requests count."""
+    def _free_places(self, template: Template) -> tuple[int, int]:
+        """Return how many more imports that requests may share can be begun now, and how many of
+        bulk; tasks that are being made for such requests count."""
+        most = template.importing.concurrency
         with self._guard:
-            creating = sum(key is not None for _, key in self._creating.values())
-        return template.importing.concurrency - self._store.grouped_imports() - creating
+            made_for = [key[1] for _, key in self._creating.values() if key is not None]
+        bulk = self._store.grouped_imports(Priority.BULK) + made_for.count(Priority.BULK)
+        return most - self._store.grouped_imports() - len(made_for), bulk_places(most) - bulk
 
     def _gathers(self, template: Template, group: Sequence[Unserved], *, free: int) -> bool:
         """Whether a group waits: for others, or for a place, of which so many are ``free``."""

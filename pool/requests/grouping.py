@@ -93,6 +93,11 @@ class Places:
     quiet: float = math.inf
 
 
+def bulk_places(places: int) -> int:
+    """Return how many of the places bulk may have: one is kept for what is more urgent."""
+    return max(1, places - 1)
+
+
 def group_key(template: Template, upload: Upload) -> str | None:
     """Return what has to be the same for requests of a template to share a task: a digest of their
     data parameters. None for one that goes alone: where grouping is off, whose data is not images

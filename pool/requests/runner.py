@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pool.clock import Clock
-from pool.config.settings import ImportSettings, Template
+from pool.config.settings import Template
 from pool.config.source import Progress, Upload
 from pool.errors import (
     CvatError,
@@ -21,9 +21,9 @@ from pool.errors import (
     StoreError,
 )
 from pool.logs import get_logger
-from pool.model import MOST_TASKS_SPOOLED, Handout, RequestRecord, RequestState
+from pool.model import MOST_TASKS_SPOOLED, Handout, Priority, RequestRecord, RequestState
 from pool.requests.breaker import SERVER, Breaker, Circuit
-from pool.requests.grouping import checked_key
+from pool.requests.grouping import bulk_places, checked_key
 from pool.requests.lifecycle import Step, is_away, is_passing, may_be_shared
 from pool.requests.placement import Placement
 from pool.requests.recovery import Recovery
@@ -115,6 +115,9 @@ class Runner:
         """
         with self._recovery.guarding(request=new.id):
             away, settings = self._away(template), template.importing
+            places = settings.concurrency
+            if new.priority is Priority.BULK:
+                places = bulk_places(places)
             key = checked_key(template, upload, self._clock)
             grouped = key is not None and self._breaker.has_daemon()
             # Others wait for a place already, or are to come.
@@ -125,7 +128,7 @@ class Runner:
                 idempotency_key=idempotency_key,
                 payload=payload,
                 claim=away is None and not gathers,
-                places=settings.concurrency if grouped else None,
+                places=places if grouped else None,
             )
             assert opened.request is not None
             if opened.replayed:
@@ -134,7 +137,7 @@ class Runner:
                 return self._queue_or_fail(new.id, upload, away)
             if opened.task is not None:
                 handout = Handout(lease=opened.lease, task=opened.task, request=opened.request)
-            elif gathers or (grouped and self._is_busy(settings)):
+            elif gathers or (grouped and self._store.grouped_imports() >= places):
                 return self._queue_or_fail(new.id, upload, None)
             else:
                 try:
@@ -162,10 +165,6 @@ class Runner:
             handout = Handout(lease=opened.lease, task=opened.task, request=opened.request)
             self._tracker.forget(handout.task.id)
             return self.run(template, handout, upload, progress)
-
-    def _is_busy(self, settings: ImportSettings) -> bool:
-        """Whether as many imports that requests may share are under way as there are places."""
-        return self._store.grouped_imports() >= settings.concurrency
 
     def _away(self, template: Template) -> PoolError | None:
         """Return why a request would fail now, in a way that passes, so that trying again is best

@@ -18,6 +18,7 @@ from pool.model import (
     LeaseState,
     Outcome,
     PooledTask,
+    Priority,
     RequestRecord,
     new_id,
 )
@@ -43,6 +44,7 @@ DESERTED: Final = f"""
 """
 
 _GROUPED: Final = f"SELECT COUNT(*) FROM imports {{using}} WHERE {UNDER_WAY} AND grouped"
+_OF_PRIORITY: Final = f"{_GROUPED} AND priority = :priority"
 
 
 # --- Claiming -------------------------------------------------------------------------------------
@@ -56,13 +58,21 @@ def take_warm(
     reusable_origin: str | None,
     *,
     places: int | None = None,
+    bulk_places: int | None = None,
     now: float,
 ) -> Callable[[], PooledTask | None]:
     """Give one lease the oldest warm task of its fingerprint; else the newest of an older template,
     which is most like what the template is now. Return what returns it. With ``places``, only
-    while fewer imports than these that requests may share are under way."""
-    free = f"({_GROUPED.format(using=db.using('imports_under_way'))}) < :places"
-    condition = "TRUE" if places is None else free
+    while fewer imports than these that requests may share are under way; with ``bulk_places``, only
+    while fewer than these are of bulk."""
+    using = db.using("imports_under_way")
+    conditions, limits = "", {}
+    if places is not None:
+        conditions = f"AND ({_GROUPED.format(using=using)}) < :places"
+        limits["places"] = places
+    if bulk_places is not None:
+        conditions += f" AND ({_OF_PRIORITY.format(using=using)}) < :bulk_places"
+        limits |= {"bulk_places": bulk_places, "priority": Priority.BULK.level}
     taken: Callable[[], list[Any]] = list
     for which, order in _claimable(reusable_origin).items():
         if taken():
@@ -74,10 +84,10 @@ def take_warm(
                          WHERE state = 'warm' AND template = :template AND {which}
                            AND (quarantined_until IS NULL OR quarantined_until <= :now)
                          ORDER BY {order} LIMIT 1)
-              AND state = 'warm' AND {condition}
+              AND state = 'warm' {conditions}
             RETURNING {TASK}
             """,
-            **({} if places is None else {"places": places}),
+            **limits,
             lease_id=lease_id,
             template=template,
             fingerprint=fingerprint,
@@ -87,9 +97,12 @@ def take_warm(
     return lambda: next((record_of(PooledTask, row) for row in taken()), None)
 
 
-def grouped_imports(db: Connection) -> int:
-    """Return how many imports are under way that requests may share."""
-    return db.number(_GROUPED.format(using=db.using("imports_under_way")))
+def grouped_imports(db: Connection, priority: Priority | None) -> int:
+    """Return how many imports are under way that requests may share, of a priority or of any."""
+    using = db.using("imports_under_way")
+    if priority is None:
+        return db.number(_GROUPED.format(using=using))
+    return db.number(_OF_PRIORITY.format(using=using), priority=priority.level)
 
 
 def can_claim(
@@ -132,14 +145,27 @@ def claim_waiting(
     *,
     members: Sequence[NewMember] = (),
     places: int | None = None,
+    bulk_places: int | None = None,
     now: float,
 ) -> Handout | None:
     """Claim a warm task for a lease, if it waits; for ``members``, where its request is not the
-    only one. ``places`` as for :func:`take_warm`."""
+    only one. ``places`` as for :func:`take_warm`, and so ``bulk_places`` where the first of the
+    members is of bulk."""
     waits = db.one("SELECT template FROM leases WHERE id = :id AND state = 'waiting'", id=lease_id)
     if waits is None:
         return None
-    task = take_warm(db, lease_id, waits[0], fingerprint, reusable_origin, places=places, now=now)()
+    if bulk_places is not None and _queued(db, members[0].request_id).priority is not Priority.BULK:
+        bulk_places = None
+    task = take_warm(
+        db,
+        lease_id,
+        waits[0],
+        fingerprint,
+        reusable_origin,
+        places=places,
+        bulk_places=bulk_places,
+        now=now,
+    )()
     return activate(db, lease_id, task, Outcome.WAIT, members, now=now) if task else None
 
 
@@ -231,6 +257,7 @@ def _begin_upload(
             for member, request in zip(members, requests, strict=True)
         ],
         grouped=requests[0].group_key is not None,
+        priority=requests[0].priority,
     )
     first_frame = 0
     for member, request in zip(members, requests, strict=True):
@@ -271,17 +298,18 @@ def open_import(
     size: int,
     members: Sequence[ImportMember],
     grouped: bool,
+    priority: Priority,
 ) -> str:
     """Write an import down, before anything is sent, with its members in order; return its id.
-    ``grouped``: its requests may share it."""
+    ``grouped``: its requests may share it. They are of one ``priority``."""
     assert lease.handed_out_at is not None
     import_id = new_id(lease.handed_out_at)
     db.later(
         """
         INSERT INTO imports (id, template, state, owner, lease_id, pooled_id, task_id, outcome,
-                             size, grouped, handed_out_at)
+                             size, grouped, priority, handed_out_at)
         VALUES (:id, :template, 'uploading', :owner, :lease_id, :pooled_id, :task_id, :outcome,
-                :size, :grouped, :handed_out_at)
+                :size, :grouped, :priority, :handed_out_at)
         """,
         id=import_id,
         template=lease.template,
@@ -292,6 +320,7 @@ def open_import(
         outcome=lease.outcome,
         size=size,
         grouped=grouped,
+        priority=priority.level,
         handed_out_at=lease.handed_out_at,
     )
     for position, member in enumerate(members):

@@ -135,6 +135,7 @@ class Queue(Connected):
         *,
         reusable_origin: str | None = None,
         places: int | None = None,
+        bulk_places: int | None = None,
         owner: str,
         now: float,
     ) -> Handout | None:
@@ -143,7 +144,8 @@ class Queue(Connected):
 
         They become the members of one import, in this order; the lease of the first is the
         import's, those of the others are ``ABANDONED``. With ``places``, only while fewer than
-        these :meth:`grouped_imports` are under way.
+        these :meth:`grouped_imports` are under way, and where the first is ``BULK``, with
+        ``bulk_places`` only while fewer than these are of bulk.
         """
         first = members[0].request_id
         with self.connections.reading() as db:
@@ -166,6 +168,7 @@ class Queue(Connected):
                         reusable_origin,
                         members=members,
                         places=places,
+                        bulk_places=bulk_places,
                         now=now,
                     )
                 )
@@ -173,11 +176,11 @@ class Queue(Connected):
             # The transaction is rolled back, so that the requests have no owner again.
             return None
 
-    def grouped_imports(self) -> int:
+    def grouped_imports(self, priority: Priority | None = None) -> int:
         """Return how many imports are under way that requests may share, whether they do or not:
-        those of requests that have a ``group_key``."""
+        those of requests that have a ``group_key``; or how many of these are of a priority."""
         with self.connections.reading() as db:
-            return grouped_imports(db)
+            return grouped_imports(db, priority)
 
     def queue_length(self) -> int:
         """Return how many spooled requests are ``QUEUED``."""

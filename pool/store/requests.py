@@ -350,6 +350,7 @@ def accept_request(
                 )
             ],
             grouped=request.group_key is not None,
+            priority=request.priority,
         )
     db.later(
         """

@@ -158,6 +158,7 @@ _IMPORTS: Final = f"""
         outcome TEXT NOT NULL CHECK (outcome IN {_OUTCOMES}),
         size INTEGER NOT NULL,
         grouped INTEGER NOT NULL DEFAULT 0 CHECK (grouped IN (0, 1)),
+        priority INTEGER NOT NULL DEFAULT 1 CHECK (priority IN (0, 1, 2)),
         frames TEXT,
         handed_out_at REAL NOT NULL,
         uploaded_at REAL,

@@ -19,6 +19,7 @@ from pool.model import (
     Job,
     LeaseState,
     Outcome,
+    Priority,
     RequestRecord,
     RequestState,
     TaskState,
@@ -34,7 +35,11 @@ FILES = (("a.jpg", "b.jpg"), ("a.jpg",), ("b.jpg", "a.jpg"))
 
 
 def spooled(
-    scene: Scene, *files: str, assignee: int | None = None, group_key: str | None = "k"
+    scene: Scene,
+    *files: str,
+    assignee: int | None = None,
+    group_key: str | None = "k",
+    priority: Priority = Priority.NORMAL,
 ) -> RequestRecord:
     # As CVAT sorts them.
     numbers = tuple(map(sorted(files).index, files)) if files else (0,)
@@ -44,6 +49,7 @@ def spooled(
         assignee=assignee,
         frame_numbers=numbers,
         group_key=group_key,
+        priority=priority,
     )
     opened = scene.store.open_lease(wish(), request=wanted, claim=False, now=NOW)
     assert opened.request is not None
@@ -417,9 +423,16 @@ def test_a_task_is_made_for_several(scene: Scene) -> None:
 # --- Places --------------------------------------------------------------------------------------
 
 
-def in_place(scene: Scene, *requests: RequestRecord, places: int) -> Handout | None:
+def in_place(
+    scene: Scene, *requests: RequestRecord, places: int, bulk_places: int | None = None
+) -> Handout | None:
     return scene.store.claim_queued(
-        members_of(list(requests)), "f00d", places=places, owner="here", now=NOW + 1
+        members_of(list(requests)),
+        "f00d",
+        places=places,
+        bulk_places=bulk_places,
+        owner="here",
+        now=NOW + 1,
     )
 
 
@@ -440,6 +453,24 @@ def test_imports_that_may_be_shared_take_places_until_they_end(scene: Scene) -> 
     assert in_place(scene, requests[3], places=2) is not None
     assert scene.store.complete_import(second.task.id, JOBS, verified=True, now=NOW)
     assert in_place(scene, requests[4], places=2) is not None
+
+
+def test_bulk_takes_no_more_than_its_own_places(scene: Scene) -> None:
+    bulk = [spooled(scene, "a.jpg", priority=Priority.BULK) for _ in range(3)]
+    normal = spooled(scene, "a.jpg")
+    for _ in range(4):
+        scene.warm()
+    first = in_place(scene, bulk[0], places=3, bulk_places=1)
+    assert first is not None and first.request is not None
+    assert in_place(scene, bulk[1], places=3, bulk_places=1) is None
+    assert in_place(scene, bulk[1], places=3, bulk_places=2) is not None
+    assert in_place(scene, normal, places=3, bulk_places=1) is not None
+    assert scene.store.grouped_imports() == 3
+    assert scene.store.grouped_imports(Priority.BULK) == 2
+    assert scene.store.begin_import(first.request.import_id or "", deadline=NOW, now=NOW)
+    assert scene.store.fail_import(first.task.id, code="c", message="", now=NOW)
+    assert in_place(scene, bulk[2], places=3, bulk_places=1) is None
+    assert in_place(scene, bulk[2], places=3, bulk_places=2) is not None
 
 
 def test_a_request_that_goes_alone_takes_no_place(scene: Scene) -> None:
