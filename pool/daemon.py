@@ -320,6 +320,7 @@ class Maintenance:
             process.spool,
             process.breaker,
             process.tracker,
+            process.concurrency,
             owner=process.owner,
             clock=clock,
         )

@@ -22,6 +22,7 @@ from pool.maintenance.finalize import Finalize
 from pool.maintenance.heartbeat import Heartbeat, new_owner
 from pool.maintenance.reload import Reload
 from pool.requests.breaker import Breaker
+from pool.requests.concurrency import Concurrency
 from pool.requests.placement import Placement
 from pool.requests.recovery import Recovery
 from pool.requests.runner import Runner
@@ -123,6 +124,7 @@ class Process:
             clock=self.clock,
             rng=rng or random.Random(),
         )
+        self.concurrency = Concurrency(self.store, self.cvat, clock=self.clock)
         self.runner = Runner(
             self.store,
             self.placement,
@@ -134,6 +136,8 @@ class Process:
             max_queued=settings.daemon.max_queued,
             clock=self.clock,
         )
+        self.tracker.listen(self.concurrency.ended)
+        self.tracker.listen(partial(self._do_afterwards, self.concurrency.learn))
         self.tracker.listen(partial(self._do_afterwards, self._finalize))
 
     def _after_heartbeat(self) -> None:

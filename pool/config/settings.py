@@ -260,14 +260,18 @@ class ImportSettings:
     under way at the same time, and one more on its way. What comes meanwhile gathers, and goes into
     the next one together: at most ``group_requests`` requests with ``group_files`` files of
     ``group_bytes`` in all. Where nothing is under way a request goes at once, unless
-    ``group_delay`` has it wait for others.
+    ``group_delay`` has it wait for others. With ``concurrency = "auto"`` it is adapted to how many
+    workers the server has: see :mod:`pool.requests.concurrency`.
 
     ``priority`` is that of requests whose caller names none.
     """
 
     timeout: Duration = 600.0
     grouping: Annotated[Literal["auto", "off"], ONE_OF] = "off"
-    concurrency: Annotated[int, Whole(1, 32)] = 2
+    concurrency: Annotated[
+        Annotated[int, Whole(1, 32)] | Literal["auto"],
+        described('"auto" or a whole number from 1 to 32'),
+    ] = 2
     group_requests: Annotated[int, Whole(1, 1000)] = 200
     group_bytes: Size = 64 * 2**20
     group_files: Annotated[int, Whole(1, 5000)] = 1000

@@ -200,10 +200,14 @@ class ImportStatus(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImportState:
-    """``GET /api/requests/{id}``; ``message`` is CVAT's own when the import has failed."""
+    """``GET /api/requests/{id}``; ``message`` is CVAT's own when the import has failed. It was
+    ``queued_for`` so many seconds until a worker began it, and ``ran_for`` so many; None where that
+    is not over, or not said."""
 
     status: ImportStatus
     message: str = ""
+    queued_for: float | None = None
+    ran_for: float | None = None
 
     @staticmethod
     @reads
@@ -215,7 +219,18 @@ class ImportState:
         """
         text = str(payload.get("message") or "").strip()
         message = text.splitlines()[-1].strip() if _TRACEBACK in text else text
-        return ImportState(status=ImportStatus(payload["status"]), message=without_secrets(message))
+        return ImportState(
+            status=ImportStatus(payload["status"]),
+            message=without_secrets(message),
+            queued_for=_between(payload.get("created_date"), payload.get("started_date")),
+            ran_for=_between(payload.get("started_date"), payload.get("finished_date")),
+        )
+
+
+def _between(begin: str | None, end: str | None) -> float | None:
+    if not begin or not end:
+        return None
+    return max(0.0, parse_time(end).timestamp() - parse_time(begin).timestamp())
 
 
 @reads

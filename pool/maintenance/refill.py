@@ -17,6 +17,7 @@ from pool.maintenance.retirement import retire_replaced
 from pool.maintenance.sizing import Target, current_target
 from pool.model import new_id
 from pool.requests.breaker import Breaker, Circuit
+from pool.requests.concurrency import places_of
 from pool.requests.grouping import tasks_for
 from pool.requests.placement import create_on_server, warm_tasks
 from pool.store import CreateLimit, Store
@@ -175,7 +176,11 @@ class Refill:
         capacity = self._store.capacity_of(template.name, template.fingerprint)
         # Where the clock was set back, what was last is yet to come.
         quiet = abs(now - self._store.last_activity()) >= QUIET
-        queued = tasks_for(self._store.queued().get(template.name, 0), template.importing)
+        queued = tasks_for(
+            self._store.queued().get(template.name, 0),
+            template.importing,
+            places=places_of(self._store, template.importing),
+        )
         return Situation(
             warm=warm_tasks(self._store, template),
             capacity=capacity,

@@ -32,6 +32,7 @@ from pool.errors import (
 from pool.logs import get_logger
 from pool.model import Handout, Priority, RequestState
 from pool.requests.breaker import SERVER, Breaker, Circuit
+from pool.requests.concurrency import Concurrency, places_of
 from pool.requests.grouping import (
     QUIET,
     Places,
@@ -120,6 +121,7 @@ class Dispatcher:
         spool: Spool,
         breaker: Breaker,
         tracker: Tracker,
+        concurrency: Concurrency,
         *,
         owner: str,
         clock: Clock,
@@ -134,6 +136,7 @@ class Dispatcher:
         self._spool = spool
         self._breaker = breaker
         self._tracker = tracker
+        self._concurrency = concurrency
         self._owner = owner
         self._clock = clock
         self._threads = WorkerPool(workers)
@@ -422,8 +425,8 @@ class Dispatcher:
             self._renew_patience(template, group)
             return 0
         if not queue.dry:
-            ahead = shared and queue.places <= 0
-            served = self._take_warm(template, group, trial=queue.trial, ahead=ahead)
+            free = queue.places if shared else None
+            served = self._take_warm(template, group, trial=queue.trial, free=free)
             if served:
                 return served
             queue.dry = True
@@ -435,15 +438,16 @@ class Dispatcher:
         return int(self._take_cold(template, first, key, trial=queue.trial))
 
     def _take_warm(
-        self, template: Template, group: Sequence[Unserved], *, trial: bool, ahead: bool
+        self, template: Template, group: Sequence[Unserved], *, trial: bool, free: int | None
     ) -> int:
         """Have requests served with one warm task, if there is one for them; return how many.
-        ``ahead``: they go before a place is free for them, as the only ones."""
-        first = group[0]
+        ``free``: so many places are free for them; while none is, they are the only ones to go
+        ahead of one. None where they need no place."""
+        first, ahead = group[0], free is not None and free <= 0
         places = of_bulk = None
-        if template.importing.grouping == "auto" and first.group_key is not None:
-            places = template.importing.concurrency + ahead
-            of_bulk = bulk_places(template.importing.concurrency)
+        if free is not None:
+            most = places_of(self._store, template.importing)
+            places, of_bulk = most + ahead, bulk_places(most)
         members, upload = [NewMember(request_id=first.id)], None
         if len(group) > 1:
             if not self._placement.has_warm(template):
@@ -465,6 +469,8 @@ class Dispatcher:
         if handout is None or handout.request is None:
             self._let_go(*taken)
             return 0
+        if free is not None and free <= 1:
+            self._concurrency.watch(template.importing, handout.task.task_id, ahead=ahead)
         self._serve(
             WorkItem(
                 template=template,
@@ -517,7 +523,7 @@ class Dispatcher:
     def _free_places(self, template: Template) -> tuple[int, int]:
         """Return how many more imports that requests may share can be begun now, and how many of
         bulk; tasks that are being made for such requests count."""
-        most = template.importing.concurrency
+        most = places_of(self._store, template.importing)
         with self._guard:
             made_for = [key[1] for _, key in self._creating.values() if key is not None]
         bulk = self._store.grouped_imports(Priority.BULK) + made_for.count(Priority.BULK)
@@ -533,7 +539,7 @@ class Dispatcher:
             quiet = 0.0 if self._accepting else max(0.0, min(since_last, accepted))
         places = Places(
             free=free,
-            busy=settings.concurrency - free,
+            busy=places_of(self._store, settings) - free,
             next_free=tracker.next_end(),
             upload=tracker.upload_time(
                 template.name,

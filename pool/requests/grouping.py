@@ -175,10 +175,10 @@ def seconds_to_wait(
     return max(ahead, gathering)
 
 
-def tasks_for(queued: int, settings: ImportSettings) -> int:
+def tasks_for(queued: int, settings: ImportSettings, *, places: int) -> int:
     """Return how many tasks are worth having for so many queued requests: where they may share one,
-    no more than can be filled at the same time, and the one that is next."""
-    return queued if settings.grouping == "off" else min(queued, settings.concurrency + 1)
+    no more than can be filled at the same time, in so many ``places``, and the one that is next."""
+    return queued if settings.grouping == "off" else min(queued, places + 1)
 
 
 def is_full(group: Sequence[Unserved], settings: ImportSettings, *, pace: float = 1.0) -> bool:

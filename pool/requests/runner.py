@@ -23,6 +23,7 @@ from pool.errors import (
 from pool.logs import get_logger
 from pool.model import MOST_TASKS_SPOOLED, Handout, Priority, RequestRecord, RequestState
 from pool.requests.breaker import SERVER, Breaker, Circuit
+from pool.requests.concurrency import places_of
 from pool.requests.grouping import bulk_places, checked_key
 from pool.requests.lifecycle import Step, is_away, is_passing, may_be_shared
 from pool.requests.placement import Placement
@@ -115,7 +116,7 @@ class Runner:
         """
         with self._recovery.guarding(request=new.id):
             away, settings = self._away(template), template.importing
-            places = settings.concurrency
+            places = places_of(self._store, settings)
             if new.priority is Priority.BULK:
                 places = bulk_places(places)
             key = checked_key(template, upload, self._clock)

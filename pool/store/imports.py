@@ -27,6 +27,7 @@ from pool.store.schema import UNDER_WAY
 
 #: Fields of an import that are no columns of its table.
 _MEMBERS: Final = ("members", "spooled", "imports_used")
+_CONCURRENCY: Final = "import_concurrency"
 _COLUMNS: Final = tuple(name for name in names_of(ImportRecord) if name not in _MEMBERS)
 #: Seconds for which the process that served a request is left to name and assign its task.
 FINAL_GRACE: Final = 30.0
@@ -289,7 +290,24 @@ class Imports(Connected):
             for id, url, start_frame, stop_frame, assignee in found
         ]
 
-    # --- What was learned of import times ---------------------------------------------------------
+    # --- What was learned of imports --------------------------------------------------------------
+
+    def import_concurrency(self) -> int | None:
+        """Return how many imports at a time the server takes, as it was kept by
+        :meth:`adapt_import_concurrency`; None while nothing was."""
+        with self.connections.reading() as db:
+            row = db.one("SELECT value FROM meta WHERE key = :key", key=_CONCURRENCY)
+        return None if row is None else int(row[0])
+
+    def adapt_import_concurrency(self, before: int | None, after: int) -> bool:
+        """Keep how many imports at a time the server takes; False, and nothing has changed, where
+        what was kept is not ``before`` (any more)."""
+        with self.connections.writing() as db:
+            row = db.one("SELECT value FROM meta WHERE key = :key", key=_CONCURRENCY)
+            if (None if row is None else int(row[0])) != before:
+                return False
+            db.upsert("meta", {"key": _CONCURRENCY, "value": str(after)}, key="key")
+            return True
 
     def learned_paces(self) -> Mapping[str, LearnedPace]:
         """Return what was kept by :meth:`learn_paces`, by size class."""

@@ -595,3 +595,14 @@ def test_an_import_outlives_the_requests_that_went_on_to_another(scene: Scene) -
     assert record(scene, sent.id).members == sent.members
     assert not record(scene, sent.id).spooled, "no member can be sent again"
     assert scene.task(sent.pooled_id).state is TaskState.FAILED
+
+
+def test_how_many_imports_the_server_takes_is_kept_for_all_processes(scene: Scene) -> None:
+    store = scene.store
+    assert store.import_concurrency() is None
+    assert not store.adapt_import_concurrency(2, 3)
+    assert store.import_concurrency() is None
+    assert store.adapt_import_concurrency(None, 3)
+    assert not store.adapt_import_concurrency(2, 4), "another process has changed it"
+    assert store.adapt_import_concurrency(3, 4)
+    assert store.import_concurrency() == 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from support.api import Serving, serving, settings_for
 from support.waiting import PATIENCE, poll_until, wait_until
 
 from pool.config.settings import ImportSettings, PoolSettings, Template
-from pool.simulator import SimulatorServer
+from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 
 GROUPED = Template(
     name="scenes",
@@ -265,3 +266,25 @@ def test_an_upload_begins_before_a_place_is_free(
     answers = [ended(grouping, each) for each in (first, *others)]
     assert {answer["state"] for answer in answers} == {"ready"}
     assert len({answer["task_id"] for answer in answers}) < len(answers)
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(1, {1, 2}), (4, {3, 4, 5, 6})])
+def test_as_many_imports_at_a_time_as_the_server_has_workers(
+    store_url: str, workers: int, expected: set[int]
+) -> None:
+    """Found out by the server's own dates, and the same for all processes on the store."""
+    timings = replace(Timings.zero(), import_base=160.0)
+    importing = replace(GROUPED.importing, concurrency="auto", group_requests=1)
+    pool = PoolSettings(min_size=120, max_size=120, create_concurrency=32)
+    template = replace(GROUPED, importing=importing, pool=pool)
+    simulated = SimulatorSettings(timings=timings, cores=16, import_workers=workers, seed=1)
+    with SimulatorServer(simulated) as server:
+        settings = settings_for(server.url, store_url, template)
+        with serving(settings, server.access_token) as served:
+            served.fill()
+            ids = [
+                served.api.submit([(f"{number}.png", picture(number))]).json["id"]
+                for number in range(30 * workers)
+            ]
+            assert {ended(served, each)["state"] for each in ids} == {"ready"}
+            assert served.process.store.import_concurrency() in expected

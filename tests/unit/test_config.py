@@ -230,7 +230,7 @@ def test_the_keys_of_the_default_tables_are_distinct() -> None:
         ('[defaults]\non_change = "replenis"', 'found "replenis"; did you mean "replenish"?'),
         ("[defaults]\non_change = true", 'expected "recreate" or "replenish", found true'),
         ('[defaults]\ngrouping = "on"', 'expected "auto" or "off", found "on"'),
-        ("[defaults]\nconcurrency = 0", "expected a whole number from 1 to 32, found 0"),
+        ("[defaults]\nconcurrency = 0", 'expected "auto" or a whole number from 1 to 32, found 0'),
         ("[defaults]\ngroup_requests = 1001", "expected a whole number from 1 to 1000"),
         ("[defaults]\ngroup_files = 0", "expected a whole number from 1 to 5000, found 0"),
         ('[defaults]\ngroup_bytes = "0B"', "expected a size of more than 0B"),
