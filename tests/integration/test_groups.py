@@ -794,6 +794,38 @@ def test_tasks_that_a_split_has_burnt_are_deleted(grouping: Stepped, cvat: Scrip
     assert burnt in deleted and len(deleted) == 2, "that of the group and that of the culprit"
 
 
+def test_a_shared_task_that_is_ready_stays(grouping: Stepped, cvat: ScriptedCvat) -> None:
+    requests = gathered(grouping, 3)
+    grouping.import_all()
+    shared = grouping.read(requests[0]).task_id or 0
+    grouping.pool.drain("scenes")
+    grouping.process.templates.replace({})
+    grouping.advance(7 * 86400.0)
+    grouping.run("reconcile", "retirement", "delete", "cleanup")
+    deleted = {call[1] for call in cvat.calls if call[0] == "delete_task"}
+    assert deleted and shared not in deleted
+
+
+def test_each_request_of_a_task_that_people_delete_hears_of_it_once(
+    grouping: Stepped, cvat: ScriptedCvat
+) -> None:
+    requests = gathered(grouping, 3)
+    task_id = grouping.read(requests[0]).task_id or 0
+    del cvat.tasks_there[task_id]
+    cvat.states[task_id] = ImportState(status=ImportStatus.TASK_GONE)
+    uploaded = len(sent(cvat))
+    grouping.track()
+    for _ in range(2):
+        grouping.serve()
+        grouping.run("adopt", "reconcile", "delete")
+    assert {(grouping.read(each).state, grouping.read(each).error_code) for each in requests} == {
+        (FAILED, "task-gone")
+    }
+    assert len(sent(cvat)) == uploaded
+    events = grouping.store.events_after(0, limit=999, kinds=["request.failed"])
+    assert sorted(event.request_id or "" for event in events) == sorted(requests)
+
+
 def test_parts_do_not_mix_with_what_comes_later(grouping: Stepped, cvat: ScriptedCvat) -> None:
     requests = gathered(grouping, 2)
     cvat.fail_import(grouping.read(requests[0]).task_id or 0, BAD.format("0.jpg"))
