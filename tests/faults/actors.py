@@ -16,9 +16,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from support.pictures import corrupt_picture, picture
+
 from pool.errors import PoolError
 from pool.logs import configure
 
+#: With what the names of files begin that CVAT cannot import, and how many of all are so.
+CORRUPT = "corrupt_"
+CORRUPT_SHARE = 0.06
 #: Seconds for which the storm's processes count as alive without a sign of life, so that what
 #: the dead owned is taken over while the storm still blows.
 TERM = 1.5
@@ -100,13 +105,13 @@ def run_daemon(place: Place) -> None:
     daemon.run()
 
 
-def run_caller(place: Place, image: bytes, seed: int, remote: bool) -> None:
+def run_caller(place: Place, seed: int, remote: bool) -> None:
     """A caller that asks for tasks in every way that there is, until it is killed, or kills itself
     where that is most awkward; in this process, or of the daemon over HTTP if it is ``remote``."""
     os.environ["CVAT_ACCESS_TOKEN"] = place.token
     hasten(place.folder, "caller")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    caller = Caller(_pool(place, remote), Diary(place.folder, "caller"), image, seed)
+    caller = Caller(_pool(place, remote), Diary(place.folder, "caller"), seed)
     while True:
         caller.do_something()
         # Not so fast that nothing is ever warm.
@@ -126,15 +131,15 @@ def _pool(place: Place, remote: bool) -> Any:
 class Caller:
     """Calls a pool in ways drawn from a seed."""
 
-    def __init__(self, pool: Any, diary: Diary, image: bytes, seed: int) -> None:
-        self._pool, self._diary, self._image = pool, diary, image
+    def __init__(self, pool: Any, diary: Diary, seed: int) -> None:
+        self._pool, self._diary = pool, diary
         self.rng = random.Random(seed)
         self._name = f"{os.getpid()}_{seed}"
         self._number = 0
 
     def do_something(self) -> None:
         self._number += 1
-        file = f"{self._name}_{self._number}.jpg"
+        file = f"{self._name}_{self._number}.png"
         ways = (self._submit, self._lease_and_upload, self._lease_and_release, self._lease_and_die)
         way = self.rng.choices(ways, weights=(60, 18, 18, 4))[0]
         try:
@@ -143,19 +148,23 @@ class Caller:
             self._diary.write("error", code=error.code, text=str(error))
 
     def _submit(self, file: str) -> None:
+        content = picture(file)
+        if self.rng.random() < CORRUPT_SHARE:
+            file = f"{CORRUPT}{file}"
+            content = corrupt_picture(file)
         key = f"key-{file}"
         self._diary.write("submit", key=key, file=file)
         try:
-            request = self._pool.submit("scenes", [(file, self._image)], idempotency_key=key)
+            request = self._pool.submit("scenes", [(file, content)], idempotency_key=key)
         except PoolError as error:
             self._diary.write("error", code=error.code, text=str(error))
             if self.rng.random() < 0.5:
                 return
             # As callers do who were told that it did not work.
-            request = self._pool.submit("scenes", [(file, self._image)], idempotency_key=key)
+            request = self._pool.submit("scenes", [(file, content)], idempotency_key=key)
         self._accepted(request, key)
         if self.rng.random() < 0.2:
-            again = self._pool.submit("scenes", [(file, self._image)], idempotency_key=key)
+            again = self._pool.submit("scenes", [(file, content)], idempotency_key=key)
             self._diary.write("again", key=key, request=again.id)
         if self.rng.random() < 0.6:
             jobs = request.jobs(timeout=5)
@@ -163,7 +172,7 @@ class Caller:
 
     def _lease_and_upload(self, file: str) -> None:
         lease = self._lease()
-        self._accepted(lease.upload([(file, self._image)]), None)
+        self._accepted(lease.upload([(file, picture(file))]), None)
 
     def _lease_and_release(self, _file: str) -> None:
         lease = self._lease()

@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
+from support.pictures import picture
+
 from faults.actors import TERM
 from pool import TaskPool
 from pool.client import RemotePool
@@ -26,9 +28,9 @@ REQUESTS = 6
 class Bystander:
     """Calls the daemon and, as a library, CVAT. It is never killed."""
 
-    def __init__(self, config: Any, daemon: str, server: str, token: str, image: bytes) -> None:
+    def __init__(self, config: Any, daemon: str, server: str, token: str) -> None:
         self._config, self._daemon = config, daemon
-        self._server, self._token, self._image = server, token, image
+        self._server, self._token = server, token
         self._number = 0
 
     @contextmanager
@@ -61,7 +63,8 @@ class Bystander:
 
     def _submit(self, pool: Any, template: str) -> Any:
         self._number += 1
-        return pool.submit(template, [(f"bystander_{self._number}.jpg", self._image)])
+        file = f"bystander_{self._number}.png"
+        return pool.submit(template, [(file, picture(file))])
 
     def _is_served(self, remote: RemotePool) -> bool:
         """Whether a daemon serves, and does so for a term: another could take over from it."""

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from support.pictures import colour, colour_of
+
+from faults.actors import CORRUPT
 from faults.bystander import SOON
 from faults.weather import Weather
 from pool.clock import SystemClock
@@ -15,7 +18,7 @@ from pool.config.settings import Settings
 from pool.cvat import CvatClient
 from pool.maintenance.deletion import Deletion, delete_all
 from pool.maintenance.reconcile import Reconcile
-from pool.model import LeaseState, RequestRecord, RequestState, TaskState, pool_mark
+from pool.model import Frame, LeaseState, RequestRecord, RequestState, TaskState, pool_mark
 from pool.simulator import SimulatorServer
 from pool.store import Store
 from pool.store.checking import check_store
@@ -23,6 +26,8 @@ from pool.store.checking import check_store
 #: Seconds by which the server's clock is set forward for the one reconciliation, so that it takes
 #: no task for too young.
 LATER = 7200.0
+#: What CVAT says of a picture whose pixels are not all there, alone in its task.
+TRUNCATED = "image file is truncated"
 
 
 @dataclass
@@ -36,8 +41,13 @@ class Outcome:
     errors: Counter[str] = field(default_factory=Counter)
     queued: int = 0
     unheard: int = 0
-    #: Ready requests that share their tasks with others.
+    #: Ready requests that share their tasks with others; imports of several, and those of them
+    #: that failed and went on in parts.
     shared: int = 0
+    groups: int = 0
+    split: int = 0
+    #: Requests whose frames were compared, by their colour.
+    seen: int = 0
     seconds: float = 0.0
     handed_out_twice: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
@@ -86,6 +96,9 @@ class Outcome:
             "accepted while CVAT was away": self.queued,
             "requests that nobody heard of, and ended too": self.unheard,
             "requests that share a task": self.shared,
+            "imports of several requests": self.groups,
+            "of these failed": self.split,
+            "requests whose pictures were compared": self.seen,
             "errors told to callers": dict(self.errors),
             "tasks handed out twice": len(self.handed_out_twice),
             "accepted requests lost or without an end": len(self.lost),
@@ -98,6 +111,11 @@ class Outcome:
             "the longest of them, in seconds": round(max(self.others, default=0.0), 2),
             "held up by another template": len(self.not_served),
         }
+
+
+def is_corrupt(request: RequestRecord) -> bool:
+    """Whether CVAT cannot import the file of a request."""
+    return request.given[0].startswith(CORRUPT)
 
 
 class Reckoning:
@@ -131,6 +149,7 @@ class Reckoning:
         self._outcome.lost += check_store(self._store.connections).problems
         self._look_for_doubles(diaries)
         self._look_for_lost_requests(diaries)
+        self._count_groups()
         self._reconcile_once()
         self._look_at_the_server()
         self._look_at_others(others)
@@ -185,6 +204,8 @@ class Reckoning:
         self._outcome.requests[end] += 1
         if request.state is RequestState.READY:
             return
+        if is_corrupt(request) and TRUNCATED in request.error:
+            return
         explained = self._weather is not None and self._weather.explains(request)
         if request.state is not RequestState.FAILED or not explained:
             self._outcome.lost.append(f"request {request.id} ended for no reason: {request}")
@@ -202,6 +223,7 @@ class Reckoning:
                     self._outcome.unheard += 1
                 if request.state is RequestState.READY:
                     served[request.files].append(request.id)
+                    self._look_at_pictures(request)
             cursor = page.next_cursor
             if cursor is None:
                 break
@@ -226,6 +248,30 @@ class Reckoning:
         importing = self._store.import_record(request.import_id or "")
         if importing is not None and len(importing.members) > 1:
             self._outcome.shared += 1
+
+    def _look_at_pictures(self, request: RequestRecord) -> None:
+        """The frames of a ready request are its own, by their colour."""
+        task_id = request.task_id or 0
+        if task_id not in self._server.state.tasks:
+            return
+        self._outcome.seen += 1
+        for frame in request.frames:
+            if is_corrupt(request) or colour_of(self._frame(task_id, frame)) != colour(frame.file):
+                self._outcome.mixed_up.append(f"{frame} of {request.id} shows another picture")
+
+    def _frame(self, task_id: int, frame: Frame) -> bytes:
+        query = {"type": "frame", "quality": "original", "number": frame.number}
+        path = f"/api/tasks/{task_id}/data"
+        return self._client._transport.call("frame", "GET", path, query=query).data
+
+    def _count_groups(self) -> None:
+        with self._store.connections.reading() as db:
+            states = db.rows("""
+                SELECT state FROM imports
+                WHERE (SELECT COUNT(*) FROM import_members WHERE import_id = imports.id) > 1
+            """)
+        self._outcome.groups = len(states)
+        self._outcome.split = sum(state == "failed" for (state,) in states)
 
     # --- Rows and server ------------------------------------------------------------------------
 

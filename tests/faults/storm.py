@@ -25,7 +25,6 @@ from faults.actors import TERM, Place, run_caller, run_daemon
 from faults.bystander import Bystander
 from faults.reckoning import Outcome, Reckoning
 from faults.weather import Weather
-from pool.bench.pictures import sample_image
 from pool.config.loader import load
 from pool.cvat import connect
 from pool.model import RequestState, TaskState
@@ -33,6 +32,8 @@ from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 from pool.store import Store, open_store
 
 CALLERS = 4
+#: Requests that wait for each other at the beginning, where they may share a task.
+GATHERED = 5
 DAEMONS = 2
 #: Names of tasks that are somebody else's, some of them much like ours.
 OTHERS = (
@@ -80,7 +81,6 @@ class Storm:
             SimulatorSettings(timings=timings or Timings().scaled(0.2), seed=seed)
         )
         self._context = forkserver()
-        self._image = sample_image(1, size=4_000)
         self._processes: dict[str, list[ForkServerProcess]] = {"caller": [], "daemon": []}
         self._born = 0
         self._place: Place | None = None
@@ -100,15 +100,15 @@ class Storm:
                 for role, count in self._counts.items():
                     for _ in range(count):
                         self._start(role)
+                if self._grouping != "off":
+                    self._gather(server, store)
                 if self._kinds:
                     place = self._place
                     weather = Weather(
                         server,
                         proxy,
                         store,
-                        bystander=Bystander(
-                            place.config, place.daemon, server.url, place.token, self._image
-                        ),
+                        bystander=Bystander(place.config, place.daemon, server.url, place.token),
                         seed=self._seed,
                         kinds=self._kinds,
                     )
@@ -169,12 +169,27 @@ class Storm:
         arguments: tuple[Any, ...] = (self._place,)
         if role == "caller":
             seed = self._seed * 10_000 + self._born
-            arguments += (self._image, seed, self._born % 2 == 0)
+            arguments += (seed, self._born % 2 == 0)
         process = self._context.Process(
             target=run_caller if role == "caller" else run_daemon, args=arguments, daemon=True
         )
         process.start()
         self._processes[role].append(process)
+
+    def _gather(self, server: SimulatorServer, store: Store) -> None:
+        """Have requests wait for each other before anything is killed, so that some share a task
+        for certain."""
+
+        def gathered() -> bool:
+            # Callers whose requests wait kill themselves at times.
+            self._replace_those_that_died()
+            return store.queue_length() >= GATHERED
+
+        server.hold_imports()
+        try:
+            wait_until(store, gathered, CALM)
+        finally:
+            server.release_imports()
 
     # --- During ---------------------------------------------------------------------------------
 

@@ -47,3 +47,23 @@ def test_nothing_is_lost_when_processes_are_killed_in_mild_weather(
     assert outcome.kills["database"] == (0 if database is None else 2)
     assert outcome.weather.total() > 0
     assert outcome.requests["ready"] > 0, outcome.summary()
+
+
+@pytest.mark.timeout(120)
+def test_requests_that_share_tasks_get_their_own_pictures_when_processes_are_killed(
+    tmp_path: Path, database: PostgresServer | None
+) -> None:
+    """Some have pictures that CVAT cannot import, so that groups fail and go on in parts."""
+    storm = Storm(
+        tmp_path,
+        seed=11,
+        timings=Timings().scaled(0.1),
+        callers=8,
+        database=database,
+        restart_after=5,
+        grouping="auto",
+    )
+    outcome = storm.blow(kills=6, pause=0.2)
+    assert outcome.wrong == []
+    assert outcome.groups > 0, outcome.summary()
+    assert outcome.seen >= outcome.requests["ready"] > 0

@@ -12,6 +12,7 @@ import pytest
 import urllib3
 from PIL import Image
 from support.api import Serving, serving, settings_for
+from support.pictures import colour, colour_of, corrupt_picture, picture
 from support.waiting import PATIENCE, poll_until, wait_until
 
 from pool.config.settings import ImportSettings, PoolSettings, Template
@@ -34,17 +35,6 @@ def grouping(server: SimulatorServer, store_url: str) -> Iterator[Serving]:
         yield served
 
 
-def picture(number: int, *, size: int = 16, format: str = "PNG") -> bytes:
-    """A picture of one colour, which says whose it is."""
-    stream = io.BytesIO()
-    Image.new("RGB", (size, size), colour(number)).save(stream, format)
-    return stream.getvalue()
-
-
-def colour(number: int) -> tuple[int, int, int]:
-    return (number % 256, 255 - number % 256, 7 * number % 256)
-
-
 def seen(server: SimulatorServer, http: urllib3.PoolManager, job: Any) -> list[tuple[int, ...]]:
     """The colours of a job's frames."""
     colours = []
@@ -55,10 +45,7 @@ def seen(server: SimulatorServer, http: urllib3.PoolManager, job: Any) -> list[t
             fields={"type": "frame", "quality": "original", "number": str(number)},
         )
         assert answer.status == 200, answer.data
-        with Image.open(io.BytesIO(answer.data)) as image:
-            pixel = image.convert("RGB").getpixel((8, 8))
-        assert isinstance(pixel, tuple)
-        colours.append(pixel)
+        colours.append(colour_of(answer.data))
     return colours
 
 
@@ -104,7 +91,7 @@ def test_each_caller_gets_a_job_with_its_own_pictures(
     for files, answer in zip(requests, answers, strict=True):
         (job,) = answer["jobs"]
         in_order = sorted(files)
-        expected = [Image.open(io.BytesIO(content)).getpixel((8, 8)) for _, content in in_order]
+        expected = [colour_of(content) for _, content in in_order]
         assert seen(server, http, job) == expected
         by_number = {each["number"]: each["file"] for each in answer["frames"]}
         frames = range(job["start_frame"], job["stop_frame"] + 1)
@@ -180,8 +167,8 @@ def test_one_corrupt_image_among_200_fails_alone(
 ) -> None:
     """Its head is in order, and its pixels are not: only CVAT finds that out."""
     bad = 100
-    requests = [[("a.png", picture(number, size=64))] for number in range(200)]
-    requests[bad] = [("bad.png", picture(bad, size=64)[:90])]
+    requests = [[("a.png", picture(number))] for number in range(200)]
+    requests[bad] = [("bad.png", corrupt_picture(bad))]
     uploads = server.stats.calls["data:post"]
     answers = submit(grouping, server, requests)
     states = [answer["state"] for answer in answers]
