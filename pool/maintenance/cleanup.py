@@ -63,7 +63,7 @@ class Cleanup:
             before = min(before, undelivered)
         rows = self._in_batches(lambda limit: self._store.prune(before=before, limit=limit))
         events = self._in_batches(self._prune_events)
-        spooled = self._spool.sweep(self._is_needed, older_than=SPOOL_GRACE)
+        spooled = self._spool.sweep(self._store.unfinished, older_than=SPOOL_GRACE)
         if rows or events or spooled:
             log.info("finished rows deleted", rows=rows, events=events, spooled=spooled)
         return CleanupReport(rows=rows, events=events, spooled=spooled)
@@ -86,7 +86,3 @@ class Cleanup:
             if not some:
                 break
         return deleted
-
-    def _is_needed(self, request_id: str) -> bool:
-        request = self._store.request(request_id)
-        return request is not None and not request.state.finished

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -42,6 +43,12 @@ BUFFER: Final = 2**16
 #: they save: of most requests there are four.
 SYNCS: Final = 16
 FEW: Final = 8
+#: Entries that are counted, or looked up in the store, at a time.
+AT_ONCE: Final = 200
+#: Entries from which on the folder is not listed each time, and for how many times as long as that
+#: took it is not.
+MANY: Final = 1_000
+LISTING_SHARE: Final = 50.0
 MANIFEST: Final = "manifest.json"
 UNFINISHED: Final = "manifest.tmp"
 VERSION: Final = 1
@@ -54,18 +61,25 @@ class Spool:
     The folder is made when it is first needed, with the permissions of
     :mod:`pool.permissions`; a folder around it that exists already is left as it is.
     The limit holds exactly for what one process writes; of what others write at the same
-    moment it sees what has reached their files. All methods are thread-safe. They
-    raise StoreError when the disk fails.
+    moment it sees what has reached their files, in a folder of many entries seconds later.
+    All methods are thread-safe. They raise StoreError when the disk fails.
     """
 
     def __init__(self, folder: Path, *, limit: int) -> None:
         self.folder = folder
         self.limit = limit
         self._guard = threading.Lock()
-        #: Bytes of entries that are complete, which do not change any more.
+        #: Bytes of entries that are complete, which do not change any more, and their sum.
         self._complete: dict[str, int] = {}
+        self._completed = 0
+        #: Bytes of entries that other processes were writing at the last look.
+        self._partial: dict[str, int] = {}
+        #: Entries whose bytes are to be counted, the latest last.
+        self._uncounted: dict[str, None] = {}
         #: Bytes that entries under construction in this process have, or have room for.
         self._growing: dict[str, int] = {}
+        #: From when on the folder is to be listed again.
+        self._list_at = -math.inf
         #: Whether the folder was there, and private, when it was first needed.
         self._ready = False
         #: Whether the folder itself is certainly on the disk.
@@ -80,7 +94,7 @@ class Spool:
         """
         path = self._path(request_id)
         with self._guard:
-            if self._used() >= self.limit:
+            if not self._has_room(1):
                 raise self._full()
             self._growing[request_id] = 0
         try:
@@ -150,19 +164,25 @@ class Spool:
             (path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
         with self._guard:
-            self._complete.pop(request_id, None)
+            self._forget(request_id)
 
-    def sweep(self, keep: Callable[[str], bool], *, older_than: float) -> int:
-        """Drop the entries that were not written to for ``older_than`` seconds and for whose
-        request ``keep`` does not hold; return how many. One that cannot be dropped is passed
+    def sweep(
+        self, needed: Callable[[Sequence[str]], Collection[str]], *, older_than: float
+    ) -> int:
+        """Drop the entries that were not written to for ``older_than`` seconds and that are not
+        among the ``needed`` of some requests; return how many. One that cannot be dropped is passed
         over."""
         before = time.time() - older_than
         swept = 0
-        for request_id in self._entries():
-            if request_id in self._growing or _changed_at(self._path(request_id)) >= before:
-                continue
-            if not keep(request_id) and self._dropped(request_id):
-                swept += 1
+        entries = self._entries()
+        for first in range(0, len(entries), AT_ONCE):
+            some = [each for each in entries[first : first + AT_ONCE] if each not in self._growing]
+            kept = needed(some)
+            swept += sum(
+                _changed_at(self._path(each)) < before and self._dropped(each)
+                for each in some
+                if each not in kept
+            )
         return swept
 
     def _dropped(self, request_id: str) -> bool:
@@ -187,30 +207,59 @@ class Spool:
         :raises SpoolFull: there is not as much.
         """
         with self._guard:
-            if self._used() + size > self.limit:
+            if not self._has_room(size):
                 raise self._full()
             self._growing[request_id] += size
 
     def stop_growing(self, request_id: str) -> None:
         """Count an entry, complete or given up, by what it has on the disk from now on."""
         with self._guard:
-            self._growing.pop(request_id, None)
+            if self._growing.pop(request_id, None) is not None:
+                self._uncounted[request_id] = None
 
-    def _used(self) -> int:
-        there = set(self._entries())
-        for gone in self._complete.keys() - there:
-            del self._complete[gone]
-        total = sum(self._growing.values())
-        for request_id in there - self._growing.keys():
-            size = self._complete.get(request_id)
-            if size is None:
-                # In this order: of one that is completed in between, not all may be counted.
-                complete = self._is_complete(request_id)
-                size = _size_on_disk(self._path(request_id))
-                if complete:
-                    self._complete[request_id] = size
-            total += size
+    def _has_room(self, size: int) -> bool:
+        # What is not counted yet is estimated, but nothing is refused for an estimate.
+        return self._used(AT_ONCE) + size <= self.limit or self._used() + size <= self.limit
+
+    def _used(self, most: int | None = None) -> int:
+        """Return the bytes of all entries. With ``most``, no more entries than these are counted
+        now, and those that are left as the mean of the others."""
+        self._list()
+        while self._uncounted and (most is None or most > 0):
+            self._count(self._uncounted.popitem()[0])
+            most = None if most is None else most - 1
+        total = self._completed + sum(self._partial.values()) + sum(self._growing.values())
+        if self._uncounted:
+            total += len(self._uncounted) * self._completed // max(1, len(self._complete))
         return total
+
+    def _list(self) -> None:
+        """See which entries there are. A folder of many is listed only so often that it takes a
+        small share of the time: what other processes have done shows a little later there."""
+        began = time.monotonic()
+        if began < self._list_at and len(self._complete) + len(self._uncounted) >= MANY:
+            return
+        there = set(self._entries()) - self._growing.keys()
+        for gone in [each for each in self._complete if each not in there]:
+            self._forget(gone)
+        self._partial.clear()
+        self._uncounted = dict.fromkeys(there - self._complete.keys())
+        self._list_at = time.monotonic() + LISTING_SHARE * (time.monotonic() - began)
+
+    def _count(self, request_id: str) -> None:
+        # In this order: of one that is completed in between, not all may be counted.
+        complete = self._is_complete(request_id)
+        size = _size_on_disk(self._path(request_id))
+        if complete:
+            self._complete[request_id] = size
+            self._completed += size
+        else:
+            self._partial[request_id] = size
+
+    def _forget(self, request_id: str) -> None:
+        self._completed -= self._complete.pop(request_id, 0)
+        self._partial.pop(request_id, None)
+        self._uncounted.pop(request_id, None)
 
     def _full(self) -> SpoolFull:
         return SpoolFull(f"{self.folder} has the {self.limit} bytes that store.spool_limit allows")

@@ -269,6 +269,13 @@ class Requests(Connected):
             )
         return frozenset(request_id for (request_id,) in found)
 
+    def unfinished(self, request_ids: Collection[str]) -> frozenset[str]:
+        """Return those of the requests that are not finished."""
+        marks, wanted = listed(request_ids)
+        with self.connections.reading() as db:
+            found = db.rows(f"SELECT id FROM requests WHERE id IN ({marks}) AND {OPEN}", **wanted)
+        return frozenset(request_id for (request_id,) in found)
+
     def queued(self) -> Mapping[str, int]:
         """Return how many requests are ``QUEUED``, spooled or not, by template."""
         with self.connections.reading() as db:

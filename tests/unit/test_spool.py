@@ -296,6 +296,27 @@ def test_the_room_that_others_take_counts(spool: Spool) -> None:
     assert spool.used == 0
 
 
+@pytest.mark.parametrize("sizes", [(1, 30), (30, 1)])
+def test_a_spool_of_many_is_full_when_it_really_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, int]
+) -> None:
+    """A few of them are counted at a time; nothing is refused before all are."""
+    for name in ("AT_ONCE", "MANY"):
+        monkeypatch.setattr(f"pool.requests.spool.{name}", 3)
+    writer = Spool(tmp_path / "spool", limit=10**9)
+    for number in range(20):
+        writer.keep(f"r{number}", build_upload([("a.jpg", bytes(sizes[number % 2]))]))
+    spool = Spool(writer.folder, limit=writer.used + 300)
+    spool.keep("fits", build_upload([("a.jpg", b"x")]))
+    with pytest.raises(SpoolFull):
+        spool.keep("more", build_upload([("a.jpg", bytes(300))]))
+    writer.drop("r1")
+    assert spool.used == writer.used
+    for number in range(2, 20):
+        spool.drop(f"r{number}")
+    assert spool.used == writer.used < writer.limit
+
+
 def test_a_disk_that_is_full_is_said_to_be(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     incoming = spool.receive("r1")
     part = incoming.add("a.jpg")
@@ -326,7 +347,7 @@ def test_sweeping_takes_what_is_old_and_nobodys(spool: Spool) -> None:
     half.add("a.jpg").close()
     for request_id in ("needed", "old", "half"):
         age(spool.folder / request_id, 700.0)
-    assert spool.sweep(lambda request_id: request_id == "needed", older_than=600.0) == 2
+    assert spool.sweep(lambda _: {"needed"}, older_than=600.0) == 2
     assert sorted(path.name for path in spool.folder.iterdir()) == ["needed", "young"]
 
 
@@ -336,12 +357,12 @@ def test_sweeping_leaves_what_is_still_written_to(spool: Spool) -> None:
     theirs.add("a.jpg").close()
     age(spool.folder / "mine", 700.0)
     os.utime(spool.folder / "theirs", (0.0, 0.0))  # a large file: its folder was made long ago
-    assert spool.sweep(lambda _: False, older_than=600.0) == 0
+    assert spool.sweep(lambda _: (), older_than=600.0) == 0
     mine.discard()
 
 
 def test_sweeping_where_there_is_nothing(spool: Spool) -> None:
-    assert spool.sweep(lambda _: False, older_than=0.0) == 0
+    assert spool.sweep(lambda _: (), older_than=0.0) == 0
 
 
 def test_what_could_not_be_deleted_at_once_is_swept(
@@ -357,5 +378,5 @@ def test_what_could_not_be_deleted_at_once_is_swept(
         with pytest.raises(StoreError):
             incoming.discard()
     assert spool.used <= 1000, "it has no room for more"
-    assert spool.sweep(lambda _: False, older_than=-1.0) == 1
+    assert spool.sweep(lambda _: (), older_than=-1.0) == 1
     assert spool.used == 0

@@ -85,6 +85,7 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "capacity_of": lambda store: store.capacity_of("a", "f"),
     "in_flight": lambda store: store.in_flight(),
     "waiting": lambda store: store.waiting("a"),
+    "unfinished": lambda store: store.unfinished(["r"]),
     "requests_at_end": lambda store: store.requests_at_end(["r"]),
     "leases_at_end": lambda store: store.leases_at_end(["l"]),
     "tasks": lambda store: store.tasks(),
