@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -64,6 +64,8 @@ EACH: Final = 4 * WORKERS
 LOOK: Final = 1.0
 #: Seconds between two times of forgetting requests that another process has ended.
 FORGET_EVERY: Final = 60.0
+#: Requests that are looked up for that in one round.
+FORGOTTEN: Final = 500
 
 GONE: Final = "its template was taken out of the configuration while it waited"
 TOO_LONG: Final = "no task became warm within the template's max_wait; see 'cvat-pool status'"
@@ -159,6 +161,8 @@ class Dispatcher:
         #: When the first group has waited for others as long as its template says.
         self._gathered_at = math.inf
         self._forget_at = 0.0
+        #: Those of which it is still to be seen.
+        self._remembered: list[str] = []
         self._again: Callable[[], None] = lambda: None
         if any(template.importing.grouping == "auto" for template in templates.values()):
             load_formats()
@@ -313,10 +317,7 @@ class Dispatcher:
             asked = self._threads.put_beside(self._breaker.ask)
         for name, requests in waiting.items():
             self._fail_if_too_late(self._templates[name], requests)
-        self._set_due(
-            {SERVER, *waiting},
-            waits=len(known) > started or server is not Circuit.CLOSED,
-        )
+        self._set_due(known, waits=len(known) > started or server is not Circuit.CLOSED)
         return DispatchReport(started=started, asked=asked)
 
     def drain(self, timeout: float | None = None) -> bool:
@@ -333,7 +334,10 @@ class Dispatcher:
     def _unserved(self) -> list[Unserved]:
         imports = [each.importing for each in self._templates.values()]
         groups = [each.group_requests for each in imports if each.grouping == "auto"]
-        found = self._recovery.unserved(each=EACH + max(groups, default=0))
+        with self._guard:
+            # These are found as well, and are the oldest.
+            taken = len(self._taken)
+        found = self._recovery.unserved(each=EACH + max(groups, default=0) + taken)
         now = self._clock.monotonic()
         with self._guard:
             return [
@@ -343,23 +347,28 @@ class Dispatcher:
             ]
 
     def _forget_ended(self) -> None:
-        """Forget requests that were cancelled while they waited, by whatever process."""
+        """Forget requests that were cancelled while they waited, by whatever process; of many, some
+        in each round."""
         now = self._clock.monotonic()
-        if now >= self._forget_at:
+        if not self._remembered and now >= self._forget_at:
             self._forget_at = now + FORGET_EVERY
             with self._guard:
-                remembered = {*self._patient_until, *self._breaker.failing()}
-            for request_id in self._store.requests_at_end(sorted(remembered)):
-                self._forget_patience(request_id)
-                self._breaker.forget(request_id)
+                self._remembered = [*{*self._patient_until, *self._breaker.failing()}]
+        some, self._remembered = self._remembered[:FORGOTTEN], self._remembered[FORGOTTEN:]
+        for request_id in self._store.requests_at_end(some) if some else ():
+            self._forget_patience(request_id)
+            self._breaker.forget(request_id)
 
-    def _set_due(self, names: Collection[str], *, waits: bool) -> None:
+    def _set_due(self, known: Sequence[Unserved], *, waits: bool) -> None:
         now = self._clock.monotonic()
+        names = {SERVER, *(each.template for each in known)}
         with self._guard:
             self._paused_until = {
                 id: until for id, until in self._paused_until.items() if until > now
             }
-            times = [*self._patient_until.values(), *self._paused_until.values()]
+            # Those that are not looked at yet can only be served when others are.
+            patient = (self._patient_until.get(each.id, now) for each in known)
+            times = [*patient, *self._paused_until.values()]
         moments: list[float | None] = [time for time in times if time > now]
         if waits:
             moments += [self._gathered_at, now + LOOK, self._breaker.tries_at(names, now=now)]
