@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from posixpath import basename
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
@@ -73,6 +74,7 @@ def shown_store_url(url: str) -> str:
     return f"postgresql://{host}{parts.path}" + (f"?{urlencode(kept, safe='/,')}" if kept else "")
 
 
+@lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """Return whether an address, or a name, stands for this machine alone."""
     if host.lower() == "localhost":
