@@ -58,9 +58,9 @@ SHORTEST_TIMEOUT: Final = 0.001
 CONNECT: Final = 5.0
 #: The number of connections is not limited: it is the number of calls that the caller makes at the
 #: same time. Idle connections expire here before they expire at the daemon, so that none is closed
-#: there just when it is used here. Few are kept: httpcore goes through all of them, for each idle
-#: one, at the beginning and the end of every call, so that 200 callers at once would be slower with a
-#: hundred of them than with new ones.
+#: there just when it is used here. Few are kept: httpcore goes through all connections for each
+#: idle one at the beginning and the end of every call, so that 200 callers at once would be slower
+#: with a hundred of them than with new ones.
 LIMITS: Final = httpx.Limits(
     max_connections=None, max_keepalive_connections=16, keepalive_expiry=60.0
 )
