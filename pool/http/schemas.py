@@ -440,7 +440,8 @@ class Request(_Answer):
     outcome: Outcome | None
     """How its task was found."""
     name: str | None
-    """The final name of the task."""
+    """What its caller calls it: the final name of its task, unless that is shared and called after
+    the first request in it."""
     assignee: Assignee | None
     """The user to assign the jobs to, by id or by name."""
     priority: Priority

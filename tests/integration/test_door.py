@@ -714,6 +714,7 @@ def test_jobs_of_a_given_size_of_what_cvat_has_and_in_a_leased_task(
     request = full.acquire("scenes").upload(share=names, job_size=1)
     assert len(request.jobs(timeout=20)) == 2
     assert frames_of(simulator, request) == names
+    assert [frame.number for frame in request.frames] == [0, 1]
 
 
 @pytest.mark.parametrize(
