@@ -69,8 +69,18 @@ def test_a_server_that_gets_faster_is_found_out() -> None:
     """When every first poll finds the jobs, they may have been there for long."""
     pace = Pace()
     serve(pace, imports(1.0, 50))
-    serve(pace, imports(0.15, 100))
+    serve(pace, imports(0.15, 20))
     assert pace.first < 0.2
+
+
+@pytest.mark.parametrize("before", [0, 20])
+def test_a_slow_spell_is_soon_forgotten(before: int) -> None:
+    """Imports that hung for a while, the first ones of all, say."""
+    pace = Pace()
+    serve(pace, imports(0.15, before))
+    serve(pace, [5.0] * 10)
+    served = serve(pace, imports(0.15, 20))
+    assert served[-1][0] < 0.25
 
 
 def test_a_server_that_gets_slower_is_followed() -> None:
