@@ -11,6 +11,7 @@ from pool.model import (
     LEASE_TRANSITIONS,
     REQUEST_TRANSITIONS,
     TASK_TRANSITIONS,
+    Hidden,
     ImportState,
     LeaseState,
     PooledTask,
@@ -74,6 +75,7 @@ class Promises:
         self._what_is_gone_was_ours_to_delete(rows)
         self._warm_tasks_are_untouched(rows)
         self._requests_have_their_data(rows)
+        self._only_what_is_not_wanted_is_hidden()
         self._a_key_has_one_answer()
         self._nobody_else_is_touched()
 
@@ -180,6 +182,20 @@ class Promises:
             there = state.tasks[task_id].job_ids
             assert sorted(ids) == there, f"of the jobs {there} of {task_id}, {ids} are given"
 
+    def _only_what_is_not_wanted_is_hidden(self) -> None:
+        world = self._world
+        for request in world.requests():
+            task = world.server.simulator.state.tasks.get(request.task_id or 0)
+            if request.state is not R.READY or task is None or task.data is None:
+                continue
+            jobs = world.ours.store.jobs_of(request.pooled_id, request_id=request.id)
+            own = {n for job in jobs for n in range(job.start_frame, job.stop_frame + 1)}
+            deleted = own & set(task.data.deleted_frames)
+            if request.hidden is Hidden.DONE:
+                assert deleted == own, f"{request} is shown"
+            elif request.hidden is None and not request.warnings:
+                assert not deleted, f"{request} is hidden"
+
     def _a_key_has_one_answer(self) -> None:
         world = self._world
         answers: defaultdict[str, set[str]] = defaultdict(set)
@@ -213,7 +229,7 @@ class Promises:
         """What has not come to its end yet, in one line; "" when everything has."""
         store = self._world.ours.store
         for request in self._world.requests():
-            if not request.state.finished:
+            if not request.state.finished or request.hidden is Hidden.PENDING:
                 return f"request {request}"
         for task in store.tasks(states=tuple(T)):
             if task.state not in (T.WARM, T.READY, T.DELETED):

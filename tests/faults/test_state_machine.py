@@ -182,12 +182,12 @@ class Machine(RuleBasedStateMachine):
             self.world.jobs(process, said, plan)
 
     @precondition(lambda self: self.world.living and self.world.submitted)
-    @rule(number=_few)
-    def cancel(self, number: int) -> None:
+    @rule(number=_few, hide=st.booleans())
+    def cancel(self, number: int, hide: bool) -> None:
         known = [said for said in self.world.submitted if said.request is not None]
         said, process = self._any(known, number), self._caller(number)
         if said is not None and process is not None:
-            self.world.cancel(process, said)
+            self.world.cancel(process, said, hide=hide)
 
     # --- People and faults ----------------------------------------------------------------------
 

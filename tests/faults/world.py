@@ -252,11 +252,11 @@ class World:
         request_id = said.request.id if said.request else ""
         self._told(process, lambda: process.pool.request(request_id).jobs(timeout=2.0), plan)
 
-    def cancel(self, process: Mortal, said: Submitted) -> None:
+    def cancel(self, process: Mortal, said: Submitted, *, hide: bool) -> None:
         def call_off() -> None:
             assert said.request is not None
-            if process.pool.request(said.request.id).cancel():
-                self.incidents["cancel"] += 1
+            if process.pool.request(said.request.id).cancel(hide=hide):
+                self.incidents["hide" if hide else "cancel"] += 1
 
         self._told(process, call_off, None)
 
