@@ -39,7 +39,7 @@ from pool.maintenance.server_probe import ServerProbe
 from pool.model import ConfigRecord, Event, RequestRecord
 from pool.observability.observation import Observation
 from pool.process import Process
-from pool.requests.dispatcher import Dispatcher, DispatchReport
+from pool.requests.dispatcher import DispatchReport
 from pool.store import Store
 from pool.taskpool import TaskPool
 from pool.tracking.webhook_receiver import WebhookReceiver
@@ -310,20 +310,7 @@ class Maintenance:
             clock=clock,
             on_room=partial(self.scheduler.wake, "refill"),
         )
-        self.dispatcher = Dispatcher(
-            store,
-            templates,
-            process.placement,
-            process.recovery,
-            process.runner,
-            process.sender,
-            process.spool,
-            process.breaker,
-            process.tracker,
-            process.concurrency,
-            owner=process.owner,
-            clock=clock,
-        )
+        self.dispatcher = process.dispatcher()
         self.dispatcher.on_room(partial(self.scheduler.wake, "dispatch"))
         reconcile = Reconcile(
             store,

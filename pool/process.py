@@ -23,6 +23,8 @@ from pool.maintenance.heartbeat import Heartbeat, new_owner
 from pool.maintenance.reload import Reload
 from pool.requests.breaker import Breaker
 from pool.requests.concurrency import Concurrency
+from pool.requests.dispatcher import Dispatcher
+from pool.requests.local_dispatcher import LocalDispatcher
 from pool.requests.placement import Placement
 from pool.requests.recovery import Recovery
 from pool.requests.runner import Runner
@@ -136,9 +138,31 @@ class Process:
             max_queued=settings.daemon.max_queued,
             clock=self.clock,
         )
+        self.local_dispatcher = LocalDispatcher(
+            self.dispatcher, self.store, self.breaker, clock=self.clock
+        )
+        self.runner.on_queued(self.local_dispatcher.wake)
         self.tracker.listen(self.concurrency.ended)
         self.tracker.listen(partial(self._do_afterwards, self.concurrency.learn))
         self.tracker.listen(partial(self._do_afterwards, self._finalize))
+        self.tracker.listen(lambda _: self.local_dispatcher.place_freed())
+
+    def dispatcher(self) -> Dispatcher:
+        """Return a new dispatcher of this process."""
+        return Dispatcher(
+            self.store,
+            self.templates,
+            self.placement,
+            self.recovery,
+            self.runner,
+            self.sender,
+            self.spool,
+            self.breaker,
+            self.tracker,
+            self.concurrency,
+            owner=self.owner,
+            clock=self.clock,
+        )
 
     def _after_heartbeat(self) -> None:
         if isinstance(self.clock, StoreClock) and abs(wrong := self.clock.compare()) > TOLERANCE:
@@ -218,15 +242,17 @@ class Process:
             threading.Thread(target=self._connect, name="connect", daemon=True).start()
 
     def close(self, timeout: float | None = None) -> None:
-        """Stop tracking and let go of everything, within ``timeout`` seconds, by default
-        ``daemon.stop_timeout``; closing twice does nothing."""
+        """Send what waits for others of this process, where no daemon serves it, stop tracking and
+        let go of everything, within ``timeout`` seconds, by default ``daemon.stop_timeout``;
+        closing twice does nothing."""
         with self._guard:
             if self._closed:
                 return
             self._closed = True
         patience = self.settings.daemon.stop_timeout if timeout is None else timeout
         end = self.clock.monotonic() + patience
-        self.tracker.stop(patience)
+        self.local_dispatcher.close(patience)
+        self.tracker.stop(max(0.0, end - self.clock.monotonic()))
         self.feed.close()
         # The daemon names and assigns what is left.
         self.settle(max(0.0, end - self.clock.monotonic()))

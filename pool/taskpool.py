@@ -127,8 +127,8 @@ class TaskPool:
         self.process.start(connect=True)
 
     def close(self) -> None:
-        """Stop tracking; unfinished requests are taken over by the daemon. Closing twice does
-        nothing."""
+        """Send what waits for others of this process, within ``daemon.stop_timeout``, and stop
+        tracking; unfinished requests are taken over by the daemon. Closing twice does nothing."""
         if self._owns_process:
             self.process.close()
 
@@ -221,6 +221,8 @@ class TaskPool:
         While CVAT cannot be reached and there is a daemon on the store, it returns as soon as the
         data is in the spool: the request is ``QUEUED`` then, has no task yet, and is served by
         the daemon when CVAT is back, however long that takes. Without a daemon it fails at once.
+        Where requests may share an import it is ``QUEUED`` while no place is free for one: the
+        daemon, or without one this process, sends it with others.
 
         ``files`` are paths, ``(name, bytes)`` pairs, open binary files, an archive or a video;
         or one of ``share`` (names on the server's share), ``urls`` (fetched by the server) and

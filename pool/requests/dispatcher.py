@@ -536,7 +536,8 @@ class Dispatcher:
         with self._guard:
             made_for = [key[1] for _, key in self._creating.values() if key is not None]
         bulk = self._store.grouped_imports(Priority.BULK) + made_for.count(Priority.BULK)
-        return most - self._store.grouped_imports() - len(made_for), bulk_places(most) - bulk
+        busy = self._store.grouped_imports() + len(made_for) + self._runner.obtaining
+        return most - busy, bulk_places(most) - bulk
 
     def _gathers(self, template: Template, group: Sequence[Unserved], *, free: int) -> bool:
         """Whether a group waits: for others, or for a place, of which so many are ``free``."""

@@ -329,9 +329,19 @@ class Placement:
         """Whether there is a warm task that would do."""
         return warm_tasks(self._store, template) > 0
 
-    def claim(self, template: Template, lease_id: str) -> Handout | None:
-        """Claim a warm task for a lease that waits; None when there is none, or it waits no
-        longer."""
+    def claim(
+        self, template: Template, lease_id: str, members: Sequence[NewMember] = ()
+    ) -> Handout | None:
+        """Claim a warm task for a lease that waits, or for several requests, the first of which is
+        that of the lease; None when there is none, or one of them waits no longer."""
+        if members:
+            return self._store.claim_queued(
+                members,
+                template.fingerprint,
+                reusable_origin=template.reusable_origin,
+                owner=self._owner,
+                now=self._clock.now(),
+            )
         return self._store.claim_warm(
             lease_id,
             template.fingerprint,
@@ -357,7 +367,11 @@ class Placement:
         :raises PoolEmpty: the template says not to make one, or the lease has ended.
         :raises CvatError: CVAT did not make one.
         """
-        handout = self.held(lease_id) or self.claim(template, lease_id)
+        members: Sequence[NewMember] = ()
+        handout = self.held(lease_id)
+        if handout is None and self.has_warm(template):
+            members = joined()
+            handout = self.claim(template, lease_id, members)
         if handout is not None:
             return handout
         if template.pool.on_empty == "wait":
@@ -388,7 +402,7 @@ class Placement:
                 self._breaker.create_failed(template, error)
             raise
         self._breaker.create_worked(template.name)
-        handout, members = None, joined()
+        members = members or joined()
         for shared in (members, ()) if members else ((),):
             handout = handout or self._store.finish_cold(
                 pooled.id,

@@ -3,7 +3,9 @@ before, on a worker of the daemon."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -89,6 +91,10 @@ class Runner:
         self._spool = spool
         self._breaker = breaker
         self._max_queued = max_queued
+        self._guard = threading.Lock()
+        #: Requests that others may share an import with, and whose callers wait for a task.
+        self.obtaining = 0
+        self._on_queued: Callable[[], None] = lambda: None
         self._clock = clock
 
     # --- Inline: the caller waits -----------------------------------------------------------------
@@ -104,9 +110,9 @@ class Runner:
         timeout: float | None,
         progress: Progress | None,
     ) -> RequestRecord:
-        """Bring data into a task of the pool: the request is ``IMPORTING`` afterwards; or, where
-        there is a daemon to serve it, and CVAT is away or busy with imports that others may share,
-        ``QUEUED``. With a known ``idempotency_key`` it is the request of the first call.
+        """Bring data into a task of the pool: the request is ``IMPORTING`` afterwards; or
+        ``QUEUED``, where CVAT is busy with imports that others may share, or there is a daemon and
+        CVAT is away. With a known ``idempotency_key`` it is the request of the first call.
 
         :raises InputError: the data cannot be read. It costs no task.
         :raises PoolEmpty: no task in time, and the template says not to create one.
@@ -120,7 +126,9 @@ class Runner:
             if new.priority is Priority.BULK:
                 places = bulk_places(places)
             key = checked_key(template, upload, self._clock)
-            grouped = key is not None and self._breaker.has_daemon()
+            has_daemon = key is not None and self._breaker.has_daemon()
+            # Without a daemon no task becomes warm that is not made on the spot.
+            grouped = key is not None and (has_daemon or template.pool.on_empty == "create")
             # Others wait for a place already, or are to come.
             gathers = grouped and (settings.group_delay > 0 or self._store.queue_length() > 0)
             opened = self._placement.open(
@@ -138,14 +146,36 @@ class Runner:
                 return self._queue_or_fail(new.id, upload, away)
             if opened.task is not None:
                 handout = Handout(lease=opened.lease, task=opened.task, request=opened.request)
-            elif gathers or (grouped and self._store.grouped_imports() >= places):
-                return self._queue_or_fail(new.id, upload, None)
-            else:
-                try:
-                    handout = self._placement.obtain(template, opened.lease.id, timeout)
-                except BaseException as error:
-                    return self._queue_or_fail(new.id, upload, error)
+                return self.run(template, handout, upload, progress)
+            with self._obtaining(wanted=grouped and not gathers, places=places) as alone:
+                if not grouped or alone:
+                    try:
+                        handout = self._placement.obtain(template, opened.lease.id, timeout)
+                    except BaseException as error:
+                        return self._queue_or_fail(new.id, upload, error)
+            if grouped and not alone:
+                queued = self._queue_or_fail(new.id, upload, None)
+                if not has_daemon:
+                    self._on_queued()
+                return queued
             return self.run(template, handout, upload, progress)
+
+    @contextmanager
+    def _obtaining(self, *, wanted: bool, places: int) -> Iterator[bool]:
+        """Have a place while a task is found for a request, if it is ``wanted`` and one of so many
+        is free; return whether it has."""
+        with self._guard:
+            free = wanted and self._store.grouped_imports() + self.obtaining < places
+            self.obtaining += free
+        try:
+            yield free
+        finally:
+            with self._guard:
+                self.obtaining -= free
+
+    def on_queued(self, listener: Callable[[], None]) -> None:
+        """Have ``listener`` called when a request was queued that no daemon serves."""
+        self._on_queued = listener
 
     def upload_into(
         self,

@@ -174,7 +174,8 @@ def give_to_waiting(db: Connection, template: str, *, now: float) -> None:
     for it longest, whichever process waits with them.
 
     So the hand-out is fair, and no waiter has to claim again and again. Left out are the leases of
-    spooled requests, which the dispatcher serves when their data can be sent, and those of
+    spooled requests, which the dispatcher serves when their data can be sent, also while it makes a
+    task for one and those that share it, and those of
     processes that are gone, for which no caller would take the task. A lease that is not served
     here claims at the end of its patience.
     """
@@ -183,6 +184,9 @@ def give_to_waiting(db: Connection, template: str, *, now: float) -> None:
         f"""
         SELECT id, fingerprint, reusable_origin FROM leases {db.using("leases_waiting")}
         WHERE state = 'waiting' AND template = :template AND {alive("leases.owner")}
+          AND NOT EXISTS (SELECT 1 FROM requests
+                          WHERE requests.id = leases.request_id
+                            AND requests.spooled AND requests.group_key IS NOT NULL)
         ORDER BY seq
         """,
         template=template,

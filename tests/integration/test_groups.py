@@ -9,9 +9,9 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
+from unittest import mock
 
 import pytest
-from support.clock import ManualClock
 from support.hooked import completed, created
 from support.scripted import ScriptedCvat
 from support.stepped import (
@@ -23,9 +23,7 @@ from support.stepped import (
     READY,
     Start,
     Stepped,
-    caller,
     come_back,
-    fill_for,
     go_down,
     levels,
     uploads,
@@ -33,7 +31,7 @@ from support.stepped import (
 from support.waiting import PATIENCE
 
 from pool.config.data_params import read_params
-from pool.config.settings import Settings, Template
+from pool.config.settings import Template
 from pool.config.source import Upload
 from pool.cvat.records import ImportState, ImportStatus
 from pool.errors import CvatAmbiguous, CvatError, CvatNotFound, CvatRejected, QueueFull
@@ -42,7 +40,6 @@ from pool.maintenance.heartbeat import TERM
 from pool.model import MOST_TASKS_SPOOLED, Outcome, RequestState, TaskState
 from pool.requests.breaker import TRANSIENT_CAP
 from pool.requests.grouping import LONGEST_GATHERING
-from pool.store import Store
 from pool.tracking.webhook_receiver import Effect, WebhookReceiver
 
 UPLOADING = RequestState.UPLOADING
@@ -447,6 +444,26 @@ def test_a_refused_create_keeps_the_others_waiting(
     assert sum(sizes(cvat)) == 3
 
 
+def test_a_task_that_becomes_warm_instead_is_for_all_that_wait(
+    start: Start, template: Template, cvat: ScriptedCvat
+) -> None:
+    """Refilling has made one by the time that a worker has begun."""
+    daemon = start(grouped(template))
+    requests = [daemon.accept(name=f"{number}.jpg") for number in range(3)]
+    daemon.serve()
+    daemon.advance(template.pool.max_wait)
+    held = daemon.process.placement.held
+
+    def refill(lease_id: str) -> Any:
+        daemon.fill()
+        return held(lease_id)
+
+    with mock.patch.object(daemon.process.placement, "held", refill):
+        daemon.serve()
+    assert daemon.states(*requests) == {IMPORTING}
+    assert sizes(cvat) == [3]
+
+
 # --- Library callers ------------------------------------------------------------------------------
 
 
@@ -467,17 +484,6 @@ def test_library_callers_go_inline_while_there_is_a_place_and_else_together(
     jobs = [each.jobs(timeout=0)[0] for each in waiting]
     assert [(job.start_frame, job.stop_frame) for job in jobs] == [(0, 0), (1, 1)]
     assert waiting[0].task_id == waiting[1].task_id == grouping.read(over_http).task_id
-
-
-def test_without_a_daemon_nothing_waits_for_others(
-    template: Template, settings: Settings, store: Store, cvat: ScriptedCvat, clock: ManualClock
-) -> None:
-    wanted = replace(settings, templates={"scenes": grouped(template)})
-    with caller(wanted, store, cvat, clock) as pool:
-        fill_for(pool)
-        requests = [pool.submit("scenes", [("a.jpg", CONTENT)]) for _ in range(3)]
-        assert None not in {each.task_id for each in requests}
-    assert store.grouped_imports() == 3
 
 
 def test_a_library_caller_is_refused_where_too_many_wait(

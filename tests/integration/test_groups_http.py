@@ -12,7 +12,7 @@ import pytest
 import urllib3
 from PIL import Image
 from support.api import Serving, serving, settings_for
-from support.pictures import colour, colour_of, corrupt_picture, picture
+from support.pictures import colour, colour_of, corrupt_picture, picture, seen
 from support.waiting import PATIENCE, poll_until, wait_until
 
 from pool.config.settings import ImportSettings, PoolSettings, Template
@@ -33,20 +33,6 @@ def grouping(server: SimulatorServer, store_url: str) -> Iterator[Serving]:
     with serving(settings, server.access_token) as served:
         served.fill()
         yield served
-
-
-def seen(server: SimulatorServer, http: urllib3.PoolManager, job: Any) -> list[tuple[int, ...]]:
-    """The colours of a job's frames."""
-    colours = []
-    for number in range(job["start_frame"], job["stop_frame"] + 1):
-        answer = http.request(
-            "GET",
-            f"{server.url}/api/jobs/{job['id']}/data",
-            fields={"type": "frame", "quality": "original", "number": str(number)},
-        )
-        assert answer.status == 200, answer.data
-        colours.append(colour_of(answer.data))
-    return colours
 
 
 def submit(

@@ -1,11 +1,15 @@
-"""Pictures of one colour, which says whose they are."""
+"""Pictures of one colour, which says whose they are, and what a server has of them."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+from typing import Any
 
+import urllib3
 from PIL import Image
+
+from pool.simulator import SimulatorServer
 
 Colour = tuple[int, ...]
 
@@ -33,3 +37,17 @@ def colour_of(content: bytes) -> Colour:
         pixel = image.convert("RGB").getpixel((8, 8))
     assert isinstance(pixel, tuple)
     return pixel
+
+
+def seen(server: SimulatorServer, http: urllib3.PoolManager, job: Any) -> list[Colour]:
+    """The colours of a job's frames."""
+    colours = []
+    for number in range(job["start_frame"], job["stop_frame"] + 1):
+        answer = http.request(
+            "GET",
+            f"{server.url}/api/jobs/{job['id']}/data",
+            fields={"type": "frame", "quality": "original", "number": str(number)},
+        )
+        assert answer.status == 200, answer.data
+        colours.append(colour_of(answer.data))
+    return colours

@@ -153,7 +153,7 @@ class Stepped:
         dispatcher = partial(Dispatcher, workers=self._workers)
         with (
             mock.patch("pool.daemon.Scheduler", ByHand),
-            mock.patch("pool.daemon.Dispatcher", dispatcher),
+            mock.patch("pool.process.Dispatcher", dispatcher),
         ):
             self._daemon.renew()
         return self._daemon.maintenance is not None
