@@ -11,11 +11,11 @@ import os
 import random
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pool.bench import processes
 from pool.bench.bulk_report import Burst, Served, burst_figures, pair_figures
@@ -36,8 +36,10 @@ GROUPED: Final = "bench-grouped"
 SINGLE: Final = "bench-single"
 #: Different images: more would only take longer to draw.
 PICTURES: Final = 20
-#: Arrivals come at so many times the rate at which the server serves requests one by one.
+#: Arrivals come at so many times the rate at which the server serves requests one by one, which so
+#: many bursts measure.
 OVERLOAD: Final = 4.0
+BURSTS: Final = 3
 #: Seconds for which the last arrivals may still be served, and between two looks at them.
 SETTLE: Final = 5.0
 LOOK: Final = 0.05
@@ -82,57 +84,75 @@ class Bulk:
 
         :raises PoolError: a part did not come up, or the server refused something.
         """
-        steps: dict[str, Callable[[], Coroutine[Any, Any, Figures]]] = {
-            "bursts": self._bursts,
-            "idle": self._idle,
-            "corrupt": self._corrupt,
-            "arrivals": self._arrivals,
-            "queue": self._queue,
+        return asyncio.run(self._run())
+
+    async def _run(self) -> Figures:
+        figures: Figures = {}
+        if tasks := self._tasks():
+            async with self._pool("bursts", tasks) as callers:
+                if "bursts" in self.scenarios:
+                    figures["bursts"] = await self._bursts(callers)
+                if "idle" in self.scenarios:
+                    figures["idle"] = await self._idle(callers)
+                if "corrupt" in self.scenarios:
+                    figures["corrupt"] = await self._corrupt(callers)
+                if "arrivals" in self.scenarios:
+                    capacity = await self._capacity(callers)
+        if "arrivals" in self.scenarios:
+            figures["arrivals"] = await self._arrivals(capacity)
+        if "queue" in self.scenarios:
+            figures["queue"] = await self._queue()
+        return figures
+
+    def _tasks(self) -> dict[str, int]:
+        """Return how many tasks the pools have that several scenarios share: as many as requests
+        without group commit, and with it more than enough."""
+        needed = {
+            "bursts": ((self.few + 1) * self.rounds + self.many, 20 * self.rounds),
+            "idle": (self.pairs, self.pairs),
+            "corrupt": (0, self.few),
+            "arrivals": (BURSTS * self.few, 0),
         }
-        return {name: asyncio.run(steps[name]()) for name in self.scenarios}
+        wanted = [each for name, each in needed.items() if name in self.scenarios]
+        single, grouped = (sum(each[at] for each in wanted) for at in (0, 1))
+        return {name: count for name, count in ((SINGLE, single), (GROUPED, grouped)) if count}
 
     # --- Bursts -----------------------------------------------------------------------------------
 
-    async def _bursts(self) -> Figures:
+    async def _bursts(self, callers: Callers) -> Figures:
         """Measure one request, a few and many at once, and one import of as many files."""
-        singles = (self.few + 1) * self.rounds + self.many
         found: dict[str, list[Burst]] = {}
-        async with self._pool("bursts", {SINGLE: singles, GROUPED: 20 * self.rounds}) as callers:
-            for number in range(self.rounds):
-                self.say(f"Bursts, round {number + 1} of {self.rounds} ...")
-                found.setdefault("one", []).append(await callers.burst(SINGLE, 1))
-                found.setdefault("few", []).append(await callers.burst(SINGLE, self.few))
-                found.setdefault("few-grouped", []).append(await callers.burst(GROUPED, self.few))
-                found.setdefault("many-grouped", []).append(await callers.burst(GROUPED, self.many))
-                found.setdefault("one-import", []).append(
-                    await callers.one_import(GROUPED, self.many)
-                )
-                # It takes half a minute, and varies least.
-                if number == self.rounds // 2:
-                    found["many"] = [await callers.burst(SINGLE, self.many)]
+        for number in range(self.rounds):
+            self.say(f"Bursts, round {number + 1} of {self.rounds} ...")
+            found.setdefault("one", []).append(await callers.burst(SINGLE, 1))
+            found.setdefault("few", []).append(await callers.burst(SINGLE, self.few))
+            found.setdefault("few-grouped", []).append(await callers.burst(GROUPED, self.few))
+            found.setdefault("many-grouped", []).append(await callers.burst(GROUPED, self.many))
+            found.setdefault("one-import", []).append(await callers.one_import(GROUPED, self.many))
+            # It takes half a minute, and varies least.
+            if number == self.rounds // 2:
+                found["many"] = [await callers.burst(SINGLE, self.many)]
         return burst_figures(found)
 
-    async def _idle(self) -> Figures:
+    async def _idle(self, callers: Callers) -> Figures:
         """Measure a request on a server that has nothing else to do, in pairs: what group commit
         adds to it."""
+        self.say(f"{self.pairs} pairs on an idle server ...")
         pairs: list[tuple[float, float]] = []
-        async with self._pool("idle", {SINGLE: self.pairs, GROUPED: self.pairs}) as callers:
-            self.say(f"{self.pairs} pairs on an idle server ...")
-            for number in range(self.pairs):
-                took = {}
-                # Each is the first of every other pair.
-                for name in (SINGLE, GROUPED)[:: 1 if number % 2 else -1]:
-                    took[name] = (await callers.burst(name, 1)).all_ms
-                    await asyncio.sleep(LOOK)
-                pairs.append((took[SINGLE], took[GROUPED]))
+        for number in range(self.pairs):
+            took = {}
+            # Each is the first of every other pair.
+            for name in (SINGLE, GROUPED)[:: 1 if number % 2 else -1]:
+                took[name] = (await callers.burst(name, 1)).all_ms
+                await asyncio.sleep(LOOK)
+            pairs.append((took[SINGLE], took[GROUPED]))
         return pair_figures(pairs)
 
-    async def _corrupt(self) -> Figures:
+    async def _corrupt(self, callers: Callers) -> Figures:
         """Measure many at once, of which one has an image that only CVAT finds to be broken."""
-        async with self._pool("corrupt", {GROUPED: self.few}) as callers:
-            self.say("One corrupt image among many ...")
-            clean = await callers.burst(GROUPED, self.many)
-            found = await callers.burst(GROUPED, self.many, corrupt=self.many // 2)
+        self.say("One corrupt image among many ...")
+        clean = await callers.burst(GROUPED, self.many)
+        found = await callers.burst(GROUPED, self.many, corrupt=self.many // 2)
         jobs = [job for each in found.served for job in each.jobs]
         failures = [each.why for each in found.served if each.why]
         return {
@@ -147,12 +167,14 @@ class Bulk:
 
     # --- Arrivals ---------------------------------------------------------------------------------
 
-    async def _arrivals(self) -> Figures:
-        """Measure Poisson arrivals at more than the rate that the server manages one by one."""
-        async with self._pool("capacity", {SINGLE: 3 * self.few}) as callers:
-            self.say("What the server manages one by one ...")
-            bursts = [await callers.burst(SINGLE, self.few) for _ in range(3)]
-        capacity = statistics.median(self.few / burst.all_ms * 1000 for burst in bursts)
+    async def _capacity(self, callers: Callers) -> float:
+        """Measure how many requests a second the server manages one by one."""
+        self.say("What the server manages one by one ...")
+        bursts = [await callers.burst(SINGLE, self.few) for _ in range(BURSTS)]
+        return statistics.median(self.few / burst.all_ms * 1000 for burst in bursts)
+
+    async def _arrivals(self, capacity: float) -> Figures:
+        """Measure Poisson arrivals at more than that rate."""
         rng, moments = random.Random(self.seed), list[float]()
         while not moments or moments[-1] < self.seconds:
             moments.append((moments or [0.0])[-1] + rng.expovariate(OVERLOAD * capacity))
