@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from pool.bench.command import bench
+from pool.cli.docs import docs
 from pool.cli.reconcile import reconcile
 from pool.cli.request import cancel, erase, get, lease, release
 from pool.cli.run import check, run
@@ -92,7 +93,7 @@ def _common(
 
 for command in (
     *(demo, run, check, get, lease, release, cancel, erase, status),
-    *(pause, resume, drain, prewarm, reconcile, tune, simulator, bench),
+    *(pause, resume, drain, prewarm, reconcile, tune, simulator, bench, docs),
 ):
     app.command()(command)
 app.add_typer(webhook)
