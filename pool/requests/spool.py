@@ -43,12 +43,14 @@ BUFFER: Final = 2**16
 #: they save: of most requests there are four.
 SYNCS: Final = 16
 FEW: Final = 8
-#: Entries that are counted, or looked up in the store, at a time.
+#: Entries that are looked up in the store at a time, and those that are counted for a request that
+#: is to be kept, in half a millisecond.
 AT_ONCE: Final = 200
+COUNTED: Final = 10
 #: Entries from which on the folder is not listed each time, and for how many times as long as that
 #: took it is not.
 MANY: Final = 1_000
-LISTING_SHARE: Final = 50.0
+LISTING_SHARE: Final = 200.0
 MANIFEST: Final = "manifest.json"
 UNFINISHED: Final = "manifest.tmp"
 VERSION: Final = 1
@@ -218,8 +220,10 @@ class Spool:
                 self._uncounted[request_id] = None
 
     def _has_room(self, size: int) -> bool:
-        # What is not counted yet is estimated, but nothing is refused for an estimate.
-        return self._used(AT_ONCE) + size <= self.limit or self._used() + size <= self.limit
+        # An estimate does while it leaves half of the room.
+        if self._used(COUNTED) + size <= self.limit // 2:
+            return True
+        return self._used() + size <= self.limit
 
     def _used(self, most: int | None = None) -> int:
         """Return the bytes of all entries. With ``most``, no more entries than these are counted
@@ -283,7 +287,8 @@ class Spool:
 
     def _entries(self) -> list[str]:
         try:
-            return [each.name for each in self.folder.iterdir() if _ENTRY.fullmatch(each.name)]
+            with os.scandir(self.folder) as entries:
+                return [each.name for each in entries if _ENTRY.fullmatch(each.name)]
         except FileNotFoundError:
             return []
         except OSError as error:
