@@ -58,6 +58,8 @@ RENEWAL = 2.0
 #: that a burst of hand-outs does not make a round of refilling for each.
 TICK = 0.2
 GAP = 0.02
+#: Seconds between two rounds of dispatching at least that are due by time alone.
+LEAST_GAP = 0.005
 
 
 class Daemon:
@@ -174,7 +176,12 @@ class Daemon:
                     on_ready()
                     on_ready = None
                 self.maintenance.wake_services()
-                self._stop.wait(self.maintenance.seconds_until_due(GAP))
+                left = GAP
+                while left > 0.0 and not self._stop.is_set():
+                    pause = max(LEAST_GAP, self.maintenance.seconds_until_due(left))
+                    self._stop.wait(pause)
+                    left -= pause
+                    self.maintenance.dispatch_if_due()
                 self._news.wait(self.maintenance.seconds_until_due(TICK))
             else:
                 self._news.wait(TICK)
@@ -386,10 +393,16 @@ class Maintenance:
         if changed or self.refill.stepped_back:
             self.scheduler.wake("refill")
         # Hand-outs are frequent, and mostly no request waits.
-        due = self.dispatcher.is_due()
-        if due:
-            self._woken_for = self.dispatcher.due_at
-        if queued or (changed and self.dispatcher.waits) or due:
+        if queued or (changed and self.dispatcher.waits):
+            self.scheduler.wake("dispatch")
+        else:
+            self.dispatch_if_due()
+
+    def dispatch_if_due(self) -> None:
+        """Have a round of dispatching that is due by time alone, once for each time."""
+        due_at = self.dispatcher.due_at
+        if due_at != self._woken_for and self.dispatcher.is_due():
+            self._woken_for = due_at
             self.scheduler.wake("dispatch")
 
     def seconds_until_due(self, most: float) -> float:
@@ -402,8 +415,9 @@ class Maintenance:
 
     def _dispatch(self) -> DispatchReport:
         report = self.dispatcher.run_once()
-        # It may be due earlier than it was, sooner than the next look at it.
-        self._on_news()
+        if self.seconds_until_due(TICK) < TICK:
+            # Sooner than the next look at it.
+            self._on_news()
         return report
 
     def begin_no_more(self) -> None:
