@@ -312,7 +312,7 @@ def test_a_spool_of_many_is_full_when_it_really_is(
         spool.keep("more", build_upload([("a.jpg", bytes(300))]))
     for number in range(2, 20):
         spool.drop(f"r{number}")
-    assert spool.used == Spool(writer.folder, limit=1).used < writer.used
+    assert spool.used == Spool(writer.folder, limit=1).used > 0
 
 
 def test_a_disk_that_is_full_is_said_to_be(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
