@@ -37,6 +37,24 @@ class WebhookState(StrEnum):
     IMPOSSIBLE = "not possible"
 
 
+class WaitReason(StrEnum):
+    """What the queued requests of a template wait for, as it is now."""
+
+    NOTHING = "nothing"
+    #: The template, or the server, is held: CVAT refuses, or cannot be reached.
+    HOLD = "hold"
+    #: As many imports are under way as may be; meanwhile they gather.
+    PLACE = "place"
+    #: No task is warm.
+    TASK = "task"
+    #: They gather for ``group_delay``.
+    OTHERS = "others"
+    #: Their turn: a worker takes them as soon as it can.
+    TURN = "turn"
+    #: No daemon runs, so that only the process that they came from serves them.
+    DAEMON = "daemon"
+
+
 TEMPLATE_EXAMPLE: Final[dict[str, Any]] = {
     "name": "street-scenes",
     "target": 5,
@@ -47,6 +65,11 @@ TEMPLATE_EXAMPLE: Final[dict[str, Any]] = {
     "deleting": 0,
     "waiting": 0,
     "queued": 0,
+    "queued_interactive": 0,
+    "queued_bulk": 0,
+    "waits_for": "nothing",
+    "places": 0,
+    "group_sizes": [1, 12, 40],
     "rate": 0.2,
     "peak_rate": 0.5,
     "lead_time": 1.0,
@@ -83,6 +106,16 @@ class TemplateStatus:
     """Callers that wait for a task, and have no request queued."""
     queued: int
     """Requests that wait for a task, or for CVAT."""
+    queued_interactive: int
+    """Those of them with this priority."""
+    queued_bulk: int
+    waits_for: WaitReason
+    """What the queued requests wait for."""
+    places: int
+    """Imports of requests that may share a task that may be under way at the same time, of all
+    templates; 0: its requests do not share."""
+    group_sizes: tuple[int, ...]
+    """Requests of each of the latest imports of the last 15 minutes, the oldest first."""
     rate: float
     """Hand-outs a second in the last minute."""
     peak_rate: float
@@ -116,6 +149,7 @@ class Status:
         store="sqlite:////var/lib/cvat-pool/pool.db",
         maintainer="host 4711 01kdw8tz",
         in_flight=1,
+        places_used=1,
         held_since=None,
         held_until=None,
         hold_reason="",
@@ -132,6 +166,8 @@ class Status:
     """The process that refills, if any does."""
     in_flight: int
     """Requests that are uploading or importing."""
+    places_used: int
+    """Imports of requests that may share a task that are under way."""
     held_since: Time | None
     held_until: Time | None
     hold_reason: str

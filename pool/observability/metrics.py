@@ -38,6 +38,7 @@ REQUEST_BUCKETS: Final = (
 )
 CALL_BUCKETS: Final = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 ANSWER_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 10, 60)
+GROUP_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 POLL_BUCKETS: Final = (0, 1, 2, 3, 4, 5, 7, 10, 20, 50, 100)
 
 
@@ -86,6 +87,12 @@ class Metrics:
             "Polls for each import that this process tracked.",
             (),
             POLL_BUCKETS,
+        )
+        self._groups = self._histogram(
+            "import_requests",
+            "Requests of each import that this process tracked to its end.",
+            (),
+            GROUP_BUCKETS,
         )
         self._calls = self._counter(
             "cvat_calls", "Calls to CVAT, by result.", ("operation", "result")
@@ -143,8 +150,10 @@ class Metrics:
             self._own_share.labels(event.template).observe(max(0.0, seconds - event.server_seconds))
 
     def finished(self, finished: Finished) -> None:
-        """Count the polls of an import that this process tracked."""
+        """Count the polls and the requests of an import that this process tracked."""
         self._polls.observe(finished.polls)
+        if finished.requests and not finished.code:
+            self._groups.observe(finished.requests)
 
     def call(self, operation: str, seconds: float, result: str) -> None:
         """Count a call to CVAT; see :data:`pool.cvat.OnCall`."""

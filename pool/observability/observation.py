@@ -19,7 +19,7 @@ from pool.observability.history import History
 from pool.observability.metrics import PREFIX, Metrics
 from pool.observability.status import read_status
 from pool.process import Process
-from pool.status import Status, TemplateStatus
+from pool.status import Status, TemplateStatus, WaitReason
 
 
 class Observation(Collector):
@@ -94,6 +94,11 @@ def _of_status(status: Status) -> Iterator[Metric]:
         "requests_in_flight", "Requests that are uploading or importing.", status.in_flight
     )
     yield _gauge(
+        "import_places_used",
+        "Imports under way of requests that may share a task.",
+        status.places_used,
+    )
+    yield _gauge(
         "server_held",
         "Whether nothing is created because CVAT cannot be reached or is too busy.",
         status.held_since is not None,
@@ -135,6 +140,27 @@ def _of_status(status: Status) -> Iterator[Metric]:
     for each in status.templates:
         held.add_metric((each.name, each.hold_code), each.held_since is not None)
     yield held
+    waiting = GaugeMetricFamily(
+        f"{PREFIX}requests_waiting",
+        "Requests that are queued, by what they wait for now.",
+        labels=("template", "reason"),
+    )
+    levels_of = GaugeMetricFamily(
+        f"{PREFIX}requests_queued_by_priority",
+        "Requests that are queued, by priority.",
+        labels=("template", "priority"),
+    )
+    for each in status.templates:
+        for reason in WaitReason:
+            if reason is not WaitReason.NOTHING:
+                count = each.queued if each.waits_for is reason else 0
+                waiting.add_metric((each.name, reason.value), count)
+        normal = each.queued - each.queued_interactive - each.queued_bulk
+        levels_of.add_metric((each.name, "interactive"), each.queued_interactive)
+        levels_of.add_metric((each.name, "normal"), normal)
+        levels_of.add_metric((each.name, "bulk"), each.queued_bulk)
+    yield waiting
+    yield levels_of
     for name, what, value in _OF_TEMPLATE:
         gauge = GaugeMetricFamily(f"{PREFIX}{name}", what, labels=("template",))
         for each in status.templates:
@@ -156,6 +182,11 @@ _OF_TEMPLATE: Final[tuple[tuple[str, str, Callable[[TemplateStatus], float]], ..
         lambda each: each.waiting,
     ),
     ("requests_queued", "Requests that are queued.", lambda each: each.queued),
+    (
+        "import_places",
+        "Imports that may be under way of requests that may share a task; 0: they do not share.",
+        lambda each: each.places,
+    ),
     (
         "template_paused",
         "Whether the template is paused.",

@@ -5,15 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import datetime
+from statistics import fmean
+from typing import Final
 
 from pool.config.settings import Settings, Template
 from pool.handles import when
 from pool.maintenance.sizing import current_target
-from pool.model import Levels, Outcome, TaskState
+from pool.model import Hold, Levels, Outcome, Priority, TaskState
 from pool.requests.breaker import SERVER
-from pool.status import Status, TemplateStatus, WebhookState
+from pool.requests.concurrency import places_of
+from pool.status import Status, TemplateStatus, WaitReason, WebhookState
 from pool.store import Store
 from pool.tracking.webhook_health import scope_of, webhook_state
+
+#: The imports whose requests are counted: of so many seconds, and so many at most.
+LATELY: Final = 900.0
+MOST_IMPORTS: Final = 100
 
 
 def read_status(
@@ -23,16 +30,23 @@ def read_status(
     hold = store.holds().get(SERVER)
     maintainer = store.maintainer(now=now)
     configuration = store.configuration() if maintainer is not None else None
+    used = store.grouped_imports()
     return Status(
         server=settings.cvat.url,
         store=settings.store.place,
         maintainer=maintainer,
         in_flight=store.in_flight(),
+        places_used=used,
         held_since=when(hold.since) if hold else None,
         held_until=when(hold.retry_at) if hold else None,
         hold_reason=hold.reason if hold else "",
         templates=_template_statuses(
-            store, settings.cvat.organization, templates, heard=maintainer is not None, now=now
+            store,
+            settings.cvat.organization,
+            templates,
+            used=used,
+            heard=maintainer is not None,
+            now=now,
         ),
         config_loaded_at=when(configuration.loaded_at) if configuration else None,
         config_rejected_at=when(configuration.rejected_at) if configuration else None,
@@ -42,9 +56,16 @@ def read_status(
 
 
 def _template_statuses(
-    store: Store, organization: str, templates: Mapping[str, Template], *, heard: bool, now: float
+    store: Store,
+    organization: str,
+    templates: Mapping[str, Template],
+    *,
+    used: int,
+    heard: bool,
+    now: float,
 ) -> tuple[TemplateStatus, ...]:
-    levels, hand_outs, queued = store.levels(), store.hand_outs(), store.queued()
+    levels, hand_outs, queues = store.levels(), store.hand_outs(), store.queued_by_priority()
+    sizes = store.group_sizes(since=now - LATELY, limit=MOST_IMPORTS)
     holds, paused, prewarms = store.holds(), store.paused(), store.prewarms()
     webhooks = store.webhooks()
 
@@ -52,6 +73,9 @@ def _template_statuses(
         target = current_target(store, template, now=now)
         tasks, outcomes = levels.get(name, Levels()), hand_outs.get(name, {})
         hold = holds.get(name) or holds.get(SERVER)
+        queued = queues.get(name, {})
+        grouped = template.importing.grouping == "auto"
+        places = places_of(store, template.importing) if grouped else 0
         prewarm = prewarms.get(name)
         if prewarm is not None and not prewarm.active(now):
             prewarm = None
@@ -68,7 +92,19 @@ def _template_statuses(
             importing=tasks[TaskState.IMPORTING],
             deleting=tasks[TaskState.RETIRED] + tasks[TaskState.FAILED] + tasks[TaskState.DELETING],
             waiting=store.waiting(name),
-            queued=queued.get(name, 0),
+            queued=sum(queued.values()),
+            queued_interactive=queued.get(Priority.INTERACTIVE, 0),
+            queued_bulk=queued.get(Priority.BULK, 0),
+            waits_for=waits_for(
+                queued=sum(queued.values()),
+                hold=holds.get(SERVER) or hold,
+                warm=tasks[TaskState.WARM],
+                full=0 < places <= used,
+                gathers=grouped and template.importing.group_delay > 0,
+                served=heard,
+            ),
+            places=places,
+            group_sizes=tuple(sizes.get(name, ())),
             rate=target.rate,
             peak_rate=target.peak_rate,
             lead_time=target.lead_time,
@@ -87,6 +123,25 @@ def _template_statuses(
         )
 
     return tuple(status_of(name, template) for name, template in templates.items())
+
+
+def waits_for(
+    *, queued: int, hold: Hold | None, warm: int, full: bool, gathers: bool, served: bool
+) -> WaitReason:
+    """Return what the queued requests of a template wait for: the first thing that any of them
+    needs and has not. ``full``: no place is free; ``gathers``: they wait for others to go with;
+    ``served``: a daemon is at work."""
+    if not queued:
+        return WaitReason.NOTHING
+    if hold is not None and (hold.template == SERVER or hold.uploads or not warm):
+        return WaitReason.HOLD
+    if full:
+        return WaitReason.PLACE
+    if not warm:
+        return WaitReason.TASK
+    if not served:
+        return WaitReason.DAEMON
+    return WaitReason.OTHERS if gathers else WaitReason.TURN
 
 
 # --- In words -----------------------------------------------------------------------------------
@@ -141,6 +196,13 @@ def notes(status: Status, *, now: float) -> tuple[str, ...]:
         if row.prewarm_until is not None:
             until = _moment(row.prewarm_until, now)
             found.append(f"{row.name}: at least {row.prewarm_size} warm until {until}")
+        if row.waits_for is not WaitReason.NOTHING:
+            found.append(f"{row.name}: {_queue(row, status.places_used)}")
+        if max(row.group_sizes, default=0) > 1:
+            found.append(
+                f"{row.name}: {fmean(row.group_sizes):.1f} requests an import in the last "
+                f"{LATELY / 60:.0f} minutes, {max(row.group_sizes)} at most"
+            )
     hooks: dict[str, list[str]] = {}
     for row in status.templates:
         words = row.hooks.value
@@ -171,3 +233,26 @@ def _moment(at: datetime, now: float) -> str:
     """Return a time in the local zone: "14:02" today, else with its day."""
     local, today = at.astimezone(), datetime.fromtimestamp(now).astimezone()
     return f"{local:%H:%M}" if local.date() == today.date() else f"{local:%d %b %H:%M}"
+
+
+#: What requests wait for, in words.
+_WAITS_FOR: Final = {
+    WaitReason.HOLD: "CVAT, which is held",
+    WaitReason.PLACE: "a place among the imports",
+    WaitReason.TASK: "a warm task",
+    WaitReason.OTHERS: "others to share an import with",
+    WaitReason.TURN: "their turn",
+    WaitReason.DAEMON: "their process, or a daemon",
+}
+
+
+def _queue(row: TemplateStatus, used: int) -> str:
+    """Return how many requests are queued, of which priority, and what for."""
+    one = row.queued == 1
+    words = f"{row.queued} request{'' if one else 's'} wait{'s' if one else ''}"
+    words += f" for {_WAITS_FOR[row.waits_for]}"
+    if row.waits_for is WaitReason.PLACE:
+        words += f", {used} of {row.places} in use"
+    named = {"interactive": row.queued_interactive, "bulk": row.queued_bulk}
+    marked = ", ".join(f"{count} {name}" for name, count in named.items() if count)
+    return f"{words} ({marked})" if marked else words

@@ -272,6 +272,27 @@ class Imports(Connected):
                 id=import_id,
             )
 
+    def group_sizes(self, *, since: float, limit: int) -> Mapping[str, Sequence[int]]:
+        """Return how many requests each of the latest imports has had that are ready since a
+        moment, by template; at most the latest ``limit`` imports, the oldest first."""
+        with self.connections.reading() as db:
+            found = db.rows(
+                f"""
+                SELECT template, (SELECT MAX(position) + 1 FROM import_members
+                                  WHERE import_id = latest.id)
+                FROM (SELECT id, template, state FROM imports {db.using("imports_ended")}
+                      WHERE finished_at IS NOT NULL AND finished_at >= :since
+                      ORDER BY finished_at DESC LIMIT :limit) AS latest
+                WHERE state = 'ready'
+                """,
+                since=since,
+                limit=limit,
+            )
+        sizes: dict[str, list[int]] = {}
+        for template, size in reversed(found):
+            sizes.setdefault(template, []).append(size or 0)
+        return sizes
+
     def jobs_of(self, pooled_id: str, *, request_id: str | None = None) -> Sequence[Job]:
         """Return the jobs of a ready task, by id, or those of one request; empty before that."""
         with self.connections.reading() as db:

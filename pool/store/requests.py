@@ -13,6 +13,7 @@ from pool.model import (
     ImportState,
     LeaseRecord,
     LeaseState,
+    Priority,
     RequestRecord,
     RequestState,
     RequestWarning,
@@ -285,6 +286,16 @@ class Requests(Connected):
                     WHERE queued > 0 GROUP BY template
                 """)
             )
+
+    def queued_by_priority(self) -> Mapping[str, Mapping[Priority, int]]:
+        """Return how many requests are ``QUEUED``, by template and priority."""
+        found: dict[str, dict[Priority, int]] = {}
+        with self.connections.reading() as db:
+            for template, level, count in db.rows(
+                "SELECT template, priority, queued FROM queues WHERE queued > 0"
+            ):
+                found.setdefault(template, {})[tuple(Priority)[level]] = count
+        return found
 
     def in_flight(self) -> int:
         """Return how many requests are ``UPLOADING`` or ``IMPORTING``, of all processes: the

@@ -67,11 +67,13 @@ UNDER_WAY = (TaskState.LEASED, TaskState.IMPORTING)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finished:
-    """The end of a tracked import, after so many polls: its jobs exist, or an error's ``code``."""
+    """The end of a tracked import, after so many polls: its jobs exist, or an error's ``code``.
+    ``requests`` counts those that it is for; none where its caller uploaded."""
 
     task_id: int
     code: str = ""
     polls: int = 0
+    requests: int = 0
 
 
 def judge(state: ImportState, *, unknown: int) -> PoolError | None:
@@ -511,7 +513,13 @@ class Tracker:
         if tracked.relaxed and not tracked.announced:
             self._webhooks.missed(tracked.template)
         self._paces.learn(tracked, seen_at)
-        self._publish(Finished(task_id=tracked.task_id, polls=tracked.polls))
+        self._publish(
+            Finished(
+                task_id=tracked.task_id,
+                polls=tracked.polls,
+                requests=len(tracked.request_ids),
+            )
+        )
 
     def _failed(self, tracked: Tracked, error: PoolError) -> None:
         """Fail an import. Requests whose data CVAT has lost and is in the spool get another task

@@ -31,7 +31,9 @@ def status_of(name: str, **more: Any) -> dict[str, Any]:
     )
     words = {"hold_reason": "", "hooks": "alive"}
     levels = {"name": name, "target": 3, "warm": 3, "rate": 0.0}
-    return {**levels, **numbers, **outcomes, **times, **words, **more}
+    queue = {"queued_interactive": 0, "queued_bulk": 0, "waits_for": "nothing"}
+    groups = {"places": 0, "group_sizes": []}
+    return {**levels, **numbers, **outcomes, **times, **words, **queue, **groups, **more}
 
 
 def request_of(number: int, state: str = "importing", **more: Any) -> dict[str, Any]:

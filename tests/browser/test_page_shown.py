@@ -34,6 +34,8 @@ def filled(daemon: ScriptedDaemon, *, templates: int = 1) -> ScriptedDaemon:
     held = {"held_since": in_seconds(-60), "held_until": in_seconds(75)}
     prewarm = {"prewarm_size": 12_345, "prewarm_until": in_seconds(900)}
     rows[0] |= {"name": LONG_NAME, "hold_reason": f"CVAT rejected the call: {'x' * 300}", **held}
+    rows[0] |= {"queued": 50_000, "queued_bulk": 49_000, "waits_for": "place", "places": 16}
+    rows[0] |= {"group_sizes": [1 + n * 7 % 200 for n in range(100)]}
     rows[0] |= {"paused_since": in_seconds(-60), "waiting": 99_999, "hooks": "silent", **prewarm}
     daemon.status |= {"templates": rows, "hold_reason": "CVAT is overloaded", **held}
     daemon.history |= {
@@ -99,6 +101,29 @@ def test_times_are_told_in_words_and_split(page: Page, scripted: ScriptedDaemon)
         "Histogram of the times from request to job ids of scenes: "
         "p50 300 ms, p90 900 ms, p99 900 ms.",
     )
+
+
+def test_what_waits_and_what_is_shared_is_told(page: Page, scripted: ScriptedDaemon) -> None:
+    (row,) = scripted.status["templates"]
+    row |= {"queued": 1200, "queued_bulk": 1100, "waits_for": "place", "places": 2}
+    row |= {"group_sizes": [1, 40, 19]}
+    scripted.status["places_used"] = 2
+    page.goto(scripted.url)
+    shown = card(page, "scenes")
+    expect(shown).to_contain_text(
+        "1,200 requests wait for a place among the imports, 2 of 2 in use (1,100 bulk)."
+    )
+    expect(shown).to_contain_text(
+        "Requests an import: 20.0 on average, 40 at most, in 3 imports of the last 15 minutes."
+    )
+    bars = shown.locator(".group-bars span")
+    expect(bars).to_have_count(3)
+    lowest, highest = (bars.nth(n).bounding_box() for n in (0, 1))
+    assert lowest is not None and highest is not None and lowest["height"] < highest["height"]
+    row |= {"queued": 0, "queued_bulk": 0, "waits_for": "nothing", "group_sizes": []}
+    scripted.tell_levels()
+    expect(shown.locator(".groups")).to_be_hidden()
+    expect(shown.get_by_text("wait for a place")).to_be_hidden()
 
 
 def test_a_hold_counts_down(page: Page, scripted: ScriptedDaemon) -> None:

@@ -3,13 +3,14 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from conformance import store_processes as processes
 from conformance.store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, Scene, data, wish
 from pool.errors import InputError, PoolClosed
-from pool.model import LeaseState, Outcome, RequestState, TaskState, new_id
+from pool.model import LeaseState, Outcome, Priority, RequestState, TaskState, new_id
 from pool.store import DEMAND_BUCKET, Asked, Store
 
 
@@ -63,6 +64,35 @@ def test_tasks_by_state_and_template(scene: Scene) -> None:
     assert ids(states=[TaskState.READY, TaskState.RETIRED]) == [warm.id, retired.id]
     assert ids(template="other", warm_before=NOW) == []
     assert ids(template="other", warm_before=NOW + 1) == [other.id]
+
+
+def test_requests_that_wait_by_template_and_priority(scene: Scene) -> None:
+    for template, priority in (
+        (TEMPLATE, Priority.BULK),
+        (TEMPLATE, Priority.BULK),
+        (TEMPLATE, Priority.INTERACTIVE),
+        ("other", Priority.NORMAL),
+    ):
+        request = replace(data(), priority=priority)
+        scene.store.open_lease(wish(template=template), request=request, now=NOW)
+    assert scene.store.queued_by_priority() == {
+        TEMPLATE: {Priority.BULK: 2, Priority.INTERACTIVE: 1},
+        "other": {Priority.NORMAL: 1},
+    }
+
+
+def test_sizes_of_the_latest_imports(scene: Scene) -> None:
+    assert scene.store.group_sizes(since=0, limit=9) == {}
+    for number in range(3):
+        opened = scene.importing()
+        pooled_id = opened.lease.pooled_id or ""
+        if number == 1:
+            scene.store.fail_import(pooled_id, code="c", message="m", now=NOW + number)
+        else:
+            scene.store.complete_import(pooled_id, JOBS, now=NOW + number)
+    assert scene.store.group_sizes(since=NOW, limit=9) == {TEMPLATE: [1, 1]}
+    assert scene.store.group_sizes(since=NOW + 1, limit=9) == {TEMPLATE: [1]}
+    assert scene.store.group_sizes(since=NOW, limit=2) == {TEMPLATE: [1]}
 
 
 def test_the_newest_leases_first(scene: Scene) -> None:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from support.api import in_thread
 from support.commands import cvat_pool
 from support.statuses import status_with, template_status
 from support.terminal import in_a_terminal
 from support.waiting import wait_until
 
+from pool.cli.status import StatusView
 from pool.config.loader import load
 from pool.daemon import Daemon
-from pool.observability.status import troubles
+from pool.observability.status import notes, troubles
 from pool.simulator import SimulatorServer
-from pool.status import Status
+from pool.status import Status, WaitReason
 
 LONG = "drive-2026-11-night-rain-front-camera"
 LONGEST = "all-of-the-sixty-four-characters-that-the-name-of-a-template-has"
@@ -169,3 +172,40 @@ SINCE = f"{at(-1.0).astimezone():%H:%M}"
 )
 def test_what_is_wrong_is_said_in_words(status: Status, words: list[str]) -> None:
     assert list(troubles(status, now=NOW)) == words
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"queued": 1, "waits_for": WaitReason.TASK}, ["1 request waits for a warm task"]),
+        (
+            {
+                "queued": 12,
+                "queued_interactive": 2,
+                "queued_bulk": 7,
+                "waits_for": WaitReason.PLACE,
+                "places": 3,
+            },
+            [
+                "12 requests wait for a place among the imports, 2 of 3 in use "
+                "(2 interactive, 7 bulk)"
+            ],
+        ),
+        (
+            {"queued": 2, "waits_for": WaitReason.DAEMON},
+            ["2 requests wait for their process, or a daemon"],
+        ),
+        (
+            {"group_sizes": (1, 1, 40)},
+            ["14.0 requests an import in the last 15 minutes, 40 at most"],
+        ),
+        ({"group_sizes": (1, 1)}, []),
+    ],
+)
+def test_what_waits_and_what_is_shared_is_said_in_words(row: Any, words: list[str]) -> None:
+    status = status_with(template_status(**row), places_used=2)
+    said = [line for line in notes(status, now=NOW) if line.startswith("scenes: ")]
+    assert said == [f"scenes: {each}" for each in words]
+    with StringIO() as text:
+        Console(file=text, width=80).print(StatusView(status), crop=False)
+        assert max(map(len, text.getvalue().splitlines())) <= 80

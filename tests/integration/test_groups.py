@@ -37,8 +37,8 @@ from pool.cvat.records import ImportState, ImportStatus
 from pool.errors import CvatAmbiguous, CvatError, CvatNotFound, CvatRejected, QueueFull
 from pool.maintenance.finalize import FIRST_PAUSE, MOST_TRIES, pause_after
 from pool.maintenance.heartbeat import TERM
-from pool.model import MOST_TASKS_SPOOLED, Outcome, RequestState, TaskState
-from pool.requests.breaker import TRANSIENT_CAP
+from pool.model import MOST_TASKS_SPOOLED, Hold, Outcome, RequestState, TaskState
+from pool.requests.breaker import SERVER, TRANSIENT_CAP
 from pool.requests.grouping import LONGEST_GATHERING
 from pool.tracking.webhook_receiver import Effect, WebhookReceiver
 
@@ -116,6 +116,34 @@ def fail(daemon: Stepped, cvat: ScriptedCvat, *names: str, named: bool = True) -
 
 def shares(daemon: Stepped, requests: Sequence[str]) -> list[int | None]:
     return [daemon.read(each).task_id for each in requests]
+
+
+# --- What people see ------------------------------------------------------------------------------
+
+
+def test_a_status_says_what_waits_for_which_reason(grouping: Stepped, cvat: ScriptedCvat) -> None:
+    def seen() -> tuple[int, str, int, int, tuple[int, ...]]:
+        status = grouping.pool.status()
+        (row,) = status.templates
+        return row.queued, row.waits_for, status.places_used, row.places, row.group_sizes
+
+    assert seen() == (0, "nothing", 0, 1, ())
+    busy(grouping)
+    for number in range(3):
+        grouping.accept(name=f"{number}.jpg")
+    grouping.serve()
+    assert seen() == (3, "place", 1, 1, ())
+    grouping.import_all()
+    assert seen()[1:] == ("turn", 0, 1, (1,))
+    grouping.serve()
+    assert seen() == (0, "nothing", 1, 1, (1,))
+    grouping.import_all()
+    assert seen() == (0, "nothing", 0, 1, (1, 3))
+    now = grouping.clock.now()
+    grouping.store.hold(Hold(template=SERVER, code="c", reason="r", since=now, retry_at=None))
+    grouping.accept(name="last.jpg", priority="bulk")
+    assert seen()[:2] == (1, "hold")
+    assert grouping.pool.status().templates[0].queued_bulk == 1
 
 
 # --- Gathering ------------------------------------------------------------------------------------

@@ -24,7 +24,10 @@ from pool.store import Store
 from pool.store.sqlite import SqliteConnection
 from pool.tracking.tracker import Finished
 
-LABELS = ("template", "outcome", "state", "code", "operation", "result", "service", "sink")
+LABELS = (
+    *("template", "outcome", "state", "code", "operation", "result", "service", "sink"),
+    *("reason", "priority"),
+)
 
 
 class Scrape:
@@ -101,6 +104,13 @@ def test_polls_of_each_import(metrics: Metrics) -> None:
     assert [scrape("request_polls_bucket", le=le) for le in ("0.0", "1.0", "5.0", "7.0")] == [
         *(1, 3, 3, 4)
     ]
+
+
+def test_requests_of_each_import(metrics: Metrics) -> None:
+    for requests, code in ((1, ""), (40, ""), (40, "import-failed"), (0, "")):
+        metrics.finished(Finished(task_id=1, requests=requests, code=code))
+    scrape = Scrape(metrics)
+    assert [scrape("import_requests_bucket", le=le) for le in ("1.0", "20.0", "50.0")] == [1, 1, 2]
 
 
 def test_leaks_that_were_found(metrics: Metrics) -> None:
@@ -219,7 +229,7 @@ def test_names_and_units_are_as_prometheus_wants_them(
             assert all(sample.name.endswith("_total") for sample in family.samples)
         assert not family.name.endswith(("_ms", "_milliseconds", "_minutes", "_mb"))
         if family.type == "histogram":
-            assert family.name.endswith(("_seconds", "_polls"))
+            assert family.name.endswith(("_seconds", "_polls", "_requests"))
         for sample in family.samples:
             assert set(sample.labels) <= {*LABELS, "le", "action", "version"}, sample
             assert "r1" not in sample.labels.values()

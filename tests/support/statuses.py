@@ -15,6 +15,7 @@ _STATUS = Status(
     store="u",
     maintainer="host:1",
     in_flight=0,
+    places_used=0,
     held_since=None,
     held_until=None,
     hold_reason="",
@@ -28,7 +29,7 @@ _STATUS = Status(
 
 def template_status(name: str = "scenes", **more: Any) -> TemplateStatus:
     """A template with no demand that has all it should have."""
-    idle = {"target": 2, "warm": 2, "creating": 0, "importing": 0}
+    idle = {"target": 2, "warm": 2, "creating": 0, "importing": 0, "group_sizes": ()}
     return replace(_TEMPLATE, name=name, **{**idle, "hooks": WebhookState.ALIVE, **more})
 
 

@@ -61,7 +61,7 @@ from pool import (
     errors,
 )
 from pool.model import Job
-from pool.status import TEMPLATE_EXAMPLE, WebhookState
+from pool.status import TEMPLATE_EXAMPLE, WaitReason, WebhookState
 
 SECRET = "a-token-of-the-pool"
 DONE = httpx.Response(204)
@@ -329,12 +329,15 @@ ROW = {
     "rate": 0.5,
     "paused_since": "2026-01-01T12:00:00.000Z",
     "hooks": "alive",
+    "waits_for": "place",
+    "group_sizes": [1, 40],
 }
 STATUS = {
     "server": "http://cvat",
     "store": "sqlite:///pool.db",
     "maintainer": "host:1",
     "in_flight": 2,
+    "places_used": 1,
     "held_since": None,
     "held_until": None,
     "hold_reason": "",
@@ -351,7 +354,9 @@ def test_a_status(caller: Any, daemon: ScriptedDaemon) -> None:
     status = caller.status()
     (row,) = status.templates
     assert (row.name, row.warm, row.rate) == ("scenes", 4, 0.5)
+    assert (row.waits_for, row.group_sizes) == (WaitReason.PLACE, (1, 40))
     assert row.hooks is WebhookState.ALIVE
+    assert (row.waits_for, row.group_sizes) == (WaitReason.PLACE, (1, 40))
     assert row.paused_since == datetime(2026, 1, 1, 12, tzinfo=UTC)
     assert (status.maintainer, status.in_flight) == ("host:1", 2)
     assert status.config_restart == ("daemon.port",)

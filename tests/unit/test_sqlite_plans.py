@@ -113,6 +113,9 @@ CALLS: dict[str, Callable[[Store], object]] = {
     ),
     "queue_request": lambda store: store.queue_request("x", expected_lease_id="y", most=9, now=1.0),
     "queued": lambda store: store.queued(),
+    "queued_by_priority": lambda store: store.queued_by_priority(),
+    "divide_jobs": lambda store: store.divide_jobs("x", ["ann", "bob"], by_load=True),
+    "divided_jobs": lambda store: store.divided_jobs(STEP),
     "queue_length": lambda store: store.queue_length(),
     "begin_create": lambda store: store.begin_create(
         new_id(), "a", "f", limit=LIMIT, owner="o", now=1.0
@@ -305,6 +308,13 @@ def test_events_are_read_from_their_place_on(store: Store) -> None:
         for steps in plans(store, call).values():
             assert any("SEARCH events" in step for step in steps), steps
             assert not any("SCAN events" in step or "TEMP B-TREE" in step for step in steps), steps
+
+
+def test_the_latest_imports_are_read_from_their_end(store: Store) -> None:
+    """However many have ended before."""
+    for steps in plans(store, lambda store: store.group_sizes(since=1.0, limit=9)).values():
+        assert any("imports_ended" in step for step in steps)
+        assert not any("TEMP B-TREE" in step for step in steps)
 
 
 def test_a_page_of_leases_is_not_sorted(store: Store) -> None:

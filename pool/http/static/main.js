@@ -240,7 +240,7 @@ class Page {
     if (!pool.status) return;
     this.overview.showStatus(pool);
     this.overview.showTimes(pool);
-    this.list.show(pool.status.templates, now);
+    this.list.show(pool.status.templates, now, pool.status.places_used);
     for (const card of this.list.open) {
       const { levels, timings } = pool.template(card.name);
       const { period } = this.list;

@@ -7,6 +7,19 @@ import { SpreadChart } from "./spread_chart.js";
 
 let made = 0;
 
+/** Imports of which a bar is shown. */
+const BARS = 40;
+
+/** What queued requests wait for, in words. */
+const WAITS_FOR = {
+  hold: "CVAT, which is held",
+  place: "a place among the imports",
+  task: "a warm task",
+  others: "others to share an import with",
+  turn: "their turn",
+  daemon: "their process, or a daemon",
+};
+
 export class TemplateCard {
   /** ``actions`` are called with the template's status: pause, resume, drain, prewarm. */
   constructor(name, { actions, onToggle }) {
@@ -37,8 +50,9 @@ export class TemplateCard {
     if (open) this.charts ??= [new LevelChart(this.parts), new SpreadChart(this.parts)];
   }
 
-  /** What the template's status says. ``now`` is the daemon's time. */
-  showStatus(row, now) {
+  /** What the template's status says. ``now`` is the daemon's time, ``used`` how many imports are
+   * under way that requests may share. */
+  showStatus(row, now, used = 0) {
     this.row = row;
     const { parts } = this;
     write(parts.warm, count(row.warm));
@@ -51,6 +65,8 @@ export class TemplateCard {
     this.showHold(row, now);
     if (!this.open) return;
     this.showHandOuts(row);
+    this.showQueue(row, used);
+    this.showGroups(row.group_sizes ?? []);
     for (const name of ["waiting", "queued", "leased", "importing", "deleting"]) {
       write(parts[name], count(row[name] ?? 0));
     }
@@ -110,6 +126,44 @@ export class TemplateCard {
     }
     const words = `${plural(all, "hand-out")}${lately(row.rate)}.`;
     write(parts["hand-outs-words"], all ? words : "None so far.");
+  }
+
+  /** What the queued requests wait for, and of which priority they are. */
+  showQueue(row, used) {
+    const words = row.queued ? WAITS_FOR[row.waits_for] : undefined;
+    show(this.parts["waits-for"], Boolean(words));
+    if (!words) return;
+    const places = row.waits_for === "place" ? `, ${count(used)} of ${count(row.places)} in use` : "";
+    const marked = [
+      [row.queued_interactive, "interactive"],
+      [row.queued_bulk, "bulk"],
+    ].filter(([number]) => number);
+    const levels = marked.map(([number, name]) => `${count(number)} ${name}`).join(", ");
+    const waits = row.queued === 1 ? "waits" : "wait";
+    write(
+      this.parts["waits-for"],
+      `${plural(row.queued, "request")} ${waits} for ${words}${places}${levels && ` (${levels})`}.`,
+    );
+  }
+
+  /** How many requests the latest imports had, a bar each, where any was shared. */
+  showGroups(sizes) {
+    const most = Math.max(0, ...sizes);
+    show(this.parts.groups, most > 1);
+    if (most <= 1) return;
+    arrange(this.parts["group-bars"], sizes.slice(-BARS).map((size, place) => [place, size]), {
+      key: ([place]) => String(place),
+      make: () => ({ root: document.createElement("span") }),
+      update: ({ root }, [, size]) => {
+        root.style.height = `${(100 * size) / most}%`;
+      },
+    });
+    const mean = sizes.reduce((all, size) => all + size, 0) / sizes.length;
+    write(
+      this.parts["groups-words"],
+      `Requests an import: ${mean.toFixed(1)} on average, ${count(most)} at most, ` +
+        `in ${plural(sizes.length, "import")} of the last 15 minutes.`,
+    );
   }
 
   /** Run an action of a button, which cannot be pressed again meanwhile. */

@@ -42,13 +42,13 @@ export class TemplateList {
     return name.toLowerCase().includes(byId("filter").value.trim().toLowerCase());
   }
 
-  show(rows, now) {
+  show(rows, now, used) {
     show(byId("filter-box"), rows.length >= FILTER || this.filtered);
     const wanted = rows.filter(({ name }) => this.wanted(name));
     arrange(byId("template-list"), wanted, {
       key: ({ name }) => name,
       make: ({ name }) => this.card(name, rows.length),
-      update: (card, row) => card.showStatus(row, now),
+      update: (card, row) => card.showStatus(row, now, used),
     });
     show(byId("templates-empty"), !wanted.length);
     const none = "No template is configured. Add a [templates.NAME] table to config.toml.";
