@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Final
 
 from pool.clock import Clock, Wakeup
-from pool.errors import PoolError
 from pool.logs import get_logger
 from pool.requests.breaker import Breaker, Circuit
 from pool.requests.dispatcher import Dispatcher
@@ -45,7 +44,8 @@ class LocalDispatcher:
         with self._guard:
             if self._ends_at is not None:
                 return
-            if self._thread is None:
+            # In a process that was forked it is there, and has ended.
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="dispatch", daemon=True)
                 self._thread.start()
         self._news.set()
@@ -79,8 +79,9 @@ class LocalDispatcher:
                 if closing and (served or not dispatcher.waits or self._is_away()):
                     return
                 pause = self._pause(dispatcher, served=served)
-            except PoolError as error:
-                log.error("queue not served", why=str(error))
+            except Exception:
+                # Whatever it was, the others wait all the same: look again a little later.
+                log.exception("queue not served")
             if self._ends_at is not None:
                 left = self._ends_at - self._clock.monotonic()
                 if left <= 0.0:

@@ -172,6 +172,18 @@ def test_states_of_an_import(
     assert server.paths() == ["/api/requests/action=create&target=task&target_id=7"]
 
 
+def test_the_times_of_an_import(server: StubServer, client: CvatClient) -> None:
+    dates = {
+        "created_date": "2026-11-27T10:00:00.250000Z",
+        "started_date": "2026-11-27T10:00:00.500000Z",
+    }
+    server.answer = lambda _: Reply(data={"finished_date": None, "status": "started", **dates})
+    begun = client.import_state(7)
+    assert (begun.queued_for, begun.ran_for) == (0.25, None)
+    dates["finished_date"] = "2026-11-27T10:00:02Z"
+    assert client.import_state(7).ran_for == 1.5
+
+
 def test_the_message_of_a_failed_import(server: StubServer, client: CvatClient) -> None:
     server.answer = lambda _: Reply(data={"status": "failed", "message": "ValueError: no\n"})
     state = client.import_state(7)

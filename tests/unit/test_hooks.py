@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pool import model
 from pool.config.settings import DaemonSettings, Settings, TaskSettings, Template
 from pool.config.urls import is_loopback
-from pool.cvat.records import ImportState, ImportStatus
+from pool.cvat.records import ImportStatus
 from pool.cvat.webhooks import Delivery, Event, is_signed, parse_event, signature_of
 from pool.errors import ConfigError
 from pool.http.server import check_exposure
@@ -81,7 +81,11 @@ def test_completed_imports_as_recorded() -> None:
     finished, failed = (parsed(body) for body in recorded("completed:request[create:task]"))
     assert finished is not None
     assert failed is not None
-    assert finished.outcome == ImportState(status=ImportStatus.FINISHED)
+    outcome = finished.outcome
+    assert outcome is not None
+    assert (outcome.status, outcome.message) == (ImportStatus.FINISHED, "")
+    assert outcome.queued_for == pytest.approx(0.015, abs=0.001)
+    assert outcome.ran_for == pytest.approx(0.192, abs=0.005)
     assert (failed.task_id, failed.job) == (880, None)
     assert failed.outcome is not None
     assert failed.outcome.message.startswith("PIL.UnidentifiedImageError: cannot identify")
