@@ -28,6 +28,7 @@ from pool.daemon import Daemon
 from pool.events.feed import Feed
 from pool.maintenance import heartbeat
 from pool.maintenance.heartbeat import Heartbeat
+from pool.requests.local_dispatcher import LocalDispatcher
 from pool.requests.spool import Spool
 from pool.taskpool import TaskPool
 from pool.tracking.tracker import Tracker
@@ -102,6 +103,7 @@ class Mortal:
         self._beating = False
         self._beat_at = self.clock.monotonic()
         self.threads: list[Later] = []
+        self._dispatching: Later | None = None
         self.daemon: Daemon | None = None
         settings = load(config)
         parts: dict[str, Any] = {
@@ -207,6 +209,23 @@ class Mortal:
         finally:
             self._beating = False
 
+    # --- Threads --------------------------------------------------------------------------------
+
+    def serve_queue(self, local: LocalDispatcher) -> None:
+        """Have a thread serve what this process has queued, once, where no daemon does."""
+
+        def serve() -> None:
+            if local._ends_at is not None or local._breaker.has_daemon():
+                return
+            if local._dispatcher is None:
+                local._dispatcher = local._make()
+            local._dispatcher.run_once()
+
+        if self._dispatching is None:
+            self._dispatching = self.new_thread()
+        if not self._dispatching.waiting:
+            self._dispatching.submit(serve)
+
     def new_thread(self, *_: Any, **__: Any) -> Later:
         self.threads.append(Later())
         return self.threads[-1]
@@ -247,6 +266,8 @@ def in_one_thread() -> Iterator[None]:
             (Heartbeat, "start", lambda each: each.run_once()),
             (Tracker, "start", lambda each: each._paces.load()),
             (Feed, "_start", lambda _: None),
+            (LocalDispatcher, "wake", lambda each: _now_running[-1].serve_queue(each)),
+            (LocalDispatcher, "place_freed", lambda each: _now_running[-1].serve_queue(each)),
             (Daemon, "listen", lambda _: None),
             (daemon_module.Maintenance, "_observe", lambda _: None),
         ):
