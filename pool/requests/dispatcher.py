@@ -9,24 +9,20 @@ warm, another request was queued, or time has passed.
 from __future__ import annotations
 
 import math
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
 from pool.clock import Clock
 from pool.config.settings import Template
-from pool.config.source import Upload, combined, frame_numbers, group_names
+from pool.config.source import Upload
 from pool.errors import (
-    DataGone,
     PoolEmpty,
     PoolError,
     Stopping,
-    StoreError,
     UnknownTemplate,
 )
 from pool.logs import get_logger
@@ -35,14 +31,13 @@ from pool.requests.breaker import SERVER, Breaker, Circuit
 from pool.requests.concurrency import Concurrency, places_of
 from pool.requests.grouping import (
     QUIET,
-    Places,
     bulk_places,
     checked_key,
-    group_key,
     groups_of,
     load_formats,
-    seconds_to_wait,
 )
+from pool.requests.groups import Groups
+from pool.requests.in_flight import GroupKey, InFlight, key_of
 from pool.requests.order import Turns
 from pool.requests.placement import Placement
 from pool.requests.recovery import Recovery
@@ -54,9 +49,6 @@ from pool.store import NewMember, NewRequest, Opened, Store, Unserved
 from pool.tracking.tracker import Tracker
 
 log = get_logger(__name__)
-
-#: What requests have in common that may go together; None goes alone.
-GroupKey = tuple[str, Priority] | None
 
 #: Requests of one template that are looked at in one round: all that could begin, and more.
 EACH: Final = 4 * WORKERS
@@ -137,26 +129,22 @@ class Dispatcher:
         self._sender = sender
         self._spool = spool
         self._breaker = breaker
-        self._tracker = tracker
         self._concurrency = concurrency
         self._owner = owner
         self._clock = clock
         self._threads = WorkerPool(workers)
         self._turns = Turns()
-        #: Guards what is remembered of requests.
-        self._guard = threading.Lock()
-        #: Requests that this process works on, from before there is a row.
-        self._taken: set[str] = set()
-        #: Calls of :meth:`accept` that are under way, and when the last one ended.
-        self._accepting = 0
-        self._accepted_at = -math.inf
-        #: Requests for which a task is being made, and for what template and group.
-        self._creating: dict[str, tuple[str, GroupKey]] = {}
-        #: Until when a request waits for a warm task only. A request that is not in here has waited
-        #: long enough, or for something else.
-        self._patient_until: dict[str, float] = {}
-        #: Until when a request is left alone.
-        self._paused_until: dict[str, float] = {}
+        self._in_flight = InFlight(clock)
+        self._groups = Groups(
+            store,
+            tracker,
+            runner,
+            sender,
+            spool,
+            self._in_flight,
+            again=lambda: self._again(),
+            clock=clock,
+        )
         self._due_at: float | None = None
         #: When the first group has waited for others as long as its template says.
         self._gathered_at = math.inf
@@ -194,34 +182,28 @@ class Dispatcher:
         """
         key = None if lease_id is not None else checked_key(template, upload, self._clock)
         request = replace(new, spooled=True, group_key=key)
-        # Before there is a row, so that no round finds it without a worker.
-        with self._guard:
-            self._taken.add(request.id)
-            self._accepting += 1
         opened: Opened | None = None
         try:
-            if lease_id is not None:
-                opened = self._placement.attach(
-                    lease_id, request, idempotency_key=idempotency_key, payload=payload
-                )
-            else:
-                opened = self._placement.accept(
-                    template,
-                    request,
-                    idempotency_key=idempotency_key,
-                    payload=payload,
-                    claim=not self._threads.stopped
-                    and (key is None or not template.importing.group_delay),
-                    # On an idle server it goes at once. Else others may come with it, and a
-                    # round sends them together.
-                    places=None if key is None else 1,
-                )
+            with self._in_flight.accepting(request.id):
+                if lease_id is not None:
+                    opened = self._placement.attach(
+                        lease_id, request, idempotency_key=idempotency_key, payload=payload
+                    )
+                else:
+                    opened = self._placement.accept(
+                        template,
+                        request,
+                        idempotency_key=idempotency_key,
+                        payload=payload,
+                        claim=not self._threads.stopped
+                        and (key is None or not template.importing.group_delay),
+                        # On an idle server it goes at once. Else others may come with it, and a
+                        # round sends them together.
+                        places=None if key is None else 1,
+                    )
         finally:
-            with self._guard:
-                self._accepting -= 1
-                self._accepted_at = self._clock.monotonic()
             if opened is None or opened.replayed:
-                self._let_go(request.id)
+                self._in_flight.let_go(request.id)
                 self._spool.drop(request.id)
         if not opened.replayed:
             try:
@@ -229,7 +211,7 @@ class Dispatcher:
             except PoolError as error:
                 # It is durable all the same, and found in the next round.
                 log.warning("request not begun", request_id=request.id, why=str(error))
-                self._let_go(request.id)
+                self._in_flight.let_go(request.id)
         return opened
 
     def create(self, template: Template, lease_id: str, *, waited: float) -> Future[Handout]:
@@ -261,9 +243,8 @@ class Dispatcher:
             return
         if template.pool.on_empty != "fail":
             until = self._clock.monotonic() + self._placement.patience(template, None)
-            with self._guard:
-                self._patient_until[request.id] = until
-        self._let_go(request.id)
+            self._in_flight.be_patient(until, request.id)
+        self._in_flight.let_go(request.id)
         # In a burst the round that is due soon is enough for all.
         if self._due_at is None or self._due_at > self._clock.monotonic() + QUIET:
             self._again()
@@ -334,17 +315,9 @@ class Dispatcher:
     def _unserved(self) -> list[Unserved]:
         imports = [each.importing for each in self._templates.values()]
         groups = [each.group_requests for each in imports if each.grouping == "auto"]
-        with self._guard:
-            # These are found as well, and are the oldest.
-            taken = len(self._taken)
-        found = self._recovery.unserved(each=EACH + max(groups, default=0) + taken)
-        now = self._clock.monotonic()
-        with self._guard:
-            return [
-                each
-                for each in found
-                if each.id not in self._taken and self._paused_until.get(each.id, now) <= now
-            ]
+        # Those that are being worked on are found as well, and are the oldest.
+        most = EACH + max(groups, default=0) + self._in_flight.taken
+        return self._in_flight.free(self._recovery.unserved(each=most))
 
     def _forget_ended(self) -> None:
         """Forget requests that were cancelled while they waited, by whatever process; of many, some
@@ -352,24 +325,17 @@ class Dispatcher:
         now = self._clock.monotonic()
         if not self._remembered and now >= self._forget_at:
             self._forget_at = now + FORGET_EVERY
-            with self._guard:
-                self._remembered = [*{*self._patient_until, *self._breaker.failing()}]
+            self._remembered = [*{*self._in_flight.remembered(), *self._breaker.failing()}]
         some, self._remembered = self._remembered[:FORGOTTEN], self._remembered[FORGOTTEN:]
         for request_id in self._store.requests_at_end(some) if some else ():
-            self._forget_patience(request_id)
+            self._in_flight.forget_patience(request_id)
             self._breaker.forget(request_id)
 
     def _set_due(self, known: Sequence[Unserved], *, waits: bool) -> None:
         now = self._clock.monotonic()
         names = {SERVER, *(each.template for each in known)}
-        with self._guard:
-            self._paused_until = {
-                id: until for id, until in self._paused_until.items() if until > now
-            }
-            # Those that are not looked at yet can only be served when others are.
-            patient = (self._patient_until.get(each.id, now) for each in known)
-            times = [*patient, *self._paused_until.values()]
-        moments: list[float | None] = [time for time in times if time > now]
+        # Those that are not looked at yet can only be served when others are.
+        moments: list[float | None] = [*self._in_flight.ends(known)]
         if waits:
             moments += [self._gathered_at, now + LOOK, self._breaker.tries_at(names, now=now)]
         self._due_at = min((each for each in moments if each is not None), default=None)
@@ -404,9 +370,8 @@ class Dispatcher:
         if not queue.most:
             return queue
         if queue.grouping:
-            queue.places, queue.bulk_places = self._free_places(template)
-            with self._guard:
-                queue.made_for.update(key for made, key in self._creating.values() if made == name)
+            queue.places, queue.bulk_places = self._groups.free_places(template)
+            queue.made_for.update(self._in_flight.creating(name))
         if circuit is Circuit.HALF_OPEN:
             # One is enough to see whether CVAT takes data again, the one first that failed longest
             # ago, or never: maybe only the last one fails.
@@ -439,7 +404,7 @@ class Dispatcher:
             if served:
                 return served
             queue.dry = True
-        key = _key_of(first) if shared and not queue.trial else None
+        key = key_of(first) if shared and not queue.trial else None
         if key is not None and queue.made_for[key] > 0:
             # It goes with the task that is being made.
             queue.made_for[key] -= 1
@@ -461,9 +426,9 @@ class Dispatcher:
         if len(group) > 1:
             if not self._placement.has_warm(template):
                 return 0
-            members, upload = self._seal(template, group)
+            members, upload = self._groups.seal(template, group)
         ids = [member.request_id for member in members]
-        with self._taking(*ids) as taken:
+        with self._in_flight.taking(*ids) as taken:
             handout = None
             if taken:
                 handout = self._store.claim_queued(
@@ -476,7 +441,7 @@ class Dispatcher:
                     now=self._clock.now(),
                 )
         if handout is None or handout.request is None:
-            self._let_go(*taken)
+            self._in_flight.let_go(*taken)
             return 0
         if free is not None and free <= 1:
             self._concurrency.watch(template.importing, handout.task.task_id, ahead=ahead)
@@ -492,73 +457,9 @@ class Dispatcher:
         )
         return len(ids)
 
-    def _seal(
-        self, template: Template, group: Sequence[Unserved]
-    ) -> tuple[list[NewMember], Upload | None]:
-        """Return the members of a group with their names in CVAT, and what is uploaded for them.
-        Left out are requests whose data cannot be read; one that has none has failed. Left out,
-        and sent alone next, are also those that a reload has made unfit for a group."""
-        uploads: dict[str, Upload] = {}
-        for each in group:
-            upload = self._load(each)
-            if upload is None:
-                continue
-            if _is_fit(template, each, upload):
-                uploads[each.id] = upload
-            else:
-                self._store.send_alone(each.id)
-                self._again()
-        if len(uploads) < 2:
-            return [NewMember(request_id=request_id) for request_id in uploads], None
-        names = group_names([upload.given for upload in uploads.values()])
-        members = [
-            NewMember(request_id=request_id, names=own)
-            for request_id, own in zip(uploads, names, strict=True)
-        ]
-        return members, combined(list(uploads.values()))
-
-    def _load(self, each: Unserved) -> Upload | None:
-        try:
-            upload = self._spool.load(each.id)
-        except StoreError as error:
-            log.error("data not readable", request_id=each.id, why=str(error))
-            self._let_go(each.id, paused_until=self._clock.monotonic() + RETRY_AFTER_INTERNAL_ERROR)
-            return None
-        if upload is None:
-            gone = DataGone(f"{self._spool.folder} has none")
-            self._sender.fail(each, gone, untouched=True)
-        return upload
-
-    def _free_places(self, template: Template) -> tuple[int, int]:
-        """Return how many more imports that requests may share can be begun now, and how many of
-        bulk; tasks that are being made for such requests count."""
-        most = places_of(self._store, template.importing)
-        with self._guard:
-            made_for = [key[1] for _, key in self._creating.values() if key is not None]
-        bulk = self._store.grouped_imports(Priority.BULK) + made_for.count(Priority.BULK)
-        busy = self._store.grouped_imports() + len(made_for) + self._runner.obtaining
-        return most - busy, bulk_places(most) - bulk
-
     def _gathers(self, template: Template, group: Sequence[Unserved], *, free: int) -> bool:
         """Whether a group waits: for others, or for a place, of which so many are ``free``."""
-        settings, tracker = template.importing, self._tracker
-        # A library caller's is in the queue at once; those that come by here may be on their way.
-        since_last = self._clock.now() - group[-1].created_at
-        with self._guard:
-            accepted = self._clock.monotonic() - self._accepted_at
-            quiet = 0.0 if self._accepting else max(0.0, min(since_last, accepted))
-        places = Places(
-            free=free,
-            busy=places_of(self._store, settings) - free,
-            next_free=tracker.next_end(),
-            upload=tracker.upload_time(
-                template.name,
-                files=sum(len(each.files) for each in group),
-                size=sum(each.size for each in group),
-            ),
-            quiet=quiet,
-        )
-        wait = seconds_to_wait(group, settings, places, now=self._clock.now())
+        wait = self._groups.seconds_to_wait(template, group, free=free)
         if wait > 0.0:
             self._gathered_at = min(self._gathered_at, self._clock.monotonic() + wait)
         return wait > 0.0
@@ -566,13 +467,11 @@ class Dispatcher:
     def _renew_patience(self, template: Template, group: Sequence[Unserved]) -> None:
         """Have requests that wait for a place wait for a task from now on only: no pool is empty
         because of that."""
-        with self._guard:
-            patient = [each.id for each in group if each.id in self._patient_until]
+        patient = self._in_flight.patient(group)
         # After a reload nobody may be to wait any more.
         if patient and template.pool.on_empty != "fail":
             until = self._clock.monotonic() + self._placement.patience(template, None)
-            with self._guard:
-                self._patient_until.update(dict.fromkeys(patient, until))
+            self._in_flight.be_patient(until, *patient)
 
     def _take_cold(self, template: Template, each: Unserved, key: GroupKey, *, trial: bool) -> bool:
         """Have a request served with a task made on the spot, if it has waited as long as it
@@ -580,66 +479,64 @@ class Dispatcher:
         share that task."""
         if template.pool.on_empty != "create":
             return False
-        now = self._clock.monotonic()
-        if self._patient_until.get(each.id, now) > now:
+        until = self._in_flight.patient_until(each.id)
+        if until is not None and until > self._clock.monotonic():
             return False
         circuit = self._breaker.creates(template.name)
         if circuit is Circuit.OPEN:
             return False
         at_once = template.pool.create_concurrency if circuit is Circuit.CLOSED else 1
-        with self._guard:
-            if sum(made == template.name for made, _ in self._creating.values()) >= at_once:
-                return False
-        with self._taking(each.id) as taken:
+        if len(self._in_flight.creating(template.name)) >= at_once:
+            return False
+        with self._in_flight.taking(each.id) as taken:
             request = None
             if taken:
                 now = self._clock.now()
                 request = self._store.take_spooled(each.id, owner=self._owner, now=now)
         if request is None or request.state is not RequestState.QUEUED:
-            self._let_go(*taken)
+            self._in_flight.let_go(*taken)
             return False
-        with self._guard:
-            self._creating[each.id] = (template.name, key)
+        self._in_flight.create(each.id, template.name, key)
         self._serve(WorkItem(template=template, request=request, trial=trial), first=each)
         return True
 
     def _join(self, template: Template, first: Unserved, taken: list[str]) -> Joined:
         """Return what shares the task that was made for a request: those of its group that wait
         now. They are added to ``taken``."""
-        with self._guard:
-            _, key = self._creating.pop(first.id, (template.name, None))
+        key = self._in_flight.created(first.id)
         if key is None:
             return Joined()
         waiting = [each for each in self._unserved() if each.template == template.name]
         alike = [
-            each for each in waiting if each.state is RequestState.QUEUED and _key_of(each) == key
+            each for each in waiting if each.state is RequestState.QUEUED and key_of(each) == key
         ]
         # It has waited longest, so that it is the first of the first group.
         group = groups_of([first, *alike], template.importing)[0]
-        with self._taking(*(each.id for each in group[1:]), some=True) as others:
-            members, upload = self._seal(
+        with self._in_flight.taking(*(each.id for each in group[1:]), some=True) as others:
+            members, upload = self._groups.seal(
                 template, [first, *(each for each in group[1:] if each.id in others)]
             )
             shared = [member.request_id for member in members]
             if first.id not in shared or len(shared) == 1:
                 members, shared = [], []
-            self._let_go(*(each for each in others if each not in shared))
+            self._in_flight.let_go(*(each for each in others if each not in shared))
             taken += (each for each in shared if each != first.id)
-        self._forget_patience(*taken)
+        self._in_flight.forget_patience(*taken)
         return Joined(members=members, upload=upload)
 
     def _fail_if_too_late(self, template: Template, requests: Sequence[Unserved]) -> None:
         """Fail requests that have waited for too long, where their template says so."""
         if self._breaker.waits_for_cvat(template.name):
             # No pool is empty because of that.
-            self._forget_patience(*(each.id for each in requests))
+            self._in_flight.forget_patience(*(each.id for each in requests))
             return
         if template.pool.on_empty != "wait":
             return
         now = self._clock.monotonic()
         for each in requests:
-            if self._patient_until.get(each.id, math.inf) <= now:
-                self._forget_patience(each.id)
+            until = self._in_flight.patient_until(each.id)
+            if until is not None and until <= now:
+                self._in_flight.forget_patience(each.id)
                 self._sender.fail(each, PoolEmpty(TOO_LONG), untouched=False)
 
     def _fail_if_never_made(self, each: Unserved) -> None:
@@ -652,42 +549,14 @@ class Dispatcher:
 
     # --- What is in flight ------------------------------------------------------------------------
 
-    @contextmanager
-    def _taking(self, *request_ids: str, some: bool = False) -> Iterator[Sequence[str]]:
-        """Take requests, and let them go again if the block raises. Return those that were taken:
-        all, or none where a worker has one of them already; with ``some``, those that none has."""
-        with self._guard:
-            free = [each for each in request_ids if each not in self._taken]
-            taken = free if some or len(free) == len(request_ids) else []
-            self._taken.update(taken)
-        try:
-            yield taken
-        except BaseException:
-            self._let_go(*taken)
-            raise
-
-    def _let_go(self, *request_ids: str, paused_until: float = -math.inf) -> None:
-        with self._guard:
-            self._taken.difference_update(request_ids)
-            for each in request_ids:
-                # What paused it before holds on.
-                until = max(paused_until, self._paused_until.get(each, -math.inf))
-                self._paused_until[each] = until
-
-    def _forget_patience(self, *request_ids: str) -> None:
-        with self._guard:
-            for request_id in request_ids:
-                self._patient_until.pop(request_id, None)
-
     def _serve(self, item: WorkItem, *, first: Unserved | None = None) -> None:
         """Have a worker serve requests, which wait for nothing any more; ``first`` is that for
         which a task is made."""
-        self._forget_patience(item.request.id, *item.others)
+        self._in_flight.forget_patience(item.request.id, *item.others)
 
         def call_off() -> None:
             self._runner.put_back(item)
-            with self._guard:
-                self._creating.pop(item.request.id, None)
+            self._in_flight.created(item.request.id)
 
         self._threads.put(
             Job(
@@ -705,18 +574,5 @@ class Dispatcher:
         try:
             pause = self._runner.serve(item)
         finally:
-            with self._guard:
-                self._creating.pop(item.request.id, None)
-            self._let_go(*taken, paused_until=self._clock.monotonic() + pause)
-
-
-def _key_of(each: Unserved) -> GroupKey:
-    return None if each.group_key is None else (each.group_key, each.priority)
-
-
-def _is_fit(template: Template, each: Unserved, upload: Upload) -> bool:
-    """Whether a request may share a task by the template as it is now: with other data parameters
-    its frames may have other numbers than those that it was accepted with."""
-    if group_key(template, upload) is None:
-        return False
-    return each.frame_numbers == frame_numbers(upload, template.data)
+            self._in_flight.created(item.request.id)
+            self._in_flight.let_go(*taken, paused_until=self._clock.monotonic() + pause)
