@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -284,3 +285,23 @@ def test_what_was_to_be_hidden_is_not_queued_again(scene: Scene) -> None:
     request = scene.request(opened.request)
     assert (request.state, request.finished_at) == (RequestState.CANCELLED, NOW + 1)
     assert scene.lease(request.lease_id).state is LeaseState.ABANDONED
+
+
+def test_turns_are_fair_when_several_decide_at_once(scene: Scene) -> None:
+    users: list[int | str] = ["ann", "bob", "cem"]
+    tasks: list[str] = []
+    for _ in range(8):
+        opened = scene.importing(request=NewRequest(id=new_id(), files=("a.jpg",), size=1))
+        tasks.append(opened.lease.pooled_id or "")
+        made = [Job(id=n, url="u", start_frame=n, stop_frame=n) for n in range(3)]
+        assert scene.store.complete_import(tasks[-1], made, divided=True, now=NOW)
+
+    def divide(number: int) -> None:
+        # Two for each task.
+        scene.store.divide_jobs(tasks[number % len(tasks)], users)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(divide, range(2 * len(tasks))))
+    for pooled_id in tasks:
+        (step,) = (each for each in scene.store.steps_of(pooled_id) if each.kind == ASSIGN)
+        assert sorted(map(str, scene.store.divided_jobs(step).values())) == users
