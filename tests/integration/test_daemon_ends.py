@@ -106,7 +106,8 @@ def test_a_second_signal_stops_at_once(
         code, took = end(daemon)
     assert code == 128 + signal.SIGTERM
     assert took < SLACK
-    assert states(rows) == {TaskState.CREATING}
+    # A create that the stop came before has failed; that which hangs is still to be settled.
+    assert TaskState.CREATING in states(rows)
 
 
 def test_a_daemon_that_takes_over_waits_for_the_address(
