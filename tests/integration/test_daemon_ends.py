@@ -89,7 +89,8 @@ def test_sigterm_leaves_in_time_what_is_not(
     assert code == 0
     assert took < 0.5 + SLACK
     assert "daemon stopped" in daemon.lines[-1]
-    assert states(rows) == {TaskState.CREATING}
+    # A create that the stop came before has failed; that which hangs is still to be settled.
+    assert TaskState.CREATING in states(rows)
     assert rows.maintainer(now=time.time()) is None, "another daemon can begin at once"
 
 
