@@ -315,8 +315,10 @@ class Dispatcher:
     def _unserved(self) -> list[Unserved]:
         imports = [each.importing for each in self._templates.values()]
         groups = [each.group_requests for each in imports if each.grouping == "auto"]
-        # Those that are being worked on are found as well, and are the oldest.
-        most = EACH + max(groups, default=0) + self._in_flight.taken
+        # While none can begin, none has to be read for a group. Those that are being worked on are
+        # found as well, and are the oldest.
+        most = max(groups, default=0) if self._breaker.server() is Circuit.CLOSED else 0
+        most += EACH + self._in_flight.taken
         return self._in_flight.free(self._recovery.unserved(each=most))
 
     def _forget_ended(self) -> None:
