@@ -246,7 +246,9 @@ class Storm:
         for process in self._processes["daemon"]:
             process.terminate()
             process.join(15)
-            if process.exitcode != 0:
+            begun = (self._folder / f"daemon-{process.pid}.log").exists()
+            # One that was just started is stopped before it has begun to listen for that.
+            if process.exitcode != 0 and (begun or process.exitcode != -signal.SIGTERM):
                 self.outcome.crashed.append(f"daemon {process.pid}: exit {process.exitcode}")
         self._processes["daemon"].clear()
 

@@ -315,6 +315,8 @@ class World:
             self.do_all(process)
 
     def do_all(self, process: Mortal) -> None:
+        for _ in range(10):
+            self.run(process, "threads")
         for name in process.services:
             self.run(process, name)
             for _ in range(10):
