@@ -33,7 +33,6 @@ from pool.requests.grouping import (
     QUIET,
     bulk_places,
     checked_key,
-    groups_of,
     load_formats,
 )
 from pool.requests.groups import Groups
@@ -384,7 +383,7 @@ class Dispatcher:
             return queue
         requests = sorted(requests, key=lambda each: each.priority.level)
         queue.groups = (
-            groups_of(requests, template.importing) if queue.grouping else [[e] for e in requests]
+            self._groups.divide(template, requests) if queue.grouping else [[e] for e in requests]
         )
         return queue
 
@@ -513,7 +512,7 @@ class Dispatcher:
             each for each in waiting if each.state is RequestState.QUEUED and key_of(each) == key
         ]
         # It has waited longest, so that it is the first of the first group.
-        group = groups_of([first, *alike], template.importing)[0]
+        group = self._groups.divide(template, [first, *alike])[0]
         with self._in_flight.taking(*(each.id for each in group[1:]), some=True) as others:
             members, upload = self._groups.seal(
                 template, [first, *(each for each in group[1:] if each.id in others)]

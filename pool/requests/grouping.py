@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from statistics import median
 from typing import Final
 
 from pool.clock import Clock
@@ -123,6 +124,12 @@ def predicted(files: int, *, pace: float = 1.0) -> float:
     """Return the seconds that CVAT takes to import this many images (CVAT.md, fact 3), on a server
     whose imports take ``pace`` times as long as those that were measured."""
     return pace * (IMPORT_SECONDS + IMAGE_SECONDS * files)
+
+
+def pace_of(seen: Sequence[tuple[int, float]]) -> float:
+    """Return how many times as long as :func:`predicted` the imports took that were ``seen``, which
+    are numbers of images with seconds; 1 where none was."""
+    return median([seconds / predicted(files) for files, seconds in seen] or [1.0])
 
 
 def groups_of(

@@ -11,7 +11,14 @@ from pool.errors import DataGone, StoreError
 from pool.logs import get_logger
 from pool.model import Priority
 from pool.requests.concurrency import places_of
-from pool.requests.grouping import Places, bulk_places, group_key, seconds_to_wait
+from pool.requests.grouping import (
+    Places,
+    bulk_places,
+    group_key,
+    groups_of,
+    pace_of,
+    seconds_to_wait,
+)
 from pool.requests.in_flight import InFlight
 from pool.requests.runner import RETRY_AFTER_INTERNAL_ERROR, Runner
 from pool.requests.sending import Sender
@@ -57,6 +64,12 @@ class Groups:
         bulk = self._store.grouped_imports(Priority.BULK) + made_for.count(Priority.BULK)
         busy = self._store.grouped_imports() + len(made_for) + self._runner.obtaining
         return most - busy, bulk_places(most) - bulk
+
+    def divide(self, template: Template, requests: Sequence[Unserved]) -> list[list[Unserved]]:
+        """Return requests, in the order in which they are served, as the groups in which they are
+        sent; those of bulk by how fast the server was seen to be."""
+        pace = pace_of(self._tracker.import_times(template.name))
+        return groups_of(requests, template.importing, pace=pace)
 
     def seconds_to_wait(self, template: Template, group: Sequence[Unserved], *, free: int) -> float:
         """Return the seconds for which a group waits: for others, or for a place, of which so many

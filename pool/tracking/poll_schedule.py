@@ -251,6 +251,18 @@ class Paces:
         with self._guard:
             return self._paces[name].usual
 
+    def usual_of(self, template: str, *, kind: str) -> list[tuple[int, float]]:
+        """Return the sizes of imports that were seen, in files, and the seconds from the POST to
+        visible jobs of each."""
+        found: list[tuple[int, float]] = []
+        with self._guard:
+            for name, pace in self._paces.items():
+                of, sort, files, _ = name.rsplit("/", 3)
+                if (of, sort) == (template, kind) and pace.usual is not None:
+                    # The middle of the class.
+                    found.append((3 * 2 ** int(files) // 2, pace.usual))
+        return found
+
     def learn_upload(self, name: str, seconds: float) -> None:
         """Remember how long an upload took, from the hand-out of its task on."""
         with self._guard:

@@ -215,6 +215,10 @@ class Tracker:
         ]
         return max(0.0, min(ends) - now) if ends else None
 
+    def import_times(self, template: str) -> list[tuple[int, float]]:
+        """Return how many seconds imports of images took, by their number of files."""
+        return self._paces.usual_of(template, kind="images")
+
     def upload_time(self, template: str, *, files: int, size: int) -> float:
         """Return the seconds that an upload of images is expected to take, from the hand-out of its
         task on; 0 where none was seen."""

@@ -122,9 +122,9 @@ def test_bulk_leaves_a_place_free(
 def test_a_group_of_bulk_is_a_predicted_second_of_the_server(
     start: Start, template: Template, cvat: ScriptedCvat
 ) -> None:
-    daemon = filled(start(grouped(template)), cvat)
+    daemon = filled(start(grouped(template, group_requests=500)), cvat)
     busy(daemon)
-    for _ in range(150):
+    for _ in range(220):
         daemon.accept(priority="bulk")
     urgent = daemon.accept(priority="interactive")
     for _ in range(3):
@@ -132,5 +132,23 @@ def test_a_group_of_bulk_is_a_predicted_second_of_the_server(
         daemon.advance(1.0)
         daemon.serve()
     sizes = [len(call[2].files) for call in cvat.calls if call[0] == "upload"]
-    assert sizes == [1, 1, 141, 9]
+    assert (len(sizes), sizes[:2], sum(sizes)) == (4, [1, 1], 222)
+    assert 100 < sizes[2] < 200, "141 on the server of CVAT.md"
     assert daemon.states(urgent) == {READY}
+
+
+def test_a_slower_server_gets_smaller_groups_of_bulk(
+    start: Start, template: Template, cvat: ScriptedCvat
+) -> None:
+    daemon = filled(start(grouped(template)), cvat)
+    busy(daemon)
+    for _ in range(60):
+        daemon.accept(priority="bulk")
+    # Four times as long as was predicted.
+    daemon.advance(0.6)
+    for _ in range(2):
+        daemon.import_all()
+        daemon.advance(1.0)
+        daemon.serve()
+    first, second, *_ = [len(call[2].files) for call in cvat.calls if call[0] == "upload"]
+    assert first == 1 and 5 < second < 30

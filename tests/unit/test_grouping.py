@@ -27,6 +27,7 @@ from pool.requests.grouping import (
     group_key,
     groups_of,
     is_full,
+    pace_of,
     predicted,
     seconds_to_wait,
 )
@@ -282,6 +283,20 @@ def test_a_delay_is_of_the_first_of_a_group() -> None:
     idle = Places(free=2, busy=0)
     assert seconds(idle, ages=[1.0, 0.0], group_delay=4.0) == 3.0
     assert seconds(idle, ages=[5.0, 0.0], group_delay=4.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("seen", "pace"),
+    [
+        ([], 1.0),
+        ([(1, predicted(1))], 1.0),
+        ([(1, 3 * predicted(1)), (96, 3 * predicted(96))], 3.0),
+        # One that had to wait for others says little.
+        ([(1, predicted(1)), (3, predicted(3)), (12, 40.0)], 1.0),
+    ],
+)
+def test_the_pace_of_a_server(seen: list[tuple[int, float]], pace: float) -> None:
+    assert pace_of(seen) == pytest.approx(pace)
 
 
 # --- How a failed group goes on -------------------------------------------------------------------
