@@ -98,6 +98,16 @@ def test_templates_take_turns(start: Start, template: Template, cvat: ScriptedCv
     assert daemon.states(last, *requests[:10]) == {READY}
 
 
+def test_the_higher_priority_goes_first_whatever_its_template(
+    start: Start, template: Template, cvat: ScriptedCvat
+) -> None:
+    daemon = filled(start(grouped(template), grouped(OTHER)), cvat)
+    busy(daemon)
+    normal = daemon.accept("other")
+    urgent = [daemon.accept(**alone(number), priority="interactive") for number in (1, 2)]
+    assert one_by_one(daemon, [normal, *urgent]) == [*urgent, normal]
+
+
 @pytest.mark.parametrize("places", [1, 2, 3])
 def test_bulk_leaves_a_place_free(
     start: Start, template: Template, cvat: ScriptedCvat, places: int
