@@ -15,7 +15,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
+
+from httpx import AsyncClient
 
 from pool.bench import processes
 from pool.bench.bulk_report import Burst, Served, burst_figures, pair_figures
@@ -24,8 +26,8 @@ from pool.bench.pictures import corrupt_image, sample_image, sample_images
 from pool.bench.pooled import Supply, open_supply, resident_bytes
 from pool.bench.report import Figures, percentile, spread
 from pool.client import AsyncRemotePool
+from pool.client.transport import LIMITS
 from pool.config.settings import CvatSettings, Template
-from pool.errors import ImportFailed
 
 #: What is measured, in the order of the report; all but the first two on a simulator only: they
 #: leave thousands of tasks, and one that is damaged.
@@ -50,8 +52,9 @@ PROBES: Final = 100
 FILLERS: Final = 16
 #: Bytes of an image in a long queue: gigabytes would measure the disk.
 SMALL: Final = 2_000
-#: Seconds for which a request of a queue waits for a task.
-WAIT: Final = 3600.0
+#: Seconds for which a request of a queue waits for a task, and an answer for job ids.
+PATIENT: Final = 3600.0
+WAIT: Final = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,15 +254,19 @@ class Bulk:
                 self.say(f"Filling a pool of {sum(tasks.values())} tasks ...")
             for each, count in tasks.items() if fill else ():
                 supply.fill(each, count)
-            async with AsyncRemotePool(url) as remote:
-                yield Callers(supply, remote, sample_images(PICTURES, seed=self.seed), self.mark)
+            async with (
+                AsyncRemotePool(url) as remote,
+                AsyncClient(limits=LIMITS, timeout=PATIENCE, trust_env=False) as http,
+            ):
+                pictures = sample_images(PICTURES, seed=self.seed)
+                yield Callers(supply, remote, http, pictures, self.mark)
 
     def _template(self, name: str) -> Template:
         grouping: Literal["auto", "off"] = "auto" if name == GROUPED else "off"
         return replace(
             self.template,
             importing=replace(self.template.importing, grouping=grouping),
-            pool=replace(self.template.pool, max_wait=WAIT),
+            pool=replace(self.template.pool, max_wait=PATIENT),
         )
 
 
@@ -267,10 +274,16 @@ class Callers:
     """Callers of one daemon over HTTP."""
 
     def __init__(
-        self, supply: Supply, remote: AsyncRemotePool, pictures: Sequence[bytes], mark: str
+        self,
+        supply: Supply,
+        remote: AsyncRemotePool,
+        http: AsyncClient,
+        pictures: Sequence[bytes],
+        mark: str,
     ) -> None:
         self.supply = supply
         self._remote = remote
+        self._http = http
         self._pictures = pictures
         self._mark = mark
         self._sent = 0
@@ -278,29 +291,39 @@ class Callers:
     async def burst(self, template: str, count: int, *, corrupt: int | None = None) -> Burst:
         """Make ``count`` requests of one image at once; that of the number ``corrupt`` has half an
         image, whose header is as it should be."""
+        files = [
+            self._files(1) if number != corrupt else [("corrupt.png", corrupt_image())]
+            for number in range(count)
+        ]
         warm, began = self._warm(template), time.perf_counter()
-
-        async def request(number: int) -> Served:
-            files = self._files(1) if number != corrupt else [("corrupt.png", corrupt_image())]
-            sent = await self._remote.submit(template, files, name=self._mark)
-            try:
-                jobs = await sent.jobs(PATIENCE)
-            except ImportFailed as error:
-                return Served(id=sent.id, why=str(error))
-            ms = (time.perf_counter() - began) * 1000
-            return Served(id=sent.id, ms=ms, jobs=tuple(job.id for job in jobs))
-
-        served = await asyncio.gather(*map(request, range(count)))
+        served = await asyncio.gather(*(self._ask(template, each, began=began) for each in files))
         return Burst(served=tuple(served), imports=warm - self._warm(template))
 
     async def one_import(self, template: str, count: int) -> Burst:
         """Make one request of ``count`` images, each of which has a job of its own."""
-        began = time.perf_counter()
-        files = self._files(count)
-        sent = await self._remote.submit(template, files, job_size=1, name=self._mark)
-        jobs = tuple(job.id for job in await sent.jobs(PATIENCE))
-        ms = (time.perf_counter() - began) * 1000
-        return Burst(served=(Served(id=sent.id, ms=ms, jobs=jobs),), imports=1)
+        files, began = self._files(count), time.perf_counter()
+        served = await self._ask(template, files, began=began, job_size=1)
+        return Burst(served=(served,), imports=1)
+
+    async def _ask(
+        self, template: str, files: Sequence[tuple[str, bytes]], *, began: float, **fields: Any
+    ) -> Served:
+        """Make a request whose answer waits for the job ids: one call for most of them."""
+        answer = await self._http.post(
+            f"{self._remote.url}/v1/requests",
+            headers={"Prefer": f"wait={WAIT}"},
+            data={"template": template, "name": self._mark, **fields},
+            files=[("files", file) for file in files],
+        )
+        document = answer.json()
+        if answer.status_code == 202:
+            sent = await self._remote.request(document["id"])
+            ids = tuple(job.id for job in await sent.jobs(PATIENCE))
+        elif answer.status_code == 201:
+            ids = tuple(job["id"] for job in document["jobs"])
+        else:
+            return Served(why=str(document["detail"]))
+        return Served(ms=(time.perf_counter() - began) * 1000, jobs=ids)
 
     async def arrivals(self, template: str, moments: Sequence[float]) -> Figures:
         """Make a request at each of these moments, in seconds, and count what waits at each second.
@@ -386,9 +409,9 @@ class Callers:
     async def interactive(self, picture: bytes) -> float:
         """Make a request that is in a hurry; return the ms until it has its job ids."""
         began = time.perf_counter()
-        sent = await self._remote.submit(GROUPED, [("frame.jpg", picture)], priority="interactive")
-        await sent.jobs(PATIENCE)
-        return (time.perf_counter() - began) * 1000
+        files = [("frame.jpg", picture)]
+        served = await self._ask(GROUPED, files, began=began, priority="interactive")
+        return served.ms
 
     def resident_mb(self) -> float:
         """Return the memory of the daemon."""

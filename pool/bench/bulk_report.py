@@ -31,10 +31,9 @@ BURSTS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Served:
-    """A request, the ms from the beginning of its burst to its job ids, and these; or why it
+    """The ms from the beginning of a burst to the job ids of a request, and these; or why it has
     failed."""
 
-    id: str
     ms: float = 0.0
     jobs: tuple[int, ...] = ()
     why: str = ""

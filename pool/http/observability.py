@@ -12,7 +12,7 @@ from pool.http.context import state_of
 from pool.observability.health import HealthReport
 from pool.observability.history import History, HourReport
 
-router = APIRouter()
+router = APIRouter(responses=openapi.ANYWHERE)
 
 _HOUR = TypeAdapter(HourReport)
 

@@ -139,12 +139,15 @@ KEY: Final = _parameter(
 )
 APPLIED: Final = {PREFERENCE_APPLIED: "The longest wait that was allowed"}
 #: Errors of any route: malformed, too long or too slow HTTP, and faults of the server.
-ANYWHERE: Final[Mapping[int | str, Document]] = {
+ANYWHERE: Final[dict[int | str, Document]] = {
     **{status: _problem(status) for status in (400, 408, 431, 500)},
     503: _problem(503, *_UNAVAILABLE),
 }
 #: Errors of routes that need a token or, where none is set, a caller on this machine.
-PROTECTED: Final[dict[int | str, Document]] = problems(errors.Unauthorized, errors.Forbidden)
+PROTECTED: Final[dict[int | str, Document]] = {
+    **ANYWHERE,
+    **problems(errors.Unauthorized, errors.Forbidden),
+}
 #: Errors of routes that need no token.
 OPEN: Final[dict[int | str, Document]] = problems(errors.Forbidden)
 #: ``openapi_extra`` of routes that need no token.

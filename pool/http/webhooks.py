@@ -16,7 +16,7 @@ from pool.http.reading import read
 #: Bytes of the longest body; those of CVAT are below 2 KiB.
 LONGEST: Final = 2**20
 
-router = APIRouter(tags=["webhooks"])
+router = APIRouter(tags=["webhooks"], responses=openapi.ANYWHERE)
 
 
 @router.post(

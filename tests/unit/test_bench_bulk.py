@@ -11,7 +11,7 @@ from pool.bench.bulk_report import Burst, Served, burst_figures, pair_figures, s
 
 
 def burst(*each_ms: float, imports: int = 1) -> Burst:
-    served = tuple(Served(id=str(at), ms=ms, jobs=(at,)) for at, ms in enumerate(each_ms))
+    served = tuple(Served(ms=ms, jobs=(at,)) for at, ms in enumerate(each_ms))
     return Burst(served=served, imports=imports)
 
 
