@@ -204,7 +204,10 @@ class Reckoning:
         self._outcome.requests[end] += 1
         if request.state is RequestState.READY:
             return
-        if is_corrupt(request) and TRUNCATED in request.error:
+        # CVAT names it where it is not the first of several.
+        if is_corrupt(request) and any(
+            words in request.error for words in (TRUNCATED, *request.files)
+        ):
             return
         explained = self._weather is not None and self._weather.explains(request)
         if request.state is not RequestState.FAILED or not explained:
