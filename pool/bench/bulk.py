@@ -295,12 +295,14 @@ class Callers:
             self._files(1) if number != corrupt else [("corrupt.png", corrupt_image())]
             for number in range(count)
         ]
+        self._settle()
         warm, began = self._warm(template), time.perf_counter()
         served = await asyncio.gather(*(self._ask(template, each, began=began) for each in files))
         return Burst(served=tuple(served), imports=warm - self._warm(template))
 
     async def one_import(self, template: str, count: int) -> Burst:
         """Make one request of ``count`` images, each of which has a job of its own."""
+        self._settle()
         files, began = self._files(count), time.perf_counter()
         served = await self._ask(template, files, began=began, job_size=1)
         return Burst(served=(served,), imports=1)
@@ -424,6 +426,13 @@ class Callers:
             (f"frame{number:06d}.jpg", self._pictures[number % len(self._pictures)])
             for number in range(first, first + count)
         ]
+
+    def _settle(self) -> None:
+        """Wait until what follows after job ids are out is done: names, say."""
+        store = self.supply.pool.store
+        self.supply.wait_for(
+            lambda: not store.due_steps(now=float("inf"), limit=1), "tasks to be named"
+        )
 
     def _warm(self, template: str) -> int:
         """Return how many tasks of a pool that rests are left."""

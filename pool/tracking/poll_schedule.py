@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 import threading
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -76,6 +76,7 @@ class Tracked:
     due: float
     deadline: float = math.inf
     size_class: str = ""
+    pace_class: str = ""
     lease_id: str | None = None
     #: As its row was when tracking began; None while its caller uploads by itself.
     importing: ImportRecord | None = None
@@ -158,9 +159,16 @@ def size_class(template: str, *, files: int, size: int, kind: str) -> str:
     return f"{template}/{kind}/{int(math.log2(max(files, 1)))}/{int(math.log2(max(size, 1)) / 2)}"
 
 
+def pace_class(name: str, *, ahead: int) -> str:
+    """Return the class by which an import of a size class is asked for: how long it takes is also
+    a matter of how many are under way before it, in powers of two. So what a burst took does not
+    count for the one that comes alone after it."""
+    return f"{name}/{ahead.bit_length()}"
+
+
 @dataclass(slots=True)
 class Pace:
-    """What was learned of one class: seconds from the accepted POST to visible jobs.
+    """What was learned of one class of imports: seconds from the accepted POST to visible jobs.
 
     The moment of the first poll follows a quantile by stochastic approximation (Robbins and
     Monro, 1951), in logarithms: a poll that finds the jobs moves it down, one that does not moves
@@ -218,7 +226,8 @@ class Paces:
         self._store = store
         self._clock = clock
         self._guard = threading.Lock()
-        self._paces: defaultdict[str, Pace] = defaultdict(Pace)
+        #: By pace class.
+        self._paces: dict[str, Pace] = {}
         #: Seconds from a hand-out to the accepted POST: by size class, and of the last of any.
         self._uploads: dict[str, float] = {}
         self._last_upload = 0.0
@@ -234,22 +243,38 @@ class Paces:
                     name, Pace(pace.first, pace.imports, deque(pace.seen, maxlen=MEMORY))
                 )
 
+    def _pace(self, name: str) -> Pace:
+        """Return the pace of a class. One that was not seen begins as that with fewer ahead does:
+        it takes no less."""
+        if name not in self._paces:
+            like = self._seen(name)
+            self._paces[name] = Pace() if like is None else Pace(first=like.first)
+        return self._paces[name]
+
+    def _seen(self, name: str) -> Pace | None:
+        """Return the pace of a class that was seen, of the same size and with as many ahead, or the
+        next fewer."""
+        size, _, ahead = name.rpartition("/")
+        found = (self._paces.get(f"{size}/{number}") for number in reversed(range(int(ahead) + 1)))
+        return next((pace for pace in found if pace is not None and pace.seen), None)
+
     def first_poll(self, name: str, *, relaxed: bool) -> float:
         """Return the seconds after the POST at which an import is first asked for; ``relaxed``
         when a webhook is expected to announce its end."""
         with self._guard:
-            pace = self._paces[name]
+            pace = self._pace(name)
             return pace.safety_net if relaxed else pace.first
 
     def late_after(self, name: str) -> float:
         """Return the seconds after which an import is late."""
         with self._guard:
-            return self._paces[name].late_after()
+            return self._pace(name).late_after()
 
     def usual(self, name: str) -> float | None:
         """Return the seconds from the POST to visible jobs; None where no import was seen."""
         with self._guard:
-            return self._paces[name].usual
+            pace = self._seen(name)
+            return None if pace is None else pace.usual
 
     def usual_of(self, template: str, *, kind: str) -> list[tuple[int, float]]:
         """Return the sizes of imports that were seen, in files, and the seconds from the POST to
@@ -257,8 +282,9 @@ class Paces:
         found: list[tuple[int, float]] = []
         with self._guard:
             for name, pace in self._paces.items():
-                of, sort, files, _ = name.rsplit("/", 3)
-                if (of, sort) == (template, kind) and pace.usual is not None:
+                of, sort, files, _, ahead = name.rsplit("/", 4)
+                # Of one that waited for others the time says little of its size.
+                if (of, sort) == (template, kind) and int(ahead) < 2 and pace.usual is not None:
                     # The middle of the class.
                     found.append((3 * 2 ** int(files) // 2, pace.usual))
         return found
@@ -282,12 +308,12 @@ class Paces:
             return  # when it was done is not known well enough
         done_by = seen_at - tracked.since
         with self._guard:
-            pace = self._paces[tracked.size_class]
+            pace = self._pace(tracked.pace_class)
             not_before = tracked.empty_at
             if tracked.announced and not_before <= 0.0 and done_by > pace.first:
                 not_before = pace.first  # a poll at that moment would have been in vain
             pace.learn(not_before=not_before, done_by=done_by)
-            self._learned.add(tracked.size_class)
+            self._learned.add(tracked.pace_class)
 
     def keep(self, *, at_once: bool = False) -> None:
         """Write down what was learned, every :data:`KEEP_EVERY` seconds: a write costs more than

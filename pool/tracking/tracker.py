@@ -39,6 +39,7 @@ from pool.tracking.poll_schedule import (
     Tracked,
     due_together,
     lease_pause,
+    pace_class,
     pause_after,
     safety_net_pause,
     size_class,
@@ -161,7 +162,10 @@ class Tracker:
         files = sum(len(member.names) for member in importing.members)
         name = size_class(importing.template, files=files, size=importing.size, kind=kind)
         relaxed = self._webhooks.alive(importing.template)
-        first = since + self._paces.first_poll(name, relaxed=relaxed) - self._round_trip / 2
+        with self._guard:
+            ahead = sum(not each.foreign for each in self._tracked.values())
+        pace = pace_class(name, ahead=ahead)
+        first = since + self._paces.first_poll(pace, relaxed=relaxed) - self._round_trip / 2
         tracked = Tracked(
             pooled_id=importing.pooled_id,
             task_id=importing.task_id,
@@ -171,6 +175,7 @@ class Tracker:
             due=max(now, first),
             deadline=now + max(0.0, (importing.deadline_at or wall) - wall),
             size_class=name,
+            pace_class=pace,
             relaxed=relaxed,
         )
         self._add(tracked)
@@ -211,7 +216,7 @@ class Tracker:
         ends = [
             each.since + usual
             for each in shared
-            if (usual := self._paces.usual(each.size_class)) is not None
+            if (usual := self._paces.usual(each.pace_class)) is not None
         ]
         return max(0.0, min(ends) - now) if ends else None
 
@@ -443,7 +448,7 @@ class Tracker:
             and tracked.state_due <= now
             and not tracked.borrowed
             and (
-                tracked.foreign or now - tracked.since > self._paces.late_after(tracked.size_class)
+                tracked.foreign or now - tracked.since > self._paces.late_after(tracked.pace_class)
             )
         ]
         return min(late, key=lambda tracked: tracked.state_due, default=None)

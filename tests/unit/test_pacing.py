@@ -8,15 +8,19 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.clock import ManualClock
 
 from pool.model import ImportRecord, ImportState
+from pool.store import Store
 from pool.tracking.poll_schedule import (
     LEASES_TOGETHER,
     LONGEST_PAUSE,
     TOGETHER,
     Pace,
+    Paces,
     Tracked,
     due_together,
+    pace_class,
     pause_after,
     size_class,
 )
@@ -126,6 +130,8 @@ def test_size_classes_tell_apart_what_takes_longer() -> None:
     assert one == size_class("t", files=1, size=110_000, kind="images")
     assert one != size_class("t", files=64, size=6_400_000, kind="images")
     assert one != size_class("t", files=1, size=100_000, kind="video")
+    assert pace_class(one, ahead=2) == pace_class(one, ahead=3)
+    assert len({pace_class(one, ahead=ahead) for ahead in (0, 1, 2, 4, 8)}) == 5
 
 
 @pytest.mark.parametrize(
@@ -159,3 +165,19 @@ def test_what_is_polled_along_with_an_import_that_is_due(
     due, other = watched("due", due=NOW), watched("other", **waits)
     assert (other in due_together([other, due], NOW)) is asked
     assert due_together([watched("other", polls=1)], NOW) == []
+
+
+def test_what_a_burst_takes_does_not_delay_the_poll_of_one_alone(store: Store) -> None:
+    paces = Paces(store, clock=ManualClock())
+    one = size_class("t", files=1, size=100_000, kind="images")
+    for ahead in [*range(40)] * 10:
+        # Two at a time are imported.
+        name, took = pace_class(one, ahead=ahead), 0.2 + 0.1 * ahead
+        first = paces.first_poll(name, relaxed=False)
+        tracked = Tracked(
+            pooled_id="i", task_id=1, template="t", since=NOW, due=NOW, importing=IMPORT,
+            pace_class=name, empty_at=0.0 if first >= took else took - 0.02,
+        )  # fmt: skip
+        paces.learn(tracked, NOW + max(first, took))
+    assert paces.first_poll(pace_class(one, ahead=0), relaxed=False) == pytest.approx(0.2, rel=0.2)
+    assert paces.first_poll(pace_class(one, ahead=39), relaxed=False) > 1.0
