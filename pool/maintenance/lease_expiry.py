@@ -89,7 +89,13 @@ class LeaseExpiry:
             return False
         state = self._cvat.import_state(task.task_id)
         if state.status is ImportStatus.FAILED:
-            self._store.fail_import(task.id, code=ImportFailed.code, message=state.message, now=now)
+            self._store.fail_import(
+                task.id,
+                lease_id=lease.id,
+                code=ImportFailed.code,
+                message=state.message,
+                now=now,
+            )
             return False
         if state.status in (ImportStatus.QUEUED, ImportStatus.STARTED, ImportStatus.FINISHED):
             self._store.begin_foreign_import(lease.id, now=now)

@@ -381,16 +381,21 @@ def return_task(
     return True
 
 
-def burn_task(db: Connection, pooled_id: str, reason: str, *, now: float) -> bool:
-    """Fail a task that data has touched, or may have; its lease is used up."""
+def burn_task(
+    db: Connection, pooled_id: str, reason: str, *, lease_id: str | None = None, now: float
+) -> bool:
+    """Fail a task that data has touched, or may have; its lease is used up. With a ``lease_id``
+    only while it has that lease."""
     row = db.one(
         """
         UPDATE tasks SET state = 'failed', reason = :reason, changed_at = :now
         WHERE id = :id AND state IN ('leased', 'importing')
+          AND (CAST(:lease_id AS TEXT) IS NULL OR lease_id = :lease_id)
         RETURNING lease_id
         """,
         id=pooled_id,
         reason=text(reason),
+        lease_id=lease_id,
         now=now,
     )
     if row is None:

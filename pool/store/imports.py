@@ -190,11 +190,15 @@ class Imports(Connected):
             _leave_steps(db, pooled_id, members, divided=divided, now=now)
             return True
 
-    def fail_import(self, pooled_id: str, *, code: str, message: str, now: float) -> bool:
+    def fail_import(
+        self, pooled_id: str, *, lease_id: str | None = None, code: str, message: str, now: float
+    ) -> bool:
         """Burn a task: it is ``FAILED`` from ``IMPORTING`` or ``LEASED``, its lease ``USED``. Its
-        import has ``FAILED``, and so have its members, with ``code`` and ``message``."""
+        import has ``FAILED``, and so have its members, with ``code`` and ``message``. With a
+        ``lease_id`` no effect once the task has another lease, whose data is then in it."""
         with self.connections.writing() as db:
-            if not burn_task(db, pooled_id, reason_of(code, message), now=now):
+            reason = reason_of(code, message)
+            if not burn_task(db, pooled_id, reason, lease_id=lease_id, now=now):
                 return False
             ended = db.rows(
                 f"""

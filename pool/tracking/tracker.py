@@ -546,7 +546,12 @@ class Tracker:
             self.forget(tracked.pooled_id)
             return
         first = self._store.fail_import(
-            tracked.pooled_id, code=error.code, message=error.detail, now=self._clock.now()
+            tracked.pooled_id,
+            # A lease that it was tracked for may have ended since, and the task be another's.
+            lease_id=tracked.lease_id if importing is None else importing.lease_id,
+            code=error.code,
+            message=error.detail,
+            now=self._clock.now(),
         )
         self.forget(tracked.pooled_id)
         if not first:

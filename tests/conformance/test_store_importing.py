@@ -111,6 +111,9 @@ def test_a_foreign_upload_that_was_over_when_it_was_noticed(scene: Scene) -> Non
 @pytest.mark.parametrize("state", ["uploading", "importing"])
 def test_a_failed_import_burns_the_task(scene: Scene, state: str) -> None:
     opened = getattr(scene, state)()
+    task = pooled_id(opened)
+    assert not scene.store.fail_import(task, lease_id="ended", code="c", message="", now=NOW)
+    assert scene.states(opened) != BURNT
     assert scene.store.fail_import(
         pooled_id(opened), code="import-failed", message="no image \udcff", now=NOW + 4
     )

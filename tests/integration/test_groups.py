@@ -923,6 +923,33 @@ def test_a_group_that_cvat_loses_time_and_again_goes_on_in_parts(
     assert sizes(cvat) == [1, *[2] * MOST_TASKS_SPOOLED, 1, 1]
 
 
+def test_a_lease_that_has_ended_fails_no_group_in_its_task(
+    grouping: Stepped, cvat: ScriptedCvat
+) -> None:
+    first = busy(grouping)
+    lease = grouping.pool.acquire("scenes")
+    grouping.run("leases")
+    # Another process does.
+    assert grouping.store.give_back(lease.id, now=grouping.process.clock.now())
+    requests = [grouping.accept(name=f"{number}.jpg") for number in range(3)]
+    cvat.make_ready(grouping.read(first).task_id or 0)
+    grouping.track(until=lambda: grouping.states(first) == {READY})
+    grouping.advance(2.0)
+
+    def fail_at_once(operation: str) -> None:
+        """CVAT says that it fails before it has answered the upload."""
+        if operation == "upload":
+            cvat.states[lease.task_id] = ImportState(status=ImportStatus.FAILED, message="no")
+            grouping.process.tracker.run_once()
+            del cvat.states[lease.task_id]
+
+    cvat.before = fail_at_once
+    grouping.serve()
+    assert {grouping.read(each).task_id for each in requests} == {lease.task_id}
+    grouping.import_all()
+    assert grouping.states(*requests) == {READY}
+
+
 def test_a_refused_upload_is_split(grouping: Stepped, cvat: ScriptedCvat) -> None:
     busy(grouping)
     requests = [grouping.accept(name=f"{number}.jpg") for number in range(3)]
