@@ -609,8 +609,8 @@ def frame_numbers(upload: Upload, template: DataParams) -> tuple[int | None, ...
     order; None for one that is no frame, and for all where CVAT alone decides on the order.
 
     A file is a frame where it is an image that is sent from here or fetched. CVAT sorts them by
-    their names, unless it is told otherwise (recordings data_params and groups). Names on the share
-    and in cloud storages may be those of folders, unless they are divided into jobs.
+    their names, unless the upload says otherwise (recordings data_params and groups). Names on the
+    share and in cloud storages may be those of folders, unless they are divided into jobs.
     """
     names = upload.names
     images = all(PurePosixPath(name).suffix.lower() in IMAGE for name in names)

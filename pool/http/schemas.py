@@ -462,8 +462,8 @@ class Request(_Answer):
     jobs: list[Job] | None
     """Its jobs, once it is ready."""
     hidden: Hidden | None
-    """Whether its frames are hidden in CVAT (done) or will be (pending); null where nobody wants
-    that. Their bytes stay in CVAT until its task is deleted."""
+    """Whether its frames are hidden in CVAT (done) or will be (pending); null where that
+    was not asked for. Their bytes stay in CVAT until its task is deleted."""
     error: Error | None
     """Why it failed."""
     warnings: list[RequestWarning]

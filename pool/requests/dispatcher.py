@@ -469,7 +469,7 @@ class Dispatcher:
         """Have requests that wait for a place wait for a task from now on only: no pool is empty
         because of that."""
         patient = self._in_flight.patient(group)
-        # After a reload nobody may be to wait any more.
+        # After a reload its callers may not be to wait any more.
         if patient and template.pool.on_empty != "fail":
             until = self._clock.monotonic() + self._placement.patience(template, None)
             self._in_flight.be_patient(until, *patient)
