@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pool.clock import Clock, SystemClock
 from pool.config.data_params import DataParams
@@ -21,6 +21,7 @@ from pool.cvat.records import (
     ServerInfo,
     TaskInfo,
     User,
+    parse_annotated,
     parse_assignee,
     parse_count,
     parse_frame_names,
@@ -360,6 +361,51 @@ class CvatClient:
         path = f"/api/tasks/{task_id}/data/meta"
         answer = self._transport.call("hidden_frames", "GET", path, task_id=task_id)
         return parse_hidden_frames(answer.json())
+
+    def show_frames(
+        self, task_id: int, hidden: Iterable[int], *, cloud_storage_id: int | None
+    ) -> frozenset[int]:
+        """Have exactly these frames of a task be marked as deleted; return CVAT's list.
+
+        Naming a cloud storage drops all frames, chunks and previews that CVAT has cached of the
+        task, in the same call (recording slots_drop). Any storage that CVAT can reach does, also
+        for a task whose files are on a share, which then records its id. Without one a frame that
+        was read before its file was replaced stays as it was for a day.
+
+        CVAT rewrites its list without a lock, so one writer a task at a time; look at
+        :meth:`hidden_frames` afterwards.
+
+        :raises CvatRejected: the storage does not exist or cannot be reached, or a frame does not
+            exist. Nothing is changed, and nothing dropped.
+        :raises CvatNotFound: the task is gone.
+        """
+        path = f"/api/tasks/{task_id}/data/meta"
+        data: dict[str, Any] = {"deleted_frames": sorted(hidden)}
+        if cloud_storage_id is not None:
+            data["cloud_storage_id"] = cloud_storage_id
+        answer = self._transport.call("show_frames", "PATCH", path, data=data, task_id=task_id)
+        return parse_hidden_frames(answer.json())
+
+    def frame(self, task_id: int, number: int, quality: Literal["compressed", "original"]) -> bytes:
+        """Return a frame of a task as annotators see it, or as it was imported; hidden ones too.
+
+        CVAT keeps what it has read of a file for a day, each quality apart (recording slots), so
+        never look before the file is there.
+
+        :raises CvatBusy: the file is gone, or is no image (500).
+        :raises CvatNotFound: the task is gone, or has no such frame.
+        """
+        path = f"/api/tasks/{task_id}/data"
+        query = {"type": "frame", "number": number, "quality": quality}
+        return self._transport.call("frame", "GET", path, query=query, task_id=task_id).data
+
+    def annotated(self, job_id: int) -> bool:
+        """Return whether a job has annotations, those on hidden frames included.
+
+        :raises CvatNotFound: the job is gone.
+        """
+        answer = self._transport.call("annotated", "GET", f"/api/jobs/{job_id}/annotations")
+        return parse_annotated(answer.json())
 
     # --- Pages for people ---------------------------------------------------------------------
 

@@ -58,6 +58,13 @@ def parse_hidden_frames(payload: Any) -> frozenset[int]:
     return frozenset(int(number) for number in payload["deleted_frames"])
 
 
+@reads
+def parse_annotated(payload: Any) -> bool:
+    """Return whether there are annotations; ``intervals`` came with audio tasks."""
+    kinds = ("tags", "shapes", "tracks")
+    return any(len(payload[kind]) for kind in kinds) or bool(payload.get("intervals"))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerInfo:
     """``GET /api/server/about``."""

@@ -91,6 +91,7 @@ class Backend(Machine):
             )
         for number, storage in enumerate(settings.cloud_storages, start=1):
             folder = storage.folder or self.folder / "cloud" / str(number)
+            folder.mkdir(parents=True, exist_ok=True)
             for key, content in storage.objects.items():
                 (folder / key).parent.mkdir(parents=True, exist_ok=True)
                 (folder / key).write_bytes(content)

@@ -16,7 +16,7 @@ from .call import Actor, Call
 from .data_params import LONGEST_NAME, DataParams, read_params, unfold
 from .fields import Fields
 from .jobs import job_of
-from .records import Data, Json, Task, request_id
+from .records import CloudStorage, Data, Json, Task, request_id
 from .render import data_meta_json
 from .replies import Refusal, Reply, crash, detail, invalid
 from .tasks import locked_task, task_of
@@ -220,10 +220,16 @@ async def get_meta(call: Call) -> Reply:
 
 
 async def patch_meta(call: Call) -> Reply:
-    """Mark frames as deleted; that is all that can be changed here."""
+    """Mark frames as deleted, name a cloud storage, or both; the latter drops all that is cached.
+
+    All is checked before any of it is done.
+    """
     data = _data_of(task_of(call))
-    frames = await _deleted(call)
+    given = await call.json_object()
+    frames, storage = _deleted(given), data.cloud_storage
     await call.spend(call.timings.data_meta)
+    if "cloud_storage_id" in given:
+        storage = _reachable(call, given)
     if frames is not None:
         unknown = sorted(frames - set(range(data.size)))
         if unknown:
@@ -231,7 +237,27 @@ async def patch_meta(call: Call) -> Reply:
             what = f"Unknown frames {named} requested for removal"
             raise Refusal(400, {"deleted_frames": [what]})
         data.deleted_frames = sorted(frames)
+    data.cloud_storage = storage
     return Reply(data_meta_json(data))
+
+
+def _reachable(call: Call, given: Json) -> CloudStorage:
+    """The cloud storage that is named. Refuses one that does not exist or whose content is gone."""
+    fields = Fields(given)
+    storage_id = fields.integer("cloud_storage_id", null=True)
+    fields.check()
+    if storage_id is None:
+        raise _no_storage("The specified cloud storage None does not exist.")
+    storage = call.state.cloud_storages.get(storage_id)
+    if storage is None:
+        raise invalid("CloudStorage matching query does not exist.")
+    if not storage.folder.is_dir():
+        raise _no_storage(f"The specified cloud storage '{storage.display_name}' is not available.")
+    return storage
+
+
+def _no_storage(message: str) -> Refusal:
+    return Refusal(400, {"cloud_storage_id": [message]})
 
 
 async def get_job_meta(call: Call) -> Reply:
@@ -244,7 +270,7 @@ async def patch_job_meta(call: Call) -> Reply:
     place, and writes it, without a lock: what another call has written meanwhile is lost."""
     job = job_of(call)
     data = _data_of(job.task)
-    frames = await _deleted(call)
+    frames = _deleted(await call.json_object())
     own = set(range(job.start_frame, job.stop_frame + 1))
     others = set(data.deleted_frames) - own
     await call.spend(call.timings.data_meta)
@@ -256,9 +282,9 @@ async def patch_job_meta(call: Call) -> Reply:
     return Reply(data_meta_json(data, job))
 
 
-async def _deleted(call: Call) -> set[int] | None:
+def _deleted(given: Json) -> set[int] | None:
     """The frames that a body marks as deleted."""
-    fields = Fields(await call.json_object())
+    fields = Fields(given)
     if "deleted_frames" not in fields:
         return None
     frames = fields.items("deleted_frames")

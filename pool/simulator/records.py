@@ -194,6 +194,8 @@ class Job:
     assignee_updated: datetime | None = None
     stage: str = "annotation"
     state: str = "new"
+    #: By kind: ``tags``, ``shapes``, ``tracks``.
+    annotations: dict[str, list[Json]] = field(default_factory=dict)
 
     @property
     def status(self) -> str:

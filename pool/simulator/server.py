@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -165,6 +166,11 @@ class SimulatorServer:
     @property
     def readonly_token(self) -> str:
         return self.simulator.readonly_token
+
+    @property
+    def share(self) -> Path:
+        """The folder that is the server's share."""
+        return self.simulator.share
 
     @property
     def username(self) -> str:

@@ -34,6 +34,7 @@ class Ids:
         self.project = itertools.count(1)
         self.webhook = itertools.count(1)
         self.delivery = itertools.count(1)
+        self.annotation = itertools.count(1)
 
 
 def _machine_time() -> datetime:

@@ -65,6 +65,7 @@ class Timings:
     job_list_per_row: float = 0.7
     job_patch: float = 42.0
     filter_per_value: float = 0.018
+    annotations: float = 35.0
 
     request_get: float = 20.0
     request_list: float = 80.0

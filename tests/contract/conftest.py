@@ -1,8 +1,10 @@
 """The servers that the contract is checked against: the simulator and, if there is one, a CVAT.
 
 A real server is used when ``CVAT_URL`` and ``CVAT_ACCESS_TOKEN`` are set; whatever is made
-there bears the mark of the run and is deleted in the end. ``CVAT_READONLY_TOKEN``, and
-``CVAT_USERNAME`` with ``CVAT_PASSWORD``, allow for the tests of what they are for.
+there bears the mark of the run and is deleted in the end. ``CVAT_READONLY_TOKEN``,
+``CVAT_USERNAME`` with ``CVAT_PASSWORD``, and ``CVAT_SHARE`` (where the server's share is mounted
+here) with ``CVAT_CLOUD_STORAGE`` (the id of one that it can reach) allow for the tests of what
+they are for.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -42,6 +45,10 @@ class Server:
     password: PasswordCredentials | None
     #: What all names of this run begin with.
     mark: str
+    #: The folder here that the server has as its share.
+    share: Path | None = None
+    #: A cloud storage that the server can reach.
+    cloud_storage: int | None = None
 
     def client(self, credentials: Credentials | None = None, **settings: Any) -> CvatClient:
         return CvatClient(
@@ -52,7 +59,7 @@ class Server:
 
 def simulated() -> Iterator[Server]:
     from pool.simulator import SimulatorServer, SimulatorSettings, Timings
-    from pool.simulator.settings import UserSettings
+    from pool.simulator.settings import CloudStorageSettings, UserSettings
 
     settings = SimulatorSettings(
         timings=Timings.zero(),
@@ -62,6 +69,7 @@ def simulated() -> Iterator[Server]:
             ),
         ),
         readonly_token="a-read-only-token",
+        cloud_storages=(CloudStorageSettings(display_name="any"),),
     )
     with SimulatorServer(settings) as server:
         yield Server(
@@ -70,6 +78,8 @@ def simulated() -> Iterator[Server]:
             "a-read-only-token",
             PasswordCredentials(USERNAME, PASSWORD),
             f"contract {new_id()}",
+            server.share,
+            1,
         )
 
 
@@ -78,12 +88,15 @@ def real() -> Iterator[Server]:
     if not (environ.get("CVAT_URL") and environ.get("CVAT_ACCESS_TOKEN")):
         pytest.skip("CVAT_URL and CVAT_ACCESS_TOKEN are not set")
     username, password = environ.get("CVAT_USERNAME"), environ.get("CVAT_PASSWORD")
+    share, storage = environ.get("CVAT_SHARE"), environ.get("CVAT_CLOUD_STORAGE")
     server = Server(
         environ["CVAT_URL"],
         environ["CVAT_ACCESS_TOKEN"],
         environ.get("CVAT_READONLY_TOKEN"),
         PasswordCredentials(username, password) if username and password else None,
         f"contract {new_id()}",
+        Path(share) if share else None,
+        int(storage) if storage else None,
     )
     try:
         yield server

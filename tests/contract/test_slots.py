@@ -1,0 +1,150 @@
+"""Slots on a share, by the client, against the simulator and a real CVAT alike.
+
+As recorded (slots, slots_drop): jobs that exist before their files are filled.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+from PIL import Image
+
+from contract.uploads import UNKNOWN_ID, data_meta, send
+from pool.config.data_params import DataParams
+from pool.config.source import build_upload
+from pool.cvat import CvatClient
+from pool.errors import CvatNotFound, CvatRejected
+from pool.model import Job, new_id
+
+if TYPE_CHECKING:
+    from contract.conftest import Maker, Server
+
+WaitForJobs = Callable[[int], tuple[Job, ...]]
+Color = tuple[int, int, int]
+
+GREY: Color = (128, 128, 128)
+RED: Color = (254, 0, 0)
+BLUE: Color = (0, 0, 254)
+QUALITIES: tuple[Literal["compressed", "original"], ...] = ("compressed", "original")
+
+
+def jpeg(color: Color, size: tuple[int, int] = (64, 48)) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", size, color).save(content, "JPEG")
+    return content.getvalue()
+
+
+class Carrier:
+    """A task that was imported over placeholders, a job each, all of them hidden."""
+
+    def __init__(self, client: CvatClient, folder: Path, task_id: int) -> None:
+        self.client = client
+        self.folder = folder
+        self.task_id = task_id
+        self.jobs: tuple[Job, ...] = ()
+
+    def write(self, number: int, color: Color) -> None:
+        (self.folder / f"{number}.jpg").write_bytes(jpeg(color))
+
+    def color(self, number: int, quality: Literal["compressed", "original"]) -> Color:
+        """The nearest of the colors that the tests use."""
+        with Image.open(io.BytesIO(self.client.frame(self.task_id, number, quality))) as image:
+            pixel = image.convert("RGB").resize((1, 1)).getpixel((0, 0))
+        assert isinstance(pixel, tuple)
+        return min(
+            (GREY, RED, BLUE),
+            key=lambda color: sum(abs(a - b) for a, b in zip(color, pixel, strict=True)),
+        )
+
+    def colors(self, number: int) -> tuple[Color, ...]:
+        """As compressed and as original."""
+        return tuple(self.color(number, quality) for quality in QUALITIES)
+
+
+@pytest.fixture
+def folder(server: Server) -> Iterator[Path]:
+    """A folder of its own on the server's share."""
+    if server.share is None or server.cloud_storage is None:
+        pytest.skip("CVAT_SHARE and CVAT_CLOUD_STORAGE are not set")
+    folder = server.share / f"contract-{new_id()}"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def carrier(
+    client: CvatClient, folder: Path, make_task: Maker, wait_for_jobs: WaitForJobs
+) -> Carrier:
+    carrier = Carrier(client, folder, make_task("carrier"))
+    for number in range(4):
+        carrier.write(number, GREY)
+    keys = [f"{folder.name}/{number}.jpg" for number in range(4)]
+    data = build_upload(share=keys, params={"job_file_mapping": [[key] for key in keys]})
+    params = DataParams(use_cache=True, copy_data=False, chunk_size=1)
+    send(client, carrier.task_id, data, params=params)
+    carrier.jobs = wait_for_jobs(carrier.task_id)
+    assert client.show_frames(carrier.task_id, range(4), cloud_storage_id=None) == {0, 1, 2, 3}
+    return carrier
+
+
+def test_a_carrier_has_a_job_for_each_slot(carrier: Carrier) -> None:
+    assert [(job.start_frame, job.stop_frame) for job in carrier.jobs] == [
+        (number, number) for number in range(4)
+    ]
+    meta = data_meta(carrier.client, carrier.task_id)
+    assert (meta["storage"], meta["chunk_size"], meta["size"]) == ("share", 1, 4)
+    assert carrier.client.hidden_frames(carrier.task_id) == {0, 1, 2, 3}
+
+
+def test_slots_are_shown_by_naming_a_storage(carrier: Carrier, server: Server) -> None:
+    """The picture that was there before the slot was filled is nowhere any more."""
+    client, task_id = carrier.client, carrier.task_id
+    carrier.write(1, RED)
+    carrier.write(2, BLUE)
+    shown = client.show_frames(task_id, [0, 3], cloud_storage_id=server.cloud_storage)
+    assert shown == client.hidden_frames(task_id) == {0, 3}
+    assert [carrier.colors(number) for number in range(4)] == [
+        (GREY, GREY), (RED, RED), (BLUE, BLUE), (GREY, GREY)
+    ]  # fmt: skip
+
+
+def test_a_refused_call_shows_nothing(carrier: Carrier, server: Server) -> None:
+    client, task_id = carrier.client, carrier.task_id
+    with pytest.raises(CvatRejected, match="CloudStorage matching query does not exist"):
+        client.show_frames(task_id, [0], cloud_storage_id=UNKNOWN_ID)
+    with pytest.raises(CvatRejected, match="Unknown frames 99 requested for removal"):
+        client.show_frames(task_id, [99], cloud_storage_id=server.cloud_storage)
+    assert client.hidden_frames(task_id) == {0, 1, 2, 3}
+    with pytest.raises(CvatNotFound):
+        client.show_frames(UNKNOWN_ID, [], cloud_storage_id=None)
+    with pytest.raises(CvatNotFound):
+        client.frame(UNKNOWN_ID, 0, "compressed")
+
+
+def test_annotations_of_a_slot(carrier: Carrier) -> None:
+    """Also on a frame that is hidden."""
+    client, job = carrier.client, carrier.jobs[2]
+    labels = client._transport.call(
+        "labels", "GET", "/api/labels", query={"task_id": carrier.task_id}
+    ).json()
+    assert not client.annotated(job.id)
+    box = {
+        "type": "rectangle",
+        "frame": job.start_frame,
+        "label_id": labels["results"][0]["id"],
+        "points": [5, 5, 20, 20],
+        "occluded": False,
+    }
+    path = f"/api/jobs/{job.id}/annotations"
+    body = {"version": 0, "tags": [], "shapes": [box], "tracks": []}
+    client._transport.call("annotate", "PUT", path, data=body)
+    assert client.annotated(job.id)
+    assert not client.annotated(carrier.jobs[1].id)
+    with pytest.raises(CvatNotFound):
+        client.annotated(UNKNOWN_ID)
