@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
+from .buckets import Bucket, Folder
 from .deliveries import Sender
 from .door import Door
 from .events import Events
@@ -20,7 +21,7 @@ from .imports import Imports
 from .machine import Machine
 from .records import AccessToken, CloudStorage, Data, Organization, Upload, User
 from .replies import Refusal
-from .settings import SimulatorSettings
+from .settings import CloudStorageSettings, SimulatorSettings
 
 MINUTE = 60.0
 
@@ -90,20 +91,27 @@ class Backend(Machine):
                 created=moment,
             )
         for number, storage in enumerate(settings.cloud_storages, start=1):
-            folder = storage.folder or self.folder / "cloud" / str(number)
-            folder.mkdir(parents=True, exist_ok=True)
-            for key, content in storage.objects.items():
-                (folder / key).parent.mkdir(parents=True, exist_ok=True)
-                (folder / key).write_bytes(content)
             state.cloud_storages[number] = CloudStorage(
                 id=number,
                 display_name=storage.display_name,
                 resource=storage.resource,
-                folder=folder,
+                bucket=self._bucket(number, storage),
                 owner=self.owner,
                 organization=state.organization_named(storage.organization or ""),
                 created=moment,
+                updated=moment,
             )
+            next(state.ids.cloud_storage)
+
+    def _bucket(self, number: int, storage: CloudStorageSettings) -> Bucket:
+        if storage.bucket is not None:
+            return storage.bucket
+        folder = storage.folder or self.folder / "cloud" / str(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        for key, content in storage.objects.items():
+            (folder / key).parent.mkdir(parents=True, exist_ok=True)
+            (folder / key).write_bytes(content)
+        return Folder(folder)
 
     def add_token(
         self,

@@ -220,16 +220,15 @@ async def get_meta(call: Call) -> Reply:
 
 
 async def patch_meta(call: Call) -> Reply:
-    """Mark frames as deleted, name a cloud storage, or both; the latter drops all that is cached.
-
-    All is checked before any of it is done.
-    """
+    """Mark frames as deleted, name a cloud storage, or both; the latter drops what is cached."""
     data = _data_of(task_of(call))
     given = await call.json_object()
     frames, storage = _deleted(given), data.cloud_storage
     await call.spend(call.timings.data_meta)
     if "cloud_storage_id" in given:
-        storage = _reachable(call, given)
+        storage = await _reachable(call, given)
+        dropped = len(data.frames)
+        await call.spend(call.timings.drop + call.timings.drop_per_frame * dropped)
     if frames is not None:
         unknown = sorted(frames - set(range(data.size)))
         if unknown:
@@ -237,11 +236,13 @@ async def patch_meta(call: Call) -> Reply:
             what = f"Unknown frames {named} requested for removal"
             raise Refusal(400, {"deleted_frames": [what]})
         data.deleted_frames = sorted(frames)
-    data.cloud_storage = storage
+    if "cloud_storage_id" in given:
+        data.cloud_storage = storage
+        data.cache.drop()
     return Reply(data_meta_json(data))
 
 
-def _reachable(call: Call, given: Json) -> CloudStorage:
+async def _reachable(call: Call, given: Json) -> CloudStorage:
     """The cloud storage that is named. Refuses one that does not exist or whose content is gone."""
     fields = Fields(given)
     storage_id = fields.integer("cloud_storage_id", null=True)
@@ -251,7 +252,7 @@ def _reachable(call: Call, given: Json) -> CloudStorage:
     storage = call.state.cloud_storages.get(storage_id)
     if storage is None:
         raise invalid("CloudStorage matching query does not exist.")
-    if not storage.folder.is_dir():
+    if not await asyncio.to_thread(storage.bucket.exists):
         raise _no_storage(f"The specified cloud storage '{storage.display_name}' is not available.")
     return storage
 

@@ -14,6 +14,7 @@ from .fault_table import Active, Faults
 from .faults import DeadWorker, FailedImport, HungImport, ImportFault, SlowImport
 from .machine import Machine
 from .media import ImportFailed, kind_of, validation_error
+from .pictures import Pictures
 from .records import Data, ImportRequest, Job, Layout, Task, request_id
 from .segments import Segments, check_count, check_params, lay_out
 from .sources import Media, read_media
@@ -210,6 +211,11 @@ class Imports:
         check_count(jobs, self._machine.settings.max_jobs_per_task)
         cost = self._cost(media, segments, jobs) * self._luck() * slower
         await self._machine.processor.use(cost)
+        data.frames = media.frames
+        if media.storage != "local":
+            # Of files that nobody can change, it can as well be made when it is asked for.
+            pictures = Pictures(data, self._machine.state.now())
+            await asyncio.to_thread(pictures.preview, segments.ranges[0][0])
         self._commit(request, task, data, media, segments, layout)
 
     async def _read(self, data: Data, params: DataParams) -> Media:
@@ -228,7 +234,10 @@ class Imports:
         else:
             pixels = chunk * media.frames[0].width * media.frames[0].height
         return self._timings.import_work(
-            frames=media.read, jobs=jobs, chunk_megapixels=pixels / PIXELS_PER_MEGAPIXEL
+            frames=media.read,
+            jobs=jobs,
+            chunk_megapixels=pixels / PIXELS_PER_MEGAPIXEL,
+            server_files=0 if media.storage == "local" else media.read,
         )
 
     def _luck(self) -> float:

@@ -8,6 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from .buckets import Bucket
+from .cache import PictureCache
+
 Json = dict[str, Any]
 
 
@@ -52,10 +55,16 @@ class CloudStorage:
     id: int
     display_name: str
     resource: str
-    folder: Path
+    bucket: Bucket = field(repr=False)
     owner: User
     organization: Organization | None
     created: datetime
+    updated: datetime
+    provider_type: str = "AWS_S3_BUCKET"
+    credentials_type: str = "ANONYMOUS_ACCESS"
+    specific_attributes: str = ""
+    description: str = ""
+    manifests: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,6 +102,8 @@ class Frame:
     height: int
     #: Where its bytes are; for a video, those of all its frames.
     path: Path
+    #: Where they are in the task's cloud storage, if they come from there.
+    key: str | None = None
     #: Pictures that are shown beside it.
     related: tuple[Path, ...] = ()
 
@@ -132,6 +143,10 @@ class Data:
     compressed_chunk_type: str = "imageset"
     original_chunk_type: str = "imageset"
     validation: Layout | None = None
+    cache: PictureCache = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.cache = PictureCache(self.folder / "cache")
 
     @property
     def is_video(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .buckets import Bucket
 from .faults import Fault
 from .timing import Timings
 from .versions import Version, read_version
@@ -36,10 +37,11 @@ class OrganizationSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloudStorageSettings:
-    """A registered cloud storage, which is a folder here, or a mapping of keys to bytes."""
+    """A registered cloud storage: a bucket, a folder that stands for one, or keys and bytes."""
 
     display_name: str
     resource: str = "bucket"
+    bucket: Bucket | None = field(default=None, repr=False)
     folder: Path | None = None
     objects: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     organization: str | None = None

@@ -6,6 +6,7 @@ import fnmatch
 import random
 import shutil
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -27,12 +28,13 @@ from .media import (
     unpack,
     validation_error,
 )
-from .records import Data, Frame
+from .records import CloudStorage, Data, Frame
 from .scenes import Related, find_scenes, frame_name
 from .settings import SimulatorSettings
 from .video import read_audio, read_video
 
 MANIFEST = "manifest.jsonl"
+MOST_FETCHED_AT_ONCE = 8
 READ_MORE = "Read more: https://docs.cvat.ai/docs/manual/advanced/dataset_manifest/"
 
 
@@ -106,8 +108,10 @@ def _gather(data: Data, params: DataParams, share: Path, settings: SimulatorSett
         names = download(data.remote_files, data.raw, own, settings)
     folder, shown_as, storage, server_files = data.raw, own, "local", list(data.server_files)
     if data.cloud_storage is not None:
-        folder, shown_as = data.cloud_storage.folder, data.cloud_storage.resource
-        storage, server_files = "cloud_storage", _cloud_keys(folder, server_files, params)
+        folder, shown_as = data.folder / "fetched", data.cloud_storage.resource
+        storage = "cloud_storage"
+        server_files = _cloud_keys(data.cloud_storage, server_files, params)
+        _fetch(data.cloud_storage, server_files, folder)
     elif server_files and not params.copy_data:
         folder, shown_as, storage = share, SHARE_ROOT, "share"
     manifests = [name for name in names + server_files if name.endswith(".jsonl")]
@@ -169,24 +173,37 @@ def _below(folder: Path, name: str) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in files)
 
 
-def _cloud_keys(folder: Path, given: Sequence[str], params: DataParams) -> list[str]:
-    present = dict.fromkeys(_below(folder, ""))
+def _cloud_keys(storage: CloudStorage, given: Sequence[str], params: DataParams) -> list[str]:
     keys: list[str] = []
     for name in given:
-        if name.endswith("/"):
-            keys += [key for key in present if key.startswith(name)]
-        elif name in present:
-            keys.append(name)
-        else:
-            raise validation_error(f"The file '{name}' not found on the cloud storage")
+        keys += storage.bucket.keys(name) if name.endswith("/") else [name]
     keys = _without(keys, params.server_files_exclude)
     if params.filename_pattern:
-        keys += fnmatch.filter(present, params.filename_pattern)
+        keys += fnmatch.filter(storage.bucket.keys(), params.filename_pattern)
     found = dict.fromkeys(keys)
     for name in (name for entry in params.job_file_mapping or () for name in entry):
         if name not in found:
             raise validation_error(f"Job mapping file {name} is not specified in input files")
     return list(found)
+
+
+def _fetch(storage: CloudStorage, keys: Iterable[str], target: Path) -> None:
+    """Download objects, to see what is in them. Frames are read from the bucket again."""
+
+    def fetch(key: str) -> None:
+        path = target / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.write_bytes(storage.bucket.read(key))
+        except OSError:
+            where = f"on the cloud storage '{storage.display_name}'"
+            raise ImportFailed(
+                f"rest_framework.exceptions.NotFound: The file '{key}' not found {where}\n"
+            ) from None
+
+    with ThreadPoolExecutor(MOST_FETCHED_AT_ONCE) as threads:
+        for _ in threads.map(fetch, keys):
+            pass
 
 
 def _read_images(files: Files, data: Data, params: DataParams, rng: random.Random) -> Media:
@@ -308,6 +325,7 @@ def _frames(
                 width=entry.width,
                 height=entry.height,
                 path=files.path(name),
+                key=name if files.storage == "cloud_storage" else None,
                 related=tuple(map(files.path, scenes[name])),
             )
         )

@@ -35,6 +35,7 @@ class Ids:
         self.webhook = itertools.count(1)
         self.delivery = itertools.count(1)
         self.annotation = itertools.count(1)
+        self.cloud_storage = itertools.count(1)
 
 
 def _machine_time() -> datetime:

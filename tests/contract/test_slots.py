@@ -18,7 +18,7 @@ from contract.uploads import UNKNOWN_ID, data_meta, send
 from pool.config.data_params import DataParams
 from pool.config.source import build_upload
 from pool.cvat import CvatClient
-from pool.errors import CvatNotFound, CvatRejected
+from pool.errors import CvatBusy, CvatNotFound, CvatRejected
 from pool.model import Job, new_id
 
 if TYPE_CHECKING:
@@ -112,6 +112,54 @@ def test_slots_are_shown_by_naming_a_storage(carrier: Carrier, server: Server) -
     assert [carrier.colors(number) for number in range(4)] == [
         (GREY, GREY), (RED, RED), (BLUE, BLUE), (GREY, GREY)
     ]  # fmt: skip
+
+
+def test_what_was_read_too_early_stays_until_it_is_dropped(
+    carrier: Carrier, server: Server
+) -> None:
+    """Each quality apart; the import has read the first frame as annotators see it."""
+    client, task_id = carrier.client, carrier.task_id
+    assert carrier.color(1, "compressed") == GREY
+    assert carrier.color(2, "original") == GREY
+    for number in range(4):
+        carrier.write(number, RED)
+    too_early = [(GREY, RED), (GREY, RED), (RED, GREY), (RED, RED)]
+    assert [carrier.colors(number) for number in range(4)] == too_early
+    assert client.show_frames(task_id, [3], cloud_storage_id=None) == {3}
+    assert [carrier.colors(number) for number in range(4)] == too_early
+    assert client.show_frames(task_id, [3], cloud_storage_id=server.cloud_storage) == {3}
+    assert [carrier.colors(number) for number in range(4)] == [(RED, RED)] * 4
+
+
+def test_the_next_slot_of_a_carrier_that_is_shown(carrier: Carrier, server: Server) -> None:
+    """Filled, and dropped once more: the earlier ones stay as they are."""
+    client, task_id = carrier.client, carrier.task_id
+    for hidden, number, color in (({1, 2, 3}, 0, RED), ({2, 3}, 1, BLUE)):
+        carrier.write(number, color)
+        shown = client.show_frames(task_id, hidden, cloud_storage_id=server.cloud_storage)
+        assert shown == hidden
+        assert carrier.colors(number) == (color, color)
+    assert carrier.colors(0) == (RED, RED)
+
+
+def test_a_file_that_is_gone(carrier: Carrier) -> None:
+    """The server fails, except for what it has read before."""
+    assert carrier.color(1, "original") == GREY
+    (carrier.folder / "1.jpg").unlink()
+    (carrier.folder / "2.jpg").write_bytes(b"no picture")
+    assert carrier.color(1, "original") == GREY
+    for number in (1, 2):
+        with pytest.raises(CvatBusy, match="500"):
+            carrier.client.frame(carrier.task_id, number, "compressed")
+
+
+def test_a_picture_of_another_size(carrier: Carrier) -> None:
+    """Shown as it is, while the server goes on to say that it has the placeholder's size."""
+    (carrier.folder / "3.jpg").write_bytes(jpeg(RED, (128, 96)))
+    with Image.open(io.BytesIO(carrier.client.frame(carrier.task_id, 3, "compressed"))) as image:
+        assert image.size == (128, 96)
+    frame = data_meta(carrier.client, carrier.task_id)["frames"][3]
+    assert (frame["width"], frame["height"]) == (64, 48)
 
 
 def test_a_refused_call_shows_nothing(carrier: Carrier, server: Server) -> None:
