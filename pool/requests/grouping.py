@@ -6,13 +6,15 @@ Pure, but for :func:`checked_key`, which reads the heads of images.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from statistics import median
-from typing import Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from pool.clock import Clock
 from pool.config.data_params import merged
@@ -21,6 +23,9 @@ from pool.config.source import LocalFile, Upload
 from pool.errors import InputError
 from pool.model import Priority
 from pool.store import Unserved
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 #: Suffixes of files that are one frame each, and that CVAT imports beside each other.
 IMAGES: Final = frozenset(
@@ -57,18 +62,35 @@ def load_formats() -> None:
 
 
 def _is_sound(file: LocalFile) -> bool:
-    """Whether the head of a file is that of an image in one of the :data:`FORMATS`, no larger than
-    Pillow takes for harmless. The pixels are not read: that would take a hundred times as long."""
-    from PIL import Image
-
+    """Whether the head of a file is that of an image (:func:`opened_image`). The pixels are not
+    read: that would take a hundred times as long."""
     try:
-        with file.open() as stream, Image.open(stream, formats=FORMATS) as image:
-            width, height = image.size
+        with opened_image(file):
+            return True
     except Exception:
         # Pillow raises whatever it stumbles on in a broken file, and its warning of a bomb where
         # warnings are errors.
         return False
-    return 0 < width * height <= (Image.MAX_IMAGE_PIXELS or width * height)
+
+
+@contextmanager
+def opened_image(file: LocalFile) -> Iterator[tuple[Image, BinaryIO]]:
+    """Open an image in one of the :data:`FORMATS` by its head, and what it is read from.
+
+    :raises Exception: it is no image, or larger than Pillow takes for harmless.
+    """
+    from PIL import Image
+
+    with file.open() as stream:
+        if file.start:
+            # Pillow takes a file from its first byte on.
+            stream.seek(file.start)
+            stream = io.BytesIO(stream.read(file.size))
+        with Image.open(stream, formats=FORMATS) as image:
+            width, height = image.size
+            if not 0 < width * height <= (Image.MAX_IMAGE_PIXELS or width * height):
+                raise ValueError(f"{width} by {height} pixels")
+            yield image, stream
 
 
 #: While imports are under way, a group is not sent before nothing has come for so many seconds, so

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from support.stepped import CONTENT
 
 from pool.config.data_params import DataParams, read_params
 from pool.config.settings import ImportSettings, TaskSettings, Template
-from pool.config.source import LocalFile, Upload
+from pool.config.source import LocalFile, Upload, build_upload
 from pool.model import ImportMember, Job, Priority, RequestState
 from pool.requests.grouping import (
     LONGEST_GATHERING,
@@ -130,6 +131,19 @@ def test_what_is_not_looked_at_in_time_goes_alone(seconds: float, looked_at: boo
     names = [f"{number}.gif" for number in range(5)]
     data = Upload(files=tuple(LocalFile(name, CONTENT, len(CONTENT)) for name in names))
     assert (checked_key(TEMPLATE, data, Slow()) is not None) == looked_at
+
+
+@pytest.mark.parametrize(
+    ("before", "given", "sound"), [(CONTENT, b"no image", False), (b"no image", CONTENT, True)]
+)
+def test_an_open_file_is_looked_at_from_where_it_stands(
+    before: bytes, given: bytes, sound: bool
+) -> None:
+    stream = io.BytesIO(before + given)
+    stream.seek(len(before))
+    data = build_upload([("a.png", stream)])
+    assert (checked_key(TEMPLATE, data, ManualClock()) is not None) == sound
+    assert stream.tell() == len(before)
 
 
 @pytest.mark.parametrize(
