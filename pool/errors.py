@@ -245,6 +245,16 @@ class StoreError(PoolError):
     status = 503
 
 
+# --- Slots -------------------------------------------------------------------------------------
+
+
+class SlotStorageUnavailable(PoolError):
+    """The storage of slots cannot be used."""
+
+    code = "slot-storage"
+    status = 503
+
+
 # --- Imports -----------------------------------------------------------------------------------
 
 

@@ -155,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._close(hard=False)
             self.server.left.set()
 
-    do_GET = do_POST = do_PATCH = do_DELETE = do_HEAD = _serve  # noqa: N815
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _serve  # noqa: N815
 
     def _close(self, *, hard: bool) -> None:
         if hard:
