@@ -221,7 +221,8 @@ async def get_meta(call: Call) -> Reply:
 
 async def patch_meta(call: Call) -> Reply:
     """Mark frames as deleted, name a cloud storage, or both; the latter drops what is cached."""
-    data = _data_of(task_of(call))
+    task = task_of(call)
+    data = _data_of(task)
     given = await call.json_object()
     frames, storage = _deleted(given), data.cloud_storage
     await call.spend(call.timings.data_meta)
@@ -236,6 +237,7 @@ async def patch_meta(call: Call) -> Reply:
             what = f"Unknown frames {named} requested for removal"
             raise Refusal(400, {"deleted_frames": [what]})
         data.deleted_frames = sorted(frames)
+    task.updated = call.state.now()
     if "cloud_storage_id" in given:
         data.cloud_storage = storage
         data.cache.drop()
@@ -280,6 +282,7 @@ async def patch_job_meta(call: Call) -> Reply:
         if foreign:
             raise invalid(f"Frames {', '.join(map(str, foreign))} do not belong to the job")
         data.deleted_frames = sorted(others | frames)
+    job.task.updated = call.state.now()
     return Reply(data_meta_json(data, job))
 
 

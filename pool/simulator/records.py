@@ -220,8 +220,8 @@ class Job:
 
 
 @dataclass(slots=True, kw_only=True)
-class ImportRequest:
-    """A request of CVAT's: the background import of one task's data."""
+class Request:
+    """A request of CVAT's: work in the background, on a task or a job of it."""
 
     id: str
     task_id: int
@@ -229,17 +229,34 @@ class ImportRequest:
     project_id: int | None
     organization: Organization | None
     created: datetime
-    params: Any
     base_url: str
     status: str = "queued"
     message: str = ""
+    started: datetime | None = None
+    finished: datetime | None = None
+    expires: datetime | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class ImportRequest(Request):
+    """The import of a task's data."""
+
+    params: Any
     #: Whether the import finds its task not committed yet.
     is_early: bool = False
     #: Whether a caller has seen it failed.
     looked_at: bool = False
-    started: datetime | None = None
-    finished: datetime | None = None
-    expires: datetime | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class ExportRequest(Request):
+    """The export of a task, or of one of its jobs."""
+
+    job_id: int | None
+    format: str
+    with_images: bool
+    #: The file that came of it.
+    result: Path | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -290,3 +307,12 @@ class Upload:
 
 def request_id(task_id: int) -> str:
     return f"action=create&target=task&target_id={task_id}"
+
+
+def export_id(target: str, target_id: int, user_id: int, wanted: str) -> str:
+    """The id of the export of a task or a job (``target``) in a format."""
+    form = wanted.replace(" ", "_").replace(".", "~")
+    return (
+        f"action=export&target={target}&target_id={target_id}&user_id={user_id}"
+        f"&format={form}&subresource=dataset"
+    )

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime
+from urllib.parse import quote
 
-from .records import Data, ImportRequest, Job, Json, Label, Organization, Project, Task, User
+from .records import (
+    CloudStorage,
+    Data,
+    ExportRequest,
+    Job,
+    Json,
+    Label,
+    Organization,
+    Project,
+    Request,
+    Task,
+    User,
+)
 from .state import State
 
 
@@ -36,6 +49,23 @@ def full_user(user: User, base_url: str) -> Json:
         "last_login": timestamp(user.last_login),
         "date_joined": timestamp(user.date_joined),
         "has_analytics_access": user.is_superuser,
+    }
+
+
+def cloud_storage_json(storage: CloudStorage, base_url: str) -> Json:
+    return {
+        "id": storage.id,
+        "owner": basic_user(storage.owner, base_url),
+        "manifests": storage.manifests,
+        "created_date": timestamp(storage.created),
+        "updated_date": timestamp(storage.updated),
+        "provider_type": storage.provider_type,
+        "resource": storage.resource,
+        "display_name": storage.display_name,
+        "credentials_type": storage.credentials_type,
+        "specific_attributes": storage.specific_attributes,
+        "description": storage.description,
+        "organization": _organization_id(storage.organization),
     }
 
 
@@ -262,19 +292,30 @@ def data_meta_json(data: Data, job: Job | None = None) -> Json:
     return meta
 
 
-def request_json(request: ImportRequest) -> Json:
+def request_json(request: Request) -> Json:
+    operation: Json = {"type": "create:task", "target": "task", "job_id": None, "format": None}
+    result_url = None
+    if isinstance(request, ExportRequest):
+        target = "task" if request.job_id is None else "job"
+        target_id = request.job_id or request.task_id
+        operation = {
+            "type": "export:dataset",
+            "target": target,
+            "job_id": request.job_id,
+            "format": request.format,
+        }
+        if request.status == "finished":
+            path = f"/api/{target}s/{target_id}/dataset/download"
+            result_url = f"{request.base_url}{path}?rq_id={quote(request.id, safe='')}"
     return {
         "status": request.status,
         "message": request.message,
         "id": request.id,
-        "operation": {
-            "type": "create:task",
-            "target": "task",
+        "operation": operation
+        | {
             "project_id": request.project_id,
             "task_id": request.task_id,
-            "job_id": None,
             "org_id": _organization_id(request.organization),
-            "format": None,
             "lightweight": None,
         },
         "progress": 0.0,
@@ -283,7 +324,7 @@ def request_json(request: ImportRequest) -> Json:
         "finished_date": timestamp(request.finished),
         "expiry_date": timestamp(request.expires),
         "owner": {"id": request.owner.id, "username": request.owner.username},
-        "result_url": None,
+        "result_url": result_url,
         "result_id": None,
     }
 

@@ -1,13 +1,14 @@
-"""Background requests, which here are imports: list, see, cancel."""
+"""Background requests, imports and exports: list, see, cancel."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from .call import Call
 from .filters import Field, Listing
 from .paging import page
-from .records import ImportRequest, request_id
+from .records import ExportRequest, ImportRequest, Request, request_id
 from .render import request_json
 from .replies import NEVER_CACHE, Refusal, Reply, forbidden, invalid
 from .versions import MESSAGE_WITH_FAILURE
@@ -20,7 +21,13 @@ TRACEBACK = """Traceback (most recent call last):
     rv = job.perform()
 """
 
-LISTING: Listing[ImportRequest] = Listing(
+
+def _exported(row: Request, name: str) -> Any:
+    """A field that only exports have."""
+    return getattr(row, name) if isinstance(row, ExportRequest) else None
+
+
+LISTING: Listing[Request] = Listing(
     fields={
         "created_date": Field(lambda row: row.created, "date"),
         "status": Field(
@@ -28,11 +35,13 @@ LISTING: Listing[ImportRequest] = Listing(
         ),
         "task_id": Field(lambda row: row.task_id, "number"),
         "project_id": Field(lambda row: row.project_id, "number"),
-        "job_id": Field(lambda _: None, "number"),
-        "action": Field(lambda _: "create"),
-        "target": Field(lambda _: "task"),
-        "subresource": Field(lambda _: None),
-        "format": Field(lambda _: None),
+        "job_id": Field(lambda row: _exported(row, "job_id"), "number"),
+        "action": Field(lambda row: "export" if isinstance(row, ExportRequest) else "create"),
+        "target": Field(lambda row: "task" if _exported(row, "job_id") is None else "job"),
+        "subresource": Field(
+            lambda row: "dataset" if isinstance(row, ExportRequest) else None
+        ),
+        "format": Field(lambda row: _exported(row, "format")),
         "org": Field(lambda row: row.organization.slug if row.organization else None),
         "org_id": Field(lambda row: row.organization.id if row.organization else None, "number"),
     },
@@ -52,7 +61,7 @@ def unknown_request() -> Refusal:
     return Refusal(404, html="There is no request with specified id", headers=NEVER_CACHE)
 
 
-def _request_of(call: Call) -> ImportRequest:
+def _request_of(call: Call) -> Request:
     """The request of the path, by its own or its older id.
 
     Raises 404 for one that never was or is forgotten, 400 if its task is deleted meanwhile.
@@ -73,7 +82,7 @@ def _request_of(call: Call) -> ImportRequest:
 async def get_request(call: Call) -> Reply:
     request = _request_of(call)
     body = request_json(request)
-    if request.status == "failed" and not request.looked_at:
+    if isinstance(request, ImportRequest) and request.status == "failed" and not request.looked_at:
         request.looked_at = True
         if not call.settings.since(MESSAGE_WITH_FAILURE):
             body["message"] = TRACEBACK + request.message
@@ -89,7 +98,7 @@ async def list_requests(call: Call) -> Reply:
 
 async def cancel_request(call: Call) -> Reply:
     request = _request_of(call)
-    if request.status != "queued":
+    if not isinstance(request, ImportRequest) or request.status != "queued":
         raise Refusal(
             400,
             html=f"Requests with status '{request.status}' cannot be cancelled",

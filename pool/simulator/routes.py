@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from . import (
     about,
     auth,
+    cloud_storages,
     data,
+    exports,
     frames,
     job_annotations,
     jobs,
@@ -46,6 +48,7 @@ TASK = "/api/tasks/{id:int}"
 JOB = "/api/jobs/{id:int}"
 PROJECT = "/api/projects/{id:int}"
 HOOK = "/api/webhooks/{id:int}"
+STORAGE = "/api/cloudstorages/{id:int}"
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation("about", "GET", "/api/server/about", about.get_about, "about", public=True),
@@ -70,6 +73,9 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("data:post", "POST", TASK + "/data/", data.post_data),
     Operation("data:meta", "GET", TASK + "/data/meta", data.get_meta, "data_meta"),
     Operation("data:meta:patch", "PATCH", TASK + "/data/meta", data.patch_meta),
+    Operation("tasks:export", "POST", TASK + "/dataset/export", exports.export_task,
+              "export_begin"),
+    Operation("tasks:download", "GET", TASK + "/dataset/download", exports.download, "task_get"),
     Operation("tus:head", "HEAD", TASK + "/data/{file_id}", tus.head_upload, "upload_tus"),
     Operation("tus:patch", "PATCH", TASK + "/data/{file_id}", tus.patch_upload, "upload_tus"),
     Operation("validation:layout", "GET", TASK + "/validation_layout", data.get_layout,
@@ -90,6 +96,8 @@ OPERATIONS: tuple[Operation, ...] = (
               job_annotations.patch_annotations, "annotations"),
     Operation("annotations:delete", "DELETE", JOB + "/annotations",
               job_annotations.delete_annotations, "annotations"),
+    Operation("jobs:export", "POST", JOB + "/dataset/export", exports.export_job, "export_begin"),
+    Operation("jobs:download", "GET", JOB + "/dataset/download", exports.download, "job_get"),
     Operation("jobs:preview", "GET", JOB + "/preview", frames.get_job_preview, "preview"),
     Operation("labels:list", "GET", "/api/labels", labels.list_labels, "label_list"),
     Operation("labels:get", "GET", "/api/labels/{id:int}", labels.get_label, "label_list"),
@@ -104,6 +112,16 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("projects:get", "GET", PROJECT, projects.get_project, "project_get"),
     Operation("projects:patch", "PATCH", PROJECT, projects.patch_project, "task_patch"),
     Operation("projects:delete", "DELETE", PROJECT, projects.delete_project, "task_delete"),
+    Operation("cloudstorages:create", "POST", "/api/cloudstorages",
+              cloud_storages.create_storage, "cloud_storage_create"),
+    Operation("cloudstorages:get", "GET", STORAGE, cloud_storages.get_storage,
+              "cloud_storage_read"),
+    Operation("cloudstorages:delete", "DELETE", STORAGE, cloud_storages.delete_storage,
+              "cloud_storage_delete"),
+    Operation("cloudstorages:status", "GET", STORAGE + "/status", cloud_storages.get_status,
+              "cloud_storage_read"),
+    Operation("cloudstorages:content", "GET", STORAGE + "/content-v2",
+              cloud_storages.get_content, "cloud_storage_read"),
     Operation("webhooks:list", "GET", "/api/webhooks", webhooks.list_webhooks, "webhook_read"),
     Operation("webhooks:create", "POST", "/api/webhooks", webhooks.create_webhook, "webhook_write"),
     Operation("webhooks:events", "GET", "/api/webhooks/events", webhooks.list_events, "about",

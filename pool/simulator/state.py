@@ -11,11 +11,11 @@ from .records import (
     AccessToken,
     CloudStorage,
     Delivery,
-    ImportRequest,
     Job,
     Label,
     Organization,
     Project,
+    Request,
     Task,
     User,
     Webhook,
@@ -36,6 +36,7 @@ class Ids:
         self.delivery = itertools.count(1)
         self.annotation = itertools.count(1)
         self.cloud_storage = itertools.count(1)
+        self.export = itertools.count(1)
 
 
 def _machine_time() -> datetime:
@@ -63,7 +64,7 @@ class State:
         self.tasks: dict[int, Task] = {}
         self.jobs: dict[int, Job] = {}
         self.labels: dict[int, Label] = {}
-        self.requests: dict[str, ImportRequest] = {}
+        self.requests: dict[str, Request] = {}
         self.webhooks: dict[int, Webhook] = {}
         self.deliveries: dict[int, Delivery] = {}
 
@@ -96,7 +97,7 @@ class State:
     def tasks_of(self, project: Project) -> list[Task]:
         return [task for task in self.tasks.values() if task.project is project]
 
-    def request_of(self, request_id: str) -> ImportRequest | None:
+    def request_of(self, request_id: str) -> Request | None:
         """A request that is still kept; one whose time is over is forgotten here."""
         request = self.requests.get(request_id)
         if request is None:

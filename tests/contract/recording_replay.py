@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
+from xml.etree import ElementTree
 
 import urllib3
 from PIL import Image
@@ -47,11 +48,28 @@ REFERENCES = {
     "project_id": "projects",
     "webhook_id": "webhooks",
     "parent_job_id": "jobs",
+    "job_id": "jobs",
+    "label_id": "labels",
+    "cloud_storage_id": "cloudstorages",
+    "data_cloud_storage_id": "cloudstorages",
 }
 #: The same in bodies that are sent.
-SENT_REFERENCES = {"project_id": "projects", "assignee_id": "users", "assignee": "users"}
+SENT_REFERENCES = {
+    "project_id": "projects",
+    "assignee_id": "users",
+    "assignee": "users",
+    "label_id": "labels",
+    "cloud_storage_id": "cloudstorages",
+}
 DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\Z")
-_OBJECT = re.compile(r"/api/(tasks|jobs|webhooks|projects|users|labels)/(\d+)")
+_OBJECT = re.compile(r"/api/(tasks|jobs|webhooks|projects|users|labels|cloudstorages)/(\d+)")
+#: What an export is of, and whose it is, in its id, which is in paths and in queries.
+_EXPORT = re.compile(
+    r"(?P<target>target(?:=|%3D)(?P<kind>task|job)(?:&|%26)target_id(?:=|%3D))(?P<id>\d+)"
+    r"(?P<user>(?:&|%26)user_id(?:=|%3D))(?P<user_id>\d+)"
+)
+#: Moments as they are in XML.
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}\+00:00\Z")
 _LABEL = re.compile(r'data-label-id="(\d+)"')
 _TASK = re.compile(r"(?:/api/tasks/|task_id=|target_id=)(\d+)")
 _RAW_FOLDER = re.compile(r"/data/data/\d+/raw")
@@ -147,6 +165,8 @@ class Replay:
     #: Files that tasks have before a recorded ``Upload-Finish``: the first two, or as many as
     #: ``files`` among the fields of the task.
     staged: Sequence[Mapping[str, Any]] = ()
+    #: Where the recording's bucket is, if it has one.
+    bucket_url: str = ""
 
     def __post_init__(self) -> None:
         self.http = urllib3.PoolManager(retries=False, timeout=20.0)
@@ -297,6 +317,8 @@ class Replay:
         path = _OBJECT.sub(
             lambda match: f"/api/{match[1]}/{self.ours(match[1], int(match[2]))}", path
         )
+        if _EXPORT.search(path):
+            return _EXPORT.sub(self._translate_export, path)
         path = re.sub(
             r"(task_id=|target_id=|create:task-)(\d+)",
             lambda match: f"{match[1]}{self.ours('tasks', int(match[2]))}",
@@ -317,6 +339,11 @@ class Replay:
             unquote(rules.replace("+", " ")),
         )
         return before + mark + quote(text, safe="").replace("%20", "+") + "".join(rest)
+
+    def _translate_export(self, match: re.Match[str]) -> str:
+        target = self.ours(f"{match['kind']}s", int(match["id"]))
+        user = self.ours("users", int(match["user_id"]))
+        return f"{match['target']}{target}{match['user']}{user}"
 
     def _translate(self, body: Any) -> Any:
         """A recorded body with our ids, texts and password."""
@@ -349,6 +376,8 @@ class Replay:
         if isinstance(recorded, dict) and isinstance(ours, dict):
             if "has_parent" in recorded:
                 self.learn("labels", recorded["id"], ours["id"])
+            if "provider_type" in recorded:
+                self.learn("cloudstorages", recorded["id"], ours["id"])
             for key in recorded.keys() & ours.keys():
                 self.learn_ids(recorded[key], ours[key])
         elif isinstance(recorded, list) and isinstance(ours, list):
@@ -450,12 +479,51 @@ class Replay:
         if "image" in recorded:
             return _compare_images(recorded["image"], answer.body)
         if "zip" in recorded:
-            return _compare_archives(recorded["zip"], answer.body)
+            return self._compare_archives(recorded["zip"], answer.body)
         if recorded.get("bytes", 0):
             return [] if recorded["bytes"] == len(answer.body) else ["another length"]
         if recorded.get("text", "") != answer.body.decode():
             return [f"text {recorded.get('text')!r} became {answer.body!r}"]
         return []
+
+    def _compare_archives(self, recorded: Mapping[str, Any], body: bytes) -> list[str]:
+        with zipfile.ZipFile(io.BytesIO(body)) as archive:
+            if sorted(recorded) != sorted(archive.namelist()):
+                return [f"members {sorted(recorded)} became {archive.namelist()}"]
+            return [
+                f"{name}: {difference}"
+                for name, member in recorded.items()
+                for difference in self._compare_members(name, member, archive.read(name))
+            ]
+
+    def _compare_members(self, name: str, recorded: Mapping[str, Any], content: bytes) -> list[str]:
+        if "image" in recorded:
+            return _compare_images(recorded["image"], content)
+        if "text" not in recorded:
+            return []
+        if name.endswith(".xml"):
+            theirs, ours = map(ElementTree.fromstring, (recorded["text"], content))
+            return self._compare_elements(theirs, ours, f"<{theirs.tag}>")
+        return self.differences(json.loads(recorded["text"]), json.loads(content), frozenset())
+
+    def _compare_elements(
+        self, theirs: ElementTree.Element, ours: ElementTree.Element, where: str
+    ) -> list[str]:
+        """What differs in tags, attributes and texts; ids that a text is are not compared."""
+        one, other = (theirs.text or "").strip(), (ours.text or "").strip()
+        if (_MOMENT.match(one) and _MOMENT.match(other)) or theirs.tag == "id":
+            one = other
+        if (theirs.tag, theirs.attrib, self.normal(one)) != (ours.tag, ours.attrib, other):
+            return [f"{where}: {theirs.tag} {theirs.attrib} {one} became {ours.attrib} {other}"]
+        if len(theirs) != len(ours):
+            return [f"{where}: {len(theirs)} children became {len(ours)}"]
+        return [
+            difference
+            for number, children in enumerate(zip(theirs, ours, strict=True))
+            for difference in self._compare_elements(
+                *children, f"{where}[{number}]<{children[0].tag}>"
+            )
+        ]
 
 
 def _all_fields(form: Mapping[str, Any]) -> dict[str, Any]:
@@ -515,18 +583,6 @@ def _compare_images(recorded: Mapping[str, Any], body: bytes) -> list[str]:
         if any(abs(a - b) > PIXEL_TOLERANCE for a, b in zip(theirs, got, strict=True)):
             found.append(f"corner {theirs} became {got}")
     return found
-
-
-def _compare_archives(recorded: Mapping[str, Any], body: bytes) -> list[str]:
-    with zipfile.ZipFile(io.BytesIO(body)) as archive:
-        if sorted(recorded) != sorted(archive.namelist()):
-            return [f"members {sorted(recorded)} became {archive.namelist()}"]
-        return [
-            f"{name}: {difference}"
-            for name, member in recorded.items()
-            if "image" in member
-            for difference in _compare_images(member["image"], archive.read(name))
-        ]
 
 
 def _compare_cookies(recorded: str, answer: Answer) -> list[str]:

@@ -16,6 +16,9 @@ RECORDED_HOOK = "http://127.0.0.1:8096/hook"
 SETTINGS = SimulatorSettings(timings=Timings.zero())
 #: The user of the longer recordings, whose id there is 1.
 ADMINISTRATOR = UserSettings(username="admin", is_superuser=True, groups=("admin",))
+_BY_ADMINISTRATOR = dataclasses.replace(
+    SETTINGS, users=(dataclasses.replace(ADMINISTRATOR, email="admin@example.invalid"),)
+)
 ORDINARY = UserSettings(
     username="ordinary", email="ordinary@example.com", first_name="O", last_name="U"
 )
@@ -42,6 +45,10 @@ class Scene:
     #: Of a recording that goes from task to task: fields of tasks that are not plain, by the
     #: first exchange with each. Its exchanges with one task can be replayed without the others.
     tasks: Mapping[str, Mapping[str, Any]] | None = None
+    #: The bucket that is there, on a server of its own.
+    bucket: str | None = None
+    #: Whether the recording's files are in the bucket, and not on the share.
+    files_in_bucket: bool = False
 
 
 def _task_by_task(
@@ -93,6 +100,36 @@ def _two_tasks_and_a_finished_one(replay: Replay) -> None:
     replay.create_task()
     warm = replay.create_task(833, name="warm")
     replay.upload(warm, content(28000))
+
+
+def _carrier(task: int, label: int) -> Step:
+    """A task for slots, whose first label is known by its recorded id."""
+
+    def begin(replay: Replay) -> None:
+        state = replay.server.state
+        replay.learn("users", 1, replay.server.simulator.owner.id)
+        task_id = replay.create_task(task, name="slots")
+        replay.learn("labels", label, state.tasks[task_id].label_ids[0])
+
+    return begin
+
+
+def _on_the_share(name: str, content: bytes | None) -> Step:
+    def change(replay: Replay) -> None:
+        path = replay.server.share / name
+        if content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content)
+
+    return change
+
+
+def _delete_bucket(replay: Replay) -> None:
+    # Whose it is matters to the server, and not whether it is signed.
+    headers = {"Authorization": "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/s3/x"}
+    answer = replay.http.request("DELETE", replay.bucket_url, headers=headers)
+    assert answer.status == 204, answer.data
 
 
 def _hold(at: str) -> Step:
@@ -232,6 +269,32 @@ SCENES: dict[str, Scene] = {
     "share_paths": _task_by_task(share=_empty_folder),
     "remote_urls": _task_by_task(),
     "groups": _task_by_task(share=_thousands),
+    # A story each
+    "slots": Scene(
+        _carrier(2128, 4998),
+        before={
+            "a file that is gone, compressed": _on_the_share("rec-slots/2-0.jpg", None),
+            "a file that is no image any more, compressed": _on_the_share(
+                "rec-slots/2-0.jpg", b"no image"
+            ),
+        },
+        settings=_BY_ADMINISTRATOR,
+        all_headers=False,
+    ),
+    "slots_s3": Scene(
+        _several(_carrier(2129, 5000), _tasks(2130, 2131)),
+        settings=_BY_ADMINISTRATOR,
+        all_headers=False,
+        bucket="recording",
+        files_in_bucket=True,
+    ),
+    "slots_drop": Scene(
+        _carrier(2317, 0),
+        before={"drop with a storage whose bucket is gone": _delete_bucket},
+        settings=_BY_ADMINISTRATOR,
+        all_headers=False,
+        bucket="recording",
+    ),
 }
 
 #: Uploads that are not what their names say.

@@ -18,7 +18,11 @@ from typing import Any
 from unittest import mock
 from urllib.parse import urlsplit
 
+import obstore
 import pytest
+import urllib3
+from obstore.store import S3Store
+from support.bucket import bucket
 from support.served import Delivered, getting, receiver
 
 from contract.recording_replay import RECORDINGS, Answer, Replay, load, stored, subject
@@ -103,33 +107,62 @@ class Recording:
         #: What was downloaded during each part.
         self.downloads: dict[range, list[str]] = {}
         self._asked: list[str] = []
+        self._bucket_url = ""
+        self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:
-            self._prepare(stack, folder)
-            self._stack = stack.pop_all()
+            stack.callback(self._stack.close)
+            self._prepare(self._stack, folder)
+            stack.pop_all()
 
     def _prepare(self, stack: contextlib.ExitStack, folder: Path) -> None:
         hosts: dict[str, int] = {}
         folder.mkdir(exist_ok=True)
+        self._folder = folder
+        texts = {RECORDED_HOOK: ""}
+        if self.scene.bucket is not None:
+            texts |= self._open_bucket(stack, self.scene.bucket)
         for scenery in (entry for entry in self.recorded if "request" not in entry):
             if isinstance(scenery.get("files"), dict):
                 for path, file in scenery["files"].items():
-                    (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                    (folder / path).write_bytes(stored(file))
+                    self._put(path, stored(file))
             if "routes" in scenery:
                 url, self._asked = stack.enter_context(getting(_routes(scenery["routes"])))
                 hosts["file.test"] = urlsplit(url).port or 0
         self.scene.share(folder)
         stack.enter_context(_resolving(hosts))
-        hook, self.delivered = stack.enter_context(receiver())
+        texts[RECORDED_HOOK], self.delivered = stack.enter_context(receiver())
         settings = dataclasses.replace(self.scene.settings, share=folder)
         self.server = stack.enter_context(SimulatorServer(settings))
         self.replay = Replay(
-            self.server, texts={RECORDED_HOOK: hook}, kinds=KINDS, tasks=self.scene.tasks
+            self.server,
+            texts=texts,
+            kinds=KINDS,
+            tasks=self.scene.tasks,
+            bucket_url=self._bucket_url,
         )
         stack.callback(self.replay.close)
         for scenery in (entry for entry in self.recorded if isinstance(entry.get("files"), list)):
             self.replay.staged = scenery["files"]
         self.scene.begin(self.replay)
+
+    def _open_bucket(self, stack: contextlib.ExitStack, name: str) -> dict[str, str]:
+        """Serve an empty bucket. Return what stands for its server in the recording."""
+        endpoint = stack.enter_context(bucket()).endpoint
+        self._bucket_url = f"{endpoint}/{name}"
+        assert urllib3.request("PUT", self._bucket_url).status == 200
+        self._store = S3Store(name, client_options={"allow_http": True})
+        address = "endpoint_url={}&region=us-east-1"
+        return {address.format("http://s3.test"): address.format(endpoint)}
+
+    def _put(self, path: str, content: bytes) -> None:
+        """Have a file of the recording be where it was: on the share, or in the bucket."""
+        if self.scene.files_in_bucket:
+            obstore.put(self._store, path, content)
+            # Another recording has a bucket of this name.
+            self._stack.callback(obstore.delete, self._store, path)
+        else:
+            (self._folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (self._folder / path).write_bytes(content)
 
     def close(self) -> None:
         self._stack.close()
@@ -150,6 +183,9 @@ class Recording:
             exchange = self.recorded[number]
             if "request" in exchange:
                 self._exchange(number, exchange)
+            elif "file" in exchange:
+                # "a/b.jpg replaced", or "written"
+                self._put(exchange["name"].rpartition(" ")[0], stored(exchange["file"]))
         self.server.wait_idle()
         self.downloads[part] = self._asked[before:]
 

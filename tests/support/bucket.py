@@ -1,0 +1,56 @@
+"""A bucket to keep files in, of a server of S3 in this process."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+import urllib3
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A bucket on a server, which takes any credentials."""
+
+    endpoint: str
+    name: str
+
+    def get(self, key: str) -> bytes | None:
+        """Return what is in an object, or None where there is none."""
+        answer = urllib3.request(
+            "GET",
+            f"{self.endpoint}/{self.name}/{key}",
+            headers={"Authorization": "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/s3/x"},
+            retries=False,
+        )
+        return answer.data if answer.status == 200 else None
+
+
+@contextmanager
+def bucket() -> Iterator[Bucket]:
+    """Serve a bucket that is empty, and have the environment say where it is."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        # What moto has is the process's, and outlives the server.
+        made = Bucket(f"http://{host}:{port}", f"bucket-{secrets.token_hex(4)}")
+        assert urllib3.request("PUT", f"{made.endpoint}/{made.name}").status == 200
+        with pytest.MonkeyPatch.context() as environment:
+            bucket_environment(environment, made.endpoint)
+            yield made
+    finally:
+        server.stop()
+
+
+def bucket_environment(environment: pytest.MonkeyPatch, endpoint: str) -> None:
+    """Have the environment say where buckets are, and who asks."""
+    environment.setenv("AWS_ENDPOINT_URL", endpoint)
+    environment.setenv("AWS_REGION", "us-east-1")
+    environment.setenv("AWS_ACCESS_KEY_ID", "key-of-the-tests")
+    environment.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3t-of-the-tests")
