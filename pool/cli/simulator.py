@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from pool.cli.options import JsonOption, SpeedOption
 from pool.errors import CannotListen, ConfigError
 
 if TYPE_CHECKING:
+    from pool.simulator import CloudStorageSettings
     from pool.simulator.faults import Fault
 
 
@@ -37,6 +39,14 @@ def simulator(
         Path | None,
         typer.Option(exists=True, file_okay=False, help="The folder of the server's share."),
     ] = None,
+    cloud_storage: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A cloud storage: a folder, or s3://BUCKET, with endpoint and key as the "
+            "environment has them. May be repeated: 1, 2, …",
+            show_default=False,
+        ),
+    ] = None,
     faults: Annotated[
         Path | None, typer.Option(help="A TOML file with faults to inject.", show_default=False)
     ] = None,
@@ -52,6 +62,7 @@ def simulator(
     settings = SimulatorSettings(
         timings=Timings().scaled(speed),
         share=share,
+        cloud_storages=tuple(map(_cloud_storage, cloud_storage or ())),
         faults=_faults(faults),
         version=_cvat_version(cvat_version),
     )
@@ -69,6 +80,16 @@ def simulator(
         stop.wait()
     finally:
         server.stop()
+
+
+def _cloud_storage(address: str) -> CloudStorageSettings:
+    from pool.simulator import CloudStorageSettings
+    from pool.simulator.buckets import bucket_at
+
+    try:
+        return CloudStorageSettings(display_name=address, bucket=bucket_at(address, os.environ))
+    except ValueError as error:
+        raise ConfigError(f"--cloud-storage: {error}") from None
 
 
 def _faults(path: Path | None) -> tuple[Fault, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -23,6 +24,35 @@ class Bucket(Protocol):
 
     def read(self, key: str) -> bytes:
         """Return an object's content. Raises ``OSError`` where there is none."""
+
+
+def bucket_at(address: str, environ: Mapping[str, str]) -> Bucket:
+    """Return what an address names: ``s3://BUCKET``, or a folder that stands for one.
+
+    A bucket is looked for where the environment says, as AWS's own tools do, and read anonymously
+    where it has no key.
+
+    :raises ValueError: there is no such folder, obstore is not installed, or it has a password.
+    """
+    if "@" in address:
+        raise ValueError("credentials belong in the environment, and not in an address")
+    scheme, mark, name = address.partition("://")
+    if not mark:
+        if not Path(address).is_dir():
+            raise ValueError(f"{address!r} is no folder")
+        return Folder(Path(address))
+    if scheme != "s3" or not name.strip("/") or "/" in name.strip("/"):
+        raise ValueError(f"{address!r} is not s3://BUCKET")
+    try:
+        return S3(
+            name.strip("/"),
+            endpoint=environ.get("AWS_ENDPOINT_URL"),
+            region=environ.get("AWS_REGION"),
+            key=environ.get("AWS_ACCESS_KEY_ID"),
+            secret=environ.get("AWS_SECRET_ACCESS_KEY"),
+        )
+    except ImportError:
+        raise ValueError("buckets need obstore: pip install 'cvat-task-pool[slots]'") from None
 
 
 class Folder:

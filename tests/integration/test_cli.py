@@ -435,6 +435,8 @@ def test_the_version(folder: Path) -> None:
         (["--share", "nowhere"], 2, "'nowhere' does not exist"),
         (["--share", "config.toml"], 2, "'config.toml' is a file"),
         (["--faults", "nowhere"], 2, "cannot read nowhere"),
+        (["--cloud-storage", "nowhere"], 2, "'nowhere' is no folder"),
+        (["--cloud-storage", "s3://"], 2, "'s3://' is not s3://BUCKET"),
         (["--speed", "inf"], 2, "or equal to 1000"),
         (["--speed", "nan"], 2, "invalid value for '--speed'"),
     ],
