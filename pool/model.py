@@ -39,7 +39,10 @@ class TaskState(StrEnum):
 TASK_TRANSITIONS: Final[Mapping[TaskState, frozenset[TaskState]]] = {
     # A cold task goes straight to the caller that it was created for, so that no other can take
     # it in between.
-    TaskState.CREATING: frozenset({TaskState.WARM, TaskState.LEASED, TaskState.FAILED}),
+    # A carrier is ready as soon as its placeholders are imported, and its slots are warm then.
+    TaskState.CREATING: frozenset(
+        {TaskState.WARM, TaskState.LEASED, TaskState.READY, TaskState.FAILED}
+    ),
     # Straight to deleted when a person has made the task their own: it stays on the server.
     TaskState.WARM: frozenset({TaskState.LEASED, TaskState.RETIRED, TaskState.DELETED}),
     # Back to warm when the caller gave it back untouched. Straight to ready when the caller
@@ -54,8 +57,10 @@ TASK_TRANSITIONS: Final[Mapping[TaskState, frozenset[TaskState]]] = {
         }
     ),
     TaskState.IMPORTING: frozenset({TaskState.READY, TaskState.FAILED}),
-    TaskState.READY: frozenset(),
-    TaskState.FAILED: frozenset({TaskState.DELETING}),
+    # Only a carrier none of whose slots was filled.
+    TaskState.READY: frozenset({TaskState.RETIRED}),
+    # A slot's job stays where others of its carrier are filled.
+    TaskState.FAILED: frozenset({TaskState.DELETING, TaskState.DELETED}),
     TaskState.RETIRED: frozenset({TaskState.DELETING, TaskState.DELETED}),
     TaskState.DELETING: frozenset({TaskState.DELETED}),
     # Only a create that was given up, and that had happened after all.
@@ -72,6 +77,36 @@ LIVE_TASK_STATES: Final = (
     TaskState.RETIRED,
     TaskState.DELETING,
 )
+
+
+class SlotState(StrEnum):
+    """Where a slot stands, a job that exists before its data."""
+
+    WARM = "warm"
+    LEASED = "leased"
+    FILLED = "filled"
+    RETIRED = "retired"
+
+    @classmethod
+    def of(cls, state: TaskState) -> SlotState:
+        """Return what the state of a slot's row means."""
+        return _SLOT_STATES.get(state, cls.RETIRED)
+
+
+_SLOT_STATES: Final = {
+    TaskState.WARM: SlotState.WARM,
+    TaskState.LEASED: SlotState.LEASED,
+    TaskState.READY: SlotState.FILLED,
+}
+
+
+class Placed(StrEnum):
+    """What the data of a request went into: a job that was there before, a task that requests
+    share, or a task of its own."""
+
+    SLOT = "slot"
+    GROUP = "group"
+    TASK = "task"
 
 
 class LeaseState(StrEnum):
@@ -192,6 +227,11 @@ class PooledTask:
     and organization that the task was made on
     (:attr:`pool.config.settings.Template.origin`), "" when
     that is not known.
+
+    A **carrier** is a task over placeholders: it has ``slots`` jobs, each of which is handed out by
+    itself. A **slot** has a row of its own, so that it is handed out like a task; ``carrier_id`` is
+    the row of its carrier, whose ``task_id`` and ``name`` it has. :meth:`SlotState.of` says what
+    its states mean.
     """
 
     id: str
@@ -201,6 +241,8 @@ class PooledTask:
     state: TaskState
     name: str
     task_id: int | None = None
+    slots: int = 0
+    carrier_id: str | None = None
     prepared: bool = False
     lease_id: str | None = None
     reason: str = ""
@@ -238,7 +280,8 @@ class RequestWarning:
     """What a request that was served has to do without: a stable ``code``, and ``text`` that says
     what and why, on one line.
 
-    Codes are ``unknown-assignee``, ``not-named``, ``not-assigned`` and ``not-hidden``.
+    Codes are ``unknown-assignee``, ``not-named``, ``not-assigned``, ``not-hidden`` and
+    ``not-shown``.
     """
 
     code: str
@@ -341,6 +384,10 @@ class RequestRecord:
     ``hidden`` says that its caller wants its frames hidden: ``pending`` until they are marked as
     deleted in CVAT, then ``done``. Their bytes stay there until the task is deleted.
 
+    ``placed`` says what its data went into, once it has an import. Where its template has slots
+    and it is not to go into one, ``no_slot`` says why. ``stream`` is the name of the stream that it
+    belongs to. ``shown_at`` is when an annotator can open what is in its slot.
+
     ``error_code`` is the ``code`` of a class in :mod:`pool.errors`. ``warnings`` also come after
     the end.
     """
@@ -372,6 +419,10 @@ class RequestRecord:
     group_key: str | None = None
     priority: Priority = Priority.NORMAL
     hidden: Hidden | None = None
+    placed: Placed | None = None
+    no_slot: str = ""
+    stream: str | None = None
+    shown_at: float | None = None
     imports_used: int = 0
     error_code: str = ""
     error: str = ""
@@ -427,6 +478,80 @@ class Job:
     start_frame: int
     stop_frame: int
     assignee: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Carrier:
+    """What is kept of a carrier beside its task: where its files stand, and how it is shown.
+
+    ``settings`` are the slots of its template as it was made by, as JSON has them
+    (:class:`pool.config.settings.SlotSettings`): its files stand in the folder ``id`` of that
+    storage, one for each frame. ``stream_id`` is the stream that has it for itself, and ``title``
+    what it is to be called. ``gone_since`` is when CVAT first answered that its task is gone.
+    """
+
+    id: str
+    template: str
+    task_id: int
+    settings: Mapping[str, Any]
+    stream_id: str | None = None
+    title: str = ""
+    gone_since: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slot:
+    """A job over placeholders. Its frames are those of its carrier's task from ``start_frame`` to
+    ``stop_frame``, the latter included, of which the first ``filled`` have pictures.
+
+    ``look_at`` is when its carrier is to be looked at for it: at once where it is filled and not
+    shown, or to be erased; ``looks`` counts the looks since it was shown.
+    """
+
+    id: str
+    carrier_id: str
+    position: int
+    state: TaskState
+    job_id: int
+    start_frame: int
+    stop_frame: int
+    request_id: str | None = None
+    filled: int = 0
+    filled_at: float | None = None
+    shown_at: float | None = None
+    erased: bool = False
+    looks: int = 0
+    look_at: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stream:
+    """Requests whose jobs follow each other in the same CVAT tasks, for as long as it is open.
+
+    ``carriers`` counts the tasks that it has had; ``carrier_id`` is the latest.
+    """
+
+    id: str
+    template: str
+    name: str
+    opened_at: float
+    last_at: float
+    closed_at: float | None = None
+    carriers: int = 0
+    carrier_id: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """What its slots have in place of their template's, so that no other request takes them."""
+        return f"{STREAM_FINGERPRINT}{self.id}"
+
+    @property
+    def title(self) -> str:
+        """What its latest task is called."""
+        return self.name if self.carriers < 2 else f"{self.name} ({self.carriers})"
+
+
+STREAM_FINGERPRINT: Final = "stream "
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -565,13 +690,14 @@ def pool_mark(pool_id: str) -> str:
     return f"[cvat-pool {pool_id}]"
 
 
-def task_name(pool_id: str, template: str, pooled_id: str) -> str:
+def task_name(pool_id: str, template: str, pooled_id: str, *, slots: int = 0) -> str:
     """Return the unique name that a pooled task bears on the server until its data is in.
 
     Empty tasks stand at the top of everybody's list, so the name says what they are. CVAT
     allows 256 characters.
     """
-    return f"{pool_mark(pool_id)} {template[:160]}: empty, waiting for data {pooled_id}"
+    what = "reserved" if slots else "empty"
+    return f"{pool_mark(pool_id)} {template[:160]}: {what}, waiting for data {pooled_id}"
 
 
 def check_name(pool_id: str, template: str, unique: str) -> str:
@@ -592,7 +718,7 @@ def named_in(pool_id: str, name: str) -> str | None:
 
 
 _OWN_NAME: Final = re.compile(
-    r"(?:\S.{0,159}: empty, waiting for data|check of \S.{0,159}) (?P<id>\S+)"
+    r"(?:\S.{0,159}: (?:empty|reserved), waiting for data|check of \S.{0,159}) (?P<id>\S+)"
 )
 
 
@@ -606,6 +732,7 @@ EventKind = Literal[
     "request.ready",
     "request.failed",
     "request.cancelled",
+    "request.shown",
     "request.warned",
     "lease.handed_out",
     "lease.used",

@@ -30,6 +30,7 @@ from pool.config.problems import Problem, explain, mismatch, nearest, unknown_ke
 from pool.config.settings import (
     DEFAULT_TABLES,
     LABEL_SOURCES,
+    NO_CACHE_STORAGE,
     TEMPLATE_TABLES,
     AssignmentSettings,
     CvatSettings,
@@ -37,9 +38,11 @@ from pool.config.settings import (
     EventSettings,
     Settings,
     SinkSettings,
+    SlotSettings,
     StoreSettings,
     Template,
     against_groups,
+    against_slots,
     keys_of,
 )
 from pool.config.toml import Key, key_lines, parse, show_key
@@ -259,7 +262,8 @@ class _Reading:
     ) -> Template:
         key = ("templates", name)
         own_keys = keys_of(AssignmentSettings)
-        given = self._members(key, raw, (*LABEL_SOURCES, *TEMPLATE_TABLES, *own_keys))
+        known = (*LABEL_SOURCES, *TEMPLATE_TABLES, "slots", *own_keys)
+        given = self._members(key, raw, known)
         assignment = self._table(
             AssignmentSettings, {name: given[name] for name in own_keys if name in given}
         )
@@ -294,6 +298,7 @@ class _Reading:
                         'grouping = "auto" gives each request a job of a shared task, and that '
                         f"does not go with {name} in CVAT",
                     )
+        slots = self._slots(given["slots"], task, data, places) if "slots" in given else None
         return Template(
             name=name,
             labels=labels,
@@ -303,8 +308,38 @@ class _Reading:
             pool=tables["pool"],
             importing=tables["import"],
             assignment=assignment,
+            slots=slots,
             server=server,
         )
+
+    def _slots(
+        self, placed: Placed, task: Any, data: DataParams, places: Mapping[str, Given]
+    ) -> SlotSettings | None:
+        """Return a template's slots, if they are what can be, and go with the rest of it."""
+        key = placed[0]
+        given = self._members(*placed, keys_of(SlotSettings))
+        required = [name for name in ("size", "storage", "server") if name not in given]
+        if required:
+            if isinstance(placed[1], dict):
+                self._problem(key, f"{' and '.join(required)} is missing")
+            return None
+        stand_in: dict[str, Any] = {
+            "size": "1x1",
+            "storage": "s3://wrong",
+            "server": "cloud:1",
+        }
+        if "cache_storage" not in given and str(given["server"][1]).startswith("share:"):
+            self._problem(key, NO_CACHE_STORAGE)
+            stand_in["cache_storage"] = 1
+        slots = self._table(SlotSettings, given, **stand_in)
+        there = {**places["data"], **places["task"]}
+        for name in against_slots(task, data):
+            self._problem(
+                there[name][0] if name in there else key,
+                "slots are jobs over placeholder files that CVAT reads when somebody looks, and "
+                f"that does not go with {name}",
+            )
+        return slots
 
     def _labels(self, key: Key, given: Given) -> tuple[tuple[dict[str, Any], ...], int | None]:
         """Return a template's labels, or the project that has them: from exactly one key."""

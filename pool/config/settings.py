@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, model_validator
 from pydantic.dataclasses import dataclass as table
 
 from pool.config.data_params import DEFAULTS, DataParams, read_params
@@ -281,6 +282,128 @@ class ImportSettings:
     upload_concurrency: Annotated[int, Whole(1, 16)] = 4
 
 
+#: Slots of one task at the most: deleting takes longer than the import, and grows with the jobs.
+MOST_SLOTS: Final = 500
+#: Placeholders of one task at the most.
+MOST_PLACEHOLDERS: Final = 5000
+NO_CACHE_STORAGE: Final = (
+    "cache_storage is missing: the id of any cloud storage that CVAT can reach; naming it is what "
+    "has CVAT read the files again"
+)
+#: Formats of a slot's pictures, as Pillow calls them.
+SLOT_FORMATS: Final[Mapping[str, str]] = {
+    "jpg": "JPEG",
+    "png": "PNG",
+    "webp": "WEBP",
+    "bmp": "BMP",
+    "tiff": "TIFF",
+}
+
+
+def _slot_storage(value: object) -> str:
+    """A folder as ``file:///mnt/share``, or a place in a bucket as ``s3://bucket/prefix``."""
+    what = (
+        '"file:///" and a folder, such as "file:///mnt/cvat-share/pool", or a bucket and a place '
+        'in it, such as "s3://bucket/pool" ("gs://", "az://")'
+    )
+    scheme, separator, place = value.partition("://") if isinstance(value, str) else ("", "", "")
+    plain = re.fullmatch(r"[^\s@?#%\\]+", place) is not None and ".." not in place.split("/")
+    if not separator or not plain or scheme not in ("file", "s3", "gs", "az"):
+        # It may hold a key, so that what was found is not shown.
+        raise refused(f"expected {what}; credentials never stand here")
+    if scheme == "file" and (not place.startswith("/") or not place.strip("/")):
+        raise expected(what)
+    return f"{scheme}://{place.rstrip('/')}"
+
+
+@table(frozen=True, kw_only=True, config=_STRICT)
+class SlotSettings:
+    """Jobs that exist before their data: their pictures' size and format, how many frames a job
+    has, how many jobs a task; and where their files stand.
+
+    ``storage`` is the place as the pool writes it, ``server`` the same place as CVAT reads it: a
+    path on its share, or a bucket's cloud storage. ``cache_storage`` is the id of any cloud storage
+    that CVAT can reach; naming it has CVAT forget what it has read before. A stream that no request
+    has used for ``stream_idle`` seconds is closed.
+    """
+
+    size: Annotated[
+        str,
+        Field(pattern=r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$"),
+        described('width and height in pixels, such as "1920x1080"'),
+    ]
+    storage: Annotated[str, PlainValidator(_slot_storage)]
+    server: Annotated[
+        str,
+        Field(pattern=r"^(share:[^\s/\\][^\s\\]*|share:|cloud:[1-9][0-9]{0,9})$"),
+        described('"share:PATH", a folder of CVAT\'s share, or "cloud:ID", a cloud storage\'s id'),
+    ]
+    format: Annotated[Literal["jpg", "png", "webp", "bmp", "tiff"], ONE_OF] = "jpg"
+    frames: Annotated[int, Whole(1, 1000)] = 1
+    per_task: Annotated[int, Whole(1, MOST_SLOTS)] = 1
+    cache_storage: Id | None = None
+    stream_idle: Duration = 3600.0
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.storage.startswith("file:") != self.server.startswith("share:"):
+            raise refused(
+                'storage and server are the same place: "file://" goes with "share:", and a '
+                'bucket with "cloud:"'
+            )
+        if self.share_path is not None and ".." in self.share_path.split("/"):
+            raise refused('server: a path on the share has no ".."')
+        if self.cloud_id is None and self.cache_storage is None:
+            raise refused(NO_CACHE_STORAGE)
+        if self.frames * self.per_task > MOST_PLACEHOLDERS:
+            raise refused(
+                f"frames times per_task, {self.frames * self.per_task}, is above "
+                f"{MOST_PLACEHOLDERS}, what one task should have"
+            )
+        return self
+
+    @property
+    def made_by(self) -> Mapping[str, Any]:
+        """What a carrier is made by."""
+        kept = ("cache_storage", "stream_idle")
+        return {name: value for name, value in asdict(self).items() if name not in kept}
+
+    @property
+    def dimensions(self) -> tuple[int, int]:
+        """Width and height, in pixels."""
+        width, _, height = self.size.partition("x")
+        return int(width), int(height)
+
+    @property
+    def share_path(self) -> str | None:
+        """The folder on CVAT's share; None in a bucket."""
+        kind, _, path = self.server.partition(":")
+        return path.strip("/") if kind == "share" else None
+
+    @property
+    def cloud_id(self) -> int | None:
+        """The id of the bucket's cloud storage; None on a share."""
+        kind, _, number = self.server.partition(":")
+        return int(number) if kind == "cloud" else None
+
+    @property
+    def drops_with(self) -> int:
+        """The cloud storage whose naming drops what CVAT has cached of a task."""
+        number = self.cache_storage or self.cloud_id
+        assert number is not None
+        return number
+
+
+def against_slots(task: TaskSettings, data: DataParams) -> list[str]:
+    """Return the keys that do not go with jobs over placeholders."""
+    taken = {
+        "use_cache": data.use_cache is False,
+        "copy_data": data.copy_data is True,
+        "storage_method": data.storage_method not in (None, "cache"),
+    }
+    return [*against_groups(task, data), *(name for name, set_ in taken.items() if set_)]
+
+
 def against_groups(task: TaskSettings, data: DataParams) -> list[str]:
     """Return the keys that do not go with requests that have one job each in a shared task."""
     divided = {
@@ -326,6 +449,7 @@ class Template:
     pool: PoolSettings = field(default_factory=PoolSettings)
     importing: ImportSettings = field(default_factory=ImportSettings)
     assignment: AssignmentSettings = field(default_factory=AssignmentSettings)
+    slots: SlotSettings | None = None
     server: CvatSettings = field(default_factory=CvatSettings)
 
     @cached_property
@@ -360,7 +484,17 @@ class Template:
         Two templates with one fingerprint make tasks that are alike. What goes
         with the data, and how the pool is sized, is not part of it.
         """
-        return _digest({**self._place, "fields": self.create_fields})
+        slots = {"slots": self.slots.made_by} if self.slots else {}
+        return _digest({**self._place, "fields": self.create_fields, **slots})
+
+    @cached_property
+    def ordinary(self) -> Template:
+        """The same without slots: what serves requests that fit into none. No task of it is kept
+        warm, so one is made for each, or for each group."""
+        if self.slots is None:
+            return self
+        pool = replace(self.pool, on_empty="create", max_wait=0.0, on_change="recreate")
+        return replace(self, slots=None, pool=pool)
 
     @cached_property
     def origin(self) -> str:

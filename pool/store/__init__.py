@@ -27,6 +27,7 @@ from pool.store.records import (
     Unserved,
 )
 from pool.store.requests import Requests
+from pool.store.slots import LOOKS, Slots
 from pool.store.sqlite import SqliteConnections
 from pool.store.tasks import Tasks
 from pool.store.webhooks import HEARD_FOR, Webhooks
@@ -35,6 +36,7 @@ __all__ = [
     "DEMAND_BUCKET",
     "FINAL_GRACE",
     "HEARD_FOR",
+    "LOOKS",
     "UNOWNED",
     "Asked",
     "CreateLimit",
@@ -60,6 +62,7 @@ class Store(
     Requests,
     Queue,
     Imports,
+    Slots,
     FinalSteps,
     DemandHistory,
     Events,

@@ -155,3 +155,16 @@ def _count_demand(
         colds=int(outcome is Outcome.COLD),
         **only,
     )
+
+
+def learn_lead_time(db: Connection, template: str, seconds: float) -> None:
+    """Learn how long a create takes: an average in which each weighs a fifth of what is left."""
+    db.changed(
+        """
+        INSERT INTO lead_times (template, seconds) VALUES (:template, :seconds)
+        ON CONFLICT (template) DO UPDATE
+        SET seconds = 0.8 * lead_times.seconds + 0.2 * excluded.seconds
+        """,
+        template=template,
+        seconds=seconds,
+    )

@@ -311,9 +311,11 @@ def open_import(
     db.later(
         """
         INSERT INTO imports (id, template, state, owner, lease_id, pooled_id, task_id, outcome,
-                             size, grouped, priority, handed_out_at)
-        VALUES (:id, :template, 'uploading', :owner, :lease_id, :pooled_id, :task_id, :outcome,
-                :size, :grouped, :priority, :handed_out_at)
+                             size, grouped, slot, priority, handed_out_at)
+        SELECT :id, :template, 'uploading', :owner, :lease_id, :pooled_id, :task_id, :outcome,
+               :size, :grouped AND carrier_id IS NULL, carrier_id IS NOT NULL, :priority,
+               :handed_out_at
+        FROM tasks WHERE tasks.id = :pooled_id
         """,
         id=import_id,
         template=lease.template,

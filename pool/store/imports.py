@@ -54,7 +54,7 @@ class Imports(Connected):
                 PooledTask,
                 f"""
                 {db.using("tasks_on_server")}
-                WHERE task_id = :task_id ORDER BY seq DESC LIMIT 1
+                WHERE task_id = :task_id AND carrier_id IS NULL ORDER BY seq DESC LIMIT 1
                 """,
                 task_id=task_id,
             )
@@ -487,6 +487,32 @@ def member_of(job: Job, members: Sequence[ImportMember]) -> str | None:
         if job.start_frame < first:
             return member.request_id
     return members[-1].request_id if members else None
+
+
+def complete_slot(db: Connection, slot_id: str, lease_id: str, *, now: float) -> str | None:
+    """Make the import into a slot ready, with its one request, which is returned; its job, which
+    was there before, is the request's from now on."""
+    members = _complete_members(db, lease_id, now=now)
+    end_lease(db, lease_id, LeaseState.USED)
+    if not members:
+        return None
+    request_id = members[0].request_id
+    db.later(
+        "UPDATE jobs SET request_id = :request_id WHERE pooled_id = :id",
+        id=slot_id,
+        request_id=request_id,
+    )
+    db.later(
+        """
+        INSERT INTO final_steps (pooled_id, kind, request_id, since, due_at)
+        SELECT :id, 'hide', id, :now, :now FROM requests
+        WHERE id = :request_id AND hidden IS NOT NULL
+        """,
+        id=slot_id,
+        request_id=request_id,
+        now=now,
+    )
+    return request_id
 
 
 def _complete_members(db: Connection, lease_id: str, *, now: float) -> list[ImportMember]:

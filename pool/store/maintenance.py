@@ -275,7 +275,8 @@ class Maintenance(Connected):
 
         These are requests that ended, imports that ended, leases that ended and whose time is up,
         tasks that are ``DELETED``, or ``READY`` with their final name, with their jobs; buckets of
-        demand; owners that are gone; prewarms that are over; and when holds were. A row that
+        demand; owners that are gone; prewarms that are over; streams that are closed; and when
+        holds were. Carriers and their slots stay for as long as their files. A row that
         another one still refers to is kept: requests go first, then imports, leases and tasks. An
         idempotency key goes with its row. Each kind is found by an index in order of age, so that a
         row which has to stay costs a look, and keeps no other.
@@ -334,6 +335,9 @@ class Maintenance(Connected):
                 WHERE {FINISHED} AND changed_at < :before AND NOT {steps_left}
                   AND NOT EXISTS (SELECT 1 FROM leases WHERE leases.pooled_id = tasks.id)
                   AND NOT EXISTS (SELECT 1 FROM imports WHERE imports.pooled_id = tasks.id)
+                  AND NOT EXISTS (SELECT 1 FROM carriers
+                                  WHERE carriers.id IN (tasks.id, tasks.carrier_id))
+                  AND NOT EXISTS (SELECT 1 FROM tasks AS slots WHERE slots.carrier_id = tasks.id)
                 ORDER BY changed_at LIMIT :limit
                 """,
                 **old,
@@ -344,6 +348,7 @@ class Maintenance(Connected):
             for table, key, age in (
                 ("demand", "template, start", "start"),
                 ("owners", "owner", "until"),
+                ("streams", "id", "closed_at"),
                 ("prewarms", "template", "until"),
                 ("held", "seq", "until"),
             ):

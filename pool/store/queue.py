@@ -227,7 +227,7 @@ def _oldest(db: Connection, number: int) -> str:
                    requests.lease_id, requests.created_at, requests.group_key, requests.priority,
                    requests.size,
                    CASE WHEN requests.group_key IS NOT NULL THEN requests.files ELSE '[]' END,
-                   requests.frame_numbers
+                   requests.frame_numbers, requests.no_slot <> ''
             FROM (SELECT * FROM requests {db.using("requests_spooled")}
                   WHERE {SPOOLED} AND template = :template{number}
                     AND priority = :priority{number}) AS requests
@@ -249,6 +249,7 @@ def _unserved(
     size: int,
     files: str,
     numbers: str | None,
+    no_slot: bool,
 ) -> Unserved:
     return Unserved(
         id=id,
@@ -261,6 +262,7 @@ def _unserved(
         size=size,
         files=tuple(json.loads(files)),
         frame_numbers=None if numbers is None else tuple(json.loads(numbers)),
+        no_slot=bool(no_slot),
     )
 
 

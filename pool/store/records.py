@@ -20,6 +20,7 @@ from pool.model import (
     LeaseRecord,
     LeaseState,
     Outcome,
+    Placed,
     PooledTask,
     Prewarm,
     Priority,
@@ -27,6 +28,7 @@ from pool.model import (
     RequestState,
     RequestWarning,
     SinkRecord,
+    Stream,
     TaskState,
     WebhookRecord,
 )
@@ -56,6 +58,8 @@ class NewRequest:
     spooled: bool = False
     group_key: str | None = None
     priority: Priority = Priority.NORMAL
+    no_slot: str = ""
+    stream: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +121,7 @@ class Unserved:
     size: int = 0
     files: tuple[str, ...] = ()
     frame_numbers: tuple[int | None, ...] | None = None
+    no_slot: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,6 +170,10 @@ def _request_column(name: str) -> str:
         return "COALESCE(requests.files_in_group, requests.files)"
     if name == "given":
         return "COALESCE(requests.given, requests.files)"
+    if name == "placed":
+        return """
+            CASE WHEN imports.slot THEN 'slot' WHEN requests.files_in_group IS NOT NULL THEN 'group'
+                 WHEN requests.import_id IS NOT NULL THEN 'task' END"""
     of_import = {"pooled_id", "task_id", "outcome", "handed_out_at", "uploaded_at", "deadline_at"}
     return f"imports.{name}" if name in of_import else f"requests.{name}"
 
@@ -186,6 +195,7 @@ _TABLES: Final[Mapping[type, str]] = {
     Prewarm: "prewarms",
     RequestRecord: REQUESTS,
     SinkRecord: "sinks",
+    Stream: "streams",
     WebhookRecord: "webhooks",
 }
 #: The names of a record's fields, and the query for all of its rows.
@@ -212,6 +222,7 @@ _CONVERTERS: Final[Mapping[type, Mapping[str, Callable[[Any], object]]]] = {
         "frame_numbers": lambda value: None if value is None else tuple(json.loads(value)),
         "spooled": bool,
         "hidden": lambda value: None if value is None else Hidden(value),
+        "placed": lambda value: None if value is None else Placed(value),
         "priority": tuple(Priority).__getitem__,
         "warnings": lambda value: tuple(RequestWarning(**each) for each in json.loads(value)),
     },

@@ -375,11 +375,11 @@ def accept_request(
         INSERT INTO requests
             (id, template, state, owner, lease_id, import_id, name, assignee, files, given,
              frame_numbers, size, payload, idempotency_key, created_at, spooled, group_key,
-             priority, served)
+             priority, served, no_slot, stream)
         VALUES
             (:id, :template, :state, :owner, :lease_id, :import_id, :name, :assignee, :files,
              :given, :frame_numbers, :size, :payload, :idempotency_key, :now, :spooled, :group_key,
-             :priority, :served)
+             :priority, :served, :no_slot, :stream)
         """,
         id=request.id,
         template=lease.template,
@@ -399,6 +399,8 @@ def accept_request(
         group_key=request.group_key,
         priority=request.priority.level,
         served=served,
+        no_slot=text(request.no_slot),
+        stream=None if request.stream is None else text(request.stream),
         now=now,
     )
     accepted = find(db, RequestRecord, "requests.id = :id", id=request.id)

@@ -87,6 +87,8 @@ _TASKS: Final = f"""
              'failed', 'retired', 'deleting', 'deleted')),
         name TEXT NOT NULL,
         task_id INTEGER,
+        slots INTEGER NOT NULL DEFAULT 0,
+        carrier_id TEXT REFERENCES tasks (id),
         prepared INTEGER NOT NULL DEFAULT 0 CHECK (prepared IN (0, 1)),
         cold INTEGER NOT NULL CHECK (cold IN (0, 1)),
         lease_id TEXT,
@@ -107,6 +109,7 @@ _TASKS: Final = f"""
     CREATE INDEX tasks_finished ON tasks (changed_at) WHERE {FINISHED};
     CREATE UNIQUE INDEX tasks_lease ON tasks (lease_id) WHERE lease_id IS NOT NULL;
     CREATE INDEX tasks_on_server ON tasks (task_id) WHERE task_id IS NOT NULL;
+    CREATE INDEX tasks_of_carrier ON tasks (carrier_id) WHERE carrier_id IS NOT NULL;
 """
 
 _LEASES: Final = f"""
@@ -158,6 +161,7 @@ _IMPORTS: Final = f"""
         outcome TEXT NOT NULL CHECK (outcome IN {_OUTCOMES}),
         size INTEGER NOT NULL,
         grouped INTEGER NOT NULL DEFAULT 0 CHECK (grouped IN (0, 1)),
+        slot INTEGER NOT NULL DEFAULT 0 CHECK (slot IN (0, 1)),
         priority INTEGER NOT NULL DEFAULT 1 CHECK (priority IN (0, 1, 2)),
         frames TEXT,
         handed_out_at REAL NOT NULL,
@@ -212,6 +216,9 @@ _REQUESTS: Final = f"""
         served INTEGER NOT NULL DEFAULT 0 CHECK (served IN (0, 1)),
         spooled INTEGER NOT NULL DEFAULT 0 CHECK (spooled IN (0, 1)),
         hidden TEXT CHECK (hidden IN ('pending', 'done')),
+        no_slot TEXT NOT NULL DEFAULT '',
+        stream TEXT,
+        shown_at REAL,
         error_code TEXT NOT NULL DEFAULT '',
         error TEXT NOT NULL DEFAULT '',
         warnings TEXT NOT NULL DEFAULT '[]',
@@ -229,6 +236,54 @@ _REQUESTS: Final = f"""
     CREATE INDEX requests_by_state ON requests (state);
     CREATE INDEX requests_by_template ON requests (template);
     CREATE INDEX requests_by_both ON requests (state, template);
+"""
+
+#: ``settings``, as JSON, say where the files of a carrier stand. Of its frames that are hidden one
+#: process at a time writes the list: ``writer``, until ``writer_until``. A slot's row is that of
+#: the same id in ``tasks``; ``look_at`` is when its carrier is looked at for it. Slots of a stream
+#: have its fingerprint, so that no other request takes them.
+_SLOTS: Final = """
+    CREATE TABLE carriers (
+        id TEXT NOT NULL PRIMARY KEY REFERENCES tasks (id),
+        template TEXT NOT NULL,
+        task_id INTEGER NOT NULL,
+        settings TEXT NOT NULL,
+        stream_id TEXT,
+        title TEXT NOT NULL DEFAULT '',
+        gone_since REAL,
+        looked_at REAL NOT NULL,
+        writer TEXT NOT NULL DEFAULT '',
+        writer_until REAL NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE INDEX carriers_looked ON carriers (looked_at);
+    CREATE TABLE slots (
+        id TEXT NOT NULL PRIMARY KEY REFERENCES tasks (id),
+        carrier_id TEXT NOT NULL REFERENCES tasks (id),
+        position INTEGER NOT NULL,
+        job_id INTEGER NOT NULL,
+        start_frame INTEGER NOT NULL,
+        stop_frame INTEGER NOT NULL,
+        request_id TEXT,
+        filled INTEGER NOT NULL DEFAULT 0,
+        filled_at REAL,
+        shown_at REAL,
+        erased INTEGER NOT NULL DEFAULT 0 CHECK (erased IN (0, 1)),
+        looks INTEGER NOT NULL DEFAULT 0,
+        look_at REAL
+    ) STRICT;
+    CREATE INDEX slots_of_carrier ON slots (carrier_id, position);
+    CREATE INDEX slots_due ON slots (look_at) WHERE look_at IS NOT NULL;
+    CREATE TABLE streams (
+        id TEXT NOT NULL PRIMARY KEY,
+        template TEXT NOT NULL,
+        name TEXT NOT NULL,
+        carrier_id TEXT,
+        carriers INTEGER NOT NULL DEFAULT 0,
+        opened_at REAL NOT NULL,
+        last_at REAL NOT NULL,
+        closed_at REAL
+    ) STRICT;
+    CREATE UNIQUE INDEX streams_open ON streams (template, name) WHERE closed_at IS NULL;
 """
 
 #: How many requests are queued, and how many of them are spooled, by template and priority: counted
@@ -412,6 +467,7 @@ def tables() -> Iterator[str]:
         _LEASES,
         _IMPORTS,
         _REQUESTS,
+        _SLOTS,
         _QUEUES,
         _FINAL_STEPS,
         _EVENTS,
@@ -527,6 +583,18 @@ def triggers(db: type[Dialect]) -> Iterator[Trigger]:
         """,
     )
     yield Trigger(
+        name="events_of_shown_requests",
+        table="requests",
+        event="UPDATE OF shown_at",
+        when="NEW.shown_at IS NOT NULL AND OLD.shown_at IS NULL",
+        body=f"""
+            INSERT INTO events (kind, at, template, task_id, lease_id, request_id, state, outcome)
+            SELECT 'request.shown', NEW.shown_at, NEW.template, imports.task_id, NEW.lease_id,
+                   NEW.id, NEW.state, imports.outcome
+            FROM {import_of_new};
+        """,
+    )
+    yield Trigger(
         name="events_of_new_leases",
         table="leases",
         event="INSERT",
@@ -554,13 +622,16 @@ def triggers(db: type[Dialect]) -> Iterator[Trigger]:
         table="tasks",
         event="UPDATE OF state",
         when="""
-            NEW.state <> OLD.state AND NEW.state IN ('warm', 'failed', 'retired', 'deleted')
+            NEW.state <> OLD.state
+            AND (NEW.state IN ('warm', 'failed', 'retired', 'deleted')
+                 OR NEW.state = 'ready' AND NEW.slots > 0)
+            AND (NEW.carrier_id IS NULL OR NEW.state = 'warm')
             AND (NEW.state <> 'warm' OR OLD.state <> 'leased'
                  OR EXISTS (SELECT 1 FROM leases WHERE id = OLD.lease_id AND served))
         """,
         body="""
             INSERT INTO events (kind, at, template, task_id, lease_id, state)
-            VALUES ('task.' || NEW.state, NEW.changed_at, NEW.template, NEW.task_id, NEW.lease_id,
-                    NEW.state);
+            VALUES ('task.' || CASE NEW.state WHEN 'ready' THEN 'warm' ELSE NEW.state END,
+                    NEW.changed_at, NEW.template, NEW.task_id, NEW.lease_id, NEW.state);
         """,
     )

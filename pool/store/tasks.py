@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pool.model import LIVE_TASK_STATES, Levels, PooledTask, TaskState, task_name
+from pool.model import (
+    LIVE_TASK_STATES,
+    STREAM_FINGERPRINT,
+    Levels,
+    PooledTask,
+    TaskState,
+    task_name,
+)
 from pool.store.connections import Connected, Connection
+from pool.store.demand import learn_lead_time
 from pool.store.handout import give_to_waiting
 from pool.store.records import TASK, CreateLimit, find, record_of, select, text
 from pool.store.schema import DOOMED, LIVE
@@ -26,11 +34,13 @@ class Tasks(Connected):
         fingerprint: str,
         *,
         origin: str = "",
+        slots: int = 0,
         limit: CreateLimit | None,
         owner: str,
         now: float,
     ) -> PooledTask | None:
-        """Write down the intent to create a task, as ``CREATING``, before the server hears of it.
+        """Write down the intent to create a task, as ``CREATING``, before the server hears of it:
+        a carrier of so many ``slots``, where it is to have some, which count one by one.
 
         With a ``limit``, only while fewer than ``limit.capacity`` tasks of the template and
         fingerprint are warm or creating, and fewer than ``limit.concurrency`` of the template
@@ -40,10 +50,10 @@ class Tasks(Connected):
         with self.connections.writing() as db:
             row = db.one(
                 f"""
-                INSERT INTO tasks (id, template, fingerprint, origin, state, name, cold, owner,
-                                   created_at, changed_at)
-                SELECT :id, :template, :fingerprint, :origin, 'creating', :name, :cold, :owner,
-                       :now, :now
+                INSERT INTO tasks (id, template, fingerprint, origin, slots, state, name, cold,
+                                   owner, created_at, changed_at)
+                SELECT :id, :template, :fingerprint, :origin, :slots, 'creating', :name, :cold,
+                       :owner, :now, :now
                 WHERE :cold OR (
                     ({_capacity(db)}) < :capacity
                     AND
@@ -56,7 +66,8 @@ class Tasks(Connected):
                 template=template,
                 fingerprint=fingerprint,
                 origin=origin,
-                name=task_name(self.pool_id, template, pooled_id),
+                slots=slots,
+                name=task_name(self.pool_id, template, pooled_id, slots=slots),
                 cold=limit is None,
                 capacity=limit.capacity if limit else 0,
                 concurrency=limit.concurrency if limit else 0,
@@ -104,15 +115,7 @@ class Tasks(Connected):
                 return False
             give_to_waiting(db, row[0], now=now)
             if took is not None:
-                db.changed(
-                    """
-                    INSERT INTO lead_times (template, seconds) VALUES (:template, :seconds)
-                    ON CONFLICT (template) DO UPDATE
-                    SET seconds = 0.8 * lead_times.seconds + 0.2 * excluded.seconds
-                    """,
-                    template=row[0],
-                    seconds=took,
-                )
+                learn_lead_time(db, row[0], took)
         return True
 
     def fail_create(self, pooled_id: str, *, reason: str, now: float) -> bool:
@@ -313,7 +316,7 @@ class Tasks(Connected):
                 f"""
                 UPDATE tasks SET state = 'deleting', owner = :owner, changed_at = :now
                 WHERE seq IN (SELECT seq FROM tasks {db.using("tasks_doomed")}
-                              WHERE {DOOMED} AND (state <> 'deleting'
+                              WHERE {DOOMED} AND carrier_id IS NULL AND (state <> 'deleting'
                                                   OR ABS(:now - changed_at) > :retry_after)
                               ORDER BY changed_at, seq LIMIT :limit)
                 RETURNING {TASK}
@@ -410,7 +413,8 @@ _ALL = 2**62
 
 def _capacity(db: Connection) -> str:
     return f"""
-        SELECT COUNT(*) FROM tasks {db.using("tasks_live")}
+        SELECT COALESCE(SUM(CASE WHEN state = 'creating' AND slots > 0 THEN slots ELSE 1 END), 0)
+        FROM tasks {db.using("tasks_live")}
         WHERE {LIVE} AND template = :template AND state IN ('warm', 'creating')
           AND fingerprint = :fingerprint AND (state = 'warm' OR NOT cold)
     """
@@ -420,13 +424,14 @@ def retire_warm(
     db: Connection, template: str, which: str = "", *, reason: str, now: float, **wanted: Any
 ) -> int:
     """Retire the warm tasks of a template, or those ``which`` the end of a query selects; return
-    how many."""
+    how many. Those of streams are left out: they end with their stream."""
     return db.changed(
         f"""
         UPDATE tasks SET state = 'retired', reason = :reason, changed_at = :now
         WHERE state = 'warm' AND seq IN (
             SELECT seq FROM tasks {db.using("tasks_warm")}
-            WHERE state = 'warm' AND template = :template {which})
+            WHERE state = 'warm' AND template = :template
+              AND fingerprint NOT LIKE '{STREAM_FINGERPRINT}%' {which})
         """,
         template=template,
         reason=text(reason),

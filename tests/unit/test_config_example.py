@@ -24,6 +24,7 @@ from pool.config.settings import (
     EventSettings,
     Settings,
     SinkSettings,
+    SlotSettings,
     StoreSettings,
     Template,
     keys_of,
@@ -51,7 +52,7 @@ TABLES = [(place, kind) for place, kind in schema() if kind is not EventSettings
 #: Keys that exclude another one.
 EXCLUSIVE = (
     *("frame_step", "upload_file_order", "filename_pattern", "job_file_mapping"),
-    *("assignees", "assign "),
+    *("assignees", "assign ", "slots"),
 )
 
 
@@ -122,7 +123,15 @@ def test_config_toml_speaks_of_every_key_of_a_template() -> None:
         assert re.search(rf"\b{key}\b", text), key
     known = {field.name for field in dataclasses.fields(Template)} - {"name", "server"}
     keys = {*LABEL_SOURCES, *TEMPLATE_TABLES} - {"labels_file"}
-    assert known == keys - {"import"} | {"importing", "assignment"}
+    assert known == keys - {"import"} | {"importing", "assignment", "slots"}
+
+
+def test_config_toml_has_every_key_of_slots_and_a_valid_example() -> None:
+    text = re.sub(r"(?m)^#(?=slots = )", "", EXAMPLE.read_text())
+    example = loads(text).templates["street-scenes"].slots
+    assert example is not None
+    for key in keys_of(SlotSettings):
+        assert re.search(rf"\b{key} = ", text), key
 
 
 def test_config_toml_says_how_jobs_are_divided() -> None:

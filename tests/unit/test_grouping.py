@@ -415,3 +415,17 @@ def test_jobs_are_those_that_the_group_asked_for(
 
 def test_a_request_alone_may_be_divided_in_any_way() -> None:
     assert divided_as_asked(members(1), jobs((0, 49), (50, 99)))
+
+
+def test_one_picture_is_looked_at_however_long_the_thread_stood_still() -> None:
+    """Twenty threads that submit at the same time wait a tenth of a second for each other."""
+
+    class Stalled(ManualClock):
+        def monotonic(self) -> float:
+            self.advance(1.0)
+            return super().monotonic()
+
+    one = build_upload([("a.gif", CONTENT)])
+    two = build_upload([("a.gif", CONTENT), ("b.gif", CONTENT)])
+    assert checked_key(TEMPLATE, one, Stalled()) is not None
+    assert checked_key(TEMPLATE, two, Stalled()) is None

@@ -1,0 +1,223 @@
+"""Slots: made with their carrier, handed out like tasks, filled once, shown, and ended."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from conformance.store_scene import FINGERPRINT, NOW, TEMPLATE, data, wish
+from pool.model import Job, LeaseState, Outcome, Placed, RequestState, Slot, TaskState, new_id
+from pool.store import LOOKS, CreateLimit, Store
+
+SETTINGS = {"storage": "file:///mnt/share", "format": "jpg"}
+
+
+def make_carrier(store: Store, slots: int, *, task_id: int = 70, first_job: int = 500) -> str:
+    carrier_id = new_id(NOW)
+    limit = CreateLimit(capacity=1000, concurrency=9)
+    assert store.begin_create(
+        carrier_id, TEMPLATE, FINGERPRINT, slots=slots, limit=limit, owner="me", now=NOW
+    )
+    assert store.record_created(carrier_id, task_id=task_id, now=NOW)
+    jobs = [
+        Job(
+            id=first_job + number,
+            url=f"https://cvat.test/jobs/{first_job + number}",
+            start_frame=number,
+            stop_frame=number,
+        )
+        for number in range(slots)
+    ]
+    assert not store.finish_carrier(carrier_id, jobs, now=NOW)
+    assert store.begin_carrier(carrier_id, SETTINGS, now=NOW)
+    assert store.finish_carrier(carrier_id, jobs, took=1.0, now=NOW)
+    return carrier_id
+
+
+def fill_next(store: Store) -> tuple[str, Slot]:
+    """Hand a slot out to a request, fill it, and return both."""
+    opened = store.open_lease(wish(), request=replace(data(), assignee=None), now=NOW)
+    assert opened.task is not None and opened.request is not None
+    assert store.fill_slot(opened.task.id, frames=1, now=NOW)
+    slot = store.slot(opened.task.id)
+    assert slot is not None
+    return opened.request.id, slot
+
+
+def test_a_carrier_counts_as_its_slots_while_it_is_created_and_after(store: Store) -> None:
+    limit = CreateLimit(capacity=10, concurrency=9)
+    wanted = {"slots": 8, "limit": limit, "owner": "me", "now": NOW}
+    assert store.begin_create("c1", TEMPLATE, FINGERPRINT, **wanted)  # type: ignore[arg-type]
+    assert store.capacity_of(TEMPLATE, FINGERPRINT) == 8
+    assert store.begin_create("c2", TEMPLATE, FINGERPRINT, **wanted)  # type: ignore[arg-type]
+    assert not store.begin_create("c3", TEMPLATE, FINGERPRINT, **wanted)  # type: ignore[arg-type]
+    make = make_carrier(store, 3)
+    assert store.warm_of(TEMPLATE, FINGERPRINT) == 3
+    assert store.capacity_of(TEMPLATE, FINGERPRINT) == 19
+    carrier = store.carrier(make)
+    assert carrier is not None and carrier.settings == SETTINGS and carrier.task_id == 70
+
+
+def test_a_slot_is_filled_once_and_its_request_is_ready_at_once(store: Store) -> None:
+    make_carrier(store, 2)
+    request_id, slot = fill_next(store)
+    request = store.request(request_id)
+    assert request is not None
+    assert (request.state, request.placed) == (RequestState.READY, Placed.SLOT)
+    assert (request.task_id, request.outcome) == (70, Outcome.HIT)
+    assert (
+        [job.id for job in store.jobs_of(slot.id, request_id=request_id)] == [slot.job_id] == [500]
+    )
+    assert (slot.state, slot.request_id, slot.filled) == (TaskState.READY, request_id, 1)
+    assert not store.fill_slot(slot.id, frames=1, now=NOW)
+    lease = store.lease(request.lease_id)
+    assert lease is not None and lease.state is LeaseState.USED
+    assert store.hand_outs()[TEMPLATE] == {Outcome.HIT: 1}
+
+
+def test_of_many_callers_each_gets_another_slot_oldest_carrier_first(store: Store) -> None:
+    first = make_carrier(store, 10)
+    make_carrier(store, 10, task_id=71, first_job=600)
+    with ThreadPoolExecutor(8) as threads:
+        filled = [slot for _, slot in threads.map(lambda _: fill_next(store), range(10))]
+    assert {slot.carrier_id for slot in filled} == {first}
+    assert len({slot.id for slot in filled}) == 10
+
+
+def test_a_lease_that_waits_gets_a_slot_as_soon_as_there_is_a_carrier(store: Store) -> None:
+    store.renew_owner("here", until=NOW + 60)
+    waiting = store.open_lease(wish(), now=NOW)
+    assert waiting.task is None
+    carrier_id = make_carrier(store, 2)
+    lease = store.lease(waiting.lease.id)
+    assert lease is not None and lease.outcome is Outcome.WAIT
+    slot = store.task(lease.pooled_id or "")
+    assert slot is not None and slot.carrier_id == carrier_id
+    assert store.give_back(lease.id, now=NOW)
+    assert store.warm_of(TEMPLATE, FINGERPRINT) == 2
+
+
+def test_an_upload_that_fails_leaves_its_slot_retired_and_its_request_queued(store: Store) -> None:
+    make_carrier(store, 2)
+    opened = store.open_lease(wish(), request=data(), now=NOW)
+    assert opened.request is not None and opened.task is not None
+    assert store.requeue_import(opened.request.import_id or "", reason="disk full", now=NOW)
+    again = store.request(opened.request.id)
+    assert again is not None and again.state is RequestState.QUEUED
+    assert [task.id for task in store.retired_slots(limit=9)] == [opened.task.id]
+    assert not store.fill_slot(opened.task.id, frames=1, now=NOW)
+    assert store.end_slot(opened.task.id, now=NOW)
+    assert not store.retired_slots(limit=9)
+
+
+def test_one_process_at_a_time_writes_a_carrier(store: Store) -> None:
+    carrier_id = make_carrier(store, 3)
+    assert store.carriers_due(limit=9, now=NOW) == []
+    request_id, slot = fill_next(store)
+    assert store.carriers_due(limit=9, now=NOW) == [carrier_id]
+    assert store.write_carrier(carrier_id, owner="me", until=NOW + 30, now=NOW)
+    assert not store.write_carrier(carrier_id, owner="other", until=NOW + 40, now=NOW + 10)
+    assert store.carriers_due(limit=9, now=NOW) == []
+    assert store.write_carrier(carrier_id, owner="other", until=NOW + 70, now=NOW + 31)
+    assert not store.wrote_carrier(carrier_id, owner="me", shown=[slot.id], now=NOW + 32)
+    assert store.wrote_carrier(carrier_id, owner="other", shown=[slot.id], now=NOW + 33)
+    request = store.request(request_id)
+    assert request is not None and request.shown_at == NOW + 33
+    assert [
+        event.request_id
+        for event in store.events_after(0, limit=99)
+        if event.kind == "request.shown"
+    ]
+
+
+def test_a_shown_slot_is_looked_at_again_after_each_of_the_looks(store: Store) -> None:
+    carrier_id = make_carrier(store, 1)
+    _, slot = fill_next(store)
+    write = {"owner": "me", "until": NOW + 1e6}
+    store.write_carrier(carrier_id, now=NOW, **write)  # type: ignore[arg-type]
+    store.wrote_carrier(carrier_id, owner="me", shown=[slot.id], now=NOW)
+    for seconds in LOOKS:
+        assert store.next_look() == NOW + seconds
+        store.write_carrier(carrier_id, now=NOW, **write)  # type: ignore[arg-type]
+        store.wrote_carrier(carrier_id, owner="me", looked=[slot.id], now=NOW + seconds)
+    assert store.next_look() is None
+
+
+def test_a_carrier_goes_only_when_none_of_its_slots_is_in_use(store: Store) -> None:
+    unused, used = make_carrier(store, 2), make_carrier(store, 2, task_id=71, first_job=600)
+    store.retire_excess(TEMPLATE, keep=2, reason="too many", now=NOW)
+    assert not store.retire_carrier(used, reason="too many", now=NOW)
+    assert store.retire_carrier(unused, reason="too many", now=NOW)
+    doomed = store.begin_delete(owner="me", limit=9, retry_after=60, now=NOW)
+    assert [task.id for task in doomed] == [unused]
+    _, slot = fill_next(store)
+    assert slot.carrier_id == used
+    store.drain(TEMPLATE, reason="drained", now=NOW)
+    assert not store.retire_carrier(used, reason="drained", now=NOW)
+
+
+def test_a_carrier_whose_task_is_gone_hands_out_nothing_more(store: Store) -> None:
+    carrier_id = make_carrier(store, 3)
+    _, slot = fill_next(store)
+    lease = store.open_lease(wish(), now=NOW).lease
+    carrier = store.saw_carrier(carrier_id, gone=True, now=NOW + 5)
+    assert carrier is not None and carrier.gone_since == NOW + 5
+    assert store.warm_of(TEMPLATE, FINGERPRINT) == 0
+    ended = store.lease(lease.id)
+    assert ended is not None and ended.state is LeaseState.EXPIRED
+    carrier = store.saw_carrier(carrier_id, gone=True, now=NOW + 9)
+    assert carrier is not None and carrier.gone_since == NOW + 5
+    assert store.forget_carrier(carrier_id, now=NOW)
+    assert store.carrier(carrier_id) is None and store.slot(slot.id) is None
+
+
+def test_pruning_keeps_carriers_and_slots_for_as_long_as_their_files(store: Store) -> None:
+    carrier_id = make_carrier(store, 1)
+    request_id, slot = fill_next(store)
+    store.write_carrier(carrier_id, owner="me", until=NOW + 9, now=NOW)
+    store.wrote_carrier(carrier_id, owner="me", shown=[slot.id], now=NOW)
+    for _ in range(3):
+        store.prune(before=NOW + 1e6, limit=100)
+    assert store.request(request_id) is None
+    assert store.slot(slot.id) is not None and store.task(carrier_id) is not None
+    store.forget_carrier(carrier_id, now=NOW)
+    for _ in range(3):
+        store.prune(before=NOW + 1e6, limit=100)
+    assert store.task(slot.id) is None and store.task(carrier_id) is None
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_stream_takes_whole_carriers_in_order(store: Store, count: int) -> None:
+    first = make_carrier(store, count)
+    make_carrier(store, count, task_id=71, first_job=600)
+    jobs = []
+    for _ in range(count + 1):
+        stream = store.use_stream(TEMPLATE, "camera 7", FINGERPRINT, now=NOW)
+        assert stream is not None
+        opened = store.open_lease(wish(fingerprint=stream.fingerprint), request=data(), now=NOW)
+        assert opened.task is not None
+        store.fill_slot(opened.task.id, frames=1, now=NOW)
+        slot = store.slot(opened.task.id)
+        assert slot is not None
+        jobs.append(slot.job_id)
+    assert jobs == [*range(500, 500 + count), 600]
+    assert stream is not None and stream.title == "camera 7 (2)"
+    carrier = store.carrier(first)
+    assert carrier is not None and carrier.title == "camera 7"
+    assert store.warm_of(TEMPLATE, FINGERPRINT) == 0
+    assert store.open_lease(wish(), now=NOW).task is None
+    store.retire_excess(TEMPLATE, keep=0, reason="too many", now=NOW)
+    assert not store.retired_slots(limit=9)
+    assert store.close_stream(stream.id, reason="closed", now=NOW)
+    assert len(store.retired_slots(limit=9)) == count - 1
+    assert store.streams() == [] and len(store.streams(closed=True)) == 1
+    assert not store.close_stream(stream.id, reason="closed", now=NOW)
+
+
+def test_a_stream_takes_no_carrier_of_which_a_slot_was_handed_out(store: Store) -> None:
+    make_carrier(store, 3)
+    fill_next(store)
+    assert store.use_stream(TEMPLATE, "camera 7", FINGERPRINT, now=NOW) is None
+    assert store.streams() == []
