@@ -1,0 +1,595 @@
+"""The files of slots: where they stand, the placeholder that each begins with, and which pictures
+fit into one."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+import secrets
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
+
+from pool.config.names import shown
+from pool.config.settings import SLOT_FORMATS, SlotSettings
+from pool.config.source import LocalFile, Upload
+from pool.errors import ConfigError, InputError, SlotStorageUnavailable
+from pool.requests.grouping import opened_image
+
+if TYPE_CHECKING:
+    from obstore.store import AzureStore, ClientConfig, GCSStore, RetryConfig, S3Store
+    from PIL.Image import Image
+
+#: Says that a storage is in its place: the mount point of a share that is not mounted has none.
+MARKER: Final = ".cvat-task-pool"
+_MARKER_TEXT: Final = b"The slots of cvat-task-pool. Without this file nothing is written here.\n"
+#: Bytes of the files of one slot at the most, since they are held in memory.
+LARGEST: Final = 256 * 2**20
+
+# --- Storages -------------------------------------------------------------------------------------
+
+
+class SlotStorage:
+    """Where the files of a pool's slots stand: a folder that CVAT has as its share, or a bucket.
+
+    Thread-safe. Every method but :meth:`key` and :meth:`on_server` raises
+    :class:`~pool.errors.SlotStorageUnavailable` where the storage cannot be used.
+    """
+
+    def __init__(self, settings: SlotSettings, pool_id: str) -> None:
+        """Nothing is opened before the first call."""
+        self._format = settings.format
+        self._pool_id = pool_id
+        scheme, _, place = settings.storage.partition("://")
+        self._backend: _Backend
+        if scheme == "file":
+            self._backend = _Folder(Path(place))
+            self._above = settings.share_path or ""
+        else:
+            bucket, _, self._above = place.partition("/")
+            self._backend = _Bucket(f"{scheme}://{bucket}", self._above)
+
+    def key(self, folder: str, number: int) -> str:
+        """Return the path of a slot's file below the storage.
+
+        :param folder: the id of its carrier; never a name that a caller gave.
+        """
+        return f"{self._pool_id}/{folder}/{number:04d}.{self._format}"
+
+    def on_server(self, key: str) -> str:
+        """Return what CVAT calls a file: its path on the share, or its key in the bucket."""
+        return _joined(self._above, key)
+
+    def mark(self) -> None:
+        """Write the marker, which says that files may be written here. The folder is made; the one
+        above it has to exist."""
+        self._backend.mark()
+
+    def require(self) -> None:
+        """Raise SlotStorageUnavailable where the marker is missing."""
+        self._backend.require()
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write a file durably, or replace it; it is there whole, or as it was before."""
+        self._backend.write([key], data)
+
+    def write_all(self, keys: Sequence[str], data: bytes) -> None:
+        """Write the same bytes to several files, durably."""
+        self._backend.write(keys, data)
+
+    def read(self, key: str) -> bytes:
+        """Return the content of a file.
+
+        :raises FileNotFoundError: there is no such file.
+        """
+        return self._backend.read(key)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete files, and folders that are empty then. Those that are missing are no error."""
+        self._backend.delete(keys)
+
+
+class _Backend(Protocol):
+    """One kind of storage; the methods are those of :class:`SlotStorage`."""
+
+    def mark(self) -> None: ...
+
+    def require(self) -> None: ...
+
+    def write(self, keys: Sequence[str], data: bytes) -> None: ...
+
+    def read(self, key: str) -> bytes: ...
+
+    def delete(self, keys: Sequence[str]) -> None: ...
+
+
+def _joined(above: str, key: str) -> str:
+    return f"{above}/{key}" if above else key
+
+
+# --- A folder -------------------------------------------------------------------------------------
+
+#: How a file is called until all of it is there; in front of it stand a dot and the file's name.
+_PART: Final = ".part"
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
+#: What to do about an error of the file system.
+_ADVICE: Final = {
+    errno.ENOENT: "mount the share, or make the folder",
+    errno.ENOTDIR: "name a folder",
+    errno.ENOSPC: "make room on it",
+    errno.EDQUOT: "make room within the quota",
+    errno.EROFS: "mount it for writing",
+    errno.EACCES: "let the pool's user write there",
+    errno.EPERM: "let the pool's user write there",
+    errno.ESTALE: "mount the share again",
+    errno.ENOTCONN: "mount the share again",
+    errno.EIO: "look after its disk or server",
+}
+
+
+class _Folder:
+    """Files below a folder.
+
+    Each call opens the folder once, looks for the marker in it, and goes on from that descriptor:
+    what is unmounted meanwhile does not divert a file to the mount point. Files and folders have
+    the permissions that the umask leaves them, since CVAT reads them as another user.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def mark(self) -> None:
+        with self._reported():
+            if not self._root.is_dir():
+                self._root.mkdir()
+                with _opened(self._root.parent) as above:
+                    os.fsync(above)
+            with _opened(self._root) as root:
+                if not _has_marker(root):
+                    _put(root, MARKER, _MARKER_TEXT)
+                    os.fsync(root)
+
+    def require(self) -> None:
+        with self._reported(), self._marked():
+            pass
+
+    def write(self, keys: Sequence[str], data: bytes) -> None:
+        with self._reported(), self._marked() as root:
+            for path, names in _by_folder(keys).items():
+                with _descended(root, path, create=True) as folder:
+                    _put(folder, names[0], data)
+                    for name in names[1:]:
+                        _put_again(folder, names[0], name, data)
+                    os.fsync(folder)
+
+    def read(self, key: str) -> bytes:
+        ((path, (name,)),) = _by_folder([key]).items()
+        with self._reported(missing=True), self._marked() as root:
+            with _descended(root, path) as folder:
+                descriptor = os.open(name, os.O_RDONLY, dir_fd=folder)
+            with os.fdopen(descriptor, "rb") as file:
+                return file.read()
+
+    def delete(self, keys: Sequence[str]) -> None:
+        with self._reported(), self._marked() as root:
+            for path, names in _by_folder(keys).items():
+                with suppress(FileNotFoundError), _descended(root, path[:-1]) as above:
+                    with _opened(path[-1], above) as folder:
+                        for name in names:
+                            with suppress(FileNotFoundError):
+                                os.unlink(name, dir_fd=folder)
+                        with os.scandir(folder) as entries:
+                            left = [entry.name for entry in entries]
+                        # What a process that died has begun to write goes with the last file.
+                        if all(name.endswith(_PART) for name in left):
+                            for name in left:
+                                os.unlink(name, dir_fd=folder)
+                        os.fsync(folder)
+                    # Not empty, or a server keeps what is still open there under a name of its own.
+                    with suppress(OSError):
+                        os.rmdir(path[-1], dir_fd=above)
+                        os.fsync(above)
+
+    @contextmanager
+    def _marked(self) -> Iterator[int]:
+        """Open the folder, in which the marker has to be."""
+        with _opened(self._root) as root:
+            if not _has_marker(root):
+                raise SlotStorageUnavailable(
+                    f"file://{self._root} has no file {MARKER}, as when its share is not mounted; "
+                    'mount it, or, where the storage is new, mark it by "cvat-pool check"'
+                )
+            yield root
+
+    @contextmanager
+    def _reported(self, *, missing: bool = False) -> Iterator[None]:
+        """Raise what the file system says as SlotStorageUnavailable; with ``missing`` a file that
+        is not there is the caller's."""
+        try:
+            yield
+        except OSError as error:
+            if missing and isinstance(error, FileNotFoundError) and self._root.is_dir():
+                raise
+            code = error.errno or 0
+            raise SlotStorageUnavailable(
+                f"file://{self._root}: {(error.strerror or str(error)).lower()}; "
+                f"{_ADVICE.get(code, 'check its mount and permissions')}"
+            ) from error
+
+
+def _by_folder(keys: Sequence[str]) -> dict[tuple[str, ...], list[str]]:
+    """Return names of files by the folders they are in."""
+    folders = defaultdict(list)
+    for key in keys:
+        *path, name = key.split("/")
+        if not path or any(part in ("", ".", "..") for part in (*path, name)):
+            raise ValueError(f"{shown(key)} is no key of a slot's file")
+        folders[tuple(path)].append(name)
+    return folders
+
+
+@contextmanager
+def _opened(path: str | Path, above: int | None = None) -> Iterator[int]:
+    descriptor = os.open(path, _DIRECTORY, dir_fd=above)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _descended(root: int, path: Sequence[str], *, create: bool = False) -> Iterator[int]:
+    """Open a folder below another. With ``create`` it is made where it is missing, durably."""
+    with ExitStack() as opened:
+        folder = root
+        for part in path:
+            try:
+                below = opened.enter_context(_opened(part, folder))
+            except FileNotFoundError:
+                if not create:
+                    raise
+                with suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=folder)
+                os.fsync(folder)
+                below = opened.enter_context(_opened(part, folder))
+            folder = below
+        yield folder
+
+
+def _has_marker(root: int) -> bool:
+    try:
+        os.stat(MARKER, dir_fd=root)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _put(folder: int, name: str, data: bytes) -> None:
+    """Write a file whole, or leave the one of that name; the folder is the caller's to bring to the
+    disk."""
+    part = f".{name}.{secrets.token_hex(4)}{_PART}"
+    descriptor = os.open(part, _NEW, 0o666, dir_fd=folder)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        os.rename(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(part, dir_fd=folder)
+        raise
+
+
+def _put_again(folder: int, first: str, name: str, data: bytes) -> None:
+    """Write a file with the content of another that is on the disk already: as a link to it, which
+    costs nothing. Files are replaced and never changed in place, so that links stay apart."""
+    try:
+        os.link(first, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except OSError:
+        # There is a file, or the file system has no links, or no more to this one.
+        _put(folder, name, data)
+
+
+# --- A bucket -------------------------------------------------------------------------------------
+
+#: The request that waits goes the ordinary way soon, rather than a little more often to a slot.
+_RETRIES: Final[RetryConfig] = {
+    "max_retries": 2,
+    "retry_timeout": timedelta(seconds=3),
+    "backoff": {
+        "init_backoff": timedelta(milliseconds=50),
+        "max_backoff": timedelta(milliseconds=500),
+        "base": 2,
+    },
+}
+_TIMEOUTS: Final[ClientConfig] = {"timeout": "5s", "connect_timeout": "2s"}
+#: PUTs at a time of the files of one carrier.
+_PUTS: Final = 16
+#: Where obstore finds the address of a server that is not the cloud's own.
+_ENDPOINTS: Final = (
+    *("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    *("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+)
+
+#: The process that has the threads of obstore. Those are not in a fork of it, where a call would
+#: never return.
+_owner: int | None = None
+
+
+class _Bucket:
+    """Objects of a bucket, below a prefix. obstore finds credentials and endpoint itself, in the
+    environment or from the machine it is on; all threads share its connections."""
+
+    def __init__(self, url: str, prefix: str) -> None:
+        self._url = url
+        self._prefix = prefix
+        self._client: S3Store | GCSStore | AzureStore | None = None
+
+    def mark(self) -> None:
+        self.write([MARKER], _MARKER_TEXT)
+
+    def require(self) -> None:
+        try:
+            with self._reported(missing=True) as client:
+                import obstore
+
+                obstore.head(client, _joined(self._prefix, MARKER))
+        except FileNotFoundError:
+            raise SlotStorageUnavailable(
+                f"{_joined(self._url, self._prefix)} has no object {MARKER}; where the storage is "
+                'new, mark it by "cvat-pool check"'
+            ) from None
+
+    def write(self, keys: Sequence[str], data: bytes) -> None:
+        with self._reported() as client:
+            import obstore
+
+            def put(key: str) -> None:
+                obstore.put(client, _joined(self._prefix, key), data, use_multipart=False)
+
+            if len(keys) == 1:
+                put(keys[0])
+                return
+            with ThreadPoolExecutor(_PUTS, thread_name_prefix="put") as threads:
+                # What has not begun when one fails is cancelled.
+                for _ in threads.map(put, keys):
+                    pass
+
+    def read(self, key: str) -> bytes:
+        with self._reported(missing=True) as client:
+            import obstore
+
+            return bytes(obstore.get(client, _joined(self._prefix, key)).bytes())
+
+    def delete(self, keys: Sequence[str]) -> None:
+        paths = [_joined(self._prefix, key) for key in keys]
+        with self._reported() as client:
+            import obstore
+
+            try:
+                obstore.delete(client, paths)
+            except FileNotFoundError:
+                # Only S3 deletes many at once, and says nothing of those that are missing.
+                for path in paths:
+                    with suppress(FileNotFoundError):
+                        obstore.delete(client, path)
+
+    @contextmanager
+    def _reported(self, *, missing: bool = False) -> Iterator[S3Store | GCSStore | AzureStore]:
+        """Raise what the server says as SlotStorageUnavailable; with ``missing`` an object that is
+        not there is the caller's."""
+        client = self._connected()
+        from obstore.exceptions import BaseError
+
+        try:
+            yield client
+        except (BaseError, OSError, ValueError) as error:
+            why = _why(error)
+            if missing and isinstance(error, FileNotFoundError) and "NoSuchBucket" not in why:
+                raise FileNotFoundError(errno.ENOENT, "no such object", self._url) from None
+            # Without its cause, whose text can have a signed address.
+            raise SlotStorageUnavailable(f"{self._url}: {why}") from None
+
+    def _connected(self) -> S3Store | GCSStore | AzureStore:
+        global _owner
+        if _owner is None:
+            _owner = os.getpid()
+        elif _owner != os.getpid():
+            raise SlotStorageUnavailable(
+                f"{self._url}: a process that was forked after slots were in use cannot reach the "
+                "bucket; fork before, or start processes by spawn"
+            )
+        if self._client is None:
+            # Two threads may make one at once; the last stays.
+            self._client = _client(self._url)
+        return self._client
+
+
+def _client(url: str) -> S3Store | GCSStore | AzureStore:
+    """Return a client of a bucket.
+
+    :raises ConfigError: obstore is not installed.
+    :raises SlotStorageUnavailable: the environment has not what it takes.
+    """
+    try:
+        # Only here, since it is not installed where it is not used.
+        from obstore.exceptions import BaseError
+        from obstore.store import AzureStore, GCSStore, S3Store
+    except ImportError as error:
+        raise ConfigError(
+            "slots in a bucket need obstore; pip install 'cvat-task-pool[slots]'"
+        ) from error
+    kinds: dict[str, type[S3Store | GCSStore | AzureStore]] = {
+        "s3": S3Store,
+        "gs": GCSStore,
+        "az": AzureStore,
+    }
+    # Options that are given here hide those of the environment, such as AWS_ALLOW_HTTP.
+    plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
+    try:
+        return kinds[url.partition("://")[0]].from_url(
+            url, client_options={**_TIMEOUTS, "allow_http": plain}, retry_config=_RETRIES
+        )
+    except (BaseError, OSError, ValueError) as error:
+        raise SlotStorageUnavailable(f"{url}: {_why(error)}") from None
+
+
+def _why(error: Exception) -> str:
+    """Return what the server has said, or else what obstore says, without addresses: a signed one
+    is as good as a password."""
+    text = str(error).partition("\n\nDebug source")[0]
+    code = re.search(r"<Code>([^<]{1,100})</Code>", text)
+    if code is not None:
+        message = re.search(r"<Message>([^<]{1,300})</Message>", text)
+        return f"{code[1]}: {message[1]}" if message is not None else code[1]
+    status = re.search(r"status code: (\d{3}[\w ]*)", text)
+    if status is not None:
+        return f"answered {status[1].strip()}"
+    reason = re.sub(r"\w+://\S+", "…", text.rpartition(" - ")[2]).partition("\n")[0][:300]
+    return f"{reason}; is the endpoint right, and are there credentials in the environment?"
+
+
+# --- Pictures -------------------------------------------------------------------------------------
+
+
+def placeholder(settings: SlotSettings) -> bytes:
+    """Return the picture that a slot has until it is filled: always the same bytes for one size and
+    format, with one version of Pillow."""
+    return _placeholder(*settings.dimensions, SLOT_FORMATS[settings.format])
+
+
+@lru_cache(maxsize=16)
+def _placeholder(width: int, height: int, format: str) -> bytes:
+    from PIL import Image, ImageDraw, ImageFont
+
+    image = Image.new("RGB", (width, height), (58, 64, 72))
+    draw = ImageDraw.Draw(image)
+    # CVAT greys a hidden frame, and writes "IMAGE REMOVED" across its middle.
+    for text, middle, share in (
+        ("Reserved", 0.17, 0.16),
+        ("Waiting for its picture", 0.78, 0.1),
+        ("Reload the page once the job is announced", 0.9, 0.05),
+    ):
+        size = share * min(height, 0.75 * width)
+        if size >= 6:
+            font = ImageFont.load_default(size)
+            place = (width / 2, middle * height)
+            draw.text(place, text, (226, 230, 235), font, anchor="mm")
+    stream = io.BytesIO()
+    image.save(stream, format)
+    return stream.getvalue()
+
+
+def why_not(settings: SlotSettings, upload: Upload) -> str:
+    """Return why the data of a request does not go into a slot; "" where it does.
+
+    A picture is looked at by its head, and by its end where this shows that all of it is there;
+    else its pixels are read, since CVAT would not find out before an annotator does.
+    """
+    if not upload.files:
+        return f"the data is given by {upload.kind}, and a slot takes files from here"
+    if upload.extra:
+        return f"it has data parameters of its own: {', '.join(sorted(upload.extra))}"
+    if len(upload.files) > settings.frames:
+        return f"it has {len(upload.files)} files, and a slot has {_frames(settings.frames)}"
+    if len(upload.job_sizes) > 1:
+        return f"it asks for {len(upload.job_sizes)} jobs, and a slot is one"
+    if upload.size > LARGEST:
+        return f"its files have {upload.size} bytes, and a slot takes {LARGEST} at the most"
+    problems = (_problem(file, settings) for file in upload.files)
+    return next(filter(None, problems), "")
+
+
+def _frames(count: int) -> str:
+    return "1 frame" if count == 1 else f"{count} frames"
+
+
+def _problem(file: LocalFile, settings: SlotSettings) -> str:
+    """Return what keeps a file out of a slot, or ""."""
+    name = shown(file.given or file.name)
+    wanted, size = SLOT_FORMATS[settings.format], settings.dimensions
+    is_picture = False
+    try:
+        with opened_image(file) as (image, stream):
+            is_picture = True
+            if image.format != wanted:
+                return f"{name} is {image.format}, and the slot takes {wanted}"
+            if getattr(image, "n_frames", 1) > 1:
+                return f"{name} has several pictures, and a frame is one"
+            if not _ends_well(image, stream):
+                image.load()
+            if (turned := _size_as_seen(image, stream)) != size:
+                return f"{name} is {_by(turned)}, and the slot takes {_by(size)}"
+    except Exception:
+        # Pillow raises whatever it stumbles on in a broken file.
+        return f"{name} is cut off or broken" if is_picture else f"{name} is no picture"
+    return ""
+
+
+def _by(size: tuple[int, int]) -> str:
+    return "x".join(map(str, size))
+
+
+def _ends_well(image: Image, stream: BinaryIO) -> bool:
+    """Whether a file ends as one does of which all is there; False where its end does not say."""
+    whole = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, whole - 16))
+    end = stream.read()
+    if image.format == "JPEG":
+        return end.rstrip(b"\0\r\n").endswith(b"\xff\xd9")
+    if image.format == "PNG":
+        return end.endswith(b"\0\0\0\0IEND\xaeB`\x82")
+    if image.format == "WEBP":
+        stream.seek(4)
+        return int.from_bytes(stream.read(4), "little") + 8 <= whole
+    return False
+
+
+_ORIENTATION: Final = 0x0112
+
+
+def _size_as_seen(image: Image, stream: BinaryIO) -> tuple[int, int]:
+    """Return width and height after the turn that EXIF asks for, as CVAT shows it."""
+    from PIL import Image
+
+    width, height = image.size
+    if image.format == "PNG":
+        stream.seek(0)
+        # Pillow reads all the pixels to find what stands behind them, which is rare.
+        late = "exif" not in image.info and b"eXIf" in stream.read()
+        exif = image.getexif() if late else Image.Image.getexif(image)
+    else:
+        exif = image.getexif()
+    return (height, width) if exif.get(_ORIENTATION) in (5, 6, 7, 8) else (width, height)
+
+
+def contents(upload: Upload) -> list[bytes]:
+    """Return the bytes of the files of a request that fits (:func:`why_not`), in its order.
+
+    :raises InputError: a file cannot be read, or has changed since it was given.
+    """
+    return [_content(file) for file in upload.files]
+
+
+def _content(file: LocalFile) -> bytes:
+    name = shown(file.given or file.name)
+    try:
+        with file.open() as stream:
+            if file.start is not None:
+                stream.seek(file.start)
+            # One byte more, by which it is seen that it has grown.
+            data = stream.read(file.size + 1)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name}: cannot be read ({error})") from error
+    if len(data) != file.size:
+        raise InputError(f"{name}: has changed while it was read")
+    return data
