@@ -191,7 +191,10 @@ def move_task(call: Actor, task: Task, project_id: int) -> None:
 
 async def delete_task(call: Call) -> Reply:
     async with locked_task(call) as task:
-        await call.spend(call.timings.task_delete_per_job * len(task.job_ids))
+        cost = call.timings.task_delete_per_job * len(task.job_ids)
+        if task.data is not None and task.data.storage != "local":
+            cost += call.timings.task_delete_per_server_file * len(task.data.frames)
+        await call.spend(cost)
         remove_task(call, task)
     return Reply(status=204)
 
