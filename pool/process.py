@@ -29,6 +29,7 @@ from pool.requests.placement import Placement
 from pool.requests.recovery import Recovery
 from pool.requests.runner import Runner
 from pool.requests.sending import Sender
+from pool.requests.slot_storage import SlotStorages
 from pool.requests.spool import Spool
 from pool.store import Store, open_store
 from pool.tracking.tracker import Finished, Tracker
@@ -115,6 +116,7 @@ class Process:
         self.spool = Spool(
             settings.store.spool_folder / self.store.pool_id, limit=settings.store.spool_limit
         )
+        self.storages = SlotStorages(self.store.pool_id)
         self.finalize = Finalize(self.store, self.cvat, self.templates, clock=self.clock)
         self.sender = Sender(
             self.store,

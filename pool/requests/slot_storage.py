@@ -8,14 +8,15 @@ import io
 import os
 import re
 import secrets
+import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 
 from pool.config.names import shown
 from pool.config.settings import SLOT_FORMATS, SlotSettings
@@ -94,6 +95,23 @@ class SlotStorage:
     def delete(self, keys: Sequence[str]) -> None:
         """Delete files, and folders that are empty then. Those that are missing are no error."""
         self._backend.delete(keys)
+
+
+class SlotStorages:
+    """The storages of one pool, by the settings of slots: one for each. Thread-safe."""
+
+    def __init__(self, pool_id: str) -> None:
+        self._pool_id = pool_id
+        self._guard = threading.Lock()
+        self._known: dict[SlotSettings, SlotStorage] = {}
+
+    def of(self, slots: SlotSettings | Mapping[str, Any]) -> SlotStorage:
+        """Return the storage of a template's slots, or of those of a carrier, as it keeps them."""
+        settings = slots if isinstance(slots, SlotSettings) else SlotSettings(**slots)
+        with self._guard:
+            if settings not in self._known:
+                self._known[settings] = SlotStorage(settings, self._pool_id)
+            return self._known[settings]
 
 
 class _Backend(Protocol):
