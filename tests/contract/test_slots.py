@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import io
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote
 
 import pytest
 from PIL import Image
@@ -18,6 +20,7 @@ from contract.uploads import UNKNOWN_ID, data_meta, send
 from pool.config.data_params import DataParams
 from pool.config.source import build_upload
 from pool.cvat import CvatClient
+from pool.cvat.failures import Answer
 from pool.errors import CvatBusy, CvatNotFound, CvatRejected
 from pool.model import Job, new_id
 
@@ -39,6 +42,17 @@ def jpeg(color: Color, size: tuple[int, int] = (64, 48)) -> bytes:
     return content.getvalue()
 
 
+def color_of(picture: bytes) -> Color:
+    """The nearest of the colors that the tests use."""
+    with Image.open(io.BytesIO(picture)) as image:
+        pixel = image.convert("RGB").resize((1, 1)).getpixel((0, 0))
+    assert isinstance(pixel, tuple)
+    return min(
+        (GREY, RED, BLUE),
+        key=lambda color: sum(abs(a - b) for a, b in zip(color, pixel, strict=True)),
+    )
+
+
 class Carrier:
     """A task that was imported over placeholders, a job each, all of them hidden."""
 
@@ -52,18 +66,37 @@ class Carrier:
         (self.folder / f"{number}.jpg").write_bytes(jpeg(color))
 
     def color(self, number: int, quality: Literal["compressed", "original"]) -> Color:
-        """The nearest of the colors that the tests use."""
-        with Image.open(io.BytesIO(self.client.frame(self.task_id, number, quality))) as image:
-            pixel = image.convert("RGB").resize((1, 1)).getpixel((0, 0))
-        assert isinstance(pixel, tuple)
-        return min(
-            (GREY, RED, BLUE),
-            key=lambda color: sum(abs(a - b) for a, b in zip(color, pixel, strict=True)),
-        )
+        return color_of(self.client.frame(self.task_id, number, quality))
 
     def colors(self, number: int) -> tuple[Color, ...]:
         """As compressed and as original."""
         return tuple(self.color(number, quality) for quality in QUALITIES)
+
+    def preview(self, number: int) -> Color:
+        """Of the job, in the list of jobs."""
+        return color_of(self._get(f"/api/jobs/{self.jobs[number].id}/preview").data)
+
+    def exported(self) -> dict[int, Color]:
+        """The pictures in an export of the task, by slot."""
+        query = {"format": "CVAT for images 1.1", "save_images": "true"}
+        path = f"/api/tasks/{self.task_id}/dataset"
+        transport = self.client._transport
+        rq_id = transport.call("export", "POST", f"{path}/export", query=query).json()["rq_id"]
+        while True:
+            request = self._get(f"/api/requests/{rq_id}").json()
+            assert request["status"] != "failed", request["message"]
+            if request["status"] == "finished":
+                break
+        content = self._get(f"{path}/download?rq_id={quote(rq_id, safe='')}").data
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return {
+                int(Path(name).stem): color_of(archive.read(name))
+                for name in archive.namelist()
+                if name.endswith(".jpg")
+            }
+
+    def _get(self, path: str) -> Answer:
+        return self.client._transport.call("look", "GET", path)
 
 
 @pytest.fixture
@@ -102,16 +135,25 @@ def test_a_carrier_has_a_job_for_each_slot(carrier: Carrier) -> None:
     assert carrier.client.hidden_frames(carrier.task_id) == {0, 1, 2, 3}
 
 
-def test_slots_are_shown_by_naming_a_storage(carrier: Carrier, server: Server) -> None:
-    """The picture that was there before the slot was filled is nowhere any more."""
-    client, task_id = carrier.client, carrier.task_id
+def test_the_story_of_a_carrier(carrier: Carrier, server: Server) -> None:
+    """Looked at and exported while it was empty, half-filled and exported, filled and exported."""
+    client, task_id, storage = carrier.client, carrier.task_id, server.cloud_storage
+    assert carrier.colors(1) == (GREY, GREY)
+    assert carrier.preview(2) == GREY
+    assert carrier.exported() == {}
     carrier.write(1, RED)
     carrier.write(2, BLUE)
-    shown = client.show_frames(task_id, [0, 3], cloud_storage_id=server.cloud_storage)
-    assert shown == client.hidden_frames(task_id) == {0, 3}
-    assert [carrier.colors(number) for number in range(4)] == [
-        (GREY, GREY), (RED, RED), (BLUE, BLUE), (GREY, GREY)
-    ]  # fmt: skip
+    assert client.show_frames(task_id, [0, 3], cloud_storage_id=storage) == {0, 3}
+    assert client.hidden_frames(task_id) == {0, 3}
+    grey, red, blue = (GREY, GREY), (RED, RED), (BLUE, BLUE)
+    assert [carrier.colors(number) for number in range(4)] == [grey, red, blue, grey]
+    assert carrier.preview(2) == BLUE
+    assert carrier.exported() == {1: RED, 2: BLUE}
+    carrier.write(0, BLUE)
+    carrier.write(3, RED)
+    assert client.show_frames(task_id, [], cloud_storage_id=storage) == set()
+    assert [carrier.colors(number) for number in range(4)] == [blue, red, blue, red]
+    assert carrier.exported() == {0: BLUE, 1: RED, 2: BLUE, 3: RED}
 
 
 def test_what_was_read_too_early_stays_until_it_is_dropped(
@@ -129,17 +171,6 @@ def test_what_was_read_too_early_stays_until_it_is_dropped(
     assert [carrier.colors(number) for number in range(4)] == too_early
     assert client.show_frames(task_id, [3], cloud_storage_id=server.cloud_storage) == {3}
     assert [carrier.colors(number) for number in range(4)] == [(RED, RED)] * 4
-
-
-def test_the_next_slot_of_a_carrier_that_is_shown(carrier: Carrier, server: Server) -> None:
-    """Filled, and dropped once more: the earlier ones stay as they are."""
-    client, task_id = carrier.client, carrier.task_id
-    for hidden, number, color in (({1, 2, 3}, 0, RED), ({2, 3}, 1, BLUE)):
-        carrier.write(number, color)
-        shown = client.show_frames(task_id, hidden, cloud_storage_id=server.cloud_storage)
-        assert shown == hidden
-        assert carrier.colors(number) == (color, color)
-    assert carrier.colors(0) == (RED, RED)
 
 
 def test_a_file_that_is_gone(carrier: Carrier) -> None:
