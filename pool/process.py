@@ -30,6 +30,7 @@ from pool.requests.recovery import Recovery
 from pool.requests.runner import Runner
 from pool.requests.sending import Sender
 from pool.requests.slot_storage import SlotStorages
+from pool.requests.slots import Filler
 from pool.requests.spool import Spool
 from pool.store import Store, open_store
 from pool.tracking.tracker import Finished, Tracker
@@ -117,12 +118,14 @@ class Process:
             settings.store.spool_folder / self.store.pool_id, limit=settings.store.spool_limit
         )
         self.storages = SlotStorages(self.store.pool_id)
+        self.filler = Filler(self.store, self.storages, filled=self._slot_filled, clock=self.clock)
         self.finalize = Finalize(self.store, self.cvat, self.templates, clock=self.clock)
         self.sender = Sender(
             self.store,
             self.cvat,
             self.tracker,
             self.spool,
+            self.filler,
             self.breaker,
             look_up_assignee=partial(self._do_afterwards, self.finalize.look_up),
             clock=self.clock,
@@ -136,6 +139,7 @@ class Process:
             self.recovery,
             self.tracker,
             self.spool,
+            self.filler,
             self.breaker,
             max_queued=settings.daemon.max_queued,
             clock=self.clock,
@@ -159,6 +163,7 @@ class Process:
             self.runner,
             self.sender,
             self.spool,
+            self.filler,
             self.breaker,
             self.tracker,
             self.concurrency,
@@ -277,6 +282,9 @@ class Process:
         """Wait, ``timeout`` seconds at most, for what this process does after the job ids are out:
         names, assignments and data that was kept."""
         wait([self._afterwards.submit(int)], timeout)
+
+    def _slot_filled(self, carrier_id: str) -> None:
+        """Have what was filled shown, on another thread."""
 
     def finalize_soon(self, pooled_id: str) -> None:
         """Do on another thread what is left for a ready task, such as hiding frames."""

@@ -20,6 +20,7 @@ from pool.clock import Clock
 from pool.config.settings import Template
 from pool.config.source import Upload
 from pool.errors import (
+    DataGone,
     PoolEmpty,
     PoolError,
     Stopping,
@@ -42,6 +43,7 @@ from pool.requests.placement import Placement
 from pool.requests.recovery import Recovery
 from pool.requests.runner import RETRY_AFTER_INTERNAL_ERROR, Joined, Runner, WorkItem
 from pool.requests.sending import Sender
+from pool.requests.slots import NONE_FOR_STREAM, NONE_WARM, Filler, way_of
 from pool.requests.spool import Spool
 from pool.requests.worker_pool import WORKERS, Job, WorkerPool
 from pool.store import NewMember, NewRequest, Opened, Store, Unserved
@@ -96,6 +98,14 @@ class _Queue:
         return self.grouping and group[0].group_key is not None
 
 
+#: What requests have in common that wait in one queue: a template, and that they go into no slot.
+Way = tuple[str, bool]
+
+
+def _way(each: Unserved) -> Way:
+    return each.template, each.no_slot
+
+
 class Dispatcher:
     """Has the accepted requests of one store served, in the daemon that maintains it.
 
@@ -112,6 +122,7 @@ class Dispatcher:
         runner: Runner,
         sender: Sender,
         spool: Spool,
+        filler: Filler,
         breaker: Breaker,
         tracker: Tracker,
         concurrency: Concurrency,
@@ -127,6 +138,7 @@ class Dispatcher:
         self._runner = runner
         self._sender = sender
         self._spool = spool
+        self._filler = filler
         self._breaker = breaker
         self._concurrency = concurrency
         self._owner = owner
@@ -151,7 +163,7 @@ class Dispatcher:
         #: Those of which it is still to be seen.
         self._remembered: list[str] = []
         self._again: Callable[[], None] = lambda: None
-        if any(template.importing.grouping == "auto" for template in templates.values()):
+        if any(each.slots or each.importing.grouping == "auto" for each in templates.values()):
             load_formats()
 
     # --- Accepting --------------------------------------------------------------------------------
@@ -179,10 +191,15 @@ class Dispatcher:
         :raises LeaseEnded: the lease is not active, or has a request already.
         :raises IdempotencyConflict: the key was used with other content.
         """
-        key = None if lease_id is not None else checked_key(template, upload, self._clock)
-        request = replace(new, spooled=True, group_key=key)
-        opened: Opened | None = None
+        key, by_slot, opened = None, False, None
         try:
+            if lease_id is not None:
+                self._filler.check_lease(lease_id, upload)
+            else:
+                way = way_of(template, new, upload)
+                template, new, by_slot = way.template, way.new, way.by_slot
+                key = None if by_slot else checked_key(template, upload, self._clock)
+            request = replace(new, spooled=True, group_key=key)
             with self._in_flight.accepting(request.id):
                 if lease_id is not None:
                     opened = self._placement.attach(
@@ -202,15 +219,15 @@ class Dispatcher:
                     )
         finally:
             if opened is None or opened.replayed:
-                self._in_flight.let_go(request.id)
-                self._spool.drop(request.id)
+                self._in_flight.let_go(new.id)
+                self._spool.drop(new.id)
         if not opened.replayed:
             try:
                 self._begin_accepted(template, opened, upload)
             except PoolError as error:
                 # It is durable all the same, and found in the next round.
-                log.warning("request not begun", request_id=request.id, why=str(error))
-                self._in_flight.let_go(request.id)
+                log.warning("request not begun", request_id=new.id, why=str(error))
+                self._in_flight.let_go(new.id)
         return opened
 
     def create(self, template: Template, lease_id: str, *, waited: float) -> Future[Handout]:
@@ -281,12 +298,12 @@ class Dispatcher:
             self._runner.take_over(each, owner=self._owner)
         if abandoned:
             found = self._unserved()
-        waiting: dict[str, list[Unserved]] = {}
+        waiting: dict[Way, list[Unserved]] = {}
         for each in found:
             if each.template not in self._templates:
                 self._sender.fail(each, UnknownTemplate(GONE), untouched=False)
             else:
-                waiting.setdefault(each.template, []).append(each)
+                waiting.setdefault(_way(each), []).append(each)
         known = [each for each in found if each.template in self._templates]
         for each in known:
             self._fail_if_never_made(each)
@@ -295,8 +312,8 @@ class Dispatcher:
             started = self._begin_in_turn(waiting)
         elif server is Circuit.HALF_OPEN:
             asked = self._threads.put_beside(self._breaker.ask)
-        for name, requests in waiting.items():
-            self._fail_if_too_late(self._templates[name], requests)
+        for requests in waiting.values():
+            self._fail_if_too_late(self._template_of(requests[0]), requests)
         self._set_due(known, waits=len(known) > started or server is not Circuit.CLOSED)
         return DispatchReport(started=started, asked=asked)
 
@@ -343,13 +360,18 @@ class Dispatcher:
 
     # --- Which is next ----------------------------------------------------------------------------
 
-    def _begin_in_turn(self, waiting: Mapping[str, list[Unserved]]) -> int:
+    def _template_of(self, each: Unserved) -> Template:
+        """Return what a request is served by: its template, or that without slots."""
+        template = self._templates[each.template]
+        return template.ordinary if each.no_slot else template
+
+    def _begin_in_turn(self, waiting: Mapping[Way, list[Unserved]]) -> int:
         """Begin as many requests as possible, by template; return how many."""
         now, started = self._clock.now(), 0
-        queues = {name: self._queue_of(name, requests) for name, requests in waiting.items()}
-        groups = {name: queue.groups for name, queue in queues.items() if queue.most > 0}
+        queues = {way: self._queue_of(requests) for way, requests in waiting.items()}
+        groups = [queue.groups for queue in queues.values() if queue.most > 0]
         for group in self._turns.order(groups, now=now):
-            queue = queues[group[0].template]
+            queue = queues[_way(group[0])]
             if begun := self._begin(queue, group):
                 self._turns.served(group, now=now)
                 queue.most -= 1
@@ -361,11 +383,15 @@ class Dispatcher:
                         each.bulk_places -= group[0].priority is Priority.BULK
         return started
 
-    def _queue_of(self, name: str, requests: list[Unserved]) -> _Queue:
+    def _queue_of(self, requests: list[Unserved]) -> _Queue:
         """Return what waits of a template, as the groups in which it is sent."""
-        template = self._templates[name]
+        template = self._template_of(requests[0])
+        name = template.name
         queue = _Queue(template=template, groups=[], most=self._threads.room(name))
         circuit = self._breaker.uploads(name)
+        if template.slots is not None:
+            # A slot is filled without CVAT.
+            circuit = Circuit.CLOSED
         if circuit is Circuit.OPEN:
             queue.most = 0
         if not queue.most:
@@ -432,10 +458,11 @@ class Dispatcher:
         with self._in_flight.taking(*ids) as taken:
             handout = None
             if taken:
+                fingerprint, reusable_origin = self._placement.wanted(template, first.stream)
                 handout = self._store.claim_queued(
                     members,
-                    template.fingerprint,
-                    reusable_origin=template.reusable_origin,
+                    fingerprint,
+                    reusable_origin=reusable_origin,
                     places=places,
                     bulk_places=of_bulk,
                     owner=self._owner,
@@ -483,6 +510,9 @@ class Dispatcher:
         until = self._in_flight.patient_until(each.id)
         if until is not None and until > self._clock.monotonic():
             return False
+        if template.slots is not None:
+            self._leave_slots(template, each)
+            return False
         circuit = self._breaker.creates(template.name)
         if circuit is Circuit.OPEN:
             return False
@@ -501,13 +531,24 @@ class Dispatcher:
         self._serve(WorkItem(template=template, request=request, trial=trial), first=each)
         return True
 
+    def _leave_slots(self, template: Template, each: Unserved) -> None:
+        """Have a request that has waited long enough for a slot go the ordinary way, in the next
+        round."""
+        upload = self._spool.load(each.id)
+        if upload is not None:
+            why = NONE_WARM if each.stream is None else NONE_FOR_STREAM
+            self._filler.leave_slots(template, each.id, upload, why, shares=True)
+            self._again()
+            return
+        self._sender.fail(each, DataGone(f"{self._spool.folder} has none"), untouched=True)
+
     def _join(self, template: Template, first: Unserved, taken: list[str]) -> Joined:
         """Return what shares the task that was made for a request: those of its group that wait
         now. They are added to ``taken``."""
         key = self._in_flight.created(first.id)
         if key is None:
             return Joined()
-        waiting = [each for each in self._unserved() if each.template == template.name]
+        waiting = [each for each in self._unserved() if _way(each) == _way(first)]
         alike = [
             each for each in waiting if each.state is RequestState.QUEUED and key_of(each) == key
         ]

@@ -8,7 +8,7 @@ template holds up no other, and none waits for ever, however much comes that is 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from pool.store import Unserved
@@ -29,13 +29,13 @@ class Turns:
         #: Whether the last turn was that of a request that had waited for long.
         self._was_aged = True
 
-    def order(self, queues: Mapping[str, Sequence[Group]], *, now: float) -> Iterator[Group]:
-        """Yield the groups that wait, by template and each queue in its own order, in that in which
+    def order(self, queues: Collection[Sequence[Group]], *, now: float) -> Iterator[Group]:
+        """Yield the groups that wait, in queues that have an order of their own, in that in which
         they are to be served. Those that are, :meth:`served` is called with at once."""
-        left = [deque(groups) for groups in queues.values()]
+        left = [deque(groups) for groups in queues]
         aged = deque(
             sorted(
-                (group for groups in queues.values() for group in groups if _is_aged(group, now)),
+                (group for groups in queues for group in groups if _is_aged(group, now)),
                 key=lambda group: group[0].created_at,
             )
         )

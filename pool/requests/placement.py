@@ -22,7 +22,15 @@ from pool.errors import (
 )
 from pool.events.feed import Feed
 from pool.logs import get_logger
-from pool.model import Handout, LeaseRecord, LeaseState, Levels, PooledTask, new_id
+from pool.model import (
+    STREAM_FINGERPRINT,
+    Handout,
+    LeaseRecord,
+    LeaseState,
+    Levels,
+    PooledTask,
+    new_id,
+)
 from pool.requests.breaker import SERVER, Breaker, Circuit
 from pool.requests.lifecycle import is_away, outcome_unknown
 from pool.requests.recovery import Recovery
@@ -75,20 +83,21 @@ class Placement:
         max_queued: int | None = None,
     ) -> Opened:
         """Record a lease, with its request if it has one, and claim a warm task if there is one and
-        ``claim`` is set; ``places`` as for :meth:`~pool.store.Store.open_lease`. A known
-        ``idempotency_key`` gives the answer of the first call
-        (``replayed``). Without a task the lease waits, until :meth:`obtain` or the dispatcher find
-        it one.
+        ``claim`` is set; one of a stream claims what is the stream's. ``places`` as for
+        :meth:`~pool.store.Store.open_lease`. A known ``idempotency_key`` gives the answer of the
+        first call (``replayed``). Without a task the lease waits, until :meth:`obtain` or the
+        dispatcher find it one.
 
         :raises IdempotencyConflict: the key was used with other content.
         :raises QueueFull: as many as ``max_queued`` spooled requests wait already.
         """
         now = self._clock.now()
+        fingerprint, reusable_origin = self.wanted(template, request.stream if request else None)
         lease = NewLease(
             id=new_id(now),
             template=template.name,
-            fingerprint=template.fingerprint,
-            reusable_origin=template.reusable_origin,
+            fingerprint=fingerprint,
+            reusable_origin=reusable_origin,
             owner=self._owner,
             ttl=template.pool.lease_ttl if ttl is None else ttl,
             idempotency_key=idempotency_key,
@@ -116,12 +125,14 @@ class Placement:
         :raises PoolEmpty: there is no task, and the template says not to wait for one.
         :raises IdempotencyConflict: the key was used with other content.
         """
-        waiting = self._store.queued()
-        claim = (
-            claim
-            and self._breaker.uploads(template.name) is Circuit.CLOSED
-            and not (waiting.get(template.name) if places is None else any(waiting.values()))
-        )
+        if template.slots is None:
+            # A slot is not held up by what has to wait for CVAT.
+            waiting = self._store.queued()
+            claim = (
+                claim
+                and self._breaker.uploads(template.name) is Circuit.CLOSED
+                and not (waiting.get(template.name) if places is None else any(waiting.values()))
+            )
         # With CVAT away, "the pool is empty" would be no reason; with nothing in it, it is.
         # One that waits for a place may find a task then.
         claims = claim and places is None
@@ -213,6 +224,26 @@ class Placement:
             return opened
         keeps = idempotency_key is not None
         return self._obtain_lease(template, opened.lease.id, timeout, keeps=keeps)
+
+    def obtain_slot(
+        self, template: Template, lease_id: str, timeout: float | None, *, stream: str | None
+    ) -> Handout | None:
+        """Wait for a slot for a waiting lease, as :meth:`obtain` does for a task; None when the
+        template says not to wait any longer, but to make a task.
+
+        :raises PoolEmpty: there is none, and the template says not to make a task.
+        """
+        patience = self.patience(template, timeout)
+
+        def look() -> Handout | None:
+            held = self.held(lease_id)
+            return held or self.claim(template, lease_id, stream=stream)
+
+        handout = self._feed.wait_for(look, patience, lease=lease_id)
+        if handout is None and template.pool.on_empty == "wait":
+            # Creates nothing: raises why there is no slot.
+            return self.create(template, lease_id, waited=patience)
+        return handout
 
     def obtain(self, template: Template, lease_id: str, timeout: float | None) -> Handout:
         """Wait for a warm task for a waiting lease, and create one if none becomes warm, as the
@@ -329,24 +360,38 @@ class Placement:
         """Whether there is a warm task that would do."""
         return warm_tasks(self._store, template) > 0
 
+    def wanted(self, template: Template, stream: str | None) -> tuple[str, str | None]:
+        """Return the fingerprint of what will do for a request, and the origin of older tasks that
+        would. A stream gets a task for itself, if one is there; else nothing will do for now."""
+        if stream is None or template.slots is None:
+            return template.fingerprint, template.reusable_origin
+        used = self._store.use_stream(
+            template.name, stream, template.fingerprint, now=self._clock.now()
+        )
+        return used.fingerprint if used else STREAM_FINGERPRINT, None
+
     def claim(
-        self, template: Template, lease_id: str, members: Sequence[NewMember] = ()
+        self,
+        template: Template,
+        lease_id: str,
+        members: Sequence[NewMember] = (),
+        *,
+        stream: str | None = None,
     ) -> Handout | None:
         """Claim a warm task for a lease that waits, or for several requests, the first of which is
-        that of the lease; None when there is none, or one of them waits no longer."""
+        that of the lease; None when there is none, or one of them waits no longer. That of a
+        ``stream`` gets one of its slots."""
+        fingerprint, reusable_origin = self.wanted(template, stream)
         if members:
             return self._store.claim_queued(
                 members,
-                template.fingerprint,
-                reusable_origin=template.reusable_origin,
+                fingerprint,
+                reusable_origin=reusable_origin,
                 owner=self._owner,
                 now=self._clock.now(),
             )
         return self._store.claim_warm(
-            lease_id,
-            template.fingerprint,
-            reusable_origin=template.reusable_origin,
-            now=self._clock.now(),
+            lease_id, fingerprint, reusable_origin=reusable_origin, now=self._clock.now()
         )
 
     def create(

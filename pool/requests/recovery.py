@@ -16,7 +16,7 @@ from pool.clock import Clock
 from pool.config.source import frames_of_import
 from pool.errors import OwnerGone
 from pool.logs import get_logger
-from pool.model import RequestRecord, RequestState
+from pool.model import Placed, RequestRecord, RequestState
 from pool.store import Store, Unserved
 from pool.tracking.tracker import Tracker
 
@@ -131,6 +131,13 @@ class Recovery:
         """Go on with a request of this process that no thread works on any more."""
         log.info("request taken over", request_id=request.id, state=request.state.value)
         if request.import_id is None:
+            gone = OwnerGone("send the data again")
+            self._store.fail_request(
+                request.id, code=gone.code, message=gone.detail, now=self._clock.now()
+            )
+            return
+        if request.placed is Placed.SLOT:
+            # Whether all of its data is in the slot is not known: that is filled no more.
             gone = OwnerGone("send the data again")
             self._store.fail_request(
                 request.id, code=gone.code, message=gone.detail, now=self._clock.now()

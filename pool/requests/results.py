@@ -63,7 +63,8 @@ def read_lease(store: Store, lease_id: str) -> Result[LeaseRecord]:
         # Its task may belong to another caller by now.
         ended = LeaseEnded(f"lease {lease_id} is {record.state.value}")
         return Result(record=record, error=ended, over=True)
-    if record.state is LeaseState.USED and record.pooled_id is not None:
+    if record.state in (LeaseState.ACTIVE, LeaseState.USED) and record.pooled_id is not None:
+        # The jobs of a slot are there before its data.
         if jobs := store.jobs_of(record.pooled_id):
             return Result(record=record, jobs=jobs, over=True)
         task = store.task(record.pooled_id)

@@ -31,6 +31,7 @@ from pool.requests.lifecycle import Step, is_away, is_passing, may_be_shared
 from pool.requests.placement import Placement
 from pool.requests.recovery import Recovery
 from pool.requests.sending import Sender
+from pool.requests.slots import NONE_FOR_STREAM, NONE_WARM, Filler, Way, way_of
 from pool.requests.spool import Spool
 from pool.store import NewMember, NewRequest, Store, Unserved
 from pool.tracking.tracker import Tracker
@@ -78,6 +79,7 @@ class Runner:
         recovery: Recovery,
         tracker: Tracker,
         spool: Spool,
+        filler: Filler,
         breaker: Breaker,
         *,
         max_queued: int,
@@ -89,6 +91,7 @@ class Runner:
         self._recovery = recovery
         self._tracker = tracker
         self._spool = spool
+        self._filler = filler
         self._breaker = breaker
         self._max_queued = max_queued
         self._guard = threading.Lock()
@@ -120,6 +123,10 @@ class Runner:
         :raises QueueFull: it would have to wait, and too much does already.
         :raises IdempotencyConflict: the key was used with other content.
         """
+        way = way_of(template, new, upload)
+        if way.by_slot:
+            return self._submit_by_slot(way, upload, idempotency_key, payload, timeout, progress)
+        template, new = way.template, way.new
         with self._recovery.guarding(request=new.id):
             away, settings = self._away(template), template.importing
             places = places_of(self._store, settings)
@@ -160,6 +167,41 @@ class Runner:
                 return queued
             return self.run(template, handout, upload, progress)
 
+    def _submit_by_slot(
+        self,
+        way: Way,
+        upload: Upload,
+        idempotency_key: str | None,
+        payload: str,
+        timeout: float | None,
+        progress: Progress | None,
+    ) -> RequestRecord:
+        """Bring data into a slot; where there is none, into a task that is made for it."""
+        template, new = way.template, way.new
+        with self._recovery.guarding(request=new.id):
+            opened = self._placement.open(
+                template, request=new, idempotency_key=idempotency_key, payload=payload
+            )
+            assert opened.request is not None
+            if opened.replayed:
+                return self._recovery.await_request(opened.request)
+            handout: Handout | None = None
+            if opened.task is not None:
+                handout = Handout(lease=opened.lease, task=opened.task, request=opened.request)
+            try:
+                if handout is None:
+                    handout = self._placement.obtain_slot(
+                        template, opened.lease.id, timeout, stream=new.stream
+                    )
+                if handout is None:
+                    why = NONE_WARM if new.stream is None else NONE_FOR_STREAM
+                    self._filler.leave_slots(template, new.id, upload, why, shares=False)
+                    template = template.ordinary
+                    handout = self._placement.obtain(template, opened.lease.id, timeout)
+            except BaseException as error:
+                return self._queue_or_fail(new.id, upload, error)
+            return self.run(template, handout, upload, progress)
+
     @contextmanager
     def _obtaining(self, *, wanted: bool, places: int) -> Iterator[bool]:
         """Have a place while a task is found for a request, if it is ``wanted`` and one of so many
@@ -190,6 +232,7 @@ class Runner:
 
         :raises LeaseEnded: the lease is not active, or has a request already.
         """
+        self._filler.check_lease(lease_id, upload)
         with self._recovery.guarding(request=new.id):
             opened = self._placement.attach(lease_id, new)
             assert opened.task is not None
@@ -231,6 +274,8 @@ class Runner:
             if request.state is not RequestState.QUEUED:
                 # Another process has ended the import meanwhile.
                 return request
+            if request.no_slot:
+                template = template.ordinary
             self._clock.sleep(sent.pause)
             try:
                 handout = self._placement.obtain(template, request.lease_id, None)
@@ -309,6 +354,9 @@ class Runner:
         """Bring an accepted request as far as possible now. Return the seconds after which it may
         be tried again, should it still wait."""
         circuit = self._breaker.uploads(item.template.name)
+        if item.handout is not None and item.handout.task.carrier_id is not None:
+            # A slot is filled without CVAT.
+            circuit = Circuit.CLOSED
         if circuit is not Circuit.CLOSED and not (item.trial and circuit is Circuit.HALF_OPEN):
             # The circuit opened after this was dispatched.
             self.put_back(item)

@@ -14,7 +14,7 @@ from pool.config.source import Progress, Upload, covers, frame_names, frame_numb
 from pool.cvat import CvatClient, cut_off
 from pool.cvat.failures import OTHER_DATA
 from pool.cvat.records import ImportStatus
-from pool.errors import CvatError, CvatNotFound, InputError, PoolError
+from pool.errors import CvatError, CvatNotFound, InputError, PoolError, SlotStorageUnavailable
 from pool.logs import get_logger
 from pool.model import MOST_TASKS_SPOOLED, Handout, RequestRecord
 from pool.requests.breaker import Breaker, with_advice
@@ -27,6 +27,7 @@ from pool.requests.lifecycle import (
     may_be_shared,
     next_step,
 )
+from pool.requests.slots import Filler
 from pool.requests.spool import Spool
 from pool.store import Store, Unserved
 from pool.tracking.splitting import parts_of
@@ -77,6 +78,7 @@ class Sender:
         cvat: Callable[[], CvatClient],
         tracker: Tracker,
         spool: Spool,
+        filler: Filler,
         breaker: Breaker,
         *,
         look_up_assignee: Callable[[RequestRecord], None],
@@ -87,6 +89,7 @@ class Sender:
         self._cvat = cvat
         self._tracker = tracker
         self._spool = spool
+        self._filler = filler
         self._breaker = breaker
         self._look_up_assignee = look_up_assignee
         self._clock = clock
@@ -102,12 +105,15 @@ class Sender:
         others: Sequence[RequestRecord] = (),
         progress: Progress | None = None,
     ) -> Sent:
-        """Upload once into the task of a hand-out, and take the step that follows, except for
-        ``WAIT`` with an untouched task, which is left to the caller. ``accepted`` as for
+        """Upload once into the task of a hand-out, or fill its slot, and take the step that
+        follows, except for ``WAIT`` with an untouched task, which is left to the caller.
+        ``accepted`` as for
         :func:`~pool.requests.lifecycle.next_step`; ``others`` are the requests that share the
         import with that of the hand-out."""
         request = handout.request
         assert request is not None
+        if handout.task.carrier_id is not None:
+            return self._fill(template, handout, request, upload, accepted=accepted)
         requests = [request, *others]
         for each in requests:
             if each.assignee is not None:
@@ -167,6 +173,36 @@ class Sender:
         elif accepted and fault is Fault.SUSPECT:
             pause = self._breaker.pause()
         return Sent(step, error, untouched=untouched, pause=pause)
+
+    def _fill(
+        self,
+        template: Template,
+        handout: Handout,
+        request: RequestRecord,
+        upload: Upload,
+        *,
+        accepted: bool,
+    ) -> Sent:
+        """Write data into a slot. What cannot be written there goes the ordinary way, and the slot,
+        which may hold a part of it, is filled no more."""
+        if request.assignee is not None:
+            self._look_up_assignee(request)
+        try:
+            self._filler.fill(handout, upload)
+        except SlotStorageUnavailable as error:
+            self.throw_away(request, error)
+            self._filler.leave_slots(template, request.id, upload, str(error), shares=accepted)
+            return Sent(Step.ANOTHER_TASK, error)
+        except PoolError as error:
+            self.fail(request, error, untouched=False)
+            return Sent(Step.FAIL, error)
+        except BaseException as interruption:
+            if not accepted:
+                failure = PoolError(f"the upload was interrupted ({interruption!r})")
+                self.fail(request, failure, untouched=False)
+            raise
+        self._spool.drop(request.id)
+        return Sent(Step.DONE)
 
     def _number_frames(self, template: Template, request: RequestRecord, upload: Upload) -> None:
         """Keep what the frames are numbered as, where the template's sorting has changed since the

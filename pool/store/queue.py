@@ -227,7 +227,8 @@ def _oldest(db: Connection, number: int) -> str:
                    requests.lease_id, requests.created_at, requests.group_key, requests.priority,
                    requests.size,
                    CASE WHEN requests.group_key IS NOT NULL THEN requests.files ELSE '[]' END,
-                   requests.frame_numbers, requests.no_slot <> ''
+                   requests.frame_numbers, requests.no_slot <> '',
+                   requests.stream
             FROM (SELECT * FROM requests {db.using("requests_spooled")}
                   WHERE {SPOOLED} AND template = :template{number}
                     AND priority = :priority{number}) AS requests
@@ -250,6 +251,7 @@ def _unserved(
     files: str,
     numbers: str | None,
     no_slot: bool,
+    stream: str | None,
 ) -> Unserved:
     return Unserved(
         id=id,
@@ -263,6 +265,7 @@ def _unserved(
         files=tuple(json.loads(files)),
         frame_numbers=None if numbers is None else tuple(json.loads(numbers)),
         no_slot=bool(no_slot),
+        stream=stream,
     )
 
 

@@ -122,6 +122,7 @@ class Unserved:
     files: tuple[str, ...] = ()
     frame_numbers: tuple[int | None, ...] | None = None
     no_slot: bool = False
+    stream: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

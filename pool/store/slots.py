@@ -13,7 +13,7 @@ from typing import Any, Final
 from pool.model import Carrier, Job, PooledTask, Slot, Stream, TaskState, new_id
 from pool.store.connections import Connected, Connection
 from pool.store.demand import learn_lead_time
-from pool.store.handout import give_to_waiting
+from pool.store.handout import as_json, give_to_waiting
 from pool.store.imports import FINAL_GRACE, complete_slot
 from pool.store.records import select, text
 from pool.store.schema import DOOMED
@@ -212,10 +212,11 @@ class Slots(Connected):
 
     # --- Filling ----------------------------------------------------------------------------------
 
-    def fill_slot(self, slot_id: str, *, frames: int, now: float) -> bool:
-        """Note that the data of a request is durably in its slot, in so many frames: slot, import
-        and request are ``READY``, the lease ``USED``; its carrier is to be looked at at once.
-        False, and nothing has changed, when the slot is not ``LEASED`` (any more)."""
+    def fill_slot(self, slot_id: str, names: Sequence[str], *, now: float) -> bool:
+        """Note that the data of a request is durably in its slot, a frame for each of the ``names``
+        that CVAT calls the files: slot, import and request are ``READY``, the lease ``USED``; its
+        carrier is to be looked at at once. False, and nothing has changed, when the slot is not
+        ``LEASED`` (any more)."""
         with self.connections.writing() as db:
             row = db.one(
                 """
@@ -237,8 +238,54 @@ class Slots(Connected):
                 """,
                 id=slot_id,
                 request_id=request_id,
-                frames=frames,
+                frames=len(names),
                 now=now,
+            )
+            db.later(
+                """
+                UPDATE requests
+                SET files_in_group = :names, frame_numbers = :numbers,
+                    first_frame = (SELECT start_frame FROM slots WHERE slots.id = :slot_id)
+                WHERE id = :id
+                """,
+                id=request_id,
+                slot_id=slot_id,
+                names=as_json(names),
+                numbers=json.dumps(list(range(len(names)))),
+            )
+            return True
+
+    def leave_slots(
+        self,
+        request_id: str,
+        *,
+        why: str,
+        fingerprint: str,
+        group_key: str | None,
+    ) -> bool:
+        """Have a ``QUEUED`` request go into no slot, and say why: a task of ``fingerprint`` will do
+        for it from now on, which it may share with others that have its ``group_key``. Its stream
+        has no part in it. False when it is not queued (any more)."""
+        with self.connections.writing() as db:
+            row = db.one(
+                """
+                UPDATE requests SET no_slot = :why, group_key = :group_key
+                WHERE id = :id AND state = 'queued'
+                RETURNING lease_id
+                """,
+                id=request_id,
+                why=text(why),
+                group_key=group_key,
+            )
+            if row is None:
+                return False
+            db.changed(
+                """
+                UPDATE leases SET fingerprint = :fingerprint, reusable_origin = NULL
+                WHERE id = :id AND state = 'waiting'
+                """,
+                id=row[0],
+                fingerprint=fingerprint,
             )
             return True
 

@@ -40,7 +40,7 @@ def fill_next(store: Store) -> tuple[str, Slot]:
     """Hand a slot out to a request, fill it, and return both."""
     opened = store.open_lease(wish(), request=replace(data(), assignee=None), now=NOW)
     assert opened.task is not None and opened.request is not None
-    assert store.fill_slot(opened.task.id, frames=1, now=NOW)
+    assert store.fill_slot(opened.task.id, ["pool/0000.jpg"], now=NOW)
     slot = store.slot(opened.task.id)
     assert slot is not None
     return opened.request.id, slot
@@ -71,7 +71,7 @@ def test_a_slot_is_filled_once_and_its_request_is_ready_at_once(store: Store) ->
         [job.id for job in store.jobs_of(slot.id, request_id=request_id)] == [slot.job_id] == [500]
     )
     assert (slot.state, slot.request_id, slot.filled) == (TaskState.READY, request_id, 1)
-    assert not store.fill_slot(slot.id, frames=1, now=NOW)
+    assert not store.fill_slot(slot.id, ["pool/0000.jpg"], now=NOW)
     lease = store.lease(request.lease_id)
     assert lease is not None and lease.state is LeaseState.USED
     assert store.hand_outs()[TEMPLATE] == {Outcome.HIT: 1}
@@ -107,7 +107,7 @@ def test_an_upload_that_fails_leaves_its_slot_retired_and_its_request_queued(sto
     again = store.request(opened.request.id)
     assert again is not None and again.state is RequestState.QUEUED
     assert [task.id for task in store.retired_slots(limit=9)] == [opened.task.id]
-    assert not store.fill_slot(opened.task.id, frames=1, now=NOW)
+    assert not store.fill_slot(opened.task.id, ["pool/0000.jpg"], now=NOW)
     assert store.end_slot(opened.task.id, now=NOW)
     assert not store.retired_slots(limit=9)
 
@@ -198,7 +198,7 @@ def test_a_stream_takes_whole_carriers_in_order(store: Store, count: int) -> Non
         assert stream is not None
         opened = store.open_lease(wish(fingerprint=stream.fingerprint), request=data(), now=NOW)
         assert opened.task is not None
-        store.fill_slot(opened.task.id, frames=1, now=NOW)
+        store.fill_slot(opened.task.id, ["pool/0000.jpg"], now=NOW)
         slot = store.slot(opened.task.id)
         assert slot is not None
         jobs.append(slot.job_id)
