@@ -54,7 +54,17 @@ from pool.version import VERSION
 if TYPE_CHECKING:
     from pool.client import AsyncLease, AsyncRemotePool, AsyncRequest, RemotePool
     from pool.handles import Lease, Request
-    from pool.model import Event, Frame, Job, LeaseState, Outcome, Priority, RequestState, TaskState
+    from pool.model import (
+        Event,
+        Frame,
+        Job,
+        LeaseState,
+        Outcome,
+        Placed,
+        Priority,
+        RequestState,
+        TaskState,
+    )
     from pool.status import Status, TemplateStatus
     from pool.taskpool import TaskPool
 
@@ -88,6 +98,7 @@ __all__ = [
     "LeaseState",
     "Outcome",
     "OwnerGone",
+    "Placed",
     "PoolClosed",
     "PoolEmpty",
     "PoolError",
@@ -131,6 +142,7 @@ _LAZY = {
     "Lease": "pool.handles",
     "LeaseState": "pool.model",
     "Outcome": "pool.model",
+    "Placed": "pool.model",
     "Priority": "pool.model",
     "RemotePool": "pool.client",
     "Request": "pool.handles",

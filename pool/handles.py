@@ -15,6 +15,7 @@ from pool.model import (
     Hidden,
     Job,
     Outcome,
+    Placed,
     RequestRecord,
     RequestState,
     RequestWarning,
@@ -148,6 +149,22 @@ class RequestHandle(Generic[PoolOfIt, Record]):
     def outcome(self) -> Outcome | None:
         """How its task was found: ``hit``, ``wait`` or ``cold``."""
         return self._record.outcome
+
+    @property
+    def placed(self) -> Placed | None:
+        """What its data went into: a ``slot``, a job that was there before; a ``group``, a task
+        that requests share; or a ``task`` of its own. None while it is queued."""
+        return self._record.placed
+
+    @property
+    def no_slot(self) -> str:
+        """Why it did not go into a slot, where its template has them; else ""."""
+        return self._record.no_slot
+
+    @property
+    def stream(self) -> str | None:
+        """The name of the stream that it belongs to."""
+        return self._record.stream
 
     @property
     def record(self) -> Record:

@@ -96,6 +96,8 @@ def get(
             for job in jobs:
                 # The id first, so that ``cut -f1`` has the ids.
                 print(f"{job.id}\t{job.url}\tframes {job.start_frame}-{job.stop_frame}", flush=True)
+        if request.no_slot:
+            print(f"Note: it is in no slot: {request.no_slot}", file=sys.stderr, flush=True)
         warnings = _warnings_of(request, pool)
         for warning in warnings:
             print(f"Warning: {warning.text} ({warning.code})", file=sys.stderr, flush=True)
@@ -106,6 +108,9 @@ def get(
                 "url": request.url,
                 "template": request.template,
                 "outcome": request.outcome,
+                "placed": request.placed,
+                "no_slot": request.no_slot or None,
+                "stream": request.stream,
                 "jobs": jobs,
                 "frames": request.frames,
                 "warnings": warnings,

@@ -82,6 +82,7 @@ def parse_request(document: Mapping[str, Any]) -> RemoteRequest:
             **document,
             "given": given,
             "frame_numbers": numbers,
+            "no_slot": document.get("no_slot") or "",
             "jobs": _jobs(document),
             "warnings": warnings,
         }

@@ -46,6 +46,7 @@ from pool.model import (
     LeaseRecord,
     LeaseState,
     Outcome,
+    Placed,
     Priority,
     RequestRecord,
     RequestState,
@@ -319,7 +320,7 @@ class RequestWarning(_Answer):
     """Something that a request asked for and did not get."""
 
     code: Annotated[str, Field(examples=["not-assigned"])]
-    """One of unknown-assignee, not-named, not-assigned and not-hidden."""
+    """One of unknown-assignee, not-named, not-assigned, not-hidden and not-shown."""
     text: str
     """What is missing, and why, in one line."""
 
@@ -384,6 +385,9 @@ _REQUEST: Final[Mapping[str, Any]] = {
     "task_id": 42,
     "url": "http://localhost:8080/tasks/42",
     "outcome": "hit",
+    "placed": "task",
+    "no_slot": None,
+    "stream": None,
     "name": "morning run",
     "assignee": None,
     "priority": "normal",
@@ -398,6 +402,7 @@ _REQUEST: Final[Mapping[str, Any]] = {
     "handed_out_at": "2026-01-01T12:00:00.123Z",
     "uploaded_at": "2026-01-01T12:00:00.178Z",
     "finished_at": "2026-01-01T12:00:00.331Z",
+    "shown_at": None,
     "jobs": [
         {
             "id": 77,
@@ -439,6 +444,13 @@ class Request(_Answer):
     """The page of its task."""
     outcome: Outcome | None
     """How its task was found."""
+    placed: Placed | None
+    """What its data went into: a job that was there before (slot), a task that requests share
+    (group), or a task of its own."""
+    no_slot: str | None
+    """Why it did not go into a slot, where its template has them."""
+    stream: str | None
+    """The stream whose task it went into."""
     name: str | None
     """What its caller calls it: the final name of its task, unless that is shared and called after
     the first request in it."""
@@ -459,6 +471,8 @@ class Request(_Answer):
     uploaded_at: Time | None
     """When CVAT accepted the data."""
     finished_at: Time | None
+    shown_at: Time | None
+    """When people could open what is in its slot; the job exists before."""
     jobs: list[Job] | None
     """Its jobs, once it is ready."""
     hidden: Hidden | None
@@ -484,6 +498,7 @@ class Request(_Answer):
             record,
             url=None if record.task_id is None else task_url(record.task_id),
             frames=None if listed else record.frames,
+            no_slot=record.no_slot or None,
             jobs=jobs or None,
             error=Error.of(error_of(record)) if failed else None,
         )

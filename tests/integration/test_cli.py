@@ -68,7 +68,8 @@ def test_get_as_json_and_with_a_key(folder: Path, token: str, image_path: Path) 
     ]
     assert answers[0] == answers[1]
     names = {"request_id", "task_id", "url", "template", "outcome", "jobs", "frames", "warnings"}
-    assert set(answers[0]) == names
+    assert set(answers[0]) == names | {"placed", "no_slot", "stream"}
+    assert (answers[0]["placed"], answers[0]["no_slot"]) == ("task", None)
     assert answers[0]["frames"] == [{"file": "frame.jpg", "name": "frame.jpg", "number": 0}]
     assert set(answers[0]["jobs"][0]) == {"id", "url", "start_frame", "stop_frame", "assignee"}
     store = open_store(f"sqlite:///{folder / 'pool.db'}")

@@ -32,6 +32,7 @@ from pool import (
     LeaseEnded,
     LeaseInUse,
     Outcome,
+    Placed,
     PoolClosed,
     PoolEmpty,
     RequestState,
@@ -88,6 +89,7 @@ def test_from_files_to_job_ids(full: Any, image_path: Path) -> None:
     (job,) = request.jobs(timeout=20)
     assert (job.start_frame, job.stop_frame) == (0, 0)
     assert request.outcome is Outcome.HIT
+    assert (request.placed, request.no_slot, request.stream) == (Placed.TASK, "", None)
     assert request.task_id is not None
     assert request.url.endswith(f"/tasks/{request.task_id}")
     assert job.url == f"{request.url}/jobs/{job.id}"
