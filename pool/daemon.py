@@ -313,6 +313,7 @@ class Maintenance:
             cvat,
             templates,
             process.breaker,
+            process.storages,
             owner=process.owner,
             clock=clock,
             on_room=partial(self.scheduler.wake, "refill"),

@@ -498,8 +498,15 @@ class Template:
 
     @cached_property
     def origin(self) -> str:
-        """A digest of where tasks are created: the server and the organization."""
-        return _digest(self._place)
+        """A digest of where tasks are created: the server and the organization; and of the slots
+        that they have, since a picture fits only into those of its size."""
+        slots = {"slots": self.slots.made_by} if self.slots else {}
+        return _digest({**self._place, **slots})
+
+    @property
+    def most_warm(self) -> int:
+        """How many warm tasks there are at the most; slots come as many at a time as a task has."""
+        return self.pool.max_size + (self.slots.per_task - 1 if self.slots else 0)
 
     @property
     def reusable_origin(self) -> str | None:

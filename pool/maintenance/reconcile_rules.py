@@ -19,7 +19,8 @@ What becomes of an orphan, a task that bears this pool's mark and that no row ho
 * It is left alone while it is young, has data or is about to, bears a name that is not exactly
   one of ours, or was given up before (disowned).
 * It is adopted when the row that its name refers to had its create given up without a task, and
-  the template is still the same: that task cannot have been handed out.
+  the template is still the same: that task cannot have been handed out. Never as a carrier, whose
+  placeholders it would need first.
 * Otherwise it is deleted. In particular when there is no row at all: rows are written before
   their tasks, so one that is missing has been lost, with an older copy of the store say, and with
   it whether the task was handed out. Warm again, it might be handed out twice.
@@ -155,10 +156,11 @@ def judge_stuck(task: PooledTask, matches: Sequence[TaskInfo]) -> Finding:
     if not matches:
         return of_row(task, Action.FAIL_CREATE, "the create never happened")
     info = next((match for match in matches if match.id == task.task_id), matches[0])
-    usable = info.empty and info.name == task.name
+    usable = info.empty and info.name == task.name and not task.slots
+    unfinished = "its placeholders were not all imported" if task.slots else "used or renamed"
     return Finding(
         action=Action.FINISH_CREATE if usable else Action.FAIL_CREATE,
-        reason="its answer was lost" if usable else "used or renamed",
+        reason="its answer was lost" if usable else unfinished,
         name=task.name,
         template=task.template,
         task_id=info.id,
@@ -203,6 +205,8 @@ def judge_orphan(
         return finding(Action.DELETE, "it has no row")
     if row.task_id is not None:
         return finding(Action.DELETE, f"the name is that of task {row.task_id}")
+    if row.slots:
+        return finding(Action.DELETE, "a carrier whose create was given up")
     template = templates.get(row.template)
     if template is None or template.fingerprint != row.fingerprint:
         return finding(Action.DELETE, "its template has changed")
@@ -220,7 +224,8 @@ def judge_doomed(
 
     ``DELETE``; ``DISOWN`` when it is used or was renamed meanwhile; ``LEAVE`` when it is gone
     already; None when the server does not show it to us. ``served`` tells that the pool itself
-    sent data to it, so that data in it is no sign of another use.
+    sent data to it, so that data in it is no sign of another use. A carrier has placeholders from
+    the start, and goes only when none of its slots holds more.
     """
     if sight.hidden:
         return None
@@ -228,6 +233,8 @@ def judge_doomed(
         return Action.LEAVE
     if sight.info.name != task.name:
         return Action.DISOWN
+    if task.slots:
+        return Action.DELETE
     if sight.info.empty and (served or importing not in IMPORT_UNDER_WAY):
         return Action.DELETE
     if served and not tells_of_other_data(task.reason):

@@ -13,13 +13,15 @@ from pool.config.settings import Template
 from pool.cvat import CvatClient
 from pool.errors import PoolError, StoreError
 from pool.logs import get_logger
+from pool.maintenance.carriers import make_carrier
 from pool.maintenance.retirement import retire_replaced
 from pool.maintenance.sizing import Target, current_target
-from pool.model import new_id
+from pool.model import PooledTask, new_id
 from pool.requests.breaker import Breaker, Circuit
 from pool.requests.concurrency import places_of
 from pool.requests.grouping import tasks_for
 from pool.requests.placement import create_on_server, warm_tasks
+from pool.requests.slot_storage import SlotStorages
 from pool.store import CreateLimit, Store
 
 log = get_logger(__name__)
@@ -36,9 +38,9 @@ class Situation:
     """What decides whether one more task of a template is created now.
 
     ``warm`` is what can be handed out, of an older template too where it says so; ``capacity``
-    is what will be there of the template as it is now. ``waiting`` are callers that wait and
-    requests that are queued. ``probing``: one create is to find out whether the
-    template's are possible again.
+    is what will be there of the template as it is now; both count the slots of a template that
+    has some. ``waiting`` are callers that wait and requests that are queued. ``probing``: one
+    create is to find out whether the template's are possible again.
     """
 
     warm: int
@@ -79,6 +81,7 @@ class Refill:
         cvat: CvatClient,
         templates: Mapping[str, Template],
         breaker: Breaker,
+        storages: SlotStorages,
         *,
         owner: str,
         clock: Clock,
@@ -88,6 +91,7 @@ class Refill:
         self._cvat = cvat
         self._templates = templates
         self._breaker = breaker
+        self._storages = storages
         self._owner = owner
         self._clock = clock
         #: Creates that run, and of which template each is.
@@ -143,6 +147,7 @@ class Refill:
                 template.name,
                 template.fingerprint,
                 origin=template.origin,
+                slots=template.slots.per_task if template.slots else 0,
                 # The room is checked again in the statement that takes it: another process
                 # may have filled it since.
                 limit=CreateLimit(capacity=target.size + situation.waiting, concurrency=at_once),
@@ -176,11 +181,10 @@ class Refill:
         capacity = self._store.capacity_of(template.name, template.fingerprint)
         # Where the clock was set back, what was last is yet to come.
         quiet = abs(now - self._store.last_activity()) >= QUIET
-        queued = tasks_for(
-            self._store.queued().get(template.name, 0),
-            template.importing,
-            places=places_of(self._store, template.importing),
-        )
+        queued = self._store.queued().get(template.name, 0)
+        if template.slots is None:
+            places = places_of(self._store, template.importing)
+            queued = tasks_for(queued, template.importing, places=places)
         return Situation(
             warm=warm_tasks(self._store, template),
             capacity=capacity,
@@ -198,17 +202,26 @@ class Refill:
             return
         began = self._clock.monotonic()
         try:
-            prepared = create_on_server(
-                self._store, self._cvat, template, pooled, clock=self._clock
-            )
+            finish = self._make(template, pooled)
         except PoolError as error:
             self._breaker.create_failed(template, error)
             return
         took = self._clock.monotonic() - began
-        self._store.finish_create(pooled_id, prepared=prepared, took=took, now=self._clock.now())
+        finish(took=took, now=self._clock.now())
         self._breaker.create_worked(template.name)
-        log.debug("task is warm", template=template.name, seconds=round(took, 3))
+        log.debug(
+            "task is warm", template=template.name, seconds=round(took, 3), slots=pooled.slots
+        )
         self._replace_older(template)
+
+    def _make(self, template: Template, pooled: PooledTask) -> Callable[..., bool]:
+        """Make a task or a carrier on the server; return what makes its row, or its slots, warm."""
+        store, cvat, clock = self._store, self._cvat, self._clock
+        if template.slots is not None:
+            jobs = make_carrier(store, cvat, self._storages, template, pooled, clock=clock)
+            return partial(store.finish_carrier, pooled.id, jobs)
+        prepared = create_on_server(store, cvat, template, pooled, clock=clock)
+        return partial(store.finish_create, pooled.id, prepared=prepared)
 
     def _replace_older(self, made_by: Template) -> None:
         template = self._templates.get(made_by.name)

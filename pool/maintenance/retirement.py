@@ -125,7 +125,7 @@ class Retirement:
 
     def _retire_misfits(self, template: Template) -> int:
         """Retire tasks of an older template, then those beyond ``max_size``."""
-        name, keep, now = template.name, template.pool.max_size, self._clock.now()
+        name, keep, now = template.name, template.most_warm, self._clock.now()
         reusable_origin = template.reusable_origin
         changed = self._store.retire_other_fingerprints(
             name, template.fingerprint, reusable_origin=reusable_origin, reason=CHANGED, now=now
