@@ -177,7 +177,7 @@ class Refill:
 
     def _situation(self, template: Template) -> Situation:
         now = self._clock.now()
-        creates = self._breaker.creates(template.name)
+        creates = self._breaker.creates(template.name, slots=template.slots is not None)
         capacity = self._store.capacity_of(template.name, template.fingerprint)
         # Where the clock was set back, what was last is yet to come.
         quiet = abs(now - self._store.last_activity()) >= QUIET
@@ -208,7 +208,7 @@ class Refill:
             return
         took = self._clock.monotonic() - began
         finish(took=took, now=self._clock.now())
-        self._breaker.create_worked(template.name)
+        self._breaker.create_worked(template.name, slots=template.slots is not None)
         log.debug(
             "task is warm", template=template.name, seconds=round(took, 3), slots=pooled.slots
         )

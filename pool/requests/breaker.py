@@ -26,7 +26,16 @@ from pool.clock import Clock
 from pool.config.settings import Template
 from pool.cvat import CvatClient, cut_off
 from pool.cvat.failures import LONGEST_BACK_OFF
-from pool.errors import CvatBusy, CvatError, CvatRefusedCredentials, CvatRejected, PoolError
+from pool.errors import (
+    CvatBusy,
+    CvatError,
+    CvatRefusedCredentials,
+    CvatRejected,
+    ImportFailed,
+    ImportTimedOut,
+    PoolError,
+    SlotStorageUnavailable,
+)
 from pool.logs import get_logger
 from pool.model import Hold
 from pool.requests.lifecycle import OWN_FAILURES, REFUSALS, Fault, is_own_fault, is_passing
@@ -133,6 +142,14 @@ def was_refused(hold: Hold) -> bool:
     return hold.code in {kind.code for kind in REFUSALS}
 
 
+def of_slots(hold: Hold) -> bool:
+    """Whether a hold is for what only tasks over placeholders need: their storage, and an import.
+    Other tasks of the template can be created meanwhile."""
+    return hold.code in {
+        kind.code for kind in (SlotStorageUnavailable, ImportFailed, ImportTimedOut)
+    }
+
+
 @dataclass(kw_only=True, slots=True)
 class Failures:
     """When one operation has failed since it last succeeded, and with which error."""
@@ -184,9 +201,13 @@ class Breaker:
         """Whether the server as a whole may be called."""
         return circuit(self._store.holds().get(SERVER), now=self._clock.now())
 
-    def creates(self, template: str) -> Circuit:
-        """Whether a task of the template may be created."""
-        return circuit(self._store.holds().get(template), now=self._clock.now())
+    def creates(self, template: str, *, slots: bool = False) -> Circuit:
+        """Whether a task of the template may be created, or with ``slots`` one over
+        placeholders."""
+        hold = self._store.holds().get(template)
+        if hold is not None and of_slots(hold) and not slots:
+            hold = None
+        return circuit(hold, now=self._clock.now())
 
     def uploads(self, template: str) -> Circuit:
         """Whether data may be sent for a template, and that not while the server is held. CVAT may
@@ -206,14 +227,16 @@ class Breaker:
         """Return the hold of the server, or of a template, unless a person has to end it."""
         holds = self._store.holds()
         hold = holds.get(SERVER) or holds.get(template)
-        return None if hold is None or (hold.template and was_refused(hold)) else hold
+        if hold is None or (hold.template and was_refused(hold)) or of_slots(hold):
+            return None
+        return hold
 
     def waits_for_cvat(self, template: str) -> bool:
         """Whether what a template's requests wait for is CVAT, or a person who mends the
         credentials, rather than a task."""
         holds = self._store.holds()
         hold = holds.get(SERVER) or holds.get(template)
-        return hold is not None and hold.code != CvatRejected.code
+        return hold is not None and hold.code != CvatRejected.code and not of_slots(hold)
 
     def tries_at(self, names: Collection[str], *, now: float) -> float | None:
         """Return when the first of some templates, or of the server, may be tried again, by the
@@ -251,14 +274,15 @@ class Breaker:
         if before is None or after.attempts != before.attempts:
             self._remember(self._creates, name, error)
 
-    def create_worked(self, template: str) -> None:
-        """Note that a task of a template was created."""
+    def create_worked(self, template: str, *, slots: bool = False) -> None:
+        """Note that a task of a template was created, or with ``slots`` one over placeholders."""
         with self._guard:
             self._creates.pop(template, None)
         holds = self._store.holds()
         if SERVER in holds:
             self._store.release_hold(SERVER, now=self._clock.now())
-        if template in holds and not holds[template].uploads:
+        hold = holds.get(template)
+        if hold is not None and not hold.uploads and (slots or not of_slots(hold)):
             self._store.release_hold(template, now=self._clock.now())
 
     def upload_failed(self, template: str, request_id: str, error: PoolError) -> Fault:
