@@ -83,6 +83,9 @@ class Lease(LeaseHandle):
     Upload into it with :meth:`upload`, or with any other tool: the pool watches the task
     either way. Give it back with :meth:`release` while it is untouched; after ``expires_at``
     the pool looks after it by itself.
+
+    Of a template with slots it is a slot: a job that exists, in a task whose other jobs may be
+    others'. Only :meth:`upload` fills it: the task has data already.
     """
 
     _pool: Pool = field(repr=False, compare=False)
@@ -106,8 +109,8 @@ class Lease(LeaseHandle):
         )
 
     def jobs(self, timeout: float | None = None) -> list[Job]:
-        """Return the jobs of the task, whichever tool uploaded, as soon as they exist; wait
-        ``timeout`` seconds at most.
+        """Return the jobs of the task, whichever tool uploaded, as soon as they exist, which that
+        of a slot does from the start; wait ``timeout`` seconds at most.
 
         :raises pool.WaitTimeout: there are none yet; the pool goes on watching.
         :raises pool.ImportFailed: CVAT could not import the data.

@@ -158,7 +158,9 @@ class TaskPool:
 
         An empty pool waits and creates as the template's ``on_empty`` and ``max_wait`` say, and
         waits ``timeout`` seconds at most. The same ``idempotency_key`` gives the same lease, for
-        ever. The lease lasts ``ttl`` seconds, by default the template's ``lease_ttl``.
+        ever. The lease lasts ``ttl`` seconds, by default the template's ``lease_ttl``. Of a
+        template with slots it is one of these: its job exists, and only :meth:`pool.Lease.upload`
+        fills it.
 
         :raises InputError: the time-out, the key or the ``ttl``, which is 1 s to 30 days, cannot be
             used.
@@ -178,9 +180,9 @@ class TaskPool:
         return self._lease(opened.lease, opened.task)
 
     def release(self, lease: Lease | str) -> None:
-        """Give an untouched task back to the pool, as warm as it was.
+        """Give an untouched task, or a slot, back to the pool, as warm as it was.
 
-        The server is asked whether the task really is untouched.
+        The server is asked whether it really is untouched.
 
         :raises UnknownLease: there is no such lease.
         :raises LeaseInUse: data is in the task, or on its way.
@@ -197,7 +199,11 @@ class TaskPool:
         if info is None:
             self.store.end_lease(lease_id, reason="deleted on the server", now=now)
             raise LeaseEnded(f"task {record.task_id} was deleted on the server")
-        if not info.empty or self._import_began(record.task_id):
+        slot = self.store.slot(record.pooled_id or "")
+        if slot is not None:
+            if self.process.cvat().annotated(slot.job_id):
+                raise LeaseInUse(f"job {slot.job_id} is annotated")
+        elif not info.empty or self._import_began(record.task_id):
             raise LeaseInUse(f"task {record.task_id} has data")
         if not self.store.give_back(lease_id, now=now):
             raise LeaseInUse(f"lease {lease_id}")

@@ -29,8 +29,8 @@ from pool.model import Hidden, RequestState
 if TYPE_CHECKING:
     from pool.client import RemotePool
     from pool.config.source import Files
-    from pool.handles import Request
-    from pool.model import RequestWarning
+    from pool.handles import Lease, Request
+    from pool.model import Job, RequestWarning
     from pool.taskpool import TaskPool
 
 #: Seconds to wait for the name and the assignee, which are set after the job ids are known.
@@ -195,7 +195,11 @@ def lease(
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Lease an empty task, to upload into it yourself."""
+    """Lease an empty task, to upload into it yourself.
+
+    Of a template with slots it is a slot, whose job exists already: "lease.upload" in Python and
+    "lease_id" over HTTP fill it, and no other tool.
+    """
     with closing(open_pool(config, server)) as pool:
         taken = pool.acquire(
             template,
@@ -203,12 +207,25 @@ def lease(
             ttl=seconds_of("--ttl", ttl),
             idempotency_key=key,
         )
+        jobs = _jobs_now(taken)
     if as_json:
-        print_json(taken)
+        fields = ("id", "task_id", "name", "url", "template", "outcome", "expires_at")
+        print_json({**{name: getattr(taken, name) for name in fields}, "jobs": jobs})
     else:
         print(f"lease {taken.id}")
         print(f"task  {taken.task_id}  {taken.url}")
+        for job in jobs or ():
+            print(f"job   {job.id}  {job.url}")
         print(f"until {taken.expires_at:%Y-%m-%d %H:%M:%S} UTC ({taken.outcome.value})")
+
+
+def _jobs_now(lease: Lease) -> list[Job] | None:
+    """Return the jobs of a lease that exist already: that of a slot."""
+    try:
+        return lease.jobs(timeout=0)
+    except PoolError:
+        # None yet; or not known, which is no reason to fail: the lease is the caller's.
+        return None
 
 
 def release(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated
@@ -18,7 +19,7 @@ from pool.http.context import AppState, state_of
 from pool.http.reading import applied, key_of, read_json, wait_of
 from pool.http.schemas import Lease, LeaseBody
 from pool.http.shutdown import Connection
-from pool.model import Handout, LeaseRecord, LeaseState
+from pool.model import Handout, Job, LeaseRecord, LeaseState
 from pool.requests.results import read_lease
 from pool.store import Opened
 from pool.taskpool import TaskPool
@@ -53,7 +54,10 @@ LeaseId = Annotated[str, Path(description="The lease's id", max_length=64)]
 )
 async def open_lease(request: Request) -> Response:
     """Answered at once if the pool has a warm task. An empty pool waits or creates one, as the
-    template's `on_empty` and `max_wait` say, and waits `timeout` seconds at most."""
+    template's `on_empty` and `max_wait` say, and waits `timeout` seconds at most.
+
+    Of a template with slots it is one of these, whose job exists already: fill it by
+    `POST /v1/requests` with its `lease_id`, and by no other tool."""
     state, key = state_of(request), key_of(request)
     body = await read_json(request, LeaseBody, timeout=state.receive_timeout)
     template = state.pool.process.templates.named(body.template)
@@ -79,7 +83,11 @@ async def open_lease(request: Request) -> Response:
                 )
     if opened.task is None:
         raise LeaseEnded(f"the lease of this idempotency key ended ({opened.lease.state})")
-    document = Lease.of(opened.lease, state.pool.task_url)
+    jobs: Sequence[Job] = ()
+    if opened.task.carrier_id is not None:
+        # The job of a slot exists before its data.
+        jobs = await state.workers.store(state.pool.store.jobs_of, opened.task.id)
+    document = Lease.of(opened.lease, state.pool.task_url, jobs=jobs)
     return document.response(201, {"Location": f"{router.prefix}/{opened.lease.id}"})
 
 

@@ -1,5 +1,5 @@
-"""End leases whose time is up, by what CVAT says of their tasks: an untouched task goes back to
-warm, an import is followed, and what a caller has made their own is left to them."""
+"""End leases whose time is up, by what CVAT says of their tasks: an untouched task or slot goes
+back to warm, an import is followed, and what a caller has made their own is left to them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ log = get_logger(__name__)
 BATCH: Final = 100
 MOST_AWAY: Final = 3
 RETRY_AFTER: Final = 60.0
+#: Why a slot is filled no more, as its row has it.
+ANNOTATED: Final = "annotated before it was filled"
 
 
 class LeaseExpiry:
@@ -81,6 +83,11 @@ class LeaseExpiry:
         if info is None or task.task_id is None:
             self._store.end_lease(lease.id, reason="deleted on the server", now=now)
             return False
+        if (slot := self._store.slot(task.id)) is not None:
+            if self._cvat.annotated(slot.job_id):
+                self._store.end_lease(lease.id, reason=ANNOTATED, now=now)
+                return False
+            return self._store.give_back(lease.id, now=now, expired=True)
         jobs = self._cvat.jobs([task.task_id]).get(task.task_id)
         if jobs:
             template = self._templates.get(task.template)

@@ -52,7 +52,8 @@ def result_of(store: Store, record: RequestRecord) -> Result[RequestRecord]:
 
 
 def read_lease(store: Store, lease_id: str) -> Result[LeaseRecord]:
-    """Return the present state of a lease; it is over once its task has jobs, or cannot get any.
+    """Return the present state of a lease; it is over once its task has jobs, as that of a slot has
+    from the start, or cannot get any.
 
     :raises UnknownLease: there is none.
     """
@@ -64,11 +65,12 @@ def read_lease(store: Store, lease_id: str) -> Result[LeaseRecord]:
         ended = LeaseEnded(f"lease {lease_id} is {record.state.value}")
         return Result(record=record, error=ended, over=True)
     if record.state in (LeaseState.ACTIVE, LeaseState.USED) and record.pooled_id is not None:
+        task = store.task(record.pooled_id)
+        if task is None or task.state in _LOST:
+            # Also of a slot, although its jobs exist: they will have no data.
+            error = PoolError(task.reason if task else "the task was deleted")
+            return Result(record=record, error=error, over=True)
         # The jobs of a slot are there before its data.
         if jobs := store.jobs_of(record.pooled_id):
             return Result(record=record, jobs=jobs, over=True)
-        task = store.task(record.pooled_id)
-        if task is None or task.state in _LOST:
-            error = PoolError(task.reason if task else "the task was deleted")
-            return Result(record=record, error=error, over=True)
     return Result(record=record, over=False)

@@ -344,13 +344,15 @@ class Leases(Connected):
     def watched_leases(self, *, besides: Container[str] = ()) -> Sequence[Handout]:
         """Return ``ACTIVE`` leases without a request, and ``USED`` ones whose task is
         ``IMPORTING``, oldest task first: their callers upload by themselves, and the pool
-        tracks the import. Leave out those whose task is in ``besides``, by our ids."""
+        tracks the import. Leave out those whose task is in ``besides``, by our ids, and those of
+        slots, into which none but the pool can upload."""
         with self.connections.reading() as db:
             columns = f"{columns_of(LeaseRecord, 'leases')}, {columns_of(PooledTask, 'busy')}"
             found = db.rows(f"""
                 SELECT busy.id, {columns}
                 FROM (SELECT * FROM tasks {db.using("tasks_live")}
-                      WHERE {LIVE} AND state IN ('leased', 'importing')) AS busy
+                      WHERE {LIVE} AND state IN ('leased', 'importing')
+                        AND carrier_id IS NULL) AS busy
                 JOIN leases ON leases.id = busy.lease_id
                 WHERE leases.request_id IS NULL AND leases.state IN ('active', 'used')
                 ORDER BY busy.seq

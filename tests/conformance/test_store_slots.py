@@ -99,6 +99,14 @@ def test_a_lease_that_waits_gets_a_slot_as_soon_as_there_is_a_carrier(store: Sto
     assert store.warm_of(TEMPLATE, FINGERPRINT) == 2
 
 
+def test_a_leased_slot_is_not_tracked_as_a_task_that_its_caller_fills(store: Store) -> None:
+    make_carrier(store, 2)
+    lease = store.open_lease(wish(ttl=60.0), now=NOW)
+    assert lease.task is not None
+    assert store.watched_leases() == []
+    assert [each.task.id for each in store.expired_leases(now=NOW + 61)] == [lease.task.id]
+
+
 def test_an_upload_that_fails_leaves_its_slot_retired_and_its_request_queued(store: Store) -> None:
     make_carrier(store, 2)
     opened = store.open_lease(wish(), request=data(), now=NOW)
