@@ -97,17 +97,17 @@ def test_a_process_that_closes_sends_what_waits(
 def test_what_a_process_could_not_send_waits_for_the_next(
     settings: Settings, server: SimulatorServer, http: urllib3.PoolManager
 ) -> None:
-    """The server is busy for longer than a process that closes has time."""
+    """The server is busy for longer than a process that closes has time. Here it goes on after it
+    has closed: its threads may still bring what they had begun to an end, which is one group."""
     hasty = replace(settings, daemon=replace(settings.daemon, stop_timeout=0.2))
     with process(hasty, server) as pool:
         requests = submit_at_once(pool, server, release=lambda: None)
     with process(settings, server) as other:
         waiting = [other.request(each.id) for each in requests]
-        states = [each.state for each in waiting]
-        assert states.count(RequestState.QUEUED) == COUNT - 1
+        assert not [each for each in waiting if each.state.finished]
         server.release_imports()
         with served(settings, server):
-            assert len(check(waiting, server, http)) == 2
+            assert len(check(waiting, server, http)) in (2, 3)
 
 
 def test_a_daemon_that_starts_meanwhile_serves_what_waits(
