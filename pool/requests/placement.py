@@ -92,7 +92,11 @@ class Placement:
         :raises QueueFull: as many as ``max_queued`` spooled requests wait already.
         """
         now = self._clock.now()
-        fingerprint, reusable_origin = self.wanted(template, request.stream if request else None)
+        stream = request.stream if request is not None else None
+        if stream is not None and idempotency_key and self._store.request_by_key(idempotency_key):
+            # It is answered as before, which takes nothing for its stream.
+            stream = None
+        fingerprint, reusable_origin = self.wanted(template, stream)
         lease = NewLease(
             id=new_id(now),
             template=template.name,
