@@ -7,7 +7,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -28,12 +28,15 @@ from pool.bench.pictures import sample_images, sample_labels
 from pool.bench.plain import PlainFlow, PlainWays, plain_client
 from pool.bench.report import Figures, flow_figures
 from pool.bench.server_time import DatedTimes, ServerTimes, SimulatorTimes, is_simulator
+from pool.bench.slots import SHARE, Slots, Storages, open_storages
 from pool.config.data_params import merged
-from pool.config.settings import CvatSettings, Settings, Template
+from pool.config.settings import CvatSettings, Settings, SlotSettings, Template
 from pool.cvat import connect, find_credentials
 from pool.errors import ConfigError, CvatError, InputError, PoolError
+from pool.maintenance.carriers import carrier_keys
 from pool.model import new_id, pool_mark
-from pool.store import open_store
+from pool.requests.slot_storage import SlotStorage
+from pool.store import Store, open_store
 from pool.version import VERSION
 
 if TYPE_CHECKING:
@@ -69,6 +72,8 @@ WARM_UP = 3
 REST = 0.1
 #: Deletions at once.
 DELETIONS = 4
+#: More tasks with slots than any bench makes.
+MOST_CARRIERS = 100_000
 
 
 def parse_flows(text: str | None, known: Sequence[str] = FLOWS) -> Sequence[str]:
@@ -95,6 +100,7 @@ class _Place:
     template: Template
     environment: dict[str, str]
     mark: str
+    storages: Storages | None = None
 
     def client(self) -> AbstractContextManager[Any]:
         """Open a plain client of the SDK."""
@@ -110,9 +116,11 @@ class _Place:
         :raises PoolError: some tasks are left, and which.
         """
         marks, left = [self.mark], list[int]()
+        carriers = dict[int, Callable[[], None]]()
         for path in self.folder.rglob(processes.STORE):
             with closing(open_store(f"sqlite:///{path}")) as store:
                 marks.append(pool_mark(store.pool_id))
+                carriers |= _carriers(store)
         with connect(self.server, self.environment) as cvat, self.client() as client:
 
             def delete(task_id: int) -> None:
@@ -123,7 +131,10 @@ class _Place:
 
             tasks = {task.id for mark in marks for task in cvat.marked_tasks(mark)}
             with ThreadPoolExecutor(DELETIONS) as workers:
-                list(workers.map(delete, sorted(tasks)))
+                list(workers.map(delete, sorted(tasks | carriers.keys())))
+            for task_id, delete_files in carriers.items():
+                if task_id not in left:
+                    delete_files()
             projects = client.api_client.projects_api
             _, answer = projects.list(name=self.mark, _parse_response=False)
             for project in json.loads(answer.data)["results"]:
@@ -139,7 +150,8 @@ class Bench:
     ``settings`` have the template, and the server unless ``simulator`` starts one, which
     ``speed`` 1 makes as slow as CVAT is. ``labels`` None takes the template's. ``idle`` is in
     seconds; with it, an idle daemon is measured and nothing else. With ``bulk``, these scenarios of
-    :class:`~pool.bench.bulk.Bulk` are.
+    :class:`~pool.bench.bulk.Bulk` are, with ``slots`` those of :class:`~pool.bench.slots.Slots`,
+    which has ``seconds`` of frames.
     """
 
     settings: Settings | None = None
@@ -153,6 +165,8 @@ class Bench:
     seed: int = 0
     idle: float | None = None
     bulk: Sequence[str] = ()
+    slots: Sequence[str] = ()
+    seconds: float = 60.0
 
     def run(self, progress: Progress) -> Figures:
         """Measure, and delete everything that was made; return the figures.
@@ -179,6 +193,7 @@ class Bench:
                 "flows": {},
                 "idle": None,
                 "bulk": None,
+                "slots": None,
             }
             if self.idle is not None:
                 pooled.check_idle_possible()
@@ -189,6 +204,9 @@ class Bench:
             if self.bulk:
                 return figures | {"bulk": self._bulk(place, progress).run()}
             times = self._server_times(place, stack)
+            if self.slots:
+                slots = self._slots(place, times, stack, progress)
+                return figures | {"slots": slots.run()}
             figures["conditions"] |= {
                 "server_time_how": times.how,
                 "server_time_exact": times.exact,
@@ -210,6 +228,36 @@ class Bench:
             seed=self.seed,
         )
 
+    def _slots(
+        self, place: _Place, times: ServerTimes, stack: ExitStack, progress: Progress
+    ) -> Slots:
+        skipped = {}
+        if place.storages is not None:
+            slots = place.storages.slots()
+            if place.storages.why_no_bucket:
+                skipped["A bucket"] = place.storages.why_no_bucket
+        elif place.template.slots is not None:
+            slots = {SHARE: place.template.slots}
+        else:
+            raise ConfigError(f"--slots: template {place.template.name!r} has none")
+        return Slots(
+            server=place.server,
+            template=place.template,
+            slots=slots,
+            environment=place.environment,
+            folder=place.folder,
+            mark=place.mark,
+            say=partial(_say, progress),
+            times=times,
+            sdk=_plain_flows(place, sample_images(1, seed=self.seed), stack)["sdk"],
+            sdk_runs=min(self.requests, MOST_SDK_REQUESTS),
+            scenarios=self.slots,
+            rounds=self.requests,
+            seconds=self.seconds,
+            seed=self.seed,
+            skipped=skipped,
+        )
+
     def runs(self) -> dict[str, int]:
         """Return how often each flow is run."""
         counts = dict.fromkeys(self.flows, self.requests)
@@ -228,10 +276,15 @@ class Bench:
         with ExitStack() as stack:
             made = stack.enter_context(tempfile.TemporaryDirectory(prefix="cvat-pool-bench-"))
             folder = Path(made)
+            storages = None
             if self.simulator:
                 _say(progress, "Starting a simulated CVAT with the timings of a real one ...")
+                options = dict[str, Any]()
+                if self.slots:
+                    storages = stack.enter_context(open_storages(folder))
+                    options = {"share": storages.share, "bucket": storages.bucket}
                 environment = stack.enter_context(
-                    processes.simulator(folder, speed=self.speed, seed=self.seed)
+                    processes.simulator(folder, speed=self.speed, seed=self.seed, **options)
                 )
                 server = CvatSettings(url=environment["CVAT_URL"])
             place = _Place(
@@ -240,6 +293,7 @@ class Bench:
                 template=template,
                 environment=environment,
                 mark=f"[cvat-pool bench {new_id()}]",
+                storages=storages,
             )
             try:
                 yield place
@@ -341,6 +395,15 @@ class Bench:
             if isinstance(flow, pooled.RefillingHits):
                 figures[name]["refilled"] = flow.refilled
         return figures
+
+
+def _carriers(store: Store) -> Iterator[tuple[int, Callable[[], None]]]:
+    """Return the tasks of a store's carriers, each with what deletes its files."""
+    for carrier in store.carriers(limit=MOST_CARRIERS):
+        settings = SlotSettings(**carrier.settings)
+        storage = SlotStorage(settings, store.pool_id)
+        keys = carrier_keys(storage, carrier.id, settings)
+        yield carrier.task_id, partial(storage.delete, keys)
 
 
 def _plain_flows(

@@ -7,12 +7,11 @@ callers are in this process; the daemon has one of its own, and so has the simul
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -21,7 +20,7 @@ from httpx import AsyncClient
 
 from pool.bench import processes
 from pool.bench.bulk_report import Burst, Served, burst_figures, pair_figures
-from pool.bench.measure import PATIENCE
+from pool.bench.measure import PATIENCE, fsync_ms
 from pool.bench.pictures import corrupt_image, sample_image, sample_images
 from pool.bench.pooled import Supply, open_supply, resident_bytes
 from pool.bench.report import Figures, percentile, spread
@@ -234,32 +233,21 @@ class Bulk:
 
     # --- Setting up -------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def _pool(
+    def _pool(
         self, name: str, tasks: Mapping[str, int], *, on_empty: str = "create", fill: bool = True
-    ) -> AsyncIterator[Callers]:
-        """Start a daemon in the folder ``name``, fill its pools with so many ``tasks`` each and let
-        them rest, and open its callers."""
-        folder = self.folder / name
-        folder.mkdir(exist_ok=True)
-        config = processes.write_configuration(
-            folder,
+    ) -> AbstractAsyncContextManager[Callers]:
+        templates = {each: (self._template(each), count) for each, count in tasks.items()}
+        return open_callers(
+            self.folder / name,
             self.server,
-            {each: (self._template(each), count) for each, count in tasks.items()},
+            templates,
+            self.environment,
+            pictures=sample_images(PICTURES, seed=self.seed),
+            mark=self.mark,
+            say=self.say,
             on_empty=on_empty,
+            fill=fill,
         )
-        with open_supply(config, self.environment) as supply:
-            url = supply.daemon.listening_at()
-            if fill:
-                self.say(f"Filling a pool of {sum(tasks.values())} tasks ...")
-            for each, count in tasks.items() if fill else ():
-                supply.fill(each, count)
-            async with (
-                AsyncRemotePool(url) as remote,
-                AsyncClient(limits=LIMITS, timeout=PATIENCE, trust_env=False) as http,
-            ):
-                pictures = sample_images(PICTURES, seed=self.seed)
-                yield Callers(supply, remote, http, pictures, self.mark)
 
     def _template(self, name: str) -> Template:
         grouping: Literal["auto", "off"] = "auto" if name == GROUPED else "off"
@@ -268,6 +256,37 @@ class Bulk:
             importing=replace(self.template.importing, grouping=grouping),
             pool=replace(self.template.pool, max_wait=PATIENT),
         )
+
+
+@asynccontextmanager
+async def open_callers(
+    folder: Path,
+    server: CvatSettings,
+    templates: Mapping[str, tuple[Template, int]],
+    environment: Mapping[str, str],
+    *,
+    pictures: Sequence[bytes],
+    mark: str,
+    say: Callable[[str], None],
+    on_empty: str = "create",
+    fill: bool = True,
+) -> AsyncIterator[Callers]:
+    """Start a daemon in a ``folder``, fill its pools with so many tasks each and let them rest, and
+    open its callers."""
+    folder.mkdir(exist_ok=True)
+    config = processes.write_configuration(folder, server, templates, on_empty=on_empty)
+    with open_supply(config, environment) as supply:
+        url = supply.daemon.listening_at()
+        counts = {name: count for name, (_, count) in templates.items() if fill}
+        if fill:
+            say(f"Filling a pool of {sum(counts.values())} tasks ...")
+        for name, count in counts.items():
+            supply.fill(name, count)
+        async with (
+            AsyncRemotePool(url) as remote,
+            AsyncClient(limits=LIMITS, timeout=PATIENCE, trust_env=False) as http,
+        ):
+            yield Callers(supply, remote, http, pictures, mark)
 
 
 class Callers:
@@ -292,22 +311,22 @@ class Callers:
         """Make ``count`` requests of one image at once; that of the number ``corrupt`` has half an
         image, whose header is as it should be."""
         files = [
-            self._files(1) if number != corrupt else [("corrupt.png", corrupt_image())]
+            self.files(1) if number != corrupt else [("corrupt.png", corrupt_image())]
             for number in range(count)
         ]
         self._settle()
         warm, began = self._warm(template), time.perf_counter()
-        served = await asyncio.gather(*(self._ask(template, each, began=began) for each in files))
+        served = await asyncio.gather(*(self.ask(template, each, began=began) for each in files))
         return Burst(served=tuple(served), imports=warm - self._warm(template))
 
     async def one_import(self, template: str, count: int) -> Burst:
         """Make one request of ``count`` images, each of which has a job of its own."""
         self._settle()
-        files, began = self._files(count), time.perf_counter()
-        served = await self._ask(template, files, began=began, job_size=1)
+        files, began = self.files(count), time.perf_counter()
+        served = await self.ask(template, files, began=began, job_size=1)
         return Burst(served=(served,), imports=1)
 
-    async def _ask(
+    async def ask(
         self, template: str, files: Sequence[tuple[str, bytes]], *, began: float, **fields: Any
     ) -> Served:
         """Make a request whose answer waits for the job ids: one call for most of them."""
@@ -348,7 +367,7 @@ class Callers:
 
         async def request() -> None:
             at = time.perf_counter() - began
-            asked[(await self._remote.submit(template, self._files(1))).id] = at
+            asked[(await self._remote.submit(template, self.files(1))).id] = at
 
         async def count(seconds: int) -> None:
             for second in range(1, seconds + 1):
@@ -388,13 +407,7 @@ class Callers:
             await self._remote.submit(GROUPED, [("frame.jpg", picture)])
             accepted.append((time.perf_counter() - began) * 1000)
             path = self.supply.pool.settings.store.spool_folder.parent / f"probe-{number}"
-            began = time.perf_counter()
-            with path.open("wb") as file:
-                file.write(picture)
-                file.flush()
-                os.fsync(file.fileno())
-            written.append((time.perf_counter() - began) * 1000)
-            path.unlink()
+            written.append(fsync_ms(path, picture))
         ratio = statistics.median(accepted) / statistics.median(written)
         return {"ms": spread(accepted), "fsync_ms": spread(written), "ratio": round(ratio, 2)}
 
@@ -412,14 +425,14 @@ class Callers:
         """Make a request that is in a hurry; return the ms until it has its job ids."""
         began = time.perf_counter()
         files = [("frame.jpg", picture)]
-        served = await self._ask(GROUPED, files, began=began, priority="interactive")
+        served = await self.ask(GROUPED, files, began=began, priority="interactive")
         return served.ms
 
     def resident_mb(self) -> float:
         """Return the memory of the daemon."""
         return round(resident_bytes(self.supply.daemon.process.pid) / 1e6, 1)
 
-    def _files(self, count: int) -> list[tuple[str, bytes]]:
+    def files(self, count: int) -> list[tuple[str, bytes]]:
         """Return images whose names no other request has."""
         first, self._sent = self._sent, self._sent + count
         return [

@@ -28,9 +28,18 @@ def bench(
     bulk: Annotated[
         bool, typer.Option("--bulk", help="Many requests at once over HTTP, grouped and not.")
     ] = False,
+    slots: Annotated[
+        bool, typer.Option("--slots", help="Requests into slots, beside ordinary ones.")
+    ] = False,
+    seconds: Annotated[
+        float, typer.Option(min=1, max=86400, help="How long frames come, with --slots.")
+    ] = 60.0,
     flows: Annotated[
         str | None,
-        typer.Option(help="These flows only, such as sdk,pool; with --bulk such as bursts,idle."),
+        typer.Option(
+            help="These flows only, such as sdk,pool; with --bulk such as bursts,idle, with "
+            "--slots such as ids,rate."
+        ),
     ] = None,
     images: Annotated[int, typer.Option(min=1, max=500, help="Images in a request.")] = 1,
     labels: Annotated[
@@ -48,7 +57,8 @@ def bench(
     from rich.console import Console
     from rich.progress import Progress
 
-    from pool.bench import bulk_report, report
+    from pool.bench import bulk_report, report, slots_report
+    from pool.bench import slots as slot_bench
     from pool.bench.bench import FLOWS, Bench, parse_flows
     from pool.bench.bulk import SCENARIOS, SIMULATED
     from pool.cli.output import print_json
@@ -63,12 +73,16 @@ def bench(
         raise InputError("--template is one of a configuration: give --config as well")
     if bulk and (idle is not None or images > 1):
         raise InputError("--bulk has requests of one image, and its own measure of an idle server")
+    if slots and (bulk or idle is not None or images > 1 or plot is not None):
+        raise InputError(
+            "--slots has requests of one image, and goes with none of --bulk, --idle and --plot"
+        )
     settings = None if config is None else load(config)
     simulator = simulator or settings is None
     known = [name for name in SCENARIOS if simulator or name not in SIMULATED] if bulk else FLOWS
-    chosen = parse_flows(flows, known)
+    chosen = parse_flows(flows, slot_bench.SCENARIOS if slots else known)
     try:
-        seconds = None if idle is None else parse_duration(idle)
+        watched = None if idle is None else parse_duration(idle)
     except ValueError as error:
         raise InputError(f"--idle: {error}") from error
     run = Bench(
@@ -76,13 +90,15 @@ def bench(
         simulator=simulator,
         template=template,
         requests=requests,
-        flows=() if bulk else chosen,
+        flows=() if bulk or slots else chosen,
         bulk=chosen if bulk else (),
+        slots=chosen if slots else (),
+        seconds=seconds,
         images=images,
         labels=labels,
         speed=speed,
         seed=seed,
-        idle=seconds,
+        idle=watched,
     )
     errors = Console(stderr=True, quiet=not sys.stderr.isatty())
     with Progress(console=errors, transient=True) as progress:
@@ -96,5 +112,7 @@ def bench(
         print_json(figures)
     elif bulk:
         bulk_report.show(figures["bulk"], Console())
+    elif slots:
+        slots_report.show(figures["slots"], Console())
     else:
         report.show(figures, Console())

@@ -8,6 +8,7 @@ which no client can undercut.
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 import time
@@ -40,6 +41,18 @@ def wait_for(look: Callable[[], T], what: str, *, every: float = LOOK) -> T:
             raise PoolError(f"waited {PATIENCE:g} s for {what}")
         time.sleep(every)
     return found
+
+
+def fsync_ms(path: Path, data: bytes) -> float:
+    """Return how many ms it takes to write some bytes to a new file and to wait for the disk."""
+    began = time.perf_counter()
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    took = time.perf_counter() - began
+    path.unlink()
+    return took * 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,20 +5,27 @@ from __future__ import annotations
 import io
 import random
 
-#: Bytes of one sample image, about.
+#: Bytes of one sample image, about, and its width and height in pixels.
 IMAGE_SIZE = 100_000
+DIMENSIONS = (1280, 720)
 
 
-def sample_image(seed: int, *, size: int = IMAGE_SIZE) -> bytes:
-    """A JPEG of 1280 by 720 pixels and about ``size`` bytes, another one for each seed."""
+def sample_image(
+    seed: int,
+    *,
+    size: int = IMAGE_SIZE,
+    dimensions: tuple[int, int] = DIMENSIONS,
+    format: str = "JPEG",
+) -> bytes:
+    """A picture of about ``size`` bytes, if the ``format`` can do that, another for each seed."""
     from PIL import Image
 
     rng = random.Random(seed)
     coarse = Image.frombytes("RGB", (160, 90), rng.randbytes(160 * 90 * 3))
-    picture = coarse.resize((1280, 720))
+    picture = coarse.resize(dimensions)
     for quality in range(95, 4, -5):
         stream = io.BytesIO()
-        picture.save(stream, "JPEG", quality=quality)
+        picture.save(stream, format, quality=quality)
         if stream.tell() <= size * 1.1:
             break
     return stream.getvalue()

@@ -1,6 +1,6 @@
 """The other processes of a demo or a bench: a simulator and a daemon, stopped in order.
 
-    python -m pool.bench.processes SPEED SEED
+    python -m pool.bench.processes SPEED SEED SHARE BUCKET
 
 serves a simulator and prints how to reach it, as JSON.
 """
@@ -52,22 +52,34 @@ class Process:
 
         :raises PoolError: it does not listen.
         """
+        return str(json.loads(self.await_line('"listening"'))["url"])
+
+    def await_line(self, words: str) -> str:
+        """Return the first line of the log that has these words.
+
+        :raises PoolError: there is none.
+        """
 
         def look() -> str:
             self.check()
             lines = self.log.read_text().splitlines()
-            return next((line for line in lines if '"listening"' in line), "")
+            return next((line for line in lines if words in line), "")
 
-        return str(json.loads(wait_for(look, "the daemon to listen"))["url"])
+        return wait_for(look, f"the {self.name} to listen")
 
 
 @contextmanager
-def simulator(folder: Path, *, speed: float, seed: int = 0) -> Iterator[dict[str, str]]:
+def simulator(
+    folder: Path, *, speed: float, seed: int = 0, share: Path | None = None, bucket: str = ""
+) -> Iterator[dict[str, str]]:
     """Run a simulator; yield the environment with its address and credentials.
+
+    Its cloud storage 1 is an empty one. With a ``bucket``, ``s3://…``, there is storage 2, reached
+    as the environment says.
 
     :raises PoolError: it did not start.
     """
-    command = ("pool.bench.processes", str(speed), str(seed))
+    command = ("pool.bench.processes", str(speed), str(seed), str(share or ""), bucket)
     with _child("simulator", folder, os.environ, *command) as process:
         assert process.process.stdout is not None
         line = process.process.stdout.readline()
@@ -75,6 +87,16 @@ def simulator(folder: Path, *, speed: float, seed: int = 0) -> Iterator[dict[str
             process.process.wait(PATIENCE)
             process.check()
         yield {**os.environ, **json.loads(line)}
+
+
+@contextmanager
+def s3(folder: Path) -> Iterator[str]:
+    """Run a server of buckets, which takes any credentials (moto); yield its address.
+
+    :raises PoolError: it did not start.
+    """
+    with _child("moto", folder, os.environ, "moto.server", "--port", "0") as process:
+        yield process.await_line("Running on").rpartition(" ")[2]
 
 
 @contextmanager
@@ -148,8 +170,10 @@ def write_configuration(
 def _template(template: Template, tasks: int, on_empty: str) -> dict[str, Any]:
     labels = {"labels": [dict(label) for label in template.labels]}
     sizes = {"min_size": tasks, "max_size": max(tasks, 1), "on_empty": on_empty}
+    slots = {} if template.slots is None else {"slots": _as_written(template.slots)}
     return {
         **(labels if template.project is None else {"project": template.project}),
+        **slots,
         "task": _as_written(template.task),
         "data": _as_written(template.data),
         "pool": {**_as_written(template.pool), **sizes},
@@ -175,14 +199,29 @@ def _toml(value: Any) -> str:
 # --- The simulator's process ----------------------------------------------------------------------
 
 
-def _serve_simulator(speed: float, seed: int) -> None:
+def _serve_simulator(speed: float, seed: int, share: str, bucket: str) -> None:
     """Serve until SIGTERM. The simulator is made up for one run and worth nothing elsewhere, so the
     parent process may be shown its password."""
-    from pool.simulator import SimulatorServer, SimulatorSettings, Timings
+    from pool.simulator import (
+        CloudStorageSettings,
+        SimulatorServer,
+        SimulatorSettings,
+        Timings,
+    )
+    from pool.simulator.buckets import bucket_at
     from pool.simulator.server import stop_signal
 
     stop = stop_signal()
-    settings = SimulatorSettings(timings=Timings().scaled(speed), seed=seed)
+    storages = [CloudStorageSettings(display_name="empty")]
+    if bucket:
+        found = bucket_at(bucket, os.environ)
+        storages.append(CloudStorageSettings(display_name=bucket, bucket=found))
+    settings = SimulatorSettings(
+        timings=Timings().scaled(speed),
+        seed=seed,
+        share=Path(share) if share else None,
+        cloud_storages=tuple(storages),
+    )
     with SimulatorServer(settings) as server:
         reached_by = {
             "CVAT_URL": server.url,
@@ -195,4 +234,4 @@ def _serve_simulator(speed: float, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve_simulator(float(sys.argv[1]), int(sys.argv[2]))
+    _serve_simulator(float(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:5])

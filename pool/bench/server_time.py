@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -14,6 +15,17 @@ from pool.errors import PoolError
 
 #: Seconds for an answer of a simulator.
 TIMEOUT = 30.0
+#: From when until when, in seconds since the epoch.
+Span = tuple[float, float]
+
+
+def busy_share(spans: Iterable[Span], since: float, until: float) -> float:
+    """Return the share of a time in which at least one of some spans was."""
+    busy, end = 0.0, since
+    for began, ended in sorted(spans):
+        busy += max(0.0, min(ended, until) - max(began, end))
+        end = max(end, ended)
+    return busy / (until - since)
 
 
 class SimulatorTimes:
@@ -39,6 +51,16 @@ class SimulatorTimes:
             received_at=times["received_at"],
             committed_at=times["committed_at"],
         )
+
+    def spans(self, task_ids: Collection[int]) -> list[Span]:
+        """Return when a worker was busy with the imports of these tasks."""
+        times = _stats(self._url)["tasks"]
+        found = (times[str(task_id)] for task_id in task_ids if str(task_id) in times)
+        return [
+            (each["started_at"], each["finished_at"])
+            for each in found
+            if each["started_at"] and each["finished_at"]
+        ]
 
 
 class DatedTimes:
@@ -67,6 +89,18 @@ class DatedTimes:
                 took = parse_time(request["finished_date"]) - parse_time(request["created_date"])
                 return OwnTime(own_ms=post_ms + took.total_seconds() * 1000)
         return None
+
+    def spans(self, task_ids: Collection[int]) -> list[Span]:
+        """As :meth:`SimulatorTimes.spans`, of the last 500 s."""
+        found = map(self._ended, task_ids)
+        return [
+            (
+                parse_time(each["started_date"]).timestamp(),
+                parse_time(each["finished_date"]).timestamp(),
+            )
+            for each in found
+            if each and each.get("started_date")
+        ]
 
     def _ended(self, task_id: int) -> Any:
         """Return CVAT's answer, or None while the import has jobs but is about to say so."""

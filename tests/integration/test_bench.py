@@ -51,7 +51,7 @@ def test_a_configured_server_is_measured_and_left_as_it_was(
     assert on_server(simulator) == before
     assert list(config_path.parent.glob("*.db")) == [], "the configured store is left alone"
     figures = json.loads(result.stdout)
-    assert set(figures) == {"version", "conditions", "flows", "idle", "bulk"}
+    assert set(figures) == {"version", "conditions", "flows", "idle", "bulk", "slots"}
     assert figures["conditions"]["server_time_exact"] is True
     assert figures["conditions"]["template"] == "scenes"
     assert list(figures["flows"]) == flows.split(",")
@@ -292,5 +292,24 @@ def test_bulk_on_a_configured_server_leaves_nothing(
 )
 def test_bulk_refuses_what_is_no_part_of_it(tmp_path: Path, options: list[str], words: str) -> None:
     result = cvat_pool("bench", "--bulk", *options, cwd=tmp_path)
+    assert result.returncode == 2
+    assert words in result.stderr
+
+
+# --- Slots ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--flows", "pool"], "there are ids, burst, lone, rate"),
+        (["--bulk"], "--slots has requests of one image"),
+        (["--config", "config.toml"], "template 'scenes' has none"),
+    ],
+)
+def test_slots_refuse_what_is_no_part_of_them(
+    config_path: Path, options: list[str], words: str
+) -> None:
+    result = cvat_pool("bench", "--slots", *options, cwd=config_path.parent, CVAT_ACCESS_TOKEN="x")
     assert result.returncode == 2
     assert words in result.stderr
