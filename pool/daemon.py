@@ -351,6 +351,7 @@ class Maintenance:
         add("leases", process.tracker.watch_leases)
         add("delete", deletion.run_once)
         add("finalize", process.finalize.run_once)
+        add("showing", process.showing.run_once)
         add("cleanup", cleanup.run_once)
         add("dispatch", self._dispatch)
         add("probe", probe.run_once)

@@ -456,7 +456,7 @@ class FinalStep:
     ``request`` is the one that gives the task its name, or whose jobs are to be assigned or hidden.
     ``tries`` counts the failures, ``since`` is when the jobs existed, ``due_at`` when it is tried
     next. ``left`` are the jobs that are still to be done; None: all of them. ``others`` counts
-    the requests that share the task with that one.
+    the requests that share the task with that one. ``title`` is what a carrier is to be called.
     """
 
     kind: FinalKind
@@ -467,6 +467,7 @@ class FinalStep:
     due_at: float
     left: tuple[int, ...] | None = None
     others: int = 0
+    title: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

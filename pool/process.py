@@ -6,7 +6,7 @@ import math
 import os
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
@@ -29,6 +29,7 @@ from pool.requests.placement import Placement
 from pool.requests.recovery import Recovery
 from pool.requests.runner import Runner
 from pool.requests.sending import Sender
+from pool.requests.showing import Showing
 from pool.requests.slot_storage import SlotStorages
 from pool.requests.slots import Filler
 from pool.requests.spool import Spool
@@ -118,8 +119,20 @@ class Process:
             settings.store.spool_folder / self.store.pool_id, limit=settings.store.spool_limit
         )
         self.storages = SlotStorages(self.store.pool_id)
-        self.filler = Filler(self.store, self.storages, filled=self._slot_filled, clock=self.clock)
-        self.finalize = Finalize(self.store, self.cvat, self.templates, clock=self.clock)
+        self.showing = Showing(
+            self.store,
+            self.cvat,
+            self.storages,
+            self.templates,
+            owner=self.owner,
+            afterwards=partial(self._do_afterwards, self._finalize_slots),
+            clock=self.clock,
+            rng=rng,
+        )
+        self.filler = Filler(self.store, self.storages, filled=self.showing.soon, clock=self.clock)
+        self.finalize = Finalize(
+            self.store, self.cvat, self.showing, self.templates, clock=self.clock
+        )
         self.sender = Sender(
             self.store,
             self.cvat,
@@ -261,6 +274,7 @@ class Process:
         self.local_dispatcher.close(patience)
         self.tracker.stop(max(0.0, end - self.clock.monotonic()))
         self.feed.close()
+        self.showing.close(max(0.0, end - self.clock.monotonic()))
         # The daemon names and assigns what is left.
         self.settle(max(0.0, end - self.clock.monotonic()))
         self._afterwards.shutdown(wait=False, cancel_futures=True)
@@ -283,9 +297,6 @@ class Process:
         names, assignments and data that was kept."""
         wait([self._afterwards.submit(int)], timeout)
 
-    def _slot_filled(self, carrier_id: str) -> None:
-        """Have what was filled shown, on another thread."""
-
     def finalize_soon(self, pooled_id: str) -> None:
         """Do on another thread what is left for a ready task, such as hiding frames."""
         self._do_afterwards(self.finalize.finalize, pooled_id)
@@ -303,6 +314,11 @@ class Process:
         # that they are there. What comes later is left to the daemon.
         with suppress(RuntimeError):
             self._afterwards.submit(run)
+
+    def _finalize_slots(self, shown: Sequence[str]) -> None:
+        """Name and assign what is shown in a carrier, and its task."""
+        for pooled_id in shown:
+            self.finalize.finalize(pooled_id)
 
     def _finalize(self, finished: Finished) -> None:
         """Rename, assign and drop data that was kept."""

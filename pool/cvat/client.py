@@ -28,6 +28,7 @@ from pool.cvat.records import (
     parse_hidden_frames,
     parse_id,
     parse_job,
+    parse_state,
 )
 from pool.cvat.transport import OnCall, Transport
 from pool.cvat.upload import prepare_upload, request_id, upload_data
@@ -406,6 +407,13 @@ class CvatClient:
         """
         answer = self._transport.call("annotated", "GET", f"/api/jobs/{job_id}/annotations")
         return parse_annotated(answer.json())
+
+    def job_state(self, job_id: int) -> str:
+        """Return how far annotators say that a job is: "new" where none has begun.
+
+        :raises CvatNotFound: the job is gone.
+        """
+        return parse_state(self._transport.call("job_state", "GET", f"/api/jobs/{job_id}").json())
 
     # --- Pages for people ---------------------------------------------------------------------
 

@@ -140,6 +140,13 @@ def organization_unknown(body: bytes) -> bool:
     return b"organization does not exist" in body
 
 
+def of_server(error: Exception) -> bool:
+    """Return whether a failure is probably the server's as a whole rather than this call's."""
+    if isinstance(error, CvatBusy):
+        return error.http_status in (429, 503)
+    return isinstance(error, CvatUnreachable | CvatRefusedCredentials)
+
+
 # --- What an error leaves behind ---------------------------------------------------------------
 
 

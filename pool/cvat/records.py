@@ -65,6 +65,12 @@ def parse_annotated(payload: Any) -> bool:
     return any(len(payload[kind]) for kind in kinds) or bool(payload.get("intervals"))
 
 
+@reads
+def parse_state(payload: Any) -> str:
+    """Return the state of a job."""
+    return str(payload["state"])
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerInfo:
     """``GET /api/server/about``."""

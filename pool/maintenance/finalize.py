@@ -19,15 +19,15 @@ from typing import Final
 from pool.clock import Clock
 from pool.config.settings import Templates
 from pool.cvat import CvatClient
+from pool.cvat.failures import of_server
 from pool.cvat.records import User
 from pool.errors import (
     CvatBusy,
     CvatError,
     CvatForbidden,
     CvatNotFound,
-    CvatRefusedCredentials,
     CvatRejected,
-    CvatUnreachable,
+    PoolError,
 )
 from pool.logs import get_logger
 from pool.model import (
@@ -40,6 +40,7 @@ from pool.model import (
     RequestWarning,
 )
 from pool.requests.breaker import SERVER, server_is_open
+from pool.requests.showing import Showing
 from pool.store import Store
 
 log = get_logger(__name__)
@@ -82,7 +83,7 @@ class Tried:
 
     left: tuple[int, ...] | None = None
     assigned: Mapping[int, str] = field(default_factory=dict)
-    error: CvatError | None = None
+    error: PoolError | None = None
     counted: bool = True
     hopeless: bool = False
     answered: bool = False
@@ -90,7 +91,10 @@ class Tried:
 
 def final_name(step: FinalStep) -> str:
     """Return the name of a task with data: the caller's, or one that says what is in it. A task
-    that several requests share is called after the first, and says how many others there are."""
+    that several requests share is called after the first, and says how many others there are; one
+    that a stream has for itself is called after the stream."""
+    if step.title:
+        return step.title[:256]
     name = _name_of(step.task, step.request)
     others = f" and {step.others} other request{'s' * (step.others > 1)}" if step.others else ""
     return f"{name[: 256 - len(others)]}{others}"
@@ -107,14 +111,7 @@ def _name_of(task: PooledTask, request: RequestRecord | None) -> str:
     return f"{task.template}: {request.files[0][-200:]}{more}"[:256]
 
 
-def of_server(error: CvatError) -> bool:
-    """Return whether a failure is probably the server's as a whole rather than this call's."""
-    if isinstance(error, CvatBusy):
-        return error.http_status in (429, 503)
-    return isinstance(error, CvatUnreachable | CvatRefusedCredentials)
-
-
-def tries_for(kind: FinalKind, error: CvatError) -> int:
+def tries_for(kind: FinalKind, error: PoolError) -> int:
     """Return after how many tries a step is given up that fails by this error."""
     if kind is FinalKind.NAME and isinstance(error, CvatRejected | CvatNotFound):
         return 1
@@ -134,12 +131,14 @@ class Finalize:
         self,
         store: Store,
         cvat: Callable[[], CvatClient],
+        showing: Showing,
         templates: Templates,
         *,
         clock: Clock,
     ) -> None:
         self._store = store
         self._cvat = cvat
+        self._showing = showing
         self._templates = templates
         self._clock = clock
         #: The users that CVAT has shown, each with when that was.
@@ -227,7 +226,7 @@ class Finalize:
         name = final_name(step) if step.kind is FinalKind.NAME else None
         self._store.end_step(step, name=name, assigned=attempt.assigned, now=self._clock.now())
 
-    def _give_up(self, step: FinalStep, attempt: Tried, error: CvatError) -> None:
+    def _give_up(self, step: FinalStep, attempt: Tried, error: PoolError) -> None:
         if step.kind is FinalKind.NAME:
             name = final_name(step)
             warning = RequestWarning(
@@ -260,7 +259,7 @@ class Finalize:
         if step.kind is FinalKind.ASSIGN:
             return self._assign(step)
         if step.kind is FinalKind.HIDE:
-            return self._hide(step)
+            return self._hide(step) if step.task.carrier_id is None else self._erase(step)
         name = final_name(step)
         try:
             if step.task.task_id is not None and name != step.task.name:
@@ -359,6 +358,17 @@ class Finalize:
             counted=undone,
             answered=True,
         )
+
+    def _erase(self, step: FinalStep) -> Tried:
+        """Put the placeholder back into a slot, and have CVAT forget its pictures and hide them."""
+        slot = self._store.slot(step.task.id)
+        try:
+            # Without a row of its own, it is forgotten: its task and its files are gone.
+            if slot is None or self._showing.erase(slot):
+                return Tried(answered=True)
+        except PoolError as error:
+            return Tried(error=error)
+        return Tried(error=CvatBusy("another process writes which frames of its task are hidden"))
 
     def _jobs_of(self, step: FinalStep) -> Sequence[Job]:
         request_id = step.request.id if step.request else None

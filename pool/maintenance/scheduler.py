@@ -24,6 +24,7 @@ INTERVALS: dict[str, float] = {
     "reload": 1.0,
     "adopt": 2.0,
     "dispatch": 2.0,
+    "showing": 2.0,
     "delete": 5.0,
     "history": 5.0,
     "leases": 5.0,

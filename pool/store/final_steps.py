@@ -65,12 +65,23 @@ class FinalSteps(Connected):
             if not db.changed(f"DELETE FROM final_steps WHERE {_THIS_STEP}", **_key(step)):
                 return False
             if name is not None:
+                carrier_id = step.task.carrier_id or step.task.id
                 db.changed(
                     "UPDATE tasks SET name = :name, changed_at = :now WHERE id = :id",
-                    id=step.task.id,
+                    id=carrier_id,
                     name=text(name),
                     now=now,
                 )
+                if step.task.carrier_id or step.task.slots:
+                    # Its slots are the same task.
+                    db.changed(
+                        f"""
+                        UPDATE tasks {db.using("tasks_of_carrier")} SET name = :name
+                        WHERE carrier_id = :id
+                        """,
+                        id=carrier_id,
+                        name=text(name),
+                    )
             _keep_assigned(db, step, assigned)
             if step.kind is FinalKind.HIDE and step.request is not None:
                 db.changed(
@@ -263,6 +274,7 @@ def _steps(db: Connection, which: str, **wanted: Any) -> Sequence[FinalStep]:
             SELECT steps.kind, steps.tries, steps.since, steps.due_at, steps.jobs_left,
                    (SELECT COUNT(*) FROM import_members
                     WHERE import_members.import_id = requests.import_id),
+                   (SELECT title FROM carriers WHERE carriers.id = steps.pooled_id),
                    {columns_of(PooledTask, "tasks")}, {REQUEST}
             FROM (SELECT * FROM final_steps {which}) AS steps
             JOIN tasks ON tasks.id = steps.pooled_id
@@ -275,7 +287,7 @@ def _steps(db: Connection, which: str, **wanted: Any) -> Sequence[FinalStep]:
 
 
 def _step_of(row: Row) -> FinalStep:
-    kind, tries, since, due_at, left, members, *joined = row
+    kind, tries, since, due_at, left, members, title, *joined = row
     width = len(names_of(PooledTask))
     task, request = joined[:width], joined[width:]
     return FinalStep(
@@ -285,6 +297,7 @@ def _step_of(row: Row) -> FinalStep:
         due_at=due_at,
         left=None if left is None else tuple(json.loads(left)),
         others=max(0, members - 1),
+        title=title or "",
         task=record_of(PooledTask, task),
         # The task of a caller that uploaded has none.
         request=None if request[0] is None else record_of(RequestRecord, request),

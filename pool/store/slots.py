@@ -401,14 +401,16 @@ class Slots(Connected):
             return True
 
     def show_again(self, slot_id: str, *, now: float) -> bool:
-        """Have a slot shown again that a race of writers has hidden; once only."""
+        """Have a slot shown again that a race of writers has hidden; once only. It is looked at as
+        often afterwards as any that is shown."""
         with self.connections.writing() as db:
             return db.met(
                 """
-                UPDATE slots SET shown_at = NULL, look_at = :now, looks = 1
-                WHERE id = :id AND shown_at IS NOT NULL AND looks = 0
+                UPDATE slots SET shown_at = NULL, look_at = :now, looks = :looks
+                WHERE id = :id AND shown_at IS NOT NULL AND looks < :looks
                 """,
                 id=slot_id,
+                looks=len(LOOKS),
                 now=now,
             )
 
@@ -421,15 +423,6 @@ class Slots(Connected):
                 id=slot_id,
                 erased=True,
                 now=now,
-            )
-
-    def title_carrier(self, carrier_id: str, title: str) -> None:
-        """Keep what the task of a carrier is to be called."""
-        with self.connections.writing() as db:
-            db.changed(
-                "UPDATE carriers SET title = :title WHERE id = :id",
-                id=carrier_id,
-                title=text(title),
             )
 
     # --- Streams ----------------------------------------------------------------------------------
@@ -511,11 +504,11 @@ class Slots(Connected):
             )
             stream = _streams(db, "WHERE id = :id", id=stream.id)[0]
             db.changed(
-                "UPDATE carriers SET stream_id = :stream_id, title = :title WHERE id = :id",
+                "UPDATE carriers SET stream_id = :stream_id WHERE id = :id",
                 id=whole[0],
                 stream_id=stream.id,
-                title=text(stream.title),
             )
+            _title(db, whole[0], stream.title, now=now)
             return stream
 
     def streams(self, *, closed: bool = False, limit: int = 1000) -> Sequence[Stream]:
@@ -561,6 +554,23 @@ class Slots(Connected):
 # --- Parts of these and other transactions --------------------------------------------------------
 
 
+def _title(db: Connection, carrier_id: str, title: str, *, now: float) -> None:
+    """Leave it to the final steps to rename the task of a carrier."""
+    db.changed(
+        "UPDATE carriers SET title = :title WHERE id = :id", id=carrier_id, title=text(title)
+    )
+    db.changed(
+        """
+        INSERT INTO final_steps (pooled_id, kind, request_id, since, due_at)
+        VALUES (:id, 'name', '', :now, :due_at)
+        ON CONFLICT (pooled_id, kind, request_id) DO UPDATE SET tries = 0, since = :now
+        """,
+        id=carrier_id,
+        due_at=now + FINAL_GRACE,
+        now=now,
+    )
+
+
 def _note_shown(db: Connection, slot_id: str, *, divided: bool, now: float) -> None:
     row = db.one(
         """
@@ -591,12 +601,25 @@ def _note_shown(db: Connection, slot_id: str, *, divided: bool, now: float) -> N
             due_at=now + FINAL_GRACE,
             now=now,
         )
+        # With one slot a task it is the request's own, and is called after it as any other.
+        db.changed(
+            """
+            INSERT INTO final_steps (pooled_id, kind, request_id, since, due_at)
+            SELECT slots.id, 'name', slots.request_id, :now, :due_at
+            FROM slots JOIN tasks ON tasks.id = slots.carrier_id
+            WHERE slots.id = :slot_id AND tasks.slots = 1
+            """,
+            slot_id=slot_id,
+            due_at=now + FINAL_GRACE,
+            now=now,
+        )
 
 
 def _next_looks() -> str:
-    """Return the cases of when a slot is looked at next, by how often it was."""
+    """Return the cases of when a slot is looked at next, by how often it was: as often again once
+    it was shown again."""
     return " ".join(
-        f"WHEN looks = {number} THEN shown_at + {seconds}"
+        f"WHEN looks IN ({number}, {number + len(LOOKS)}) THEN shown_at + {seconds}"
         for number, seconds in enumerate(LOOKS[1:])
     )
 

@@ -8,7 +8,17 @@ from dataclasses import replace
 import pytest
 
 from conformance.store_scene import FINGERPRINT, NOW, TEMPLATE, data, wish
-from pool.model import Job, LeaseState, Outcome, Placed, RequestState, Slot, TaskState, new_id
+from pool.model import (
+    FinalKind,
+    Job,
+    LeaseState,
+    Outcome,
+    Placed,
+    RequestState,
+    Slot,
+    TaskState,
+    new_id,
+)
 from pool.store import LOOKS, CreateLimit, Store
 
 SETTINGS = {"storage": "file:///mnt/share", "format": "jpg"}
@@ -153,6 +163,53 @@ def test_a_shown_slot_is_looked_at_again_after_each_of_the_looks(store: Store) -
     assert store.next_look() is None
 
 
+def test_a_slot_is_shown_again_once_and_looked_at_as_before(store: Store) -> None:
+    carrier_id = make_carrier(store, 2)
+    request_id, slot = fill_next(store)
+
+    def write(now: float, **done: list[str]) -> None:
+        assert store.write_carrier(carrier_id, owner="me", until=now + 9, now=now)
+        assert store.wrote_carrier(carrier_id, owner="me", now=now, **done)  # type: ignore[arg-type]
+
+    assert not store.show_again(slot.id, now=NOW)
+    write(NOW, shown=[slot.id])
+    write(NOW + LOOKS[0], looked=[slot.id])
+    again = NOW + LOOKS[1]
+    assert store.show_again(slot.id, now=again)
+    assert store.next_look() == again
+    write(again, shown=[slot.id])
+    assert not store.show_again(slot.id, now=again)
+    for seconds in LOOKS:
+        assert store.next_look() == again + seconds
+        write(again + seconds, looked=[slot.id])
+        assert not store.show_again(slot.id, now=again + seconds)
+    assert store.next_look() is None
+    request = store.request(request_id)
+    assert request is not None and request.shown_at == NOW
+    shown = [each for each in store.events_after(0, limit=99) if each.kind == "request.shown"]
+    assert len(shown) == 1
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_what_is_left_once_a_slot_is_shown(store: Store, slots: int) -> None:
+    """A task with one slot is its request's own, and is called after it; others are not."""
+    carrier_id = make_carrier(store, slots)
+    opened = store.open_lease(wish(), request=replace(data(), assignee=7), now=NOW)
+    assert opened.task is not None
+    assert store.fill_slot(opened.task.id, ["a.jpg"], now=NOW)
+    assert store.steps_of(opened.task.id) == []
+    store.write_carrier(carrier_id, owner="me", until=NOW + 9, now=NOW)
+    store.wrote_carrier(carrier_id, owner="me", shown=[opened.task.id], now=NOW)
+    steps = store.steps_of(opened.task.id)
+    assert {step.kind for step in steps} == (
+        {FinalKind.ASSIGN, FinalKind.NAME} if slots == 1 else {FinalKind.ASSIGN}
+    )
+    for step in steps:
+        store.end_step(step, name="night" if step.kind is FinalKind.NAME else None, now=NOW)
+    named = [store.task(each) for each in (opened.task.id, carrier_id)]
+    assert [each is not None and each.name == "night" for each in named] == [slots == 1] * 2
+
+
 def test_a_carrier_goes_only_when_none_of_its_slots_is_in_use(store: Store) -> None:
     unused, used = make_carrier(store, 2), make_carrier(store, 2, task_id=71, first_job=600)
     store.retire_excess(TEMPLATE, keep=2, reason="too many", now=NOW)
@@ -186,6 +243,8 @@ def test_pruning_keeps_carriers_and_slots_for_as_long_as_their_files(store: Stor
     request_id, slot = fill_next(store)
     store.write_carrier(carrier_id, owner="me", until=NOW + 9, now=NOW)
     store.wrote_carrier(carrier_id, owner="me", shown=[slot.id], now=NOW)
+    for step in store.steps_of(slot.id):
+        store.end_step(step, now=NOW)
     for _ in range(3):
         store.prune(before=NOW + 1e6, limit=100)
     assert store.request(request_id) is None
@@ -214,6 +273,8 @@ def test_a_stream_takes_whole_carriers_in_order(store: Store, count: int) -> Non
     assert stream is not None and stream.title == "camera 7 (2)"
     carrier = store.carrier(first)
     assert carrier is not None and carrier.title == "camera 7"
+    (step,) = store.steps_of(first)
+    assert (step.kind, step.title, step.request) == (FinalKind.NAME, "camera 7", None)
     assert store.warm_of(TEMPLATE, FINGERPRINT) == 0
     assert store.open_lease(wish(), now=NOW).task is None
     store.retire_excess(TEMPLATE, keep=0, reason="too many", now=NOW)
