@@ -236,10 +236,9 @@ class Bench:
             slots = place.storages.slots()
             if place.storages.why_no_bucket:
                 skipped["A bucket"] = place.storages.why_no_bucket
-        elif place.template.slots is not None:
-            slots = {SHARE: place.template.slots}
         else:
-            raise ConfigError(f"--slots: template {place.template.name!r} has none")
+            assert place.template.slots is not None
+            slots = {SHARE: place.template.slots}
         return Slots(
             server=place.server,
             template=place.template,
@@ -314,6 +313,8 @@ class Bench:
         if not templates and self.settings is not None:
             raise ConfigError("no template is configured")
         chosen = templates[name or next(iter(templates))] if templates else Template(name="bench")
+        if self.slots and not self.simulator and chosen.slots is None:
+            raise ConfigError(f"--slots: template {chosen.name!r} has none")
         count = self.labels
         if count is None and (not templates or (chosen.project and self.simulator)):
             count = LABELS
