@@ -15,6 +15,7 @@ from pool.config.arguments import (
     check_key,
     check_prewarm,
     check_priority,
+    check_stream,
     check_task_name,
     check_timeout,
     check_ttl,
@@ -216,6 +217,7 @@ class TaskPool:
         *,
         name: str | None = None,
         assignee: Assignee | None = None,
+        stream: str | None = None,
         priority: str | None = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
@@ -240,6 +242,11 @@ class TaskPool:
         a time; a connection that was cut in the middle makes it begin again, with another task.
         An empty pool is waited for ``timeout`` seconds at most.
 
+        Requests of one ``stream``, a name such as "camera 7", go into the same task, one job each,
+        in the order in which they come; when it is full, into the next. It opens with its first
+        request, and takes a whole task of slots, which has more than one (``slots.per_task``).
+        See :meth:`streams` and :meth:`close_stream`.
+
         :raises InputError: the input cannot be used; nothing was done.
         :raises UnknownTemplate: the configuration has no such template.
         :raises PoolEmpty: no task in time, and the template says not to create one.
@@ -251,10 +258,16 @@ class TaskPool:
         timeout, key = check_timeout(timeout), check_key(idempotency_key)
         upload = build_upload(files, **data)
         fit(upload, chosen)
-        request = self._new_request(chosen, upload, name, assignee, priority)
+        request = self._new_request(chosen, upload, name, assignee, priority, stream)
         payload = ""
         if key is not None:
-            payload = digest(upload, template=template, name=name, assignee=request.assignee)
+            payload = digest(
+                upload,
+                template=template,
+                name=name,
+                assignee=request.assignee,
+                stream=request.stream,
+            )
         self.process.start()
         record = self.process.runner.submit(
             chosen,
@@ -512,6 +525,7 @@ class TaskPool:
         name: str | None,
         assignee: Assignee | None,
         priority: str | None = None,
+        stream: str | None = None,
     ) -> NewRequest:
         return NewRequest(
             id=new_id(self.clock.now()),
@@ -522,4 +536,5 @@ class TaskPool:
             frame_numbers=frame_numbers(upload, template.data),
             size=upload.size,
             priority=check_priority(priority) or Priority(template.importing.priority),
+            stream=check_stream(stream),
         )

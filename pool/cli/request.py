@@ -62,6 +62,10 @@ def get(
     assignee: Annotated[
         str | None, typer.Option(help="Name or id of the user to assign the jobs to.")
     ] = None,
+    stream: Annotated[
+        str | None,
+        typer.Option(help="The stream that it belongs to, whose requests share a task."),
+    ] = None,
     priority: Annotated[
         str | None,
         typer.Option(help="interactive, normal or bulk; by default the template's."),
@@ -128,6 +132,7 @@ def get(
                 job_size=job_size,
                 name=name,
                 assignee=assignee,
+                stream=stream,
                 priority=priority,
                 idempotency_key=key,
                 timeout=remaining(),

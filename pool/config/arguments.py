@@ -22,6 +22,8 @@ SHORTEST_PREWARM: Final = 0.001
 LONGEST_PREWARM: Final = 30 * 86400.0
 #: Characters of a task's name.
 LONGEST_NAME: Final = 256
+#: Characters of a stream's name, which its tasks bear with a number behind it.
+LONGEST_STREAM: Final = 200
 #: Characters of a user's name.
 LONGEST_USER: Final = 150
 _NUMBER: Final = re.compile(r"-?[0-9]+")
@@ -136,6 +138,22 @@ def check_task_name(value: object) -> str | None:
     if not 0 < len(name.strip()) <= LONGEST_NAME:
         raise InputError(
             f"the name of a task has 1 to {LONGEST_NAME} characters that are not all blank"
+        )
+    return name
+
+
+def check_stream(value: object) -> str | None:
+    """Return the name of a stream.
+
+    :raises InputError: it cannot be the name of one.
+    """
+    if value is None:
+        return None
+    name = check_text(value, "the name of a stream")
+    if not (0 < len(name) <= LONGEST_STREAM and name.isprintable() and name == name.strip()):
+        raise InputError(
+            f"the name of a stream has 1 to {LONGEST_STREAM} characters that can be printed, and "
+            f"no space around them, unlike {_found(name)}"
         )
     return name
 

@@ -357,12 +357,15 @@ def digest(
     template: str,
     name: str | None = None,
     assignee: Assignee | None = None,
+    stream: str | None = None,
     lease_id: str | None = None,
     contents: Iterable[bytes] | None = None,
 ) -> str:
     """Return a digest of a request, content included, to which its idempotency key is bound: the
     same in Python and over HTTP. ``contents`` are the SHA-256 digests of the files, if known."""
     asked: dict[str, Any] = {"template": template, "name": name, "assignee": assignee}
+    if stream is not None:
+        asked["stream"] = stream
     if lease_id is not None:
         asked["lease_id"] = lease_id
     summary = hashlib.sha256(

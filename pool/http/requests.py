@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from pool import errors
-from pool.config.arguments import LONGEST_USER
+from pool.config.arguments import LONGEST_STREAM, LONGEST_USER
 from pool.errors import TooLate, WrongMediaType
 from pool.http import openapi, schemas
 from pool.http.context import state_of
@@ -47,6 +47,7 @@ _FORM: Final = {
                 "minLength": 1,
                 "maxLength": LONGEST_USER,
             },
+            "stream": {"type": "string", "minLength": 1, "maxLength": LONGEST_STREAM},
             "priority": {"type": "string", "enum": list(Priority)},
             "lease_id": {"type": "string"},
         },

@@ -28,12 +28,14 @@ from pool.config.arguments import (
     LONGEST_LEASE,
     LONGEST_NAME,
     LONGEST_PREWARM,
+    LONGEST_STREAM,
     LONGEST_USER,
     LONGEST_WAIT,
     SHORTEST_LEASE,
     SHORTEST_PREWARM,
     check_assignee,
     check_priority,
+    check_stream,
     check_task_name,
     check_whole,
 )
@@ -89,6 +91,21 @@ Name = Annotated[
     str,
     Field(min_length=1, max_length=LONGEST_NAME, examples=["morning run"]),
     AfterValidator(_task_name),
+]
+
+
+def _stream_name(name: str) -> str:
+    try:
+        check_stream(name)
+    except InputError as error:
+        raise ValueError(error.detail) from None
+    return name
+
+
+StreamName = Annotated[
+    str,
+    Field(min_length=1, max_length=LONGEST_STREAM, examples=["camera 7"]),
+    AfterValidator(_stream_name),
 ]
 Path = Annotated[str, Field(min_length=1)]
 
@@ -167,6 +184,10 @@ class RequestFields(_Body):
     ] = None
     name: Annotated[Name | None, Field(description="The final name of the task")] = None
     assignee: User = None
+    stream: Annotated[
+        StreamName | None,
+        Field(description="Into the task of this stream, after what it has, as one job"),
+    ] = None
     priority: Annotated[
         Priority | None,
         Field(description="Which requests go first; by default the template's"),
@@ -185,6 +206,8 @@ class RequestFields(_Body):
     def _for_a_task(self) -> Self:
         if self.template is None and self.lease_id is None:
             raise ValueError("the template is missing")
+        if self.stream is not None and self.lease_id is not None:
+            raise ValueError("a lease has its task already: give a stream or a lease_id")
         return self
 
     @property

@@ -199,6 +199,7 @@ class Uploads:
             frame_numbers=frame_numbers(upload, template.data),
             size=upload.size,
             priority=fields.priority or Priority(template.importing.priority),
+            stream=fields.stream,
         )
         payload = ""
         if key is not None:
@@ -207,6 +208,7 @@ class Uploads:
                 template=template.name,
                 name=fields.name,
                 assignee=fields.assignee,
+                stream=fields.stream,
                 lease_id=fields.lease_id,
                 contents=digests,
             )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any, Self
 from unittest import mock
 
@@ -296,12 +297,14 @@ class Serving:
         return entries()
 
 
-def settings_for(url: str, store_url: str, *templates: Template, **daemon: Any) -> Settings:
+def settings_for(
+    url: str, store_url: str, *templates: Template, spool: Path | None = None, **daemon: Any
+) -> Settings:
     """The settings of a daemon on the server at ``url``, listening at any free port."""
     server = CvatSettings(url=url, timeout=10.0)
     return Settings(
         cvat=server,
-        store=StoreSettings(url=store_url),
+        store=StoreSettings(url=store_url, spool=spool),
         daemon=DaemonSettings(**{"port": 0, "stop_timeout": 5.0, **daemon}),
         templates={each.name: replace(each, server=server) for each in templates},
     )

@@ -131,11 +131,15 @@ def colours_of(cvat: CvatClient, task_id: int, number: int) -> set[str]:
 
 @contextmanager
 def slot_daemon(
-    server: SimulatorServer, store_url: str, *templates: Template, **daemon: Any
+    server: SimulatorServer,
+    store_url: str,
+    *templates: Template,
+    spool: Path | None = None,
+    **daemon: Any,
 ) -> Iterator[Daemon]:
     """A daemon on a thread of this process, all services of which run; further settings are those
     of ``[daemon]``."""
-    settings = settings_for(server.url, store_url, *templates, **daemon)
+    settings = settings_for(server.url, store_url, *templates, spool=spool, **daemon)
     with client_of(server) as cvat, in_thread(Daemon(settings, cvat=cvat)) as running:
         yield running
 

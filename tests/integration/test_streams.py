@@ -1,0 +1,190 @@
+"""Streams: requests whose jobs follow each other in the same CVAT tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conformance.store_factories import FACTORIES
+from support.api import Api
+from support.commands import cvat_pool
+from support.pools import HERE, REMOTE, opened
+from support.slots import (
+    COLOURS,
+    colour_of,
+    picture_of,
+    slot_daemon,
+    slot_server,
+    slot_template,
+    wait_for_slots,
+)
+
+from pool import IdempotencyConflict, InputError, Placed
+from pool.config.settings import PoolSettings, Template
+from pool.daemon import Daemon
+from pool.simulator import SimulatorServer
+
+#: Slots of a task.
+SLOTS = 3
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[SimulatorServer]:
+    with slot_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=FACTORIES)
+def daemon(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    server: SimulatorServer,
+) -> Iterator[Daemon]:
+    """One for each store and all tests here, so each has streams of its own."""
+    folder = tmp_path_factory.mktemp("streams")
+    store_url = FACTORIES[request.param](folder)
+    camera = slot_template(
+        server.share, pool=PoolSettings(min_size=5 * SLOTS, max_size=20 * SLOTS, max_wait=20.0)
+    )
+    hot = slot_template(server.share, name="hot", per_task=1, pool=PoolSettings(min_size=0))
+    plain = Template(name="plain", labels=({"name": "car"},), pool=PoolSettings(min_size=0))
+    with slot_daemon(server, store_url, camera, hot, plain, spool=folder / "spool") as daemon:
+        yield daemon
+
+
+@pytest.fixture(params=[HERE, *REMOTE])
+def caller(request: pytest.FixtureRequest, daemon: Daemon) -> Iterator[Any]:
+    wait_for_slots(daemon.process, 2 * SLOTS)
+    with opened(request.param, daemon) as pool:
+        yield pool
+
+
+@pytest.fixture
+def stream(request: pytest.FixtureRequest) -> str:
+    """The name of a stream of the test's own."""
+    return f"camera of {request.node.name}"
+
+
+def append(caller: Any, stream: str, name: str = "frame.jpg", colour: str = "red") -> Any:
+    return caller.submit("camera", [(name, picture_of(colour))], stream=stream, timeout=30.0)
+
+
+def place_of(request: Any) -> tuple[int, int]:
+    """The task of a request, and the frame at which its job begins."""
+    (job,) = request.jobs(timeout=30)
+    assert job.start_frame == job.stop_frame
+    return request.task_id, job.start_frame
+
+
+# --- Into the same task ---------------------------------------------------------------------------
+
+
+def test_requests_of_a_stream_follow_each_other_in_the_same_tasks(
+    caller: Any, stream: str, server: SimulatorServer
+) -> None:
+    requests = [append(caller, stream, colour=colour) for colour in (*COLOURS, "green")]
+    places = [place_of(request) for request in requests]
+    first, second = places[0][0], places[-1][0]
+    assert places == [(first, 0), (first, 1), (first, 2), (second, 0)]
+    assert first != second
+    assert {request.stream for request in requests} == {stream}
+    assert {request.placed for request in requests} == {Placed.SLOT}
+    colours = [colour_of((server.share / each.frames[0].name).read_bytes()) for each in requests]
+    assert colours == [*COLOURS, "green"]
+    other = append(caller, f"{stream}, too")
+    apart = caller.submit("camera", [("a.jpg", picture_of())])
+    assert {place_of(each)[0] for each in (other, apart)}.isdisjoint({first, second})
+
+
+def test_two_processes_append_to_one_stream_and_lose_nothing(daemon: Daemon, stream: str) -> None:
+    count = 2 * SLOTS
+    with opened(HERE, daemon) as one, opened(HERE, daemon) as other, ThreadPoolExecutor(2) as two:
+
+        def append_all(caller: Any) -> list[tuple[int, int]]:
+            return [place_of(append(caller, stream)) for _ in range(count)]
+
+        ours, theirs = two.map(append_all, (one, other))
+    assert len({*ours, *theirs}) == 2 * count
+    assert len({task_id for task_id, _ in ours + theirs}) == 2 * count // SLOTS
+    for places in (ours, theirs):
+        tasks = {
+            task_id: [frame for _, frame in each]
+            for task_id, each in groupby(places, itemgetter(0))
+        }
+        assert sum(map(len, tasks.values())) == count, "it came back to a task that was full"
+        assert all(frames == sorted(frames) for frames in tasks.values())
+
+
+def test_what_does_not_fit_goes_the_ordinary_way(caller: Any, stream: str) -> None:
+    wide = picture_of(size=(65, 48))
+    request = caller.submit("camera", [("wide.jpg", wide)], stream=stream)
+    assert request.jobs(timeout=30)
+    assert request.placed in (Placed.TASK, Placed.GROUP)
+    assert "65x48" in request.no_slot
+    assert request.stream == stream
+
+
+# --- What is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("template", ["hot", "plain"])
+def test_a_template_without_tasks_that_grow_has_no_streams(caller: Any, template: str) -> None:
+    with pytest.raises(InputError, match="per_task above 1"):
+        caller.submit(template, [("a.jpg", picture_of())], stream="camera 7")
+
+
+@pytest.mark.parametrize("name", ["", " ", "camera\n7", " camera 7", "c" * 201, 7])
+def test_a_name_that_no_stream_can_have(caller: Any, name: Any) -> None:
+    with pytest.raises(InputError, match="the name of a stream"):
+        caller.submit("camera", [("a.jpg", picture_of())], stream=name)
+
+
+def test_a_key_is_bound_to_the_stream(caller: Any, stream: str) -> None:
+    def submit(name: str | None) -> Any:
+        files = [("a.jpg", picture_of())]
+        return caller.submit("camera", files, stream=name, idempotency_key=hex(hash(stream)))
+
+    first = submit(stream)
+    assert submit(stream).id == first.id
+    for other in (None, f"{stream}, too"):
+        with pytest.raises(IdempotencyConflict):
+            submit(other)
+
+
+# --- Over HTTP, and from the command line ---------------------------------------------------------
+
+
+def test_over_http(daemon: Daemon, stream: str) -> None:
+    wait_for_slots(daemon.process, SLOTS)
+    with Api(daemon.url) as api:
+        fields = {"template": "camera", "stream": stream, "files": ("a.jpg", picture_of())}
+        answer = api.post("/v1/requests", fields=fields, headers={"Prefer": "wait=10"})
+        assert answer.status == 201
+        assert (answer.json["stream"], answer.json["placed"]) == (stream, "slot")
+        lease = api.lease("camera").json["id"]
+        refused = api.post("/v1/requests", fields={**fields, "lease_id": lease})
+        assert (refused.status, refused.code) == (422, "input")
+        named = {"template": "plain", "stream": stream, "share": ["cam1/a.jpg"]}
+        assert "per_task above 1" in api.post("/v1/requests", named).json["detail"]
+        blank = api.post("/v1/requests", {**named, "stream": " "})
+        assert [each["where"] for each in blank.json["errors"]] == ["stream"]
+
+
+def test_from_the_command_line(daemon: Daemon, stream: str, tmp_path: Path) -> None:
+    wait_for_slots(daemon.process, SLOTS)
+    (tmp_path / "a.jpg").write_bytes(picture_of())
+
+    def get(*more: str) -> Any:
+        arguments = ("get", "camera", "a.jpg", "--stream", stream, "--server", daemon.url, *more)
+        return cvat_pool(*arguments, cwd=tmp_path)
+
+    first, second = (json.loads(get("--json").stdout) for _ in range(2))
+    assert (first["stream"], first["placed"]) == (stream, "slot")
+    assert first["task_id"] == second["task_id"]
+    assert [each["jobs"][0]["start_frame"] for each in (first, second)] == [0, 1]
