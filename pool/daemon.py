@@ -26,6 +26,7 @@ from pool.http.schemas import Request
 from pool.http.server import HttpServer
 from pool.http.shutdown import Shutdown
 from pool.logs import get_logger
+from pool.maintenance.carriers import Carriers
 from pool.maintenance.cleanup import Cleanup
 from pool.maintenance.clock_jumps import ClockJumps
 from pool.maintenance.deletion import Deletion
@@ -332,6 +333,15 @@ class Maintenance:
         lease_expiry = LeaseExpiry(store, cvat, templates, clock=clock)
         deletion = Deletion(store, cvat, owner=process.owner, clock=clock)
         cleanup = Cleanup(store, process.spool, keep=settings.store.keep_finished, clock=clock)
+        carriers = Carriers(
+            store,
+            cvat,
+            process.storages,
+            settings.cvat,
+            templates,
+            verify_every=settings.daemon.verify_every,
+            clock=clock,
+        )
         probe = ServerProbe(
             cvat, WebhookSetup(store, cvat, settings, clock=clock), process.breaker, templates
         )
@@ -343,6 +353,7 @@ class Maintenance:
         # All are added before any starts: callers are served already, and wake them.
         add = self.scheduler.add
         add("reconcile", lambda: observation.metrics.reconciled(reconcile.run_once()))
+        add("carriers", carriers.run_once)
         add("retirement", retirement.run_once)
         add("lease_expiry", lease_expiry.run_once)
         add("refill", self.refill.run_once, every=settings.daemon.tick)

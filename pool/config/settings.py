@@ -485,7 +485,7 @@ class Template:
         with the data, and how the pool is sized, is not part of it.
         """
         slots = {"slots": self.slots.made_by} if self.slots else {}
-        return _digest({**self._place, "fields": self.create_fields, **slots})
+        return _digest({**_place(self.server), "fields": self.create_fields, **slots})
 
     @cached_property
     def ordinary(self) -> Template:
@@ -500,8 +500,7 @@ class Template:
     def origin(self) -> str:
         """A digest of where tasks are created: the server and the organization; and of the slots
         that they have, since a picture fits only into those of its size."""
-        slots = {"slots": self.slots.made_by} if self.slots else {}
-        return _digest({**self._place, **slots})
+        return origin_of(self.server, self.slots)
 
     @property
     def most_warm(self) -> int:
@@ -524,12 +523,14 @@ class Template:
         """Return the template of an :attr:`outline`: enough for a status."""
         return cls(name=name, project=outline["project"], pool=PoolSettings(**outline["pool"]))
 
-    @property
-    def _place(self) -> dict[str, Any]:
-        return {
-            "server": self.server.url.rstrip("/"),
-            "organization": self.server.organization,
-        }
+
+def origin_of(server: CvatSettings, slots: SlotSettings | None = None) -> str:
+    """Return the :attr:`Template.origin` of a template on a server that has these slots."""
+    return _digest({**_place(server), **({"slots": slots.made_by} if slots else {})})
+
+
+def _place(server: CvatSettings) -> dict[str, Any]:
+    return {"server": server.url.rstrip("/"), "organization": server.organization}
 
 
 def _digest(sent: Mapping[str, Any]) -> str:

@@ -317,6 +317,16 @@ class CvatClient:
         )
         return parse_assignee(answer.json())
 
+    def close_job(self, job_id: int) -> None:
+        """Have a job count as done and be nobody's, so that it stands in no annotator's list, and
+        keeps its task from being done no longer: of stage "acceptance" and state "completed", as
+        CVAT counts the jobs of a task that are done.
+
+        :raises CvatNotFound: it is gone.
+        """
+        data = {"assignee": None, "stage": "acceptance", "state": "completed"}
+        self._transport.call("close_job", "PATCH", f"/api/jobs/{job_id}", data=data)
+
     def import_state(self, task_id: int) -> ImportState:
         """Return the state of the import of a task's data."""
         path = f"/api/requests/{request_id(task_id)}"

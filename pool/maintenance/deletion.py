@@ -81,7 +81,9 @@ class Deletion:
         if sight.info is not None and sight.info.has_data and not served:
             # Frames and jobs appear at the end of an import only.
             importing = self._cvat.import_state(task.task_id).status
-        action = judge_doomed(task, sight, served=served, importing=importing)
+        carrier = self._store.carrier(task.id) if task.slots else None
+        title = carrier.title if carrier else ""
+        action = judge_doomed(task, sight, served=served, importing=importing, title=title)
         if action is None:
             log.warning("delete failed", task_id=task.task_id, why="hidden from the credentials")
         elif action is Action.DISOWN:

@@ -1,6 +1,8 @@
 """Compare the rows with the server and make both agree, as :mod:`pool.maintenance.reconcile_rules`
 decides.
 
+Slots are not looked at here, but with their carriers (:mod:`pool.maintenance.carriers`).
+
 A hand-out makes no call, so it does not look at its task. That is done at other times: all warm
 tasks at the start of maintenance and every hour, by one listing that also shows orphans; and each
 of them every so often in between, a batch in one call. After an unclean stop the warm tasks are
@@ -124,7 +126,7 @@ class Reconcile:
         now, wall = self._clock.monotonic(), self._clock.now()
         if now < self._verify_at:
             return ReconcileReport(skipped=True)
-        warm = self._store.tasks(states=(TaskState.WARM,))
+        warm = self._warm()
         # A new one was in order when it became warm.
         self._verified = {
             task.id: self._verified.get(task.id, now - max(0.0, wall - (task.warm_at or wall)))
@@ -159,7 +161,7 @@ class Reconcile:
 
         :raises pool.errors.CvatError: the server could not be asked.
         """
-        warm = self._store.tasks(states=(TaskState.WARM,))
+        warm = self._warm()
         stuck = self._stuck()
         # The server first, then the rows: a row is written before its task, so a task of this
         # listing that has none afterwards never had one.
@@ -178,7 +180,13 @@ class Reconcile:
         return tuple(
             of_row(task, Action.DELETE, f"{task.state.value}: {task.reason}")
             for task in self._store.tasks(states=ways_out)
+            # The job of a slot stays.
+            if task.carrier_id is None
         )
+
+    def _warm(self) -> list[PooledTask]:
+        warm = self._store.tasks(states=(TaskState.WARM,))
+        return [task for task in warm if task.carrier_id is None]
 
     def _stuck(self) -> list[PooledTask]:
         now, grace = self._clock.now(), stuck_after(self._http_timeout)

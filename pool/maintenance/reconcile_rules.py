@@ -25,6 +25,10 @@ What becomes of an orphan, a task that bears this pool's mark and that no row ho
   their tasks, so one that is missing has been lost, with an older copy of the store say, and with
   it whether the task was handed out. Warm again, it might be handed out twice.
 
+What becomes of a carrier, a task over placeholders whose slots may hold data: nothing, while it is
+as it was left. Where it is gone, hidden, renamed or moved, as above, its warm slots are retired,
+and what its others hold stays.
+
 A task whose row is in any other state than warm, creating for too long or on its way out is not
 looked at: it was handed out.
 """
@@ -39,7 +43,7 @@ from typing import Final
 from pool.config.settings import Template
 from pool.cvat.failures import tells_of_other_data
 from pool.cvat.records import ImportStatus, TaskInfo
-from pool.model import PooledTask, TaskState
+from pool.model import Carrier, PooledTask, TaskState
 
 #: States of an import whose data is in the task, or will be.
 IMPORT_UNDER_WAY: Final = frozenset(
@@ -150,6 +154,28 @@ def judge_warm(task: PooledTask, sight: Sight, template: Template | None) -> Fin
     return None
 
 
+def judge_carrier(
+    carrier: Carrier, task: PooledTask, sight: Sight, template: Template | None, *, origin: str
+) -> Finding | None:
+    """Return what is wrong with the task of a carrier; None when nothing is.
+
+    ``origin`` is that of carriers like it on the server and in the organization of now.
+    """
+    info = sight.info
+    if sight.hidden:
+        return of_row(task, Action.RETIRE, "the credentials may not see it any more")
+    if info is None:
+        return of_row(task, Action.RETIRE, "deleted on the server")
+    if info.name not in (task.name, carrier.title):
+        return of_row(task, Action.DISOWN, f"renamed on the server: {info.name}")
+    if sight.elsewhere and origin == task.origin:
+        return of_row(task, Action.DISOWN, "moved to another organization")
+    same = template is not None and template.fingerprint == task.fingerprint
+    if same and template is not None and info.project_id != template.project:
+        return of_row(task, Action.DISOWN, f"moved to {_project(info.project_id)}")
+    return None
+
+
 def judge_stuck(task: PooledTask, matches: Sequence[TaskInfo]) -> Finding:
     """Return how to settle a create without an answer; ``matches`` bear its name or its id, the
     oldest first."""
@@ -218,20 +244,20 @@ def judge_orphan(
 
 
 def judge_doomed(
-    task: PooledTask, sight: Sight, *, served: bool, importing: ImportStatus
+    task: PooledTask, sight: Sight, *, served: bool, importing: ImportStatus, title: str = ""
 ) -> Action | None:
     """Return what to do on the server about a task that the pool is about to delete.
 
     ``DELETE``; ``DISOWN`` when it is used or was renamed meanwhile; ``LEAVE`` when it is gone
     already; None when the server does not show it to us. ``served`` tells that the pool itself
     sent data to it, so that data in it is no sign of another use. A carrier has placeholders from
-    the start, and goes only when none of its slots holds more.
+    the start, goes only when none of its slots holds more, and may have been given a ``title``.
     """
     if sight.hidden:
         return None
     if sight.info is None:
         return Action.LEAVE
-    if sight.info.name != task.name:
+    if sight.info.name not in (task.name, title):
         return Action.DISOWN
     if task.slots:
         return Action.DELETE

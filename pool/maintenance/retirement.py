@@ -12,6 +12,7 @@ becomes warm, an older one goes.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -49,7 +50,8 @@ def too_old(
 ) -> Sequence[PooledTask]:
     """Return the warm tasks beyond their limit, the longest overdue first."""
     overdue = {
-        task.id: now - task.warm_at - age_limit(task.id, settings.max_age)
+        # The slots of a carrier are of one age, and go together.
+        task.id: now - task.warm_at - age_limit(task.carrier_id or task.id, settings.max_age)
         for task in warm
         if task.warm_at is not None
     }
@@ -57,11 +59,12 @@ def too_old(
     return sorted(old, key=lambda task: (-overdue[task.id], task.id))
 
 
-def affordable(warm: int, creating: int, settings: PoolSettings) -> int:
+def affordable(warm: int, creating: int, settings: PoolSettings, *, slots: int = 1) -> int:
     """Return how many old tasks may be retired now, so that no more have to be created at once
-    than the template allows: those under way, and those that ``min_size`` asks for, count."""
-    missing = max(0, settings.min_size - warm - creating)
-    return max(0, settings.create_concurrency - creating - missing)
+    than the template allows: those under way, and those that ``min_size`` asks for, count. Where a
+    task has several ``slots``, ``warm`` counts these."""
+    missing = max(0, settings.min_size - warm - creating * slots)
+    return max(0, settings.create_concurrency - creating - math.ceil(missing / slots))
 
 
 def older_to_retire(fresh: int, older: int, *, wanted: int, replaced: int) -> int:
@@ -119,8 +122,11 @@ class Retirement:
             old, room = self._aged(template)
             if not_created & {template.name, SERVER}:
                 room = 0
-            for task in old[:room]:
-                retired += self._store.retire(task.id, reason=AGED, now=self._clock.now())
+            on_server = dict.fromkeys(task.carrier_id or task.id for task in old)
+            chosen = set(list(on_server)[:room])
+            for task in old:
+                if (task.carrier_id or task.id) in chosen:
+                    retired += self._store.retire(task.id, reason=AGED, now=self._clock.now())
         return retired
 
     def _retire_misfits(self, template: Template) -> int:
@@ -159,7 +165,8 @@ class Retirement:
         return retired
 
     def _aged(self, template: Template) -> tuple[Sequence[PooledTask], int]:
-        """Return the old tasks of a template as it is now, and how many of them may go."""
+        """Return the old tasks of a template as it is now, and how many of them may go; of slots,
+        how many carriers."""
         youngest = self._clock.now() - YOUNGEST_LIMIT * template.pool.max_age
         if not self._store.tasks(
             template=template.name, states=(TaskState.WARM,), warm_before=youngest
@@ -170,5 +177,6 @@ class Retirement:
         )
         mine = [task for task in tasks if task.fingerprint == template.fingerprint]
         warm = [task for task in mine if task.state is TaskState.WARM]
-        room = affordable(len(warm), len(mine) - len(warm), template.pool)
+        slots = template.slots.per_task if template.slots else 1
+        room = affordable(len(warm), len(mine) - len(warm), template.pool, slots=slots)
         return too_old(warm, template.pool, now=self._clock.now()), room

@@ -31,6 +31,7 @@ INTERVALS: dict[str, float] = {
     "finalize": 10.0,
     "observe": 10.0,
     "reconcile": 10.0,
+    "carriers": 15.0,
     "lease_expiry": 15.0,
     "retirement": 15.0,
     "cleanup": 600.0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from pool.model import (
     LIVE_TASK_STATES,
@@ -145,16 +145,16 @@ class Tasks(Connected):
     # --- Looking ----------------------------------------------------------------------------------
 
     def levels(self) -> Mapping[str, Levels]:
-        """Return live tasks by template and state. Costs the same however many rows are
-        finished."""
+        """Return live tasks by template and state; a carrier that is being created counts as its
+        slots. Costs the same however many rows are finished."""
         with self.connections.reading() as db:
             found = db.rows(f"""
-                SELECT template, state, COUNT(*) FROM tasks {db.using("tasks_live")}
+                SELECT template, state, SUM({_COUNTED}) FROM tasks {db.using("tasks_live")}
                 WHERE {LIVE} GROUP BY template, state
             """)
         counts: dict[str, dict[TaskState, int]] = {}
         for template, state, how_many in found:
-            counts.setdefault(template, {})[TaskState(state)] = how_many
+            counts.setdefault(template, {})[TaskState(state)] = int(how_many)
         return {template: Levels(counts=states) for template, states in counts.items()}
 
     def warm_of(self, template: str, fingerprint: str) -> int:
@@ -410,10 +410,13 @@ class Tasks(Connected):
 #: More rows than there are: a limit that is none.
 _ALL = 2**62
 
+#: As how many a task counts.
+_COUNTED: Final = "CASE WHEN state = 'creating' AND slots > 0 THEN slots ELSE 1 END"
+
 
 def _capacity(db: Connection) -> str:
     return f"""
-        SELECT COALESCE(SUM(CASE WHEN state = 'creating' AND slots > 0 THEN slots ELSE 1 END), 0)
+        SELECT COALESCE(SUM({_COUNTED}), 0)
         FROM tasks {db.using("tasks_live")}
         WHERE {LIVE} AND template = :template AND state IN ('warm', 'creating')
           AND fingerprint = :fingerprint AND (state = 'warm' OR NOT cold)

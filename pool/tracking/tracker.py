@@ -182,9 +182,9 @@ class Tracker:
         return tracked
 
     def watch_lease(self, handout: Handout) -> None:
-        """Track a task into which its caller uploads by itself."""
+        """Track a task into which its caller uploads by itself, which none does into a slot."""
         task = handout.task
-        if task.task_id is None or task.id in self._tracked:
+        if task.task_id is None or task.carrier_id is not None or task.id in self._tracked:
             return
         now, wall = self._clock.monotonic(), self._clock.now()
         template = self._templates.get(task.template) or Template(name="")

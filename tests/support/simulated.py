@@ -21,10 +21,11 @@ IMAGE = sample_image(1, size=5_000)
 LABELS = {"labels": [{"name": "car"}]}
 
 
-def client_of(server: SimulatorServer, timeout: float = 10.0) -> CvatClient:
-    return CvatClient(
-        CvatSettings(url=server.url, timeout=timeout), AccessTokenCredentials(server.access_token)
-    )
+def client_of(
+    server: SimulatorServer, timeout: float = 10.0, *, organization: str = ""
+) -> CvatClient:
+    settings = CvatSettings(url=server.url, timeout=timeout, organization=organization)
+    return CvatClient(settings, AccessTokenCredentials(server.access_token))
 
 
 def upload(client: CvatClient, task_id: int, content: bytes = IMAGE) -> str:
