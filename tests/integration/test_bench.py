@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.progress import Progress
 from support.commands import cvat_pool
+from support.slots import slot_server, slot_settings, slot_table
 
 from pool.bench import processes
 from pool.bench.bench import Bench
@@ -297,6 +298,45 @@ def test_bulk_refuses_what_is_no_part_of_it(tmp_path: Path, options: list[str], 
 
 
 # --- Slots ---------------------------------------------------------------------------------------
+
+
+def test_slots_beside_an_ordinary_hit_and_the_sdk(tmp_path: Path) -> None:
+    options = ("--slots", "--requests", "1", "--seconds", "2", "--json")
+    figures = json.loads(bench_of_its_own(tmp_path, *options))["slots"]
+    assert list(figures) == ["skipped", "placed", "ids", "burst", "lone", "rate", "aims"]
+    # One request of each kind is not measured.
+    assert figures["placed"] == {"slot": 2 * (10 + 10 + 10 + 20 + 20 + 1), "otherwise": 0}
+    ids = figures["ids"]
+    assert ids["slots"]["requests"] == ids["http"]["requests"] == ids["fsync"]["requests"] == 10
+    assert ids["bucket"]["requests"] == 10
+    assert ids["pool"]["requests"] == ids["sdk"]["requests"] == 1
+    assert ids["sooner_than_sdk"] > 1
+    assert figures["burst"]["http"]["requests"] == 1
+    rate = figures["rate"]
+    assert (rate["requests"], rate["failed"], rate["not_shown"]) == (100, [], 0)
+    assert rate["placed"] == {"slot": 100, "otherwise": 0}
+    assert rate["shown_s"]["requests"] == 100
+    assert rate["tasks"] > 1, "it was refilled"
+    assert 0 <= rate["import_busy"] < 1
+
+
+def test_slots_of_a_configured_server_are_measured_and_left_as_they_were(tmp_path: Path) -> None:
+    with slot_server() as server:
+        slots = slot_settings(server.share, size="320x240", format="png", per_task=20)
+        config = tmp_path / "config.toml"
+        config.write_text(
+            f'[cvat]\nurl = "{server.url}"\n'
+            f'[templates.camera]\nlabels = [{{ name = "car" }}]\n{slot_table(slots)}\n'
+        )
+        before, files = on_server(server), sorted(server.share.rglob("*"))
+        options = ("--config", config, "--flows", "burst,lone", "--requests", "1")
+        token = server.access_token
+        result = cvat_pool("bench", "--slots", *options, cwd=tmp_path, CVAT_ACCESS_TOKEN=token)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert "20 at once, over HTTP, all ids, p50" in result.stdout
+        assert on_server(server) == before
+        left = [path for path in sorted(server.share.rglob("*")) if path not in files]
+        assert [path for path in left if path.is_file()] == []
 
 
 @pytest.mark.parametrize(
