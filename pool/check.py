@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from io import BytesIO
+from typing import Final
 
 from pool.clock import Clock, StoreClock, parse_time
 from pool.config.loader import InvalidConfig, require_templates
-from pool.config.settings import DaemonSettings, Settings, Template
+from pool.config.settings import SLOT_FORMATS, DaemonSettings, Settings, SlotSettings, Template
 from pool.cvat import CvatClient, connect
-from pool.errors import CvatBusy, CvatForbidden, PoolError
+from pool.errors import (
+    ConfigError,
+    CvatBusy,
+    CvatError,
+    CvatForbidden,
+    PoolError,
+    SlotStorageUnavailable,
+)
 from pool.events.delivery import secret_of
 from pool.events.sinks import sink_names
 from pool.http.middleware import tokens_in
 from pool.http.server import check_exposure, listen
+from pool.maintenance.carriers import carrier_keys, import_placeholders
 from pool.model import check_name, new_id, pool_mark
 from pool.requests.breaker import with_advice
+from pool.requests.slot_storage import SlotStorage, placeholder
 from pool.requests.spool import check_folder
 from pool.store import Store, open_store
 
@@ -79,7 +90,7 @@ def run_checks(
 ) -> Iterator[CheckResult]:
     """Yield the results of all checks; those that depend on a failed one are left out.
 
-    For each template one task is created and deleted.
+    For each template one task is created and deleted, and one more with a slot where it has some.
     """
     yield from before_start(settings, environ)
     with ExitStack() as opened:
@@ -108,6 +119,8 @@ def run_checks(
             return
         for template in settings.templates.values():
             yield _check_template(cvat, store.pool_id, template, clock)
+            if template.slots is not None:
+                yield _check_slots(cvat, store.pool_id, template, clock)
 
 
 def _checked(name: str, check: Callable[[], object], detail: str) -> CheckResult:
@@ -165,3 +178,161 @@ def _check_template(
         detail="accepted (one task created and deleted)",
         warnings=tuple(f"CVAT shows no user {user}, an assignee" for user in unknown),
     )
+
+
+# --- Slots ----------------------------------------------------------------------------------------
+
+#: Seconds for which the import of one slot is waited for.
+IMPORT_PATIENCE: Final = 60.0
+#: What the slot is filled with; a placeholder is dark grey.
+_COLOUR: Final = (230, 60, 200)
+
+
+def _check_slots(cvat: CvatClient, pool_id: str, template: Template, clock: Clock) -> CheckResult:
+    """Prove by one slot, filled and shown, that storage and server are the same place, and that
+    CVAT's cache is dropped; what is made is deleted."""
+    trial = _Trial(cvat, pool_id, template, clock)
+    name = f"slots of {template.name}"
+    try:
+        detail = trial.run()
+    except PoolError as error:
+        return CheckResult(name=name, detail=trial.why(error), error=error)
+    return CheckResult(name=name, detail=detail)
+
+
+class _Trial:
+    """One slot that is made, filled and shown, to see whether that works."""
+
+    def __init__(self, cvat: CvatClient, pool_id: str, template: Template, clock: Clock) -> None:
+        assert template.slots is not None
+        self._slots = replace(template.slots, per_task=1)
+        self._template = replace(
+            template,
+            slots=self._slots,
+            importing=replace(
+                template.importing, timeout=min(IMPORT_PATIENCE, template.importing.timeout)
+            ),
+        )
+        self._cvat, self._clock = cvat, clock
+        self._storage = SlotStorage(self._slots, pool_id)
+        self._folder = new_id(clock.now())
+        self._name = check_name(pool_id, template.name, self._folder)
+        self._keys = carrier_keys(self._storage, self._folder, self._slots)
+        self._task_id: int | None = None
+        #: What is being tried, and what to do where that fails.
+        self._doing, self._advice = "", ""
+
+    def why(self, error: PoolError) -> str:
+        """Return in one line what has failed, and what to do."""
+        if isinstance(error, SlotStorageUnavailable):
+            return str(error)  # it says both
+        return f"{self._doing}: {error}{self._advice and f' ({self._advice})'}"
+
+    def run(self) -> str:
+        """Try it all; return what is proved.
+
+        :raises PoolError: it does not work; :meth:`why` says what.
+        """
+        self._step(f"storage {self._slots.storage}")
+        is_new = False
+        try:
+            self._storage.require()
+        except SlotStorageUnavailable:
+            # Where it is another trouble than that of a new storage, that comes up here.
+            self._storage.mark()
+            is_new = True
+        proved = False
+        try:
+            self._prove()
+            proved = True
+        finally:
+            with ExitStack() as cleaning:
+                if not proved:
+                    cleaning.enter_context(suppress(PoolError))
+                # In the reverse order, each whatever becomes of the others.
+                if is_new and not proved:
+                    cleaning.callback(self._storage.unmark)
+                cleaning.callback(self._storage.delete, self._keys)
+                if self._task_id is not None:
+                    cleaning.callback(self._cvat.delete_task, self._task_id)
+                if proved:
+                    self._step("deleting what was made for the check", self._name)
+        marked = ", marked as new" if is_new else ""
+        return (
+            f"{self._slots.storage}{marked} is {self._slots.server}; one slot filled and shown "
+            "(and deleted)"
+        )
+
+    def _step(self, doing: str, advice: str = "") -> None:
+        self._doing, self._advice = doing, advice
+
+    def _prove(self) -> None:
+        cvat, slots, storage = self._cvat, self._slots, self._storage
+        self._step("creating a task", "the token has to be allowed to create tasks")
+        self._task_id = cvat.create_task(self._template.create_fields, self._name)
+        cvat.prepare_upload(self._task_id)
+        where = storage.on_server(self._keys[0])
+        self._step(
+            f"importing {where} from {slots.server}",
+            f"is {slots.storage} the same place, and mounted where CVAT's workers run?",
+        )
+        import_placeholders(
+            cvat, self._template, storage, self._task_id, self._folder, clock=self._clock
+        )
+        self._step(f"reading {where} through CVAT", self._advice)
+        self._expect(placeholder(slots), "another picture than its placeholder")
+        self._step(f"filling {slots.storage}")
+        picture = _picture(slots)
+        storage.write(self._keys[0], picture)
+        # Whether CVAT has noticed already does not matter.
+        self._read()
+        self._step(
+            f"dropping CVAT's cache by cloud storage {slots.drops_with}",
+            "it has to be the id of a cloud storage that CVAT can reach, and the token may use",
+        )
+        hidden = cvat.show_frames(self._task_id, (), cloud_storage_id=slots.drops_with)
+        if hidden:
+            raise ConfigError(f"CVAT shows all but {len(hidden)} of {len(self._keys)} frames")
+        self._step(
+            "reading the filled slot through CVAT",
+            "naming a cloud storage drops what was cached since CVAT 2.44; or the server reads a "
+            "copy of the storage that comes later",
+        )
+        self._expect(picture, "the placeholder still, after its cache was dropped")
+
+    def _expect(self, picture: bytes, else_: str) -> None:
+        wanted = _mean(picture)
+        for found in map(_mean, self._read()):
+            if max(abs(one - other) for one, other in zip(found, wanted, strict=True)) > 25:
+                raise ConfigError(f"CVAT shows {else_}")
+
+    def _read(self) -> list[bytes]:
+        assert self._task_id is not None
+        return [
+            self._cvat.frame(self._task_id, 0, "compressed"),
+            self._cvat.frame(self._task_id, 0, "original"),
+        ]
+
+
+def _picture(slots: SlotSettings) -> bytes:
+    from PIL import Image
+
+    stream = BytesIO()
+    Image.new("RGB", slots.dimensions, _COLOUR).save(stream, SLOT_FORMATS[slots.format])
+    return stream.getvalue()
+
+
+def _mean(picture: bytes) -> tuple[int, ...]:
+    """Return the mean colour of a picture.
+
+    :raises CvatError: it is none.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(BytesIO(picture)) as image:
+            pixel = image.convert("RGB").resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+    except OSError:
+        raise CvatError("the frame is no picture") from None
+    assert isinstance(pixel, tuple)
+    return pixel

@@ -26,7 +26,7 @@ def run(config: ConfigOption = None) -> None:
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Check what the daemon needs: configuration, store, port, credentials, server, templates.
 
-    Creates and deletes one task of each template.
+    Creates and deletes one task of each template, and fills a slot of those that have some.
     """
     from pool.check import mistakes, run_checks
     from pool.clock import SystemClock

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Final, TypeVar
 
 from pool.clock import Clock
@@ -478,9 +478,3 @@ class Carriers:
 
 
 _COUNTED: Final = tuple(field.name for field in fields(CarriersReport))
-
-
-def one_slot(template: Template) -> Template:
-    """Return the template with one slot a task."""
-    assert template.slots is not None
-    return replace(template, slots=replace(template.slots, per_task=1))

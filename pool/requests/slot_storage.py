@@ -73,6 +73,10 @@ class SlotStorage:
         above it has to exist."""
         self._backend.mark()
 
+    def unmark(self) -> None:
+        """Delete the marker, where the storage has proved to be another place than CVAT's."""
+        self._backend.unmark()
+
     def require(self) -> None:
         """Raise SlotStorageUnavailable where the marker is missing."""
         self._backend.require()
@@ -118,6 +122,8 @@ class _Backend(Protocol):
     """One kind of storage; the methods are those of :class:`SlotStorage`."""
 
     def mark(self) -> None: ...
+
+    def unmark(self) -> None: ...
 
     def require(self) -> None: ...
 
@@ -174,6 +180,10 @@ class _Folder:
                 if not _has_marker(root):
                     _put(root, MARKER, _MARKER_TEXT)
                     os.fsync(root)
+
+    def unmark(self) -> None:
+        with self._reported(), self._marked() as root:
+            os.unlink(MARKER, dir_fd=root)
 
     def require(self) -> None:
         with self._reported(), self._marked():
@@ -354,6 +364,9 @@ class _Bucket:
 
     def mark(self) -> None:
         self.write([MARKER], _MARKER_TEXT)
+
+    def unmark(self) -> None:
+        self.delete([MARKER])
 
     def require(self) -> None:
         try:

@@ -29,10 +29,9 @@ from support.waiting import PATIENCE
 
 from pool.config.settings import ImportSettings, PoolSettings, Template
 from pool.cvat import CvatClient
-from pool.errors import LeaseEnded
 from pool.maintenance.carriers import FILE_GRACE, LOOK_EVERY
 from pool.maintenance.reconcile_rules import stuck_after
-from pool.model import LeaseState, Levels, Outcome, PooledTask, SlotState
+from pool.model import Levels, Outcome, PooledTask, SlotState
 from pool.requests.slot_storage import MARKER
 from pool.simulator import OrganizationSettings, SimulatorServer
 from pool.store import Store, open_store
@@ -376,29 +375,6 @@ def test_slots_that_grow_old_go_with_their_carrier(world: World) -> None:
     world.later(POOL.max_age, "retirement", "carriers", "delete")
     assert len(world.http.listed("tasks")) == 1, "one at a time, since min_size are to be there"
     assert world.levels() == {"warm": 3}
-
-
-# --- Leased ---------------------------------------------------------------------------------------
-
-
-def test_a_slot_that_is_given_back_is_warm_again(world: World) -> None:
-    pool = world.daemon.pool
-    lease = pool.acquire("camera")
-    assert lease.outcome is Outcome.HIT and lease.task_id == world.carriers[0].task_id
-    world.daemon.run("leases")
-    pool.release(lease)
-    assert warm_slots(world.daemon.process) == 6
-    with pytest.raises(LeaseEnded):
-        pool.release(lease)
-
-
-def test_a_slot_whose_lease_has_expired_is_warm_again(world: World) -> None:
-    lease = world.daemon.pool.acquire("camera", ttl=60.0)
-    world.later(61.0, "leases", "lease_expiry")
-    record = world.store.lease(lease.id)
-    assert record is not None and record.state is LeaseState.EXPIRED
-    assert warm_slots(world.daemon.process) == 6
-    assert world.is_there(world.carriers[0])
 
 
 def test_after_an_unclean_stop_slots_wait_for_a_look_at_their_carriers(world: World) -> None:
