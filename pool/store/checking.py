@@ -30,7 +30,19 @@ _WRONG: Final = {
     "several rows stand for the task of CVAT": """
         SELECT task_id FROM tasks
         WHERE task_id IS NOT NULL AND state IN ('warm', 'leased', 'importing', 'ready')
+          AND carrier_id IS NULL
         GROUP BY task_id HAVING COUNT(*) > 1
+    """,
+    "several slots stand for the job of CVAT": """
+        SELECT job_id FROM slots GROUP BY job_id HAVING COUNT(*) > 1
+    """,
+    "several slots have the data of the request": """
+        SELECT request_id FROM slots WHERE request_id IS NOT NULL
+        GROUP BY request_id HAVING COUNT(*) > 1
+    """,
+    "the slot is filled, and its request is not ready": """
+        SELECT slots.id FROM slots JOIN requests ON requests.id = slots.request_id
+        WHERE requests.state <> 'ready'
     """,
     "the request and its import are not in the same state": """
         SELECT requests.id FROM requests JOIN imports ON imports.id = requests.import_id

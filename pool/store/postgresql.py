@@ -262,7 +262,8 @@ class PostgresConnection(Connection):
                 f"""
                 SELECT COUNT(*) FROM {table}
                 WHERE {column} IS NOT NULL
-                  AND NOT EXISTS (SELECT 1 FROM {other} WHERE {other}.id = {table}.{column})
+                  AND NOT EXISTS (SELECT 1 FROM {other} AS target
+                                  WHERE target.id = {table}.{column})
                 """
             )
             if lost:

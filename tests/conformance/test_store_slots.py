@@ -20,6 +20,7 @@ from pool.model import (
     new_id,
 )
 from pool.store import LOOKS, CreateLimit, Store
+from pool.store.checking import check_store
 
 SETTINGS = {"storage": "file:///mnt/share", "format": "jpg"}
 
@@ -290,3 +291,31 @@ def test_a_stream_takes_no_carrier_of_which_a_slot_was_handed_out(store: Store) 
     fill_next(store)
     assert store.use_stream(TEMPLATE, "camera 7", FINGERPRINT, now=NOW) is None
     assert store.streams() == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        ("", ""),
+        ("UPDATE slots SET job_id = 500", "several slots stand for the job of CVAT: 500"),
+        (
+            "UPDATE slots SET request_id = (SELECT MAX(request_id) FROM slots)",
+            "several slots have the data of the request",
+        ),
+        (
+            "UPDATE requests SET state = 'importing'",
+            "the slot is filled, and its request is not ready",
+        ),
+    ],
+)
+def test_slots_that_contradict_each_other(store: Store, damage: str, problem: str) -> None:
+    make_carrier(store, 2)
+    fill_next(store)
+    if damage:
+        with store.connections.writing() as db:
+            db.changed(damage)
+    problems = check_store(store.connections).problems
+    if damage:
+        assert any(problem in each for each in problems), problems
+    else:
+        assert problems == ()
