@@ -46,6 +46,7 @@ from pool.errors import (
     Unauthorized,
     UnknownLease,
     UnknownRequest,
+    UnknownStream,
     UnknownTemplate,
     WaitTimeout,
 )
@@ -65,7 +66,7 @@ if TYPE_CHECKING:
         RequestState,
         TaskState,
     )
-    from pool.status import Status, TemplateStatus
+    from pool.status import Status, StreamStatus, TemplateStatus
     from pool.taskpool import TaskPool
 
 __version__ = VERSION
@@ -114,6 +115,7 @@ __all__ = [
     "SpoolFull",
     "Status",
     "StoreError",
+    "StreamStatus",
     "TaskGone",
     "TaskPool",
     "TaskState",
@@ -125,6 +127,7 @@ __all__ = [
     "Unauthorized",
     "UnknownLease",
     "UnknownRequest",
+    "UnknownStream",
     "UnknownTemplate",
     "WaitTimeout",
     "__version__",
@@ -149,6 +152,7 @@ _LAZY = {
     "RequestState": "pool.model",
     "RequestWarning": "pool.model",
     "Status": "pool.status",
+    "StreamStatus": "pool.status",
     "TaskPool": "pool.taskpool",
     "TaskState": "pool.model",
     "TemplateStatus": "pool.status",

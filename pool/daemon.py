@@ -37,6 +37,7 @@ from pool.maintenance.reload import Reload
 from pool.maintenance.retirement import Retirement
 from pool.maintenance.scheduler import Scheduler
 from pool.maintenance.server_probe import ServerProbe
+from pool.maintenance.stream_expiry import StreamExpiry
 from pool.model import ConfigRecord, Event, RequestRecord
 from pool.observability.observation import Observation
 from pool.process import Process
@@ -331,6 +332,7 @@ class Maintenance:
         )
         retirement = Retirement(store, templates, clock=clock)
         lease_expiry = LeaseExpiry(store, cvat, templates, clock=clock)
+        stream_expiry = StreamExpiry(store, templates, clock=clock)
         deletion = Deletion(store, cvat, owner=process.owner, clock=clock)
         cleanup = Cleanup(store, process.spool, keep=settings.store.keep_finished, clock=clock)
         carriers = Carriers(
@@ -356,6 +358,7 @@ class Maintenance:
         add("carriers", carriers.run_once)
         add("retirement", retirement.run_once)
         add("lease_expiry", lease_expiry.run_once)
+        add("stream_expiry", stream_expiry.run_once)
         add("refill", self.refill.run_once, every=settings.daemon.tick)
         add("reload", self._follow_configuration)
         add("adopt", process.recovery.adopt)

@@ -81,6 +81,13 @@ class UnknownRequest(InputError):
     status = 404
 
 
+class UnknownStream(InputError):
+    """No stream of that name is open."""
+
+    code = "unknown-stream"
+    status = 404
+
+
 class LeaseInUse(PoolError):
     """The lease cannot be given back, since its task has been touched."""
 

@@ -141,6 +141,39 @@ class TemplateStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StreamStatus:
+    """A stream that is open: requests whose jobs follow each other in the same tasks."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = described(
+        template="street-scenes",
+        name="camera 7",
+        opened_at="2026-01-01T12:00:00.123Z",
+        used_at="2026-01-01T12:31:07.456Z",
+        tasks=2,
+        task_id=42,
+        url="http://localhost:8080/tasks/42",
+        filled=12,
+        slots=50,
+    )
+
+    template: str
+    name: str
+    opened_at: Time
+    used_at: Time
+    """When a request last asked for a place in it; unused for long, it is closed."""
+    tasks: int
+    """How many tasks it has had."""
+    task_id: int | None
+    """CVAT's id of the latest one, into which the next request goes."""
+    url: str | None
+    """The page of that task."""
+    filled: int
+    """How many of the slots of that task are filled."""
+    slots: int
+    """How many slots that task has."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Status:
     """What the pool looks like now."""
 

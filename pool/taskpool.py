@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
@@ -17,6 +18,7 @@ from pool.config.arguments import (
     check_priority,
     check_stream,
     check_task_name,
+    check_template,
     check_timeout,
     check_ttl,
 )
@@ -40,10 +42,12 @@ from pool.errors import (
     TooLate,
     UnknownLease,
     UnknownRequest,
+    UnknownStream,
     WaitTimeout,
 )
 from pool.handles import Lease, Request, when
 from pool.maintenance.retirement import DRAINED
+from pool.maintenance.stream_expiry import CLOSED
 from pool.model import (
     Assignee,
     Event,
@@ -62,7 +66,7 @@ from pool.observability.status import read_status
 from pool.process import Process
 from pool.requests.breaker import SERVER
 from pool.requests.results import Result, read_lease, result_of
-from pool.status import Status
+from pool.status import Status, StreamStatus
 from pool.store import NewRequest, Store
 
 
@@ -469,6 +473,43 @@ class TaskPool:
         self.store.prewarm(
             Prewarm(template=chosen.name, size=count, since=now, until=now + duration)
         )
+
+    def streams(self, template: str | None = None) -> list[StreamStatus]:
+        """Return the streams that are open, of one template or of all; reads the store only.
+
+        :raises UnknownTemplate: the configuration has no such template.
+        """
+        found = self.store.streams(template=None if template is None else check_template(template))
+        if template is not None and not found:
+            self.process.template(template)
+        return [
+            StreamStatus(
+                template=each.stream.template,
+                name=each.stream.name,
+                opened_at=datetime.fromtimestamp(each.stream.opened_at, UTC),
+                used_at=datetime.fromtimestamp(each.stream.last_at, UTC),
+                tasks=each.stream.carriers,
+                task_id=each.task_id,
+                url=None if each.task_id is None else self.task_url(each.task_id),
+                filled=each.filled,
+                slots=each.slots,
+            )
+            for each in found
+        ]
+
+    def close_stream(self, template: str, name: str) -> None:
+        """Close a stream: what is left of its task is filled no more, and put out of the
+        annotators' way. A later request of the same name opens another, in a task of its own.
+
+        :raises UnknownStream: none of that name is open.
+        :raises UnknownTemplate: the configuration has no such template.
+        """
+        stream = self.store.stream(check_template(template), check_stream(name) or "")
+        if stream is None:
+            self.process.template(template)
+        elif self.store.close_stream(stream.id, reason=CLOSED, now=self.clock.now()):
+            return
+        raise UnknownStream(f"{name!r} of template {template!r}")
 
     def status(self) -> Status:
         """Return levels, demand and troubles of all templates; reads the store only."""

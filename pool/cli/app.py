@@ -20,6 +20,7 @@ from pool.cli.run import check, run
 from pool.cli.simulator import demo, simulator
 from pool.cli.status import status
 from pool.cli.store import store
+from pool.cli.streams import streams
 from pool.cli.template import drain, pause, prewarm, resume, tune
 from pool.cli.webhook import webhook
 from pool.errors import EXIT_FAILED, ConfigError, PoolError
@@ -92,7 +93,7 @@ def _common(
 
 
 for command in (
-    *(demo, run, check, get, lease, release, cancel, erase, status),
+    *(demo, run, check, get, lease, release, cancel, erase, streams, status),
     *(pause, resume, drain, prewarm, reconcile, tune, simulator, bench, docs),
 ):
     app.command()(command)

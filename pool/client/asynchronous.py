@@ -8,6 +8,7 @@ import secrets
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack
+from urllib.parse import urlencode
 
 from pool.client.events import EventStream
 from pool.client.parse import (
@@ -17,6 +18,7 @@ from pool.client.parse import (
     parse_request,
     parse_retired,
     parse_status,
+    parse_streams,
 )
 from pool.client.transport import AsyncProgress, Call, Sleep, Transport, body_of
 from pool.clock import Clock, SystemClock
@@ -33,7 +35,14 @@ from pool.config.arguments import (
     check_ttl,
 )
 from pool.config.source import Data, Files, Upload, build_upload
-from pool.errors import LeaseEnded, TooLate, UnknownLease, UnknownRequest, WaitTimeout
+from pool.errors import (
+    LeaseEnded,
+    TooLate,
+    UnknownLease,
+    UnknownRequest,
+    UnknownStream,
+    WaitTimeout,
+)
 from pool.handles import LeaseHandle, RequestHandle, error_of
 from pool.model import (
     Assignee,
@@ -45,12 +54,10 @@ from pool.model import (
     RequestState,
     RequestWarning,
 )
-from pool.status import Status
+from pool.status import Status, StreamStatus
 
 if TYPE_CHECKING:
     import httpx
-
-    from pool.status import Status
 
 T = TypeVar("T")
 
@@ -317,6 +324,20 @@ class AsyncRemotePool:
         path = f"{check_template(template)}/prewarm"
         await self._control(path, {"count": count, "seconds": seconds})
 
+    async def streams(self, template: str | None = None) -> list[StreamStatus]:
+        """As :meth:`pool.TaskPool.streams`."""
+        query = {} if template is None else {"template": check_template(template)}
+        call = Call(method="GET", path=_streams_path(query))
+        return parse_streams(await self._transport.call(call))
+
+    async def close_stream(self, template: str, name: str) -> None:
+        """As :meth:`pool.TaskPool.close_stream`."""
+        query = {"template": check_template(template), "name": check_stream(name) or ""}
+        answer = await self._transport.answer(Call(method="DELETE", path=_streams_path(query)))
+        # An earlier attempt whose answer was lost may have closed it.
+        if answer.error and not (isinstance(answer.error, UnknownStream) and answer.doubtful):
+            raise answer.error
+
     async def status(self) -> Status:
         """As :meth:`pool.TaskPool.status`."""
         call = Call(method="GET", path="/v1/templates")
@@ -514,6 +535,10 @@ def _key_header(key: str | None) -> dict[str, str]:
 
 def _lease_path(lease_id: str) -> str:
     return f"/v1/leases/{check_id(lease_id, UnknownLease)}"
+
+
+def _streams_path(query: Mapping[str, str]) -> str:
+    return f"/v1/streams?{urlencode(query)}" if query else "/v1/streams"
 
 
 def _request_path(request_id: str) -> str:

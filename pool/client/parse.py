@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 from pool.clock import parse_time
 from pool.errors import PoolError, UnknownLease, kind_of_error
 from pool.model import Event, Job, LeaseState, Outcome, RequestRecord, RequestWarning
-from pool.status import Status, TemplateStatus
+from pool.status import Status, StreamStatus, TemplateStatus
 
 T = TypeVar("T")
 
@@ -96,6 +96,12 @@ def parse_status(document: Mapping[str, Any]) -> Status:
     with understood():
         rows = tuple(_record(TemplateStatus, each) for each in document["templates"])
         return _record(Status, {**document, "templates": rows})
+
+
+def parse_streams(document: Mapping[str, Any]) -> list[StreamStatus]:
+    """Return the streams in a document."""
+    with understood():
+        return [_record(StreamStatus, each) for each in document["items"]]
 
 
 def parse_retired(document: Mapping[str, Any]) -> int:

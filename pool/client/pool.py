@@ -237,6 +237,8 @@ class RemotePool:
     resume = _awaited(AsyncRemotePool.resume)
     drain = _awaited(AsyncRemotePool.drain)
     prewarm = _awaited(AsyncRemotePool.prewarm)
+    streams = _awaited(AsyncRemotePool.streams)
+    close_stream = _awaited(AsyncRemotePool.close_stream)
     status = _awaited(AsyncRemotePool.status)
 
     # --- Events -----------------------------------------------------------------------------------

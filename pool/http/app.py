@@ -15,6 +15,7 @@ from pool.http import (
     page,
     problems,
     requests,
+    streams,
     templates,
     webhooks,
 )
@@ -87,7 +88,7 @@ def create_app(
     app.add_middleware(AccessControl, tokens=tokens)
     app.add_middleware(CallLog, on_answer=observation.metrics.answered)
     # Not by include_router(): FastAPI looks at every call whether an included router has changed.
-    for part in (leases, requests, templates, events, observability, webhooks, page):
+    for part in (leases, requests, streams, templates, events, observability, webhooks, page):
         app.router.routes.extend(part.router.routes)
     openapi.describe(app)
     return app

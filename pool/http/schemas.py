@@ -53,7 +53,7 @@ from pool.model import (
     RequestRecord,
     RequestState,
 )
-from pool.status import TEMPLATE_EXAMPLE, TemplateStatus, Time, described
+from pool.status import TEMPLATE_EXAMPLE, StreamStatus, TemplateStatus, Time, described
 
 AnyBody = TypeVar("AnyBody", bound=BaseModel)
 #: Returns the address of a task's page, by CVAT's id of the task.
@@ -535,6 +535,12 @@ class RequestPage(_Answer):
     items: list[Request]
     next_cursor: str | None
     """The cursor of the next page; null on the last one."""
+
+
+class StreamList(_Answer):
+    """The streams that are open."""
+
+    items: list[StreamStatus]
 
 
 @dataclass(frozen=True, kw_only=True)

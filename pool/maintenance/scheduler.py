@@ -34,6 +34,7 @@ INTERVALS: dict[str, float] = {
     "carriers": 15.0,
     "lease_expiry": 15.0,
     "retirement": 15.0,
+    "stream_expiry": 15.0,
     "cleanup": 600.0,
     "probe": 600.0,
 }

@@ -23,6 +23,7 @@ from pool.store.records import (
     NewMember,
     NewRequest,
     Opened,
+    OpenStream,
     Page,
     Unserved,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "NewLease",
     "NewMember",
     "NewRequest",
+    "OpenStream",
     "Opened",
     "Page",
     "Store",

@@ -150,6 +150,17 @@ class Page:
     next_cursor: str | None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenStream:
+    """A stream that is open, with CVAT's id of its latest task, how many slots that has, and how
+    many of these are filled."""
+
+    stream: Stream
+    task_id: int | None
+    slots: int
+    filled: int
+
+
 # --- Rows as records ------------------------------------------------------------------------------
 
 

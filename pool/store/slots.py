@@ -10,12 +10,21 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-from pool.model import Carrier, Job, PooledTask, Slot, Stream, TaskState, new_id
+from pool.model import (
+    STREAM_FINGERPRINT,
+    Carrier,
+    Job,
+    PooledTask,
+    Slot,
+    Stream,
+    TaskState,
+    new_id,
+)
 from pool.store.connections import Connected, Connection
 from pool.store.demand import learn_lead_time
 from pool.store.handout import as_json, give_to_waiting
 from pool.store.imports import FINAL_GRACE, complete_slot
-from pool.store.records import select, text
+from pool.store.records import OpenStream, columns_of, record_of, select, text
 from pool.store.schema import DOOMED
 
 #: Seconds after a slot was shown, at which its carrier is looked at again: people's pages write old
@@ -432,25 +441,20 @@ class Slots(Connected):
     ) -> Stream | None:
         """Return the open stream of that name, opened now where there is none, with a carrier that
         has a warm slot: the oldest of the template none of whose slots was handed out yet becomes
-        the stream's own when it has none, or its last slot is used. None where there is no such
-        carrier."""
+        the stream's own when it has none, its last slot is used, or the template has changed since.
+        None where there is no such carrier."""
         with self.connections.writing() as db:
-            stream = next(
-                iter(
-                    _streams(
-                        db,
-                        "WHERE template = :template AND name = :name AND closed_at IS NULL",
-                        template=template,
-                        name=text(name),
-                    )
-                ),
-                None,
-            )
+            stream = _open_stream(db, template, name)
             if stream is not None and _has_warm(db, stream):
-                db.changed(
-                    "UPDATE streams SET last_at = :now WHERE id = :id", id=stream.id, now=now
+                made_by = db.one(
+                    "SELECT fingerprint FROM tasks WHERE id = :id", id=stream.carrier_id
                 )
-                return stream
+                if made_by is not None and made_by[0] == fingerprint:
+                    db.changed(
+                        "UPDATE streams SET last_at = :now WHERE id = :id", id=stream.id, now=now
+                    )
+                    return stream
+                _retire_warm(db, stream, reason="the template has changed", now=now)
             whole = db.one(
                 f"""
                 SELECT carrier_id FROM (
@@ -511,21 +515,34 @@ class Slots(Connected):
             _title(db, whole[0], stream.title, now=now)
             return stream
 
-    def streams(self, *, closed: bool = False, limit: int = 1000) -> Sequence[Stream]:
-        """Return the streams that are open, with ``closed`` the others too, the newest first."""
+    def streams(self, *, template: str | None = None) -> Sequence[OpenStream]:
+        """Return the streams that are open, of one template or of all, by template and name."""
         with self.connections.reading() as db:
-            which = "" if closed else "WHERE closed_at IS NULL"
-            return _streams(db, f"{which} ORDER BY opened_at DESC LIMIT :limit", limit=limit)
-
-    def idle_streams(self, template: str, *, before: float) -> Sequence[Stream]:
-        """Return the open streams of a template that no request has used since a moment."""
-        with self.connections.reading() as db:
-            return _streams(
-                db,
-                "WHERE template = :template AND closed_at IS NULL AND last_at < :before",
+            found = db.rows(
+                f"""
+                SELECT {columns_of(Stream, "streams")}, carriers.task_id,
+                       COALESCE(carriers.slots, 0),
+                       (SELECT COUNT(*) FROM tasks {db.using("tasks_of_carrier")}
+                        WHERE carrier_id = streams.carrier_id AND state = 'ready')
+                FROM streams {db.using("streams_open")}
+                LEFT JOIN tasks AS carriers ON carriers.id = streams.carrier_id
+                WHERE closed_at IS NULL
+                  {"" if template is None else "AND streams.template = :template"}
+                ORDER BY streams.template, streams.name
+                """,
                 template=template,
-                before=before,
             )
+        return [
+            OpenStream(
+                stream=record_of(Stream, row[:-3]), task_id=row[-3], slots=row[-2], filled=row[-1]
+            )
+            for row in found
+        ]
+
+    def stream(self, template: str, name: str) -> Stream | None:
+        """Return the open stream of that name."""
+        with self.connections.reading() as db:
+            return _open_stream(db, template, name)
 
     def close_stream(self, stream_id: str, *, reason: str, now: float) -> bool:
         """Close a stream: its slots that are warm still are ``RETIRED``. False when it is closed
@@ -537,18 +554,28 @@ class Slots(Connected):
                 now=now,
             ):
                 return False
-            stream = _streams(db, "WHERE id = :id", id=stream_id)[0]
-            db.changed(
-                """
+            _retire_warm(
+                db, _streams(db, "WHERE id = :id", id=stream_id)[0], reason=reason, now=now
+            )
+            return True
+
+    def retire_of_closed_streams(self, *, reason: str, now: float) -> int:
+        """Retire warm slots whose stream is closed: they were given back since. Return how many."""
+        with self.connections.writing() as db:
+            return db.changed(
+                f"""
                 UPDATE tasks SET state = 'retired', reason = :reason, changed_at = :now
-                WHERE state = 'warm' AND template = :template AND fingerprint = :fingerprint
+                WHERE state = 'warm' AND seq IN (
+                    SELECT seq FROM tasks {db.using("tasks_warm")}
+                    WHERE state = 'warm' AND fingerprint LIKE '{STREAM_FINGERPRINT}%'
+                      AND NOT EXISTS (
+                        SELECT 1 FROM streams
+                        WHERE streams.id = SUBSTR(tasks.fingerprint, {len(STREAM_FINGERPRINT) + 1})
+                          AND streams.closed_at IS NULL))
                 """,
-                template=stream.template,
-                fingerprint=stream.fingerprint,
                 reason=text(reason),
                 now=now,
             )
-            return True
 
 
 # --- Parts of these and other transactions --------------------------------------------------------
@@ -708,6 +735,30 @@ def _slot(*row: Any) -> Slot:
         looks=looks,
         look_at=look_at,
     )
+
+
+def _retire_warm(db: Connection, stream: Stream, *, reason: str, now: float) -> None:
+    """Retire what is left of a stream's carrier."""
+    db.changed(
+        """
+        UPDATE tasks SET state = 'retired', reason = :reason, changed_at = :now
+        WHERE state = 'warm' AND template = :template AND fingerprint = :fingerprint
+        """,
+        template=stream.template,
+        fingerprint=stream.fingerprint,
+        reason=text(reason),
+        now=now,
+    )
+
+
+def _open_stream(db: Connection, template: str, name: str) -> Stream | None:
+    found = _streams(
+        db,
+        "WHERE template = :template AND name = :name AND closed_at IS NULL",
+        template=template,
+        name=text(name),
+    )
+    return found[0] if found else None
 
 
 def _streams(db: Connection, which: str, **wanted: Any) -> list[Stream]:

@@ -282,8 +282,63 @@ def test_a_stream_takes_whole_carriers_in_order(store: Store, count: int) -> Non
     assert not store.retired_slots(limit=9)
     assert store.close_stream(stream.id, reason="closed", now=NOW)
     assert len(store.retired_slots(limit=9)) == count - 1
-    assert store.streams() == [] and len(store.streams(closed=True)) == 1
+    assert store.streams() == [] and store.stream(TEMPLATE, "camera 7") is None
     assert not store.close_stream(stream.id, reason="closed", now=NOW)
+
+
+def test_the_open_streams_are_listed_with_their_tasks(store: Store) -> None:
+    make_carrier(store, 2)
+    make_carrier(store, 2, task_id=71, first_job=600)
+    for name in ("b", "a"):
+        stream = store.use_stream(TEMPLATE, name, FINGERPRINT, now=NOW)
+        assert stream is not None
+        opened = store.open_lease(wish(fingerprint=stream.fingerprint), request=data(), now=NOW)
+        assert opened.task is not None
+        if name == "b":
+            store.fill_slot(opened.task.id, ["pool/0000.jpg"], now=NOW)
+    found = store.streams(template=TEMPLATE)
+    assert [(each.stream.name, each.task_id) for each in found] == [("a", 71), ("b", 70)]
+    assert [(each.filled, each.slots) for each in found] == [(0, 2), (1, 2)]
+    assert store.streams() == found and store.streams(template="other") == []
+    assert store.stream(TEMPLATE, "a") == found[0].stream
+    assert store.stream("other", "a") is store.stream(TEMPLATE, "c") is None
+
+
+def test_a_stream_leaves_a_carrier_of_its_template_as_it_was(store: Store) -> None:
+    make_carrier(store, 3)
+    stream = store.use_stream(TEMPLATE, "camera 7", FINGERPRINT, now=NOW)
+    assert stream is not None
+    assert store.use_stream(TEMPLATE, "camera 7", "new", now=NOW) is None
+    assert len(store.retired_slots(limit=9)) == 3
+    store.begin_create(
+        "c",
+        TEMPLATE,
+        "new",
+        slots=1,
+        limit=CreateLimit(capacity=99, concurrency=9),
+        owner="me",
+        now=NOW,
+    )
+    store.record_created("c", task_id=71, now=NOW)
+    store.begin_carrier("c", SETTINGS, now=NOW)
+    store.finish_carrier("c", [Job(id=9, url="u", start_frame=0, stop_frame=0)], now=NOW)
+    again = store.use_stream(TEMPLATE, "camera 7", "new", now=NOW)
+    assert again is not None and (again.id, again.title) == (stream.id, "camera 7 (2)")
+
+
+def test_a_slot_that_is_given_back_after_its_stream_has_closed_is_retired(store: Store) -> None:
+    make_carrier(store, 2)
+    closed = store.use_stream(TEMPLATE, "camera 7", FINGERPRINT, now=NOW)
+    make_carrier(store, 2, task_id=71, first_job=600)
+    store.use_stream(TEMPLATE, "camera 8", FINGERPRINT, now=NOW)
+    assert closed is not None
+    lease = store.open_lease(wish(fingerprint=closed.fingerprint), now=NOW).lease
+    store.close_stream(closed.id, reason="closed", now=NOW)
+    assert len(store.retired_slots(limit=9)) == 1
+    store.give_back(lease.id, now=NOW)
+    assert store.retire_of_closed_streams(reason="closed", now=NOW) == 1
+    assert store.retire_of_closed_streams(reason="closed", now=NOW) == 0
+    assert len(store.retired_slots(limit=9)) == 2
 
 
 def test_a_stream_takes_no_carrier_of_which_a_slot_was_handed_out(store: Store) -> None:

@@ -53,6 +53,8 @@ def test_it_has_the_routes_of_the_design(checker: Checker) -> None:
         "GET /v1/requests",
         "GET /v1/requests/{request_id}",
         "DELETE /v1/requests/{request_id}",
+        "GET /v1/streams",
+        "DELETE /v1/streams",
         "GET /v1/events",
         "GET /v1/templates",
         "POST /v1/templates/{name}/pause",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -17,6 +19,7 @@ from support.commands import cvat_pool
 from support.pools import HERE, REMOTE, opened
 from support.slots import (
     COLOURS,
+    carriers_of,
     colour_of,
     picture_of,
     slot_daemon,
@@ -24,10 +27,13 @@ from support.slots import (
     slot_template,
     wait_for_slots,
 )
+from support.waiting import wait_until
 
-from pool import IdempotencyConflict, InputError, Placed
+from pool import IdempotencyConflict, InputError, Placed, UnknownStream, UnknownTemplate
 from pool.config.settings import PoolSettings, Template
 from pool.daemon import Daemon
+from pool.maintenance.stream_expiry import IDLE
+from pool.model import SlotState
 from pool.simulator import SimulatorServer
 
 #: Slots of a task.
@@ -82,6 +88,12 @@ def place_of(request: Any) -> tuple[int, int]:
     return request.task_id, job.start_frame
 
 
+def carrier_of(daemon: Daemon, task_id: int) -> str:
+    """Our id of a task of slots."""
+    (found,) = [each.id for each in carriers_of(daemon.process.store) if each.task_id == task_id]
+    return found
+
+
 # --- Into the same task ---------------------------------------------------------------------------
 
 
@@ -128,6 +140,60 @@ def test_what_does_not_fit_goes_the_ordinary_way(caller: Any, stream: str) -> No
     assert request.placed in (Placed.TASK, Placed.GROUP)
     assert "65x48" in request.no_slot
     assert request.stream == stream
+
+
+# --- Which are open, and their end ----------------------------------------------------------------
+
+
+def test_a_stream_is_listed_until_it_is_closed(caller: Any, daemon: Daemon, stream: str) -> None:
+    requests = [append(caller, stream) for _ in range(2)]
+    ((task_id, _), _) = map(place_of, requests)
+    (found,) = [each for each in caller.streams("camera") if each.name == stream]
+    assert found in caller.streams()
+    assert (found.template, found.task_id, found.tasks) == ("camera", task_id, 1)
+    assert found.url.endswith(f"/tasks/{task_id}")
+    assert (found.filled, found.slots) == (2, SLOTS)
+    assert found.opened_at <= found.used_at <= datetime.now(UTC)
+    caller.close_stream("camera", stream)
+    assert stream not in {each.name for each in caller.streams()}
+    with pytest.raises(UnknownStream, match=re.escape(stream)):
+        caller.close_stream("camera", stream)
+    assert place_of(append(caller, stream))[0] != task_id, "it is another one"
+    assert all(request.jobs() for request in requests)
+    rows = daemon.process.store.slots_of(carrier_of(daemon, task_id))
+    assert [row.filled for row in rows] == [1, 1, 0]
+    assert SlotState.of(rows[2].state) is SlotState.RETIRED
+
+
+def test_a_stream_that_is_not_open(caller: Any, stream: str) -> None:
+    for name in (stream, "a/b?c&d=e", ".."):
+        with pytest.raises(UnknownStream):
+            caller.close_stream("camera", name)
+    with pytest.raises(UnknownTemplate, match="there is camera"):
+        caller.close_stream("camara", stream)
+    with pytest.raises(UnknownTemplate, match="there is camera"):
+        caller.streams("camara")
+    with pytest.raises(InputError, match="the name of a stream"):
+        caller.close_stream("camera", "camera\n7")
+
+
+def test_an_idle_stream_is_closed(server: SimulatorServer, store_url: str) -> None:
+    pool = PoolSettings(min_size=SLOTS, max_size=9 * SLOTS, max_wait=20.0)
+    template = slot_template(server.share, pool=pool, slots={"stream_idle": 0.5})
+    with slot_daemon(server, store_url, template) as daemon, opened(HERE, daemon) as pool:
+        wait_for_slots(daemon.process, SLOTS)
+        kept = append(pool, "camera 7")
+        assert [each.name for each in pool.streams()] == ["camera 7"]
+
+        def closed() -> bool:
+            assert daemon.maintenance is not None
+            daemon.maintenance.scheduler.wake("stream_expiry")
+            return not pool.streams()
+
+        wait_until(daemon.process.store, closed)
+        store = daemon.process.store
+        rows = [store.task(slot.id) for slot in store.slots_of(carrier_of(daemon, kept.task_id))]
+        assert [row and row.reason for row in rows] == ["", IDLE, IDLE]
 
 
 # --- What is refused ------------------------------------------------------------------------------
@@ -188,3 +254,27 @@ def test_from_the_command_line(daemon: Daemon, stream: str, tmp_path: Path) -> N
     assert (first["stream"], first["placed"]) == (stream, "slot")
     assert first["task_id"] == second["task_id"]
     assert [each["jobs"][0]["start_frame"] for each in (first, second)] == [0, 1]
+
+
+def test_the_streams_from_the_command_line(daemon: Daemon, stream: str, tmp_path: Path) -> None:
+    wait_for_slots(daemon.process, SLOTS)
+
+    def streams(*arguments: str) -> Any:
+        return cvat_pool("streams", *arguments, cwd=tmp_path, POOL_SERVER=daemon.url, COLUMNS="80")
+
+    with opened(HERE, daemon) as pool:
+        name = stream.ljust(150, "x")
+        task_id, _ = place_of(append(pool, name))
+    headings, *lines = streams("camera").stdout.splitlines()
+    assert headings.split() == ["stream", "template", "task", "filled", "last", "used"]
+    assert all(len(line) <= 80 for line in lines)
+    (line,) = [line for line in lines if f"  {task_id}  " in line]
+    assert line.startswith("camera of test") and f"  1/{SLOTS}  " in line
+    (document,) = [each for each in json.loads(streams("--json").stdout) if each["name"] == name]
+    assert (document["task_id"], document["tasks"], document["slots"]) == (task_id, 1, SLOTS)
+    closed = streams("camera", "--close", name)
+    assert (closed.returncode, closed.stdout, closed.stderr) == (0, "", "")
+    again = streams("camera", "--close", name)
+    assert again.returncode == 2 and "No stream of that name is open" in again.stderr
+    assert "name the template" in streams("--close", name).stderr
+    assert streams("plain").stdout == "no stream is open\n"

@@ -1,0 +1,54 @@
+"""``/v1/streams``: requests whose jobs follow each other in the same tasks."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from pool import errors
+from pool.config.arguments import LONGEST_STREAM
+from pool.http import openapi
+from pool.http.context import state_of
+from pool.http.schemas import LONGEST_TEMPLATE, StreamList
+
+router = APIRouter(prefix="/v1/streams", tags=["streams"], responses=openapi.PROTECTED)
+
+
+@router.get(
+    "",
+    summary="List the streams that are open",
+    response_description="By template and name",
+    responses=openapi.problems(errors.UnknownTemplate, errors.InputError),
+)
+async def list_streams(
+    request: Request,
+    template: Annotated[
+        str | None,
+        Query(description="Only those of this template", max_length=LONGEST_TEMPLATE),
+    ] = None,
+) -> StreamList:
+    """A stream opens with its first request: `POST /v1/requests` with a `stream`."""
+    state = state_of(request)
+    return StreamList(items=await state.workers.store(state.pool.streams, template))
+
+
+@router.delete(
+    "",
+    status_code=204,
+    response_class=Response,
+    summary="Close a stream",
+    response_description="The stream is closed",
+    responses=openapi.problems(errors.UnknownStream, errors.UnknownTemplate, errors.InputError),
+)
+async def close_stream(
+    request: Request,
+    template: Annotated[str, Query(max_length=LONGEST_TEMPLATE)],
+    name: Annotated[
+        str, Query(max_length=LONGEST_STREAM, description="The stream's name, such as camera 7")
+    ],
+) -> None:
+    """What is left of its task is filled no more. A later request of the same name opens another,
+    in a task of its own."""
+    state = state_of(request)
+    await state.workers.store(state.pool.close_stream, template, name)
