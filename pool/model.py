@@ -526,6 +526,16 @@ class Slot:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SlotLevels:
+    """How full the carriers of a template are that have warm or leased slots: how many these are,
+    and how many of their slots are filled, and retired."""
+
+    carriers: int = 0
+    filled: int = 0
+    retired: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Stream:
     """Requests whose jobs follow each other in the same CVAT tasks, for as long as it is open.
 

@@ -63,6 +63,9 @@ TEMPLATE_EXAMPLE: Final[dict[str, Any]] = {
     "leased": 0,
     "importing": 1,
     "deleting": 0,
+    "carriers": 0,
+    "slots_filled": 0,
+    "slots_retired": 0,
     "waiting": 0,
     "queued": 0,
     "queued_interactive": 0,
@@ -96,12 +99,18 @@ class TemplateStatus:
 
     name: str
     target: int
-    """The number of tasks to keep warm."""
+    """The number of tasks, or of slots, to keep warm."""
     warm: int
     creating: int
     leased: int
     importing: int
     deleting: int
+    carriers: int
+    """Tasks whose jobs are slots, as long as any of these is warm or leased."""
+    slots_filled: int
+    """Slots of these tasks that hold data."""
+    slots_retired: int
+    """Those that never will."""
     waiting: int
     """Callers that wait for a task, and have no request queued."""
     queued: int

@@ -299,6 +299,12 @@ class _Reading:
                         f"does not go with {name} in CVAT",
                     )
         slots = self._slots(given["slots"], task, data, places) if "slots" in given else None
+        if slots is not None and slots.per_task > tables["pool"].max_size:
+            self._problem(
+                (*given["slots"][0], "per_task"),
+                f"per_task, {slots.per_task}, is above the pool's max_size, "
+                f"{tables['pool'].max_size}, which counts slots",
+            )
         return Template(
             name=name,
             labels=labels,

@@ -170,7 +170,14 @@ def _of_status(status: Status) -> Iterator[Metric]:
 
 #: The gauges of each template.
 _OF_TEMPLATE: Final[tuple[tuple[str, str, Callable[[TemplateStatus], float]], ...]] = (
-    ("target_tasks", "The number of tasks to keep warm.", lambda each: each.target),
+    ("target_tasks", "The number of tasks, or of slots, to keep warm.", lambda each: each.target),
+    (
+        "carriers",
+        "Tasks whose jobs are slots, as long as any of these is warm or leased.",
+        lambda each: each.carriers,
+    ),
+    ("slots_filled", "Slots of these tasks that hold data.", lambda each: each.slots_filled),
+    ("slots_retired", "Slots of these tasks that never will.", lambda each: each.slots_retired),
     (
         "lead_time_seconds",
         "Time that a create takes, from which the target is computed.",

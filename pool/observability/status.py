@@ -11,7 +11,7 @@ from typing import Final
 from pool.config.settings import Settings, Template
 from pool.handles import when
 from pool.maintenance.sizing import current_target
-from pool.model import Hold, Levels, Outcome, Priority, TaskState
+from pool.model import Hold, Levels, Outcome, Priority, SlotLevels, TaskState
 from pool.requests.breaker import SERVER
 from pool.requests.concurrency import places_of
 from pool.status import Status, TemplateStatus, WaitReason, WebhookState
@@ -67,7 +67,7 @@ def _template_statuses(
     levels, hand_outs, queues = store.levels(), store.hand_outs(), store.queued_by_priority()
     sizes = store.group_sizes(since=now - LATELY, limit=MOST_IMPORTS)
     holds, paused, prewarms = store.holds(), store.paused(), store.prewarms()
-    webhooks = store.webhooks()
+    webhooks, slots = store.webhooks(), store.slot_levels()
 
     def status_of(name: str, template: Template) -> TemplateStatus:
         target = current_target(store, template, now=now)
@@ -76,6 +76,7 @@ def _template_statuses(
         queued = queues.get(name, {})
         grouped = template.importing.grouping == "auto"
         places = places_of(store, template.importing) if grouped else 0
+        filling = slots.get(name, SlotLevels())
         prewarm = prewarms.get(name)
         if prewarm is not None and not prewarm.active(now):
             prewarm = None
@@ -91,6 +92,9 @@ def _template_statuses(
             leased=tasks[TaskState.LEASED],
             importing=tasks[TaskState.IMPORTING],
             deleting=tasks[TaskState.RETIRED] + tasks[TaskState.FAILED] + tasks[TaskState.DELETING],
+            carriers=filling.carriers,
+            slots_filled=filling.filled,
+            slots_retired=filling.retired,
             waiting=store.waiting(name),
             queued=sum(queued.values()),
             queued_interactive=queued.get(Priority.INTERACTIVE, 0),
@@ -198,6 +202,8 @@ def notes(status: Status, *, now: float) -> tuple[str, ...]:
             found.append(f"{row.name}: at least {row.prewarm_size} warm until {until}")
         if row.waits_for is not WaitReason.NOTHING:
             found.append(f"{row.name}: {_queue(row, status.places_used)}")
+        if row.carriers:
+            found.append(f"{row.name}: {_slots(row)}")
         if max(row.group_sizes, default=0) > 1:
             found.append(
                 f"{row.name}: {fmean(row.group_sizes):.1f} requests an import in the last "
@@ -244,6 +250,19 @@ _WAITS_FOR: Final = {
     WaitReason.TURN: "their turn",
     WaitReason.DAEMON: "their process, or a daemon",
 }
+
+
+def _slots(row: TemplateStatus) -> str:
+    """Return how full the tasks of slots are."""
+    words = f"slots of {row.carriers} task{'' if row.carriers == 1 else 's'}: {row.warm} warm"
+    for what, count in (
+        ("leased", row.leased),
+        ("filled", row.slots_filled),
+        ("retired", row.slots_retired),
+    ):
+        if count:
+            words += f", {count} {what}"
+    return words
 
 
 def _queue(row: TemplateStatus, used: int) -> str:

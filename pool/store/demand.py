@@ -86,13 +86,14 @@ class DemandHistory(Connected):
 
     def create_times(self, template: str, *, since: float) -> Sequence[float]:
         """Return how many seconds the creates for a template's pool took that began after
-        ``since``, in ascending order."""
+        ``since``, in ascending order; those of carriers, how many for each slot."""
         with self.connections.reading() as db:
             found = db.rows(
                 """
-                SELECT warm_at - created_at AS took FROM tasks
+                SELECT (warm_at - created_at) / CASE WHEN slots > 0 THEN slots ELSE 1 END AS took
+                FROM tasks
                 WHERE template = :template AND created_at >= :since AND warm_at IS NOT NULL
-                  AND NOT cold
+                  AND NOT cold AND carrier_id IS NULL
                 ORDER BY took
                 """,
                 template=template,

@@ -16,6 +16,7 @@ from pool.model import (
     Job,
     PooledTask,
     Slot,
+    SlotLevels,
     Stream,
     TaskState,
     new_id,
@@ -25,7 +26,7 @@ from pool.store.demand import learn_lead_time
 from pool.store.handout import as_json, give_to_waiting
 from pool.store.imports import FINAL_GRACE, complete_slot
 from pool.store.records import OpenStream, columns_of, record_of, select, text
-from pool.store.schema import DOOMED
+from pool.store.schema import DOOMED, LIVE
 
 #: Seconds after a slot was shown, at which its carrier is looked at again: people's pages write old
 #: lists of hidden frames back.
@@ -71,7 +72,7 @@ class Slots(Connected):
         with self.connections.writing() as db:
             row = db.one(
                 """
-                UPDATE tasks SET state = 'ready', changed_at = :now
+                UPDATE tasks SET state = 'ready', warm_at = :now, changed_at = :now
                 WHERE id = :id AND state = 'creating'
                   AND EXISTS (SELECT 1 FROM carriers WHERE carriers.id = tasks.id)
                 RETURNING template, fingerprint, origin, name, task_id, owner
@@ -308,15 +309,26 @@ class Slots(Connected):
         with self.connections.reading() as db:
             return _slots(db, "WHERE slots.carrier_id = :id ORDER BY slots.position", id=carrier_id)
 
-    def slot_levels(self) -> Mapping[str, Mapping[TaskState, int]]:
-        """Return how many slots are in each state of their rows, by template."""
-        found: dict[str, dict[TaskState, int]] = {}
+    def slot_levels(self) -> Mapping[str, SlotLevels]:
+        """Return how full the carriers are that have warm or leased slots, by template. Costs the
+        same however many others there were."""
         with self.connections.reading() as db:
-            for template, state, count in db.rows(
-                f"SELECT tasks.template, tasks.state, COUNT(*) FROM {_SLOTS} GROUP BY 1, 2"
-            ):
-                found.setdefault(template, {})[TaskState(state)] = count
-        return found
+            found = db.rows(
+                f"""
+                SELECT template, COUNT(DISTINCT carrier_id),
+                       SUM(CASE WHEN state = 'ready' THEN 1 ELSE 0 END),
+                       SUM(CASE WHEN state IN ('failed', 'retired', 'deleted') THEN 1 ELSE 0 END)
+                FROM tasks {db.using("tasks_of_carrier")}
+                WHERE carrier_id IN (SELECT carrier_id FROM tasks {db.using("tasks_live")}
+                                     WHERE {LIVE} AND state IN ('warm', 'leased')
+                                       AND carrier_id IS NOT NULL)
+                GROUP BY template
+                """
+            )
+        return {
+            template: SlotLevels(carriers=carriers, filled=int(filled), retired=int(retired))
+            for template, carriers, filled, retired in found
+        }
 
     # --- Showing ----------------------------------------------------------------------------------
 

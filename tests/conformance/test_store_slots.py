@@ -71,6 +71,19 @@ def test_a_carrier_counts_as_its_slots_while_it_is_created_and_after(store: Stor
     assert carrier is not None and carrier.settings == SETTINGS and carrier.task_id == 70
 
 
+def test_a_carrier_takes_its_share_of_time_for_each_slot(store: Store) -> None:
+    """What tuning goes by; its slots were not created one by one."""
+    carrier_id = new_id(NOW)
+    limit = CreateLimit(capacity=1000, concurrency=9)
+    store.begin_create(carrier_id, TEMPLATE, FINGERPRINT, slots=4, limit=limit, owner="me", now=NOW)
+    store.record_created(carrier_id, task_id=70, now=NOW)
+    store.begin_carrier(carrier_id, SETTINGS, now=NOW)
+    jobs = [Job(id=500 + n, url="u", start_frame=n, stop_frame=n) for n in range(4)]
+    assert store.finish_carrier(carrier_id, jobs, took=2.0, now=NOW + 2.0)
+    assert list(store.create_times(TEMPLATE, since=0.0)) == [0.5]
+    assert store.lead_times() == {TEMPLATE: 2.0}
+
+
 def test_a_slot_is_filled_once_and_its_request_is_ready_at_once(store: Store) -> None:
     make_carrier(store, 2)
     request_id, slot = fill_next(store)

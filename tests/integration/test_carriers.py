@@ -32,6 +32,7 @@ from pool.cvat import CvatClient
 from pool.maintenance.carriers import FILE_GRACE, LOOK_EVERY
 from pool.maintenance.reconcile_rules import stuck_after
 from pool.model import Levels, Outcome, PooledTask, SlotState
+from pool.observability.status import notes
 from pool.requests.slot_storage import MARKER
 from pool.simulator import OrganizationSettings, SimulatorServer
 from pool.store import Store, open_store
@@ -344,6 +345,42 @@ def test_a_carrier_whose_files_are_gone(world: World) -> None:
         each.unlink()
     world.later(HOUR)
     assert warm_slots(world.daemon.process) == 3
+
+
+# --- Shown to people ------------------------------------------------------------------------------
+
+
+def test_status_and_metrics_say_how_full_the_carriers_are(world: World) -> None:
+    """As long as they have slots to give; those that are full are none of the pool's levels."""
+    pool = world.daemon.pool
+    for _ in range(4):
+        world.fill_slot()
+    pool.acquire("camera")
+    (row,) = pool.status().templates
+    assert (row.carriers, row.warm, row.leased) == (1, 1, 1)
+    assert (row.slots_filled, row.slots_retired) == (1, 0)
+    pool.drain("camera")
+    status = pool.status()
+    (row,) = status.templates
+    assert (row.carriers, row.warm, row.slots_retired) == (1, 0, 1)
+    words = notes(status, now=world.daemon.clock.now())
+    assert "camera: slots of 1 task: 0 warm, 1 leased, 1 filled, 1 retired" in words
+    with world.daemon.api as api:
+        scraped = api.call("GET", "/metrics").body.decode()
+    for line in ("carriers", "slots_filled", "slots_retired"):
+        assert f'cvat_pool_{line}{{template="camera"}} 1.0' in scraped
+
+
+def test_a_carrier_that_is_created_counts_as_its_slots(
+    server: SimulatorServer, store_url: str, clock: ManualClock
+) -> None:
+    with world_of(server, store_url, clock, three_a_task(server)) as world:
+        server.hold_imports()
+        world.daemon.refill.run_once()
+        (row,) = world.daemon.pool.status().templates
+        assert (row.creating, row.carriers) == (3, 0)
+        server.release_imports()
+        assert world.daemon.refill.drain(PATIENCE)
 
 
 # --- Retired --------------------------------------------------------------------------------------

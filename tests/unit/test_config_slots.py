@@ -70,6 +70,14 @@ def test_slots_that_cannot_be(given: dict[str, str], words: str) -> None:
     assert words in problem.message and problem.key.startswith("templates.cars.slots")
 
 
+def test_a_task_with_more_slots_than_the_pool_may_have() -> None:
+    pool = "pool = { min_size = 5, max_size = 20 }"
+    assert cars(slots(SHARE, per_task="20") + pool).slots is not None
+    problem = only_problem(CARS + slots(SHARE, per_task="21") + pool)
+    assert problem.key == "templates.cars.slots.per_task"
+    assert problem.message == "per_task, 21, is above the pool's max_size, 20, which counts slots"
+
+
 def test_a_key_in_the_address_of_a_storage_is_never_shown() -> None:
     (problem,) = problems(CARS + slots({**BUCKET, "storage": '"s3://AKIA:hunter2@bucket/p"'}))
     assert "credentials never stand here" in problem.message
