@@ -178,7 +178,7 @@ def test_name_and_assignee_and_params(
     assert assignee is not None and assignee.id == user.id
     settled = full.request(request.id).jobs()
     wait_for(daemon, lambda: full.request(request.id).jobs()[0].assignee == user.username)
-    assert [replace(each, assignee=None) for each in settled] == [job]
+    assert [replace(each, assignee=None) for each in settled] == [replace(job, assignee=None)]
     frames = simulator.state.tasks[request.task_id].data
     assert frames is not None and job.stop_frame == 1
 
