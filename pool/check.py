@@ -25,7 +25,7 @@ from pool.events.delivery import secret_of
 from pool.events.sinks import sink_names
 from pool.http.middleware import tokens_in
 from pool.http.server import check_exposure, listen
-from pool.maintenance.carriers import carrier_keys, import_placeholders
+from pool.maintenance.placeholders import carrier_keys, import_placeholders
 from pool.model import check_name, new_id, pool_mark
 from pool.requests.breaker import with_advice
 from pool.requests.slot_storage import SlotStorage, placeholder

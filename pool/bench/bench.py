@@ -33,7 +33,7 @@ from pool.config.data_params import merged
 from pool.config.settings import CvatSettings, Settings, SlotSettings, Template
 from pool.cvat import connect, find_credentials
 from pool.errors import ConfigError, CvatError, InputError, PoolError
-from pool.maintenance.carriers import carrier_keys
+from pool.maintenance.placeholders import carrier_keys
 from pool.model import new_id, pool_mark
 from pool.requests.slot_storage import SlotStorage
 from pool.store import Store, open_store

@@ -30,9 +30,11 @@ def reconcile(
     """
     from pool.clock import StoreClock
     from pool.cvat import connect
+    from pool.maintenance.carriers import Carriers
     from pool.maintenance.deletion import Deletion, delete_all
     from pool.maintenance.heartbeat import new_owner
     from pool.maintenance.reconcile import Reconcile
+    from pool.requests.slot_storage import SlotStorages
     from pool.store import open_store
 
     settings = settings_of(config)
@@ -47,23 +49,38 @@ def reconcile(
             verify_every=settings.daemon.verify_every,
             clock=clock,
         )
-        plan = service.plan()
-        findings = [*plan.findings, *service.doomed()]
+        carriers = Carriers(
+            store,
+            cvat,
+            SlotStorages(store.pool_id),
+            settings.cvat,
+            settings.templates,
+            verify_every=settings.daemon.verify_every,
+            clock=clock,
+        )
+        plan, looks = service.plan(), carriers.look()
+        wrong = [look.finding for look in looks if look.finding is not None and look.warm]
+        findings = [*plan.findings, *wrong, *service.doomed()]
+        verified = len(plan.verified)
+        verified += sum(len(look.warm) for look in looks if look.finding is None)
         if not dry_run:
             report = service.apply(plan)
+            of_carriers = carriers.apply(looks)
             deletion = delete_all(Deletion(store, cvat, owner=new_owner(), clock=clock))
             done = {
                 **{action.value: times for action, times in report.done.items()},
                 "deleted": deletion.deleted,
                 "left to others": deletion.disowned,
+                "slots retired": of_carriers.retired,
+                "slots ended": of_carriers.ended,
                 "not deleted yet": deletion.failed,
             }
             if report.error:
                 print(f"Warning: not everything was done: {report.error}", file=sys.stderr)
     if as_json:
-        print_json({"verified": len(plan.verified), "findings": findings, "done": done})
+        print_json({"verified": verified, "findings": findings, "done": done})
     else:
-        _print(findings, len(plan.verified), done)
+        _print(findings, verified, done)
 
 
 def _print(findings: list[Finding], verified: int, done: dict[str, Any] | None) -> None:
@@ -71,7 +88,7 @@ def _print(findings: list[Finding], verified: int, done: dict[str, Any] | None) 
         from rich.console import Console
 
         Console().print(_table(findings))
-    print(f"{verified} warm task(s) are as they should be.")
+    print(f"{verified} warm task(s) or slot(s) are as they should be.")
     if done is None:
         print(f"{len(findings)} finding(s); nothing was done.")
     else:

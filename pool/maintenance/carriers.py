@@ -1,5 +1,4 @@
-"""Carriers: tasks over placeholders, each job of which is a slot. Make them, look after them, and
-delete their files once they are gone.
+"""Look after carriers, the tasks whose jobs are slots, and delete their files once they are gone.
 
 A slot that will never be filled, since its template has changed, it is too old, or its file could
 not be written, goes with its carrier where no other of its slots is in use. Else its job is put out
@@ -13,48 +12,26 @@ in the organization where it was made.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
-from typing import Final, TypeVar
+from dataclasses import dataclass, fields
+from typing import Final
 
 from pool.clock import Clock
-from pool.config.data_params import DataParams
 from pool.config.settings import CvatSettings, SlotSettings, Template, origin_of
-from pool.config.source import Upload
 from pool.cvat import CvatClient
-from pool.cvat.records import ImportStatus
-from pool.errors import (
-    CvatError,
-    CvatNotFound,
-    ImportFailed,
-    ImportLost,
-    ImportTimedOut,
-    PoolError,
-)
+from pool.errors import CvatError, CvatNotFound, CvatUnreachable, PoolError
 from pool.logs import get_logger
 from pool.maintenance.deletion import look_closer
+from pool.maintenance.placeholders import carrier_keys
 from pool.maintenance.reconcile_rules import Action, Finding, Sight, judge_carrier, of_row
-from pool.model import Carrier, Job, PooledTask, Slot, TaskState
+from pool.model import Carrier, Slot, TaskState
 from pool.requests.breaker import server_is_open
-from pool.requests.lifecycle import is_passing, outcome_unknown
-from pool.requests.placement import create_on_server
-from pool.requests.slot_storage import SlotStorage, SlotStorages, placeholder
+from pool.requests.slot_storage import SlotStorage, SlotStorages
 from pool.store import Store
 
 log = get_logger(__name__)
 
-T = TypeVar("T")
-
-#: Seconds between two looks at an import, and the share of the time waited so far that the pause
-#: is, so that a long import costs the server few of them.
-SHORTEST_PAUSE: Final = 0.05
-LONGEST_PAUSE: Final = 2.0
-GROWTH: Final = 0.25
-#: Seconds until a call that has failed is made again.
-RETRY_PAUSE: Final = 1.0
-#: Seconds for which CVAT may neither have jobs nor know of the import.
-UNKNOWN_FOR: Final = 10.0
 #: Seconds between two looks at a carrier without warm slots, and carriers in one call.
 LOOK_EVERY: Final = 3600.0
 LOOKS: Final = 500
@@ -69,194 +46,6 @@ BATCH_BUSY: Final = 2
 RETRY_AFTER: Final = 60.0
 #: Carriers that the command looks at.
 MOST_CARRIERS: Final = 100_000
-#: What happens to a create that lasts too long, or whose process seems to be gone.
-GIVEN_UP: Final = "the create was given up meanwhile"
-
-
-def make_carrier(
-    store: Store,
-    cvat: CvatClient,
-    storages: SlotStorages,
-    template: Template,
-    pooled: PooledTask,
-    *,
-    clock: Clock,
-) -> Sequence[Job]:
-    """Make the carrier of a ``CREATING`` row: its task, imported over placeholders, with all frames
-    hidden. Return its jobs, a slot each, in order; the row is still ``CREATING`` afterwards.
-
-    Where that fails the row is ``FAILED``, unless it is not known whether there is a task: then it
-    stays, to be settled by its name later.
-
-    :raises pool.errors.SlotStorageUnavailable: the placeholders cannot be written.
-    :raises pool.errors.ImportFailed: CVAT could not import them.
-    :raises pool.errors.ImportTimedOut: nor within the template's time-out.
-    :raises pool.errors.CvatError: CVAT refused a call, or could not be reached.
-    """
-    slots = template.slots
-    assert slots is not None
-    storage = storages.of(slots)
-    try:
-        # First, so that a share that is away costs no task.
-        storage.require()
-    except PoolError as error:
-        store.fail_create(pooled.id, reason=str(error), now=clock.now())
-        raise
-    create_on_server(store, cvat, template, pooled, clock=clock)
-    created = store.task(pooled.id)
-    if created is None or created.task_id is None:
-        raise PoolError(f"the row of carrier {pooled.id} has no task")
-    task_id = created.task_id
-
-    def is_wanted() -> bool:
-        # Also says that this goes on: a create without a change for long is taken for stuck.
-        return store.record_created(pooled.id, task_id=task_id, now=clock.now())
-
-    if not store.begin_carrier(pooled.id, asdict(slots), now=clock.now()):
-        raise PoolError(GIVEN_UP)
-    try:
-        return import_placeholders(
-            cvat, template, storage, task_id, pooled.id, is_wanted=is_wanted, clock=clock
-        )
-    except PoolError as error:
-        store.fail_create(pooled.id, reason=str(error), now=clock.now())
-        raise
-
-
-def import_placeholders(
-    cvat: CvatClient,
-    template: Template,
-    storage: SlotStorage,
-    task_id: int,
-    folder: str,
-    *,
-    is_wanted: Callable[[], bool] = lambda: True,
-    clock: Clock,
-) -> Sequence[Job]:
-    """Import an empty task over placeholders in a folder of the storage, one for each frame, and
-    hide all of them. Return its jobs, in order. ``is_wanted`` is asked now and then.
-
-    :raises pool.errors.PoolError: as :func:`make_carrier`.
-    """
-    slots = template.slots
-    assert slots is not None
-    keys = carrier_keys(storage, folder, slots)
-    storage.write_all(keys, placeholder(slots))
-    patience = _Patience(template.importing.timeout, is_wanted, clock)
-    doubt: CvatError | None = None
-    try:
-        cvat.upload(
-            task_id,
-            _placeholders(slots, [storage.on_server(key) for key in keys]),
-            _data_params(template.data),
-            single_request_limit=template.importing.single_request_limit,
-            prepared=True,
-        )
-    except CvatError as error:
-        if not outcome_unknown(error):
-            raise
-        doubt = error
-    jobs = sorted(_await_jobs(cvat, task_id, patience, doubt), key=lambda job: job.start_frame)
-    _check_jobs(jobs, slots)
-    everything = frozenset(range(len(keys)))
-    # Without a drop: nobody has looked yet, and what the import has read is dropped with the first
-    # slot that is shown.
-    patience.call(lambda: cvat.show_frames(task_id, everything, cloud_storage_id=None))
-    hidden = patience.call(lambda: cvat.hidden_frames(task_id))
-    if hidden != everything:
-        raise ImportFailed(f"CVAT hid {len(hidden)} of the {len(keys)} frames of task {task_id}")
-    return jobs
-
-
-def carrier_keys(storage: SlotStorage, folder: str, slots: SlotSettings) -> list[str]:
-    """Return the keys of all files of a carrier, in the order of its frames."""
-    return [storage.key(folder, number) for number in range(slots.per_task * slots.frames)]
-
-
-def _placeholders(slots: SlotSettings, paths: Sequence[str]) -> Upload:
-    names, sizes = tuple(paths), (slots.frames,) * slots.per_task
-    if slots.cloud_id is None:
-        return Upload(share=names, job_sizes=sizes)
-    return Upload(cloud=(slots.cloud_id, names), job_sizes=sizes)
-
-
-def _data_params(params: DataParams) -> DataParams:
-    """Return the parameters by which CVAT reads each frame's file when somebody looks at it."""
-    taken = {"use_cache": True, "copy_data": False, "chunk_size": 1, "storage_method": None}
-    return params.model_copy(update=taken)
-
-
-def _check_jobs(jobs: Sequence[Job], slots: SlotSettings) -> None:
-    wanted = [
-        (first, first + slots.frames - 1)
-        for first in range(0, slots.per_task * slots.frames, slots.frames)
-    ]
-    if [(job.start_frame, job.stop_frame) for job in jobs] != wanted:
-        raise ImportFailed(f"CVAT made {len(jobs)} other jobs than the {len(wanted)} of the slots")
-
-
-class _Patience:
-    """The time that an import may take, and the pauses in it."""
-
-    def __init__(self, timeout: float, is_wanted: Callable[[], bool], clock: Clock) -> None:
-        self._timeout = timeout
-        self._is_wanted = is_wanted
-        self._clock = clock
-        self._began = clock.monotonic()
-
-    @property
-    def waited(self) -> float:
-        """The seconds that have passed."""
-        return self._clock.monotonic() - self._began
-
-    def pause(self, least: float = 0.0, *, error: CvatError | None = None) -> None:
-        """Wait a little.
-
-        :raises ImportTimedOut: the time is up; ``error`` in its place, if there was one.
-        :raises PoolError: the task is not wanted any more.
-        """
-        if self.waited >= self._timeout:
-            raise error or ImportTimedOut(f"it had no jobs after {self._timeout:.0f} s")
-        share = min(LONGEST_PAUSE, max(SHORTEST_PAUSE, GROWTH * self.waited))
-        self._clock.sleep(max(least, share))
-        if not self._is_wanted():
-            raise PoolError(GIVEN_UP)
-
-    def call(self, make: Callable[[], T]) -> T:
-        """Make a call that may be repeated, again where it fails for a reason that may pass."""
-        while True:
-            try:
-                return make()
-            except CvatError as error:
-                if not is_passing(error):
-                    raise
-                self.pause(RETRY_PAUSE, error=error)
-
-
-def _await_jobs(
-    cvat: CvatClient, task_id: int, patience: _Patience, doubt: CvatError | None
-) -> Sequence[Job]:
-    """Return the jobs of an import once they are there. ``doubt`` is why it is not known whether
-    CVAT has begun it."""
-    unknown_since = math.inf
-    while True:
-        patience.pause()
-        state = patience.call(lambda: cvat.import_state(task_id))
-        if state.status is ImportStatus.FAILED:
-            raise ImportFailed(state.message)
-        if state.status is ImportStatus.TASK_GONE:
-            raise ImportLost(f"task {task_id} was deleted while it was imported")
-        if state.status in (ImportStatus.QUEUED, ImportStatus.STARTED):
-            unknown_since = math.inf
-            continue
-        if jobs := patience.call(lambda: cvat.jobs([task_id])).get(task_id):
-            return jobs
-        unknown_since = min(unknown_since, patience.waited)
-        if patience.waited - unknown_since >= UNKNOWN_FOR:
-            raise doubt or ImportLost("CVAT has no record of the import and made no jobs")
-
-
-# --- Looking after them ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -272,12 +61,11 @@ class CarriersReport:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Look:
-    """A carrier, its task's row, its slots, what CVAT shows of it, and what is wrong, if anything
-    is. ``known``: CVAT's word that the task is gone counts, since it was made there."""
+class Look:
+    """A carrier, its slots, what CVAT shows of its task, and what is wrong, if anything is.
+    ``known``: CVAT's word that the task is gone counts, since it was made there."""
 
     carrier: Carrier
-    task: PooledTask
     slots: Sequence[Slot]
     sight: Sight
     finding: Finding | None
@@ -285,10 +73,12 @@ class _Look:
 
     @property
     def warm(self) -> list[str]:
+        """Return the slots that can be handed out."""
         return [slot.id for slot in self.slots if slot.state is TaskState.WARM]
 
     @property
     def retired(self) -> list[Slot]:
+        """Return the slots that will never be filled."""
         return [slot for slot in self.slots if slot.state in (TaskState.RETIRED, TaskState.FAILED)]
 
 
@@ -329,20 +119,13 @@ class Carriers:
         if not carriers:
             return CarriersReport()
         try:
-            looks = self._look(carriers)
+            looks = self.look(carriers)
         except CvatError as error:
             log.warning("carriers not looked at", why=str(error))
             return CarriersReport()
         return self.apply(looks)
 
-    def plan(self) -> Sequence[_Look]:
-        """Look at all carriers, and change nothing.
-
-        :raises pool.errors.CvatError: the server could not be asked.
-        """
-        return self._look(self._store.carriers(limit=MOST_CARRIERS))
-
-    def apply(self, looks: Sequence[_Look]) -> CarriersReport:
+    def apply(self, looks: Sequence[Look]) -> CarriersReport:
         """Do what follows from looks at carriers."""
         total = CarriersReport()
         left = BATCH_BUSY if self._store.in_flight() else BATCH
@@ -351,8 +134,7 @@ class Carriers:
                 done = self._settle(look, left)
             except PoolError as error:
                 # One that fails every time must not keep the others.
-                log.warning("carrier not settled", task_id=look.carrier.task_id, why=str(error))
-                self._retry_at[look.carrier.id] = self._clock.monotonic() + RETRY_AFTER
+                self._postpone(look.carrier, error)
                 continue
             left -= done.ended
             total = CarriersReport(
@@ -366,9 +148,8 @@ class Carriers:
         now, wall = self._clock.monotonic(), self._clock.now()
         self._retry_at = {each: at for each, at in self._retry_at.items() if at > now}
         store = self._store
-        due = {
-            each.id: each for each in store.carriers(looked_before=wall - LOOK_EVERY, limit=LOOKS)
-        }
+        unseen = store.carriers(looked_before=wall - LOOK_EVERY, limit=LOOKS)
+        due = {carrier.id: carrier for carrier in unseen}
         slots = list(store.retired_slots(limit=LOOKS))
         if now >= self._warm_at:
             self._warm_at = now + self._verify_every
@@ -379,28 +160,39 @@ class Carriers:
                 due[carrier.id] = carrier
         return [each for each in due.values() if each.id not in self._retry_at]
 
-    def _look(self, carriers: Sequence[Carrier]) -> list[_Look]:
+    def look(self, carriers: Sequence[Carrier] | None = None) -> list[Look]:
+        """Look at carriers, by default at all of them, and change nothing.
+
+        :raises pool.errors.CvatError: the server could not be asked.
+        """
+        if carriers is None:
+            carriers = self._store.carriers(limit=MOST_CARRIERS)
         listed = self._cvat.tasks([carrier.task_id for carrier in carriers])
         looks = []
         closer = 0
+        away: set[SlotStorage] = set()
         for carrier in carriers:
             closer += carrier.task_id not in listed
             task = self._store.task(carrier.id)
             if task is None or closer > MOST_CLOSER_LOOKS:
                 continue
-            sight = look_closer(self._cvat, carrier.task_id, listed)
-            slots = SlotSettings(**carrier.settings)
-            origin = origin_of(self._settings, slots)
+            try:
+                sight = look_closer(self._cvat, carrier.task_id, listed)
+            except CvatUnreachable:
+                raise
+            except CvatError as error:
+                self._postpone(carrier, error)
+                continue
+            origin = origin_of(self._settings, SlotSettings(**carrier.settings))
             template = self._templates.get(carrier.template)
             finding = judge_carrier(carrier, task, sight, template, origin=origin)
-            rows = self._store.slots_of(carrier.id)
-            if finding is None and not self._has_files(carrier, rows):
+            slots = self._store.slots_of(carrier.id)
+            if finding is None and not self._has_files(carrier, slots, away):
                 finding = of_row(task, Action.RETIRE, "its files are gone")
             looks.append(
-                _Look(
+                Look(
                     carrier=carrier,
-                    task=task,
-                    slots=rows,
+                    slots=slots,
                     sight=sight,
                     finding=finding,
                     known=origin == task.origin,
@@ -408,23 +200,29 @@ class Carriers:
             )
         return looks
 
-    def _has_files(self, carrier: Carrier, slots: Sequence[Slot]) -> bool:
-        """Whether the placeholder of the first warm slot is there, if there is a warm one."""
+    def _has_files(self, carrier: Carrier, slots: Sequence[Slot], away: set[SlotStorage]) -> bool:
+        """Whether the placeholder of the first warm slot is there, if there is a warm one. What a
+        storage says that is ``away`` proves nothing; it is asked once in a round."""
         warm = next((slot for slot in slots if slot.state is TaskState.WARM), None)
-        if warm is None:
-            return True
         storage = self._storages.of(carrier.settings)
+        if warm is None or storage in away:
+            return True
         try:
             storage.read(storage.key(carrier.id, warm.start_frame))
         except FileNotFoundError:
             return False
         except PoolError as error:
-            log.warning("files of slots not looked at", task_id=carrier.task_id, why=str(error))
+            away.add(storage)
+            log.warning("files of slots not looked at", why=str(error))
         return True
+
+    def _postpone(self, carrier: Carrier, error: PoolError) -> None:
+        log.warning("carrier not settled", task_id=carrier.task_id, why=str(error))
+        self._retry_at[carrier.id] = self._clock.monotonic() + RETRY_AFTER
 
     # --- Acting -------------------------------------------------------------------------------
 
-    def _settle(self, look: _Look, most: int) -> CarriersReport:
+    def _settle(self, look: Look, most: int) -> CarriersReport:
         """Do what follows from one look; end ``most`` slots at the most."""
         store, carrier, finding, now = self._store, look.carrier, look.finding, self._clock.now()
         is_gone = look.sight.info is None and not look.sight.hidden
@@ -457,7 +255,7 @@ class Carriers:
         log.info("files of slots deleted", task_id=carrier.task_id, template=carrier.template)
         return self._store.forget_carrier(carrier.id, now=self._clock.now())
 
-    def _end(self, look: _Look, most: int) -> int:
+    def _end(self, look: Look, most: int) -> int:
         """End the retired slots of a carrier, or the carrier; return how many slots that were."""
         retired = look.retired
         if not retired:

@@ -13,7 +13,7 @@ from pool.config.settings import Template
 from pool.cvat import CvatClient
 from pool.errors import PoolError, StoreError
 from pool.logs import get_logger
-from pool.maintenance.carriers import make_carrier
+from pool.maintenance.placeholders import make_carrier
 from pool.maintenance.retirement import retire_replaced
 from pool.maintenance.sizing import Target, current_target
 from pool.model import PooledTask, new_id
@@ -212,7 +212,7 @@ class Refill:
         log.debug(
             "task is warm", template=template.name, seconds=round(took, 3), slots=pooled.slots
         )
-        self._replace_older(template)
+        self._replace_older(template, max(1, pooled.slots))
 
     def _make(self, template: Template, pooled: PooledTask) -> Callable[..., bool]:
         """Make a task or a carrier on the server; return what makes its row, or its slots, warm."""
@@ -223,13 +223,13 @@ class Refill:
         prepared = create_on_server(store, cvat, template, pooled, clock=clock)
         return partial(store.finish_create, pooled.id, prepared=prepared)
 
-    def _replace_older(self, made_by: Template) -> None:
+    def _replace_older(self, made_by: Template, replaced: int) -> None:
         template = self._templates.get(made_by.name)
         # The template may have changed while the task was being made, which then is an older one.
         if template is not None and template.fingerprint == made_by.fingerprint:
             now = self._clock.now()
             target = current_target(self._store, template, now=now)
-            retire_replaced(self._store, template, target, now=now, replaced=1)
+            retire_replaced(self._store, template, target, now=now, replaced=replaced)
 
     def _give_up(self, pooled_id: str) -> None:
         """Settle a create that a stop has prevented: its row would count as under way."""

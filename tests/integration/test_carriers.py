@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from support.api import settings_for
 from support.clock import ManualClock
+from support.commands import cvat_pool
 from support.simulated import Caller, client_of
 from support.slots import (
     FOLDER,
@@ -20,6 +22,7 @@ from support.slots import (
     picture_of,
     slot_daemon,
     slot_server,
+    slot_table,
     slot_template,
     wait_for_slots,
     warm_slots,
@@ -381,6 +384,39 @@ def test_a_carrier_that_is_created_counts_as_its_slots(
         assert (row.creating, row.carriers) == (3, 0)
         server.release_imports()
         assert world.daemon.refill.drain(PATIENCE)
+
+
+def test_the_command_looks_at_carriers_too(world: World, tmp_path: Path) -> None:
+    """And finds what is wrong with them, at first without a change."""
+    slots = world.daemon.process.templates["camera"].slots
+    assert slots is not None
+    (tmp_path / "config.toml").write_text(
+        f'[cvat]\nurl = "{world.server.url}"\n'
+        f'[templates.camera]\nlabels = [{{ name = "car" }}]\n{slot_table(slots)}\n'
+    )
+
+    def reconcile(*options: str) -> Any:
+        result = cvat_pool(
+            "reconcile",
+            "--json",
+            *options,
+            cwd=tmp_path,
+            CVAT_ACCESS_TOKEN=world.server.access_token,
+        )
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout)
+
+    found = reconcile("--dry-run")
+    assert (found["verified"], found["findings"]) == (6, [])
+    world.fill_slot()
+    world.rename(world.carriers[0], "mine")
+    found = reconcile("--dry-run")
+    assert (found["verified"], found["done"]) == (3, None)
+    assert [each["action"] for each in found["findings"]] == ["disown"]
+    assert warm_slots(world.daemon.process) == 5
+    assert reconcile()["done"]["slots retired"] == 2
+    assert warm_slots(world.daemon.process) == 3
+    assert world.is_there(world.carriers[0])
 
 
 # --- Retired --------------------------------------------------------------------------------------

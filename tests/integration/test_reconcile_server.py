@@ -114,6 +114,8 @@ def test_the_command_prints_what_it_would_do_and_does_it(
         "retire": 1,
         "deleted": 1,
         "left to others": 0,
+        "slots retired": 0,
+        "slots ended": 0,
         "not deleted yet": 0,
     }
     assert pool.store.tasks() == []

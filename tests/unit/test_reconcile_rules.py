@@ -13,6 +13,7 @@ from pool.maintenance.reconcile_rules import (
     Action,
     Orphan,
     Sight,
+    judge_carrier,
     judge_doomed,
     judge_orphan,
     judge_stuck,
@@ -21,7 +22,7 @@ from pool.maintenance.reconcile_rules import (
     orphan_after,
     stuck_after,
 )
-from pool.model import PooledTask, TaskState, check_name, named_in, task_name
+from pool.model import Carrier, PooledTask, TaskState, check_name, named_in, task_name
 
 POOL = "abcd1234"
 TEMPLATE = Template(name="scenes", labels=({"name": "car"},))
@@ -236,6 +237,43 @@ def test_data_that_was_there_before_ours_is_not_deleted() -> None:
 
 
 # --- The rotation ----------------------------------------------------------------------------
+
+
+# --- Carriers --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sight", "action"),
+    [
+        (Sight(info=there(size=3, jobs=3)), None),
+        (Sight(info=there(size=3, jobs=3, name="camera 7")), None),
+        (Sight(), Action.RETIRE),
+        (Sight(hidden=True), Action.RETIRE),
+        (Sight(info=there(name="mine now")), Action.DISOWN),
+        (Sight(info=there(project_id=3)), Action.DISOWN),
+        (Sight(info=there(), elsewhere=True), Action.DISOWN),
+    ],
+)
+def test_what_becomes_of_a_carrier(sight: Sight, action: Action | None) -> None:
+    """It has data from the start, and may be called as its stream is."""
+    task = replace(row(TaskState.READY), slots=3, origin=TEMPLATE.origin)
+    carrier = Carrier(id="01x", template="scenes", task_id=7, settings={}, title="camera 7")
+    finding = judge_carrier(carrier, task, sight, TEMPLATE, origin=TEMPLATE.origin)
+    assert (finding.action if finding else None) is action
+    doomed = {None: Action.DELETE, Action.RETIRE: Action.LEAVE}.get(action)
+    if sight.info and sight.info.name == "mine now":
+        doomed = Action.DISOWN
+    if doomed and not sight.hidden:
+        unknown = ImportStatus.UNKNOWN
+        judged = judge_doomed(task, sight, served=False, importing=unknown, title="camera 7")
+        assert judged is doomed
+
+
+def test_a_carrier_of_another_place_is_where_it_was() -> None:
+    task = replace(row(TaskState.READY), slots=3, origin="made elsewhere")
+    carrier = Carrier(id="01x", template="scenes", task_id=7, settings={})
+    sight = Sight(info=there(size=3, jobs=3), elsewhere=True)
+    assert judge_carrier(carrier, task, sight, None, origin=TEMPLATE.origin) is None
 
 
 def test_those_unseen_for_longest_come_first() -> None:
