@@ -56,6 +56,7 @@ from pool import (
     SpoolFull,
     UnknownLease,
     UnknownRequest,
+    UnknownStream,
     UnknownTemplate,
     WaitTimeout,
     errors,
@@ -560,6 +561,30 @@ def test_an_empty_pool_is_said_at_once(caller: Any, daemon: ScriptedDaemon) -> N
     assert daemon.pauses == []
 
 
+NOT_OPEN = problem(404, "unknown-stream")
+
+
+@pytest.mark.parametrize(
+    "replies",
+    # The first try was lost after it had worked.
+    [[DONE], [BUSY, DONE], [cut(), NOT_OPEN], [page(502), NOT_OPEN]],
+)
+def test_a_stream_is_closed(caller: Any, daemon: ScriptedDaemon, replies: list[Any]) -> None:
+    daemon.replies = list(replies)
+    caller.close_stream("scenes", "cam/7 & 8?")
+    assert len(daemon.requests) == len(replies)
+    for call in daemon.requests:
+        assert (call.method, call.url.path) == ("DELETE", "/v1/streams")
+        assert dict(call.url.params) == {"template": "scenes", "name": "cam/7 & 8?"}
+
+
+@pytest.mark.parametrize("replies", [[NOT_OPEN], [refused(), NOT_OPEN], [BUSY, NOT_OPEN]])
+def test_a_stream_that_is_not_open(caller: Any, daemon: ScriptedDaemon, replies: list[Any]) -> None:
+    daemon.replies = list(replies)
+    with pytest.raises(UnknownStream):
+        caller.close_stream("scenes", "camera 7")
+
+
 RELEASED = {**LEASE, "state": "released"}
 ENDED = problem(409, "lease-ended")
 
@@ -829,6 +854,10 @@ def test_files_and_fields_go_in_one_body_of_known_length(
         (
             {"share": ["a"], "params": {"image_quality": 9}, "name": "night ride", "assignee": 3},
             {"share": ["a"], "params": {"image_quality": 9}, "name": "night ride", "assignee": 3},
+        ),
+        (
+            {"share": ["a"], "stream": "camera ü"},
+            {"share": ["a"], "stream": "camera ü"},
         ),
     ],
 )

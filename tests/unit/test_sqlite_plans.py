@@ -49,6 +49,7 @@ FEW = {
     "imports_of_task",
     "requests_of_import",
     "requests_of_lease",
+    "tasks_of_carrier",
 }
 #: Indexes of finished rows that are read from the oldest on, as far as they are pruned.
 BY_AGE = {"tasks_finished", "leases_ended", "imports_ended", "requests_finished"}
@@ -136,6 +137,9 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "clear_quarantine": lambda store: store.clear_quarantine(["x"], now=1.0),
     "prune": lambda store: store.prune(before=1.0, limit=9),
     "task_on_server": lambda store: store.task_on_server(1),
+    "streams": lambda store: store.streams(),
+    "stream": lambda store: store.stream("a", "n"),
+    "retire_of_closed_streams": lambda store: store.retire_of_closed_streams(reason="", now=1.0),
     "ended_requests": lambda store: store.ended_requests(since=1.0, limit=9),
 }
 
@@ -240,6 +244,22 @@ def test_the_way_of_a_spooled_request_reads_no_finished_rows(store: Store) -> No
         assert store.cancel_request(request.id, now=1.0)
 
     check(store, serve)
+
+
+def test_the_way_of_a_stream_reads_no_finished_rows(store: Store) -> None:
+    def use(store: Store) -> None:
+        store.begin_create("c", "a", "f", slots=2, limit=LIMIT, owner="o", now=1.0)
+        store.record_created("c", task_id=1, now=1.0)
+        store.begin_carrier("c", {}, now=1.0)
+        jobs = [Job(id=number, url="u", start_frame=number, stop_frame=number) for number in (0, 1)]
+        store.finish_carrier("c", jobs, now=1.0)
+        stream = store.use_stream("a", "n", "f", now=1.0)
+        assert stream and store.use_stream("a", "n", "f", now=1.0)
+        assert len(store.streams()) == 1
+        assert store.use_stream("a", "n", "changed", now=1.0) is None
+        assert store.close_stream(stream.id, reason="", now=1.0)
+
+    check(store, use)
 
 
 def test_a_queue_is_read_from_its_head(store: Store) -> None:
