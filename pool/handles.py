@@ -37,6 +37,21 @@ def error_of(record: RequestRecord) -> PoolError:
     return (errors.kind_of_error(record.error_code) or PoolError)(record.error)
 
 
+def shown_at(record: RequestRecord) -> datetime | None:
+    """Return since when annotators can open a request, which is once it is ready, where it is in no
+    slot; None while they cannot.
+
+    :raises PoolError: they never will.
+    """
+    if record.state in (RequestState.FAILED, RequestState.CANCELLED):
+        raise error_of(record)
+    if record.placed is not Placed.SLOT:
+        return when(record.finished_at) if record.state is RequestState.READY else None
+    if record.shown_at is None and record.hidden is not None:
+        raise errors.RequestCancelled(f"request {record.id} is hidden")
+    return when(record.shown_at)
+
+
 class Pool(Protocol):
     """What handles need of their pool, in this process or at an address."""
 
@@ -57,6 +72,8 @@ class Pool(Protocol):
     def read_request(self, request_id: str) -> RequestRecord: ...
 
     def jobs_of_request(self, request: Request, timeout: float | None) -> list[Job]: ...
+
+    def wait_until_shown(self, request_id: str, timeout: float | None) -> RequestRecord: ...
 
     def cancel(self, request: Request, *, hide: bool = False) -> bool: ...
 
@@ -231,6 +248,22 @@ class Request(RequestHandle[Pool, RequestRecord]):
         :raises pool.RequestCancelled: it was cancelled.
         """
         return self._pool.jobs_of_request(self, timeout)
+
+    def shown(self, timeout: float | None = None) -> datetime:
+        """Return since when annotators can open its jobs, as soon as they can; wait ``timeout``
+        seconds at most. A request in no slot is shown once it is ready.
+
+        Without a ``timeout`` the wait lasts for as long as CVAT takes; a warning ``not-shown`` says
+        why that may be long.
+
+        :raises pool.WaitTimeout: (a ``TimeoutError``) not yet; the pool goes on.
+        :raises pool.RequestCancelled: it was cancelled, or is hidden.
+        :raises pool.PoolError: it has failed, as :meth:`jobs` says.
+        """
+        self._record = self._pool.wait_until_shown(self.id, timeout)
+        shown = shown_at(self._record)
+        assert shown is not None
+        return shown
 
     @property
     def hidden(self) -> Hidden | None:

@@ -274,9 +274,9 @@ class Process:
         self.local_dispatcher.close(patience)
         self.tracker.stop(max(0.0, end - self.clock.monotonic()))
         self.feed.close()
-        self.showing.close(max(0.0, end - self.clock.monotonic()))
         # The daemon names and assigns what is left.
         self.settle(max(0.0, end - self.clock.monotonic()))
+        self.showing.close()
         self._afterwards.shutdown(wait=False, cancel_futures=True)
         if self._started:
             self.heartbeat.stop()
@@ -294,8 +294,10 @@ class Process:
 
     def settle(self, timeout: float) -> None:
         """Wait, ``timeout`` seconds at most, for what this process does after the job ids are out:
-        names, assignments and data that was kept."""
-        wait([self._afterwards.submit(int)], timeout)
+        slots that are to be shown, names, assignments and data that was kept."""
+        end = self.clock.monotonic() + timeout
+        self.showing.settle(timeout)
+        wait([self._afterwards.submit(int)], max(0.0, end - self.clock.monotonic()))
 
     def finalize_soon(self, pooled_id: str) -> None:
         """Do on another thread what is left for a ready task, such as hiding frames."""

@@ -45,7 +45,7 @@ from pool.errors import (
     UnknownStream,
     WaitTimeout,
 )
-from pool.handles import Lease, Request, when
+from pool.handles import Lease, Request, shown_at, when
 from pool.maintenance.retirement import DRAINED
 from pool.maintenance.stream_expiry import CLOSED
 from pool.model import (
@@ -381,6 +381,20 @@ class TaskPool:
         found = self.process.feed.wait_for(jobs, timeout, **{what: name})
         if found is None:
             raise WaitTimeout(f"{what} {name}")
+        return found
+
+    def wait_until_shown(self, request_id: str, timeout: float | None) -> RequestRecord:
+        """Return a request once annotators can open it: see :meth:`pool.Request.shown`."""
+
+        def look() -> RequestRecord | None:
+            record = self.read_request(request_id)
+            return record if shown_at(record) is not None else None
+
+        timeout = check_timeout(timeout)
+        self.process.start()
+        found = self.process.feed.wait_for(look, timeout, request=request_id)
+        if found is None:
+            raise WaitTimeout(f"request {request_id}")
         return found
 
     def cancel(self, request: Request, *, hide: bool = False) -> bool:

@@ -7,6 +7,7 @@ import random
 import secrets
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack
 from urllib.parse import urlencode
 
@@ -43,7 +44,7 @@ from pool.errors import (
     UnknownStream,
     WaitTimeout,
 )
-from pool.handles import LeaseHandle, RequestHandle, error_of
+from pool.handles import LeaseHandle, RequestHandle, error_of, shown_at
 from pool.model import (
     Assignee,
     Event,
@@ -283,6 +284,15 @@ class AsyncRemotePool:
         path = _request_path(request_id)
         return await self._poll(path, ready, timeout, f"request {request_id}")
 
+    async def wait_until_shown(self, request_id: str, timeout: float | None) -> RemoteRequest:
+        """Return the request once annotators can open it; see :meth:`pool.Request.shown`."""
+
+        def shown(document: dict[str, Any]) -> RemoteRequest | None:
+            request = parse_request(document)
+            return request if shown_at(request) is not None else None
+
+        return await self._poll(_request_path(request_id), shown, timeout, f"request {request_id}")
+
     async def cancel(self, request: RequestHandle[Any, Any], *, hide: bool = False) -> bool:
         """As :meth:`pool.Request.cancel`."""
         query = "?hide=true" if hide else ""
@@ -501,6 +511,13 @@ class AsyncRequest(RequestHandle[AsyncRemotePool, RemoteRequest]):
         if self._record.jobs is None:
             self._record = await self._pool.wait_for_request(self.id, timeout)
         return list(self._record.jobs or ())
+
+    async def shown(self, timeout: float | None = None) -> datetime:
+        """As :meth:`pool.Request.shown`."""
+        self._record = await self._pool.wait_until_shown(self.id, timeout)
+        shown = shown_at(self._record)
+        assert shown is not None
+        return shown
 
     async def cancel(self, *, hide: bool = False) -> bool:
         """As :meth:`pool.Request.cancel`."""

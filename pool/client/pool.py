@@ -213,6 +213,7 @@ class RemotePool:
         return Request(self, self.read_request(request_id))
 
     read_request = _awaited(AsyncRemotePool.read_request)
+    wait_until_shown = _awaited(AsyncRemotePool.wait_until_shown)
     cancel = _awaited(AsyncRemotePool.cancel)
 
     def erase(self, request_id: str) -> Request:

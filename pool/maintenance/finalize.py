@@ -366,9 +366,12 @@ class Finalize:
             # Without a row of its own, it is forgotten: its task and its files are gone.
             if slot is None or self._showing.erase(slot):
                 return Tried(answered=True)
+        except CvatNotFound:
+            # With the task, its frames are gone, and its files go.
+            return Tried(answered=True)
         except PoolError as error:
             return Tried(error=error)
-        return Tried(error=CvatBusy("another process writes which frames of its task are hidden"))
+        return Tried(error=CvatBusy("its frames are not hidden yet"))
 
     def _jobs_of(self, step: FinalStep) -> Sequence[Job]:
         request_id = step.request.id if step.request else None

@@ -38,6 +38,8 @@ log = get_logger(__name__)
 #: Carriers that are shown at the same time, and that one round of the service takes.
 THREADS: Final = 8
 BATCH: Final = 32
+#: Seconds that such a round takes at most.
+ROUND: Final = 5.0
 #: Seconds for which a process alone writes the list of a carrier, without renewing that.
 TERM: Final = 45.0
 #: Slots shown at once whose pictures are all looked at; of more, one is.
@@ -95,9 +97,10 @@ def frames_to_hide(slots: Sequence[Slot], hidden: Collection[int]) -> frozenset[
 # --- Pictures -------------------------------------------------------------------------------------
 
 #: Pictures are compared in this size, by the difference of each of its pixels' three values.
-_THUMBNAIL: Final = (16, 16)
-#: On average, and at the most: compression at a quality of 10 stays below, even of noise.
-_MEAN_DIFFERENCE: Final = 10.0
+_THUMBNAIL: Final = (8, 8)
+#: On average, and at the most. JPEG at a quality of 10 stays below, even of noise and of 64x48; two
+#: photos do not.
+_MEAN_DIFFERENCE: Final = 12.0
 _LARGEST_DIFFERENCE: Final = 48
 
 
@@ -213,15 +216,19 @@ class Showing:
             return 0
         due = self._store.carriers_due(limit=BATCH, now=now)
         begun = (self._begin(self._show_or_log, carrier_id) for carrier_id in due)
-        wait([each for each in begun if each is not None])
+        # One that hangs keeps others for no longer.
+        wait([each for each in begun if each is not None], ROUND)
         return len(due)
 
-    def close(self, timeout: float) -> None:
-        """Wait, ``timeout`` seconds at most, for what was begun, and begin nothing more: another
-        process finds what is left."""
-        with self._guard:
-            begun = set(self._begun)
-        wait(begun, timeout)
+    def settle(self, timeout: float) -> None:
+        """Wait, ``timeout`` seconds at most, for what was begun, and for what follows from that."""
+        end = self._clock.monotonic() + timeout
+        while begun := set(self._begun):
+            if wait(begun, max(0.0, end - self._clock.monotonic())).not_done:
+                return
+
+    def close(self) -> None:
+        """Begin nothing more: another process finds what is left."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def show(self, carrier_id: str) -> bool:
@@ -257,7 +264,7 @@ class Showing:
 
     def erase(self, slot: Slot) -> bool:
         """Put the placeholder in the place of a slot's pictures, and have CVAT forget them and hide
-        its frames. False while another process writes its carrier.
+        its frames. False where these are not hidden yet: another process is at it, or has failed.
 
         :raises PoolError: CVAT or the storage fails.
         """
@@ -270,7 +277,10 @@ class Showing:
             keys = [run.storage.key(carrier.id, number) for number in filled_frames(slot)]
             run.storage.write_all(keys, placeholder(SlotSettings(**carrier.settings)))
             self._store.erase_slot(slot.id, now=self._clock.now())
-        return self.show(carrier.id)
+        if not self.show(carrier.id):
+            return False
+        hidden = self._cvat().hidden_frames(carrier.task_id)
+        return hidden.issuperset(filled_frames(slot))
 
     # --- One at a time ----------------------------------------------------------------------------
 
@@ -280,8 +290,7 @@ class Showing:
         except RuntimeError:
             # It closes.
             return None
-        with self._guard:
-            self._begun.add(begun)
+        self._begun.add(begun)
         begun.add_done_callback(self._begun.discard)
         return begun
 
@@ -332,8 +341,9 @@ class Showing:
         shown: Collection[str] = (),
         looked: Collection[str] = (),
         postponed: Mapping[str, float] | None = None,
+        due: Sequence[Slot] = (),
     ) -> bool:
-        """End the term as the writer, with what came of it."""
+        """End the term as the writer, with what came of it for the slots that were due."""
         if not run.until:
             return False
         run.until = 0.0
@@ -344,6 +354,7 @@ class Showing:
             shown=shown,
             looked=looked,
             postponed=postponed,
+            erased={slot.id for slot in due if slot.erased},
             divided=template is not None and template.divided,
             now=self._clock.now(),
         )
@@ -384,8 +395,14 @@ class Showing:
             hidden = self._cvat().hidden_frames(task_id)
             slots = [self._mended(slot, hidden, slot in looked) for slot in slots]
         new = [slot for slot in slots if is_new(slot)]
-        drop = bool(new) or any(slot.erased for slot in looked)
-        self._send(run, slots, hidden, drop=drop)
+        # One that is hidden by now was dropped with that.
+        erased = [
+            slot
+            for slot in slots
+            if slot.erased
+            and (slot.id in due_ids or not (hidden or frozenset()).issuperset(filled_frames(slot)))
+        ]
+        self._send(run, slots, hidden, drop=bool(new or erased))
         sample = self._sample(new)
         wrong: Mapping[str, str] = {}
         proven = run.place in self._proven
@@ -403,6 +420,7 @@ class Showing:
             shown=shown,
             looked=due_ids.difference(slot.id for slot in new),
             postponed=dict.fromkeys(wrong, again_at),
+            due=due,
         ):
             return
         self._worked(run)
@@ -560,7 +578,7 @@ class Showing:
             pause = max(pause, getattr(error, "retry_after", None) or 0.0)
             self._pauses[key] = _Pause(self._clock.monotonic() + pause, failures, error)
         again_at = self._clock.now() + pause
-        self._let_go(run, postponed={slot.id: again_at for slot in due})
+        self._let_go(run, postponed={slot.id: again_at for slot in due}, due=due)
         if not away and failures >= MOST_FAILURES:
             new = [slot for slot in due if is_new(slot)]
             self._warn(new, {slot.id: str(error) for slot in new})
@@ -583,7 +601,7 @@ class Showing:
             raise
         now = self._clock.now()
         log.warning("task of slots is gone", task_id=run.carrier.task_id)
-        self._let_go(run, postponed={slot.id: now + GONE_PAUSE for slot in due})
+        self._let_go(run, postponed={slot.id: now + GONE_PAUSE for slot in due}, due=due)
         self._worked(run)
         self._store.saw_carrier(run.carrier.id, gone=True, now=now)
         new = [slot for slot in due if is_new(slot)]

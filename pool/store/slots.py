@@ -382,6 +382,7 @@ class Slots(Connected):
         shown: Collection[str] = (),
         looked: Collection[str] = (),
         postponed: Mapping[str, float] | None = None,
+        erased: Collection[str] = (),
         divided: bool = False,
         now: float,
     ) -> bool:
@@ -389,8 +390,9 @@ class Slots(Connected):
         at again after :data:`LOOKS` seconds, their requests are shown, and their jobs due to be
         assigned (``divided`` as for :meth:`~pool.store.Store.complete_import`); those that were
         ``looked`` at again are due for their next look, if there is one; ``postponed`` are due when
-        these moments have come. False where another process writes it by now: nothing is noted
-        then."""
+        these moments have come. ``erased`` are those of all these that were erased before: one that
+        was erased meanwhile stays due. False where another process writes it by now: nothing is
+        noted then."""
         with self.connections.writing() as db:
             if not db.changed(
                 """
@@ -408,15 +410,17 @@ class Slots(Connected):
                     f"""
                     UPDATE slots
                     SET look_at = CASE {_next_looks()} END, looks = looks + 1
-                    WHERE id = :id
+                    WHERE id = :id AND erased = :erased
                     """,
                     id=slot_id,
+                    erased=slot_id in erased,
                     now=now,
                 )
             for slot_id, look_at in (postponed or {}).items():
                 db.changed(
-                    "UPDATE slots SET look_at = :look_at WHERE id = :id",
+                    "UPDATE slots SET look_at = :look_at WHERE id = :id AND erased = :erased",
                     id=slot_id,
+                    erased=slot_id in erased,
                     look_at=look_at,
                 )
             return True
@@ -613,11 +617,13 @@ def _title(db: Connection, carrier_id: str, title: str, *, now: float) -> None:
 def _note_shown(db: Connection, slot_id: str, *, divided: bool, now: float) -> None:
     row = db.one(
         """
-        UPDATE slots SET shown_at = COALESCE(shown_at, :now), look_at = :look_at WHERE id = :id
+        UPDATE slots SET shown_at = COALESCE(shown_at, :now), look_at = :look_at
+        WHERE id = :id AND erased = :erased
         RETURNING request_id
         """,
         id=slot_id,
         look_at=now + LOOKS[0],
+        erased=False,
         now=now,
     )
     if row is None or row[0] is None:
