@@ -14,7 +14,8 @@ from pool import errors
 from pool.cli.app import app
 from pool.config.loader import loads
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 
 
 def commands(of: typer.Typer = app) -> list[str]:
@@ -57,10 +58,10 @@ def test_every_option_is_named_and_no_other() -> None:
     assert named == options()
 
 
-def test_the_example_configuration_is_valid() -> None:
-    (example,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    indented = "\n".join(line.strip() for line in example.splitlines())
-    assert list(loads(indented).templates) == ["street-scenes"]
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "pool/docs").glob("*.md"))])
+def test_every_example_of_a_configuration_is_valid(page: Path) -> None:
+    for example in re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL):
+        loads("\n".join(line.strip() for line in example.splitlines()))
 
 
 def test_the_errors_in_the_table_have_these_exit_codes() -> None:
