@@ -6,6 +6,7 @@ What a caller writes is written after it heard of it and before it does anything
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -61,12 +62,23 @@ HASTE: dict[str, dict[str, Any]] = {
     "pool.maintenance.scheduler": {
         "INTERVALS": {
             "adopt": 0.5,
+            "carriers": 0.5,
             "delete": 0.5,
             "dispatch": 0.5,
             "lease_expiry": 1.0,
             "reconcile": 1.0,
             "retirement": 1.0,
+            "showing": 0.5,
         }
+    },
+    "pool.store.slots": {"LOOKS": (0.5, 2.0)},
+    "pool.maintenance.carriers": {"RETRY_AFTER": 1.0},
+    "pool.requests.showing": {
+        "TERM": 5.0,
+        "FIRST_PAUSE": 0.2,
+        "LONGEST_AWAY": 2.0,
+        "LONGEST_PAUSE": 2.0,
+        "WRONG_PAUSE": 2.0,
     },
     "pool.requests.breaker": {"TRANSIENT_CAP": 2.0, "REFUSED_BASE": 2.0, "REFUSED_CAP": 5.0},
     "pool.maintenance.reconcile_rules": {"STUCK_GRACE": 3.0},
@@ -78,8 +90,30 @@ HASTE: dict[str, dict[str, Any]] = {
 }
 
 
+#: While there is a file of this name beside the configuration, the disk of the slots is full.
+DISK_FULL = "disk-full"
+
+
+class _Disk:
+    """The calls of ``os``, of which ``fsync`` finds the disk full at times: the bytes are there in
+    part then."""
+
+    def __init__(self, full: Path) -> None:
+        self._full = full
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def fsync(self, descriptor: int) -> None:
+        if self._full.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(descriptor)
+
+
 def hasten(folder: Path, role: str) -> None:
-    """Shorten the terms of this process, and log to a file."""
+    """Shorten the terms of this process, let its disk be filled, and log to a file."""
+    slot_storage: Any = import_module("pool.requests.slot_storage")
+    slot_storage.os = _Disk(folder / DISK_FULL)
     for name, terms in HASTE.items():
         module = import_module(name)
         for term, seconds in terms.items():

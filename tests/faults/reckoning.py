@@ -18,7 +18,15 @@ from pool.config.settings import Settings
 from pool.cvat import CvatClient
 from pool.maintenance.deletion import Deletion, delete_all
 from pool.maintenance.reconcile import Reconcile
-from pool.model import Frame, LeaseState, RequestRecord, RequestState, TaskState, pool_mark
+from pool.model import (
+    Frame,
+    LeaseState,
+    Placed,
+    RequestRecord,
+    RequestState,
+    TaskState,
+    pool_mark,
+)
 from pool.simulator import SimulatorServer
 from pool.store import Store
 from pool.store.checking import check_store
@@ -28,6 +36,8 @@ from pool.store.checking import check_store
 LATER = 7200.0
 #: What CVAT says of a picture whose pixels are not all there, alone in its task.
 TRUNCATED = "image file is truncated"
+#: By how much compression changes each value of a colour at the most.
+COMPRESSION = 8
 
 
 @dataclass
@@ -46,8 +56,11 @@ class Outcome:
     shared: int = 0
     groups: int = 0
     split: int = 0
-    #: Requests whose frames were compared, by their colour.
+    #: Requests whose frames were compared, by their colour; those in slots, and how many of them
+    #: are hidden in the end, since old lists were written over and over.
     seen: int = 0
+    slots: int = 0
+    hidden: int = 0
     seconds: float = 0.0
     handed_out_twice: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
@@ -58,6 +71,8 @@ class Outcome:
     crashed: list[str] = field(default_factory=list)
     others: list[float] = field(default_factory=list)
     not_served: list[str] = field(default_factory=list)
+    #: What was written where a share was not mounted.
+    written: list[str] = field(default_factory=list)
 
     def take(self, weather: Weather) -> None:
         """Note down what the bystander saw."""
@@ -81,6 +96,7 @@ class Outcome:
                 ("touched", self.touched),
                 ("crashed", self.crashed),
                 ("held up by another template", self.not_served),
+                ("written into a mount point", self.written),
             )
             for what in found
         ]
@@ -99,6 +115,9 @@ class Outcome:
             "imports of several requests": self.groups,
             "of these failed": self.split,
             "requests whose pictures were compared": self.seen,
+            "requests in slots": self.slots,
+            "of these hidden in the end": self.hidden,
+            "files in a mount point": len(self.written),
             "errors told to callers": dict(self.errors),
             "tasks handed out twice": len(self.handed_out_twice),
             "accepted requests lost or without an end": len(self.lost),
@@ -159,19 +178,21 @@ class Reckoning:
     def _look_for_doubles(self, diaries: list[dict[str, Any]]) -> None:
         """Of the leases that callers heard of, no two have one task, unless it was given back.
         And so it is with all that there are in the store."""
-        holders: dict[int, set[str]] = defaultdict(set)
+        holders: dict[str, set[str]] = defaultdict(set)
         for event in diaries:
             if event["event"] == "leased":
                 record = self._store.lease(event["lease"])
                 assert record is not None
+                if record.task_id != event["task"]:
+                    self._outcome.mixed_up.append(f"lease {record} was of task {event['task']}")
                 if record.state not in (LeaseState.RELEASED, LeaseState.EXPIRED):
-                    holders[event["task"]].add(event["lease"])
+                    holders[record.pooled_id or ""].add(event["lease"])
         for record in self._store.leases((LeaseState.ACTIVE, LeaseState.USED), limit=10**6):
-            if record.task_id is not None:
-                holders[record.task_id].add(record.id)
-        for task_id, leases in holders.items():
+            if record.pooled_id is not None:
+                holders[record.pooled_id].add(record.id)
+        for pooled_id, leases in holders.items():
             if len(leases) > 1:
-                self._outcome.handed_out_twice.append(f"task {task_id}: {sorted(leases)}")
+                self._outcome.handed_out_twice.append(f"task {pooled_id}: {sorted(leases)}")
 
     def _look_for_lost_requests(self, diaries: list[dict[str, Any]]) -> None:
         """Every accepted request has come to an end; a ready one has the caller's own data, and
@@ -181,6 +202,8 @@ class Reckoning:
         answers: dict[str, set[str]] = defaultdict(set)
         heard: set[str] = set()
         for event in diaries:
+            if event["event"] == "ready":
+                self._look_at_jobs(event["request"], event["jobs"])
             if event["event"] in ("accepted", "again") and event["key"] is not None:
                 answers[event["key"]].add(event["request"])
             if event["event"] != "accepted":
@@ -234,6 +257,16 @@ class Reckoning:
             if len(ids) > 1:
                 self._outcome.mixed_up.append(f"{files} was imported for each of {ids}")
 
+    def _look_at_jobs(self, request_id: str, told: list[int]) -> None:
+        """The job that a caller was told of is still the request's, and there is no other."""
+        request = self._store.request(request_id)
+        assert request is not None
+        jobs = [
+            job.id for job in self._store.jobs_of(request.pooled_id or "", request_id=request_id)
+        ]
+        if jobs != told or len(told) != 1:
+            self._outcome.mixed_up.append(f"request {request_id} was told {told}, and has {jobs}")
+
     def _look_at_data(self, request: RequestRecord, file: str | None) -> None:
         task = self._server.state.tasks.get(request.task_id or 0)
         if task is None or task.data is None:
@@ -242,7 +275,9 @@ class Reckoning:
         frames = [frame.name for frame in task.data.frames]
         jobs = self._store.jobs_of(request.pooled_id or "", request_id=request.id)
         own = [name for job in jobs for name in frames[job.start_frame : job.stop_frame + 1]]
-        if own != list(request.files) or (file is not None and own != [file]):
+        is_slot = request.placed is Placed.SLOT
+        given = list(request.given) if is_slot else own
+        if own != list(request.files) or (file is not None and given != [file]):
             self._outcome.mixed_up.append(f"request {request.id} of {file}: {own}")
         for job in jobs:
             self._given[job.id].append(request.id)
@@ -258,14 +293,28 @@ class Reckoning:
         if task_id not in self._server.state.tasks:
             return
         self._outcome.seen += 1
+        if request.placed is Placed.SLOT:
+            self._look_at_slot(request)
         for frame in request.frames:
             if is_corrupt(request) or colour_of(self._frame(task_id, frame)) != colour(frame.file):
                 self._outcome.mixed_up.append(f"{frame} of {request.id} shows another picture")
 
     def _frame(self, task_id: int, frame: Frame) -> bytes:
-        query = {"type": "frame", "quality": "original", "number": frame.number}
-        path = f"/api/tasks/{task_id}/data"
-        return self._client._transport.call("frame", "GET", path, query=query).data
+        assert frame.number is not None
+        return self._client.frame(task_id, frame.number, "original")
+
+    def _look_at_slot(self, request: RequestRecord) -> None:
+        """A slot is shown, also as annotators see it."""
+        self._outcome.slots += 1
+        task_id, (frame,) = request.task_id or 0, request.frames
+        assert frame.number is not None
+        if request.shown_at is None:
+            self._outcome.lost.append(f"request {request.id} was never shown: {request}")
+        self._outcome.hidden += frame.number in self._client.hidden_frames(task_id)
+        seen = colour_of(self._client.frame(task_id, frame.number, "compressed"))
+        wanted = colour(frame.file)
+        if max(abs(a - b) for a, b in zip(seen, wanted, strict=True)) > COMPRESSION:
+            self._outcome.mixed_up.append(f"{frame} of {request.id} is compressed from another")
 
     def _count_groups(self) -> None:
         with self._store.connections.reading() as db:
@@ -294,7 +343,9 @@ class Reckoning:
         delete_all(Deletion(self._store, self._client, owner="the reckoning", clock=clock))
 
     def _look_at_the_server(self) -> None:
-        rows = {task.task_id: task for task in self._store.tasks(states=tuple(TaskState))}
+        tasks = self._store.tasks(states=tuple(TaskState))
+        # A slot is in the task of its carrier.
+        rows = {task.task_id: task for task in tasks if task.carrier_id is None}
         theirs = self._weather.taken if self._weather else set()
         marked = {
             task.id: task for task in self._client.marked_tasks(pool_mark(self._store.pool_id))

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from support.postgres import PostgresServer
 
 from faults.storm import CALLERS, Storm
-from faults.weather import ALL, MILD
+from faults.weather import ALL, FOR_SLOTS, MILD
 
 #: As a server is where it counts.
 SAFE = {"fsync": "on", "full_page_writes": "on", "autovacuum": "on"}
@@ -37,6 +37,11 @@ def main() -> int:
         "--postgres", action="store_true", help="keep the rows in PostgreSQL, and kill that, too"
     )
     parser.add_argument("--grouping", action="store_true", help="have requests share tasks")
+    parser.add_argument(
+        "--slots",
+        action="store_true",
+        help="have the data go into slots on a share; with --weather, that comes and goes, too",
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="keep diaries, logs and the store here")
     arguments = parser.parse_args()
@@ -48,9 +53,10 @@ def main() -> int:
             place,
             seed=arguments.seed,
             callers=arguments.callers,
-            weather=_kinds(arguments.weather),
+            weather=_kinds(arguments.weather, FOR_SLOTS if arguments.slots else ALL),
             database=database,
             grouping="auto" if arguments.grouping else "off",
+            slots=arguments.slots,
         )
         try:
             outcome = storm.blow(kills=arguments.kills, pause=arguments.pause)
@@ -63,11 +69,11 @@ def main() -> int:
     return 1 if outcome.wrong else 0
 
 
-def _kinds(given: list[str] | None) -> tuple[str, ...]:
+def _kinds(given: list[str] | None, everything: tuple[str, ...]) -> tuple[str, ...]:
     if given is None:
         return ()
     if not given:
-        return ALL
+        return everything
     return MILD if given == ["mild"] else tuple(given)
 
 

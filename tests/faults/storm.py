@@ -19,16 +19,19 @@ from typing import Any
 from support.forked import forkserver
 from support.postgres import PostgresServer
 from support.proxy import CuttingProxy
+from support.slots import slot_table
 from support.waiting import wait_until
 
-from faults.actors import TERM, Place, run_caller, run_daemon
+from faults.actors import DISK_FULL, TERM, Place, run_caller, run_daemon
 from faults.bystander import Bystander
 from faults.reckoning import Outcome, Reckoning
-from faults.weather import Weather
+from faults.weather import SlotShare, Weather
 from pool.config.loader import load
+from pool.config.settings import SlotSettings
 from pool.cvat import connect
-from pool.model import RequestState, TaskState
-from pool.simulator import SimulatorServer, SimulatorSettings, Timings
+from pool.model import Placed, RequestState, TaskState
+from pool.requests.slot_storage import SlotStorage
+from pool.simulator import CloudStorageSettings, SimulatorServer, SimulatorSettings, Timings
 from pool.store import Store, open_store
 
 CALLERS = 4
@@ -51,10 +54,11 @@ CALM = 240.0
 class Storm:
     """Starts the processes, kills them, lets things calm down, and looks.
 
-    ``weather`` are the kinds of :data:`weather.ALL` that are drawn from; none for a clear sky. With
-    a ``database`` the rows are in PostgreSQL, and after every so many kills (``restart_after``) the
-    server is killed, too, and started again.
-    Every other caller calls the daemon over HTTP, the rest use the pool as a library.
+    ``weather`` are the kinds of :data:`weather.ALL` that are drawn from, at a ``pace``; none for a
+    clear sky. With a ``database`` the rows are in PostgreSQL, and after every so many kills
+    (``restart_after``) the server is killed, too, and started again. Every other caller calls the
+    daemon over HTTP, the rest use the pool as a library. With ``slots`` the data goes into slots on
+    a share.
     """
 
     def __init__(
@@ -65,20 +69,32 @@ class Storm:
         timings: Timings | None = None,
         callers: int = CALLERS,
         weather: tuple[str, ...] = (),
+        pace: float = 1.0,
         database: PostgresServer | None = None,
         restart_after: int = 10,
         grouping: str = "off",
+        slots: bool = False,
     ) -> None:
         self._folder = folder
         self._rng = random.Random(seed)
         self._seed = seed
         self._kinds = weather
+        self._pace = pace
         self._database = database
         self._restart_after = restart_after
         self._grouping = grouping
+        self._slots = slots
+        share = folder / "share"
+        share.mkdir()
+        self._share = SlotShare(share / "pool", folder / DISK_FULL)
         self._counts = {"daemon": DAEMONS, "caller": callers}
         self._server = SimulatorServer(
-            SimulatorSettings(timings=timings or Timings().scaled(0.2), seed=seed)
+            SimulatorSettings(
+                timings=timings or Timings().scaled(0.2),
+                seed=seed,
+                share=share,
+                cloud_storages=(CloudStorageSettings(display_name="any"),),
+            )
         )
         self._context = forkserver()
         self._processes: dict[str, list[ForkServerProcess]] = {"caller": [], "daemon": []}
@@ -95,6 +111,9 @@ class Storm:
             settings = load(self._place.config)
             others = self._make_others(server)
             store = open_store(settings.store.url)
+            # Past the proxy: whatever is wrong with it now, people and looks are not to suffer.
+            straight = replace(settings.cvat, url=server.url)
+            client = connect(straight, {"CVAT_ACCESS_TOKEN": server.access_token})
             weather: Weather | None = None
             try:
                 for role, count in self._counts.items():
@@ -102,6 +121,8 @@ class Storm:
                         self._start(role)
                 if self._grouping != "off":
                     self._gather(server, store)
+                if self._slots:
+                    self._await_slots(store)
                 if self._kinds:
                     place = self._place
                     weather = Weather(
@@ -109,8 +130,11 @@ class Storm:
                         proxy,
                         store,
                         bystander=Bystander(place.config, place.daemon, server.url, place.token),
+                        client=client,
+                        share=self._share,
                         seed=self._seed,
                         kinds=self._kinds,
+                        pace=self._pace,
                     )
                     with weather:
                         self._kill(kills, pause, weather)
@@ -120,15 +144,13 @@ class Storm:
                 else:
                     self._kill(kills, pause)
                 self._calm_down(store)
-                # Past the proxy: whatever is wrong with it now, this look is not to suffer.
-                straight = replace(settings.cvat, url=server.url)
-                client = connect(straight, {"CVAT_ACCESS_TOKEN": server.access_token})
+                self.outcome.written = self._share.written
                 Reckoning(self.outcome, settings, store, client, server, weather).look(
                     self._folder, others
                 )
-                client.close()
             finally:
                 self._end_all()
+                client.close()
                 store.close()
         self.outcome.seconds = time.monotonic() - began
         return self.outcome
@@ -142,6 +164,18 @@ class Storm:
         store = "sqlite:///pool.db"
         if self._database is not None:
             store = self._database.url(self._database.new_database())
+        slots = ""
+        if self._slots:
+            settings = SlotSettings(
+                size="16x16",
+                format="png",
+                per_task=5,
+                storage=f"file://{self._share.folder}",
+                server="share:pool",
+                cache_storage=1,
+            )
+            SlotStorage(settings, "").mark()
+            slots = f"{slot_table(settings)}\n"
         path.write_text(
             f'[cvat]\nurl = "{url}"\ntimeout = "5s"\n'
             f'[store]\nurl = "{store}"\nspool = "pool.db.spool"\n'
@@ -149,6 +183,7 @@ class Storm:
             '[templates.scenes]\nlabels = [{ name = "car" }]\n'
             'pool = { min_size = 12, create_concurrency = 4, max_wait = "3s", lease_ttl = "3s" }\n'
             f'import = {{ timeout = "20s", grouping = "{self._grouping}", concurrency = 1 }}\n'
+            f"{slots}"
             '[templates.poisoned]\nlabels = [{ name = "car" }]\n'
             'pool = { min_size = 0, max_wait = "500ms" }\nimport = { timeout = "20s" }\n'
         )
@@ -190,6 +225,15 @@ class Storm:
             wait_until(store, gathered, CALM)
         finally:
             server.release_imports()
+
+    def _await_slots(self, store: Store) -> None:
+        """Let some requests be in slots before anything is killed."""
+
+        def filled() -> bool:
+            self._replace_those_that_died()
+            return any(each.placed is Placed.SLOT for each in store.requests(limit=9).requests)
+
+        wait_until(store, filled, CALM)
 
     # --- During ---------------------------------------------------------------------------------
 
@@ -273,6 +317,8 @@ def _is_calm(store: Store) -> bool:
         TaskState.RETIRED,
         TaskState.DELETING,
     }
-    return not unfinished and not any(
-        levels[state] for levels in store.levels().values() for state in busy
+    return (
+        not unfinished
+        and store.next_look() is None
+        and not any(levels[state] for levels in store.levels().values() for state in busy)
     )

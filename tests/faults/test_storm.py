@@ -10,7 +10,7 @@ from conformance.store_factories import FACTORIES
 from support.postgres import PostgresServer
 
 from faults.storm import Storm
-from faults.weather import MILD
+from faults.weather import MILD, PAGES, SHARE
 from pool.simulator import Timings
 
 
@@ -67,3 +67,26 @@ def test_requests_that_share_tasks_get_their_own_pictures_when_processes_are_kil
     assert outcome.wrong == []
     assert outcome.groups > 0, outcome.summary()
     assert outcome.seen >= outcome.requests["ready"] > 0
+
+
+@pytest.mark.timeout(120)
+def test_slots_get_their_own_pictures_when_processes_are_killed_and_the_share_goes_away(
+    tmp_path: Path, database: PostgresServer | None
+) -> None:
+    """CVAT has weather, too; people look at empty slots, and their pages write old lists back."""
+    storm = Storm(
+        tmp_path,
+        seed=13,
+        timings=Timings().scaled(0.1),
+        callers=5,
+        weather=(*SHARE, *PAGES, "errors", "latency"),
+        pace=0.4,
+        database=database,
+        restart_after=5,
+        slots=True,
+    )
+    outcome = storm.blow(kills=8, pause=0.7)
+    assert outcome.wrong == []
+    assert outcome.kills.total() >= 8
+    assert set(outcome.weather) & set(SHARE)
+    assert outcome.slots > 0, outcome.summary()

@@ -11,16 +11,19 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from support.proxy import CuttingProxy, Direction
 
 from faults.bystander import Bystander
-from pool.cvat import tells_of_other_data
+from pool.cvat import CvatClient, tells_of_other_data
 from pool.errors import PoolError
 from pool.model import TaskState, pool_mark
+from pool.requests.slot_storage import MARKER
 from pool.simulator import SimulatorServer
 from pool.simulator.actions import ActionFailed
 from pool.simulator.fault_control import Handle
@@ -97,6 +100,11 @@ MILD = ("latency", "errors", "cuts", "failed imports", "slow imports", *PEOPLE, 
 #: CVAT fails for one template, and nothing else goes wrong meanwhile: then no other is to wait.
 POISON = "one template is poisoned"
 ALL = (*FAULTS, *PEOPLE, *EVENTS, POISON)
+#: What happens to the share of slots; and to their tasks, by people: one looks at slots that are
+#: empty, and a page that was opened some time ago restores a frame and writes its old list back.
+SHARE = ("share away", "share not mounted", "share unmarked", "disk full")
+PAGES = ("slots looked at", "old list written")
+FOR_SLOTS = (*(kind for kind in MILD if kind not in PEOPLE), *SHARE, *PAGES)
 #: How many tasks people touch at a time, at the most.
 TOUCHED = 3
 
@@ -115,12 +123,46 @@ CAUSES = {
 }
 
 
+class SlotShare:
+    """The folder of a share that the slots' files stand in, and what happens to it."""
+
+    def __init__(self, folder: Path, disk_full: Path) -> None:
+        self.folder = folder
+        self._away = folder.with_suffix(".away")
+        self._marker = folder / MARKER
+        self._disk_full = disk_full
+        #: What was written while nothing was to be.
+        self.written: list[str] = []
+
+    def spoil(self, kind: str) -> None:
+        match kind:
+            case "disk full":
+                self._disk_full.touch()
+            case "share unmarked" if self._marker.exists():
+                self._marker.rename(self._marker.with_suffix(".gone"))
+            case "share away" | "share not mounted" if self.folder.exists():
+                self.folder.rename(self._away)
+                if kind == "share not mounted":
+                    self.folder.mkdir()
+
+    def mend(self) -> None:
+        self._disk_full.unlink(missing_ok=True)
+        if self._away.exists():
+            if self.folder.exists():
+                self.written += [str(each) for each in self.folder.rglob("*")]
+                self.folder.rmdir()
+            self._away.rename(self.folder)
+        with suppress(FileNotFoundError):
+            self._marker.with_suffix(".gone").rename(self._marker)
+
+
 class Weather:
     """Changes every few seconds from :meth:`__enter__` to :meth:`__exit__`, on its own thread.
 
     ``store`` tells which of the pool's tasks are warm: people only touch those. ``proxy`` is what
     the processes reach the server through. The ``bystander`` looks on while a template is
-    poisoned.
+    poisoned. The ``client`` is that of people, and the ``share`` has the files of slots. With a
+    ``pace`` of 0.5 all of it lasts half as long.
     """
 
     def __init__(
@@ -130,11 +172,14 @@ class Weather:
         store: Store,
         *,
         bystander: Bystander,
+        client: CvatClient,
+        share: SlotShare,
         seed: int,
         kinds: tuple[str, ...] = ALL,
+        pace: float = 1.0,
     ) -> None:
         self._server, self._proxy, self._store = server, proxy, store
-        self._bystander = bystander
+        self._bystander, self._client, self._share = bystander, client, share
         #: Set while a template is poisoned: no daemon is to be killed then.
         self.poisoned = threading.Event()
         #: Held while the store is away, and while a template is poisoned: never both.
@@ -144,9 +189,12 @@ class Weather:
         self.not_served: list[str] = []
         self._rng = random.Random(f"{seed} weather")
         self._kinds = kinds
+        self._pace = pace
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._change, name="weather", daemon=True)
         self._handles: list[Handle] = []
+        #: What pages that are open write when they are saved: a task, and its hidden frames.
+        self._pages: list[tuple[int, frozenset[int]]] = []
         self.spells: list[Spell] = []
         self.counts: Counter[str] = Counter()
         #: Tasks that people deleted, and those that they made their own.
@@ -186,7 +234,7 @@ class Weather:
                         self._begin(kind)
                     if set(PEOPLE) <= set(self._kinds) and self._rng.random() < 0.4:
                         self._begin(self._rng.choice(PEOPLE))
-                self._over.wait(self._rng.uniform(0.7, 2.5))
+                self._over.wait(self._pace * self._rng.uniform(0.7, 2.5))
                 self._clear_up()
         except BaseException as error:
             self.error = error
@@ -199,6 +247,10 @@ class Weather:
                 self._handles += [self._server.faults.add(each) for each in FAULTS[kind](self._rng)]
             elif kind in PEOPLE:
                 self._touch_warm_tasks(kind)
+            elif kind in SHARE:
+                self._share.spoil(kind)
+            elif kind in PAGES:
+                self._open_page(kind)
             else:
                 self._happen(kind)
         except ActionFailed:
@@ -241,6 +293,30 @@ class Weather:
                 self.taken.add(task_id)
                 (actions.fill_task if kind == "fill" else actions.rename_task)(task_id)
 
+    def _open_page(self, kind: str) -> None:
+        """Somebody opens a task with slots, some of which are empty."""
+        warm = [each for each in self._store.tasks(states=(TaskState.WARM,)) if each.carrier_id]
+        if not warm:
+            raise ActionFailed("none is warm")
+        chosen = self._rng.choice(warm)
+        slot, task_id = self._store.slot(chosen.id), chosen.task_id
+        if slot is None or task_id is None:
+            raise ActionFailed("it is gone")
+        # Whoever sits there is not spared the weather.
+        with suppress(PoolError):
+            if kind == "slots looked at":
+                for quality in ("compressed", "original"):
+                    self._client.frame(task_id, slot.start_frame, quality)
+            else:
+                hidden = self._client.hidden_frames(task_id)
+                self._pages.append((task_id, hidden - {slot.start_frame}))
+
+    def _save_pages(self) -> None:
+        for task_id, hidden in self._pages:
+            with suppress(PoolError):
+                self._client.show_frames(task_id, hidden, cloud_storage_id=None)
+        self._pages.clear()
+
     def _happen(self, kind: str) -> None:
         actions, proxy = self._server.actions, self._proxy
         match kind:
@@ -265,6 +341,7 @@ class Weather:
 
     def _clear_up(self) -> None:
         """All is well again; what a fault held up goes on."""
+        self._share.mend()
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -274,6 +351,7 @@ class Weather:
         self._proxy.forget_cuts()
         if not self._proxy.listening:
             self._proxy.start()
+        self._save_pages()
         for spell in self.spells:
             spell.ended = min(spell.ended, time.time())
 
