@@ -27,6 +27,8 @@ T = TypeVar("T")
 SHORTEST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 2.0
 GROWTH: Final = 0.25
+#: The first look comes after this share of what creates of the template have taken lately.
+FIRST_LOOK: Final = 0.4
 #: Seconds until a call that has failed is made again.
 RETRY_PAUSE: Final = 1.0
 #: Seconds for which CVAT may neither have jobs nor know of the import.
@@ -78,7 +80,14 @@ def make_carrier(
         raise PoolError(GIVEN_UP)
     try:
         return import_placeholders(
-            cvat, template, storage, task_id, pooled.id, is_wanted=is_wanted, clock=clock
+            cvat,
+            template,
+            storage,
+            task_id,
+            pooled.id,
+            is_wanted=is_wanted,
+            first_look=FIRST_LOOK * store.lead_times().get(template.name, 0.0),
+            clock=clock,
         )
     except PoolError as error:
         store.fail_create(pooled.id, reason=str(error), now=clock.now())
@@ -93,10 +102,12 @@ def import_placeholders(
     folder: str,
     *,
     is_wanted: Callable[[], bool] = lambda: True,
+    first_look: float = 0.0,
     clock: Clock,
 ) -> Sequence[Job]:
     """Import an empty task over placeholders in a folder of the storage, one for each frame, and
-    hide all of them. Return its jobs, in order. ``is_wanted`` is asked now and then.
+    hide all of them. Return its jobs, in order. ``is_wanted`` is asked now and then. CVAT is not
+    asked before ``first_look`` seconds, which an import takes.
 
     :raises pool.errors.PoolError: as :func:`make_carrier`.
     """
@@ -118,6 +129,7 @@ def import_placeholders(
         if not outcome_unknown(error):
             raise
         doubt = error
+    patience.pause(first_look)
     jobs = sorted(_await_jobs(cvat, task_id, patience, doubt), key=lambda job: job.start_frame)
     _check_jobs(jobs, slots)
     everything = frozenset(range(len(keys)))
@@ -202,7 +214,6 @@ def _await_jobs(
     CVAT has begun it."""
     unknown_since = math.inf
     while True:
-        patience.pause()
         state = patience.call(lambda: cvat.import_state(task_id))
         if state.status is ImportStatus.FAILED:
             raise ImportFailed(state.message)
@@ -210,9 +221,11 @@ def _await_jobs(
             raise ImportLost(f"task {task_id} was deleted while it was imported")
         if state.status in (ImportStatus.QUEUED, ImportStatus.STARTED):
             unknown_since = math.inf
+            patience.pause()
             continue
         if jobs := patience.call(lambda: cvat.jobs([task_id])).get(task_id):
             return jobs
         unknown_since = min(unknown_since, patience.waited)
         if patience.waited - unknown_since >= UNKNOWN_FOR:
             raise doubt or ImportLost("CVAT has no record of the import and made no jobs")
+        patience.pause()

@@ -133,7 +133,7 @@ class Refill:
         while not self._stopping.is_set():
             # Counted before: a create that ended since has written down how, so a hold is seen.
             under_way = self._under_way(template)
-            situation = self._situation(template)
+            situation = self._situation(template, target)
             at_once = creates_wanted(
                 situation, target, concurrency=template.pool.create_concurrency
             )
@@ -175,20 +175,24 @@ class Refill:
                 for future, name in self._running.items()
             )
 
-    def _situation(self, template: Template) -> Situation:
+    def _situation(self, template: Template, target: Target) -> Situation:
         now = self._clock.now()
         creates = self._breaker.creates(template.name, slots=template.slots is not None)
         capacity = self._store.capacity_of(template.name, template.fingerprint)
         # Where the clock was set back, what was last is yet to come.
         quiet = abs(now - self._store.last_activity()) >= QUIET
+        waiting = self._store.waiting(template.name)
         queued = self._store.queued().get(template.name, 0)
         if template.slots is None:
             places = places_of(self._store, template.importing)
-            queued = tasks_for(queued, template.importing, places=places)
+            waiting += tasks_for(queued, template.importing, places=places)
+        else:
+            # Some of them may go the ordinary way, and leave what was made for them.
+            waiting = min(waiting + queued, max(0, template.pool.max_size - target.size))
         return Situation(
             warm=warm_tasks(self._store, template),
             capacity=capacity,
-            waiting=self._store.waiting(template.name) + queued,
+            waiting=waiting,
             foreground=self._store.in_flight() > 0 or not quiet,
             paused=template.name in self._store.paused(),
             # The dispatcher finds out whether the server is back.

@@ -16,6 +16,7 @@ from pool.model import (
     Placed,
     RequestState,
     Slot,
+    SlotLevels,
     TaskState,
     new_id,
 )
@@ -82,6 +83,22 @@ def test_a_carrier_takes_its_share_of_time_for_each_slot(store: Store) -> None:
     assert store.finish_carrier(carrier_id, jobs, took=2.0, now=NOW + 2.0)
     assert list(store.create_times(TEMPLATE, since=0.0)) == [0.5]
     assert store.lead_times() == {TEMPLATE: 2.0}
+
+
+def test_levels_are_those_of_carriers_with_slots_to_give(store: Store) -> None:
+    assert store.slot_levels() == {}
+    full, half = make_carrier(store, 1), make_carrier(store, 3, task_id=71, first_job=600)
+    fill_next(store)
+    _, slot = fill_next(store)
+    assert slot.carrier_id == half != full
+    retired = store.slots_of(half)[1]
+    assert store.retire(retired.id, reason="test", now=NOW)
+    assert store.slot_levels() == {TEMPLATE: SlotLevels(carriers=1, filled=1, retired=1)}
+    assert store.end_slot(retired.id, now=NOW)
+    assert store.slot_levels() == {TEMPLATE: SlotLevels(carriers=1, filled=1, retired=1)}
+    limit = CreateLimit(capacity=1000, concurrency=9)
+    store.begin_create("c1", TEMPLATE, FINGERPRINT, slots=8, limit=limit, owner="me", now=NOW)
+    assert store.levels()[TEMPLATE][TaskState.CREATING] == 8
 
 
 def test_a_slot_is_filled_once_and_its_request_is_ready_at_once(store: Store) -> None:

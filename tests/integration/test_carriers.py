@@ -38,6 +38,14 @@ from pool.model import Levels, Outcome, PooledTask, SlotState
 from pool.observability.status import notes
 from pool.requests.slot_storage import MARKER
 from pool.simulator import OrganizationSettings, SimulatorServer
+from pool.simulator.faults import (
+    Cut,
+    DeadWorker,
+    Error,
+    FailedImport,
+    Fault,
+    HungImport,
+)
 from pool.store import Store, open_store
 
 HOUR, DAY = LOOK_EVERY + 1.0, FILE_GRACE
@@ -249,6 +257,62 @@ def test_a_daemon_that_dies_in_the_middle(
         assert not files(server.share)
         assert world.daemon.fill() == 1
         assert world.levels() == {"warm": 3}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Error("data:post", status=504, at="after", times=1),
+        Cut("data:post", at="after", times=1),
+        Error("requests:get", status=503, times=3),
+        Cut("jobs:list", times=1),
+        Error("data:meta:patch", status=504, at="after", times=1),
+        Cut("data:meta", times=1),
+    ],
+    ids=lambda fault: f"{fault.kind} {fault.where}",
+)
+def test_a_carrier_is_made_in_spite_of_failures_that_pass(
+    server: SimulatorServer, store_url: str, clock: ManualClock, fault: Fault
+) -> None:
+    template = three_a_task(server, pool=replace(POOL, min_size=3))
+    with world_of(server, store_url, clock, template) as world:
+        with server.fault(fault) as handle:
+            assert world.one_round() == 1
+            assert handle.fired == fault.times
+        assert world.levels() == {"warm": 3} and not world.store.holds()
+        assert world.cvat.hidden_frames(world.carriers[0].task_id or 0) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "words"),
+    [
+        (FailedImport(times=1), "import-failed", "No space left on device"),
+        (DeadWorker(request="gone", times=1), "import-failed", "no record of the import"),
+        (HungImport(), "import-timed-out", "after 1500 s"),
+        (Error("data:meta:patch", status=403, times=1), "cvat-forbidden", "403"),
+    ],
+    ids=lambda value: f"{value.kind} {value.where}" if isinstance(value, Fault) else "",
+)
+def test_a_carrier_that_cannot_be_made(
+    server: SimulatorServer,
+    store_url: str,
+    clock: ManualClock,
+    fault: Fault,
+    code: str,
+    words: str,
+) -> None:
+    """The hold says why; its task is deleted, and another one is made later."""
+    importing = ImportSettings(timeout=1500.0)
+    template = three_a_task(server, pool=replace(POOL, min_size=3), importing=importing)
+    with world_of(server, store_url, clock, template) as world:
+        with server.fault(fault):
+            assert world.one_round() == 1
+        (hold,) = world.store.holds().values()
+        assert hold.code == code and words in hold.reason
+        world.later(600.0, "delete")
+        assert world.http.listed("tasks") == []
+        assert world.daemon.fill() == 1 and world.levels() == {"warm": 3}
+        assert not world.store.holds()
 
 
 def test_a_lost_create_that_happens_late_is_no_warm_task(
