@@ -217,10 +217,11 @@ class Maintenance(Connected):
         """Keep what is still to come as far from ``now`` as it was, after the wall clock was set
         by ``by`` seconds, forward or back. Return how many rows were changed.
 
-        That is the ends of leases, the deadlines of imports, and prewarms, except those that were
-        written by the new clock already, from ``since`` on. Processes count as alive for another
+        That is the ends of leases, the deadlines of imports, prewarms, how long streams have been
+        idle and tasks of slots gone, except those that were written by the new clock already, from
+        ``since`` on. Processes count as alive for another
         ``term`` seconds; nothing is held or quarantined for longer than before: holds are due now,
-        quarantines end within ``term``, and what is left for ready tasks is tried at once.
+        quarantines end within ``term``, and what is left for ready tasks and slots is tried at once.
         """
         new_clock: dict[str, Any] = {"by": by, "since": since, "now": now}
         with self.connections.writing() as db:
@@ -265,6 +266,21 @@ class Maintenance(Connected):
                     latest=now + term,
                 )
                 + db.changed("UPDATE final_steps SET due_at = :now WHERE due_at > :now", now=now)
+                + db.changed("UPDATE slots SET look_at = :now WHERE look_at > :now", now=now)
+                + db.changed(
+                    """
+                    UPDATE streams SET last_at = last_at + :by
+                    WHERE closed_at IS NULL AND last_at NOT BETWEEN :since AND :now
+                    """,
+                    **new_clock,
+                )
+                + db.changed(
+                    """
+                    UPDATE carriers SET gone_since = gone_since + :by
+                    WHERE gone_since NOT BETWEEN :since AND :now
+                    """,
+                    **new_clock,
+                )
             )
 
     # --- What is forgotten ------------------------------------------------------------------------

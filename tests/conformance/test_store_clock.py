@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from conformance.store_scene import NOW, TEMPLATE, Scene, everything, wish
+from conformance.store_scene import FINGERPRINT, NOW, TEMPLATE, Scene, data, everything, wish
+from conformance.test_store_slots import make_carrier
 from pool.clock import StoreClock, SystemClock
 from pool.model import Hold, Prewarm, RequestState, TaskState
 from pool.store import Opened, Store
@@ -164,3 +165,24 @@ def test_a_term_lasts_as_long_on_every_machine(
     assert store.maintainer(now=here.now()) == "there"
     ended = here.now() + TERM + 1.0
     assert store.acquire_maintenance("here", until=ended + TERM, now=ended)
+
+
+@pytest.mark.parametrize("by", JUMPS)
+def test_the_grace_of_files_and_the_idleness_of_streams_are_as_long_as_before(
+    store: Store, by: float
+) -> None:
+    """A clock that jumps by a day must not delete the files of a task that just seems to be gone,
+    nor keep a filled slot from being shown."""
+    carrier_id = make_carrier(store, 2)
+    stream = store.use_stream(TEMPLATE, "camera 7", FINGERPRINT, now=NOW - 100.0)
+    assert stream is not None
+    opened = store.open_lease(wish(fingerprint=stream.fingerprint), request=data(), now=NOW - 50.0)
+    assert opened.task is not None
+    store.fill_slot(opened.task.id, ["a.jpg"], now=NOW - 50.0)
+    store.saw_carrier(carrier_id, gone=True, now=NOW - 30.0)
+    move(store, by)
+    carrier = store.carrier(carrier_id)
+    assert carrier is not None and carrier.gone_since == NOW + by - 30.0
+    (used,) = store.streams()
+    assert used.stream.last_at == NOW + by - 100.0
+    assert store.carriers_due(limit=9, now=NOW + by) == [carrier_id]
