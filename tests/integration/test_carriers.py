@@ -288,7 +288,7 @@ def test_a_carrier_is_made_in_spite_of_failures_that_pass(
     [
         (FailedImport(times=1), "import-failed", "No space left on device"),
         (DeadWorker(request="gone", times=1), "import-failed", "no record of the import"),
-        (HungImport(), "import-timed-out", "after 1500 s"),
+        (HungImport(), "import-timed-out", "after 300 s"),
         (Error("data:meta:patch", status=403, times=1), "cvat-forbidden", "403"),
     ],
     ids=lambda value: f"{value.kind} {value.where}" if isinstance(value, Fault) else "",
@@ -302,7 +302,7 @@ def test_a_carrier_that_cannot_be_made(
     words: str,
 ) -> None:
     """The hold says why; its task is deleted, and another one is made later."""
-    importing = ImportSettings(timeout=1500.0)
+    importing = ImportSettings(timeout=300.0)
     template = three_a_task(server, pool=replace(POOL, min_size=3), importing=importing)
     with world_of(server, store_url, clock, template) as world:
         with server.fault(fault):
