@@ -188,11 +188,10 @@ class Sender:
         if request.assignee is not None:
             self._look_up_assignee(request)
         try:
-            self._filler.fill(handout, upload)
-        except SlotStorageUnavailable as error:
-            self.throw_away(request, error)
-            self._filler.leave_slots(template, request.id, upload, str(error), shares=accepted)
-            return Sent(Step.ANOTHER_TASK, error)
+            why = self._filler.fill(handout, upload)
+            error: PoolError | None = InputError(why) if why else None
+        except SlotStorageUnavailable as unavailable:
+            why, error = str(unavailable), unavailable
         except PoolError as error:
             self.fail(request, error, untouched=False)
             return Sent(Step.FAIL, error)
@@ -201,6 +200,10 @@ class Sender:
                 failure = PoolError(f"the upload was interrupted ({interruption!r})")
                 self.fail(request, failure, untouched=False)
             raise
+        if error is not None:
+            self.throw_away(request, error)
+            self._filler.leave_slots(template, request.id, upload, why, shares=accepted)
+            return Sent(Step.ANOTHER_TASK, error)
         self._spool.drop(request.id)
         return Sent(Step.DONE)
 

@@ -84,8 +84,10 @@ class Filler:
         before anything is done."""
         lease = self._store.lease(lease_id)
         task = self._store.task(lease.pooled_id) if lease and lease.pooled_id else None
-        if task is not None and task.carrier_id is not None:
-            self._check(task.carrier_id, upload)
+        if task is None or task.carrier_id is None:
+            return
+        if why := why_not(self.settings_of(task.carrier_id), upload):
+            raise InputError(f"{why}; submit it without the lease")
 
     def leave_slots(
         self, template: Template, request_id: str, upload: Upload, why: str, *, shares: bool
@@ -108,16 +110,19 @@ class Filler:
         """
         return self._settings(carrier_id)
 
-    def fill(self, handout: Handout, upload: Upload) -> None:
+    def fill(self, handout: Handout, upload: Upload) -> str:
         """Write the data of a request durably into the slot that it was given, and make it ready.
-        Where the slot is not its own any more, another process has ended the request.
+        Return why that was not done, where it does not fit: the template has changed since it was
+        accepted. Where the slot is not its own any more, another process has ended the request.
 
-        :raises InputError: the data cannot be read, or does not fit.
+        :raises InputError: the data cannot be read.
         :raises SlotStorageUnavailable: it cannot be written; the slot is no use any more.
         """
         task = handout.task
         assert task.carrier_id is not None
-        settings = self._check(task.carrier_id, upload)
+        settings = self.settings_of(task.carrier_id)
+        if why := why_not(settings, upload):
+            return why
         slot = self._store.slot(task.id)
         if slot is None:
             raise SlotStorageUnavailable("the slot is gone")
@@ -133,12 +138,7 @@ class Filler:
             self._filled(task.carrier_id)
         else:
             log.warning("slot written for a request that had ended", task_id=task.task_id)
-
-    def _check(self, carrier_id: str, upload: Upload) -> SlotSettings:
-        settings = self.settings_of(carrier_id)
-        if why := why_not(settings, upload):
-            raise InputError(f"{why}; submit it without the lease")
-        return settings
+        return ""
 
     def _read_settings(self, carrier_id: str) -> SlotSettings:
         carrier = self._store.carrier(carrier_id)

@@ -221,7 +221,8 @@ class Maintenance(Connected):
         idle and tasks of slots gone, except those that were written by the new clock already, from
         ``since`` on. Processes count as alive for another
         ``term`` seconds; nothing is held or quarantined for longer than before: holds are due now,
-        quarantines end within ``term``, and what is left for ready tasks and slots is tried at once.
+        quarantines end within ``term``, and what is left for ready tasks and slots is tried at
+        once.
         """
         new_clock: dict[str, Any] = {"by": by, "since": since, "now": now}
         with self.connections.writing() as db:

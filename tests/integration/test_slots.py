@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from support.slots import (
 )
 from support.waiting import PATIENCE, wait_until
 
-from pool import InputError, SlotStorageUnavailable, TaskPool
+from pool import InputError, RemotePool, SlotStorageUnavailable, TaskPool
 from pool.config.settings import ImportSettings, PoolSettings, Template
 from pool.cvat import CvatClient
 from pool.daemon import Daemon
@@ -279,3 +280,25 @@ def test_over_http_the_answer_has_the_jobs(
         if prefer:
             assert [each["id"] for each in document["jobs"]] == [job.id]
         assert not names_of(daemon.process.spool.folder)
+
+
+def test_a_request_whose_template_has_changed_while_it_waited_goes_the_ordinary_way(
+    server: SimulatorServer, store_url: str
+) -> None:
+    """It waits for a slot of the old size, and the first that is warm has another."""
+    waits = PoolSettings(min_size=0, max_size=9, on_empty="wait", max_wait=PATIENCE)
+    old = slot_template(server.share, pool=waits)
+    new = slot_template(server.share, pool=replace(waits, min_size=3), slots={"size": "32x24"})
+    with slot_daemon(server, store_url, old) as daemon:
+        daemon.process.store.pause("camera", now=daemon.process.clock.now())
+        with TaskPool.over(daemon.process) as pool:
+            files = [("a.jpg", picture_of("red"))]
+            document = RemotePool(daemon.url).submit("camera", files)
+            assert pool.request(document.id).state is RequestState.QUEUED
+            server_of = daemon.process.templates["camera"].server
+            daemon.process.templates.replace({"camera": replace(new, server=server_of)})
+            pool.resume("camera")
+            request = pool.request(document.id)
+            request.jobs(PATIENCE)
+            assert request.refresh().placed is Placed.TASK
+            assert "64x48" in request.refresh().no_slot
