@@ -276,7 +276,7 @@ class Request(RequestHandle[Pool, RequestRecord]):
 
         With ``hide`` it is not: as soon as its frames exist they are marked as deleted, so that
         people see them no longer, and exports leave them out. It is ready all the same, and its
-        bytes stay in CVAT until its task is deleted, which others may share. Only a request that
-        has failed is too late for that.
+        bytes stay in CVAT until its task is deleted, which others may share; those in a slot are
+        gone once they are hidden. Only a request that has failed is too late for that.
         """
         return self._pool.cancel(self, hide=hide)

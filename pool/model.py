@@ -382,7 +382,8 @@ class RequestRecord:
     ``group_key``: requests of a template with the same one may share an import; None goes alone.
 
     ``hidden`` says that its caller wants its frames hidden: ``pending`` until they are marked as
-    deleted in CVAT, then ``done``. Their bytes stay there until the task is deleted.
+    deleted in CVAT, then ``done``. Their bytes stay there until the task is deleted; those in a
+    slot are gone by then.
 
     ``placed`` says what its data went into, once it has an import. Where its template has slots
     and it is not to go into one, ``no_slot`` says why. ``stream`` is the name of the stream that it

@@ -417,7 +417,8 @@ class TaskPool:
         is queued. A second time is no error.
 
         People see the frames no longer, and exports leave them out. **Their bytes stay in CVAT**
-        until the request's task (``task_id``) is deleted there, which others may share.
+        until the request's task (``task_id``) is deleted there, which others may share; those of a
+        request in a slot are gone once they are hidden.
 
         :raises UnknownRequest: there is none.
         :raises TooLate: it has failed, so that it has no frames.

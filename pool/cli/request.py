@@ -24,7 +24,7 @@ from pool.cli.output import print_json
 from pool.cli.progress import upload_progress, wait_for_jobs
 from pool.clock import SystemClock
 from pool.errors import InputError, PoolError, TooLate
-from pool.model import Hidden, RequestState
+from pool.model import Hidden, Placed, RequestState
 
 if TYPE_CHECKING:
     from pool.client import RemotePool
@@ -283,7 +283,8 @@ def _say_what_stays(request: Request) -> None:
         print(f"request {record.id} is cancelled")
         return
     hidden = "are hidden" if request.hidden is Hidden.DONE else "will be hidden"
-    print(
-        f"the frames of request {record.id} {hidden}; their bytes stay in CVAT until task "
-        f"{record.task_id} is deleted"
-    )
+    if record.placed is Placed.SLOT:
+        stays = "their files hold the placeholder again once they are"
+    else:
+        stays = f"their bytes stay in CVAT until task {record.task_id} is deleted"
+    print(f"the frames of request {record.id} {hidden}; {stays}")

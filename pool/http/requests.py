@@ -165,7 +165,7 @@ async def cancel(
         bool,
         Query(
             description="Hide the frames of a request that is not queued any more, even if it is "
-            "ready: their bytes stay in CVAT until its task is deleted"
+            "ready: their bytes stay in CVAT until its task is deleted, unless they are in a slot"
         ),
     ] = False,
 ) -> Response:

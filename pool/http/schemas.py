@@ -500,7 +500,8 @@ class Request(_Answer):
     """Its jobs, once it is ready."""
     hidden: Hidden | None
     """Whether its frames are hidden in CVAT (done) or will be (pending); null where that
-    was not asked for. Their bytes stay in CVAT until its task is deleted."""
+    was not asked for. Their bytes stay in CVAT until its task is deleted; those in a slot are
+    gone by then."""
     error: Error | None
     """Why it failed."""
     warnings: list[RequestWarning]
