@@ -6,7 +6,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from support.api import settings_for
 from support.clock import SkippingClock
+from support.commands import running
+from support.pools import HERE, REMOTE, opened
 from support.simulated import Caller, client_of
 from support.slots import (
     CACHE_STORAGE,
@@ -23,20 +25,25 @@ from support.slots import (
     colour_of,
     colours_of,
     picture_of,
+    slot_daemon,
     slot_server,
+    slot_settings,
+    slot_table,
     slot_template,
+    wait_for_slots,
 )
 from support.stepped import Stepped
 from support.waiting import poll_until, wait_until
 
 from pool import Request, TaskPool
+from pool.config.loader import load
 from pool.config.settings import PoolSettings, Template
 from pool.errors import RequestCancelled, WaitTimeout
 from pool.handles import when
 from pool.model import Hidden, Placed, Slot, SlotState
 from pool.requests.showing import MOST_DROPS, MOST_FAILURES, TERM, WRONG_PAUSE
 from pool.simulator import SimulatorServer
-from pool.simulator.faults import Error
+from pool.simulator.faults import Error, Hang
 from pool.store import LOOKS, open_store
 
 RED, GREEN, BLUE = COLOURS
@@ -56,7 +63,7 @@ class World:
         self.pool = self.daemon.pool
         self.daemon.fill()
 
-    def stop(self) -> None:
+    def close(self) -> None:
         self.daemon.stop()
         self.store.close()
         self.cvat.close()
@@ -139,7 +146,7 @@ def start(server: SimulatorServer, store_url: str) -> Iterator[Start]:
             given = {"pool": PoolSettings(min_size=per_task, max_size=per_task * 3), **template}
             chosen = slot_template(server.share, per_task=per_task, **given)
             world = World(server, store_url, chosen)
-            stack.callback(world.stop)
+            stack.callback(world.close)
             return world
 
         yield begin
@@ -232,6 +239,41 @@ def test_a_process_that_is_killed_after_it_has_shown_a_slot(world: World) -> Non
     request.shown(0)
     assert world.hidden(request) == {1, 2}
     assert world.colours(request) == {BLUE}
+
+
+def test_a_command_that_is_killed_while_it_shows_a_slot(
+    server: SimulatorServer, store_url: str, tmp_path: Path
+) -> None:
+    """Between the call that shows it and the word of it: the daemon shows it, once more."""
+    slots = slot_settings(server.share, per_task=3)
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f'[cvat]\nurl = "{server.url}"\n[store]\nurl = "{store_url}"\n'
+        f'[templates.camera]\nlabels = [{{ name = "car" }}]\n{slot_table(slots)}\n'
+        "pool = { min_size = 3, max_size = 3 }\n"
+    )
+    (tmp_path / "a.jpg").write_bytes(picture_of(GREEN))
+    token = server.access_token
+    with closing(World(server, store_url, load(config).templates["camera"])) as world:
+        before, hits = world.patches, server.stats.faults.total()
+        # Its first picture is compared before it is announced.
+        comparing = server.faults.add(Hang("data:get"))
+        with running("get", "camera", "a.jpg", cwd=tmp_path, CVAT_ACCESS_TOKEN=token) as command:
+            poll_until(lambda: server.stats.faults.total() > hits, PATIENCE)
+            command.process.kill()
+            command.process.wait(PATIENCE)
+        comparing.remove()
+        assert world.patches == before + 1
+        (record,) = world.store.requests().requests
+        request = world.pool.request(record.id)
+        assert (request.record.placed, request.record.shown_at) == (Placed.SLOT, None)
+        assert world.hidden(request) == {1, 2}
+        world.later(TERM + 1)
+        request.shown(0)
+        assert world.hidden(request) == {1, 2}
+        assert world.colours(request) == {GREEN}
+        kinds = [event.kind for event in world.store.events_after(0, limit=1000)]
+        assert kinds.count("request.shown") == 1
 
 
 def test_a_request_that_went_into_no_slot_is_shown_once_it_is_ready(world: World) -> None:
@@ -365,7 +407,7 @@ def test_a_storage_that_is_gone_keeps_its_own_templates_slots_alone(
         request.shown(0)
         assert world.colours(request) == {RED}
     finally:
-        world.stop()
+        world.close()
 
 
 def test_files_that_cvat_reads_elsewhere(
@@ -399,7 +441,7 @@ def test_files_that_cvat_reads_elsewhere(
         request.shown(0)
         assert world.colours(request) == {RED}
     finally:
-        world.stop()
+        world.close()
 
 
 def test_a_picture_that_was_read_while_it_was_replaced(world: World) -> None:
@@ -493,3 +535,48 @@ def test_an_erasure_waits_for_its_storage(world: World) -> None:
     world.daemon.run("finalize")
     assert world.is_hidden(request)
     assert world.colours(request) == {""}
+
+
+# --- By every door --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [HERE, *REMOTE])
+def test_every_caller_waits_until_it_is_shown(
+    server: SimulatorServer, store_url: str, kind: str
+) -> None:
+    template = slot_template(server.share, pool=PoolSettings(min_size=3, max_size=6))
+    with slot_daemon(server, store_url, template) as daemon:
+        wait_for_slots(daemon.process, 2)
+        with opened(kind, daemon) as caller, client_of(server) as cvat:
+            request = caller.submit("camera", [("a.jpg", picture_of(BLUE))])
+            shown = request.shown(PATIENCE)
+            assert shown.tzinfo is not None
+            record = caller.request(request.id).record
+            assert when(record.shown_at) == shown
+            assert record.frames[0].number is not None
+            assert colours_of(cvat, record.task_id, record.frames[0].number) == {BLUE}
+            server.faults.add(Error("data:meta:patch", status=400))
+            hidden = caller.submit("camera", [("a.jpg", picture_of(RED))])
+            with pytest.raises(WaitTimeout):
+                hidden.shown(0.2)
+            caller.erase(hidden.id)
+            with pytest.raises(RequestCancelled):
+                hidden.shown(PATIENCE)
+
+
+def test_the_task_of_a_stream_is_called_after_it(start: Start) -> None:
+    """Once, and whatever its requests are called."""
+    world = start(2)
+    names = set()
+    for number, colour in enumerate(COLOURS):
+        request = world.submit(colour, stream="camera 7", name=f"frame {number}")
+        request.shown(PATIENCE)
+        world.pool.process.settle(PATIENCE)
+        task = world.cvat.task(request.task_id or 0)
+        assert task is not None
+        names.add(task.name)
+        world.daemon.fill()
+    assert names == {"camera 7", "camera 7 (2)"}
+    renames = world.server.stats.calls["tasks:patch"]
+    world.daemon.run("finalize")
+    assert world.server.stats.calls["tasks:patch"] == renames
