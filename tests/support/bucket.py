@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import urllib3
@@ -54,3 +55,21 @@ def bucket_environment(environment: pytest.MonkeyPatch, endpoint: str) -> None:
     environment.setenv("AWS_REGION", "us-east-1")
     environment.setenv("AWS_ACCESS_KEY_ID", "key-of-the-tests")
     environment.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3t-of-the-tests")
+
+
+@contextmanager
+def refusing_writes() -> Iterator[None]:
+    """Have the server answer 503 to all PUTs, as S3 does to those who ask too much of it."""
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication as Server
+
+    serve: Any = Server.__call__
+
+    def refuse(server: Any, environ: Any, start_response: Any) -> Any:
+        if environ["REQUEST_METHOD"] != "PUT":
+            return serve(server, environ, start_response)
+        start_response("503 Slow Down", [("Content-Type", "application/xml")])
+        return [b"<Error><Code>SlowDown</Code></Error>"]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Server, "__call__", refuse)
+        yield

@@ -1,0 +1,84 @@
+"""Slots whose files stand in a bucket, of a server of S3 that fails at times."""
+
+from __future__ import annotations
+
+from support.api import settings_for
+from support.bucket import Bucket, bucket, refusing_writes
+from support.simulated import client_of
+from support.slots import (
+    carriers_of,
+    colours_of,
+    picture_of,
+    slot_daemon,
+    slot_server,
+    slot_template,
+    wait_for_slots,
+)
+from support.waiting import PATIENCE
+
+from pool import TaskPool
+from pool.handles import Request
+from pool.model import Placed, SlotState
+from pool.simulator import CloudStorageSettings
+from pool.simulator.buckets import S3
+
+
+def storage_of(there: Bucket) -> CloudStorageSettings:
+    """How CVAT has the bucket."""
+    found = S3(there.name, endpoint=there.endpoint, key="another", secret="secret")
+    return CloudStorageSettings(display_name="slots", bucket=found)
+
+
+def test_a_bucket_that_answers_503_sends_requests_the_ordinary_way(store_url: str) -> None:
+    """No slot that a write has failed into is used again, and the others have their own pictures;
+    all of it as CVAT shows it."""
+    with bucket() as there, slot_server(cloud_storages=(storage_of(there),)) as server:
+        template = slot_template(
+            server.share,
+            per_task=6,
+            slots={
+                "storage": f"s3://{there.name}/pool",
+                "server": "cloud:1",
+                "cache_storage": None,
+            },
+        )
+        settings = settings_for(server.url, store_url, template)
+        with (
+            slot_daemon(server, store_url, template) as daemon,
+            client_of(server) as cvat,
+            TaskPool(settings, cvat=cvat) as pool,
+        ):
+            wait_for_slots(daemon.process, 6)
+
+            def submit(colour: str) -> Request:
+                return pool.submit("camera", [(f"{colour}.jpg", picture_of(colour))])
+
+            def check(request: Request, colour: str, placed: Placed) -> int:
+                (job,) = request.jobs(timeout=PATIENCE)
+                if placed is Placed.SLOT:
+                    request.shown(PATIENCE)
+                record = request.refresh()
+                assert record.placed is placed
+                assert record.task_id is not None
+                assert colours_of(cvat, record.task_id, job.start_frame) == {colour}
+                (frame,) = request.frames
+                assert (there.get(frame.name) is not None) == (placed is Placed.SLOT)
+                return job.id
+
+            jobs = [check(submit("red"), "red", Placed.SLOT)]
+            with refusing_writes():
+                request = submit("green")
+                jobs.append(check(request, "green", Placed.TASK))
+            assert "SlowDown" in request.record.no_slot
+            assert there.name in request.record.no_slot
+            jobs.append(check(submit("blue"), "blue", Placed.SLOT))
+            assert len(set(jobs)) == 3
+            store = daemon.process.store
+            states = [
+                (SlotState.of(slot.state), slot.request_id is not None)
+                for carrier in carriers_of(store)
+                for slot in store.slots_of(carrier.id)
+            ]
+            assert states.count((SlotState.FILLED, True)) == 2
+            assert states.count((SlotState.RETIRED, False)) == 1
+            assert (SlotState.FILLED, False) not in states
