@@ -28,7 +28,7 @@ from support.slots import (
     warm_slots,
 )
 from support.stepped import Stepped
-from support.waiting import PATIENCE
+from support.waiting import PATIENCE, poll_until
 
 from pool.config.settings import ImportSettings, PoolSettings, Template
 from pool.cvat import CvatClient
@@ -315,6 +315,22 @@ def test_a_carrier_that_cannot_be_made(
         assert not world.store.holds()
 
 
+def test_an_import_that_takes_long_is_not_given_up(
+    server: SimulatorServer, store_url: str, clock: ManualClock
+) -> None:
+    """While its process looks at it; another create would be stuck by then."""
+    template = three_a_task(server, pool=replace(POOL, min_size=3))
+    with world_of(server, store_url, clock, template) as world:
+        server.hold_imports()
+        assert world.daemon.refill.run_once() == 1
+        poll_until(lambda: clock.monotonic() > 2 * stuck_after(10.0))
+        world.daemon.run("reconcile")
+        assert world.levels() == {"creating": 3}
+        server.release_imports()
+        assert world.daemon.refill.drain(PATIENCE)
+        assert world.levels() == {"warm": 3}
+
+
 def test_a_lost_create_that_happens_late_is_no_warm_task(
     server: SimulatorServer, store_url: str, clock: ManualClock
 ) -> None:
@@ -380,6 +396,17 @@ def test_what_another_place_says_deletes_no_file(
             for _ in range(3):
                 world.later(DAY + HOUR)
     assert len(files(server.share)) == 6
+
+
+def test_a_task_that_was_moved_to_another_organization_keeps_its_files(world: World) -> None:
+    """Our listing lacks it, and it is there all the same."""
+    moved, server = world.carriers[0], world.server
+    task, lab = server.state.tasks[moved.task_id or 0], server.state.organizations
+    server.call(lambda: setattr(task, "organization", next(iter(lab.values()))))
+    for _ in range(3):
+        world.later(DAY + HOUR)
+    assert len(files(server.share, moved)) == 3
+    assert warm_slots(world.daemon.process) == 3
 
 
 def test_slots_of_a_carrier_that_people_made_theirs(world: World) -> None:
