@@ -98,12 +98,13 @@ class _Queue:
         return self.grouping and group[0].group_key is not None
 
 
-#: What requests have in common that wait in one queue: a template, and that they go into no slot.
-Way = tuple[str, bool]
+#: What requests have in common that wait in one queue: a template, and that they go into no slot,
+#: or into those of a stream.
+Way = tuple[str, bool, str | None]
 
 
 def _way(each: Unserved) -> Way:
-    return each.template, each.no_slot
+    return each.template, each.no_slot, None if each.no_slot else each.stream
 
 
 class Dispatcher:
@@ -374,7 +375,8 @@ class Dispatcher:
             queue = queues[_way(group[0])]
             if begun := self._begin(queue, group):
                 self._turns.served(group, now=now)
-                queue.most -= 1
+                for each in queues.values():
+                    each.most -= each.template.name == queue.template.name
                 started += begun
                 if queue.shares(group):
                     # A place is for requests of any template.
@@ -407,7 +409,11 @@ class Dispatcher:
             if any(job.serves for job in self._threads.jobs(name)):
                 queue.most = 0
             return queue
-        requests = sorted(requests, key=lambda each: each.priority.level)
+        if template.slots is not None and requests[0].stream is not None:
+            # None overtakes another, whatever its priority.
+            requests = sorted(requests, key=lambda each: (each.created_at, each.id))
+        else:
+            requests = sorted(requests, key=lambda each: each.priority.level)
         queue.groups = (
             self._groups.divide(template, requests) if queue.grouping else [[e] for e in requests]
         )
@@ -458,7 +464,7 @@ class Dispatcher:
         with self._in_flight.taking(*ids) as taken:
             handout = None
             if taken:
-                fingerprint, reusable_origin = self._placement.wanted(template, first.stream)
+                fingerprint, reusable_origin = self._placement.wanted(template, first)
                 handout = self._store.claim_queued(
                     members,
                     fingerprint,

@@ -34,7 +34,7 @@ from pool.model import (
 from pool.requests.breaker import SERVER, Breaker, Circuit
 from pool.requests.lifecycle import is_away, outcome_unknown
 from pool.requests.recovery import Recovery
-from pool.store import NewLease, NewMember, NewRequest, Opened, Store
+from pool.store import NewLease, NewMember, NewRequest, Opened, Store, Unserved
 
 log = get_logger(__name__)
 
@@ -92,11 +92,11 @@ class Placement:
         :raises QueueFull: as many as ``max_queued`` spooled requests wait already.
         """
         now = self._clock.now()
-        stream = request.stream if request is not None else None
-        if stream is not None and idempotency_key and self._store.request_by_key(idempotency_key):
+        asks = request
+        if asks and asks.stream and idempotency_key and self._store.request_by_key(idempotency_key):
             # It is answered as before, which takes nothing for its stream.
-            stream = None
-        fingerprint, reusable_origin = self.wanted(template, stream)
+            asks = None
+        fingerprint, reusable_origin = self.wanted(template, asks)
         lease = NewLease(
             id=new_id(now),
             template=template.name,
@@ -230,10 +230,10 @@ class Placement:
         return self._obtain_lease(template, opened.lease.id, timeout, keeps=keeps)
 
     def obtain_slot(
-        self, template: Template, lease_id: str, timeout: float | None, *, stream: str | None
+        self, template: Template, lease_id: str, timeout: float | None, *, request: NewRequest
     ) -> Handout | None:
-        """Wait for a slot for a waiting lease, as :meth:`obtain` does for a task; None when the
-        template says not to wait any longer, but to make a task.
+        """Wait for a slot for the waiting lease of a request, as :meth:`obtain` does for a task;
+        None when the template says not to wait any longer, but to make a task.
 
         :raises PoolEmpty: there is none, and the template says not to make a task.
         """
@@ -241,7 +241,7 @@ class Placement:
 
         def look() -> Handout | None:
             held = self.held(lease_id)
-            return held or self.claim(template, lease_id, stream=stream)
+            return held or self.claim(template, lease_id, request=request)
 
         handout = self._feed.wait_for(look, patience, lease=lease_id)
         if handout is None and template.pool.on_empty == "wait":
@@ -364,13 +364,20 @@ class Placement:
         """Whether there is a warm task that would do."""
         return warm_tasks(self._store, template) > 0
 
-    def wanted(self, template: Template, stream: str | None) -> tuple[str, str | None]:
+    def wanted(
+        self, template: Template, request: NewRequest | Unserved | None
+    ) -> tuple[str, str | None]:
         """Return the fingerprint of what will do for a request, and the origin of older tasks that
-        would. A stream gets a task for itself, if one is there; else nothing will do for now."""
-        if stream is None or template.slots is None:
+        would. A stream gets a task for itself, if one is there, and no older request of the stream
+        waits; else nothing will do for now."""
+        if request is None or request.stream is None or template.slots is None:
             return template.fingerprint, template.reusable_origin
         used = self._store.use_stream(
-            template.name, stream, template.fingerprint, now=self._clock.now()
+            template.name,
+            request.stream,
+            template.fingerprint,
+            request_id=request.id,
+            now=self._clock.now(),
         )
         return used.fingerprint if used else STREAM_FINGERPRINT, None
 
@@ -380,12 +387,12 @@ class Placement:
         lease_id: str,
         members: Sequence[NewMember] = (),
         *,
-        stream: str | None = None,
+        request: NewRequest | None = None,
     ) -> Handout | None:
         """Claim a warm task for a lease that waits, or for several requests, the first of which is
-        that of the lease; None when there is none, or one of them waits no longer. That of a
-        ``stream`` gets one of its slots."""
-        fingerprint, reusable_origin = self.wanted(template, stream)
+        that of the lease; None when there is none, or one of them waits no longer. A
+        ``request`` of a stream gets one of its slots."""
+        fingerprint, reusable_origin = self.wanted(template, request)
         if members:
             return self._store.claim_queued(
                 members,

@@ -191,7 +191,7 @@ class Runner:
             try:
                 if handout is None:
                     handout = self._placement.obtain_slot(
-                        template, opened.lease.id, timeout, stream=new.stream
+                        template, opened.lease.id, timeout, request=new
                     )
                 if handout is None:
                     why = NONE_WARM if new.stream is None else NONE_FOR_STREAM

@@ -230,6 +230,8 @@ _REQUESTS: Final = f"""
     WHERE idempotency_key IS NOT NULL;
     CREATE INDEX requests_open ON requests (state, template) WHERE {OPEN};
     CREATE INDEX requests_spooled ON requests (template, priority, seq) WHERE {SPOOLED};
+    CREATE INDEX requests_of_stream ON requests (template, stream)
+    WHERE state = 'queued' AND stream IS NOT NULL;
     CREATE INDEX requests_finished ON requests (finished_at) WHERE finished_at IS NOT NULL;
     CREATE INDEX requests_of_import ON requests (import_id) WHERE import_id IS NOT NULL;
     CREATE INDEX requests_of_lease ON requests (lease_id);

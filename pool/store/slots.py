@@ -453,13 +453,16 @@ class Slots(Connected):
     # --- Streams ----------------------------------------------------------------------------------
 
     def use_stream(
-        self, template: str, name: str, fingerprint: str, *, now: float
+        self, template: str, name: str, fingerprint: str, *, request_id: str = "", now: float
     ) -> Stream | None:
         """Return the open stream of that name, opened now where there is none, with a carrier that
         has a warm slot: the oldest of the template none of whose slots was handed out yet becomes
         the stream's own when it has none, its last slot is used, or the template has changed since.
-        None where there is no such carrier."""
+        None where there is no such carrier, or where an older request of the stream than this one
+        waits for a slot: none overtakes another."""
         with self.connections.writing() as db:
+            if _waits_before(db, template, name, request_id):
+                return None
             stream = _open_stream(db, template, name)
             if stream is not None and _has_warm(db, stream):
                 made_by = db.one(
@@ -766,6 +769,27 @@ def _retire_warm(db: Connection, stream: Stream, *, reason: str, now: float) -> 
         fingerprint=stream.fingerprint,
         reason=text(reason),
         now=now,
+    )
+
+
+def _waits_before(db: Connection, template: str, name: str, request_id: str) -> bool:
+    """Whether a request of a stream is queued that is older than another one, which may not be
+    recorded yet."""
+    return bool(
+        db.rows(
+            f"""
+            SELECT 1 FROM requests AS others {db.using("requests_of_stream")}
+            WHERE others.state = 'queued' AND others.template = :template
+              AND others.stream = :name AND others.no_slot = ''
+              AND NOT EXISTS (SELECT 1 FROM requests AS this
+                              WHERE this.id = :request_id
+                                AND (others.created_at, others.id) >= (this.created_at, this.id))
+            LIMIT 1
+            """,
+            template=template,
+            name=text(name),
+            request_id=request_id,
+        )
     )
 
 

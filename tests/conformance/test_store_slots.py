@@ -316,6 +316,30 @@ def test_a_stream_takes_whole_carriers_in_order(store: Store, count: int) -> Non
     assert not store.close_stream(stream.id, reason="closed", now=NOW)
 
 
+def test_no_request_of_a_stream_overtakes_an_older_one_that_waits(store: Store) -> None:
+    def ask(stream: str, now: float) -> str:
+        request = replace(data(), stream=stream)
+        store.open_lease(wish(fingerprint="none"), request=request, now=now)
+        return request.id
+
+    first, second, other = ask("camera 7", NOW), ask("camera 7", NOW + 1), ask("camera 8", NOW)
+    for task_id in (70, 71):
+        make_carrier(store, 2, task_id=task_id, first_job=10 * task_id)
+
+    def use(stream: str, request_id: str) -> bool:
+        used = store.use_stream(TEMPLATE, stream, FINGERPRINT, request_id=request_id, now=NOW)
+        return used is not None
+
+    assert not use("camera 7", second)
+    assert not use("camera 7", "one that is not recorded yet")
+    assert use("camera 7", first)
+    assert use("camera 8", other)
+    assert store.cancel_request(first, now=NOW)
+    assert use("camera 7", second)
+    assert store.leave_slots(second, why="none", fingerprint="g", group_key=None)
+    assert use("camera 7", "one that is not recorded yet")
+
+
 def test_the_open_streams_are_listed_with_their_tasks(store: Store) -> None:
     make_carrier(store, 2)
     make_carrier(store, 2, task_id=71, first_job=600)

@@ -29,7 +29,14 @@ from support.slots import (
 )
 from support.waiting import wait_until
 
-from pool import IdempotencyConflict, InputError, Placed, UnknownStream, UnknownTemplate
+from pool import (
+    IdempotencyConflict,
+    InputError,
+    Placed,
+    RequestState,
+    UnknownStream,
+    UnknownTemplate,
+)
 from pool.config.settings import PoolSettings, Template
 from pool.daemon import Daemon
 from pool.maintenance.stream_expiry import IDLE
@@ -58,9 +65,14 @@ def daemon(
     camera = slot_template(
         server.share, pool=PoolSettings(min_size=5 * SLOTS, max_size=20 * SLOTS, max_wait=20.0)
     )
+    short = slot_template(
+        server.share, name="short", pool=PoolSettings(min_size=1, max_size=20 * SLOTS, max_wait=60)
+    )
     hot = slot_template(server.share, name="hot", per_task=1, pool=PoolSettings(min_size=0))
     plain = Template(name="plain", labels=({"name": "car"},), pool=PoolSettings(min_size=0))
-    with slot_daemon(server, store_url, camera, hot, plain, spool=folder / "spool") as daemon:
+    with slot_daemon(
+        server, store_url, camera, short, hot, plain, spool=folder / "spool"
+    ) as daemon:
         yield daemon
 
 
@@ -112,6 +124,43 @@ def test_requests_of_a_stream_follow_each_other_in_the_same_tasks(
     other = append(caller, f"{stream}, too")
     apart = caller.submit("camera", [("a.jpg", picture_of())])
     assert {place_of(each)[0] for each in (other, apart)}.isdisjoint({first, second})
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+def test_none_overtakes_another_while_their_next_task_is_made(
+    daemon: Daemon, stream: str, kind: str
+) -> None:
+    """More than there is room for, sent without a wait for the jobs."""
+    with opened(kind, daemon) as pool:
+        requests = [
+            pool.submit("short", [("a.jpg", picture_of())], stream=stream, priority=priority)
+            for priority in ("bulk", "interactive") * (2 * SLOTS)
+        ]
+        places = [place_of(request) for request in requests]
+    tasks = list(dict.fromkeys(task_id for task_id, _ in places))
+    assert places == [(task_id, frame) for task_id in tasks for frame in range(SLOTS)]
+
+
+def test_a_stream_that_waits_for_a_task_holds_up_no_other_request(
+    server: SimulatorServer, store_url: str
+) -> None:
+    pool = PoolSettings(min_size=SLOTS, max_size=9 * SLOTS, max_wait=60.0, on_empty="wait")
+    template = slot_template(server.share, pool=pool)
+    with (
+        slot_daemon(server, store_url, template) as daemon,
+        opened("RemotePool", daemon) as caller,
+    ):
+        wait_for_slots(daemon.process, SLOTS)
+        caller.pause("camera")
+        leases = [caller.acquire("camera") for _ in range(SLOTS)]
+        waits = append(caller, "camera 7")
+        goes = [caller.submit("camera", [("a.jpg", picture_of())]) for _ in range(2)]
+        for lease in leases[:2]:
+            lease.release()
+        assert [place_of(each)[0] for each in goes] == 2 * [leases[0].task_id]
+        assert waits.state is RequestState.QUEUED
+        caller.resume("camera")
+        assert place_of(waits)[0] != leases[0].task_id
 
 
 def test_two_processes_append_to_one_stream_and_lose_nothing(daemon: Daemon, stream: str) -> None:

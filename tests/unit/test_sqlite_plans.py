@@ -63,6 +63,7 @@ PARTIAL = {
     "requests_open",
     "imports_under_way",
     "requests_spooled",
+    "requests_of_stream",
     "final_steps_due",
 }
 LOOK = re.compile(
