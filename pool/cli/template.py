@@ -91,10 +91,10 @@ def tune(
     if as_json:
         print_json(advice)
     else:
-        _print_advice(advice, chosen.pool.max_size)
+        _print_advice(advice, chosen.pool.max_size, "slot" if chosen.slots else "task")
 
 
-def _print_advice(advice: Advice, max_size: int) -> None:
+def _print_advice(advice: Advice, max_size: int, what: str) -> None:
     demanded, creates = advice.demanded, advice.creates
     if demanded.since is None or advice.min_size is None:
         print(f"{advice.template} had no demand in the last seven days: no recommendation.")
@@ -109,11 +109,11 @@ def _print_advice(advice: Advice, max_size: int) -> None:
     )
     if creates.count:
         print(
-            f"to create a task: {creates.median:.2f} s (median), {creates.slow:.2f} s (p90), "
+            f"to create a {what}: {creates.median:.2f} s (median), {creates.slow:.2f} s (p90), "
             f"of {creates.count}"
         )
     else:
-        print(f"to create a task: not measured yet, {creates.slow:.2f} s is assumed")
+        print(f"to create a {what}: not measured yet, {creates.slow:.2f} s is assumed")
     print(f"min_size = {advice.current} alone would have served {_percent(advice.expected_now)}")
     print(f"min_size = {advice.min_size} is recommended: {_percent(advice.expected)} at once")
     if advice.min_size > max_size:
