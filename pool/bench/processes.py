@@ -148,8 +148,8 @@ def write_configuration(
     """Write a ``config.toml`` with a new store in ``folder``, and return its path.
 
     Its templates are ``templates`` by their new names, each with a pool of exactly so many tasks,
-    and ``on_empty``; callers are never turned away because too many wait. The daemon listens at any
-    free port.
+    or of as many slots as a task has if that is more, and ``on_empty``; callers are never turned
+    away because too many wait. The daemon listens at any free port.
     """
     cvat = _as_written(server)
     if server.access_token_file is not None:
@@ -169,7 +169,8 @@ def write_configuration(
 
 def _template(template: Template, tasks: int, on_empty: str) -> dict[str, Any]:
     labels = {"labels": [dict(label) for label in template.labels]}
-    sizes = {"min_size": tasks, "max_size": max(tasks, 1), "on_empty": on_empty}
+    least = template.slots.per_task if template.slots else 1
+    sizes = {"min_size": tasks, "max_size": max(tasks, least), "on_empty": on_empty}
     slots = {} if template.slots is None else {"slots": _as_written(template.slots)}
     return {
         **(labels if template.project is None else {"project": template.project}),
