@@ -260,7 +260,7 @@ class Showing:
                     return True
                 if not self._take(run):
                     return False
-                self._look_after(run, slots, due)
+                self._look_after(run, due)
 
     def erase(self, slot: Slot) -> bool:
         """Put the placeholder in the place of a slot's pictures, and have CVAT forget them and hide
@@ -367,10 +367,10 @@ class Showing:
 
     # --- The list of hidden frames ----------------------------------------------------------------
 
-    def _look_after(self, run: _Run, slots: Sequence[Slot], due: Sequence[Slot]) -> None:
+    def _look_after(self, run: _Run, due: Sequence[Slot]) -> None:
         """Write the list of a carrier as it is to be, and note what came of it."""
         try:
-            self._write(run, slots, due)
+            self._write(run, due)
         except CvatNotFound as error:
             if not self._is_gone(run, due):
                 self._postpone(run, due, error)
@@ -384,10 +384,9 @@ class Showing:
                 self._let_go(run)
             raise
 
-    def _write(self, run: _Run, slots: Sequence[Slot], due: Sequence[Slot]) -> None:
+    def _write(self, run: _Run, due: Sequence[Slot]) -> None:
         task_id = run.carrier.task_id
-        unwanted = [slot for slot in slots if is_new(slot) and self._is_unwanted(slot)]
-        slots = [replace(slot, erased=slot.erased or slot in unwanted) for slot in slots]
+        slots = self._slots_of(run)
         due_ids = {slot.id for slot in due}
         looked = [slot for slot in slots if slot.id in due_ids and not is_new(slot)]
         hidden: frozenset[int] | None = None
@@ -427,8 +426,9 @@ class Showing:
         self._warn(new, wrong)
         if shown:
             log.info("slots shown", task_id=task_id, slots=len(shown))
+        unwanted = [slot.id for slot in erased if slot.shown_at is None]
         if shown or unwanted:
-            self._afterwards([run.carrier.id, *shown, *(slot.id for slot in unwanted)])
+            self._afterwards([run.carrier.id, *shown, *unwanted])
         seen = [
             slot for slot in looked if slot.id not in shown and slot.shown_at and not slot.erased
         ]
@@ -436,8 +436,15 @@ class Showing:
             # Apart, so that what is filled meanwhile does not wait for it.
             self._begin(self._compare, run.carrier, to_compare)
 
+    def _slots_of(self, run: _Run) -> Sequence[Slot]:
+        """Return the slots of a carrier. One that its caller wants hidden, and that was never shown,
+        counts as erased, since it is to be."""
+        return [
+            replace(slot, erased=True) if is_new(slot) and self._is_unwanted(slot) else slot
+            for slot in self._store.slots_of(run.carrier.id)
+        ]
+
     def _is_unwanted(self, slot: Slot) -> bool:
-        """Whether the caller wants a slot hidden, which is not to be shown before it is erased."""
         request = self._store.request(slot.request_id) if slot.request_id else None
         return request is not None and request.hidden is not None
 
@@ -525,7 +532,7 @@ class Showing:
             for slot in slots:
                 log.warning("stale picture dropped", job_id=slot.job_id, why=wrong[slot.id])
             hidden = self._cvat().hidden_frames(run.carrier.task_id)
-            self._send(run, self._store.slots_of(run.carrier.id), hidden, drop=True)
+            self._send(run, self._slots_of(run), hidden, drop=True)
         return wrong
 
     def _why_wrong(self, run: _Run, slot: Slot) -> str:

@@ -4,7 +4,7 @@ and other processes do the same, and CVAT fails."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -38,6 +38,7 @@ from support.waiting import poll_until, wait_until
 from pool import Request, TaskPool
 from pool.config.loader import load
 from pool.config.settings import PoolSettings, Template
+from pool.cvat import CvatClient
 from pool.errors import RequestCancelled, WaitTimeout
 from pool.handles import when
 from pool.model import Hidden, Placed, Slot, SlotState
@@ -313,6 +314,30 @@ def test_a_page_that_writes_an_old_list_back(world: World, look: int) -> None:
     world.later(LOOKS[0] + 1)
     assert world.hidden(request) == {0, 1, 2}
     assert world.codes(request) == []
+
+
+def test_a_page_that_writes_its_list_at_the_same_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What CVAT answers is another list than the one that was sent, which is sent once more."""
+    show = CvatClient.show_frames
+    saved: list[int] = []
+
+    def show_beside_a_page(
+        self: CvatClient, task_id: int, hidden: Collection[int], **options: Any
+    ) -> frozenset[int]:
+        answer = show(self, task_id, hidden, **options)
+        if not saved:
+            saved.append(task_id)
+            answer = show(self, task_id, [0, 1, 2], cloud_storage_id=None)
+        return answer
+
+    monkeypatch.setattr(CvatClient, "show_frames", show_beside_a_page)
+    request = world.submit(GREEN)
+    request.shown(PATIENCE)
+    assert saved == [request.task_id]
+    assert world.hidden(request) == {1, 2}
+    assert world.colours(request) == {GREEN}
 
 
 @pytest.mark.parametrize("how", ["removed", "begun"])
