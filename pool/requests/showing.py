@@ -401,7 +401,10 @@ class Showing:
             if slot.erased
             and (slot.id in due_ids or not (hidden or frozenset()).issuperset(filled_frames(slot)))
         ]
-        self._send(run, slots, hidden, drop=bool(new or erased))
+        # Of so many not all pictures were compared. What was read while they were filled has ended
+        # by now, and is dropped.
+        first = [slot for slot in looked if slot.shown_at is not None and slot.looks == 0]
+        self._send(run, slots, hidden, drop=bool(new or erased or len(first) > FEW))
         sample = self._sample(new)
         wrong: Mapping[str, str] = {}
         proven = run.place in self._proven
@@ -437,7 +440,7 @@ class Showing:
             self._begin(self._compare, run.carrier, to_compare)
 
     def _slots_of(self, run: _Run) -> Sequence[Slot]:
-        """Return the slots of a carrier. One that its caller wants hidden, and that was never shown,
+        """Return the slots of a carrier. One that its caller wants hidden and that was never shown
         counts as erased, since it is to be."""
         return [
             replace(slot, erased=True) if is_new(slot) and self._is_unwanted(slot) else slot

@@ -469,25 +469,39 @@ def test_files_that_cvat_reads_elsewhere(
         world.close()
 
 
-def test_a_picture_that_was_read_while_it_was_replaced(world: World) -> None:
-    """CVAT may keep it after the drop: a later look finds it, and drops it once more."""
-    request = world.submit(GREEN)
-    request.shown(PATIENCE)
+def keep_placeholder(world: World, request: Request) -> None:
+    """As if CVAT's reading of a placeholder had begun before it was filled, and ended only now."""
     slot = world.slot(request)
     (folder,) = (world.server.share / FOLDER).rglob(slot.carrier_id)
-    filled, reserved = folder / "0000.jpg", folder / "0002.jpg"
-    right = filled.read_bytes()
-    # As if the reading of the placeholder had ended only now.
-    world.cvat.show_frames(request.task_id or 0, [1, 2], cloud_storage_id=CACHE_STORAGE)
-    filled.unlink()
-    filled.write_bytes(reserved.read_bytes())
+    file = folder / f"{slot.start_frame:04d}.jpg"
+    right = file.read_bytes()
+    file.unlink()
+    file.write_bytes(picture_of((58, 64, 72)))
+    hidden = world.hidden(request)
+    world.cvat.show_frames(request.task_id or 0, hidden, cloud_storage_id=CACHE_STORAGE)
     assert world.colours(request) == {""}
-    filled.unlink()
-    filled.write_bytes(right)
+    file.unlink()
+    file.write_bytes(right)
     assert world.colours(request) == {""}
+
+
+@pytest.mark.parametrize("at_once", [1, 6])
+def test_a_picture_that_was_read_while_it_was_replaced(start: Start, at_once: int) -> None:
+    """CVAT may keep it after the drop: the next look drops it, of many whichever it is."""
+    world = start(6)
+    (carrier,) = carriers_of(world.store)
+    writer: dict[str, Any] = {"owner": "a slow one", "now": world.clock.now()}
+    assert world.store.write_carrier(carrier.id, until=writer["now"] + TERM, **writer)
+    requests = [world.submit(GREEN) for _ in range(at_once)]
+    assert world.store.wrote_carrier(carrier.id, **writer)
+    world.later(0)
+    for request in requests:
+        request.shown(0)
+    stale = requests[at_once // 2]
+    keep_placeholder(world, stale)
     world.later(LOOKS[0] + 1)
-    poll_until(lambda: world.colours(request) == {GREEN}, PATIENCE)
-    assert world.codes(request) == []
+    assert [world.colours(request) for request in requests] == [{GREEN}] * at_once
+    assert world.codes(stale) == []
 
 
 def test_a_task_that_was_deleted(world: World) -> None:
