@@ -266,9 +266,10 @@ class Carriers:
         if store.retire_carrier(look.carrier.id, reason=reason, now=now):
             log.info("carrier retired", task_id=look.carrier.task_id, why=reason)
             return len(retired)
+        # In a task that people have made their own, no job is touched.
+        is_ours = look.finding is None or look.finding.action is not Action.DISOWN
         for slot in retired[: max(0, most)]:
-            # In a task that people have made their own, no job is touched.
-            if look.finding is None:
+            if is_ours and look.sight.info is not None:
                 with suppress(CvatNotFound):
                     self._cvat.close_job(slot.job_id)
             store.end_slot(slot.id, now=now)
