@@ -189,6 +189,10 @@ class Refill:
         else:
             # Some of them may go the ordinary way, and leave what was made for them.
             waiting = min(waiting + queued, max(0, template.pool.max_size - target.size))
+            missing = self._store.carriers_missing(template.name, template.fingerprint, now=now)
+            if missing and capacity < template.pool.max_size:
+                # A stream needs a whole carrier, however many slots are left of others.
+                waiting = max(waiting, capacity + 1)
         return Situation(
             warm=warm_tasks(self._store, template),
             capacity=capacity,

@@ -474,23 +474,8 @@ class Slots(Connected):
                     )
                     return stream
                 _retire_warm(db, stream, reason="the template has changed", now=now)
-            whole = db.one(
-                f"""
-                SELECT carrier_id FROM (
-                    SELECT carrier_id, COUNT(*) AS warm, MIN(seq) AS oldest
-                    FROM tasks {db.using("tasks_warm")}
-                    WHERE state = 'warm' AND template = :template AND fingerprint = :fingerprint
-                      AND carrier_id IS NOT NULL
-                      AND (quarantined_until IS NULL OR quarantined_until <= :now)
-                    GROUP BY carrier_id) AS found
-                WHERE warm = (SELECT slots FROM tasks WHERE tasks.id = found.carrier_id)
-                ORDER BY oldest LIMIT 1
-                """,
-                template=template,
-                fingerprint=fingerprint,
-                now=now,
-            )
-            if whole is None:
+            whole = _whole_carriers(db, template, fingerprint, now=now)
+            if not whole:
                 return None
             if stream is None:
                 stream = Stream(
@@ -533,6 +518,39 @@ class Slots(Connected):
             )
             _title(db, whole[0], stream.title, now=now)
             return stream
+
+    def carriers_missing(self, template: str, fingerprint: str, *, now: float) -> int:
+        """Return how many more carriers of a template have to be made for the streams whose
+        requests wait: each needs one none of whose slots was handed out yet."""
+        with self.connections.reading() as db:
+            waiting = db.number(
+                f"""
+                SELECT COUNT(DISTINCT stream) FROM requests {db.using("requests_of_stream")}
+                WHERE state = 'queued' AND template = :template AND stream IS NOT NULL
+                  AND no_slot = ''
+                  AND NOT EXISTS (
+                    SELECT 1 FROM streams {db.using("streams_open")}
+                    JOIN tasks {db.using("tasks_warm")}
+                      ON tasks.state = 'warm' AND tasks.template = streams.template
+                     AND tasks.fingerprint = '{STREAM_FINGERPRINT}' || streams.id
+                    WHERE streams.template = requests.template AND streams.name = requests.stream
+                      AND streams.closed_at IS NULL)
+                """,
+                template=template,
+            )
+            if not waiting:
+                return 0
+            creating = db.number(
+                f"""
+                SELECT COUNT(*) FROM tasks {db.using("tasks_live")}
+                WHERE {LIVE} AND state = 'creating' AND template = :template
+                  AND fingerprint = :fingerprint AND slots > 0
+                """,
+                template=template,
+                fingerprint=fingerprint,
+            )
+            there = len(_whole_carriers(db, template, fingerprint, now=now)) + creating
+            return max(0, waiting - there)
 
     def streams(self, *, template: str | None = None) -> Sequence[OpenStream]:
         """Return the streams that are open, of one template or of all, by template and name."""
@@ -770,6 +788,27 @@ def _retire_warm(db: Connection, stream: Stream, *, reason: str, now: float) -> 
         reason=text(reason),
         now=now,
     )
+
+
+def _whole_carriers(db: Connection, template: str, fingerprint: str, *, now: float) -> list[str]:
+    """Return the carriers of a template none of whose slots was handed out yet, oldest first."""
+    found = db.rows(
+        f"""
+        SELECT carrier_id FROM (
+            SELECT carrier_id, COUNT(*) AS warm, MIN(seq) AS oldest
+            FROM tasks {db.using("tasks_warm")}
+            WHERE state = 'warm' AND template = :template AND fingerprint = :fingerprint
+              AND carrier_id IS NOT NULL
+              AND (quarantined_until IS NULL OR quarantined_until <= :now)
+            GROUP BY carrier_id) AS found
+        WHERE warm = (SELECT slots FROM tasks WHERE tasks.id = found.carrier_id)
+        ORDER BY oldest
+        """,
+        template=template,
+        fingerprint=fingerprint,
+        now=now,
+    )
+    return [carrier_id for (carrier_id,) in found]
 
 
 def _waits_before(db: Connection, template: str, name: str, request_id: str) -> bool:

@@ -340,6 +340,30 @@ def test_no_request_of_a_stream_overtakes_an_older_one_that_waits(store: Store) 
     assert use("camera 7", "one that is not recorded yet")
 
 
+def test_how_many_carriers_the_streams_miss_that_wait(store: Store) -> None:
+    def missing() -> int:
+        return store.carriers_missing(TEMPLATE, FINGERPRINT, now=NOW)
+
+    for name in ("a", "a", "b"):
+        request = replace(data(), stream=name)
+        store.open_lease(wish(fingerprint="none"), request=request, now=NOW)
+    assert missing() == 2
+    make_carrier(store, 2)
+    assert missing() == 1
+    limit = CreateLimit(capacity=99, concurrency=9)
+    store.begin_create("c", TEMPLATE, FINGERPRINT, slots=2, limit=limit, owner="me", now=NOW)
+    assert missing() == 0
+    assert store.begin_create("d", TEMPLATE, "older", slots=2, limit=limit, owner="me", now=NOW)
+    make_carrier(store, 2, task_id=71, first_job=600)
+    fill_next(store)
+    assert missing() == 0
+    store.fail_create("c", reason="", now=NOW)
+    assert missing() == 1
+    (waiting,) = {each.id for each in store.requests(limit=9).requests if each.stream == "b"}
+    assert store.use_stream(TEMPLATE, "b", FINGERPRINT, request_id=waiting, now=NOW)
+    assert missing() == 1, "the other one has none, and this one has what it needs"
+
+
 def test_the_open_streams_are_listed_with_their_tasks(store: Store) -> None:
     make_carrier(store, 2)
     make_carrier(store, 2, task_id=71, first_job=600)

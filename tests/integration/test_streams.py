@@ -163,6 +163,19 @@ def test_a_stream_that_waits_for_a_task_holds_up_no_other_request(
         assert place_of(waits)[0] != leases[0].task_id
 
 
+def test_a_stream_gets_a_whole_task_although_slots_of_another_are_enough(
+    server: SimulatorServer, store_url: str
+) -> None:
+    template = slot_template(server.share, pool=PoolSettings(min_size=1, max_size=9, max_wait=60.0))
+    with slot_daemon(server, store_url, template) as daemon, opened(HERE, daemon) as caller:
+        wait_for_slots(daemon.process, SLOTS)
+        first = caller.submit("camera", [("a.jpg", picture_of())])
+        places = [place_of(append(caller, name)) for name in ("camera 7", "camera 8", "camera 7")]
+        tasks = {first.task_id, places[0][0], places[1][0]}
+        assert len(tasks) == 3
+        assert places[2] == (places[0][0], 1)
+
+
 def test_two_processes_append_to_one_stream_and_lose_nothing(daemon: Daemon, stream: str) -> None:
     count = 2 * SLOTS
     with opened(HERE, daemon) as one, opened(HERE, daemon) as other, ThreadPoolExecutor(2) as two:

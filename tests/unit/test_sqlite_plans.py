@@ -139,6 +139,7 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "prune": lambda store: store.prune(before=1.0, limit=9),
     "task_on_server": lambda store: store.task_on_server(1),
     "streams": lambda store: store.streams(),
+    "carriers_missing": lambda store: store.carriers_missing("a", "f", now=1.0),
     "stream": lambda store: store.stream("a", "n"),
     "retire_of_closed_streams": lambda store: store.retire_of_closed_streams(reason="", now=1.0),
     "ended_requests": lambda store: store.ended_requests(since=1.0, limit=9),
