@@ -146,11 +146,14 @@ class Tasks(Connected):
 
     def levels(self) -> Mapping[str, Levels]:
         """Return live tasks by template and state; a carrier that is being created counts as its
-        slots. Costs the same however many rows are finished."""
+        slots, and warm slots that a stream has for itself do not count. Costs the same however many
+        rows are finished."""
         with self.connections.reading() as db:
             found = db.rows(f"""
                 SELECT template, state, SUM({_COUNTED}) FROM tasks {db.using("tasks_live")}
-                WHERE {LIVE} GROUP BY template, state
+                WHERE {LIVE} AND NOT (state = 'warm'
+                                      AND fingerprint LIKE '{STREAM_FINGERPRINT}%')
+                GROUP BY template, state
             """)
         counts: dict[str, dict[TaskState, int]] = {}
         for template, state, how_many in found:

@@ -12,6 +12,7 @@ from pool.model import (
     FinalKind,
     Job,
     LeaseState,
+    Levels,
     Outcome,
     Placed,
     RequestState,
@@ -302,6 +303,7 @@ def test_a_stream_takes_whole_carriers_in_order(store: Store, count: int) -> Non
         jobs.append(slot.job_id)
     assert jobs == [*range(500, 500 + count), 600]
     assert stream is not None and stream.title == "camera 7 (2)"
+    assert store.levels().get(TEMPLATE, Levels())[TaskState.WARM] == 0
     carrier = store.carrier(first)
     assert carrier is not None and carrier.title == "camera 7"
     (step,) = store.steps_of(first)
