@@ -307,15 +307,20 @@ def test_over_http(daemon: Daemon, stream: str) -> None:
 def test_from_the_command_line(daemon: Daemon, stream: str, tmp_path: Path) -> None:
     wait_for_slots(daemon.process, SLOTS)
     (tmp_path / "a.jpg").write_bytes(picture_of())
+    (tmp_path / "wide.jpg").write_bytes(picture_of(size=(65, 48)))
 
-    def get(*more: str) -> Any:
-        arguments = ("get", "camera", "a.jpg", "--stream", stream, "--server", daemon.url, *more)
+    def get(*more: str, file: str = "a.jpg") -> Any:
+        arguments = ("get", "camera", file, "--stream", stream, "--server", daemon.url, *more)
         return cvat_pool(*arguments, cwd=tmp_path)
 
     first, second = (json.loads(get("--json").stdout) for _ in range(2))
     assert (first["stream"], first["placed"]) == (stream, "slot")
     assert first["task_id"] == second["task_id"]
     assert [each["jobs"][0]["start_frame"] for each in (first, second)] == [0, 1]
+    ordinary = get(file="wide.jpg")
+    assert ordinary.returncode == 0
+    note = "Note: it is in no slot: wide.jpg is 65x48, and the slot takes 64x48"
+    assert ordinary.stderr.splitlines() == [note]
 
 
 def test_the_streams_from_the_command_line(daemon: Daemon, stream: str, tmp_path: Path) -> None:
