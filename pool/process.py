@@ -123,6 +123,7 @@ class Process:
             self.store,
             self.cvat,
             self.storages,
+            settings.cvat,
             self.templates,
             owner=self.owner,
             afterwards=partial(self._do_afterwards, self._finalize_slots),

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from pool.backoff import backoff
 from pool.clock import Clock
-from pool.config.settings import SlotSettings, Templates
+from pool.config.settings import CvatSettings, SlotSettings, Templates, origin_of
 from pool.cvat import CvatClient
 from pool.cvat.failures import of_server
 from pool.errors import CvatBusy, CvatError, CvatNotFound, PoolError, SlotStorageUnavailable
@@ -174,6 +174,7 @@ class Showing:
         store: Store,
         cvat: Callable[[], CvatClient],
         storages: SlotStorages,
+        settings: CvatSettings,
         templates: Templates,
         *,
         owner: str,
@@ -184,6 +185,7 @@ class Showing:
         self._store = store
         self._cvat = cvat
         self._storages = storages
+        self._settings = settings
         self._templates = templates
         self._owner = owner
         self._afterwards = afterwards
@@ -277,6 +279,7 @@ class Showing:
             keys = [run.storage.key(carrier.id, number) for number in filled_frames(slot)]
             run.storage.write_all(keys, placeholder(SlotSettings(**carrier.settings)))
             self._store.erase_slot(slot.id, now=self._clock.now())
+        self._require_origin(carrier)
         if not self.show(carrier.id):
             return False
         hidden = self._cvat().hidden_frames(carrier.task_id)
@@ -370,6 +373,7 @@ class Showing:
     def _look_after(self, run: _Run, due: Sequence[Slot]) -> None:
         """Write the list of a carrier as it is to be, and note what came of it."""
         try:
+            self._require_origin(run.carrier)
             self._write(run, due)
         except CvatNotFound as error:
             if not self._is_gone(run, due):
@@ -383,6 +387,16 @@ class Showing:
             with suppress(PoolError):
                 self._let_go(run)
             raise
+
+    def _require_origin(self, carrier: Carrier) -> None:
+        """Raise CvatError where a task was made elsewhere: here its id is another's, if any's."""
+        task = self._store.task(carrier.id)
+        here = origin_of(self._settings, SlotSettings(**carrier.settings))
+        if task is None or task.origin != here:
+            raise CvatError(
+                f"task {carrier.task_id} is on another server, or in another organization, than "
+                "those of the configuration"
+            )
 
     def _write(self, run: _Run, due: Sequence[Slot]) -> None:
         task_id = run.carrier.task_id

@@ -504,6 +504,24 @@ def test_a_picture_that_was_read_while_it_was_replaced(start: Start, at_once: in
     assert world.codes(stale) == []
 
 
+def test_a_configuration_of_another_server(world: World) -> None:
+    """There, a task of the same id is another one: it is not touched."""
+    request = world.submit(RED)
+    request.shown(PATIENCE)
+    world.save_page([], request)
+    world.pool.process.showing.settle(PATIENCE)
+    world.clock.skip(LOOKS[0] + 1)
+    with slot_server() as other, client_of(other) as cvat:
+        settings = settings_for(other.url, world.settings.store.url)
+        with closing(
+            TaskPool(settings, store=world.store, cvat=cvat, clock=world.clock)
+        ) as elsewhere:
+            assert elsewhere.process.showing.run_once() == 1
+        assert not other.stats.calls
+    world.later(WRONG_PAUSE)
+    assert world.hidden(request) == {1, 2}
+
+
 def test_a_task_that_was_deleted(world: World) -> None:
     request = world.submit(RED)
     request.shown(PATIENCE)
