@@ -10,7 +10,7 @@ from pool.clock import Clock
 from pool.config.settings import Template
 from pool.logs import get_logger
 from pool.model import Stream
-from pool.store import Store
+from pool.store import USED_WITHIN, Store
 
 log = get_logger(__name__)
 
@@ -45,4 +45,4 @@ def why_close(stream: Stream, template: Template | None, *, now: float) -> str:
     """Return why an open stream is to be closed; "" where it is not."""
     if template is None or template.slots is None or template.slots.per_task == 1:
         return ENDED
-    return IDLE if now - stream.last_at > template.slots.stream_idle else ""
+    return IDLE if now - stream.last_at > template.slots.stream_idle + USED_WITHIN else ""

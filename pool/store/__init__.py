@@ -28,7 +28,7 @@ from pool.store.records import (
     Unserved,
 )
 from pool.store.requests import Requests
-from pool.store.slots import LOOKS, Slots
+from pool.store.slots import LOOKS, USED_WITHIN, Slots
 from pool.store.sqlite import SqliteConnections
 from pool.store.tasks import Tasks
 from pool.store.webhooks import HEARD_FOR, Webhooks
@@ -39,6 +39,7 @@ __all__ = [
     "HEARD_FOR",
     "LOOKS",
     "UNOWNED",
+    "USED_WITHIN",
     "Asked",
     "CreateLimit",
     "Listener",

@@ -318,6 +318,20 @@ def test_a_stream_takes_whole_carriers_in_order(store: Store, count: int) -> Non
     assert not store.close_stream(stream.id, reason="closed", now=NOW)
 
 
+def test_a_stream_in_use_costs_no_commit(store: Store) -> None:
+    make_carrier(store, 2)
+    stream = store.use_stream(TEMPLATE, "camera 7", FINGERPRINT, now=NOW)
+    commits: list[float] = []
+    stop = store.on_commit(lambda: commits.append(NOW))
+    assert store.use_stream(TEMPLATE, "camera 7", FINGERPRINT, now=NOW + 0.9) == stream
+    assert store.use_stream(TEMPLATE, "camera 8", FINGERPRINT, now=NOW) is None
+    assert not commits
+    used = store.use_stream(TEMPLATE, "camera 7", FINGERPRINT, now=NOW + 1.0)
+    stop()
+    assert used is not None and len(commits) == 1
+    assert [each.stream.last_at for each in store.streams()] == [NOW + 1.0]
+
+
 def test_no_request_of_a_stream_overtakes_an_older_one_that_waits(store: Store) -> None:
     def ask(stream: str, now: float) -> str:
         request = replace(data(), stream=stream)

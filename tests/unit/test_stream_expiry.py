@@ -7,6 +7,7 @@ import pytest
 from pool.config.settings import SlotSettings, Template
 from pool.maintenance.stream_expiry import ENDED, IDLE, why_close
 from pool.model import Stream
+from pool.store import USED_WITHIN
 
 STREAM = Stream(id="s", template="camera", name="camera 7", opened_at=0.0, last_at=100.0)
 
@@ -26,8 +27,8 @@ def template(*, per_task: int) -> Template:
 @pytest.mark.parametrize(
     ("of", "now", "why"),
     [
-        (template(per_task=5), 160.0, ""),
-        (template(per_task=5), 160.1, IDLE),
+        (template(per_task=5), 160.0 + USED_WITHIN, ""),
+        (template(per_task=5), 160.1 + USED_WITHIN, IDLE),
         (template(per_task=1), 100.0, ENDED),
         (Template(name="camera"), 100.0, ENDED),
         (None, 100.0, ENDED),
