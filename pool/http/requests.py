@@ -14,9 +14,12 @@ from pool.http.context import state_of
 from pool.http.problems import problem_of
 from pool.http.reading import JSON, MULTIPART, applied, key_of, media_type, wait_of
 from pool.http.schemas import LONGEST_TEMPLATE, RequestBody, RequestPage
-from pool.model import Priority, RequestRecord, RequestState
+from pool.model import Placed, Priority, RequestRecord, RequestState
 from pool.requests.results import read_request, result_of
 from pool.taskpool import TaskPool
+
+#: Seconds for which the answer waits until a slot is filled. A storage may hang.
+FILLED_WITHIN: Final = 2.0
 
 router = APIRouter(prefix="/v1/requests", tags=["requests"], responses=openapi.PROTECTED)
 
@@ -100,7 +103,8 @@ async def submit(request: Request) -> Response:
     survives an outage of CVAT and a restart of the daemon.
 
     With `Prefer: wait=10` the answer waits for the jobs: 201 with the jobs, or 202 if they do not
-    exist yet. If the request fails meanwhile, the answer is its problem."""
+    exist yet. If the request fails meanwhile, the answer is its problem. A request that goes into a
+    slot has its jobs in the answer anyway, unless the storage of slots takes longer than 2 s."""
     state, key, wait = state_of(request), key_of(request), wait_of(request)
     match media_type(request):
         case "multipart/form-data":
@@ -110,10 +114,13 @@ async def submit(request: Request) -> Response:
         case _:
             raise WrongMediaType(f"send {MULTIPART} with files, or {JSON}")
     headers = {"Location": f"{router.prefix}/{record.id}", **applied(wait)}
-    if wait is None:
+    # A slot is filled in milliseconds: one call less, and the data need not be brought to the disk
+    # in the spool.
+    seconds = FILLED_WITHIN if wait is None and record.placed is Placed.SLOT else wait
+    if seconds is None:
         result = await state.workers.store(result_of, state.pool.store, record)
     else:
-        result = await state.waiting.request(record.id, seconds=wait, caller=request)
+        result = await state.waiting.request(record.id, seconds=seconds, caller=request)
     if not result.over:
         await state.uploads.keep(record.id)
     document = schemas.Request.of(result.record, state.pool.task_url, jobs=result.jobs)

@@ -277,8 +277,7 @@ def test_over_http_the_answer_has_the_jobs(
         request = pool.request(document["id"])
         (job,) = request.jobs(PATIENCE)
         assert request.refresh().placed is Placed.SLOT
-        if prefer:
-            assert [each["id"] for each in document["jobs"]] == [job.id]
+        assert [each["id"] for each in document["jobs"]] == [job.id]
         assert not names_of(daemon.process.spool.folder)
 
 
