@@ -24,7 +24,7 @@ from support.slots import (
     wait_for_slots,
     warm_slots,
 )
-from support.waiting import PATIENCE, wait_until
+from support.waiting import PATIENCE, poll_until, wait_until
 
 from pool import InputError, RemotePool, SlotStorageUnavailable, TaskPool
 from pool.config.settings import ImportSettings, PoolSettings, Template
@@ -278,7 +278,8 @@ def test_over_http_the_answer_has_the_jobs(
         (job,) = request.jobs(PATIENCE)
         assert request.refresh().placed is Placed.SLOT
         assert [each["id"] for each in document["jobs"]] == [job.id]
-        assert not names_of(daemon.process.spool.folder)
+        # Its data is dropped from the spool once it is in the slot.
+        poll_until(lambda: not names_of(daemon.process.spool.folder))
 
 
 def test_a_request_whose_template_has_changed_while_it_waited_goes_the_ordinary_way(
