@@ -176,6 +176,24 @@ def test_a_stream_gets_a_whole_task_although_slots_of_another_are_enough(
         assert places[2] == (places[0][0], 1)
 
 
+def test_a_stream_goes_on_after_a_restart(server: SimulatorServer, store_url: str) -> None:
+    """In the task that it had, with what waited for a place, in order."""
+    pool = PoolSettings(min_size=SLOTS, max_size=9 * SLOTS, max_wait=60.0, on_empty="wait")
+    template = slot_template(server.share, pool=pool)
+    with slot_daemon(server, store_url, template) as daemon, opened(HERE, daemon) as caller:
+        wait_for_slots(daemon.process, SLOTS)
+        first = place_of(append(caller, "camera 7"))
+        # Some have a place still; the others wait, since no task is made.
+        caller.pause("camera")
+        with opened("RemotePool", daemon) as remote:
+            waiting = [append(remote, "camera 7", f"{number}.jpg").id for number in range(6)]
+    with slot_daemon(server, store_url, template) as daemon, opened(HERE, daemon) as caller:
+        caller.resume("camera")
+        places = [place_of(caller.request(each)) for each in waiting]
+    tasks = list(dict.fromkeys(task_id for task_id, _ in [first, *places]))
+    assert [first, *places] == [(task_id, n) for task_id in tasks for n in range(SLOTS)][:7]
+
+
 def test_two_processes_append_to_one_stream_and_lose_nothing(daemon: Daemon, stream: str) -> None:
     count = 2 * SLOTS
     with opened(HERE, daemon) as one, opened(HERE, daemon) as other, ThreadPoolExecutor(2) as two:
