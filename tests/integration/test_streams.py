@@ -11,6 +11,7 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from conformance.store_factories import FACTORIES
@@ -313,6 +314,16 @@ def test_over_http(daemon: Daemon, stream: str) -> None:
         answer = api.post("/v1/requests", fields=fields, headers={"Prefer": "wait=10"})
         assert answer.status == 201
         assert (answer.json["stream"], answer.json["placed"]) == (stream, "slot")
+        (shown,) = [
+            each
+            for each in api.get("/v1/streams?template=camera").json["items"]
+            if each["name"] == stream
+        ]
+        assert (shown["task_id"], shown["filled"]) == (answer.json["task_id"], 1)
+        address = f"/v1/streams?{urlencode({'template': 'camera', 'name': stream})}"
+        assert [api.delete(address).status for _ in range(2)] == [204, 404]
+        assert api.delete(address).code == "unknown-stream"
+        assert api.get("/v1/streams?template=camara").code == "unknown-template"
         lease = api.lease("camera").json["id"]
         refused = api.post("/v1/requests", fields={**fields, "lease_id": lease})
         assert (refused.status, refused.code) == (422, "input")
