@@ -507,7 +507,8 @@ class Slot:
     ``stop_frame``, the latter included, of which the first ``filled`` have pictures.
 
     ``look_at`` is when its carrier is to be looked at for it: at once where it is filled and not
-    shown, or to be erased; ``looks`` counts the looks since it was shown.
+    shown, or to be erased; ``looks`` counts the looks since it was shown. ``unwanted``:
+    its caller wants it hidden, which is not done yet.
     """
 
     id: str
@@ -522,6 +523,7 @@ class Slot:
     filled_at: float | None = None
     shown_at: float | None = None
     erased: bool = False
+    unwanted: bool = False
     looks: int = 0
     look_at: float | None = None
 

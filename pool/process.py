@@ -320,8 +320,7 @@ class Process:
 
     def _finalize_slots(self, shown: Sequence[str]) -> None:
         """Name and assign what is shown in a carrier, and its task."""
-        for pooled_id in shown:
-            self.finalize.finalize(pooled_id)
+        self.finalize.finalize(*shown)
 
     def _finalize(self, finished: Finished) -> None:
         """Rename, assign and drop data that was kept."""

@@ -152,9 +152,9 @@ class Finalize:
             return
         self._work(self._store.due_steps(now=now, limit=BATCH))
 
-    def finalize(self, pooled_id: str) -> None:
-        """Do what is left for one task, due or not."""
-        self._work(self._store.steps_of(pooled_id))
+    def finalize(self, *pooled_ids: str) -> None:
+        """Do what is left for these tasks, due or not."""
+        self._work(self._store.steps_of(*pooled_ids))
 
     def look_up(self, request: RequestRecord) -> None:
         """Warn beforehand when CVAT does not show the assignee of a request."""

@@ -71,22 +71,27 @@ def filled_frames(slot: Slot) -> range:
     return range(slot.start_frame, slot.start_frame + slot.filled)
 
 
+def is_seen(slot: Slot) -> bool:
+    """Return whether the pictures of a slot are to be seen."""
+    return slot.state is TaskState.READY and not slot.erased and not slot.unwanted
+
+
 def is_new(slot: Slot) -> bool:
     """Return whether a slot is filled and not shown yet."""
-    return slot.state is TaskState.READY and slot.shown_at is None and not slot.erased
+    return is_seen(slot) and slot.shown_at is None
 
 
 def frames_to_hide(slots: Sequence[Slot], hidden: Collection[int]) -> frozenset[int]:
     """Return which frames of a carrier are to be hidden, where those of ``hidden`` are.
 
     What was filled since is shown. Of what is shown already, the pictures stay as people have left
-    them. All else is hidden: slots that hold nothing, or are erased, and the frames behind the
-    last picture of those that do.
+    them. All else is hidden: slots that hold nothing, or are to be erased, and the frames behind
+    the last picture of those that do.
     """
     wanted = set[int]()
     for slot in slots:
         shown: set[int] = set()
-        if slot.state is TaskState.READY and not slot.erased:
+        if is_seen(slot):
             shown = set(filled_frames(slot))
             if slot.shown_at is not None:
                 shown -= set(hidden)
@@ -400,7 +405,7 @@ class Showing:
 
     def _write(self, run: _Run, due: Sequence[Slot]) -> None:
         task_id = run.carrier.task_id
-        slots = self._slots_of(run)
+        slots = self._store.slots_of(run.carrier.id)
         due_ids = {slot.id for slot in due}
         looked = [slot for slot in slots if slot.id in due_ids and not is_new(slot)]
         hidden: frozenset[int] | None = None
@@ -443,27 +448,13 @@ class Showing:
         self._warn(new, wrong)
         if shown:
             log.info("slots shown", task_id=task_id, slots=len(shown))
-        unwanted = [slot.id for slot in erased if slot.shown_at is None]
+        unwanted = [slot.id for slot in looked if slot.unwanted]
         if shown or unwanted:
             self._afterwards([run.carrier.id, *shown, *unwanted])
-        seen = [
-            slot for slot in looked if slot.id not in shown and slot.shown_at and not slot.erased
-        ]
+        seen = [slot for slot in looked if slot.id not in shown and slot.shown_at and is_seen(slot)]
         if to_compare := [*(sample if proven else ()), *self._sample(seen)]:
             # Apart, so that what is filled meanwhile does not wait for it.
             self._begin(self._compare, run.carrier, to_compare)
-
-    def _slots_of(self, run: _Run) -> Sequence[Slot]:
-        """Return the slots of a carrier. One that its caller wants hidden and that was never shown
-        counts as erased, since it is to be."""
-        return [
-            replace(slot, erased=True) if is_new(slot) and self._is_unwanted(slot) else slot
-            for slot in self._store.slots_of(run.carrier.id)
-        ]
-
-    def _is_unwanted(self, slot: Slot) -> bool:
-        request = self._store.request(slot.request_id) if slot.request_id else None
-        return request is not None and request.hidden is not None
 
     def _mended(self, slot: Slot, hidden: frozenset[int], looked: bool) -> Slot:
         """Return a slot as it is after what people, and their pages, have done to it."""
@@ -475,9 +466,8 @@ class Showing:
                 self._store.retire(slot.id, reason=why, now=now)
         elif (
             looked
-            and slot.state is TaskState.READY
+            and is_seen(slot)
             and slot.shown_at is not None
-            and not slot.erased
             and hidden.issuperset(filled_frames(slot))
             and self._is_untouched(slot)
             and self._store.show_again(slot.id, now=now)
@@ -549,7 +539,7 @@ class Showing:
             for slot in slots:
                 log.warning("stale picture dropped", job_id=slot.job_id, why=wrong[slot.id])
             hidden = self._cvat().hidden_frames(run.carrier.task_id)
-            self._send(run, self._slots_of(run), hidden, drop=True)
+            self._send(run, self._store.slots_of(run.carrier.id), hidden, drop=True)
         return wrong
 
     def _why_wrong(self, run: _Run, slot: Slot) -> str:

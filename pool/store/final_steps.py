@@ -15,7 +15,7 @@ from pool.model import (
     RequestRecord,
     RequestWarning,
 )
-from pool.store.connections import Connected, Connection, Row
+from pool.store.connections import Connected, Connection, Row, listed
 from pool.store.records import (
     REQUEST,
     WITH_IMPORT,
@@ -43,10 +43,11 @@ class FinalSteps(Connected):
                 limit=max(0, limit),
             )
 
-    def steps_of(self, pooled_id: str) -> Sequence[FinalStep]:
-        """Return what is left for one task, due or not."""
+    def steps_of(self, *pooled_ids: str) -> Sequence[FinalStep]:
+        """Return what is left for these tasks, due or not."""
+        marks, wanted = listed(pooled_ids)
         with self.connections.reading() as db:
-            return _steps(db, "WHERE pooled_id = :id", id=pooled_id)
+            return _steps(db, f"WHERE pooled_id IN ({marks})", **wanted)
 
     def end_step(
         self,

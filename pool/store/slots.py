@@ -37,7 +37,9 @@ USED_WITHIN: Final = 1.0
 _SLOT: Final = """
     slots.id, slots.carrier_id, slots.position, tasks.state, slots.job_id, slots.start_frame,
     slots.stop_frame, slots.request_id, slots.filled, slots.filled_at, slots.shown_at, slots.erased,
-    slots.looks, slots.look_at
+    slots.looks, slots.look_at,
+    EXISTS (SELECT 1 FROM final_steps
+            WHERE final_steps.pooled_id = slots.id AND final_steps.kind = 'hide')
 """
 _SLOTS: Final = "slots JOIN tasks ON tasks.id = slots.id"
 #: A slot, a row of ``tasks``, holds data, is about to, or may be filled still.
@@ -775,7 +777,7 @@ def _slots(db: Connection, which: str, **wanted: Any) -> list[Slot]:
 
 def _slot(*row: Any) -> Slot:
     id, carrier_id, position, state, job_id, start, stop, request_id, filled, *rest = row
-    filled_at, shown_at, erased, looks, look_at = rest
+    filled_at, shown_at, erased, looks, look_at, unwanted = rest
     return Slot(
         id=id,
         carrier_id=carrier_id,
@@ -789,6 +791,7 @@ def _slot(*row: Any) -> Slot:
         filled_at=filled_at,
         shown_at=shown_at,
         erased=bool(erased),
+        unwanted=bool(unwanted),
         looks=looks,
         look_at=look_at,
     )

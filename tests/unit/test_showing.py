@@ -39,6 +39,7 @@ def carriers(draw: st.DrawFn) -> Sequence[Slot]:
                 filled=filled,
                 shown_at=draw(st.sampled_from([None, 5.0])) if filled else None,
                 erased=draw(st.booleans()) if filled else False,
+                unwanted=draw(st.booleans()) if filled else False,
             )
         )
     return slots
@@ -49,7 +50,7 @@ def test_frames_to_hide(slots: Sequence[Slot], hidden: set[int]) -> None:
     wanted = frames_to_hide(slots, hidden)
     for slot in slots:
         frames, pictures = set(frames_of(slot)), set(filled_frames(slot))
-        if slot.state is not TaskState.READY or slot.erased:
+        if slot.state is not TaskState.READY or slot.erased or slot.unwanted:
             assert wanted >= frames, "it holds nothing that is to be seen"
             continue
         assert wanted >= frames - pictures, "no placeholder is seen"
