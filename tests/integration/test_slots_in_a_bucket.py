@@ -7,6 +7,7 @@ from support.bucket import Bucket, bucket, refusing_writes
 from support.simulated import client_of
 from support.slots import (
     carriers_of,
+    colour_of,
     colours_of,
     picture_of,
     slot_daemon,
@@ -14,11 +15,11 @@ from support.slots import (
     slot_template,
     wait_for_slots,
 )
-from support.waiting import PATIENCE
+from support.waiting import PATIENCE, wait_until
 
 from pool import TaskPool
 from pool.handles import Request
-from pool.model import Placed, SlotState
+from pool.model import Hidden, Placed, SlotState
 from pool.simulator import CloudStorageSettings
 from pool.simulator.buckets import S3
 
@@ -82,3 +83,37 @@ def test_a_bucket_that_answers_503_sends_requests_the_ordinary_way(store_url: st
             assert states.count((SlotState.FILLED, True)) == 2
             assert states.count((SlotState.RETIRED, False)) == 1
             assert (SlotState.FILLED, False) not in states
+
+
+def test_an_erased_picture_is_gone_from_the_bucket(store_url: str) -> None:
+    """The object holds the placeholder again, and CVAT shows that."""
+    with bucket() as there, slot_server(cloud_storages=(storage_of(there),)) as server:
+        template = slot_template(
+            server.share,
+            slots={
+                "storage": f"s3://{there.name}/pool",
+                "server": "cloud:1",
+                "cache_storage": None,
+            },
+        )
+        with (
+            slot_daemon(server, store_url, template) as daemon,
+            client_of(server) as cvat,
+            TaskPool(settings_for(server.url, store_url, template), cvat=cvat) as pool,
+        ):
+            wait_for_slots(daemon.process, 2)
+            request, other = (
+                pool.submit("camera", [("a.jpg", picture_of(colour))]) for colour in ("red", "blue")
+            )
+            for each in (request, other):
+                each.shown(PATIENCE)
+            pool.erase(request.id)
+            wait_until(pool.store, lambda: request.hidden is Hidden.DONE)
+            for each, colour in ((request, ""), (other, "blue")):
+                (frame,) = each.frames
+                assert each.task_id is not None and frame.number is not None
+                content = there.get(frame.name)
+                assert content is not None and colour_of(content) == colour
+                assert colours_of(cvat, each.task_id, frame.number) == {colour}
+                hidden = frame.number in cvat.hidden_frames(each.task_id)
+                assert hidden is (each is request)
