@@ -28,8 +28,9 @@ from pool.store.records import (
     Unserved,
 )
 from pool.store.requests import Requests
-from pool.store.slots import LOOKS, USED_WITHIN, Slots
+from pool.store.slots import LOOKS, Slots
 from pool.store.sqlite import SqliteConnections
+from pool.store.streams import USED_WITHIN, Streams
 from pool.store.tasks import Tasks
 from pool.store.webhooks import HEARD_FOR, Webhooks
 
@@ -66,6 +67,7 @@ class Store(
     Queue,
     Imports,
     Slots,
+    Streams,
     FinalSteps,
     DemandHistory,
     Events,

@@ -56,6 +56,32 @@ def data(*files: str) -> NewRequest:
     return NewRequest(id=new_id(), name="monday", assignee=7, files=files or ("a.jpg",), size=99)
 
 
+#: Where the files of carriers stand.
+SETTINGS = {"storage": "file:///mnt/share", "format": "jpg"}
+
+
+def make_carrier(store: Store, slots: int, *, task_id: int = 70, first_job: int = 500) -> str:
+    carrier_id = new_id(NOW)
+    limit = CreateLimit(capacity=1000, concurrency=9)
+    assert store.begin_create(
+        carrier_id, TEMPLATE, FINGERPRINT, slots=slots, limit=limit, owner="me", now=NOW
+    )
+    assert store.record_created(carrier_id, task_id=task_id, now=NOW)
+    jobs = [
+        Job(
+            id=first_job + number,
+            url=f"https://cvat.test/jobs/{first_job + number}",
+            start_frame=number,
+            stop_frame=number,
+        )
+        for number in range(slots)
+    ]
+    assert not store.finish_carrier(carrier_id, jobs, now=NOW)
+    assert store.begin_carrier(carrier_id, SETTINGS, now=NOW)
+    assert store.finish_carrier(carrier_id, jobs, took=1.0, now=NOW)
+    return carrier_id
+
+
 @dataclass
 class Scene:
     """A store, and short ways to fill it. Task ids are counted from 1."""

@@ -6,8 +6,16 @@ from collections.abc import Callable
 
 import pytest
 
-from conformance.store_scene import FINGERPRINT, NOW, TEMPLATE, Scene, data, everything, wish
-from conformance.test_store_slots import make_carrier
+from conformance.store_scene import (
+    FINGERPRINT,
+    NOW,
+    TEMPLATE,
+    Scene,
+    data,
+    everything,
+    make_carrier,
+    wish,
+)
 from pool.clock import StoreClock, SystemClock
 from pool.model import Hold, Prewarm, RequestState, TaskState
 from pool.store import Opened, Store
