@@ -28,7 +28,7 @@ from pool.bench.pictures import sample_images, sample_labels
 from pool.bench.plain import PlainFlow, PlainWays, plain_client
 from pool.bench.report import Figures, flow_figures
 from pool.bench.server_time import DatedTimes, ServerTimes, SimulatorTimes, is_simulator
-from pool.bench.slots import SHARE, Slots, Storages, open_storages
+from pool.bench.slots import PER_TASK_AT_RATE, SHARE, Slots, Storages, open_storages
 from pool.config.data_params import merged
 from pool.config.settings import CvatSettings, Settings, SlotSettings, Template
 from pool.cvat import connect, find_credentials
@@ -231,9 +231,9 @@ class Bench:
     def _slots(
         self, place: _Place, times: ServerTimes, stack: ExitStack, progress: Progress
     ) -> Slots:
-        skipped = {}
+        skipped, per_task = {}, None
         if place.storages is not None:
-            slots = place.storages.slots()
+            slots, per_task = place.storages.slots(), PER_TASK_AT_RATE
             if place.storages.why_no_bucket:
                 skipped["A bucket"] = place.storages.why_no_bucket
         else:
@@ -255,6 +255,7 @@ class Bench:
             seconds=self.seconds,
             seed=self.seed,
             skipped=skipped,
+            per_task_at_rate=per_task,
         )
 
     def runs(self) -> dict[str, int]:

@@ -41,9 +41,10 @@ SCENARIOS: Final = ("ids", "burst", "lone", "rate")
 #: The templates, by where their slots' files stand.
 SHARE: Final = "bench-share"
 BUCKET: Final = "bench-s3"
-#: Slots of a task: the import costs 100 ms and the more the fewer they are, and showing one costs
-#: the more the more they are.
-PER_TASK: Final = 100
+#: Slots of a task. Showing some of them costs CVAT the more the more a task has. At high rates the
+#: import counts, whose fixed part is shared by more.
+PER_TASK: Final = 50
+PER_TASK_AT_RATE: Final = 100
 #: Requests of each kind in a round, one after the other, and those at once.
 EACH: Final = 10
 TOGETHER: Final = 20
@@ -51,6 +52,8 @@ TOGETHER: Final = 20
 PER_SECOND: Final = 50
 CLIENTS: Final = 4
 STOCK: Final = 10.0
+#: Seconds until the first frame comes.
+SETTING_UP: Final = 0.5
 #: Different pictures: more would only take longer to draw.
 PICTURES: Final = 20
 #: Rows of a store that are read at a time.
@@ -125,10 +128,11 @@ def open_storages(folder: Path) -> Iterator[Storages]:
 class Slots:
     """Requests into slots, against one server.
 
-    ``slots`` are those of the templates, of which the first is measured in all scenarios. There are
-    ``rounds`` of the first three scenarios, and ``seconds`` of frames in the last one. ``sdk`` is
-    the SDK with its defaults, run ``sdk_runs`` times. ``skipped`` says what could not be measured,
-    and why; ``say`` is called with what is done next.
+    ``slots`` are those of the templates, of which the first is measured in all scenarios, with
+    ``per_task_at_rate`` slots a task in the last one, unless that is None. There are ``rounds`` of
+    the first three scenarios, and ``seconds`` of frames in the last one. ``sdk`` is the SDK with
+    its defaults, run ``sdk_runs`` times. ``skipped`` says what could not be measured, and why;
+    ``say`` is called with what is done next.
     """
 
     server: CvatSettings
@@ -146,6 +150,7 @@ class Slots:
     seconds: float = 60.0
     seed: int = 0
     skipped: Mapping[str, str] = field(default_factory=dict)
+    per_task_at_rate: int | None = None
 
     def run(self) -> Figures:
         """Measure, and return the figures by scenario.
@@ -162,7 +167,7 @@ class Slots:
                 figures |= await self._rounds(callers, main, in_rounds)
         if "rate" in self.scenarios:
             stock = math.ceil(PER_SECOND * min(STOCK, self.seconds))
-            async with self._pool("rate", {main: stock}) as callers:
+            async with self._pool("rate", {main: stock}, self.per_task_at_rate) as callers:
                 figures["rate"] = await self._rate(callers, main)
         return figures | {"aims": aims(figures)}
 
@@ -263,8 +268,12 @@ class Slots:
                 await stack.enter_async_context(AsyncRemotePool(supply.daemon.listening_at()))
                 for _ in range(CLIENTS)
             ]
+            for client in clients:
+                # Opens a connection.
+                await client.status()
             supply.pool.resume(template)
-            since, began = time.time(), time.perf_counter()
+            # All that come are set up before the first one is due.
+            since, began = time.time() + SETTING_UP, time.perf_counter() + SETTING_UP
 
             async def request(number: int) -> float:
                 due = began + number / PER_SECOND
@@ -299,11 +308,16 @@ class Slots:
 
     # --- Setting up -------------------------------------------------------------------------------
 
-    def _pool(self, name: str, stock: Mapping[str, int]) -> AbstractAsyncContextManager[Callers]:
-        templates = {
-            each: (replace(self.template, slots=self.slots.get(each)), count)
-            for each, count in stock.items()
-        }
+    def _pool(
+        self, name: str, stock: Mapping[str, int], per_task: int | None = None
+    ) -> AbstractAsyncContextManager[Callers]:
+        def with_slots(template: str) -> Template:
+            slots = self.slots.get(template)
+            if slots is not None and per_task is not None:
+                slots = replace(slots, per_task=per_task)
+            return replace(self.template, slots=slots)
+
+        templates = {each: (with_slots(each), count) for each, count in stock.items()}
         settings = next(iter(self.slots.values()))
         pictures = [
             sample_image(
