@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from support.api import settings_for
 from support.bucket import Bucket, bucket, refusing_writes
 from support.simulated import client_of
@@ -70,7 +72,8 @@ def test_a_bucket_that_answers_503_sends_requests_the_ordinary_way(store_url: st
             with refusing_writes():
                 request = submit("green")
                 jobs.append(check(request, "green", Placed.TASK))
-            assert "SlowDown" in request.record.no_slot
+            # Older versions of obstore tell the status alone.
+            assert re.search("SlowDown|503", request.record.no_slot)
             assert there.name in request.record.no_slot
             jobs.append(check(submit("blue"), "blue", Placed.SLOT))
             assert len(set(jobs)) == 3
