@@ -51,7 +51,7 @@ TOGETHER: Final = 20
 #: Frames a second, the clients they come from, and for how many seconds there are slots at first.
 PER_SECOND: Final = 50
 CLIENTS: Final = 4
-STOCK: Final = 10.0
+STOCK: Final = 20.0
 #: Seconds until the first frame comes.
 SETTING_UP: Final = 0.5
 #: Different pictures: more would only take longer to draw.

@@ -43,3 +43,13 @@ def test_what_is_paused_or_held_is_left_alone_and_a_probe_is_one_create() -> Non
     assert creates_wanted(needed, TARGET, concurrency=4) == 1
     for reason in ("paused", "held"):
         assert creates_wanted(replace(needed, **{reason: True}), TARGET, concurrency=4) == 0
+
+
+@pytest.mark.parametrize(("warm", "wanted"), [(3, 0), (2, 4), (0, 4)])
+def test_slots_that_run_out_are_made_as_fast_as_may_be_while_requests_are_served(
+    warm: int, wanted: int
+) -> None:
+    situation = Situation(
+        warm=warm, capacity=warm, waiting=0, foreground=True, paused=False, held=False, slots=True
+    )
+    assert creates_wanted(situation, TARGET, concurrency=4) == wanted
