@@ -271,7 +271,11 @@ class Runner:
                 return request
             if sent.step is Step.WAIT:
                 return self._queue_or_fail(request.id, upload, sent.error)
-            if request.state is not RequestState.QUEUED:
+            # Its fresh lease may have been given a task as soon as it waited.
+            given = request.lease_id != handout.lease.id and request.owner == handout.lease.owner
+            if request.state is not RequestState.QUEUED and not (
+                given and request.state is RequestState.UPLOADING
+            ):
                 # Another process has ended the import meanwhile.
                 return request
             if request.no_slot:

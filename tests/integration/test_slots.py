@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import urllib3
@@ -302,3 +303,32 @@ def test_a_request_whose_template_has_changed_while_it_waited_goes_the_ordinary_
             request.jobs(PATIENCE)
             assert request.refresh().placed is Placed.TASK
             assert "64x48" in request.refresh().no_slot
+
+
+def test_a_request_that_is_given_another_slot_in_the_middle_of_leaving_one_is_served(
+    server: SimulatorServer, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its write has failed, and before it goes the ordinary way its fresh lease is given a slot
+    that another caller gives back: no one else would fill that."""
+    template = slot_template(server.share, per_task=2, pool=PoolSettings(min_size=2, max_size=2))
+    with at_work(server, store_url, template) as (_, pool, cvat):
+        pool.pause("camera")
+        other = pool.acquire("camera")
+        real_rename, real_leave = os.rename, pool.store.leave_slots
+
+        def fails_once(*arguments: Any, **others: Any) -> None:
+            monkeypatch.setattr(os, "rename", real_rename)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        def leave(*arguments: Any, **others: Any) -> bool:
+            pool.release(other)
+            return real_leave(*arguments, **others)
+
+        monkeypatch.setattr(os, "rename", fails_once)
+        monkeypatch.setattr(pool.store, "leave_slots", leave)
+        request = pool.submit("camera", [("a.jpg", picture_of("blue"))])
+        (job,) = request.jobs(PATIENCE)
+        request.shown(PATIENCE)
+        assert request.refresh().placed is Placed.SLOT
+        assert request.task_id is not None
+        assert colours_of(cvat, request.task_id, job.start_frame) == {"blue"}
