@@ -342,7 +342,7 @@ class _Reading:
         for name in against_slots(task, data):
             self._problem(
                 there[name][0] if name in there else key,
-                "slots are jobs over placeholder files that CVAT reads when somebody looks, and "
+                "slots are jobs over placeholder files that CVAT reads when a person looks, and "
                 f"that does not go with {name}",
             )
         return slots

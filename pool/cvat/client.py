@@ -318,9 +318,9 @@ class CvatClient:
         return parse_assignee(answer.json())
 
     def close_job(self, job_id: int) -> None:
-        """Have a job count as done and be nobody's, so that it stands in no annotator's list, and
-        keeps its task from being done no longer: of stage "acceptance" and state "completed", as
-        CVAT counts the jobs of a task that are done.
+        """Have a job count as done and be assigned to no one, so that it stands in no list of
+        work, and keeps its task from being done no longer: of stage "acceptance" and state
+        "completed", as CVAT counts the jobs of a task that are done.
 
         :raises CvatNotFound: it is gone.
         """

@@ -133,7 +133,7 @@ def import_placeholders(
     jobs = sorted(_await_jobs(cvat, task_id, patience, doubt), key=lambda job: job.start_frame)
     _check_jobs(jobs, slots)
     everything = frozenset(range(len(keys)))
-    # Without a drop: nobody has looked yet, and what the import has read is dropped with the first
+    # Without a drop: no one has looked yet, and what the import has read is dropped with the first
     # slot that is shown.
     patience.call(lambda: cvat.show_frames(task_id, everything, cloud_storage_id=None))
     hidden = patience.call(lambda: cvat.hidden_frames(task_id))
@@ -155,7 +155,7 @@ def _placeholders(slots: SlotSettings, paths: Sequence[str]) -> Upload:
 
 
 def _data_params(params: DataParams) -> DataParams:
-    """Return the parameters by which CVAT reads each frame's file when somebody looks at it."""
+    """Return the parameters by which CVAT reads each frame's file when a person looks at it."""
     taken = {"use_cache": True, "copy_data": False, "chunk_size": 1, "storage_method": None}
     return params.model_copy(update=taken)
 

@@ -97,7 +97,7 @@ def _nested(values: Mapping[tuple[int, ...], Any]) -> list[Any]:
 def read_params(values: Mapping[str, Any], settings: SimulatorSettings) -> DataParams:
     """Check the parameters. Raises 400 with all that is wrong with them."""
     fields = Fields(values)
-    # Checked, and of no effect: servers read files when somebody looks, whatever is said here,
+    # Checked, and of no effect: servers read files when a person looks, whatever is said here,
     # unless their administrator allows for another way (CVAT_ALLOW_STATIC_CACHE).
     fields.choice("storage_method", ("cache", "file_system"), default="cache")
     fields.boolean("use_cache")

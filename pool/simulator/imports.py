@@ -213,7 +213,7 @@ class Imports:
         await self._machine.processor.use(cost)
         data.frames = media.frames
         if media.storage != "local":
-            # Of files that nobody can change, it can as well be made when it is asked for.
+            # Of files that cannot change, it can as well be made when it is asked for.
             pictures = Pictures(data, self._machine.state.now())
             await asyncio.to_thread(pictures.preview, segments.ranges[0][0])
         self._commit(request, task, data, media, segments, layout)
