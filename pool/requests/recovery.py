@@ -114,8 +114,13 @@ class Recovery:
 
         Those whose data is in the spool, and not at CVAT yet, are left to the dispatcher."""
         adopted = self._store.adopt_requests(self._owner, now=self._judged_at())
+        # They are this process's from now on: what the store fails at is left for the next run.
+        with self._guard:
+            self._requests.update(request.id for request in adopted)
         for request in adopted:
             self._take_up(request)
+            with self._guard:
+                self._requests.discard(request.id)
         return len(adopted)
 
     def inherit(self, lease_id: str) -> bool:

@@ -17,7 +17,10 @@ from pool import (
     TaskPool,
 )
 from pool.cvat import listing
+from pool.errors import OwnerGone, StoreError
+from pool.model import new_id
 from pool.simulator import SimulatorServer
+from pool.store import NewLease, NewRequest
 
 
 @pytest.fixture
@@ -122,3 +125,33 @@ def test_what_a_closed_pool_left_is_taken_over(
         other.start()
         assert other.process.recovery.adopt() == 1
         assert len(other.request(request.id).jobs(timeout=20)) == 1
+
+
+def test_what_was_taken_over_while_the_store_failed_is_taken_up_later(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other process does that, since these are this one's from then on."""
+    store, template = pool.store, pool.process.template("scenes")
+    ids = [new_id() for _ in range(2)]
+    for request_id in ids:
+        lease = NewLease(
+            id=new_id(),
+            template=template.name,
+            fingerprint=template.fingerprint,
+            owner="gone",
+            ttl=60.0,
+        )
+        request = NewRequest(id=request_id, files=("a.jpg",))
+        store.open_lease(lease, request=request, claim=False, now=pool.clock.now())
+    real = store.fail_request
+
+    def fails_once(*arguments: Any, **options: Any) -> bool:
+        monkeypatch.setattr(store, "fail_request", real)
+        raise StoreError("the database is being restarted")
+
+    monkeypatch.setattr(store, "fail_request", fails_once)
+    pool.start()
+    with pytest.raises(StoreError):
+        pool.process.recovery.adopt()
+    pool.process.recovery.run_once()
+    assert [pool.request(each).record.error_code for each in ids] == [OwnerGone.code] * 2
