@@ -100,10 +100,10 @@ class _Queue:
 
 #: What requests have in common that wait in one queue: a template, and that they go into no slot,
 #: or into those of a stream.
-Way = tuple[str, bool, str | None]
+QueueKey = tuple[str, bool, str | None]
 
 
-def _way(each: Unserved) -> Way:
+def _queue_key(each: Unserved) -> QueueKey:
     return each.template, each.no_slot, None if each.no_slot else each.stream
 
 
@@ -299,12 +299,12 @@ class Dispatcher:
             self._runner.take_over(each, owner=self._owner)
         if abandoned:
             found = self._unserved()
-        waiting: dict[Way, list[Unserved]] = {}
+        waiting: dict[QueueKey, list[Unserved]] = {}
         for each in found:
             if each.template not in self._templates:
                 self._sender.fail(each, UnknownTemplate(GONE), untouched=False)
             else:
-                waiting.setdefault(_way(each), []).append(each)
+                waiting.setdefault(_queue_key(each), []).append(each)
         known = [each for each in found if each.template in self._templates]
         for each in known:
             self._fail_if_never_made(each)
@@ -366,13 +366,13 @@ class Dispatcher:
         template = self._templates[each.template]
         return template.ordinary if each.no_slot else template
 
-    def _begin_in_turn(self, waiting: Mapping[Way, list[Unserved]]) -> int:
+    def _begin_in_turn(self, waiting: Mapping[QueueKey, list[Unserved]]) -> int:
         """Begin as many requests as possible, by template; return how many."""
         now, started = self._clock.now(), 0
-        queues = {way: self._queue_of(requests) for way, requests in waiting.items()}
+        queues = {key: self._queue_of(requests) for key, requests in waiting.items()}
         groups = [queue.groups for queue in queues.values() if queue.most > 0]
         for group in self._turns.order(groups, now=now):
-            queue = queues[_way(group[0])]
+            queue = queues[_queue_key(group[0])]
             if begun := self._begin(queue, group):
                 self._turns.served(group, now=now)
                 for each in queues.values():
@@ -554,7 +554,7 @@ class Dispatcher:
         key = self._in_flight.created(first.id)
         if key is None:
             return Joined()
-        waiting = [each for each in self._unserved() if _way(each) == _way(first)]
+        waiting = [each for each in self._unserved() if _queue_key(each) == _queue_key(first)]
         alike = [
             each for each in waiting if each.state is RequestState.QUEUED and key_of(each) == key
         ]
