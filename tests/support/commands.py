@@ -29,15 +29,16 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 
 def cvat_pool(
-    *arguments: str | Path, cwd: Path, umask: int = -1, **extra: str
+    *arguments: str | Path, cwd: Path, umask: int = -1, input: str | None = None, **extra: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Run a command to its end; ``input`` is what stands on its standard input."""
     return FORKS.run(
         [*map(str, arguments)],
         cwd=cwd,
         env=environment(extra),
         umask=INHERITED if umask < 0 else umask,
         timeout=PATIENCE,
+        input=input,
     )
 
 

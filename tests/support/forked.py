@@ -101,9 +101,11 @@ class Forks:
         umask: int,
         output: int,
         errors: int,
+        input: int | None = None,
         constants: Mapping[str, Any] | None = None,
     ) -> Command:
-        """Start ``cvat-pool``, with its streams to the file descriptors ``output`` and ``errors``.
+        """Start ``cvat-pool``, with its streams to the file descriptors ``output`` and ``errors``,
+        and from ``input``, or from nothing.
 
         ``constants`` are the product's that are others in it, by module and name.
         """
@@ -116,7 +118,7 @@ class Forks:
         }
         answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, self._guard:
-            fds = [output, errors, theirs.fileno()]
+            fds = [output, errors, theirs.fileno(), *([] if input is None else [input])]
             socket.send_fds(self._connected(), [json.dumps(order).encode()], fds)
         return Command(arguments, answers)
 
@@ -128,12 +130,19 @@ class Forks:
         env: Mapping[str, str],
         umask: int,
         timeout: float,
+        input: str | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run ``cvat-pool`` to its end.
+        """Run ``cvat-pool`` to its end; ``input`` is what stands on its standard input.
 
         :raises subprocess.TimeoutExpired: it was killed after so many seconds.
         """
-        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        with (
+            tempfile.TemporaryFile() as output,
+            tempfile.TemporaryFile() as errors,
+            tempfile.TemporaryFile() as given,
+        ):
+            given.write((input or "").encode())
+            given.seek(0)
             started = self.start(
                 arguments,
                 cwd=cwd,
@@ -141,6 +150,7 @@ class Forks:
                 umask=umask,
                 output=output.fileno(),
                 errors=errors.fileno(),
+                input=None if input is None else given.fileno(),
             )
             with closing(started):
                 code = started.wait(timeout)
@@ -174,7 +184,7 @@ def serve(orders: socket.socket) -> None:
     # What is forked here is not waited for.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        said, fds, _, _ = socket.recv_fds(orders, _MOST, 3)
+        said, fds, _, _ = socket.recv_fds(orders, _MOST, 4)
         if not said:
             return
         if os.fork() == 0:
@@ -185,13 +195,15 @@ def serve(orders: socket.socket) -> None:
             os.close(fd)
 
 
-def _supervise(order: dict[str, Any], output: int, errors: int, answers: int) -> None:
+def _supervise(
+    order: dict[str, Any], output: int, errors: int, answers: int, input: int | None = None
+) -> None:
     """Fork once more; tell the command's id, and how it has ended."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     pid = os.fork()
     if pid == 0:
         os.close(answers)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(os.open(os.devnull, os.O_RDONLY) if input is None else input, 0)
         os.dup2(output, 1)
         os.dup2(errors, 2)
         cast(TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)

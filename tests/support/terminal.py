@@ -21,7 +21,7 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Terminal:
-    """The command's standard error is a terminal of 80 columns; its output is only if wanted."""
+    """The command's standard error is a terminal, and its input; its output is only if wanted."""
 
     def __init__(self, process: Command, screen: int, output: IO[bytes]) -> None:
         self.process = process
@@ -33,6 +33,10 @@ class Terminal:
         """Read until a text has been shown; AssertionError when the command ends before."""
         while text not in self.shown:
             assert self._read(), f"no {text!r} in {self.shown!r}"
+
+    def type(self, text: str) -> None:
+        """Type a line."""
+        os.write(self._screen, f"{text}\n".encode())
 
     def finish(self) -> str:
         """Let the command end; returns its output, the one that was not to the terminal."""
@@ -65,11 +69,11 @@ class Terminal:
 def in_a_terminal(
     *arguments: str | Path, cwd: Path, output: bool = False, **extra: str
 ) -> Iterator[Terminal]:
-    """Run a command whose standard error is a terminal; with ``output``, what it prints goes
-    there, too."""
+    """Run a command whose standard error and input are a terminal; with ``output``, what it prints
+    goes there, too."""
     screen, line = pty.openpty()
-    termios.tcsetwinsize(line, (24, 80))
     extra = {"TERM": "xterm", "COLUMNS": "80", "LC_ALL": "C.UTF-8", **extra}
+    termios.tcsetwinsize(line, (24, int(extra["COLUMNS"])))
     with os.fdopen(screen, "rb"), tempfile.TemporaryFile() as file:
         try:
             process = FORKS.start(
@@ -79,6 +83,7 @@ def in_a_terminal(
                 umask=INHERITED,
                 output=line if output else file.fileno(),
                 errors=line,
+                input=line,
             )
         finally:
             os.close(line)
