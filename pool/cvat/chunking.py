@@ -3,7 +3,7 @@
 Before the jobs of an import exist, CVAT encodes the whole first chunk, for the task's preview.
 By default that is 36 frames of 1080p, which take four times as long as all the rest of the
 import. Smaller chunks end the import sooner; annotators then fetch more of them, and each has a
-cost of its own (the README has the figures, section "Large uploads").
+cost of its own ("cvat-pool docs uploads" has the figures).
 """
 
 from __future__ import annotations

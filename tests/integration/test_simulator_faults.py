@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import threading
 import tomllib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import urllib3
 from cvat_sdk import Client, models
 from cvat_sdk.api_client import exceptions
+from support.manual import PAGES, block
 from support.simulated import LABELS, client_of, upload
 
 from pool.cvat import CvatClient
@@ -39,10 +38,10 @@ def names(server: SimulatorServer) -> set[str]:
     return {task.name for task in server.state.tasks.values()}
 
 
-def test_the_readme_has_them_all() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    assert [name for name in (*KINDS, *ACTIONS) if f"`{name}`" not in readme] == []
-    (example,) = re.findall(r"```toml faults\n(.*?)```", readme, re.DOTALL)
+def test_the_manual_has_them_all() -> None:
+    page = PAGES["simulator"]
+    assert [name for name in (*KINDS, *ACTIONS) if f"`{name}`" not in page] == []
+    example = block("toml", "faults").text
     assert read_faults(tomllib.loads(example)) == (Cut("tasks:create", at="after", rate=0.1),)
 
 

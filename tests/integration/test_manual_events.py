@@ -1,4 +1,4 @@
-"""The README tells the truth about events, sinks and metrics."""
+"""The manual is true about events, sinks and metrics."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import cast
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.happening import serve
+from support.manual import DOCUMENTS, block, rows
 
 from pool.clock import SystemClock
 from pool.config.loader import loads
@@ -29,32 +30,19 @@ from pool.observability.observation import Observation
 from pool.process import Process
 from pool.store import Store
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-pytestmark = pytest.mark.skipif("cvat_pool_" not in README, reason="events are not told of yet")
-
 PATIENCE = 20.0
-
-
-def block(kind: str, holding: str = "") -> str:
-    """The one code block of a kind, as it is marked, that holds a text."""
-    (found,) = (
-        each
-        for each in re.findall(rf"^```{kind}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-        if holding in each
-    )
-    return str(found)
 
 
 # --- Events and sinks -----------------------------------------------------------------------------
 
 
-def test_every_kind_is_told_of() -> None:
-    rows = re.findall(r"^\| (`(?:request|lease|task)\..*?) \|", README, re.MULTILINE)
-    assert [kind for row in rows for kind in re.findall(r"`([a-z._]+)`", row)] == list(KINDS)
+def test_every_kind_of_event_is_in_the_table() -> None:
+    kinds = [kind for row in rows("events", "kind") for kind in re.findall(r"`([a-z._]+)`", row[0])]
+    assert kinds == list(KINDS)
 
 
 def test_the_example_of_a_sink_is_valid() -> None:
-    settings = loads(block("toml sink") + "\n[templates.street-scenes]\nlabels = []\n")
+    settings = loads(block("toml", "sink").text + "\n[templates.street-scenes]\nlabels = []\n")
     assert settings.events.sinks == (
         SinkSettings(
             url="https://example.org/cvat-pool",
@@ -66,11 +54,11 @@ def test_the_example_of_a_sink_is_valid() -> None:
 
 @contextmanager
 def receiver(folder: Path, secret: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """The README's own, at a free port."""
+    """The manual's own, at a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    code = block("python", "X-Pool-Signature-256")
+    code = block("python", "receiver").text
     assert "9000" in code
     file = folder / "receiver.py"
     file.write_text(code.replace("9000", str(port)))
@@ -146,12 +134,14 @@ def exposed(engine: Process, store: Store) -> dict[str, set[str]]:
 
 
 def test_every_metric_is_in_the_table_with_its_labels(exposed: dict[str, set[str]]) -> None:
-    rows = re.findall(r"^\| `(cvat_pool_\w+)` \| (.*?) \|", README, re.MULTILINE)
-    assert {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows} == exposed
+    table = {
+        row[0].strip("`"): set(re.findall(r"`(\w+)`", row[1])) for row in rows("metrics", "metric")
+    }
+    assert table == exposed
 
 
 def test_the_alerts_are_about_metrics_that_there_are(exposed: dict[str, set[str]]) -> None:
-    rules = block("yaml", "alert:")
+    rules = block("yaml", holding="alert:").text
     known = {
         **exposed,
         **{f"{name}_bucket": {*labels, "le"} for name, labels in exposed.items()},
@@ -164,5 +154,5 @@ def test_the_alerts_are_about_metrics_that_there_are(exposed: dict[str, set[str]
 
 
 def test_metrics_elsewhere_in_the_text_exist(exposed: dict[str, set[str]]) -> None:
-    named = set(re.findall(r"`(cvat_pool_\w+)`", README))
-    assert named <= set(exposed)
+    for text in DOCUMENTS.values():
+        assert set(re.findall(r"`(cvat_pool_\w+)`", text)) <= set(exposed)
