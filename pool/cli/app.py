@@ -14,6 +14,7 @@ import typer
 
 from pool.bench.command import bench
 from pool.cli.docs import docs
+from pool.cli.init import init
 from pool.cli.reconcile import reconcile
 from pool.cli.request import cancel, erase, get, lease, release
 from pool.cli.run import check, run
@@ -53,6 +54,10 @@ def main() -> None:
     except PoolError as error:
         print(f"cvat-pool: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except typer.Abort:
+        # A question was answered by Ctrl-C, or by the end of the input.
+        print("\ncvat-pool: given up", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
@@ -93,7 +98,7 @@ def _common(
 
 
 for command in (
-    *(demo, run, check, get, lease, release, cancel, erase, streams, status),
+    *(demo, init, run, check, get, lease, release, cancel, erase, streams, status),
     *(pause, resume, drain, prewarm, reconcile, tune, simulator, bench, docs),
 ):
     app.command()(command)

@@ -1,9 +1,10 @@
-"""Printing: JSON for programs, and results as they come."""
+"""Printing: what was done on standard output, hints on standard error, JSON for programs."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from enum import Enum
@@ -47,6 +48,19 @@ def print_results(
         if result.error is not None:
             raise typer.Exit(result.error.exit_code)
     return done
+
+
+def done(words: str, document: dict[str, Any], *, as_json: bool) -> None:
+    """Print what a command did, in one line, or as JSON."""
+    if as_json:
+        print_json(document)
+    else:
+        print(words)
+
+
+def hint(words: str) -> None:
+    """Print a line for people on standard error, where it is no part of the result."""
+    print(words, file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:

@@ -8,7 +8,15 @@ from pool.cvat.credentials import (
     find_credentials,
 )
 from pool.cvat.failures import cut_off, left_untouched, tells_of_other_data
-from pool.cvat.records import AccessToken, ImportState, ImportStatus, ServerInfo, TaskInfo, User
+from pool.cvat.records import (
+    AccessToken,
+    ImportState,
+    ImportStatus,
+    Project,
+    ServerInfo,
+    TaskInfo,
+    User,
+)
 from pool.cvat.transport import OnCall
 
 __all__ = [
@@ -20,6 +28,7 @@ __all__ = [
     "ImportStatus",
     "OnCall",
     "PasswordCredentials",
+    "Project",
     "ServerInfo",
     "TaskInfo",
     "User",

@@ -18,6 +18,7 @@ from pool.cvat.records import (
     AccessToken,
     ImportState,
     ImportStatus,
+    Project,
     ServerInfo,
     TaskInfo,
     User,
@@ -28,6 +29,7 @@ from pool.cvat.records import (
     parse_hidden_frames,
     parse_id,
     parse_job,
+    parse_label_name,
     parse_state,
 )
 from pool.cvat.transport import OnCall, Transport
@@ -166,6 +168,22 @@ class CvatClient:
                 raise self._error(answer, "GET")
             return None
         return AccessToken.parse(answer.json())
+
+    # --- Projects -----------------------------------------------------------------------------
+
+    def projects(self) -> list[Project]:
+        """Return the projects that the user sees in the organization, oldest first."""
+        found = list_all(self._transport, "projects", "/api/projects", {})
+        return [Project.parse(payload) for payload, _ in found]
+
+    def label_names(self, project_id: int) -> tuple[str, ...]:
+        """Return the names of a project's labels.
+
+        :raises CvatNotFound: it is gone.
+        """
+        found = list_all(self._transport, "labels", "/api/labels", {"project_id": project_id})
+        names = (parse_label_name(payload) for payload, _ in found)
+        return tuple(name for name in names if name is not None)
 
     # --- Tasks --------------------------------------------------------------------------------
 

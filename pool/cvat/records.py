@@ -66,6 +66,12 @@ def parse_annotated(payload: Any) -> bool:
 
 
 @reads
+def parse_label_name(payload: Any) -> str | None:
+    """Return the name of a label; None for a part of a skeleton."""
+    return None if payload.get("has_parent") else str(payload["name"])
+
+
+@reads
 def parse_state(payload: Any) -> str:
     """Return the state of a job."""
     return str(payload["state"])
@@ -125,6 +131,19 @@ class User:
     @reads
     def parse(payload: Any) -> User:
         return User(id=int(payload["id"]), username=str(payload["username"]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Project:
+    """``GET /api/projects``."""
+
+    id: int
+    name: str
+
+    @staticmethod
+    @reads
+    def parse(payload: Any) -> Project:
+        return Project(id=int(payload["id"]), name=str(payload["name"]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

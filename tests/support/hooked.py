@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,12 +28,18 @@ SCOPE = "project:12"
 # --- With the simulator -------------------------------------------------------------------------
 
 
-def new_project(simulator: SimulatorServer, organization: str = "") -> int:
+def new_project(
+    simulator: SimulatorServer,
+    organization: str = "",
+    *,
+    name: str = "hooked",
+    labels: Sequence[str] = ("car",),
+) -> int:
     with urllib3.PoolManager() as http:
         answer = http.request(
             "POST",
             f"{simulator.url}/api/projects",
-            json={"name": "hooked", "labels": [{"name": "car"}]},
+            json={"name": name, "labels": [{"name": label} for label in labels]},
             headers={
                 "Authorization": f"Bearer {simulator.access_token}",
                 "X-Organization": organization,
