@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,7 +34,7 @@ def simulator(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")
-    ] = 8080,
+    ] = 8766,
     speed: SpeedOption = 1.0,
     share: Annotated[
         Path | None,
@@ -51,6 +52,14 @@ def simulator(
         Path | None, typer.Option(help="A TOML file with faults to inject.", show_default=False)
     ] = None,
     cvat_version: Annotated[str, typer.Option(help="The version of CVAT to simulate.")] = "2.73.0",
+    token: Annotated[
+        str | None,
+        typer.Option(
+            help="The access token that it accepts, such as dev-token, so that a restart keeps it; "
+            "by default a new one. It protects nothing.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run a simulated CVAT server.
 
@@ -65,6 +74,7 @@ def simulator(
         cloud_storages=tuple(map(_cloud_storage, cloud_storage or ())),
         faults=_faults(faults),
         version=_cvat_version(cvat_version),
+        access_token=_token(token),
     )
     stop = stop_signal()
     server = SimulatorServer(settings, host=host, port=port)
@@ -74,7 +84,7 @@ def simulator(
         why = (error.strerror or str(error)).lower()
         raise CannotListen(f"{host}:{port}: {why} (see --host and --port)") from None
     try:
-        # A token made for this run alone, so it is no secret.
+        # All who can reach the simulator may use it: the token is no secret.
         print(f"export CVAT_URL={server.url}")
         print(f"export CVAT_ACCESS_TOKEN={server.access_token}", flush=True)
         stop.wait()
@@ -102,6 +112,13 @@ def _faults(path: Path | None) -> tuple[Fault, ...]:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from None
     except InvalidFault as error:
         raise ConfigError(str(error)) from None
+
+
+def _token(text: str | None) -> str | None:
+    """Return a token, if a header can carry it."""
+    if text is not None and not re.fullmatch(r"[!-~]+", text):
+        raise ConfigError(f"--token {text!r}: give ASCII letters, digits and signs, without spaces")
+    return text
 
 
 def _cvat_version(text: str) -> str:

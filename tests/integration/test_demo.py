@@ -33,6 +33,17 @@ def test_the_figures_as_json(tmp_path: Path) -> None:
     assert template["hits"] + template["waits"] + template["colds"] == 30
 
 
+def test_the_simulator_keeps_a_token_that_it_is_given(tmp_path: Path) -> None:
+    options = ("--port", "0", "--speed", "0", "--token", "dev-token")
+    with running("simulator", *options, cwd=tmp_path) as simulator:
+        url = simulator.wait_for("CVAT_URL").removeprefix("export CVAT_URL=")
+        assert simulator.wait_for("TOKEN") == "export CVAT_ACCESS_TOKEN=dev-token"
+        init = cvat_pool(
+            "init", "--url", url, "--labels", "car", cwd=tmp_path, CVAT_ACCESS_TOKEN="dev-token"
+        )
+        assert init.returncode == 0, init.stderr
+
+
 def test_the_simulator_says_how_to_reach_it(tmp_path: Path) -> None:
     with running("simulator", "--port", "0", "--speed", "0", cwd=tmp_path) as simulator:
         url = simulator.wait_for("CVAT_URL").removeprefix("export CVAT_URL=")
