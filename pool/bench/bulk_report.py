@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pool.bench.report import Figures, save, spread
+from pool.bench.report import Figures, place, save, spread
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,10 +104,12 @@ def pair_figures(pairs: Sequence[tuple[float, float]]) -> Figures:
 
 def show(figures: Figures, console: Console) -> None:
     """Print a table of the bursts, and what else was measured in words."""
-    if bursts := figures.get("bursts"):
+    bulk = figures["bulk"]
+    console.print(f"\nMany requests at once, on {place(figures['conditions'])}", highlight=False)
+    if bursts := bulk.get("bursts"):
         console.print(_table(bursts))
-    for line in _lines(figures):
-        console.print(line, highlight=False, soft_wrap=True)
+    for line in _lines(bulk):
+        console.print(line, highlight=False)
 
 
 def _table(bursts: Figures) -> Table:

@@ -14,6 +14,7 @@ from typing import Any
 from pool.bench.measure import CallCounter, Flow, Sample, wait_for
 from pool.config.settings import CvatSettings
 from pool.cvat import Credentials, PasswordCredentials
+from pool.cvat.failures import Answer, error_from_answer, error_from_exception
 from pool.cvat.multipart import form_fields
 from pool.cvat.upload import request_id
 from pool.errors import PoolError
@@ -24,8 +25,13 @@ def plain_client(settings: CvatSettings, credentials: Credentials) -> Iterator[A
     """Open a logged-in ``cvat_sdk.Client`` with the SDK's defaults.
 
     The version check, which only warns, is left out.
+
+    :raises CvatError: a call of the SDK in the block has failed.
     """
     from cvat_sdk.core.client import AccessTokenCredentials, Client, Config
+    from cvat_sdk.exceptions import ApiException, CvatSdkException
+    from urllib3 import HTTPHeaderDict
+    from urllib3.exceptions import HTTPError
 
     client = Client(
         settings.url,
@@ -40,6 +46,18 @@ def plain_client(settings: CvatSettings, credentials: Credentials) -> Iterator[A
         else:
             client.login(AccessTokenCredentials(credentials.token))
         yield client
+    except ApiException as error:
+        # The SDK has decoded the body of an error.
+        body = error.body.encode() if isinstance(error.body, str) else error.body or b""
+        headers = HTTPHeaderDict(error.headers or {})
+        answer = Answer(error.status or 0, headers, body, settings.url)
+        raise error_from_answer(answer, method="POST", now=time.time()) from None
+    except HTTPError as error:
+        raise error_from_exception(
+            error, method="POST", server=settings.url, sent=True, timeout=settings.timeout
+        ) from None
+    except CvatSdkException as error:
+        raise PoolError(f"the SDK: {' '.join(str(error).split())}") from None
     finally:
         client.close()
         # Its own close leaves the connections open.

@@ -6,9 +6,9 @@ The figures are what ``--json`` prints; all others read them. Times are in milli
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pool.bench.measure import FlowResult, Sample
 from pool.errors import InputError
@@ -18,8 +18,19 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-#: What stands above the figures of a flow.
-HEADINGS = ("requests", "ours", "p90", "server's", "ratio", "p90", "calls", "polls")
+#: What each flow is, in words; the first four do without the pool.
+WAYS: Final = {
+    "sdk": "SDK, looks every 5 s (default)",
+    "sdk-100ms": "SDK, looks every 100 ms",
+    "poll-500ms": "SDK's calls, a look in 500 ms",
+    "busy-loop": "one upload, looks all the time",
+    "pool": "a warm task",
+    "pool-webhooks": "a warm task, with webhooks",
+    "pool-refill": "a warm task, during a refill",
+    "pool-concurrent": "20 at once, a warm task each",
+}
+#: What stands above the figures of a flow, in the table.
+HEADINGS = ("median", "p90", "CVAT's", "calls")
 #: The operations that ask whether the jobs are there.
 POLLS = ("jobs", "import_state")
 
@@ -121,34 +132,106 @@ def percentile(values: Sequence[float], percent: int) -> float:
 
 
 def show(figures: Figures, console: Console) -> None:
-    """Print the table, and what the figures in it are."""
+    """Print what was measured in words, and the table."""
     conditions, flows, idle = figures["conditions"], figures["flows"], figures["idle"]
-    lines = [] if idle is None else [_idle(idle)]
-    if flows:
-        # Above the table and not its title, which would be folded to the table's width.
-        console.print(f"\n{_title(conditions)}\n", highlight=False, soft_wrap=True)
-        console.print(_table(flows))
-        lines = _notes(conditions, flows)
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+    if idle is not None:
+        console.print(_idle(idle), highlight=False)
+    if not flows:
+        return
+    measured = {name: flow for name, flow in flows.items() if flow["available"]}
+    console.print(f"\n{_title(conditions)}", highlight=False)
+    for line in _story(measured):
+        console.print(f"\n{line}", highlight=False)
+    console.print(_table(measured))
+    for line in _notes(conditions, flows):
+        console.print(line, highlight=False)
+
+
+def duration(ms: float) -> str:
+    """Return milliseconds as people read them: "248 ms", "5.3 s"."""
+    # No break between the figure and its unit.
+    return f"{ms:.0f}\N{NO-BREAK SPACE}ms" if ms < 1000 else f"{ms / 1000:.1f}\N{NO-BREAK SPACE}s"
+
+
+def place(conditions: Figures) -> str:
+    """Return which server was measured, in words."""
+    if conditions["simulator_speed"] is None:
+        return str(conditions["server"])
+    return f"a simulated CVAT at speed {conditions['simulator_speed']:g}"
 
 
 def _title(conditions: Figures) -> str:
-    where = conditions["server"]
-    if conditions["simulator_speed"] is not None:
-        where = f"a simulated CVAT at speed {conditions['simulator_speed']:g}"
     images, labels = (
         f"{conditions[of]} {of[:-1] if conditions[of] == 1 else of}" for of in ("images", "labels")
     )
-    return f"From a request to its job ids, {images}, {labels}, on {where}:"
+    return f"From {images} to job ids, with {labels}, on {place(conditions)}"
+
+
+def _story(flows: Mapping[str, Figures]) -> Iterator[str]:
+    """Yield how long a caller waits today, and with the pool, and where that time goes."""
+    took = {name: flow["ours_ms"]["median"] for name, flow in flows.items()}
+    if words := " ".join(_comparison(took)):
+        yield words
+    if "sdk" in flows:
+        yield _time_of_sdk(flows["sdk"])
+    if "pool" in flows:
+        yield _time_of_pool(flows["pool"])
+    if burst := flows.get("pool-concurrent"):
+        yield (
+            f"Of 20 requests at once half wait up to {duration(burst['ours_ms']['median'])} and "
+            f"nine of ten up to {duration(burst['ours_ms']['p90'])}, since CVAT imports few at a "
+            "time. What they gain by sharing an import: 'cvat-pool bench --bulk'."
+        )
+
+
+def _comparison(took: Mapping[str, float]) -> Iterator[str]:
+    if "sdk" in took:
+        yield f"Today, with the SDK's defaults, a caller waits {duration(took['sdk'])}."
+    if "pool" in took:
+        less = f", {took['sdk'] / took['pool']:.0f} times less" if "sdk" in took else ""
+        yield f"With the pool it is {duration(took['pool'])}{less}."
+    others = {name: took[name] for name in ("sdk-100ms", "poll-500ms", "busy-loop") if name in took}
+    if others:
+        quickest = min(others, key=others.__getitem__)
+        yield (
+            f"The quickest way without a pool takes {duration(others[quickest])}: {WAYS[quickest]}."
+        )
+
+
+def _time_of_sdk(flow: Figures) -> str:
+    ours, server = flow["ours_ms"]["median"], flow["server_ms"]
+    create = flow["calls"].get("create_task", {}).get("median_ms", 0.0)
+    if server is None:
+        return f"Of the SDK's {duration(ours)}, creating the task is {duration(create)}."
+    rest = max(0.0, ours - server["median"] - create)
+    return (
+        f"Of the SDK's {duration(ours)}, CVAT's own work on the data is "
+        f"{duration(server['median'])} and creating the task {duration(create)}. The other "
+        f"{duration(rest)} are its further calls, and the time until it looks again."
+    )
+
+
+def _time_of_pool(flow: Figures) -> str:
+    steps = {name: duration(ms) for name, ms in flow["steps_ms"].items()}
+    if "server" in steps:
+        parts = (
+            f"{steps['before_server']} pass until CVAT has the data, {steps['server']} are its own "
+            f"work on it, and {steps['after_server']} pass until the pool has seen the jobs"
+        )
+    else:
+        parts = (
+            f"{steps['post']} are the upload, and {steps['import_and_polls']} pass until CVAT has "
+            f"made the jobs and the pool has seen them; taking the task takes {steps['claim']}"
+        )
+    return f"Of the pool's {duration(flow['ours_ms']['median'])}, {parts}."
 
 
 def _idle(idle: Figures) -> str:
     calls = ", ".join(f"{count} {name}" for name, count in sorted(idle["calls"].items()))
     return (
-        f"Idle daemon with {idle['tasks']} warm tasks, {idle['seconds']:.0f} s: "
-        f"{idle['cpu_percent']:.2f} % of one core, {idle['rss_mb']:.0f} MB resident, "
-        f"{idle['calls_per_minute']:.1f} calls a minute to the server ({calls or 'none'})"
+        f"An idle daemon with {idle['tasks']} warm tasks, watched for {idle['seconds']:.0f} s, "
+        f"takes {idle['cpu_percent']:.2f} % of one core and {idle['rss_mb']:.0f} MB, and makes "
+        f"{idle['calls_per_minute']:.1f} calls a minute to the server ({calls or 'none'})."
     )
 
 
@@ -157,55 +240,38 @@ def _table(flows: Mapping[str, Figures]) -> Table:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
+    table.add_column("flow", no_wrap=True)
+    table.add_column("way", no_wrap=True)
     for heading in HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, flow in flows.items():
-        cells = ["-"] * len(HEADINGS)
-        if flow["available"]:
-            ours, server, ratio = flow["ours_ms"], flow["server_ms"], flow["ours_to_server"]
-            cells = [
-                str(flow["requests"]),
-                f"{ours['median']:.0f}",
-                f"{ours['p90']:.0f}",
-                f"{server['median']:.0f}" if server else "-",
-                f"{ratio['median']:.2f}" if ratio else "-",
-                f"{ratio['p90']:.2f}" if ratio else "-",
-                f"{flow['calls_per_request']:.1f}",
-                f"{flow['polls_per_request']:.1f}",
-            ]
-        table.add_row(name, *cells)
+        ours, server = flow["ours_ms"], flow["server_ms"]
+        table.add_row(
+            name,
+            WAYS[name],
+            f"{ours['median']:.0f}",
+            f"{ours['p90']:.0f}",
+            f"{server['median']:.0f}" if server else "-",
+            f"{flow['calls_per_request']:.1f}",
+        )
     return table
 
 
-def _notes(conditions: Figures, flows: Mapping[str, Figures]) -> list[str]:
+def _notes(conditions: Figures, flows: Mapping[str, Figures]) -> Iterator[str]:
     measured = {name: flow for name, flow in flows.items() if flow["available"]}
-    notes = [
-        "Ours is what a caller waits, in ms, from having the images to having the job ids.",
-        f"The server's is its own time in ms: {conditions['server_time_how']}.",
-        "The ratio is ours over the server's, request by request: its median and its p90.",
-        *(
-            f"{name} is not available: {flow['reason']}."
-            for name, flow in flows.items()
-            if name not in measured
-        ),
-    ]
+    yield (
+        "Milliseconds that a caller waits. CVAT's are its own part of it: "
+        f"{conditions['server_time_how']}. Calls to CVAT are those of one request."
+    )
+    for name, flow in flows.items():
+        if name not in measured:
+            yield f"{name} was not measured: {flow['reason']}."
     if "sdk" in measured and measured["sdk"]["requests"] < conditions["requests"]:
-        notes.append("sdk gets fewer requests than the others, since each takes more than 5 s.")
-    if pool := measured.get("pool"):
-        parts = (
-            f"{name.replace('_', ' ')} {value:.0f}" for name, value in pool["steps_ms"].items()
-        )
-        notes.append(f"Where a pool hit spends its time, median ms: {', '.join(parts)}.")
-        notes.append(
-            "The pool's tasks were made ahead of time by its daemon, with 2 calls each, which are "
-            "not in its count; its calls include naming the task after the job ids are out."
-        )
+        yield f"sdk: {measured['sdk']['requests']} requests, since each takes more than 5 s."
     if refill := measured.get("pool-refill"):
-        notes.append(f"During the refill the daemon made {refill['refilled']} tasks.")
+        yield f"pool-refill: the daemon created {refill['refilled']} tasks meanwhile."
     if misses := sum(flow["misses"] for flow in measured.values()):
-        notes.append(f"{misses} of the pool's requests found no warm task.")
-    return notes
+        yield f"{misses} of the pool's requests found no warm task."
 
 
 # --- A picture ------------------------------------------------------------------------------------

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import operator
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from pool.bench.report import Figures, percentile
+from pool.bench.report import Figures, duration, percentile, place
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -122,17 +122,38 @@ def _at(figures: Any, path: str) -> float | None:
 
 
 def show(figures: Figures, console: Console) -> None:
-    """Print the table, and what was skipped."""
-    console.print(_table(figures["aims"]))
-    lines = [f"{what} is skipped: {why}." for what, why in figures["skipped"].items()]
-    if rate := figures.get("rate"):
-        lines.append(
-            f"{rate['requests']} frames in {rate['seconds']:g} s from 4 clients, into the slots of "
-            f"{rate['tasks']} tasks; {len(rate['failed'])} failed, {rate['not_shown']} not shown."
+    """Print what was measured in words, the table, and what was skipped."""
+    slots = figures["slots"]
+    console.print(f"\nJob ids before the data, on {place(figures['conditions'])}", highlight=False)
+    for line in _story(slots):
+        console.print(f"\n{line}", highlight=False)
+    console.print(_table(slots["aims"]))
+    for what, why in slots["skipped"].items():
+        console.print(f"{what} is skipped: {why}.", highlight=False)
+
+
+def _story(figures: Figures) -> Iterator[str]:
+    """Yield how long a caller and an annotator wait, beside the ways without slots."""
+    ids, lone, rate = (figures.get(name) for name in ("ids", "lone", "rate"))
+    if ids and ids["slots"]:
+        words = f"A request into a slot has its job ids after {duration(ids['slots']['p50'])}"
+        if ids["pool"]:
+            words += f"; from a warm task it is {duration(ids['pool']['p50'])}"
+        if ids["sdk"]:
+            words += f", with the SDK's defaults {duration(ids['sdk']['p50'])}"
+        yield f"{words}."
+    if lone and (shown := lone["shown_s"]):
+        yield (
+            f"An annotator can open it {duration(shown['p50'] * 1000)} later, and 95 of 100 within "
+            f"{duration(shown['p95'] * 1000)}."
         )
-        lines += sorted({f"  {why}" for why in rate["failed"]})
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+    if rate:
+        yield (
+            f"{rate['requests']} frames in {rate['seconds']:g} s from 4 clients went into the "
+            f"slots of {rate['tasks']} tasks; {len(rate['failed'])} failed, {rate['not_shown']} "
+            "were not shown."
+        )
+        yield from sorted({f"  {why}" for why in rate["failed"]})
 
 
 def _table(rows: Sequence[Figures]) -> Table:

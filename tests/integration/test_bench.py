@@ -23,6 +23,7 @@ from pool.config.settings import CvatSettings, Template
 from pool.config.source import LocalFile, Upload
 from pool.cvat import AccessTokenCredentials, CvatClient
 from pool.simulator import SimulatorServer
+from pool.simulator.faults import Error
 
 
 def on_server(simulator: SimulatorServer) -> tuple[set[int], set[int]]:
@@ -110,6 +111,23 @@ def test_nothing_is_left_when_it_is_interrupted(
     assert on_server(simulator) == before
 
 
+def test_what_the_sdk_cannot_do_is_one_line(
+    config_path: Path, simulator: SimulatorServer, log_in: None
+) -> None:
+    before = on_server(simulator)
+    with simulator.fault(Error(where="projects:create", status=500)):
+        result = cvat_pool(
+            "bench",
+            *("--config", config_path, "--flows", "pool-webhooks", "--requests", "1"),
+            cwd=config_path.parent,
+            CVAT_ACCESS_TOKEN=simulator.access_token,
+        )
+    assert result.returncode == 1, result.stderr
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert "HTTP 500" in result.stderr
+    assert on_server(simulator) == before
+
+
 def bench_of_its_own(cwd: Path, *options: str) -> str:
     """What a bench prints on a simulator of its own."""
     result = cvat_pool("bench", "--speed", "0", *options, cwd=cwd)
@@ -121,8 +139,8 @@ def bench_of_its_own(cwd: Path, *options: str) -> str:
 def test_a_server_of_its_own_needs_no_configuration(tmp_path: Path) -> None:
     options = ("--flows", "poll-500ms", "--requests", "2", "--labels", "3", "--images", "2")
     printed = bench_of_its_own(tmp_path, *options)
-    assert "2 images, 3 labels, on a simulated CVAT at speed 0" in printed
-    assert "The server's is its own time in ms: the simulator's record" in printed
+    assert "From 2 images to job ids, with 3 labels, on a simulated CVAT at speed 0" in printed
+    assert "CVAT's are its own part of it: the simulator's record" in " ".join(printed.split())
 
 
 def test_a_pool_under_load(tmp_path: Path) -> None:

@@ -62,8 +62,11 @@ def test_pairs_say_what_is_added_and_how_sure_that_is(
 
 def test_the_report_fits_a_terminal() -> None:
     stream = StringIO()
-    show({"bursts": burst_figures(BURSTS)}, Console(file=stream, width=80))
+    conditions = {"server": "http://cvat.test", "simulator_speed": None}
+    bulk = {"bursts": burst_figures(BURSTS)}
+    show({"conditions": conditions, "bulk": bulk}, Console(file=stream, width=80))
     table, _, words = stream.getvalue().partition("2 at once have")
     assert max(map(len, table.splitlines())) <= 80
+    assert "Many requests at once, on http://cvat.test" in table
     assert "3 at once, grouped" in table
     assert "12.0 times sooner" in words

@@ -112,47 +112,77 @@ def test_where_the_time_went() -> None:
 # --- For people -----------------------------------------------------------------------------------
 
 
-def printed(flows: dict[str, Any], idle: dict[str, Any] | None = None, **conditions: object) -> str:
+def printed(
+    flows: dict[str, Any],
+    idle: dict[str, Any] | None = None,
+    *,
+    width: int = 80,
+    **conditions: object,
+) -> str:
     stream = io.StringIO()
     figures = {"conditions": {**CONDITIONS, **conditions}, "flows": flows, "idle": idle}
-    show(figures, Console(file=stream, width=100))
+    show(figures, Console(file=stream, width=width))
     return stream.getvalue()
+
+
+STEPS = {"claim": 0.4, "post": 70.0, "import_and_polls": 177.0, "hand_over": 2.0}
 
 
 @pytest.fixture
 def flows() -> dict[str, Any]:
     return {
-        "sdk": figures_of(5300.0, 5310.0),
-        "pool": figures_of(250.0, 250.0, upload=2, jobs=3),
+        "sdk": figures_of(5300.0, 5310.0, create_task=2),
+        "poll-500ms": figures_of(760.0),
+        "pool": {**figures_of(250.0, 250.0, upload=2, jobs=3), "steps_ms": STEPS},
         "pool-webhooks": {"available": False, "reason": "the server cannot reach us"},
         "pool-refill": {**figures_of(275.0), "refilled": 7},
+        "pool-concurrent": figures_of(2400.0, 2500.0),
     }
 
 
-def test_the_table_says_whose_the_figures_are(flows: dict[str, Any]) -> None:
-    text = printed(flows)
-    assert "1 image, 2 labels, on a simulated CVAT at speed 1" in text
-    assert ["pool", "2", "250", "250", "200", "1.25", "1.25", "2.5", "1.5"] in [
-        line.split() for line in text.splitlines()
-    ]
-    assert "Ours is what a caller waits" in text
-    assert "The server's is its own time in ms: as the server says." in text
-    assert "pool-webhooks is not available: the server cannot reach us." in text
-    assert "sdk gets fewer requests" in text
-    assert "Where a pool hit spends its time, median ms: post 70." in text
-    assert "the daemon made 7 tasks" in text
-    assert "3 of the pool's requests found no warm task" in text
+def test_it_says_in_words_how_long_a_caller_waits_and_why(flows: dict[str, Any]) -> None:
+    text = " ".join(printed(flows).split())
+    assert "From 1 image to job ids, with 2 labels, on a simulated CVAT at speed 1" in text
+    assert "Today, with the SDK's defaults, a caller waits 5.3 s." in text
+    assert "With the pool it is 250 ms, 21 times less." in text
+    assert "quickest way without a pool takes 760 ms: SDK's calls, a look in 500 ms." in text
+    assert "CVAT's own work on the data is 200 ms and creating the task 30 ms" in text
+    assert "The other 5.1 s are its further calls" in text
+    assert "Of the pool's 250 ms, 70 ms are the upload, and 177 ms pass until CVAT has" in text
+    assert "Of 20 requests at once half wait up to 2.5 s and nine of ten up to 2.5 s" in text
+    assert "CVAT's are its own part of it: as the server says." in text
+    assert "pool-webhooks was not measured: the server cannot reach us." in text
+    assert "sdk: 2 requests, since each takes more than 5 s." in text
+    assert "pool-refill: the daemon created 7 tasks meanwhile." in text
+    assert "5 of the pool's requests found no warm task." in text
+
+
+def test_where_the_clocks_agree_the_parts_are_those_of_the_server(flows: dict[str, Any]) -> None:
+    parts = {"before_server": 3.0, "server": 208.0, "after_server": 39.0}
+    flows["pool"]["steps_ms"] = STEPS | parts
+    text = " ".join(printed(flows).split())
+    assert "3 ms pass until CVAT has the data, 208 ms are its own work on it, and 39 ms" in text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_fits(flows: dict[str, Any], width: int) -> None:
+    lines = printed(flows, width=width).splitlines()
+    assert max(map(len, lines)) <= width
+    rows = [line.split() for line in lines]
+    assert ["pool", "a", "warm", "task", "250", "250", "200", "2.5"] in rows
+    assert ["flow", "way", "median", "p90", "CVAT's", "calls"] in rows
 
 
 def test_a_configured_server_is_named(flows: dict[str, Any]) -> None:
     text = printed(flows, simulator_speed=None, images=2)
-    assert "2 images, 2 labels, on http://cvat.test" in text
+    assert "From 2 images to job ids, with 2 labels, on http://cvat.test" in text
 
 
 def test_an_idle_daemon_alone() -> None:
     idle = {"tasks": 100, "seconds": 60.0, "cpu_percent": 0.6, "rss_mb": 80.0}
-    (line,) = printed({}, {**idle, "calls_per_minute": 2.0, "calls": {"jobs": 2}}).splitlines()
-    assert "0.60 % of one core, 80 MB resident, 2.0 calls a minute to the server (2 jobs)" in line
+    text = " ".join(printed({}, {**idle, "calls_per_minute": 2.0, "calls": {"jobs": 2}}).split())
+    assert "An idle daemon with 100 warm tasks, watched for 60 s, takes 0.60 % of one core" in text
+    assert "80 MB, and makes 2.0 calls a minute to the server (2 jobs)." in text
 
 
 def test_every_flow_may_be_missing() -> None:

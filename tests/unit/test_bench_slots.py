@@ -64,8 +64,13 @@ def test_the_table_has_room_in_a_terminal_of_80_columns() -> None:
         "skipped": {"A bucket": "moto is not installed"},
     }
     out = StringIO()
-    show(figures | {"aims": aims(figures)}, Console(file=out, width=80))
+    conditions = {"server": "http://cvat.test", "simulator_speed": None}
+    slots = figures | {"aims": aims(figures)}
+    show({"conditions": conditions, "slots": slots}, Console(file=out, width=80))
     lines = [line.strip() for line in out.getvalue().splitlines()]
+    words = " ".join(out.getvalue().split())
+    assert "A request into a slot has its job ids after" in words
+    assert "with the SDK's defaults 5.4 s." in words
     (row,) = [line for line in lines if line.startswith("50 a second, ids, p99")]
     assert row.split()[-5:] == ["ms", "<=", "100", "ms", "missed"]
     assert "A bucket is skipped: moto is not installed." in lines
