@@ -28,7 +28,8 @@ from pool.http.server import check_exposure, listen
 from pool.maintenance.placeholders import carrier_keys, import_placeholders
 from pool.model import check_name, new_id, pool_mark
 from pool.requests.breaker import with_advice
-from pool.requests.slot_storage import SlotStorage, placeholder
+from pool.requests.slot_pictures import placeholder
+from pool.requests.slot_storage import SlotStorage
 from pool.requests.spool import check_folder
 from pool.store import Store, open_store
 

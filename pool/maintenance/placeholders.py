@@ -17,7 +17,8 @@ from pool.errors import CvatError, ImportFailed, ImportLost, ImportTimedOut, Poo
 from pool.model import Job, PooledTask
 from pool.requests.lifecycle import is_passing, outcome_unknown
 from pool.requests.placement import create_on_server
-from pool.requests.slot_storage import SlotStorage, SlotStorages, placeholder
+from pool.requests.slot_pictures import placeholder
+from pool.requests.slot_storage import SlotStorage, SlotStorages
 from pool.store import Store
 
 T = TypeVar("T")

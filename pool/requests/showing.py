@@ -9,7 +9,6 @@ pages of annotators write old lists back, it is looked at again later
 
 from __future__ import annotations
 
-import io
 import random
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -27,11 +26,12 @@ from pool.errors import CvatBusy, CvatError, CvatNotFound, PoolError, SlotStorag
 from pool.logs import get_logger
 from pool.model import Carrier, RequestWarning, Slot, TaskState
 from pool.requests.breaker import server_is_open
-from pool.requests.slot_storage import SlotStorage, SlotStorages, placeholder
+from pool.requests.slot_pictures import placeholder, same_picture
+from pool.requests.slot_storage import SlotStorage, SlotStorages
 from pool.store import Store
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
 log = get_logger(__name__)
 
@@ -97,44 +97,6 @@ def frames_to_hide(slots: Sequence[Slot], hidden: Collection[int]) -> frozenset[
                 shown -= set(hidden)
         wanted.update(number for number in frames_of(slot) if number not in shown)
     return frozenset(wanted)
-
-
-# --- Pictures -------------------------------------------------------------------------------------
-
-#: Pictures are compared in this size, by the difference of each of its pixels' three values.
-_THUMBNAIL: Final = (8, 8)
-#: On average, and at the most. JPEG at a quality of 10 stays below, even of noise and of 64x48; two
-#: photos do not.
-_MEAN_DIFFERENCE: Final = 12.0
-_LARGEST_DIFFERENCE: Final = 48
-
-
-def same_picture(shown: bytes, written: bytes) -> bool:
-    """Return whether an image that CVAT shows may be of a file, which it turns as EXIF says, and
-    compresses. True as well where that cannot be said, of more than 8 bits a value."""
-    from PIL import Image, ImageChops
-
-    try:
-        with Image.open(io.BytesIO(shown)) as image:
-            seen = _thumbnail(image)
-        with Image.open(io.BytesIO(written)) as image:
-            if image.mode.startswith(("I", "F")):
-                return True
-            file = _thumbnail(image)
-    except (OSError, SyntaxError, ValueError):
-        return False
-    differences = ImageChops.difference(seen, file).tobytes()
-    mean = sum(differences) / len(differences)
-    return mean <= _MEAN_DIFFERENCE and max(differences) <= _LARGEST_DIFFERENCE
-
-
-def _thumbnail(image: Image) -> Image:
-    from PIL import Image, ImageOps
-
-    # Much quicker for JPEG, which can be decoded to an eighth of its size.
-    image.draft("RGB", (8 * _THUMBNAIL[0], 8 * _THUMBNAIL[1]))
-    turned = ImageOps.exif_transpose(image)
-    return turned.convert("RGB").resize(_THUMBNAIL, Image.Resampling.BOX)
 
 
 # --- Carriers -------------------------------------------------------------------------------------

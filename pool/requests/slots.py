@@ -14,7 +14,8 @@ from pool.errors import InputError, SlotStorageUnavailable
 from pool.logs import get_logger
 from pool.model import Handout
 from pool.requests.grouping import checked_key
-from pool.requests.slot_storage import SlotStorages, contents, why_not
+from pool.requests.slot_pictures import contents, why_not
+from pool.requests.slot_storage import SlotStorages
 from pool.store import NewRequest, Store
 
 log = get_logger(__name__)

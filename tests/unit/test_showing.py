@@ -13,8 +13,8 @@ from PIL import Image
 from support.slots import picture_of, slot_settings
 
 from pool.model import Slot, TaskState
-from pool.requests.showing import filled_frames, frames_of, frames_to_hide, is_new, same_picture
-from pool.requests.slot_storage import placeholder
+from pool.requests.showing import filled_frames, frames_of, frames_to_hide, is_new
+from pool.requests.slot_pictures import placeholder, same_picture
 
 STATES = [state for state in TaskState if state is not TaskState.CREATING]
 

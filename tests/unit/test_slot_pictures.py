@@ -14,7 +14,7 @@ from support.pictures import picture
 from pool.config.settings import SLOT_FORMATS, SlotSettings
 from pool.config.source import Upload, build_upload
 from pool.errors import InputError
-from pool.requests.slot_storage import LARGEST, contents, placeholder, why_not
+from pool.requests.slot_pictures import LARGEST, contents, placeholder, why_not
 
 FORMATS = sorted(SLOT_FORMATS)
 ORIENTATION = 0x0112
