@@ -154,7 +154,7 @@ def _check_token(cvat: CvatClient, clock: Clock) -> CheckResult:
         detail = f"{token.name}, does not expire"
         if token.expiry_date is not None:
             days = (parse_time(token.expiry_date).timestamp() - clock.now()) / 86400
-            detail = f"{token.name}, expires in {days:.0f} day(s)"
+            detail = f"{token.name}, expires in {days:.0f} day{'' if round(days) == 1 else 's'}"
     return CheckResult(name=name, detail=detail)
 
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any
+from collections.abc import Sequence
+from itertools import islice
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from pool.bench.command import bench
 from pool.cli.docs import docs
 from pool.cli.init import init
+from pool.cli.output import error_document, hint, print_json
 from pool.cli.reconcile import reconcile
 from pool.cli.request import cancel, erase, get, lease, release
 from pool.cli.run import check, run
@@ -24,7 +27,7 @@ from pool.cli.store import store
 from pool.cli.streams import streams
 from pool.cli.template import drain, pause, prewarm, resume, tune
 from pool.cli.webhook import webhook
-from pool.errors import EXIT_FAILED, ConfigError, PoolError
+from pool.errors import EXIT_FAILED, ConfigError, InputError, PoolError
 from pool.version import VERSION
 
 app = typer.Typer(
@@ -41,19 +44,22 @@ UsageError: Any = typer.BadParameter.__base__
 
 
 def main() -> None:
-    """Run the console script: print one line for an error, and exit with its code."""
+    """Run the console script: print one line for an error, and exit with its code.
+
+    With --json the error is a document on standard output as well.
+    """
+    arguments = with_general_options_first(sys.argv[1:])
     try:
-        sys.exit(app(prog_name="cvat-pool", standalone_mode=False))
+        sys.exit(app(arguments, prog_name="cvat-pool", standalone_mode=False))
     except UsageError as error:
         # A command without arguments has printed its help already, and has no message.
         if words := " ".join(error.format_message().split()).rstrip(".?"):
             what = words[0].lower() + words[1:]
-            hint = f"; try '{error.ctx.command_path} --help'" if error.ctx else ""
-            print(f"cvat-pool: {what}{hint}", file=sys.stderr)
+            advice = f"; try '{error.ctx.command_path} --help'" if error.ctx else ""
+            fail(InputError(what), arguments, f"{what}{advice}")
         sys.exit(error.exit_code)
     except PoolError as error:
-        print(f"cvat-pool: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        fail(error, arguments, str(error))
     except typer.Abort:
         # A question was answered by Ctrl-C, or by the end of the input.
         print("\ncvat-pool: given up", file=sys.stderr)
@@ -64,6 +70,29 @@ def main() -> None:
         # The reader has closed the pipe: no message can reach it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)
+
+
+def fail(error: PoolError, arguments: Sequence[str], words: str) -> NoReturn:
+    """Print an error and exit with its code."""
+    if "--json" in arguments:
+        print_json({"error": {**error_document(error), "exit_code": error.exit_code}})
+    hint(f"cvat-pool: {words}")
+    sys.exit(error.exit_code)
+
+
+def with_general_options_first(arguments: Sequence[str]) -> list[str]:
+    """Return arguments with the options that all commands have before the command, where Typer
+    looks for them, wherever they were given."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    first, rest, given = [], [], iter(arguments[:end])
+    for argument in given:
+        if argument == "--log-json" or argument.startswith("--log-level="):
+            first.append(argument)
+        elif argument == "--log-level":
+            first += [argument, *islice(given, 1)]
+        else:
+            rest.append(argument)
+    return [*first, *rest, *arguments[end:]]
 
 
 def _version(wanted: bool) -> None:

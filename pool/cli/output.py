@@ -58,6 +58,11 @@ def done(words: str, document: dict[str, Any], *, as_json: bool) -> None:
         print(words)
 
 
+def counted(count: int, what: str) -> str:
+    """Return a number of things in words: "no tasks", "1 task", "2 tasks"."""
+    return f"{count or 'no'} {what}{'' if count == 1 else 's'}"
+
+
 def hint(words: str) -> None:
     """Print a line for people on standard error, where it is no part of the result."""
     print(words, file=sys.stderr, flush=True)
@@ -67,6 +72,16 @@ def print_json(value: Any) -> None:
     """Print records as JSON on standard output: times as ISO 8601, states as their values, no
     private fields."""
     print(json.dumps(value, default=_plain, indent=2, ensure_ascii=False))
+
+
+def json_line(value: Any) -> str:
+    """Return a record as one line of JSON: one of several that come over time."""
+    return json.dumps(value, default=_plain, ensure_ascii=False)
+
+
+def error_document(error: PoolError) -> dict[str, str]:
+    """Return an error for ``--json``, as the HTTP API describes that of a request."""
+    return {"code": error.code, "title": error.title, "detail": error.detail}
 
 
 def _plain(value: Any) -> Any:

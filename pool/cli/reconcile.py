@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from pool.cli.options import ConfigOption, JsonOption, settings_of
-from pool.cli.output import print_json
+from pool.cli.output import counted, hint, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from pool.maintenance.reconcile_rules import Finding
+
+#: What was done, in words, by the keys of the document.
+_DONE: Final = {
+    "retire": "retired",
+    "disown": "left to people",
+    "finish create": "creates finished",
+    "give up create": "creates given up",
+    "adopt": "adopted",
+    "delete": "to delete",
+    "leave alone": "left alone",
+    "deleted": "deleted",
+    "left to others": "left to others",
+    "slots retired": "slots retired",
+    "slots ended": "slots ended",
+    "not deleted yet": "not deleted yet",
+}
 
 
 def reconcile(
@@ -76,7 +91,7 @@ def reconcile(
                 "not deleted yet": deletion.failed,
             }
             if report.error:
-                print(f"Warning: not everything was done: {report.error}", file=sys.stderr)
+                hint(f"Warning: not everything was done: {report.error}")
     if as_json:
         print_json({"verified": verified, "findings": findings, "done": done})
     else:
@@ -88,12 +103,12 @@ def _print(findings: list[Finding], verified: int, done: dict[str, Any] | None) 
         from rich.console import Console
 
         Console().print(_table(findings))
-    print(f"{verified} warm task(s) or slot(s) are as they should be.")
+    right = f"{counted(verified, 'warm task')} as expected"
     if done is None:
-        print(f"{len(findings)} finding(s); nothing was done.")
+        print(f"{counted(len(findings), 'finding')}, {right}; nothing was done")
     else:
-        did = ", ".join(f"{what}: {times}" for what, times in done.items() if times)
-        print(f"Done: {did or 'nothing to do'}.")
+        did = ", ".join(f"{times} {_DONE[what]}" for what, times in done.items() if times)
+        print(f"reconciled: {did or 'nothing to do'}; {right}")
 
 
 def _table(findings: list[Finding]) -> Table:

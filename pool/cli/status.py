@@ -7,10 +7,11 @@ get a column where there is room, and a line below the table where there is none
 from __future__ import annotations
 
 import re
+import sys
 import textwrap
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from pool.cli.options import ConfigOption, JsonOption, ServerOption, open_pool
-from pool.cli.output import print_json
+from pool.cli.output import json_line, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from pool.config.loader import InvalidConfig
     from pool.status import Status, TemplateStatus
 
+#: Seconds between two looks of --watch.
+EVERY: Final = 1.0
 #: Columns of the narrowest layout, even on a narrower screen.
 NARROWEST: Final = 40
 _GAP: Final = "  "
@@ -60,15 +63,12 @@ def status(
 ) -> None:
     """Show levels, demand and problems of all templates."""
     with _reading(config, server) as read:
-        if as_json and not watch:
-            print_json(read())
-        elif watch:
+        if not watch:
+            _show(read(), wide=wide, as_json=as_json)
+        elif sys.stdout.isatty() and not as_json:
             _watch(read, wide=wide)
         else:
-            from rich.console import Console
-
-            # Longer lines are not cropped: StatusView makes lines fit where possible.
-            Console().print(StatusView(read(), wide=wide), crop=False)
+            _follow(read, wide=wide, as_json=as_json)
 
 
 @contextmanager
@@ -111,17 +111,37 @@ def _by_daemon(error: InvalidConfig, stack: ExitStack) -> Callable[[], Status] |
     return read
 
 
-def _watch(read: Callable[[], Status], *, wide: bool, every: float = 1.0) -> None:
+def _show(status: Status, *, wide: bool, as_json: bool) -> None:
+    if as_json:
+        print_json(status)
+        return
+    from rich.console import Console
+
+    # Longer lines are not cropped: StatusView makes lines fit where possible.
+    Console().print(StatusView(status, wide=wide), crop=False)
+
+
+def _watch(read: Callable[[], Status], *, wide: bool) -> None:
     """Refresh the status on the screen until Ctrl-C."""
     from rich.live import Live
 
-    with Live(StatusView(read(), wide=wide), auto_refresh=False) as live:
-        try:
-            while True:
-                time.sleep(every)
-                live.update(StatusView(read(), wide=wide), refresh=True)
-        except KeyboardInterrupt:
-            pass
+    with suppress(KeyboardInterrupt), Live(auto_refresh=False) as live:
+        while True:
+            live.update(StatusView(read(), wide=wide), refresh=True)
+            time.sleep(EVERY)
+
+
+def _follow(read: Callable[[], Status], *, wide: bool, as_json: bool) -> None:
+    """Print one status after another for a program, a file or a pager, until Ctrl-C: JSON lines, or
+    blocks of text with an empty line between them."""
+    with suppress(KeyboardInterrupt):
+        while True:
+            if as_json:
+                print(json_line(read()), flush=True)
+            else:
+                _show(read(), wide=wide, as_json=False)
+                print(flush=True)
+            time.sleep(EVERY)
 
 
 @dataclass(frozen=True)

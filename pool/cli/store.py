@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from pool.cli.options import ConfigOption, JsonOption, settings_of
-from pool.cli.output import print_json
+from pool.cli.output import counted, hint, print_json
 from pool.errors import EXIT_FAILED, InputError, StoreError
 
 if TYPE_CHECKING:
@@ -82,10 +82,10 @@ def _print(source: str, target: str, report: CopyReport | None) -> None:
     for table, rows in report.rows.items():
         print(f"{table:<16}{rows:>10}")
     print(f"All {sum(report.rows.values())} rows are the same in both (SHA-256 {report.digest}).")
-    print(f'Now set store.url = "{target}"; {source} is not used any more.')
+    hint(f'Now set store.url = "{target}"; {source} is not used any more.')
     spool = f"{source.removeprefix('sqlite:///')}.spool"
     if source.startswith("sqlite:") and Path(spool).is_dir():
-        print(f'Data that waits is in the spool still: set store.spool = "{spool}", or move it.')
+        hint(f'Data that waits is in the spool still: set store.spool = "{spool}", or move it.')
 
 
 @store.command()
@@ -115,8 +115,9 @@ def check(
         for table, rows in report.rows.items():
             print(f"{table:<16}{rows:>10}")
         for problem in report.problems:
-            print(f"Wrong: {problem}")
-        print(f"{report.place}: {len(report.problems) or 'no'} problem(s).")
+            print(f"wrong: {problem}")
+        total = counted(sum(report.rows.values()), "row")
+        print(f"{report.place}: {total}, {counted(len(report.problems), 'problem')}")
     if report.problems:
         raise typer.Exit(EXIT_FAILED)
 

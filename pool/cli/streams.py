@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pool.cli.options import ConfigOption, JsonOption, ServerOption, open_pool
-from pool.cli.output import print_json
+from pool.cli.output import done, print_json
 from pool.cli.status import cut
 from pool.errors import InputError
 
@@ -42,6 +42,11 @@ def streams(
     with closing(open_pool(config, server)) as pool:
         if close is not None:
             pool.close_stream(template or "", close)
+            done(
+                f"closed stream {close!r} of {template}",
+                {"template": template, "stream": close, "closed": True},
+                as_json=as_json,
+            )
             return
         found = pool.streams(template)
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,18 +17,22 @@ from pool.cli.options import (
     seconds_of,
     settings_of,
 )
-from pool.cli.output import print_json
+from pool.cli.output import counted, done, print_json
 
 if TYPE_CHECKING:
     from pool.maintenance.tuning import Advice
 
 
 def pause(
-    template: TemplateArgument, config: ConfigOption = None, server: ServerOption = None
+    template: TemplateArgument,
+    config: ConfigOption = None,
+    server: ServerOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Stop creating tasks of a template until it is resumed; warm tasks are still handed out."""
     with closing(open_pool(config, server)) as pool:
         pool.pause(template)
+    done(f"paused {template}", {"template": template, "paused": True}, as_json=as_json)
 
 
 def resume(
@@ -37,6 +42,7 @@ def resume(
     ] = None,
     config: ConfigOption = None,
     server: ServerOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Create tasks again after pause or drain, and end holds.
 
@@ -44,17 +50,27 @@ def resume(
     """
     with closing(open_pool(config, server)) as pool:
         pool.resume(template)
+    words = f"resumed {template or 'all templates'}"
+    done(words, {"template": template, "paused": False}, as_json=as_json)
 
 
 def drain(
-    template: TemplateArgument, config: ConfigOption = None, server: ServerOption = None
+    template: TemplateArgument,
+    config: ConfigOption = None,
+    server: ServerOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Take all warm tasks of a template out of the pool, and stop creating them until resume.
 
     The daemon deletes them on the server. Leased tasks stay with their callers.
     """
     with closing(open_pool(config, server)) as pool:
-        pool.drain(template)
+        retired = pool.drain(template)
+    done(
+        f"drained {template}: {counted(retired, 'warm task')} retired",
+        {"template": template, "paused": True, "retired": retired},
+        as_json=as_json,
+    )
 
 
 def prewarm(
@@ -65,11 +81,24 @@ def prewarm(
     ] = "15m",
     config: ConfigOption = None,
     server: ServerOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Keep more tasks of a template warm for a while, before a burst of requests."""
+    from pool.clock import SystemClock
+    from pool.observability.status import moment
+
     seconds = seconds_of("--for", duration)
     with closing(open_pool(config, server)) as pool:
         pool.prewarm(template, count, duration=seconds)
+    now = SystemClock().now()
+    until = datetime.fromtimestamp(now + seconds, UTC) if count else None
+    done(
+        f"{template}: at least {count} warm until {moment(until, now)}"
+        if until
+        else f"{template}: the prewarm has ended",
+        {"template": template, "count": count, "until": until},
+        as_json=as_json,
+    )
 
 
 def tune(

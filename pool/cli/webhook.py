@@ -64,7 +64,11 @@ def install(
 def remove(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Remove the pool's webhooks, and no others."""
     with _parts(settings_of(config)) as (setup, _):
-        print_results(setup.remove(), partial(_line, daemon_runs=True), _document, as_json=as_json)
+        removed = print_results(
+            setup.remove(), partial(_line, daemon_runs=True), _document, as_json=as_json
+        )
+    if not removed and not as_json:
+        print("the pool has no webhooks: nothing was removed")
 
 
 @contextmanager

@@ -181,8 +181,8 @@ def troubles(status: Status, *, now: float) -> tuple[str, ...]:
         first, *others = status.config_problems or ("",)
         more = f" (and {len(others)} more: 'cvat-pool check' shows all)" if others else ""
         found.append(
-            f"The configuration is wrong since {_moment(status.config_rejected_at, now)}: {first}"
-            f"{more}. The daemon goes on with that of {_moment(status.config_loaded_at, now)}."
+            f"The configuration is wrong since {moment(status.config_rejected_at, now)}: {first}"
+            f"{more}. The daemon goes on with that of {moment(status.config_loaded_at, now)}."
         )
     if status.config_restart:
         keys = ", ".join(status.config_restart)
@@ -195,10 +195,10 @@ def notes(status: Status, *, now: float) -> tuple[str, ...]:
     found = []
     for row in status.templates:
         if row.paused_since is not None:
-            since = _moment(row.paused_since, now)
+            since = moment(row.paused_since, now)
             found.append(f"{row.name}: paused since {since}; 'cvat-pool resume {row.name}' ends it")
         if row.prewarm_until is not None:
-            until = _moment(row.prewarm_until, now)
+            until = moment(row.prewarm_until, now)
             found.append(f"{row.name}: at least {row.prewarm_size} warm until {until}")
         if row.waits_for is not WaitReason.NOTHING:
             found.append(f"{row.name}: {_queue(row, status.places_used)}")
@@ -213,7 +213,7 @@ def notes(status: Status, *, now: float) -> tuple[str, ...]:
     for row in status.templates:
         words = row.hooks.value
         if row.hooks_silent_since is not None:
-            words += f" since {_moment(row.hooks_silent_since, now)}"
+            words += f" since {moment(row.hooks_silent_since, now)}"
         hooks.setdefault(words, []).append(row.name)
     for words, names in hooks.items():
         found.append(f"webhooks: {words}" + (f" ({', '.join(names)})" if len(hooks) > 1 else ""))
@@ -226,7 +226,7 @@ def _hold(reason: str, since: datetime, until: datetime | None, now: float) -> s
     """ "CVAT cannot be reached since 14:02 (connection refused); next try in 4 s." """
     summary, colon, detail = reason.partition(": ")
     left = math.ceil(until.timestamp() - now) if until is not None else None
-    words = f"{summary} since {_moment(since, now)}" + (f" ({detail})" if colon else "")
+    words = f"{summary} since {moment(since, now)}" + (f" ({detail})" if colon else "")
     match left:
         case None:
             return f"{words}."
@@ -235,7 +235,7 @@ def _hold(reason: str, since: datetime, until: datetime | None, now: float) -> s
     return f"{words}; trying again now."
 
 
-def _moment(at: datetime, now: float) -> str:
+def moment(at: datetime, now: float) -> str:
     """Return a time in the local zone: "14:02" today, else with its day."""
     local, today = at.astimezone(), datetime.fromtimestamp(now).astimezone()
     return f"{local:%H:%M}" if local.date() == today.date() else f"{local:%d %b %H:%M}"

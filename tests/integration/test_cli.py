@@ -422,6 +422,26 @@ def test_help_is_shown_as_a_whole(folder: Path, arguments: str, code: int) -> No
     assert "Usage: cvat-pool" in result.stdout
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--log-level", "loud", "status"),
+        ("status", "--log-level", "loud"),
+        ("status", "--json", "--log-level=loud"),
+    ],
+)
+def test_the_log_level_may_stand_anywhere(folder: Path, arguments: tuple[str, ...]) -> None:
+    result = cvat_pool(*arguments, cwd=folder)
+    assert result.returncode == 2
+    assert "--log-level 'loud': give debug, info, warning or error" in one_line(result)
+
+
+def test_a_file_may_be_called_like_an_option(folder: Path, token: str) -> None:
+    result = cvat_pool("get", "scenes", "--", "--log-json", cwd=folder, CVAT_ACCESS_TOKEN=token)
+    assert result.returncode == 2
+    assert "--log-json" in one_line(result)
+
+
 def test_the_version(folder: Path) -> None:
     from pool import __version__
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -153,17 +154,92 @@ def test_an_interrupted_wait_ends_at_once_and_the_import_goes_on(
     assert (again.returncode, again.stdout.count("frames")) == (0, 1)
 
 
-def test_control(there: Command) -> None:
-    assert there("pause", "scenes").returncode == 0
+def test_control_says_what_was_done(there: Command) -> None:
+    def line(*command: str) -> str:
+        result = there(*command)
+        assert (result.returncode, result.stderr) == (0, "")
+        (line,) = result.stdout.splitlines()
+        return line
+
+    there("lease", "scenes", "--ttl", "1m")
+    assert line("pause", "scenes") == "paused scenes"
     assert template(there)["paused_since"] is not None
-    assert there("drain", "scenes").returncode == 0
+    warm = template(there)["warm"]
+    assert re.fullmatch(r"drained scenes: (no|\d+) warm tasks? retired", line("drain", "scenes"))
     drained = template(there)
     assert (drained["warm"], drained["paused_since"] is None) == (0, False)
-    assert there("resume", "scenes").returncode == 0
-    assert there("prewarm", "scenes", "4", "--for", "5m").returncode == 0
+    assert warm <= drained["deleting"] + 1
+    assert line("resume", "scenes") == "resumed scenes"
+    assert line("resume") == "resumed all templates"
+    words = line("prewarm", "scenes", "4", "--for", "5m")
+    assert re.fullmatch(r"scenes: at least 4 warm until (\d\d \w{3} )?\d\d:\d\d", words)
     assert template(there)["prewarm_size"] == 4
-    assert there("prewarm", "scenes", "0").returncode == 0
+    assert line("prewarm", "scenes", "0") == "scenes: the prewarm has ended"
     assert template(there)["prewarm_size"] == 0
+
+
+def test_control_in_json(there: Command) -> None:
+    def document(*command: str) -> Any:
+        result = there(*command, "--json")
+        assert (result.returncode, result.stderr) == (0, "")
+        return json.loads(result.stdout)
+
+    assert document("pause", "strict") == {"template": "strict", "paused": True}
+    assert document("drain", "strict") == {"template": "strict", "paused": True, "retired": 0}
+    assert document("resume") == {"template": None, "paused": False}
+    prewarm = document("prewarm", "scenes", "3")
+    left = datetime.fromisoformat(prewarm["until"]) - datetime.now(UTC)
+    assert (prewarm["template"], prewarm["count"]) == ("scenes", 3)
+    assert 0 < left.total_seconds() <= 900
+    until = {"template": "scenes", "count": 0, "until": None}
+    assert document("prewarm", "scenes", "0") == until
+    assert document("pause", "strict")["paused"]
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "exit_code"),
+    [
+        (("pause", "nothing"), "unknown-template", 2),
+        (("status", "--server", "http://127.0.0.1:1"), "pool-unreachable", 1),
+        (("status", "--config", "no.toml"), "config", 2),
+        (("prewarm", "scenes", "many"), "input", 2),
+        (("lease", "strict"), "pool-empty", 5),
+    ],
+)
+def test_an_error_is_a_document_with_json_and_one_line_always(
+    there: Command, command: tuple[str, ...], code: str, exit_code: int
+) -> None:
+    if "--config" in command:
+        plain, result = (there(*command, *extra, POOL_SERVER="") for extra in ((), ("--json",)))
+    else:
+        plain, result = there(*command), there(*command, "--json")
+    assert (plain.returncode, plain.stdout) == (exit_code, "")
+    assert result.returncode == exit_code
+    error = json.loads(result.stdout)["error"]
+    assert (error["code"], error["exit_code"]) == (code, exit_code)
+    assert error["title"] and error["detail"]
+    assert one_line(result) == one_line(plain)
+
+
+def test_a_status_that_is_watched_by_a_program(url: str, tmp_path: Path) -> None:
+    known: dict[str, Any] = {"POOL_SERVER": url, "POOL_API_TOKEN": TOKEN}
+    quick = {"pool.cli.status.EVERY": 0.01}
+    with running("status", "--watch", "--json", cwd=tmp_path, constants=quick, **known) as command:
+        first = json.loads(command.wait_for("{"))
+        assert {each["name"] for each in first["templates"]} >= {"scenes", "strict"}
+        assert cvat_pool("prewarm", "scenes", "4", cwd=tmp_path, **known).returncode == 0
+        latest = command.wait_for('"prewarm_size": 4')
+        assert json.loads(latest)["templates"]
+        command.process.send_signal(signal.SIGINT)
+        assert command.process.wait(5) == 0
+    with running("status", "--watch", cwd=tmp_path, constants=quick, **known) as command:
+        command.wait_for("at least 4 warm until")
+        assert cvat_pool("prewarm", "scenes", "0", cwd=tmp_path, **known).returncode == 0
+        command.lines.clear()
+        command.wait_for("refilled by")
+        command.process.send_signal(signal.SIGINT)
+        assert command.process.wait(5) == 0
+        assert not any("\x1b" in line for line in command.lines)
 
 
 def test_drain_and_prewarm_of_the_store_here(config_path: Path) -> None:
