@@ -549,11 +549,11 @@ def test_a_long_copy_has_a_progress_bar(sqlite_url: str, other: str, tmp_path: P
     spool = tmp_path / "pool.db.spool"
     spool.mkdir()
     with in_a_terminal("store", "copy", sqlite_url, other, cwd=tmp_path) as terminal:
-        output = terminal.finish()
+        terminal.finish()
     assert terminal.process.returncode == 0
     assert "comparing" in terminal.shown and "100%" in terminal.shown
     assert f'set store.url = "{other}"' in terminal.shown
-    assert f'set store.spool = "{spool}"' in output
+    assert f'set store.spool = "{spool}"' in terminal.shown
 
 
 # --- Checking ------------------------------------------------------------------------------------
