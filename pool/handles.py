@@ -11,6 +11,7 @@ from pool.config.source import Data, Files, Progress, Upload, build_upload
 from pool.errors import PoolError
 from pool.model import (
     Assignee,
+    Event,
     Frame,
     Hidden,
     Job,
@@ -73,6 +74,8 @@ class Pool(Protocol):
 
     def jobs_of_request(self, request: Request, timeout: float | None) -> list[Job]: ...
 
+    def events_of(self, request_id: str) -> list[Event]: ...
+
     def wait_until_shown(self, request_id: str, timeout: float | None) -> RequestRecord: ...
 
     def cancel(self, request: Request, *, hide: bool = False) -> bool: ...
@@ -82,14 +85,19 @@ class Pool(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class LeaseHandle:
-    """One leased task, as its caller's handle describes it."""
+    """One leased task, as its caller's handle describes it. ``name`` is what its caller calls it,
+    ``task_name`` that of the task when it was handed out, ``owner`` the process that it was asked
+    of."""
 
     id: str
+    name: str | None = None
     task_id: int
-    name: str
+    task_name: str
     url: str
     template: str
     outcome: Outcome
+    owner: str
+    created_at: datetime
     expires_at: datetime
 
 
@@ -204,7 +212,7 @@ class Request(RequestHandle[Pool, RequestRecord]):
 
     @property
     def url(self) -> str | None:
-        """The page of its task."""
+        """The page of its task, unless the pool has deleted that, as one whose import failed."""
         return self._pool.url_of(self._record)
 
     @property
@@ -248,6 +256,11 @@ class Request(RequestHandle[Pool, RequestRecord]):
         :raises pool.RequestCancelled: it was cancelled.
         """
         return self._pool.jobs_of_request(self, timeout)
+
+    def events(self) -> list[Event]:
+        """Return what has happened to it, the oldest first, as far as it is still kept: for a day,
+        or until all sinks have it."""
+        return self._pool.events_of(self.id)
 
     def shown(self, timeout: float | None = None) -> datetime:
         """Return since when annotators can open its jobs, as soon as they can; wait ``timeout``

@@ -255,6 +255,7 @@ class PooledTask:
 class LeaseRecord:
     """One hand-out of one task to one caller, as the store has it.
 
+    ``name`` is what its caller calls it; ``task_name`` is that of the task when it was handed out.
     ``pooled_id`` and ``task_id`` are None while the lease waits for a task. ``outcome`` is
     None until then as well. ``request_id`` is the request that it serves; None while its caller
     uploads, or has not begun to.
@@ -263,6 +264,7 @@ class LeaseRecord:
     id: str
     template: str
     state: LeaseState
+    name: str | None = None
     owner: str
     request_id: str | None = None
     pooled_id: str | None = None
@@ -377,6 +379,7 @@ class RequestRecord:
 
     ``import_id`` is its latest import, None while it is queued; ``pooled_id``, ``task_id``,
     ``outcome``, ``handed_out_at``, ``uploaded_at`` and ``deadline_at`` are those of the import.
+    ``task_deleted``: the pool has deleted that task, or has found it deleted.
     ``owner`` is the process that works on the request: that of its import, once it has one.
     ``imports_used`` counts the imports, and so the tasks, that were used up in its service.
     ``group_key``: requests of a template with the same one may share an import; None goes alone.
@@ -401,6 +404,7 @@ class RequestRecord:
     import_id: str | None = None
     pooled_id: str | None = None
     task_id: int | None = None
+    task_deleted: bool = False
     outcome: Outcome | None = None
     name: str | None = None
     assignee: Assignee | None = None
@@ -457,7 +461,8 @@ class FinalStep:
     ``request`` is the one that gives the task its name, or whose jobs are to be assigned or hidden.
     ``tries`` counts the failures, ``since`` is when the jobs existed, ``due_at`` when it is tried
     next. ``left`` are the jobs that are still to be done; None: all of them. ``others`` counts
-    the requests that share the task with that one. ``title`` is what a carrier is to be called.
+    the requests that share the task with that one. ``title`` is what a carrier is to be called, or
+    a task that its lease's caller has filled.
     """
 
     kind: FinalKind

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack
+from typing import Any, Final, Literal, Self, Unpack
 
 from pool.clock import Clock
 from pool.config.arguments import (
@@ -16,6 +16,9 @@ from pool.config.arguments import (
     check_key,
     check_prewarm,
     check_priority,
+    check_search,
+    check_since,
+    check_states,
     check_stream,
     check_task_name,
     check_template,
@@ -55,7 +58,6 @@ from pool.model import (
     Job,
     LeaseRecord,
     LeaseState,
-    PooledTask,
     Prewarm,
     Priority,
     RequestRecord,
@@ -68,6 +70,9 @@ from pool.requests.breaker import SERVER
 from pool.requests.results import Result, read_lease, result_of
 from pool.status import Status, StreamStatus
 from pool.store import NewRequest, Store
+
+#: Requests and leases that are read at once.
+PAGE: Final = 100
 
 
 class TaskPool:
@@ -158,31 +163,33 @@ class TaskPool:
         timeout: float | None = None,
         idempotency_key: str | None = None,
         ttl: float | None = None,
+        name: str | None = None,
     ) -> Lease:
         """Return a task for you alone, at once when the pool has a warm one.
 
         An empty pool waits and creates as the template's ``on_empty`` and ``max_wait`` say, and
-        waits ``timeout`` seconds at most. The same ``idempotency_key`` gives the same lease, for
-        ever. The lease lasts ``ttl`` seconds, by default the template's ``lease_ttl``. Of a
-        template with slots it is one of these: its job exists, and only :meth:`pool.Lease.upload`
-        fills it.
+        waits ``timeout`` seconds at most. The same ``idempotency_key`` gives the same lease, for as
+        long as it is kept: ``store.keep_finished`` after its end, by default 30 days. The lease
+        lasts ``ttl`` seconds, by default the template's ``lease_ttl``. ``name`` is what it is
+        called in lists, and its task once that has data. Of a template with slots it is one of
+        these: its job exists, and only :meth:`pool.Lease.upload` fills it.
 
-        :raises InputError: the time-out, the key or the ``ttl``, which is 1 s to 30 days, cannot be
-            used.
+        :raises InputError: the time-out, the key, the name or the ``ttl``, which is 1 s to 30 days,
+            cannot be used.
         :raises UnknownTemplate: the configuration has no such template.
         :raises PoolEmpty: no task in time, and the template says not to create one.
         :raises CvatError: the pool was empty and CVAT did not create one.
         """
         chosen = self.process.template(template)
         timeout, ttl = check_timeout(timeout), check_ttl(ttl)
-        key = check_key(idempotency_key)
+        key, name = check_key(idempotency_key), check_task_name(name)
         self.process.start()
         opened = self.process.placement.acquire(
-            chosen, idempotency_key=key, ttl=ttl, timeout=timeout
+            chosen, name=name, idempotency_key=key, ttl=ttl, timeout=timeout
         )
         if opened.task is None:
             raise LeaseEnded(f"the lease of this idempotency key ended ({opened.lease.state})")
-        return self._lease(opened.lease, opened.task)
+        return self._lease(opened.lease)
 
     def release(self, lease: Lease | str) -> None:
         """Give an untouched task, or a slot, back to the pool, as warm as it was.
@@ -312,24 +319,74 @@ class TaskPool:
         """
         return Request(self, self.read_request(request_id))
 
+    def requests(
+        self,
+        states: Collection[str] = (),
+        *,
+        template: str | None = None,
+        text: str | None = None,
+        since: datetime | None = None,
+    ) -> Iterator[Request]:
+        """Iterate over the requests, of all processes, the newest first: those in one of the
+        ``states``, of a ``template``, with a ``text`` in their id, their name, their stream or the
+        name of a file (in upper or lower case), accepted ``since`` then, where these are given.
+
+        They are read a page at a time, as far as the iteration goes.
+
+        :raises InputError: there is no such state, the text is empty or too long, or ``since`` has
+            no time zone.
+        :raises UnknownTemplate: no template can have such a name.
+        """
+        which = {
+            "template": None if template is None else check_template(template),
+            "text": check_search(text),
+            "since": check_since(since),
+        }
+        return self._requests(check_states(states), which)
+
+    def _requests(
+        self, states: Collection[RequestState], which: Mapping[str, Any]
+    ) -> Iterator[Request]:
+        cursor: str | None = None
+        while True:
+            page = self.store.requests(states, **which, limit=PAGE, cursor=cursor)
+            yield from (Request(self, record) for record in page.requests)
+            if (cursor := page.next_cursor) is None:
+                return
+
     def lease(self, lease_id: str) -> Lease:
         """Return a lease by its id, from whichever process it came.
 
         :raises UnknownLease: there is none, or it never got a task.
         """
         record = self._lease_record(lease_id)
-        task = self.store.task(record.pooled_id) if record.pooled_id else None
-        if task is None:
+        if record.task_id is None:
             raise UnknownLease(f"{lease_id} has no task")
-        return self._lease(record, task)
+        return self._lease(record)
+
+    def leases(self, template: str | None = None) -> list[Lease]:
+        """Return the leases that have a task, of one template or of all, the newest first. Those of
+        requests are not among them.
+
+        :raises UnknownTemplate: no template can have such a name.
+        """
+        template = None if template is None else check_template(template)
+        found: list[Lease] = []
+        cursor: str | None = None
+        while True:
+            page = self.store.open_leases(template=template, limit=PAGE, cursor=cursor)
+            found += [self._lease(record) for record in page.leases if record.task_id is not None]
+            if (cursor := page.next_cursor) is None:
+                return found
 
     def task_url(self, task_id: int) -> str:
         """Return the address of a task's page."""
         return f"{self.settings.cvat.url.rstrip('/')}/tasks/{task_id}"
 
     def url_of(self, record: RequestRecord) -> str | None:
-        """Return the address of the page of a request's task, once it has one."""
-        return None if record.task_id is None else self.task_url(record.task_id)
+        """Return the address of the page of a request's task, while it has one."""
+        there = record.task_id is not None and not record.task_deleted
+        return self.task_url(record.task_id or 0) if there else None
 
     # --- Waiting ----------------------------------------------------------------------------------
 
@@ -342,6 +399,10 @@ class TaskPool:
         if record is None:
             raise UnknownRequest(request_id)
         return record
+
+    def events_of(self, request_id: str) -> list[Event]:
+        """Return the events of a request: see :meth:`pool.Request.events`."""
+        return list(self.store.request_events(self.read_request(request_id).id))
 
     def jobs_of_request(self, request: Request, timeout: float | None) -> list[Job]:
         """Wait for the jobs of a request: see :meth:`pool.Request.jobs`."""
@@ -556,17 +617,20 @@ class TaskPool:
             raise UnknownLease(lease_id)
         return record
 
-    def _lease(self, record: LeaseRecord, task: PooledTask) -> Lease:
+    def _lease(self, record: LeaseRecord) -> Lease:
         expires_at = when(record.expires_at)
         if record.task_id is None or record.outcome is None or expires_at is None:
             raise LeaseEnded(f"lease {record.id} has no task")
         return Lease(
             id=record.id,
+            name=record.name,
             task_id=record.task_id,
-            name=task.name,
+            task_name=record.task_name,
             url=self.task_url(record.task_id),
             template=record.template,
             outcome=record.outcome,
+            owner=record.owner,
+            created_at=datetime.fromtimestamp(record.created_at, UTC),
             expires_at=expires_at,
             _pool=self,
         )

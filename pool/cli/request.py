@@ -214,7 +214,7 @@ def lease(
         )
         jobs = _jobs_now(taken)
     if as_json:
-        fields = ("id", "task_id", "name", "url", "template", "outcome", "expires_at")
+        fields = ("id", "name", "task_id", "task_name", "url", "template", "outcome", "expires_at")
         print_json({**{name: getattr(taken, name) for name in fields}, "jobs": jobs})
     else:
         print(f"lease {taken.id}")

@@ -5,30 +5,36 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar, Unpack
 from urllib.parse import urlencode
 
 from pool.client.events import EventStream
 from pool.client.parse import (
     RemoteLease,
     RemoteRequest,
+    parse_events,
     parse_lease,
+    parse_leases,
     parse_request,
+    parse_requests,
     parse_retired,
     parse_status,
     parse_streams,
 )
 from pool.client.transport import AsyncProgress, Call, Sleep, Transport, body_of
-from pool.clock import Clock, SystemClock
+from pool.clock import Clock, SystemClock, rfc3339
 from pool.config.arguments import (
     check_assignee,
     check_id,
     check_key,
     check_prewarm,
     check_priority,
+    check_search,
+    check_since,
+    check_states,
     check_stream,
     check_task_name,
     check_template,
@@ -61,6 +67,8 @@ if TYPE_CHECKING:
     import httpx
 
 T = TypeVar("T")
+#: The names and values of a query.
+Query: TypeAlias = Sequence[tuple[str, str]]
 
 #: Seconds within which an answer must arrive, beside what the call itself waits for.
 TIMEOUT: Final = 30.0
@@ -72,6 +80,8 @@ LONGEST_POLL: Final = 30.0
 #: Seconds that the daemon may take to create a task when the pool is empty, beside the time-out of
 #: the caller.
 COLD: Final = 120.0
+#: Requests and leases that are read at once.
+PAGE: Final = 100
 #: Seconds before the next poll when one ended early, or less than a second is left; doubled each
 #: time, up to the longest.
 FIRST_PAUSE: Final = 0.05
@@ -142,10 +152,16 @@ class AsyncRemotePool:
         timeout: float | None = None,
         idempotency_key: str | None = None,
         ttl: float | None = None,
+        name: str | None = None,
     ) -> AsyncLease:
         """As :meth:`pool.TaskPool.acquire`."""
         timeout = check_timeout(timeout)
-        wanted = {"template": check_template(template), "timeout": timeout, "ttl": check_ttl(ttl)}
+        wanted = {
+            "template": check_template(template),
+            "timeout": timeout,
+            "ttl": check_ttl(ttl),
+            "name": check_task_name(name),
+        }
         call = Call(
             method="POST",
             path="/v1/leases",
@@ -158,6 +174,18 @@ class AsyncRemotePool:
     async def lease(self, lease_id: str) -> AsyncLease:
         """As :meth:`pool.TaskPool.lease`."""
         return self._lease(await self._read_lease(lease_id))
+
+    async def leases(self, template: str | None = None) -> list[AsyncLease]:
+        """As :meth:`pool.TaskPool.leases`."""
+        which = [] if template is None else [("template", check_template(template))]
+        found: list[AsyncLease] = []
+        cursor: str | None = None
+        while True:
+            call = Call(method="GET", path=_page_path("/v1/leases", which, cursor))
+            page, cursor = parse_leases(await self._transport.call(call))
+            found += [self._lease(each) for each in page if each.task_id is not None]
+            if cursor is None:
+                return found
 
     async def release(self, lease: LeaseHandle | str) -> None:
         """As :meth:`pool.TaskPool.release`."""
@@ -261,6 +289,41 @@ class AsyncRemotePool:
     async def request(self, request_id: str) -> AsyncRequest:
         """As :meth:`pool.TaskPool.request`."""
         return AsyncRequest(self, await self.read_request(request_id))
+
+    def requests(
+        self,
+        states: Collection[str] = (),
+        *,
+        template: str | None = None,
+        text: str | None = None,
+        since: datetime | None = None,
+    ) -> AsyncGenerator[AsyncRequest, None]:
+        """As :meth:`pool.TaskPool.requests`. ::
+
+        async for request in pool.requests(["failed"]): ...
+        """
+        return self._requests(which_requests(states, template, text, since))
+
+    async def _requests(self, which: Query) -> AsyncGenerator[AsyncRequest, None]:
+        cursor: str | None = None
+        while True:
+            page, cursor = await self.request_page(which, cursor)
+            for each in page:
+                yield AsyncRequest(self, each)
+            if cursor is None:
+                return
+
+    async def request_page(
+        self, which: Query, cursor: str | None
+    ) -> tuple[list[RemoteRequest], str | None]:
+        """Return a page of requests, and the cursor of the next one."""
+        call = Call(method="GET", path=_page_path("/v1/requests", which, cursor))
+        return parse_requests(await self._transport.call(call))
+
+    async def events_of(self, request_id: str) -> list[Event]:
+        """As :meth:`pool.Request.events`."""
+        call = Call(method="GET", path=f"{_request_path(request_id)}/events")
+        return parse_events(await self._transport.call(call))
 
     async def read_request(self, request_id: str) -> RemoteRequest:
         """Return a request as the daemon describes it now.
@@ -512,6 +575,10 @@ class AsyncRequest(RequestHandle[AsyncRemotePool, RemoteRequest]):
             self._record = await self._pool.wait_for_request(self.id, timeout)
         return list(self._record.jobs or ())
 
+    async def events(self) -> list[Event]:
+        """As :meth:`pool.Request.events`."""
+        return await self._pool.events_of(self.id)
+
     async def shown(self, timeout: float | None = None) -> datetime:
         """As :meth:`pool.Request.shown`."""
         self._record = await self._pool.wait_until_shown(self.id, timeout)
@@ -536,6 +603,25 @@ class AsyncRequest(RequestHandle[AsyncRemotePool, RemoteRequest]):
 
     async def _state(self) -> RequestState:
         return (await self.refresh()).state
+
+
+def which_requests(
+    states: Collection[str], template: str | None, text: str | None, since: datetime | None
+) -> Query:
+    """Return the query of a list of requests."""
+    which = [("state", state.value) for state in check_states(states)]
+    if template is not None:
+        which.append(("template", check_template(template)))
+    if text is not None:
+        which.append(("text", check_search(text) or ""))
+    if since is not None:
+        which.append(("since", rfc3339(check_since(since) or 0.0)))
+    return which
+
+
+def _page_path(path: str, which: Query, cursor: str | None) -> str:
+    after = [] if cursor is None else [("cursor", cursor)]
+    return f"{path}?{urlencode([*which, ('limit', str(PAGE)), *after])}"
 
 
 def _sources(upload: Upload) -> dict[str, Any]:

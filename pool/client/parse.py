@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from pool.clock import parse_time
 from pool.errors import PoolError, UnknownLease, kind_of_error
+from pool.handles import LeaseHandle
 from pool.model import Event, Job, LeaseState, Outcome, RequestRecord, RequestWarning
 from pool.status import Status, StreamStatus, TemplateStatus
 
@@ -30,10 +31,13 @@ class RemoteLease:
     id: str
     template: str
     state: LeaseState
-    task_id: int | None = None
     name: str | None = None
+    task_id: int | None = None
+    task_name: str | None = None
     url: str | None = None
     outcome: Outcome | None = None
+    owner: str
+    created_at: datetime
     expires_at: datetime | None = None
     jobs: tuple[Job, ...] | None = None
     error: PoolError | None = None
@@ -43,11 +47,10 @@ class RemoteLease:
 
         :raises UnknownLease: it has no task.
         """
-        names = ("id", "task_id", "name", "url", "template", "outcome", "expires_at")
-        handle = {name: getattr(self, name) for name in names}
-        if None in handle.values():
+        if self.task_id is None:
             raise UnknownLease(f"{self.id} has no task")
-        return handle
+        names = (each.name for each in fields(LeaseHandle))
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +72,18 @@ def parse_lease(document: Mapping[str, Any]) -> RemoteLease:
         error = document.get("error")
         parsed = {"jobs": _jobs(document), "error": error and _error(error)}
         return _record(RemoteLease, {**document, **parsed})
+
+
+def parse_leases(document: Mapping[str, Any]) -> tuple[list[RemoteLease], str | None]:
+    """Return the leases of a page, and the cursor of the next one."""
+    with understood():
+        return [parse_lease(each) for each in document["items"]], document["next_cursor"]
+
+
+def parse_requests(document: Mapping[str, Any]) -> tuple[list[RemoteRequest], str | None]:
+    """Return the requests of a page, and the cursor of the next one."""
+    with understood():
+        return [parse_request(each) for each in document["items"]], document["next_cursor"]
 
 
 def parse_request(document: Mapping[str, Any]) -> RemoteRequest:
@@ -108,6 +123,12 @@ def parse_retired(document: Mapping[str, Any]) -> int:
     """Return how many tasks a drain has retired."""
     with understood():
         return int(document["retired"])
+
+
+def parse_events(document: Mapping[str, Any]) -> list[Event]:
+    """Return the events in a document."""
+    with understood():
+        return [_record(Event, each) for each in document["items"]]
 
 
 def parse_event(data: str) -> Event:

@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from concurrent.futures import Future
+from datetime import datetime
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
@@ -21,6 +22,8 @@ from pool.client.asynchronous import (
     TIMEOUT,
     AsyncLease,
     AsyncRemotePool,
+    Query,
+    which_requests,
 )
 from pool.client.background import BackgroundLoop, result_of
 from pool.client.events import EventStream
@@ -133,6 +136,7 @@ class RemotePool:
         timeout: float | None = None,
         idempotency_key: str | None = None,
         ttl: float | None = None,
+        name: str | None = None,
     ) -> Lease:
         """As :meth:`pool.TaskPool.acquire`."""
         lease = self._call(
@@ -141,12 +145,17 @@ class RemotePool:
             timeout=timeout,
             idempotency_key=idempotency_key,
             ttl=ttl,
+            name=name,
         )
         return self._lease(lease)
 
     def lease(self, lease_id: str) -> Lease:
         """As :meth:`pool.TaskPool.lease`."""
         return self._lease(self._call(AsyncRemotePool.lease, lease_id))
+
+    def leases(self, template: str | None = None) -> list[Lease]:
+        """As :meth:`pool.TaskPool.leases`."""
+        return [self._lease(each) for each in self._call(AsyncRemotePool.leases, template)]
 
     release = _awaited(AsyncRemotePool.release)
     jobs_of_lease = _awaited(AsyncRemotePool.jobs_of_lease)
@@ -212,7 +221,27 @@ class RemotePool:
         """As :meth:`pool.TaskPool.request`."""
         return Request(self, self.read_request(request_id))
 
+    def requests(
+        self,
+        states: Collection[str] = (),
+        *,
+        template: str | None = None,
+        text: str | None = None,
+        since: datetime | None = None,
+    ) -> Iterator[Request]:
+        """As :meth:`pool.TaskPool.requests`."""
+        return self._requests(which_requests(states, template, text, since))
+
+    def _requests(self, which: Query) -> Iterator[Request]:
+        cursor: str | None = None
+        while True:
+            page, cursor = self._call(AsyncRemotePool.request_page, which, cursor)
+            yield from (Request(self, each) for each in page)
+            if cursor is None:
+                return
+
     read_request = _awaited(AsyncRemotePool.read_request)
+    events_of = _awaited(AsyncRemotePool.events_of)
     wait_until_shown = _awaited(AsyncRemotePool.wait_until_shown)
     cancel = _awaited(AsyncRemotePool.cancel)
 

@@ -4,12 +4,14 @@ seconds, users, names, keys, ids."""
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+from datetime import datetime
 from typing import Final
 
 from pool.config.names import check_text, shown
 from pool.config.units import format_duration
 from pool.errors import InputError, PoolError, UnknownTemplate
-from pool.model import Assignee, Priority
+from pool.model import Assignee, Priority, RequestState
 
 #: The largest number that CVAT's integer columns hold.
 LARGEST: Final = 2**31 - 1
@@ -24,6 +26,8 @@ LONGEST_PREWARM: Final = 30 * 86400.0
 LONGEST_NAME: Final = 256
 #: Characters of a stream's name, which its tasks bear with a number behind it.
 LONGEST_STREAM: Final = 200
+#: Characters of what is searched for.
+LONGEST_SEARCH: Final = 200
 #: Characters of a user's name.
 LONGEST_USER: Final = 150
 _NUMBER: Final = re.compile(r"-?[0-9]+")
@@ -127,6 +131,19 @@ def check_priority(value: object) -> Priority | None:
         raise InputError(f"priority is one of {', '.join(Priority)}, not {_found(value)}") from None
 
 
+def check_states(values: Collection[str]) -> tuple[RequestState, ...]:
+    """Return the states of requests, each once.
+
+    :raises InputError: there is no such state.
+    """
+    try:
+        return tuple(dict.fromkeys(RequestState(str(each)) for each in values))
+    except ValueError:
+        raise InputError(
+            f"the states of a request are {', '.join(RequestState)}, not {_found(values)}"
+        ) from None
+
+
 def check_task_name(value: object) -> str | None:
     """Return the name for a task.
 
@@ -156,6 +173,34 @@ def check_stream(value: object) -> str | None:
             f"no space around them, unlike {_found(name)}"
         )
     return name
+
+
+def check_search(value: object) -> str | None:
+    """Return what requests are searched for.
+
+    :raises InputError: no request has such text.
+    """
+    if value is None:
+        return None
+    text = check_text(value, "what is searched for")
+    if not (0 < len(text) <= LONGEST_SEARCH and text.isprintable()):
+        raise InputError(
+            f"what is searched for has 1 to {LONGEST_SEARCH} characters that can be printed, "
+            f"unlike {_found(text)}"
+        )
+    return text
+
+
+def check_since(value: object) -> float | None:
+    """Return a moment as seconds since the epoch.
+
+    :raises InputError: it is no datetime, or has no time zone.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise InputError(f"since is a datetime with a time zone, not {_found(value)}")
+    return value.timestamp()
 
 
 def check_key(value: object) -> str | None:

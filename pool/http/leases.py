@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
 from pool import errors
@@ -17,7 +17,8 @@ from pool.errors import LeaseEnded, PoolError, QueueFull, Stopping, WaitTimeout
 from pool.http import openapi
 from pool.http.context import AppState, state_of
 from pool.http.reading import applied, key_of, read_json, wait_of
-from pool.http.schemas import Lease, LeaseBody
+from pool.http.requests import LONGEST_PAGE, PAGE, Cursor
+from pool.http.schemas import LONGEST_TEMPLATE, Lease, LeaseBody, LeasePage
 from pool.http.shutdown import Connection
 from pool.model import Handout, Job, LeaseRecord, LeaseState
 from pool.requests.results import read_lease
@@ -62,10 +63,10 @@ async def open_lease(request: Request) -> Response:
     body = await read_json(request, LeaseBody, timeout=state.receive_timeout)
     template = state.pool.process.templates.named(body.template)
     opened = await state.workers.store(
-        state.pool.process.placement.open,
+        state.pool.process.placement.open_alone,
         template,
+        name=body.name,
         idempotency_key=key,
-        payload=f"lease {template.name}",
         ttl=body.ttl,
     )
     if opened.lease.state is LeaseState.WAITING:
@@ -89,6 +90,32 @@ async def open_lease(request: Request) -> Response:
         jobs = await state.workers.store(state.pool.store.jobs_of, opened.task.id)
     document = Lease.of(opened.lease, state.pool.task_url, jobs=jobs)
     return document.response(201, {"Location": f"{router.prefix}/{opened.lease.id}"})
+
+
+@router.get(
+    "",
+    response_model=LeasePage,
+    summary="List the leases that wait for a task or have one, newest first",
+    response_description="One page",
+    responses=openapi.problems(errors.InputError),
+)
+async def list_leases(
+    request: Request,
+    template: Annotated[
+        str | None,
+        Query(description="Only those of this template", max_length=LONGEST_TEMPLATE),
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=LONGEST_PAGE)] = PAGE,
+    cursor: Cursor = None,
+) -> Response:
+    """Who holds what, since when. Those that the pool has opened for requests are not among them,
+    nor those that have ended."""
+    state = state_of(request)
+    page = await state.workers.store(
+        state.pool.store.open_leases, template=template, limit=limit, cursor=cursor
+    )
+    items = [Lease.of(record, state.pool.task_url) for record in page.leases]
+    return LeasePage(items=items, next_cursor=page.next_cursor).response()
 
 
 @router.get(

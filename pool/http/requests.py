@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import AwareDatetime
 
 from pool import errors
-from pool.config.arguments import LONGEST_STREAM, LONGEST_USER
+from pool.config.arguments import (
+    LONGEST_SEARCH,
+    LONGEST_STREAM,
+    LONGEST_USER,
+    check_search,
+    check_since,
+)
 from pool.errors import TooLate, WrongMediaType
 from pool.http import openapi, schemas
 from pool.http.context import state_of
 from pool.http.problems import problem_of
 from pool.http.reading import JSON, MULTIPART, applied, key_of, media_type, wait_of
-from pool.http.schemas import LONGEST_TEMPLATE, RequestBody, RequestPage
-from pool.model import Placed, Priority, RequestRecord, RequestState
+from pool.http.schemas import LONGEST_TEMPLATE, EventList, RequestBody, RequestPage
+from pool.model import Job, Placed, Priority, RequestRecord, RequestState
 from pool.requests.results import read_request, result_of
+from pool.store import Page, Store
 from pool.taskpool import TaskPool
 
 #: Seconds for which the answer waits until a slot is filled. A storage may hang.
@@ -28,6 +37,9 @@ PAGE: Final = 50
 LONGEST_PAGE: Final = 200
 
 RequestId = Annotated[str, Path(description="The request's id", max_length=64)]
+Cursor = Annotated[
+    str | None, Query(description="The next_cursor of the previous page", max_length=32)
+]
 
 _FORM: Final = {
     "schema": {
@@ -186,33 +198,75 @@ async def cancel(
 
 @router.get(
     "",
+    response_model=RequestPage,
     summary="List requests, newest first",
     response_description="One page",
     responses=openapi.problems(errors.InputError),
 )
 async def list_requests(
     request: Request,
-    status: Annotated[
-        RequestState | None, Query(alias="state", description="Only those in this state")
-    ] = None,
+    states: Annotated[
+        list[RequestState],
+        Query(alias="state", description="Only those in this state; may be repeated"),
+    ] = [],  # noqa: B006 - FastAPI copies it
     template: Annotated[
         str | None,
         Query(description="Only those of this template", max_length=LONGEST_TEMPLATE),
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=LONGEST_PAGE)] = PAGE,
-    cursor: Annotated[
-        str | None, Query(description="The next_cursor of the previous page", max_length=32)
+    text: Annotated[
+        str | None,
+        Query(
+            description="Only those with this text, in upper or lower case, in their id, their "
+            "name, their stream or the name of a file",
+            max_length=LONGEST_SEARCH,
+        ),
     ] = None,
-) -> RequestPage:
-    """The jobs are not included."""
+    since: Annotated[
+        AwareDatetime | None, Query(description="Only those that were accepted then or later")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=LONGEST_PAGE)] = PAGE,
+    cursor: Cursor = None,
+) -> Response:
+    """The frames are not included. A page of a search by `text` may have fewer than `limit`
+    requests, or none, although it has a `next_cursor`: the search goes on with that."""
     state = state_of(request)
-    page = await state.workers.store(
-        state.pool.store.requests, state=status, template=template, limit=limit, cursor=cursor
+    page, jobs = await state.workers.store(
+        _page,
+        state.pool.store,
+        states,
+        template=template,
+        text=check_search(text),
+        since=check_since(since),
+        limit=limit,
+        cursor=cursor,
     )
     items = [
-        schemas.Request.of(record, state.pool.task_url, listed=True) for record in page.requests
+        schemas.Request.of(record, state.pool.task_url, jobs=jobs.get(record.id, ()), listed=True)
+        for record in page.requests
     ]
-    return RequestPage(items=items, next_cursor=page.next_cursor)
+    return RequestPage(items=items, next_cursor=page.next_cursor).response()
+
+
+@router.get(
+    "/{request_id}/events",
+    response_model=EventList,
+    summary="Read the events of a request",
+    response_description="Those that are still kept",
+    responses=openapi.problems(errors.UnknownRequest, errors.InputError),
+)
+async def list_events(request_id: RequestId, request: Request) -> Response:
+    """What has happened to it, the oldest first, as in `GET /v1/events`. Events are kept for a day,
+    or until all sinks have them."""
+    state = state_of(request)
+    events = await state.workers.store(state.pool.events_of, request_id)
+    return EventList(items=[schemas.Event.of(event) for event in events]).response()
+
+
+def _page(
+    store: Store, states: Sequence[RequestState], **which: Any
+) -> tuple[Page, Mapping[str, Sequence[Job]]]:
+    page = store.requests(states, **which)
+    return page, store.jobs_of_requests(page.requests)
 
 
 def _cancel(pool: TaskPool, request_id: str, hide: bool) -> RequestRecord:

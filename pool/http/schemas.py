@@ -141,6 +141,10 @@ class LeaseBody(_Body):
     """A call for a lease."""
 
     template: TemplateName
+    name: Annotated[
+        Name | None,
+        Field(description="What it is called in lists; and its task, once that has data"),
+    ] = None
     timeout: Annotated[
         float | None,
         Field(ge=0, le=LONGEST_WAIT, description="The longest wait for a task, in seconds"),
@@ -355,10 +359,13 @@ class Lease(_Answer):
         id="01kdw8zp6vxb1tqf0v3e8z5n7c",
         template="street-scenes",
         state="active",
+        name="morning run",
         task_id=42,
-        name="[cvat-pool 3f9a1c2e] street-scenes: empty, waiting for data 01kdw8v5q2m7",
+        task_name="[cvat-pool 3f9a1c2e] street-scenes: empty, waiting for data 01kdw8v5q2m7",
         url="http://localhost:8080/tasks/42",
         outcome="hit",
+        owner="host 4711 01kdw8tz",
+        created_at="2026-01-01T12:00:00.123Z",
         expires_at="2026-01-01T13:00:00.123Z",
         jobs=None,
         error=None,
@@ -367,18 +374,24 @@ class Lease(_Answer):
     id: str
     template: str
     state: LeaseState
+    name: str | None
+    """What its caller calls it."""
     task_id: int | None
     """CVAT's id of the task."""
-    name: str | None
-    """The name of the task on the server."""
+    task_name: str | None
+    """The name that the task had on the server when it was handed out."""
     url: str | None
     """The page of the task."""
     outcome: Outcome | None
     """Found warm (hit), waited for (wait), or created for the caller (cold)."""
+    owner: str
+    """The process that it was asked of: its host, its number and a random part."""
+    created_at: Time
+    """When it was asked for."""
     expires_at: Time | None
     """The pool takes the task back then, if it has no data."""
     jobs: list[Job] | None
-    """Its jobs, once they exist."""
+    """Its jobs, once they exist. Not in a list of leases."""
     error: Error | None
     """Why there will be no jobs."""
 
@@ -394,11 +407,19 @@ class Lease(_Answer):
         """Return a lease, with what is known of its jobs."""
         return cls._from(
             record,
-            name=record.task_name or None,
+            task_name=record.task_name or None,
             url=None if record.task_id is None else task_url(record.task_id),
             jobs=jobs or None,
             error=None if error is None else Error.of(error),
         )
+
+
+class LeasePage(_Answer):
+    """Leases that wait for a task or have one, newest first, without their jobs."""
+
+    items: list[Lease]
+    next_cursor: str | None
+    """The cursor of the next page; null on the last one."""
 
 
 _REQUEST: Final[Mapping[str, Any]] = {
@@ -406,6 +427,7 @@ _REQUEST: Final[Mapping[str, Any]] = {
     "template": "street-scenes",
     "state": "ready",
     "task_id": 42,
+    "task_deleted": False,
     "url": "http://localhost:8080/tasks/42",
     "outcome": "hit",
     "placed": "task",
@@ -463,8 +485,10 @@ class Request(_Answer):
     state: RequestState
     task_id: int | None
     """CVAT's id of its task."""
+    task_deleted: bool
+    """Whether the pool has deleted that task, as one whose import failed, or found it deleted."""
     url: str | None
-    """The page of its task."""
+    """The page of its task, as long as that is not deleted."""
     outcome: Outcome | None
     """How its task was found."""
     placed: Placed | None
@@ -518,9 +542,10 @@ class Request(_Answer):
     ) -> Self:
         """Return a request, with its jobs where they are known; ``listed`` is one of many."""
         failed = record.state is RequestState.FAILED
+        there = record.task_id is not None and not record.task_deleted
         return cls._from(
             record,
-            url=None if record.task_id is None else task_url(record.task_id),
+            url=task_url(record.task_id or 0) if there else None,
             frames=None if listed else record.frames,
             no_slot=record.no_slot or None,
             jobs=jobs or None,
@@ -529,13 +554,46 @@ class Request(_Answer):
 
 
 class RequestPage(_Answer):
-    """Requests, newest first, without their jobs."""
+    """Requests, newest first, without their frames."""
 
-    model_config = described(items=[{**_REQUEST, "frames": None, "jobs": None}], next_cursor="1042")
+    model_config = described(items=[{**_REQUEST, "frames": None}], next_cursor="1042")
 
     items: list[Request]
     next_cursor: str | None
     """The cursor of the next page; null on the last one."""
+
+
+class Event(_Answer):
+    """One change of the state of a request, or of its lease; see `GET /v1/events`."""
+
+    id: Annotated[int, Field(examples=[17])]
+    """Grows from each event to the next."""
+    kind: Annotated[model.EventKind, Field(examples=["request.ready"])]
+    at: Time
+    template: str
+    task_id: int | None
+    """CVAT's id of the task."""
+    lease_id: str | None
+    request_id: str | None
+    state: str
+    """The new state of what the kind names."""
+    outcome: Outcome | None
+    code: str
+    """Why the request failed, or what it has to do without."""
+    seconds: float | None
+    """What a hand-out took, or a request from its creation to its end."""
+    server_seconds: float | None
+    """CVAT's part of that."""
+
+    @classmethod
+    def of(cls, event: model.Event) -> Self:
+        return cls._from(event)
+
+
+class EventList(_Answer):
+    """The events of a request that are still kept, the oldest first."""
+
+    items: list[Event]
 
 
 class StreamList(_Answer):

@@ -75,6 +75,7 @@ class Placement:
         template: Template,
         *,
         request: NewRequest | None = None,
+        name: str | None = None,
         idempotency_key: str | None = None,
         payload: str = "",
         ttl: float | None = None,
@@ -82,10 +83,10 @@ class Placement:
         places: int | None = None,
         max_queued: int | None = None,
     ) -> Opened:
-        """Record a lease, with its request if it has one, and claim a warm task if there is one and
-        ``claim`` is set; one of a stream claims what is the stream's. ``places`` as for
-        :meth:`~pool.store.Store.open_lease`. A known ``idempotency_key`` gives the answer of the
-        first call (``replayed``). Without a task the lease waits, until :meth:`obtain` or the
+        """Record a lease, with its request or its ``name`` if it has one, and claim a warm task if
+        there is one and ``claim`` is set; one of a stream claims what is the stream's. ``places``
+        as for :meth:`~pool.store.Store.open_lease`. A known ``idempotency_key`` gives the answer of
+        the first call (``replayed``). Without a task the lease waits, until :meth:`obtain` or the
         dispatcher find it one.
 
         :raises IdempotencyConflict: the key was used with other content.
@@ -103,6 +104,7 @@ class Placement:
             fingerprint=fingerprint,
             reusable_origin=reusable_origin,
             owner=self._owner,
+            name=name,
             ttl=template.pool.lease_ttl if ttl is None else ttl,
             idempotency_key=idempotency_key,
             payload=payload,
@@ -204,10 +206,30 @@ class Placement:
 
     # --- A caller on a thread ---------------------------------------------------------------------
 
+    def open_alone(
+        self,
+        template: Template,
+        *,
+        name: str | None,
+        idempotency_key: str | None,
+        ttl: float | None,
+    ) -> Opened:
+        """As :meth:`open`, a lease without a request. A key is bound to the template and the
+        name."""
+        payload = f"lease {template.name}"
+        return self.open(
+            template,
+            name=name,
+            idempotency_key=idempotency_key,
+            payload=payload if name is None else f"{payload} {name}",
+            ttl=ttl,
+        )
+
     def acquire(
         self,
         template: Template,
         *,
+        name: str | None,
         idempotency_key: str | None,
         ttl: float | None,
         timeout: float | None,
@@ -219,9 +241,7 @@ class Placement:
         :raises IdempotencyConflict: the key was used with other content.
         :raises PoolError: as :meth:`obtain`.
         """
-        opened = self.open(
-            template, idempotency_key=idempotency_key, payload=f"lease {template.name}", ttl=ttl
-        )
+        opened = self.open_alone(template, name=name, idempotency_key=idempotency_key, ttl=ttl)
         if opened.replayed:
             return self._await_first_call(template, opened.lease, timeout)
         if opened.task is not None:

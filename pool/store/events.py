@@ -39,6 +39,19 @@ class Events(Connected):
                 **wanted,
             )
 
+    def request_events(self, request_id: str) -> Sequence[Event]:
+        """Return the events of a request that were not pruned, the oldest first."""
+        with self.connections.reading() as db:
+            return select(
+                db,
+                Event,
+                f"""
+                {db.using("events_of_request")}
+                WHERE request_id IS NOT NULL AND request_id = :request_id ORDER BY id
+                """,
+                request_id=request_id,
+            )
+
     def last_event_id(self) -> int:
         """Return the newest event's id; 0 before the first. It never goes back."""
         with self.connections.reading() as db:

@@ -275,7 +275,9 @@ def _steps(db: Connection, which: str, **wanted: Any) -> Sequence[FinalStep]:
             SELECT steps.kind, steps.tries, steps.since, steps.due_at, steps.jobs_left,
                    (SELECT COUNT(*) FROM import_members
                     WHERE import_members.import_id = requests.import_id),
-                   (SELECT title FROM carriers WHERE carriers.id = steps.pooled_id),
+                   COALESCE((SELECT title FROM carriers WHERE carriers.id = steps.pooled_id),
+                            (SELECT name FROM leases
+                             WHERE leases.id = tasks.lease_id AND leases.request_id IS NULL)),
                    {columns_of(PooledTask, "tasks")}, {REQUEST}
             FROM (SELECT * FROM final_steps {which}) AS steps
             JOIN tasks ON tasks.id = steps.pooled_id

@@ -19,7 +19,7 @@ from pool.model import (
     RequestState,
     new_id,
 )
-from pool.store.connections import Connected, Connection
+from pool.store.connections import Connected, Connection, listed
 from pool.store.demand import count_hand_out
 from pool.store.handout import HELD, burn_task, end_lease, reason_of, return_task
 from pool.store.records import UNOWNED, find, names_of, select, text
@@ -310,10 +310,24 @@ class Imports(Connected):
                 id=pooled_id,
                 request_id=request_id,
             )
-        return [
-            Job(id=id, url=url, start_frame=start_frame, stop_frame=stop_frame, assignee=assignee)
-            for id, url, start_frame, stop_frame, assignee in found
-        ]
+        return [_job_of(*row) for row in found]
+
+    def jobs_of_requests(self, requests: Collection[RequestRecord]) -> Mapping[str, Sequence[Job]]:
+        """Return the jobs of those of the requests that have any, by the requests' ids."""
+        tasks, wanted = listed({request.pooled_id for request in requests if request.pooled_id})
+        ids = {request.id for request in requests}
+        found: dict[str, list[Job]] = {}
+        with self.connections.reading() as db:
+            for request_id, *job in db.rows(
+                f"""
+                SELECT request_id, id, url, start_frame, stop_frame, assignee FROM jobs
+                WHERE pooled_id IN ({tasks}) ORDER BY pooled_id, id
+                """,
+                **wanted,
+            ):
+                if request_id in ids:
+                    found.setdefault(request_id, []).append(_job_of(*job))
+        return found
 
     # --- What was learned of imports --------------------------------------------------------------
 
@@ -647,6 +661,10 @@ def _import(db: Connection, which: str, **wanted: Any) -> ImportRecord | None:
         spooled=all(spooled for *_, spooled, _ in members),
         imports_used=max((used or 0 for *_, used in members), default=0),
     )
+
+
+def _job_of(id: int, url: str, start_frame: int, stop_frame: int, assignee: str | None) -> Job:
+    return Job(id=id, url=url, start_frame=start_frame, stop_frame=stop_frame, assignee=assignee)
 
 
 def _member_of(request_id: str, files: str, names: str) -> ImportMember:

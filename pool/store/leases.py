@@ -31,11 +31,14 @@ from pool.store.records import (
     LEASE,
     TASK,
     UNOWNED,
+    LeasePage,
     NewLease,
     NewMember,
     NewRequest,
     Opened,
+    check_limit,
     columns_of,
+    cursor_of,
     find,
     handout_of,
     record_of,
@@ -203,7 +206,8 @@ class Leases(Connected):
     ) -> Handout | None:
         """Give an ``ACTIVE`` lease a request, when its holder leaves the upload to the pool.
 
-        The request is ``UPLOADING`` into the lease's task, with the lease's outcome. None when the
+        The request is ``UPLOADING`` into the lease's task, with the lease's outcome, and its name
+        where it has none itself. None when the
         lease is not active, or has a request already. No hand-out is counted: the lease was. An
         ``idempotency_key`` must not be known (:meth:`~pool.store.Store.request_by_key`).
         """
@@ -224,7 +228,7 @@ class Leases(Connected):
             assert task is not None
             accepted = accept_request(
                 db,
-                request,
+                replace(request, name=lease.name if request.name is None else request.name),
                 replace(lease, owner=owner),
                 payload=payload,
                 idempotency_key=idempotency_key,
@@ -310,6 +314,40 @@ class Leases(Connected):
                 )
         found.sort(key=lambda row: -int(row[0]))
         return [record_of(LeaseRecord, row[1:]) for row in found[: max(0, limit)]]
+
+    def open_leases(
+        self, *, template: str | None = None, limit: int = 50, cursor: str | None = None
+    ) -> LeasePage:
+        """Return the leases without a request that wait for a task (``WAITING``) or have one
+        (``ACTIVE``), newest first, a page at a time.
+
+        :raises pool.errors.InputError: no page gave such a cursor, or ``limit`` is below 1.
+        """
+        check_limit(limit)
+        narrowed = "" if template is None else "AND template = :template"
+        narrowed += "" if cursor is None else " AND seq < :before"
+        with self.connections.reading() as db:
+            # No more is sorted than are open.
+            found = db.rows(
+                f"""
+                SELECT seq, {LEASE} FROM leases WHERE seq IN (
+                    SELECT seq FROM leases {db.using("leases_waiting")}
+                    WHERE state = 'waiting' AND request_id IS NULL {narrowed}
+                    UNION ALL
+                    SELECT seq FROM leases {db.using("leases_expiring")}
+                    WHERE {EXPIRING} {narrowed})
+                ORDER BY seq DESC LIMIT :limit
+                """,
+                template=template,
+                before=None if cursor is None else cursor_of(cursor),
+                # One more than asked for tells whether there is another page.
+                limit=limit + 1,
+            )
+        page = found[:limit]
+        return LeasePage(
+            leases=tuple(record_of(LeaseRecord, row[1:]) for row in page),
+            next_cursor=str(page[-1][0]) if len(found) > limit else None,
+        )
 
     def waiting(self, template: str) -> int:
         """Return how many leases without a request wait for a task of the template, of all
@@ -419,13 +457,14 @@ def _insert_lease(
     inserted = db.later(
         f"""
         INSERT INTO leases
-            (id, template, state, owner, request_id, fingerprint, reusable_origin, pooled_id,
+            (id, template, state, name, owner, request_id, fingerprint, reusable_origin, pooled_id,
              task_id, task_name, outcome, ttl, idempotency_key, payload, created_at,
              handed_out_at, expires_at, served)
         SELECT
-            :id, :template, CASE WHEN tasks.id IS NULL THEN 'waiting' ELSE 'active' END, :owner,
-            :request_id, :fingerprint, :reusable_origin, tasks.id, tasks.task_id,
-            COALESCE(tasks.name, ''), CASE WHEN tasks.id IS NOT NULL THEN :outcome END, :ttl,
+            :id, :template, CASE WHEN tasks.id IS NULL THEN 'waiting' ELSE 'active' END,
+            CAST(:name AS TEXT), :owner, :request_id, :fingerprint, :reusable_origin, tasks.id,
+            tasks.task_id, COALESCE(tasks.name, ''),
+            CASE WHEN tasks.id IS NOT NULL THEN :outcome END, :ttl,
             :idempotency_key, :payload, :now, tasks.changed_at, tasks.changed_at + :ttl,
             tasks.id IS NOT NULL AND :alone
         FROM (SELECT 1 AS one) AS one LEFT JOIN tasks ON tasks.lease_id = :id
@@ -433,6 +472,7 @@ def _insert_lease(
         """,
         id=lease.id,
         template=lease.template,
+        name=None if lease.name is None else text(lease.name),
         owner=lease.owner,
         request_id=request.id if request else None,
         fingerprint=lease.fingerprint,

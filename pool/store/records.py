@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, TypeVar
 
+from pool.errors import InputError
 from pool.model import (
     Assignee,
     EndedRequest,
@@ -77,8 +78,9 @@ class NewLease:
 
     Only a task of ``fingerprint`` will do, so that no task made by an older template is handed
     out; unless ``reusable_origin`` names the origin of those that will do where none of the
-    fingerprint is warm. ``ttl`` is how long the hand-out lasts, in seconds. ``payload`` is a
-    digest of what is asked for; an ``idempotency_key`` is bound to it.
+    fingerprint is warm. ``ttl`` is how long the hand-out lasts, in seconds. ``name`` is what its
+    caller calls it. ``payload`` is a digest of what is asked for; an ``idempotency_key`` is bound
+    to it.
     """
 
     id: str
@@ -86,6 +88,7 @@ class NewLease:
     fingerprint: str
     owner: str
     ttl: float
+    name: str | None = None
     reusable_origin: str | None = None
     idempotency_key: str | None = None
     payload: str = ""
@@ -151,6 +154,14 @@ class Page:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LeasePage:
+    """One page of leases, newest first, and the cursor of the next one, if there is one."""
+
+    leases: tuple[LeaseRecord, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class OpenStream:
     """A stream that is open, with CVAT's id of its latest task, how many slots that has, and how
     many of these are filled."""
@@ -186,6 +197,13 @@ def _request_column(name: str) -> str:
         return """
             CASE WHEN imports.slot THEN 'slot' WHEN requests.files_in_group IS NOT NULL THEN 'group'
                  WHEN requests.import_id IS NOT NULL THEN 'task' END"""
+    if name == "task_deleted":
+        # A slot goes with the task that it is in.
+        return """
+            EXISTS (SELECT 1 FROM tasks AS own JOIN tasks AS whole
+                    ON whole.id = COALESCE(own.carrier_id, own.id)
+                    WHERE own.id = imports.pooled_id
+                      AND whole.state = 'deleted' AND NOT whole.disowned)"""
     of_import = {"pooled_id", "task_id", "outcome", "handed_out_at", "uploaded_at", "deadline_at"}
     return f"imports.{name}" if name in of_import else f"requests.{name}"
 
@@ -227,6 +245,7 @@ _CONVERTERS: Final[Mapping[type, Mapping[str, Callable[[Any], object]]]] = {
     PooledTask: {"state": TaskState, "prepared": bool},
     RequestRecord: {
         "state": RequestState,
+        "task_deleted": bool,
         "outcome": _OUTCOMES.__getitem__,
         "assignee": lambda value: None if value is None else assignee_of(value),
         "files": lambda value: tuple(json.loads(value)),
@@ -271,6 +290,26 @@ def handout_of(row: Row) -> Handout:
     return Handout(
         lease=record_of(LeaseRecord, row[:width]), task=record_of(PooledTask, row[width:])
     )
+
+
+def cursor_of(cursor: str) -> int:
+    """Return the number that the cursor of a page stands for.
+
+    :raises InputError: no page gave it.
+    """
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
+        raise InputError(f"{cursor[:40]!r} is not a cursor that an earlier page gave")
+    return int(cursor)
+
+
+def check_limit(limit: int) -> int:
+    """Return how many rows a page has.
+
+    :raises InputError: it is below 1.
+    """
+    if limit < 1:
+        raise InputError("the limit of a page must be at least 1")
+    return limit
 
 
 def text(value: str) -> str:

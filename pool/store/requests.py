@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
-from pool.errors import InputError
 from pool.model import (
     ImportMember,
     ImportState,
@@ -33,12 +33,17 @@ from pool.store.records import (
     REQUESTS,
     NewRequest,
     Page,
+    check_limit,
+    cursor_of,
     find,
     record_of,
     select,
     text,
 )
 from pool.store.schema import OPEN, UNDER_WAY
+
+#: Requests that a page of a search looks through.
+SEARCHED: Final = 20_000
 
 
 class Requests(Connected):
@@ -221,40 +226,62 @@ class Requests(Connected):
 
     def requests(
         self,
+        states: Collection[RequestState] = (),
         *,
-        state: RequestState | None = None,
         template: str | None = None,
+        text: str | None = None,
+        since: float | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page:
-        """Return the newest requests first, a page at a time.
+        """Return the newest requests first, a page at a time: those in one of the ``states``, of a
+        ``template``, accepted at ``since`` (seconds since the epoch) or later, where these are
+        given.
+
+        ``text`` is a part of its id, its name, its stream or the name of one of its files, in upper
+        or lower case. A page looks through :data:`SEARCHED` requests for it at most, so that one
+        with fewer than ``limit`` may have a next one, too.
 
         :raises pool.errors.InputError: no page gave such a cursor, or ``limit`` is below 1.
         """
-        if limit < 1:
-            raise InputError("the limit of a page must be at least 1")
-        conditions = {
-            "requests.state = :state": state is not None,
-            "requests.template = :template": template is not None,
-            "requests.seq < :before": cursor is not None,
-        }
-        where = " AND ".join(condition for condition, asked in conditions.items() if asked)
+        check_limit(limit)
+        conditions = ["seq >= :oldest"]
+        wanted: dict[str, Any] = {"oldest": 0}
+        if template is not None:
+            conditions.append("template = :template")
+            wanted["template"] = template
+        if cursor is not None:
+            conditions.append("seq < :before")
+            wanted["before"] = cursor_of(cursor)
+        looked_to: int | None = None
         with self.connections.reading() as db:
+            if since is not None:
+                # From an index: no older row is read.
+                wanted["oldest"] = _first_since(db, since)
+                conditions.append("created_at >= :since")
+                wanted["since"] = since
+            if text is not None:
+                looked_to = _looked_to(db, states, conditions, wanted)
+                wanted["oldest"] = max(wanted["oldest"], looked_to or 0)
+                conditions.append("sought LIKE :text ESCAPE '!'")
+                wanted["text"] = _containing(text)
+            newest, of_states = _newest(states, conditions)
             found = db.rows(
                 f"""
-                SELECT requests.seq, {REQUEST} FROM {REQUESTS} {f"WHERE {where}" if where else ""}
+                SELECT requests.seq, {REQUEST} FROM {REQUESTS} WHERE requests.seq IN ({newest})
                 ORDER BY requests.seq DESC LIMIT :limit
                 """,
-                state=state,
-                template=template,
-                before=None if cursor is None else _after(cursor),
+                **wanted,
+                **of_states,
                 # One more than asked for tells whether there is another page.
                 limit=limit + 1,
+                skipped=0,
             )
         page = found[:limit]
+        last = page[-1][0] if len(found) > limit else looked_to
         return Page(
             requests=tuple(record_of(RequestRecord, row[1:]) for row in page),
-            next_cursor=str(page[-1][0]) if len(found) > limit else None,
+            next_cursor=None if last is None else str(last),
         )
 
     def requests_at_end(self, request_ids: Collection[str]) -> frozenset[str]:
@@ -375,11 +402,11 @@ def accept_request(
         INSERT INTO requests
             (id, template, state, owner, lease_id, import_id, name, assignee, files, given,
              frame_numbers, size, payload, idempotency_key, created_at, spooled, group_key,
-             priority, served, no_slot, stream)
+             priority, served, no_slot, stream, sought)
         VALUES
             (:id, :template, :state, :owner, :lease_id, :import_id, :name, :assignee, :files,
              :given, :frame_numbers, :size, :payload, :idempotency_key, :now, :spooled, :group_key,
-             :priority, :served, :no_slot, :stream)
+             :priority, :served, :no_slot, :stream, :sought)
         """,
         id=request.id,
         template=lease.template,
@@ -401,6 +428,7 @@ def accept_request(
         served=served,
         no_slot=text(request.no_slot),
         stream=None if request.stream is None else text(request.stream),
+        sought=_sought(request),
         now=now,
     )
     accepted = find(db, RequestRecord, "requests.id = :id", id=request.id)
@@ -431,7 +459,60 @@ def add_warning(db: Connection, request_id: str, warning: RequestWarning, *, now
     )
 
 
-def _after(cursor: str) -> int:
-    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
-        raise InputError(f"{cursor[:40]!r} is not a cursor that an earlier page gave")
-    return int(cursor)
+def _newest(
+    states: Collection[RequestState], conditions: Sequence[str]
+) -> tuple[str, dict[str, str]]:
+    """Return a query for the ``:limit`` newest requests after ``:skipped``, with its parameters:
+    by ``seq`` alone, of each of the states, since only these are in order in an index."""
+    of_states = {f"state{number}": state for number, state in enumerate(dict.fromkeys(states))}
+    queries = [
+        f"""
+        SELECT seq FROM (
+            SELECT seq FROM requests WHERE {" AND ".join([*which, *conditions])}
+            ORDER BY seq DESC LIMIT :limit OFFSET :skipped) AS newest
+        """
+        for which in ([[f"state = :{name}"] for name in of_states] or [[]])
+    ]
+    return " UNION ALL ".join(queries), dict(of_states)
+
+
+def _first_since(db: Connection, since: float) -> int:
+    """Return the number of the first request that was accepted since then, or one that none has."""
+    # An expression, since for the column itself planners read all rows in its order.
+    return db.number(
+        f"""
+        SELECT COALESCE(MIN(seq + 0), :none) FROM requests {db.using("requests_by_time")}
+        WHERE created_at >= :since
+        """,
+        since=since,
+        none=2**62,
+    )
+
+
+def _looked_to(
+    db: Connection,
+    states: Collection[RequestState],
+    conditions: Sequence[str],
+    wanted: Mapping[str, Any],
+) -> int | None:
+    """Return the last request that a page of a search looks at, or None where that is all."""
+    newest, of_states = _newest(states, conditions)
+    row = db.one(
+        f"SELECT MAX(seq) FROM ({newest}) AS last",
+        **wanted,
+        **of_states,
+        limit=1,
+        skipped=SEARCHED - 1,
+    )
+    return row[0] if row else None
+
+
+def _containing(part: str) -> str:
+    """Return the pattern of what contains a text."""
+    return f"%{re.sub('[!%_]', lambda found: f'!{found[0]}', text(part.casefold()))}%"
+
+
+def _sought(request: NewRequest) -> str:
+    """Return what a search looks through: each name once."""
+    names = (request.id, request.name, request.stream, *(request.given or ()), *request.files)
+    return text("\n".join(name for name in dict.fromkeys(names) if name).casefold())

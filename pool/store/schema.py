@@ -75,6 +75,7 @@ def server_seconds(db: type[Dialect] | Dialect, request: str) -> str:
 
 _OUTCOMES: Final = "('hit', 'wait', 'cold')"
 
+#: ``disowned``: it is ``deleted`` here alone, and stays on the server.
 _TASKS: Final = f"""
     CREATE TABLE tasks (
         seq INTEGER PRIMARY KEY,
@@ -94,6 +95,7 @@ _TASKS: Final = f"""
         lease_id TEXT,
         owner TEXT NOT NULL,
         reason TEXT NOT NULL DEFAULT '',
+        disowned INTEGER NOT NULL DEFAULT 0 CHECK (disowned IN (0, 1)),
         created_at REAL NOT NULL,
         warm_at REAL,
         quarantined_until REAL,
@@ -119,6 +121,7 @@ _LEASES: Final = f"""
         template TEXT NOT NULL,
         state TEXT NOT NULL CHECK (state IN
             ('waiting', 'active', 'used', 'released', 'expired', 'abandoned')),
+        name TEXT,
         owner TEXT NOT NULL,
         request_id TEXT,
         fingerprint TEXT NOT NULL,
@@ -187,6 +190,7 @@ _IMPORTS: Final = f"""
 #: that it shares; ``given`` is null where the caller calls the files so, too. ``frame_numbers``
 #: count from ``first_frame``. ``priority`` is the level of a :class:`pool.model.Priority`.
 #: A page of requests has an index for each filter: only then are the rows in order of ``seq``.
+#: ``sought`` is what a search looks through, in lower case.
 _REQUESTS: Final = f"""
     CREATE TABLE requests (
         seq INTEGER PRIMARY KEY,
@@ -223,21 +227,23 @@ _REQUESTS: Final = f"""
         error TEXT NOT NULL DEFAULT '',
         warnings TEXT NOT NULL DEFAULT '[]',
         warned_at REAL,
+        sought TEXT NOT NULL,
         CHECK (state NOT IN ('uploading', 'importing', 'ready') OR import_id IS NOT NULL),
         CHECK (state NOT IN ('queued', 'cancelled') OR import_id IS NULL)
     ) STRICT;
     CREATE UNIQUE INDEX requests_key ON requests (idempotency_key)
     WHERE idempotency_key IS NOT NULL;
-    CREATE INDEX requests_open ON requests (state, template) WHERE {OPEN};
+    CREATE INDEX requests_open ON requests (state, template, seq) WHERE {OPEN};
     CREATE INDEX requests_spooled ON requests (template, priority, seq) WHERE {SPOOLED};
     CREATE INDEX requests_of_stream ON requests (template, stream)
     WHERE state = 'queued' AND stream IS NOT NULL;
     CREATE INDEX requests_finished ON requests (finished_at) WHERE finished_at IS NOT NULL;
     CREATE INDEX requests_of_import ON requests (import_id) WHERE import_id IS NOT NULL;
     CREATE INDEX requests_of_lease ON requests (lease_id);
-    CREATE INDEX requests_by_state ON requests (state);
-    CREATE INDEX requests_by_template ON requests (template);
-    CREATE INDEX requests_by_both ON requests (state, template);
+    CREATE INDEX requests_by_state ON requests (state, seq);
+    CREATE INDEX requests_by_template ON requests (template, seq);
+    CREATE INDEX requests_by_both ON requests (state, template, seq);
+    CREATE INDEX requests_by_time ON requests (created_at, seq);
 """
 
 #: ``settings``, as JSON, say where the files of a carrier stand. Of its frames that are hidden one
@@ -334,6 +340,7 @@ _EVENTS: Final = """
         seconds REAL,
         server_seconds REAL
     ) STRICT;
+    CREATE INDEX events_of_request ON events (request_id) WHERE request_id IS NOT NULL;
 """
 
 #: Tables that are no more than their columns. ``jobs.assigned_to`` is the one of the template's

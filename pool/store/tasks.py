@@ -341,8 +341,18 @@ class Tasks(Connected):
     def disown(self, pooled_id: str, *, reason: str, now: float) -> bool:
         """Move a task from ``WARM``, ``RETIRED`` or ``DELETING`` to ``DELETED``, with the reason:
         it stays on the server, since someone has made it their own."""
-        expected = "state IN ('warm', 'retired', 'deleting')"
-        return self._move(pooled_id, TaskState.DELETED, expected, reason, now)
+        with self.connections.writing() as db:
+            return db.met(
+                """
+                UPDATE tasks
+                SET state = 'deleted', disowned = :yes, reason = :reason, changed_at = :now
+                WHERE id = :id AND state IN ('warm', 'retired', 'deleting')
+                """,
+                id=pooled_id,
+                yes=True,
+                reason=text(reason),
+                now=now,
+            )
 
     def adopt_task(self, pooled_id: str, *, task_id: int, prepared: bool, now: float) -> bool:
         """Move a row that never had a task from ``DELETED`` to ``WARM``: a create that was given up

@@ -4,13 +4,14 @@ from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from conformance import store_processes as processes
 from conformance.store_scene import FINGERPRINT, JOBS, NOW, TEMPLATE, Scene, data, wish
 from pool.errors import InputError, PoolClosed
-from pool.model import LeaseState, Outcome, Priority, RequestState, TaskState, new_id
+from pool.model import LeaseState, Outcome, Priority, RequestRecord, RequestState, TaskState, new_id
 from pool.store import DEMAND_BUCKET, Asked, Store
 
 
@@ -140,10 +141,158 @@ def test_requests_by_state_and_template(scene: Scene) -> None:
         return [request.id for request in found]
 
     assert len(ids()) == 4
-    assert len(ids(state=RequestState.QUEUED)) == 3
+    assert len(ids(states=[RequestState.QUEUED])) == 3
     assert ids(template=TEMPLATE) == [request.id for request in reversed(mine) if request]
-    assert ids(template=TEMPLATE, state=RequestState.CANCELLED) == [mine[1].id]
-    assert ids(state=RequestState.READY) == []
+    assert ids(template=TEMPLATE, states=[RequestState.CANCELLED]) == [mine[1].id]
+    assert ids(states=[RequestState.READY]) == []
+    assert ids(states=[RequestState.CANCELLED, RequestState.QUEUED]) == ids()
+
+
+def test_requests_by_text(scene: Scene) -> None:
+    def asked(files: Sequence[str] = ("a.jpg",), **fields: Any) -> str:
+        request = replace(data(*files), **fields)
+        scene.store.open_lease(wish(), request=request, now=NOW)
+        return request.id
+
+    def ids(text: str, **wanted: Any) -> list[str]:
+        return [each.id for each in scene.store.requests(text=text, **wanted).requests]
+
+    tour = asked(name="Morning Tour 7", stream="Kamera Süd")
+    files = asked(["cam1_0001.jpg", "50%.png"], given=("CAM1/0001.jpg", "50%.png"), name=None)
+    road = asked(["x.jpg"], name="ÜBER-Land 100 % [a_b]")
+    assert ids("tour 7") == ids("MORNING") == [tour]
+    assert ids("kamera sÜD") == [tour]
+    assert ids("cam1/0001") == ids("CAM1_0001") == [files]
+    assert ids("über-land") == ids("a_b") == ids("100 %") == [road]
+    assert ids("%") == [road, files]
+    assert ids("_b]") == [road]
+    assert ids("a%b") == ids("!") == ids("tour\n") == []
+    assert ids(tour[-9:].upper()) == [tour]
+    assert ids("monday") == []
+    assert ids("o", states=[RequestState.READY]) == ids("o", template="other") == []
+
+
+def test_a_search_goes_on_where_a_page_of_it_ended(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pool.store.requests.SEARCHED", 3)
+    sought = {0, 5, 6}
+    asked = [replace(data(), name="sought" if number in sought else "other") for number in range(8)]
+    for request in asked:
+        scene.store.open_lease(wish(), request=request, now=NOW)
+    scene.store.cancel_request(asked[6].id, now=NOW)
+    states = [RequestState.QUEUED, RequestState.CANCELLED]
+    for wanted in ({}, {"states": states}):
+        page = scene.store.requests(text="sought", limit=9, **wanted)  # type: ignore[arg-type]
+        pages = [[each.id for each in page.requests]]
+        while page.next_cursor:
+            page = scene.store.requests(
+                text="sought",
+                limit=9,
+                cursor=page.next_cursor,
+                **wanted,  # type: ignore[arg-type]
+            )
+            pages.append([each.id for each in page.requests])
+        assert pages == [[asked[6].id, asked[5].id], [], [asked[0].id]]
+
+
+def test_requests_since_then(scene: Scene) -> None:
+    # The clock was set back after the second.
+    times = [NOW, NOW + 50, NOW + 20, NOW + 30]
+    ids = [scene.queued(now=now).request.id for now in times]  # type: ignore[union-attr]
+
+    def since(seconds: float, **wanted: Any) -> list[int]:
+        page = scene.store.requests(since=NOW + seconds, **wanted)
+        return [ids.index(each.id) for each in page.requests]
+
+    assert since(-9) == [3, 2, 1, 0]
+    assert since(20) == [3, 2, 1]
+    assert since(21) == since(21, template=TEMPLATE, text="monday") == [3, 1]
+    assert since(51) == []
+    assert since(20, limit=1, cursor=scene.store.requests(limit=1).next_cursor) == [2]
+
+
+def test_whether_the_task_of_a_request_is_deleted(scene: Scene) -> None:
+    def burnt() -> RequestRecord:
+        opened = scene.importing()
+        scene.store.fail_import(opened.lease.pooled_id or "", code="c", message="m", now=NOW)
+        return scene.request(opened.request)
+
+    failed, deleted, disowned = burnt(), burnt(), burnt()
+    scene.store.begin_delete(owner="x", limit=9, retry_after=9, now=NOW)
+    assert scene.store.finish_delete(deleted.pooled_id or "", now=NOW)
+    # It stays on the server.
+    assert scene.store.disown(disowned.pooled_id or "", reason="renamed", now=NOW)
+    found = {each.id: each.task_deleted for each in scene.store.requests().requests}
+    assert found == {failed.id: False, deleted.id: True, disowned.id: False}
+    assert scene.request(deleted).task_deleted
+
+
+def test_jobs_of_a_page_of_requests(scene: Scene) -> None:
+    opened = [scene.importing() for _ in range(3)]
+    jobs = {}
+    for number, each in enumerate(opened[:2]):
+        assert each.request is not None
+        made = [replace(job, id=job.id + 10 * number) for job in JOBS]
+        scene.store.complete_import(each.lease.pooled_id or "", made, now=NOW)
+        jobs[each.request.id] = made
+    page = scene.store.requests(limit=9).requests
+    assert scene.store.jobs_of_requests(page) == jobs
+    assert scene.store.jobs_of_requests(page[:2]) == {page[1].id: jobs[page[1].id]}
+    assert scene.store.jobs_of_requests([]) == {}
+
+
+def test_the_events_of_a_request(scene: Scene) -> None:
+    opened, other = scene.importing(now=NOW - 5), scene.queued()
+    assert opened.request and other.request
+    scene.store.complete_import(opened.lease.pooled_id or "", JOBS, now=NOW)
+    scene.store.cancel_request(other.request.id, now=NOW)
+
+    def kinds(request_id: str) -> list[str]:
+        return [event.kind for event in scene.store.request_events(request_id)]
+
+    seen = kinds(opened.request.id)
+    assert [kind for kind in seen if kind.startswith("request")] == [
+        "request.uploading",
+        "request.importing",
+        "request.ready",
+    ]
+    assert "lease.handed_out" in seen
+    assert kinds(other.request.id) == ["request.queued", "request.cancelled"]
+    assert kinds("x") == []
+    every = scene.store.events_after(0, limit=99)
+    mine = [event for event in every if event.request_id == opened.request.id]
+    assert scene.store.request_events(opened.request.id) == mine
+
+
+def test_the_leases_that_wait_or_hold_a_task(scene: Scene) -> None:
+    scene.store.renew_owner("here", until=NOW + 9)
+    held = [scene.leased().lease.id for _ in range(3)]
+    named = scene.store.open_lease(replace(wish(), name="night tour"), now=NOW)
+    other = scene.store.open_lease(wish(template="other"), now=NOW).lease.id
+    # Of a request, given back, and used.
+    scene.queued()
+    scene.store.give_back(held[1], now=NOW)
+    scene.store.begin_foreign_import(held[2], now=NOW)
+    assert named.lease.name == "night tour"
+
+    def ids(**wanted: Any) -> list[str]:
+        found, cursor = [], None
+        while True:
+            page = scene.store.open_leases(limit=1, cursor=cursor, **wanted)
+            found += [lease.id for lease in page.leases]
+            if (cursor := page.next_cursor) is None:
+                return found
+
+    # What was given back went to the one that waited.
+    assert ids() == [other, named.lease.id, held[0]]
+    assert ids(template="other") == [other]
+    found = {lease.id: lease for lease in scene.store.open_leases(limit=9).leases}
+    assert [found[each].name for each in ids()] == [None, "night tour", None]
+    assert found[named.lease.id].task_id is not None
+    assert found[other].state is LeaseState.WAITING
+    with pytest.raises(InputError, match="not a cursor"):
+        scene.store.open_leases(cursor="x")
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "-1", "1 OR 1", "9" * 40])

@@ -278,7 +278,7 @@ class Storm:
     def _calm_down(self, store: Store) -> None:
         """No more callers, once one of them was served; the daemons bring everything to an end."""
         self._replace_those_that_died()
-        wait_until(store, lambda: store.requests(state=RequestState.READY, limit=1).requests, CALM)
+        wait_until(store, lambda: store.requests([RequestState.READY], limit=1).requests, CALM)
         for process in self._processes["caller"]:
             process.kill()
             process.join()
@@ -305,9 +305,7 @@ class Storm:
 
 def _is_calm(store: Store) -> bool:
     unfinished = any(
-        store.requests(state=state, limit=1).requests
-        for state in RequestState
-        if not state.finished
+        store.requests([state], limit=1).requests for state in RequestState if not state.finished
     )
     busy = {
         TaskState.CREATING,

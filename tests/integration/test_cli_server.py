@@ -95,7 +95,10 @@ def test_the_option_names_the_daemon_too(url: str, tmp_path: Path) -> None:
 
 def test_lease_and_release(there: Command) -> None:
     lease = json.loads(there("lease", "scenes", "--json", "--ttl", "5m").stdout)
-    fields = {"id", "task_id", "name", "url", "template", "outcome", "expires_at", "jobs"}
+    fields = {
+        *("id", "name", "task_id", "task_name"),
+        *("url", "template", "outcome", "expires_at", "jobs"),
+    }
     assert set(lease) == fields and lease["jobs"] is None
     back = there("release", lease["id"])
     assert (back.returncode, back.stdout, back.stderr) == (0, "", "")

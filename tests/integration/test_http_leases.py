@@ -36,10 +36,25 @@ def test_a_warm_task_at_once(served: Serving, api: Api) -> None:
     assert answer.headers["location"] == f"/v1/leases/{lease['id']}"
     assert (lease["template"], lease["state"], lease["outcome"]) == ("scenes", "active", "hit")
     assert lease["url"] == served.pool.task_url(lease["task_id"])
-    assert lease["name"].startswith(f"[cvat-pool {served.process.store.pool_id}] scenes: empty")
+    mark = f"[cvat-pool {served.process.store.pool_id}] scenes: empty"
+    assert (lease["name"], lease["task_name"].startswith(mark)) == (None, True)
     assert (lease["jobs"], lease["error"]) == (None, None)
     assert api.get(answer.headers["location"]).json == lease
     assert served.pool.lease(lease["id"]).task_id == lease["task_id"]
+
+
+def test_who_holds_what(served: Serving, api: Api) -> None:
+    given, other = api.lease(name="night tour").json, api.lease().json
+    assert (given["name"], other["name"]) == ("night tour", None)
+    assert given["task_name"].startswith("[cvat-pool ")
+    page = api.get("/v1/leases?limit=1").json
+    assert page["items"] == [other]
+    last = api.get(f"/v1/leases?limit=1&cursor={page['next_cursor']}").json
+    assert last == {"items": [given], "next_cursor": None}
+    assert given["owner"] == served.process.owner
+    assert api.get("/v1/leases?template=strict").json["items"] == []
+    api.delete(f"/v1/leases/{other['id']}")
+    assert [each["id"] for each in api.get("/v1/leases").json["items"]] == [given["id"]]
 
 
 def test_it_lasts_as_long_as_was_asked(served: Serving, api: Api) -> None:
@@ -124,6 +139,8 @@ def test_cvat_is_away_and_the_pool_empty(served: Serving, simulator: SimulatorSe
         ({"template": "scenes", "timeout": -1}, 422, "input"),
         ({"template": "scenes", "timeout": "5"}, 422, "input"),
         ({"template": "scenes", "ttl": 0}, 422, "input"),
+        ({"template": "scenes", "name": " "}, 422, "input"),
+        ({"template": "scenes", "name": "n" * 257}, 422, "input"),
         ({"template": "scenes", "task": 5}, 422, "input"),
         ({"template": 5}, 422, "input"),
         ([], 422, "input"),

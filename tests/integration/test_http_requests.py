@@ -386,19 +386,47 @@ def test_a_list_page_by_page(served: Serving, api: Api, image: bytes) -> None:
     queued = api.submit([("a.jpg", image)], template="patient").json["id"]
     first = api.get("/v1/requests?limit=2").json
     assert [item["id"] for item in first["items"]] == [queued, ids[2]]
-    assert {item["jobs"] for item in first["items"]} == {None}
+    assert [item["jobs"] is None for item in first["items"]] == [True, False]
+    assert first["items"][1]["jobs"] == api.get(f"/v1/requests/{ids[2]}").json["jobs"]
     assert {item["frames"] for item in first["items"]} == {None}
     second = api.get(f"/v1/requests?limit=2&cursor={first['next_cursor']}").json
     assert [item["id"] for item in second["items"]] == [ids[1], ids[0]]
     assert second["next_cursor"] is None
     assert [each["id"] for each in api.get("/v1/requests?state=queued").json["items"]] == [queued]
+    both = api.get("/v1/requests?state=queued&state=ready").json["items"]
+    assert [each["id"] for each in both] == [queued, *reversed(ids)]
     assert len(api.get("/v1/requests?template=scenes").json["items"]) == 3
+    last = api.get(f"/v1/requests?since={first['items'][1]['created_at']}").json["items"]
+    assert [each["id"] for each in last] == [queued, ids[2]]
+    assert api.get("/v1/requests?text=A.JPG&limit=1").json["items"][0]["id"] == queued
+    assert api.get("/v1/requests?text=b.jpg").json == {"items": [], "next_cursor": None}
     assert served.process.store.request(queued).state is RequestState.QUEUED  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
-    "query", ["limit=0", "limit=201", "limit=x", "state=nothing", "cursor=nothing"]
+    "query",
+    [
+        *("limit=0", "limit=201", "limit=x", "state=nothing", "state=ready&state=no"),
+        *("cursor=nothing", "text=", "text=%00", "text=" + "x" * 201),
+        *("since=yesterday", "since=2026-01-01T12:00:00"),
+    ],
 )
 def test_lists_that_cannot_be(refusing: Serving, query: str) -> None:
     answer = refusing.api.get(f"/v1/requests?{query}")
     assert (answer.status, answer.code) == (422, "input")
+
+
+def test_the_events_of_a_request(served: Serving, api: Api, image: bytes) -> None:
+    served.fill()
+    request = api.submit([("a.jpg", image)], wait=20).json
+    events = api.get(f"/v1/requests/{request['id']}/events").json["items"]
+    assert [each["kind"] for each in events if each["kind"].startswith("request")] == [
+        "request.uploading",
+        "request.importing",
+        "request.ready",
+    ]
+    assert {each["request_id"] for each in events} == {request["id"]}
+    (end,) = (each for each in events if each["kind"] == "request.ready")
+    assert end["at"] == request["finished_at"]
+    answer = api.get("/v1/requests/nothing/events")
+    assert (answer.status, answer.code) == (404, "unknown-request")

@@ -183,7 +183,7 @@ def test_the_data_of_one_that_was_killed_while_sending_is_not_sent_again(
         simulator.fault(Hang("data:post", at="before")),
         process("submit", config_path.parent, simulator) as first,
     ):
-        wait_until(pool.store, lambda: pool.store.requests(state=RequestState.UPLOADING).requests)
+        wait_until(pool.store, lambda: pool.store.requests([RequestState.UPLOADING]).requests)
         kill(first)
     (sent,) = pool.store.requests().requests
     simulator.stats.reset()

@@ -537,7 +537,7 @@ def test_an_expired_lease_is_followed_to_its_end(
     if fate == "used":
         cvat.make_ready(lease.task_id)
     if fate == "filled":
-        cvat.put_task(lease.task_id, lease.name, size=3)
+        cvat.put_task(lease.task_id, lease.task_name, size=3)
     assert daemon.run("lease_expiry") == 0, "not before its time"
     daemon.advance(11.0)
     daemon.run("lease_expiry")

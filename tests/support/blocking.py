@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from inspect import isawaitable
 from typing import Any, Self
 
@@ -56,9 +57,12 @@ class Blocking:
 
         return method
 
-    def first(self, things: Any, count: int) -> list[Any]:
-        """The first things that an asynchronous iterator yields."""
-        found = [self._loop.call(things.__anext__) for _ in range(count)]
+    def first(self, things: Any, count: int | None = None) -> list[Any]:
+        """The first things that an asynchronous iterator yields, all by default."""
+        found: list[Any] = []
+        with suppress(StopAsyncIteration):
+            while count is None or len(found) < count:
+                found.append(self._wrap(self._loop.call(things.__anext__)))
         self._loop.call(things.aclose)
         return found
 
@@ -72,5 +76,7 @@ class Blocking:
         return repr(self._thing)
 
     def _wrap(self, result: Any) -> Any:
+        if isinstance(result, list):
+            return [self._wrap(each) for each in result]
         ours = type(result).__module__.startswith("pool.client")
         return Blocking(self._loop, result) if ours else result

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,14 @@ def opened(kind: str, daemon: Daemon, *, url: str | None = None, **options: Any)
 def level(caller: Any, name: str = "scenes") -> Any:
     """A template's status."""
     return next(each for each in caller.status().templates if each.name == name)
+
+
+def listed(
+    caller: Any, states: Sequence[str] = (), *, count: int | None = None, **which: Any
+) -> list[Any]:
+    """The requests of a list, the first ``count`` if that is given."""
+    found = caller.requests(states, **which)
+    return caller.first(found, count) if isinstance(caller, Blocking) else [*islice(found, count)]
 
 
 def hand_outs(caller: Any) -> int:

@@ -295,7 +295,7 @@ def test_a_lease(caller: Any, daemon: ScriptedDaemon) -> None:
     daemon.replies = [LEASE]
     lease = caller.lease("l1")
     assert (lease.id, lease.task_id, lease.template) == ("l1", 42, "scenes")
-    assert (lease.name, lease.url) == ("[cvat-pool p] scenes", "http://cvat/tasks/42")
+    assert (lease.task_name, lease.url) == ("[cvat-pool p] scenes", "http://cvat/tasks/42")
     assert lease.outcome is Outcome.HIT
     assert lease.expires_at == datetime(2026, 1, 1, 12, 0, 0, 123_000, UTC)
 
