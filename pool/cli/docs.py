@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
+from pool.docs import SUBJECTS, TOPICS, page
 from pool.errors import InputError
 
-PAGES: Final = Path(__file__).parent.parent / "docs"
+#: Columns beyond which lines of text are hard to read.
+_WIDEST: Final = 100
 
 
 def docs(
@@ -19,16 +21,27 @@ def docs(
     ] = None,
 ) -> None:
     """Show a page of the manual."""
-    pages = {path.stem: path.read_text() for path in sorted(PAGES.glob("*.md"))}
     if topic is None:
-        for name, page in pages.items():
-            print(f"{name}\t{page.splitlines()[0].removeprefix('# ')}")
-    elif topic not in pages:
-        raise InputError(f"there is no topic {topic!r}; there is {', '.join(pages)}")
+        width = max(map(len, TOPICS))
+        for subject, topics in SUBJECTS.items():
+            print(f"{subject}:")
+            for each in topics:
+                print(f"  {each:{width}}  {page(each).title}")
+        print("\n'cvat-pool docs TOPIC' shows one.", file=sys.stderr)
+    elif topic not in TOPICS:
+        raise InputError(f"there is no topic {topic!r}; there is {', '.join(TOPICS)}")
     elif sys.stdout.isatty():
         from rich.console import Console
         from rich.markdown import Markdown
 
-        Console().print(Markdown(pages[topic]))
+        console = Console()
+        console.print(Markdown(_for_terminal(page(topic).text)), width=min(console.width, _WIDEST))
     else:
-        print(pages[topic], end="")
+        print(page(topic).text, end="")
+
+
+def _for_terminal(text: str) -> str:
+    """Name the topics that links lead to, and what pictures show: a terminal has neither."""
+    text = re.sub(r"!\[([^]]*)\]\([^)]*\)", r"*(picture: \1)*", text)
+    text = re.sub(r"\[([^]]*)\]\(([a-z-]+)\.md[^)]*\)", r"\1 (`docs \2`)", text)
+    return re.sub(r"\[([^]]*)\]\(#[^)]*\)", r"\1", text)

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from pool.http import (
     events,
     leases,
+    manual,
     observability,
     openapi,
     page,
@@ -88,7 +89,17 @@ def create_app(
     app.add_middleware(AccessControl, tokens=tokens)
     app.add_middleware(CallLog, on_answer=observation.metrics.answered)
     # Not by include_router(): FastAPI looks at every call whether an included router has changed.
-    for part in (leases, requests, streams, templates, events, observability, webhooks, page):
+    for part in (
+        leases,
+        requests,
+        streams,
+        templates,
+        events,
+        observability,
+        webhooks,
+        page,
+        manual,
+    ):
         app.router.routes.extend(part.router.routes)
     openapi.describe(app)
     return app

@@ -26,9 +26,9 @@ log = get_logger(__name__)
 CALL_ID: Final = "X-Request-Id"
 #: CVAT's webhooks: their deliveries are signed.
 WEBHOOKS: Final = "/webhooks/cvat"
-#: Open without a token: the page without its data, and the health checks.
-OPEN: Final = frozenset({"/", "/healthz", "/readyz", WEBHOOKS})
-OPEN_BELOW: Final = "/static/"
+#: Open without a token: the page without its data, the manual, and the health checks.
+OPEN: Final = frozenset({"/", "/docs", "/healthz", "/readyz", WEBHOOKS})
+OPEN_BELOW: Final = ("/static/", "/docs/")
 #: Routes that monitoring calls all the time; the label of calls that match no route.
 PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 NO_ROUTE: Final = "none"

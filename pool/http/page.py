@@ -1,4 +1,4 @@
-"""The dashboard: ``/`` and its files.
+"""The dashboard: ``/`` and its files, those of the manual among them.
 
 The files hold no data, so they need no token: the page reads its data from ``/v1``, with the token
 that its user enters.
@@ -21,16 +21,17 @@ PAGE: Final = "/"
 #: The prefix of the paths of the page's files.
 STATIC: Final = "/static/"
 
-_TYPES: Final = MappingProxyType(
+TYPES: Final = MappingProxyType(
     {
         ".html": "text/html; charset=utf-8",
         ".css": "text/css; charset=utf-8",
         ".js": "text/javascript; charset=utf-8",
         ".svg": "image/svg+xml",
+        ".png": "image/png",
     }
 )
 #: All folders of the page; only files of the types above are served.
-_FOLDERS: Final = ("", "uplot/")
+_FOLDERS: Final = ("", "uplot/", "manual/", "swagger-ui/")
 _INDEX: Final = "index.html"
 
 #: Scripts, styles, images and connections of this origin only: nothing inline, no framing, and no
@@ -66,39 +67,41 @@ HEADERS: Final[Mapping[str, str]] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class _File:
+class File:
+    """What is served under one path."""
+
     content: bytes
     media_type: str
     etag: str
 
+    @classmethod
+    def of(cls, content: bytes, suffix: str) -> File:
+        """Return a file of one of the types that are served."""
+        etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+        return cls(content, TYPES[suffix], etag)
 
-def _read_files() -> Mapping[str, _File]:
+    def answer(self, request: Request, *, policy: str = CONTENT_SECURITY_POLICY) -> Response:
+        """Return the file, or 304 when the browser has it."""
+        headers = {**HEADERS, "Content-Security-Policy": policy, "ETag": self.etag}
+        known = request.headers.get("If-None-Match", "")
+        if self.etag in (each.strip().removeprefix("W/") for each in known.split(",")):
+            return Response(status_code=304, headers=headers)
+        return Response(self.content, media_type=self.media_type, headers=headers)
+
+
+def _read_files() -> Mapping[str, File]:
     """Return all files that are served, by their paths."""
     root = resources.files("pool.http") / "static"
     return {
-        folder + entry.name: _read(entry)
+        folder + entry.name: File.of(entry.read_bytes(), _suffix(entry))
         for folder in _FOLDERS
         for entry in (root / folder if folder else root).iterdir()
-        if _suffix(entry) in _TYPES
+        if _suffix(entry) in TYPES
     }
-
-
-def _read(entry: Traversable) -> _File:
-    content = entry.read_bytes()
-    etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-    return _File(content, _TYPES[_suffix(entry)], etag)
 
 
 def _suffix(entry: Traversable) -> str:
     return "." + entry.name.rpartition(".")[2]
-
-
-def _answer(file: _File, request: Request) -> Response:
-    headers = {**HEADERS, "ETag": file.etag}
-    known = request.headers.get("If-None-Match", "")
-    if file.etag in (each.strip().removeprefix("W/") for each in known.split(",")):
-        return Response(status_code=304, headers=headers)
-    return Response(file.content, media_type=file.media_type, headers=headers)
 
 
 #: Read once, so that all files are of one version, and calls do not read the disk.
@@ -109,11 +112,11 @@ router = APIRouter(include_in_schema=False)
 
 @router.api_route(PAGE, methods=["GET", "HEAD"])
 async def page(request: Request) -> Response:
-    return _answer(_FILES[_INDEX], request)
+    return _FILES[_INDEX].answer(request)
 
 
 @router.api_route(STATIC + "{path:path}", methods=["GET", "HEAD"])
 async def static(path: str, request: Request) -> Response:
     if path == _INDEX or path not in _FILES:
         raise HTTPException(404)
-    return _answer(_FILES[path], request)
+    return _FILES[path].answer(request)

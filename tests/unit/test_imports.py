@@ -13,7 +13,8 @@ import pool
 ROOT = Path(pool.__file__).parent
 #: Each imports only what stands before it.
 ORDER = (
-    "errors", "version", "clock", "logs", "forks", "backoff", "permissions", "model", "status",
+    "errors", "version", "clock", "logs", "forks", "backoff", "permissions", "docs",
+    "model", "status",
     "config", "handles", "cvat", "store",
     "events", "tracking", "requests", "maintenance", "process", "observability",
     "taskpool", "http", "check", "daemon", "cli",
