@@ -410,7 +410,20 @@ class TaskPool:
         def look() -> Result[RequestRecord]:
             return result_of(self.store, request.refresh())
 
+        self.process.start()
+        self._serve_what_was_left(request)
         return self._wait_for_jobs(look, timeout, "request", request.id)
+
+    def _serve_what_was_left(self, request: Request) -> None:
+        """Serve a request, for whose jobs a caller waits here, if its process is gone: without a
+        daemon no other process would."""
+        record, process = request.record, self.process
+        if record.state.finished or record.owner == process.owner or process.breaker.has_daemon():
+            return
+        if record.state is RequestState.QUEUED and record.spooled:
+            process.local_dispatcher.wake()
+        else:
+            request.saw(process.recovery.await_request(record))
 
     def jobs_of_lease(self, lease: Lease, timeout: float | None) -> list[Job]:
         """Wait for the jobs of a lease's task: see :meth:`pool.Lease.jobs`."""

@@ -16,10 +16,12 @@ import typer
 
 from pool.bench.command import bench
 from pool.cli.docs import docs
+from pool.cli.get import get
 from pool.cli.init import init
-from pool.cli.output import error_document, hint, print_json
+from pool.cli.lease import lease, release
+from pool.cli.output import failure, hint, json_line
 from pool.cli.reconcile import reconcile
-from pool.cli.request import cancel, erase, get, lease, release
+from pool.cli.request import cancel, erase, wait
 from pool.cli.run import check, run
 from pool.cli.simulator import demo, simulator
 from pool.cli.status import status
@@ -75,7 +77,8 @@ def main() -> None:
 def fail(error: PoolError, arguments: Sequence[str], words: str) -> NoReturn:
     """Print an error and exit with its code."""
     if "--json" in arguments:
-        print_json({"error": {**error_document(error), "exit_code": error.exit_code}})
+        # A line: it may be the last one of several.
+        print(json_line({"error": failure(error)}))
     hint(f"cvat-pool: {words}")
     sys.exit(error.exit_code)
 
@@ -127,7 +130,7 @@ def _common(
 
 
 for command in (
-    *(demo, init, run, check, get, lease, release, cancel, erase, streams, status),
+    *(demo, init, run, check, get, wait, cancel, erase, lease, release, streams, status),
     *(pause, resume, drain, prewarm, reconcile, tune, simulator, bench, docs),
 ):
     app.command()(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, overload
 
@@ -84,6 +85,22 @@ def open_pool(config: Path | None, server: str | None) -> TaskPool | RemotePool:
     from pool.taskpool import TaskPool
 
     return TaskPool.from_config(_path_of(config))
+
+
+def time_left(timeout: str | None) -> Callable[[], float | None]:
+    """Return a function that says how many seconds of ``--timeout`` are left; None: no limit.
+
+    :raises InputError: it is not a duration.
+    """
+    from pool.clock import SystemClock
+
+    clock, patience = SystemClock(), seconds_of("--timeout", timeout)
+    began = clock.monotonic()
+
+    def left() -> float | None:
+        return None if patience is None else max(0.0, patience - (clock.monotonic() - began))
+
+    return left
 
 
 @overload

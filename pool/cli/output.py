@@ -84,6 +84,11 @@ def error_document(error: PoolError) -> dict[str, str]:
     return {"code": error.code, "title": error.title, "detail": error.detail}
 
 
+def failure(error: PoolError) -> dict[str, Any]:
+    """Return the error that a command ends with for ``--json``."""
+    return {**error_document(error), "exit_code": error.exit_code}
+
+
 def _plain(value: Any) -> Any:
     match value:
         case datetime():

@@ -1,249 +1,74 @@
-"""``cvat-pool get``, ``cancel`` and ``erase``: requests; ``lease`` and ``release``: empty tasks."""
+"""``cvat-pool wait``, ``cancel`` and ``erase``, and how requests and their jobs are printed."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pool.cli.lease import lease_document
+from pool.cli.many import Many
 from pool.cli.options import (
     ConfigOption,
     JsonOption,
-    KeyOption,
     ServerOption,
-    TemplateArgument,
     TimeoutOption,
     open_pool,
-    seconds_of,
+    time_left,
 )
-from pool.cli.output import print_json
-from pool.cli.progress import upload_progress, wait_for_jobs
-from pool.clock import SystemClock
-from pool.errors import InputError, PoolError, TooLate
+from pool.cli.output import done, hint, json_line, print_json
+from pool.cli.progress import wait_for_jobs
+from pool.errors import PoolError, TooLate, UnknownLease, UnknownRequest, WaitTimeout
 from pool.model import Hidden, Placed, RequestState
 
 if TYPE_CHECKING:
     from pool.client import RemotePool
-    from pool.config.source import Files
     from pool.handles import Lease, Request
     from pool.model import Job, RequestWarning
     from pool.taskpool import TaskPool
 
+#: Requests that are awaited at the same time.
+MOST_AWAITED = 32
 #: Seconds to wait for the name and the assignee, which are set after the job ids are known.
 SETTLE = 5.0
 
-
-def get(
-    template: TemplateArgument,
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Images, an archive or a video; folders with --job-size."),
-    ] = None,
-    config: ConfigOption = None,
-    server: ServerOption = None,
-    share: Annotated[
-        list[str] | None, typer.Option(help="A file on the server's share; may be repeated.")
-    ] = None,
-    url: Annotated[
-        list[str] | None, typer.Option(help="An address that CVAT fetches; may be repeated.")
-    ] = None,
-    cloud: Annotated[
-        list[str] | None,
-        typer.Option(help="STORAGE_ID:KEY in a cloud storage of CVAT; may be repeated."),
-    ] = None,
-    job_size: Annotated[
-        int | None, typer.Option(help="Images of each job, in the order given.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="The name of the task.")] = None,
-    assignee: Annotated[
-        str | None, typer.Option(help="Name or id of the user to assign the jobs to.")
-    ] = None,
-    stream: Annotated[
-        str | None,
-        typer.Option(help="The stream that it belongs to, whose requests share a task."),
-    ] = None,
-    priority: Annotated[
-        str | None,
-        typer.Option(help="interactive, normal or bulk; by default the template's."),
-    ] = None,
-    timeout: TimeoutOption = None,
-    key: KeyOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Put data into a task of the pool and print its job ids.
-
-    With --job-size, the images of folders go into as many tasks as it takes: the same command, run
-    again, goes on where it was.
-
-    The time-out covers the upload and the import. An import that has begun continues after it.
-    """
-    clock, patience = SystemClock(), seconds_of("--timeout", timeout)
-    began = clock.monotonic()
-
-    def remaining() -> float | None:
-        return None if patience is None else max(0.0, patience - (clock.monotonic() - began))
-
-    folders = [path for path in files or () if path.is_dir()]
-    if folders and job_size is None:
-        raise InputError(f"{folders[0]}: is a folder; name the files in it, or give --job-size")
-    if folders and key is not None:
-        raise InputError("--key is for one task: those of a folder have keys made from their files")
-    served: list[dict[str, object]] = []
-
-    def finish(request: Request) -> None:
-        jobs = wait_for_jobs(request, remaining())
-        if not as_json:
-            for job in jobs:
-                # The id first, so that ``cut -f1`` has the ids.
-                print(f"{job.id}\t{job.url}\tframes {job.start_frame}-{job.stop_frame}", flush=True)
-        if request.no_slot:
-            print(f"Note: it is in no slot: {request.no_slot}", file=sys.stderr, flush=True)
-        warnings = _warnings_of(request, pool)
-        for warning in warnings:
-            print(f"Warning: {warning.text} ({warning.code})", file=sys.stderr, flush=True)
-        served.append(
-            {
-                "request_id": request.id,
-                "task_id": request.task_id,
-                "url": request.url,
-                "template": request.template,
-                "outcome": request.outcome,
-                "placed": request.placed,
-                "no_slot": request.no_slot or None,
-                "stream": request.stream,
-                "jobs": jobs,
-                "frames": request.frames,
-                "warnings": warnings,
-            }
-        )
-
-    def submit(files: Files | None, key: str | None, name: str | None) -> Request:
-        with upload_progress() as progress:
-            return pool.submit(
-                template,
-                files,
-                share=share or None,
-                urls=url or None,
-                cloud=_cloud_keys(cloud) if cloud else None,
-                job_size=job_size,
-                name=name,
-                assignee=assignee,
-                stream=stream,
-                priority=priority,
-                idempotency_key=key,
-                timeout=remaining(),
-                progress=progress,
-            )
-
-    with closing(open_pool(config, server)) as pool:
-        if not folders:
-            finish(submit(files or None, key, name))
-        elif job_size is not None:
-            from pool.cli.folder import divided, files_of, key_of, upload_all
-
-            tasks = divided(files_of(files or ()), job_size)
-            try:
-                upload_all(
-                    tasks,
-                    lambda files: key_of(template, job_size, files),
-                    # Without how many there are, which may be more in the next run.
-                    lambda number, files, key: submit(files, key, name and f"{name} {number}"),
-                    finish,
-                )
-            finally:
-                if as_json:
-                    print_json({"requests": served})
-    if as_json and not folders:
-        print_json(served[0])
-
-
-def _warnings_of(request: Request, pool: TaskPool | RemotePool) -> tuple[RequestWarning, ...]:
-    """Return the warnings of a request whose jobs exist. Where this process has served it, wait for
-    its name and assignee first, :data:`SETTLE` seconds at most."""
-    if (process := getattr(pool, "process", None)) is not None:
-        process.settle(SETTLE)
-    try:
-        return request.warnings
-    except PoolError:
-        # The job ids are printed: the command has succeeded.
-        return ()
-
-
-def _cloud_keys(texts: Sequence[str]) -> tuple[int, list[str]]:
-    """Return the storage and the keys of texts of the form ``STORAGE_ID:KEY``.
-
-    :raises InputError: a text has another form, or they name several storages.
-    """
-    storages: set[int] = set()
-    keys = []
-    for text in texts:
-        storage, colon, key = text.partition(":")
-        if not (colon and key and storage.isdecimal()):
-            raise InputError(f"--cloud {text!r}: give STORAGE_ID:KEY, such as 3:cam1/a.jpg")
-        storages.add(int(storage))
-        keys.append(key)
-    if len(storages) != 1:
-        raise InputError("--cloud: all keys of a request must be in one storage")
-    return storages.pop(), keys
-
-
-def lease(
-    template: TemplateArgument,
-    config: ConfigOption = None,
-    server: ServerOption = None,
-    timeout: TimeoutOption = None,
-    ttl: Annotated[str | None, typer.Option(help='How long to keep it, such as "1h".')] = None,
-    key: KeyOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Lease an empty task, to upload into it yourself.
-
-    Of a template with slots it is a slot, whose job exists already: "lease.upload" in Python and
-    "lease_id" over HTTP fill it, and no other tool.
-    """
-    with closing(open_pool(config, server)) as pool:
-        taken = pool.acquire(
-            template,
-            timeout=seconds_of("--timeout", timeout),
-            ttl=seconds_of("--ttl", ttl),
-            idempotency_key=key,
-        )
-        jobs = _jobs_now(taken)
-    if as_json:
-        fields = ("id", "name", "task_id", "task_name", "url", "template", "outcome", "expires_at")
-        print_json({**{name: getattr(taken, name) for name in fields}, "jobs": jobs})
-    else:
-        print(f"lease {taken.id}")
-        print(f"task  {taken.task_id}  {taken.url}")
-        for job in jobs or ():
-            print(f"job   {job.id}  {job.url}")
-        print(f"until {taken.expires_at:%Y-%m-%d %H:%M:%S} UTC ({taken.outcome.value})")
-
-
-def _jobs_now(lease: Lease) -> list[Job] | None:
-    """Return the jobs of a lease that exist already: that of a slot."""
-    try:
-        return lease.jobs(timeout=0)
-    except PoolError:
-        # None yet; or not known, which is no reason to fail: the lease is the caller's.
-        return None
-
-
-def release(
-    lease_id: Annotated[str, typer.Argument(metavar="LEASE", help="The id of a lease.")],
-    config: ConfigOption = None,
-    server: ServerOption = None,
-) -> None:
-    """Give an untouched task back to the pool."""
-    with closing(open_pool(config, server)) as pool:
-        pool.release(lease_id)
-
-
 RequestArgument = Annotated[str, typer.Argument(metavar="REQUEST", help="The id of a request.")]
+
+
+def wait(
+    ids: Annotated[
+        list[str], typer.Argument(metavar="ID...", help="Ids of requests, or of leases.")
+    ],
+    config: ConfigOption = None,
+    server: ServerOption = None,
+    timeout: TimeoutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Wait for the jobs of requests or leases, and print them as "get" does.
+
+    Of several, each is printed as soon as it is ready, with --json as a line.
+    """
+    left = time_left(timeout)
+    with closing(open_pool(config, server)) as pool:
+        if len(ids) == 1:
+            found = _request_or_lease(pool, ids[0])
+            await_jobs(found, left(), pool).print(as_json=as_json)
+            return
+
+        def text(_: int, result: Served) -> Sequence[str]:
+            return [json_line(result.document)] if as_json else result.lines
+
+        Many(
+            ids,
+            lambda number, _: _request_or_lease(pool, ids[number]),
+            lambda handle: await_jobs(handle, left(), pool, alone=False),
+            in_flight=MOST_AWAITED,
+            at_once=MOST_AWAITED,
+            stage=lambda handle: stage_of(handle, pool),
+        ).run(text, as_json=as_json)
 
 
 def cancel(
@@ -253,38 +78,187 @@ def cancel(
     ] = False,
     config: ConfigOption = None,
     server: ServerOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Cancel a request that is still queued.
 
     With --hide, one that is on its way or ready has its frames hidden, as by "erase".
     """
     with closing(open_pool(config, server)) as pool:
-        request = pool.request(request_id)
+        request = _request(pool, request_id)
         if not request.cancel(hide=hide) and request.state is not RequestState.CANCELLED:
-            raise TooLate(f"request {request_id} is {request.record.state.value}")
-        _say_what_stays(request)
+            state = request.record.state
+            hint = "" if state is RequestState.FAILED else "; 'cvat-pool erase' hides its frames"
+            raise TooLate(f"request {request_id} is {state.value}{hint}")
+        _print_what_stays(request, as_json=as_json)
 
 
 def erase(
-    request_id: RequestArgument, config: ConfigOption = None, server: ServerOption = None
+    request_id: RequestArgument,
+    config: ConfigOption = None,
+    server: ServerOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Hide the frames of a request in CVAT, and say what stays there.
 
     One that is queued is cancelled; one that is on its way is hidden as soon as its frames exist.
     """
     with closing(open_pool(config, server)) as pool:
-        _say_what_stays(pool.erase(request_id))
+        _request(pool, request_id)
+        _print_what_stays(pool.erase(request_id), as_json=as_json)
 
 
-def _say_what_stays(request: Request) -> None:
+def _print_what_stays(request: Request, *, as_json: bool) -> None:
     """Print what became of a request that its caller wants no more."""
     record = request.refresh()
-    if record.state is RequestState.CANCELLED:
-        print(f"request {record.id} is cancelled")
-        return
-    hidden = "are hidden" if request.hidden is Hidden.DONE else "will be hidden"
-    if record.placed is Placed.SLOT:
-        stays = "their files hold the placeholder again once they are"
+    cancelled = record.state is RequestState.CANCELLED
+    hidden = None if cancelled else request.hidden
+    if cancelled:
+        words = f"cancelled {record.id}"
     else:
-        stays = f"their bytes stay in CVAT until task {record.task_id} is deleted"
-    print(f"the frames of request {record.id} {hidden}; {stays}")
+        hides = "hid" if hidden is Hidden.DONE else "will hide"
+        if record.placed is Placed.SLOT:
+            stays = "the files hold the placeholder again then"
+        else:
+            stays = f"their bytes stay in CVAT until task {record.task_id} is deleted"
+        words = f"{hides} the frames of {record.id}; {stays}"
+    document = {
+        "request_id": record.id,
+        "state": record.state,
+        "hidden": hidden,
+        "task_id": record.task_id,
+        "url": request.url,
+    }
+    done(words, document, as_json=as_json)
+
+
+def _request(pool: TaskPool | RemotePool, request_id: str) -> Request:
+    try:
+        return pool.request(request_id)
+    except UnknownRequest:
+        raise UnknownRequest(f"{request_id}; 'cvat-pool requests' lists them") from None
+
+
+def _request_or_lease(pool: TaskPool | RemotePool, given: str) -> Request | Lease:
+    try:
+        return pool.request(given)
+    except UnknownRequest:
+        pass
+    try:
+        return pool.lease(given)
+    except UnknownLease:
+        known = "nor is it a lease; 'cvat-pool requests' and 'cvat-pool leases' list them"
+        raise UnknownRequest(f"{given}, {known}") from None
+
+
+# --- The jobs of a request ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Served:
+    """A request, or a lease, as it is printed once its jobs exist."""
+
+    #: One for each job, its id first, so that ``cut -f1`` has the ids.
+    lines: Sequence[str]
+    #: For ``--json``.
+    document: dict[str, object]
+    #: What its caller should know besides; for standard error.
+    notes: Sequence[str] = ()
+
+    def print(self, *, as_json: bool) -> None:
+        """Print the lines, or the document; the notes go to standard error."""
+        if as_json:
+            print_json(self.document)
+        else:
+            for line in self.lines:
+                print(line, flush=True)
+        for note in self.notes:
+            hint(note)
+
+
+def await_jobs(
+    handle: Request | Lease,
+    timeout: float | None,
+    pool: TaskPool | RemotePool,
+    *,
+    alone: bool = True,
+    settle: bool = True,
+) -> Served:
+    """Wait for the jobs of a request or a lease, ``timeout`` seconds at most. Where it is ``alone``
+    a person sees what it waits for; to ``settle`` is to wait for its name and assignee, too.
+
+    :raises WaitTimeout: there are none in time; the message says what it waits for.
+    :raises PoolError: as :meth:`pool.Request.jobs`.
+    """
+    from pool.handles import Lease
+
+    kind = "lease" if isinstance(handle, Lease) else "request"
+    goes_on = f"'cvat-pool wait {handle.id}' goes on"
+    try:
+        jobs = wait_for_jobs(handle, timeout, lambda: stage_of(handle, pool), shown=alone)
+    except WaitTimeout:
+        stage = stage_of(handle, pool)
+        raise WaitTimeout(f"{kind} {handle.id} is {stage}; {goes_on}") from None
+    except KeyboardInterrupt:
+        # What is known of it: to ask now may take long.
+        state = "" if isinstance(handle, Lease) else f", which is {handle.record.state.value}"
+        hint(f"cvat-pool: interrupted: {kind} {handle.id}{state}; {goes_on}")
+        raise
+    lines = [f"{job.id}\t{job.url}\tframes {job.start_frame}-{job.stop_frame}" for job in jobs]
+    if isinstance(handle, Lease):
+        return Served(lines=lines, document=lease_document(handle, jobs))
+    warnings = _warnings_of(handle, pool, settle=settle)
+    notes = [f"Note: it is in no slot: {handle.no_slot}"] if handle.no_slot else []
+    notes += [f"Warning: {warning.text} ({warning.code})" for warning in warnings]
+    return Served(lines=lines, document=document_of(handle, jobs, warnings), notes=notes)
+
+
+def document_of(
+    request: Request, jobs: Sequence[Job] | None = None, warnings: Sequence[RequestWarning] = ()
+) -> dict[str, object]:
+    """Return a request for ``--json``; without ``jobs`` they are not known yet."""
+    return {
+        "request_id": request.id,
+        "state": request.record.state,
+        "task_id": request.task_id,
+        "url": request.url,
+        "template": request.template,
+        "outcome": request.outcome,
+        "placed": request.placed,
+        "no_slot": request.no_slot or None,
+        "stream": request.stream,
+        "jobs": jobs,
+        "frames": request.record.frames,
+        "warnings": warnings,
+    }
+
+
+def stage_of(handle: Request | Lease, pool: TaskPool | RemotePool) -> str:
+    """Return what a request or a lease waits for, in words that follow "is"."""
+    from pool.handles import Lease
+    from pool.observability.status import waiting_words
+
+    if isinstance(handle, Lease):
+        return "waiting for its data to be imported"
+    try:
+        state = handle.state
+        if state is RequestState.QUEUED:
+            return waiting_words(pool.status(), handle.template)
+    except PoolError:
+        # Best effort: the wait itself reports the failure.
+        state = handle.record.state
+    return state.value
+
+
+def _warnings_of(
+    request: Request, pool: TaskPool | RemotePool, *, settle: bool
+) -> tuple[RequestWarning, ...]:
+    """Return the warnings of a request whose jobs exist; where it is to ``settle`` and this process
+    has served it, wait for its name and assignee first, :data:`SETTLE` seconds at most."""
+    if settle and (process := getattr(pool, "process", None)) is not None:
+        process.settle(SETTLE)
+    try:
+        return request.warnings
+    except PoolError:
+        # The job ids are known: the command has succeeded.
+        return ()

@@ -252,6 +252,22 @@ _WAITS_FOR: Final = {
 }
 
 
+def waiting_words(status: Status, template: str) -> str:
+    """Return what the queued requests of a template wait for, in words that follow "is"."""
+    row = next((row for row in status.templates if row.name == template), None)
+    if row is None or row.waits_for is WaitReason.NOTHING:
+        # It left the queue meanwhile.
+        return "queued"
+    if row.waits_for is WaitReason.HOLD:
+        reason = status.hold_reason or row.hold_reason
+        of_cvat = reason.removeprefix("CVAT ")
+        return f"waiting for CVAT{', which ' if of_cvat != reason else ': '}{of_cvat}"
+    words = f"waiting for {_WAITS_FOR[row.waits_for]}".replace("their", "its")
+    if row.waits_for is WaitReason.PLACE:
+        words += f", {status.places_used} of {row.places} in use"
+    return words
+
+
 def _slots(row: TemplateStatus) -> str:
     """Return how full the tasks of slots are."""
     words = f"slots of {row.carriers} task{'' if row.carriers == 1 else 's'}: {row.warm} warm"

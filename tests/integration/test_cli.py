@@ -68,7 +68,7 @@ def test_get_as_json_and_with_a_key(folder: Path, token: str, image_path: Path) 
     ]
     assert answers[0] == answers[1]
     names = {"request_id", "task_id", "url", "template", "outcome", "jobs", "frames", "warnings"}
-    assert set(answers[0]) == names | {"placed", "no_slot", "stream"}
+    assert set(answers[0]) == names | {"placed", "no_slot", "state", "stream"}
     assert (answers[0]["placed"], answers[0]["no_slot"]) == ("task", None)
     assert answers[0]["frames"] == [{"file": "frame.jpg", "name": "frame.jpg", "number": 0}]
     assert set(answers[0]["jobs"][0]) == {"id", "url", "start_frame", "stop_frame", "assignee"}
@@ -120,12 +120,19 @@ def test_get_from_the_share(folder: Path, token: str) -> None:
 
 
 def test_lease_and_release(folder: Path, token: str) -> None:
-    taken = cvat_pool("lease", "scenes", "--json", cwd=folder, CVAT_ACCESS_TOKEN=token)
+    taken = cvat_pool(
+        "lease", "scenes", "--name", "drive 7", "--json", cwd=folder, CVAT_ACCESS_TOKEN=token
+    )
     lease = json.loads(taken.stdout)
-    fields = {"id", "task_id", "name", "url", "template", "outcome", "expires_at", "jobs"}
+    fields = {
+        *("id", "name", "task_id", "task_name"),
+        *("url", "template", "outcome", "expires_at", "jobs"),
+    }
     assert set(lease) == fields and lease["jobs"] is None
+    assert lease["name"] == "drive 7"
     back = cvat_pool("release", lease["id"], cwd=folder, CVAT_ACCESS_TOKEN=token)
-    assert (back.returncode, back.stdout, back.stderr) == (0, "", "")
+    assert (back.returncode, back.stderr) == (0, "")
+    assert back.stdout == f"released {lease['id']}\n"
     again = cvat_pool("release", lease["id"], cwd=folder, CVAT_ACCESS_TOKEN=token)
     assert again.returncode == 1
     assert "released" in one_line(again)

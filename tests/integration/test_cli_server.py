@@ -79,7 +79,7 @@ def test_get_as_json_and_with_a_key(there: Command, image_path: Path) -> None:
     answers = [json.loads(there(*arguments).stdout) for _ in range(2)]
     assert answers[0] == answers[1]
     names = {"request_id", "task_id", "url", "template", "outcome", "jobs", "frames", "warnings"}
-    assert set(answers[0]) == names | {"placed", "no_slot", "stream"}
+    assert set(answers[0]) == names | {"placed", "no_slot", "state", "stream"}
 
 
 def test_get_from_the_share(there: Command) -> None:
@@ -101,7 +101,8 @@ def test_lease_and_release(there: Command) -> None:
     }
     assert set(lease) == fields and lease["jobs"] is None
     back = there("release", lease["id"])
-    assert (back.returncode, back.stdout, back.stderr) == (0, "", "")
+    assert (back.returncode, back.stderr) == (0, "")
+    assert back.stdout == f"released {lease['id']}\n"
     again = there("release", lease["id"])
     assert again.returncode == 1
     assert "released" in one_line(again)

@@ -14,7 +14,8 @@ from PIL import Image
 from support.commands import cvat_pool
 from support.pools import HERE, serving, write_config
 
-from pool.cli.folder import MOST_BYTES, MOST_FILES, MOST_JOBS, divided, files_of
+from pool.cli.files import MOST_BYTES, MOST_FILES, MOST_JOBS, divided, files_of
+from pool.config.source import build_upload
 from pool.errors import InputError
 from pool.simulator import SimulatorServer
 from pool.simulator.faults import FailedImport
@@ -103,9 +104,11 @@ def test_the_same_command_goes_on_where_it_was(
     command = (folder, "--job-size", "1", "--name", "drive", "--json")
     first = run(*command)
     assert first.returncode == 1
-    (line,) = first.stderr.splitlines()
-    assert f"1 of 2 tasks, the first with many/{last.name}: " in line
-    assert "cannot identify image file" in line
+    failed, line = first.stderr.splitlines()
+    assert failed.startswith(f"{last}: CVAT could not import the data: ")
+    assert f"1 of 2 have failed, the first with {last}: " in line
+    assert line.endswith("; the same command tries these again, and no others")
+    assert "cannot identify image file" in failed and "cannot identify image file" in line
     assert [len(request["jobs"]) for request in requests_of(first)] == [MOST_JOBS]
     last.write_bytes(good)
     again = run(*command)
@@ -118,9 +121,10 @@ def test_the_same_command_goes_on_where_it_was(
     simulator.wait_for(lambda state: state.tasks[second_task].name == "drive 2")
     assert requests_of(run(*command)) == served
     plain = run(*command[:-1])
-    assert [line.split("\t")[0] for line in plain.stdout.splitlines()] == [
+    # Each task is printed as it is ready; its jobs are in order.
+    assert sorted(line.split("\t")[0] for line in plain.stdout.splitlines()) == sorted(
         str(job["id"]) for request in served for job in request["jobs"]
-    ]
+    )
 
 
 def test_a_run_that_was_cut_short_leaves_what_goes_on(
@@ -159,9 +163,9 @@ def test_what_failed_in_an_earlier_run_is_tried_again(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["drive"], "drive: is a folder; name the files in it, or give --job-size"),
+        (["drive", "--each", "--job-size", "5"], "give one of --each and --job-size"),
         (["drive", "--job-size", "0"], "job_size is a whole number from 1"),
-        (["drive", "--job-size", "5", "--key", "k"], "--key is for one task"),
+        (["drive", "--job-size", "5", "--key", "k"], "--key is for one request"),
         (["drive/cam1", "no.png", "--job-size", "5"], "no.png: No such file"),
         (["drive/__MACOSX/0.png", "drive/empty", "--job-size", "5"], "empty: has no images"),
         (["drive", "--job-size", "5", "--share", "a.jpg"], "give one of files, share"),
@@ -224,7 +228,8 @@ def test_large_files_make_more_tasks(tmp_path: Path) -> None:
 
 
 def test_files_keep_the_order_in_which_they_are_named(drive: Path) -> None:
-    names = [name for name, _ in files_of([drive / "cam2", drive / "TOP.PNG", drive / "cam1"])]
+    arguments = [str(drive / name) for name in ("cam2", "TOP.PNG", "cam1")]
+    names = list(build_upload(files_of(arguments, io.BytesIO())).given)
     assert names == [
         *("cam2/0.png", "cam2/1.png", "cam2/2.png"),
         "TOP.PNG",

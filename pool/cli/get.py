@@ -1,0 +1,360 @@
+"""``cvat-pool get``: files, folders and patterns on their way to job ids."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, cast
+
+import typer
+
+from pool.cli.many import Many
+from pool.cli.options import (
+    ConfigOption,
+    JsonOption,
+    KeyOption,
+    ServerOption,
+    TemplateArgument,
+    TimeoutOption,
+    open_pool,
+    time_left,
+)
+from pool.cli.output import failure, hint, json_line, print_json
+from pool.cli.progress import upload_progress
+from pool.cli.request import Served, await_jobs, document_of, stage_of
+from pool.errors import IdempotencyConflict, InputError, PoolError
+from pool.model import RequestRecord, RequestState
+
+if TYPE_CHECKING:
+    from pool.cli.files import File
+    from pool.client import RemotePool
+    from pool.config.source import Files, Progress
+    from pool.handles import Lease, Request
+    from pool.taskpool import TaskPool
+
+#: Requests of --each under way at the same time, and those of them that are being sent.
+IN_FLIGHT: Final = 32
+AT_ONCE: Final = 4
+#: Tasks of --job-size that are uploaded or imported at the same time: CVAT has two workers for
+#: imports.
+TASKS_IN_FLIGHT: Final = 2
+#: Tries of one request that has failed in an earlier run.
+MOST_TRIES: Final = 20
+
+
+def get(
+    template: TemplateArgument,
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Images, an archive or a video; folders, for all images in them; patterns such as "
+            "'drive/**/*.jpg'; - for names on standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    server: ServerOption = None,
+    share: Annotated[
+        list[str] | None, typer.Option(help="A file on the server's share; may be repeated.")
+    ] = None,
+    url: Annotated[
+        list[str] | None, typer.Option(help="An address that CVAT fetches; may be repeated.")
+    ] = None,
+    cloud: Annotated[
+        list[str] | None,
+        typer.Option(help="STORAGE_ID:KEY in a cloud storage of CVAT; may be repeated."),
+    ] = None,
+    each: Annotated[
+        bool, typer.Option("--each", help="Make a request, and so a task, of each file.")
+    ] = False,
+    job_size: Annotated[
+        int | None, typer.Option(help="Images of each job, in the order given.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The name of the task.")] = None,
+    assignee: Annotated[
+        str | None, typer.Option(help="Name or id of the user to assign the jobs to.")
+    ] = None,
+    stream: Annotated[
+        str | None,
+        typer.Option(help="The stream that it belongs to, whose requests share a task."),
+    ] = None,
+    priority: Annotated[
+        str | None,
+        typer.Option(help="interactive, normal or bulk; by default the template's."),
+    ] = None,
+    timeout: TimeoutOption = None,
+    no_wait: Annotated[
+        bool,
+        typer.Option(
+            "--no-wait", help="Print the request's id once its data is sent, and not its jobs."
+        ),
+    ] = False,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put data into a task of the pool and print its job ids.
+
+    All files go into one task. With --each, each goes into a task of its own. With --job-size, the
+    images of folders and patterns go into as many tasks as it takes. Of both the same command, run
+    again, goes on where it was.
+
+    The time-out covers the upload and the import. An import that has begun continues after it.
+
+    With --no-wait the data is at CVAT, or with the daemon, when the command ends, and "wait" prints
+    the jobs. Without a daemon no process watches the import until then, or sets a name or an
+    assignee.
+    """
+    from pool.cli.files import STANDARD_INPUT, divided, files_of, is_pattern
+
+    given = list(files or ())
+    several = any(
+        argument == STANDARD_INPUT or is_pattern(argument) or Path(argument).is_dir()
+        for argument in given
+    )
+    divides = job_size is not None and several
+    if each and job_size is not None:
+        raise InputError("give one of --each and --job-size")
+    if key is not None and (each or divides):
+        raise InputError(
+            "--key is for one request: those of --each and of a folder with --job-size have keys "
+            "made from their files"
+        )
+    found = files_of(given, sys.stdin.buffer)
+    wanted = Wanted(
+        template=template,
+        share=share or None,
+        urls=url or None,
+        cloud=_cloud_keys(cloud) if cloud else None,
+        job_size=job_size,
+        assignee=assignee,
+        stream=stream,
+        priority=priority,
+        left=time_left(timeout),
+    )
+    if each or divides:
+        parts = [[file] for file in found] if each else divided(found, job_size or 0)
+        wanted.check(parts or [[]])
+    with closing(open_pool(config, server)) as pool:
+        if each or divides:
+            _get_many(pool, wanted, parts, name, no_wait=no_wait, as_json=as_json)
+        else:
+            _get_one(pool, wanted, found or None, name, key, no_wait=no_wait, as_json=as_json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What all requests of the command have in common."""
+
+    template: str
+    share: Sequence[str] | None
+    urls: Sequence[str] | None
+    cloud: tuple[int, Sequence[str]] | None
+    job_size: int | None
+    assignee: str | None
+    stream: str | None
+    priority: str | None
+    #: Seconds left for all.
+    left: Callable[[], float | None]
+
+    def check(self, parts: Sequence[Files]) -> None:
+        """Check the data of each request before anything is sent.
+
+        :raises InputError: some cannot be used.
+        """
+        from pool.config.source import build_upload
+
+        for part in parts:
+            build_upload(
+                part, share=self.share, urls=self.urls, cloud=self.cloud, job_size=self.job_size
+            )
+
+    def submit(
+        self,
+        pool: TaskPool | RemotePool,
+        files: Files | None,
+        *,
+        name: str | None,
+        key: str | None,
+        progress: Progress | None,
+    ) -> Request:
+        """Send the data of one request."""
+        return pool.submit(
+            self.template,
+            files,
+            share=self.share,
+            urls=self.urls,
+            cloud=self.cloud,
+            job_size=self.job_size,
+            name=name,
+            assignee=self.assignee,
+            stream=self.stream,
+            priority=self.priority,
+            idempotency_key=key,
+            timeout=self.left(),
+            progress=progress,
+        )
+
+
+# --- One request ----------------------------------------------------------------------------------
+
+
+def _get_one(
+    pool: TaskPool | RemotePool,
+    wanted: Wanted,
+    files: Files | None,
+    name: str | None,
+    key: str | None,
+    *,
+    no_wait: bool,
+    as_json: bool,
+) -> None:
+    # A daemon tells a repeated call by a key, and so this one's successor.
+    own_key = key or (None if hasattr(pool, "process") else secrets.token_hex(8))
+    try:
+        with upload_progress() as progress:
+            request = wanted.submit(pool, files, name=name, key=own_key, progress=progress)
+    except KeyboardInterrupt:
+        unsent = _being_sent(pool, wanted.template)
+        if unsent:
+            hint(
+                f"cvat-pool: interrupted while request {unsent[0].id} was being sent: CVAT may not "
+                f"have all of it; 'cvat-pool wait {unsent[0].id}' says what became of it"
+            )
+        elif hasattr(pool, "process"):
+            hint("cvat-pool: interrupted before anything was sent")
+        else:
+            hint(
+                "cvat-pool: interrupted while it was being sent: the daemon has all of it or "
+                f"nothing; the same command with '--key {own_key}' goes on, and makes no second one"
+            )
+        raise
+    served = _sent(request) if no_wait else await_jobs(request, wanted.left(), pool)
+    served.print(as_json=as_json)
+    if no_wait:
+        hint(f"'cvat-pool wait {request.id}' waits for its jobs")
+
+
+def _sent(request: Request) -> Served:
+    """Return a request whose jobs are not awaited."""
+    page = request.url or request.record.state.value
+    return Served(document=document_of(request), lines=[f"{request.id}\t{page}"])
+
+
+def _being_sent(pool: TaskPool | RemotePool, template: str) -> Sequence[RequestRecord]:
+    """Return the requests that this process was sending to CVAT itself."""
+    process = getattr(pool, "process", None)
+    if process is None:
+        return ()
+    states = (RequestState.QUEUED, RequestState.UPLOADING, RequestState.IMPORTING)
+    return [
+        request.record
+        for request in pool.requests(states=states, template=template)
+        if request.record.owner == process.owner
+    ]
+
+
+# --- Many requests --------------------------------------------------------------------------------
+
+
+def _get_many(
+    pool: TaskPool | RemotePool,
+    wanted: Wanted,
+    parts: Sequence[Sequence[File]],
+    name: str | None,
+    *,
+    no_wait: bool,
+    as_json: bool,
+) -> None:
+    """Make a request of each part of the files."""
+    from pool.cli.files import key_of, path_of, size_of
+    from pool.config.source import build_upload
+
+    each = wanted.job_size is None
+    labels = [str(path_of(part[0])) for part in parts]
+    served: dict[int, Served] = {}
+
+    def begin(number: int, progress: Progress | None) -> Request:
+        part, called = parts[number], name
+        if name is not None:
+            # Not by how many there are, which may be more in the next run.
+            called = f"{name} {build_upload(part).given[0] if each else number + 1}"
+        return _submitted(
+            lambda key: wanted.submit(pool, part, name=called, key=key, progress=progress),
+            key_of(wanted.template, wanted.job_size, part),
+        )
+
+    def finish(request: Request | Lease) -> Served:
+        if no_wait:
+            return _sent(cast("Request", request))
+        return await_jobs(request, wanted.left(), pool, alone=False, settle=not each)
+
+    def text(number: int, result: Served) -> Sequence[str]:
+        served[number] = result
+        if not as_json:
+            return [f"{line}\t{labels[number]}" if each else line for line in result.lines]
+        return [json_line({"file": labels[number], **result.document})] if each else []
+
+    many = Many(
+        labels,
+        begin,
+        finish,
+        in_flight=IN_FLIGHT if each else TASKS_IN_FLIGHT,
+        at_once=AT_ONCE if each and wanted.stream is None else 1,
+        stage=lambda request: stage_of(request, pool),
+        being_sent=lambda: _being_sent(pool, wanted.template),
+        sizes=[sum(map(size_of, part)) for part in parts],
+        again="the same command tries these again, and no others",
+    )
+    failed: PoolError | None = None
+    try:
+        many.run(text, as_json=as_json and each)
+    except PoolError as error:
+        if not as_json:
+            raise
+        failed = error
+    if as_json and not each:
+        documents = [served[number].document for number in sorted(served)]
+        print_json({"requests": documents, **({"error": failure(failed)} if failed else {})})
+    if failed is not None:
+        if each:
+            print(json_line({"error": failure(failed)}))
+        hint(f"cvat-pool: {failed}")
+        raise typer.Exit(failed.exit_code)
+    if no_wait:
+        hint("'cvat-pool wait ID...' waits for their jobs")
+
+
+def _submitted(submit: Callable[[str], Request], key: str) -> Request:
+    """Submit a request under its key; under further ones where it has failed in an earlier run."""
+    for tries in range(1, MOST_TRIES + 1):
+        try:
+            request = submit(key if tries == 1 else f"{key}-{tries}")
+        except IdempotencyConflict:
+            raise IdempotencyConflict(
+                "an earlier run has sent this file with another --name, --assignee or --stream"
+            ) from None
+        if request.record.state not in (RequestState.FAILED, RequestState.CANCELLED):
+            break
+    return request
+
+
+def _cloud_keys(texts: Sequence[str]) -> tuple[int, list[str]]:
+    """Return the storage and the keys of texts of the form ``STORAGE_ID:KEY``.
+
+    :raises InputError: a text has another form, or they name several storages.
+    """
+    storages: set[int] = set()
+    keys = []
+    for text in texts:
+        storage, colon, key = text.partition(":")
+        if not (colon and key and storage.isdecimal()):
+            raise InputError(f"--cloud {text!r}: give STORAGE_ID:KEY, such as 3:cam1/a.jpg")
+        storages.add(int(storage))
+        keys.append(key)
+    if len(storages) != 1:
+        raise InputError("--cloud: all keys of a request must be in one storage")
+    return storages.pop(), keys

@@ -1,0 +1,210 @@
+"""Many requests of one command: some are under way at a time, and each is printed when it is ready.
+One that fails does not stop the others."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from pool.cli.output import error_document, hint, json_line
+from pool.cli.progress import RequestsBar, requests_bar
+from pool.errors import (
+    EXIT_FAILED,
+    DataGone,
+    ImportFailed,
+    ImportTimedOut,
+    OwnerGone,
+    PoolError,
+    RequestCancelled,
+    TaskGone,
+    TooLarge,
+    WaitTimeout,
+)
+
+if TYPE_CHECKING:
+    from pool.cli.request import Served
+    from pool.config.source import Progress
+    from pool.handles import Lease, Request
+    from pool.model import RequestRecord
+
+#: Failures of one request. Any other would meet the next ones, too: no more are begun.
+OWN_FAILURES: Final = (
+    ImportFailed,
+    ImportTimedOut,
+    TaskGone,
+    DataGone,
+    OwnerGone,
+    RequestCancelled,
+    TooLarge,
+)
+#: Seconds between two looks at what the requests wait for, while none is ready.
+LOOK: Final = 1.0
+
+
+class Many:
+    """Requests that threads begin and wait for; the thread that calls prints them.
+
+    The threads do not keep the process: an interrupted command ends, whatever is being sent.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        begin: Callable[[int, Progress | None], Request | Lease],
+        finish: Callable[[Request | Lease], Served],
+        *,
+        in_flight: int,
+        at_once: int,
+        stage: Callable[[Request | Lease], str],
+        being_sent: Callable[[], Sequence[RequestRecord]] = tuple,
+        sizes: Sequence[int] = (),
+        again: str = "",
+    ) -> None:
+        """``labels`` are what the requests are called, and ``sizes`` their bytes, where any are
+        sent. ``begin`` gets the number of a request, from 0, and returns it once it has its data;
+        ``finish`` waits for its jobs. Of ``in_flight`` requests at a time ``at_once`` are begun, in
+        their order. ``stage`` says what a request waits for, ``being_sent`` which requests this
+        process has not sent to the end, and ``again`` what another run of the command does."""
+        self._labels = labels
+        self._begin = begin
+        self._finish = finish
+        self._threads = min(in_flight, len(labels))
+        self._at_once = threading.Semaphore(at_once)
+        self._stage = stage
+        self._being_sent = being_sent
+        self._sizes = sizes
+        self._again = f"; {again}" if again else ""
+        self._guard = threading.Lock()
+        self._numbers = iter(range(len(labels)))
+        self._stopped = False
+        #: None: a thread has ended.
+        self._results = queue.SimpleQueue[tuple[int, "Served | Exception"] | None]()
+        #: The requests under way by their numbers; None while one is being sent.
+        self._under_way: dict[int, Request | Lease | None] = {}
+        self._ready = 0
+        self._failed: list[tuple[str, PoolError]] = []
+
+    def run(self, text: Callable[[int, Served], Sequence[str]], *, as_json: bool) -> None:
+        """Begin all, and wait for all; print the lines of ``text`` for each that is ready, or with
+        ``as_json`` the line of JSON, which a failed one has, too. ``text`` may return none.
+
+        :raises PoolError: some have failed, or no more could be begun.
+        """
+        lasting: Exception | None = None
+        with requests_bar(len(self._labels), self._sizes) as bar:
+            for _ in range(self._threads):
+                threading.Thread(target=self._work, args=(bar,), daemon=True).start()
+            try:
+                for number, result in self._results_of(bar):
+                    if not isinstance(result, Exception):
+                        self._ready += 1
+                        bar.ended(number, self._ready, len(self._failed))
+                        for line in text(number, result):
+                            bar.print(line)
+                        for note in result.notes:
+                            bar.print(f"{self._labels[number]}: {note}", hint=True)
+                    elif isinstance(result, OWN_FAILURES):
+                        self._failed.append((self._labels[number], result))
+                        bar.ended(number, self._ready, len(self._failed))
+                        self._print_failure(bar, number, result, as_json=as_json)
+                    else:
+                        self._stopped = True
+                        lasting = lasting or result
+            except KeyboardInterrupt:
+                self._stopped = True
+                bar.stop()
+                hint(f"cvat-pool: interrupted: {self._left()}")
+                raise
+        if lasting is not None:
+            raise self._with_left(lasting)
+        if self._failed:
+            first, error = self._failed[0]
+            kind = type(error) if error.exit_code == EXIT_FAILED else PoolError
+            raise kind(
+                f"{len(self._failed)} of {len(self._labels)} have failed, the first with {first}: "
+                f"{error.detail or error.title}{self._again}"
+            )
+
+    def _results_of(self, bar: RequestsBar) -> Iterator[tuple[int, Served | Exception]]:
+        """Yield what the threads bring until all have ended; let the bar say meanwhile what is
+        waited for."""
+        running = self._threads
+        while running:
+            try:
+                result = self._results.get(timeout=LOOK if bar.shown else None)
+            except queue.Empty:
+                oldest = next((each for each in list(self._under_way.values()) if each), None)
+                bar.say(self._stage(oldest) if oldest is not None else "")
+                continue
+            if result is None:
+                running -= 1
+            else:
+                bar.say("")
+                yield result
+
+    def _print_failure(
+        self, bar: RequestsBar, number: int, error: PoolError, *, as_json: bool
+    ) -> None:
+        label = self._labels[number]
+        if as_json:
+            bar.print(json_line({"file": label, "error": error_document(error)}))
+        else:
+            bar.print(f"{label}: {error}", hint=True)
+
+    def _with_left(self, error: Exception) -> Exception:
+        """Return an error that has ended all, with what is left."""
+        if not isinstance(error, PoolError) or len(self._labels) == 1:
+            return error
+        left = self._left()
+        return type(error)(left if isinstance(error, WaitTimeout) else f"{error.detail}; {left}")
+
+    def _left(self) -> str:
+        """Print the requests that are under way, and return what became of all."""
+        names = dict(self._under_way)
+        known = {each.id: self._labels[number] for number, each in names.items() if each}
+        cut = [each for each in self._being_sent() if each.id not in known]
+        for request_id, label in known.items():
+            hint(f"{request_id}  {label}")
+        for record in cut:
+            hint(f"{record.id}  {record.given[0]}, which may not have been sent whole")
+        words = f"{self._ready} of {len(self._labels)} are ready"
+        if self._failed:
+            words += f", {len(self._failed)} have failed"
+        if known or cut:
+            words += f", {len(known) + len(cut)} on their way: 'cvat-pool wait ID' waits for one"
+        return words + self._again
+
+    # --- The threads ------------------------------------------------------------------------------
+
+    def _work(self, bar: RequestsBar) -> None:
+        while self._one(bar):
+            pass
+        self._results.put(None)
+
+    def _one(self, bar: RequestsBar) -> bool:
+        """Begin the next request, and wait for it; False where there is none."""
+        result: Served | Exception
+        with self._at_once:
+            # Only here: of two threads the one that begins first has the lower number.
+            with self._guard:
+                number = None if self._stopped else next(self._numbers, None)
+            if number is None:
+                return False
+            self._under_way[number] = None
+            try:
+                request = self._begin(number, bar.sending(number))
+            except Exception as error:
+                del self._under_way[number]
+                self._results.put((number, error))
+                return True
+            self._under_way[number] = request
+        try:
+            result = self._finish(request)
+        except Exception as error:
+            result = error
+        if not isinstance(result, Exception) or isinstance(result, OWN_FAILURES):
+            del self._under_way[number]
+        self._results.put((number, result))
+        return True
