@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -40,6 +41,7 @@ from pool.maintenance.server_probe import ServerProbe
 from pool.maintenance.stream_expiry import StreamExpiry
 from pool.model import ConfigRecord, Event, RequestRecord
 from pool.observability.observation import Observation
+from pool.observability.status import owner_in_words
 from pool.process import Process
 from pool.requests.dispatcher import DispatchReport
 from pool.store import Store
@@ -101,6 +103,8 @@ class Daemon:
         #: The services of the present term; None while it stands by.
         self.maintenance: Maintenance | None = None
         self._term_ends = 0.0
+        #: The daemon that maintains the store while this one stands by, once that was logged.
+        self._stands_by_for: str | None = None
         #: Whether the start has succeeded: later, the same errors are logged and retried.
         self._begun = False
         self._stop = threading.Event()
@@ -135,7 +139,7 @@ class Daemon:
         left = self._time_to_stop()
         # Long polls answer with the present state, and no new upload begins.
         self._shutdown.begin()
-        log.info("stopping", within=round(left(), 1))
+        log.info(f"stopping, within {left():.0f} s")
         self._stand_by(left)
         self.process.close(left())
         log.info("daemon stopped")
@@ -199,11 +203,22 @@ class Daemon:
             if begun is None:
                 self.maintenance.start(self._news.set)
             self._begun = True
+            self._stands_by_for = None
         elif self.maintenance is not None and now >= self._term_ends - RENEWAL:
             log.warning("maintenance lost; standing by")
             self._stand_by(self._time_to_stop())
         else:
             self._begun = True
+            self._note_maintainer()
+
+    def _note_maintainer(self) -> None:
+        """Log once for which daemon this one stands by."""
+        now, store = self.process.clock.now(), self.process.store
+        with suppress(StoreError):
+            maintainer = store.maintainer(now=now)
+            if maintainer is not None and maintainer != self._stands_by_for:
+                log.info(f"standing by for {owner_in_words(maintainer)}")
+                self._stands_by_for = maintainer
 
     def _renew_term(self) -> bool:
         now, store = self.process.clock.now(), self.process.store

@@ -8,6 +8,7 @@ command line does.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from typing import Any, cast
 
@@ -53,7 +54,8 @@ def configure(*, level: str = "info", as_json: bool = False) -> None:
 _FOR_PEOPLE = "%(asctime)s %(levelname)-7s %(message)s"
 _stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
 _json = structlog.processors.JSONRenderer(default=str)
-_pairs = structlog.processors.KeyValueRenderer(key_order=["event"], drop_missing=True)
+#: What stands for itself in a line, without quotes.
+_PLAIN = re.compile(r"[^\s\"'=,]+")
 
 
 def _render(logger: WrappedLogger, method: str, event: EventDict) -> str:
@@ -62,5 +64,16 @@ def _render(logger: WrappedLogger, method: str, event: EventDict) -> str:
     what: Any = event.pop("event")
     trace: Any = event.pop("exception", None)
     event.pop("level", None)
-    line = f"{what}: {_pairs(logger, method, event)}" if event else str(what)
+    pairs = [f"{key}={_shown(value)}" for key, value in event.items() if value is not None]
+    line = f"{what}: {' '.join(pairs)}" if pairs else str(what)
     return f"{line}\n{trace}" if trace else line
+
+
+def _shown(value: object) -> str:
+    """Return a value as people read it, in one line: several of them with commas, and in quotes
+    what has spaces or what a terminal cannot show."""
+    if isinstance(value, list | tuple | set | frozenset):
+        value = ", ".join(map(str, value))
+    if not isinstance(value, str):
+        return str(value)
+    return value if _PLAIN.fullmatch(value) and value.isprintable() else repr(value)

@@ -102,6 +102,8 @@ class Refill:
         self._stopping = threading.Event()
         #: Whether the last round left creates for a quieter moment.
         self.stepped_back = False
+        #: The templates that are full, or were and have not run low since, and their min_size then.
+        self._full: dict[str, int] = {}
         self._on_room = on_room
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="refill")
 
@@ -140,6 +142,7 @@ class Refill:
                 situation, target, concurrency=template.pool.create_concurrency
             )
             if at_once == 0:
+                self._note_level(template, situation.warm, target.size)
                 return started, situation.foreground and situation.capacity < target.size
             if under_way >= at_once:
                 return started, False
@@ -168,6 +171,15 @@ class Refill:
             future.add_done_callback(partial(self._done, pooled_id))
             started += 1
         return started, False
+
+    def _note_level(self, template: Template, warm: int, size: int) -> None:
+        """Log once that a pool is full: at first, and again when it had run low, or was resized."""
+        least = template.pool.min_size
+        if 2 * warm <= size or self._full.get(template.name, least) != least:
+            self._full.pop(template.name, None)
+        if warm >= size > 0 and template.name not in self._full:
+            self._full[template.name] = least
+            log.info(f"{template.name}: {warm} of {size} warm")
 
     def _under_way(self, template: Template) -> int:
         with self._guard:

@@ -218,8 +218,14 @@ def notes(status: Status, *, now: float) -> tuple[str, ...]:
     for words, names in hooks.items():
         found.append(f"webhooks: {words}" + (f" ({', '.join(names)})" if len(hooks) > 1 else ""))
     if status.maintainer is not None:
-        found.append(f"refilled by {status.maintainer}")
+        found.append(f"refilled by {owner_in_words(status.maintainer)}")
     return tuple(found)
+
+
+def owner_in_words(owner: str) -> str:
+    """Return which process an owner is (:func:`pool.maintenance.heartbeat.new_owner`)."""
+    host, _, rest = owner.rpartition(":")[0].rpartition(":")
+    return f"process {rest} on {host}" if host and rest.isdecimal() else owner
 
 
 def _hold(reason: str, since: datetime, until: datetime | None, now: float) -> str:

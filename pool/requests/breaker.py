@@ -24,6 +24,7 @@ from typing import Final
 from pool.backoff import backoff
 from pool.clock import Clock
 from pool.config.settings import Template
+from pool.config.units import format_duration
 from pool.cvat import CvatClient, cut_off
 from pool.cvat.failures import LONGEST_BACK_OFF
 from pool.errors import (
@@ -190,6 +191,8 @@ class Breaker:
         self._rng = rng or random.Random()
         self._guard = threading.Lock()
         self._asking = threading.Lock()
+        #: So that of calls that fail together, one makes the hold and the others prolong it.
+        self._holding = threading.Lock()
         self._creates: dict[str, Failures] = {}
         self._uploads: dict[str, Failures] = {}
         #: When each request's upload failed last, for whatever reason.
@@ -280,10 +283,10 @@ class Breaker:
             self._creates.pop(template, None)
         holds = self._store.holds()
         if SERVER in holds:
-            self._store.release_hold(SERVER, now=self._clock.now())
+            self._release(holds[SERVER])
         hold = holds.get(template)
         if hold is not None and not hold.uploads and (slots or not of_slots(hold)):
-            self._store.release_hold(template, now=self._clock.now())
+            self._release(hold)
 
     def upload_failed(self, template: str, request_id: str, error: PoolError) -> Fault:
         """Note that CVAT did not take a request's data, for a reason that need not be the data;
@@ -311,7 +314,7 @@ class Breaker:
         self.forget(request_id)
         hold = self._store.holds().get(template)
         if hold is not None and hold.uploads:
-            self._store.release_hold(template, now=self._clock.now())
+            self._release(hold)
 
     def fault_of_create(self, template: Template, *, since: float) -> PoolError | None:
         """Return why the creates of a template fail, when they alone do and have failed often
@@ -360,8 +363,8 @@ class Breaker:
                 if is_passing(error):
                     self.hold(SERVER, error)
                     return False
-            if SERVER in self._store.holds():
-                self._store.release_hold(SERVER, now=self._clock.now())
+            if (hold := self._store.holds().get(SERVER)) is not None:
+                self._release(hold)
             return True
 
     def _server_fails(self) -> bool:
@@ -372,17 +375,28 @@ class Breaker:
 
     def hold(self, name: str, error: PoolError, *, uploads: bool = False) -> Hold:
         """Hold a template, or the server as a whole, for all processes."""
-        now = self._clock.now()
-        previous = self._store.holds().get(name)
-        hold = hold_after(name, error, previous, uploads=uploads, now=now, rng=self._rng)
-        self._store.hold(hold)
-        log.warning(
-            "template held" if name else "server held",
-            template=name or None,
-            why=hold.reason,
-            retry_in=round((hold.retry_at or now) - now, 1),
+        with self._holding:
+            now = self._clock.now()
+            previous = self._store.holds().get(name)
+            hold = hold_after(name, error, previous, uploads=uploads, now=now, rng=self._rng)
+            self._store.hold(hold)
+        # Said once: the tries that fail after it are the same hold.
+        again = previous is not None and (previous.code, previous.uploads) == (
+            hold.code,
+            hold.uploads,
         )
+        whose = f"{name}: " if name else ""
+        pause = (hold.retry_at or now) - now
+        say = log.debug if again else log.warning
+        say(f"{whose}{hold.reason.rstrip('.')}; next try in {pause:.1f} s")
         return hold
+
+    def _release(self, hold: Hold) -> None:
+        """End a hold, since what it holds has worked."""
+        now = self._clock.now()
+        if self._store.release_hold(hold.template, now=now):
+            whose = f"{hold.template}:" if hold.template else "CVAT"
+            log.info(f"{whose} works again after {format_duration(round(now - hold.since))}")
 
     def try_now(self) -> None:
         """Let everything that is held be tried at once: the cause may be mended."""

@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -20,7 +21,10 @@ from pool.errors import ConfigError, PoolClosed
 from pool.http.server import HttpServer
 from pool.maintenance.scheduler import INTERVALS
 from pool.observability.metrics import Metrics
+from pool.requests.breaker import SERVER
 from pool.simulator import SimulatorServer
+from pool.simulator.faults import Error
+from pool.store import open_store
 
 
 @pytest.fixture
@@ -157,7 +161,7 @@ def test_a_daemon_without_a_server_waits_for_it(
     config_path.write_text(config_path.read_text().replace(simulator.url, "http://127.0.0.1:9"))
     folder = config_path.parent
     with running("run", cwd=folder, CVAT_ACCESS_TOKEN=simulator.access_token) as daemon:
-        daemon.wait_for("server held")
+        daemon.wait_for("CVAT cannot be reached: http://127.0.0.1:9: ")
         status = json.loads(cvat_pool("status", "--json", cwd=folder).stdout)
         assert "cannot be reached" in status["hold_reason"]
         assert daemon.stop() == 0
@@ -174,12 +178,40 @@ def test_a_changed_configuration_is_taken_over_without_a_restart(
         daemon.wait_for("maintenance begun")
         config_path.write_text("[templates.scenes")
         # It may be read once before it is written, when it has no template yet.
-        daemon.wait_for("config.toml:1")
+        assert "('" not in daemon.wait_for("config.toml:1")
         config_path.write_text(before + doubtful.format("more", "blue"))
         daemon.wait_for("templates.more.labels[0].color")
         assert "more" in daemon.wait_for("configuration reloaded")
         daemon.process.send_signal(signal.SIGHUP)
         assert daemon.stop() == 0
+
+
+def test_fills_holds_and_standing_by_are_logged_once_and_in_words(
+    config_path: Path, simulator: SimulatorServer
+) -> None:
+    folder, token = config_path.parent, simulator.access_token
+    with running("run", cwd=folder, CVAT_ACCESS_TOKEN=token) as daemon:
+        daemon.wait_for("INFO    scenes: 2 of 2 warm")
+        with running("run", cwd=folder, CVAT_ACCESS_TOKEN=token) as other:
+            other.wait_for(f"standing by for process {daemon.process.pid} on ")
+            assert other.stop() == 0
+            assert len([line for line in other.lines if "standing by" in line]) == 1
+        with (
+            closing(open_store(f"sqlite:///{folder / 'pool.db'}")) as store,
+            simulator.fault(Error(where="*", status=503)),
+        ):
+            assert cvat_pool("drain", "scenes", cwd=folder).returncode == 0
+            assert cvat_pool("resume", "scenes", cwd=folder).returncode == 0
+            wait_until(
+                store, lambda: SERVER in (held := store.holds()) and held[SERVER].attempts > 2
+            )
+            assert len([line for line in daemon.lines if "of 2 warm" in line]) == 1
+        daemon.wait_for("CVAT works again after ")
+        daemon.wait_for("scenes: 2 of 2 warm", times=2)
+        assert daemon.stop() == 0
+    held = [line for line in daemon.lines if "; next try in " in line]
+    assert len(held) == 1 and "CVAT is overloaded or failing: HTTP 503" in held[0]
+    assert not [line for line in daemon.lines if "None" in line or "('" in line]
 
 
 def test_the_log_is_json_when_asked_for(config_path: Path, simulator: SimulatorServer) -> None:

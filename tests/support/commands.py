@@ -61,11 +61,12 @@ class Running:
         with self._news:
             self._news.notify_all()
 
-    def wait_for(self, text: str) -> str:
-        """The first line with ``text`` in it."""
+    def wait_for(self, text: str, *, times: int = 1) -> str:
+        """The first line with ``text`` in it, or the one that is so many."""
 
         def found() -> str | None:
-            return next((line for line in self.lines if text in line), None)
+            lines = [line for line in self.lines if text in line]
+            return lines[times - 1] if len(lines) >= times else None
 
         with self._news:
             if not self._news.wait_for(
