@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, Request
 from support.api import in_thread
 
@@ -73,3 +74,8 @@ def daemon_of(
         stack.callback(ours.close)
         daemon = stack.enter_context(in_thread(Daemon(settings, cvat=theirs, api_token=api_token)))
         yield Running(daemon.url, stack.enter_context(TaskPool(settings, cvat=ours)))
+
+
+def assert_accessible(page: Page) -> None:
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()

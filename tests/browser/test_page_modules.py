@@ -213,17 +213,19 @@ def test_numbers_read_well(page: Page) -> None:
     body = """
       return {
         count: [0, 1234, 999999, 1234567, 123456789].map(m.count),
-        duration: [null, 0.0042, 0.2644, 0.9996, 1.234, 12.34, 99.99, 3725].map(m.duration),
+        duration: [null, 0, 0.0042, 0.2644, 0.9996, 1.234, 12.34, 99.99, 3725].map(m.duration),
         share: [m.share(0, 0), m.share(1, 1), m.share(99999, 100000), m.share(947, 1000)],
-        lately: [0, 0.4, 33].map(m.lately),
+        rate: [0, 1 / 60, 0.4, 1.234, 33].map(m.rate),
         bytes: [0, 1023, 1024, 1.5 * 2 ** 20, 2 ** 41].map(m.bytes),
         ago: [0, 8.2, 125, 90000].map(m.ago),
+        process: ["vm:14956:d001a4", "vm 1 x", "a:b:1:2f"].map(m.processName),
       };
     """
     assert call(page, "format", body) == {
         "count": ["0", "1,234", "999,999", "1.23M", "123M"],
         "duration": [
             "\u2013",
+            "0 s",
             "4.2 ms",
             "264 ms",
             "1.00 s",
@@ -233,9 +235,10 @@ def test_numbers_read_well(page: Page) -> None:
             "1 h 2 min",
         ],
         "share": ["", "100%", "99.9%", "94.7%"],
-        "lately": ["", ", 24 in the last minute", ", 1,980 in the last minute"],
+        "rate": ["0/min", "1/min", "24/min", "1.2/s", "33/s"],
         "bytes": ["0 B", "1023 B", "1.0 KiB", "1.5 MiB", "2.0 TiB"],
         "ago": ["now", "8 s ago", "2 min ago", "1 d ago"],
+        "process": ["vm, process 14956", "vm 1 x", "a:b, process 1"],
     }
 
 

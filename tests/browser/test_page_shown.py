@@ -2,73 +2,30 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import datetime
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from browser.scripted_daemon import ScriptedDaemon, request_of, status_of
-from browser.seen import NewPage, Watched
-from pool.clock import rfc3339
+from browser.scripted_daemon import (
+    LONG_NAME,
+    ScriptedDaemon,
+    filled,
+    in_seconds,
+    request_of,
+    status_of,
+    stream_of,
+)
+from browser.seen import NewPage, Watched, assert_accessible
 
-LONG_NAME = "w" * 64
 MARKUP = "<img src=x onerror=\"document.title='hacked'\"><b>bold</b>"
-
-
-def in_seconds(seconds: float) -> str:
-    return rfc3339(time.time() + seconds)
 
 
 def card(page: Page, name: str) -> Any:
     return page.get_by_role("article", name=name, exact=True)
-
-
-def filled(daemon: ScriptedDaemon, *, templates: int = 1) -> ScriptedDaemon:
-    """All that the page can show: history, requests, failures, holds, long names, large numbers."""
-    now = time.time()
-    at = [now - 600 + 5 * n for n in range(120)]
-    rows = [status_of(f"template-{n:02}", hits=1_234_567, waits=98_765) for n in range(templates)]
-    held = {"held_since": in_seconds(-60), "held_until": in_seconds(75)}
-    prewarm = {"prewarm_size": 12_345, "prewarm_until": in_seconds(900)}
-    rows[0] |= {"name": LONG_NAME, "hold_reason": f"CVAT rejected the call: {'x' * 300}", **held}
-    rows[0] |= {"queued": 50_000, "queued_bulk": 49_000, "waits_for": "place", "places": 16}
-    rows[0] |= {"group_sizes": [1 + n * 7 % 200 for n in range(100)]}
-    rows[0] |= {"paused_since": in_seconds(-60), "waiting": 99_999, "hooks": "silent", **prewarm}
-    daemon.status |= {"templates": rows, "hold_reason": "CVAT is overloaded", **held}
-    daemon.history |= {
-        "at": at,
-        "templates": {
-            row["name"]: {
-                "warm": [n % 5 for n in range(120)],
-                "creating": [n % 2 for n in range(120)],
-                "target": [5] * 120,
-            }
-            for row in rows
-        },
-        "requests": [
-            {
-                "request_id": f"old{n}",
-                "template": rows[n % templates]["name"],
-                "outcome": "hit",
-                "at": now - 3 * n,
-                "seconds": 0.2 + n / 500,
-                "server_seconds": 0.15 + n / 500,
-                "state": "ready",
-                "code": "",
-                "error": None,
-            }
-            for n in range(100)
-        ],
-    }
-    error = {"code": "import-failed", "title": "CVAT could not import the data", "status": 422}
-    daemon.requests = [request_of(n, name="n" * 90, template=LONG_NAME) for n in range(20)] + [
-        request_of(n, "failed", template=LONG_NAME, error={**error, "detail": "d" * 200})
-        for n in range(20, 30)
-    ]
-    return daemon
 
 
 # --- Words ----------------------------------------------------------------------------------------
@@ -126,6 +83,54 @@ def test_what_waits_and_what_is_shared_is_told(page: Page, scripted: ScriptedDae
     expect(shown.get_by_text("wait for a place")).to_be_hidden()
 
 
+def test_the_time_of_an_outage_is_neither_cvats_nor_the_pools(
+    page: Page, scripted: ScriptedDaemon
+) -> None:
+    one = {"template": "scenes", "outcome": "hit", "at": time.time(), "code": "", "error": None}
+    one |= {"state": "ready", "seconds": 61.0, "server_seconds": 0.7}
+    scripted.history["requests"] = [{**one, "request_id": "r1", "held_seconds": 60.0}]
+    page.goto(scripted.url)
+    rows = card(page, "scenes").get_by_role("table").get_by_role("row")
+    expect(rows.nth(1)).to_contain_text("total61.0 s")
+    expect(rows.nth(2)).to_contain_text("CVAT’s part700 ms")  # noqa: RUF001
+    expect(rows.nth(3)).to_contain_text("the pool’s part300 ms")  # noqa: RUF001
+    expect(rows.nth(4)).to_contain_text("outage60.0 s")
+
+
+def test_a_collapsed_template_has_its_figures(page: Page, scripted: ScriptedDaemon) -> None:
+    one = {"template": "scenes", "at": time.time(), "code": "", "error": None, "state": "ready"}
+    scripted.history["requests"] = [
+        {**one, "request_id": f"r{n}", "outcome": outcome, "seconds": 0.4, "server_seconds": 0.3}
+        for n, outcome in enumerate(("hit", "hit", "hit", "cold"))
+    ]
+    scripted.status["templates"] = [
+        status_of("scenes", warm=6, target=3, rate=0.4),
+        status_of("busy", rate=12.34, queued=3, oldest_waiting_since=in_seconds(-130)),
+    ]
+    page.goto(scripted.url)
+    card(page, "scenes").get_by_role("button", name="scenes", exact=True).click()
+    head = card(page, "scenes").locator(".card-head")
+    expect(head).to_contain_text("now24/min")
+    expect(head).to_contain_text("hit75%")
+    expect(head).to_contain_text("p50400 ms")
+    expect(head).to_contain_text("6 warm, target 3")
+    expect(card(page, "busy").locator(".card-head")).to_contain_text("now12/s")
+    expect(card(page, "busy").locator(".badges")).to_contain_text("3 waiting, oldest 2 min")
+    expect(page.locator("#tile-flight-note")).to_have_text("3 waiting, oldest 2 min")
+    expect(page.get_by_text("it waited for a warm task")).to_have_count(1)
+
+
+def test_slots_are_told_in_words(page: Page, scripted: ScriptedDaemon) -> None:
+    (row,) = scripted.status["templates"]
+    row |= {"carriers": 3, "warm": 17, "slots_filled": 31, "slots_retired": 2}
+    scripted.streams = [stream_of("camera 7")]
+    page.goto(scripted.url)
+    slots = card(page, "scenes").locator("[data-part=slots]")
+    expect(slots).to_contain_text("Slots of 3 tasks: 17 warm, 31 filled, 2 retired.")
+    slots.get_by_role("link", name="1 open stream").click()
+    expect(page.locator("#streams tbody")).to_contain_text("camera 7")
+
+
 def test_a_hold_counts_down(page: Page, scripted: ScriptedDaemon) -> None:
     (row,) = scripted.status["templates"]
     row |= {"hold_reason": "CVAT does not allow this", "held_since": in_seconds(-9)}
@@ -145,7 +150,7 @@ def test_a_hold_counts_down(page: Page, scripted: ScriptedDaemon) -> None:
 
 def test_what_is_wrong_with_all_is_told_at_the_top(page: Page, scripted: ScriptedDaemon) -> None:
     page.goto(scripted.url)
-    expect(page.locator("#maintainer")).to_have_text("host:1")
+    expect(page.locator("#maintainer")).to_have_text("host, process 4711")
     expect(page.locator("#banners")).to_be_empty()
     scripted.status |= {"hold_reason": "CVAT is overloaded", "held_until": in_seconds(9)}
     scripted.status["maintainer"] = None
@@ -153,6 +158,8 @@ def test_what_is_wrong_with_all_is_told_at_the_top(page: Page, scripted: Scripte
     expect(page.locator("#banners")).to_contain_text("All templates are held. CVAT is overloaded")
     expect(page.locator("#banners")).to_contain_text("Next try in")
     expect(page.locator("#banners")).to_contain_text("No daemon maintains the pool")
+    page.get_by_role("button", name="Try now").click()
+    expect(page.locator("#banners")).not_to_contain_text("All templates are held")
     expect(page.locator("#announcer")).to_contain_text("No daemon maintains the pool")
 
 
@@ -191,7 +198,9 @@ def test_names_are_text_and_never_markup(page: Page, scripted: ScriptedDaemon) -
     expect(page.locator("#flight")).to_contain_text(MARKUP)
     expect(page.locator("#failures")).to_contain_text(MARKUP)
     expect(page.locator("#banners")).to_contain_text(MARKUP)
-    expect(page.locator("h3")).to_have_text(MARKUP)
+    expect(page.locator(".card h3")).to_have_text(MARKUP)
+    scripted.status["hold_reason"] = ""
+    scripted.tell_levels()
     page.get_by_role("button", name="Drain").click()
     expect(page.get_by_role("dialog")).to_contain_text(MARKUP)
     assert page.locator("img[src=x], b:has-text('bold')").count() == 0
@@ -241,6 +250,64 @@ def test_a_change_is_shown_at_once(page: Page, scripted: ScriptedDaemon) -> None
     expect(card(page, "scenes")).to_have_count(0)
 
 
+# --- CVAT that is away ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("hold", "state", "words"),
+    [
+        (
+            {"hold_code": "cvat-unreachable", "until": 9},
+            "held",
+            "CVAT does not answer, next try in",
+        ),
+        (
+            {"hold_code": "cvat-unauthorized", "until": 900},
+            "refuses",
+            "CVAT refuses the token, next",
+        ),
+        ({"hold_code": "cvat-busy", "until": 900}, "held", "CVAT held until "),
+    ],
+)
+def test_how_cvat_stands_is_told_beside_the_connection(
+    page: Page, scripted: ScriptedDaemon, hold: dict[str, Any], state: str, words: str
+) -> None:
+    page.goto(scripted.url)
+    expect(page.locator("#cvat-words")).to_have_text("CVAT answers")
+    green = dot(page)
+    code, until = hold["hold_code"], in_seconds(hold["until"])
+    scripted.status |= {"hold_reason": "CVAT is away", "hold_code": code, "held_until": until}
+    scripted.tell_levels()
+    expect(page.locator("#cvat-words")).to_contain_text(words)
+    expect(page.locator("#cvat")).to_have_attribute("data-state", state)
+    # The page is live all the same, but not as if all were well.
+    expect(page.locator("#connection-words")).to_have_text("Live")
+    assert dot(page) != green
+    for name, usable in (("Pause", True), ("Drain", False), ("Prewarm", False)):
+        button = page.get_by_role("button", name=f"{name} scenes")
+        assert button.is_enabled() is usable, name
+    drain = page.get_by_role("button", name="Drain scenes")
+    expect(drain).to_have_attribute("title", re.compile("^CVAT "))
+    drain.dispatch_event("click")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def dot(page: Page) -> Any:
+    """The colour of the connection's dot."""
+    return page.locator("#connection .dot").evaluate(
+        "(dot) => [getComputedStyle(dot).backgroundColor, getComputedStyle(dot).borderColor].join()"
+    )
+
+
+def test_a_token_that_cvat_refuses_for_all_templates_is_refused(
+    page: Page, scripted: ScriptedDaemon
+) -> None:
+    (row,) = scripted.status["templates"]
+    row |= {"hold_reason": "CVAT refused", "hold_code": "cvat-forbidden"}
+    page.goto(scripted.url)
+    expect(page.locator("#cvat-words")).to_have_text("CVAT refuses the token")
+
+
 # --- A daemon that is gone ------------------------------------------------------------------------
 
 
@@ -260,6 +327,9 @@ def test_a_lost_connection_is_told_and_taken_up_again(
     expect(page.locator("body")).to_have_attribute("data-stale", "")
     expect(page.locator("#announcer")).to_contain_text("connection to the daemon is lost")
     expect(card(page, "scenes")).to_contain_text("3 of 3 warm")  # still there to be read
+    expect(page.locator("#cvat-words")).to_have_text("CVAT: not known")
+    for name in ("Pause", "Drain", "Prewarm"):
+        expect(page.get_by_role("button", name=f"{name} scenes")).to_be_disabled()
 
     scripted.status["templates"][0]["warm"] = 2
     scripted.start()
@@ -267,6 +337,7 @@ def test_a_lost_connection_is_told_and_taken_up_again(
     page.locator("#connect-now").evaluate("(button) => button.hidden || button.click()")
     expect(state).to_have_text("Live")
     expect(page.locator("#banners")).to_be_empty()
+    expect(page.get_by_role("button", name="Drain scenes")).to_be_enabled()
     expect(card(page, "scenes")).to_contain_text("2 of 3 warm")
     assert page.locator("body").get_attribute("data-stale") is None
     assert (scripted.resumed[0], scripted.resumed[-1]) == (None, "1")
@@ -297,6 +368,9 @@ def test_it_can_be_used_by_everybody(
         page.goto(scripted.url)
         expect(page.locator("#failures tbody tr")).to_have_count(10)
         assert_accessible(page)
+        scripted.status["hold_reason"] = ""
+        scripted.tell_levels()
+        expect(page.locator("#cvat-words")).to_have_text("CVAT answers")
         for name in ("Drain", "Prewarm"):
             button = page.get_by_role("button", name=f"{name} {LONG_NAME}")
             button.focus()
@@ -307,11 +381,6 @@ def test_it_can_be_used_by_everybody(
             expect(button).to_be_focused()
         background = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert background == {"light": "rgb(244, 246, 248)", "dark": "rgb(14, 18, 22)"}[scheme]
-
-
-def assert_accessible(page: Page) -> None:
-    found = Axe().run(page)
-    assert found.violations_count == 0, found.generate_report()
 
 
 def test_nothing_lies_beside_the_screen(page: Page, scripted: ScriptedDaemon) -> None:
@@ -328,6 +397,8 @@ def test_nothing_lies_beside_the_screen(page: Page, scripted: ScriptedDaemon) ->
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate(beside) == [], width
+    scripted.status["hold_reason"] = ""
+    scripted.tell_levels()
     page.get_by_role("button", name=f"Prewarm {LONG_NAME}").click()
     assert page.evaluate(beside) == []
 
@@ -367,3 +438,64 @@ def test_levels_are_drawn_for_the_time_that_is_chosen(page: Page, scripted: Scri
     expect(words).to_contain_text("none for")
     page.reload()
     expect(words).to_contain_text("Lowest in 5 min")
+
+
+@pytest.mark.parametrize("width", [375, 768, 1280, 1920])
+def test_no_tile_is_alone(page: Page, scripted: ScriptedDaemon, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(scripted.url)
+    expect(page.locator("#tile-warm")).to_have_text("3")
+    tops = page.locator("#tiles > div").evaluate_all(
+        "(tiles) => tiles.map((tile) => tile.getBoundingClientRect().top)"
+    )
+    assert len({tops.count(top) for top in tops}) == 1, tops
+
+
+#: Notes what is written on canvases, and where its left and its right edge are.
+NOTE_TEXTS = """
+  globalThis.texts = [];
+  const { fillText } = CanvasRenderingContext2D.prototype;
+  CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+    const width = this.measureText(text).width;
+    const part = { left: 0, start: 0, center: 0.5, right: 1, end: 1 }[this.textAlign];
+    texts.push({ text, left: x - part * width, right: x + (1 - part) * width });
+    fillText.call(this, text, x, y);
+  };
+"""
+
+
+def test_each_quantile_is_named_above_the_chart(page: Page, scripted: ScriptedDaemon) -> None:
+    # The p50 is in the first bar, and the p99 far beyond the last one.
+    one = {"template": "scenes", "outcome": "hit", "at": time.time(), "code": "", "error": None}
+    one |= {"state": "ready", "server_seconds": None}
+    scripted.history["requests"] = [
+        {**one, "request_id": f"r{n}", "seconds": 0.0101 if n < 80 else 0.012 if n < 98 else 60.0}
+        for n in range(100)
+    ]
+    page.add_init_script(NOTE_TEXTS)
+    page.goto(scripted.url)
+    chart = card(page, "scenes").locator(".spread .u-over")
+    expect(chart).to_be_visible()
+    page.wait_for_function("texts.some(({ text }) => text.startsWith('p99'))")
+    texts = page.evaluate("texts.filter(({ text }) => text.startsWith('p')).slice(-3)")
+    assert [each["text"].split()[0] for each in texts] == ["p50", "p90", "p99"]
+    left, right = chart.evaluate("(area) => [area.offsetLeft, area.offsetLeft + area.offsetWidth]")
+    edges = [left, *(each[side] for each in texts for side in ("left", "right")), right]
+    assert edges == sorted(edges)
+
+
+def test_charts_below_the_fold_are_on_paper(watched: Watched, scripted: ScriptedDaemon) -> None:
+    watched.expected.append("readback")
+    page = watched.page
+    filled(scripted, templates=3)
+    page.goto(scripted.url)
+    last = page.get_by_role("article").last.locator(".levels canvas")
+    # Axes are drawn at once, areas with their data.
+    painted = """(canvas) => {
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      return data.some((red, i) => i % 4 === 0 && data[i + 3] > 30 && data[i + 1] > red + 40);
+    }"""
+    expect(page.locator("#failures tbody tr")).to_have_count(10)
+    assert not last.evaluate(painted)
+    page.emulate_media(media="print")
+    page.wait_for_function(painted, arg=last.element_handle())

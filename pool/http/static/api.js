@@ -54,6 +54,10 @@ export class Api {
     return contentOf(await this.fetch(path, { method: "POST", headers, body: sent }));
   }
 
+  async delete(path) {
+    await this.fetch(path, { method: "DELETE" });
+  }
+
   /** A response that is fine. Throws Problem, or AbortError when it was given up. */
   async fetch(path, { headers = {}, ...options } = {}) {
     const token = this.token;

@@ -2,6 +2,12 @@
 
 import { onThemeChange } from "./theme.js";
 
+/** Call back before the page is printed. */
+function onPrint(callback) {
+  addEventListener("beforeprint", callback);
+  matchMedia("print").addEventListener("change", ({ matches }) => matches && callback());
+}
+
 export class Chart {
   /** ``draw`` is called when what is shown should be made anew. */
   constructor(box, options, draw) {
@@ -20,6 +26,8 @@ export class Chart {
     });
     this.sight.observe(box);
     onThemeChange(() => this.plot.redraw(false, true));
+    // On paper all of the page is seen.
+    onPrint(() => this.see(true));
   }
 
   /** Draw, if anybody sees it; else it is drawn as soon as somebody does. */

@@ -37,17 +37,42 @@ export class TokenDialog {
   }
 }
 
-/** Resolves to whether the user confirms to drain the template. */
-export async function confirmDrain({ name, warm }) {
-  const dialog = byId("drain-dialog");
-  const parts = partsOf(dialog);
-  write(parts.name, name);
+/** Resolves to whether people confirm to drain the template. */
+export function confirmDrain({ name, warm }) {
   const tasks = warm === 1 ? "Its 1 warm task is" : `Its ${plural(warm, "warm task")} are`;
   const retired = warm ? `${tasks} deleted on the server` : "It has no warm task to delete";
-  write(
-    parts.what,
-    `${retired}, and none is created until you resume it. What was handed out stays.`,
-  );
+  const what = `${retired}, and none is created until you resume it. What was handed out stays.`;
+  return confirm({ heading: `Drain ${name}?`, what, yes: "Drain" });
+}
+
+/** Resolves to whether people confirm to cancel a request. */
+export function confirmCancel(name) {
+  const what = "No job is made of it, and the pool forgets its data. Its caller is told so.";
+  return confirm({ heading: `Cancel ${name}?`, what, yes: "Cancel the request", no: "Keep it" });
+}
+
+/** Resolves to whether people confirm to take a lease's task back. */
+export function confirmRelease({ task_id: task, name }) {
+  const what =
+    `${name ? `"${name}"` : "A caller"} holds it, and cannot upload into it after that. ` +
+    "A task that has data already stays with its caller.";
+  return confirm({ heading: `Give back task ${task}?`, what, yes: "Give back" });
+}
+
+/** Resolves to whether people confirm to close a stream. */
+export function confirmClose({ name, filled, slots }) {
+  const left = plural(Math.max(0, slots - filled), "slot");
+  const what = `The ${left} left in its task are filled no more. A later request of that name opens another stream.`;
+  return confirm({ heading: `Close the stream ${name}?`, what, yes: "Close the stream" });
+}
+
+async function confirm({ heading, what, yes, no = "Cancel" }) {
+  const dialog = byId("confirm-dialog");
+  const parts = partsOf(dialog);
+  write(parts.heading, heading);
+  write(parts.what, what);
+  write(parts.yes, yes);
+  write(parts.no, no);
   return (await answerOf(dialog)) === "yes";
 }
 

@@ -1,5 +1,7 @@
 /** What the page does to its document: only text, never markup, since names come from people. */
 
+import { time } from "./format.js";
+
 export const byId = (id) => document.getElementById(id);
 
 /** A copy of a ``<template>``'s element, and its parts by their ``data-part``. */
@@ -32,6 +34,20 @@ export function attribute(element, name, value) {
 /** Have a link lead to an address of the web, and to nothing else (``javascript:`` …). */
 export function link(anchor, address) {
   attribute(anchor, "href", isWeb(address) ? address : null);
+}
+
+/** A link to a task on the server, but for one that the pool has deleted. */
+export function linkTask(anchor, { taskId, url, deleted = false }) {
+  show(anchor, taskId !== null);
+  link(anchor, deleted ? null : url);
+  write(anchor, deleted ? `task ${taskId}, deleted` : `task ${taskId}`);
+}
+
+/** Set the element of a time to words that say it otherwise. */
+export function writeTime(element, at, words) {
+  attribute(element, "datetime", at === null ? null : new Date(at * 1000).toISOString());
+  attribute(element, "title", at === null ? null : time(at, { precise: true }));
+  write(element, words);
 }
 
 export function isWeb(address) {

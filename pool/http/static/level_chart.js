@@ -2,7 +2,7 @@
 
 import { Chart } from "./chart.js";
 import { write } from "./dom.js";
-import { count, plural, span, time } from "./format.js";
+import { count, date, plural, span, time } from "./format.js";
 import { axis, colour, labels } from "./theme.js";
 
 export class LevelChart {
@@ -61,6 +61,9 @@ export class LevelChart {
 
   labels(places) {
     const [from, to] = this.range();
+    if (to - from > 2 * DAY) {
+      return labels([from, to], places, (at) => (isMidnight(at) ? date(at) : ""));
+    }
     return labels([from, to], places, (at) => time(at, { now: at, precise: to - from < 600 }));
   }
 
@@ -77,7 +80,12 @@ export class LevelChart {
     write(parts["key-warm"], count(warm));
     write(parts["key-creating"], count(creating));
     write(parts["key-target"], count(target));
-    write(parts["key-when"], pointed ? time(this.rows[0][index], { precise: true }) : "");
+    write(parts["key-when"], pointed ? this.timeOf(this.rows[0][index]) : "");
+  }
+
+  timeOf(at) {
+    const { from, to } = this.shown;
+    return time(at, { now: to, precise: to - from <= 3600 });
   }
 
   describe({ levels, row, from, to }) {
@@ -85,7 +93,7 @@ export class LevelChart {
     const words = [];
     if (lowestAt !== null) {
       words.push(`Lowest in ${span(to - from)}: ${plural(lowest, "warm task")}`);
-      if (lowest < row.warm) words.push(` at ${time(lowestAt)}`);
+      if (lowest < row.warm) words.push(` at ${time(lowestAt, { now: to })}`);
       words.push(dry >= 1 ? `; none for ${span(dry)} in total.` : ".");
     }
     write(this.parts["level-words"], words.join(""));
@@ -96,6 +104,9 @@ export class LevelChart {
     );
   }
 }
+
+const DAY = 86400;
+const isMidnight = (at) => new Date(at * 1000).getHours() === 0;
 
 const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000, 100000];
 

@@ -1,4 +1,4 @@
-/** The levels of one template over the last hour. Times are seconds since the epoch. */
+/** The levels of one template over time. Times are seconds since the epoch. */
 
 /** Seconds that are kept. */
 export const KEPT = 3600;
@@ -9,21 +9,28 @@ const APART = 0.5;
 const APART_SAME = 10;
 
 const NAMES = ["warm", "creating", "target"];
+/** What is kept of each sample: beside its levels the least that was warm, and for how many seconds
+ * it may hold. */
+const FIELDS = [...NAMES, "least", "holds"];
+/** Steps of a series after which a sample is missing. */
+const STEPS = 2.5;
 
 export class Levels {
-  constructor() {
+  /** ``kept``: seconds for which levels are kept. */
+  constructor(kept = KEPT) {
+    this.kept = kept;
     this.at = [];
-    this.warm = [];
-    this.creating = [];
-    this.target = [];
+    for (const name of FIELDS) this[name] = [];
   }
 
   /**
-   * Take what the daemon has sampled, with nulls where the template was not there; what is older
-   * or newer than that stays.
+   * Take what the daemon has sampled every ``step`` seconds, with nulls where the template was not
+   * there; what is older or newer than that stays.
    */
-  takeHistory(at, sampled) {
+  takeHistory(at, given, step = 0) {
     if (!at.length) return;
+    const holds = at.map(() => Math.max(GAP, STEPS * step));
+    const sampled = { least: given.warm, ...given, holds };
     const before = this.at.filter((each) => each < at[0]).length;
     const after = this.at.findIndex((each) => each > at.at(-1));
     const join = (own, theirs) => [
@@ -31,9 +38,19 @@ export class Levels {
       ...theirs,
       ...(after < 0 ? [] : own.slice(after)),
     ];
-    for (const name of NAMES) this[name] = join(this[name], sampled[name]);
+    for (const name of FIELDS) this[name] = join(this[name], sampled[name]);
     this.at = join(this.at, at);
-    this.forget(this.at.at(-1) - KEPT);
+    this.forget(this.at.at(-1) - this.kept);
+  }
+
+  /** These levels, and after them those of another series that are newer. */
+  before(newer) {
+    const all = new Levels(this.kept);
+    const from = newer.at.findIndex((each) => each > (this.at.at(-1) ?? -Infinity));
+    for (const name of ["at", ...FIELDS]) {
+      all[name] = from < 0 ? this[name] : [...this[name], ...newer[name].slice(from)];
+    }
+    return all;
   }
 
   /** Take what the levels are at a time that is not before the last one. */
@@ -47,13 +64,15 @@ export class Levels {
     const where = last > 0 && at - this.at[last - 1] < apart ? last : last + 1;
     this.at[where] = at;
     for (const name of NAMES) this[name][where] = level[name];
-    this.forget(at - KEPT);
+    this.least[where] = level.warm;
+    this.holds[where] = GAP;
+    this.forget(at - this.kept);
   }
 
   forget(before) {
     const old = this.at.findIndex((each) => each >= before);
     if (old < 64) return; // not worth it for each single one
-    for (const name of ["at", ...NAMES]) this[name].splice(0, old);
+    for (const name of ["at", ...FIELDS]) this[name].splice(0, old);
   }
 
   /**
@@ -71,13 +90,13 @@ export class Levels {
     let start = this.at.findIndex((each) => each >= from);
     if (start < 0) start = this.at.length;
     for (let i = Math.max(0, start - 1); i < this.at.length; i += 1) {
-      if (i > 0 && rows[0].length && this.at[i] - this.at[i - 1] > GAP) {
+      if (i > 0 && rows[0].length && this.at[i] - this.at[i - 1] > this.holds[i - 1]) {
         push(this.at[i - 1] + 0.001, null, null, null);
       }
       push(this.at[i], this.warm[i], this.creating[i], this.target[i]);
     }
     const last = this.at.length - 1;
-    if (last >= 0 && to > this.at[last] && (current || to - this.at[last] < GAP)) {
+    if (last >= 0 && to > this.at[last] && (current || to - this.at[last] < this.holds[last])) {
       push(to, this.warm[last], this.creating[last], this.target[last]);
     }
     return rows;
@@ -90,10 +109,12 @@ export class Levels {
     let dry = 0;
     for (let i = 0; i < this.at.length; i += 1) {
       const until = Math.min(this.at[i + 1] ?? to, to);
-      if (until < from || this.warm[i] === null) continue;
-      if (this.warm[i] < lowest) [lowest, lowestAt] = [this.warm[i], Math.max(this.at[i], from)];
+      const least = this.least[i];
+      if (until < from || least === null) continue;
+      if (least < lowest) [lowest, lowestAt] = [least, Math.max(this.at[i], from)];
       const held = until - Math.max(this.at[i], from);
-      if (this.warm[i] === 0 && this.target[i] > 0 && held <= GAP) dry += Math.max(0, held);
+      const known = held <= this.holds[i];
+      if (this.warm[i] === 0 && this.target[i] > 0 && known) dry += Math.max(0, held);
     }
     return { lowest, lowestAt, dry };
   }

@@ -3,13 +3,21 @@
 import { Announcer } from "./announcer.js";
 import { Api, Problem, templatePath } from "./api.js";
 import { Connection } from "./connection.js";
+import { cvatState } from "./cvat_state.js";
 import { TokenDialog, askPrewarm, confirmDrain } from "./dialogs.js";
-import { byId } from "./dom.js";
+import { byId, show } from "./dom.js";
 import { plural } from "./format.js";
+import { Head } from "./head.js";
+import { LeaseList } from "./lease_list.js";
+import { KEPT } from "./levels.js";
 import { Overview } from "./overview.js";
 import { Pool } from "./pool.js";
+import { RequestDetail } from "./request_detail.js";
+import { RequestList } from "./request_list.js";
 import { RequestTables } from "./request_tables.js";
-import { UNFINISHED } from "./requests.js";
+import { FAILURES, UNFINISHED } from "./requests.js";
+import { Route } from "./route.js";
+import { StreamList } from "./stream_list.js";
 import { TemplateList } from "./template_list.js";
 
 /** Milliseconds between two drawings of the page, and between two questions for requests. */
@@ -29,15 +37,39 @@ class Page {
     this.drawing = null;
     this.asking = null;
     this.announcer = new Announcer(byId("announcer"));
-    this.overview = new Overview();
-    this.list = new TemplateList({ actions: this.actions(), onChange: () => this.draw() });
-    this.tables = new RequestTables((template) => this.list.wanted(template));
+    this.route = new Route((before) => this.turnTo(before));
+    this.makeViews();
     this.tokenDialog = new TokenDialog((token) => this.useToken(token));
     this.connection = new Connection(this.api, "v1/events", {
       onOpen: () => this.read(),
       onEvent: (event) => this.take(event),
       onState: (state) => this.takeState(state),
     });
+  }
+
+  makeViews() {
+    const { api, route } = this;
+    const onChange = () => this.draw();
+    const onOpen = (id) => route.go({ id });
+    const onCancel = (id) => this.cancel(id);
+    this.head = new Head();
+    this.overview = new Overview({ onTryNow: () => this.tryNow() });
+    this.list = new TemplateList({
+      actions: this.actions(),
+      onChange,
+      onPeriod: () => this.readLongerHistory(),
+    });
+    this.tables = new RequestTables({ wanted: (name) => this.list.wanted(name), onOpen });
+    this.requests = new RequestList({
+      api,
+      onFilter: (filter, how) => route.go({ filter }, how),
+      onOpen,
+      onChange,
+      onCancel,
+    });
+    this.detail = new RequestDetail({ api, onClose: () => route.go({ id: "" }), onCancel });
+    this.leases = new LeaseList({ api, onChange });
+    this.streams = new StreamList({ api, onChange });
   }
 
   start() {
@@ -54,11 +86,37 @@ class Page {
       if (!document.hidden && this.isLive) this.read();
       this.draw();
     });
+    this.turnTo({});
     this.connection.run();
   }
 
   get isLive() {
     return this.state.name === "live";
+  }
+
+  /** Show what the address says. */
+  turnTo(before) {
+    const { view, filter, id } = this.route.now;
+    for (const each of document.querySelectorAll(".view")) show(each, each.id === `view-${view}`);
+    this.head.showView(view);
+    this.requests.useFilter(filter);
+    if (before.view !== undefined && before.view !== view) scrollTo(0, 0);
+    this.readShown();
+    this.detail.look(this.isLive ? id : "");
+    this.draw();
+  }
+
+  /** Lists are read while they are seen. */
+  readShown() {
+    const { view } = this.route.now;
+    this.requests.pager.show(this.isLive && view === "requests");
+    this.leases.pager.show(this.isLive && view === "leases");
+    this.streams.pager.show(this.isLive && (view === "leases" || this.hasSlots));
+  }
+
+  /** Whether some template has slots, so that it may have streams. */
+  get hasSlots() {
+    return Boolean(this.pool.status?.templates.some(({ carriers }) => carriers > 0));
   }
 
   // --- What comes ------------------------------------------------------------------------------
@@ -83,7 +141,11 @@ class Page {
       this.pool.takeEvent(content);
       const { incomplete, unexplained, warned } = this.pool.requests;
       if (incomplete || unexplained || warned.size) this.askSoon();
+      this.requests.pager.soon();
+      this.streams.pager.soon();
     }
+    if (content.lease_id) this.leases.pager.soon();
+    this.detail.takeEvent(content);
     this.draw();
   }
 
@@ -99,8 +161,13 @@ class Page {
   async read() {
     const { pool } = this;
     this.problem = null;
+    this.readShown();
+    for (const { pager } of [this.requests, this.leases, this.streams]) pager.soon();
+    this.detail.look(this.route.now.id);
+    this.detail.soon();
     await Promise.all([
       this.attempt(async () => pool.takeHistory(await this.api.get("v1/history"))),
+      this.readLongerHistory(),
       this.attempt(() => this.readRequests()),
       this.attempt(async () => {
         // An answer is older than what the stream has told since, so it is only to begin with.
@@ -111,8 +178,22 @@ class Page {
     this.draw();
   }
 
+  /** Levels of more than the hour that is known anyway, when they are wanted. */
+  async readLongerHistory() {
+    const { pool } = this;
+    const { period } = this.list;
+    if (period <= KEPT || !this.isLive) return;
+    await this.attempt(async () => {
+      const history = await this.api.get(`v1/history?seconds=${period}`);
+      if (period === this.list.period) pool.takeLongerHistory(history, period);
+    });
+    this.draw();
+  }
+
   takeStatus(status) {
     this.announcer.say(...this.pool.takeStatus(status));
+    this.requests.takeTemplates(status.templates.map(({ name }) => name));
+    if (this.isLive) this.readShown();
     byId("main").removeAttribute("aria-busy");
   }
 
@@ -131,7 +212,9 @@ class Page {
     const { requests } = this.pool;
     const mark = requests.mark();
     const [newest, failed, ...unfinished] = await Promise.all(
-      ["", "failed", ...UNFINISHED].map((state) => this.requestsOf(state && `state=${state}`)),
+      ["", FAILED, ...UNFINISHED.map((state) => `state=${state}`)].map((query) =>
+        this.requestsOf(query),
+      ),
     );
     requests.takeWarned(newest);
     requests.takeUnfinished(unfinished.flat(), mark);
@@ -155,7 +238,7 @@ class Page {
     }
     if (requests.unexplained) {
       const before = new Set(requests.failures.keys());
-      requests.takeFailures(await this.requestsOf("state=failed"));
+      requests.takeFailures(await this.requestsOf(FAILED));
       const now = [...requests.failures.values()];
       this.announceFailures(now.filter(({ id }) => !before.has(id)));
     }
@@ -210,6 +293,29 @@ class Page {
     };
   }
 
+  /** End all holds, so that CVAT is tried at once. */
+  async tryNow() {
+    const { status } = this.pool;
+    const after = await this.api.post("v1/templates/resume");
+    if (this.pool.status === status) this.takeStatus(after);
+    this.draw();
+  }
+
+  async cancel(id) {
+    try {
+      await this.api.delete(`v1/requests/${encodeURIComponent(id)}`);
+    } finally {
+      this.requests.pager.soon();
+      this.detail.soon();
+    }
+  }
+
+  /** Why nothing can be changed now, and why nothing that CVAT has to do; "" where it can. */
+  usable(cvat) {
+    const daemon = this.isLive ? "" : "There is no connection to the daemon";
+    return { daemon, cvat: daemon || (cvat.name === "answers" ? "" : cvat.words) };
+  }
+
   // --- What is shown ---------------------------------------------------------------------------
 
   /** Once a second: countdowns, ages, and levels that have stayed the same. */
@@ -235,16 +341,41 @@ class Page {
     this.drawn = performance.now();
     const { pool, isLive } = this;
     const now = isLive || pool.seenAt === null ? this.api.now() : pool.seenAt;
-    this.overview.showConnection(this.state, this.lost, Boolean(this.api.token));
-    this.overview.showBanners(pool, this.lost, this.problem, this.api.now());
+    const cvat = cvatState(pool.status, { connected: isLive, now });
+    const usable = this.usable(cvat);
+    this.head.showConnection(this.state, this.lost, Boolean(this.api.token));
+    this.head.showCvat(cvat);
+    const { lost, problem } = this;
+    this.overview.showBanners(pool, { lost, problem, now: this.api.now(), usable });
+    this.detail.show(usable);
     if (!pool.status) return;
-    this.overview.showStatus(pool);
+    this.head.showStatus(pool.status);
+    const { view } = this.route.now;
+    if (view === "overview") this.drawOverview(now, usable);
+    if (view === "requests") this.requests.show(now, usable);
+    if (view === "leases") {
+      this.leases.show(now, usable);
+      this.streams.show(now, usable, this.hasSlots);
+    }
+  }
+
+  drawOverview(now, usable) {
+    const { pool } = this;
+    this.overview.showStatus(pool, now);
     this.overview.showTimes(pool);
-    this.list.show(pool.status.templates, now, pool.status.places_used);
+    this.list.show(pool.status.templates, {
+      now,
+      usable,
+      used: pool.status.places_used,
+      holdOfAll: pool.status.hold_reason,
+      streams: (name) => this.streams.of(name),
+      timings: (name) => pool.template(name).timings,
+    });
     for (const card of this.list.open) {
-      const { levels, timings } = pool.template(card.name);
+      const { timings } = pool.template(card.name);
       const { period } = this.list;
-      card.showHistory({ levels, timings, period, now, current: isLive });
+      const levels = pool.levels(card.name, period);
+      card.showHistory({ levels, timings, period, now, current: this.isLive });
       card.showLastFailure(this.lastFailure(card.name), now);
     }
     // How many there are of the templates that are wanted, nobody tells.
@@ -253,8 +384,11 @@ class Page {
   }
 
   lastFailure(template) {
-    return [...this.pool.requests.failures.values()].find((each) => each.template === template);
+    const failures = [...this.pool.requests.failures.values()];
+    return failures.find((each) => each.failed && each.template === template);
   }
 }
+
+const FAILED = `state=failed&limit=${FAILURES}`;
 
 new Page().start();

@@ -1,31 +1,35 @@
-/** The head of the page, what holds for all templates, and the connection's state. */
+/** What holds for all templates: their sums, and what is wrong. */
 
-import { arrange, attribute, byId, copy, isWeb, show, write } from "./dom.js";
-import { count, duration, lately, plural, share, span, time } from "./format.js";
+import { Action } from "./button.js";
+import { arrange, attribute, byId, copy, show, write } from "./dom.js";
+import { age, count, duration, plural, rate, seconds, share, time } from "./format.js";
 import { countdown } from "./template_card.js";
 import { quantile } from "./timings.js";
 
 export class Overview {
-  constructor() {
+  /** ``onTryNow`` is called when people want an end of the hold of all templates. */
+  constructor({ onTryNow }) {
+    this.onTryNow = onTryNow;
     const { timeZone } = Intl.DateTimeFormat().resolvedOptions();
     write(byId("zone"), timeZone ? timeZone.replaceAll("_", " ") : "your time zone");
   }
 
-  /** Who is at work, and the sums of all templates. */
-  showStatus(pool) {
-    const { status } = pool;
-    showServer(byId("server"), status.server);
-    write(byId("maintainer"), status.maintainer ?? "nobody");
+  /** The sums of all templates. ``now`` is the daemon's time. */
+  showStatus({ status }, now) {
     const sum = (name) => status.templates.reduce((all, row) => all + (row[name] ?? 0), 0);
     write(byId("tile-warm"), count(sum("warm")));
     const creating = sum("creating") ? `, ${count(sum("creating"))} in creation` : "";
-    write(byId("tile-warm-note"), `of ${count(sum("target"))}${creating}`);
+    const above = sum("warm") > sum("target");
+    write(byId("tile-warm-note"), `${above ? "target" : "of"} ${count(sum("target"))}${creating}`);
     write(byId("tile-flight"), count(status.in_flight));
     const waiting = sum("waiting") + sum("queued");
-    write(byId("tile-flight-note"), waiting ? `${count(waiting)} waiting` : "none waiting");
+    const since = status.templates.map((row) => seconds(row.oldest_waiting_since ?? null));
+    const oldest = Math.min(...since.filter((at) => at !== null));
+    const longest = oldest < Infinity ? `, oldest ${age(now - oldest)}` : "";
+    write(byId("tile-flight-note"), waiting ? `${count(waiting)} waiting${longest}` : "none waiting");
     const all = sum("hits") + sum("waits") + sum("colds");
-    write(byId("tile-hits"), all ? share(sum("hits"), all) : "–");
-    write(byId("tile-hits-note"), all ? `of ${count(all)}${lately(sum("rate"))}` : "no hand-out yet");
+    write(byId("tile-rate"), rate(sum("rate")));
+    write(byId("tile-rate-note"), all ? `${count(all)} in all` : "no hand-out yet");
   }
 
   /** The times of all templates' requests. */
@@ -35,6 +39,11 @@ export class Overview {
     write(byId("tile-time"), duration(quantile(whole, 0.5)));
     const p99 = `p50; p99 ${duration(quantile(whole, 0.99))}`;
     write(byId("tile-time-note"), whole.length ? p99 : "no request yet");
+    const served = timings.map((each) => each.hits());
+    const hits = served.reduce((sum, each) => sum + each.hits, 0);
+    const all = served.reduce((sum, each) => sum + each.all, 0);
+    write(byId("tile-hits"), share(hits, all) || "–");
+    write(byId("tile-hits-note"), all ? `of ${plural(all, "request")}` : "no request yet");
     const failed = timings.reduce((all, each) => all + each.failed.size, 0);
     const finished = whole.length + failed;
     write(byId("tile-failed"), count(failed));
@@ -45,8 +54,11 @@ export class Overview {
     attribute(byId("tile-failed").parentElement, "data-trouble", failed ? "failed" : null);
   }
 
-  /** What is wrong: ``lost`` is the connection's problem, ``problem`` another one. */
-  showBanners(pool, lost, problem, now) {
+  /**
+   * What is wrong: ``lost`` is the connection's problem, ``problem`` another one; ``usable`` says
+   * why nothing can be done now.
+   */
+  showBanners(pool, { lost, problem, now, usable }) {
     const { status } = pool;
     const banners = [];
     if (lost) {
@@ -76,45 +88,17 @@ export class Overview {
       make: ({ kind }) => {
         const view = copy("banner");
         view.root.dataset.kind = kind;
+        view.tryNow = new Action(view.parts["try-now"], this.onTryNow, view.parts.error);
         return view;
       },
-      update: ({ parts }, banner) => {
+      update: ({ parts, tryNow }, banner) => {
+        show(parts["try-now"], banner.kind === "held");
+        tryNow.allow(usable.daemon);
         write(parts.words, banner.words);
         write(parts.countdown, banner.countdown ?? "");
       },
     });
   }
-
-  showConnection(state, lost, hasToken) {
-    const box = byId("connection");
-    attribute(box, "data-state", state.name);
-    write(byId("connection-words"), wordsOf(state));
-    const noToken = state.name === "unauthorized";
-    write(byId("connect-now"), noToken ? "Enter the token" : "Try now");
-    // Stays where it is during a try, so that the focus does.
-    show(byId("connect-now"), lost !== null && state.name !== "live");
-    show(byId("forget-token"), hasToken);
-    attribute(document.body, "data-stale", lost ? "" : null);
-  }
 }
 
 const PRECISE = { precise: true };
-
-function wordsOf({ name, retryAt }) {
-  if (name === "live") return "Live";
-  if (name === "connecting") return "Connecting …";
-  if (name === "unauthorized") return "No token";
-  const left = Math.ceil((retryAt - Date.now()) / 1000);
-  return left >= 1 ? `Not connected, next try in ${span(left)}` : "Not connected, trying now";
-}
-
-/** The server's address: a link, if it is one that a browser opens. */
-function showServer(box, address) {
-  if (box.textContent === address) return;
-  const element = document.createElement(isWeb(address) ? "a" : "span");
-  element.textContent = address;
-  if (isWeb(address)) {
-    Object.assign(element, { href: address, target: "_blank", rel: "noopener noreferrer" });
-  }
-  box.replaceChildren(element);
-}

@@ -1,7 +1,7 @@
 /** All that the page knows of the pool; nothing of it is drawn here. */
 
 import { seconds } from "./format.js";
-import { Levels } from "./levels.js";
+import { KEPT, Levels } from "./levels.js";
 import { Requests } from "./requests.js";
 import { Timings } from "./timings.js";
 
@@ -20,10 +20,16 @@ export class Pool {
   template(name) {
     let template = this.templates.get(name);
     if (!template) {
-      template = { levels: new Levels(), timings: new Timings() };
+      template = { levels: new Levels(), longer: null, timings: new Timings() };
       this.templates.set(name, template);
     }
     return template;
+  }
+
+  /** The levels of one template over so many seconds. */
+  levels(name, period) {
+    const { levels, longer } = this.template(name);
+    return period > KEPT && longer ? longer.before(levels) : levels;
   }
 
   /** The status of the whole pool. Gives what people are to be told of it. */
@@ -52,16 +58,24 @@ export class Pool {
 
   takeHistory(history) {
     for (const [name, sampled] of Object.entries(history.templates)) {
-      this.template(name).levels.takeHistory(history.at, sampled);
+      this.template(name).levels.takeHistory(history.at, sampled, history.interval);
     }
     for (const each of history.requests) {
       const { timings } = this.template(each.template);
       if (each.state === "ready") {
-        const { at, seconds, server_seconds: server } = each;
-        timings.addReady(each.request_id, { at, seconds, server });
+        timings.addReady(each.request_id, timesOf(each, each.at));
       } else if (each.state === "failed") {
         timings.addFailed(each.request_id, each.at);
       }
+    }
+  }
+
+  /** Levels of more than the last hour, in steps of minutes. */
+  takeLongerHistory(history, period) {
+    for (const [name, sampled] of Object.entries(history.templates)) {
+      const longer = new Levels(period);
+      longer.takeHistory(history.at, sampled, history.interval);
+      this.template(name).longer = longer;
     }
   }
 
@@ -73,7 +87,7 @@ export class Pool {
     const { timings } = this.template(event.template);
     if (event.state === "failed") timings.addFailed(row.id, at);
     if (event.state === "ready") {
-      timings.addReady(row.id, { at, seconds: event.seconds, server: event.server_seconds });
+      timings.addReady(row.id, timesOf(event, at));
     }
   }
 
@@ -83,6 +97,10 @@ export class Pool {
     this.requests.forget(now);
     for (const { timings } of this.templates.values()) timings.forget(now);
   }
+}
+
+function timesOf({ seconds, server_seconds: server, held_seconds: held, outcome }, at) {
+  return { at, seconds, server, held, outcome };
 }
 
 /** What has changed between two statuses that people want to be told, in words. */

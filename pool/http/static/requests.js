@@ -5,8 +5,10 @@ import { seconds } from "./format.js";
 export const UNFINISHED = ["queued", "uploading", "importing"];
 /** The event of a warning: it changes no state. */
 const WARNED = "request.warned";
-/** Failures that are kept, and seconds for which a finished request is still shown. */
-const FAILURES = 20;
+/** Failures that are kept, warnings that are asked for at once, and seconds for which a finished
+ * request is still shown. */
+export const FAILURES = 200;
+const WARNINGS = 20;
 const LINGER = 4;
 /** Finished requests whose ids are kept, so that an older answer does not bring them back. */
 const REMEMBERED = 5000;
@@ -61,7 +63,7 @@ export class Requests {
 
   /** The ids of the requests that were warned since, as many as can be shown. */
   takeWarnedIds() {
-    const ids = [...this.warned].slice(-FAILURES);
+    const ids = [...this.warned].slice(-WARNINGS);
     this.warned.clear();
     return ids;
   }
@@ -81,6 +83,8 @@ export class Requests {
         name: nameOf(item),
         taskId: item.task_id,
         url: item.url,
+        deleted: item.task_deleted ?? false,
+        failed: item.state === "failed",
         at: seconds(item.finished_at ?? item.created_at),
         title,
         detail,
@@ -140,7 +144,7 @@ export class Requests {
     let row = this.rows.get(id);
     if (!row) {
       row = { id, template, name: null, files: 0, size: 0, state: "queued", outcome: null };
-      Object.assign(row, { taskId: null, url: null, created: null, ended: null, changed: 0 });
+      Object.assign(row, { taskId: null, url: null, deleted: false, created: null, ended: null, changed: 0 });
       this.rows.set(id, row);
     }
     return row;
@@ -152,6 +156,7 @@ function describe(row, item) {
   row.files = item.files.length;
   row.size = item.size;
   row.url = item.url;
+  row.deleted = item.task_deleted ?? false;
   row.created = seconds(item.created_at);
 }
 
@@ -162,7 +167,8 @@ function warningOf({ warnings }) {
   return { title: "Ready, with a warning", detail, code: warnings.at(-1).code };
 }
 
-function nameOf({ name, files, id }) {
+/** What people call a request: its name, else that of its first file. */
+export function nameOf({ name, files, id }) {
   return name || files[0] || shortName(id);
 }
 

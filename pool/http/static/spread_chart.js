@@ -55,7 +55,9 @@ export class SpreadChart {
     show(this.parts["spread-empty"], !parts.whole.length);
     for (const part of ["spread-chart", "quantiles"])
       show(this.parts[part], parts.whole.length > 0);
-    this.writeTable([parts.whole, parts.server, parts.ours]);
+    this.writeTable([parts.whole, parts.server, parts.ours, parts.held]);
+    // Most servers have no outage in an hour.
+    show(this.parts.quantiles.tBodies[0].rows[3], parts.held.at(-1) > 0);
     this.marks = QUANTILES.map((each) => quantile(parts.whole, each));
     this.describe(since);
     this.chart.refresh();
@@ -104,26 +106,48 @@ export class SpreadChart {
     ctx.save();
     ctx.font = FONT.replace("11px", `${11 * ratio}px`);
     ctx.strokeStyle = ctx.fillStyle = colour("--text");
+    ctx.textAlign = "left";
+    ctx.textBaseline = "alphabetic";
     ctx.lineWidth = ratio;
     ctx.setLineDash([3 * ratio, 3 * ratio]);
-    let free = -Infinity;
-    this.marks.forEach((at, i) => {
+    const [left, right] = [bbox.left, bbox.left + bbox.width];
+    const marks = this.marks.map((at, i) => {
       const x = Math.round(plot.valToPos(at, "x", true)) + 0.5;
-      if (x > bbox.left + bbox.width) return;
+      // One that is beyond the last bar is named at the edge.
+      const name = x > right ? `${NAMES[i]} →` : NAMES[i];
+      return { x: Math.min(x, right), beyond: x > right, name, width: ctx.measureText(name).width };
+    });
+    for (const { x, beyond } of marks) {
+      if (beyond) continue;
       ctx.beginPath();
       ctx.moveTo(x, bbox.top);
       ctx.lineTo(x, bbox.top + bbox.height);
       ctx.stroke();
-      const width = ctx.measureText(NAMES[i]).width;
-      const left = x - width / 2;
-      // A name that would lie on the one before is left out; the table has all of them.
-      if (left > free) {
-        ctx.fillText(NAMES[i], left, bbox.top - 4 * ratio);
-        free = left + width + 4 * ratio;
-      }
+    }
+    placeLabels(marks, [left, right], 4 * ratio).forEach((at, i) => {
+      ctx.fillText(marks[i].name, at, bbox.top - 4 * ratio);
     });
     ctx.restore();
   }
+}
+
+/**
+ * Where labels begin that stand above their marks (``{x, width}``, from left to right): between the
+ * edges, and ``gap`` apart, so that none lies on another one or on the axis.
+ */
+export function placeLabels(marks, [left, right], gap) {
+  const places = [];
+  let free = left;
+  for (const { x, width } of marks) {
+    places.push(Math.max(free, x - width / 2));
+    free = places.at(-1) + width + gap;
+  }
+  let end = right;
+  for (let i = marks.length - 1; i >= 0; i -= 1) {
+    places[i] = Math.min(places[i], end - marks[i].width);
+    end = places[i] - gap;
+  }
+  return places;
 }
 
 /** A duration for an axis. */

@@ -1,9 +1,11 @@
 /** What the page shows of one template: a line, and below it, when it is open, all there is. */
 
+import { Action } from "./button.js";
 import { arrange, attribute, copy, show, write } from "./dom.js";
-import { ago, count, lately, plural, seconds, share, span, time } from "./format.js";
+import { age, ago, count, duration, plural, rate, seconds, share, span, time } from "./format.js";
 import { LevelChart } from "./level_chart.js";
 import { SpreadChart } from "./spread_chart.js";
+import { quantile } from "./timings.js";
 
 let made = 0;
 
@@ -33,10 +35,14 @@ export class TemplateCard {
     parts.badges.setAttribute("aria-label", `State of ${name}`);
     write(parts.name, name);
     parts.toggle.addEventListener("click", () => onToggle(!this.open));
-    this.button("pause", () => this.actions[this.row.paused_since ? "resume" : "pause"](this.row));
-    this.button("drain", () => this.actions.drain(this.row));
-    this.button("prewarm", () => this.actions.prewarm(this.row));
-    this.button("try-now", () => this.actions.resume(this.row));
+    const button = (part, action) =>
+      new Action(parts[part], () => action(this.row), parts.error);
+    this.buttons = {
+      pause: button("pause", (row) => actions[row.paused_since ? "resume" : "pause"](row)),
+      drain: button("drain", (row) => actions.drain(row)),
+      prewarm: button("prewarm", (row) => actions.prewarm(row)),
+      tryNow: button("try-now", (row) => actions.resume(row)),
+    };
   }
 
   get open() {
@@ -50,22 +56,28 @@ export class TemplateCard {
     if (open) this.charts ??= [new LevelChart(this.parts), new SpreadChart(this.parts)];
   }
 
-  /** What the template's status says. ``now`` is the daemon's time, ``used`` how many imports are
-   * under way that requests may share. */
-  showStatus(row, now, used = 0) {
+  /**
+   * What the template's status says. ``now`` is the daemon's time, ``used`` how many imports are
+   * under way that requests may share, ``streams`` how many are open, ``holdOfAll`` why all
+   * templates are held, which the page says once for all.
+   */
+  showStatus(row, { now, used = 0, streams = 0, holdOfAll = "" }) {
     this.row = row;
     const { parts } = this;
     write(parts.warm, count(row.warm));
-    write(parts.target, count(row.target));
+    const target = count(row.target);
+    write(parts["of-target"], row.warm > row.target ? ` warm, target ${target}` : ` of ${target} warm`);
+    write(parts.rate, rate(row.rate));
     const full = Math.max(row.target, row.warm + row.creating, 1);
     parts["warm-bar"].style.width = `${(100 * row.warm) / full}%`;
     parts["creating-bar"].style.width = `${(100 * row.creating) / full}%`;
     attribute(this.root, "data-trouble", row.hold_reason ? "held" : null);
     this.showBadges(badgesOf(row, now));
-    this.showHold(row, now);
+    this.showHold(row, now, holdOfAll);
     if (!this.open) return;
     this.showHandOuts(row);
     this.showQueue(row, used);
+    this.showSlots(row, streams);
     this.showGroups(row.group_sizes ?? []);
     for (const name of ["waiting", "queued", "leased", "importing", "deleting"]) {
       write(parts[name], count(row[name] ?? 0));
@@ -74,6 +86,21 @@ export class TemplateCard {
     this.label("drain", "Drain");
     this.label("prewarm", "Prewarm");
     this.label("try-now", "Try now");
+  }
+
+  /** What requests were like in the last hour. */
+  showTimes(timings) {
+    const { hits, all } = timings.hits();
+    write(this.parts["hit-rate"], share(hits, all) || "–");
+    write(this.parts.p50, duration(quantile(timings.parts().whole, 0.5)));
+  }
+
+  /** Which buttons can be pressed; ``usable`` says why not. */
+  allow({ daemon, cvat }) {
+    this.buttons.pause.allow(daemon);
+    this.buttons.tryNow.allow(daemon);
+    this.buttons.drain.allow(cvat);
+    this.buttons.prewarm.allow(cvat);
   }
 
   /** What was before now: levels and times. ``period`` is in seconds. */
@@ -107,9 +134,10 @@ export class TemplateCard {
     show(this.parts.badges, badges.length > 0);
   }
 
-  showHold(row, now) {
-    show(this.parts.hold, Boolean(row.hold_reason));
-    if (!row.hold_reason) return;
+  showHold(row, now, holdOfAll) {
+    const own = row.hold_reason !== "" && row.hold_reason !== holdOfAll;
+    show(this.parts.hold, own);
+    if (!own) return;
     write(this.parts["hold-reason"], row.hold_reason);
     write(this.parts["hold-countdown"], countdown(row, now));
   }
@@ -124,7 +152,7 @@ export class TemplateCard {
       parts[`${outcome}-bar`].style.flexGrow = String(number);
       show(parts[`${outcome}-bar`], number > 0);
     }
-    const words = `${plural(all, "hand-out")}${lately(row.rate)}.`;
+    const words = `${plural(all, "hand-out")}, now ${rate(row.rate)}.`;
     write(parts["hand-outs-words"], all ? words : "None so far.");
   }
 
@@ -166,22 +194,19 @@ export class TemplateCard {
     );
   }
 
-  /** Run an action of a button, which cannot be pressed again meanwhile. */
-  button(name, action) {
-    const button = this.parts[name];
-    button.addEventListener("click", async () => {
-      if (button.getAttribute("aria-disabled") === "true") return;
-      // Not ``disabled``: that would take the focus away from whoever pressed it.
-      button.setAttribute("aria-disabled", "true");
-      write(this.parts.error, "");
-      try {
-        await action();
-      } catch (problem) {
-        write(this.parts.error, problem.message);
-      } finally {
-        button.removeAttribute("aria-disabled");
-      }
-    });
+  /** How full the tasks are whose jobs are slots. */
+  showSlots({ carriers = 0, warm, leased, slots_filled: filled, slots_retired: retired }, streams) {
+    show(this.parts.slots, carriers > 0 || streams > 0);
+    const numbers = [
+      [warm, "warm"],
+      [leased, "leased"],
+      [filled, "filled"],
+      [retired, "retired"],
+    ].filter(([number, name]) => number > 0 || name === "warm");
+    const words = numbers.map(([number, name]) => `${count(number)} ${name}`).join(", ");
+    write(this.parts["slots-words"], carriers ? `Slots of ${plural(carriers, "task")}: ${words}.` : "");
+    show(this.parts.streams, streams > 0);
+    write(this.parts.streams, plural(streams, "open stream"));
   }
 
   /** A button's words, and for those who hear it alone what it is about. */
@@ -213,8 +238,11 @@ function badgesOf(row, now) {
   if (row.prewarm_until && seconds(row.prewarm_until) > now) {
     badges.push(["prewarm", `prewarm ${count(row.prewarm_size)} until ${at(row.prewarm_until)}`]);
   }
-  if (row.waiting + (row.queued ?? 0) > 0) {
-    badges.push(["waiting", `${count(row.waiting + (row.queued ?? 0))} waiting`]);
+  const waiting = row.waiting + (row.queued ?? 0);
+  if (waiting > 0) {
+    const since = seconds(row.oldest_waiting_since);
+    const oldest = since === null ? "" : `, oldest ${age(now - since)}`;
+    badges.push(["waiting", `${count(waiting)} waiting${oldest}`]);
   }
   if (row.hooks === "silent") badges.push(["hooks", "webhook silent, polling"]);
   return badges;

@@ -10,7 +10,8 @@ const KEPT = "cvat-task-pool.open";
 const KEPT_PERIOD = "cvat-task-pool.period";
 
 export class TemplateList {
-  constructor({ actions, onChange }) {
+  /** ``onChange`` is called when others are to be shown, ``onPeriod`` with another period. */
+  constructor({ actions, onChange, onPeriod }) {
     this.actions = actions;
     this.onChange = onChange;
     this.chosen = new Map(JSON.parse(sessionStorage.getItem(KEPT) ?? "[]"));
@@ -22,6 +23,7 @@ export class TemplateList {
       if (each.value === kept) each.checked = true;
       each.addEventListener("change", () => {
         sessionStorage.setItem(KEPT_PERIOD, each.value);
+        onPeriod();
         onChange();
       });
     }
@@ -42,13 +44,18 @@ export class TemplateList {
     return name.toLowerCase().includes(byId("filter").value.trim().toLowerCase());
   }
 
-  show(rows, now, used) {
+  /** ``view`` is what a card is shown with; ``streams(name)`` how many a template has open. */
+  show(rows, { streams, usable, timings, ...view }) {
     show(byId("filter-box"), rows.length >= FILTER || this.filtered);
     const wanted = rows.filter(({ name }) => this.wanted(name));
     arrange(byId("template-list"), wanted, {
       key: ({ name }) => name,
       make: ({ name }) => this.card(name, rows.length),
-      update: (card, row) => card.showStatus(row, now, used),
+      update: (card, row) => {
+        card.showStatus(row, { ...view, streams: streams(row.name) });
+        card.showTimes(timings(row.name));
+        card.allow(usable);
+      },
     });
     show(byId("templates-empty"), !wanted.length);
     const none = "No template is configured. Add a [templates.NAME] table to config.toml.";

@@ -14,10 +14,10 @@ export class Timings {
     this.sorted = null;
   }
 
-  /** ``server`` is CVAT's part, null when it is not known. */
-  addReady(id, { at, seconds, server }) {
+  /** ``server`` is CVAT's part, null when it is not known; ``held`` that of outages. */
+  addReady(id, { at, seconds, server, held = 0, outcome = null }) {
     if (this.ready.has(id) || !(seconds >= 0)) return;
-    this.ready.set(id, { at, seconds, server });
+    this.ready.set(id, { at, seconds, server, held: held ?? 0, outcome });
     this.sorted = null;
     if (this.ready.size > MOST) this.ready.delete(this.ready.keys().next().value);
   }
@@ -38,7 +38,13 @@ export class Timings {
     }
   }
 
-  /** Sorted: of all requests the whole time, and of those where it is known the two parts. */
+  /** How many requests were served at once, and of how many that is known. */
+  hits() {
+    const outcomes = [...this.ready.values()].filter(({ outcome }) => outcome !== null);
+    return { hits: outcomes.filter(({ outcome }) => outcome === "hit").length, all: outcomes.length };
+  }
+
+  /** Sorted: of all requests the whole time, and of those where they are known its parts. */
   parts() {
     this.sorted ??= this.sort();
     return this.sorted;
@@ -50,7 +56,8 @@ export class Timings {
     return {
       whole: sorted(all.map(({ seconds }) => seconds)),
       server: sorted(split.map(({ server }) => server)),
-      ours: sorted(split.map(({ seconds, server }) => Math.max(0, seconds - server))),
+      ours: sorted(split.map((each) => Math.max(0, each.seconds - each.server - each.held))),
+      held: sorted(split.map(({ held }) => held)),
     };
   }
 }
