@@ -774,9 +774,10 @@ class Event:
     in :mod:`pool.errors`, or that of a :class:`RequestWarning`, and else empty.
 
     ``seconds`` is what a hand-out took from asking to having, and a request from its creation to
-    its end; ``server_seconds`` is CVAT's part of that: what came after it had accepted the data,
-    and before that what passed while it or the template was held, and in tries that failed. Both
-    are None for all other kinds, ``server_seconds`` also when no data was accepted.
+    its end. Of that, ``held_seconds`` passed while CVAT or the template was held, as in an outage,
+    and ``server_seconds`` is CVAT's part: what else came after it had accepted the data, and tries
+    that failed before. The rest is the pool's own. All are None for all other kinds, and these two
+    also when no data was accepted.
     """
 
     id: int
@@ -791,6 +792,7 @@ class Event:
     code: str = ""
     seconds: float | None = None
     server_seconds: float | None = None
+    held_seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -803,6 +805,7 @@ class EndedRequest:
     at: float
     seconds: float
     server_seconds: float | None
+    held_seconds: float | None
     state: str
     code: str
     error: str

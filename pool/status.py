@@ -68,6 +68,7 @@ TEMPLATE_EXAMPLE: Final[dict[str, Any]] = {
     "slots_retired": 0,
     "waiting": 0,
     "queued": 0,
+    "oldest_waiting_since": None,
     "queued_interactive": 0,
     "queued_bulk": 0,
     "waits_for": "nothing",
@@ -115,6 +116,8 @@ class TemplateStatus:
     """Callers that wait for a task, and have no request queued."""
     queued: int
     """Requests that wait for a task, or for CVAT."""
+    oldest_waiting_since: Time | None
+    """When the one of these callers and requests came that has waited the longest."""
     queued_interactive: int
     """Those of them with this priority."""
     queued_bulk: int
@@ -195,6 +198,7 @@ class Status:
         held_since=None,
         held_until=None,
         hold_reason="",
+        hold_code="",
         templates=[TEMPLATE_EXAMPLE],
         config_loaded_at="2026-01-01T12:00:00.123Z",
         config_rejected_at=None,
@@ -215,6 +219,8 @@ class Status:
     hold_reason: str
     """Why nothing is created for any template; empty: nothing is wrong with the server as a
     whole."""
+    hold_code: str
+    """The code of that error."""
     templates: tuple[TemplateStatus, ...]
     config_loaded_at: Time | None
     """When the maintainer read the configuration that is in force."""

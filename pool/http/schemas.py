@@ -584,6 +584,8 @@ class Event(_Answer):
     """What a hand-out took, or a request from its creation to its end."""
     server_seconds: float | None
     """CVAT's part of that."""
+    held_seconds: float | None
+    """What passed of that while CVAT or the template was held, as in an outage."""
 
     @classmethod
     def of(cls, event: model.Event) -> Self:

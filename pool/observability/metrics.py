@@ -72,7 +72,13 @@ class Metrics:
         )
         self._server_share = self._histogram(
             "request_server_seconds",
-            "CVAT's part of request_seconds: the import, noticing its end, and holds.",
+            "CVAT's part of request_seconds: the import, noticing its end, and failed tries.",
+            ("template",),
+            REQUEST_BUCKETS,
+        )
+        self._held_share = self._histogram(
+            "request_held_seconds",
+            "The part of request_seconds while CVAT or the template was held, as in an outage.",
             ("template",),
             REQUEST_BUCKETS,
         )
@@ -145,9 +151,11 @@ class Metrics:
         self._ends.labels(event.template, event.state).inc()
         seconds = event.seconds or 0.0
         self._requests.labels(event.template, event.outcome or "").observe(seconds)
-        if event.server_seconds is not None:
+        if event.server_seconds is not None and event.held_seconds is not None:
+            own = seconds - event.server_seconds - event.held_seconds
             self._server_share.labels(event.template).observe(event.server_seconds)
-            self._own_share.labels(event.template).observe(max(0.0, seconds - event.server_seconds))
+            self._held_share.labels(event.template).observe(event.held_seconds)
+            self._own_share.labels(event.template).observe(max(0.0, own))
 
     def finished(self, finished: Finished) -> None:
         """Count the polls and the requests of an import that this process tracked."""

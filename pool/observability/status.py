@@ -40,6 +40,7 @@ def read_status(
         held_since=when(hold.since) if hold else None,
         held_until=when(hold.retry_at) if hold else None,
         hold_reason=hold.reason if hold else "",
+        hold_code=hold.code if hold else "",
         templates=_template_statuses(
             store,
             settings.cvat.organization,
@@ -65,6 +66,7 @@ def _template_statuses(
     now: float,
 ) -> tuple[TemplateStatus, ...]:
     levels, hand_outs, queues = store.levels(), store.hand_outs(), store.queued_by_priority()
+    oldest = store.oldest_waiting()
     sizes = store.group_sizes(since=now - LATELY, limit=MOST_IMPORTS)
     holds, paused, prewarms = store.holds(), store.paused(), store.prewarms()
     webhooks, slots = store.webhooks(), store.slot_levels()
@@ -97,6 +99,7 @@ def _template_statuses(
             slots_retired=filling.retired,
             waiting=store.waiting(name),
             queued=sum(queued.values()),
+            oldest_waiting_since=when(oldest.get(name)),
             queued_interactive=queued.get(Priority.INTERACTIVE, 0),
             queued_bulk=queued.get(Priority.BULK, 0),
             waits_for=waits_for(
@@ -200,8 +203,9 @@ def notes(status: Status, *, now: float) -> tuple[str, ...]:
         if row.prewarm_until is not None:
             until = moment(row.prewarm_until, now)
             found.append(f"{row.name}: at least {row.prewarm_size} warm until {until}")
-        if row.waits_for is not WaitReason.NOTHING:
-            found.append(f"{row.name}: {_queue(row, status.places_used)}")
+        if row.waits_for is not WaitReason.NOTHING or row.waiting:
+            words = _queue(row, status.places_used) if row.queued else _callers(row)
+            found.append(f"{row.name}: {words}{_waited(row, now)}")
         if row.carriers:
             found.append(f"{row.name}: {_slots(row)}")
         if max(row.group_sizes, default=0) > 1:
@@ -247,6 +251,14 @@ def moment(at: datetime, now: float) -> str:
     return f"{local:%H:%M}" if local.date() == today.date() else f"{local:%d %b %H:%M}"
 
 
+def lasting(seconds: float) -> str:
+    """Return how long something lasts, to one unit: "45 s", "3 min", "5 h", "2 days"."""
+    for unit, factor in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * factor or (unit == "min" and seconds >= factor):
+            return f"{seconds / factor:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
 #: What requests wait for, in words.
 _WAITS_FOR: Final = {
     WaitReason.HOLD: "CVAT, which is held",
@@ -285,6 +297,25 @@ def _slots(row: TemplateStatus) -> str:
         if count:
             words += f", {count} {what}"
     return words
+
+
+def _callers(row: TemplateStatus) -> str:
+    """Return how many callers wait for a task."""
+    return (
+        "1 caller waits for a task"
+        if row.waiting == 1
+        else f"{row.waiting} callers wait for a task"
+    )
+
+
+def _waited(row: TemplateStatus, now: float) -> str:
+    """Return for how long the oldest of those that wait has waited."""
+    since = row.oldest_waiting_since
+    waited = 0.0 if since is None else now - since.timestamp()
+    if waited < 1.0:
+        return ""
+    which = "it" if row.queued + row.waiting == 1 else "the oldest"
+    return f"; {which} has waited for {lasting(waited)}"
 
 
 def _queue(row: TemplateStatus, used: int) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pool.model import EndedRequest, Event, SinkRecord
 from pool.store.connections import Connected, Connection, listed
 from pool.store.records import record_of, select
-from pool.store.schema import server_seconds
+from pool.store.schema import not_own_seconds
 
 
 class Events(Connected):
@@ -96,12 +96,13 @@ class Events(Connected):
         """Return the newest ``limit`` requests that became ``READY`` or ``FAILED`` since ``since``,
         the oldest of them first."""
         with self.connections.reading() as db:
+            server_seconds, held_seconds = not_own_seconds(db, "ended")
             # Nothing of what may be large is read.
             found = db.rows(
                 f"""
                 SELECT ended.id, ended.template, imports.outcome, ended.finished_at,
                        {db.greatest("ended.finished_at - ended.created_at", "0.0")},
-                       {server_seconds(db, "ended")}, ended.state, ended.error_code, ended.error
+                       {server_seconds}, {held_seconds}, ended.state, ended.error_code, ended.error
                 FROM (SELECT * FROM requests {db.using("requests_finished")}
                       WHERE finished_at IS NOT NULL AND finished_at >= :since
                         AND state IN ('ready', 'failed')

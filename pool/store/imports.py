@@ -465,7 +465,7 @@ def queue_members(
             payload=payload,
         )
         # What a failed upload or import took is lost, but for the seconds in which the server is
-        # held, which are counted by server_seconds (pool.store.schema).
+        # held, which are counted as held_seconds (pool.store.schema).
         ended = db.least(":now", "COALESCE((SELECT since FROM holds WHERE template = ''), :now)")
         db.changed(
             f"""

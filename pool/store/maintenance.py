@@ -133,9 +133,8 @@ class Maintenance(Connected):
             )
 
     def release_hold(self, template: str, *, now: float) -> bool:
-        """End a template's hold; False when there was none. What waited for CVAT in between
-        counts as CVAT's part of a request's time
-        (:attr:`pool.model.Event.server_seconds`)."""
+        """End a template's hold; False when there was none. What passed of a request's time in
+        between is counted apart (:attr:`pool.model.Event.held_seconds`)."""
         with self.connections.writing() as db:
             db.changed(
                 "UPDATE held SET until = :now WHERE until = :forever AND template = :template",

@@ -314,6 +314,28 @@ class Requests(Connected):
                 """)
             )
 
+    def oldest_waiting(self) -> Mapping[str, float]:
+        """Return since when the oldest of the ``QUEUED`` requests and of the leases without one
+        that wait has waited, by template."""
+        with self.connections.reading() as db:
+            found = db.rows(
+                f"""
+                SELECT template, (SELECT created_at FROM requests {db.using("requests_open")}
+                                  WHERE {OPEN} AND state = 'queued'
+                                    AND requests.template = waiting.template
+                                  ORDER BY seq LIMIT 1)
+                FROM (SELECT DISTINCT template FROM queues WHERE queued > 0) AS waiting
+                UNION ALL
+                SELECT template, MIN(created_at) FROM leases {db.using("leases_waiting")}
+                WHERE state = 'waiting' AND request_id IS NULL GROUP BY template
+                """
+            )
+        oldest: dict[str, float] = {}
+        for template, since in found:
+            if since is not None:
+                oldest[template] = min(since, oldest.get(template, since))
+        return oldest
+
     def queued_by_priority(self) -> Mapping[str, Mapping[Priority, int]]:
         """Return how many requests are ``QUEUED``, by template and priority."""
         found: dict[str, dict[Priority, int]] = {}

@@ -47,28 +47,39 @@ FOREVER: Final = 1e18
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
-def server_seconds(db: type[Dialect] | Dialect, request: str) -> str:
-    """CVAT's part of the seconds that a request took, whose row is called ``request``, and whose
-    import's is called ``imports``.
+def not_own_seconds(db: type[Dialect] | Dialect, request: str) -> tuple[str, str]:
+    """CVAT's part of the seconds that a request took, and the part in which it was held: two
+    expressions, in a query in which the request's row is called ``request``, and its import's
+    ``imports``.
 
-    That is what came after CVAT had accepted the data; and before that, while CVAT or the template
-    was held, and in uploads and imports that failed. NULL when the data was never accepted.
+    It was held while CVAT or the template was, until CVAT had accepted the data, and while CVAT was
+    afterwards. CVAT's is the rest of what came after that, and uploads and imports that failed
+    before it. Both are NULL when the data was never accepted.
     """
-    held_until = db.least("held.until", "imports.uploaded_at")
-    held_since = db.greatest("held.since", f"{request}.created_at")
-    held = f"""
-        SELECT SUM({db.greatest("0.0", f"{held_until} - {held_since}")})
-        FROM held
-        WHERE held.until > {request}.created_at AND held.template IN ('', {request}.template)
+
+    def held(since: str, until: str, templates: str) -> str:
+        both = f"{db.least('held.until', until)} - {db.greatest('held.since', since)}"
+        whole = db.greatest(f"{until} - {since}", "0.0")
+        found = f"""
+            COALESCE((SELECT SUM({db.greatest("0.0", both)}) FROM held
+                      WHERE held.until > {since} AND held.template IN ({templates})), 0.0)
+        """
+        return db.least(whole, found)
+
+    asked, accepted, ended = (
+        f"{request}.created_at",
+        "imports.uploaded_at",
+        f"{request}.finished_at",
+    )
+    before = held(asked, accepted, f"'', {request}.template")
+    after = held(accepted, ended, "''")
+    left = db.greatest(f"{accepted} - {asked} - {before}", "0.0")
+    server = f"""
+        {db.greatest(f"{ended} - {accepted} - {after}", "0.0")}
+        + {db.least(left, f"{request}.lost_seconds")}
     """
-    before = db.greatest(f"imports.uploaded_at - {request}.created_at", "0.0")
-    lost = f"{request}.lost_seconds + COALESCE(({held}), 0.0)"
-    return f"""
-        CASE WHEN {request}.finished_at IS NOT NULL AND imports.uploaded_at IS NOT NULL THEN
-            {db.greatest(f"{request}.finished_at - imports.uploaded_at", "0.0")}
-            + {db.least(before, lost)}
-        END
-    """
+    ends = f"CASE WHEN {ended} IS NOT NULL AND {accepted} IS NOT NULL THEN"
+    return f"{ends} {server} END", f"{ends} {before} + {after} END"
 
 
 # --- The migration --------------------------------------------------------------------------------
@@ -338,7 +349,8 @@ _EVENTS: Final = """
         outcome TEXT,
         code TEXT NOT NULL DEFAULT '',
         seconds REAL,
-        server_seconds REAL
+        server_seconds REAL,
+        held_seconds REAL
     ) STRICT;
     CREATE INDEX events_of_request ON events (request_id) WHERE request_id IS NOT NULL;
 """
@@ -534,10 +546,11 @@ def triggers(db: type[Dialect]) -> Iterator[Trigger]:
         """,
     )
     import_of_new = "(SELECT NEW.import_id AS id) AS one LEFT JOIN imports USING (id)"
+    server_seconds, held_seconds = not_own_seconds(db, "NEW")
     # The event of a request's row, as it is now. One that is queued again has a fresh lease.
     of_request = f"""
         INSERT INTO events (kind, at, template, task_id, lease_id, request_id, state, outcome, code,
-                            seconds, server_seconds)
+                            seconds, server_seconds, held_seconds)
         SELECT 'request.' || NEW.state,
                COALESCE(CASE NEW.state
                             WHEN 'queued' THEN (SELECT created_at FROM leases
@@ -549,7 +562,7 @@ def triggers(db: type[Dialect]) -> Iterator[Trigger]:
                         END, NEW.created_at),
                NEW.template, imports.task_id, NEW.lease_id, NEW.id, NEW.state, imports.outcome,
                NEW.error_code, {db.greatest("NEW.finished_at - NEW.created_at", "0.0")},
-               {server_seconds(db, "NEW")}
+               {server_seconds}, {held_seconds}
         FROM {import_of_new};
     """
     request_created = "(SELECT created_at FROM requests WHERE id = NEW.request_id)"

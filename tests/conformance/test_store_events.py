@@ -62,7 +62,7 @@ def test_a_hit(scene: Scene) -> None:
     ready = last(scene)
     assert (ready.request_id, ready.lease_id) == (opened.request.id, opened.lease.id)
     assert (ready.task_id, ready.outcome, ready.code) == (opened.task.task_id, "hit", "")
-    assert (ready.seconds, ready.server_seconds) == (T4 - T2, T4 - T3)
+    assert (ready.seconds, ready.server_seconds, ready.held_seconds) == (T4 - T2, T4 - T3, 0.0)
 
 
 def test_a_wait(scene: Scene) -> None:
@@ -82,6 +82,7 @@ def test_a_wait(scene: Scene) -> None:
     _, _, uploading, handed_out, _, _ = scene.store.events_after(0, limit=9)
     assert (handed_out.outcome, handed_out.seconds) == ("wait", T3 - T1)
     assert (handed_out.server_seconds, uploading.seconds) == (None, None)
+    assert (handed_out.held_seconds, uploading.held_seconds) == (None, None)
 
 
 def test_a_cold_task(scene: Scene) -> None:
@@ -121,22 +122,25 @@ def hold(store: Store, template: str = "", *, since: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("holds", "theirs"),
+    ("holds", "before", "after"),
     [
-        ([("", -5, -1)], 0),
-        ([("", 2, 6)], 4),
-        ([(TEMPLATE, 2, 6)], 4),
-        ([("other", 2, 6)], 0),
-        ([("", -5, 3), (TEMPLATE, 8, 30)], 5),
-        ([("", 1, 8), (TEMPLATE, 1, 8)], 10),
-        ([("", 2, None)], 8),
-        ([("", 12, 15)], 0),
+        ([("", -5, -1)], 0, 0),
+        ([("", 2, 6)], 4, 0),
+        ([(TEMPLATE, 2, 6)], 4, 0),
+        ([("other", 2, 6)], 0, 0),
+        ([("", -5, 3), (TEMPLATE, 8, 30)], 5, 0),
+        ([("", 1, 8), (TEMPLATE, 1, 8)], 10, 0),
+        ([("", 2, None)], 8, 2),
+        ([("", 9, 11)], 1, 1),
+        ([(TEMPLATE, 9, 11)], 1, 0),
+        ([("", 12, 15)], 0, 0),
     ],
 )
-def test_the_time_in_which_it_was_held_is_cvats_part(
-    scene: Scene, holds: list[tuple[str, float, float | None]], theirs: float
+def test_the_time_in_which_it_was_held_is_a_part_of_its_own(
+    scene: Scene, holds: list[tuple[str, float, float | None]], before: float, after: float
 ) -> None:
-    """Queued at 0, uploading at 9, accepted at 10, ready at 12."""
+    """Queued at 0, uploading at 9, accepted at 10, ready at 12. From then on only CVAT itself can
+    hold it up."""
     for template, since, until in holds:
         hold(scene.store, template, since=NOW + since)
         # A hold that goes on has not begun anew.
@@ -148,13 +152,14 @@ def test_the_time_in_which_it_was_held_is_cvats_part(
     task_id = make_warm(scene, now=NOW)
     assert scene.store.claim_warm(opened.lease.id, FINGERPRINT, now=NOW + 9)
     scene.store.begin_import(scene.import_id(opened.request.id), deadline=NOW + 99, now=NOW + 10)
-    before = scene.store.last_event_id()
+    seen = scene.store.last_event_id()
     scene.store.complete_import(task_id, JOBS, now=NOW + 12)
-    ready = scene.store.events_after(before, limit=1)[0]
+    ready = scene.store.events_after(seen, limit=1)[0]
     assert (ready.kind, ready.seconds) == ("request.ready", 12)
-    assert ready.server_seconds == 2 + theirs
+    assert (ready.server_seconds, ready.held_seconds) == (2 - after, before + after)
     (ended,) = scene.store.ended_requests(since=NOW, limit=9)
-    assert ended.server_seconds == ready.server_seconds
+    parts = (ended.server_seconds, ended.held_seconds)
+    assert parts == (ready.server_seconds, ready.held_seconds)
 
 
 @pytest.mark.parametrize("spooled", [False, True], ids=["another task", "put aside"])
@@ -178,7 +183,7 @@ def test_tries_that_came_to_nothing_are_cvats_part(scene: Scene, spooled: bool) 
     scene.store.begin_import(scene.import_id(request.id), deadline=NOW + 99, now=NOW + 10)
     scene.store.complete_import(handout.task.id, JOBS, now=NOW + 20)
     (ended,) = scene.store.ended_requests(since=NOW, limit=9)
-    assert (ended.seconds, ended.server_seconds) == (20, 10 + 4 + 2)
+    assert (ended.seconds, ended.server_seconds, ended.held_seconds) == (20, 10 + 4, 2)
 
 
 def test_a_failed_import(scene: Scene) -> None:
@@ -200,7 +205,8 @@ def test_a_request_that_fails_before_its_data_is_accepted(scene: Scene) -> None:
         ("request.failed", T2),
         ("task.failed", T2),
     ]
-    assert scene.store.events_after(before, limit=1)[0].server_seconds is None
+    failed = scene.store.events_after(before, limit=1)[0]
+    assert (failed.server_seconds, failed.held_seconds) == (None, None)
 
 
 def test_a_request_whose_task_goes_back(scene: Scene) -> None:
@@ -417,6 +423,7 @@ def test_the_newest_ends_of_requests(scene: Scene) -> None:
         at=T4,
         seconds=T4 - T3,
         server_seconds=None,
+        held_seconds=None,
         state="failed",
         code="c",
         error="why",

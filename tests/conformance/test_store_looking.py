@@ -82,6 +82,20 @@ def test_requests_that_wait_by_template_and_priority(scene: Scene) -> None:
     }
 
 
+def test_who_has_waited_the_longest(scene: Scene) -> None:
+    assert scene.store.oldest_waiting() == {}
+    first = scene.queued(now=NOW - 5).request
+    scene.queued(now=NOW - 3)
+    scene.waiting(now=NOW - 4)
+    other = scene.store.open_lease(wish(template="other"), now=NOW - 2)
+    assert scene.store.oldest_waiting() == {TEMPLATE: NOW - 5, "other": NOW - 2}
+    assert first is not None
+    scene.store.cancel_request(first.id, now=NOW)
+    assert scene.store.oldest_waiting() == {TEMPLATE: NOW - 4, "other": NOW - 2}
+    scene.store.abandon_lease(other.lease.id, now=NOW)
+    assert scene.store.oldest_waiting() == {TEMPLATE: NOW - 4}
+
+
 def test_sizes_of_the_latest_imports(scene: Scene) -> None:
     assert scene.store.group_sizes(since=0, limit=9) == {}
     for number in range(3):

@@ -196,6 +196,18 @@ def test_what_is_wrong_is_said_in_words(status: Status, words: list[str]) -> Non
             ["2 requests wait for their process, or a daemon"],
         ),
         (
+            {"queued": 2, "waits_for": WaitReason.TASK, "oldest_waiting_since": at(-185)},
+            ["2 requests wait for a warm task; the oldest has waited for 3 min"],
+        ),
+        (
+            {"waiting": 1, "oldest_waiting_since": at(-5)},
+            ["1 caller waits for a task; it has waited for 5 s"],
+        ),
+        (
+            {"waiting": 2, "oldest_waiting_since": at(-3 * 86400)},
+            ["2 callers wait for a task; the oldest has waited for 3 days"],
+        ),
+        (
             {"group_sizes": (1, 1, 40)},
             ["14.0 requests an import in the last 15 minutes, 40 at most"],
         ),

@@ -21,7 +21,7 @@ from pool.store import open_store
 #: Seconds that a create takes here.
 LEAD_TIME = 20.0
 #: The time of a request, and its two parts.
-PARTS = ("seconds", "server_seconds", "own_seconds")
+PARTS = ("seconds", "server_seconds", "held_seconds", "own_seconds")
 
 
 @pytest.fixture
@@ -133,9 +133,12 @@ def test_the_time_that_cvat_was_away_is_not_the_pools(daemon: Stepped, cvat: Scr
         shown = {name: measured(api)[f"cvat_pool_request_{name}_sum"] for name in PARTS}
         (ended,) = api.get("/v1/history").json["requests"]
     assert shown["seconds"] == pytest.approx(600.0, abs=2.0)
-    assert shown["server_seconds"] == pytest.approx(600.0, abs=2.0)
+    assert shown["held_seconds"] == pytest.approx(600.0, abs=2.0)
+    assert shown["server_seconds"] == pytest.approx(0.0, abs=2.0)
     assert shown["own_seconds"] == pytest.approx(0.0, abs=2.0)
-    assert ended["server_seconds"] == pytest.approx(shown["server_seconds"])
+    assert shown["seconds"] == pytest.approx(sum(shown[name] for name in PARTS[1:]))
+    for name in PARTS[:3]:
+        assert ended[name] == pytest.approx(shown[name])
 
 
 # --- Who waits ------------------------------------------------------------------------------------
@@ -159,6 +162,7 @@ def test_what_waits_is_counted_once_and_is_a_reason_to_create(dry: Serving, imag
         wait_until(dry.process.store, lambda: dry.process.store.waiting("dry") == 2)
         (row,) = api.get("/v1/templates").json["templates"]
         assert (row["waiting"], row["queued"], row["target"]) == (2, 7, 0)
+        assert row["oldest_waiting_since"] == queued[0].json["created_at"]
         shown = measured(api)
         assert shown["cvat_pool_leases_waiting"] == 2
         assert shown["cvat_pool_requests_queued"] == 7
@@ -168,4 +172,4 @@ def test_what_waits_is_counted_once_and_is_a_reason_to_create(dry: Serving, imag
         ended = api.get(each.headers["location"], headers={"Prefer": "wait=20"}).json
         assert (ended["state"], ended["outcome"]) == ("ready", "wait")
     (row,) = api.get("/v1/templates").json["templates"]
-    assert (row["waits"], row["waiting"]) == (9, 0)
+    assert (row["waits"], row["waiting"], row["oldest_waiting_since"]) == (9, 0, None)

@@ -122,6 +122,7 @@ def test_what_happens_is_told_as_it_happens(serving: Listened, store: Store) -> 
         "code": "",
         "seconds": 2.0,
         "server_seconds": 0.5,
+        "held_seconds": 0.0,
     }
 
 

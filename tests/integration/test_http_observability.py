@@ -24,6 +24,7 @@ def test_the_last_hour(served: Serving) -> None:
             "at": pytest.approx(now),
             "seconds": pytest.approx(2.0),
             "server_seconds": pytest.approx(0.5),
+            "held_seconds": 0.0,
             "state": "ready",
             "code": "",
             "error": "",

@@ -16,6 +16,7 @@ def test_the_status_of_the_pool(served: Serving, api: Api) -> None:
     status = answer.json
     assert status["server"] == served.pool.settings.cvat.url
     assert (status["maintainer"], status["hold_reason"]) == (served.process.owner, "")
+    assert status["hold_code"] == ""
     scenes, patient, strict = status["templates"]
     assert [each["name"] for each in (scenes, patient, strict)] == ["scenes", "patient", "strict"]
     assert (scenes["target"], scenes["warm"], scenes["leased"], scenes["hits"]) == (2, 1, 1, 1)

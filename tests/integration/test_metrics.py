@@ -76,6 +76,7 @@ def test_requests_by_how_long_they_took_and_whose_time_it_was(
     assert scrape("request_seconds_count", **hit) == 1
     assert scrape("request_seconds_sum", **hit) == pytest.approx(0.45)
     assert scrape("request_server_seconds_sum", template="scenes") == pytest.approx(0.22)
+    assert scrape("request_held_seconds_sum", template="scenes") == 0.0
     assert scrape("request_own_seconds_sum", template="scenes") == pytest.approx(0.23)
     assert scrape("requests_total", template="scenes", state="ready") == 1
     assert scrape("requests_total", template="scenes", state="failed") == 1

@@ -116,6 +116,7 @@ def test_each_end_of_a_request_is_told_once_and_in_order(
         "code": "",
         "seconds": 0.0,
         "server_seconds": 0.0,
+        "held_seconds": 0.0,
         "request": {"id": "r1", "state": "ready"},
     }
     assert (kind, failed["code"], failed["request"]["state"]) == (

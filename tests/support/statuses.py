@@ -19,6 +19,7 @@ _STATUS = Status(
     held_since=None,
     held_until=None,
     hold_reason="",
+    hold_code="",
     templates=(),
     config_loaded_at=None,
     config_rejected_at=None,

@@ -143,6 +143,7 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "stream": lambda store: store.stream("a", "n"),
     "retire_of_closed_streams": lambda store: store.retire_of_closed_streams(reason="", now=1.0),
     "ended_requests": lambda store: store.ended_requests(since=1.0, limit=9),
+    "oldest_waiting": lambda store: store.oldest_waiting(),
     "open_leases": lambda store: store.open_leases(template="a", cursor="7"),
 }
 
