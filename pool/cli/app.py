@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from itertools import islice
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -19,6 +19,7 @@ from pool.cli.docs import docs
 from pool.cli.get import get
 from pool.cli.init import init
 from pool.cli.lease import lease, release
+from pool.cli.lists import leases, requests
 from pool.cli.output import failure, hint, json_line
 from pool.cli.reconcile import reconcile
 from pool.cli.request import cancel, erase, wait
@@ -129,10 +130,16 @@ def _common(
     configure(level=level, as_json=log_json)
 
 
-for command in (
-    *(demo, init, run, check, get, wait, cancel, erase, lease, release, streams, status),
-    *(pause, resume, drain, prewarm, reconcile, tune, simulator, bench, docs),
-):
-    app.command()(command)
-app.add_typer(webhook)
-app.add_typer(store)
+#: The commands by what they are for, in the order of the help.
+PANELS: Final = {
+    "Begin": (demo, init, check, run, docs),
+    "Requests": (get, wait, requests, cancel, erase, streams),
+    "Empty tasks": (lease, leases, release),
+    "The pool": (status, pause, resume, drain, prewarm, tune, reconcile),
+    "Trying and measuring": (simulator, bench),
+}
+for panel, commands in PANELS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+app.add_typer(webhook, rich_help_panel="The pool")
+app.add_typer(store, rich_help_panel="The pool")

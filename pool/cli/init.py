@@ -17,7 +17,7 @@ import typer
 
 from pool.cli.options import JsonOption
 from pool.cli.output import hint, print_json
-from pool.cli.status import cut
+from pool.cli.table import cut
 from pool.errors import InputError
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ import typer
 
 from pool.cli.options import ConfigOption, JsonOption, ServerOption, open_pool
 from pool.cli.output import json_line, print_json
+from pool.cli.table import cut
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
@@ -252,11 +253,3 @@ def _line(
     for column in further:
         line.append(_GAP + cell(column).rjust(column.width))
     return line
-
-
-def cut(name: str, most: int) -> str:
-    """Return a name shortened in the middle to ``most`` characters."""
-    if len(name) <= most:
-        return name
-    tail = (most - 1) // 2
-    return f"{name[: most - 1 - tail]}…{name[len(name) - tail :]}"

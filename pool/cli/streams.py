@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,16 +9,11 @@ import typer
 
 from pool.cli.options import ConfigOption, JsonOption, ServerOption, open_pool
 from pool.cli.output import done, print_json
-from pool.cli.status import cut
+from pool.cli.table import Column, table, terminal_width
 from pool.errors import InputError
 
 if TYPE_CHECKING:
     from pool.status import StreamStatus
-
-_GAP = "  "
-_HEADINGS = ("stream", "template", "task", "filled", "last used")
-#: Columns of a name at least, also on a narrow screen.
-_NARROWEST = 8
 
 
 def streams(
@@ -52,32 +46,25 @@ def streams(
     if as_json:
         print_json(found)
     elif found:
-        print("\n".join(table(found, width=shutil.get_terminal_size().columns)))
+        print("\n".join(table(_columns(found), width=terminal_width())))
     else:
         print("no stream is open")
 
 
-def table(found: list[StreamStatus], *, width: int) -> list[str]:
-    """Return the lines of a table of streams. Names are cut in the middle where it would be wider
-    than ``width``."""
-    rows = [
-        (
-            each.name,
-            each.template,
-            "-" if each.task_id is None else str(each.task_id),
-            f"{each.filled}/{each.slots}",
-            f"{each.used_at.astimezone():%Y-%m-%d %H:%M:%S}",
-        )
-        for each in found
-    ]
-    widths = [max(map(len, column)) for column in zip(_HEADINGS, *rows, strict=True)]
-    for column in (0, 1):
-        beyond = sum(widths) + len(_GAP) * (len(widths) - 1) - width
-        widths[column] = max(min(_NARROWEST, widths[column]), widths[column] - max(0, beyond))
+def _columns(found: list[StreamStatus]) -> list[Column]:
     return [
-        _GAP.join(
-            cut(cell, most).rjust(most) if column in (2, 3) else cut(cell, most).ljust(most)
-            for column, (cell, most) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (_HEADINGS, *rows)
+        Column(heading="stream", values=[each.name for each in found], least=8),
+        Column(heading="template", values=[each.template for each in found], least=8),
+        Column(
+            heading="task",
+            values=["-" if each.task_id is None else str(each.task_id) for each in found],
+            right=True,
+        ),
+        Column(
+            heading="filled", values=[f"{each.filled}/{each.slots}" for each in found], right=True
+        ),
+        Column(
+            heading="last used",
+            values=[f"{each.used_at.astimezone():%Y-%m-%d %H:%M:%S}" for each in found],
+        ),
     ]

@@ -1,0 +1,79 @@
+"""Tables of text that fit a terminal: long values are cut in the middle, and columns that matter
+least are left out where there is no room for them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+_GAP: Final = "  "
+#: Columns where there is no terminal, and COLUMNS is not set: a program wants all of each value.
+_UNLIMITED: Final = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A heading and one value for each row.
+
+    ``least`` characters are shown of each value at least; None: all. Of the columns with a ``rank``
+    the one with the highest is left out first.
+    """
+
+    heading: str
+    values: Sequence[str]
+    least: int | None = None
+    rank: int = 0
+    right: bool = False
+
+    @property
+    def width(self) -> int:
+        return max(map(len, (self.heading, *self.values)))
+
+    @property
+    def narrowest(self) -> int:
+        return self.width if self.least is None else min(self.least, self.width)
+
+
+def terminal_width() -> int:
+    """Return the columns of the terminal, or of COLUMNS."""
+    return shutil.get_terminal_size((_UNLIMITED, 24)).columns
+
+
+def table(columns: Sequence[Column], *, width: int) -> list[str]:
+    """Return the lines of a table, the headings first. Columns without any value are left out."""
+    shown = [each for each in columns if any(each.values)]
+    while _sum(each.narrowest for each in shown) > width:
+        worst = max(shown, key=lambda each: each.rank)
+        if not worst.rank:
+            break
+        shown.remove(worst)
+    widths = [each.width for each in shown]
+    while _sum(widths) > width:
+        # The widest first, so that what is short stays whole.
+        spare = [now - each.narrowest for each, now in zip(shown, widths, strict=True)]
+        widest = max(range(len(shown)), key=lambda at: (spare[at] > 0, widths[at]))
+        if not spare[widest]:
+            break
+        widths[widest] -= 1
+    return [
+        _GAP.join(
+            cut(value, most).rjust(most) if each.right else cut(value, most).ljust(most)
+            for each, value, most in zip(shown, row, widths, strict=True)
+        ).rstrip()
+        for row in zip(*((each.heading, *each.values) for each in shown), strict=True)
+    ]
+
+
+def _sum(widths: Sequence[int] | Iterator[int]) -> int:
+    each = list(widths)
+    return sum(each) + len(_GAP) * (len(each) - 1)
+
+
+def cut(name: str, most: int) -> str:
+    """Return a name shortened in the middle to ``most`` characters."""
+    if len(name) <= most:
+        return name
+    tail = (most - 1) // 2
+    return f"{name[: most - 1 - tail]}…{name[len(name) - tail :]}"
