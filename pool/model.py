@@ -598,6 +598,28 @@ class Levels:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LevelSample:
+    """The levels of a template at a moment, for their history."""
+
+    warm: int
+    creating: int
+    target: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LevelRecord:
+    """The levels of a template in a step of their history, which began ``at``: the means of
+    ``warm`` and ``creating``, the lowest that was warm, and the last target."""
+
+    at: float
+    template: str
+    warm: float
+    least: float
+    creating: float
+    target: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Demand:
     """Hand-outs of one template in one bucket of time that begins at ``start``."""
 

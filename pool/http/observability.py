@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import TypeAdapter
 
+from pool import errors
 from pool.http import openapi
 from pool.http.context import state_of
 from pool.observability.health import HealthReport
-from pool.observability.history import History, HourReport
+from pool.observability.history import HOUR, LONGEST, SHORTEST, History, HistoryReport
 
 router = APIRouter(responses=openapi.ANYWHERE)
 
-_HOUR = TypeAdapter(HourReport)
+_REPORT: Final = TypeAdapter(HistoryReport)
 
 
 @router.get(
@@ -68,18 +69,24 @@ async def metrics(request: Request) -> Response:
 @router.get(
     "/v1/history",
     tags=["status"],
-    summary="Read the history of the last hour",
-    response_model=HourReport,
-    responses=openapi.PROTECTED,
+    summary="Read the history, of the last hour or of a week",
+    response_model=HistoryReport,
+    responses={**openapi.PROTECTED, **openapi.problems(errors.InputError)},
 )
-async def history(request: Request) -> Response:
-    """Levels and targets, sampled every few seconds while the daemon runs, and the requests that
-    ended, of all processes."""
+async def history(
+    request: Request,
+    seconds: Annotated[
+        int, Query(ge=SHORTEST, le=LONGEST, description="How far back, in seconds")
+    ] = HOUR,
+) -> Response:
+    """Levels and targets, in steps of 10 seconds for an hour, of a minute for six hours, and of ten
+    minutes for a week, also across restarts of the daemon; and the latest requests that ended, of
+    all processes."""
     state = state_of(request)
     # Serialized on the worker thread: it can be large, and is requested often.
-    body = await state.workers.store(_hour, state.observation.history)
+    body = await state.workers.store(_report, state.observation.history, seconds)
     return Response(body, media_type="application/json")
 
 
-def _hour(history: History) -> bytes:
-    return _HOUR.dump_json(history.hour())
+def _report(history: History, seconds: int) -> bytes:
+    return _REPORT.dump_json(history.report(seconds))

@@ -1,42 +1,38 @@
-"""The last hour of the pool: sampled levels, and how long requests took."""
+"""What the pool was like: levels of the last week at most, and how long requests took."""
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from pool.clock import Clock
-from pool.maintenance.scheduler import INTERVALS
-from pool.model import EndedRequest
-from pool.status import Status, TemplateStatus
-from pool.store import Store
+from pool.model import EndedRequest, LevelRecord, LevelSample
+from pool.status import Status
+from pool.store import STEPS, Store
 
-#: Seconds between two samples, seconds for which they are kept, and the most requests in a report.
-EVERY = INTERVALS["history"]
-KEPT_FOR = 3600.0
-MOST_REQUESTS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    at: float
-    templates: dict[str, tuple[int, int, int]]
+#: Seconds of a report: the fewest, the default, and the most; and the most requests in it.
+SHORTEST: Final = 300
+HOUR: Final = 3600
+LONGEST: Final = 7 * 86400
+MOST_REQUESTS: Final = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TemplateHistory:
-    """Levels and target of one template, sample by sample; None where it did not exist."""
+    """Levels and target of one template, step by step; None where they are not known. ``warm`` and
+    ``creating`` are means, ``least`` is the lowest level of warm, ``target`` the last one."""
 
-    warm: list[int | None] = field(default_factory=list)
-    creating: list[int | None] = field(default_factory=list)
+    warm: list[float | None] = field(default_factory=list)
+    least: list[int | None] = field(default_factory=list)
+    creating: list[float | None] = field(default_factory=list)
     target: list[int | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HourReport:
-    """The last hour. ``at`` are the times of the samples; the newest of ``requests`` is last."""
+class HistoryReport:
+    """Some time up to now. ``interval`` is the step of the levels, in seconds, and ``at`` when each
+    step began; the newest of ``requests`` is last."""
 
     interval: float
     at: list[float]
@@ -45,49 +41,55 @@ class HourReport:
 
 
 class History:
-    """Samples the levels into memory, and reads the requests from the store. Thread-safe."""
+    """Samples the levels into the store, and reads them. Thread-safe."""
 
     def __init__(self, store: Store, read_status: Callable[[], Status], *, clock: Clock) -> None:
         self._store = store
         self._read_status = read_status
         self._clock = clock
-        self._guard = threading.Lock()
-        self._samples: deque[_Sample] = deque(maxlen=int(KEPT_FOR / EVERY))
 
     def run_once(self) -> int:
-        """Take a sample; return how many there are."""
-        status = self._read_status()
-        sample = _Sample(self._clock.now(), {each.name: _levels(each) for each in status.templates})
-        with self._guard:
-            self._samples.append(sample)
-            return len(self._samples)
+        """Take a sample; return of how many templates."""
+        samples = {
+            each.name: LevelSample(warm=each.warm, creating=each.creating, target=each.target)
+            for each in self._read_status().templates
+        }
+        self._store.keep_levels(samples, now=self._clock.now())
+        return len(samples)
 
-    def hour(self) -> HourReport:
-        """Return the report of the last hour.
+    def report(self, seconds: float = HOUR) -> HistoryReport:
+        """Return the report of the last ``seconds``, in the smallest steps that are kept for so
+        long.
 
         :raises StoreError: the store cannot be read.
         """
-        since = self._clock.now() - KEPT_FOR
-        with self._guard:
-            samples = [sample for sample in self._samples if sample.at >= since]
-        names = sorted({name for sample in samples for name in sample.templates})
-        return HourReport(
-            interval=EVERY,
-            at=[sample.at for sample in samples],
-            templates={name: _of_template(name, samples) for name in names},
-            requests=self._store.ended_requests(since=since, limit=MOST_REQUESTS),
+        now = self._clock.now()
+        step = next((step for step, kept_for in STEPS.items() if seconds <= kept_for), max(STEPS))
+        # From the step on in which that time begins.
+        since = (now - seconds) // step * step
+        levels = self._store.level_history(step, since=since, until=now)
+        by_template: dict[str, dict[int, LevelRecord]] = {}
+        first = levels[0].at if levels else 0.0
+        for each in levels:
+            by_template.setdefault(each.template, {})[round((each.at - first) / step)] = each
+        # Every step, so that those are seen to be missing in which no daemon ran.
+        count = 1 + max((max(known) for known in by_template.values()), default=-1)
+        return HistoryReport(
+            interval=step,
+            at=[first + step * number for number in range(count)],
+            templates={
+                name: _of_template(known, count) for name, known in sorted(by_template.items())
+            },
+            requests=self._store.ended_requests(since=now - seconds, limit=MOST_REQUESTS),
         )
 
 
-def _levels(template: TemplateStatus) -> tuple[int, int, int]:
-    return template.warm, template.creating, template.target
-
-
-def _of_template(name: str, samples: Sequence[_Sample]) -> TemplateHistory:
+def _of_template(levels: dict[int, LevelRecord], count: int) -> TemplateHistory:
     history = TemplateHistory()
-    for sample in samples:
-        warm, creating, target = sample.templates.get(name, (None, None, None))
-        history.warm.append(warm)
-        history.creating.append(creating)
-        history.target.append(target)
+    for number in range(count):
+        known = levels.get(number)
+        history.warm.append(None if known is None else round(known.warm, 2))
+        history.least.append(None if known is None else int(known.least))
+        history.creating.append(None if known is None else round(known.creating, 2))
+        history.target.append(None if known is None else int(known.target))
     return history

@@ -13,6 +13,7 @@ from pool.store.events import Events
 from pool.store.final_steps import FinalSteps
 from pool.store.imports import FINAL_GRACE, Imports
 from pool.store.leases import Leases
+from pool.store.level_history import STEPS, LevelHistory
 from pool.store.maintenance import Maintenance
 from pool.store.queue import Queue
 from pool.store.records import (
@@ -40,6 +41,7 @@ __all__ = [
     "FINAL_GRACE",
     "HEARD_FOR",
     "LOOKS",
+    "STEPS",
     "UNOWNED",
     "USED_WITHIN",
     "Asked",
@@ -72,6 +74,7 @@ class Store(
     Streams,
     FinalSteps,
     DemandHistory,
+    LevelHistory,
     Events,
     Maintenance,
     Webhooks,

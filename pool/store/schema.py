@@ -359,12 +359,12 @@ _EVENTS: Final = """
 #: assignees that the pool has chosen, ``assignee`` the one that CVAT has named. ``turns`` numbers
 #: the latest job that each assignee of a template was given, ``workloads`` has the open jobs of an
 #: assignee when CVAT was asked, and what was given since. ``demand`` has hand-outs by bucket of
-#: time, for the sizing, ``hand_outs`` all that there ever were, for the metrics; ``paces`` how long
-#: imports take, by size class; ``held`` when holds were in force, also those that have ended.
-#: ``configuration``
-#: has one row, that of the daemon that maintains the store; lists are JSON. ``webhooks`` are the
-#: installed ones; their secret stands in ``meta``, as do the pool's id and a row that proves that
-#: writing works.
+#: time, for the sizing, ``hand_outs`` all that there ever were, for the metrics; ``levels`` has
+#: those of the last week, rolled up to steps of some seconds that begin ``at`` a moment;
+#: ``paces`` how long imports take, by size class; ``held`` when holds were in force, also those
+#: that have ended. ``configuration`` has one row, that of the daemon that maintains the store;
+#: lists are JSON. ``webhooks`` are the installed ones; their secret stands in ``meta``, as do the
+#: pool's id and a row that proves that writing works.
 _PLAIN: Final = """
     CREATE TABLE jobs (
         pooled_id TEXT NOT NULL REFERENCES tasks (id),
@@ -401,6 +401,17 @@ _PLAIN: Final = """
         outcome TEXT NOT NULL,
         total INTEGER NOT NULL,
         PRIMARY KEY (template, outcome)
+    ) STRICT;
+    CREATE TABLE levels (
+        step INTEGER NOT NULL,
+        at REAL NOT NULL,
+        template TEXT NOT NULL,
+        samples INTEGER NOT NULL,
+        warm REAL NOT NULL,
+        least REAL NOT NULL,
+        creating REAL NOT NULL,
+        target REAL NOT NULL,
+        PRIMARY KEY (step, at, template)
     ) STRICT;
     CREATE TABLE lead_times (template TEXT NOT NULL PRIMARY KEY, seconds REAL NOT NULL) STRICT;
     CREATE TABLE paces (

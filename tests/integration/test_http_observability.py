@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 
 import pytest
-from support.api import Serving
+from support.api import Serving, serving, settings_for
 from support.happening import serve
+
+from pool.config.settings import Template
+from pool.simulator import SimulatorServer
 
 
 def test_the_last_hour(served: Serving) -> None:
@@ -14,8 +17,9 @@ def test_the_last_hour(served: Serving) -> None:
     served.state.observation.history.run_once()
     serve(served.process.store, "r1", now=now, took=2.0, server=0.5)
     hour = served.api.get("/v1/history").json
-    assert hour["templates"]["scenes"]["warm"] == [0]
-    assert hour["at"] == [pytest.approx(now, abs=60)]
+    levels = {"warm": [0.0], "least": [0], "creating": [0.0], "target": [2]}
+    assert hour["templates"]["scenes"] == levels
+    assert (hour["interval"], hour["at"]) == (10, [pytest.approx(now, abs=60)])
     assert hour["requests"] == [
         {
             "request_id": "r1",
@@ -30,6 +34,26 @@ def test_the_last_hour(served: Serving) -> None:
             "error": "",
         }
     ]
+
+
+def test_the_history_survives_a_restart(simulator: SimulatorServer, store_url: str) -> None:
+    settings = settings_for(simulator.url, store_url, Template(name="scenes"))
+    with serving(settings, simulator.access_token) as served:
+        served.state.observation.history.run_once()
+        before = served.api.get("/v1/history?seconds=604800").json
+    with serving(settings, simulator.access_token) as served:
+        assert served.api.get("/v1/history?seconds=604800").json == before
+    assert (before["interval"], len(before["at"]), list(before["templates"])) == (
+        600,
+        1,
+        ["scenes"],
+    )
+
+
+@pytest.mark.parametrize("seconds", ["299", "604801", "x", ""])
+def test_a_history_that_is_not_kept(refusing: Serving, seconds: str) -> None:
+    answer = refusing.api.get(f"/v1/history?seconds={seconds}")
+    assert (answer.status, answer.code) == (422, "input")
 
 
 def test_alive_and_ready(refusing: Serving) -> None:

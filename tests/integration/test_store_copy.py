@@ -22,7 +22,7 @@ from support.terminal import in_a_terminal
 
 from pool.clock import SystemClock
 from pool.errors import StoreError
-from pool.model import ConfigRecord, Hold
+from pool.model import ConfigRecord, Hold, LevelSample
 from pool.store import connections_of, copying, open_store
 from pool.store.copying import StoreCopy
 from pool.store.schema import TABLES, triggers
@@ -78,6 +78,7 @@ def fill(url: str) -> None:
         for _ in range(15):
             scene.warm()
         store.pause("other", now=NOW)
+        store.keep_levels({"ä": LevelSample(warm=3, creating=1, target=5)}, now=NOW)
         store.hold(Hold(template="other", code="x", reason="ä", since=NOW + 0.1, retry_at=None))
         store.open_sinks(["a", "B"])
         store.renew_owner("gone", until=NOW)
