@@ -409,7 +409,7 @@ class Maintenance:
         except StoreError as error:
             log.warning("event delivery not started", why=str(error))
         self.scheduler.start()
-        log.info("maintenance begun", owner=process.owner)
+        log.info("maintenance begun: this daemon keeps the pools filled")
 
     def wake_services(self) -> None:
         """Refill as soon as any process has taken a task, or when it is quiet again; and serve

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from pool.handles import Lease, Request
     from pool.model import Job
     from pool.taskpool import TaskPool
+
+_EXCEPTION: Final = re.compile(r"^[\w.]+(?:Error|Exception): (?=\S)")
 
 TemplateOption = Annotated[
     str | None,
@@ -118,7 +121,8 @@ def _request_columns(
     def result(request: Request) -> str:
         if request.record.error_code:
             error = error_of(request.record)
-            return " ".join((error.detail or error.title).split())
+            # Without the name of the exception in CVAT, which is the longer part of many.
+            return _EXCEPTION.sub("", " ".join((error.detail or error.title).split()))
         ids = [str(job.id) for job in jobs.get(request.id, ())]
         return ids[0] if len(ids) == 1 else _span(ids)
 
@@ -127,9 +131,9 @@ def _request_columns(
         Column(heading="request", values=[each.id for each in records]),
         Column(heading="state", values=[each.state.value for each in records]),
         Column(heading="age", values=[age(now - each.created_at) for each in records], right=True),
-        Column(heading="template", values=[each.template for each in records], least=8, rank=1),
+        Column(heading="template", values=[each.template for each in records], least=12, rank=1),
         Column(heading="name", values=[each.name or "" for each in records], least=8, rank=2),
-        Column(heading="jobs, or why not", values=[result(each) for each in found], least=10),
+        Column(heading="jobs", values=[result(each) for each in found], least=19),
     ]
 
 

@@ -87,7 +87,8 @@ def find_config(environ: Mapping[str, str]) -> Path:
     if named:
         raise ConfigError(f"POOL_CONFIG names {path}, which is not a file")
     raise ConfigError(
-        f"there is no config.toml in {Path.cwd()}: go where it is, or name it in POOL_CONFIG"
+        f"there is no config.toml in {Path.cwd()}: 'cvat-pool init' writes one; --config or "
+        "POOL_CONFIG names one that is elsewhere"
     )
 
 
