@@ -251,7 +251,9 @@ class TaskPool:
         "interactive", "normal" or "bulk": which of the requests that wait go first. ``progress``
         is called with (bytes sent, bytes in all), maybe from other threads but never from two at
         a time; a connection that was cut in the middle makes it begin again, with another task.
-        An empty pool is waited for ``timeout`` seconds at most.
+        An empty pool is waited for ``timeout`` seconds at most. The same ``idempotency_key`` gives
+        the same request, for as long as it is kept: ``store.keep_finished`` after its end, by
+        default 30 days.
 
         Requests of one ``stream``, a name such as "camera 7", go into the same task, one job each,
         in the order in which they come; when it is full, into the next. It opens with its first

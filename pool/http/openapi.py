@@ -132,7 +132,8 @@ WAIT: Final = _parameter(
 )
 KEY: Final = _parameter(
     IDEMPOTENCY_KEY,
-    "The same key gives the same answer, for ever; 409 with other content.",
+    "The same key gives the same answer for as long as its row is kept: `store.keep_finished` "
+    "after the end, by default 30 days; 409 with other content.",
     minLength=1,
     maxLength=255,
     pattern="^[\\x21-\\x7e]+$",
