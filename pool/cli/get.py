@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, cast
 
@@ -23,9 +24,9 @@ from pool.cli.options import (
     open_pool,
     time_left,
 )
-from pool.cli.output import failure, hint, json_line, print_json
+from pool.cli.output import Served, failure, hint, json_line, print_json
 from pool.cli.progress import upload_progress
-from pool.cli.request import Served, await_jobs, document_of, stage_of
+from pool.cli.request import await_jobs, document_of, stage_of
 from pool.errors import IdempotencyConflict, InputError, PoolError
 from pool.model import RequestRecord, RequestState
 
@@ -42,6 +43,8 @@ AT_ONCE: Final = 4
 #: Tasks of --job-size that are uploaded or imported at the same time: CVAT has two workers for
 #: imports.
 TASKS_IN_FLIGHT: Final = 2
+#: The newest requests of a template, among which those of this process are looked for.
+NEWEST: Final = 500
 #: Tries of one request that has failed in an earlier run.
 MOST_TRIES: Final = 20
 
@@ -218,19 +221,7 @@ def _get_one(
         with upload_progress() as progress:
             request = wanted.submit(pool, files, name=name, key=own_key, progress=progress)
     except KeyboardInterrupt:
-        unsent = _being_sent(pool, wanted.template)
-        if unsent:
-            hint(
-                f"cvat-pool: interrupted while request {unsent[0].id} was being sent: CVAT may not "
-                f"have all of it; 'cvat-pool wait {unsent[0].id}' says what became of it"
-            )
-        elif hasattr(pool, "process"):
-            hint("cvat-pool: interrupted before anything was sent")
-        else:
-            hint(
-                "cvat-pool: interrupted while it was being sent: the daemon has all of it or "
-                f"nothing; the same command with '--key {own_key}' goes on, and makes no second one"
-            )
+        hint(f"cvat-pool: interrupted {_what_became(pool, wanted.template, own_key)}")
         raise
     served = _sent(request) if no_wait else await_jobs(request, wanted.left(), pool)
     served.print(as_json=as_json)
@@ -244,17 +235,32 @@ def _sent(request: Request) -> Served:
     return Served(document=document_of(request), lines=[f"{request.id}\t{page}"])
 
 
-def _being_sent(pool: TaskPool | RemotePool, template: str) -> Sequence[RequestRecord]:
-    """Return the requests that this process was sending to CVAT itself."""
+def _what_became(pool: TaskPool | RemotePool, template: str, key: str | None) -> str:
+    """Return what became of a request whose data was being sent, and what to do."""
+    if not hasattr(pool, "process"):
+        return (
+            "while it was being sent: the daemon has all of it or nothing; the same command with "
+            f"'--key {key}' goes on, and makes no second one"
+        )
+    record = next(iter(_of_this_process(pool, template)), None)
+    if record is None:
+        return "before anything was sent"
+    if record.state in (RequestState.FAILED, RequestState.CANCELLED):
+        return f"while request {record.id} was being sent: it has failed, so send it again"
+    return (
+        f"request {record.id}, which is {record.state.value}; 'cvat-pool wait {record.id}' goes on"
+    )
+
+
+def _of_this_process(
+    pool: TaskPool | RemotePool, template: str, states: Collection[RequestState] = ()
+) -> Iterator[RequestRecord]:
+    """Iterate over the requests that this process serves itself, the newest first."""
     process = getattr(pool, "process", None)
-    if process is None:
-        return ()
-    states = (RequestState.QUEUED, RequestState.UPLOADING, RequestState.IMPORTING)
-    return [
-        request.record
-        for request in pool.requests(states=states, template=template)
-        if request.record.owner == process.owner
-    ]
+    if process is not None:
+        for request in islice(pool.requests(states=states, template=template), NEWEST):
+            if request.record.owner == process.owner:
+                yield request.record
 
 
 # --- Many requests --------------------------------------------------------------------------------
@@ -305,9 +311,9 @@ def _get_many(
         in_flight=IN_FLIGHT if each else TASKS_IN_FLIGHT,
         at_once=AT_ONCE if each and wanted.stream is None else 1,
         stage=lambda request: stage_of(request, pool),
-        being_sent=lambda: _being_sent(pool, wanted.template),
+        being_sent=lambda: [*_of_this_process(pool, wanted.template, [RequestState.UPLOADING])],
         sizes=[sum(map(size_of, part)) for part in parts],
-        again="the same command tries these again, and no others",
+        resumable=True,
     )
     failed: PoolError | None = None
     try:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from pool.cli.output import error_document, hint, json_line
+from pool.cli.output import Served, error_document, hint, json_line
 from pool.cli.progress import RequestsBar, requests_bar
 from pool.errors import (
     EXIT_FAILED,
@@ -24,7 +25,6 @@ from pool.errors import (
 )
 
 if TYPE_CHECKING:
-    from pool.cli.request import Served
     from pool.config.source import Progress
     from pool.handles import Lease, Request
     from pool.model import RequestRecord
@@ -39,6 +39,8 @@ OWN_FAILURES: Final = (
     RequestCancelled,
     TooLarge,
 )
+#: Seconds for which an interrupted command lets requests be sent to the end.
+GRACE: Final = 2.0
 #: Seconds between two looks at what the requests wait for, while none is ready.
 LOOK: Final = 1.0
 
@@ -60,27 +62,29 @@ class Many:
         stage: Callable[[Request | Lease], str],
         being_sent: Callable[[], Sequence[RequestRecord]] = tuple,
         sizes: Sequence[int] = (),
-        again: str = "",
+        resumable: bool = False,
     ) -> None:
         """``labels`` are what the requests are called, and ``sizes`` their bytes, where any are
         sent. ``begin`` gets the number of a request, from 0, and returns it once it has its data;
         ``finish`` waits for its jobs. Of ``in_flight`` requests at a time ``at_once`` are begun, in
         their order. ``stage`` says what a request waits for, ``being_sent`` which requests this
-        process has not sent to the end, and ``again`` what another run of the command does."""
+        process has not sent to the end. Of ``resumable`` ones the same command begins only those
+        that are not ready yet."""
         self._labels = labels
         self._begin = begin
         self._finish = finish
         self._threads = min(in_flight, len(labels))
+        self._most_at_once = at_once
         self._at_once = threading.Semaphore(at_once)
         self._stage = stage
         self._being_sent = being_sent
         self._sizes = sizes
-        self._again = f"; {again}" if again else ""
+        self._resumable = resumable
         self._guard = threading.Lock()
         self._numbers = iter(range(len(labels)))
         self._stopped = False
         #: None: a thread has ended.
-        self._results = queue.SimpleQueue[tuple[int, "Served | Exception"] | None]()
+        self._results = queue.SimpleQueue[tuple[int, Served | Exception] | None]()
         #: The requests under way by their numbers; None while one is being sent.
         self._under_way: dict[int, Request | Lease | None] = {}
         self._ready = 0
@@ -115,6 +119,7 @@ class Many:
             except KeyboardInterrupt:
                 self._stopped = True
                 bar.stop()
+                self._await_sent(GRACE)
                 hint(f"cvat-pool: interrupted: {self._left()}")
                 raise
         if lasting is not None:
@@ -124,7 +129,8 @@ class Many:
             kind = type(error) if error.exit_code == EXIT_FAILED else PoolError
             raise kind(
                 f"{len(self._failed)} of {len(self._labels)} have failed, the first with {first}: "
-                f"{error.detail or error.title}{self._again}"
+                f"{error.detail or error.title}"
+                + ("; the same command tries these again, and no others" if self._resumable else "")
             )
 
     def _results_of(self, bar: RequestsBar) -> Iterator[tuple[int, Served | Exception]]:
@@ -174,7 +180,15 @@ class Many:
             words += f", {len(self._failed)} have failed"
         if known or cut:
             words += f", {len(known) + len(cut)} on their way: 'cvat-pool wait ID' waits for one"
-        return words + self._again
+        return words + ("; the same command goes on where it was" if self._resumable else "")
+
+    def _await_sent(self, timeout: float) -> None:
+        """Wait for the requests that are being sent, ``timeout`` seconds at most: where that is cut
+        off, how much of the data has arrived is unknown."""
+        end = time.monotonic() + timeout
+        for _ in range(self._most_at_once):
+            if not self._at_once.acquire(timeout=max(0.0, end - time.monotonic())):
+                return
 
     # --- The threads ------------------------------------------------------------------------------
 

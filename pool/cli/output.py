@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
@@ -14,6 +15,28 @@ from typing import Any, Protocol, TypeVar
 import typer
 
 from pool.errors import PoolError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Served:
+    """A request, or a lease, as it is printed once its jobs exist."""
+
+    #: One for each job, its id first, so that ``cut -f1`` has the ids.
+    lines: Sequence[str]
+    #: For ``--json``.
+    document: dict[str, object]
+    #: What its caller should know besides; for standard error.
+    notes: Sequence[str] = ()
+
+    def print(self, *, as_json: bool) -> None:
+        """Print the lines, or the document; the notes go to standard error."""
+        if as_json:
+            print_json(self.document)
+        else:
+            for line in self.lines:
+                print(line, flush=True)
+        for note in self.notes:
+            hint(note)
 
 
 class Result(Protocol):

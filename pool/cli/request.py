@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,7 +18,7 @@ from pool.cli.options import (
     open_pool,
     time_left,
 )
-from pool.cli.output import done, hint, json_line, print_json
+from pool.cli.output import Served, done, hint, json_line
 from pool.cli.progress import wait_for_jobs
 from pool.errors import PoolError, TooLate, UnknownLease, UnknownRequest, WaitTimeout
 from pool.model import Hidden, Placed, RequestState
@@ -152,28 +151,6 @@ def _request_or_lease(pool: TaskPool | RemotePool, given: str) -> Request | Leas
 
 
 # --- The jobs of a request ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Served:
-    """A request, or a lease, as it is printed once its jobs exist."""
-
-    #: One for each job, its id first, so that ``cut -f1`` has the ids.
-    lines: Sequence[str]
-    #: For ``--json``.
-    document: dict[str, object]
-    #: What its caller should know besides; for standard error.
-    notes: Sequence[str] = ()
-
-    def print(self, *, as_json: bool) -> None:
-        """Print the lines, or the document; the notes go to standard error."""
-        if as_json:
-            print_json(self.document)
-        else:
-            for line in self.lines:
-                print(line, flush=True)
-        for note in self.notes:
-            hint(note)
 
 
 def await_jobs(
