@@ -29,7 +29,7 @@ class LevelHistory(Connected):
                         f"(:step{step}, :at{step}, :template, 1, :warm, :warm, :creating, :target)"
                     )
                     moments |= {f"step{step}": step, f"at{step}": now // step * step}
-                db.changed(
+                db.later(
                     f"""
                     INSERT INTO levels (step, at, template, samples, warm, least, creating, target)
                     VALUES {", ".join(rows)}
@@ -49,7 +49,7 @@ class LevelHistory(Connected):
                     **moments,
                 )
             for step, kept_for in STEPS.items():
-                db.changed(
+                db.later(
                     "DELETE FROM levels WHERE step = :step AND (at < :oldest OR at > :now)",
                     step=step,
                     oldest=now - kept_for - step,

@@ -342,6 +342,7 @@ STATUS = {
     "held_since": None,
     "held_until": None,
     "hold_reason": "",
+    "hold_code": "",
     "templates": [ROW],
     "config_loaded_at": "2026-01-01T12:00:00.000Z",
     "config_rejected_at": None,
