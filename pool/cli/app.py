@@ -6,6 +6,7 @@ refused the credentials, 5 pool empty.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -138,8 +139,17 @@ PANELS: Final = {
     "The pool": (status, pause, resume, drain, prewarm, tune, reconcile),
     "Trying and measuring": (simulator, bench),
 }
+
+
+def prose(docstring: str | None) -> str:
+    """Return a docstring with a line for each paragraph, which Typer breaks at the terminal's
+    width; it would keep the breaks of the source."""
+    paragraphs = inspect.cleandoc(docstring or "").split("\n\n")
+    return "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
+
+
 for panel, commands in PANELS.items():
     for command in commands:
-        app.command(rich_help_panel=panel)(command)
+        app.command(rich_help_panel=panel, help=prose(command.__doc__))(command)
 app.add_typer(webhook, rich_help_panel="The pool")
 app.add_typer(store, rich_help_panel="The pool")

@@ -114,11 +114,10 @@ def get(
     from pool.cli.files import STANDARD_INPUT, divided, files_of, is_pattern
 
     given = list(files or ())
-    several = any(
+    divides = job_size is not None and any(
         argument == STANDARD_INPUT or is_pattern(argument) or Path(argument).is_dir()
         for argument in given
     )
-    divides = job_size is not None and several
     if each and job_size is not None:
         raise InputError("give one of --each and --job-size")
     if key is not None and (each or divides):

@@ -38,9 +38,7 @@ RequestArgument = Annotated[str, typer.Argument(metavar="REQUEST", help="The id 
 
 
 def wait(
-    ids: Annotated[
-        list[str], typer.Argument(metavar="ID...", help="Ids of requests, or of leases.")
-    ],
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="Ids of requests, or of leases.")],
     config: ConfigOption = None,
     server: ServerOption = None,
     timeout: TimeoutOption = None,

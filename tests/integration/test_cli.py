@@ -449,6 +449,16 @@ def test_a_file_may_be_called_like_an_option(folder: Path, token: str) -> None:
     assert "--log-json" in one_line(result)
 
 
+def test_help_is_broken_at_the_width_of_the_terminal(folder: Path) -> None:
+    wide = cvat_pool("get", "-h", cwd=folder, COLUMNS="300").stdout
+    assert "With --job-size, the images of folders and patterns go into as many tasks" in wide
+    for columns in (60, 80):
+        narrow = cvat_pool("get", "-h", cwd=folder, COLUMNS=str(columns)).stdout
+        assert max(map(len, narrow.splitlines())) <= columns
+        prose = [line for line in narrow.partition("Arguments")[0].splitlines() if line.strip()]
+        assert sum(len(line.split()) < 4 for line in prose) <= 5, "ends of paragraphs alone"
+
+
 def test_the_version(folder: Path) -> None:
     from pool import __version__
 
