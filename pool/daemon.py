@@ -128,7 +128,7 @@ class Daemon:
                 templates=len(self.settings.templates),
             )
             for warning in self.settings.warnings:
-                log.warning("probable mistake in the configuration", what=warning)
+                log.warning(f"probable mistake in the configuration: {warning}")
             self._loop(on_ready)
         finally:
             self.close()

@@ -179,7 +179,7 @@ def _show(figures: Mapping[str, Any], console: Console) -> None:
             f"Of the pool's {figures['flows']['pool']['median_ms']:.0f} ms, "
             f"{figures['server_own_median_ms']:.0f} ms are the server's own time, from "
             "receiving the data to having the jobs.\n"
-            "Next: 'cvat-pool check' with a config.toml for your own server; see the manual."
+            "Next: 'cvat-pool init' for your own server; 'cvat-pool docs' is the manual."
         )
 
 

@@ -119,14 +119,14 @@ def _table(findings: list[Finding]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("task", justify="right", no_wrap=True)
     table.add_column("action", no_wrap=True)
+    table.add_column("template", overflow="fold")
     table.add_column("why", overflow="fold")
-    table.add_column("name", overflow="fold")
     for finding in findings:
         table.add_row(
             "" if finding.task_id is None else str(finding.task_id),
             finding.action.value,
+            # A task of no template of ours by its name, whose square brackets are no markup.
+            escape(finding.template or finding.name),
             escape(finding.reason),
-            # The pool's mark stands in square brackets, as markup does.
-            escape(finding.name),
         )
     return table

@@ -20,7 +20,7 @@ import typer
 
 from pool.cli.options import ConfigOption, JsonOption, ServerOption, open_pool
 from pool.cli.output import json_line, print_json
-from pool.cli.table import cut
+from pool.cli.table import Column, cut, table
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
@@ -157,8 +157,9 @@ class _Column:
         return max(map(len, (self.heading, *self.values)))
 
     @property
-    def empty(self) -> bool:
-        return _NOTHING.issuperset(self.values)
+    def count(self) -> int:
+        """How many of the values are not zero."""
+        return sum(value not in _NOTHING for value in self.values)
 
 
 class StatusView:
@@ -173,7 +174,7 @@ class StatusView:
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[Text]:
         from rich.text import Text
 
-        from pool.observability.status import notes, troubles
+        from pool.observability.status import MOST_NAMED, notes, troubles
 
         width = max(NARROWEST, options.max_width)
         status = self._status
@@ -183,9 +184,11 @@ class StatusView:
         yield Text()
         left_out = yield from self._table(width)
         yield Text()
+        few = [each for each in left_out if each.count <= MOST_NAMED]
+        yield from self._further([each for each in left_out if each not in few], width)
         for words in others:
             yield from self._sentence(words, width, _BAD)
-        for words in (*map(self._figures, left_out), *notes(status, now=self._now)):
+        for words in (*map(self._figures, few), *notes(status, now=self._now)):
             yield from self._sentence(words, width)
 
     def _table(self, width: int) -> Generator[Text, None, Sequence[_Column]]:
@@ -202,18 +205,54 @@ class StatusView:
         for heading, figure in _FIGURES:
             column = _Column(heading, [figure(row) for row in self._rows])
             if self._wide or len(_GAP) + column.width <= left:
-                if self._wide or not column.empty:
+                if self._wide or column.count:
                     further.append(column)
                     left -= len(_GAP) + column.width
-            elif not column.empty:
+            elif column.count:
                 left_out.append(column)
         for number in range(-1, len(self._rows)):
             yield _line(name, warm, state, further, number)
         return left_out
 
+    def _further(self, left_out: Sequence[_Column], width: int) -> Iterator[Text]:
+        """Yield tables of the columns that did not fit, of the templates that have any of them."""
+        from rich.text import Text
+
+        columns = list(left_out)
+        while columns:
+            longest = max(len(row.name) for row in self._rows)
+            taken, columns = columns[:1], columns[1:]
+            while (
+                columns
+                and longest + sum(len(_GAP) + each.width for each in (*taken, columns[0])) <= width
+            ):
+                taken.append(columns.pop(0))
+            shown = [
+                number
+                for number in range(len(self._rows))
+                if any(each.values[number] not in _NOTHING for each in taken)
+            ]
+            names = [self._rows[number].name for number in shown]
+            for line in table(
+                [
+                    Column(heading="template", values=names, least=len("template")),
+                    *(
+                        Column(
+                            heading=each.heading,
+                            values=[each.values[number] for number in shown],
+                            right=True,
+                        )
+                        for each in taken
+                    ),
+                ],
+                width=width,
+            ):
+                yield Text(line, no_wrap=True, overflow="ignore")
+            yield Text()
+
     def _figures(self, column: _Column) -> str:
         pairs = zip(self._rows, column.values, strict=True)
-        named = [f"{row.name} {value}" for row, value in pairs if value not in _NOTHING]
+        named = [f"{row.name}{_UNBROKEN}{value}" for row, value in pairs if value not in _NOTHING]
         return f"{column.heading}: {', '.join(named)}"
 
     def _sentence(self, words: str, width: int, style: str = "") -> Iterator[Text]:

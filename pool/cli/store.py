@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -79,13 +79,19 @@ def _print(source: str, target: str, report: CopyReport | None) -> None:
     if report is None:
         print(f"{source} was copied to {target} before; nothing was done.")
         return
-    for table, rows in report.rows.items():
-        print(f"{table:<16}{rows:>10}")
+    _print_rows(report.rows)
     print(f"All {sum(report.rows.values())} rows are the same in both (SHA-256 {report.digest}).")
     hint(f'Now set store.url = "{target}"; {source} is not used any more.')
     spool = f"{source.removeprefix('sqlite:///')}.spool"
     if source.startswith("sqlite:") and Path(spool).is_dir():
         hint(f'Data that waits is in the spool still: set store.spool = "{spool}", or move it.')
+
+
+def _print_rows(rows: Mapping[str, int]) -> None:
+    """Print how many rows there are of each table that has any."""
+    for table, count in rows.items():
+        if count:
+            print(f"{table:<16}{count:>10}")
 
 
 @store.command()
@@ -112,8 +118,7 @@ def check(
     if as_json:
         print_json(report)
     else:
-        for table, rows in report.rows.items():
-            print(f"{table:<16}{rows:>10}")
+        _print_rows(report.rows)
         for problem in report.problems:
             print(f"wrong: {problem}")
         total = counted(sum(report.rows.values()), "row")

@@ -119,7 +119,7 @@ class Reload:
         )
         self._templates.replace(templates)
         for warning in fresh.warnings:
-            log.warning("probable mistake in the configuration", what=warning)
+            log.warning(f"probable mistake in the configuration: {warning}")
         if changed:
             log.info("configuration reloaded", templates=changed)
         return ReloadReport(read=True, changed=changed, restart=restart)

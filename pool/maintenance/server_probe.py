@@ -43,7 +43,7 @@ class ServerProbe:
             return
         if is_new:
             self._version = server.version
-            log.info("server's version", version=server.version)
+            log.info(f"the server is CVAT {server.version}")
             try:
                 server.check()
             except CvatTooOld as error:

@@ -21,6 +21,8 @@ from pool.tracking.webhook_health import scope_of, webhook_state
 #: The imports whose requests are counted: of so many seconds, and so many at most.
 LATELY: Final = 900.0
 MOST_IMPORTS: Final = 100
+#: Templates that a sentence names.
+MOST_NAMED: Final = 3
 
 
 def read_status(
@@ -220,7 +222,12 @@ def notes(status: Status, *, now: float) -> tuple[str, ...]:
             words += f" since {moment(row.hooks_silent_since, now)}"
         hooks.setdefault(words, []).append(row.name)
     for words, names in hooks.items():
-        found.append(f"webhooks: {words}" + (f" ({', '.join(names)})" if len(hooks) > 1 else ""))
+        # Of those that need no one's attention, many are not named.
+        fine = words in (WebhookState.ALIVE, WebhookState.IMPOSSIBLE) and len(names) > MOST_NAMED
+        which = f"{len(names)} templates" if fine else ", ".join(names)
+        found.append(f"webhooks: {words}" + (f" ({which})" if len(hooks) > 1 else ""))
+    if hooks.keys() == {WebhookState.IMPOSSIBLE}:
+        found[-1] += " for personal tasks outside of projects"
     if status.maintainer is not None:
         found.append(f"refilled by {owner_in_words(status.maintainer)}")
     return tuple(found)
@@ -241,7 +248,7 @@ def _hold(reason: str, since: datetime, until: datetime | None, now: float) -> s
         case None:
             return f"{words}."
         case int() if left > 0:
-            return f"{words}; next try in {left} s."
+            return f"{words}; next try in {lasting(left) if left >= 120 else f'{left} s'}."
     return f"{words}; trying again now."
 
 
@@ -322,7 +329,8 @@ def _queue(row: TemplateStatus, used: int) -> str:
     """Return how many requests are queued, of which priority, and what for."""
     one = row.queued == 1
     words = f"{row.queued} request{'' if one else 's'} wait{'s' if one else ''}"
-    words += f" for {_WAITS_FOR[row.waits_for]}"
+    what = _WAITS_FOR[row.waits_for]
+    words += f" for {what.replace('their', 'its') if one else what}"
     if row.waits_for is WaitReason.PLACE:
         words += f", {used} of {row.places} in use"
     named = {"interactive": row.queued_interactive, "bulk": row.queued_bulk}

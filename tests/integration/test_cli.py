@@ -503,7 +503,8 @@ def test_every_mistake_of_the_file_is_shown_with_its_line(folder: Path, token: s
     (folder / "labels.json").write_text('[{"name": "a", "type": "circle"}, {"name": "a"}]')
     result = cvat_pool("check", cwd=folder, CVAT_ACCESS_TOKEN=token)
     assert (result.returncode, result.stderr) == (2, "")
-    lines = result.stdout.splitlines()
+    *lines, last = result.stdout.splitlines()
+    assert last == f"{len(lines)} mistakes in the configuration"
     places = [line.partition(": ")[2].split(" ")[0] for line in lines]
     assert places[:3] == ["config.toml:2:", "config.toml:3:", "config.toml:5:"]
     assert set(places[3:]) == {"config.toml:7:"}

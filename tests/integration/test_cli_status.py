@@ -22,7 +22,7 @@ from pool.config.loader import load
 from pool.daemon import Daemon
 from pool.observability.status import notes, troubles
 from pool.simulator import SimulatorServer
-from pool.status import Status, WaitReason
+from pool.status import Status, WaitReason, WebhookState
 
 LONG = "drive-2026-11-night-rain-front-camera"
 LONGEST = "all-of-the-sixty-four-characters-that-the-name-of-a-template-has"
@@ -221,3 +221,37 @@ def test_what_waits_and_what_is_shared_is_said_in_words(row: Any, words: list[st
     with StringIO() as text:
         Console(file=text, width=80).print(StatusView(status), crop=False)
         assert max(map(len, text.getvalue().splitlines())) <= 80
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_figures_of_many_templates_are_tables_that_fit(width: int) -> None:
+    rows = [
+        template_status(
+            f"camera-{number:02}-of-the-north",
+            queued=number % 3,
+            importing=number // 4,
+            leased=number % 4,
+            deleting=number // 3,
+            hooks=WebhookState.ALIVE if number % 2 else WebhookState.IMPOSSIBLE,
+        )
+        for number in range(12)
+    ]
+    with StringIO() as text:
+        Console(file=text, width=width).print(StatusView(status_with(*rows)), crop=False)
+        shown = text.getvalue()
+    assert max(map(len, shown.splitlines())) <= width
+    assert len(shown.splitlines()) < 50
+    cells: dict[str, dict[str, str]] = {}
+    headings: list[str] = []
+    for line in shown.replace("below target", "low").splitlines():
+        if line.startswith("template"):
+            headings = line.split()
+        elif line.startswith("camera-"):
+            name, *values = line.split()
+            cells.setdefault(name, {}).update(zip(headings[1:], values, strict=True))
+    for row in rows:
+        for figure in ("queued", "importing", "leased", "deleting"):
+            assert cells[row.name].get(figure, "0") == str(getattr(row, figure))
+        assert cells[row.name]["hit/wait/cold"] == "120/3/1"
+    assert "webhooks: not possible (6 templates)" in shown
+    assert "webhooks: alive (6 templates)" in shown

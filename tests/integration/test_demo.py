@@ -53,4 +53,5 @@ def test_the_simulator_says_how_to_reach_it(tmp_path: Path) -> None:
         )
         check = cvat_pool("check", cwd=tmp_path, CVAT_ACCESS_TOKEN=token)
         assert check.returncode == 0, check.stdout
+        assert re.fullmatch(r"\d+ checks passed", check.stdout.splitlines()[-1])
         assert simulator.stop() == 0
