@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from browser.seen import NewPage, RunDaemon, Running, Watched
-from pool.errors import ImportFailed
+from pool.errors import ImportFailed, LeaseEnded
 from pool.status import TemplateStatus
 
 TEMPLATE = "street-scenes"
@@ -39,6 +39,8 @@ def shown(watched: Watched, running: Running) -> Iterator[Page]:
         page.goto(running.url)
     expect(page.locator("#connection-words")).to_have_text("Live")
     yield page
+    # Without being loaded again, and with all dialogs closed.
+    page.goto(f"{running.url}#overview")
     running.pool.resume(TEMPLATE)
     expect(page.get_by_role("button", name=f"Pause {TEMPLATE}")).to_be_visible()
 
@@ -89,6 +91,42 @@ def test_a_warning_tells_what_is_missing_also_after_a_reload(
     expect(row.locator(".detail")).to_contain_text("no user 999")
     shown.reload()
     expect(row.locator(".detail")).to_contain_text("not assigned to user 999")
+
+
+def test_the_list_has_what_became_of_requests(shown: Page, running: Running, image: bytes) -> None:
+    request = running.pool.submit(TEMPLATE, [("a.jpg", image)], name="drive 12")
+    (job,) = request.jobs(timeout=20)
+    failing = running.pool.submit(TEMPLATE, [("b.jpg", b"no image")], name="drive 13")
+    with pytest.raises(ImportFailed) as failure:
+        failing.jobs(timeout=20)
+    shown.get_by_role("link", name="Requests", exact=True).click()
+    shown.get_by_label("Search").fill("DRIVE 1")
+    rows = shown.locator("#requests tbody tr")
+    expect(rows).to_have_count(2)
+    expect(rows.nth(0)).to_contain_text(failure.value.detail)
+    expect(rows.nth(1).locator("td:nth-child(3)").get_by_role("link")).to_have_attribute(
+        "href", job.url
+    )
+    shown.get_by_role("button", name="drive 12", exact=True).click()
+    dialog = shown.get_by_role("dialog", name="drive 12")
+    for kind in ("lease.handed_out", "request.importing", "request.ready"):
+        expect(dialog.locator(".events")).to_contain_text(kind)
+    expect(dialog.locator(".parts")).to_contain_text("CVAT’s part")  # noqa: RUF001
+
+
+def test_a_lease_is_given_back_by_a_click(shown: Page, running: Running) -> None:
+    lease = running.pool.acquire(TEMPLATE, timeout=20, name="batch 9")
+    shown.get_by_role("link", name="Leases").click()
+    rows = shown.locator("#leases tbody tr")
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text("batch 9")
+    shown.get_by_role("button", name=f"Give back task {lease.task_id}").click()
+    shown.get_by_role("dialog").get_by_role("button", name="Give back").click()
+    expect(shown.locator("#leases .empty")).to_be_visible()
+    expect(rows).to_have_count(0)
+    with pytest.raises(LeaseEnded):
+        running.pool.release(lease)
+    assert status(running).leased == 0
 
 
 def test_a_template_is_paused_and_resumed(shown: Page, running: Running) -> None:

@@ -174,6 +174,24 @@ def test_the_lowest_level_and_how_long_there_was_none(page: Page) -> None:
     assert empty["lowestAt"] is None
 
 
+def test_a_week_is_followed_by_what_was_seen_since(page: Page) -> None:
+    body = """
+      const week = new m.Levels(604800);
+      const sampled = { warm: [3, 4, 4], creating: [0, 0, 0], target: [5, 5, 5], least: [1, 0, 4] };
+      week.takeHistory([0, 600, 7200], sampled, 600);
+      const now = new m.Levels();
+      for (const at of [7100, 7210, 7220]) now.add(at, { warm: 2, creating: 0, target: 5 });
+      const all = week.before(now);
+      return [all.window(0, 7220, { current: true }), all.lows(0, 7220), all.lows(7000, 7220)];
+    """
+    window, low, later = call(page, "levels", body)
+    # From 600 on nothing is known for more than one step.
+    assert window[0] == [0, 600, 600.001, 7200, 7210, 7220, 7220][: len(window[0])]
+    assert window[2][:6] == [3, 4, None, 4, 2, 2]
+    assert (low["lowest"], low["lowestAt"]) == (0, 600)
+    assert later["lowest"] == 2
+
+
 # --- Requests -------------------------------------------------------------------------------------
 
 EVENT = """
@@ -204,6 +222,49 @@ def test_what_the_daemon_no_longer_knows_goes(page: Page) -> None:
       return r.shown(0).length;
     """
     assert call(page, "requests", body) == 0
+
+
+def test_failures_that_differ_by_names_and_numbers_are_equal(page: Page) -> None:
+    one = {"template": "t", "code": "import-failed", "title": "CVAT could not import the data"}
+    full = "No space left on device: '/data/17/raw/a.jpg' (request 0a1b2c3d4e)"
+    failures = [
+        {**one, "id": 1, "detail": full},
+        {**one, "id": 2, "detail": full.replace("17/raw/a", "18/raw/b").replace("0a1b", "9f8e")},
+        {**one, "id": 3, "detail": "cannot identify image file 'a.jpg'"},
+        {**one, "id": 4, "detail": full, "template": "other"},
+        {**one, "id": 5, "detail": None, "code": "task-gone"},
+    ]
+    body = "return m.grouped(a).map(({ newest, times }) => [newest.id, times])"
+    assert call(page, "failures", body, failures) == [[1, 2], [3, 1], [4, 1], [5, 1]]
+
+
+def test_an_address_says_all_of_a_view(page: Page) -> None:
+    body = "const r = m.parse(a); return [r, m.format(r)]"
+    address = "#requests?state=failed&state=queued&template=a%26b&text=%23+x&within=900&id=01k"
+    filter = {"states": ["failed", "queued"], "template": "a&b", "text": "# x", "within": 900}
+    shown = {"view": "requests", "filter": filter, "id": "01k"}
+    assert call(page, "route", body, address) == [shown, address]
+    nothing = {"states": [], "template": "", "text": "", "within": 0}
+    for other in ("", "#", "#main", "#nonsense?within=NaN&a=b"):
+        found, _ = call(page, "route", body, other)
+        assert found == {"view": "overview", "filter": nothing, "id": ""}
+
+
+# --- Charts ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("marks", "places"),
+    [
+        ([30, 40, 80], [20, 45, 70]),  # the second is moved behind the first
+        ([0, 50, 100], [0, 40, 80]),  # neither goes over an edge
+        ([90, 95, 100], [30, 55, 80]),  # all are moved to the left
+        ([0, 0, 0], [0, 25, 50]),
+    ],
+)
+def test_labels_lie_beside_each_other(page: Page, marks: list[int], places: list[int]) -> None:
+    given = [{"x": x, "width": 20} for x in marks]
+    assert call(page, "spread_chart", "return m.placeLabels(a, [0, 100], 5)", given) == places
 
 
 # --- Words ----------------------------------------------------------------------------------------

@@ -70,11 +70,12 @@ function showRow(parts, item, now) {
   const through = item.owner ? `through ${processName(item.owner)}` : "";
   write(parts.holder, item.name || "no name");
   write(parts.owner, through);
-  // On a narrow screen that stands below the task.
-  write(parts["holder-narrow"], [item.name, through].filter(Boolean).join(", "));
   const since = seconds(item.created_at);
+  // On a narrow screen that stands below the task.
+  const narrow = [item.name, through, ago(now - since)];
+  write(parts["holder-narrow"], narrow.filter(Boolean).join(", "));
   const until = seconds(item.expires_at);
-  writeTime(parts.since, since, since === null ? "" : ago(now - since));
+  writeTime(parts.since, since, ago(now - since));
   writeTime(parts.until, until, untilWords(until, now));
   show(parts.release, !waits);
   attribute(parts.release, "aria-label", `Give back task ${item.task_id}`);

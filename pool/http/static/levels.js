@@ -108,13 +108,14 @@ export class Levels {
     let lowestAt = null;
     let dry = 0;
     for (let i = 0; i < this.at.length; i += 1) {
-      const until = Math.min(this.at[i + 1] ?? to, to);
-      const least = this.least[i];
+      const next = Math.min(this.at[i + 1] ?? to, to);
+      // What came after that, nobody has seen.
+      const until = Math.min(next, this.at[i] + this.holds[i]);
+      const [least, since] = [this.least[i], Math.max(this.at[i], from)];
       if (until < from || least === null) continue;
-      if (least < lowest) [lowest, lowestAt] = [least, Math.max(this.at[i], from)];
-      const held = until - Math.max(this.at[i], from);
-      const known = held <= this.holds[i];
-      if (this.warm[i] === 0 && this.target[i] > 0 && known) dry += Math.max(0, held);
+      if (least < lowest) [lowest, lowestAt] = [least, since];
+      const known = until === next;
+      if (known && this.warm[i] === 0 && this.target[i] > 0) dry += Math.max(0, until - since);
     }
     return { lowest, lowestAt, dry };
   }
