@@ -71,7 +71,7 @@ class Observation(Collector):
         yield _gauge("event_listeners", "Clients that have a stream of events.", self.listeners())
         try:
             metrics = [
-                *_of_status(self.status()),
+                *_of_status(self.status(), now=self._process.clock.now()),
                 *_of_sinks(self.sinks.states() if self.sinks else ()),
                 _gauge(
                     "unseen_events",
@@ -86,7 +86,7 @@ class Observation(Collector):
         yield from metrics
 
 
-def _of_status(status: Status) -> Iterator[Metric]:
+def _of_status(status: Status, *, now: float) -> Iterator[Metric]:
     yield _gauge(
         "maintained", "Whether a daemon maintains the store.", status.maintainer is not None
     )
@@ -140,6 +140,15 @@ def _of_status(status: Status) -> Iterator[Metric]:
     for each in status.templates:
         held.add_metric((each.name, each.hold_code), each.held_since is not None)
     yield held
+    oldest = GaugeMetricFamily(
+        f"{PREFIX}oldest_waiting_seconds",
+        "For how long the request or the caller has waited that waits the longest; 0: none does.",
+        labels=("template",),
+    )
+    for each in status.templates:
+        since = each.oldest_waiting_since
+        oldest.add_metric((each.name,), max(0.0, now - since.timestamp()) if since else 0.0)
+    yield oldest
     waiting = GaugeMetricFamily(
         f"{PREFIX}requests_waiting",
         "Requests that are queued, by what they wait for now.",

@@ -11,7 +11,7 @@ from support.api import Api, Serving, serving, settings_for
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
 from support.stepped import READY, Stepped, caller, come_back, go_down
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
 from pool import TaskPool, TemplateStatus
 from pool.config.settings import PoolSettings, Template
@@ -166,6 +166,7 @@ def test_what_waits_is_counted_once_and_is_a_reason_to_create(dry: Serving, imag
         shown = measured(api)
         assert shown["cvat_pool_leases_waiting"] == 2
         assert shown["cvat_pool_requests_queued"] == 7
+        assert 0.0 < shown["cvat_pool_oldest_waiting_seconds"] < PATIENCE
         dry.fill()
         assert [caller.result().status for caller in callers] == [201, 201]
     for each in queued:

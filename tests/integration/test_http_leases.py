@@ -187,9 +187,10 @@ def test_the_same_key_gives_the_same_lease(served: Serving, api: Api) -> None:
 
 def test_the_same_key_for_something_else(served: Serving, api: Api) -> None:
     served.fill()
-    api.lease(key="monday")
-    answer = api.lease("strict", key="monday")
-    assert (answer.status, answer.code) == (409, "idempotency-conflict")
+    first = api.lease(key="monday", name="monday tour").json
+    assert api.lease(key="monday", name="monday tour").json == first
+    for answer in (api.lease("strict", key="monday"), api.lease(key="monday", name="another")):
+        assert (answer.status, answer.code) == (409, "idempotency-conflict")
 
 
 def test_a_second_call_with_a_key_waits_with_the_first(served: Serving, api: Api) -> None:
