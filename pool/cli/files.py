@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -160,14 +161,14 @@ def size_of(file: File) -> int:
         raise InputError(f"{path}: {error.strerror or error}") from error
 
 
-def key_of(template: str, job_size: int | None, files: Sequence[File]) -> str:
-    """Return the idempotency key of one of several requests: a digest of its template, the size of
-    its jobs, and the names and bytes of its files.
+def key_of(command: Sequence[object], files: Sequence[File]) -> str:
+    """Return the idempotency key of one of several requests: a digest of what the ``command`` says
+    of all of them, and of the names and bytes of its files.
 
     :raises InputError: a file cannot be read.
     """
-    digest = hashlib.sha256(f"{template}\0{job_size or ''}\0".encode())
-    names = build_upload(files, job_size=job_size).given
+    digest = hashlib.sha256(json.dumps(command).encode())
+    names = build_upload(files).given
     for name, path in zip(names, map(path_of, files), strict=True):
         try:
             with path.open("rb") as stream:

@@ -27,7 +27,7 @@ from pool.cli.options import (
 from pool.cli.output import Served, failure, hint, json_line, print_json
 from pool.cli.progress import upload_progress
 from pool.cli.request import await_jobs, document_of, stage_of
-from pool.errors import IdempotencyConflict, InputError, PoolError
+from pool.errors import InputError, PoolError
 from pool.model import RequestRecord, RequestState
 
 if TYPE_CHECKING:
@@ -280,6 +280,8 @@ def _get_many(
 
     each = wanted.job_size is None
     labels = [str(path_of(part[0])) for part in parts]
+    # What makes another request of the same files.
+    command = (wanted.template, wanted.job_size, name, wanted.assignee, wanted.stream)
     served: dict[int, Served] = {}
 
     def begin(number: int, progress: Progress | None) -> Request:
@@ -289,7 +291,7 @@ def _get_many(
             called = f"{name} {build_upload(part).given[0] if each else number + 1}"
         return _submitted(
             lambda key: wanted.submit(pool, part, name=called, key=key, progress=progress),
-            key_of(wanted.template, wanted.job_size, part),
+            key_of(command, part),
         )
 
     def finish(request: Request | Lease) -> Served:
@@ -336,12 +338,7 @@ def _get_many(
 def _submitted(submit: Callable[[str], Request], key: str) -> Request:
     """Submit a request under its key; under further ones where it has failed in an earlier run."""
     for tries in range(1, MOST_TRIES + 1):
-        try:
-            request = submit(key if tries == 1 else f"{key}-{tries}")
-        except IdempotencyConflict:
-            raise IdempotencyConflict(
-                "an earlier run has sent this file with another --name, --assignee or --stream"
-            ) from None
+        request = submit(key if tries == 1 else f"{key}-{tries}")
         if request.record.state not in (RequestState.FAILED, RequestState.CANCELLED):
             break
     return request

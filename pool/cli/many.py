@@ -128,7 +128,7 @@ class Many:
             first, error = self._failed[0]
             kind = type(error) if error.exit_code == EXIT_FAILED else PoolError
             raise kind(
-                f"{len(self._failed)} of {len(self._labels)} have failed, the first with {first}: "
+                f"{len(self._failed)} of {len(self._labels)} failed, the first with {first}: "
                 f"{error.detail or error.title}"
                 + ("; the same command tries these again, and no others" if self._resumable else "")
             )
@@ -161,7 +161,8 @@ class Many:
 
     def _with_left(self, error: Exception) -> Exception:
         """Return an error that has ended all, with what is left."""
-        if not isinstance(error, PoolError) or len(self._labels) == 1:
+        begun = self._ready or self._failed or self._under_way
+        if not isinstance(error, PoolError) or len(self._labels) == 1 or not begun:
             return error
         left = self._left()
         return type(error)(left if isinstance(error, WaitTimeout) else f"{error.detail}; {left}")
@@ -175,9 +176,9 @@ class Many:
             hint(f"{request_id}  {label}")
         for record in cut:
             hint(f"{record.id}  {record.given[0]}, which may not have been sent whole")
-        words = f"{self._ready} of {len(self._labels)} are ready"
+        words = f"{self._ready} of {len(self._labels)} ready"
         if self._failed:
-            words += f", {len(self._failed)} have failed"
+            words += f", {len(self._failed)} failed"
         if known or cut:
             words += f", {len(known) + len(cut)} on their way: 'cvat-pool wait ID' waits for one"
         return words + ("; the same command goes on where it was" if self._resumable else "")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Bytes from which an upload gets a progress bar.
 BAR_FROM = 2**20
+#: Columns from which there is room for the speed.
+WIDE = 76
 #: Seconds after which a wait for jobs gets a spinner.
 SPINNER_AFTER = 0.5
 #: Seconds between two looks at what is waited for.
@@ -73,14 +75,15 @@ class _UploadBar:
             TransferSpeedColumn,
         )
 
+        console = Console(stderr=True)
         bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TaskProgressColumn(),
             DownloadColumn(),
-            TransferSpeedColumn(),
+            *([TransferSpeedColumn()] if console.width >= WIDE else []),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            console=Console(stderr=True),
+            console=console,
         )
         bar.start()
         return bar

@@ -106,7 +106,7 @@ def test_the_same_command_goes_on_where_it_was(
     assert first.returncode == 1
     failed, line = first.stderr.splitlines()
     assert failed.startswith(f"{last}: CVAT could not import the data: ")
-    assert f"1 of 2 have failed, the first with {last}: " in line
+    assert f"1 of 2 failed, the first with {last}: " in line
     assert line.endswith("; the same command tries these again, and no others")
     assert "cannot identify image file" in failed and "cannot identify image file" in line
     assert [len(request["jobs"]) for request in requests_of(first)] == [MOST_JOBS]

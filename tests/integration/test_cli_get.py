@@ -177,7 +177,7 @@ def test_each_file_has_a_request_and_one_that_fails_stops_no_other(
     first = run(*command, "--json")
     assert first.returncode == 1
     (last,) = first.stderr.splitlines()
-    assert "1 of 5 have failed, the first with drive/cam1/bad.png: " in last
+    assert "1 of 5 failed, the first with drive/cam1/bad.png: " in last
     assert last.endswith("; the same command tries these again, and no others")
     *lines, error = documents(first)
     assert error["error"]["exit_code"] == 1
@@ -195,13 +195,16 @@ def test_each_file_has_a_request_and_one_that_fails_stops_no_other(
     ids = {file: int(job_id) for job_id, _, _, file in rows}
     assert ids.pop("drive/cam1/bad.png")
     assert ids == {file: line["jobs"][0]["id"] for file, line in by_file.items()}, "not sent again"
+    other = run("get", "scenes", "drive/cam2/*", "--each", "--name", "other", "--json")
+    known = {line["request_id"] for line in by_file.values()}
+    assert not known & {line["request_id"] for line in documents(other)}
 
 
 def test_a_failure_that_meets_all_ends_the_command(run: Run, drive: Path) -> None:
     result = run("get", "nothing", drive, "--each")
     assert (result.returncode, result.stdout) == (2, "")
     (line,) = result.stderr.splitlines()
-    assert "'nothing'; there is " in line and "0 of 4 are ready" in line
+    assert "'nothing'; there is " in line
 
 
 def test_so_many_are_under_way_and_no_more(
@@ -225,9 +228,7 @@ def test_so_many_are_under_way_and_no_more(
     finally:
         simulator.release_imports()
     assert terminal.process.returncode == 130
-    assert f"interrupted: 0 of {IN_FLIGHT + 4} are ready, {IN_FLIGHT} on their way" in flat(
-        terminal
-    )
+    assert f"interrupted: 0 of {IN_FLIGHT + 4} ready, {IN_FLIGHT} on their way" in flat(terminal)
     named = re.findall(r"(01\w{24})  many/\d\d\.png", terminal.shown)
     assert len(set(named)) == IN_FLIGHT
     waited = cvat_pool(
@@ -408,7 +409,7 @@ def test_an_interrupted_upload_to_a_daemon_names_the_key(tmp_path: Path, image_p
 
 
 def test_what_is_queued_says_what_it_waits_for(
-    tmp_path: Path, image_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, drive: Path, image_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with SimulatorServer(SimulatorSettings(timings=Timings.zero())) as server:
         monkeypatch.setenv("CVAT_ACCESS_TOKEN", server.access_token)
@@ -430,6 +431,12 @@ def test_what_is_queued_says_what_it_waits_for(
             assert late.returncode == 3
             words = "waiting for CVAT, which cannot be reached: "
             assert f"request {request_id} is {words}" in late.stderr
+            with in_a_terminal(
+                *("get", "scenes", "drive", "--each"), cwd=tmp_path, POOL_SERVER=daemon.url
+            ) as many:
+                many.wait_for(words)
+                many.process.send_signal(signal.SIGINT)
+                many.finish()
             with in_a_terminal(
                 *("wait", request_id), cwd=tmp_path, POOL_SERVER=daemon.url, COLUMNS="200"
             ) as terminal:

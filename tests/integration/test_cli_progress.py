@@ -18,8 +18,9 @@ def large(image: bytes, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("columns", [60, 80, 120])
 def test_a_person_sees_the_upload_and_then_that_it_is_being_imported(
-    config_path: Path, simulator: SimulatorServer, large: Path
+    config_path: Path, simulator: SimulatorServer, large: Path, columns: int
 ) -> None:
     simulator.hold_imports()
     try:
@@ -28,6 +29,7 @@ def test_a_person_sees_the_upload_and_then_that_it_is_being_imported(
             "scenes",
             large,
             cwd=config_path.parent,
+            COLUMNS=str(columns),
             CVAT_ACCESS_TOKEN=simulator.access_token,
         ) as terminal:
             terminal.wait_for("importing…")
@@ -40,7 +42,7 @@ def test_a_person_sees_the_upload_and_then_that_it_is_being_imported(
     lines = terminal.shown.replace("\r", "\n").split("\n")
     bar = next(line for line in reversed(lines) if line.startswith("uploading"))
     assert "100%" in bar and "3.2/3.2 MB" in bar
-    assert all(len(line) <= 80 for line in lines)
+    assert all(len(line) <= columns for line in lines)
 
 
 def test_a_small_upload_is_not_worth_a_bar(
