@@ -126,14 +126,24 @@ def _request_columns(
         ids = [str(job.id) for job in jobs.get(request.id, ())]
         return ids[0] if len(ids) == 1 else _span(ids)
 
+    def called(request: Request) -> str:
+        record = request.record
+        more = f" +{len(record.given) - 1}" if len(record.given) > 1 else ""
+        return record.name or (f"{record.given[0]}{more}" if record.given else "")
+
     records = [each.record for each in found]
+    failed = any(each.error_code for each in records)
     return [
         Column(heading="request", values=[each.id for each in records]),
         Column(heading="state", values=[each.state.value for each in records]),
         Column(heading="age", values=[age(now - each.created_at) for each in records], right=True),
-        Column(heading="template", values=[each.template for each in records], least=12, rank=1),
-        Column(heading="name", values=[each.name or "" for each in records], least=8, rank=2),
-        Column(heading="jobs", values=[result(each) for each in found], least=19),
+        Column(heading="template", values=[each.template for each in records], least=12, rank=2),
+        Column(heading="name", values=list(map(called, found)), least=8, rank=1),
+        Column(
+            heading="jobs, or why not" if failed else "jobs",
+            values=list(map(result, found)),
+            least=16,
+        ),
     ]
 
 

@@ -57,13 +57,15 @@ def table(columns: Sequence[Column], *, width: int) -> list[str]:
         if not spare[widest]:
             break
         widths[widest] -= 1
-    return [
+    lines = [
         _GAP.join(
             cut(value, most).rjust(most) if each.right else cut(value, most).ljust(most)
             for each, value, most in zip(shown, row, widths, strict=True)
         ).rstrip()
         for row in zip(*((each.heading, *each.values) for each in shown), strict=True)
     ]
+    # On a screen that is too narrow for any of it.
+    return [line if len(line) <= width else f"{line[: width - 1]}…" for line in lines]
 
 
 def _sum(widths: Sequence[int] | Iterator[int]) -> int:

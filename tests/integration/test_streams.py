@@ -369,7 +369,8 @@ def test_the_streams_from_the_command_line(daemon: Daemon, stream: str, tmp_path
     (document,) = [each for each in json.loads(streams("--json").stdout) if each["name"] == name]
     assert (document["task_id"], document["tasks"], document["slots"]) == (task_id, 1, SLOTS)
     closed = streams("camera", "--close", name)
-    assert (closed.returncode, closed.stdout, closed.stderr) == (0, "", "")
+    said = f"closed stream {name!r} of camera\n"
+    assert (closed.returncode, closed.stdout, closed.stderr) == (0, said, "")
     again = streams("camera", "--close", name)
     assert again.returncode == 2 and "No stream of that name is open" in again.stderr
     assert "name the template" in streams("--close", name).stderr
