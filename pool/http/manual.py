@@ -26,6 +26,8 @@ from pool.http.page import CONTENT_SECURITY_POLICY, File
 #: Paths that are no topics: all pages in one, and the viewer.
 ALL: Final = "all"
 API: Final = "api"
+#: The dashboard for Grafana.
+DASHBOARD: Final = "grafana.json"
 
 #: Swagger UI makes markup of text, which it cleans, and has pictures in its style sheet.
 _VIEWER_POLICY: Final = "; ".join(
@@ -150,6 +152,8 @@ def _link(topic: str, target: str, root: str, *, together: bool) -> str:
     if "://" in target:
         return target
     path, _, name = target.partition("#")
+    if path and not path.endswith(".md"):
+        return f"{root}docs/{path}"
     other = path.removesuffix(".md") or topic
     if together:
         return "#" + _place(other, name, together=True)
@@ -245,6 +249,11 @@ def _picture(name: str) -> File | None:
     return File.of((folder / name).read_bytes(), ".png") if name in names else None
 
 
+@cache
+def _dashboard() -> File:
+    return File.of((resources.files("pool.docs") / DASHBOARD).read_bytes(), ".json")
+
+
 router = APIRouter(include_in_schema=False)
 
 
@@ -258,6 +267,11 @@ def picture(name: str, request: Request) -> Response:
     if (found := _picture(name)) is None:
         raise HTTPException(404)
     return found.answer(request)
+
+
+@router.api_route(f"/docs/{DASHBOARD}", methods=["GET", "HEAD"])
+def dashboard(request: Request) -> Response:
+    return _dashboard().answer(request)
 
 
 @router.api_route("/docs/{topic}", methods=["GET", "HEAD"])

@@ -28,6 +28,7 @@ TYPES: Final = MappingProxyType(
         ".js": "text/javascript; charset=utf-8",
         ".svg": "image/svg+xml",
         ".png": "image/png",
+        ".json": "application/json",
     }
 )
 #: All folders of the page; only files of the types above are served.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -17,7 +18,7 @@ from typing import cast
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.happening import serve
-from support.manual import DOCUMENTS, block, rows
+from support.manual import DOCUMENTS, FOLDER, block, rows
 
 from pool.clock import SystemClock
 from pool.config.loader import loads
@@ -156,3 +157,76 @@ def test_the_alerts_are_about_metrics_that_there_are(exposed: dict[str, set[str]
 def test_metrics_elsewhere_in_the_text_exist(exposed: dict[str, set[str]]) -> None:
     for text in DOCUMENTS.values():
         assert set(re.findall(r"`(cvat_pool_\w+)`", text)) <= set(exposed)
+
+
+# --- The dashboard for Grafana --------------------------------------------------------------------
+
+DASHBOARD = json.loads((FOLDER / "grafana.json").read_text())
+CHARTS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+#: What Prometheus and histograms add.
+ADDED = {"job", "instance", "le"}
+
+
+def queries() -> list[tuple[str, str]]:
+    """All expressions, each with what it is called by."""
+    variables = [each for each in DASHBOARD["templating"]["list"] if each["type"] == "query"]
+    asked = [re.findall(r"label_values\((.*), (\w+)\)", each["definition"]) for each in variables]
+    return [
+        *(
+            (target["expr"], target["legendFormat"])
+            for each in CHARTS
+            for target in each["targets"]
+        ),
+        *((expression, f"{{{{{label}}}}}") for ((expression, label),) in asked),
+    ]
+
+
+@pytest.mark.parametrize(("expression", "legend"), queries())
+def test_a_chart_asks_for_a_metric_and_labels_that_there_are(
+    expression: str, legend: str, exposed: dict[str, set[str]]
+) -> None:
+    names = re.findall(r"cvat_pool_\w+", expression)
+    assert names
+    for name in names:
+        metric = name if name in exposed else re.sub(r"_(bucket|sum|count)$", "", name)
+        assert metric in exposed, name
+        labels = exposed[metric] | ADDED
+        assert set(re.findall(r"(\w+)\s*(?:=~|!=|=)\s*\"", expression)) <= labels
+        by = {
+            label for each in re.findall(r"by \((.*?)\)", expression) for label in each.split(", ")
+        }
+        assert by <= labels
+        assert set(re.findall(r"\{\{(\w+)\}\}", legend)) <= (by or labels)
+        assert name.endswith("_bucket") == ("histogram_quantile" in expression)
+    assert set(re.findall(r"\$(\w+)", expression)) <= {"job", "template", "__rate_interval"}
+    for opening, closing in ("()", "[]", "{}"):
+        assert expression.count(opening) == expression.count(closing)
+
+
+def test_grafana_can_import_the_dashboard() -> None:
+    assert DASHBOARD["uid"] and DASHBOARD["title"] and DASHBOARD["schemaVersion"] >= 36
+    names = [each["name"] for each in DASHBOARD["templating"]["list"]]
+    assert names[0] == "datasource", "a choice of the one who imports it"
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(set(ids)) == len(ids)
+    for panel in CHARTS:
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        assert panel["title"] and panel["description"]
+        assert [each["refId"] for each in panel["targets"]] == list("ABCDEFG")[
+            : len(panel["targets"])
+        ]
+        assert all(each["datasource"] == panel["datasource"] for each in panel["targets"])
+
+
+def test_charts_lie_beside_each_other() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in DASHBOARD["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        own = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not own & taken, panel["title"]
+        taken |= own
