@@ -229,7 +229,11 @@ class Daemon:
             if unclean is not None:
                 # What happened last is unknown: warm tasks are verified before they are handed out.
                 doubted = store.quarantine_warm(until=now + DOUBT)
-                log.warning("unclean stop", owner=unclean, tasks_to_verify=doubted)
+                log.warning(
+                    f"unclean stop of {owner_in_words(unclean)}: its warm tasks are verified "
+                    "before they are handed out",
+                    tasks=doubted,
+                )
                 # It may live, and have the address until it sees that its term has ended.
                 self._begun = True
             return True

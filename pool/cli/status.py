@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from pool.cli.options import ConfigOption, JsonOption, ServerOption, open_pool
-from pool.cli.output import json_line, print_json
+from pool.cli.output import error_document, hint, json_line, print_json
 from pool.cli.table import Column, cut, table
+from pool.errors import PoolError
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks of --watch.
 EVERY: Final = 1.0
+_AGAIN: Final = "(trying again)"
 #: Columns of the narrowest layout, even on a narrower screen.
 NARROWEST: Final = 40
 _GAP: Final = "  "
@@ -123,26 +125,44 @@ def _show(status: Status, *, wide: bool, as_json: bool) -> None:
 
 
 def _watch(read: Callable[[], Status], *, wide: bool) -> None:
-    """Refresh the status on the screen until Ctrl-C."""
+    """Refresh the status on the screen until Ctrl-C. Where it cannot be read, the latest one stays,
+    with the reason below it."""
+    from rich.console import Group
     from rich.live import Live
+    from rich.text import Text
 
-    with suppress(KeyboardInterrupt), Live(auto_refresh=False) as live:
+    view = StatusView(read(), wide=wide)
+    with suppress(KeyboardInterrupt), Live(view, auto_refresh=False) as live:
         while True:
-            live.update(StatusView(read(), wide=wide), refresh=True)
             time.sleep(EVERY)
+            try:
+                view = StatusView(read(), wide=wide)
+            except PoolError as error:
+                live.update(Group(view, Text(f"{error} {_AGAIN}", style=_BAD)), refresh=True)
+            else:
+                live.update(view, refresh=True)
 
 
 def _follow(read: Callable[[], Status], *, wide: bool, as_json: bool) -> None:
     """Print one status after another for a program, a file or a pager, until Ctrl-C: JSON lines, or
     blocks of text with an empty line between them."""
+    status: Status | PoolError = read()
     with suppress(KeyboardInterrupt):
         while True:
-            if as_json:
-                print(json_line(read()), flush=True)
+            if isinstance(status, PoolError):
+                if as_json:
+                    print(json_line({"error": error_document(status)}), flush=True)
+                hint(f"{status} {_AGAIN}")
+            elif as_json:
+                print(json_line(status), flush=True)
             else:
-                _show(read(), wide=wide, as_json=False)
+                _show(status, wide=wide, as_json=False)
                 print(flush=True)
             time.sleep(EVERY)
+            try:
+                status = read()
+            except PoolError as error:
+                status = error
 
 
 @dataclass(frozen=True)

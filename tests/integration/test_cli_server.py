@@ -139,6 +139,26 @@ def test_status_that_is_watched(url: str, tmp_path: Path) -> None:
     assert terminal.process.returncode == 0
 
 
+def test_a_watched_status_outlasts_its_daemon(tmp_path: Path, simulator: SimulatorServer) -> None:
+    write_config(tmp_path, simulator)
+    quick = {"pool.cli.status.EVERY": 0.01}
+    with running("run", cwd=tmp_path, CVAT_ACCESS_TOKEN=simulator.access_token) as daemon:
+        known: dict[str, Any] = {"cwd": tmp_path, "POOL_SERVER": daemon.url}
+        with (
+            running("status", "--watch", "--json", constants=quick, **known) as lines,
+            in_a_terminal("status", "--watch", output=True, **known) as terminal,
+        ):
+            lines.wait_for('"templates"')
+            terminal.wait_for("refilled by")
+            assert daemon.stop() == 0
+            error = json.loads(lines.wait_for('{"error"'))["error"]
+            assert error["code"] == "pool-unreachable"
+            terminal.wait_for("(trying again)")
+            for process in (lines.process, terminal.process):
+                process.send_signal(signal.SIGINT)
+                assert process.wait(5) == 0
+
+
 def test_an_interrupted_wait_ends_at_once_and_the_import_goes_on(
     url: str, tmp_path: Path, simulator: SimulatorServer, there: Command, image_path: Path
 ) -> None:
