@@ -131,6 +131,8 @@ class ScriptedDaemon:
         self.requests: list[dict[str, Any]] = []
         self.leases: list[dict[str, Any]] = []
         self.streams: list[dict[str, Any]] = []
+        #: How many requests are looked through at a time for a text.
+        self.searched_at_once = 20_000
         #: The events of each request, by its id.
         self.events: dict[str, list[dict[str, Any]]] = {}
         #: The paths, with their queries, of all calls of ``/v1`` in order.
@@ -237,15 +239,18 @@ class ScriptedDaemon:
             limit: int = 50,
             cursor: int = 0,
         ) -> Any:
-            items = [
-                each
-                for each in self.requests
-                if (not state or each["state"] in state)
-                and template in (None, each["template"])
-                and text.lower() in f"{each['id']} {each['name']} {each['files']}".lower()
-                and each["created_at"] >= since
-            ]
-            return _page(items, limit, cursor)
+            def found(each: dict[str, Any]) -> bool:
+                return (
+                    (not state or each["state"] in state)
+                    and template in (None, each["template"])
+                    and text.lower() in f"{each['id']} {each['name']} {each['files']}".lower()
+                    and each["created_at"] >= since
+                )
+
+            if not text:
+                return _page([each for each in self.requests if found(each)], limit, cursor)
+            page = _page(self.requests, self.searched_at_once, cursor)
+            return {**page, "items": [each for each in page["items"] if found(each)]}
 
         @app.get("/v1/requests/{id}")
         async def request(id: str) -> Any:

@@ -122,6 +122,25 @@ def test_older_requests_come_by_the_page(page: Page, scripted: ScriptedDaemon) -
     expect(panel).to_contain_text("Requests 201 to 400")
 
 
+def test_a_search_goes_on_until_it_finds_something(page: Page, scripted: ScriptedDaemon) -> None:
+    scripted.requests = [request_of(n, "ready", name=f"drive {n}") for n in range(450)]
+    scripted.requests.append(request_of(450, "ready", name="the one"))
+    scripted.searched_at_once = 100
+    page.goto(f"{scripted.url}#requests?text=THE+ONE")
+    expect(rows(page)).to_have_count(1)
+    assert [query.partition("cursor=")[2] for query in searches(scripted)[-5:]] == [
+        "", "100", "200", "300", "400",
+    ]  # fmt: skip
+    # And says how to go on where that would take long.
+    scripted.searched_at_once = 20
+    page.get_by_label("Search").fill("the on")
+    panel = page.locator("#requests")
+    expect(panel).to_contain_text("None found among these")
+    for _ in range(2):
+        panel.get_by_role("button", name="Older").click()
+    expect(rows(page)).to_have_count(1)
+
+
 def test_the_list_follows_events(page: Page, scripted: ScriptedDaemon) -> None:
     request = request_of(1, "importing", name="drive 1")
     scripted.requests = [request]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -22,6 +22,18 @@ from browser.scripted_daemon import (
 from browser.seen import NewPage, Watched, assert_accessible
 
 MARKUP = "<img src=x onerror=\"document.title='hacked'\"><b>bold</b>"
+
+#: Notes what is written on canvases, and where its left and its right edge are.
+NOTE_TEXTS = """
+  globalThis.texts = [];
+  const { fillText } = CanvasRenderingContext2D.prototype;
+  CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+    const width = this.measureText(text).width;
+    const part = { left: 0, start: 0, center: 0.5, right: 1, end: 1 }[this.textAlign];
+    texts.push({ text, left: x - part * width, right: x + (1 - part) * width });
+    fillText.call(this, text, x, y);
+  };
+"""
 
 
 def card(page: Page, name: str) -> Any:
@@ -440,6 +452,36 @@ def test_levels_are_drawn_for_the_time_that_is_chosen(page: Page, scripted: Scri
     expect(words).to_contain_text("Lowest in 5 min")
 
 
+def test_a_week_comes_out_of_the_store(page: Page, scripted: ScriptedDaemon) -> None:
+    now = time.time()
+    at = [now - 600 * n for n in range(1000, 0, -1)]
+    known = [n % 5 + 1 if n > 300 else None for n in range(1000)]
+    levels = {
+        "warm": known,
+        "creating": [n and 0 for n in known],
+        "target": [n and 5 for n in known],
+    }
+    levels["least"] = [0 if n == 500 else known[n] for n in range(1000)]
+    scripted.longer_history = {
+        "interval": 600,
+        "at": at,
+        "templates": {"scenes": levels},
+        "requests": [],
+    }
+    page.add_init_script(NOTE_TEXTS)
+    page.goto(scripted.url)
+    words = card(page, "scenes").locator(".levels figcaption")
+    expect(words).to_have_text("Lowest in 15 min: 3 warm tasks.")
+    page.get_by_label("7 d", exact=True).check()
+    day = datetime.fromtimestamp(at[500], UTC).strftime("%-d %b")
+    expect(words).to_contain_text(f"Lowest in 7 d: 0 warm tasks at {day}, ")
+    assert "GET /v1/history?seconds=604800" in scripted.asked
+    # An axis of days, and not of hours.
+    page.wait_for_function(r"() => texts.some(({ text }) => /^\d+ [A-Z]\w\w$/.test(text))")
+    page.reload()
+    expect(words).to_contain_text("Lowest in 7 d: 0 warm tasks")
+
+
 @pytest.mark.parametrize("width", [375, 768, 1280, 1920])
 def test_no_tile_is_alone(page: Page, scripted: ScriptedDaemon, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 900})
@@ -449,19 +491,6 @@ def test_no_tile_is_alone(page: Page, scripted: ScriptedDaemon, width: int) -> N
         "(tiles) => tiles.map((tile) => tile.getBoundingClientRect().top)"
     )
     assert len({tops.count(top) for top in tops}) == 1, tops
-
-
-#: Notes what is written on canvases, and where its left and its right edge are.
-NOTE_TEXTS = """
-  globalThis.texts = [];
-  const { fillText } = CanvasRenderingContext2D.prototype;
-  CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
-    const width = this.measureText(text).width;
-    const part = { left: 0, start: 0, center: 0.5, right: 1, end: 1 }[this.textAlign];
-    texts.push({ text, left: x - part * width, right: x + (1 - part) * width });
-    fillText.call(this, text, x, y);
-  };
-"""
 
 
 def test_each_quantile_is_named_above_the_chart(page: Page, scripted: ScriptedDaemon) -> None:

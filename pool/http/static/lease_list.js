@@ -14,9 +14,7 @@ export class LeaseList {
     this.api = api;
     this.parts = partsOf(byId("leases"));
     const read = (cursor) => this.read(cursor);
-    this.pager = new Pager({ read, onChange, error: this.parts.error });
-    this.parts.newer.addEventListener("click", () => this.pager.newer());
-    this.parts.older.addEventListener("click", () => this.pager.older());
+    this.pager = new Pager({ read, onChange, parts: this.parts });
   }
 
   read(cursor) {

@@ -1,5 +1,6 @@
 /** A list of the daemon's, a page at a time, read again when something may have changed in it. */
 
+import { Action } from "./button.js";
 import { write } from "./dom.js";
 
 /** Milliseconds between an answer and the next question. */
@@ -9,15 +10,20 @@ const FIRST = { cursor: null, before: 0 };
 export class Pager {
   /**
    * ``read(cursor)`` gives a page of the list, ``{items, next_cursor}``; ``onChange`` is called
-   * when there is one, or a problem, which ``error`` says.
+   * when there is one, or a problem. ``parts`` has the element that says the problem, and the
+   * buttons that turn the pages, where there are some.
    */
-  constructor({ read, onChange, error }) {
+  constructor({ read, onChange, parts: { error, older, newer } }) {
     Object.assign(this, { read, onChange, error, items: null, next: null, problem: null });
     this.shown = false;
     this.pages = [FIRST];
     this.timer = null;
     this.asked = 0;
     this.reading = false;
+    if (older) {
+      new Action(older, () => this.older(), error);
+      new Action(newer, () => this.newer(), error);
+    }
   }
 
   /** How many items come before those of this page. */
@@ -37,20 +43,19 @@ export class Pager {
 
   /** From the newest on, by another filter. */
   restart() {
-    this.pages = [FIRST];
-    this.items = null;
+    Object.assign(this, { pages: [FIRST], items: null, next: null });
     if (this.shown) this.now();
   }
 
+  /** Turn to the next page. Resolves when it is there, as the other way. */
   older() {
-    if (this.next === null) return;
     this.pages.push({ cursor: this.next, before: this.before + this.items.length });
-    this.now();
+    return this.now();
   }
 
   newer() {
-    if (this.pages.length > 1) this.pages.pop();
-    this.now();
+    this.pages.pop();
+    return this.now();
   }
 
   /** Read it again, together with all else that changes until then, and after what is read now. */

@@ -26,9 +26,7 @@ export class RequestList {
     Object.assign(this, { api, onFilter, onOpen, onCancel, filter: EVERYTHING });
     this.parts = partsOf(byId("requests"));
     const read = (cursor) => this.read(cursor);
-    this.pager = new Pager({ read, onChange, error: this.parts.error });
-    this.parts.newer.addEventListener("click", () => this.pager.newer());
-    this.parts.older.addEventListener("click", () => this.pager.older());
+    this.pager = new Pager({ read, onChange, parts: this.parts });
     this.listen();
   }
 

@@ -11,7 +11,7 @@ export class StreamList {
     this.api = api;
     this.parts = partsOf(byId("streams"));
     const read = () => this.api.get("v1/streams");
-    this.pager = new Pager({ read, onChange, error: this.parts.error });
+    this.pager = new Pager({ read, onChange, parts: this.parts });
   }
 
   /** How many are open, of a template; 0 as long as that is not known. */
