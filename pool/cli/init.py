@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 import typer
 
 from pool.cli.options import JsonOption
-from pool.cli.output import hint, print_json
+from pool.cli.output import counted, hint, print_json
 from pool.cli.table import cut
 from pool.errors import InputError
 
@@ -112,7 +112,9 @@ def init(
         )
     else:
         source = f"project {chosen.project.id}" if chosen else f"labels {', '.join(names)}"
-        print(f"wrote {output}: template {named}, {source}, {min_size} tasks to keep warm")
+        print(
+            f"wrote {output}: template {named}, {source}, {counted(min_size, 'task')} to keep warm"
+        )
     hint(f"Next: '{following[0]}', then '{following[1]}'")
 
 
@@ -219,6 +221,7 @@ def _choose_project(cvat: CvatClient, given: str | None, asks: bool) -> _Choice 
     if given is not None:
         return read(given)
     if asks and not projects:
+        hint("There are no projects, so the template has labels of its own.")
         return None
     shown = [(each, cvat.label_names(each.id)) for each in projects[-MOST_SHOWN:]]
     if not asks:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pool.cli.options import JsonOption, SpeedOption
+from pool.cli.output import json_line
 from pool.errors import CannotListen, ConfigError
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def simulator(
             show_default=False,
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Run a simulated CVAT server.
 
@@ -85,8 +87,11 @@ def simulator(
         raise CannotListen(f"{host}:{port}: {why} (see --host and --port)") from None
     try:
         # All who can reach the simulator may use it: the token is no secret.
-        print(f"export CVAT_URL={server.url}")
-        print(f"export CVAT_ACCESS_TOKEN={server.access_token}", flush=True)
+        if as_json:
+            print(json_line({"url": server.url, "access_token": server.access_token}), flush=True)
+        else:
+            print(f"export CVAT_URL={server.url}")
+            print(f"export CVAT_ACCESS_TOKEN={server.access_token}", flush=True)
         stop.wait()
     finally:
         server.stop()

@@ -142,7 +142,7 @@ def test_a_terminal_is_asked_for_labels_where_no_project_is_chosen(
         terminal.type("car, person")
         terminal.wait_for("Name of the template [street-scenes]: ")
         terminal.type("")
-        assert terminal.finish().endswith("labels car, person, 1 tasks to keep warm\n")
+        assert terminal.finish().endswith("labels car, person, 1 task to keep warm\n")
     accepted(tmp_path, cvat.access_token)
 
 

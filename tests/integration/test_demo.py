@@ -44,6 +44,14 @@ def test_the_simulator_keeps_a_token_that_it_is_given(tmp_path: Path) -> None:
         assert init.returncode == 0, init.stderr
 
 
+def test_the_simulator_says_how_in_json(tmp_path: Path) -> None:
+    options = ("--port", "0", "--speed", "0", "--token", "dev-token", "--json")
+    with running("simulator", *options, cwd=tmp_path) as simulator:
+        document = json.loads(simulator.wait_for("{"))
+    assert document["access_token"] == "dev-token"
+    assert document["url"].startswith("http://127.0.0.1:")
+
+
 def test_the_simulator_says_how_to_reach_it(tmp_path: Path) -> None:
     with running("simulator", "--port", "0", "--speed", "0", cwd=tmp_path) as simulator:
         url = simulator.wait_for("CVAT_URL").removeprefix("export CVAT_URL=")
