@@ -19,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import tomllib
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ import pytest
 import urllib3
 import yaml
 from support.api import in_thread
+from support.commands import running
 from support.hooked import new_project
 from support.manual import DOCUMENTS, ROOT, Block, block, blocks
 from support.slots import picture_of, slot_server, slot_settings, slot_table
@@ -83,6 +85,7 @@ RECIPES: Final = {
     ),
     "cvat-pool run": Recipe(until="listening", folder="alone"),
     "cvat-pool init": Recipe(folder="empty"),
+    "pip install . && mkdir": Recipe(folder="empty"),
     "cvat-pool status --watch": Recipe(until=r"hit/wait/cold"),
     "curl -N": Recipe(until="event: levels"),
     "pytest": Recipe(instead={"pytest": "pytest --version"}),
@@ -107,6 +110,7 @@ class Place:
         return {
             **kept,
             "PATH": f"{self.folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(self.folder),
             "CVAT_ACCESS_TOKEN": self.simulator.access_token,
             "COLUMNS": "80",
             "PYTHONUNBUFFERED": "1",
@@ -257,6 +261,53 @@ def of(*languages: str) -> list[Any]:
 @pytest.mark.parametrize("source", of("sh"))
 def test_the_shell(place: Place, source: Block) -> None:
     run(place, source)
+
+
+def test_six_commands_from_a_clone_to_a_job_id(place: Place, tmp_path: Path) -> None:
+    """Those of the README, in their order, on a server that is a process of its own."""
+    section = DOCUMENTS["README"].partition("## Your own server")[2].partition("\n## ")[0]
+    commands = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    install, export, init, check, run_, get = (textwrap.dedent(each).strip() for each in commands)
+    own, environment = tmp_path / "cvat-pool", {**place.environment, "HOME": str(tmp_path)}
+
+    def done(command: str, folder: Path) -> str:
+        result = subprocess.run(
+            ["bash", "-euc", command],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    with running("simulator", "--port", "0", "--speed", "0", cwd=tmp_path) as server:
+        url = server.wait_for("CVAT_URL").partition("=")[2]
+        token = server.wait_for("CVAT_ACCESS_TOKEN").partition("=")[2]
+        assert done(f"{install} && pwd", ROOT).strip() == str(own)
+        name, _, given = export.removeprefix("export ").partition("=")
+        assert given == "..."
+        assert name == "CVAT_ACCESS_TOKEN"
+        environment[name] = token
+        done(init.replace("https://cvat.example.com", url), own)
+        # The port that is usual may be another's on this machine.
+        config = (own / "config.toml").read_text()
+        assert "port = 8765" in config
+        (own / "config.toml").write_text(config.replace("port = 8765", "port = 0"))
+        done(check, own)
+        (own / "frame.jpg").write_bytes(picture_of())
+        program, *arguments = run_.split()
+        assert program == "cvat-pool"
+        with running(*arguments, cwd=own, CVAT_ACCESS_TOKEN=token) as daemon:
+            assert daemon.url
+            job_id, page, *_ = done(get, own).split()
+        job = urllib3.request(
+            "GET", f"{url}/api/jobs/{job_id}", headers={"Authorization": f"Bearer {token}"}
+        )
+        assert job.status == 200
+        assert page.startswith(url) and page.endswith(f"/jobs/{job_id}")
 
 
 # --- Python ---------------------------------------------------------------------------------------
