@@ -57,21 +57,39 @@ def not_own_seconds(db: type[Dialect] | Dialect, request: str) -> tuple[str, str
     before it. Both are NULL when the data was never accepted.
     """
 
-    def held(since: str, until: str, templates: str) -> str:
-        both = f"{db.least('held.until', until)} - {db.greatest('held.since', since)}"
-        whole = db.greatest(f"{until} - {since}", "0.0")
-        found = f"""
-            COALESCE((SELECT SUM({db.greatest("0.0", both)}) FROM held
-                      WHERE held.until > {since} AND held.template IN ({templates})), 0.0)
-        """
-        return db.least(whole, found)
+    def held(since: str, until: str, *templates: str) -> str:
+        """The seconds in which one or two names were held. Holds of one name never overlap; what
+        those of two have in common is counted once."""
+
+        def total(first: str, last: str, rows: str) -> str:
+            shared = f"{db.least(last, until)} - {db.greatest(first, since)}"
+            return f"""
+                COALESCE((SELECT SUM({db.greatest("0.0", shared)}) FROM {rows}), 0.0)
+            """
+
+        found = " + ".join(
+            total("held.since", "held.until", f"held WHERE template = {each} AND until > {since}")
+            for each in templates
+        )
+        if len(templates) == 2:
+            one, other = templates
+            common = total(
+                db.greatest("a.since", "b.since"),
+                db.least("a.until", "b.until"),
+                f"""
+                held AS a JOIN held AS b ON b.template = {other} AND b.until > {since}
+                WHERE a.template = {one} AND a.until > {since}
+                """,
+            )
+            found += f" - {common}"
+        return db.least(db.greatest(f"{until} - {since}", "0.0"), found)
 
     asked, accepted, ended = (
         f"{request}.created_at",
         "imports.uploaded_at",
         f"{request}.finished_at",
     )
-    before = held(asked, accepted, f"'', {request}.template")
+    before = held(asked, accepted, "''", f"{request}.template")
     after = held(accepted, ended, "''")
     left = db.greatest(f"{accepted} - {asked} - {before}", "0.0")
     server = f"""
