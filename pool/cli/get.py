@@ -120,6 +120,8 @@ def get(
     )
     if each and job_size is not None:
         raise InputError("give one of --each and --job-size")
+    if each and not given:
+        raise InputError("--each is for files, folders and patterns, and none is given")
     if key is not None and (each or divides):
         raise InputError(
             "--key is for one request: those of --each and of a folder with --job-size have keys "
@@ -139,7 +141,7 @@ def get(
     )
     if each or divides:
         parts = [[file] for file in found] if each else divided(found, job_size or 0)
-        wanted.check(parts or [[]])
+        wanted.check(parts)
     with closing(open_pool(config, server)) as pool:
         if each or divides:
             _get_many(pool, wanted, parts, name, no_wait=no_wait, as_json=as_json)

@@ -18,7 +18,7 @@ from pool.cli.options import (
     seconds_of,
 )
 from pool.cli.output import done, print_json
-from pool.errors import PoolError
+from pool.errors import PoolError, UnknownLease
 from pool.model import LeaseState
 
 if TYPE_CHECKING:
@@ -88,6 +88,9 @@ def release(
 ) -> None:
     """Give an untouched task back to the pool."""
     with closing(open_pool(config, server)) as pool:
-        pool.release(lease_id)
+        try:
+            pool.release(lease_id)
+        except UnknownLease:
+            raise UnknownLease(f"{lease_id}; 'cvat-pool leases' lists them") from None
     document = {"id": lease_id, "state": LeaseState.RELEASED}
     done(f"released {lease_id}", document, as_json=as_json)

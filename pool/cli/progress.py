@@ -40,16 +40,44 @@ def upload_progress() -> Iterator[Progress | None]:
 
 
 class _UploadBar:
-    """A progress bar that appears with the first call for a large upload."""
+    """A progress bar that appears with the first call for a large upload. Until then a spinner says
+    after a while that there is no task yet, and of a small upload that it is on its way."""
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._row: Any = None
         self._shown = 0
+        self._guard = threading.Lock()
+        self._stopped = False
+        self._says = "waiting for a task…"
+        self._spinner: Any = None
+        self._timer = threading.Timer(SPINNER_AFTER, self._spin)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _spin(self) -> None:
+        from rich.console import Console
+
+        with self._guard:
+            if not self._stopped and self._bar is None:
+                self._spinner = Console(stderr=True).status(self._says)
+                self._spinner.start()
+
+    def _end_spinner(self) -> None:
+        self._timer.cancel()
+        with self._guard:
+            self._stopped = True
+            if self._spinner is not None:
+                self._spinner.stop()
 
     def show(self, sent: int, total: int) -> None:
         if total < BAR_FROM:
+            with self._guard:
+                self._says = "uploading…"
+                if self._spinner is not None:
+                    self._spinner.update(self._says)
             return
+        self._end_spinner()
         if self._bar is None:
             self._bar = self._begin()
             self._row = self._bar.add_task("uploading", total=total)
@@ -60,6 +88,7 @@ class _UploadBar:
         self._bar.update(self._row, completed=sent)
 
     def stop(self) -> None:
+        self._end_spinner()
         if self._bar is not None:
             self._bar.stop()
 

@@ -452,7 +452,7 @@ class Placement:
             return handout
         if template.pool.on_empty == "wait":
             raise PoolEmpty(
-                f"no task of template {template.name!r} became warm within {waited:g} s; "
+                f"no task of template {template.name!r} became warm within {round(waited, 1):g} s; "
                 f"{self._why_empty(template)}"
             )
         # Before there is a row: without credentials there is nothing to create with.
@@ -572,7 +572,10 @@ def _task_named(cvat: CvatClient, name: str, error: CvatError) -> int | None:
 
 
 def _never_waits(template: Template) -> PoolEmpty:
-    return PoolEmpty(f'template {template.name!r} has on_empty = "fail"')
+    return PoolEmpty(
+        f'template {template.name!r} has on_empty = "fail", so try again in a moment; see '
+        "'cvat-pool status'"
+    )
 
 
 def _opened(handout: Handout) -> Opened:

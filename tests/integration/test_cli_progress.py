@@ -9,6 +9,7 @@ from support.commands import cvat_pool
 from support.terminal import in_a_terminal
 
 from pool.simulator import SimulatorServer
+from pool.simulator.faults import Hang
 
 
 @pytest.fixture
@@ -57,7 +58,27 @@ def test_a_small_upload_is_not_worth_a_bar(
     ) as terminal:
         output = terminal.finish()
     assert output.rstrip().endswith("frames 0-0")
-    assert terminal.shown == ""
+    # A spinner comes and goes where the machine is slow.
+    assert "%" not in terminal.shown and " MB" not in terminal.shown
+
+
+def test_a_person_sees_that_there_is_no_task_yet(
+    config_path: Path, simulator: SimulatorServer, image_path: Path
+) -> None:
+    with (
+        simulator.fault(Hang("tasks:create")) as handle,
+        in_a_terminal(
+            "get",
+            "scenes",
+            image_path,
+            cwd=config_path.parent,
+            CVAT_ACCESS_TOKEN=simulator.access_token,
+        ) as terminal,
+    ):
+        terminal.wait_for("waiting for a task…")
+        handle.remove()
+        assert terminal.finish().rstrip().endswith("frames 0-0")
+    assert terminal.process.returncode == 0
 
 
 def test_a_program_sees_nothing_of_it(
