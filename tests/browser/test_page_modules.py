@@ -105,7 +105,7 @@ def test_a_request_counts_once_and_for_an_hour(page: Page) -> None:
       t.addReady("a", { at: 1000, seconds: 0.3, server: 0.2 });
       t.addReady("a", { at: 1000, seconds: 0.9, server: 0.8 });
       t.addReady("b", { at: 2000, seconds: 0.5, server: null });
-      t.addFailed("c", 1000);
+      t.addFailed("c", { at: 1000 });
       const before = t.parts();
       t.forget(4700);
       return [before, t.parts(), t.failed.size];

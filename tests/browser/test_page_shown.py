@@ -119,11 +119,14 @@ def test_a_collapsed_template_has_its_figures(page: Page, scripted: ScriptedDaem
         status_of("scenes", warm=6, target=3, rate=0.4),
         status_of("busy", rate=12.34, queued=3, oldest_waiting_since=in_seconds(-130)),
     ]
+    # Also a request that failed was served from a warm task.
+    failed = {"request_id": "f", "state": "failed", "outcome": "hit", "seconds": 1.0}
+    scripted.history["requests"].append({**one, **failed, "server_seconds": 0.5})
     page.goto(scripted.url)
     card(page, "scenes").get_by_role("button", name="scenes", exact=True).click()
     head = card(page, "scenes").locator(".card-head")
     expect(head).to_contain_text("now24/min")
-    expect(head).to_contain_text("hit75%")
+    expect(head).to_contain_text("hit80%")
     expect(head).to_contain_text("p50400 ms")
     expect(head).to_contain_text("6 warm, target 3")
     expect(card(page, "busy").locator(".card-head")).to_contain_text("now12/s")
@@ -311,13 +314,26 @@ def dot(page: Page) -> Any:
     )
 
 
-def test_a_token_that_cvat_refuses_for_all_templates_is_refused(
-    page: Page, scripted: ScriptedDaemon
+@pytest.mark.parametrize(
+    ("codes", "words"),
+    [
+        # An invalid token is invalid for all, whichever has tried it.
+        (("cvat-unauthorized", ""), "CVAT refuses the token"),
+        (("cvat-forbidden", "cvat-forbidden"), "CVAT refuses the token"),
+        # It may serve the other one.
+        (("cvat-forbidden", ""), "CVAT answers"),
+        (("cvat-rejected", "cvat-rejected"), "CVAT answers"),
+    ],
+)
+def test_a_token_that_is_refused_is_told_whoever_used_it(
+    page: Page, scripted: ScriptedDaemon, codes: tuple[str, str], words: str
 ) -> None:
-    (row,) = scripted.status["templates"]
-    row |= {"hold_reason": "CVAT refused", "hold_code": "cvat-forbidden"}
+    scripted.status["templates"] = [
+        status_of(name, hold_code=code, hold_reason=code and "CVAT refused it")
+        for name, code in zip(("scenes", "other"), codes, strict=True)
+    ]
     page.goto(scripted.url)
-    expect(page.locator("#cvat-words")).to_have_text("CVAT refuses the token")
+    expect(page.locator("#cvat-words")).to_have_text(words)
 
 
 # --- A daemon that is gone ------------------------------------------------------------------------

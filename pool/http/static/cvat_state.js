@@ -4,7 +4,8 @@ import { seconds, span, time } from "./format.js";
 
 /** Codes of holds of a server that does not answer, and of one that refuses. */
 const SILENT = ["cvat-unreachable", "cvat-ambiguous"];
-const REFUSES = ["cvat-unauthorized", "cvat-forbidden"];
+const INVALID = "cvat-unauthorized";
+const FORBIDDEN = "cvat-forbidden";
 /** Seconds up to which the next try is counted down. */
 const SOON = 120;
 
@@ -17,18 +18,22 @@ export function cvatState(status, { connected, now }) {
   const hold = holdOfAll(status);
   if (!hold) return { name: "answers", words: "CVAT answers" };
   const next = nextTry(hold, now);
-  if (REFUSES.includes(hold.code)) return { name: "refuses", words: `CVAT refuses the token${next}` };
+  if ([INVALID, FORBIDDEN].includes(hold.code)) return { name: "refuses", words: `CVAT refuses the token${next}` };
   if (SILENT.includes(hold.code)) return { name: "held", words: `CVAT does not answer${next}` };
   const until = hold.until === null ? "" : ` until ${time(hold.until, { now })}`;
   return { name: "held", words: hold.until - now <= SOON ? `CVAT held${next}` : `CVAT held${until}` };
 }
 
-/** The hold of the server, or one that all templates have because of the token; null: none. */
+/** The hold of the server, or that of the token; null: none. */
 function holdOfAll({ hold_reason: reason, hold_code: code, held_until: until, templates }) {
   if (reason) return { code: code ?? "", until: seconds(until) };
-  const refused = templates.filter((row) => REFUSES.includes(row.hold_code));
-  if (!templates.length || refused.length < templates.length) return null;
-  return { code: refused[0].hold_code, until: seconds(refused[0].held_until) };
+  // A token that is invalid is so for all templates, whichever has tried it. One that may not do
+  // something for a template may serve the others.
+  const forbidden = templates.filter((row) => row.hold_code === FORBIDDEN);
+  const refused =
+    templates.find((row) => row.hold_code === INVALID) ??
+    (forbidden.length === templates.length ? forbidden[0] : undefined);
+  return refused ? { code: refused.hold_code, until: seconds(refused.held_until) } : null;
 }
 
 function nextTry({ until }, now) {

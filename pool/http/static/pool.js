@@ -65,7 +65,7 @@ export class Pool {
       if (each.state === "ready") {
         timings.addReady(each.request_id, timesOf(each, each.at));
       } else if (each.state === "failed") {
-        timings.addFailed(each.request_id, each.at);
+        timings.addFailed(each.request_id, each);
       }
     }
   }
@@ -85,7 +85,7 @@ export class Pool {
     if (!row) return;
     const at = seconds(event.at);
     const { timings } = this.template(event.template);
-    if (event.state === "failed") timings.addFailed(row.id, at);
+    if (event.state === "failed") timings.addFailed(row.id, { ...event, at });
     if (event.state === "ready") {
       timings.addReady(row.id, timesOf(event, at));
     }

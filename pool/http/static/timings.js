@@ -22,8 +22,8 @@ export class Timings {
     if (this.ready.size > MOST) this.ready.delete(this.ready.keys().next().value);
   }
 
-  addFailed(id, at) {
-    this.failed.set(id, { at });
+  addFailed(id, { at, outcome = null }) {
+    this.failed.set(id, { at, outcome });
     if (this.failed.size > MOST_FAILED) this.failed.delete(this.failed.keys().next().value);
   }
 
@@ -40,7 +40,8 @@ export class Timings {
 
   /** How many requests were served at once, and of how many that is known. */
   hits() {
-    const outcomes = [...this.ready.values()].filter(({ outcome }) => outcome !== null);
+    const ended = [...this.ready.values(), ...this.failed.values()];
+    const outcomes = ended.filter(({ outcome }) => outcome !== null);
     return { hits: outcomes.filter(({ outcome }) => outcome === "hit").length, all: outcomes.length };
   }
 
