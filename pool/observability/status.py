@@ -178,10 +178,18 @@ def troubles(status: Status, *, now: float) -> tuple[str, ...]:
         if queued:
             words += " 1 request waits." if queued == 1 else f" {queued} requests wait."
         found.append(f"{words} To try at once: 'cvat-pool resume'.")
+    alike: dict[str, list[TemplateStatus]] = {}
     for row in status.templates:
         if row.held_since is not None and row.hold_reason != status.hold_reason:
-            words = _hold(row.hold_reason, row.held_since, row.held_until, now)
-            found.append(f"{row.name}: {words} To try at once: 'cvat-pool resume {row.name}'.")
+            alike.setdefault(row.hold_reason, []).append(row)
+    for reason, rows in alike.items():
+        since = min(row.held_since for row in rows if row.held_since is not None)
+        until = min((row.held_until for row in rows if row.held_until is not None), default=None)
+        names = [row.name for row in rows]
+        which = ", ".join(names) if len(names) <= MOST_NAMED else f"{len(names)} templates"
+        command = "cvat-pool resume" + (f" {names[0]}" if len(names) == 1 else "")
+        words = _hold(reason, since, until, now)
+        found.append(f"{which}: {words} To try at once: '{command}'.")
     if status.config_rejected_at is not None and status.config_loaded_at is not None:
         first, *others = status.config_problems or ("",)
         more = f" (and {len(others)} more: 'cvat-pool check' shows all)" if others else ""

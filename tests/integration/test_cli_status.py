@@ -168,6 +168,27 @@ SINCE = f"{at(-1.0).astimezone():%H:%M}"
             status_with(template_status(**{**HELD, "hold_reason": "refused", "held_until": None})),
             [f"scenes: refused since {SINCE}. To try at once: 'cvat-pool resume scenes'."],
         ),
+        (
+            status_with(*(template_status(name, **HELD) for name in "abc")),
+            [
+                f"a, b, c: CVAT cannot be reached since {SINCE} (http://s: connection refused); "
+                "next try in 4 s. To try at once: 'cvat-pool resume'."
+            ],
+        ),
+        (
+            status_with(*(template_status(name, **HELD) for name in "abcd"), template_status("e")),
+            [
+                f"4 templates: CVAT cannot be reached since {SINCE} (http://s: connection "
+                "refused); next try in 4 s. To try at once: 'cvat-pool resume'."
+            ],
+        ),
+        (
+            status_with(template_status(**{**HELD, "held_until": at(300)})),
+            [
+                f"scenes: CVAT cannot be reached since {SINCE} (http://s: connection refused); "
+                "next try in 5 min. To try at once: 'cvat-pool resume scenes'."
+            ],
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_words(status: Status, words: list[str]) -> None:
