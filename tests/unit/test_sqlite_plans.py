@@ -374,6 +374,17 @@ def test_a_page_of_requests_is_not_sorted(
         assert re.search(r"(seq|rowid)<\?", step)
 
 
+@pytest.mark.parametrize("states", [[], [RequestState.READY, RequestState.FAILED]])
+def test_a_search_sorts_nothing_and_reads_no_more_rows_than_a_page_of_it(
+    store: Store, states: list[RequestState]
+) -> None:
+    last, page = plans(store, lambda store: store.requests(states, text="x")).values()
+    for steps in (last, page):
+        assert not any("TEMP B-TREE" in step for step in steps), steps
+    if states:
+        assert sum("COVERING INDEX requests_by_state (state=?" in step for step in last) == 2, last
+
+
 def test_a_page_since_then_begins_in_the_index_of_times(store: Store) -> None:
     first, page = plans(store, lambda store: store.requests(since=5.0)).values()
     assert any("COVERING INDEX requests_by_time (created_at>?)" in step for step in first), first
