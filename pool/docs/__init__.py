@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+FOLDER: Final = Path(__file__).parent
 #: The topics of each subject, in the order in which they are read.
 SUBJECTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -45,7 +46,7 @@ def page(topic: str) -> Page:
     """
     if topic not in TOPICS:
         raise KeyError(topic)
-    return Page(topic, (resources.files(__name__) / f"{topic}.md").read_text(encoding="utf-8"))
+    return Page(topic, (FOLDER / f"{topic}.md").read_text(encoding="utf-8"))
 
 
 def pages() -> list[Page]:

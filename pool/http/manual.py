@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from html import escape
-from importlib import resources
 from itertools import pairwise
 from typing import Final
 
@@ -19,7 +18,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from starlette.exceptions import HTTPException
 
-from pool.docs import SUBJECTS, TOPICS, Page, page, pages
+from pool.docs import FOLDER, SUBJECTS, TOPICS, Page, page, pages
 from pool.http.openapi import DESCRIPTION
 from pool.http.page import CONTENT_SECURITY_POLICY, File
 
@@ -244,14 +243,13 @@ def _document(topic: str) -> File:
 @cache
 def _picture(name: str) -> File | None:
     """Return a picture of the manual, or None."""
-    folder = resources.files("pool.docs") / "pictures"
-    names = {entry.name for entry in folder.iterdir() if entry.name.endswith(".png")}
-    return File.of((folder / name).read_bytes(), ".png") if name in names else None
+    pictures = {path.name: path for path in (FOLDER / "pictures").glob("*.png")}
+    return File.of(pictures[name].read_bytes(), ".png") if name in pictures else None
 
 
 @cache
 def _dashboard() -> File:
-    return File.of((resources.files("pool.docs") / DASHBOARD).read_bytes(), ".json")
+    return File.of((FOLDER / DASHBOARD).read_bytes(), ".json")
 
 
 router = APIRouter(include_in_schema=False)

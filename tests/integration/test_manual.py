@@ -36,6 +36,7 @@ from support.api import in_thread
 from support.commands import running
 from support.hooked import new_project
 from support.manual import DOCUMENTS, ROOT, Block, block, blocks
+from support.postgres import shared_server
 from support.slots import picture_of, slot_server, slot_settings, slot_table
 from support.waiting import PATIENCE
 
@@ -54,7 +55,7 @@ ELSEWHERE: Final = {
     ("yaml", "scrape"): "below",
     ("ini", "systemd"): "below",
     ("sh", "root"): "below",
-    ("sql", ""): "test_postgresql_setup",
+    ("sql", ""): "below",
     ("text", ""): "what is printed: below, where it can be compared",
 }
 RUN_HERE: Final = {("sh", ""), ("python", ""), ("json", ""), ("toml", "")}
@@ -381,6 +382,24 @@ def test_the_stream_begins_as_the_manual_shows(place: Place) -> None:
 @pytest.mark.parametrize("source", of("json"))
 def test_json_is_json(source: Block) -> None:
     assert isinstance(json.loads(source.text), dict)
+
+
+# --- PostgreSQL -----------------------------------------------------------------------------------
+
+
+def test_an_administrator_can_set_postgresql_up() -> None:
+    server = shared_server()
+    statements = [each.strip() for source in blocks("sql") for each in source.text.split(";\n")]
+    try:
+        for statement in filter(None, statements):
+            server.sql(statement)
+        assert server.sql("SHOW server_encoding", database="cvat_pool") == "UTF8"
+    finally:
+        # Not in force before the configuration is read again.
+        server.sql("ALTER SYSTEM RESET synchronous_standby_names")
+        server.sql("DROP SCHEMA IF EXISTS cvat_pool")
+        server.sql("DROP DATABASE IF EXISTS cvat_pool")
+        server.sql("DROP USER IF EXISTS cvat_pool")
 
 
 # --- What is not run ------------------------------------------------------------------------------
