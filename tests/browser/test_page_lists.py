@@ -81,6 +81,8 @@ def test_a_filter_is_in_the_address_and_the_daemon_follows_it(
     expect(rows(page)).to_have_count(4)
     page.get_by_label("ready", exact=True).check()
     expect(rows(page)).to_have_count(2)
+    expect(page.locator("#announcer")).to_have_text("2 requests.")
+    assert page.title() == "Requests - cvat-task-pool"
     page.get_by_label("failed", exact=True).check()
     expect(rows(page)).to_have_count(3)
     page.get_by_label("Template", exact=True).select_option("scenes")
@@ -233,7 +235,7 @@ def test_a_request_has_its_events_and_its_times(page: Page, scripted: ScriptedDa
     expect(dialog).to_be_hidden()
     expect(opener).to_be_focused()
     assert page.evaluate("location.hash") == "#requests"
-    # Whoever has the address sees the same.
+    # The address shows the same to others.
     page.goto(f"{scripted.url}#requests?id=request1")
     expect(dialog).to_be_visible()
 

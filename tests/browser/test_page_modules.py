@@ -128,11 +128,12 @@ def test_levels_join_what_was_sampled_and_what_was_seen(page: Page) -> None:
       l.takeHistory([100, 105, 110], { warm: of(5), creating: of(0), target: of(9) });
       return l.window(0, 120, { current: true });
     """
-    at, both, warm, target = call(page, "levels", body)
+    at, both, warm, target, least = call(page, "levels", body)
     assert at == [90, 100, 105, 110, 117, 120]
     assert warm == [1, 5, 5, 5, 1, 1]
     assert both == [2, 5, 5, 5, 2, 2]
     assert target == [9] * 6
+    assert least == warm
 
 
 def test_levels_of_a_time_that_nobody_saw_are_left_out(page: Page) -> None:
@@ -188,6 +189,7 @@ def test_a_week_is_followed_by_what_was_seen_since(page: Page) -> None:
     # From 600 on nothing is known for more than one step.
     assert window[0] == [0, 600, 600.001, 7200, 7210, 7220, 7220][: len(window[0])]
     assert window[2][:6] == [3, 4, None, 4, 2, 2]
+    assert window[4][:6] == [1, 0, None, 4, 2, 2]
     assert (low["lowest"], low["lowestAt"]) == (0, 600)
     assert later["lowest"] == 2
 

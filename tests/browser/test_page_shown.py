@@ -135,7 +135,7 @@ def test_a_collapsed_template_has_its_figures(page: Page, scripted: ScriptedDaem
     expect(page.get_by_text("it waited for a warm task")).to_have_count(1)
 
 
-def test_slots_are_told_in_words(page: Page, scripted: ScriptedDaemon) -> None:
+def test_slots_are_shown_in_words(page: Page, scripted: ScriptedDaemon) -> None:
     (row,) = scripted.status["templates"]
     row |= {"carriers": 3, "warm": 17, "slots_filled": 31, "slots_retired": 2}
     scripted.streams = [stream_of("camera 7")]
@@ -284,7 +284,7 @@ def test_a_change_is_shown_at_once(page: Page, scripted: ScriptedDaemon) -> None
         ({"hold_code": "cvat-busy", "until": 900}, "held", "CVAT held until "),
     ],
 )
-def test_how_cvat_stands_is_told_beside_the_connection(
+def test_how_cvat_stands_is_shown_beside_the_connection(
     page: Page, scripted: ScriptedDaemon, hold: dict[str, Any], state: str, words: str
 ) -> None:
     page.goto(scripted.url)
@@ -325,7 +325,7 @@ def dot(page: Page) -> Any:
         (("cvat-rejected", "cvat-rejected"), "CVAT answers"),
     ],
 )
-def test_a_token_that_is_refused_is_told_whoever_used_it(
+def test_a_refused_token_is_shown_though_one_template_tried_it(
     page: Page, scripted: ScriptedDaemon, codes: tuple[str, str], words: str
 ) -> None:
     scripted.status["templates"] = [

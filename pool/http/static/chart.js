@@ -30,7 +30,7 @@ export class Chart {
     onPrint(() => this.see(true));
   }
 
-  /** Draw, if anybody sees it; else it is drawn as soon as somebody does. */
+  /** Draw while it is on the screen; else as soon as it comes there. */
   refresh() {
     if (this.seen) this.draw();
   }

@@ -42,7 +42,7 @@ export class Connection {
     }
   }
 
-  /** Try at once, as somebody wants it or the network is back. */
+  /** Try at once: a person asks for it, or the network is back. */
   hurry() {
     this.wake();
   }

@@ -47,7 +47,7 @@ export function confirmDrain({ name, warm }) {
 
 /** Resolves to whether people confirm to cancel a request. */
 export function confirmCancel(name) {
-  const what = "No job is made of it, and the pool forgets its data. Its caller is told so.";
+  const what = "No job is made of it, and the pool forgets its data. Its caller gets an error.";
   return confirm({ heading: `Cancel ${name}?`, what, yes: "Cancel the request", no: "Keep it" });
 }
 

@@ -1,7 +1,7 @@
 /** The level of one template against its target, over time. */
 
 import { Chart } from "./chart.js";
-import { write } from "./dom.js";
+import { show, write } from "./dom.js";
 import { count, date, plural, span, time } from "./format.js";
 import { axis, colour, labels } from "./theme.js";
 
@@ -18,7 +18,10 @@ export class LevelChart {
       width: 1.5,
       points: { show: false },
     });
-    const target = { stroke: () => colour("--target"), width: 1.5, dash: [5, 4], paths: steps };
+    const line = { paths: steps, points: { show: false } };
+    const target = { ...line, stroke: () => colour("--target"), width: 1.5, dash: [5, 4] };
+    // Of a step of the store the area is the mean, and this the lowest level.
+    const least = { ...line, stroke: () => colour("--least"), width: 1 };
     this.chart = new Chart(
       parts["level-chart"],
       {
@@ -28,7 +31,7 @@ export class LevelChart {
           axis({ values: (_, at) => this.labels(at), space: 64, size: 26 }),
           axis({ size: 40, space: 28, incrs: WHOLE, values: (_, all) => all.map(count) }),
         ],
-        series: [{}, area("creating"), area("warm"), { ...target, points: { show: false } }],
+        series: [{}, area("creating"), area("warm"), target, least],
         // What is being created lies on top of what is warm.
         bands: [{ series: [1, 2], fill: () => colour("--creating-area") }],
         cursor: { y: false, points: { size: 6 }, drag: { setScale: false, x: false } },
@@ -50,6 +53,8 @@ export class LevelChart {
     if (!this.shown) return;
     const { levels, from, to, current } = this.shown;
     this.rows = levels.window(from, to, { current });
+    const [, , warm, , least] = this.rows;
+    show(this.parts.least, least.some((level, i) => level !== warm[i]));
     this.chart.plot.setData(this.rows);
     this.readOut(this.chart.plot.cursor.idx);
   }
@@ -72,12 +77,15 @@ export class LevelChart {
     const { parts, shown } = this;
     if (!shown) return;
     let { warm, creating, target } = shown.row;
+    let least = warm;
     const pointed = index !== null && index !== undefined && this.rows?.[2][index] != null;
     if (pointed) {
-      const [, all, level, aim] = this.rows;
+      const [, all, level, aim, lowest] = this.rows;
       [warm, creating, target] = [level[index], all[index] - level[index], aim[index]];
+      least = lowest[index];
     }
     write(parts["key-warm"], count(warm));
+    write(parts["key-least"], count(least));
     write(parts["key-creating"], count(creating));
     write(parts["key-target"], count(target));
     write(parts["key-when"], pointed ? this.timeOf(this.rows[0][index]) : "");

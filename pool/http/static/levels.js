@@ -2,7 +2,7 @@
 
 /** Seconds that are kept. */
 export const KEPT = 3600;
-/** Seconds between two samples after which nobody knows what was in between. */
+/** Seconds between two samples after which it is not known what was in between. */
 const GAP = 20;
 /** Seconds that two levels are apart at least, and those that are the same. */
 const APART = 0.5;
@@ -76,28 +76,29 @@ export class Levels {
   }
 
   /**
-   * What a chart shows from one time to another: ``[at, warm + creating, warm, target]``, with
-   * nulls where nothing is known. The last level holds until ``to`` when ``current``.
+   * What a chart shows from one time to another: ``[at, warm + creating, warm, target,
+   * least]``, with nulls where nothing is known. The last level holds until ``to`` when ``current``.
    */
   window(from, to, { current }) {
-    const rows = [[], [], [], []];
-    const push = (at, warm, creating, target) => {
+    const rows = [[], [], [], [], []];
+    const push = (at, warm, creating, target, least) => {
       rows[0].push(at);
       rows[1].push(warm === null ? null : warm + creating);
       rows[2].push(warm);
       rows[3].push(target);
+      rows[4].push(least);
     };
     let start = this.at.findIndex((each) => each >= from);
     if (start < 0) start = this.at.length;
     for (let i = Math.max(0, start - 1); i < this.at.length; i += 1) {
       if (i > 0 && rows[0].length && this.at[i] - this.at[i - 1] > this.holds[i - 1]) {
-        push(this.at[i - 1] + 0.001, null, null, null);
+        push(this.at[i - 1] + 0.001, null, null, null, null);
       }
-      push(this.at[i], this.warm[i], this.creating[i], this.target[i]);
+      push(this.at[i], this.warm[i], this.creating[i], this.target[i], this.least[i]);
     }
     const last = this.at.length - 1;
     if (last >= 0 && to > this.at[last] && (current || to - this.at[last] < this.holds[last])) {
-      push(to, this.warm[last], this.creating[last], this.target[last]);
+      push(to, this.warm[last], this.creating[last], this.target[last], this.warm[last]);
     }
     return rows;
   }
@@ -109,7 +110,7 @@ export class Levels {
     let dry = 0;
     for (let i = 0; i < this.at.length; i += 1) {
       const next = Math.min(this.at[i + 1] ?? to, to);
-      // What came after that, nobody has seen.
+      // What came after that is not known.
       const until = Math.min(next, this.at[i] + this.holds[i]);
       const [least, since] = [this.least[i], Math.max(this.at[i], from)];
       if (until < from || least === null) continue;

@@ -66,6 +66,7 @@ class Page {
       onOpen,
       onChange,
       onCancel,
+      onFound: (words) => this.announcer.say(words),
     });
     this.detail = new RequestDetail({ api, onClose: () => route.go({ id: "" }), onCancel });
     this.leases = new LeaseList({ api, onChange });
@@ -101,6 +102,7 @@ class Page {
     this.head.showView(view);
     this.requests.useFilter(filter);
     if (before.view !== undefined && before.view !== view) scrollTo(0, 0);
+    document.title = view === "overview" ? NAME : `${view.replace(/^./, (a) => a.toUpperCase())} - ${NAME}`;
     this.readShown();
     this.detail.look(this.isLive ? id : "");
     this.draw();
@@ -157,7 +159,7 @@ class Page {
     this.connection.restart({ forget: true });
   }
 
-  /** All that is not told by events, and what happened before the first one. */
+  /** All that events do not carry, and what happened before the first one. */
   async read() {
     const { pool } = this;
     this.problem = null;
@@ -170,7 +172,7 @@ class Page {
       this.readLongerHistory(),
       this.attempt(() => this.readRequests()),
       this.attempt(async () => {
-        // An answer is older than what the stream has told since, so it is only to begin with.
+        // An answer is older than what the stream has sent since, so it is only to begin with.
         const status = pool.status ?? (await this.api.get("v1/templates"));
         if (!pool.status) this.takeStatus(status);
       }),
@@ -202,7 +204,7 @@ class Page {
     try {
       await action();
     } catch (problem) {
-      // Without a token, and while nobody answers, the connection's own state says so.
+      // Without a token, and without an answer, the connection's own state says so.
       if (problem.status && problem.status !== 401) this.problem = problem;
       else if (!(problem instanceof Problem)) throw problem;
     }
@@ -276,7 +278,7 @@ class Page {
     const post = async ({ name }, action, body) => {
       const { status } = this.pool;
       const row = await this.api.post(templatePath(name, action), body);
-      // Unless the stream has told of it before.
+      // Unless the stream was quicker.
       if (this.pool.status === status) this.announcer.say(...this.pool.takeTemplate(row));
       this.draw();
     };
@@ -378,7 +380,7 @@ class Page {
       card.showHistory({ levels, timings, period, now, current: this.isLive });
       card.showLastFailure(this.lastFailure(card.name), now);
     }
-    // How many there are of the templates that are wanted, nobody tells.
+    // How many there are of the templates that are wanted is not known.
     const inFlight = this.list.filtered ? 0 : pool.status.in_flight;
     this.tables.show(pool.requests, { now, inFlight });
   }
@@ -389,6 +391,7 @@ class Page {
   }
 }
 
+const NAME = "cvat-task-pool";
 const FAILED = `state=failed&limit=${FAILURES}`;
 
 new Page().start();

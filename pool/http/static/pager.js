@@ -78,7 +78,7 @@ export class Pager {
     // Else another page was asked for since.
     if (asked !== this.asked) return;
     this.reading = false;
-    // What it says of an action that failed stays. That nobody answers, the connection says.
+    // Why an action failed stays to be read. A lost connection is shown by its own state.
     if (this.problem || answer.problem?.status) write(this.error, answer.problem?.message);
     Object.assign(this, answer);
     this.onChange();

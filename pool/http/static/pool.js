@@ -32,7 +32,7 @@ export class Pool {
     return period > KEPT && longer ? longer.before(levels) : levels;
   }
 
-  /** The status of the whole pool. Gives what people are to be told of it. */
+  /** The status of the whole pool. Gives what is to be announced of it. */
   takeStatus(status) {
     const news = this.status ? changesBetween(this.status, status) : [];
     this.status = status;
@@ -103,7 +103,7 @@ function timesOf({ seconds, server_seconds: server, held_seconds: held, outcome 
   return { at, seconds, server, held, outcome };
 }
 
-/** What has changed between two statuses that people want to be told, in words. */
+/** What has changed between two statuses that is to be announced, in words. */
 function changesBetween(before, after) {
   const news = [];
   if (after.hold_reason && !before.hold_reason) news.push(`The pool is held: ${after.hold_reason}`);
@@ -113,7 +113,7 @@ function changesBetween(before, after) {
   for (const row of after.templates) {
     const old = earlier.get(row.name);
     if (!old) news.push(`New template ${row.name}`);
-    // What holds all of them is told once.
+    // What holds all of them is announced once.
     else news.push(...templateNews(own(old, before), own(row, after)));
   }
   return news;

@@ -20,10 +20,13 @@ const JOBS = 3;
 export class RequestList {
   /**
    * ``onFilter(filter, {quietly})`` is called when people change the filter, ``onOpen(id)`` when
-   * they look at a request, ``onChange`` when there is something else to be shown.
+   * they look at a request, ``onChange`` when there is something else to be shown, and
+   * ``onFound(words)`` with what a filter has found.
    */
-  constructor({ api, onFilter, onOpen, onChange, onCancel }) {
-    Object.assign(this, { api, onFilter, onOpen, onCancel, filter: EVERYTHING });
+  constructor({ api, onFilter, onOpen, onChange, onCancel, onFound }) {
+    Object.assign(this, { api, onFilter, onOpen, onCancel, onFound, filter: EVERYTHING });
+    // Whether what the filter has found is still to be announced.
+    this.searching = false;
     this.parts = partsOf(byId("requests"));
     const read = (cursor) => this.read(cursor);
     this.pager = new Pager({ read, onChange, parts: this.parts });
@@ -69,7 +72,9 @@ export class RequestList {
     for (const each of this.states) each.checked = filter.states.includes(each.value);
     this.choose(this.age, String(filter.within || ""), span(filter.within));
     this.choose(this.template, filter.template, filter.template);
-    if (!same) this.pager.restart();
+    if (same) return;
+    this.searching = true;
+    this.pager.restart();
   }
 
   /** Select a value, which becomes an option where it is none. */
@@ -123,6 +128,10 @@ export class RequestList {
     show(parts.table, items.length > 0);
     show(parts.empty, !items.length);
     write(parts.empty, this.emptyWords());
+    if (this.searching && pager.items !== null) {
+      this.searching = false;
+      this.onFound(items.length ? countWords(items.length, pager) : "No request found");
+    }
     show(parts.pages, items.length > 0 || pager.next !== null || !pager.isFirst);
     write(parts.count, countWords(items.length, pager));
     show(parts.newer, !pager.isFirst);

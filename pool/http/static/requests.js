@@ -45,7 +45,7 @@ export class Requests {
     }
   }
 
-  /** The newest requests, whatever their state: what events have told of gets its names. */
+  /** The newest requests, whatever their state: what is known by events gets its names. */
   takeNewest(items) {
     for (const item of items) {
       const row = this.rows.get(item.id);

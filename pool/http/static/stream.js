@@ -2,7 +2,7 @@
 
 /**
  * Gives ``{id, event, data}`` for each event, and null for each comment (a heartbeat). ``id`` is
- * the last one that was told, with this event or before; an event without data tells only that.
+ * the last one that came, with this event or before; an event without data has only that.
  */
 export async function* eventsOf(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();

@@ -8,7 +8,7 @@ const BARS = 24;
 
 export class Timings {
   constructor() {
-    // By the requests' ids, so that one that is told of twice counts once.
+    // By the requests' ids, so that one that comes twice counts once.
     this.ready = new Map();
     this.failed = new Map();
     this.sorted = null;
