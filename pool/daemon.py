@@ -204,6 +204,8 @@ class Daemon:
                 self.maintenance.start(self._news.set)
             self._begun = True
             self._stands_by_for = None
+            with suppress(StoreError):
+                self.process.breaker.note_holds()
         elif self.maintenance is not None and now >= self._term_ends - RENEWAL:
             log.warning("maintenance lost; standing by")
             self._stand_by(self._time_to_stop())

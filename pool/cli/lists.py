@@ -137,12 +137,19 @@ def _request_columns(
         Column(heading="request", values=[each.id for each in records]),
         Column(heading="state", values=[each.state.value for each in records]),
         Column(heading="age", values=[age(now - each.created_at) for each in records], right=True),
-        Column(heading="template", values=[each.template for each in records], least=12, rank=2),
+        Column(
+            heading="template",
+            values=[each.template for each in records],
+            least=12,
+            rank=2,
+            idle=len({each.template for each in records}) == 1,
+        ),
         Column(heading="name", values=list(map(called, found)), least=8, rank=1),
         Column(
             heading="jobs, or why not" if failed else "jobs",
             values=list(map(result, found)),
             least=16,
+            tail=True,
         ),
     ]
 

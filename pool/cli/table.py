@@ -18,7 +18,8 @@ class Column:
     """A heading and one value for each row.
 
     ``least`` characters are shown of each value at least; None: all. Of the columns with a ``rank``
-    the one with the highest is left out first.
+    the one with the highest is left out first; an ``idle`` one before anything is cut. Values are
+    cut in the middle, or at their ``tail``.
     """
 
     heading: str
@@ -26,10 +27,18 @@ class Column:
     least: int | None = None
     rank: int = 0
     right: bool = False
+    idle: bool = False
+    tail: bool = False
 
     @property
     def width(self) -> int:
         return max(map(len, (self.heading, *self.values)))
+
+    def shown(self, value: str, most: int) -> str:
+        """Return a value in so many characters."""
+        if self.tail and len(value) > most:
+            return f"{value[: most - 1]}…"
+        return cut(value, most).rjust(most) if self.right else cut(value, most).ljust(most)
 
     @property
     def narrowest(self) -> int:
@@ -44,6 +53,8 @@ def terminal_width() -> int:
 def table(columns: Sequence[Column], *, width: int) -> list[str]:
     """Return the lines of a table, the headings first. Columns without any value are left out."""
     shown = [each for each in columns if any(each.values)]
+    if _sum(each.width for each in shown) > width:
+        shown = [each for each in shown if not each.idle]
     while _sum(each.narrowest for each in shown) > width:
         worst = max(shown, key=lambda each: each.rank)
         if not worst.rank:
@@ -59,8 +70,7 @@ def table(columns: Sequence[Column], *, width: int) -> list[str]:
         widths[widest] -= 1
     lines = [
         _GAP.join(
-            cut(value, most).rjust(most) if each.right else cut(value, most).ljust(most)
-            for each, value, most in zip(shown, row, widths, strict=True)
+            each.shown(value, most) for each, value, most in zip(shown, row, widths, strict=True)
         ).rstrip()
         for row in zip(*((each.heading, *each.values) for each in shown), strict=True)
     ]

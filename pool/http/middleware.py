@@ -89,8 +89,9 @@ class CallLog:
         route = getattr(scope.get("route"), "path", NO_ROUTE)
         if self._on_answer is not None and status:
             self._on_answer(scope["method"], route, status, seconds)
-        # Probes come every few seconds: logged only when they fail.
-        write = log.debug if route in PROBES and status < 400 else log.info
+        # Probes come every few seconds, and a page has dozens of files: logged only when they fail.
+        quiet = route in PROBES or route in OPEN or route.startswith(OPEN_BELOW)
+        write = log.debug if quiet and route != WEBHOOKS and status < 400 else log.info
         write(
             "answered",
             method=scope["method"],

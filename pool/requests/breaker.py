@@ -193,6 +193,8 @@ class Breaker:
         self._asking = threading.Lock()
         #: So that of calls that fail together, one makes the hold and the others prolong it.
         self._holding = threading.Lock()
+        #: The holds that have been logged, and have not ended.
+        self._noted: dict[str, Hold] = {}
         self._creates: dict[str, Failures] = {}
         self._uploads: dict[str, Failures] = {}
         #: When each request's upload failed last, for whatever reason.
@@ -380,23 +382,47 @@ class Breaker:
             previous = self._store.holds().get(name)
             hold = hold_after(name, error, previous, uploads=uploads, now=now, rng=self._rng)
             self._store.hold(hold)
-        # Said once: the tries that fail after it are the same hold.
-        again = previous is not None and (previous.code, previous.uploads) == (
-            hold.code,
-            hold.uploads,
-        )
-        whose = f"{name}: " if name else ""
-        pause = (hold.retry_at or now) - now
-        say = log.debug if again else log.warning
-        say(f"{whose}{hold.reason.rstrip('.')}; next try in {pause:.1f} s")
+            self._note(hold, now)
         return hold
 
     def _release(self, hold: Hold) -> None:
         """End a hold, since what it holds has worked."""
-        now = self._clock.now()
-        if self._store.release_hold(hold.template, now=now):
-            whose = f"{hold.template}:" if hold.template else "CVAT"
-            log.info(f"{whose} works again after {format_duration(round(now - hold.since))}")
+        with self._holding:
+            now = self._clock.now()
+            if self._store.release_hold(hold.template, now=now):
+                self._noted.pop(hold.template, None)
+                self._say_ended(hold, "works again after", now)
+
+    def note_holds(self) -> None:
+        """Log the holds that other processes have begun or ended since."""
+        with self._holding:
+            now, holds = self._clock.now(), self._store.holds()
+            for hold in holds.values():
+                self._note(hold, now)
+            for name in self._noted.keys() - holds.keys():
+                self._say_ended(self._noted.pop(name), "is no longer held, after", now)
+
+    def _note(self, hold: Hold, now: float) -> None:
+        """Log a hold once: the tries that fail after it are the same one."""
+        noted = self._noted.get(hold.template)
+        self._noted[hold.template] = hold
+        if noted == hold:
+            return
+        new = noted is None or (noted.code, noted.uploads, noted.since) != (
+            hold.code,
+            hold.uploads,
+            hold.since,
+        )
+        whose = f"{hold.template}: " if hold.template else ""
+        pause = max(0.0, (hold.retry_at or now) - now)
+        say = log.warning if new else log.debug
+        say(f"{whose}{hold.reason.rstrip('.')}; next try in {pause:.1f} s")
+
+    @staticmethod
+    def _say_ended(hold: Hold, what: str, now: float) -> None:
+        whose = f"{hold.template}:" if hold.template else "CVAT"
+        lasted = format_duration(max(0, round(now - hold.since)))
+        log.info(f"{whose} {what} {lasted}")
 
     def try_now(self) -> None:
         """Let everything that is held be tried at once: the cause may be mended."""

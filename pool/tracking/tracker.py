@@ -435,7 +435,9 @@ class Tracker:
             with self._guard:
                 for tracked in self._tracked.values():
                     tracked.due = max(tracked.due, again)
-        log.warning(f"poll failed, next try in {pause:.1f} s", tasks=len(due), why=str(error))
+        # Once: those that fail after it are the same outage.
+        say = log.warning if self._errors == 1 else log.debug
+        say(f"poll failed, next try in {pause:.1f} s", tasks=len(due), why=str(error))
         self._time_out(due, now)
 
     def _latest_to_ask(self, due: Sequence[Tracked], now: float) -> Tracked | None:

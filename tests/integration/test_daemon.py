@@ -16,10 +16,12 @@ from support.commands import cvat_pool, running
 from support.waiting import PATIENCE, wait_until
 
 from pool import Outcome, TaskPool
+from pool.clock import SystemClock
 from pool.daemon import Daemon
 from pool.errors import ConfigError, PoolClosed
 from pool.http.server import HttpServer
 from pool.maintenance.scheduler import INTERVALS
+from pool.model import Hold
 from pool.observability.metrics import Metrics
 from pool.requests.breaker import SERVER
 from pool.simulator import SimulatorServer
@@ -212,6 +214,32 @@ def test_fills_holds_and_standing_by_are_logged_once_and_in_words(
     held = [line for line in daemon.lines if "; next try in " in line]
     assert len(held) == 1 and "CVAT is overloaded or failing: HTTP 503" in held[0]
     assert not [line for line in daemon.lines if "None" in line or "('" in line]
+
+
+def test_a_hold_of_another_process_is_logged_and_its_end(
+    config_path: Path, simulator: SimulatorServer
+) -> None:
+    folder, token = config_path.parent, simulator.access_token
+    quick = {"pool.daemon.RENEWAL": 0.05}
+    with running("run", cwd=folder, constants=quick, CVAT_ACCESS_TOKEN=token) as daemon:
+        daemon.wait_for("scenes: 2 of 2 warm")
+        with closing(open_store(f"sqlite:///{folder / 'pool.db'}")) as store:
+            now = SystemClock().now()
+            store.hold(
+                Hold(
+                    template="scenes",
+                    code="cvat-rejected",
+                    reason="CVAT rejected the call: no such label.",
+                    since=now,
+                    retry_at=now + 1000.0,
+                )
+            )
+        line = daemon.wait_for("scenes: CVAT rejected the call: no such label; next try in ")
+        assert " WARNING " in line
+        assert cvat_pool("resume", "scenes", cwd=folder).returncode == 0
+        daemon.wait_for("scenes: is no longer held, after ")
+        assert daemon.stop() == 0
+    assert len([line for line in daemon.lines if "no such label" in line]) == 1
 
 
 def test_the_log_is_json_when_asked_for(config_path: Path, simulator: SimulatorServer) -> None:

@@ -83,8 +83,9 @@ def server(answers: Answers) -> Iterator[HttpServer]:
             return Response(status_code=404 if name == "missing" else 200)
 
         @app.get("/healthz")
-        async def healthz() -> Response:
-            return Response()
+        @app.get("/static/{path:path}")
+        async def quiet(path: str = "") -> Response:
+            return Response(status_code=404 if path == "missing.js" else 200)
 
         return app
 
@@ -159,15 +160,20 @@ def test_every_answer_is_one_line(server: HttpServer, lines: Lines, answers: Ans
         assert "s3cret" not in json.dumps(line)
 
 
-def test_probes_that_find_all_well_are_counted_and_left_to_debug(
+def test_probes_and_files_of_the_page_are_counted_and_logged_only_when_they_fail(
     server: HttpServer, lines: Lines, answers: Answers
 ) -> None:
     get(server, "/healthz")
     assert answers.next() == ("GET", "/healthz", 200)
+    get(server, "/static/page.js")
+    assert answers.next() == ("GET", "/static/{path:path}", 200)
+    get(server, "/static/missing.js")
+    assert lines.next("answered")["status"] == 404
     get(server, "/things/a")
     lines.next("answered")
     assert [line["route"] for line in lines.all if line["event"] == "answered"] == [
-        "/things/{name}"
+        "/static/{path:path}",
+        "/things/{name}",
     ]
 
 
