@@ -52,7 +52,13 @@ def test_what_needs_a_token(guarded: Serving, path: str) -> None:
     assert Api(guarded.url).get(path).status == 401
 
 
-@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/static/nothing", "/webhooks/cvat"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/healthz", "/readyz", "/static/nothing", "/webhooks/cvat"),
+        *("/docs", "/docs/python", "/docs/api", "/docs/nothing"),
+    ],
+)
 def test_what_is_open(guarded: Serving, path: str) -> None:
     with urllib3.PoolManager() as http:
         answer = http.request("GET", guarded.url + path, retries=False)

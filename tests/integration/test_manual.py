@@ -16,7 +16,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -33,7 +32,7 @@ import pytest
 import urllib3
 import yaml
 from support.api import in_thread
-from support.commands import running
+from support.commands import cvat_pool, running
 from support.hooked import new_project
 from support.manual import DOCUMENTS, ROOT, Block, block, blocks
 from support.postgres import shared_server
@@ -128,6 +127,8 @@ class Place:
             "http://127.0.0.1:8765": self.daemon.url,
             "http://pool.example.com:8765": self.daemon.url,
             "https://cvat.example.com": self.simulator.url,
+            # The daemon of the configuration has any free port.
+            "webhook install": f"webhook install --url {self.daemon.url}",
             "CVAT_ACCESS_TOKEN=...": f"CVAT_ACCESS_TOKEN={self.simulator.access_token}",
             "POOL_API_TOKEN=...": "POOL_API_TOKEN=a-token",
         }
@@ -167,12 +168,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         patch.setenv("CVAT_ACCESS_TOKEN", simulator.access_token)
         (simulator.share / "cam1").mkdir()
         (simulator.share / "cam1" / "a.jpg").write_bytes(picture_of())
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         slots = slot_table(slot_settings(simulator.share, per_task=4))
         text = (
-            f'[cvat]\nurl = "{simulator.url}"\n[daemon]\nport = {port}\n[store]\nurl = "sqlite:///pool.db"\n'
+            f'[cvat]\nurl = "{simulator.url}"\n[daemon]\nport = 0\n[store]\nurl = "sqlite:///pool.db"\n'
             f"[templates.street-scenes]\nproject = {new_project(simulator)}\n"
             'pool = { min_size = 2, max_wait = "5s" }\n'
             f'[templates.camera]\nlabels = [{{ name = "car" }}]\n{slots}\n'
@@ -181,7 +179,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         (folder / "config.toml").write_text(text)
         for name in ("empty", "alone"):
             (folder / name).mkdir()
-        (folder / "alone" / "config.toml").write_text(text.replace(f"port = {port}", "port = 0"))
+        (folder / "alone" / "config.toml").write_text(text)
         for name in ("old", "new"):
             (folder / f"{name}.toml").write_text(text.replace("pool.db", f"{name}.db"))
         TaskPool.from_config(folder / "old.toml").close()
@@ -377,6 +375,15 @@ def test_the_stream_begins_as_the_manual_shows(place: Place) -> None:
     for line in ("retry: ", "id: ", "event: levels"):
         assert re.search(rf"^{line}", shown, re.MULTILINE)
         assert line in printed
+
+
+def test_lists_have_the_columns_that_the_manual_shows(place: Place) -> None:
+    place.pool.submit("street-scenes", [place.folder / "a.jpg"]).jobs(timeout=PATIENCE)
+    listed = cvat_pool("requests", cwd=place.folder, CVAT_ACCESS_TOKEN=place.simulator.access_token)
+    shown = block("text", holding="jobs, or why not").text
+    # The last one says what there is: "jobs", or why there are none.
+    columns = listed.stdout.partition("\n")[0].split()
+    assert columns == shown.partition("\n")[0].split()[: len(columns) - 1] + ["jobs"]
 
 
 @pytest.mark.parametrize("source", of("json"))
