@@ -383,7 +383,7 @@ def test_lists_have_the_columns_that_the_manual_shows(place: Place) -> None:
     shown = block("text", holding="jobs, or why not").text
     # The last one says what there is: "jobs", or why there are none.
     columns = listed.stdout.partition("\n")[0].split()
-    assert columns == shown.partition("\n")[0].split()[: len(columns) - 1] + ["jobs"]
+    assert columns == [*shown.partition("\n")[0].split()[: len(columns) - 1], "jobs"]
 
 
 @pytest.mark.parametrize("source", of("json"))
