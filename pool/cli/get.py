@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 import sys
+import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ from pool.cli.options import (
 )
 from pool.cli.output import Served, failure, hint, json_line, print_json
 from pool.cli.progress import upload_progress
-from pool.cli.request import await_jobs, document_of, stage_of
+from pool.cli.request import await_jobs, document_of, print_jobs, served, stage_of
 from pool.errors import InputError, PoolError
 from pool.model import RequestRecord, RequestState
 
@@ -224,16 +226,19 @@ def _get_one(
     except KeyboardInterrupt:
         hint(f"cvat-pool: interrupted {_what_became(pool, wanted.template, own_key)}")
         raise
-    served = _sent(request) if no_wait else await_jobs(request, wanted.left(), pool)
-    served.print(as_json=as_json)
-    if no_wait:
-        hint(f"'cvat-pool wait {request.id}' waits for its jobs")
+    if not no_wait:
+        print_jobs(request, wanted.left(), pool, as_json=as_json)
+        return
+    if as_json:
+        print_json(document_of(request))
+    else:
+        print(_line(request), flush=True)
+    hint(f"'cvat-pool wait {request.id}' waits for its jobs")
 
 
-def _sent(request: Request) -> Served:
-    """Return a request whose jobs are not awaited."""
-    page = request.url or request.record.state.value
-    return Served(document=document_of(request), lines=[f"{request.id}\t{page}"])
+def _line(request: Request) -> str:
+    """Return the line of a request whose jobs are not awaited, its id first."""
+    return f"{request.id}\t{request.url or request.record.state.value}"
 
 
 def _what_became(pool: TaskPool | RemotePool, template: str, key: str | None) -> str:
@@ -284,28 +289,38 @@ def _get_many(
     labels = [str(path_of(part[0])) for part in parts]
     # What makes another request of the same files.
     command = (wanted.template, wanted.job_size, name, wanted.assignee, wanted.stream)
-    served: dict[int, Served] = {}
+    documents: dict[int, object] = {}
+    guard, copies = threading.Lock(), Counter[str]()
 
     def begin(number: int, progress: Progress | None) -> Request:
         part, called = parts[number], name
         if name is not None:
             # Not by how many there are, which may be more in the next run.
             called = f"{name} {build_upload(part).given[0] if each else number + 1}"
+        key = key_of(command, part)
+        with guard:
+            copies[key] += 1
+            copy = copies[key]
         return _submitted(
             lambda key: wanted.submit(pool, part, name=called, key=key, progress=progress),
-            key_of(command, part),
+            # Files of the same name and bytes have a request each all the same.
+            key if copy == 1 else f"{key}+{copy}",
         )
 
-    def finish(request: Request | Lease) -> Served:
+    def finish(handle: Request | Lease) -> Served:
+        request = cast("Request", handle)
         if no_wait:
-            return _sent(cast("Request", request))
-        return await_jobs(request, wanted.left(), pool, alone=False, settle=not each)
+            return Served(lines=[_line(request)], document=document_of(request))
+        jobs = await_jobs(request, wanted.left(), pool)
+        return served(request, jobs, pool, settle=not each)
 
     def text(number: int, result: Served) -> Sequence[str]:
-        served[number] = result
         if not as_json:
             return [f"{line}\t{labels[number]}" if each else line for line in result.lines]
-        return [json_line({"file": labels[number], **result.document})] if each else []
+        if each:
+            return [json_line({"file": labels[number], **result.document})]
+        documents[number] = result.document
+        return []
 
     many = Many(
         labels,
@@ -326,8 +341,10 @@ def _get_many(
             raise
         failed = error
     if as_json and not each:
-        documents = [served[number].document for number in sorted(served)]
-        print_json({"requests": documents, **({"error": failure(failed)} if failed else {})})
+        result: dict[str, object] = {
+            "requests": [documents[number] for number in sorted(documents)]
+        }
+        print_json({**result, **({"error": failure(failed)} if failed else {})})
     if failed is not None:
         if each:
             print(json_line({"error": failure(failed)}))

@@ -28,16 +28,6 @@ class Served:
     #: What its caller should know besides; for standard error.
     notes: Sequence[str] = ()
 
-    def print(self, *, as_json: bool) -> None:
-        """Print the lines, or the document; the notes go to standard error."""
-        if as_json:
-            print_json(self.document)
-        else:
-            for line in self.lines:
-                print(line, flush=True)
-        for note in self.notes:
-            hint(note)
-
 
 class Result(Protocol):
     """The result of one of several steps; ``error`` is None if it succeeded."""

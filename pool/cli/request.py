@@ -18,7 +18,7 @@ from pool.cli.options import (
     open_pool,
     time_left,
 )
-from pool.cli.output import Served, done, hint, json_line
+from pool.cli.output import Served, done, hint, json_line, print_json
 from pool.cli.progress import wait_for_jobs
 from pool.errors import PoolError, TooLate, UnknownLease, UnknownRequest, WaitTimeout
 from pool.model import Hidden, Placed, RequestState
@@ -51,8 +51,7 @@ def wait(
     left = time_left(timeout)
     with closing(open_pool(config, server)) as pool:
         if len(ids) == 1:
-            found = _request_or_lease(pool, ids[0])
-            await_jobs(found, left(), pool).print(as_json=as_json)
+            print_jobs(_request_or_lease(pool, ids[0]), left(), pool, as_json=as_json)
             return
 
         def text(_: int, result: Served) -> Sequence[str]:
@@ -61,7 +60,7 @@ def wait(
         Many(
             ids,
             lambda number, _: _request_or_lease(pool, ids[number]),
-            lambda handle: await_jobs(handle, left(), pool, alone=False),
+            lambda handle: served(handle, await_jobs(handle, left(), pool), pool, settle=False),
             in_flight=MOST_AWAITED,
             at_once=MOST_AWAITED,
             stage=lambda handle: stage_of(handle, pool),
@@ -151,41 +150,79 @@ def _request_or_lease(pool: TaskPool | RemotePool, given: str) -> Request | Leas
 # --- The jobs of a request ------------------------------------------------------------------------
 
 
+def print_jobs(
+    handle: Request | Lease, timeout: float | None, pool: TaskPool | RemotePool, *, as_json: bool
+) -> None:
+    """Wait for the jobs of one request or lease, and print them; a person sees what it waits for.
+
+    :raises PoolError: as :func:`await_jobs`.
+    """
+    try:
+        jobs = await_jobs(handle, timeout, pool, shown=True)
+    except KeyboardInterrupt:
+        # What is known of it: to ask now may take long.
+        state = getattr(getattr(handle, "record", None), "state", None)
+        is_in = f", which is {state.value}" if state is not None else ""
+        hint(
+            f"cvat-pool: interrupted: {_called(handle)}{is_in}; 'cvat-pool wait {handle.id}' goes "
+            "on"
+        )
+        raise
+    if not as_json:
+        # At once: the name and the assignee may take seconds.
+        for line in _lines(jobs):
+            print(line, flush=True)
+    result = served(handle, jobs, pool, settle=True)
+    if as_json:
+        print_json(result.document)
+    for note in result.notes:
+        hint(note)
+
+
 def await_jobs(
     handle: Request | Lease,
     timeout: float | None,
     pool: TaskPool | RemotePool,
     *,
-    alone: bool = True,
-    settle: bool = True,
-) -> Served:
-    """Wait for the jobs of a request or a lease, ``timeout`` seconds at most. Where it is ``alone``
-    a person sees what it waits for; to ``settle`` is to wait for its name and assignee, too.
+    shown: bool = False,
+) -> Sequence[Job]:
+    """Wait for the jobs of a request or a lease, ``timeout`` seconds at most. Where it is ``shown``
+    a person sees what it waits for.
 
     :raises WaitTimeout: there are none in time; the message says what it waits for.
     :raises PoolError: as :meth:`pool.Request.jobs`.
     """
+    try:
+        return wait_for_jobs(handle, timeout, lambda: stage_of(handle, pool), shown=shown)
+    except WaitTimeout:
+        raise WaitTimeout(
+            f"{_called(handle)} is {stage_of(handle, pool)}; 'cvat-pool wait {handle.id}' goes on"
+        ) from None
+
+
+def served(
+    handle: Request | Lease, jobs: Sequence[Job], pool: TaskPool | RemotePool, *, settle: bool
+) -> Served:
+    """Return a request or a lease, whose jobs exist, as it is printed; to ``settle`` is to wait for
+    its name and its assignee."""
     from pool.handles import Lease
 
-    kind = "lease" if isinstance(handle, Lease) else "request"
-    goes_on = f"'cvat-pool wait {handle.id}' goes on"
-    try:
-        jobs = wait_for_jobs(handle, timeout, lambda: stage_of(handle, pool), shown=alone)
-    except WaitTimeout:
-        stage = stage_of(handle, pool)
-        raise WaitTimeout(f"{kind} {handle.id} is {stage}; {goes_on}") from None
-    except KeyboardInterrupt:
-        # What is known of it: to ask now may take long.
-        state = "" if isinstance(handle, Lease) else f", which is {handle.record.state.value}"
-        hint(f"cvat-pool: interrupted: {kind} {handle.id}{state}; {goes_on}")
-        raise
-    lines = [f"{job.id}\t{job.url}\tframes {job.start_frame}-{job.stop_frame}" for job in jobs]
     if isinstance(handle, Lease):
-        return Served(lines=lines, document=lease_document(handle, jobs))
+        return Served(lines=_lines(jobs), document=lease_document(handle, jobs))
     warnings = _warnings_of(handle, pool, settle=settle)
     notes = [f"Note: it is in no slot: {handle.no_slot}"] if handle.no_slot else []
     notes += [f"Warning: {warning.text} ({warning.code})" for warning in warnings]
-    return Served(lines=lines, document=document_of(handle, jobs, warnings), notes=notes)
+    return Served(lines=_lines(jobs), document=document_of(handle, jobs, warnings), notes=notes)
+
+
+def _lines(jobs: Sequence[Job]) -> list[str]:
+    return [f"{job.id}\t{job.url}\tframes {job.start_frame}-{job.stop_frame}" for job in jobs]
+
+
+def _called(handle: Request | Lease) -> str:
+    from pool.handles import Lease
+
+    return f"{'lease' if isinstance(handle, Lease) else 'request'} {handle.id}"
 
 
 def document_of(

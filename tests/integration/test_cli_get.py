@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from support.api import in_thread
-from support.commands import cvat_pool
+from support.commands import cvat_pool, running
 from support.pools import HERE, serving, write_config
 from support.terminal import Terminal, in_a_terminal
 from support.waiting import wait_until
@@ -200,6 +200,17 @@ def test_each_file_has_a_request_and_one_that_fails_stops_no_other(
     assert not known & {line["request_id"] for line in documents(other)}
 
 
+def test_equal_files_have_a_request_each(run: Run, drive: Path) -> None:
+    (drive / "cam2" / "0.png").write_bytes((drive / "cam1" / "0.png").read_bytes())
+    command = ("get", "scenes", "drive/*/0.png", "--each", "--json")
+    first, again = (
+        {line["request_id"] for line in documents(run(*command, "--timeout", "20s"))}
+        for _ in range(2)
+    )
+    assert len(first) == 2
+    assert again == first
+
+
 def test_a_failure_that_meets_all_ends_the_command(run: Run, drive: Path) -> None:
     result = run("get", "nothing", drive, "--each")
     assert (result.returncode, result.stdout) == (2, "")
@@ -268,6 +279,23 @@ def test_a_person_sees_one_bar_for_all(
     assert all(len(line.rstrip()) <= columns for line in bars)
     assert sum("frames 0-0" in line for line in lines) == 4
     assert "drive/cam1/bad.png: CVAT could not import the data" in flat(terminal)
+
+
+def test_the_jobs_are_printed_before_the_name_is_set(
+    tmp_path: Path, config_path: Path, image_path: Path, simulator: SimulatorServer
+) -> None:
+    with (
+        simulator.fault(Hang("tasks:patch")) as handle,
+        running(
+            *("get", "scenes", image_path, "--name", "drive"),
+            cwd=tmp_path,
+            constants={"pool.cli.request.SETTLE": 1000.0},
+            CVAT_ACCESS_TOKEN=simulator.access_token,
+        ) as command,
+    ):
+        command.wait_for("frames 0-0")
+        handle.remove()
+        assert command.process.wait(60.0) == 0
 
 
 # --- Without waiting, and waiting later -----------------------------------------------------------
@@ -408,44 +436,73 @@ def test_an_interrupted_upload_to_a_daemon_names_the_key(tmp_path: Path, image_p
 # --- While CVAT is away ---------------------------------------------------------------------------
 
 
-def test_what_is_queued_says_what_it_waits_for(
-    tmp_path: Path, drive: Path, image_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatorServer]:
+    """One of our own, for others would miss it."""
     with SimulatorServer(SimulatorSettings(timings=Timings.zero())) as server:
         monkeypatch.setenv("CVAT_ACCESS_TOKEN", server.access_token)
-        path = write_config(tmp_path, server)
-        token = server.access_token
-        with in_thread(Daemon(load(path))) as daemon, TaskPool.from_config(path) as pool:
-            store = daemon.process.store
-            wait_until(store, lambda: pool.status().templates[0].warm >= 1)
-            server.actions.down()
-            sent = cvat_pool(
-                "get", "scenes", image_path, "--no-wait", cwd=tmp_path, CVAT_ACCESS_TOKEN=token
-            )
-            request_id, state = sent.stdout.split()
-            assert state == "queued"
-            wait_until(store, lambda: pool.status().hold_reason)
-            late = cvat_pool(
-                "wait", request_id, "--timeout", "50ms", cwd=tmp_path, CVAT_ACCESS_TOKEN=token
-            )
-            assert late.returncode == 3
-            words = "waiting for CVAT, which cannot be reached: "
-            assert f"request {request_id} is {words}" in late.stderr
-            with in_a_terminal(
-                *("get", "scenes", "drive", "--each"), cwd=tmp_path, POOL_SERVER=daemon.url
-            ) as many:
-                many.wait_for(words)
-                many.process.send_signal(signal.SIGINT)
-                many.finish()
-            with in_a_terminal(
-                *("wait", request_id), cwd=tmp_path, POOL_SERVER=daemon.url, COLUMNS="200"
-            ) as terminal:
-                terminal.wait_for(words)
-                server.actions.up()
-                pool.resume()
-                assert terminal.finish().endswith("frames 0-0\n")
-        assert terminal.process.returncode == 0
-        assert "importing" not in terminal.shown.partition(words)[0]
+        yield server
+
+
+class Queued:
+    """A request that waits in the spool, since CVAT is away."""
+
+    def __init__(self, server: SimulatorServer, folder: Path, pool: TaskPool, image: Path) -> None:
+        self._server = server
+        self._folder = folder
+        self._pool = pool
+        wait_until(pool.store, lambda: pool.status().templates[0].warm >= 1)
+        server.actions.down()
+        self.id, state = self.run("get", "scenes", image, "--no-wait").stdout.split()
+        assert state == "queued"
+        wait_until(pool.store, lambda: pool.status().hold_reason)
+
+    def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        token = self._server.access_token
+        return cvat_pool(*arguments, cwd=self._folder, CVAT_ACCESS_TOKEN=token)
+
+    def end_outage(self) -> None:
+        self._server.actions.up()
+        self._pool.resume()
+
+
+def test_what_is_queued_says_what_it_waits_for(
+    tmp_path: Path, drive: Path, image_path: Path, server: SimulatorServer
+) -> None:
+    path = write_config(tmp_path, server)
+    words = "waiting for CVAT, which cannot be reached: "
+    with in_thread(Daemon(load(path))) as daemon, TaskPool.from_config(path) as pool:
+        queued = Queued(server, tmp_path, pool, image_path)
+        late = queued.run("wait", queued.id, "--timeout", "50ms")
+        assert late.returncode == 3
+        assert f"request {queued.id} is {words}" in late.stderr
+        with in_a_terminal(
+            *("get", "scenes", "drive", "--each"), cwd=tmp_path, POOL_SERVER=daemon.url
+        ) as many:
+            many.wait_for(words)
+            many.process.send_signal(signal.SIGINT)
+            many.finish()
+        with in_a_terminal(
+            *("wait", queued.id), cwd=tmp_path, POOL_SERVER=daemon.url, COLUMNS="200"
+        ) as terminal:
+            terminal.wait_for(words)
+            queued.end_outage()
+            assert terminal.finish().endswith("frames 0-0\n")
+    assert terminal.process.returncode == 0
+    assert "importing" not in terminal.shown.partition(words)[0]
+
+
+def test_what_a_daemon_has_left_is_served_by_who_waits_for_it(
+    tmp_path: Path, image_path: Path, server: SimulatorServer
+) -> None:
+    path = write_config(tmp_path, server)
+    with TaskPool.from_config(path) as pool:
+        with in_thread(Daemon(load(path))):
+            queued = Queued(server, tmp_path, pool, image_path)
+        queued.end_outage()
+        waited = queued.run("wait", queued.id)
+    assert (waited.returncode, waited.stderr) == (0, "")
+    assert waited.stdout.endswith("frames 0-0\n")
 
 
 # --- What was done, in one line -------------------------------------------------------------------
