@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _EXCEPTION: Final = re.compile(r"^[\w.]+(?:Error|Exception): (?=\S)")
 
+_FOLDER: Final = re.compile(r"/home/django/data/data/\d+/raw/")
+
 TemplateOption = Annotated[
     str | None,
     typer.Option("--template", metavar="NAME", help="Only those of this template."),
@@ -121,8 +123,9 @@ def _request_columns(
     def result(request: Request) -> str:
         if request.record.error_code:
             error = error_of(request.record)
-            # Without the name of the exception in CVAT, which is the longer part of many.
-            return _EXCEPTION.sub("", " ".join((error.detail or error.title).split()))
+            # Without what is the longer part of many: the exception's name, the folder in CVAT.
+            words = _EXCEPTION.sub("", " ".join((error.detail or error.title).split()))
+            return _FOLDER.sub("", words)
         ids = [str(job.id) for job in jobs.get(request.id, ())]
         return ids[0] if len(ids) == 1 else _span(ids)
 
