@@ -45,6 +45,9 @@ AT_ONCE: Final = 4
 #: Tasks of --job-size that are uploaded or imported at the same time: CVAT has two workers for
 #: imports.
 TASKS_IN_FLIGHT: Final = 2
+#: Seconds for which one of several waits for a warm task where none may be created for it: the
+#: others have taken those that there were.
+PATIENCE: Final = 60.0
 #: The newest requests of a template, among which those of this process are looked for.
 NEWEST: Final = 500
 #: Tries of one request that has failed in an earlier run.
@@ -79,7 +82,12 @@ def get(
     job_size: Annotated[
         int | None, typer.Option(help="Images of each job, in the order given.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The name of the task.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="The name of the task; of several the file's name, or the task's number, follows."
+        ),
+    ] = None,
     assignee: Annotated[
         str | None, typer.Option(help="Name or id of the user to assign the jobs to.")
     ] = None,
@@ -186,8 +194,11 @@ class Wanted:
         name: str | None,
         key: str | None,
         progress: Progress | None,
+        patience: float | None = None,
     ) -> Request:
-        """Send the data of one request."""
+        """Send the data of one request; wait ``patience`` seconds for a task if the time-out does
+        not say how long."""
+        left = self.left()
         return pool.submit(
             self.template,
             files,
@@ -200,7 +211,7 @@ class Wanted:
             stream=self.stream,
             priority=self.priority,
             idempotency_key=key,
-            timeout=self.left(),
+            timeout=patience if left is None else left,
             progress=progress,
         )
 
@@ -302,7 +313,9 @@ def _get_many(
             copies[key] += 1
             copy = copies[key]
         return _submitted(
-            lambda key: wanted.submit(pool, part, name=called, key=key, progress=progress),
+            lambda key: wanted.submit(
+                pool, part, name=called, key=key, progress=progress, patience=PATIENCE
+            ),
             # Files of the same name and bytes have a request each all the same.
             key if copy == 1 else f"{key}+{copy}",
         )

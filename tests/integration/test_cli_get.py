@@ -203,12 +203,25 @@ def test_each_file_has_a_request_and_one_that_fails_stops_no_other(
 def test_equal_files_have_a_request_each(run: Run, drive: Path) -> None:
     (drive / "cam2" / "0.png").write_bytes((drive / "cam1" / "0.png").read_bytes())
     command = ("get", "scenes", "drive/*/0.png", "--each", "--json")
-    first, again = (
-        {line["request_id"] for line in documents(run(*command, "--timeout", "20s"))}
-        for _ in range(2)
-    )
+    first, again = ({line["request_id"] for line in documents(run(*command))} for _ in range(2))
     assert len(first) == 2
     assert again == first
+
+
+def test_each_waits_for_a_task_that_becomes_warm(
+    tmp_path: Path, drive: Path, simulator: SimulatorServer
+) -> None:
+    path = write_config(tmp_path, simulator)
+    pool = 'pool = { min_size = 1, on_empty = "wait", max_wait = "1ms" }'
+    path.write_text(f"{path.read_text()}\n[templates.waits]\nlabels = []\n{pool}\n")
+    with serving(path, simulator):
+        result = cvat_pool(
+            *("get", "waits", drive, "--each"),
+            cwd=tmp_path,
+            CVAT_ACCESS_TOKEN=simulator.access_token,
+        )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert len(result.stdout.splitlines()) == 4
 
 
 def test_a_failure_that_meets_all_ends_the_command(run: Run, drive: Path) -> None:
