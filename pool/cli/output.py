@@ -98,8 +98,11 @@ def error_document(error: PoolError) -> dict[str, str]:
 
 
 def failure(error: PoolError) -> dict[str, Any]:
-    """Return the error that a command ends with for ``--json``."""
-    return {**error_document(error), "exit_code": error.exit_code}
+    """Return the error that a command ends with for ``--json``; of a wrong configuration with all
+    mistakes, each with its line."""
+    document = {**error_document(error), "exit_code": error.exit_code}
+    problems = getattr(error, "problems", ())
+    return {**document, "problems": problems} if problems else document
 
 
 def _plain(value: Any) -> Any:

@@ -492,6 +492,19 @@ def test_a_simulator_that_cannot_start_says_why(
     assert words.format(taken=taken) in one_line(result)
 
 
+def test_mistakes_of_the_file_are_in_the_error_in_json(folder: Path) -> None:
+    (folder / "config.toml").write_text('[daemon]\nport = "x"\ntik = "5s"\n')
+    result = cvat_pool("pause", "scenes", "--json", cwd=folder)
+    assert result.returncode == 2
+    error = json.loads(result.stdout)["error"]
+    assert (error["code"], error["exit_code"]) == ("config", 2)
+    assert [(each["line"], each["key"]) for each in error["problems"]] == [
+        (2, "daemon.port"),
+        (3, "daemon.tik"),
+    ]
+    assert "config.toml:2: daemon.port" in one_line(result)
+
+
 # --- What run needs, and check finds -----------------------------------------------------------
 
 
