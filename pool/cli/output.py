@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -54,7 +56,7 @@ def print_results(
     for result in results:
         done.append(result)
         if not as_json:
-            print(text(result), flush=True)
+            print(wrapped(text(result)), flush=True)
     if as_json:
         print_json([document(result) for result in done])
     for result in done:
@@ -69,6 +71,20 @@ def done(words: str, document: dict[str, Any], *, as_json: bool) -> None:
         print_json(document)
     else:
         print(words)
+
+
+def wrapped(text: str) -> str:
+    """Return lines broken between words at the width of the terminal; as they are where standard
+    output is none."""
+    if not sys.stdout.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(
+        textwrap.fill(
+            line, width, subsequent_indent="      ", break_long_words=False, break_on_hyphens=False
+        )
+        for line in text.splitlines()
+    )
 
 
 def counted(count: int, what: str) -> str:

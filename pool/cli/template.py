@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +18,7 @@ from pool.cli.options import (
     seconds_of,
     settings_of,
 )
-from pool.cli.output import counted, done, print_json
+from pool.cli.output import counted, done, print_json, wrapped
 
 if TYPE_CHECKING:
     from pool.maintenance.tuning import Advice
@@ -120,33 +121,35 @@ def tune(
     if as_json:
         print_json(advice)
     else:
-        _print_advice(advice, chosen.pool.max_size, "slot" if chosen.slots else "task")
+        what = "slot" if chosen.slots else "task"
+        for line in _advice(advice, chosen.pool.max_size, what):
+            print(wrapped(line))
 
 
-def _print_advice(advice: Advice, max_size: int, what: str) -> None:
+def _advice(advice: Advice, max_size: int, what: str) -> Iterator[str]:
     demanded, creates = advice.demanded, advice.creates
     if demanded.since is None or advice.min_size is None:
-        print(f"{advice.template} had no demand in the last seven days: no recommendation.")
+        yield f"{advice.template} had no demand in the last seven days: no recommendation."
         return
     refused = f", {demanded.refused} without a task" if demanded.refused else ""
-    print(
+    yield (
         f"since {demanded.since.astimezone():%Y-%m-%d %H:%M}: {demanded.total} hand-outs, "
         f"{demanded.hits} hits, {demanded.waits} waits, {demanded.colds} colds{refused}"
     )
-    print(
+    yield (
         f"served at once: {_percent(demanded.hit_rate)}; hit_rate wants {_percent(advice.wanted)}"
     )
     if creates.count:
-        print(
+        yield (
             f"to create a {what}: {creates.median:.2f} s (median), {creates.slow:.2f} s (p90), "
             f"of {creates.count}"
         )
     else:
-        print(f"to create a {what}: not measured yet, {creates.slow:.2f} s is assumed")
-    print(f"min_size = {advice.current} alone would have served {_percent(advice.expected_now)}")
-    print(f"min_size = {advice.min_size} is recommended: {_percent(advice.expected)} at once")
+        yield f"to create a {what}: not measured yet, {creates.slow:.2f} s is assumed"
+    yield f"min_size = {advice.current} alone would have served {_percent(advice.expected_now)}"
+    yield f"min_size = {advice.min_size} is recommended: {_percent(advice.expected)} at once"
     if advice.min_size > max_size:
-        print(f"this needs a larger max_size than {max_size}")
+        yield f"this needs a larger max_size than {max_size}"
 
 
 def _percent(share: float | None) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.commands import cvat_pool, running
+from support.terminal import in_a_terminal
 from typer.testing import CliRunner
 
 from pool import Job, Request, TaskPool
@@ -490,6 +491,18 @@ def test_a_simulator_that_cannot_start_says_why(
         result = cvat_pool("simulator", *filled, cwd=folder)
     assert result.returncode == code
     assert words.format(taken=taken) in one_line(result)
+
+
+def test_checks_are_broken_between_words_on_a_narrow_terminal(folder: Path, token: str) -> None:
+    known: dict[str, Any] = {"cwd": folder, "CVAT_ACCESS_TOKEN": token}
+    with in_a_terminal("check", output=True, COLUMNS="40", **known) as terminal:
+        terminal.finish()
+    assert terminal.process.returncode == 0
+    lines = terminal.shown.replace("\r", "").splitlines()
+    assert "ok    template scenes: accepted (one" in lines
+    assert "      task created and deleted)" in lines
+    plain = cvat_pool("check", COLUMNS="40", **known).stdout
+    assert "ok    template scenes: accepted (one task created and deleted)\n" in plain
 
 
 def test_mistakes_of_the_file_are_in_the_error_in_json(folder: Path) -> None:
