@@ -17,7 +17,7 @@ import typer
 
 from pool.cli.options import JsonOption
 from pool.cli.output import counted, hint, print_json
-from pool.cli.table import cut
+from pool.cli.table import Column, table
 from pool.errors import InputError
 
 if TYPE_CHECKING:
@@ -259,16 +259,17 @@ def _find(projects: Sequence[Project], text: str, cvat: CvatClient) -> Project:
 
 
 def _list(shown: Sequence[tuple[Project, tuple[str, ...]]], count: int) -> None:
-    width = shutil.get_terminal_size().columns
-    ids = max(len(str(project.id)) for project, _ in shown)
-    most = max(8, min(30, width // 3, max(len(project.name) for project, _ in shown)))
-    if count > len(shown):
-        hint(f"The newest {len(shown)} of {count} projects, with their labels:")
-    else:
-        hint("Projects, with their labels:")
-    for project, names in shown:
-        line = f"  {project.id:>{ids}}  {cut(project.name, most):<{most}}  {', '.join(names)}"
-        hint(line if len(line) <= width else f"{line[: width - 1]}…")
+    some = f"The newest {len(shown)} of {count} projects" if count > len(shown) else "Projects"
+    hint(f"{some}, with their labels:")
+    columns = [
+        Column(heading="id", values=[str(project.id) for project, _ in shown], right=True),
+        Column(heading="name", values=[project.name for project, _ in shown], least=16),
+        Column(
+            heading="labels", values=[", ".join(names) for _, names in shown], tail=True, least=8
+        ),
+    ]
+    for line in table(columns, width=shutil.get_terminal_size().columns):
+        hint(line)
 
 
 def _slug(name: str) -> str:

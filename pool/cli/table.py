@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 _GAP: Final = "  "
@@ -30,15 +31,23 @@ class Column:
     idle: bool = False
     tail: bool = False
 
-    @property
+    def __post_init__(self) -> None:
+        # Values are callers' and CVAT's: a terminal would follow what they hold of controls.
+        object.__setattr__(self, "values", [printable(value) for value in self.values])
+
+    @cached_property
     def width(self) -> int:
-        return max(map(len, (self.heading, *self.values)))
+        from rich.cells import cell_len
+
+        return max(map(cell_len, (self.heading, *self.values)))
 
     def shown(self, value: str, most: int) -> str:
-        """Return a value in so many characters."""
-        if self.tail and len(value) > most:
-            return f"{value[: most - 1]}…"
-        return cut(value, most).rjust(most) if self.right else cut(value, most).ljust(most)
+        """Return a value in so many columns of the screen."""
+        from rich.cells import cell_len
+
+        value = cut_end(value, most) if self.tail else cut(value, most)
+        room = " " * (most - cell_len(value))
+        return f"{room}{value}" if self.right else f"{value}{room}"
 
     @property
     def narrowest(self) -> int:
@@ -75,7 +84,7 @@ def table(columns: Sequence[Column], *, width: int) -> list[str]:
         for row in zip(*((each.heading, *each.values) for each in shown), strict=True)
     ]
     # On a screen that is too narrow for any of it.
-    return [line if len(line) <= width else f"{line[: width - 1]}…" for line in lines]
+    return [cut_end(line, width) for line in lines]
 
 
 def _sum(widths: Sequence[int] | Iterator[int]) -> int:
@@ -83,9 +92,23 @@ def _sum(widths: Sequence[int] | Iterator[int]) -> int:
     return sum(each) + len(_GAP) * (len(each) - 1)
 
 
+def printable(text: str) -> str:
+    """Return text with a question mark for each character that cannot be printed."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
 def cut(name: str, most: int) -> str:
-    """Return a name shortened in the middle to ``most`` characters."""
-    if len(name) <= most:
+    """Return a name shortened in the middle to ``most`` columns of the screen."""
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(name) <= most:
         return name
     tail = (most - 1) // 2
-    return f"{name[: most - 1 - tail]}…{name[len(name) - tail :]}"
+    return f"{set_cell_size(name, most - 1 - tail)}…{set_cell_size(name[::-1], tail)[::-1]}"
+
+
+def cut_end(text: str, most: int) -> str:
+    """Return text shortened at its end to ``most`` columns of the screen."""
+    from rich.cells import cell_len, set_cell_size
+
+    return text if cell_len(text) <= most else f"{set_cell_size(text, most - 1)}…"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from support.api import in_thread
 from support.commands import cvat_pool
 
@@ -118,6 +119,21 @@ def test_without_a_terminal_nothing_is_cut(
     result = cvat_pool("requests", cwd=config_path.parent, COLUMNS="")
     assert NAME in result.stdout and "…" not in result.stdout
     assert "  cannot identify image file 'broken.jpg'\n" in result.stdout
+
+
+def test_wide_characters_fit_and_controls_do_not_reach_the_terminal(
+    pool: TaskPool, config_path: Path, image: bytes
+) -> None:
+    request = pool.submit(
+        "scenes", [("a.jpg", image)], name="駐車場の入口を見るカメラ七号機、五月一日の朝"
+    )
+    request.jobs(timeout=20)
+    result = cvat_pool("requests", cwd=config_path.parent, COLUMNS="80")
+    (row,) = result.stdout.splitlines()[1:]
+    assert "駐車場" in row and cell_len(row) <= 80
+    pool.submit("scenes", [("a.jpg", image)], name="a\x1b[2Jb").jobs(timeout=20)
+    shown = cvat_pool("requests", cwd=config_path.parent, COLUMNS="80").stdout
+    assert "  a?[2Jb  " in shown and "\x1b" not in shown
 
 
 def test_no_requests_and_wrong_filters(command: Command) -> None:
