@@ -95,6 +95,20 @@ def test_what_waits_and_what_is_shared_is_told(page: Page, scripted: ScriptedDae
     expect(shown.get_by_text("wait for a place")).to_be_hidden()
 
 
+def test_more_requests_than_are_kept_are_not_those_of_an_hour(
+    page: Page, scripted: ScriptedDaemon
+) -> None:
+    now = time.time()
+    one = {"template": "scenes", "outcome": "hit", "code": "", "error": None, "state": "ready"}
+    one |= {"seconds": 0.3, "server_seconds": 0.2}
+    scripted.history["requests"] = [
+        {**one, "request_id": f"r{n}", "at": now - 605 + 0.6 * n} for n in range(1000)
+    ]
+    page.goto(scripted.url)
+    words = card(page, "scenes").locator(".spread figcaption")
+    expect(words).to_contain_text("1,000 requests of the last 10 min")
+
+
 def test_the_time_of_an_outage_is_neither_cvats_nor_the_pools(
     page: Page, scripted: ScriptedDaemon
 ) -> None:

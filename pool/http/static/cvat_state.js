@@ -18,7 +18,8 @@ export function cvatState(status, { connected, now }) {
   const hold = holdOfAll(status);
   if (!hold) return { name: "answers", words: "CVAT answers" };
   const next = nextTry(hold, now);
-  if ([INVALID, FORBIDDEN].includes(hold.code)) return { name: "refuses", words: `CVAT refuses the token${next}` };
+  const refuses = [INVALID, FORBIDDEN].includes(hold.code);
+  if (refuses) return { name: "refuses", words: `CVAT refuses the token${next}` };
   if (SILENT.includes(hold.code)) return { name: "held", words: `CVAT does not answer${next}` };
   const until = hold.until === null ? "" : ` until ${time(hold.until, { now })}`;
   return { name: "held", words: hold.until - now <= SOON ? `CVAT held${next}` : `CVAT held${until}` };

@@ -62,7 +62,9 @@ export function confirmRelease({ task_id: task, name }) {
 /** Resolves to whether people confirm to close a stream. */
 export function confirmClose({ name, filled, slots }) {
   const left = plural(Math.max(0, slots - filled), "slot");
-  const what = `The ${left} left in its task are filled no more. A later request of that name opens another stream.`;
+  const what =
+    `The ${left} left in its task are filled no more. ` +
+    "A later request of that name opens another stream.";
   return confirm({ heading: `Close the stream ${name}?`, what, yes: "Close the stream" });
 }
 

@@ -6,7 +6,6 @@ import { Connection } from "./connection.js";
 import { cvatState } from "./cvat_state.js";
 import { TokenDialog, askPrewarm, confirmDrain } from "./dialogs.js";
 import { byId, show } from "./dom.js";
-import { plural } from "./format.js";
 import { Head } from "./head.js";
 import { LeaseList } from "./lease_list.js";
 import { KEPT } from "./levels.js";
@@ -14,17 +13,22 @@ import { Overview } from "./overview.js";
 import { Pool } from "./pool.js";
 import { RequestDetail } from "./request_detail.js";
 import { RequestList } from "./request_list.js";
+import { RequestReader } from "./request_reader.js";
 import { RequestTables } from "./request_tables.js";
-import { FAILURES, UNFINISHED } from "./requests.js";
 import { Route } from "./route.js";
 import { StreamList } from "./stream_list.js";
 import { TemplateList } from "./template_list.js";
 
-/** Milliseconds between two drawings of the page, and between two questions for requests. */
+/** Milliseconds between two drawings of the page. */
 const DRAW_EVERY = 250;
-const ASK_EVERY = 500;
 /** Seconds after which all is asked for anew, in case something was missed. */
 const REREAD = 120;
+/** What a bookmark of each view is called. */
+const TITLES = {
+  overview: "cvat-task-pool",
+  requests: "Requests - cvat-task-pool",
+  leases: "Leases - cvat-task-pool",
+};
 
 class Page {
   constructor() {
@@ -35,8 +39,12 @@ class Page {
     this.lost = null;
     this.problem = null;
     this.drawing = null;
-    this.asking = null;
     this.announcer = new Announcer(byId("announcer"));
+    this.reader = new RequestReader({
+      api: this.api,
+      announcer: this.announcer,
+      attempt: (action) => this.attempt(action),
+    });
     this.route = new Route((before) => this.turnTo(before));
     this.makeViews();
     this.tokenDialog = new TokenDialog((token) => this.useToken(token));
@@ -102,7 +110,7 @@ class Page {
     this.head.showView(view);
     this.requests.useFilter(filter);
     if (before.view !== undefined && before.view !== view) scrollTo(0, 0);
-    document.title = view === "overview" ? NAME : `${view.replace(/^./, (a) => a.toUpperCase())} - ${NAME}`;
+    document.title = TITLES[view];
     this.readShown();
     this.detail.look(this.isLive ? id : "");
     this.draw();
@@ -141,8 +149,7 @@ class Page {
       this.takeStatus(content);
     } else if (event.startsWith("request.")) {
       this.pool.takeEvent(content);
-      const { incomplete, unexplained, warned } = this.pool.requests;
-      if (incomplete || unexplained || warned.size) this.askSoon();
+      this.reader.complete(this.pool.requests);
       this.requests.pager.soon();
       this.streams.pager.soon();
     }
@@ -170,7 +177,7 @@ class Page {
     await Promise.all([
       this.attempt(async () => pool.takeHistory(await this.api.get("v1/history"))),
       this.readLongerHistory(),
-      this.attempt(() => this.readRequests()),
+      this.attempt(() => this.reader.read(pool.requests)),
       this.attempt(async () => {
         // An answer is older than what the stream has sent since, so it is only to begin with.
         const status = pool.status ?? (await this.api.get("v1/templates"));
@@ -189,7 +196,6 @@ class Page {
       const history = await this.api.get(`v1/history?seconds=${period}`);
       if (period === this.list.period) pool.takeLongerHistory(history, period);
     });
-    this.draw();
   }
 
   takeStatus(status) {
@@ -199,61 +205,15 @@ class Page {
     byId("main").removeAttribute("aria-busy");
   }
 
-  /** Do a thing, and show why when it cannot be done. */
+  /** Do a thing, show what came of it, or why it cannot be done. */
   async attempt(action) {
     try {
       await action();
+      this.draw();
     } catch (problem) {
       // Without a token, and without an answer, the connection's own state says so.
       if (problem.status && problem.status !== 401) this.problem = problem;
       else if (!(problem instanceof Problem)) throw problem;
-    }
-  }
-
-  async readRequests() {
-    const { requests } = this.pool;
-    const mark = requests.mark();
-    const [newest, failed, ...unfinished] = await Promise.all(
-      ["", FAILED, ...UNFINISHED.map((state) => `state=${state}`)].map((query) =>
-        this.requestsOf(query),
-      ),
-    );
-    requests.takeWarned(newest);
-    requests.takeUnfinished(unfinished.flat(), mark);
-    requests.takeFailures(failed);
-  }
-
-  /** Ask for names and reasons, which events do not carry. */
-  askSoon() {
-    this.asking ??= setTimeout(async () => {
-      await this.attempt(() => this.readDetails());
-      this.asking = null;
-      this.draw();
-    }, ASK_EVERY);
-  }
-
-  async readDetails() {
-    const { requests } = this.pool;
-    if (requests.incomplete) requests.takeNewest(await this.requestsOf("limit=50"));
-    for (const id of requests.takeWarnedIds()) {
-      requests.takeWarned([await this.api.get(`v1/requests/${id}`)]);
-    }
-    if (requests.unexplained) {
-      const before = new Set(requests.failures.keys());
-      requests.takeFailures(await this.requestsOf(FAILED));
-      const now = [...requests.failures.values()];
-      this.announceFailures(now.filter(({ id }) => !before.has(id)));
-    }
-  }
-
-  async requestsOf(query) {
-    return (await this.api.get(`v1/requests?${query}`)).items;
-  }
-
-  announceFailures(failures) {
-    if (failures.length > 1) this.announcer.say(`${plural(failures.length, "request")} failed`);
-    for (const { name, template, title } of failures.length === 1 ? failures : []) {
-      this.announcer.say(`${name} of ${template} failed: ${title}`);
     }
   }
 
@@ -391,7 +351,5 @@ class Page {
   }
 }
 
-const NAME = "cvat-task-pool";
-const FAILED = `state=failed&limit=${FAILURES}`;
 
 new Page().start();

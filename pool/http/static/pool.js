@@ -3,7 +3,7 @@
 import { seconds } from "./format.js";
 import { KEPT, Levels } from "./levels.js";
 import { Requests } from "./requests.js";
-import { Timings } from "./timings.js";
+import { MOST, Timings } from "./timings.js";
 
 export class Pool {
   /** ``now`` gives the daemon's time, in seconds since the epoch. */
@@ -60,8 +60,11 @@ export class Pool {
     for (const [name, sampled] of Object.entries(history.templates)) {
       this.template(name).levels.takeHistory(history.at, sampled, history.interval);
     }
+    const all = history.requests.length < MOST;
+    const since = all ? -Infinity : Math.min(...history.requests.map(({ at }) => at));
     for (const each of history.requests) {
       const { timings } = this.template(each.template);
+      timings.since = Math.max(timings.since, since);
       if (each.state === "ready") {
         timings.addReady(each.request_id, timesOf(each, each.at));
       } else if (each.state === "failed") {

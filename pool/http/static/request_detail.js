@@ -1,10 +1,10 @@
 /** All there is to know of one request: what became of it, when, and what took the time. */
 
 import { Action } from "./button.js";
+import { confirmCancel } from "./dialogs.js";
 import { arrange, attribute, byId, linkTask, partsOf, show, write } from "./dom.js";
 import { bytes, count, duration, plural, seconds, time } from "./format.js";
-import { confirmCancel } from "./dialogs.js";
-import { showJobs } from "./request_list.js";
+import { showJobs } from "./job_links.js";
 import { nameOf } from "./requests.js";
 
 /** Milliseconds between two questions for a request that changes, and files that are named. */

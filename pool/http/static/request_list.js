@@ -1,10 +1,11 @@
 /** The list of requests: a filter, and a page of those that pass it. */
 
 import { Action } from "./button.js";
-import { arrange, attribute, byId, copy, link, partsOf, show, write, writeTime } from "./dom.js";
-import { age, bytes, count, duration, plural, seconds, span } from "./format.js";
-import { Pager } from "./pager.js";
 import { confirmCancel } from "./dialogs.js";
+import { arrange, attribute, byId, copy, partsOf, show, write, writeTime } from "./dom.js";
+import { age, bytes, count, duration, plural, seconds, span } from "./format.js";
+import { showJobs } from "./job_links.js";
+import { Pager } from "./pager.js";
 import { nameOf } from "./requests.js";
 import { EVERYTHING } from "./route.js";
 
@@ -14,8 +15,6 @@ const PAGE = 200;
 const SEARCHES = 10;
 /** Milliseconds without a key after which the text is searched for. */
 const TYPED = 300;
-/** Jobs of a request that are linked in the list; its detail has all. */
-const JOBS = 3;
 
 export class RequestList {
   /**
@@ -186,21 +185,4 @@ function showRow(parts, item, now) {
 function whyOf({ error, warnings }) {
   if (error) return [error.title, error.detail].filter(Boolean).join(": ");
   return warnings.map(({ text }) => text).join("; ");
-}
-
-/** Links to the first of a request's jobs, and how many more there are. */
-export function showJobs(box, { jobs, task_deleted: deleted = false }, most = JOBS) {
-  const items = (jobs ?? []).slice(0, most).map((job) => ({ key: String(job.id), job }));
-  const more = (jobs?.length ?? 0) - items.length;
-  if (more > 0) items.push({ key: "more", words: `+${count(more)}` });
-  arrange(box, items, {
-    key: ({ key }) => `${deleted} ${key}`,
-    make: ({ job }) => ({ root: document.createElement(job && !deleted ? "a" : "span") }),
-    update: ({ root }, { job, words }) => {
-      write(root, job ? String(job.id) : words);
-      if (!job || deleted) return;
-      link(root, job.url);
-      Object.assign(root, { target: "_blank", rel: "noopener noreferrer" });
-    },
-  });
 }

@@ -52,13 +52,11 @@ export class Requests {
       if (row) describe(row, item);
     }
     this.takeWarned(items);
-    this.incomplete = false;
   }
 
   /** Failed requests. */
   takeFailures(items) {
     this.takeTroubles(items);
-    this.unexplained = false;
   }
 
   /** The ids of the requests that were warned since, as many as can be shown. */

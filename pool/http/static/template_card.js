@@ -108,7 +108,9 @@ export class TemplateCard {
     if (!this.open || !this.row) return;
     const [level, spread] = this.charts;
     level.show({ levels, row: this.row, from: now - period, to: now, current });
-    spread.show(this.name, timings.parts(), "of the last hour");
+    const reach = timings.reach(now);
+    const last = reach < 3600 ? span(reach) : "hour";
+    spread.show(this.name, timings.parts(), `of the last ${last}`);
   }
 
   showLastFailure(failure, now) {

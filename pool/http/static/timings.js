@@ -1,7 +1,7 @@
 /** How long requests took from being made to their job ids, in the last hour. In seconds. */
 
 const KEPT = 3600;
-const MOST = 1000;
+export const MOST = 1000;
 const MOST_FAILED = 10_000;
 /** Bars of a distribution, about. */
 const BARS = 24;
@@ -12,6 +12,8 @@ export class Timings {
     this.ready = new Map();
     this.failed = new Map();
     this.sorted = null;
+    // Only what ended later is known.
+    this.since = -Infinity;
   }
 
   /** ``server`` is CVAT's part, null when it is not known; ``held`` that of outages. */
@@ -19,7 +21,11 @@ export class Timings {
     if (this.ready.has(id) || !(seconds >= 0)) return;
     this.ready.set(id, { at, seconds, server, held: held ?? 0, outcome });
     this.sorted = null;
-    if (this.ready.size > MOST) this.ready.delete(this.ready.keys().next().value);
+    if (this.ready.size > MOST) {
+      const [oldest, { at: ended }] = this.ready.entries().next().value;
+      this.ready.delete(oldest);
+      this.since = Math.max(this.since, ended);
+    }
   }
 
   addFailed(id, { at, outcome = null }) {
@@ -36,6 +42,11 @@ export class Timings {
         }
       }
     }
+  }
+
+  /** Seconds that are known: an hour, or less where there were too many requests. */
+  reach(now) {
+    return Math.min(KEPT, now - this.since);
   }
 
   /** How many requests were served at once, and of how many that is known. */
