@@ -345,9 +345,9 @@ def filled(url: str, warm: int, finished: int) -> Iterator[Store]:
         db.changed(
             """
             INSERT INTO requests (id, template, state, owner, lease_id, import_id, files, size,
-                                  payload, created_at, finished_at)
+                                  payload, created_at, finished_at, sought)
             SELECT request_id, template, 'ready', 'gone', id, 'i' || task_id, '["a.jpg"]', 100000,
-                   '', created_at, created_at
+                   '', created_at, created_at, 'a.jpg'
             FROM leases
             """
         )
