@@ -99,7 +99,13 @@ def test_more_requests_than_are_kept_are_not_those_of_an_hour(
     page: Page, scripted: ScriptedDaemon
 ) -> None:
     now = time.time()
-    one = {"template": "scenes", "outcome": "hit", "code": "", "error": None, "state": "ready"}
+    one: dict[str, Any] = {
+        "template": "scenes",
+        "outcome": "hit",
+        "code": "",
+        "error": None,
+        "state": "ready",
+    }
     one |= {"seconds": 0.3, "server_seconds": 0.2}
     scripted.history["requests"] = [
         {**one, "request_id": f"r{n}", "at": now - 605 + 0.6 * n} for n in range(1000)
