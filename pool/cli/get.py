@@ -29,6 +29,7 @@ from pool.cli.options import (
 from pool.cli.output import Served, failure, hint, json_line, print_json
 from pool.cli.progress import upload_progress
 from pool.cli.request import await_jobs, document_of, print_jobs, served, stage_of
+from pool.cli.table import printable
 from pool.errors import InputError, PoolError
 from pool.model import RequestRecord, RequestState
 
@@ -329,7 +330,8 @@ def _get_many(
 
     def text(number: int, result: Served) -> Sequence[str]:
         if not as_json:
-            return [f"{line}\t{labels[number]}" if each else line for line in result.lines]
+            name = printable(labels[number])
+            return [f"{line}\t{name}" if each else line for line in result.lines]
         if each:
             return [json_line({"file": labels[number], **result.document})]
         documents[number] = result.document

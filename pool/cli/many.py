@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from pool.cli.output import Served, error_document, hint, json_line
 from pool.cli.progress import RequestsBar, requests_bar
+from pool.cli.table import printable
 from pool.errors import (
     EXIT_FAILED,
     DataGone,
@@ -71,6 +72,8 @@ class Many:
         process has not sent to the end. Of ``resumable`` ones the same command begins only those
         that are not ready yet."""
         self._labels = labels
+        #: For people: a terminal would follow what the name of a file holds of controls.
+        self._names = [printable(label) for label in labels]
         self._begin = begin
         self._finish = finish
         self._threads = min(in_flight, len(labels))
@@ -108,9 +111,9 @@ class Many:
                         for line in text(number, result):
                             bar.print(line)
                         for note in result.notes:
-                            bar.print(f"{self._labels[number]}: {note}", hint=True)
+                            bar.print(f"{self._names[number]}: {note}", hint=True)
                     elif isinstance(result, OWN_FAILURES):
-                        self._failed.append((self._labels[number], result))
+                        self._failed.append((self._names[number], result))
                         bar.ended(number, self._ready, len(self._failed))
                         self._print_failure(bar, number, result, as_json=as_json)
                     else:
@@ -153,11 +156,10 @@ class Many:
     def _print_failure(
         self, bar: RequestsBar, number: int, error: PoolError, *, as_json: bool
     ) -> None:
-        label = self._labels[number]
         if as_json:
-            bar.print(json_line({"file": label, "error": error_document(error)}))
+            bar.print(json_line({"file": self._labels[number], "error": error_document(error)}))
         else:
-            bar.print(f"{label}: {error}", hint=True)
+            bar.print(f"{self._names[number]}: {error}", hint=True)
 
     def _with_left(self, error: Exception) -> Exception:
         """Return an error that has ended all, with what is left."""
@@ -169,13 +171,13 @@ class Many:
 
     def _left(self) -> str:
         """Print the requests that are under way, and return what became of all."""
-        names = dict(self._under_way)
-        known = {each.id: self._labels[number] for number, each in names.items() if each}
+        under_way = dict(self._under_way)
+        known = {each.id: self._names[number] for number, each in under_way.items() if each}
         cut = [each for each in self._being_sent() if each.id not in known]
-        for request_id, label in known.items():
-            hint(f"{request_id}  {label}")
+        for request_id, name in known.items():
+            hint(f"{request_id}  {name}")
         for record in cut:
-            hint(f"{record.id}  {record.given[0]}, which may not have been sent whole")
+            hint(f"{record.id}  {printable(record.given[0])}, which may not have been sent whole")
         words = f"{self._ready} of {len(self._labels)} ready"
         if self._failed:
             words += f", {len(self._failed)} failed"

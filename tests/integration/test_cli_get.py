@@ -224,6 +224,23 @@ def test_each_waits_for_a_task_that_becomes_warm(
     assert len(result.stdout.splitlines()) == 4
 
 
+def test_controls_in_a_name_do_not_reach_the_terminal(
+    tmp_path: Path, config_path: Path, simulator: SimulatorServer
+) -> None:
+    names = ("good\x1b[2J\n.png", "bad\x1b[2J.png")
+    for name, content in zip(names, (picture(1), b"no picture"), strict=True):
+        (tmp_path / name).write_bytes(content)
+    token = simulator.access_token
+    text, as_json = (
+        cvat_pool("get", "scenes", *names, "--each", *more, cwd=tmp_path, CVAT_ACCESS_TOKEN=token)
+        for more in ((), ("--json",))
+    )
+    assert "\x1b" not in text.stdout + text.stderr
+    assert text.stdout.endswith("\tgood?[2J?.png\n")
+    assert "bad?[2J.png: CVAT could not import the data" in text.stderr
+    assert {line.get("file") for line in documents(as_json)} == {*names, None}
+
+
 def test_a_failure_that_meets_all_ends_the_command(run: Run, drive: Path) -> None:
     result = run("get", "nothing", drive, "--each")
     assert (result.returncode, result.stdout) == (2, "")
