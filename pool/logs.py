@@ -65,7 +65,9 @@ def _render(logger: WrappedLogger, method: str, event: EventDict) -> str:
     trace: Any = event.pop("exception", None)
     event.pop("level", None)
     pairs = [f"{key}={_shown(value)}" for key, value in event.items() if value is not None]
-    line = f"{what}: {' '.join(pairs)}" if pairs else str(what)
+    # CVAT's own words may stand in it, which a terminal must not follow.
+    what = "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(what))
+    line = f"{what}: {' '.join(pairs)}" if pairs else what
     return f"{line}\n{trace}" if trace else line
 
 

@@ -20,7 +20,7 @@ import typer
 
 from pool.cli.options import ConfigOption, JsonOption, ServerOption, open_pool
 from pool.cli.output import error_document, hint, json_line, print_json
-from pool.cli.table import Column, cut, table
+from pool.cli.table import Column, cut, printable, table
 from pool.errors import PoolError
 
 if TYPE_CHECKING:
@@ -279,6 +279,8 @@ class StatusView:
         """Yield the lines of a sentence, broken between words, not inside names or commands."""
         from rich.text import Text
 
+        # CVAT's own words may stand in it, which a terminal must not follow.
+        words = _UNBROKEN.join(map(printable, words.split(_UNBROKEN)))
         most = width - len(f"{_GAP}(),")
         for row in self._rows:
             if len(row.name) > most:

@@ -276,3 +276,10 @@ def test_figures_of_many_templates_are_tables_that_fit(width: int) -> None:
         assert cells[row.name]["hit/wait/cold"] == "120/3/1"
     assert "webhooks: not possible (6 templates)" in shown
     assert "webhooks: alive (6 templates)" in shown
+
+
+def test_words_of_cvat_do_not_control_the_terminal() -> None:
+    held = {**HELD, "hold_reason": "CVAT rejected the call: \x1b[2Jgone"}
+    with StringIO() as text:
+        Console(file=text, width=80).print(StatusView(status_with(template_status(**held))))
+        assert "?[2Jgone" in text.getvalue() and "\x1b" not in text.getvalue()

@@ -180,3 +180,12 @@ def test_probes_and_files_of_the_page_are_counted_and_logged_only_when_they_fail
 def test_a_line_outside_of_a_call_has_no_id(lines: Lines) -> None:
     log.info("alone")
     assert "call_id" not in lines.next("alone")
+
+
+def test_a_line_for_people_is_one_line_without_controls(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "pool.http")
+    log.info(
+        "CVAT: \x1b[2J\nfake", plain="a/b.jpg", several=("x", "y z"), odd="\x1b", none=None, count=2
+    )
+    (line,) = (record.getMessage() for record in caplog.records if record.name == log.name)
+    assert line == ("CVAT: \\x1b[2J\\nfake: plain=a/b.jpg several='x, y z' odd='\\x1b' count=2")
