@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -64,6 +65,9 @@ TICK = 0.2
 GAP = 0.02
 #: Seconds between two rounds of dispatching at least that are due by time alone.
 LEAST_GAP = 0.005
+#: Seconds in which another signal to stop is the first one again: timeout(1), and wrappers that
+#: pass on a Ctrl-C of the terminal, send it both to the process and to its group.
+ECHO = 0.5
 
 
 class Daemon:
@@ -154,11 +158,14 @@ class Daemon:
         self._stop.set()
 
     def install_signals(self) -> None:
-        """Stop gracefully on SIGTERM and SIGINT, and at once on a second one. Reload the
-        configuration on SIGHUP."""
+        """Stop gracefully on SIGTERM and SIGINT, and at once on another one, unless it is an
+        :data:`ECHO`. Reload the configuration on SIGHUP."""
+        clock, first = self.process.clock, math.inf
 
         def handle(number: int, _frame: FrameType | None) -> None:
-            if self._stop.is_set():
+            nonlocal first
+            first = min(first, clock.monotonic())
+            if clock.monotonic() >= first + ECHO:
                 # Not by an exception: that would wait for hanging calls. The next daemon recovers
                 # what is unfinished, as after a power cut.
                 os._exit(128 + number)
