@@ -151,7 +151,7 @@ def test_a_method_that_a_path_does_not_have(refusing: Serving) -> None:
     for path, methods in (
         ("/v1/requests", "GET, POST"),
         ("/v1/requests/x", "DELETE, GET"),
-        ("/v1/leases", "POST"),
+        ("/v1/leases", "GET, POST"),
         ("/webhooks/cvat", "POST"),
     ):
         answer = refusing.api.call("PUT", path)

@@ -493,11 +493,11 @@ def test_the_manual(tmp_path: Path) -> None:
     page = (Path(copying.__file__).parents[1] / "docs" / "postgresql.md").read_text()
     blocks = {
         kind: re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL)
-        for kind in ("sql", "toml", "bash")
+        for kind in ("sql", "toml", "sh")
     }
     make, schema, standby = blocks["sql"]
     (store,) = blocks["toml"]
-    _, move, give_up = blocks["bash"]
+    _, move, give_up = blocks["sh"]
     rest = "[templates.a]\nlabels = []\n"
     server = GuardedServer(user="cvat_pool")
     try:
