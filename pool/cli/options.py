@@ -68,8 +68,11 @@ def _path_of(config: Path | None) -> Path:
     return config if config is not None else find_config(os.environ)
 
 
-def open_pool(config: Path | None, server: str | None) -> TaskPool | RemotePool:
+def open_pool(
+    config: Path | None, server: str | None, *, patience: float | None = None
+) -> TaskPool | RemotePool:
     """Open the pool of the daemon at ``server``, or else the pool of the configured store.
+    ``patience`` is for how many seconds a daemon is tried again; None: as usual.
 
     :raises InputError: the command line names both.
     :raises ConfigError: the configuration or the address is wrong.
@@ -81,7 +84,7 @@ def open_pool(config: Path | None, server: str | None) -> TaskPool | RemotePool:
     if server:
         from pool.client import RemotePool
 
-        return RemotePool(server)
+        return RemotePool(server) if patience is None else RemotePool(server, patience=patience)
     from pool.taskpool import TaskPool
 
     return TaskPool.from_config(_path_of(config))

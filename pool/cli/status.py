@@ -65,7 +65,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show levels, demand and problems of all templates."""
-    with _reading(config, server) as read:
+    with _reading(config, server, patience=EVERY if watch else None) as read:
         if not watch:
             _show(read(), wide=wide, as_json=as_json)
         elif sys.stdout.isatty() and not as_json:
@@ -75,14 +75,16 @@ def status(
 
 
 @contextmanager
-def _reading(config: Path | None, server: str | None) -> Iterator[Callable[[], Status]]:
+def _reading(
+    config: Path | None, server: str | None, *, patience: float | None
+) -> Iterator[Callable[[], Status]]:
     """Yield a function that returns the status. If the configuration file is wrong and a daemon is
     running, use the configuration of the daemon."""
     from pool.config.loader import InvalidConfig
 
     with ExitStack() as stack:
         try:
-            pool = stack.enter_context(closing(open_pool(config, server)))
+            pool = stack.enter_context(closing(open_pool(config, server, patience=patience)))
         except InvalidConfig as error:
             read = _by_daemon(error, stack)
             if read is None:

@@ -492,8 +492,7 @@ def test_the_manual(tmp_path: Path) -> None:
     """What its page says to do is done here, in its order."""
     page = (Path(copying.__file__).parents[1] / "docs" / "postgresql.md").read_text()
     blocks = {
-        kind: re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL)
-        for kind in ("sql", "toml", "sh")
+        kind: re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("sql", "toml", "sh")
     }
     make, schema, standby = blocks["sql"]
     (store,) = blocks["toml"]
