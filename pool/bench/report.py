@@ -6,6 +6,7 @@ The figures are what ``--json`` prints; all others read them. Times are in milli
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -141,10 +142,18 @@ def show(figures: Figures, console: Console) -> None:
     measured = {name: flow for name, flow in flows.items() if flow["available"]}
     console.print(f"\n{_title(conditions)}", highlight=False)
     for line in _story(measured):
-        console.print(f"\n{line}", highlight=False)
+        console.print()
+        print_paragraph(line, console)
     console.print(_table(measured))
     for line in _notes(conditions, flows):
-        console.print(line, highlight=False)
+        print_paragraph(line, console)
+
+
+def print_paragraph(text: str, console: Console) -> None:
+    """Print a text, broken between words, but not between a figure and its unit."""
+    # Rich takes a no-break space for any other.
+    lines = textwrap.wrap(text, console.width, break_long_words=False, break_on_hyphens=False)
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def duration(ms: float) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from pool.bench.report import Figures, duration, percentile, place
+from pool.bench.report import Figures, duration, percentile, place, print_paragraph
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -126,7 +126,8 @@ def show(figures: Figures, console: Console) -> None:
     slots = figures["slots"]
     console.print(f"\nJob ids before the data, on {place(figures['conditions'])}", highlight=False)
     for line in _story(slots):
-        console.print(f"\n{line}", highlight=False)
+        console.print()
+        print_paragraph(line, console)
     console.print(_table(slots["aims"]))
     for what, why in slots["skipped"].items():
         console.print(f"{what} is skipped: {why}.", highlight=False)
@@ -153,7 +154,7 @@ def _story(figures: Figures) -> Iterator[str]:
             f"slots of {rate['tasks']} tasks; {len(rate['failed'])} failed, {rate['not_shown']} "
             "were not shown."
         )
-        yield from sorted({f"  {why}" for why in rate["failed"]})
+        yield from sorted({str(why) for why in rate["failed"]})
 
 
 def _table(rows: Sequence[Figures]) -> Table:
