@@ -38,7 +38,8 @@ def test_a_terminal_gets_a_page_that_fits(tmp_path: Path, columns: int) -> None:
         shown.finish()
         lines = shown.shown.splitlines()
     assert max(map(len, lines)) <= min(columns, 100)
-    assert page("metrics").title in lines[0]
+    # Rich before 14 draws a box around it.
+    assert page("metrics").title in "".join(lines[:2])
     # Whole, also where they are longer than their column.
     first = "".join(line[1:].split(" ")[0] for line in lines)
     for row in rows("metrics", "metric"):

@@ -255,7 +255,7 @@ def test_so_many_are_under_way_and_no_more(
     many.mkdir()
     for number in range(IN_FLIGHT + 4):
         (many / f"{number:02}.png").write_bytes(picture(100 + number))
-    before = {*simulator.state.tasks}
+    before = {*simulator.state.requests}
     simulator.hold_imports()
     try:
         with in_a_terminal(
@@ -279,9 +279,9 @@ def test_so_many_are_under_way_and_no_more(
     assert {line["request_id"] for line in documents(waited)} == set(named)
 
 
-def imports_of(state: State, before: set[int]) -> int:
-    """How many imports there are of tasks that were not there before."""
-    return sum(request.task_id not in before for request in list(state.requests.values()))
+def imports_of(state: State, before: set[str]) -> int:
+    """How many imports there are that were not there before: also of tasks that are deleted."""
+    return len(state.requests.keys() - before)
 
 
 def flat(terminal: Terminal) -> str:
