@@ -110,6 +110,8 @@ class Refill:
     def run_once(self) -> int:
         """Start the creates that are needed now, without waiting for them; return how many."""
         rounds = [self._fill(template) for template in self._templates.values()]
+        for gone in self._full.keys() - self._templates.keys():
+            self._full.pop(gone, None)
         self.stepped_back = any(stepped_back for _, stepped_back in rounds)
         return sum(started for started, _ in rounds)
 
