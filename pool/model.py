@@ -374,7 +374,8 @@ class RequestRecord:
     ``files`` are the names of the files in CVAT, in the caller's order, and ``given`` what the
     caller calls them. ``frame_numbers`` count from the task's frame ``first_frame``: None where
     CVAT alone decides on the order, as in an archive, or leaves a file out. ``payload`` is a digest
-    of all that was asked for, which an idempotency key is bound to. ``spooled``: the data is in the
+    of all that was asked for, which an idempotency key is bound to. ``tenant`` is on whose behalf
+    it was made: the name of a token, "" for the operator. ``spooled``: the data is in the
     spool, so that any process can serve it.
 
     ``import_id`` is its latest import, None while it is queued; ``pooled_id``, ``task_id``,
@@ -398,6 +399,7 @@ class RequestRecord:
 
     id: str
     template: str
+    tenant: str = ""
     state: RequestState
     owner: str
     lease_id: str

@@ -32,12 +32,14 @@ from pool.requests.breaker import SERVER, Breaker, Circuit
 from pool.requests.concurrency import Concurrency, places_of
 from pool.requests.grouping import (
     QUIET,
+    GroupKey,
     bulk_places,
     checked_key,
+    key_of,
     load_formats,
 )
 from pool.requests.groups import Groups
-from pool.requests.in_flight import GroupKey, InFlight, key_of
+from pool.requests.in_flight import InFlight
 from pool.requests.order import Turns
 from pool.requests.placement import Placement
 from pool.requests.recovery import Recovery
@@ -98,13 +100,13 @@ class _Queue:
         return self.grouping and group[0].group_key is not None
 
 
-#: What requests have in common that wait in one queue: a template, and that they go into no slot,
-#: or into those of a stream.
-QueueKey = tuple[str, bool, str | None]
+#: What requests have in common that wait in one queue: a template, a tenant, and that they go into
+#: no slot, or into those of a stream.
+QueueKey = tuple[str, str, bool, str | None]
 
 
 def _queue_key(each: Unserved) -> QueueKey:
-    return each.template, each.no_slot, None if each.no_slot else each.stream
+    return each.template, each.tenant, each.no_slot, None if each.no_slot else each.stream
 
 
 class Dispatcher:

@@ -118,6 +118,15 @@ class Places:
     quiet: float = math.inf
 
 
+#: What requests have in common that may go together; None goes alone.
+GroupKey = tuple[str, Priority, str] | None
+
+
+def key_of(each: Unserved) -> GroupKey:
+    """Return with which requests one may share a task."""
+    return None if each.group_key is None else (each.group_key, each.priority, each.tenant)
+
+
 def bulk_places(places: int) -> int:
     """Return how many of the places bulk may have: one is kept for what is more urgent."""
     return max(1, places - 1)
@@ -162,13 +171,13 @@ def groups_of(
     """Return requests of one template, which are in the order in which they are served, as the
     groups in which they are sent. Groups are in the order of their first members, members in the
     order in which they are served: what a group has no room for begins the next one, and no later
-    request passes it. A group is of one priority, so that none waits for the import of many that
-    are less urgent; one of bulk takes no longer than :data:`LONGEST_BULK`, ``pace`` as for
-    :func:`predicted`."""
+    request passes it. A group is of one tenant, and of one priority, so that none waits for the
+    import of many that are less urgent; one of bulk takes no longer than :data:`LONGEST_BULK`,
+    ``pace`` as for :func:`predicted`."""
     groups: list[_Group] = []
-    growing: dict[tuple[str, Priority], _Group] = {}
+    growing: dict[GroupKey, _Group] = {}
     for each in waiting:
-        key = None if each.group_key is None else (each.group_key, each.priority)
+        key = key_of(each)
         group = growing.get(key) if key is not None else None
         if group is None or not group.has_room(len(each.files), each.size, settings, pace):
             group = _Group()

@@ -8,16 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from pool.clock import Clock
-from pool.model import Priority
+from pool.requests.grouping import GroupKey
 from pool.store import Unserved
-
-#: What requests have in common that may go together; None goes alone.
-GroupKey = tuple[str, Priority] | None
-
-
-def key_of(each: Unserved) -> GroupKey:
-    """Return with which requests one may share a task."""
-    return None if each.group_key is None else (each.group_key, each.priority)
 
 
 class InFlight:

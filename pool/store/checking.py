@@ -53,10 +53,12 @@ _WRONG: Final = {
         SELECT DISTINCT template FROM queues
         WHERE queued <> (SELECT COUNT(*) FROM requests
                          WHERE requests.template = queues.template
-                           AND requests.priority = queues.priority AND state = 'queued')
+                           AND requests.priority = queues.priority
+                           AND requests.tenant = queues.tenant AND state = 'queued')
            OR queues.spooled <> (SELECT COUNT(*) FROM requests
                                  WHERE requests.template = queues.template
                                    AND requests.priority = queues.priority
+                                   AND requests.tenant = queues.tenant
                                    AND state = 'queued' AND requests.spooled)
     """,
     "the sink is ahead of the events": """

@@ -22,7 +22,7 @@ from pool.store.schema import SPOOLED
 
 T = TypeVar("T")
 
-#: Queues of templates and priorities that one query reads from: SQLite takes at most 500.
+#: Queues of templates, priorities and tenants that one query reads from: SQLite takes at most 500.
 _QUEUES_AT_ONCE: Final = 100
 
 
@@ -77,14 +77,15 @@ class Queue(Connected):
     def unserved(self, *, owner: str, now: float, each: int) -> Sequence[Unserved]:
         """Return spooled requests that are ``QUEUED`` or ``UPLOADING`` and have no owner, or one
         that is gone, or ``owner`` itself: they are there to be taken. The oldest first, at most
-        ``each`` of each template and priority: however many wait, no more than these are read."""
+        ``each`` of each template, priority and tenant: however many wait, no more are read."""
         with self.connections.reading() as db:
             queues = db.rows(
                 f"""
-                SELECT template, priority FROM queues
+                SELECT template, priority, tenant FROM queues
                 WHERE EXISTS (SELECT 1 FROM requests {db.using("requests_spooled")}
                               WHERE {SPOOLED} AND requests.template = queues.template
-                                AND requests.priority = queues.priority)
+                                AND requests.priority = queues.priority
+                                AND requests.tenant = queues.tenant)
                 """
             )
             found: list[Row] = []
@@ -92,8 +93,12 @@ class Queue(Connected):
                 some = queues[first : first + _QUEUES_AT_ONCE]
                 found += db.rows(
                     " UNION ALL ".join(_oldest(db, number) for number in range(len(some))),
-                    **{f"template{number}": template for number, (template, _) in enumerate(some)},
-                    **{f"priority{number}": level for number, (_, level) in enumerate(some)},
+                    **{
+                        f"template{number}": template
+                        for number, (template, _, _) in enumerate(some)
+                    },
+                    **{f"priority{number}": level for number, (_, level, _) in enumerate(some)},
+                    **{f"tenant{number}": tenant for number, (_, _, tenant) in enumerate(some)},
                     owner=owner,
                     unowned=UNOWNED,
                     now=now,
@@ -219,19 +224,20 @@ def expect(done: T | None) -> T:
 
 
 def _oldest(db: Connection, number: int) -> str:
-    """Return the query for the oldest of the :meth:`Queue.unserved` of one template and priority,
-    which are the parameters with this ``number``: ``each`` rows, read in the order of the index."""
+    """Return the query for the oldest of the :meth:`Queue.unserved` of one template,
+    priority and tenant, which are the parameters with this ``number``: ``each`` rows, read in the
+    order of the index."""
     return f"""
         SELECT * FROM (
-            SELECT requests.seq, requests.id, requests.template, requests.state,
-                   requests.lease_id, requests.created_at, requests.group_key, requests.priority,
-                   requests.size,
+            SELECT requests.seq, requests.id, requests.template, requests.tenant,
+                   requests.state, requests.lease_id, requests.created_at, requests.group_key,
+                   requests.priority, requests.size,
                    CASE WHEN requests.group_key IS NOT NULL THEN requests.files ELSE '[]' END,
                    requests.frame_numbers, requests.no_slot <> '',
                    requests.stream
             FROM (SELECT * FROM requests {db.using("requests_spooled")}
                   WHERE {SPOOLED} AND template = :template{number}
-                    AND priority = :priority{number}) AS requests
+                    AND priority = :priority{number} AND tenant = :tenant{number}) AS requests
             {WITH_IMPORT}
             WHERE {_free("COALESCE(imports.owner, requests.owner)")}
             ORDER BY requests.seq LIMIT :each
@@ -242,6 +248,7 @@ def _oldest(db: Connection, number: int) -> str:
 def _unserved(
     id: str,
     template: str,
+    tenant: str,
     state: str,
     lease_id: str,
     created_at: float,
@@ -256,6 +263,7 @@ def _unserved(
     return Unserved(
         id=id,
         template=template,
+        tenant=tenant,
         state=RequestState(state),
         lease_id=lease_id,
         created_at=created_at,

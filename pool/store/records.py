@@ -47,10 +47,12 @@ class NewRequest:
     """The part of a request that its caller decides; see :class:`pool.model.RequestRecord`.
 
     ``files`` are the names in CVAT in a task of its own; with ``given`` None the caller calls the
-    files the same.
+    files the same. ``tenant`` is on whose behalf it is made: the name of a token, "" for the
+    operator.
     """
 
     id: str
+    tenant: str = ""
     name: str | None = None
     assignee: Assignee | None = None
     files: tuple[str, ...] = ()
@@ -117,6 +119,7 @@ class Unserved:
 
     id: str
     template: str
+    tenant: str = ""
     state: RequestState
     lease_id: str
     created_at: float

@@ -341,7 +341,10 @@ class Requests(Connected):
         found: dict[str, dict[Priority, int]] = {}
         with self.connections.reading() as db:
             for template, level, count in db.rows(
-                "SELECT template, priority, queued FROM queues WHERE queued > 0"
+                """
+                SELECT template, priority, CAST(SUM(queued) AS INTEGER) FROM queues
+                WHERE queued > 0 GROUP BY template, priority
+                """
             ):
                 found.setdefault(template, {})[tuple(Priority)[level]] = count
         return found
@@ -422,16 +425,17 @@ def accept_request(
     db.later(
         """
         INSERT INTO requests
-            (id, template, state, owner, lease_id, import_id, name, assignee, files, given,
+            (id, template, tenant, state, owner, lease_id, import_id, name, assignee, files, given,
              frame_numbers, size, payload, idempotency_key, created_at, spooled, group_key,
              priority, served, no_slot, stream, sought)
         VALUES
-            (:id, :template, :state, :owner, :lease_id, :import_id, :name, :assignee, :files,
-             :given, :frame_numbers, :size, :payload, :idempotency_key, :now, :spooled, :group_key,
-             :priority, :served, :no_slot, :stream, :sought)
+            (:id, :template, :tenant, :state, :owner, :lease_id, :import_id, :name, :assignee,
+             :files, :given, :frame_numbers, :size, :payload, :idempotency_key, :now, :spooled,
+             :group_key, :priority, :served, :no_slot, :stream, :sought)
         """,
         id=request.id,
         template=lease.template,
+        tenant=text(request.tenant),
         state=RequestState.UPLOADING if import_id else RequestState.QUEUED,
         owner=lease.owner,
         lease_id=lease.id,

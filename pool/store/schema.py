@@ -225,6 +225,7 @@ _REQUESTS: Final = f"""
         seq INTEGER PRIMARY KEY,
         id TEXT NOT NULL UNIQUE,
         template TEXT NOT NULL,
+        tenant TEXT NOT NULL DEFAULT '',
         state TEXT NOT NULL CHECK (state IN
             ('queued', 'uploading', 'importing', 'ready', 'failed', 'cancelled')),
         owner TEXT NOT NULL,
@@ -263,7 +264,8 @@ _REQUESTS: Final = f"""
     CREATE UNIQUE INDEX requests_key ON requests (idempotency_key)
     WHERE idempotency_key IS NOT NULL;
     CREATE INDEX requests_open ON requests (state, template, seq) WHERE {OPEN};
-    CREATE INDEX requests_spooled ON requests (template, priority, seq) WHERE {SPOOLED};
+    CREATE INDEX requests_spooled ON requests (template, priority, tenant, seq)
+    WHERE {SPOOLED};
     CREATE INDEX requests_of_stream ON requests (template, stream)
     WHERE state = 'queued' AND stream IS NOT NULL;
     CREATE INDEX requests_finished ON requests (finished_at) WHERE finished_at IS NOT NULL;
@@ -323,16 +325,17 @@ _SLOTS: Final = """
     CREATE UNIQUE INDEX streams_open ON streams (template, name) WHERE closed_at IS NULL;
 """
 
-#: How many requests are queued, and how many of them are spooled, by template and priority: counted
-#: by triggers, since counting the rows of a long queue for each that joins it would take longer
-#: than all else. A template that has ever had requests has a row.
+#: How many requests are queued, and how many of them are spooled, by template, priority and tenant:
+#: counted by triggers, since counting the rows of a long queue for each that joins it would take
+#: longer than all else. A template that has ever had requests has a row.
 _QUEUES: Final = """
     CREATE TABLE queues (
         template TEXT NOT NULL,
         priority INTEGER NOT NULL,
+        tenant TEXT NOT NULL,
         queued INTEGER NOT NULL,
         spooled INTEGER NOT NULL,
-        PRIMARY KEY (template, priority)
+        PRIMARY KEY (template, priority, tenant)
     ) STRICT;
 """
 
@@ -554,10 +557,10 @@ def triggers(db: type[Dialect]) -> Iterator[Trigger]:
         table="requests",
         event="INSERT",
         body=f"""
-            INSERT INTO queues (template, priority, queued, spooled)
-            VALUES (NEW.template, NEW.priority, {queued.format(row="NEW")},
+            INSERT INTO queues (template, priority, tenant, queued, spooled)
+            VALUES (NEW.template, NEW.priority, NEW.tenant, {queued.format(row="NEW")},
                     {spooled.format(row="NEW")})
-            ON CONFLICT (template, priority) DO UPDATE
+            ON CONFLICT (template, priority, tenant) DO UPDATE
             SET queued = queues.queued + excluded.queued,
                 spooled = queues.spooled + excluded.spooled;
         """,
@@ -571,7 +574,7 @@ def triggers(db: type[Dialect]) -> Iterator[Trigger]:
             UPDATE queues
             SET queued = queued + {queued.format(row="NEW")} - {queued.format(row="OLD")},
                 spooled = spooled + {spooled.format(row="NEW")} - {spooled.format(row="OLD")}
-            WHERE template = NEW.template AND priority = NEW.priority;
+            WHERE template = NEW.template AND priority = NEW.priority AND tenant = NEW.tenant;
         """,
     )
     import_of_new = "(SELECT NEW.import_id AS id) AS one LEFT JOIN imports USING (id)"

@@ -22,9 +22,10 @@ def spooled(
     template: str = "streets",
     key: str | None = None,
     priority: Priority = Priority.NORMAL,
+    tenant: str = "",
 ) -> RequestRecord:
     """A request that waits in the spool."""
-    request = replace(data(), spooled=True, priority=priority)
+    request = replace(data(), spooled=True, priority=priority, tenant=tenant)
     opened = scene.store.open_lease(
         wish(template=template, key=key), request=request, claim=False, now=NOW
     )
@@ -194,6 +195,46 @@ def test_a_priority_with_many_does_not_hide_the_others(scene: Scene) -> None:
         *((each.id, Priority.BULK) for each in bulk[:2]),
         *((each.id, Priority.INTERACTIVE) for each in urgent[:2]),
     ]
+
+
+def test_a_tenant_with_many_does_not_hide_the_others(scene: Scene) -> None:
+    many = [spooled(scene, tenant="robot") for _ in range(5)]
+    others = [spooled(scene, tenant="ann"), spooled(scene)]
+    found = scene.store.unserved(owner="daemon", now=NOW, each=2)
+    assert [(each.id, each.tenant) for each in found] == [
+        (many[0].id, "robot"),
+        (many[1].id, "robot"),
+        (others[0].id, "ann"),
+        (others[1].id, ""),
+    ]
+
+
+def test_a_request_keeps_its_tenant(scene: Scene) -> None:
+    request = spooled(scene, tenant="robot")
+    assert scene.request(request).tenant == "robot"
+    scene.warm()
+    handout = scene.store.claim_queued(
+        [NewMember(request_id=request.id)], "f00d", owner="daemon", now=NOW
+    )
+    assert handout is not None and handout.request is not None
+    assert handout.request.tenant == "robot"
+    scene.requeue(request.id, now=NOW)
+    (again,) = scene.store.unserved(owner="daemon", now=NOW, each=9)
+    assert (again.id, again.tenant) == (request.id, "robot")
+
+
+def test_those_that_wait_are_counted_over_all_tenants(scene: Scene) -> None:
+    for tenant in ("", "ann", "robot"):
+        spooled(scene, tenant=tenant)
+    last = spooled(scene, tenant="robot")
+    assert (scene.store.queued(), scene.store.queue_length()) == ({"streets": 4}, 4)
+    assert scene.store.queued_by_priority() == {"streets": {Priority.NORMAL: 4}}
+    scene.store.cancel_request(last.id, now=NOW)
+    assert (scene.store.queued(), scene.store.queue_length()) == ({"streets": 3}, 3)
+    with pytest.raises(QueueFull):
+        scene.store.open_lease(
+            wish(), request=replace(data(), spooled=True), most_queued=3, now=NOW
+        )
 
 
 def test_many_templates_are_read_at_once(scene: Scene) -> None:

@@ -217,6 +217,13 @@ def test_a_group_is_full_when_nothing_more_has_room() -> None:
     assert is_full([waiting(n, size=25) for n in range(2)], settings)
 
 
+def test_tenants_do_not_share_a_group() -> None:
+    tenants = ["robot", "", "ann", "robot", ""]
+    groups = groups_of([replace(waiting(n), tenant=t) for n, t in enumerate(tenants)], AUTO)
+    ids = [[each.id for each in group] for group in groups]
+    assert ids == [["r0", "r3"], ["r1", "r4"], ["r2"]]
+
+
 def test_priorities_do_not_share_a_group() -> None:
     levels = [Priority.BULK, Priority.INTERACTIVE, Priority.NORMAL, *Priority]
     groups = groups_of([replace(waiting(n), priority=p) for n, p in enumerate(levels)], AUTO)

@@ -6,6 +6,7 @@ id, or by an index that has no finished rows in it.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -268,14 +269,15 @@ def test_the_way_of_a_stream_reads_no_finished_rows(store: Store) -> None:
 
 def test_a_queue_is_read_from_its_head(store: Store) -> None:
     """However many wait: nothing is counted, and no more is sorted than is answered."""
-    for level in Priority:
+    for level, tenant in itertools.product(Priority, ("", "robot")):
         wanted = NewLease(id=new_id(), template="a", fingerprint="f", owner="o", ttl=9.0)
-        request = NewRequest(id=new_id(), spooled=True, priority=level)
+        request = NewRequest(id=new_id(), spooled=True, priority=level, tenant=tenant)
         store.open_lease(wanted, request=request, claim=False, most_queued=9, now=1.0)
     seen = plans(store, CALLS["unserved"])
     (steps,) = (plan for sql, plan in seen.items() if ":each" in sql)
-    heads = [step for step in steps if "INDEX requests_spooled (template=? AND priority=?)" in step]
-    assert len(heads) == len(Priority)
+    index = "INDEX requests_spooled (template=? AND priority=? AND tenant=?)"
+    heads = [step for step in steps if index in step]
+    assert len(heads) == 2 * len(Priority)
     assert not any("TEMP B-TREE" in step for step in steps), steps
     for call in ("queued", "queue_length", "queue_request"):
         for sql, plan in plans(store, CALLS[call]).items():
