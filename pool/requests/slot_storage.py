@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import secrets
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 from pool.config.names import shown
 from pool.config.settings import SlotSettings
-from pool.errors import ConfigError, SlotStorageUnavailable
-
-if TYPE_CHECKING:
-    from obstore.store import AzureStore, ClientConfig, GCSStore, RetryConfig, S3Store
+from pool.errors import SlotStorageUnavailable
+from pool.requests.bucket import Bucket
 
 #: Says that a storage is in its place: the mount point of a share that is not mounted has none.
 MARKER: Final = ".cvat-task-pool"
@@ -47,7 +43,7 @@ class SlotStorage:
             self._above = settings.share_path or ""
         else:
             bucket, _, self._above = place.partition("/")
-            self._backend = _Bucket(f"{scheme}://{bucket}", self._above)
+            self._backend = _Objects(f"{scheme}://{bucket}", self._above)
 
     def key(self, folder: str, number: int) -> str:
         """Return the path of a slot's file below the storage.
@@ -321,38 +317,23 @@ def _put_again(folder: int, first: str, name: str, data: bytes) -> None:
 
 # --- A bucket -------------------------------------------------------------------------------------
 
-#: The request that waits goes the ordinary way soon, rather than a little more often to a slot.
-_RETRIES: Final[RetryConfig] = {
-    "max_retries": 2,
-    "retry_timeout": timedelta(seconds=3),
-    "backoff": {
-        "init_backoff": timedelta(milliseconds=50),
-        "max_backoff": timedelta(milliseconds=500),
-        "base": 2,
-    },
-}
-_TIMEOUTS: Final[ClientConfig] = {"timeout": "5s", "connect_timeout": "2s"}
 #: PUTs at a time of the files of one carrier.
 _PUTS: Final = 16
-#: Where obstore finds the address of a server that is not the cloud's own.
-_ENDPOINTS: Final = (
-    *("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
-    *("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
-)
-
-#: The process that has the threads of obstore. Those are not in a fork of it, where a call would
-#: never return.
-_owner: int | None = None
 
 
-class _Bucket:
-    """Objects of a bucket, below a prefix. obstore finds credentials and endpoint itself, in the
-    environment or from the machine it is on; all threads share its connections."""
+class _Objects:
+    """Objects of a bucket, below a prefix."""
 
     def __init__(self, url: str, prefix: str) -> None:
-        self._url = url
+        self._bucket = Bucket(
+            # The request that waits goes the ordinary way soon, rather than a little more often
+            # to a slot.
+            url,
+            timeout=5.0,
+            retry_for=3.0,
+            unavailable=SlotStorageUnavailable,
+        )
         self._prefix = prefix
-        self._client: S3Store | GCSStore | AzureStore | None = None
 
     def mark(self) -> None:
         self.write([MARKER], _MARKER_TEXT)
@@ -362,18 +343,18 @@ class _Bucket:
 
     def require(self) -> None:
         try:
-            with self._reported(missing=True) as client:
+            with self._bucket.reported(missing=True) as client:
                 import obstore
 
                 obstore.head(client, _joined(self._prefix, MARKER))
         except FileNotFoundError:
             raise SlotStorageUnavailable(
-                f"{_joined(self._url, self._prefix)} has no object {MARKER}; where the storage is "
-                'new, mark it by "cvat-pool check"'
+                f"{_joined(self._bucket.url, self._prefix)} has no object {MARKER}; where the "
+                'storage is new, mark it by "cvat-pool check"'
             ) from None
 
     def write(self, keys: Sequence[str], data: bytes) -> None:
-        with self._reported() as client:
+        with self._bucket.reported() as client:
             import obstore
 
             def put(key: str) -> None:
@@ -388,94 +369,10 @@ class _Bucket:
                     pass
 
     def read(self, key: str) -> bytes:
-        with self._reported(missing=True) as client:
+        with self._bucket.reported(missing=True) as client:
             import obstore
 
             return bytes(obstore.get(client, _joined(self._prefix, key)).bytes())
 
     def delete(self, keys: Sequence[str]) -> None:
-        paths = [_joined(self._prefix, key) for key in keys]
-        with self._reported() as client:
-            import obstore
-
-            try:
-                obstore.delete(client, paths)
-            except FileNotFoundError:
-                # Only S3 deletes many at once, and says nothing of those that are missing.
-                for path in paths:
-                    with suppress(FileNotFoundError):
-                        obstore.delete(client, path)
-
-    @contextmanager
-    def _reported(self, *, missing: bool = False) -> Iterator[S3Store | GCSStore | AzureStore]:
-        """Raise what the server says as SlotStorageUnavailable; with ``missing`` an object that is
-        not there is the caller's."""
-        client = self._connected()
-        from obstore.exceptions import BaseError
-
-        try:
-            yield client
-        except (BaseError, OSError, ValueError) as error:
-            why = _why(error)
-            if missing and isinstance(error, FileNotFoundError) and "NoSuchBucket" not in why:
-                raise FileNotFoundError(errno.ENOENT, "no such object", self._url) from None
-            # Without its cause, whose text can have a signed address.
-            raise SlotStorageUnavailable(f"{self._url}: {why}") from None
-
-    def _connected(self) -> S3Store | GCSStore | AzureStore:
-        global _owner
-        if _owner is None:
-            _owner = os.getpid()
-        elif _owner != os.getpid():
-            raise SlotStorageUnavailable(
-                f"{self._url}: a process that was forked after slots were in use cannot reach the "
-                "bucket; fork before, or start processes by spawn"
-            )
-        if self._client is None:
-            # Two threads may make one at once; the last stays.
-            self._client = _client(self._url)
-        return self._client
-
-
-def _client(url: str) -> S3Store | GCSStore | AzureStore:
-    """Return a client of a bucket.
-
-    :raises ConfigError: obstore is not installed.
-    :raises SlotStorageUnavailable: the environment has not what it takes.
-    """
-    try:
-        # Only here, since it is not installed where it is not used.
-        from obstore.exceptions import BaseError
-        from obstore.store import AzureStore, GCSStore, S3Store
-    except ImportError as error:
-        raise ConfigError(
-            "slots in a bucket need obstore; pip install 'cvat-task-pool[slots]'"
-        ) from error
-    kinds: dict[str, type[S3Store | GCSStore | AzureStore]] = {
-        "s3": S3Store,
-        "gs": GCSStore,
-        "az": AzureStore,
-    }
-    # Options that are given here hide those of the environment, such as AWS_ALLOW_HTTP.
-    plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
-    try:
-        return kinds[url.partition("://")[0]].from_url(
-            url, client_options={**_TIMEOUTS, "allow_http": plain}, retry_config=_RETRIES
-        )
-    except (BaseError, OSError, ValueError) as error:
-        raise SlotStorageUnavailable(f"{url}: {_why(error)}") from None
-
-
-def _why(error: Exception) -> str:
-    """Return what the server has said, or else what obstore says, without addresses: a signed one
-    is as good as a password."""
-    text = str(error).partition("\n\nDebug source")[0]
-    code = re.search(r"<Code>([^<]{1,100})</Code>", text)
-    if code is not None:
-        message = re.search(r"<Message>([^<]{1,300})</Message>", text)
-        return f"{code[1]}: {message[1]}" if message is not None else code[1]
-    status = re.search(r"status code: (\d{3}[\w ]*)", text)
-    if status is not None:
-        return f"answered {status[1].strip()}"
-    reason = re.sub(r"\w+://\S+", "…", text.rpartition(" - ")[2]).partition("\n")[0][:300]
-    return f"{reason}; is the endpoint right, and are there credentials in the environment?"
+        self._bucket.delete([_joined(self._prefix, key) for key in keys])

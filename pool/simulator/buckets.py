@@ -52,7 +52,7 @@ def bucket_at(address: str, environ: Mapping[str, str]) -> Bucket:
             secret=environ.get("AWS_SECRET_ACCESS_KEY"),
         )
     except ImportError:
-        raise ValueError("buckets need obstore: pip install 'cvat-task-pool[slots]'") from None
+        raise ValueError("buckets need obstore: pip install 'cvat-task-pool[storage]'") from None
 
 
 class Folder:

@@ -140,4 +140,4 @@ def test_a_bucket_without_the_extra(
         monkeypatch.setitem(sys.modules, name, None)
     slots = SlotSettings(size="64x48", storage="s3://bucket/pool", server="cloud:1")
     result = checked(server, tmp_path, Template(name="camera", slots=slots))
-    assert not result.ok and "pip install 'cvat-task-pool[slots]'" in result.words
+    assert not result.ok and "pip install 'cvat-task-pool[storage]'" in result.words

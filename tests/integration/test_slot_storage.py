@@ -330,7 +330,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name, None)
     storage = SlotStorage(in_bucket("bucket"), "pool-1")
     for call in (storage.mark, storage.require, lambda: storage.read("pool-1/a/0000.jpg")):
-        with pytest.raises(ConfigError, match=r"pip install 'cvat-task-pool\[slots\]'"):
+        with pytest.raises(ConfigError, match=r"pip install 'cvat-task-pool\[storage\]'"):
             call()
 
 
