@@ -106,6 +106,7 @@ class Daemon:
         self._receiver: WebhookReceiver | None = None
         #: The services of the present term; None while it stands by.
         self.maintenance: Maintenance | None = None
+        self._term: int | None = None
         self._term_ends = 0.0
         #: The daemon that maintains the store while this one stands by, once that was logged.
         self._stands_by_for: str | None = None
@@ -230,16 +231,20 @@ class Daemon:
                 self._stands_by_for = maintainer
 
     def _renew_term(self) -> bool:
-        now, store = self.process.clock.now(), self.process.store
+        now, store, owner = self.process.clock.now(), self.process.store, self.process.owner
+        until = now + TERM
         try:
-            unclean = None if self.maintenance else store.broken_off_maintenance(now=now)
-            if not store.acquire_maintenance(self.process.owner, until=now + TERM, now=now):
+            if self._term is not None and store.renew_term(self._term, owner, until=until, now=now):
+                return True
+            begun = store.begin_term(owner, until=until, now=now)
+            if begun is None:
                 return False
-            if unclean is not None:
+            self._term, unclean = begun.term, begun.broken_off
+            if unclean not in (None, owner):
                 # What happened last is unknown: warm tasks are verified before they are handed out.
                 doubted = store.quarantine_warm(until=now + DOUBT)
                 log.warning(
-                    f"unclean stop of {owner_in_words(unclean)}: its warm tasks are verified "
+                    f"unclean stop of {owner_in_words(str(unclean))}: its warm tasks are verified "
                     "before they are handed out",
                     tasks=doubted,
                 )
@@ -261,7 +266,9 @@ class Daemon:
         self._listen_no_more(left)
         maintenance.end(left)
         try:
-            self.process.store.release_maintenance(self.process.owner)
+            if self._term is not None:
+                store, now = self.process.store, self.process.clock.now()
+                store.end_term(self._term, self.process.owner, now=now)
         except PoolError as error:
             log.warning("maintenance not released", why=str(error))
 

@@ -712,6 +712,31 @@ class ConfigRecord:
     templates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TermRecord:
+    """A term in which one process, its ``owner``, maintains the store. ``broken_off`` is the owner
+    of the term before, if that has not ended in order."""
+
+    term: int
+    owner: str
+    since: float
+    until: float
+    broken_off: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DaemonRecord:
+    """A daemon that is at work since ``since``, and counts as alive up to ``until``. It listens at
+    ``url``, and reads the data in the spool ``spool``."""
+
+    owner: str
+    url: str
+    version: str
+    since: float
+    until: float
+    spool: str = ""
+
+
 # --- Identifiers -------------------------------------------------------------------------------
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, in lower case

@@ -34,6 +34,7 @@ from pool.store.slots import LOOKS, Slots
 from pool.store.sqlite import SqliteConnections
 from pool.store.streams import USED_WITHIN, Streams
 from pool.store.tasks import Tasks
+from pool.store.terms import Terms
 from pool.store.webhooks import HEARD_FOR, Webhooks
 
 __all__ = [
@@ -77,6 +78,7 @@ class Store(
     LevelHistory,
     Events,
     Maintenance,
+    Terms,
     Webhooks,
 ):
     """The rows of one pool, in a SQLite file or a PostgreSQL database; any number of threads and

@@ -61,6 +61,18 @@ _WRONG: Final = {
                                    AND requests.tenant = queues.tenant
                                    AND state = 'queued' AND requests.spooled)
     """,
+    "the term of maintenance begins before the one before it has ended": """
+        SELECT term FROM terms AS later
+        WHERE since < (SELECT MAX(until) FROM terms AS earlier WHERE earlier.term < later.term)
+    """,
+    # A term that ends before it begins is one in which the clock was set back.
+    "it was deleted on the server outside of its term of maintenance": """
+        SELECT id FROM tasks
+        WHERE term IS NOT NULL
+          AND NOT EXISTS (SELECT 1 FROM terms
+                          WHERE terms.term = tasks.term
+                            AND (tasks.deleted_at BETWEEN since AND until OR until < since))
+    """,
     "the sink is ahead of the events": """
         SELECT name FROM sinks WHERE cursor > (SELECT COALESCE(MAX(id), 0) FROM events)
     """,

@@ -174,7 +174,7 @@ class StoreCopy:
         now = self._now if store_time is None else store_time
         copy_id = f"{pool_id}-{new_id(self._now)}"
         with self._source.writing() as db:
-            for table, what in (("maintenance", "the daemon"), ("owners", "the process")):
+            for table, what in (("terms", "the daemon"), ("owners", "the process")):
                 found = db.one(
                     f"SELECT owner FROM {table} WHERE until > :now ORDER BY owner", now=now
                 )

@@ -1,5 +1,5 @@
-"""What the maintenance of a store keeps: who maintains it, what is held, paused and prewarmed,
-which processes are alive; and what it does to old rows, and when the clock was set."""
+"""What the maintenance of a store keeps: the configuration, what is held, paused and prewarmed; and
+what it does to old rows, and when the clock was set."""
 
 from __future__ import annotations
 
@@ -18,73 +18,7 @@ from pool.store.tasks import retire_warm
 class Maintenance(Connected):
     """The rows of maintenance."""
 
-    # --- Who maintains, and who is alive ----------------------------------------------------------
-
-    def acquire_maintenance(self, owner: str, *, until: float, now: float) -> bool:
-        """Become, or stay, the one process that maintains the store, up to ``until``.
-
-        False while another owner's term lasts, and it lasts no longer than twice the term that is
-        asked for: one that ends later was written before the clock was set back.
-        """
-        with self.connections.writing() as db:
-            return db.met(
-                """
-                    INSERT INTO maintenance (id, owner, until) VALUES (1, :owner, :until)
-                    ON CONFLICT (id) DO UPDATE SET owner = excluded.owner, until = excluded.until
-                    WHERE maintenance.owner = excluded.owner OR maintenance.until <= :now
-                       OR maintenance.until > :until + (:until - :now)
-                    """,
-                owner=owner,
-                until=until,
-                now=now,
-            )
-
-    def release_maintenance(self, owner: str) -> bool:
-        """End one's own term now; False when it was not one's own."""
-        with self.connections.writing() as db:
-            return db.met("DELETE FROM maintenance WHERE owner = :owner", owner=owner)
-
-    def maintainer(self, *, now: float) -> str | None:
-        """Return the process that maintains the store now, if one does."""
-        with self.connections.reading() as db:
-            row = db.one("SELECT owner FROM maintenance WHERE until > :now", now=now)
-        return str(row[0]) if row else None
-
-    def broken_off_maintenance(self, *, now: float) -> str | None:
-        """Return the process that maintained the store last, when its term has passed and was not
-        released: it was killed, or the machine was. None after an orderly end, and while a term
-        lasts."""
-        with self.connections.reading() as db:
-            row = db.one("SELECT owner FROM maintenance WHERE until <= :now", now=now)
-        return str(row[0]) if row else None
-
-    def renew_owner(self, owner: str, *, until: float) -> None:
-        """Say that the process ``owner`` is alive, and will have said so again by ``until``."""
-        with self.connections.writing() as db:
-            db.upsert("owners", {"owner": owner, "until": until}, key="owner")
-
-    def spare_owners(self, *, now: float, term: float, lull: float) -> int:
-        """Where no process has renewed for more than ``lull`` seconds, let those that were alive
-        when one did count as alive for another ``term``, which is how long each renews for; return
-        how many. They could not renew, or all of them are gone."""
-        with self.connections.reading() as db:
-            newest = db.rows("SELECT MAX(until) FROM owners")[0][0]
-        if newest is None or newest >= now + term - lull:
-            return 0
-        with self.connections.writing() as db:
-            return db.changed(
-                """
-                UPDATE owners SET until = :until
-                WHERE until >= :alive AND until < :until
-                """,
-                until=now + term,
-                alive=newest - term,
-            )
-
-    def forget_owner(self, owner: str) -> None:
-        """Say that the process ``owner`` ends in an orderly way: what it owns is free at once."""
-        with self.connections.writing() as db:
-            db.changed("DELETE FROM owners WHERE owner = :owner", owner=owner)
+    # --- The configuration in force ---------------------------------------------------------------
 
     def keep_configuration(self, record: ConfigRecord) -> None:
         """Keep the configuration of the daemon that maintains the store, in place of the one
@@ -291,11 +225,12 @@ class Maintenance(Connected):
 
         These are requests that ended, imports that ended, leases that ended and whose time is up,
         tasks that are ``DELETED``, or ``READY`` with their final name, with their jobs; buckets of
-        demand; owners that are gone; prewarms that are over; streams that are closed; and when
-        holds were. Carriers and their slots stay for as long as their files. A row that
-        another one still refers to is kept: requests go first, then imports, leases and tasks. An
-        idempotency key goes with its row. Each kind is found by an index in order of age, so that a
-        row which has to stay costs a look, and keeps no other.
+        demand; owners that are gone; terms of maintenance, once no task that was deleted in one has
+        a row; prewarms that are over; streams that are closed; and when holds were. Carriers and
+        their slots stay for as long as their files. A row that another one still refers to is kept:
+        requests go first, then imports, leases and tasks. An idempotency key goes with its row.
+        Each kind is found by an index in order of age, so that a row which has to stay costs a
+        look, and keeps no other.
         """
         old: dict[str, Any] = {"before": before, "limit": max(0, limit)}
         steps_left = "EXISTS (SELECT 1 FROM final_steps WHERE final_steps.pooled_id = tasks.id)"
@@ -361,6 +296,17 @@ class Maintenance(Connected):
             for (pooled_id,) in tasks:
                 db.changed("DELETE FROM jobs WHERE pooled_id = :id", id=pooled_id)
                 db.changed("DELETE FROM tasks WHERE id = :id", id=pooled_id)
+            # The newest is the present one, and its number is never given again.
+            pruned += db.changed(
+                """
+                DELETE FROM terms WHERE term IN (
+                    SELECT term FROM terms
+                    WHERE until < :before AND term < (SELECT MAX(term) FROM terms)
+                      AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.term = terms.term)
+                    ORDER BY term LIMIT :limit)
+                """,
+                **old,
+            )
             for table, key, age in (
                 ("demand", "template, start", "start"),
                 ("owners", "owner", "until"),

@@ -104,7 +104,8 @@ def not_own_seconds(db: type[Dialect] | Dialect, request: str) -> tuple[str, str
 
 _OUTCOMES: Final = "('hit', 'wait', 'cold')"
 
-#: ``disowned``: it is ``deleted`` here alone, and stays on the server.
+#: ``disowned``: it is ``deleted`` here alone, and stays on the server. ``term`` is the term of
+#: maintenance in which its deletion on the server was begun last, at ``deleted_at``.
 _TASKS: Final = f"""
     CREATE TABLE tasks (
         seq INTEGER PRIMARY KEY,
@@ -128,6 +129,8 @@ _TASKS: Final = f"""
         created_at REAL NOT NULL,
         warm_at REAL,
         quarantined_until REAL,
+        term INTEGER,
+        deleted_at REAL,
         changed_at REAL NOT NULL,
         CHECK (state <> 'warm' OR
                (task_id IS NOT NULL AND warm_at IS NOT NULL AND lease_id IS NULL)),
@@ -141,6 +144,7 @@ _TASKS: Final = f"""
     CREATE UNIQUE INDEX tasks_lease ON tasks (lease_id) WHERE lease_id IS NOT NULL;
     CREATE INDEX tasks_on_server ON tasks (task_id) WHERE task_id IS NOT NULL;
     CREATE INDEX tasks_of_carrier ON tasks (carrier_id) WHERE carrier_id IS NOT NULL;
+    CREATE INDEX tasks_of_term ON tasks (term) WHERE term IS NOT NULL;
 """
 
 _LEASES: Final = f"""
@@ -383,9 +387,11 @@ _EVENTS: Final = """
 #: time, for the sizing, ``hand_outs`` all that there ever were, for the metrics; ``levels`` has
 #: those of the last week, rolled up to steps of some seconds that begin ``at`` a moment;
 #: ``paces`` how long imports take, by size class; ``held`` when holds were in force, also those
-#: that have ended. ``configuration`` has one row, that of the daemon that maintains the store;
-#: lists are JSON. ``webhooks`` are the installed ones; their secret stands in ``meta``, as do the
-#: pool's id and a row that proves that writing works.
+#: that have ended. ``owners`` are the processes at work, and where those listen that are daemons;
+#: ``terms`` say which of these has maintained the store, and when: the present or latest term is
+#: the highest, and stays; one that was given up has ``ended``. ``configuration`` has one row, that
+#: of the daemon that maintains the store; lists are JSON. ``webhooks`` are the installed ones;
+#: their secret stands in ``meta``, as do the pool's id and a row that proves that writing works.
 _PLAIN: Final = """
     CREATE TABLE jobs (
         pooled_id TEXT NOT NULL REFERENCES tasks (id),
@@ -441,11 +447,21 @@ _PLAIN: Final = """
         imports INTEGER NOT NULL,
         seen TEXT NOT NULL
     ) STRICT;
-    CREATE TABLE owners (owner TEXT NOT NULL PRIMARY KEY, until REAL NOT NULL) STRICT;
-    CREATE TABLE maintenance (
-        id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
+    CREATE TABLE owners (
+        owner TEXT NOT NULL PRIMARY KEY,
+        until REAL NOT NULL,
+        daemon INTEGER NOT NULL DEFAULT 0 CHECK (daemon IN (0, 1)),
+        url TEXT NOT NULL DEFAULT '',
+        version TEXT NOT NULL DEFAULT '',
+        since REAL NOT NULL DEFAULT 0,
+        spool TEXT NOT NULL DEFAULT ''
+    ) STRICT;
+    CREATE TABLE terms (
+        term INTEGER PRIMARY KEY,
         owner TEXT NOT NULL,
-        until REAL NOT NULL
+        since REAL NOT NULL,
+        until REAL NOT NULL,
+        ended INTEGER NOT NULL DEFAULT 0 CHECK (ended IN (0, 1))
     ) STRICT;
     CREATE TABLE holds (
         template TEXT NOT NULL PRIMARY KEY,

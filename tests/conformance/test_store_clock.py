@@ -19,6 +19,7 @@ from conformance.store_scene import (
 from pool.clock import StoreClock, SystemClock
 from pool.model import Hold, Prewarm, RequestState, TaskState
 from pool.store import Opened, Store
+from pool.store.checking import check_store
 
 HOUR = 3600.0
 TERM = 10.0
@@ -131,10 +132,13 @@ def test_what_is_done_does_not_move(scene: Scene) -> None:
 
 
 def test_a_term_of_a_clock_that_was_set_back_ends(store: Store) -> None:
-    store.acquire_maintenance("killed", until=NOW + TERM, now=NOW)
+    killed = store.begin_term("killed", until=NOW + TERM, now=NOW)
     now = NOW - 6 * HOUR
-    assert store.acquire_maintenance("heir", until=now + TERM, now=now)
-    assert not store.acquire_maintenance("third", until=now + TERM, now=now + 1.0)
+    assert store.begin_term("heir", until=now + TERM, now=now)
+    assert not store.begin_term("third", until=now + TERM, now=now + 1.0)
+    assert killed is not None
+    assert not store.renew_term(killed.term, "killed", until=now + TERM, now=now)
+    assert check_store(store.connections).problems == (), "they do not overlap"
 
 
 def test_a_deletion_that_began_in_times_to_come_is_tried_again(scene: Scene) -> None:
@@ -168,11 +172,11 @@ def test_a_term_lasts_as_long_on_every_machine(
     other = open_another()
     wrong = SystemClock() if other.time() is None else WrongClock(off)
     here, there = StoreClock(store.time), StoreClock(other.time, wrong)
-    assert other.acquire_maintenance("there", until=there.now() + TERM, now=there.now())
-    assert not store.acquire_maintenance("here", until=here.now() + TERM, now=here.now())
+    assert other.begin_term("there", until=there.now() + TERM, now=there.now())
+    assert not store.begin_term("here", until=here.now() + TERM, now=here.now())
     assert store.maintainer(now=here.now()) == "there"
     ended = here.now() + TERM + 1.0
-    assert store.acquire_maintenance("here", until=ended + TERM, now=ended)
+    assert store.begin_term("here", until=ended + TERM, now=ended)
 
 
 @pytest.mark.parametrize("by", JUMPS)

@@ -103,11 +103,10 @@ def test_only_warm_tasks_are_doubted(scene: Scene) -> None:
 
 
 def test_a_term_that_was_not_given_up_is_remembered(store: Store) -> None:
-    assert store.broken_off_maintenance(now=NOW) is None
-    store.acquire_maintenance("a", until=NOW + 10, now=NOW)
-    assert store.broken_off_maintenance(now=NOW + 9) is None, "it lasts"
-    assert store.broken_off_maintenance(now=NOW + 10) == "a"
-    store.acquire_maintenance("b", until=NOW + 20, now=NOW + 10)
-    assert store.broken_off_maintenance(now=NOW + 11) is None
-    store.release_maintenance("b")
-    assert store.broken_off_maintenance(now=NOW + 99) is None, "an orderly end"
+    first = store.begin_term("a", until=NOW + 10, now=NOW)
+    assert first is not None and first.broken_off is None
+    second = store.begin_term("b", until=NOW + 20, now=NOW + 10)
+    assert second is not None and second.broken_off == "a"
+    assert store.end_term(second.term, "b", now=NOW + 11)
+    third = store.begin_term("c", until=NOW + 30, now=NOW + 11)
+    assert third is not None and third.broken_off is None, "an orderly end"

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from conformance import store_processes as processes
 from conformance.store_scene import NOW, TEMPLATE, Scene
 from pool.model import ConfigRecord, Hold, LearnedPace
 from pool.store import Store
@@ -50,39 +49,6 @@ def test_a_pause_lasts_until_it_is_ended(store: Store) -> None:
     assert store.resume(TEMPLATE)
     assert not store.resume(TEMPLATE)
     assert store.paused() == {}
-
-
-def test_one_maintains_the_store(store: Store, open_another: Callable[[], Store]) -> None:
-    other = open_another()
-    assert store.maintainer(now=NOW) is None
-    assert store.acquire_maintenance("a", until=NOW + 10, now=NOW)
-    assert not other.acquire_maintenance("b", until=NOW + 10, now=NOW + 9)
-    assert other.maintainer(now=NOW + 9) == "a"
-    assert store.acquire_maintenance("a", until=NOW + 20, now=NOW + 9), "it stays"
-    assert not other.acquire_maintenance("b", until=NOW + 30, now=NOW + 19)
-
-
-def test_maintenance_is_taken_over_after_its_term(store: Store) -> None:
-    store.acquire_maintenance("a", until=NOW + 10, now=NOW)
-    assert store.maintainer(now=NOW + 10) is None
-    assert store.acquire_maintenance("b", until=NOW + 20, now=NOW + 10)
-    assert not store.acquire_maintenance("a", until=NOW + 30, now=NOW + 11)
-    assert not store.release_maintenance("a")
-    assert store.maintainer(now=NOW + 11) == "b"
-
-
-def test_maintenance_can_be_given_up(store: Store) -> None:
-    store.acquire_maintenance("a", until=NOW + 10, now=NOW)
-    assert store.release_maintenance("a")
-    assert not store.release_maintenance("a")
-    assert store.maintainer(now=NOW) is None
-    assert store.acquire_maintenance("b", until=NOW + 10, now=NOW)
-
-
-def test_of_many_processes_one_maintains(store: Store, store_url: str) -> None:
-    won = processes.run(processes.maintain, *[(store_url, owner) for owner in "abcd"])
-    assert sorted(won) == [False, False, False, True]
-    assert store.maintainer(now=NOW) == "abcd"[won.index(True)]
 
 
 def test_learned_paces_are_replaced_by_name(store: Store) -> None:

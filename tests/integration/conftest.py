@@ -12,6 +12,7 @@ import pytest
 import urllib3
 from support.api import Api, Serving, in_thread, serving, settings_for
 from support.clock import ManualClock
+from support.daemons import maintains
 from support.hooked import HOOK, SCOPE, Counted, Imports, install, new_project, state
 from support.scripted import ScriptedCvat
 from support.simulated import client_of
@@ -138,7 +139,7 @@ def imports(engine: Process, template: Template) -> Imports:
 @pytest.fixture
 def hearing(store: Store, clock: ManualClock) -> None:
     """Somebody is there to hear."""
-    store.acquire_maintenance("a daemon", until=clock.now() + 10_000, now=clock.now())
+    maintains(store, until=clock.now() + 10_000, now=clock.now())
 
 
 # --- Over HTTP ----------------------------------------------------------------------------------

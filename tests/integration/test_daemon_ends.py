@@ -139,7 +139,7 @@ def test_a_daemon_that_takes_over_waits_for_the_address(
 ) -> None:
     """The one before it lives, and has yet to see that its term has ended: the store was away."""
     now = time.time()
-    assert rows.acquire_maintenance("before", until=now - 1.0, now=now - 7.0)
+    assert rows.begin_term("before", until=now - 1.0, now=now - 7.0)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         config = folder / "config.toml"
         port = taken.getsockname()[1]

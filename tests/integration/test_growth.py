@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.api import Api, waiting
+from support.daemons import ends
 from support.growth import grown
 from support.pools import HERE, opened, serving, write_config
 from support.streams import Stream
@@ -61,12 +62,12 @@ def test_terms_of_maintenance(daemon: Daemon) -> None:
 
     def lost() -> bool:
         now = clock.now()
-        store.acquire_maintenance("another", until=now + TERM, now=now + 3600.0)
+        store.begin_term("another", until=now + 3600.0 + TERM, now=now + 3600.0)
         return not daemon.url
 
     def term() -> None:
         poll_until(lost)
-        store.release_maintenance("another")
+        ends(store, now=clock.now())
         poll_until(lambda: daemon.url and daemon.observation.health.run_once().ready)
 
     assert grown(daemon, term) == {}

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 from support.clock import ManualClock
+from support.daemons import ends, maintains
 
 from pool.errors import StoreError
 from pool.maintenance.scheduler import ServiceRecord
@@ -44,7 +45,7 @@ def health(
     engine: Process, contact: ServerContact, scheduler: Services, clock: ManualClock
 ) -> Health:
     """The health of a daemon that has just taken over."""
-    engine.store.acquire_maintenance("me", until=clock.now() + 1e6, now=clock.now())
+    maintains(engine.store, until=clock.now() + 1e6, now=clock.now(), owner="me")
     return Health(
         engine.store,
         contact,
@@ -167,8 +168,8 @@ def test_a_scheduler_that_has_ended_or_not_begun(
 
 
 def test_a_daemon_that_has_lost_its_term(health: Health, clock: ManualClock, store: Store) -> None:
-    store.release_maintenance("me")
-    store.acquire_maintenance("another", until=clock.now() + 9, now=clock.now())
+    ends(store, now=clock.now())
+    maintains(store, until=clock.now() + 9, now=clock.now(), owner="another")
     report = look(health, clock)
     assert (report.ready, report.checks.maintainer.ok) == (False, False)
 

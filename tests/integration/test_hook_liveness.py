@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from support.daemons import ends
 from support.hooked import PING, SCOPE, Imports, created
 from support.scripted import ScriptedCvat
 
@@ -130,7 +131,7 @@ def test_deliveries_that_are_late_are_not_relied_on(
 def test_without_a_daemon_nobody_hears(
     engine: Process, imports: Imports, settings: Settings
 ) -> None:
-    engine.store.release_maintenance("a daemon")
+    ends(engine.store, now=engine.clock.now())
     assert hook_state(engine, settings) is WebhookState.SILENT
     engine.clock.sleep(JUDGED_FOR)
     imports.begin()

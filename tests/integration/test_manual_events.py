@@ -17,6 +17,7 @@ from typing import cast
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from support.daemons import maintains
 from support.happening import serve
 from support.manual import DOCUMENTS, FOLDER, block, rows
 
@@ -109,7 +110,7 @@ def test_the_example_of_a_receiver_takes_what_is_signed_once(tmp_path: Path) -> 
 def exposed(engine: Process, store: Store) -> dict[str, set[str]]:
     """All metrics of a daemon's, each with its labels."""
     now = engine.clock.now()
-    store.acquire_maintenance("a daemon", until=now + 60.0, now=now)
+    maintains(store, until=now + 60.0, now=now)
     store.keep_configuration(ConfigRecord(loaded_at=now))
     observation = Observation(engine)
     metrics = observation.metrics

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from support.clock import ManualClock
+from support.daemons import ends, maintains
 from support.scripted import ScriptedCvat
 from support.stepped import (
     IMPORTING,
@@ -68,7 +69,7 @@ def pool(
 def daemon(pool: TaskPool) -> None:
     """One maintains the store, and leaves alone what waits."""
     now = pool.clock.now()
-    pool.store.acquire_maintenance("a daemon", until=now + 1000.0, now=now)
+    maintains(pool.store, until=now + 1000.0, now=now)
 
 
 def submit(pool: TaskPool, *, key: str | None = None) -> Request:
@@ -386,7 +387,7 @@ def test_a_daemon_that_ends_in_between(pool: TaskPool, daemon: None, cvat: Scrip
 
 
 def _end(pool: TaskPool) -> None:
-    pool.store.release_maintenance("a daemon")
+    ends(pool.store, now=pool.clock.now())
     raise CvatUnreachable("no connection")
 
 

@@ -153,11 +153,11 @@ def test_after_a_kill_the_warm_tasks_are_verified_first(
         daemon.wait_for("maintenance begun")
         os.kill(daemon.process.pid, signal.SIGKILL)
         daemon.process.wait()
-    assert pool.store.broken_off_maintenance(now=pool.clock.now() + 60.0) is not None
     # As if its term were over.
-    owner = pool.store.maintainer(now=0.0)
-    assert owner is not None
-    pool.store.acquire_maintenance(owner, until=pool.clock.now(), now=pool.clock.now())
+    now = pool.clock.now()
+    term = pool.store.present_term(now=0.0)
+    assert term is not None
+    assert pool.store.renew_term(term.term, term.owner, until=now, now=now)
     with running("run", cwd=folder, CVAT_ACCESS_TOKEN=token) as daemon:
         daemon.wait_for("unclean stop")
         assert daemon.stop() == 0

@@ -83,7 +83,7 @@ def fill(url: str) -> None:
         store.open_sinks(["a", "B"])
         store.renew_owner("gone", until=NOW)
         store.keep_configuration(ConfigRecord(loaded_at=NOW, templates={"a": {}}))
-        assert store.acquire_maintenance("gone", until=NOW, now=NOW - 9)
+        assert store.begin_term("gone", until=NOW, now=NOW - 9)
 
 
 def rows_of(url: str) -> dict[str, list[Any]]:
@@ -362,9 +362,11 @@ def test_a_store_that_is_in_use(url: str, other: str, tmp_path: Path) -> None:
     """A daemon maintains it, or a process uses it; nothing has changed then."""
     clock = SystemClock()
     with closing(open_store(url)) as store:
-        assert store.acquire_maintenance("d1", until=clock.now() + 3600, now=clock.now())
+        now = clock.now()
+        begun = store.begin_term("d1", until=now + 3600, now=now)
+        assert begun is not None
         assert "the daemon d1 uses" in refused("copy", url, other, cwd=tmp_path)
-        store.release_maintenance("d1")
+        assert store.end_term(begun.term, "d1", now=clock.now())
         store.renew_owner("p1", until=clock.now() + 3600)
         assert "the process p1 uses" in refused("copy", url, other, cwd=tmp_path)
         assert store.open_lease(wish(), now=NOW).task is not None

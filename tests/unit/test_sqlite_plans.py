@@ -51,6 +51,7 @@ FEW = {
     "requests_of_import",
     "requests_of_lease",
     "tasks_of_carrier",
+    "tasks_of_term",
 }
 #: Indexes of finished rows that are read from the oldest on, as far as they are pruned.
 BY_AGE = {"tasks_finished", "leases_ended", "imports_ended", "requests_finished"}

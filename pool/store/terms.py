@@ -1,0 +1,172 @@
+"""Which process maintains the store, term by term; which processes are alive, and which of them are
+daemons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pool.model import DaemonRecord, TermRecord
+from pool.store.connections import Connected
+
+
+class Terms(Connected):
+    """The rows of terms and of processes."""
+
+    # --- Who maintains ----------------------------------------------------------------------------
+
+    def begin_term(self, owner: str, *, until: float, now: float) -> TermRecord | None:
+        """Become the one process that maintains the store, up to ``until``, in a term with a number
+        of its own.
+
+        None while a term lasts, also one's own. It lasts no longer than twice the term that is
+        asked for: one that ends later was written before the clock was set back.
+        """
+        with self.connections.writing() as db:
+            row = db.one(
+                """
+                INSERT INTO terms (owner, since, until)
+                SELECT :owner, :now, :until
+                WHERE NOT EXISTS (SELECT 1 FROM terms
+                                  WHERE until > :now AND until <= :until + (:until - :now))
+                RETURNING term
+                """,
+                owner=owner,
+                until=until,
+                now=now,
+            )
+            if row is None:
+                return None
+            term = int(row[0])
+            # No two terms overlap, whatever the clock was.
+            db.changed(
+                "UPDATE terms SET until = :now WHERE until > :now AND term < :term",
+                now=now,
+                term=term,
+            )
+            before = db.one(
+                "SELECT owner, ended FROM terms WHERE term < :term ORDER BY term DESC LIMIT 1",
+                term=term,
+            )
+        broken_off = str(before[0]) if before and not before[1] else None
+        return TermRecord(term=term, owner=owner, since=now, until=until, broken_off=broken_off)
+
+    def renew_term(
+        self, term: int, owner: str, *, until: float, now: float, deleting: str | None = None
+    ) -> bool:
+        """Have one's own term last up to ``until``; False when it has ended, or another has begun.
+
+        The task ``deleting`` is about to be deleted on the server: its row has the term, and
+        ``now``, in the same transaction.
+        """
+        with self.connections.writing() as db:
+            lasts = db.met(
+                """
+                UPDATE terms SET until = :until
+                WHERE term = :term AND owner = :owner AND until > :now AND NOT ended
+                  AND term = (SELECT MAX(term) FROM terms)
+                """,
+                term=term,
+                owner=owner,
+                until=until,
+                now=now,
+            )
+            if lasts and deleting is not None:
+                db.changed(
+                    "UPDATE tasks SET term = :term, deleted_at = :now WHERE id = :id",
+                    id=deleting,
+                    term=term,
+                    now=now,
+                )
+        return lasts
+
+    def end_term(self, term: int, owner: str, *, now: float) -> bool:
+        """End one's own term in an orderly way, now; False when it had ended."""
+        with self.connections.writing() as db:
+            return db.met(
+                """
+                UPDATE terms SET until = :now, ended = :yes
+                WHERE term = :term AND owner = :owner AND until > :now AND NOT ended
+                """,
+                term=term,
+                owner=owner,
+                now=now,
+                yes=True,
+            )
+
+    def present_term(self, *, now: float) -> TermRecord | None:
+        """Return the term in which the store is maintained now, if it is."""
+        with self.connections.reading() as db:
+            row = db.one(
+                """
+                SELECT term, owner, since, until FROM terms
+                WHERE until > :now AND term = (SELECT MAX(term) FROM terms)
+                """,
+                now=now,
+            )
+        if row is None:
+            return None
+        return TermRecord(term=int(row[0]), owner=str(row[1]), since=row[2], until=row[3])
+
+    def maintainer(self, *, now: float) -> str | None:
+        """Return the process that maintains the store now, if one does."""
+        present = self.present_term(now=now)
+        return present.owner if present else None
+
+    # --- Who is alive -----------------------------------------------------------------------------
+
+    def renew_owner(
+        self,
+        owner: str,
+        *,
+        until: float,
+        daemon: bool = False,
+        url: str = "",
+        version: str = "",
+        since: float = 0.0,
+        spool: str = "",
+    ) -> None:
+        """Say that the process ``owner`` is alive, and will have said so again by ``until``; what
+        it is, since when, and which spool it can read."""
+        row = {"daemon": daemon, "url": url, "version": version, "since": since, "spool": spool}
+        with self.connections.writing() as db:
+            db.upsert("owners", {"owner": owner, "until": until, **row}, key="owner")
+
+    def daemons(self, *, now: float) -> Sequence[DaemonRecord]:
+        """Return the daemons that are alive, the oldest first."""
+        with self.connections.reading() as db:
+            found = db.rows(
+                """
+                SELECT owner, url, version, since, until, spool FROM owners
+                WHERE daemon AND until > :now ORDER BY since, owner
+                """,
+                now=now,
+            )
+        return [
+            DaemonRecord(
+                owner=owner, url=url, version=version, since=since, until=until, spool=spool
+            )
+            for owner, url, version, since, until, spool in found
+        ]
+
+    def spare_owners(self, *, now: float, term: float, lull: float) -> int:
+        """Where no process has renewed for more than ``lull`` seconds, let those that were alive
+        when one did count as alive for another ``term``, which is how long each renews for; return
+        how many. They could not renew, or all of them are gone."""
+        with self.connections.reading() as db:
+            newest = db.rows("SELECT MAX(until) FROM owners")[0][0]
+        if newest is None or newest >= now + term - lull:
+            return 0
+        with self.connections.writing() as db:
+            return db.changed(
+                """
+                UPDATE owners SET until = :until
+                WHERE until >= :alive AND until < :until
+                """,
+                until=now + term,
+                alive=newest - term,
+            )
+
+    def forget_owner(self, owner: str) -> None:
+        """Say that the process ``owner`` ends in an orderly way: what it owns is free at once."""
+        with self.connections.writing() as db:
+            db.changed("DELETE FROM owners WHERE owner = :owner", owner=owner)
