@@ -11,12 +11,16 @@ import json
 import os
 import random
 import signal
+import sys
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import httpx
+from support.hosts import move_to
 from support.pictures import corrupt_picture, picture
 
 from pool.errors import PoolError
@@ -25,6 +29,8 @@ from pool.logs import configure
 #: With what the names of files begin that CVAT cannot import, and how many of all are so.
 CORRUPT = "corrupt_"
 CORRUPT_SHARE = 0.06
+#: What callers on other machines than their daemons have to name.
+API_TOKEN = "a-token-of-the-callers"
 #: Seconds for which the storm's processes count as alive without a sign of life, so that what
 #: the dead owned is taken over while the storm still blows.
 TERM = 1.5
@@ -110,11 +116,11 @@ class _Disk:
         os.fsync(descriptor)
 
 
-def hasten(folder: Path, role: str) -> None:
+def hasten(folder: Path, role: str, haste: Mapping[str, dict[str, Any]] = HASTE) -> None:
     """Shorten the terms of this process, let its disk be filled, and log to a file."""
     slot_storage: Any = import_module("pool.requests.slot_storage")
     slot_storage.os = _Disk(folder / DISK_FULL)
-    for name, terms in HASTE.items():
+    for name, terms in haste.items():
         module = import_module(name)
         for term, seconds in terms.items():
             assert hasattr(module, term), f"{name}.{term} is gone"
@@ -139,13 +145,76 @@ def run_daemon(place: Place) -> None:
     daemon.run()
 
 
+def run_daemon_on(host: int, place: Place, haste: Collection[str]) -> None:
+    """``cvat-pool run`` on the host that the process ``host`` is on, until it is killed or stopped;
+    with those of :data:`HASTE` that are named."""
+    move_to(host)
+    os.environ.update(CVAT_ACCESS_TOKEN=place.token, POOL_API_TOKEN=API_TOKEN)
+    hasten(place.folder, "daemon", {name: HASTE[name] for name in haste})
+    from pool.cli.app import main
+
+    sys.argv = ["cvat-pool", "run", "--config", str(place.config)]
+    main()
+
+
+def run_caller_on(host: int, folder: Path, daemons: tuple[str, ...], seed: int) -> None:
+    """A caller on the host that the process ``host`` is on, until it is killed, or kills itself
+    where that is most awkward. It calls several daemons through a :class:`Balancer`."""
+    move_to(host)
+    os.environ.update(POOL_API_TOKEN=API_TOKEN)
+    hasten(folder, "caller", {})
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from pool.client import RemotePool
+
+    client = httpx.AsyncClient(transport=Balancer(daemons, seed))
+    pool = RemotePool(daemons[0], patience=30.0, client=client)
+    _call(Caller(pool, Diary(folder, "caller"), seed))
+
+
+class Balancer(httpx.AsyncHTTPTransport):
+    """Takes the calls of one client to one of several daemons, and to the next one when a call was
+    lost or could not be served: the client sends it again, with the same key."""
+
+    #: Seconds after which an answer is not waited for any more.
+    PATIENCE = 15.0
+
+    def __init__(self, daemons: tuple[str, ...], seed: int) -> None:
+        super().__init__()
+        self._daemons = [httpx.URL(url) for url in daemons]
+        self._chosen = seed
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        chosen = self._chosen
+        daemon = self._daemons[chosen % len(self._daemons)]
+        request.url = request.url.copy_with(host=daemon.host, port=daemon.port)
+        request.headers["Host"] = f"{daemon.host}:{daemon.port}"
+        times = request.extensions["timeout"]
+        request.extensions["timeout"] = times | {"read": min(times["read"], self.PATIENCE)}
+        try:
+            response = await super().handle_async_request(request)
+        except httpx.TransportError:
+            self._leave(chosen)
+            raise
+        if response.status_code >= 500:
+            self._leave(chosen)
+        return response
+
+    def _leave(self, chosen: int) -> None:
+        # Other calls may have done so already.
+        if self._chosen == chosen:
+            self._chosen += 1
+
+
 def run_caller(place: Place, seed: int, remote: bool) -> None:
     """A caller that asks for tasks in every way that there is, until it is killed, or kills itself
     where that is most awkward; in this process, or of the daemon over HTTP if it is ``remote``."""
     os.environ["CVAT_ACCESS_TOKEN"] = place.token
     hasten(place.folder, "caller")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    caller = Caller(_pool(place, remote), Diary(place.folder, "caller"), seed)
+    _call(Caller(_pool(place, remote), Diary(place.folder, "caller"), seed))
+
+
+def _call(caller: Caller) -> None:
     while True:
         caller.do_something()
         # Not so fast that nothing is ever warm.

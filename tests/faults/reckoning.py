@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,13 @@ class Outcome:
     not_served: list[str] = field(default_factory=list)
     #: What was written where a share was not mounted.
     written: list[str] = field(default_factory=list)
+    #: How many terms of maintenance there were, and calls to CVAT to delete a task; the seconds
+    #: until another daemon maintained, after each failure of the one that did.
+    terms: int = 0
+    deletions: int = 0
+    takeovers: list[float] = field(default_factory=list)
+    #: Where two daemons maintained the store at the same time, or one without a term.
+    maintained_by_two: list[str] = field(default_factory=list)
 
     def take(self, weather: Weather) -> None:
         """Note down what the bystander saw."""
@@ -97,6 +106,7 @@ class Outcome:
                 ("crashed", self.crashed),
                 ("held up by another template", self.not_served),
                 ("written into a mount point", self.written),
+                ("maintained by two", self.maintained_by_two),
             )
             for what in found
         ]
@@ -129,6 +139,10 @@ class Outcome:
             "requests beside a poisoned template": len(self.others),
             "the longest of them, in seconds": round(max(self.others, default=0.0), 2),
             "held up by another template": len(self.not_served),
+            "terms of maintenance": self.terms,
+            "calls to delete a task": self.deletions,
+            "seconds until another daemon maintained": [round(each, 1) for each in self.takeovers],
+            "maintained by two": len(self.maintained_by_two),
         }
 
 
@@ -324,6 +338,36 @@ class Reckoning:
             """)
         self._outcome.groups = len(states)
         self._outcome.split = sum(state == "failed" for (state,) in states)
+
+    # --- Who maintained --------------------------------------------------------------------------
+
+    def look_at_terms(self, deletions: Sequence[tuple[float, str, int]]) -> None:
+        """No two terms have a moment in common, and who asked CVAT to delete a task had a term at
+        that moment: that of the row, when it was asked last. ``deletions`` are these moments, the
+        hosts that asked, and the ids of the tasks."""
+        wrong = self._outcome.maintained_by_two
+        with self._store.connections.reading() as db:
+            terms = db.rows("SELECT term, owner, since, until FROM terms ORDER BY term")
+            rows = dict(db.rows("SELECT task_id, term FROM tasks WHERE task_id IS NOT NULL"))
+        self._outcome.terms, self._outcome.deletions = len(terms), len(deletions)
+        for before, after in pairwise(terms):
+            if after[2] < before[3]:
+                wrong.append(f"term {after} began before {before} had ended")
+        last: dict[int, int | None] = {}
+        for at, host, task_id in deletions:
+            last[task_id] = next(
+                (
+                    term
+                    for term, owner, since, until in terms
+                    if since <= at <= until and str(owner).partition(":")[0] == host
+                ),
+                None,
+            )
+            if last[task_id] is None:
+                wrong.append(f"{host} deleted task {task_id} at {at} without a term")
+        for task_id, term in last.items():
+            if rows.get(task_id) != term:
+                wrong.append(f"task {task_id} was deleted in {term}, by its row in {rows[task_id]}")
 
     # --- Rows and server ------------------------------------------------------------------------
 

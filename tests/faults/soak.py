@@ -1,4 +1,5 @@
-"""A long storm, by hand: ``python tests/faults/soak.py --kills 500 --weather``. Prints its counts.
+"""A long storm, by hand: ``python tests/faults/soak.py --kills 500 --weather``; or hosts that fail:
+``python tests/faults/soak.py --hosts 600``. Prints its counts.
 
 Exits with 1 when anything was handed out twice, lost, left behind or touched.
 """
@@ -15,7 +16,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from support.postgres import PostgresServer
 
+from faults.reckoning import Outcome
 from faults.storm import CALLERS, Storm
+from faults.two_hosts import TwoHosts
 from faults.weather import ALL, FOR_SLOTS, MILD
 
 #: As a server is where it counts.
@@ -42,13 +45,32 @@ def main() -> int:
         action="store_true",
         help="have the data go into slots on a share; with --weather, that comes and goes, too",
     )
+    parser.add_argument(
+        "--hosts",
+        type=float,
+        metavar="SECONDS",
+        help="instead, have two daemons and PostgreSQL on hosts of their own, which fail for about "
+        "so long: a daemon is killed, another one cut off for a minute, PostgreSQL killed",
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="keep diaries, logs and the store here")
     arguments = parser.parse_args()
-    database = PostgresServer(SAFE) if arguments.postgres else None
     with tempfile.TemporaryDirectory(prefix="storm-") as folder:
         place = arguments.keep or Path(folder)
         place.mkdir(parents=True, exist_ok=True)
+        outcome = _outcome(arguments, place)
+    print(json.dumps(outcome.summary(), indent=2))
+    for what in outcome.wrong:
+        print(what, file=sys.stderr)
+    return 1 if outcome.wrong else 0
+
+
+def _outcome(arguments: argparse.Namespace, place: Path) -> Outcome:
+    if arguments.hosts is not None:
+        hosts = TwoHosts(place, seed=arguments.seed, away=60.0, pause=10.0, safe=SAFE)
+        return hosts.run(arguments.hosts)
+    database = PostgresServer(SAFE) if arguments.postgres else None
+    try:
         storm = Storm(
             place,
             seed=arguments.seed,
@@ -58,15 +80,10 @@ def main() -> int:
             grouping="auto" if arguments.grouping else "off",
             slots=arguments.slots,
         )
-        try:
-            outcome = storm.blow(kills=arguments.kills, pause=arguments.pause)
-        finally:
-            if database is not None:
-                database.remove()
-    print(json.dumps(outcome.summary(), indent=2))
-    for what in outcome.wrong:
-        print(what, file=sys.stderr)
-    return 1 if outcome.wrong else 0
+        return storm.blow(kills=arguments.kills, pause=arguments.pause)
+    finally:
+        if database is not None:
+            database.remove()
 
 
 def _kinds(given: list[str] | None, everything: tuple[str, ...]) -> tuple[str, ...]:

@@ -285,7 +285,7 @@ class Storm:
             self.outcome.kills["caller"] += process.exitcode == -signal.SIGKILL
         self._processes["caller"].clear()
         deadline = time.monotonic() + CALM
-        while time.monotonic() < deadline and not _is_calm(store):
+        while time.monotonic() < deadline and not is_calm(store):
             time.sleep(0.2)
         for process in self._processes["daemon"]:
             process.terminate()
@@ -303,7 +303,8 @@ class Storm:
                 process.join()
 
 
-def _is_calm(store: Store) -> bool:
+def is_calm(store: Store) -> bool:
+    """Whether all that was begun has come to an end."""
     unfinished = any(
         store.requests([state], limit=1).requests for state in RequestState if not state.finished
     )

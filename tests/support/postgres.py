@@ -88,6 +88,9 @@ class PostgresServer:
     """A server that is reached by a socket in its folder alone, and that can be stopped, killed and
     started again. PostgreSQL refuses to run as root, so it is another user's then.
 
+    With an ``address`` it is reached at that, too, by all in its network; ``within`` is what a
+    program begins with that is to run on the host which has it.
+
     It ends, and its folder goes, with the process that has started it, also when that is killed.
     """
 
@@ -97,7 +100,10 @@ class PostgresServer:
         *,
         above: Path | None = None,
         follows: PostgresServer | None = None,
+        address: str = "",
+        within: Sequence[str] = (),
     ) -> None:
+        self._address, self._within = address, within
         self.programs = programs()
         self.user = _user()
         self.settings = QUICK | (settings or {})
@@ -115,6 +121,9 @@ class PostgresServer:
             )  # fmt: skip
         else:
             self._run("cp", "--recursive", "--preserve", _new_data(), self.data)
+        if address:
+            with (self.data / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all samenet trust\n")
         # Its input ends when this process does, whatever that dies of.
         self._watcher = subprocess.Popen(
             [*self._as_user(), "sh", "-c",
@@ -127,9 +136,10 @@ class PostgresServer:
     def start(self) -> None:
         options = {**self.settings, "unix_socket_directories": str(self.folder)}
         given = " ".join(f"-c {name}={value}" for name, value in options.items())
-        self._run(
-            self.programs / "pg_ctl", "start", "--wait", "--silent", f"--pgdata={self.data}",
-            f"--log={self.folder / 'log'}", f"--options=-c listen_addresses='' {given}",
+        _run(
+            self.user, self.programs / "pg_ctl", "start", "--wait", "--silent",
+            f"--pgdata={self.data}", f"--log={self.folder / 'log'}",
+            f"--options=-c listen_addresses='{self._address}' {given}", within=self._within,
         )  # fmt: skip
 
     def stop(self, mode: str = "fast") -> None:
@@ -193,11 +203,11 @@ def _as_user(user: str) -> Sequence[str]:
     return ("runuser", "-u", user, "--") if os.geteuid() == 0 else ()
 
 
-def _run(user: str, program: str | Path, *arguments: str | Path) -> str:
+def _run(user: str, program: str | Path, *arguments: str | Path, within: Sequence[str] = ()) -> str:
     # To a file, since the server that pg_ctl starts would keep a pipe open.
     with tempfile.TemporaryFile("w+") as output:
         done = subprocess.run(
-            [*_as_user(user), program, *arguments],
+            [*within, *_as_user(user), program, *arguments],
             check=False, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/",
         )  # fmt: skip
         output.seek(0)
