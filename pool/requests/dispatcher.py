@@ -48,7 +48,7 @@ from pool.requests.sending import Sender
 from pool.requests.slots import NONE_FOR_STREAM, NONE_WARM, Filler, way_of
 from pool.requests.spool import Spool
 from pool.requests.worker_pool import WORKERS, Job, WorkerPool
-from pool.store import NewMember, NewRequest, Opened, Store, Unserved
+from pool.store import UNOWNED, MadeFor, NewMember, NewRequest, Opened, Store, Unserved
 from pool.tracking.tracker import Tracker
 
 log = get_logger(__name__)
@@ -61,6 +61,9 @@ LOOK: Final = 1.0
 FORGET_EVERY: Final = 60.0
 #: Requests that are looked up for that in one round.
 FORGOTTEN: Final = 500
+#: Seconds by which the clocks of two machines may differ. A request that was accepted later than
+#: that was accepted before the clock was set back.
+SKEW: Final = 1.0
 
 GONE: Final = "its template was taken out of the configuration while it waited"
 TOO_LONG: Final = "no task became warm within the template's max_wait; see 'cvat-pool status'"
@@ -110,10 +113,11 @@ def _queue_key(each: Unserved) -> QueueKey:
 
 
 class Dispatcher:
-    """Has the accepted requests of one store served, in the daemon that maintains it.
+    """Has the accepted requests of one store served, beside others that do the same.
 
-    Thread-safe. What it remembers of a request between two rounds is forgotten with the process;
-    times are of the monotonic clock.
+    Thread-safe. What all have to know of a request is in its row: that it is taken, since when it
+    waits for a task, that one is made for it. Of two that begin the same, one does. What this one
+    alone remembers between two rounds is forgotten with the process.
     """
 
     def __init__(
@@ -148,6 +152,10 @@ class Dispatcher:
         self._clock = clock
         self._threads = WorkerPool(workers)
         self._turns = Turns()
+        #: For how long requests of each template wait for a warm task, in this round.
+        self._patience: dict[str, float] = {}
+        #: For which requests other processes made tasks at the last look.
+        self._others: Sequence[MadeFor] = ()
         self._in_flight = InFlight(clock)
         self._groups = Groups(
             store,
@@ -260,9 +268,6 @@ class Dispatcher:
                 WorkItem(template=template, request=request, handout=handout, upload=upload)
             )
             return
-        if template.pool.on_empty != "fail":
-            until = self._clock.monotonic() + self._placement.patience(template, None)
-            self._in_flight.be_patient(until, request.id)
         self._in_flight.let_go(request.id)
         # In a burst the round that is due soon is enough for all.
         if self._due_at is None or self._due_at > self._clock.monotonic() + QUIET:
@@ -295,6 +300,8 @@ class Dispatcher:
         asked whether it is back."""
         self._forget_ended()
         self._gathered_at = math.inf
+        self._patience.clear()
+        self._others = self._recovery.made_by_others()
         found = self._unserved()
         abandoned = [each for each in found if each.state is RequestState.UPLOADING]
         for each in abandoned:
@@ -304,7 +311,7 @@ class Dispatcher:
         waiting: dict[QueueKey, list[Unserved]] = {}
         for each in found:
             if each.template not in self._templates:
-                self._sender.fail(each, UnknownTemplate(GONE), untouched=False)
+                self._fail(each, UnknownTemplate(GONE))
             else:
                 waiting.setdefault(_queue_key(each), []).append(each)
         known = [each for each in found if each.template in self._templates]
@@ -315,9 +322,10 @@ class Dispatcher:
             started = self._begin_in_turn(waiting)
         elif server is Circuit.HALF_OPEN:
             asked = self._threads.put_beside(self._breaker.ask)
+        ends: list[float] = []
         for requests in waiting.values():
-            self._fail_if_too_late(self._template_of(requests[0]), requests)
-        self._set_due(known, waits=len(known) > started or server is not Circuit.CLOSED)
+            ends += self._end_patience(self._template_of(requests[0]), requests)
+        self._set_due(known, ends, waits=len(known) > started or server is not Circuit.CLOSED)
         return DispatchReport(started=started, asked=asked)
 
     def drain(self, timeout: float | None = None) -> bool:
@@ -352,11 +360,11 @@ class Dispatcher:
             self._in_flight.forget_patience(request_id)
             self._breaker.forget(request_id)
 
-    def _set_due(self, known: Sequence[Unserved], *, waits: bool) -> None:
+    def _set_due(self, known: Sequence[Unserved], ends: Sequence[float], *, waits: bool) -> None:
         now = self._clock.monotonic()
         names = {SERVER, *(each.template for each in known)}
         # Those that are not looked at yet can only be served when others are.
-        moments: list[float | None] = [*self._in_flight.ends(known)]
+        moments: list[float | None] = [*ends, *self._in_flight.pauses()]
         if waits:
             moments += [self._gathered_at, now + LOOK, self._breaker.tries_at(names, now=now)]
         self._due_at = min((each for each in moments if each is not None), default=None)
@@ -401,8 +409,13 @@ class Dispatcher:
         if not queue.most:
             return queue
         if queue.grouping:
-            queue.places, queue.bulk_places = self._groups.free_places(template)
+            queue.places, queue.bulk_places = self._groups.free_places(template, self._others)
             queue.made_for.update(self._in_flight.creating(name))
+            queue.made_for.update(
+                (key, priority, tenant)
+                for made, key, priority, tenant in self._others
+                if made == name and key is not None
+            )
         if circuit is Circuit.HALF_OPEN:
             # One is enough to see whether CVAT takes data again, the one first that failed longest
             # ago, or never: maybe only the last one fails.
@@ -431,13 +444,18 @@ class Dispatcher:
             (first.priority is Priority.BULK and queue.bulk_places <= 0)
             or self._gathers(template, group, free=queue.places)
         ):
-            self._renew_patience(template, group)
+            # No pool is empty because of that.
+            self._in_flight.renew_patience(group, now=self._clock.now())
             return 0
         if not queue.dry:
             free = queue.places if shared else None
             served = self._take_warm(template, group, trial=queue.trial, free=free)
             if served:
                 return served
+            if self._placement.has_warm(template) and self._was_begun(group):
+                # The others of it are looked at anew, and other groups at once.
+                self._again()
+                return 0
             queue.dry = True
         key = key_of(first) if shared and not queue.trial else None
         if key is not None and queue.made_for[key] > 0:
@@ -493,6 +511,16 @@ class Dispatcher:
         )
         return len(ids)
 
+    def _was_begun(self, group: Sequence[Unserved]) -> bool:
+        """Whether another process has begun one of these since they were read, or it has ended."""
+        records = (self._store.request(each.id) for each in group)
+        return any(
+            record is None
+            or record.state is not RequestState.QUEUED
+            or record.owner not in (UNOWNED, self._owner)
+            for record in records
+        )
+
     def _gathers(self, template: Template, group: Sequence[Unserved], *, free: int) -> bool:
         """Whether a group waits: for others, or for a place, of which so many are ``free``."""
         wait = self._groups.seconds_to_wait(template, group, free=free)
@@ -500,14 +528,16 @@ class Dispatcher:
             self._gathered_at = min(self._gathered_at, self._clock.monotonic() + wait)
         return wait > 0.0
 
-    def _renew_patience(self, template: Template, group: Sequence[Unserved]) -> None:
-        """Have requests that wait for a place wait for a task from now on only: no pool is empty
-        because of that."""
-        patient = self._in_flight.patient(group)
-        # After a reload its callers may not be to wait any more.
-        if patient and template.pool.on_empty != "fail":
-            until = self._clock.monotonic() + self._placement.patience(template, None)
-            self._in_flight.be_patient(until, *patient)
+    def _patience_left(self, template: Template, each: Unserved) -> float:
+        """Return for how many more seconds a request waits for a warm task alone; 0 where that is
+        over, or it waits for something else."""
+        now = self._clock.now()
+        if not each.patient or template.pool.on_empty == "fail" or each.created_at > now + SKEW:
+            return 0.0
+        if template.name not in self._patience:
+            self._patience[template.name] = self._placement.patience(template, None)
+        since = min(now, self._in_flight.waits_since(each))
+        return max(0.0, since + self._patience[template.name] - now)
 
     def _take_cold(self, template: Template, each: Unserved, key: GroupKey, *, trial: bool) -> bool:
         """Have a request served with a task made on the spot, if it has waited as long as it
@@ -515,8 +545,7 @@ class Dispatcher:
         share that task."""
         if template.pool.on_empty != "create":
             return False
-        until = self._in_flight.patient_until(each.id)
-        if until is not None and until > self._clock.monotonic():
+        if self._patience_left(template, each) > 0.0:
             return False
         if template.slots is not None:
             self._leave_slots(template, each)
@@ -525,13 +554,16 @@ class Dispatcher:
         if circuit is Circuit.OPEN:
             return False
         at_once = template.pool.create_concurrency if circuit is Circuit.CLOSED else 1
-        if len(self._in_flight.creating(template.name)) >= at_once:
+        others = sum(made == template.name for made, *_ in self._others)
+        if len(self._in_flight.creating(template.name)) + others >= at_once:
             return False
         with self._in_flight.taking(each.id) as taken:
             request = None
             if taken:
                 now = self._clock.now()
-                request = self._store.take_spooled(each.id, owner=self._owner, now=now)
+                request = self._store.take_spooled(
+                    each.id, owner=self._owner, made_by_others=others, now=now
+                )
         if request is None or request.state is not RequestState.QUEUED:
             self._in_flight.let_go(*taken)
             return False
@@ -574,20 +606,22 @@ class Dispatcher:
         self._in_flight.forget_patience(*taken)
         return Joined(members=members, upload=upload)
 
-    def _fail_if_too_late(self, template: Template, requests: Sequence[Unserved]) -> None:
-        """Fail requests that have waited for too long, where their template says so."""
-        if self._breaker.waits_for_cvat(template.name):
+    def _end_patience(self, template: Template, requests: Sequence[Unserved]) -> list[float]:
+        """Fail requests that have waited for too long, where their template says so; return when
+        that of the others ends, by the monotonic clock."""
+        patient = [each for each in requests if each.patient]
+        if patient and self._breaker.waits_for_cvat(template.name):
             # No pool is empty because of that.
-            self._in_flight.forget_patience(*(each.id for each in requests))
-            return
-        if template.pool.on_empty != "wait":
-            return
-        now = self._clock.monotonic()
-        for each in requests:
-            until = self._in_flight.patient_until(each.id)
-            if until is not None and until <= now:
+            self._store.wait_for_more(template.name)
+            return []
+        now, ends = self._clock.monotonic(), []
+        for each in patient:
+            if (left := self._patience_left(template, each)) > 0.0:
+                ends.append(now + left)
+            elif template.pool.on_empty == "wait":
                 self._in_flight.forget_patience(each.id)
-                self._sender.fail(each, PoolEmpty(TOO_LONG), untouched=False)
+                self._fail(each, PoolEmpty(TOO_LONG))
+        return ends
 
     def _fail_if_never_made(self, each: Unserved) -> None:
         """Fail a request where CVAT makes no task of its template, and of others it does, and that
@@ -595,7 +629,18 @@ class Dispatcher:
         template = self._templates[each.template]
         error = self._breaker.fault_of_create(template, since=each.created_at)
         if error is not None and not self._placement.has_warm(template):
-            self._sender.fail(each, error, untouched=False)
+            self._fail(each, error)
+
+    def _fail(self, each: Unserved, error: PoolError) -> None:
+        """Fail a request that waits; not one that another process has begun since it was read."""
+        with self._in_flight.taking(each.id) as taken:
+            request = None
+            if taken:
+                now = self._clock.now()
+                request = self._store.take_spooled(each.id, owner=self._owner, now=now)
+            if request is not None and request.state is RequestState.QUEUED:
+                self._sender.fail(request, error, untouched=False)
+        self._in_flight.let_go(*taken)
 
     # --- What is in flight ------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from pool.requests.in_flight import InFlight
 from pool.requests.runner import RETRY_AFTER_INTERNAL_ERROR, Runner
 from pool.requests.sending import Sender
 from pool.requests.spool import Spool
-from pool.store import NewMember, Store, Unserved
+from pool.store import MadeFor, NewMember, Store, Unserved
 from pool.tracking.tracker import Tracker
 
 log = get_logger(__name__)
@@ -56,11 +56,12 @@ class Groups:
         self._again = again
         self._clock = clock
 
-    def free_places(self, template: Template) -> tuple[int, int]:
+    def free_places(self, template: Template, others: Sequence[MadeFor]) -> tuple[int, int]:
         """Return how many more imports that requests may share can be begun now, and how many of
-        bulk; tasks that are being made for such requests count."""
+        bulk; tasks that are being made for such requests count, here and by ``others``."""
         most = places_of(self._store, template.importing)
         made_for = [key[1] for key in self._in_flight.creating() if key is not None]
+        made_for += [priority for _, key, priority, _ in others if key is not None]
         bulk = self._store.grouped_imports(Priority.BULK) + made_for.count(Priority.BULK)
         busy = self._store.grouped_imports() + len(made_for) + self._runner.obtaining
         return most - busy, bulk_places(most) - bulk

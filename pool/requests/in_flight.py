@@ -15,7 +15,7 @@ from pool.store import Unserved
 class InFlight:
     """Which requests are being worked on, left alone or to wait for a warm task, and for which a
     task is being made. It is forgotten with the process. Thread-safe; times are of the monotonic
-    clock."""
+    clock, but for those of patience."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -27,9 +27,9 @@ class InFlight:
         self._accepted_at = -math.inf
         #: Requests for which a task is being made, and for what template and group.
         self._creating: dict[str, tuple[str, GroupKey]] = {}
-        #: Until when a request waits for a warm task only. A request that is not in here has waited
-        #: long enough, or for something else.
-        self._patient_until: dict[str, float] = {}
+        #: Since when a request waits for a warm task alone, by the wall clock, where it has waited
+        #: for others or for a place before.
+        self._waits_since: dict[str, float] = {}
         #: Until when a request is left alone.
         self._paused_until: dict[str, float] = {}
 
@@ -97,41 +97,34 @@ class InFlight:
 
     # --- Patience ---------------------------------------------------------------------------------
 
-    def be_patient(self, until: float, *request_ids: str) -> None:
-        """Have requests wait for a warm task until a moment."""
+    def renew_patience(self, requests: Sequence[Unserved], *, now: float) -> None:
+        """Have requests wait for a warm task from now on only, that wait for a warm task at all."""
         with self._guard:
-            self._patient_until.update(dict.fromkeys(request_ids, until))
+            self._waits_since.update({each.id: now for each in requests if each.patient})
 
-    def patient(self, requests: Sequence[Unserved]) -> list[str]:
-        """Return those that wait for a warm task, or have until now, by id."""
-        with self._guard:
-            return [each.id for each in requests if each.id in self._patient_until]
-
-    def patient_until(self, request_id: str) -> float | None:
-        """Return until when a request waits for a warm task; None for one that does not."""
-        return self._patient_until.get(request_id)
+    def waits_since(self, each: Unserved) -> float:
+        """Return since when a request waits for a warm task alone."""
+        return max(each.created_at, self._waits_since.get(each.id, each.created_at))
 
     def forget_patience(self, *request_ids: str) -> None:
-        """Have requests wait for a warm task no more."""
+        """Forget since when requests wait."""
         with self._guard:
             for request_id in request_ids:
-                self._patient_until.pop(request_id, None)
+                self._waits_since.pop(request_id, None)
 
     def remembered(self) -> set[str]:
         """Return those that are kept in mind for as long as they wait, by id."""
         with self._guard:
-            return set(self._patient_until)
+            return set(self._waits_since)
 
-    def ends(self, requests: Sequence[Unserved]) -> list[float]:
-        """Return when the patience of these requests ends, and every pause; forget those that have
-        ended."""
+    def pauses(self) -> list[float]:
+        """Return when every pause ends; forget those that have ended."""
         now = self._clock.monotonic()
         with self._guard:
             self._paused_until = {
                 id: until for id, until in self._paused_until.items() if until > now
             }
-            patient = (self._patient_until.get(each.id, now) for each in requests)
-            return [time for time in (*patient, *self._paused_until.values()) if time > now]
+            return list(self._paused_until.values())
 
     # --- Tasks that are being made ----------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from pool.config.source import frames_of_import
 from pool.errors import OwnerGone
 from pool.logs import get_logger
 from pool.model import Placed, RequestRecord, RequestState
-from pool.store import Store, Unserved
+from pool.store import MadeFor, Store, Unserved
 from pool.tracking.tracker import Tracker
 
 log = get_logger(__name__)
@@ -131,6 +131,10 @@ class Recovery:
         """Return spooled requests that this process may serve: its own, those without an owner, and
         those of processes that are gone; at most ``each`` of each template."""
         return self._store.unserved(owner=self._owner, now=self._judged_at(), each=each)
+
+    def made_by_others(self) -> Sequence[MadeFor]:
+        """Return for which spooled requests other processes make tasks."""
+        return self._store.made_by_others(owner=self._owner, now=self._judged_at())
 
     def _take_up(self, request: RequestRecord) -> None:
         """Go on with a request of this process that no thread works on any more."""

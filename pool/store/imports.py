@@ -471,7 +471,7 @@ def queue_members(
             f"""
             UPDATE requests
             SET state = 'queued', lease_id = :fresh, import_id = NULL, owner = :owner,
-                files_in_group = NULL, first_frame = 0, spooled = :spooled,
+                files_in_group = NULL, first_frame = 0, spooled = :spooled, patient = :patient,
                 group_key = CASE WHEN :regrouped THEN CAST(:group_key AS TEXT) ELSE group_key END,
                 imports_used = imports_used + :used,
                 lost_seconds = lost_seconds + {db.greatest("0.0", f"{ended} - :handed_out_at")}
@@ -479,6 +479,7 @@ def queue_members(
             """,
             **waiter,
             spooled=bool(spooled or spool),
+            patient=False,
             used=int(state is ImportState.FAILED and keys is None),
             regrouped=keys is not None,
             group_key=(keys or {}).get(request_id),

@@ -17,8 +17,8 @@ from pool.model import Handout, ImportState, Priority, RequestRecord, RequestSta
 from pool.store.connections import Connected, Connection, Row
 from pool.store.handout import alive, can_claim, claim_waiting, grouped_imports
 from pool.store.imports import queue_members
-from pool.store.records import UNOWNED, WITH_IMPORT, NewMember, Unserved, find
-from pool.store.schema import SPOOLED
+from pool.store.records import UNOWNED, WITH_IMPORT, MadeFor, NewMember, Unserved, find
+from pool.store.schema import SPOOLED, TAKEN
 
 T = TypeVar("T")
 
@@ -37,7 +37,8 @@ class Queue(Connected):
 
         From ``UPLOADING``, when nothing has touched its task: the import is ``RETURNED``, the task
         ``WARM`` again, the lease ``RELEASED``, and each member waits with a fresh lease. From
-        ``QUEUED`` it keeps the lease that it waits with. None when its lease is not
+        ``QUEUED`` it keeps the lease that it waits with. It waits for a warm task alone no longer:
+        the time of its template is over for it. None when its lease is not
         ``expected_lease_id`` (any more), or its state another one.
 
         :raises pool.errors.QueueFull: ``most`` spooled requests are ``QUEUED`` already; nothing
@@ -60,11 +61,12 @@ class Queue(Connected):
                     check_room(db, most)
                 db.changed(
                     """
-                    UPDATE requests SET spooled = :spooled, owner = :unowned
+                    UPDATE requests SET spooled = :spooled, owner = :unowned, patient = :patient
                     WHERE id = :id AND state = 'queued'
                     """,
                     id=request_id,
                     spooled=True,
+                    patient=False,
                     unowned=UNOWNED,
                 )
                 _own_waiting_lease(db, expected_lease_id, UNOWNED)
@@ -114,10 +116,51 @@ class Queue(Connected):
                 id=request_id,
             )
 
-    def take_spooled(self, request_id: str, *, owner: str, now: float) -> RequestRecord | None:
-        """Own one of the :meth:`unserved`, with its import if it has one; None when it is none (any
-        more). Of two processes that try, one gets it."""
+    def wait_for_more(self, template: str) -> int:
+        """Note that the ``QUEUED`` requests of a template that waited for a warm task alone wait
+        for something else: for these the time that the template gives is over. Return how many."""
         with self.connections.writing() as db:
+            return db.changed(
+                f"""
+                UPDATE requests {db.using("requests_spooled")} SET patient = :patient
+                WHERE {SPOOLED} AND state = 'queued' AND template = :template AND patient
+                """,
+                template=template,
+                patient=False,
+            )
+
+    def made_by_others(self, *, owner: str, now: float) -> Sequence[MadeFor]:
+        """Return for which spooled requests live processes other than ``owner`` make tasks."""
+        with self.connections.reading() as db:
+            found = db.rows(
+                f"""
+                SELECT template, group_key, priority, tenant
+                FROM requests {db.using("requests_taken")}
+                WHERE {TAKEN} AND owner <> :owner AND {alive("requests.owner")}
+                """,
+                owner=owner,
+                now=now,
+            )
+        return [(template, key, tuple(Priority)[level], who) for template, key, level, who in found]
+
+    def take_spooled(
+        self, request_id: str, *, owner: str, made_by_others: int | None = None, now: float
+    ) -> RequestRecord | None:
+        """Own one of the :meth:`unserved`, with its import if it has one; None when it is none (any
+        more). Of two processes that try, one gets it. With ``made_by_others`` only while no more
+        tasks of its template than these are :meth:`made_by_others`."""
+        with self.connections.writing() as db:
+            if made_by_others is not None and made_by_others < db.number(
+                f"""
+                SELECT COUNT(*) FROM requests {db.using("requests_taken")}
+                WHERE {TAKEN} AND owner <> :owner AND {alive("requests.owner")}
+                  AND template = (SELECT template FROM requests WHERE id = :id)
+                """,
+                id=request_id,
+                owner=owner,
+                now=now,
+            ):
+                return None
             if not take_queued(db, request_id, owner, now=now) and not db.changed(
                 f"""
                 UPDATE imports SET owner = :owner
@@ -234,7 +277,7 @@ def _oldest(db: Connection, number: int) -> str:
                    requests.priority, requests.size,
                    CASE WHEN requests.group_key IS NOT NULL THEN requests.files ELSE '[]' END,
                    requests.frame_numbers, requests.no_slot <> '',
-                   requests.stream
+                   requests.stream, requests.patient
             FROM (SELECT * FROM requests {db.using("requests_spooled")}
                   WHERE {SPOOLED} AND template = :template{number}
                     AND priority = :priority{number} AND tenant = :tenant{number}) AS requests
@@ -259,6 +302,7 @@ def _unserved(
     numbers: str | None,
     no_slot: bool,
     stream: str | None,
+    patient: bool,
 ) -> Unserved:
     return Unserved(
         id=id,
@@ -274,6 +318,7 @@ def _unserved(
         frame_numbers=None if numbers is None else tuple(json.loads(numbers)),
         no_slot=bool(no_slot),
         stream=stream,
+        patient=bool(patient),
     )
 
 

@@ -115,7 +115,8 @@ class Opened:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unserved:
     """A spooled request without a worker, ``QUEUED`` or ``UPLOADING``: what is needed to choose
-    among many. ``files`` are known of those that have a ``group_key`` only."""
+    among many. ``files`` are known of those that have a ``group_key`` only. ``patient``: it waits
+    for a warm task alone, since ``created_at``."""
 
     id: str
     template: str
@@ -130,6 +131,12 @@ class Unserved:
     frame_numbers: tuple[int | None, ...] | None = None
     no_slot: bool = False
     stream: str | None = None
+    patient: bool = False
+
+
+#: For which requests a task is made: their template, and the group key, the priority and the tenant
+#: by which others may share it.
+MadeFor = tuple[str, str | None, Priority, str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

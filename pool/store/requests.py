@@ -427,11 +427,11 @@ def accept_request(
         INSERT INTO requests
             (id, template, tenant, state, owner, lease_id, import_id, name, assignee, files, given,
              frame_numbers, size, payload, idempotency_key, created_at, spooled, group_key,
-             priority, served, no_slot, stream, sought)
+             priority, served, no_slot, stream, sought, patient)
         VALUES
             (:id, :template, :tenant, :state, :owner, :lease_id, :import_id, :name, :assignee,
              :files, :given, :frame_numbers, :size, :payload, :idempotency_key, :now, :spooled,
-             :group_key, :priority, :served, :no_slot, :stream, :sought)
+             :group_key, :priority, :served, :no_slot, :stream, :sought, :patient)
         """,
         id=request.id,
         template=lease.template,
@@ -449,6 +449,7 @@ def accept_request(
         payload=payload,
         idempotency_key=idempotency_key,
         spooled=request.spooled,
+        patient=request.spooled and import_id is None,
         group_key=request.group_key,
         priority=request.priority.level,
         served=served,

@@ -40,6 +40,8 @@ OPEN: Final = "state IN ('queued', 'uploading', 'importing')"
 UNDER_WAY: Final = "state IN ('uploading', 'importing')"
 #: Requests whose data is in the spool and that CVAT has not accepted yet.
 SPOOLED: Final = "spooled AND state IN ('queued', 'uploading')"
+#: Spooled requests for which a process makes a task.
+TAKEN: Final = "spooled AND state = 'queued' AND owner <> ''"
 
 #: The end of a hold that lasts, in seconds since the epoch.
 FOREVER: Final = 1e18
@@ -222,6 +224,8 @@ _IMPORTS: Final = f"""
 #: ``files`` are the names in CVAT in a task of the request's own, ``files_in_group`` those in one
 #: that it shares; ``given`` is null where the caller calls the files so, too. ``frame_numbers``
 #: count from ``first_frame``. ``priority`` is the level of a :class:`pool.model.Priority`.
+#: ``patient``: it waits for a warm task alone, since ``created_at``, so that its template says how
+#: long; one that waits for anything else, or again, has waited long enough.
 #: A page of requests has an index for each filter: only then are the rows in order of ``seq``.
 #: ``sought`` is what a search looks through, in lower case.
 _REQUESTS: Final = f"""
@@ -253,6 +257,7 @@ _REQUESTS: Final = f"""
         lost_seconds REAL NOT NULL DEFAULT 0,
         served INTEGER NOT NULL DEFAULT 0 CHECK (served IN (0, 1)),
         spooled INTEGER NOT NULL DEFAULT 0 CHECK (spooled IN (0, 1)),
+        patient INTEGER NOT NULL DEFAULT 0 CHECK (patient IN (0, 1)),
         hidden TEXT CHECK (hidden IN ('pending', 'done')),
         no_slot TEXT NOT NULL DEFAULT '',
         stream TEXT,
@@ -270,6 +275,7 @@ _REQUESTS: Final = f"""
     CREATE INDEX requests_open ON requests (state, template, seq) WHERE {OPEN};
     CREATE INDEX requests_spooled ON requests (template, priority, tenant, seq)
     WHERE {SPOOLED};
+    CREATE INDEX requests_taken ON requests (template) WHERE {TAKEN};
     CREATE INDEX requests_of_stream ON requests (template, stream)
     WHERE state = 'queued' AND stream IS NOT NULL;
     CREATE INDEX requests_finished ON requests (finished_at) WHERE finished_at IS NOT NULL;

@@ -314,6 +314,64 @@ def test_claiming_for_a_queued_request(scene: Scene) -> None:
     )
 
 
+def test_how_long_a_request_waits_for_a_task_alone(scene: Scene) -> None:
+    """From the start, until something else holds it up: for all processes, since it is in the
+    row."""
+
+    def patient() -> list[str]:
+        found = scene.store.unserved(owner="daemon", now=NOW, each=9)
+        return [each.id for each in found if each.patient]
+
+    first, second, other = spooled(scene), spooled(scene), spooled(scene, template="other")
+    aside, served = scene.queued(), uploading(scene)
+    assert queue(scene, aside.request) and queue(scene, served.request)
+    assert patient() == [first.id, second.id, other.id]
+    assert scene.store.take_spooled(first.id, owner="daemon", now=NOW)
+    assert queue(scene, first), "its task could not be made"
+    assert patient() == [second.id, other.id]
+    assert scene.store.wait_for_more("streets") == 1
+    assert patient() == [other.id]
+    assert scene.store.wait_for_more("streets") == 0
+
+
+def test_for_whom_other_processes_make_tasks(scene: Scene) -> None:
+    store = scene.store
+    for owner in ("a", "b"):
+        store.renew_owner(owner, until=NOW + 9)
+    requests = [
+        spooled(scene, tenant="robot", priority=Priority.BULK),
+        spooled(scene),
+        spooled(scene, template="other"),
+    ]
+    for owner, request in zip(("a", "b", "gone"), requests, strict=True):
+        assert store.take_spooled(request.id, owner=owner, now=NOW)
+    scene.queued(owner="a")  # its caller has the data
+    made_by_a, made_by_b = (
+        ("streets", None, Priority.BULK, "robot"),
+        ("streets", None, Priority.NORMAL, ""),
+    )
+    assert store.made_by_others(owner="a", now=NOW) == [made_by_b]
+    assert sorted(store.made_by_others(owner="c", now=NOW)) == sorted([made_by_a, made_by_b])
+    assert store.made_by_others(owner="c", now=NOW + 10) == []
+
+
+def test_a_request_is_taken_only_while_no_more_tasks_are_made_by_others(scene: Scene) -> None:
+    store = scene.store
+    store.renew_owner("alive", until=NOW + 9)
+    first, second, other = spooled(scene), spooled(scene), spooled(scene, template="other")
+    assert store.take_spooled(first.id, owner="alive", made_by_others=0, now=NOW)
+
+    def take(request: RequestRecord, made: int) -> RequestRecord | None:
+        return store.take_spooled(request.id, owner="daemon", made_by_others=made, now=NOW)
+
+    before = everything(store)
+    assert take(second, 0) is None
+    assert everything(store) == before
+    assert take(other, 0) is not None
+    assert take(second, 1) is not None
+    assert take(second, 1) is not None, "its own do not count"
+
+
 def test_a_task_made_for_a_request_that_was_taken(scene: Scene) -> None:
     request = spooled(scene)
     assert scene.store.take_spooled(request.id, owner="daemon", now=NOW)

@@ -65,6 +65,7 @@ PARTIAL = {
     "requests_open",
     "imports_under_way",
     "requests_spooled",
+    "requests_taken",
     "requests_of_stream",
     "final_steps_due",
 }
@@ -111,6 +112,9 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "grouped_imports": lambda store: store.grouped_imports(),
     "members_of": lambda store: store.members_of("x"),
     "split_import": lambda store: store.split_import("x", [["a"], ["b"]], reason="", now=1.0),
+    "made_by_others": lambda store: store.made_by_others(owner="o", now=1.0),
+    "wait_for_more": lambda store: store.wait_for_more("a"),
+    "take_to_make": lambda store: store.take_spooled("x", owner="o", made_by_others=0, now=1.0),
     "take_spooled": lambda store: store.take_spooled("x", owner="o", now=1.0),
     "claim_queued": lambda store: store.claim_queued(
         [NewMember(request_id="x")], "f", owner="o", now=1.0
