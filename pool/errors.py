@@ -252,6 +252,10 @@ class StoreError(PoolError):
     status = 503
 
 
+class StoreOutdated(StoreError):
+    """A newer version has changed the store, and this one cannot use it any more."""
+
+
 # --- Slots -------------------------------------------------------------------------------------
 
 

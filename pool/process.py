@@ -81,6 +81,8 @@ class Process:
         self._guard = threading.Lock()
         self._started = False
         self._closed = False
+        #: The version that has upgraded the store, once that was logged.
+        self._newer: str | None = None
         self._afterwards = ThreadPoolExecutor(1, thread_name_prefix="finalize")
         #: Wakes all who wait for what happens, here and in other processes.
         self.feed = Feed(self.store, clock=self.clock)
@@ -188,6 +190,10 @@ class Process:
     def _after_heartbeat(self) -> None:
         if isinstance(self.clock, StoreClock) and abs(wrong := self.clock.compare()) > TOLERANCE:
             log.warning("the clock was put right by the store's", seconds=round(wrong, 1))
+        newer = self.store.newer_version()
+        if newer is not None and newer != self._newer:
+            log.info(f"the store was upgraded by version {newer}, and this one goes on with it")
+            self._newer = newer
         self.recovery.run_once()
 
     def cvat(self) -> CvatClient:

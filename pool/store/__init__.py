@@ -15,6 +15,7 @@ from pool.store.imports import FINAL_GRACE, Imports
 from pool.store.leases import Leases
 from pool.store.level_history import STEPS, LevelHistory
 from pool.store.maintenance import Maintenance
+from pool.store.migrations import newer_version
 from pool.store.queue import Queue
 from pool.store.records import (
     UNOWNED,
@@ -120,6 +121,12 @@ class Store(
                 WHERE key = 'writes_checked'
                 """
             )
+
+    def newer_version(self) -> str | None:
+        """Return the version of the product that has changed the store since this one, if one has:
+        machines are upgraded one by one, and this process goes on."""
+        with self.connections.reading() as db:
+            return newer_version(db)
 
     def on_commit(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Have ``listener`` called after each commit of this process that changed a row, on the

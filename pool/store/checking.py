@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pool.store.connections import Connections
+from pool.store.migrations import refuse_newer
 from pool.store.schema import TABLES, triggers
 
 #: What must not be there, and the rows that it is true of.
@@ -93,9 +94,10 @@ class StoreReport:
 def check_store(connections: Connections) -> StoreReport:
     """Look at all rows of a store, which may be in use meanwhile.
 
-    :raises StoreError: it cannot be read.
+    :raises StoreError: it cannot be read, or a newer version has changed it.
     """
     with connections.reading() as db:
+        refuse_newer(db, connections.place)
         problems = list(db.damage())
         there = db.trigger_names()
         problems += [

@@ -168,7 +168,7 @@ class Connections(ABC):
 
     @abstractmethod
     def make_ready(self) -> str:
-        """Make the tables, where they are missing, and return the pool's id.
+        """Make the tables, or what is missing of them, and return the pool's id.
 
         :raises StoreError: the store cannot be used; the message says why.
         """

@@ -30,6 +30,7 @@ from typing import Final
 from pool.errors import StoreError
 from pool.model import new_id
 from pool.store.connections import Column, Connection, Connections, Row
+from pool.store.migrations import refuse_newer
 from pool.store.schema import TABLES, triggers
 
 #: Rows of a transaction. A request with thousands of files has a row of some hundred kilobytes.
@@ -163,6 +164,7 @@ class StoreCopy:
             raise StoreError(f"there is no store at {self._source.place}; correct the address")
         self._source.make_tables()
         with self._source.reading() as db:
+            refuse_newer(db, self._source.place)
             found = db.one("SELECT id, role, place, complete FROM copies WHERE role = 'source'")
             if found is not None:
                 return _State.of_row(*found)
@@ -223,6 +225,7 @@ class StoreCopy:
         row = {"role": "target", "place": self._source.place, "began_at": self._now}
         self._target.make_tables({"id": f"{pool_id}-", **row})
         with self._target.writing() as db:
+            refuse_newer(db, self._target.place)
             found = db.one("SELECT id FROM copies WHERE role = 'target' AND NOT complete")
             if found is None or not found[0].startswith(f"{pool_id}-"):
                 raise StoreError(f"{self._target.place} is another pool's since a moment ago")

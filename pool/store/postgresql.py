@@ -42,9 +42,9 @@ from pool.errors import PoolClosed, StoreError
 from pool.forks import prepare_for_forks
 from pool.store.connections import Column, Connection, Connections, Listener, Row, Trigger
 from pool.store.copying import refuse_unusable, usable_pool_id
-from pool.store.postgresql_failures import explain, is_lost, is_passing
+from pool.store.migrations import is_current, known, migrate
+from pool.store.postgresql_failures import OUTDATED, explain, is_lost, is_passing
 from pool.store.postgresql_news import PostgresListener, is_pooled
-from pool.store.schema import first_meta, tables, triggers
 
 T = TypeVar("T")
 
@@ -75,6 +75,11 @@ _DEFAULTS: Final = {
     "target_session_attrs": "read-write",
 }
 _COMMIT: Final = "COMMIT"
+_TIME: Final = "SELECT EXTRACT(EPOCH FROM clock_timestamp())"
+#: Seconds for which a migration waits for a table that others read before it lets go of those that
+#: it has and tries again: less than the second after which the server looks for a deadlock, and
+#: would fail one of the two.
+_GIVE_WAY: Final = 0.5
 #: The key of the lock for making tables: "CVAT". That for writing is the oid of a table, so that
 #: several stores in one database, each in a schema of its own, do not wait for each other.
 _MIGRATING: Final = 0x43564154_00000000
@@ -104,6 +109,22 @@ _FUNCTIONS: Final = tuple(
     for name in ("least", "greatest")
     for kind in ("DOUBLE PRECISION", "BIGINT")
 )
+#: Fails in a process that has the migrations up to ``known`` and no more, where the store needs a
+#: newer one. It looks when it is called, and not, as a query does, when its statement began: that
+#: may have waited for the migration.
+_REFUSE_OLDER: Final = f"""
+    CREATE FUNCTION refuse_older(known BIGINT) RETURNS VOID LANGUAGE plpgsql VOLATILE AS $$
+    DECLARE newer TEXT;
+    BEGIN
+        -- By the key: a transaction that writes takes searching a table for so dear (see
+        -- enable_seqscan) that the server would compile this.
+        SELECT version INTO newer FROM pool_migrations
+        WHERE number > known AND needs > known LIMIT 1;
+        IF FOUND THEN
+            RAISE EXCEPTION USING ERRCODE = '{OUTDATED}', MESSAGE = newer;
+        END IF;
+    END $$
+"""
 
 
 class PostgresConnection(Connection):
@@ -403,7 +424,7 @@ class PostgresConnections(Connections):
     def exists(self) -> bool:
         try:
             with self._connect_patiently() as conn:
-                return bool(_applied(conn))
+                return _Maker(conn, self.place).has_migrations()
         except psycopg.Error as error:
             raise explain(error, self.place, busy_timeout=self.busy_timeout) from error
 
@@ -431,23 +452,8 @@ class PostgresConnections(Connections):
             raise StoreError(
                 f"{self.place} is not in UTF-8; make the database with ENCODING 'UTF8'"
             )
-        if _applied(conn) != _MIGRATIONS.keys():
-            with conn.transaction():
-                conn.execute("SELECT pg_advisory_xact_lock(%s)", [_MIGRATING])
-                applied = _applied(conn)
-                if applied - _MIGRATIONS.keys():
-                    raise StoreError(
-                        f"{self.place} was made by a newer version of cvat-task-pool; upgrade"
-                    )
-                _migrate(conn, applied)
-                if not applied and copy is not None:
-                    conn.execute(
-                        """
-                        INSERT INTO copies (id, role, place, began_at)
-                        VALUES (%(id)s, %(role)s, %(place)s, %(began_at)s)
-                        """,
-                        copy,
-                    )
+        if not is_current(_Maker(conn, self.place)):
+            self._migrate(conn, copy)
         # The one table whose name stays when a store is copied and left.
         settings, key = conn.execute(
             """
@@ -467,9 +473,33 @@ class PostgresConnections(Connections):
                    set_config('synchronous_commit', '{durable}', true),
                    -- A plan that was made when a table was small is kept when it has grown.
                    set_config('enable_seqscan', 'off', true),
-                   pg_advisory_xact_lock({key})
+                   pg_advisory_xact_lock({key}),
+                   refuse_older({known()})
             """,
         )
+
+    def _migrate(self, conn: psycopg.Connection, copy: Mapping[str, Any] | None) -> None:
+        """Apply the migrations that are missing, while others use the store: no transaction
+        writes meanwhile, and those that read are given way to."""
+        give_up = time.monotonic() + self.busy_timeout
+        maker = _Maker(conn, self.place)
+        while True:
+            try:
+                with conn.transaction():
+                    conn.execute(f"SET LOCAL lock_timeout = {int(1000 * self.busy_timeout)}")
+                    conn.execute(f"SELECT pg_advisory_xact_lock({_MIGRATING})")
+                    if maker.has_migrations():
+                        conn.execute(
+                            "SELECT pg_advisory_xact_lock('copies'::regclass::oid::bigint)"
+                        )
+                    conn.execute(f"SET LOCAL lock_timeout = {int(1000 * _GIVE_WAY)}")
+                    now = conn.execute(_TIME).fetchall()[0][0]
+                    migrate(maker, now=float(now), copy=copy)
+                    return
+            except psycopg.errors.LockNotAvailable:
+                if time.monotonic() >= give_up:
+                    raise
+            time.sleep(random.uniform(0.0, _GIVE_WAY))
 
     # --- Reading and writing --------------------------------------------------------------------
 
@@ -546,7 +576,7 @@ class PostgresConnections(Connections):
 
     def time(self) -> float:
         with self.reading() as db:
-            return float(db.rows("SELECT EXTRACT(EPOCH FROM clock_timestamp())")[0][0])
+            return float(db.rows(_TIME)[0][0])
 
     @property
     def _announce(self) -> str:
@@ -664,39 +694,30 @@ def _check_idle(conn: psycopg.Connection) -> None:
         raise psycopg.OperationalError("the server closed an idle connection")
 
 
-# --- Migrations -----------------------------------------------------------------------------------
+# --- Making a database into a store ---------------------------------------------------------------
 
 
-def _applied(conn: psycopg.Connection) -> set[str]:
-    """Return the names of the migrations that were applied."""
-    if conn.execute("SELECT to_regclass('pool_migrations')").fetchall()[0][0] is None:
-        return set()
-    return {name for (name,) in conn.execute("SELECT name FROM pool_migrations").fetchall()}
+class _Maker:
+    """The connection that makes the tables."""
 
+    dialect: Final = PostgresConnection
 
-def _migrate(conn: psycopg.Connection, applied: set[str]) -> None:
-    """Apply the migrations that are missing, in the transaction of the caller."""
-    for name, migration in _MIGRATIONS.items():
-        if name not in applied:
-            migration(conn)
-            conn.execute("INSERT INTO pool_migrations (name) VALUES (%s)", [name])
+    def __init__(self, conn: psycopg.Connection, place: str) -> None:
+        self._conn = conn
+        self.place = place
 
+    def rows(self, sql: str, /, **parameters: Any) -> list[Any]:
+        cursor = self._conn.execute(_translated(sql), parameters)
+        return cursor.fetchall() if cursor.description else []
 
-def _m001_tables(conn: psycopg.Connection) -> None:
-    conn.execute("CREATE TABLE pool_migrations (name TEXT PRIMARY KEY)")
-    for statement in (*map(_in_own_words, tables()), *_FUNCTIONS):
-        conn.execute(statement)
-    for trigger in triggers(PostgresConnection):
-        for statement in PostgresConnection.make_trigger(trigger):
-            conn.execute(statement)
-    for row in first_meta().items():
-        conn.execute("INSERT INTO meta (key, value) VALUES (%s, %s)", row)
+    def has_migrations(self) -> bool:
+        return bool(self.rows("SELECT to_regclass('pool_migrations') IS NOT NULL")[0][0])
 
+    def define(self, statement: str) -> None:
+        for theirs, ours in _WORDS:
+            statement = re.sub(theirs, ours, statement)
+        self._conn.execute(statement)
 
-_MIGRATIONS: Final[dict[str, Callable[[psycopg.Connection], None]]] = {"m001_tables": _m001_tables}
-
-
-def _in_own_words(statement: str) -> str:
-    for theirs, ours in _WORDS:
-        statement = re.sub(theirs, ours, statement)
-    return statement
+    def make_functions(self) -> None:
+        for statement in (*_FUNCTIONS, _REFUSE_OLDER):
+            self._conn.execute(statement)

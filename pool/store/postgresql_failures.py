@@ -6,7 +6,10 @@ import psycopg
 from psycopg import errors
 
 from pool.errors import StoreError
+from pool.store.migrations import outdated
 
+#: What ``refuse_older`` fails with, and the newer version as its message.
+OUTDATED = "CVATP"
 #: The server ends the connection, or does not take it now.
 _ENDS = ("57P01", "57P02", "57P03", "57P05", "25P03")
 
@@ -32,6 +35,8 @@ def is_passing(error: psycopg.OperationalError) -> bool:
 
 def explain(error: psycopg.Error, place: str, *, busy_timeout: float) -> StoreError:
     """The pool's error for one of PostgreSQL's."""
+    if error.diag.sqlstate == OUTDATED:
+        return outdated(place, error.diag.message_primary or "")
     return StoreError(_explain(error, place, busy_timeout))
 
 

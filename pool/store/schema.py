@@ -1,4 +1,4 @@
-"""The tables, indexes and triggers of a store, made by one migration.
+"""The tables and indexes that a store begins with, and its triggers.
 
 They are written in SQLite's words; :mod:`pool.store.postgresql` says the types in its own.
 

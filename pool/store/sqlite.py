@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
-from sqlite_utils import Database, Migrations
+from sqlite_utils import Database
 
 from pool.errors import PoolClosed, StoreError
 from pool.forks import prepare_for_forks
@@ -23,7 +23,7 @@ from pool.permissions import create_file, narrow
 from pool.store.connections import Column, Connection, Connections, Row, Trigger
 from pool.store.copying import refuse_unusable, usable_pool_id
 from pool.store.failures import check_place, explain, is_busy, spoils_connection
-from pool.store.schema import first_meta, tables, triggers
+from pool.store.migrations import is_current, known, migrate, outdated
 
 T = TypeVar("T")
 
@@ -33,8 +33,6 @@ LONGEST_PAUSE = 0.004
 _OPENING_PAUSE: Final = 0.05
 
 _serials = count()
-
-migrations = Migrations("pool")
 
 
 class _Opening:
@@ -280,13 +278,18 @@ class SqliteConnections(Connections):
             while True:
                 try:
                     db.execute("BEGIN IMMEDIATE")
-                    return
+                    break
                 except sqlite3.OperationalError as error:
                     if not is_busy(error) or time.monotonic() >= give_up:
                         raise
                 time.sleep(random.uniform(0.0, LONGEST_PAUSE))
         finally:
             db.execute(f"PRAGMA busy_timeout = {int(1000 * self.busy_timeout)}")
+        newer = db.conn.execute(
+            "SELECT version FROM pool_migrations WHERE number > ?1 AND needs > ?1", (known(),)
+        ).fetchone()
+        if newer is not None:
+            raise outdated(self.place, newer[0])
 
     def _slot(self) -> _Slot:
         slot: _Slot | None = getattr(self._threads, "slot", None)
@@ -370,35 +373,30 @@ def connect(path: Path, *, busy_timeout: float) -> SqliteConnection:
 # --- Making a file into a store -------------------------------------------------------------------
 
 
-@migrations()
-def m001_tables(db: Database) -> None:
-    """Make all tables, and choose the eight characters that mark this pool's tasks."""
-    # Not executescript: it would commit, and a migration that fails has to leave nothing.
-    for statement in tables():
-        db.execute(statement)
-    for trigger in triggers(SqliteConnection):
-        for statement in SqliteConnection.make_trigger(trigger):
-            db.execute(statement)
-    for key, value in first_meta().items():
-        db.execute("INSERT INTO meta (key, value) VALUES (?, ?)", [key, value])
+class _Maker:
+    """The connection that makes the tables."""
 
+    dialect: Final = SqliteConnection
 
-def _unknown_migrations(db: Database) -> set[str]:
-    """Return the names of migrations that were applied and that this version does not have."""
-    with Database(memory=True) as empty:
-        ours = {migration.name for migration in migrations.pending(empty)}
-    return {migration.name for migration in migrations.applied(db)} - ours
+    def __init__(self, db: SqliteConnection, place: str) -> None:
+        self._db = db
+        self.rows = db.rows
+        self.place = place
+
+    def has_migrations(self) -> bool:
+        return bool(self.rows("SELECT 1 FROM sqlite_master WHERE name = 'pool_migrations'"))
+
+    def define(self, statement: str) -> None:
+        self._db.execute(statement)
+
+    def make_functions(self) -> None:
+        """SQLite has all of its own."""
 
 
 def _make(db: SqliteConnection, path: Path, copy: Mapping[str, Any] | None) -> None:
     if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
         raise StoreError(f"{path} is where SQLite cannot share memory; use a local disk")
-    if _unknown_migrations(db):
-        raise StoreError(f"{path} was made by a newer version of cvat-task-pool; upgrade")
-    if migrations.pending(db):
-        db.execute("BEGIN IMMEDIATE")
-        fresh = not migrations.applied(db)
-        migrations.apply(db)
-        if fresh and copy is not None:
-            db.upsert("copies", copy, key="id")
-        db.execute("COMMIT")
+    maker = _Maker(db, f"sqlite:///{path}")
+    if not is_current(maker):
+        with _transaction(db, lambda db: db.execute("BEGIN IMMEDIATE")):
+            migrate(maker, now=time.time(), copy=copy)

@@ -280,12 +280,6 @@ def test_a_database_that_holds_something_else(database: str) -> None:
     ), "nothing is left of the try"
 
 
-def test_a_store_of_a_newer_version(store: Store, database: str) -> None:
-    shared_server().sql("INSERT INTO pool_migrations VALUES ('m999')", database=database)
-    with pytest.raises(StoreError, match="newer version"):
-        open_store(shared_server().url(database))
-
-
 def test_commits_are_durable_where_the_server_is_careless(database: str) -> None:
     server = shared_server()
     server.sql(f"ALTER DATABASE {database} SET synchronous_commit = off")

@@ -132,18 +132,6 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     assert path.read_bytes() == b"labels: [car]\n" * 1000
 
 
-def test_a_store_of_a_newer_version(tmp_path: Path, open_sqlite: Callable[..., Store]) -> None:
-    open_sqlite().close()
-    db = Database(sqlite3.connect(tmp_path / "pool.db"))
-    db.table("_sqlite_migrations").insert(
-        {"migration_set": "pool", "name": "m999_later", "applied_at": ""}
-    )
-
-    db.close()
-    with pytest.raises(StoreError, match="made by a newer version"):
-        open_sqlite()
-
-
 def test_a_migration_that_fails_leaves_nothing(
     tmp_path: Path, open_sqlite: Callable[..., Store]
 ) -> None:
