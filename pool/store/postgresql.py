@@ -60,18 +60,19 @@ _MOST: Final = 8
 _MAX_IDLE: Final = 60.0
 #: Seconds for which a transaction may do nothing before the server ends it: its process is stopped,
 #: or its machine is gone, and all others wait for it.
-_MAX_PAUSE: Final = 30.0
+_MAX_PAUSE: Final = 5.0
 #: Longest pause, in seconds, between two tries to reach a server.
 _LONGEST_PAUSE: Final = 1.0
-#: What is asked of libpq unless the URL says otherwise: a server that cannot be reached is noticed,
-#: and a standby is not taken for the primary.
+#: What is asked of libpq unless the URL says otherwise: a server that cannot be reached is noticed
+#: within some seconds, so that what hangs there does not hold up the renewal of a term, and a
+#: standby is not taken for the primary.
 _DEFAULTS: Final = {
     "application_name": "cvat-task-pool",
-    "connect_timeout": "10",
-    "keepalives_idle": "30",
-    "keepalives_interval": "10",
+    "connect_timeout": "3",
+    "keepalives_idle": "2",
+    "keepalives_interval": "1",
     "keepalives_count": "3",
-    "tcp_user_timeout": "30000",
+    "tcp_user_timeout": "5000",
     "target_session_attrs": "read-write",
 }
 _COMMIT: Final = "COMMIT"
