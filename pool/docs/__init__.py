@@ -17,7 +17,7 @@ SUBJECTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "Data": ("uploads", "groups", "slots"),
         "Run it": (
             *("configuration", "operations", "dashboard", "metrics", "sizing"),
-            *("webhooks", "postgresql"),
+            *("webhooks", "postgresql", "machines"),
         ),
         "Understand it": ("outages", "guarantees", "bench", "simulator", "development"),
     }
