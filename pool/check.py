@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +27,7 @@ from pool.events.sinks import sink_names
 from pool.http.middleware import tokens_in
 from pool.http.server import check_exposure, listen
 from pool.maintenance.placeholders import carrier_keys, import_placeholders
-from pool.model import check_name, new_id, pool_mark
+from pool.model import DaemonRecord, check_name, new_id, pool_mark
 from pool.requests.breaker import with_advice
 from pool.requests.slot_pictures import placeholder
 from pool.requests.slot_storage import SlotStorage
@@ -136,10 +137,16 @@ def _checked(name: str, check: Callable[[], object], detail: str) -> CheckResult
 def _check_port(daemon: DaemonSettings, store: Store, clock: Clock) -> CheckResult:
     free = f"{daemon.host}:{daemon.port} is free"
     result = _checked("port", lambda: listen(daemon).close(), free)
-    if not result.ok and store.maintainer(now=clock.now()) is not None:
-        # A second daemon stands by, and does not listen before it takes over.
-        return CheckResult(name="port", detail="in use, and a daemon is at work on the store")
+    if not result.ok and _is_here(daemon, store.daemons(now=clock.now())):
+        return CheckResult(name="port", detail="in use by a daemon that is at work on the store")
     return result
+
+
+def _is_here(settings: DaemonSettings, daemons: Iterable[DaemonRecord]) -> bool:
+    """Whether one of the daemons has the address."""
+    here = f"{socket.gethostname()}:"
+    port = f":{settings.port}"
+    return any(each.owner.startswith(here) and each.url.endswith(port) for each in daemons)
 
 
 def _check_token(cvat: CvatClient, clock: Clock) -> CheckResult:

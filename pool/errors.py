@@ -228,6 +228,13 @@ class Stopping(PoolError):
     status = 503
 
 
+class TermLost(PoolError):
+    """This process does not maintain the store any more."""
+
+    code = "term-lost"
+    status = 503
+
+
 class RequestCancelled(PoolError):
     """The request was cancelled."""
 

@@ -185,6 +185,28 @@ class StreamStatus:
     """How many slots that task has."""
 
 
+DAEMON_EXAMPLE: Final[dict[str, Any]] = {
+    "owner": "host:4711:7c0857",
+    "url": "http://127.0.0.1:8765",
+    "version": "0.1.0",
+    "since": "2026-01-01T12:00:00.123Z",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DaemonStatus:
+    """A daemon that is at work."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = described(**DAEMON_EXAMPLE)
+
+    owner: str
+    """Its host, its process and a random part."""
+    url: str
+    """The address at which it listens."""
+    version: str
+    since: Time
+
+
 @dataclass(frozen=True, kw_only=True)
 class Status:
     """What the pool looks like now."""
@@ -192,7 +214,8 @@ class Status:
     __pydantic_config__: ClassVar[ConfigDict] = described(
         server="http://localhost:8080",
         store="sqlite:////var/lib/cvat-pool/pool.db",
-        maintainer="host 4711 01kdw8tz",
+        maintainer="host:4711:7c0857",
+        daemons=[DAEMON_EXAMPLE],
         in_flight=1,
         places_used=1,
         held_since=None,
@@ -209,7 +232,9 @@ class Status:
     server: str
     store: str
     maintainer: str | None
-    """The process that refills, if any does."""
+    """The daemon that maintains the store, if any does."""
+    daemons: tuple[DaemonStatus, ...]
+    """The daemons that are at work, the oldest first."""
     in_flight: int
     """Requests that are uploading or importing."""
     places_used: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -41,25 +41,35 @@ def reconcile(
 ) -> None:
     """Compare the pool's tasks with the server, and repair what differs.
 
-    The daemon does this by itself. Only this pool's own tasks are changed.
+    The daemon does this by itself. Only this pool's own tasks are changed; while a daemon maintains
+    the pool, it alone deletes tasks.
     """
     from pool.clock import StoreClock
     from pool.cvat import connect
     from pool.maintenance.carriers import Carriers
-    from pool.maintenance.deletion import Deletion, delete_all
+    from pool.maintenance.deletion import Deletion, DeletionReport, delete_all
     from pool.maintenance.heartbeat import new_owner
     from pool.maintenance.reconcile import Reconcile
+    from pool.maintenance.reconcile_rules import Action
+    from pool.maintenance.term import maintaining
+    from pool.observability.status import owner_in_words
     from pool.requests.slot_storage import SlotStorages
     from pool.store import open_store
 
     settings = settings_of(config)
     done: dict[str, Any] | None = None
-    with closing(connect(settings.cvat)) as cvat, closing(open_store(settings.store.url)) as store:
-        clock = StoreClock(store.time)
+    with ExitStack() as stack:
+        cvat = stack.enter_context(closing(connect(settings.cvat)))
+        store = stack.enter_context(closing(open_store(settings.store.url)))
+        clock, owner = StoreClock(store.time), new_owner()
+        term = None
+        if not dry_run:
+            term = stack.enter_context(maintaining(store, owner, clock=clock))
         service = Reconcile(
             store,
             cvat,
             settings.templates,
+            term,
             http_timeout=settings.cvat.timeout,
             verify_every=settings.daemon.verify_every,
             clock=clock,
@@ -70,6 +80,7 @@ def reconcile(
             SlotStorages(store.pool_id),
             settings.cvat,
             settings.templates,
+            term,
             verify_every=settings.daemon.verify_every,
             clock=clock,
         )
@@ -81,7 +92,13 @@ def reconcile(
         if not dry_run:
             report = service.apply(plan)
             of_carriers = carriers.apply(looks)
-            deletion = delete_all(Deletion(store, cvat, owner=new_owner(), clock=clock))
+            deletion = DeletionReport()
+            if term is not None:
+                deletion = delete_all(Deletion(store, cvat, term, owner=owner, clock=clock))
+            elif any(finding.action is Action.DELETE for finding in findings):
+                maintainer = store.maintainer(now=clock.now())
+                who = f" ({owner_in_words(maintainer)})" if maintainer else ""
+                hint(f"What is to delete is left to the daemon that maintains the pool{who}.")
             done = {
                 **{action.value: times for action, times in report.done.items()},
                 "deleted": deletion.deleted,

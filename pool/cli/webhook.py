@@ -47,7 +47,7 @@ def install(
     settings = settings_of(config)
     target = target_of(url) if url is not None else default_url(settings)
     with _parts(settings) as (setup, store):
-        daemon_runs = store.maintainer(now=StoreClock(store.time).now()) is not None
+        daemon_runs = bool(store.daemons(now=StoreClock(store.time).now()))
         reports = print_results(
             (setup.ping(each) if daemon_runs else each for each in setup.install(target)),
             partial(_line, daemon_runs=daemon_runs),

@@ -20,11 +20,12 @@ from typing import Final
 from pool.clock import Clock
 from pool.config.settings import CvatSettings, SlotSettings, Template, origin_of
 from pool.cvat import CvatClient
-from pool.errors import CvatError, CvatNotFound, CvatUnreachable, PoolError
+from pool.errors import CvatError, CvatNotFound, CvatUnreachable, PoolError, TermLost
 from pool.logs import get_logger
 from pool.maintenance.deletion import look_closer
 from pool.maintenance.placeholders import carrier_keys
 from pool.maintenance.reconcile_rules import Action, Finding, Sight, judge_carrier, of_row
+from pool.maintenance.term import Term
 from pool.model import Carrier, Slot, TaskState
 from pool.requests.breaker import server_is_open
 from pool.requests.slot_storage import SlotStorage, SlotStorages
@@ -92,17 +93,20 @@ class Carriers:
         storages: SlotStorages,
         settings: CvatSettings,
         templates: Mapping[str, Template],
+        term: Term | None,
         *,
         verify_every: float,
         clock: Clock,
     ) -> None:
         """``settings`` are those of the server; carriers with warm slots are looked at every
-        ``verify_every`` seconds, and all others every hour."""
+        ``verify_every`` seconds, and all others every hour. Files are deleted in a ``term``
+        only."""
         self._store = store
         self._cvat = cvat
         self._storages = storages
         self._settings = settings
         self._templates = templates
+        self._term = term
         self._verify_every = verify_every
         self._clock = clock
         #: When carriers with warm slots are looked at next, and those whose slots could not be
@@ -126,12 +130,17 @@ class Carriers:
         return self.apply(looks)
 
     def apply(self, looks: Sequence[Look]) -> CarriersReport:
-        """Do what follows from looks at carriers."""
+        """Do what follows from looks at carriers.
+
+        :raises TermLost: the rest is left to the process that maintains the store now.
+        """
         total = CarriersReport()
         left = BATCH_BUSY if self._store.in_flight() else BATCH
         for look in looks:
             try:
                 done = self._settle(look, left)
+            except TermLost:
+                raise
             except PoolError as error:
                 # One that fails every time must not keep the others.
                 self._postpone(look.carrier, error)
@@ -229,9 +238,9 @@ class Carriers:
         if is_gone and look.known:
             seen = store.saw_carrier(carrier.id, gone=True, now=now)
             since = seen.gone_since if seen is not None else None
-            if since is None or now - since < FILE_GRACE:
+            if self._term is None or since is None or now - since < FILE_GRACE:
                 return CarriersReport(looked=1, gone=1)
-            return CarriersReport(looked=1, gone=1, forgotten=self._forget(carrier))
+            return CarriersReport(looked=1, gone=1, forgotten=self._forget(carrier, self._term))
         store.saw_carrier(carrier.id, gone=False, now=now)
         if finding is None:
             store.clear_quarantine(look.warm, now=now)
@@ -245,12 +254,13 @@ class Carriers:
             )
         return CarriersReport(looked=1, retired=retired, ended=self._end(look, most))
 
-    def _forget(self, carrier: Carrier) -> bool:
+    def _forget(self, carrier: Carrier, term: Term) -> bool:
         """Delete the files of a carrier that is gone, and forget it.
 
         :raises pool.errors.SlotStorageUnavailable: they could not be deleted.
         """
         storage = self._storages.of(carrier.settings)
+        term.check()
         storage.delete(carrier_keys(storage, carrier.id, SlotSettings(**carrier.settings)))
         log.info("files of slots deleted", task_id=carrier.task_id, template=carrier.template)
         return self._store.forget_carrier(carrier.id, now=self._clock.now())

@@ -13,6 +13,7 @@ from pool.cvat.records import ImportStatus, TaskInfo
 from pool.errors import CvatError, CvatForbidden
 from pool.logs import get_logger
 from pool.maintenance.reconcile_rules import Action, Sight, judge_doomed
+from pool.maintenance.term import Term
 from pool.model import PooledTask
 from pool.requests.breaker import server_is_open
 from pool.store import Store
@@ -36,16 +37,22 @@ class DeletionReport:
 
 
 class Deletion:
-    """Deletes ``RETIRED`` and ``FAILED`` tasks, a few at a time."""
+    """Deletes ``RETIRED`` and ``FAILED`` tasks, a few at a time, while its term lasts."""
 
-    def __init__(self, store: Store, cvat: CvatClient, *, owner: str, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, cvat: CvatClient, term: Term, *, owner: str, clock: Clock
+    ) -> None:
         self._store = store
         self._cvat = cvat
+        self._term = term
         self._owner = owner
         self._clock = clock
 
     def run_once(self) -> DeletionReport:
-        """Delete up to a batch. A task that cannot be deleted is passed over for a while."""
+        """Delete up to a batch. A task that cannot be deleted is passed over for a while.
+
+        :raises TermLost: the rest is left to the process that maintains the store now.
+        """
         if server_is_open(self._store, now=self._clock.now()):
             return DeletionReport()
         batch = BATCH_BUSY if self._store.in_flight() else BATCH
@@ -93,9 +100,16 @@ class Deletion:
             log.warning("task left to its users", task_id=task.task_id, name=task.name)
         else:
             if action is Action.DELETE:
+                self._term.check(deleting=task.id)
                 self._cvat.delete_task(task.task_id)
             self._store.finish_delete(task.id, now=self._clock.now())
-            log.info("task deleted", task_id=task.task_id, template=task.template, why=task.reason)
+            log.info(
+                "task deleted",
+                task_id=task.task_id,
+                template=task.template,
+                term=self._term.number,
+                why=task.reason,
+            )
         return action
 
     def _served(self, task: PooledTask, task_id: int) -> bool:

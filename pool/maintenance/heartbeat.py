@@ -19,6 +19,7 @@ from pool.clock import Clock
 from pool.errors import StoreError
 from pool.logs import get_logger
 from pool.store import Store
+from pool.version import VERSION
 
 log = get_logger(__name__)
 
@@ -51,11 +52,17 @@ class Heartbeat:
         *,
         clock: Clock,
         afterwards: Callable[[], object],
+        spool: Callable[[], str] = lambda: "",
     ) -> None:
+        """``spool`` returns the id of the spool that the process reads."""
         self._store = store
         self._owner = owner
         self._clock = clock
         self._afterwards = afterwards
+        self._spool = spool
+        self._since = clock.now()
+        self._is_daemon = False
+        self._url = ""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._renewed_at = -math.inf
@@ -66,9 +73,34 @@ class Heartbeat:
         now = self._clock.now()
         if spared := self._store.spare_owners(now=now, term=TERM, lull=lull()):
             log.info("claims were not renewed for long; they last another term", claims=spared)
-        self._store.renew_owner(self._owner, until=now + TERM)
+        self._store.renew_owner(
+            self._owner,
+            until=now + TERM,
+            daemon=self._is_daemon,
+            url=self._url,
+            version=VERSION,
+            since=self._since,
+            spool=self._spool(),
+        )
         self._renewed_at = now
         self._afterwards()
+
+    def announce(self, url: str) -> None:
+        """Say at once that this process is a daemon at work, which listens at ``url``.
+
+        :raises StoreError: the store cannot be used; the next renewal says it.
+        """
+        self._is_daemon, self._url = True, url
+        self.run_once()
+
+    def withdraw(self) -> None:
+        """Say at once that it is a daemon no more: it serves nothing that is queued from now on.
+
+        :raises StoreError: the store cannot be used.
+        """
+        if self._is_daemon:
+            self._is_daemon = False
+            self.run_once()
 
     def judged_at(self) -> float:
         """Return the time as of which this process may judge others: whose term had ended by then

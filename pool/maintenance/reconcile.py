@@ -37,6 +37,7 @@ from pool.maintenance.reconcile_rules import (
     orphan_after,
     stuck_after,
 )
+from pool.maintenance.term import Term
 from pool.model import PooledTask, TaskState, named_in, pool_mark
 from pool.requests.breaker import SERVER, too_early
 from pool.store import Store
@@ -76,13 +77,14 @@ class ReconcileReport:
 
 
 class Reconcile:
-    """Brings rows and server together."""
+    """Brings rows and server together. Orphans are deleted in a ``term`` only."""
 
     def __init__(
         self,
         store: Store,
         cvat: CvatClient,
         templates: Mapping[str, Template],
+        term: Term | None,
         *,
         http_timeout: float,
         verify_every: float,
@@ -91,6 +93,7 @@ class Reconcile:
         self._store = store
         self._cvat = cvat
         self._templates = templates
+        self._term = term
         self._http_timeout = http_timeout
         self._verify_every = verify_every
         self._clock = clock
@@ -269,6 +272,7 @@ class Reconcile:
         refuses is tried again the next time.
 
         :raises pool.errors.CvatUnreachable: the server could not be asked to delete an orphan.
+        :raises TermLost: the rest is left to the process that maintains the store now.
         """
         now = self._clock.monotonic()
         if plan.verified:
@@ -318,6 +322,10 @@ class Reconcile:
                     pooled_id, task_id=task_id, prepared=finding.prepared, now=now
                 )
             case Action.DELETE:
+                # Without a term it is the daemon's to delete.
+                if self._term is None:
+                    return False
+                self._term.check(deleting=finding.pooled_id)
                 return self._cvat.delete_task(task_id)
             case _:
                 return False

@@ -15,6 +15,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from pool.clock import Clock
+from pool.errors import TermLost
 from pool.logs import get_logger
 
 log = get_logger(__name__)
@@ -23,6 +24,7 @@ log = get_logger(__name__)
 INTERVALS: dict[str, float] = {
     "reload": 1.0,
     "adopt": 2.0,
+    "contact": 10.0,
     "dispatch": 2.0,
     "showing": 2.0,
     "delete": 5.0,
@@ -177,6 +179,9 @@ class Scheduler:
             if self._before is not None:
                 self._before()
             service.run_once()
+        except TermLost as error:
+            # It ends with its term, which is no fault.
+            log.info("service ended", service=service.name, why=str(error))
         except Exception:
             record.errors += 1
             log.exception("service failed", service=service.name)

@@ -7,7 +7,8 @@ The answer needs no token, so it contains no secret, no address and no path; the
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,6 +28,8 @@ SILENT_FOR: Final = 3 * 3600.0
 UNANSWERED: Final = frozenset({CvatUnreachable.code, CvatAmbiguous.code, "error"})
 #: Seconds for which a report is reused, so that frequent checks do not keep the disk busy.
 ANSWER_FOR: Final = 1.0
+#: Seconds for which the store is waited for.
+PATIENCE: Final = 1.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,9 +63,11 @@ class SchedulerCheck:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaintainerCheck:
-    """Whether it is this daemon that maintains the store."""
+    """Whether a daemon maintains the store, and whether it is the one ``here``. This one is ready
+    all the same."""
 
     ok: bool
+    here: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +94,8 @@ class Checks:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HealthReport:
-    """The checks, and whether all but that of the configuration passed."""
+    """The checks, and whether the daemon can serve: the store can be written, its services run, and
+    CVAT answers it, or is held for all."""
 
     ready: bool
     checks: Checks
@@ -179,6 +185,14 @@ def judge_configuration(record: ConfigRecord | None, now: float) -> Configuratio
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Rows:
+    """What the store says."""
+
+    holds: Mapping[str, Hold]
+    maintainer: str | None
+
+
 class Health:
     """Checks whether one daemon is ready. Thread-safe."""
 
@@ -186,24 +200,29 @@ class Health:
         self,
         store: Store,
         contact: ServerContact,
-        scheduler: Callable[[], Scheduler | None],
+        schedulers: Callable[[], Sequence[Scheduler]],
         templates: Collection[str],
+        configuration: Callable[[], ConfigRecord | None],
         *,
         owner: str,
         clock: Clock,
     ) -> None:
         self._store = store
         self._contact = contact
-        self._scheduler = scheduler
+        self._schedulers = schedulers
         self._templates = templates
+        self._configuration = configuration
         self._owner = owner
         self._clock = clock
         self._guard = threading.Lock()
         self._looked_at: float | None = None
         self._report: HealthReport | None = None
+        #: The look at the store that is under way.
+        self._looking: Future[_Rows] | None = None
 
     def run_once(self) -> HealthReport:
-        """Return the report, at most :data:`ANSWER_FOR` seconds old."""
+        """Return the report, at most :data:`ANSWER_FOR` seconds old, within :data:`PATIENCE`
+        seconds: a store that hangs is not ok."""
         with self._guard:
             now = self._clock.monotonic()
             fresh = self._looked_at is not None and now - self._looked_at < ANSWER_FOR
@@ -214,25 +233,45 @@ class Health:
 
     def _look(self) -> HealthReport:
         now = self._clock.now()
-        scheduler = self._scheduler()
-        hold, configuration, maintains, writable = None, None, False, True
-        try:
-            self._store.check_writable()
-            hold = hold_of_all(self._store.holds(), self._templates, now=now)
-            configuration = self._store.configuration()
-            maintains = self._store.maintainer(now=now) == self._owner
-        except PoolError:
-            writable = False
+        rows = self._ask_store()
+        schedulers = self._schedulers()
         checks = Checks(
-            store=StoreCheck(ok=writable),
-            server=judge_server(self._contact, hold, now),
+            store=StoreCheck(ok=rows is not None),
+            server=judge_server(
+                self._contact,
+                hold_of_all(rows.holds, self._templates, now=now) if rows else None,
+                now,
+            ),
             scheduler=judge_services(
-                scheduler.records if scheduler is not None else {},
-                running=scheduler is not None and scheduler.running,
+                {name: each for one in schedulers for name, each in one.records.items()},
+                running=bool(schedulers) and all(each.running for each in schedulers),
                 now=self._clock.monotonic(),
             ),
-            maintainer=MaintainerCheck(ok=maintains),
-            configuration=judge_configuration(configuration, now),
+            maintainer=MaintainerCheck(
+                ok=rows is not None and rows.maintainer is not None,
+                here=rows is not None and rows.maintainer == self._owner,
+            ),
+            configuration=judge_configuration(self._configuration(), now),
         )
-        every = (checks.store, checks.server, checks.scheduler, checks.maintainer)
-        return HealthReport(ready=all(check.ok for check in every), checks=checks)
+        server = checks.server.ok or checks.server.held
+        return HealthReport(ready=checks.store.ok and checks.scheduler.ok and server, checks=checks)
+
+    def _ask_store(self) -> _Rows | None:
+        """Return what the store answers; None when it does not, or not in time."""
+        looking = self._looking
+        if looking is None or looking.done():
+            # A thread of its own: the threads that serve callers may hang at the store.
+            looking = self._looking = Future()
+            threading.Thread(target=self._ask, args=(looking,), name="health", daemon=True).start()
+        try:
+            return looking.result(PATIENCE)
+        except (PoolError, TimeoutError):
+            return None
+
+    def _ask(self, looking: Future[_Rows]) -> None:
+        try:
+            self._store.check_writable()
+            maintainer = self._store.maintainer(now=self._clock.now())
+            looking.set_result(_Rows(holds=self._store.holds(), maintainer=maintainer))
+        except BaseException as error:
+            looking.set_exception(error)

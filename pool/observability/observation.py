@@ -6,42 +6,55 @@ The gauges are collected here, at each scrape: from the store, and from the part
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pool.errors import StoreError
+from pool.errors import CvatError, StoreError
 from pool.events.sinks import Sinks, SinkState
 from pool.maintenance.scheduler import Scheduler, ServiceRecord
+from pool.maintenance.term import Term
+from pool.model import ConfigRecord
 from pool.observability.health import Health, ServerContact
 from pool.observability.history import History
 from pool.observability.metrics import PREFIX, Metrics
 from pool.observability.status import read_status
 from pool.process import Process
+from pool.requests.breaker import server_is_open
 from pool.status import Status, TemplateStatus, WaitReason
+
+#: Seconds after which CVAT is asked for a sign of life by a daemon that has had no other.
+ANSWER_EVERY: Final = 600.0
 
 
 class Observation(Collector):
     """Metrics, history and health of one process.
 
-    The daemon sets ``scheduler`` and ``sinks`` when a term of maintenance begins; the app sets
+    The daemon sets ``scheduler``, and says when a term of maintenance begins and ends; the app sets
     ``listeners``, which returns the number of clients with a stream of events.
     """
 
-    def __init__(self, process: Process) -> None:
+    def __init__(
+        self, process: Process, *, configuration: Callable[[], ConfigRecord | None] = lambda: None
+    ) -> None:
+        """``configuration`` returns the one that this process has in force."""
         self._process = process
         self._contact = ServerContact(clock=process.clock)
         self.scheduler: Scheduler | None = None
         self.sinks: Sinks | None = None
+        self._term: Term | None = None
+        self._term_scheduler: Scheduler | None = None
         self.listeners: Callable[[], int] = lambda: 0
         self.metrics = Metrics()
         self.history = History(process.store, self.status, clock=process.clock)
         self.health = Health(
             process.store,
             self._contact,
-            lambda: self.scheduler,
+            self._schedulers,
             process.templates,
+            configuration,
             owner=process.owner,
             clock=process.clock,
         )
@@ -52,6 +65,30 @@ class Observation(Collector):
         """Record a call to CVAT; see :data:`pool.cvat.OnCall`."""
         self.metrics.call(operation, seconds, result)
         self._contact.call(result)
+
+    def begin_maintenance(self, term: Term, scheduler: Scheduler, sinks: Sinks) -> None:
+        """Show the services of a term, too."""
+        self._term, self._term_scheduler, self.sinks = term, scheduler, sinks
+
+    def end_maintenance(self, term: Term) -> None:
+        """Show the services of a term no more."""
+        if self._term is term:
+            self._term = self._term_scheduler = self.sinks = None
+
+    def keep_contact(self) -> None:
+        """Find out whether CVAT answers this process, where no other call has shown that lately.
+        A hold has tries of its own."""
+        process, ago = self._process, self._contact.answered_ago
+        fine = not self._contact.lost and not self._contact.refused
+        if (fine and ago is not None and ago < ANSWER_EVERY) or server_is_open(
+            process.store, now=process.clock.now()
+        ):
+            return
+        with suppress(CvatError):
+            process.cvat().tasks([0])
+
+    def _schedulers(self) -> list[Scheduler]:
+        return [each for each in (self.scheduler, self._term_scheduler) if each is not None]
 
     def status(self) -> Status:
         """Return the status of the pool, with the templates in force."""
@@ -64,14 +101,25 @@ class Observation(Collector):
         # Registering must not read the store just for the names.
         return ()
 
+    def _present_term(self) -> int:
+        present = self._process.store.present_term(now=self._process.clock.now())
+        return present.term if present else 0
+
     def collect(self) -> Iterator[Metric]:
         """Yield the gauges as they are now."""
         store, feed, spool = self._process.store, self._process.feed, self._process.spool
-        yield from _of_services(self.scheduler.records if self.scheduler else {})
+        yield from _of_services(
+            {name: each for one in self._schedulers() for name, each in one.records.items()}
+        )
+        term = self._term
+        yield _gauge("maintains", "Whether this daemon maintains the store.", term is not None)
         yield _gauge("event_listeners", "Clients that have a stream of events.", self.listeners())
         try:
             metrics = [
                 *_of_status(self.status(), now=self._process.clock.now()),
+                _gauge(
+                    "term", "The term of maintenance of the store; 0: none.", self._present_term()
+                ),
                 *_of_sinks(self.sinks.states() if self.sinks else ()),
                 _gauge(
                     "unseen_events",
@@ -90,6 +138,7 @@ def _of_status(status: Status, *, now: float) -> Iterator[Metric]:
     yield _gauge(
         "maintained", "Whether a daemon maintains the store.", status.maintainer is not None
     )
+    yield _gauge("daemons", "Daemons that are at work on the store.", len(status.daemons))
     yield _gauge(
         "requests_in_flight", "Requests that are uploading or importing.", status.in_flight
     )

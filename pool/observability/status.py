@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from statistics import fmean
 from typing import Final
 
@@ -14,7 +14,7 @@ from pool.maintenance.sizing import current_target
 from pool.model import Hold, Levels, Outcome, Priority, SlotLevels, TaskState
 from pool.requests.breaker import SERVER
 from pool.requests.concurrency import places_of
-from pool.status import Status, TemplateStatus, WaitReason, WebhookState
+from pool.status import DaemonStatus, Status, TemplateStatus, WaitReason, WebhookState
 from pool.store import Store
 from pool.tracking.webhook_health import scope_of, webhook_state
 
@@ -31,12 +31,22 @@ def read_status(
     """Return the status of the pool with the ``templates`` in force; CVAT is not called."""
     hold = store.holds().get(SERVER)
     maintainer = store.maintainer(now=now)
+    daemons = store.daemons(now=now)
     configuration = store.configuration() if maintainer is not None else None
     used = store.grouped_imports()
     return Status(
         server=settings.cvat.url,
         store=settings.store.place,
         maintainer=maintainer,
+        daemons=tuple(
+            DaemonStatus(
+                owner=each.owner,
+                url=each.url,
+                version=each.version,
+                since=datetime.fromtimestamp(each.since, UTC),
+            )
+            for each in daemons
+        ),
         in_flight=store.in_flight(),
         places_used=used,
         held_since=when(hold.since) if hold else None,
@@ -48,7 +58,7 @@ def read_status(
             settings.cvat.organization,
             templates,
             used=used,
-            heard=maintainer is not None,
+            heard=bool(daemons),
             now=now,
         ),
         config_loaded_at=when(configuration.loaded_at) if configuration else None,
@@ -237,7 +247,14 @@ def notes(status: Status, *, now: float) -> tuple[str, ...]:
     if hooks.keys() == {WebhookState.IMPOSSIBLE}:
         found[-1] += " for personal tasks outside of projects"
     if status.maintainer is not None:
-        found.append(f"refilled by {owner_in_words(status.maintainer)}")
+        words = f"maintained by {owner_in_words(status.maintainer)}"
+        if len(status.daemons) > 1:
+            words += f", one of {len(status.daemons)} daemons"
+        found.append(words)
+    for each in status.daemons:
+        if len(status.daemons) > 1 and each.owner != status.maintainer:
+            since = moment(each.since, now)
+            found.append(f"{owner_in_words(each.owner)} serves at {each.url} since {since}")
     return tuple(found)
 
 

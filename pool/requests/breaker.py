@@ -183,9 +183,12 @@ class Breaker:
         cvat: Callable[[], CvatClient],
         *,
         clock: Clock,
+        spool: Callable[[], str] = lambda: "",
         rng: random.Random | None = None,
     ) -> None:
+        """``spool`` returns the id of the spool that holds this process's data."""
         self._store = store
+        self._spool = spool
         self._cvat = cvat
         self._clock = clock
         self._rng = rng or random.Random()
@@ -224,9 +227,10 @@ class Breaker:
         return circuit(hold if hold is not None and hold.uploads else None, now=self._clock.now())
 
     def has_daemon(self) -> bool:
-        """Whether a daemon maintains the store: it tries what is held, refills the pools, and
+        """Whether a daemon is at work that reads this process's spool: it tries what is held, and
         serves what is queued."""
-        return self._store.maintainer(now=self._clock.now()) is not None
+        spool = self._spool()
+        return any(each.spool == spool for each in self._store.daemons(now=self._clock.now()))
 
     def passing_hold(self, template: str) -> Hold | None:
         """Return the hold of the server, or of a template, unless a person has to end it."""

@@ -497,7 +497,8 @@ class Placement:
         return handout
 
     def _is_refilled(self, template: Template) -> bool:
-        if not self._breaker.has_daemon() or template.name in self._store.paused():
+        store = self._store
+        if store.maintainer(now=self._clock.now()) is None or template.name in store.paused():
             return False
         return not self._store.holds().keys() & {template.name, SERVER}
 

@@ -128,7 +128,7 @@ class WebhookHealth:
     def _judge(self) -> dict[str, WebhookState]:
         try:
             records = self._store.webhooks()
-            heard = bool(records) and self._store.maintainer(now=self._clock.now()) is not None
+            heard = bool(records) and bool(self._store.daemons(now=self._clock.now()))
         except StoreError as error:
             log.info("webhooks not judged", why=str(error))
             return {}

@@ -121,6 +121,7 @@ class ScriptedDaemon:
             "server": "https://cvat.example.com",
             "store": "sqlite:///pool.db",
             "maintainer": "host:4711:7c0857",
+            "daemons": [{"owner": "host:4711:7c0857"}],
             "in_flight": 0,
             "held_since": None,
             "held_until": None,

@@ -186,6 +186,9 @@ def test_a_hold_counts_down(page: Page, scripted: ScriptedDaemon) -> None:
 def test_what_is_wrong_with_all_is_told_at_the_top(page: Page, scripted: ScriptedDaemon) -> None:
     page.goto(scripted.url)
     expect(page.locator("#maintainer")).to_have_text("host, process 4711")
+    scripted.status["daemons"].append({"owner": "other:1:7c0857"})
+    scripted.tell_levels()
+    expect(page.locator("#maintainer")).to_have_text("host, process 4711, one of 2 daemons")
     expect(page.locator("#banners")).to_be_empty()
     scripted.status |= {"hold_reason": "CVAT is overloaded", "held_until": in_seconds(9)}
     scripted.status["maintainer"] = None

@@ -64,7 +64,7 @@ class Diary:
 #: than any call, so that the same things happen in the same order.
 HASTE: dict[str, dict[str, Any]] = {
     "pool.maintenance.heartbeat": {"TERM": TERM, "PERIOD": PERIOD},
-    "pool.daemon": {"TERM": TERM, "RENEWAL": PERIOD},
+    "pool.maintenance.term": {"TERM": TERM, "RENEWAL": PERIOD},
     "pool.maintenance.scheduler": {
         "INTERVALS": {
             "adopt": 0.5,

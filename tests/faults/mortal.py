@@ -22,16 +22,16 @@ from support.stepped import ByHand
 
 from faults.frail import Frail, Killed, Moment
 from faults.stepped_clock import SteppedClock
-from pool import daemon as daemon_module
 from pool.config.loader import load
 from pool.daemon import Daemon
 from pool.events.feed import Feed
-from pool.maintenance import heartbeat
+from pool.maintenance import heartbeat, term
 from pool.maintenance.heartbeat import Heartbeat
 from pool.requests.local_dispatcher import LocalDispatcher
 from pool.requests.spool import Spool
 from pool.taskpool import TaskPool
 from pool.tracking.tracker import Tracker
+from pool.upkeep import Maintenance
 
 T = TypeVar("T")
 
@@ -121,6 +121,8 @@ class Mortal:
                 self.pool.process.follow_file()
             self.process = self.pool.process
             self.process.start()
+            if self.daemon is not None:
+                self.daemon.serve()
         self.clock.alarms.append(self)
         self.ring()
 
@@ -130,11 +132,13 @@ class Mortal:
 
     @property
     def services(self) -> dict[str, Callable[[], object]]:
-        """What its scheduler would run; empty for what is no daemon or stands by."""
-        if self.daemon is None or self.daemon.maintenance is None:
+        """What its schedulers would run; empty for what is no daemon."""
+        if self.daemon is None:
             return {}
-        scheduler: Any = self.daemon.maintenance.scheduler
-        return dict(scheduler.services)
+        schedulers: list[Any] = [self.daemon.scheduler]
+        if self.daemon.maintenance is not None:
+            schedulers.append(self.daemon.maintenance.scheduler)
+        return {name: run for each in schedulers for name, run in each.services.items()}
 
     # --- Life -----------------------------------------------------------------------------------
 
@@ -199,7 +203,7 @@ class Mortal:
 
     def ring(self) -> None:
         """What its heartbeat does, and a daemon's own loop."""
-        self._beat_at = self.clock.monotonic() + min(heartbeat.PERIOD, daemon_module.RENEWAL)
+        self._beat_at = self.clock.monotonic() + min(heartbeat.PERIOD, term.RENEWAL)
         self._beating = True
         try:
             with self.running():
@@ -252,6 +256,7 @@ def in_one_thread() -> Iterator[None]:
     with ExitStack() as replaced:
         for name, value in (
             ("pool.daemon.Scheduler", ByHand),
+            ("pool.upkeep.Scheduler", ByHand),
             ("pool.maintenance.refill.ThreadPoolExecutor", pool_of_threads),
             ("pool.maintenance.refill.wait", wait),
             ("pool.requests.worker_pool.ThreadPoolExecutor", pool_of_threads),
@@ -269,7 +274,7 @@ def in_one_thread() -> Iterator[None]:
             (LocalDispatcher, "wake", lambda each: _now_running[-1].serve_queue(each)),
             (LocalDispatcher, "place_freed", lambda each: _now_running[-1].serve_queue(each)),
             (Daemon, "listen", lambda _: None),
-            (daemon_module.Maintenance, "_observe", lambda _: None),
+            (Maintenance, "_observe", lambda _: None),
         ):
             replaced.enter_context(mock.patch.object(owner, name, value))
         yield
@@ -282,8 +287,8 @@ def signs_of_life_every(seconds: float) -> Iterator[None]:
         for module, terms in (
             # What was renewed for the usual term looks as if none had for long.
             (heartbeat, {"PERIOD": seconds, "TERM": 3 * seconds, "lull": lambda: math.inf}),
-            (daemon_module, {"RENEWAL": seconds, "TERM": 3 * seconds}),
+            (term, {"RENEWAL": seconds, "TERM": 3 * seconds}),
         ):
-            for name, term in terms.items():
-                replaced.enter_context(mock.patch.object(module, name, term))
+            for name, value in terms.items():
+                replaced.enter_context(mock.patch.object(module, name, value))
         yield

@@ -20,6 +20,7 @@ from pool.config.settings import Settings
 from pool.cvat import CvatClient
 from pool.maintenance.deletion import Deletion, delete_all
 from pool.maintenance.reconcile import Reconcile
+from pool.maintenance.term import Term
 from pool.model import (
     Frame,
     LeaseState,
@@ -375,16 +376,19 @@ class Reckoning:
         """One reconciliation, at a time when nothing is too young to be judged."""
         clock = SystemClock()
         self._server.actions.jump_clock(LATER)
+        term = Term.begin(self._store, "the reckoning", clock=clock)
+        assert term is not None, "no daemon is left"
         reconcile = Reconcile(
             self._store,
             self._client,
             self._settings.templates,
+            term,
             http_timeout=self._settings.cvat.timeout,
             verify_every=self._settings.daemon.verify_every,
             clock=clock,
         )
         reconcile.apply(reconcile.plan())
-        delete_all(Deletion(self._store, self._client, owner="the reckoning", clock=clock))
+        delete_all(Deletion(self._store, self._client, term, owner="the reckoning", clock=clock))
 
     def _look_at_the_server(self) -> None:
         tasks = self._store.tasks(states=tuple(TaskState))

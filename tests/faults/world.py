@@ -204,8 +204,7 @@ class World:
         process.process.spool.keep(new.id, upload)
         kept = process.process.spool.load(new.id)
         assert kept is not None
-        assert process.daemon.maintenance is not None
-        opened = process.daemon.maintenance.dispatcher.accept(
+        opened = process.daemon.dispatcher.accept(
             template,
             kept,
             new,

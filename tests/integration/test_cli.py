@@ -584,5 +584,5 @@ def test_check_passes_beside_the_daemon_that_has_the_port(folder: Path, token: s
         daemon.wait_for("maintenance begun")
         result = cvat_pool("check", cwd=folder, CVAT_ACCESS_TOKEN=token)
         assert result.returncode == 0, result.stdout
-        assert "port: in use, and a daemon is at work on the store" in result.stdout
+        assert "port: in use by a daemon that is at work on the store" in result.stdout
         assert daemon.stop() == 0

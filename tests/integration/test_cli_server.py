@@ -125,13 +125,13 @@ def test_status(there: Command) -> None:
     table = there("status")
     assert table.returncode == 0
     assert "scenes" in table.stdout and "strict" in table.stdout
-    assert "refilled by" in table.stdout and "nobody" not in table.stdout
+    assert "maintained by" in table.stdout and "nobody" not in table.stdout
 
 
 def test_status_that_is_watched(url: str, tmp_path: Path) -> None:
     known: dict[str, Any] = {"POOL_SERVER": url, "POOL_API_TOKEN": TOKEN}
     with in_a_terminal("status", "--watch", cwd=tmp_path, output=True, **known) as terminal:
-        terminal.wait_for("refilled by")
+        terminal.wait_for("maintained by")
         assert cvat_pool("prewarm", "scenes", "4", cwd=tmp_path, **known).returncode == 0
         terminal.wait_for("least")
         terminal.process.send_signal(signal.SIGINT)
@@ -149,7 +149,7 @@ def test_a_watched_status_outlasts_its_daemon(tmp_path: Path, simulator: Simulat
             in_a_terminal("status", "--watch", output=True, **known) as terminal,
         ):
             lines.wait_for('"templates"')
-            terminal.wait_for("refilled by")
+            terminal.wait_for("maintained by")
             assert daemon.stop() == 0
             error = json.loads(lines.wait_for('{"error"'))["error"]
             assert error["code"] == "pool-unreachable"
@@ -258,7 +258,7 @@ def test_a_status_that_is_watched_by_a_program(url: str, tmp_path: Path) -> None
         command.wait_for("at least 4 warm until")
         assert cvat_pool("prewarm", "scenes", "0", cwd=tmp_path, **known).returncode == 0
         command.lines.clear()
-        command.wait_for("refilled by")
+        command.wait_for("maintained by")
         command.process.send_signal(signal.SIGINT)
         assert command.process.wait(5) == 0
         assert not any("\x1b" in line for line in command.lines)

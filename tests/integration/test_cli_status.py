@@ -82,7 +82,7 @@ def test_holds_and_reasons_are_sentences(folder: Path, width: int) -> None:
     ), words
     assert re.search(rf"{LONG}: at least 3 warm until ", words)
     assert re.search(r"parcels: paused since \d\d:\d\d; 'cvat-pool resume parcels' ends it", words)
-    assert "refilled by " in words
+    assert "maintained by " in words
     assert shown.count("cvat-pool resume lost") == 1, "a command is on one line"
 
 
@@ -119,7 +119,7 @@ def test_colours_have_a_meaning_and_go_with_no_color(
 
 def test_it_is_kept_up_to_date_on_a_narrow_screen(folder: Path) -> None:
     with in_a_terminal("status", "-w", cwd=folder, output=True, COLUMNS="60") as terminal:
-        terminal.wait_for("refilled by")
+        terminal.wait_for("maintained by")
         assert cvat_pool("prewarm", LONG, "2", cwd=folder).returncode == 0
         terminal.wait_for("at least 2 warm")
         assert max(map(len, re.split(r"[\r\n]+", terminal.shown))) <= 60

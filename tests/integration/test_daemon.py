@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,18 +14,19 @@ from support.api import Answer, Api, in_thread
 from support.commands import cvat_pool, running
 from support.waiting import PATIENCE, wait_until
 
-from pool import Outcome, TaskPool
+from pool import Outcome, RemotePool, TaskPool
 from pool.clock import SystemClock
 from pool.daemon import Daemon
 from pool.errors import ConfigError, PoolClosed
 from pool.http.server import HttpServer
 from pool.maintenance.scheduler import INTERVALS
-from pool.model import Hold
+from pool.model import Hold, TermRecord
 from pool.observability.metrics import Metrics
 from pool.requests.breaker import SERVER
 from pool.simulator import SimulatorServer
 from pool.simulator.faults import Error
-from pool.store import open_store
+from pool.store import Store, open_store
+from pool.store.checking import check_store
 
 
 @pytest.fixture
@@ -123,21 +123,36 @@ def test_deleting_steps_back_while_requests_are_served(
     assert (max(each.count("delete_task") for each in rounds) > 1) is not busy
 
 
-def test_a_second_daemon_stands_by_and_takes_over(daemon: Daemon, pool: TaskPool) -> None:
+def test_a_second_daemon_serves_beside_the_first_and_takes_over(
+    daemon: Daemon, pool: TaskPool, image: bytes
+) -> None:
     wait_for_warm(daemon, pool, 2)
     first = pool.status().maintainer
     second = Daemon(pool.settings)
-    ready = threading.Event()
-    thread = threading.Thread(target=second.run, kwargs={"on_ready": ready.set})
-    thread.start()
-    try:
-        assert pool.status().maintainer == first
-        daemon.stop()
-        assert ready.wait(PATIENCE)
-        assert pool.status().maintainer == second.process.owner != first
-    finally:
-        second.stop()
-        thread.join(PATIENCE)
+    with in_thread(second):
+        assert second.maintenance is None
+        status = pool.status()
+        assert status.maintainer == first
+        known = {each.owner: each.url for each in status.daemons}
+        assert known == {each.process.owner: each.url for each in (daemon, second)}
+        with RemotePool(second.url) as there, RemotePool(daemon.url) as here:
+            accepted = there.submit("scenes", [("a.png", image)])
+            # It is any daemon's, also after the one that has accepted it.
+            assert here.request(accepted.id).jobs(timeout=PATIENCE)
+            assert second.observation.health.run_once().ready
+            assert len(there.status().daemons) == 2
+            daemon.stop()
+            wait_until(pool.store, lambda: pool.status().maintainer == second.process.owner)
+            taken = there.acquire("scenes", timeout=PATIENCE)
+            assert taken.task_id
+    assert [term.owner for term in terms(pool.store)] == [first, second.process.owner]
+    assert check_store(pool.store.connections).problems == ()
+
+
+def terms(store: Store) -> list[TermRecord]:
+    with store.connections.reading() as db:
+        rows = db.rows("SELECT term, owner, since, until FROM terms ORDER BY term")
+    return [TermRecord(term=row[0], owner=row[1], since=row[2], until=row[3]) for row in rows]
 
 
 def test_sigterm_stops_in_order(
@@ -199,9 +214,9 @@ def test_fills_holds_and_standing_by_are_logged_once_and_in_words(
     with running("run", cwd=folder, constants=quick, CVAT_ACCESS_TOKEN=token) as daemon:
         daemon.wait_for("INFO    scenes: 2 of 2 warm")
         with running("run", cwd=folder, CVAT_ACCESS_TOKEN=token) as other:
-            other.wait_for(f"standing by for process {daemon.process.pid} on ")
+            other.wait_for(f"maintained by process {daemon.process.pid} on ")
             assert other.stop() == 0
-            assert len([line for line in other.lines if "standing by" in line]) == 1
+            assert len([line for line in other.lines if "maintained by" in line]) == 1
         with (
             closing(open_store(f"sqlite:///{folder / 'pool.db'}")) as store,
             # No task is made, which is certain, so that none is waited for.
@@ -225,7 +240,7 @@ def test_a_hold_of_another_process_is_logged_and_its_end(
     config_path: Path, simulator: SimulatorServer
 ) -> None:
     folder, token = config_path.parent, simulator.access_token
-    quick = {"pool.daemon.RENEWAL": 0.05}
+    quick = {"pool.maintenance.term.RENEWAL": 0.05}
     with running("run", cwd=folder, constants=quick, CVAT_ACCESS_TOKEN=token) as daemon:
         daemon.wait_for("scenes: 2 of 2 warm")
         with closing(open_store(f"sqlite:///{folder / 'pool.db'}")) as store:

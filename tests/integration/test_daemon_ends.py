@@ -12,14 +12,17 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.commands import Running, running
+import urllib3
+from support.commands import Running, cvat_pool, running
 from support.waiting import PATIENCE, wait_until
 
 from pool.daemon import ECHO
+from pool.maintenance.term import TERM
 from pool.model import TaskState
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 from pool.simulator.faults import Hang, Latency
 from pool.store import Store, open_store
+from pool.store.checking import check_store
 
 #: Seconds for a process to notice a signal and to end on a busy machine: half of those that it
 #: would take if it waited for a call that hangs.
@@ -76,7 +79,8 @@ def test_sigterm_finishes_what_is_quick(folder: Path, server: SimulatorServer, r
         code, took = end(daemon)
     assert code == 0
     assert took < SLACK
-    assert states(rows) == {TaskState.WARM}
+    # A create that the stop came before has failed.
+    assert states(rows) - {TaskState.FAILED} == {TaskState.WARM}
     assert rows.maintainer(now=time.time()) is None
 
 
@@ -131,51 +135,56 @@ def test_a_signal_that_comes_twice_at_once_is_one(
         code, _ = end(daemon)
     assert code == 0
     assert "daemon stopped" in daemon.lines[-1]
-    assert states(rows) == {TaskState.WARM}
+    # A create that the stop came before has failed.
+    assert states(rows) - {TaskState.FAILED} == {TaskState.WARM}
 
 
-def test_a_daemon_that_takes_over_waits_for_the_address(
-    folder: Path, server: SimulatorServer, rows: Store
+def test_an_address_that_another_daemon_has_is_an_error_at_the_start(
+    folder: Path, server: SimulatorServer
 ) -> None:
-    """The one before it lives, and has yet to see that its term has ended: the store was away."""
-    now = time.time()
-    assert rows.begin_term("before", until=now - 1.0, now=now - 7.0)
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        config = folder / "config.toml"
         port = taken.getsockname()[1]
+        config = folder / "config.toml"
         config.write_text(config.read_text().replace("port = 0", f"port = {port}"))
-        with running(
-            "run",
-            cwd=folder,
-            constants={"pool.daemon.RENEWAL": 0.1},
-            CVAT_ACCESS_TOKEN=server.access_token,
-        ) as daemon:
-            daemon.wait_for("not listening")
-            taken.close()
-            daemon.wait_for("listening: url=")
-            assert daemon.stop() == 0
+        ended = cvat_pool("run", cwd=folder, CVAT_ACCESS_TOKEN=server.access_token)
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert f"127.0.0.1:{port}: address already in use (see daemon.port)" in last
 
 
-def test_another_daemon_takes_over_when_the_maintaining_one_is_killed(
-    folder: Path, server: SimulatorServer, rows: Store
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_another_daemon_takes_over_when_the_maintaining_one_is_killed_or_stopped(
+    folder: Path, server: SimulatorServer, rows: Store, number: signal.Signals
 ) -> None:
-    term = 1.5
-    hasty = {"pool.daemon.TERM": term, "pool.daemon.RENEWAL": 0.3}
+    """One that was stopped goes on serving when it is back, and maintains nothing."""
     token = server.access_token
-
-    def maintainer() -> str | None:
-        """Who maintains the store, for no longer than a term from now."""
-        assert rows.maintainer(now=time.time() + term) is None
-        return rows.maintainer(now=time.time())
-
-    with running("run", cwd=folder, constants=hasty, CVAT_ACCESS_TOKEN=token) as first:
-        first.wait_for("maintenance begun")
-        with running("run", cwd=folder, constants=hasty, CVAT_ACCESS_TOKEN=token) as second:
-            second.wait_for("daemon started")
-            killed = maintainer()
-            os.kill(first.process.pid, signal.SIGKILL)
-            first.process.wait(PATIENCE)
-            second.wait_for("unclean stop")
-            second.wait_for("maintenance begun")
-            wait_until(rows, lambda: maintainer() not in (None, killed))
-            assert second.stop() == 0
+    with (
+        running("run", cwd=folder, CVAT_ACCESS_TOKEN=token) as first,
+        running("run", cwd=folder, CVAT_ACCESS_TOKEN=token) as second,
+    ):
+        first_url = first.wait_for("listening: url=").rpartition("url=")[2]
+        second.wait_for("listening: url=")
+        wait_until(rows, lambda: rows.present_term(now=time.time()))
+        before = rows.present_term(now=time.time())
+        assert before is not None
+        ours, other = first, second
+        if f":{second.process.pid}:" in before.owner:
+            ours, other = second, first
+        os.kill(ours.process.pid, number)
+        other.wait_for("unclean stop")
+        other.wait_for("maintenance begun")
+        after = rows.present_term(now=time.time())
+        assert after is not None and f":{other.process.pid}:" in after.owner
+        with rows.connections.reading() as db:
+            (ended,) = db.rows("SELECT until FROM terms WHERE term = :term", term=before.term)[0]
+        # As of when it was renewed last.
+        assert after.since - (ended - TERM) < 10.0
+        if number is signal.SIGSTOP:
+            os.kill(ours.process.pid, signal.SIGCONT)
+            ours.wait_for("goes on serving")
+            if ours is first:
+                with urllib3.PoolManager() as http:
+                    assert http.request("GET", f"{first_url}/healthz").status == 200
+            assert ours.stop() == 0
+        assert other.stop() == 0
+    assert check_store(rows.connections).problems == ()

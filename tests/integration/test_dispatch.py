@@ -756,7 +756,7 @@ def test_stopping_leaves_what_has_not_begun_to_others(
     def stop(operation: str) -> None:
         if operation == "upload":
             requests.append(daemon.accept())
-            daemon.maintenance.begin_no_more()
+            daemon.dispatcher.stop(0.0)
 
     cvat.before = stop
     first = daemon.accept()

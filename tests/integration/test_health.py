@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, cast
 
 import pytest
 from support.clock import ManualClock
 from support.daemons import ends, maintains
+from support.waiting import PATIENCE, poll_until
 
 from pool.errors import StoreError
 from pool.maintenance.scheduler import ServiceRecord
 from pool.model import Hold
 from pool.observability import health as module
-from pool.observability.health import Health, HealthReport, ServerContact
+from pool.observability.health import Health, HealthReport, MaintainerCheck, ServerContact
 from pool.process import Process
 from pool.requests.breaker import SERVER
 from pool.store import Store
@@ -49,8 +51,9 @@ def health(
     return Health(
         engine.store,
         contact,
-        lambda: cast(Any, scheduler),
+        lambda: [cast(Any, scheduler)],
         engine.templates,
+        engine.store.configuration,
         owner="me",
         clock=clock,
     )
@@ -93,12 +96,8 @@ def test_a_server_that_is_held_or_all_templates(
     store.hold(hold)
     report = look(health, clock)
     check = report.checks.server
-    assert (report.ready, check.ok, check.held, check.code) == (
-        False,
-        False,
-        True,
-        "cvat-unreachable",
-    )
+    assert (check.ok, check.held, check.code) == (False, True, "cvat-unreachable")
+    assert report.ready, "requests are accepted, and wait; another daemon could do no more"
     assert check.held_seconds == 1.0
     assert "internal" not in repr(report)
     store.release_hold(name, now=clock.now())
@@ -136,8 +135,9 @@ def test_a_server_that_nothing_was_asked_of_yet(
     health = Health(
         engine.store,
         ServerContact(clock=clock),
-        lambda: cast(Any, scheduler),
+        lambda: [cast(Any, scheduler)],
         engine.templates,
+        engine.store.configuration,
         owner="me",
         clock=clock,
     )
@@ -163,15 +163,52 @@ def test_a_scheduler_that_has_ended_or_not_begun(
 ) -> None:
     scheduler.running = False
     assert not look(health, clock).checks.scheduler.ok
-    none = Health(engine.store, contact, lambda: None, engine.templates, owner="me", clock=clock)
+    none = Health(
+        engine.store,
+        contact,
+        lambda: [],
+        engine.templates,
+        lambda: None,
+        owner="me",
+        clock=clock,
+    )
     assert not look(none, clock).checks.scheduler.ok
 
 
-def test_a_daemon_that_has_lost_its_term(health: Health, clock: ManualClock, store: Store) -> None:
+def test_a_daemon_is_ready_whoever_maintains_the_store(
+    health: Health, clock: ManualClock, store: Store
+) -> None:
+    assert look(health, clock).checks.maintainer == MaintainerCheck(ok=True, here=True)
     ends(store, now=clock.now())
+    report = look(health, clock)
+    assert report.ready
+    assert report.checks.maintainer == MaintainerCheck(ok=False, here=False)
     maintains(store, until=clock.now() + 9, now=clock.now(), owner="another")
     report = look(health, clock)
-    assert (report.ready, report.checks.maintainer.ok) == (False, False)
+    assert report.ready
+    assert report.checks.maintainer == MaintainerCheck(ok=True, here=False)
+
+
+def test_a_store_that_hangs_is_not_ok_in_time(
+    health: Health, clock: ManualClock, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, hang = list[None](), threading.Event()
+
+    def hanging() -> None:
+        asked.append(None)
+        assert hang.wait(PATIENCE)
+
+    monkeypatch.setattr(store, "check_writable", hanging, raising=False)
+    monkeypatch.setattr(module, "PATIENCE", 0.01)
+    try:
+        for _ in range(3):
+            report = look(health, clock)
+            assert (report.ready, report.checks.store.ok) == (False, False)
+            assert report.checks.scheduler.ok
+        assert len(asked) == 1, "it is not asked once more"
+    finally:
+        hang.set()
+    poll_until(lambda: look(health, clock).ready)
 
 
 def test_whoever_asks_often_gets_the_same_answer_for_a_moment(

@@ -66,7 +66,7 @@ def test_alive_and_ready(refusing: Serving) -> None:
     assert checks["store"] == {"ok": True}
     ago = checks["scheduler"].pop("last_success_seconds_ago")
     assert (checks["scheduler"], list(ago)) == ({"ok": True, "stale": []}, ["dispatch"])
-    assert checks["maintainer"] == {"ok": True}
+    assert checks["maintainer"] == {"ok": True, "here": True}
     assert checks["configuration"] == {"ok": True, "rejected_seconds": None, "restart": []}
     assert set(checks["server"]) == {
         "ok",

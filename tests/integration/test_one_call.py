@@ -227,7 +227,7 @@ def test_whatever_anothers_calls_answer(
         handle.remove()
         # A call that failed before and is noticed only after the skip would count as one of then.
         assert daemon.maintenance is not None
-        assert daemon.maintenance.dispatcher.drain(PATIENCE)
+        assert daemon.dispatcher.drain(PATIENCE)
         assert daemon.maintenance.refill.drain(PATIENCE)
         clock.skip(61.0)
         for request in sick:

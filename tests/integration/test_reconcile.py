@@ -38,6 +38,7 @@ def service(daemon: Stepped) -> Reconcile:
         daemon.store,
         daemon.process.cvat(),
         daemon.process.templates,
+        daemon.maintenance.term,
         http_timeout=HTTP_TIMEOUT,
         verify_every=VERIFY_EVERY,
         clock=daemon.clock,

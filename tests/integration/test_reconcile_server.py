@@ -16,6 +16,7 @@ from pool.cvat import CvatClient
 from pool.maintenance.deletion import Deletion
 from pool.maintenance.reconcile import Reconcile
 from pool.maintenance.reconcile_rules import Action
+from pool.maintenance.term import maintaining
 from pool.model import new_id, task_name
 from pool.simulator import SimulatorServer
 from pool.simulator.faults import Error
@@ -48,6 +49,7 @@ def on_simulator(pool: TaskPool, store: Store | None = None) -> Reconcile:
         store or pool.store,
         pool.process.cvat(),
         pool.settings.templates,
+        None,
         http_timeout=10.0,
         verify_every=600.0,
         clock=pool.clock,
@@ -73,7 +75,9 @@ def test_what_people_do_to_warm_tasks_on_a_server(pool: TaskPool, client: CvatCl
     found = {finding.task_id: finding.action for finding in service.plan().findings}
     assert found == {renamed: Action.DISOWN, deleted: Action.RETIRE}
     service.apply(service.plan())
-    Deletion(pool.store, client, owner="o", clock=pool.clock).run_once()
+    with maintaining(pool.store, "o", clock=pool.clock) as term:
+        assert term is not None
+        Deletion(pool.store, client, term, owner="o", clock=pool.clock).run_once()
     assert [task.task_id for task in pool.store.tasks()] == [kept]
     assert client.tasks([renamed])[renamed].name == "my night drive"
 

@@ -71,14 +71,16 @@ def with_pool(template: Template, **changes: Any) -> Template:
 def test_a_hand_out_wakes_no_dispatcher_while_no_request_waits(
     daemon: Stepped, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    maintenance, woken = daemon.maintenance, list[str]()
-    monkeypatch.setattr(maintenance.scheduler, "wake", woken.append)
+    woken = list[str]()
+    for scheduler in (daemon.maintenance.scheduler, daemon._daemon.scheduler):
+        monkeypatch.setattr(scheduler, "wake", woken.append)
 
     def wakes(service: str) -> None:
         """It is woken once the news has come through."""
 
         def woken_now() -> bool:
-            maintenance.wake_services()
+            daemon.maintenance.wake_services()
+            daemon._daemon.wake_dispatcher()
             return service in woken
 
         poll_until(woken_now)

@@ -21,9 +21,10 @@ from support.waiting import PATIENCE
 
 from pool import Outcome, TaskPool
 from pool.config.settings import Settings, Template
-from pool.daemon import TERM, Daemon
+from pool.daemon import Daemon
 from pool.errors import CvatNotFound
 from pool.maintenance.reconcile_rules import stuck_after
+from pool.maintenance.term import TERM
 from pool.model import TaskState
 from pool.store import Store
 

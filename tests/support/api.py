@@ -327,11 +327,12 @@ def serving(
         store = stack.enter_context(closing(open_store(settings.store.url)))
         credentials = AccessTokenCredentials(access_token)
         cvat = stack.enter_context(closing(CvatClient(settings.cvat, credentials)))
-        daemon = Daemon(settings, store=store, cvat=cvat, api_token=",".join(tokens) or None)
         with (
             mock.patch("pool.daemon.Scheduler", DispatchAlone),
+            mock.patch("pool.upkeep.Scheduler", DispatchAlone),
             mock.patch("pool.daemon.create_app", made),
         ):
+            daemon = Daemon(settings, store=store, cvat=cvat, api_token=",".join(tokens) or None)
             stack.enter_context(in_thread(daemon))
         token = tokens[0] if tokens else None
         api = stack.enter_context(Api(daemon.url, token=token))

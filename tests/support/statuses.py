@@ -14,6 +14,7 @@ _STATUS = Status(
     server="s",
     store="u",
     maintainer="host:1",
+    daemons=(),
     in_flight=0,
     places_used=0,
     held_since=None,

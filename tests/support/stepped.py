@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 from unittest import mock
 
 from pool.config.settings import PoolSettings, Settings, Template
-from pool.daemon import Daemon, Maintenance
+from pool.daemon import Daemon
 from pool.errors import CvatError, CvatUnreachable
 from pool.maintenance.heartbeat import PERIOD, TERM
 from pool.maintenance.refill import Refill
@@ -26,6 +26,7 @@ from pool.process import Process
 from pool.requests.dispatcher import Dispatcher
 from pool.store import Store
 from pool.taskpool import TaskPool
+from pool.upkeep import Maintenance
 from support.api import Answer, Api, fill
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
@@ -42,7 +43,7 @@ OTHER = Template(name="other", labels=({"name": "tram"},), pool=PoolSettings(min
 class ByHand:
     """What stands for the scheduler: the services by their names, to be run by the test."""
 
-    def __init__(self, *, before: Callable[[], object], **_: Any) -> None:
+    def __init__(self, *, before: Callable[[], object] = lambda: None, **_: Any) -> None:
         self.services: dict[str, Callable[[], object]] = {}
         #: How services do, of which only a scheduler writes down anything.
         self.records: dict[str, ServiceRecord] = {}
@@ -127,16 +128,20 @@ class Stepped:
         self.store, self.cvat, self.clock = store, cvat, clock
         settings = replace(settings, daemon=replace(settings.daemon, port=0))
         # Chances are the same in every run.
-        with mock.patch("pool.daemon.Process", partial(Process, rng=random.Random(1))):
+        with (
+            mock.patch("pool.daemon.Process", partial(Process, rng=random.Random(1))),
+            mock.patch("pool.daemon.Scheduler", ByHand),
+            mock.patch("pool.process.Dispatcher", partial(Dispatcher, workers=workers)),
+        ):
             self._daemon = Daemon(settings, store=store, cvat=cvat, clock=clock)
         self.process = self._daemon.process
         self.pool = TaskPool.over(self.process)
-        self._workers = workers
         self._replaced = ExitStack()
         # It listens once a caller comes: most tests have none.
         self._replaced.enter_context(mock.patch.object(self._daemon, "listen"))
         self._replaced.enter_context(threadless(self.process))
         self.process.start()
+        self._daemon.serve()
         self.renew()
 
     def stop(self) -> None:
@@ -150,11 +155,7 @@ class Stepped:
         """Say that it lives, and begin or renew its term; False while another daemon has one."""
         self.process.heartbeat.run_once()
         # For this call alone: daemons that are there together end in any order.
-        dispatcher = partial(Dispatcher, workers=self._workers)
-        with (
-            mock.patch("pool.daemon.Scheduler", ByHand),
-            mock.patch("pool.process.Dispatcher", dispatcher),
-        ):
+        with mock.patch("pool.upkeep.Scheduler", ByHand):
             self._daemon.renew()
         return self._daemon.maintenance is not None
 
@@ -173,12 +174,12 @@ class Stepped:
 
     @property
     def maintenance(self) -> Maintenance:
-        assert self._daemon.maintenance is not None, "it stands by"
+        assert self._daemon.maintenance is not None, "another daemon maintains the store"
         return self._daemon.maintenance
 
     @property
     def dispatcher(self) -> Dispatcher:
-        return self.maintenance.dispatcher
+        return self._daemon.dispatcher
 
     @property
     def refill(self) -> Refill:
@@ -186,8 +187,18 @@ class Stepped:
 
     def run(self, *services: str) -> Any:
         """Run services once, in this order; return what the last one answered."""
-        scheduler = cast(ByHand, self.maintenance.scheduler)
-        return [scheduler.services[name]() for name in services][-1]
+        services_of_all = cast(ByHand, self._daemon.scheduler).services
+        answers = []
+        for name in services:
+            if name in services_of_all:
+                answers.append(services_of_all[name]())
+                continue
+            if not self.maintenance.term.lasts:
+                # It lives, however far the test has moved the clock.
+                self.renew()
+            scheduler = cast(ByHand, self.maintenance.scheduler)
+            answers.append(scheduler.services[name]())
+        return answers[-1]
 
     def fill(self) -> int:
         """Refill until there is nothing more to do; answers how many creates that took."""

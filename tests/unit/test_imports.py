@@ -17,7 +17,7 @@ ORDER = (
     "model", "status",
     "config", "handles", "cvat", "store",
     "events", "tracking", "requests", "maintenance", "process", "observability",
-    "taskpool", "http", "check", "daemon", "cli",
+    "taskpool", "http", "check", "upkeep", "daemon", "cli",
 )  # fmt: skip
 BELOW = {part: set(ORDER[:place]) for place, part in enumerate(ORDER)}
 ALLOWED = {

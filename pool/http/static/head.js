@@ -12,9 +12,10 @@ export class Head {
   }
 
   /** Which server, and which process maintains the pool. */
-  showStatus({ server, maintainer }) {
+  showStatus({ server, maintainer, daemons }) {
     showServer(byId("server"), server);
-    write(byId("maintainer"), maintainer ? processName(maintainer) : "none");
+    const others = daemons.length > 1 ? `, one of ${daemons.length} daemons` : "";
+    write(byId("maintainer"), maintainer ? processName(maintainer) + others : "none");
   }
 
   /** How CVAT stands; see :func:`cvatState`. */
