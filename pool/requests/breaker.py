@@ -12,7 +12,6 @@ full answers, too), so each template is then tried on its own.
 
 from __future__ import annotations
 
-import math
 import random
 import threading
 from collections.abc import Callable, Collection
@@ -56,7 +55,7 @@ REFUSED_CAP = 900.0
 #: Seconds until a request is tried again that fails while others do not: after two such pauses the
 #: third failure decides.
 OWN_PAUSE: Final = (15.0, 20.0)
-#: Failures of one operation that are remembered.
+#: Failed creates of one template that are remembered.
 MOST_REMEMBERED: Final = 20
 #: Seconds after which a caller who met a full queue may try again: at least, and at most. In
 #: between it is when CVAT is tried again.
@@ -153,7 +152,7 @@ def of_slots(hold: Hold) -> bool:
 
 @dataclass(kw_only=True, slots=True)
 class Failures:
-    """When one operation has failed since it last succeeded, and with which error."""
+    """When creates of a template have failed since one succeeded, and with which error."""
 
     at: list[float] = field(default_factory=list)
     error: PoolError | None = None
@@ -173,8 +172,8 @@ def with_advice(
 class Breaker:
     """The circuit breakers of the server and of each template, for one process. Thread-safe.
 
-    The holds stand in the store, for all processes; failures are counted here, and anew after a
-    restart.
+    The holds stand in the store, for all processes, and so do the failures of a request's uploads;
+    those of a template's creates are counted here, and anew after a restart.
     """
 
     def __init__(
@@ -199,9 +198,6 @@ class Breaker:
         #: The holds that have been logged, and have not ended.
         self._noted: dict[str, Hold] = {}
         self._creates: dict[str, Failures] = {}
-        self._uploads: dict[str, Failures] = {}
-        #: When each request's upload failed last, for whatever reason.
-        self._failed_at: dict[str, float] = {}
 
     # --- What may be tried ------------------------------------------------------------------------
 
@@ -281,7 +277,7 @@ class Breaker:
         reason = with_advice(error, template.doubtful) if others else error
         after = self.hold(name, reason)
         if before is None or after.attempts != before.attempts:
-            self._remember(self._creates, name, error)
+            self._remember(name, error)
 
     def create_worked(self, template: str, *, slots: bool = False) -> None:
         """Note that a task of a template was created, or with ``slots`` one over placeholders."""
@@ -297,15 +293,16 @@ class Breaker:
     def upload_failed(self, template: str, request_id: str, error: PoolError) -> Fault:
         """Note that CVAT did not take a request's data, for a reason that need not be the data;
         return the fault domain."""
-        with self._guard:
-            self._failed_at[request_id] = self._clock.monotonic()
-        if is_passing(error) and self._server_fails():
+        server = is_passing(error) and self._server_fails()
+        # The data of no request is the cause.
+        refused = isinstance(error, CvatRefusedCredentials)
+        counts, now = not (server or refused), self._clock.now()
+        failed_at = self._store.upload_failed(request_id, counts=counts, now=now)
+        if server:
             return Fault.SHARED
-        if isinstance(error, CvatRefusedCredentials):
-            # The data of no request is the cause.
+        if refused:
             self.hold(template, error, uploads=True)
             return Fault.SHARED
-        failed_at = self._remember(self._uploads, request_id, error)
         others = self._store.others_uploaded(request_id, since=failed_at[0])
         if is_own_fault(failed_at, others_succeeded=others):
             return Fault.OWN
@@ -315,9 +312,8 @@ class Breaker:
         self.hold(template, error, uploads=True)
         return Fault.SHARED
 
-    def upload_worked(self, template: str, request_id: str) -> None:
-        """Note that CVAT has accepted a request's data."""
-        self.forget(request_id)
+    def upload_worked(self, template: str) -> None:
+        """Note that CVAT has accepted data for a template."""
         hold = self._store.holds().get(template)
         if hold is not None and hold.uploads:
             self._release(hold)
@@ -335,26 +331,9 @@ class Breaker:
             return None
         return with_advice(failures.error, template.doubtful)
 
-    def failed_at(self, request_id: str) -> float:
-        """Return when a request's upload failed last, by the monotonic clock; minus infinity when
-        it did not."""
-        with self._guard:
-            return self._failed_at.get(request_id, -math.inf)
-
-    def failing(self) -> list[str]:
-        """Return the requests whose failures are remembered."""
-        with self._guard:
-            return list(self._failed_at)
-
     def pause(self) -> float:
         """Return the seconds until a suspect is tried again."""
         return self._rng.uniform(*OWN_PAUSE)
-
-    def forget(self, request_id: str) -> None:
-        """Forget the failures of a request that has ended."""
-        with self._guard:
-            self._uploads.pop(request_id, None)
-            self._failed_at.pop(request_id, None)
 
     # --- The server as a whole ------------------------------------------------------------------
 
@@ -435,12 +414,11 @@ class Breaker:
             if hold.retry_at is None or hold.retry_at > now:
                 self._store.hold(replace(hold, retry_at=now))
 
-    def _remember(self, kind: dict[str, Failures], name: str, error: PoolError) -> list[float]:
+    def _remember(self, name: str, error: PoolError) -> None:
         now = self._clock.now()
         with self._guard:
-            failures = kind.setdefault(name, Failures())
+            failures = self._creates.setdefault(name, Failures())
             if failures.at and failures.at[-1] > now:
                 failures.at.clear()  # before the clock was set back
             failures.error = error
             failures.at = [*failures.at[-MOST_REMEMBERED + 1 :], now]
-            return failures.at

@@ -44,7 +44,7 @@ from pool.requests.order import Turns
 from pool.requests.placement import Placement
 from pool.requests.recovery import Recovery
 from pool.requests.runner import RETRY_AFTER_INTERNAL_ERROR, Joined, Runner, WorkItem
-from pool.requests.sending import Sender
+from pool.requests.sending import LONGEST_CUT_OFF_PAUSE, Sender
 from pool.requests.slots import NONE_FOR_STREAM, NONE_WARM, Filler, way_of
 from pool.requests.spool import Spool
 from pool.requests.worker_pool import WORKERS, Job, WorkerPool
@@ -65,6 +65,9 @@ FORGOTTEN: Final = 500
 #: that was accepted before the clock was set back.
 SKEW: Final = 1.0
 
+#: Seconds for which a request whose template no process has any more waits for one that has it: a
+#: daemon may be about to start again, with a configuration that the others do not have yet.
+GONE_AFTER: Final = 60.0
 GONE: Final = "its template was taken out of the configuration while it waited"
 TOO_LONG: Final = "no task became warm within the template's max_wait; see 'cvat-pool status'"
 
@@ -154,6 +157,12 @@ class Dispatcher:
         self._turns = Turns()
         #: For how long requests of each template wait for a warm task, in this round.
         self._patience: dict[str, float] = {}
+        #: The templates of which the store knows that this process serves them.
+        self._served: frozenset[str] | None = None
+        #: Since when no process has the templates of requests that wait.
+        self._gone_since: dict[str, float] = {}
+        #: The seconds for which requests are left alone that were found in the last look.
+        self._paused: list[float] = []
         #: For which requests other processes made tasks at the last look.
         self._others: Sequence[MadeFor] = ()
         self._in_flight = InFlight(clock)
@@ -299,6 +308,7 @@ class Dispatcher:
         return without waiting for them. While the server is held, none is begun, and the server
         asked whether it is back."""
         self._forget_ended()
+        self._say_what_is_served()
         self._gathered_at = math.inf
         self._patience.clear()
         self._others = self._recovery.made_by_others()
@@ -310,10 +320,9 @@ class Dispatcher:
             found = self._unserved()
         waiting: dict[QueueKey, list[Unserved]] = {}
         for each in found:
-            if each.template not in self._templates:
-                self._fail(each, UnknownTemplate(GONE))
-            else:
+            if each.template in self._templates:
                 waiting.setdefault(_queue_key(each), []).append(each)
+        self._fail_if_gone([each for each in found if each.template not in self._templates])
         known = [each for each in found if each.template in self._templates]
         for each in known:
             self._fail_if_never_made(each)
@@ -346,25 +355,37 @@ class Dispatcher:
         # found as well, and are the oldest.
         most = max(groups, default=0) if self._breaker.server() is Circuit.CLOSED else 0
         most += EACH + self._in_flight.taken
-        return self._in_flight.free(self._recovery.unserved(each=most))
+        now, free = self._clock.now(), self._in_flight.free(self._recovery.unserved(each=most))
+        ends = [each.paused_until or now for each in free]
+        # One that is longer is of before the clock was set back.
+        paused = [now < end <= now + LONGEST_CUT_OFF_PAUSE for end in ends]
+        self._paused = [end - now for end, waits in zip(ends, paused, strict=True) if waits]
+        return [each for each, waits in zip(free, paused, strict=True) if not waits]
 
     def _forget_ended(self) -> None:
         """Forget requests that were cancelled while they waited, by whatever process; of many, some
         in each round."""
         now = self._clock.monotonic()
         if not self._remembered and now >= self._forget_at:
-            self._forget_at = now + FORGET_EVERY
-            self._remembered = [*{*self._in_flight.remembered(), *self._breaker.failing()}]
+            self._forget_at, self._served = now + FORGET_EVERY, None
+            self._remembered = [*self._in_flight.remembered()]
         some, self._remembered = self._remembered[:FORGOTTEN], self._remembered[FORGOTTEN:]
         for request_id in self._store.requests_at_end(some) if some else ():
             self._in_flight.forget_patience(request_id)
-            self._breaker.forget(request_id)
+
+    def _say_what_is_served(self) -> None:
+        """Have other processes leave requests of these templates alone that they do not have."""
+        templates = frozenset(self._templates)
+        if templates != self._served and self._store.serve_templates(self._owner, templates):
+            self._served = templates
 
     def _set_due(self, known: Sequence[Unserved], ends: Sequence[float], *, waits: bool) -> None:
         now = self._clock.monotonic()
         names = {SERVER, *(each.template for each in known)}
         # Those that are not looked at yet can only be served when others are.
         moments: list[float | None] = [*ends, *self._in_flight.pauses()]
+        moments += [now + seconds for seconds in self._paused]
+        moments += [since + GONE_AFTER for since in self._gone_since.values()]
         if waits:
             moments += [self._gathered_at, now + LOOK, self._breaker.tries_at(names, now=now)]
         self._due_at = min((each for each in moments if each is not None), default=None)
@@ -420,7 +441,7 @@ class Dispatcher:
             # One is enough to see whether CVAT takes data again, the one first that failed longest
             # ago, or never: maybe only the last one fails.
             queue.trial = True
-            queue.groups = [[min(requests, key=lambda each: self._breaker.failed_at(each.id))]]
+            queue.groups = [[min(requests, key=lambda each: each.failed_at or 0.0)]]
             if any(job.serves for job in self._threads.jobs(name)):
                 queue.most = 0
             return queue
@@ -630,6 +651,16 @@ class Dispatcher:
         error = self._breaker.fault_of_create(template, since=each.created_at)
         if error is not None and not self._placement.has_warm(template):
             self._fail(each, error)
+
+    def _fail_if_gone(self, requests: Sequence[Unserved]) -> None:
+        """Fail requests of templates that this process does not have, unless another one does."""
+        now = self._clock.monotonic()
+        others = self._store.served_templates(now=self._clock.now()) if requests else ()
+        gone = {each.template for each in requests} - {*others}
+        self._gone_since = {name: self._gone_since.get(name, now) for name in gone}
+        for each in requests:
+            if now - self._gone_since.get(each.template, now) >= GONE_AFTER:
+                self._fail(each, UnknownTemplate(GONE))
 
     def _fail(self, each: Unserved, error: PoolError) -> None:
         """Fail a request that waits; not one that another process has begun since it was read."""

@@ -330,8 +330,6 @@ class Runner:
             self._spool.drop(request.id)
             error.retry_after = self._breaker.retry_after()
             raise
-        # From now on the daemon counts its failures.
-        self._breaker.forget(request.id)
         if queued is None:
             self._spool.drop(request.id)
             log.info("request not queued: another process has it", request_id=request.id)
@@ -355,8 +353,8 @@ class Runner:
     # --- Accepted before: the data is in the spool ------------------------------------------------
 
     def serve(self, item: WorkItem) -> float:
-        """Bring an accepted request as far as possible now. Return the seconds after which it may
-        be tried again, should it still wait."""
+        """Bring an accepted request as far as possible now. Return the seconds after which this
+        process may try it again, should it still wait; its row has those for all processes."""
         circuit = self._breaker.uploads(item.template.name)
         if item.handout is not None and item.handout.task.carrier_id is not None:
             # A slot is filled without CVAT.
@@ -399,7 +397,7 @@ class Runner:
         sent = self._sender.send(item.template, handout, upload, accepted=True, others=others)
         if sent.step is Step.WAIT and sent.untouched:
             self.put_back(item)
-        return sent.pause
+        return 0.0
 
     def put_back(self, item: WorkItem) -> None:
         """Let a request wait again for which nothing was done; its task is warm again."""

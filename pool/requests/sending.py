@@ -141,9 +141,7 @@ class Sender:
                 frames=settled.frames,
                 kind=upload.kind,
             )
-            self._breaker.upload_worked(template.name, request.id)
-            for each in others:
-                self._breaker.forget(each.id)
+            self._breaker.upload_worked(template.name)
             return Sent(Step.DONE)
         fault = None
         if may_be_shared(error, accepted=accepted) and (accepted or self._breaker.has_daemon()):
@@ -159,12 +157,6 @@ class Sender:
             delivery, fault, tasks_left=most - used, accepted=accepted, shared=bool(others)
         )
         untouched = delivery is Delivery.UNTOUCHED
-        if step is Step.FAIL:
-            self.fail(request, error, untouched=untouched)
-        elif step is Step.SPLIT:
-            self.split(request, error, untouched=untouched)
-        elif not untouched:
-            self.throw_away(request, error)
         pause = 0.0
         if cut_off(error):
             pause = backoff(
@@ -172,6 +164,15 @@ class Sender:
             )
         elif accepted and fault is Fault.SUSPECT:
             pause = self._breaker.pause()
+        if accepted and pause and step is not Step.FAIL:
+            # Before it waits again, since any process may begin it then.
+            self._store.pause_request(request.id, until=self._clock.now() + pause)
+        if step is Step.FAIL:
+            self.fail(request, error, untouched=untouched)
+        elif step is Step.SPLIT:
+            self.split(request, error, untouched=untouched)
+        elif not untouched:
+            self.throw_away(request, error)
         return Sent(step, error, untouched=untouched, pause=pause)
 
     def _fill(
@@ -314,7 +315,6 @@ class Sender:
             message=error.detail,
             now=self._clock.now(),
         )
-        self._breaker.forget(request.id)
         if failed and (isinstance(request, Unserved) or request.spooled):
             log.warning(
                 "request failed", request_id=request.id, template=request.template, why=str(error)

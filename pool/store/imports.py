@@ -625,7 +625,7 @@ def _serve(db: Connection, import_id: str, state: RequestState, *, now: float) -
     db.changed(
         f"""
         UPDATE requests {db.using("requests_of_import")}
-        SET state = :state, served = :served, finished_at = :finished_at
+        SET state = :state, served = :served, finished_at = :finished_at, failures = '[]'
         WHERE import_id = :id AND state IN ('uploading', 'importing')
         """,
         id=import_id,

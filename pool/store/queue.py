@@ -22,6 +22,9 @@ from pool.store.schema import SPOOLED, TAKEN
 
 T = TypeVar("T")
 
+#: Failures of one request that are remembered.
+MOST_FAILURES: Final = 20
+
 #: Queues of templates, priorities and tenants that one query reads from: SQLite takes at most 500.
 _QUEUES_AT_ONCE: Final = 100
 
@@ -128,6 +131,33 @@ class Queue(Connected):
                 template=template,
                 patient=False,
             )
+
+    def pause_request(self, request_id: str, *, until: float) -> None:
+        """Have no process begin a request before ``until``, should it wait again."""
+        with self.connections.writing() as db:
+            db.changed(
+                "UPDATE requests SET paused_until = :until WHERE id = :id",
+                id=request_id,
+                until=until,
+            )
+
+    def upload_failed(self, request_id: str, *, counts: bool, now: float) -> Sequence[float]:
+        """Note that a request's upload failed now, and whether that ``counts`` among its own
+        failures, since the server as a whole did not fail. Return when it has failed so since CVAT
+        accepted it last, the latest :data:`MOST_FAILURES`, in order."""
+        with self.connections.writing() as db:
+            row = db.one("SELECT failures FROM requests WHERE id = :id", id=request_id)
+            before = [] if row is None else json.loads(row[0])
+            if before and before[-1] > now:
+                before = []  # before the clock was set back
+            failures = [*before[-MOST_FAILURES + 1 :], now] if counts else before
+            db.changed(
+                "UPDATE requests SET failed_at = :now, failures = :failures WHERE id = :id",
+                id=request_id,
+                failures=json.dumps(failures),
+                now=now,
+            )
+            return failures
 
     def made_by_others(self, *, owner: str, now: float) -> Sequence[MadeFor]:
         """Return for which spooled requests live processes other than ``owner`` make tasks."""
@@ -277,7 +307,7 @@ def _oldest(db: Connection, number: int) -> str:
                    requests.priority, requests.size,
                    CASE WHEN requests.group_key IS NOT NULL THEN requests.files ELSE '[]' END,
                    requests.frame_numbers, requests.no_slot <> '',
-                   requests.stream, requests.patient
+                   requests.stream, requests.patient, requests.paused_until, requests.failed_at
             FROM (SELECT * FROM requests {db.using("requests_spooled")}
                   WHERE {SPOOLED} AND template = :template{number}
                     AND priority = :priority{number} AND tenant = :tenant{number}) AS requests
@@ -303,6 +333,8 @@ def _unserved(
     no_slot: bool,
     stream: str | None,
     patient: bool,
+    paused_until: float | None,
+    failed_at: float | None,
 ) -> Unserved:
     return Unserved(
         id=id,
@@ -319,6 +351,8 @@ def _unserved(
         no_slot=bool(no_slot),
         stream=stream,
         patient=bool(patient),
+        paused_until=paused_until,
+        failed_at=failed_at,
     )
 
 

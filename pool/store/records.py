@@ -116,7 +116,8 @@ class Opened:
 class Unserved:
     """A spooled request without a worker, ``QUEUED`` or ``UPLOADING``: what is needed to choose
     among many. ``files`` are known of those that have a ``group_key`` only. ``patient``: it waits
-    for a warm task alone, since ``created_at``."""
+    for a warm task alone, since ``created_at``. It is left alone up to ``paused_until``; its upload
+    failed last at ``failed_at``."""
 
     id: str
     template: str
@@ -132,6 +133,8 @@ class Unserved:
     no_slot: bool = False
     stream: str | None = None
     patient: bool = False
+    paused_until: float | None = None
+    failed_at: float | None = None
 
 
 #: For which requests a task is made: their template, and the group key, the priority and the tenant

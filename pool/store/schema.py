@@ -225,7 +225,8 @@ _IMPORTS: Final = f"""
 #: that it shares; ``given`` is null where the caller calls the files so, too. ``frame_numbers``
 #: count from ``first_frame``. ``priority`` is the level of a :class:`pool.model.Priority`.
 #: ``patient``: it waits for a warm task alone, since ``created_at``, so that its template says how
-#: long; one that waits for anything else, or again, has waited long enough.
+#: long; one that waits for anything else, or again, has waited long enough. ``failed_at`` is when
+#: its upload failed last, ``failures`` when it did while the server as a whole did not.
 #: A page of requests has an index for each filter: only then are the rows in order of ``seq``.
 #: ``sought`` is what a search looks through, in lower case.
 _REQUESTS: Final = f"""
@@ -258,6 +259,9 @@ _REQUESTS: Final = f"""
         served INTEGER NOT NULL DEFAULT 0 CHECK (served IN (0, 1)),
         spooled INTEGER NOT NULL DEFAULT 0 CHECK (spooled IN (0, 1)),
         patient INTEGER NOT NULL DEFAULT 0 CHECK (patient IN (0, 1)),
+        paused_until REAL,
+        failed_at REAL,
+        failures TEXT NOT NULL DEFAULT '[]',
         hidden TEXT CHECK (hidden IN ('pending', 'done')),
         no_slot TEXT NOT NULL DEFAULT '',
         stream TEXT,
@@ -460,7 +464,8 @@ _PLAIN: Final = """
         url TEXT NOT NULL DEFAULT '',
         version TEXT NOT NULL DEFAULT '',
         since REAL NOT NULL DEFAULT 0,
-        spool TEXT NOT NULL DEFAULT ''
+        spool TEXT NOT NULL DEFAULT '',
+        templates TEXT NOT NULL DEFAULT '[]'
     ) STRICT;
     CREATE TABLE terms (
         term INTEGER PRIMARY KEY,

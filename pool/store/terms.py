@@ -3,10 +3,12 @@ daemons."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
 
 from pool.model import DaemonRecord, TermRecord
 from pool.store.connections import Connected
+from pool.store.records import text
 
 
 class Terms(Connected):
@@ -147,6 +149,22 @@ class Terms(Connected):
             )
             for owner, url, version, since, until, spool in found
         ]
+
+    def serve_templates(self, owner: str, templates: Collection[str]) -> bool:
+        """Say that the process ``owner`` serves requests of these templates; False where it has not
+        said yet that it is alive."""
+        with self.connections.writing() as db:
+            return db.met(
+                "UPDATE owners SET templates = :templates WHERE owner = :owner",
+                owner=owner,
+                templates=text(json.dumps(sorted(templates), ensure_ascii=False)),
+            )
+
+    def served_templates(self, *, now: float) -> Collection[str]:
+        """Return the templates of which any live process serves requests."""
+        with self.connections.reading() as db:
+            found = db.rows("SELECT templates FROM owners WHERE until > :now", now=now)
+        return {name for (templates,) in found for name in json.loads(templates)}
 
     def spare_owners(self, *, now: float, term: float, lull: float) -> int:
         """Where no process has renewed for more than ``lull`` seconds, let those that were alive

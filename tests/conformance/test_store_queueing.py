@@ -334,6 +334,43 @@ def test_how_long_a_request_waits_for_a_task_alone(scene: Scene) -> None:
     assert scene.store.wait_for_more("streets") == 0
 
 
+def test_when_uploads_of_a_request_have_failed(scene: Scene) -> None:
+    opened, store = uploading(scene), scene.store
+    assert opened.request is not None
+    request_id = opened.request.id
+
+    def fail(seconds: float, *, counts: bool = True) -> list[float]:
+        failures = store.upload_failed(request_id, counts=counts, now=NOW + seconds)
+        return [at - NOW for at in failures]
+
+    assert fail(1, counts=False) == []
+    assert fail(2) == [2]
+    assert fail(3, counts=False) == [2]
+    assert fail(4) == [2, 4]
+    store.pause_request(request_id, until=NOW + 9)
+    scene.requeue(request_id, now=NOW)
+    (waiting,) = store.unserved(owner="daemon", now=NOW, each=9)
+    assert (waiting.failed_at, waiting.paused_until) == (NOW + 4, NOW + 9)
+    assert fail(3) == [3], "the clock was set back"
+    assert [len(fail(number)) for number in (10, 11)] == [2, 3]
+    assert [len(fail(number)) for number in range(20, 60)][-1] == 20
+    scene.warm()
+    assert store.claim_queued([NewMember(request_id=request_id)], "f00d", owner="here", now=NOW)
+    scene.begin_import(opened, now=NOW)
+    assert fail(99) == [99], "CVAT has accepted it since"
+
+
+def test_which_templates_live_processes_serve(scene: Scene) -> None:
+    store = scene.store
+    assert not store.serve_templates("a", ["streets"])
+    for owner, seconds in (("a", 9), ("b", 5)):
+        store.renew_owner(owner, until=NOW + seconds)
+    assert store.serve_templates("a", ["streets"]) and store.serve_templates("b", ["x", "Ä"])
+    store.renew_owner("a", until=NOW + 9)
+    assert set(store.served_templates(now=NOW)) == {"streets", "x", "Ä"}
+    assert set(store.served_templates(now=NOW + 6)) == {"streets"}
+
+
 def test_for_whom_other_processes_make_tasks(scene: Scene) -> None:
     store = scene.store
     for owner in ("a", "b"):

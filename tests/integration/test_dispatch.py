@@ -46,6 +46,7 @@ from pool.errors import (
 from pool.maintenance.heartbeat import TERM
 from pool.model import MOST_TASKS_SPOOLED, LeaseState, Outcome, RequestState
 from pool.requests.breaker import SERVER, TRANSIENT_CAP
+from pool.requests.dispatcher import GONE_AFTER
 from pool.requests.runner import RETRY_AFTER_INTERNAL_ERROR
 from pool.requests.worker_pool import WORKERS
 from pool.store import Store
@@ -203,6 +204,10 @@ def test_a_template_in_trouble_leaves_workers_for_the_others(
 def test_a_template_that_was_taken_out_is_an_end(daemon: Stepped) -> None:
     (request,) = queued(daemon, 1)
     daemon.process.templates.replace({OTHER.name: OTHER})
+    assert daemon.serve() == 0
+    assert daemon.states(request) == {QUEUED}, "a daemon that has it may be about to start"
+    daemon.advance(GONE_AFTER)
+    assert daemon.dispatcher.is_due()
     assert daemon.serve() == 0
     assert daemon.read(request).error_code == "unknown-template"
     assert daemon.spooled() == []

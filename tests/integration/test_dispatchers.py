@@ -15,12 +15,24 @@ from unittest import mock
 
 import pytest
 from support.scripted import ScriptedCvat
-from support.stepped import CONTENT, FAILED, IMPORTING, QUEUED, READY, Start, Stepped, uploads
+from support.stepped import (
+    CONTENT,
+    FAILED,
+    IMPORTING,
+    OTHER,
+    QUEUED,
+    READY,
+    Start,
+    Stepped,
+    uploads,
+)
 from support.waiting import PATIENCE
 
 from pool.config.settings import Template
 from pool.config.source import build_upload
+from pool.errors import CvatUnreachable
 from pool.model import Outcome, RequestRecord, RequestState, TaskState, new_id
+from pool.requests.dispatcher import GONE_AFTER
 from pool.store import CreateLimit, NewRequest
 
 
@@ -212,6 +224,60 @@ def test_two_that_look_at_the_same_time_make_one_task(two: Two, cvat: ScriptedCv
         assert two.round(1) == 0
     assert cvat.count("create_task") == 1
     assert two.states(request) == {IMPORTING}
+
+
+def test_what_only_the_other_is_configured_for_is_left_to_it(
+    two: Two, start: Start, cvat: ScriptedCvat
+) -> None:
+    """Daemons are given a new configuration one by one."""
+    request = two.accept(by=0)
+    two.dispatchers[0].run_once()
+    other = start(OTHER)
+    late = other.process.dispatcher()
+    for _ in range(3):
+        assert late.run_once().started == 0
+        two.advance(GONE_AFTER)
+        other.process.heartbeat.run_once()
+    assert two.states(request) == {QUEUED}
+    assert two.rounds() == 1
+    assert two.states(request) == {IMPORTING}
+    assert late.stop(PATIENCE)
+
+
+def test_data_that_cvat_does_not_take_is_tried_no_more_often_by_two(
+    start: Start, template: Template, cvat: ScriptedCvat
+) -> None:
+    """Its pauses, and its failures, are in its row: two try it as often as one does."""
+
+    def tries(rounds: Callable[[Two, str], object]) -> int:
+        two = Two(start, template)
+        two.first.fill()
+        cvat.calls.clear()
+        bad = two.accept("bad.jpg")
+        for number in range(9):
+            two.drain()
+            two.accept(f"{number}.jpg")
+            two.drain()
+            two.first.import_all()
+            two.first.fill()
+            two.advance(8.0)
+            rounds(two, bad)
+        assert (two.read(bad).state, two.read(bad).error_code) == (FAILED, "cvat-unreachable")
+        two.first.stop()
+        two.daemons[1].stop()
+        return sum(call[2].names == ("bad.jpg",) for call in cvat.calls if call[0] == "upload")
+
+    upload = cvat.upload
+
+    def choosy(task_id: int, data: Any, params: Any, **options: Any) -> str:
+        if data.names == ("bad.jpg",):
+            cvat.failures["upload"] = [CvatUnreachable("refused")]
+        return upload(task_id, data, params, **options)
+
+    cvat.upload = choosy  # type: ignore[method-assign]
+    by_one = tries(lambda two, _: (two.round(0), two.round(0)))
+    by_two = tries(lambda two, _: (two.round(1), two.round(0)))
+    assert by_one == by_two == 3
 
 
 # --- Groups ---------------------------------------------------------------------------------------
