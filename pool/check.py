@@ -12,7 +12,15 @@ from typing import Final
 
 from pool.clock import Clock, StoreClock, parse_time
 from pool.config.loader import InvalidConfig, require_templates
-from pool.config.settings import SLOT_FORMATS, DaemonSettings, Settings, SlotSettings, Template
+from pool.config.settings import (
+    SLOT_FORMATS,
+    DaemonSettings,
+    Settings,
+    SlotSettings,
+    Template,
+    TokenSettings,
+)
+from pool.config.tokens import OPERATORS, Tokens, read_secret, tokens_in
 from pool.cvat import CvatClient, connect
 from pool.errors import (
     ConfigError,
@@ -22,9 +30,7 @@ from pool.errors import (
     PoolError,
     SlotStorageUnavailable,
 )
-from pool.events.delivery import secret_of
 from pool.events.sinks import sink_names
-from pool.http.middleware import tokens_in
 from pool.http.server import check_exposure, listen
 from pool.maintenance.placeholders import carrier_keys, import_placeholders
 from pool.model import DaemonRecord, check_name, new_id, pool_mark
@@ -71,16 +77,18 @@ def before_start(settings: Settings, environ: Mapping[str, str]) -> Iterator[Che
         f"{settings.path or 'defaults'}: {count} template{'s' * (count > 1)}",
     )
     yield replace(configuration, warnings=settings.warnings)
+    operators = tokens_in(environ.get(OPERATORS))
     yield _checked(
         "exposure",
-        lambda: check_exposure(settings.daemon, "".join(tokens_in(environ.get("POOL_API_TOKEN")))),
+        lambda: check_exposure(settings.daemon, guarded=bool(operators or settings.tokens)),
         f"listens at {settings.daemon.host}",
     )
+    yield from _check_tokens(settings.tokens, operators, environ)
     for name, sink in zip(sink_names(settings.events.sinks), settings.events.sinks, strict=True):
         signed = sink.secret_env is not None or sink.secret_file is not None
         yield _checked(
             f"sink {name}",
-            partial(secret_of, sink, environ),
+            partial(read_secret, sink, environ, of="a sink"),
             "its secret was found" if signed else "not signed",
         )
     folder = settings.store.spool_folder
@@ -132,6 +140,22 @@ def _checked(name: str, check: Callable[[], object], detail: str) -> CheckResult
     except PoolError as error:
         return CheckResult(name=name, error=error)
     return CheckResult(name=name, detail=detail)
+
+
+def _check_tokens(
+    settings: Mapping[str, TokenSettings], operators: tuple[str, ...], environ: Mapping[str, str]
+) -> Iterator[CheckResult]:
+    """Check that the secret of each token is found, and is no other's."""
+    good: dict[str, TokenSettings] = {}
+    for name, token in settings.items():
+        result = _checked(
+            f"token {name}",
+            partial(Tokens, {**good, name: token}, operators=operators, environ=environ),
+            f"{token.role}, {', '.join(token.templates) or 'all templates'}; its secret was found",
+        )
+        if result.ok:
+            good[name] = token
+        yield result
 
 
 def _check_port(daemon: DaemonSettings, store: Store, clock: Clock) -> CheckResult:

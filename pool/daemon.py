@@ -17,10 +17,10 @@ from starlette.types import ASGIApp
 from pool.check import before_start
 from pool.clock import Clock, Wakeup
 from pool.config.settings import Settings
+from pool.config.tokens import OPERATORS, Tokens, tokens_in
 from pool.cvat import CvatClient
 from pool.errors import StoreError
 from pool.http.app import create_app
-from pool.http.middleware import tokens_in
 from pool.http.server import HttpServer
 from pool.http.shutdown import Shutdown
 from pool.logs import get_logger
@@ -70,11 +70,11 @@ class Daemon:
         clock: Clock | None = None,
         api_token: str | None = None,
     ) -> None:
-        for result in before_start(settings, {**os.environ, "POOL_API_TOKEN": api_token or ""}):
+        for result in before_start(settings, {**os.environ, OPERATORS: api_token or ""}):
             if result.error is not None:
                 raise result.error
         self.settings = settings
-        self._tokens = tokens_in(api_token)
+        self._tokens = Tokens(settings.tokens, operators=tokens_in(api_token))
         self.process = Process(
             settings,
             store=store,
@@ -82,7 +82,9 @@ class Daemon:
             clock=clock,
             on_call=lambda *call: self.observation.called(*call),
         )
-        self._reload = Reload(settings, self.process.templates, clock=self.process.clock)
+        self._reload = Reload(
+            settings, self.process.templates, self._tokens, clock=self.process.clock
+        )
         self.observation = Observation(self.process, configuration=lambda: self._reload.record)
         self._http = HttpServer(self._app, settings.daemon)
         self._shutdown = Shutdown()

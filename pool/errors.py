@@ -172,6 +172,12 @@ class Forbidden(PoolError):
     status = 403
 
 
+class NotAllowed(Forbidden):
+    """The token does not allow this."""
+
+    code = "not-allowed"
+
+
 class TooSlow(PoolError):
     """The body did not come in time."""
 

@@ -87,7 +87,7 @@ class Pool(Protocol):
 class LeaseHandle:
     """One leased task, as its caller's handle describes it. ``name`` is what its caller calls it,
     ``task_name`` that of the task when it was handed out, ``owner`` the process that it was asked
-    of."""
+    of, ``tenant`` the name of the token that it was asked with, "" for the operator."""
 
     id: str
     name: str | None = None
@@ -97,6 +97,7 @@ class LeaseHandle:
     template: str
     outcome: Outcome
     owner: str
+    tenant: str = ""
     created_at: datetime
     expires_at: datetime
 

@@ -258,11 +258,13 @@ class LeaseRecord:
     ``name`` is what its caller calls it; ``task_name`` is that of the task when it was handed out.
     ``pooled_id`` and ``task_id`` are None while the lease waits for a task. ``outcome`` is
     None until then as well. ``request_id`` is the request that it serves; None while its caller
-    uploads, or has not begun to.
+    uploads, or has not begun to. ``tenant`` is whose it is: the name of a token, "" for the
+    operator.
     """
 
     id: str
     template: str
+    tenant: str = ""
     state: LeaseState
     name: str | None = None
     owner: str
@@ -547,13 +549,15 @@ class SlotLevels:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stream:
-    """Requests whose jobs follow each other in the same CVAT tasks, for as long as it is open.
+    """Requests of one ``tenant`` whose jobs follow each other in the same CVAT tasks, for as long
+    as it is open.
 
     ``carriers`` counts the tasks that it has had; ``carrier_id`` is the latest.
     """
 
     id: str
     template: str
+    tenant: str = ""
     name: str
     opened_at: float
     last_at: float
@@ -737,6 +741,36 @@ class DaemonRecord:
     spool: str = ""
 
 
+# --- Callers --------------------------------------------------------------------------------------
+
+#: What a token is for: ``read`` sees everything, ``submit`` gives data to the pool and sees what is
+#: its own, ``operate`` may do everything.
+Role = Literal["submit", "operate", "read"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scope:
+    """What a caller sees: rows of one ``tenant``, or of all of them (None); and of some
+    ``templates``, or of all of them (none named).
+
+    A tenant is the name of a token. "" is the operator: the command line and the library on the
+    store, and callers with a token of ``POOL_API_TOKEN``, or without any.
+    """
+
+    tenant: str | None = None
+    templates: frozenset[str] = frozenset()
+
+    def covers(self, row: LeaseRecord | RequestRecord | Event | Stream) -> bool:
+        """Whether a row is seen."""
+        return self.tenant in (None, row.tenant) and self.covers_template(row.template)
+
+    def covers_template(self, template: str) -> bool:
+        """Whether a template is seen."""
+        return not self.templates or template in self.templates
+
+
+EVERYTHING: Final = Scope()
+
 # --- Identifiers -------------------------------------------------------------------------------
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, in lower case
@@ -818,9 +852,11 @@ KINDS: Final[tuple[EventKind, ...]] = get_args(EventKind)
 class Event:
     """One change of the state of a request, a lease or a task.
 
-    ``id`` grows from each event to the next that can be seen. ``task_id`` is CVAT's. ``state`` is
-    the new one, of what ``kind`` names; ``code`` is why a request failed, the ``code`` of a class
-    in :mod:`pool.errors`, or that of a :class:`RequestWarning`, and else empty.
+    ``id`` grows from each event to the next that can be seen. ``tenant`` is whose request or lease
+    it is of, or whose lease has the task; "" for the operator, and for a task that no lease has.
+    ``task_id`` is CVAT's. ``state`` is the new one, of what ``kind`` names; ``code`` is why a
+    request failed, the ``code`` of a class in :mod:`pool.errors`, or that of a
+    :class:`RequestWarning`, and else empty.
 
     ``seconds`` is what a hand-out took from asking to having, and a request from its creation to
     its end. Of that, ``held_seconds`` passed while CVAT or the template was held, as in an outage,
@@ -833,6 +869,7 @@ class Event:
     kind: str
     at: float
     template: str
+    tenant: str = ""
     task_id: int | None = None
     lease_id: str | None = None
     request_id: str | None = None
@@ -850,6 +887,7 @@ class EndedRequest:
 
     request_id: str
     template: str
+    tenant: str = ""
     outcome: str | None
     at: float
     seconds: float

@@ -158,6 +158,7 @@ class StreamStatus:
 
     __pydantic_config__: ClassVar[ConfigDict] = described(
         template="street-scenes",
+        tenant="",
         name="camera 7",
         opened_at="2026-01-01T12:00:00.123Z",
         used_at="2026-01-01T12:31:07.456Z",
@@ -169,6 +170,8 @@ class StreamStatus:
     )
 
     template: str
+    tenant: str
+    """The name of the token that its requests came with; empty: the operator."""
     name: str
     opened_at: Time
     used_at: Time

@@ -22,6 +22,7 @@ from pool.config.arguments import (
     check_stream,
     check_task_name,
     check_template,
+    check_tenant,
     check_timeout,
     check_ttl,
 )
@@ -52,6 +53,7 @@ from pool.handles import Lease, Request, shown_at, when
 from pool.maintenance.retirement import DRAINED
 from pool.maintenance.stream_expiry import CLOSED
 from pool.model import (
+    EVERYTHING,
     Assignee,
     Event,
     Handout,
@@ -62,9 +64,10 @@ from pool.model import (
     Priority,
     RequestRecord,
     RequestState,
+    Scope,
     new_id,
 )
-from pool.observability.status import read_status
+from pool.observability.status import narrowed, read_status
 from pool.process import Process
 from pool.requests.breaker import SERVER
 from pool.requests.results import Result, read_lease, result_of
@@ -328,6 +331,7 @@ class TaskPool:
         template: str | None = None,
         text: str | None = None,
         since: datetime | None = None,
+        tenant: str | None = None,
     ) -> Iterator[Request]:
         """Iterate over the requests, of all processes, the newest first: those in one of the
         ``states``, of a ``template``, with a ``text`` in their id, their name, their stream or the
@@ -343,6 +347,7 @@ class TaskPool:
             "template": None if template is None else check_template(template),
             "text": check_search(text),
             "since": check_since(since),
+            "scope": Scope(tenant=check_tenant(tenant)),
         }
         return self._requests(check_states(states), which)
 
@@ -565,17 +570,22 @@ class TaskPool:
             Prewarm(template=chosen.name, size=count, since=now, until=now + duration)
         )
 
-    def streams(self, template: str | None = None) -> list[StreamStatus]:
-        """Return the streams that are open, of one template or of all; reads the store only.
+    def streams(
+        self, template: str | None = None, *, scope: Scope = EVERYTHING
+    ) -> list[StreamStatus]:
+        """Return the streams that are open, of one template or of all, that a caller sees; reads
+        the store only.
 
         :raises UnknownTemplate: the configuration has no such template.
         """
         found = self.store.streams(template=None if template is None else check_template(template))
+        found = [each for each in found if scope.covers(each.stream)]
         if template is not None and not found:
-            self.process.template(template)
+            self._template(template, scope)
         return [
             StreamStatus(
                 template=each.stream.template,
+                tenant=each.stream.tenant,
                 name=each.stream.name,
                 opened_at=datetime.fromtimestamp(each.stream.opened_at, UTC),
                 used_at=datetime.fromtimestamp(each.stream.last_at, UTC),
@@ -588,24 +598,29 @@ class TaskPool:
             for each in found
         ]
 
-    def close_stream(self, template: str, name: str) -> None:
+    def close_stream(self, template: str, name: str, *, tenant: str | None = None) -> None:
         """Close a stream: what is left of its task is filled no more, and put out of the
         annotators' way. A later request of the same name opens another, in a task of its own.
+        Each ``tenant``, the name of a token, has its own; by default it is the operator's.
 
         :raises UnknownStream: none of that name is open.
         :raises UnknownTemplate: the configuration has no such template.
         """
-        stream = self.store.stream(check_template(template), check_stream(name) or "")
+        stream = self.store.stream(
+            check_template(template), check_stream(name) or "", tenant=check_tenant(tenant) or ""
+        )
         if stream is None:
             self.process.template(template)
         elif self.store.close_stream(stream.id, reason=CLOSED, now=self.clock.now()):
             return
         raise UnknownStream(f"{name!r} of template {template!r}")
 
-    def status(self) -> Status:
-        """Return levels, demand and troubles of all templates; reads the store only."""
+    def status(self, *, scope: Scope = EVERYTHING) -> Status:
+        """Return levels, demand and troubles of all templates that a caller sees; reads the store
+        only."""
         templates = self.process.follow_configuration()
-        return read_status(self.store, self.settings, templates, now=self.clock.now())
+        status = read_status(self.store, self.settings, templates, now=self.clock.now())
+        return narrowed(status, scope, self.store)
 
     def subscribe(
         self,
@@ -626,6 +641,11 @@ class TaskPool:
 
     # --- Inside ---------------------------------------------------------------------------------
 
+    def _template(self, name: str, scope: Scope) -> Template:
+        """Return the template of that name, if a caller sees it."""
+        self.process.follow_configuration()
+        return self.process.templates.within(scope).named(name)
+
     def _lease_record(self, lease_id: str) -> LeaseRecord:
         record = self.store.lease(check_id(lease_id, UnknownLease))
         if record is None:
@@ -645,6 +665,7 @@ class TaskPool:
             template=record.template,
             outcome=record.outcome,
             owner=record.owner,
+            tenant=record.tenant,
             created_at=datetime.fromtimestamp(record.created_at, UTC),
             expires_at=expires_at,
             _pool=self,

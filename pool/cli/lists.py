@@ -30,6 +30,10 @@ TemplateOption = Annotated[
     str | None,
     typer.Option("--template", metavar="NAME", help="Only those of this template."),
 ]
+TenantOption = Annotated[
+    str | None,
+    typer.Option("--tenant", metavar="NAME", help="Only those of this tenant: a token's name."),
+]
 
 
 def requests(
@@ -51,6 +55,7 @@ def requests(
         ),
     ] = None,
     template: TemplateOption = None,
+    tenant: TenantOption = None,
     since: Annotated[
         str | None,
         typer.Option(
@@ -69,6 +74,7 @@ def requests(
         matching = pool.requests(
             state or (),
             template=template,
+            tenant=tenant,
             text=text,
             since=None if seconds is None else now - timedelta(seconds=seconds),
         )
@@ -102,6 +108,7 @@ def _request_document(request: Request, jobs: Sequence[Job]) -> dict[str, Any]:
         "id": record.id,
         "state": record.state,
         "template": record.template,
+        "tenant": record.tenant,
         "name": record.name,
         "stream": record.stream,
         "files": record.given,
@@ -147,6 +154,7 @@ def _request_columns(
             rank=2,
             idle=len({each.template for each in records}) == 1,
         ),
+        *tenant_column([each.tenant for each in records]),
         Column(heading="name", values=list(map(called, found)), least=8, rank=1),
         Column(
             heading="jobs, or why not" if failed else "jobs",
@@ -155,6 +163,13 @@ def _request_columns(
             tail=True,
         ),
     ]
+
+
+def tenant_column(tenants: Sequence[str]) -> list[Column]:
+    """Return a column with the tenant of each row, where there are any."""
+    if not any(tenants):
+        return []
+    return [Column(heading="tenant", values=list(tenants), least=6, rank=1)]
 
 
 def _span(ids: Sequence[str]) -> str:
@@ -206,6 +221,7 @@ def _lease_columns(found: Sequence[Lease]) -> list[Column]:
         Column(heading="age", values=ages, right=True),
         Column(heading="until", values=[moment(each.expires_at, now) for each in found]),
         Column(heading="template", values=[each.template for each in found], least=8, rank=1),
+        *tenant_column([each.tenant for each in found]),
         Column(heading="name", values=[each.name or "" for each in found], least=8, rank=2),
         Column(
             heading="taken by",

@@ -38,6 +38,7 @@ from pool.config.arguments import (
     check_stream,
     check_task_name,
     check_template,
+    check_tenant,
     check_timeout,
     check_ttl,
 )
@@ -297,12 +298,13 @@ class AsyncRemotePool:
         template: str | None = None,
         text: str | None = None,
         since: datetime | None = None,
+        tenant: str | None = None,
     ) -> AsyncGenerator[AsyncRequest, None]:
         """As :meth:`pool.TaskPool.requests`. ::
 
         async for request in pool.requests(["failed"]): ...
         """
-        return self._requests(which_requests(states, template, text, since))
+        return self._requests(which_requests(states, template, text, since, tenant))
 
     async def _requests(self, which: Query) -> AsyncGenerator[AsyncRequest, None]:
         cursor: str | None = None
@@ -403,9 +405,11 @@ class AsyncRemotePool:
         call = Call(method="GET", path=_streams_path(query))
         return parse_streams(await self._transport.call(call))
 
-    async def close_stream(self, template: str, name: str) -> None:
-        """As :meth:`pool.TaskPool.close_stream`."""
+    async def close_stream(self, template: str, name: str, *, tenant: str | None = None) -> None:
+        """As :meth:`pool.TaskPool.close_stream`; by default a stream of the token's own tenant."""
         query = {"template": check_template(template), "name": check_stream(name) or ""}
+        if tenant is not None:
+            query["tenant"] = check_tenant(tenant) or ""
         answer = await self._transport.answer(Call(method="DELETE", path=_streams_path(query)))
         # An earlier attempt whose answer was lost may have closed it.
         if answer.error and not (isinstance(answer.error, UnknownStream) and answer.doubtful):
@@ -606,7 +610,11 @@ class AsyncRequest(RequestHandle[AsyncRemotePool, RemoteRequest]):
 
 
 def which_requests(
-    states: Collection[str], template: str | None, text: str | None, since: datetime | None
+    states: Collection[str],
+    template: str | None,
+    text: str | None,
+    since: datetime | None,
+    tenant: str | None,
 ) -> Query:
     """Return the query of a list of requests."""
     which = [("state", state.value) for state in check_states(states)]
@@ -616,6 +624,8 @@ def which_requests(
         which.append(("text", check_search(text) or ""))
     if since is not None:
         which.append(("since", rfc3339(check_since(since) or 0.0)))
+    if tenant is not None:
+        which.append(("tenant", check_tenant(tenant) or ""))
     return which
 
 

@@ -30,6 +30,7 @@ class RemoteLease:
 
     id: str
     template: str
+    tenant: str = ""
     state: LeaseState
     name: str | None = None
     task_id: int | None = None

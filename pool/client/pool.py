@@ -228,9 +228,10 @@ class RemotePool:
         template: str | None = None,
         text: str | None = None,
         since: datetime | None = None,
+        tenant: str | None = None,
     ) -> Iterator[Request]:
         """As :meth:`pool.TaskPool.requests`."""
-        return self._requests(which_requests(states, template, text, since))
+        return self._requests(which_requests(states, template, text, since, tenant))
 
     def _requests(self, which: Query) -> Iterator[Request]:
         cursor: str | None = None

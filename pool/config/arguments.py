@@ -213,6 +213,16 @@ def check_key(value: object) -> str | None:
     raise InputError("an idempotency key has 1 to 255 visible ASCII characters")
 
 
+def check_tenant(value: object) -> str | None:
+    """Return the name of a tenant, "" for the operator, or None where none is given.
+
+    :raises InputError: no tenant can have such a name.
+    """
+    if value is None or value == "" or (isinstance(value, str) and TEMPLATE_NAME.fullmatch(value)):
+        return None if value is None else str(value)
+    raise InputError(f"no tenant is called {ascii(value)[:100]}: it is the name of a token")
+
+
 def check_template(value: object) -> str:
     """Return the name of a template.
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -41,19 +41,21 @@ from pool.config.settings import (
     SlotSettings,
     StoreSettings,
     Template,
+    TokenSettings,
     against_groups,
     against_slots,
     keys_of,
 )
 from pool.config.toml import Key, key_lines, parse, show_key
 from pool.errors import ConfigError, InputError
+from pool.model import Role
 
 Table = TypeVar("Table")
 #: A value and its key in the file; and the members of a table by their names.
 Placed = tuple[Key, Any]
 Given = Mapping[str, Placed]
 
-_TOP_TABLES: Final = ("cvat", "store", "daemon", "events", "defaults", "templates")
+_TOP_TABLES: Final = ("cvat", "store", "daemon", "events", "tokens", "defaults", "templates")
 _CREDENTIALS: Final = re.compile(
     r"(?:.*_)?(?:token|password|passwd|secret|username|user|login|credentials?|api_?key|pat)", re.I
 )
@@ -181,6 +183,7 @@ class _Reading:
         daemon = self._top_table(DaemonSettings, "daemon")
         templates = self._templates(server)
         events = self._events(templates)
+        tokens = self._tokens(templates)
         if self._problems:
             invalid = InvalidConfig(_in_order(self._problems), self._path)
             invalid.files = self._surroundings.files
@@ -192,6 +195,7 @@ class _Reading:
             store=store,
             daemon=daemon,
             events=events,
+            tokens=tokens,
             templates=templates,
             path=self._path,
             warnings=tuple(each.in_file(self._path) for each in _in_order(self._warnings)),
@@ -222,22 +226,52 @@ class _Reading:
                 self._problem(key, "the url is missing")
             return None
         sink = self._table(SinkSettings, given, url="http://wrong")
-        for position, name in enumerate(sink.templates):
+        self._known((*key, "templates"), sink.templates, templates)
+        return sink
+
+    def _tokens(self, templates: Mapping[str, Template]) -> dict[str, TokenSettings]:
+        tokens: dict[str, TokenSettings] = {}
+        places: dict[object, str] = {}
+        for name, raw in self._mapping(("tokens",), self._raw.get("tokens", {})).items():
+            key = ("tokens", name)
+            self._check_name(key, name)
+            given = self._members(key, raw, keys_of(TokenSettings))
+            if not isinstance(raw, dict):
+                continue
+            if "role" not in given:
+                self._problem(key, f"the role is missing: {', '.join(get_args(Role))}")
+            if not given.keys() & {"secret", "secret_file"}:
+                self._problem(
+                    key,
+                    'the secret is missing: name a variable that holds it, secret = "${NAME}", or '
+                    "a file, secret_file",
+                )
+            token = self._table(TokenSettings, {"role": (key, "read"), **given}, role="read")
+            self._known((*key, "templates"), token.templates, templates)
+            place = token.secret_env or token.secret_file
+            if place is not None and (other := places.setdefault(place, name)) != name:
+                self._problem(key, f"its secret is that of tokens.{other}: each needs its own")
+            tokens[name] = token
+        return tokens
+
+    def _known(self, key: Key, named: Iterable[str], templates: Mapping[str, Template]) -> None:
+        """Report the templates that a list names and that there are not."""
+        for position, name in enumerate(named):
             if name not in templates:
                 near = nearest(name, templates)
                 hint = f"; did you mean {near}?" if near else ""
-                place = (*key, "templates", position)
-                self._problem(place, f"there is no template {name!r}{hint}")
-        return sink
+                self._problem((*key, position), f"there is no template {name!r}{hint}")
+
+    def _check_name(self, key: Key, name: str) -> None:
+        if not TEMPLATE_NAME.fullmatch(name):
+            what = "a name of 1 to 64 letters, digits, -, _ and ."
+            self._problem(key, mismatch(what, name))
 
     def _templates(self, server: CvatSettings) -> dict[str, Template]:
         defaults = self._defaults()
         templates = {}
         for name, raw in self._mapping(("templates",), self._raw.get("templates", {})).items():
-            key = ("templates", name)
-            if not TEMPLATE_NAME.fullmatch(name):
-                what = "a name of 1 to 64 letters, digits, -, _ and ."
-                self._problem(key, mismatch(what, name))
+            self._check_name(("templates", name), name)
             templates[name] = self._template(name, raw, defaults, server)
         return templates
 
@@ -488,7 +522,7 @@ def _explain_unknown(key: Key, known: Iterable[str]) -> str:
     if _CREDENTIALS.fullmatch(name):
         if key[0] == "daemon":
             return "tokens never stand here: set POOL_API_TOKEN in the environment"
-        if key[0] == "events":
+        if key[0] in ("events", "tokens"):
             return (
                 'credentials never stand here: secret = "${NAME}" names a variable that holds one'
             )

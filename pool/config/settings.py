@@ -45,7 +45,7 @@ from pool.config.fields import (
 )
 from pool.config.urls import shown_store_url
 from pool.errors import ConfigError, UnknownTemplate
-from pool.model import Assignee, EventKind
+from pool.model import Assignee, EventKind, Role, Scope
 
 #: Users among whom the jobs of one template are divided. Each is counted by a call of its own.
 MOST_ASSIGNEES: Final = 50
@@ -140,28 +140,40 @@ def _some_kinds(kinds: tuple[EventKind, ...]) -> tuple[EventKind, ...]:
 
 
 @table(frozen=True, kw_only=True, config=_STRICT)
-class SinkSettings:
-    """An address that events are posted to, and where the secret that signs them is found.
+class SecretSettings:
+    """Where a secret is found: ``secret_env`` is the name of the environment variable that holds it
+    (in the file, ``secret = "${NAME}"``), ``secret_file`` the file."""
 
-    ``secret_env`` is the name of the environment variable that holds the secret (in the file,
-    ``secret = "${NAME}"``), ``secret_file`` the file. Neither signs nothing. No ``templates``
-    means all of them.
-    """
-
-    url: SinkUrl
     secret_env: Annotated[Variable | None, Field(validation_alias="secret")] = None
     secret_file: WatchedFile | None = None
-    templates: tuple[Line, ...] = ()
-    kinds: Annotated[tuple[Annotated[EventKind, ONE_OF], ...], AfterValidator(_some_kinds)] = (
-        "request.ready",
-        "request.failed",
-    )
 
     @model_validator(mode="after")
     def _one_secret(self) -> Self:
         if self.secret_env is not None and self.secret_file is not None:
             raise refused("give only one of secret_file and secret")
         return self
+
+
+@table(frozen=True, kw_only=True, config=_STRICT)
+class SinkSettings(SecretSettings):
+    """An address that events are posted to, and the secret that signs them; without one nothing is
+    signed. No ``templates`` means all of them."""
+
+    url: SinkUrl
+    templates: tuple[Line, ...] = ()
+    kinds: Annotated[tuple[Annotated[EventKind, ONE_OF], ...], AfterValidator(_some_kinds)] = (
+        "request.ready",
+        "request.failed",
+    )
+
+
+@table(frozen=True, kw_only=True, config=_STRICT)
+class TokenSettings(SecretSettings):
+    """What the callers with a token may do, for which templates, and where the token is found:
+    several, separated by commas, are valid side by side. No ``templates`` means all of them."""
+
+    role: Annotated[Role, ONE_OF]
+    templates: tuple[Line, ...] = ()
 
 
 @table(frozen=True, kw_only=True, config=_STRICT)
@@ -549,6 +561,12 @@ class Templates(Mapping[str, Template]):
         """Put these in force, and no others."""
         self._current = dict(templates)
 
+    def within(self, scope: Scope) -> Templates:
+        """Return those of them that a caller sees."""
+        if not scope.templates:
+            return self
+        return Templates({name: each for name, each in self.items() if scope.covers_template(name)})
+
     def named(self, name: str) -> Template:
         """Return the template of that name.
 
@@ -589,6 +607,7 @@ class Settings:
     store: StoreSettings = field(default_factory=StoreSettings)
     daemon: DaemonSettings = field(default_factory=DaemonSettings)
     events: EventSettings = field(default_factory=EventSettings)
+    tokens: Mapping[str, TokenSettings] = field(default_factory=dict)
     templates: Mapping[str, Template] = field(default_factory=dict)
     path: Path | None = None
     warnings: tuple[str, ...] = ()

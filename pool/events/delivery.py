@@ -27,6 +27,7 @@ import urllib3
 
 from pool.clock import Clock
 from pool.config.settings import SinkSettings
+from pool.config.tokens import read_secret
 from pool.config.units import retry_after
 from pool.cvat.failures import broken_reason
 from pool.cvat.webhooks import signature_of
@@ -80,31 +81,6 @@ class Reply:
         return Verdict.REFUSED if self.status in REFUSALS else Verdict.AGAIN
 
 
-def secret_of(sink: SinkSettings, environ: Mapping[str, str]) -> str | None:
-    """Return what signs the deliveries to a sink; None where they are not signed.
-
-    :raises ConfigError: the variable or file that should hold it does not.
-    """
-    if sink.secret_env is not None:
-        secret = environ.get(sink.secret_env, "").strip()
-        if not secret:
-            raise ConfigError(
-                f"the secret of a sink is to be in {sink.secret_env}, which is not set in the "
-                "environment"
-            )
-        return secret
-    if sink.secret_file is None:
-        return None
-    try:
-        secret = sink.secret_file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is no text"
-        raise ConfigError(f"cannot read {sink.secret_file}, the secret of a sink: {why}") from None
-    if not secret:
-        raise ConfigError(f"{sink.secret_file}, the secret of a sink, is empty")
-    return secret
-
-
 class Endpoint:
     """The address of one sink. Proxies are not used."""
 
@@ -132,7 +108,7 @@ class Endpoint:
         }
         try:
             # Read each time, so that it can be changed while the daemon runs.
-            secret = secret_of(self._sink, self._environ)
+            secret = read_secret(self._sink, self._environ, of="a sink")
         except ConfigError as error:
             return Reply(problem=str(error))
         if secret is not None:

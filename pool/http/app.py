@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from pool.config.tokens import Tokens
 from pool.http import (
     events,
     leases,
@@ -18,6 +19,7 @@ from pool.http import (
     requests,
     streams,
     templates,
+    token,
     webhooks,
 )
 from pool.http.context import AppState
@@ -41,13 +43,13 @@ def create_app(
     *,
     observation: Observation,
     shutdown: Shutdown,
-    tokens: tuple[str, ...] = (),
+    tokens: Tokens | None = None,
 ) -> FastAPI:
     """Return the app of one daemon, for :mod:`pool.http.server`.
 
     ``dispatcher`` serves the accepted requests, ``receiver`` handles webhooks. Callers must send
-    one of the ``tokens``; without tokens, only programs on this machine are served. ``shutdown``
-    ends long polls and streams.
+    one of the ``tokens``, and are served as its role allows; without tokens, only programs on this
+    machine are served. ``shutdown`` ends long polls and streams.
     """
     pool = TaskPool.over(process)
     workers = Workers()
@@ -86,7 +88,7 @@ def create_app(
     )
     app.state.parts = state
     problems.install(app)
-    app.add_middleware(AccessControl, tokens=tokens)
+    app.add_middleware(AccessControl, tokens=tokens or Tokens())
     app.add_middleware(CallLog, on_answer=observation.metrics.answered)
     # Not by include_router(): FastAPI looks at every call whether an included router has changed.
     for part in (
@@ -96,6 +98,7 @@ def create_app(
         templates,
         events,
         observability,
+        token,
         webhooks,
         page,
         manual,

@@ -18,22 +18,25 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter
-from starlette.types import Message, Receive, Scope, Send
+from starlette import types
+from starlette.types import Message, Receive, Send
 
 from pool import errors
 from pool.errors import InputError, PoolError, TooBusy, UnknownTemplate
 from pool.events.feed import Feed
 from pool.http import openapi
+from pool.http.access import GuardedRoute, caller_of
 from pool.http.shutdown import Shutdown
 from pool.http.workers import Workers
 from pool.logs import get_logger
-from pool.model import Event, event_document
+from pool.model import EVERYTHING, Event, Scope, event_document
+from pool.observability.status import narrowed
 from pool.status import Status
 from pool.store import Store
 
 log = get_logger(__name__)
 
-router = APIRouter(tags=["events"], responses=openapi.PROTECTED)
+router = APIRouter(tags=["events"], responses=openapi.PROTECTED, route_class=GuardedRoute)
 
 #: Events that are kept in memory, and read from the store at once.
 RECENT: Final = 1000
@@ -109,7 +112,9 @@ class Broadcaster:
         self._newest = 0
         self._news = asyncio.Event()
         self._changed = asyncio.Event()
-        self._levels = b""
+        self._status: Status | None = None
+        #: The messages with that status, by what their clients see of it.
+        self._levels: dict[Scope, bytes] = {}
         self._levels_task: asyncio.Task[None] | None = None
         self._over = False
         shutdown.listen(self.close)
@@ -120,16 +125,17 @@ class Broadcaster:
         return self._clients
 
     async def follow(
-        self, after: int | None, template: str | None = None
+        self, after: int | None, template: str | None = None, *, scope: Scope = EVERYTHING
     ) -> AsyncGenerator[bytes, None]:
         """Yield the messages of one client: the levels, the events after the id ``after`` (by
-        default, those from now on), of one ``template`` if given, and comments. Return when the
-        server stops.
+        default, those from now on), of one ``template`` if given, and comments: what it sees of
+        them. Return when the server stops.
 
         :raises UnknownTemplate: the configuration has no such template.
         :raises TooBusy: there are too many clients.
         """
-        if template is not None and template not in self._templates:
+        known = template in self._templates and scope.covers_template(template or "")
+        if template is not None and not known:
             raise UnknownTemplate(repr(template))
         if self._clients >= MOST_CLIENTS:
             raise TooBusy(f"{MOST_CLIENTS} clients listen already")
@@ -140,13 +146,15 @@ class Broadcaster:
             # restored from a backup.
             cursor = self._newest if after is None else min(after, self._newest)
             levels = b""
+            clock = asyncio.get_running_loop().time
+            sent_at = clock()
             # The cursor at once, for a client whose connection breaks before the first event.
             yield f"retry: {RETRY}\nid: {cursor}\n\n".encode()
             while not self._over:
                 news = self._news
                 messages = []
-                if levels is not self._levels:
-                    levels = self._levels
+                if (latest := await self._levels_of(scope)) not in (b"", levels):
+                    levels = latest
                     messages.append(levels)
                 written = await self._after(cursor)
                 if written:
@@ -154,12 +162,16 @@ class Broadcaster:
                 messages += [
                     each.message
                     for each in written
-                    if template is None or each.event.template == template
+                    if template in (None, each.event.template) and scope.covers(each.event)
                 ]
+                left = sent_at + HEARTBEAT - clock()
                 if messages:
                     yield b"".join(messages)
-                elif not written and not await self._wait(news):
+                elif left <= 0 or not (written or await self._wait(news, left)):
                     yield b": still here\n\n"
+                else:
+                    continue
+                sent_at = clock()
         finally:
             self._clients -= 1
             if not self._clients:
@@ -225,10 +237,10 @@ class Broadcaster:
         self._news.set()
         self._news = asyncio.Event()
 
-    async def _wait(self, news: asyncio.Event) -> bool:
-        """Wait for news; return False when there was none for a heartbeat."""
+    async def _wait(self, news: asyncio.Event, seconds: float) -> bool:
+        """Wait for news; return False when there was none for so long."""
         try:
-            async with asyncio.timeout(HEARTBEAT):
+            async with asyncio.timeout(seconds):
                 await news.wait()
         except TimeoutError:
             return False
@@ -270,10 +282,24 @@ class Broadcaster:
             # Events are sent all the same.
             log.exception("levels not read")
             return
-        levels = b"event: levels\ndata: " + _STATUS.dump_json(status) + b"\n\n"
-        if levels != self._levels:
-            self._levels = levels
+        if status != self._status:
+            self._status, self._levels = status, {}
             self._wake()
+
+    async def _levels_of(self, scope: Scope) -> bytes:
+        """Return the message with what clients of a scope see of the levels; an empty one where
+        that cannot be read."""
+        status, levels = self._status, self._levels
+        if status is None or scope in levels:
+            return levels.get(scope, b"")
+        if scope != EVERYTHING:
+            try:
+                status = await self._workers.store(narrowed, status, scope, self._store)
+            except PoolError as error:
+                log.info("levels not read", why=str(error))
+                return b""
+        levels[scope] = b"event: levels\ndata: " + _STATUS.dump_json(status) + b"\n\n"
+        return levels[scope]
 
 
 def _message(event: Event) -> bytes:
@@ -300,7 +326,7 @@ class EventStream(StreamingResponse):
         )
         self._messages = messages
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: types.Scope, receive: Receive, send: Send) -> None:
         async def send_in_time(message: Message) -> None:
             async with asyncio.timeout(PATIENCE):
                 await send(message)
@@ -337,13 +363,14 @@ async def events(
 ) -> EventStream:
     """Server-sent events: hand-outs and state changes as they happen, in any process of the
     pool, each with its id; and `levels`, the status of the pool, at first and whenever it
-    changes. A comment is sent after 15 seconds without news.
+    changes: what the caller sees of them. A comment is sent after 15 seconds without news.
 
     A client that reconnects within a day with the last id that it received misses nothing. A
     client that does not read is disconnected.
     """
     broadcaster: Broadcaster = request.app.state.parts.broadcaster
-    messages = broadcaster.follow(_cursor(last_event_id, after), template)
+    scope = caller_of(request).scope
+    messages = broadcaster.follow(_cursor(last_event_id, after), template, scope=scope)
     # The first message now, so that an error is answered as a problem.
     return EventStream(await anext(messages), messages)
 

@@ -15,9 +15,10 @@ from pool import errors
 from pool.config.settings import Template
 from pool.errors import LeaseEnded, PoolError, QueueFull, Stopping, WaitTimeout
 from pool.http import openapi
+from pool.http.access import GuardedRoute, caller_of
 from pool.http.context import AppState, state_of
 from pool.http.reading import applied, key_of, read_json, wait_of
-from pool.http.requests import LONGEST_PAGE, PAGE, Cursor
+from pool.http.requests import LONGEST_PAGE, PAGE, Cursor, Tenant
 from pool.http.schemas import LONGEST_TEMPLATE, Lease, LeaseBody, LeasePage
 from pool.http.shutdown import Connection
 from pool.model import Handout, Job, LeaseRecord, LeaseState
@@ -25,7 +26,9 @@ from pool.requests.results import read_lease
 from pool.store import Opened
 from pool.taskpool import TaskPool
 
-router = APIRouter(prefix="/v1/leases", tags=["leases"], responses=openapi.PROTECTED)
+router = APIRouter(
+    prefix="/v1/leases", tags=["leases"], responses=openapi.PROTECTED, route_class=GuardedRoute
+)
 
 LeaseId = Annotated[str, Path(description="The lease's id", max_length=64)]
 
@@ -59,12 +62,13 @@ async def open_lease(request: Request) -> Response:
 
     Of a template with slots it is one of these, whose job exists already: fill it by
     `POST /v1/requests` with its `lease_id`, and by no other tool."""
-    state, key = state_of(request), key_of(request)
+    state, key, caller = state_of(request), key_of(request), caller_of(request)
     body = await read_json(request, LeaseBody, timeout=state.receive_timeout)
-    template = state.pool.process.templates.named(body.template)
+    template = state.pool.process.templates.within(caller.scope).named(body.template)
     opened = await state.workers.store(
         state.pool.process.placement.open_alone,
         template,
+        tenant=caller.tenant,
         name=body.name,
         idempotency_key=key,
         ttl=body.ttl,
@@ -105,14 +109,15 @@ async def list_leases(
         str | None,
         Query(description="Only those of this template", max_length=LONGEST_TEMPLATE),
     ] = None,
+    tenant: Tenant = None,
     limit: Annotated[int, Query(ge=1, le=LONGEST_PAGE)] = PAGE,
     cursor: Cursor = None,
 ) -> Response:
     """Who holds what, since when. Those that the pool has opened for requests are not among them,
     nor those that have ended."""
-    state = state_of(request)
+    state, scope = state_of(request), caller_of(request).scope_of(tenant)
     page = await state.workers.store(
-        state.pool.store.open_leases, template=template, limit=limit, cursor=cursor
+        state.pool.store.open_leases, template=template, scope=scope, limit=limit, cursor=cursor
     )
     items = [Lease.of(record, state.pool.task_url) for record in page.leases]
     return LeasePage(items=items, next_cursor=page.next_cursor).response()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import re
 import time
 from collections.abc import Callable, Mapping
-from hashlib import sha256
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -15,8 +13,10 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pool.config.tokens import OPERATOR, Caller, Tokens
 from pool.config.urls import is_loopback
-from pool.errors import Forbidden, PoolError, Stopping, Unauthorized
+from pool.errors import Forbidden, Stopping, Unauthorized
+from pool.http.access import CALLER, caller_in
 from pool.http.problems import problem, problem_of
 from pool.logs import get_logger
 from pool.model import new_id
@@ -94,6 +94,7 @@ class CallLog:
         write = log.debug if quiet and route != WEBHOOKS and status < 400 else log.info
         write(
             "answered",
+            **tenant_of(caller_in(scope)),
             method=scope["method"],
             route=route,
             status=status or None,
@@ -102,46 +103,49 @@ class CallLog:
 
 
 class AccessControl:
-    """Refuse unauthorized callers with a problem.
+    """Find out who calls, and refuse unauthorized callers with a problem.
 
     With tokens, everything that is not open needs one of them. Without tokens, the daemon listens
     on this machine only, and calls that a browser may make for another site's page are refused:
     a Host other than this machine (DNS rebinding), and calls that the browser marks as cross-site.
     """
 
-    def __init__(self, app: ASGIApp, *, tokens: tuple[str, ...]) -> None:
+    def __init__(self, app: ASGIApp, *, tokens: Tokens) -> None:
         self._app = app
-        self._digests = tuple(sha256(token.encode()).digest() for token in tokens)
+        self._tokens = tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (refused := self._refused(scope)) is not None:
-            await problem_of(refused)(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        caller = self._caller(scope)
+        if not isinstance(caller, Caller):
+            await problem_of(caller)(scope, receive, send)
+            return
+        scope[CALLER] = caller
+        with structlog.contextvars.bound_contextvars(**tenant_of(caller)):
+            await self._app(scope, receive, send)
 
-    def _refused(self, scope: Scope) -> PoolError | None:
+    def _caller(self, scope: Scope) -> Caller | Forbidden | Unauthorized:
+        """Return whose call it is, or why it is refused."""
         path, headers = scope["path"], Headers(scope=scope)
         if path == WEBHOOKS:
-            return None
+            return OPERATOR
         is_open = path in OPEN or path.startswith(OPEN_BELOW)
-        if not self._digests:
-            return _foreign(headers, is_open=is_open)
-        if is_open or self._is_known(headers.get("authorization", "")):
-            return None
-        return Unauthorized("send Authorization: Bearer and one of the tokens of POOL_API_TOKEN")
-
-    def _is_known(self, authorization: str) -> bool:
-        scheme, _, token = authorization.partition(" ")
-        given = sha256(token.strip().encode("latin-1")).digest()
-        # All of them every time, and digests of one length: the time taken reveals nothing.
-        matches = [hmac.compare_digest(given, known) for known in self._digests]
-        return any(matches) and scheme.lower() == "bearer"
+        if not self._tokens:
+            return _foreign(headers, is_open=is_open) or OPERATOR
+        if is_open:
+            return OPERATOR
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        known = self._tokens.caller(token.strip().encode("latin-1"))
+        if known is not None and scheme.lower() == "bearer":
+            return known
+        return Unauthorized("send Authorization: Bearer and a token of this daemon")
 
 
-def tokens_in(text: str | None) -> tuple[str, ...]:
-    """Return the tokens in ``POOL_API_TOKEN``, separated by commas: during a rotation the old one
-    and the new one are valid."""
-    return tuple(filter(None, (token.strip() for token in (text or "").split(","))))
+def tenant_of(caller: Caller) -> dict[str, str]:
+    """Return what log lines say of a caller: nothing of the operator."""
+    return {"tenant": caller.tenant} if caller.tenant else {}
 
 
 def _foreign(headers: Mapping[str, str], *, is_open: bool) -> Forbidden | None:

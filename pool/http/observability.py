@@ -10,11 +10,14 @@ from pydantic import TypeAdapter
 
 from pool import errors
 from pool.http import openapi
+from pool.http.access import GuardedRoute, caller_of, check_sees_all
 from pool.http.context import state_of
+from pool.model import Scope
 from pool.observability.health import HealthReport
 from pool.observability.history import HOUR, LONGEST, SHORTEST, History, HistoryReport
 
-router = APIRouter(responses=openapi.ANYWHERE)
+#: The health checks need no token: the operator calls them.
+router = APIRouter(responses=openapi.ANYWHERE, route_class=GuardedRoute)
 
 _REPORT: Final = TypeAdapter(HistoryReport)
 
@@ -62,6 +65,7 @@ async def readyz(request: Request, response: Response) -> HealthReport:
 )
 async def metrics(request: Request) -> Response:
     """In the text format of Prometheus, or of OpenMetrics if the Accept header asks for it."""
+    check_sees_all(caller_of(request))
     state = state_of(request)
     accept = request.headers.get("Accept", "")
     body, media_type = await state.workers.store(state.observation.metrics.expose, accept)
@@ -84,11 +88,11 @@ async def history(
     """Levels and targets, in steps of 10 seconds for an hour, of a minute for six hours, and of ten
     minutes for a week, also across restarts of the daemon; and the latest requests that ended, of
     all processes."""
-    state = state_of(request)
+    state, scope = state_of(request), caller_of(request).scope
     # Serialized on the worker thread: it can be large, and is requested often.
-    body = await state.workers.store(_report, state.observation.history, seconds)
+    body = await state.workers.store(_report, state.observation.history, seconds, scope)
     return Response(body, media_type="application/json")
 
 
-def _report(history: History, seconds: int) -> bytes:
-    return _REPORT.dump_json(history.report(seconds))
+def _report(history: History, seconds: int, scope: Scope) -> bytes:
+    return _REPORT.dump_json(history.report(seconds, scope=scope))

@@ -18,6 +18,7 @@ from pydantic import BaseModel, TypeAdapter
 from pool import errors
 from pool.errors import PoolError
 from pool.http import schemas
+from pool.http.access import ALL, ROLES
 from pool.http.middleware import CALL_ID
 from pool.http.problems import MEDIA_TYPE, problem
 from pool.http.reading import IDEMPOTENCY_KEY, LONGEST_WAIT, PREFER, PREFERENCE_APPLIED, RETRY_AFTER
@@ -147,7 +148,7 @@ ANYWHERE: Final[dict[int | str, Document]] = {
 #: Errors of routes that need a token or, where none is set, a caller on this machine.
 PROTECTED: Final[dict[int | str, Document]] = {
     **ANYWHERE,
-    **problems(errors.Unauthorized, errors.Forbidden),
+    **problems(errors.Unauthorized, errors.Forbidden, errors.NotAllowed),
 }
 #: Errors of routes that need no token.
 OPEN: Final[dict[int | str, Document]] = problems(errors.Forbidden)
@@ -185,13 +186,20 @@ def _document(app: FastAPI) -> Document:
         "token": {
             "type": "http",
             "scheme": "bearer",
-            "description": "One of the tokens in POOL_API_TOKEN. Not needed where none is set: "
-            "then callers on the same machine are served, and no others.",
+            "description": "One of the tokens in POOL_API_TOKEN, which may do everything, or of "
+            "the configuration's [tokens], which have a role: `read` sees everything, `submit` "
+            "gives data to the pool and sees what is its own, `operate` may do everything; one "
+            "that is bound to templates does so for these alone. Of what a token does not see, a "
+            "call answers as if it were not there. Not needed where there are no tokens: then "
+            "callers on the same machine are served, and no others.",
         }
     }
     document["security"] = [{"token": []}, {}]
-    for operations in document["paths"].values():
-        for operation in operations.values():
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if (roles := ROLES.get((method.upper(), path), ALL)) != ALL:
+                needs = f"Needs a token with the role {' or '.join(sorted(roles))}."
+                operation["description"] = f"{operation.get('description', '')}\n\n{needs}".strip()
             for response in operation["responses"].values():
                 response.setdefault("headers", {})[CALL_ID] = _header(
                     "The id of the call, as in the log"

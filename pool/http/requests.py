@@ -18,6 +18,7 @@ from pool.config.arguments import (
 )
 from pool.errors import TooLate, WrongMediaType
 from pool.http import openapi, schemas
+from pool.http.access import GuardedRoute, caller_of
 from pool.http.context import state_of
 from pool.http.problems import problem_of
 from pool.http.reading import JSON, MULTIPART, applied, key_of, media_type, wait_of
@@ -30,7 +31,9 @@ from pool.taskpool import TaskPool
 #: Seconds for which the answer waits until a slot is filled. A storage may hang.
 FILLED_WITHIN: Final = 2.0
 
-router = APIRouter(prefix="/v1/requests", tags=["requests"], responses=openapi.PROTECTED)
+router = APIRouter(
+    prefix="/v1/requests", tags=["requests"], responses=openapi.PROTECTED, route_class=GuardedRoute
+)
 
 #: Requests on one page: the default, and the maximum.
 PAGE: Final = 50
@@ -39,6 +42,12 @@ LONGEST_PAGE: Final = 200
 RequestId = Annotated[str, Path(description="The request's id", max_length=64)]
 Cursor = Annotated[
     str | None, Query(description="The next_cursor of the previous page", max_length=32)
+]
+Tenant = Annotated[
+    str | None,
+    Query(
+        description="Only those of this tenant, the name of a token", max_length=LONGEST_TEMPLATE
+    ),
 ]
 
 _FORM: Final = {
@@ -120,9 +129,9 @@ async def submit(request: Request) -> Response:
     state, key, wait = state_of(request), key_of(request), wait_of(request)
     match media_type(request):
         case "multipart/form-data":
-            record = await state.uploads.form(request, key)
+            record = await state.uploads.form(request, key, caller_of(request))
         case "application/json":
-            record = await state.uploads.json(request, key)
+            record = await state.uploads.json(request, key, caller_of(request))
         case _:
             raise WrongMediaType(f"send {MULTIPART} with files, or {JSON}")
     headers = {"Location": f"{router.prefix}/{record.id}", **applied(wait)}
@@ -224,17 +233,19 @@ async def list_requests(
     since: Annotated[
         AwareDatetime | None, Query(description="Only those that were accepted then or later")
     ] = None,
+    tenant: Tenant = None,
     limit: Annotated[int, Query(ge=1, le=LONGEST_PAGE)] = PAGE,
     cursor: Cursor = None,
 ) -> Response:
     """The frames are not included. A page of a search by `text` may have fewer than `limit`
     requests, or none, although it has a `next_cursor`: the search goes on with that."""
-    state = state_of(request)
+    state, caller = state_of(request), caller_of(request)
     page, jobs = await state.workers.store(
         _page,
         state.pool.store,
         states,
         template=template,
+        scope=caller.scope_of(tenant),
         text=check_search(text),
         since=check_since(since),
         limit=limit,

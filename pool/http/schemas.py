@@ -301,6 +301,11 @@ def parse(kind: type[AnyBody], content: bytes) -> AnyBody:
 # --- Answers --------------------------------------------------------------------------------------
 
 
+Tenant = Annotated[
+    str, Field(description="The name of the token that it came with; empty: the operator")
+]
+
+
 class _Answer(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, from_attributes=True, use_attribute_docstrings=True
@@ -358,6 +363,7 @@ class Lease(_Answer):
     model_config = described(
         id="01kdw8zp6vxb1tqf0v3e8z5n7c",
         template="street-scenes",
+        tenant="",
         state="active",
         name="morning run",
         task_id=42,
@@ -373,6 +379,7 @@ class Lease(_Answer):
 
     id: str
     template: str
+    tenant: Tenant
     state: LeaseState
     name: str | None
     """What its caller calls it."""
@@ -425,6 +432,7 @@ class LeasePage(_Answer):
 _REQUEST: Final[Mapping[str, Any]] = {
     "id": "01kdw8zp70b3k9c2n4wq6m8s1d",
     "template": "street-scenes",
+    "tenant": "",
     "state": "ready",
     "task_id": 42,
     "task_deleted": False,
@@ -482,6 +490,7 @@ class Request(_Answer):
 
     id: str
     template: str
+    tenant: Tenant
     state: RequestState
     task_id: int | None
     """CVAT's id of its task."""
@@ -571,6 +580,7 @@ class Event(_Answer):
     kind: Annotated[model.EventKind, Field(examples=["request.ready"])]
     at: Time
     template: str
+    tenant: Tenant
     task_id: int | None
     """CVAT's id of the task."""
     lease_id: str | None
@@ -614,6 +624,18 @@ class DrainedTemplate(TemplateStatus):
 
     retired: int
     """The number of warm tasks taken out of the pool."""
+
+
+class Token(_Answer):
+    """What a token is for."""
+
+    name: Annotated[str, Field(examples=["robot"])]
+    """Its name, which is the tenant of what it makes; empty: the operator's, or none is needed."""
+    role: model.Role
+    """What it may do: only see (read), give data to the pool and see what is its own (submit), or
+    everything (operate)."""
+    templates: Annotated[list[str], Field(examples=[["street-scenes"]])]
+    """The templates that it is bound to; empty: all of them."""
 
 
 class Finding(_Answer):

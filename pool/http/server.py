@@ -29,15 +29,16 @@ BACKLOG = 512
 FILES = 8192
 
 
-def check_exposure(settings: DaemonSettings, token: str | None) -> None:
-    """Check that a daemon has a token if other machines can reach it.
+def check_exposure(settings: DaemonSettings, *, guarded: bool) -> None:
+    """Check that callers need a token, so that the daemon is ``guarded``, if other machines can
+    reach it.
 
-    :raises ConfigError: it has none.
+    :raises ConfigError: they need none.
     """
-    if not token and not is_loopback(settings.host):
+    if not guarded and not is_loopback(settings.host):
         raise ConfigError(
             f"daemon.host {settings.host!r} can be reached from other machines: set a token in "
-            "POOL_API_TOKEN, or listen on 127.0.0.1"
+            "POOL_API_TOKEN, name some in [tokens], or listen on 127.0.0.1"
         )
 
 

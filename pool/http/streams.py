@@ -9,16 +9,20 @@ from fastapi import APIRouter, Query, Request, Response
 from pool import errors
 from pool.config.arguments import LONGEST_STREAM
 from pool.http import openapi
+from pool.http.access import GuardedRoute, caller_of
 from pool.http.context import state_of
+from pool.http.requests import Tenant
 from pool.http.schemas import LONGEST_TEMPLATE, StreamList
 
-router = APIRouter(prefix="/v1/streams", tags=["streams"], responses=openapi.PROTECTED)
+router = APIRouter(
+    prefix="/v1/streams", tags=["streams"], responses=openapi.PROTECTED, route_class=GuardedRoute
+)
 
 
 @router.get(
     "",
     summary="List the streams that are open",
-    response_description="By template and name",
+    response_description="By template, name and tenant",
     responses=openapi.problems(errors.UnknownTemplate, errors.InputError),
 )
 async def list_streams(
@@ -27,10 +31,12 @@ async def list_streams(
         str | None,
         Query(description="Only those of this template", max_length=LONGEST_TEMPLATE),
     ] = None,
+    tenant: Tenant = None,
 ) -> StreamList:
-    """A stream opens with its first request: `POST /v1/requests` with a `stream`."""
-    state = state_of(request)
-    return StreamList(items=await state.workers.store(state.pool.streams, template))
+    """A stream opens with its first request: `POST /v1/requests` with a `stream`. Each tenant has
+    streams of its own, whatever they are called."""
+    state, scope = state_of(request), caller_of(request).scope_of(tenant)
+    return StreamList(items=await state.workers.store(state.pool.streams, template, scope=scope))
 
 
 @router.delete(
@@ -47,8 +53,17 @@ async def close_stream(
     name: Annotated[
         str, Query(max_length=LONGEST_STREAM, description="The stream's name, such as camera 7")
     ],
+    tenant: Annotated[
+        str | None,
+        Query(
+            max_length=LONGEST_TEMPLATE,
+            description="The tenant whose stream it is; by default the caller's own",
+        ),
+    ] = None,
 ) -> None:
     """What is left of its task is filled no more. A later request of the same name opens another,
     in a task of its own."""
-    state = state_of(request)
-    await state.workers.store(state.pool.close_stream, template, name)
+    state, caller = state_of(request), caller_of(request)
+    whose = caller.scope_of(caller.tenant if tenant is None else tenant)
+    state.pool.process.templates.within(whose).named(template)
+    await state.workers.store(state.pool.close_stream, template, name, tenant=whose.tenant or "")

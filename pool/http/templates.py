@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Request
 from pool import errors
 from pool.errors import UnknownTemplate
 from pool.http import openapi
+from pool.http.access import GuardedRoute, caller_of
 from pool.http.context import AppState, state_of
 from pool.http.reading import read_json
 from pool.http.schemas import (
@@ -17,9 +18,15 @@ from pool.http.schemas import (
     DrainedTemplate,
     PrewarmBody,
 )
+from pool.model import EVERYTHING, Scope
 from pool.status import Status, TemplateStatus
 
-router = APIRouter(prefix="/v1/templates", tags=["templates"], responses=openapi.PROTECTED)
+router = APIRouter(
+    prefix="/v1/templates",
+    tags=["templates"],
+    responses=openapi.PROTECTED,
+    route_class=GuardedRoute,
+)
 
 Name = Annotated[str, Path(description="The template's name", max_length=LONGEST_TEMPLATE)]
 
@@ -33,7 +40,9 @@ _DONE = "The present status of the template"
     response_description="The present status",
 )
 async def status(request: Request) -> Status:
-    return await _status(state_of(request))
+    """Of the templates that the caller sees. One that sees what is its own only is not told of the
+    store, the daemons and the configuration, and `in_flight` are its own."""
+    return await _status(state_of(request), caller_of(request).scope)
 
 
 @router.post(
@@ -43,10 +52,13 @@ async def status(request: Request) -> Status:
     response_description="The present status",
 )
 async def resume_all(request: Request) -> Status:
-    """As `resume` for each template; ends all holds."""
-    state = state_of(request)
-    await state.workers.store(state.pool.resume)
-    return await _status(state)
+    """As `resume` for each template that the caller sees; ends all holds."""
+    state, scope = state_of(request), caller_of(request).scope
+    if scope == EVERYTHING:
+        await state.workers.store(state.pool.resume)
+    for name in state.pool.process.templates.within(scope) if scope.templates else ():
+        await state.workers.store(state.pool.resume, name)
+    return await _status(state, scope)
 
 
 @router.post(
@@ -107,8 +119,8 @@ async def prewarm(name: Name, request: Request) -> TemplateStatus:
     )
 
 
-async def _status(state: AppState) -> Status:
-    return await state.workers.store(state.pool.status)
+async def _status(state: AppState, scope: Scope = EVERYTHING) -> Status:
+    return await state.workers.store(state.pool.status, scope=scope)
 
 
 async def _control(state: AppState, name: str, change: Callable[[str], Any]) -> TemplateStatus:

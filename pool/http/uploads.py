@@ -10,8 +10,9 @@ from typing import Final
 
 from starlette.requests import Request
 
-from pool.config.settings import Template
+from pool.config.settings import Template, Templates
 from pool.config.source import digest, frame_numbers
+from pool.config.tokens import Caller
 from pool.errors import InputError, StoreError, TooManyUploads, UnknownLease
 from pool.http.multipart import FormReader
 from pool.http.reading import LONGEST_LIST, blocks, read_json
@@ -88,7 +89,7 @@ class Uploads:
         self._shutdown = shutdown
         self._uploads = UploadLimiter()
 
-    async def form(self, request: Request, key: str | None) -> RequestRecord:
+    async def form(self, request: Request, key: str | None, caller: Caller) -> RequestRecord:
         """Accept a request whose files are in the body.
 
         :raises pool.errors.PoolError: it is not accepted.
@@ -106,14 +107,14 @@ class Uploads:
         async with self._uploads.admitted():
             try:
                 async with self._shutdown.reading():
-                    last = await self._read(request, reader)
+                    last = await self._read(request, reader, caller)
             except BaseException:
                 await asyncio.shield(self._workers.spool(reader.discard))
                 raise
             # From here on the request is accepted, even if its caller disconnects.
-            return await self._workers.spool(self._take, reader, last, request_id, key)
+            return await self._workers.spool(self._take, reader, last, request_id, key, caller)
 
-    async def json(self, request: Request, key: str | None) -> RequestRecord:
+    async def json(self, request: Request, key: str | None, caller: Caller) -> RequestRecord:
         """Accept a request whose data CVAT fetches. Raises the errors of :meth:`form`."""
         async with self._uploads.admitted(), self._shutdown.reading():
             body = await read_json(
@@ -122,7 +123,7 @@ class Uploads:
         named = body.share or body.urls or (body.cloud.keys if body.cloud else ())
         if len(named) > self._settings.max_files:
             raise InputError(f"at most {self._settings.max_files} files")
-        return await self._workers.spool(self._take_sources, body, key)
+        return await self._workers.spool(self._take_sources, body, key, caller)
 
     async def keep(self, request_id: str) -> None:
         """Flush the data of an accepted request to the disk, unless it was served already.
@@ -131,14 +132,14 @@ class Uploads:
         """
         await self._workers.spool(self._keep, request_id)
 
-    async def _read(self, request: Request, reader: FormReader) -> bytes:
+    async def _read(self, request: Request, reader: FormReader, caller: Caller) -> bytes:
         """Feed the reader all of the body but the last block; return that."""
         async for block, last in blocks(
             request, most=self._settings.max_body, timeout=self._settings.receive_timeout
         ):
             if last:
                 return block
-            await self._workers.spool(self._feed, reader, block)
+            await self._workers.spool(self._feed, reader, block, caller)
         raise AssertionError("a body has a last block")
 
     # --- On threads -----------------------------------------------------------------------------
@@ -151,28 +152,28 @@ class Uploads:
             if self._spool.load(request_id) is not None:
                 raise
 
-    def _feed(self, reader: FormReader, block: bytes) -> None:
+    def _feed(self, reader: FormReader, block: bytes, caller: Caller) -> None:
         reader.feed(block)
         # Fails early: the rest of the body need not be received.
         if "template" in reader.fields:
-            self._process.templates.named(reader.fields["template"])
+            self._templates(caller).named(reader.fields["template"])
 
     def _take(
-        self, reader: FormReader, block: bytes, request_id: str, key: str | None
+        self, reader: FormReader, block: bytes, request_id: str, key: str | None, caller: Caller
     ) -> RequestRecord:
         try:
             reader.feed(block)
             incoming = reader.end()
             fields = RequestFields.from_form(reader.fields)
-            return self._accept(incoming, request_id, fields, key, reader.digests)
+            return self._accept(incoming, request_id, fields, key, reader.digests, caller)
         except BaseException:
             reader.discard()
             raise
 
-    def _take_sources(self, body: RequestBody, key: str | None) -> RequestRecord:
+    def _take_sources(self, body: RequestBody, key: str | None, caller: Caller) -> RequestRecord:
         request_id = new_id(self._clock.now())
         with self._spool.receive(request_id) as incoming:
-            return self._accept(incoming, request_id, body, key, [])
+            return self._accept(incoming, request_id, body, key, [], caller)
 
     def _accept(
         self,
@@ -181,8 +182,9 @@ class Uploads:
         fields: RequestFields,
         key: str | None,
         digests: list[bytes],
+        caller: Caller,
     ) -> RequestRecord:
-        template = self._template(fields)
+        template, tenant = self._destination(fields, caller)
         upload = incoming.finish(
             **fields.sources,
             params=fields.params,
@@ -192,6 +194,7 @@ class Uploads:
         )
         new = NewRequest(
             id=request_id,
+            tenant=tenant,
             name=fields.name,
             assignee=fields.assignee,
             files=upload.names,
@@ -223,13 +226,16 @@ class Uploads:
         assert opened.request is not None
         return opened.request
 
-    def _template(self, fields: RequestFields) -> Template:
-        """Return the template of a request: that of its lease, if it names one."""
+    def _templates(self, caller: Caller) -> Templates:
+        return self._process.templates.within(caller.scope)
+
+    def _destination(self, fields: RequestFields, caller: Caller) -> tuple[Template, str]:
+        """Return the template and the tenant of a request: those of its lease, if it names one."""
         if fields.lease_id is None:
-            return self._process.templates.named(fields.template or "")
+            return self._templates(caller).named(fields.template or ""), caller.tenant
         lease = self._process.store.lease(fields.lease_id)
-        if lease is None:
+        if lease is None or not caller.scope.covers(lease):
             raise UnknownLease(fields.lease_id)
         if fields.template not in (None, lease.template):
             raise InputError(f"lease {lease.id} is of template {lease.template!r}")
-        return self._process.templates.named(lease.template)
+        return self._templates(caller).named(lease.template), lease.tenant

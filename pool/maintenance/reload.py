@@ -7,13 +7,15 @@ refill makes tasks by what is in force, and the others are retired.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from pool.clock import Clock
 from pool.config.fields import Stamp, stamp
 from pool.config.loader import InvalidConfig, load, require_templates
-from pool.config.settings import Settings, Template, Templates
+from pool.config.settings import Settings, Template, Templates, TokenSettings
+from pool.config.tokens import Tokens
 from pool.errors import ConfigError
 from pool.logs import get_logger
 from pool.model import ConfigRecord
@@ -37,14 +39,23 @@ class ReloadReport:
 
 
 class Reload:
-    """Puts the templates in force of a configuration that has changed.
+    """Puts the templates and the callers' tokens in force of a configuration that has changed.
 
-    The configuration is its file and all files that it names: labels, tokens and secrets.
+    The configuration is its file and all files that it names: labels, tokens and secrets. A process
+    that serves no callers has no ``tokens``.
     """
 
-    def __init__(self, settings: Settings, templates: Templates, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        templates: Templates,
+        tokens: Tokens | None = None,
+        *,
+        clock: Clock,
+    ) -> None:
         self._settings = settings
         self._templates = templates
+        self._tokens = tokens
         self._clock = clock
         self._forced = False
         # As they were before they were read, so that no change since then goes unnoticed.
@@ -80,10 +91,13 @@ class Reload:
         try:
             fresh = load(path)
             require_templates(fresh)
+            self._follow_tokens(fresh.tokens)
         except ConfigError as error:
             wrong = error if isinstance(error, InvalidConfig) else None
             # Those in force are still watched, since what they hold is still used.
             self._seen = {**seen, **(wrong.files if wrong else {})}
+            with suppress(ConfigError):
+                self._follow_tokens()
             problems = wrong.lines() if wrong else (str(error),)
             log.error("configuration not reloaded; the old one stays in force", why=problems)
             if self._rejected_at is None:
@@ -94,6 +108,11 @@ class Reload:
         self._loaded_at, self._rejected_at = self._clock.now(), None
         self._report = replace(self._apply(fresh), credentials=credentials)
         return self._report
+
+    def _follow_tokens(self, settings: Mapping[str, TokenSettings] | None = None) -> None:
+        changed = self._tokens.follow(settings) if self._tokens is not None else ()
+        if changed:
+            log.info("tokens reloaded", tokens=changed)
 
     def _apply(self, fresh: Settings) -> ReloadReport:
         restart = tuple(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pool.clock import Clock
-from pool.model import EndedRequest, LevelRecord, LevelSample
+from pool.model import EVERYTHING, EndedRequest, LevelRecord, LevelSample, Scope
 from pool.status import Status
 from pool.store import STEPS, Store
 
@@ -57,9 +57,9 @@ class History:
         self._store.keep_levels(samples, now=self._clock.now())
         return len(samples)
 
-    def report(self, seconds: float = HOUR) -> HistoryReport:
+    def report(self, seconds: float = HOUR, *, scope: Scope = EVERYTHING) -> HistoryReport:
         """Return the report of the last ``seconds``, in the smallest steps that are kept for so
-        long.
+        long: what a caller sees of it.
 
         :raises StoreError: the store cannot be read.
         """
@@ -67,7 +67,11 @@ class History:
         step = next((step for step, kept_for in STEPS.items() if seconds <= kept_for), max(STEPS))
         # From the step on in which that time begins.
         since = (now - seconds) // step * step
-        levels = self._store.level_history(step, since=since, until=now)
+        levels = [
+            each
+            for each in self._store.level_history(step, since=since, until=now)
+            if scope.covers_template(each.template)
+        ]
         by_template: dict[str, dict[int, LevelRecord]] = {}
         first = levels[0].at if levels else 0.0
         for each in levels:
@@ -80,7 +84,9 @@ class History:
             templates={
                 name: _of_template(known, count) for name, known in sorted(by_template.items())
             },
-            requests=self._store.ended_requests(since=now - seconds, limit=MOST_REQUESTS),
+            requests=self._store.ended_requests(
+                since=now - seconds, limit=MOST_REQUESTS, scope=scope
+            ),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from statistics import fmean
 from typing import Final
@@ -11,7 +12,16 @@ from typing import Final
 from pool.config.settings import Settings, Template
 from pool.handles import when
 from pool.maintenance.sizing import current_target
-from pool.model import Hold, Levels, Outcome, Priority, SlotLevels, TaskState
+from pool.model import (
+    EVERYTHING,
+    Hold,
+    Levels,
+    Outcome,
+    Priority,
+    Scope,
+    SlotLevels,
+    TaskState,
+)
 from pool.requests.breaker import SERVER
 from pool.requests.concurrency import places_of
 from pool.status import DaemonStatus, Status, TemplateStatus, WaitReason, WebhookState
@@ -256,6 +266,26 @@ def notes(status: Status, *, now: float) -> tuple[str, ...]:
             since = moment(each.since, now)
             found.append(f"{owner_in_words(each.owner)} serves at {each.url} since {since}")
     return tuple(found)
+
+
+def narrowed(status: Status, scope: Scope, store: Store) -> Status:
+    """Return what a caller sees of a status. One that sees what is its own only sees nothing of the
+    daemons, the store and the configuration.
+
+    :raises StoreError: the store cannot be read.
+    """
+    if scope == EVERYTHING:
+        return status
+    seen = replace(
+        status,
+        in_flight=store.in_flight(scope=scope),
+        templates=tuple(each for each in status.templates if scope.covers_template(each.name)),
+    )
+    if scope.tenant is None:
+        return seen
+    return replace(
+        seen, store="", daemons=(), config_rejected_at=None, config_problems=(), config_restart=()
+    )
 
 
 def owner_in_words(owner: str) -> str:

@@ -29,6 +29,7 @@ from pool.model import (
     LeaseState,
     Levels,
     PooledTask,
+    RequestRecord,
     new_id,
 )
 from pool.requests.breaker import SERVER, Breaker, Circuit
@@ -75,6 +76,7 @@ class Placement:
         template: Template,
         *,
         request: NewRequest | None = None,
+        tenant: str = "",
         name: str | None = None,
         idempotency_key: str | None = None,
         payload: str = "",
@@ -83,18 +85,18 @@ class Placement:
         places: int | None = None,
         max_queued: int | None = None,
     ) -> Opened:
-        """Record a lease, with its request or its ``name`` if it has one, and claim a warm task if
-        there is one and ``claim`` is set; one of a stream claims what is the stream's. ``places``
-        as for :meth:`~pool.store.Store.open_lease`. A known ``idempotency_key`` gives the answer of
-        the first call (``replayed``). Without a task the lease waits, until :meth:`obtain` or the
-        dispatcher find it one.
+        """Record a lease, with its request, whose tenant it is of then, or its ``name`` if it has
+        one, and claim a warm task if there is one and ``claim`` is set; one of a stream claims what
+        is the stream's. ``places`` as for :meth:`~pool.store.Store.open_lease`. A known
+        ``idempotency_key`` gives the answer of the first call (``replayed``). Without a task the
+        lease waits, until :meth:`obtain` or the dispatcher find it one.
 
         :raises IdempotencyConflict: the key was used with other content.
         :raises QueueFull: as many as ``max_queued`` spooled requests wait already.
         """
         now = self._clock.now()
-        asks = request
-        if asks and asks.stream and idempotency_key and self._store.request_by_key(idempotency_key):
+        asks, tenant = request, request.tenant if request else tenant
+        if asks and asks.stream and self._request_with(idempotency_key, tenant):
             # It is answered as before, which takes nothing for its stream.
             asks = None
         fingerprint, reusable_origin = self.wanted(template, asks)
@@ -104,6 +106,7 @@ class Placement:
             fingerprint=fingerprint,
             reusable_origin=reusable_origin,
             owner=self._owner,
+            tenant=tenant,
             name=name,
             ttl=template.pool.lease_ttl if ttl is None else ttl,
             idempotency_key=idempotency_key,
@@ -173,7 +176,7 @@ class Placement:
         :raises LeaseEnded: the lease is not active, or has a request already.
         :raises IdempotencyConflict: the key was used with other content.
         """
-        known = self._known(idempotency_key, payload)
+        known = self._known(request, idempotency_key, payload)
         if known is not None:
             return known
         handout = self._store.attach_request(
@@ -187,7 +190,7 @@ class Placement:
         if handout is not None:
             return _opened(handout)
         # The first call with this key may have come in between.
-        known = self._known(idempotency_key, payload)
+        known = self._known(request, idempotency_key, payload)
         if known is not None:
             return known
         lease = self._store.lease(lease_id)
@@ -195,8 +198,11 @@ class Placement:
             raise UnknownLease(lease_id)
         raise LeaseEnded(f"lease {lease_id} is {lease.state.value} or has a request already")
 
-    def _known(self, key: str | None, payload: str) -> Opened | None:
-        request = None if key is None else self._store.request_by_key(key)
+    def _request_with(self, key: str | None, tenant: str) -> RequestRecord | None:
+        return None if key is None else self._store.request_by_key(key, tenant=tenant)
+
+    def _known(self, new: NewRequest, key: str | None, payload: str) -> Opened | None:
+        request = self._request_with(key, new.tenant)
         if request is None:
             return None
         lease = self._store.lease(request.lease_id)
@@ -210,6 +216,7 @@ class Placement:
         self,
         template: Template,
         *,
+        tenant: str = "",
         name: str | None,
         idempotency_key: str | None,
         ttl: float | None,
@@ -219,6 +226,7 @@ class Placement:
         payload = f"lease {template.name}"
         return self.open(
             template,
+            tenant=tenant,
             name=name,
             idempotency_key=idempotency_key,
             payload=payload if name is None else f"{payload} {name}",
@@ -396,6 +404,7 @@ class Placement:
             template.name,
             request.stream,
             template.fingerprint,
+            tenant=request.tenant,
             request_id=request.id,
             now=self._clock.now(),
         )

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pool.model import EndedRequest, Event, SinkRecord
+from pool.model import EVERYTHING, EndedRequest, Event, Scope, SinkRecord
 from pool.store.connections import Connected, Connection, listed
-from pool.store.records import record_of, select
+from pool.store.records import record_of, select, within
 from pool.store.schema import not_own_seconds
 
 
@@ -92,26 +92,30 @@ class Events(Connected):
                 limit=max(0, limit),
             )
 
-    def ended_requests(self, *, since: float, limit: int) -> Sequence[EndedRequest]:
+    def ended_requests(
+        self, *, since: float, limit: int, scope: Scope = EVERYTHING
+    ) -> Sequence[EndedRequest]:
         """Return the newest ``limit`` requests that became ``READY`` or ``FAILED`` since ``since``,
-        the oldest of them first."""
+        the oldest of them first: of those that a caller sees."""
+        seen, wanted = within(scope)
         with self.connections.reading() as db:
             server_seconds, held_seconds = not_own_seconds(db, "ended")
             # Nothing of what may be large is read.
             found = db.rows(
                 f"""
-                SELECT ended.id, ended.template, imports.outcome, ended.finished_at,
+                SELECT ended.id, ended.template, ended.tenant, imports.outcome, ended.finished_at,
                        {db.greatest("ended.finished_at - ended.created_at", "0.0")},
                        {server_seconds}, {held_seconds}, ended.state, ended.error_code, ended.error
                 FROM (SELECT * FROM requests {db.using("requests_finished")}
                       WHERE finished_at IS NOT NULL AND finished_at >= :since
-                        AND state IN ('ready', 'failed')
+                        AND state IN ('ready', 'failed') {seen}
                       ORDER BY finished_at DESC LIMIT :limit) AS ended
                 LEFT JOIN imports ON imports.id = ended.import_id
                 ORDER BY ended.finished_at DESC
                 """,
                 since=since,
                 limit=max(0, limit),
+                **wanted,
             )
         return [record_of(EndedRequest, row) for row in reversed(found)]
 

@@ -432,7 +432,7 @@ def queue_members(
         """
         SELECT requests.id, requests.spooled, requests.payload, imports.owner,
                imports.handed_out_at, leases.ttl, leases.template, leases.fingerprint,
-               leases.reusable_origin
+               leases.reusable_origin, requests.tenant
         FROM imports
         JOIN leases ON leases.id = imports.lease_id
         JOIN import_members ON import_members.import_id = imports.id
@@ -452,15 +452,16 @@ def queue_members(
         }
         db.changed(
             """
-            INSERT INTO leases (id, template, state, owner, request_id, fingerprint,
+            INSERT INTO leases (id, template, tenant, state, owner, request_id, fingerprint,
                                 reusable_origin, ttl, payload, created_at)
-            VALUES (:fresh, :template, 'waiting', :owner, :id, :fingerprint, :reusable_origin,
-                    :ttl, :payload, :now)
+            VALUES (:fresh, :template, :tenant, 'waiting', :owner, :id, :fingerprint,
+                    :reusable_origin, :ttl, :payload, :now)
             """,
             **waiter,
             template=template,
             fingerprint=suits[0],
             reusable_origin=suits[1],
+            tenant=suits[2],
             ttl=ttl,
             payload=payload,
         )

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 from pool.errors import IdempotencyConflict
 from pool.model import (
+    EVERYTHING,
     Handout,
     LeaseRecord,
     LeaseState,
     Outcome,
     PooledTask,
     RequestRecord,
+    Scope,
 )
 from pool.store.connections import Connected, Connection, listed
 from pool.store.demand import count_hand_out
@@ -43,8 +45,9 @@ from pool.store.records import (
     handout_of,
     record_of,
     text,
+    within,
 )
-from pool.store.requests import accept_request
+from pool.store.requests import BY_KEY, accept_request
 from pool.store.schema import EXPIRING, LIVE
 
 
@@ -73,9 +76,9 @@ class Leases(Connected):
         fewer than these :meth:`~pool.store.Store.grouped_imports` are under way. A spooled request
         that is ``QUEUED`` has no owner.
 
-        A known ``idempotency_key`` changes nothing and answers what it answered before, except
-        for a task that was given back: ``task`` is None then. Keys of leases and of requests are
-        separate; with a request, the key stands in the request alone.
+        A known ``idempotency_key`` of the tenant changes nothing and answers what it answered
+        before, except for a task that was given back: ``task`` is None then. Keys of leases and of
+        requests are separate; with a request, the key stands in the request alone.
 
         :raises pool.errors.IdempotencyConflict: the key is known with another ``payload``.
         :raises pool.errors.QueueFull: the request would be ``QUEUED`` and as many as
@@ -316,16 +319,23 @@ class Leases(Connected):
         return [record_of(LeaseRecord, row[1:]) for row in found[: max(0, limit)]]
 
     def open_leases(
-        self, *, template: str | None = None, limit: int = 50, cursor: str | None = None
+        self,
+        *,
+        template: str | None = None,
+        scope: Scope = EVERYTHING,
+        limit: int = 50,
+        cursor: str | None = None,
     ) -> LeasePage:
         """Return the leases without a request that wait for a task (``WAITING``) or have one
-        (``ACTIVE``), newest first, a page at a time.
+        (``ACTIVE``), newest first, a page at a time: of those that a caller sees.
 
         :raises pool.errors.InputError: no page gave such a cursor, or ``limit`` is below 1.
         """
         check_limit(limit)
         narrowed = "" if template is None else "AND template = :template"
         narrowed += "" if cursor is None else " AND seq < :before"
+        seen, wanted = within(scope)
+        narrowed += seen
         with self.connections.reading() as db:
             # No more is sorted than are open.
             found = db.rows(
@@ -342,6 +352,7 @@ class Leases(Connected):
                 before=None if cursor is None else cursor_of(cursor),
                 # One more than asked for tells whether there is another page.
                 limit=limit + 1,
+                **wanted,
             )
         page = found[:limit]
         return LeasePage(
@@ -426,14 +437,21 @@ def _replayed(db: Connection, lease: NewLease, *, of_request: bool) -> Opened | 
         return None
     request: RequestRecord | None = None
     if of_request:
-        request = find(db, RequestRecord, "requests.idempotency_key = :key", key=key)
+        request = find(db, RequestRecord, BY_KEY, key=key, tenant=text(lease.tenant))
         if request is None:
             return None
         payload = request.payload
         record = find(db, LeaseRecord, "id = :id", id=request.lease_id)
         assert record is not None
     else:
-        row = db.one(f"SELECT {LEASE}, payload FROM leases WHERE idempotency_key = :key", key=key)
+        row = db.one(
+            f"""
+            SELECT {LEASE}, payload FROM leases
+            WHERE tenant = :tenant AND idempotency_key = :key
+            """,
+            key=key,
+            tenant=text(lease.tenant),
+        )
         if row is None:
             return None
         *values, payload = row
@@ -457,11 +475,11 @@ def _insert_lease(
     inserted = db.later(
         f"""
         INSERT INTO leases
-            (id, template, state, name, owner, request_id, fingerprint, reusable_origin, pooled_id,
-             task_id, task_name, outcome, ttl, idempotency_key, payload, created_at,
+            (id, template, tenant, state, name, owner, request_id, fingerprint, reusable_origin,
+             pooled_id, task_id, task_name, outcome, ttl, idempotency_key, payload, created_at,
              handed_out_at, expires_at, served)
         SELECT
-            :id, :template, CASE WHEN tasks.id IS NULL THEN 'waiting' ELSE 'active' END,
+            :id, :template, :tenant, CASE WHEN tasks.id IS NULL THEN 'waiting' ELSE 'active' END,
             CAST(:name AS TEXT), :owner, :request_id, :fingerprint, :reusable_origin, tasks.id,
             tasks.task_id, COALESCE(tasks.name, ''),
             CASE WHEN tasks.id IS NOT NULL THEN :outcome END, :ttl,
@@ -472,6 +490,7 @@ def _insert_lease(
         """,
         id=lease.id,
         template=lease.template,
+        tenant=text(lease.tenant),
         name=None if lease.name is None else text(lease.name),
         owner=lease.owner,
         request_id=request.id if request else None,

@@ -29,12 +29,14 @@ from pool.model import (
     RequestRecord,
     RequestState,
     RequestWarning,
+    Scope,
     SinkRecord,
     Stream,
     TaskState,
     WebhookRecord,
 )
-from pool.store.connections import Connection, Row
+from pool.store.connections import Connection, Row, listed
+from pool.store.schema import OF_TENANT
 
 R = TypeVar("R")
 
@@ -82,8 +84,8 @@ class NewLease:
     Only a task of ``fingerprint`` will do, so that no task made by an older template is handed
     out; unless ``reusable_origin`` names the origin of those that will do where none of the
     fingerprint is warm. ``ttl`` is how long the hand-out lasts, in seconds. ``name`` is what its
-    caller calls it. ``payload`` is a digest of what is asked for; an ``idempotency_key`` is bound
-    to it.
+    caller calls it. ``payload`` is a digest of what is asked for; an ``idempotency_key``, of which
+    each ``tenant`` has its own, is bound to it.
     """
 
     id: str
@@ -93,6 +95,7 @@ class NewLease:
     ttl: float
     name: str | None = None
     reusable_origin: str | None = None
+    tenant: str = ""
     idempotency_key: str | None = None
     payload: str = ""
 
@@ -305,6 +308,22 @@ def handout_of(row: Row) -> Handout:
     return Handout(
         lease=record_of(LeaseRecord, row[:width]), task=record_of(PooledTask, row[width:])
     )
+
+
+def within(scope: Scope) -> tuple[str, dict[str, Any]]:
+    """Return the conditions that a row is one that a caller sees, each after AND, and their
+    parameters."""
+    conditions, wanted = [], {}
+    if scope.tenant is not None:
+        conditions.append("tenant = :tenant")
+        # As an index of the rows of tenants has it.
+        conditions += [OF_TENANT] if scope.tenant else []
+        wanted["tenant"] = scope.tenant
+    if scope.templates:
+        marks, of_templates = listed(scope.templates)
+        conditions.append(f"template IN ({marks})")
+        wanted |= of_templates
+    return "".join(f" AND {each}" for each in conditions), wanted
 
 
 def cursor_of(cursor: str) -> int:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import product
 from typing import Any, Final
 
 from pool.model import (
+    EVERYTHING,
     ImportMember,
     ImportState,
     LeaseRecord,
@@ -17,6 +19,7 @@ from pool.model import (
     RequestRecord,
     RequestState,
     RequestWarning,
+    Scope,
 )
 from pool.store.connections import Connected, Connection, listed
 from pool.store.handout import (
@@ -39,11 +42,18 @@ from pool.store.records import (
     record_of,
     select,
     text,
+    within,
 )
 from pool.store.schema import OPEN, UNDER_WAY
 
+#: The condition for the request of a ``:tenant`` with a ``:key``.
+BY_KEY: Final = "requests.tenant = :tenant AND requests.idempotency_key = :key"
 #: Requests that a page of a search looks through.
 SEARCHED: Final = 20_000
+
+
+#: A condition that rows are alike in a column, and its parameter.
+_Condition = tuple[str, dict[str, str]]
 
 
 class Requests(Connected):
@@ -219,10 +229,10 @@ class Requests(Connected):
         with self.connections.reading() as db:
             return find(db, RequestRecord, "requests.id = :id", id=request_id)
 
-    def request_by_key(self, idempotency_key: str) -> RequestRecord | None:
-        """Return the request that was made under a key."""
+    def request_by_key(self, idempotency_key: str, *, tenant: str = "") -> RequestRecord | None:
+        """Return the request that a tenant made under a key."""
         with self.connections.reading() as db:
-            return find(db, RequestRecord, "requests.idempotency_key = :key", key=idempotency_key)
+            return find(db, RequestRecord, BY_KEY, key=idempotency_key, tenant=text(tenant))
 
     def requests(
         self,
@@ -231,12 +241,13 @@ class Requests(Connected):
         template: str | None = None,
         text: str | None = None,
         since: float | None = None,
+        scope: Scope = EVERYTHING,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page:
         """Return the newest requests first, a page at a time: those in one of the ``states``, of a
         ``template``, accepted at ``since`` (seconds since the epoch) or later, where these are
-        given.
+        given, of those that a caller sees.
 
         ``text`` is a part of its id, its name, its stream or the name of one of its files, in upper
         or lower case. A page looks through :data:`SEARCHED` requests for it at most, so that one
@@ -254,6 +265,13 @@ class Requests(Connected):
             conditions.append("seq < :before")
             wanted["before"] = cursor_of(cursor)
         looked_to: int | None = None
+        of_states = _each("state", states)
+        # Of a tenant, its own rows are looked through.
+        of_templates = [] if scope.tenant else _each("template", scope.templates)
+        seen, own = within(scope if scope.tenant else replace(scope, templates=frozenset()))
+        conditions += [seen.removeprefix(" AND ")] if seen else []
+        wanted |= own
+        alike = [*product(of_states or [("", {})], of_templates or [("", {})])]
         with self.connections.reading() as db:
             if since is not None:
                 # From an index: no older row is read.
@@ -261,18 +279,18 @@ class Requests(Connected):
                 conditions.append("created_at >= :since")
                 wanted["since"] = since
             if text is not None:
-                looked_to = _looked_to(db, states, conditions, wanted)
+                looked_to = _looked_to(db, alike, conditions, wanted)
                 wanted["oldest"] = max(wanted["oldest"], looked_to or 0)
                 conditions.append("sought LIKE :text ESCAPE '!'")
                 wanted["text"] = _containing(text)
-            newest, of_states = _newest(states, conditions)
+            newest, named = _newest(alike, conditions)
             found = db.rows(
                 f"""
                 SELECT requests.seq, {REQUEST} FROM {REQUESTS} WHERE requests.seq IN ({newest})
                 ORDER BY requests.seq DESC LIMIT :limit
                 """,
                 **wanted,
-                **of_states,
+                **named,
                 # One more than asked for tells whether there is another page.
                 limit=limit + 1,
                 skipped=0,
@@ -349,14 +367,18 @@ class Requests(Connected):
                 found.setdefault(template, {})[tuple(Priority)[level]] = count
         return found
 
-    def in_flight(self) -> int:
+    def in_flight(self, *, scope: Scope = EVERYTHING) -> int:
         """Return how many requests are ``UPLOADING`` or ``IMPORTING``, of all processes: the
-        foreground."""
+        foreground; of those that a caller sees."""
+        seen, wanted = within(scope)
         with self.connections.reading() as db:
-            return db.number(f"""
+            return db.number(
+                f"""
                 SELECT COUNT(*) FROM requests {db.using("requests_open")}
-                WHERE {OPEN} AND state IN ('uploading', 'importing')
-            """)
+                WHERE {OPEN} AND state IN ('uploading', 'importing') {seen}
+                """,
+                **wanted,
+            )
 
     def last_activity(self) -> float:
         """Return when one of the newest requests last began or ended; 0 when there never was one.
@@ -486,21 +508,31 @@ def add_warning(db: Connection, request_id: str, warning: RequestWarning, *, now
     )
 
 
+def _each(column: str, values: Collection[str]) -> list[_Condition]:
+    """Return a condition for each of the values that a column may have."""
+    return [
+        (f"{column} = :{column}{number}", {f"{column}{number}": value})
+        for number, value in enumerate(dict.fromkeys(values))
+    ]
+
+
 def _newest(
-    states: Collection[RequestState], conditions: Sequence[str]
+    alike: Sequence[Sequence[_Condition]], conditions: Sequence[str]
 ) -> tuple[str, dict[str, str]]:
     """Return a query for the ``:limit`` newest requests after ``:skipped``, with its parameters:
-    by ``seq`` alone, of each of the states, since only these are in order in an index."""
-    of_states = {f"state{number}": state for number, state in enumerate(dict.fromkeys(states))}
-    queries = [
-        f"""
-        SELECT seq FROM (
-            SELECT seq FROM requests WHERE {" AND ".join([*which, *conditions])}
-            ORDER BY seq DESC LIMIT :limit OFFSET :skipped) AS newest
-        """
-        for which in ([[f"state = :{name}"] for name in of_states] or [[]])
-    ]
-    return " UNION ALL ".join(queries), dict(of_states)
+    by ``seq`` alone, of each that are ``alike``, since only these are in order in an index."""
+    named: dict[str, str] = {}
+    queries = []
+    for each in alike:
+        which = [condition for condition, _ in each if condition]
+        for _, values in each:
+            named |= values
+        queries.append(f"""
+            SELECT seq FROM (
+                SELECT seq FROM requests WHERE {" AND ".join([*which, *conditions])}
+                ORDER BY seq DESC LIMIT :limit OFFSET :skipped) AS newest
+        """)
+    return " UNION ALL ".join(queries), named
 
 
 def _first_since(db: Connection, since: float) -> int:
@@ -518,16 +550,16 @@ def _first_since(db: Connection, since: float) -> int:
 
 def _looked_to(
     db: Connection,
-    states: Collection[RequestState],
+    alike: Sequence[Sequence[_Condition]],
     conditions: Sequence[str],
     wanted: Mapping[str, Any],
 ) -> int | None:
     """Return the last request that a page of a search looks at, or None where that is all."""
-    newest, of_states = _newest(states, conditions)
+    newest, named = _newest(alike, conditions)
     row = db.one(
         f"SELECT MAX(seq) FROM ({newest}) AS last",
         **wanted,
-        **of_states,
+        **named,
         limit=1,
         skipped=SEARCHED - 1,
     )

@@ -38,6 +38,8 @@ EXPIRING: Final = "state = 'active' AND request_id IS NULL"
 OPEN: Final = "state IN ('queued', 'uploading', 'importing')"
 #: Imports that are not finished.
 UNDER_WAY: Final = "state IN ('uploading', 'importing')"
+#: Requests of a tenant other than the operator.
+OF_TENANT: Final = "tenant <> ''"
 #: Requests whose data is in the spool and that CVAT has not accepted yet.
 SPOOLED: Final = "spooled AND state IN ('queued', 'uploading')"
 #: Spooled requests for which a process makes a task.
@@ -154,6 +156,7 @@ _LEASES: Final = f"""
         seq INTEGER PRIMARY KEY,
         id TEXT NOT NULL UNIQUE,
         template TEXT NOT NULL,
+        tenant TEXT NOT NULL DEFAULT '',
         state TEXT NOT NULL CHECK (state IN
             ('waiting', 'active', 'used', 'released', 'expired', 'abandoned')),
         name TEXT,
@@ -174,7 +177,8 @@ _LEASES: Final = f"""
         served INTEGER NOT NULL DEFAULT 0 CHECK (served IN (0, 1)),
         CHECK (state NOT IN ('active', 'used') OR pooled_id IS NOT NULL)
     ) STRICT;
-    CREATE UNIQUE INDEX leases_key ON leases (idempotency_key) WHERE idempotency_key IS NOT NULL;
+    CREATE UNIQUE INDEX leases_key ON leases (tenant, idempotency_key)
+    WHERE idempotency_key IS NOT NULL;
     CREATE INDEX leases_by_state ON leases (state);
     CREATE INDEX leases_waiting ON leases (template) WHERE state = 'waiting';
     CREATE INDEX leases_expiring ON leases (expires_at) WHERE {EXPIRING};
@@ -274,13 +278,13 @@ _REQUESTS: Final = f"""
         CHECK (state NOT IN ('uploading', 'importing', 'ready') OR import_id IS NOT NULL),
         CHECK (state NOT IN ('queued', 'cancelled') OR import_id IS NULL)
     ) STRICT;
-    CREATE UNIQUE INDEX requests_key ON requests (idempotency_key)
+    CREATE UNIQUE INDEX requests_key ON requests (tenant, idempotency_key)
     WHERE idempotency_key IS NOT NULL;
     CREATE INDEX requests_open ON requests (state, template, seq) WHERE {OPEN};
     CREATE INDEX requests_spooled ON requests (template, priority, tenant, seq)
     WHERE {SPOOLED};
     CREATE INDEX requests_taken ON requests (template) WHERE {TAKEN};
-    CREATE INDEX requests_of_stream ON requests (template, stream)
+    CREATE INDEX requests_of_stream ON requests (template, tenant, stream)
     WHERE state = 'queued' AND stream IS NOT NULL;
     CREATE INDEX requests_finished ON requests (finished_at) WHERE finished_at IS NOT NULL;
     CREATE INDEX requests_of_import ON requests (import_id) WHERE import_id IS NOT NULL;
@@ -289,6 +293,8 @@ _REQUESTS: Final = f"""
     CREATE INDEX requests_by_template ON requests (template, seq);
     CREATE INDEX requests_by_both ON requests (state, template, seq);
     CREATE INDEX requests_by_time ON requests (created_at, seq);
+    CREATE INDEX requests_by_tenant ON requests (tenant, seq) WHERE {OF_TENANT};
+    CREATE INDEX requests_by_tenant_and_state ON requests (tenant, state, seq) WHERE {OF_TENANT};
 """
 
 #: ``settings``, as JSON, say where the files of a carrier stand. Of its frames that are hidden one
@@ -329,6 +335,7 @@ _SLOTS: Final = """
     CREATE TABLE streams (
         id TEXT NOT NULL PRIMARY KEY,
         template TEXT NOT NULL,
+        tenant TEXT NOT NULL DEFAULT '',
         name TEXT NOT NULL,
         carrier_id TEXT,
         carriers INTEGER NOT NULL DEFAULT 0,
@@ -336,7 +343,8 @@ _SLOTS: Final = """
         last_at REAL NOT NULL,
         closed_at REAL
     ) STRICT;
-    CREATE UNIQUE INDEX streams_open ON streams (template, name) WHERE closed_at IS NULL;
+    CREATE UNIQUE INDEX streams_open ON streams (template, tenant, name)
+    WHERE closed_at IS NULL;
 """
 
 #: How many requests are queued, and how many of them are spooled, by template, priority and tenant:
@@ -377,6 +385,7 @@ _EVENTS: Final = """
         kind TEXT NOT NULL,
         at REAL NOT NULL,
         template TEXT NOT NULL,
+        tenant TEXT NOT NULL DEFAULT '',
         task_id INTEGER,
         lease_id TEXT,
         request_id TEXT,
@@ -608,8 +617,8 @@ def triggers(db: type[Dialect]) -> Iterator[Trigger]:
     server_seconds, held_seconds = not_own_seconds(db, "NEW")
     # The event of a request's row, as it is now. One that is queued again has a fresh lease.
     of_request = f"""
-        INSERT INTO events (kind, at, template, task_id, lease_id, request_id, state, outcome, code,
-                            seconds, server_seconds, held_seconds)
+        INSERT INTO events (kind, at, template, tenant, task_id, lease_id, request_id, state,
+                            outcome, code, seconds, server_seconds, held_seconds)
         SELECT 'request.' || NEW.state,
                COALESCE(CASE NEW.state
                             WHEN 'queued' THEN (SELECT created_at FROM leases
@@ -619,8 +628,9 @@ def triggers(db: type[Dialect]) -> Iterator[Trigger]:
                             WHEN 'importing' THEN imports.uploaded_at
                             ELSE NEW.finished_at
                         END, NEW.created_at),
-               NEW.template, imports.task_id, NEW.lease_id, NEW.id, NEW.state, imports.outcome,
-               NEW.error_code, {db.greatest("NEW.finished_at - NEW.created_at", "0.0")},
+               NEW.template, NEW.tenant, imports.task_id, NEW.lease_id, NEW.id, NEW.state,
+               imports.outcome, NEW.error_code,
+               {db.greatest("NEW.finished_at - NEW.created_at", "0.0")},
                {server_seconds}, {held_seconds}
         FROM {import_of_new};
     """
@@ -631,15 +641,15 @@ def triggers(db: type[Dialect]) -> Iterator[Trigger]:
     # is handed out when CVAT has the data; one that is taken back before that has no events, since
     # its task was warm all the time.
     of_lease = f"""
-        INSERT INTO events (kind, at, template, task_id, lease_id, request_id, state, outcome,
-                            seconds)
+        INSERT INTO events (kind, at, template, tenant, task_id, lease_id, request_id, state,
+                            outcome, seconds)
         VALUES ('lease.' || CASE NEW.state WHEN 'active' THEN 'handed_out' ELSE NEW.state END,
                 COALESCE(CASE NEW.state
                              WHEN 'active' THEN NEW.handed_out_at
                              ELSE (SELECT changed_at FROM tasks WHERE id = NEW.pooled_id)
                          END, NEW.handed_out_at, NEW.created_at),
-                NEW.template, NEW.task_id, NEW.id, NEW.request_id, NEW.state, NEW.outcome,
-                CASE NEW.state WHEN 'active' THEN {db.greatest(waited, "0.0")} END);
+                NEW.template, NEW.tenant, NEW.task_id, NEW.id, NEW.request_id, NEW.state,
+                NEW.outcome, CASE NEW.state WHEN 'active' THEN {db.greatest(waited, "0.0")} END);
     """
     yield Trigger(name="events_of_new_requests", table="requests", event="INSERT", body=of_request)
     yield Trigger(
@@ -655,10 +665,10 @@ def triggers(db: type[Dialect]) -> Iterator[Trigger]:
         event="UPDATE OF warnings",
         when="NEW.warnings <> OLD.warnings",
         body=f"""
-            INSERT INTO events (kind, at, template, task_id, lease_id, request_id, state, outcome,
-                                code)
+            INSERT INTO events (kind, at, template, tenant, task_id, lease_id, request_id, state,
+                                outcome, code)
             SELECT 'request.warned', COALESCE(NEW.warned_at, NEW.created_at), NEW.template,
-                   imports.task_id, NEW.lease_id, NEW.id, NEW.state, imports.outcome,
+                   NEW.tenant, imports.task_id, NEW.lease_id, NEW.id, NEW.state, imports.outcome,
                    {db.of_last("NEW.warnings", "code")}
             FROM {import_of_new};
         """,
@@ -669,9 +679,10 @@ def triggers(db: type[Dialect]) -> Iterator[Trigger]:
         event="UPDATE OF shown_at",
         when="NEW.shown_at IS NOT NULL AND OLD.shown_at IS NULL",
         body=f"""
-            INSERT INTO events (kind, at, template, task_id, lease_id, request_id, state, outcome)
-            SELECT 'request.shown', NEW.shown_at, NEW.template, imports.task_id, NEW.lease_id,
-                   NEW.id, NEW.state, imports.outcome
+            INSERT INTO events (kind, at, template, tenant, task_id, lease_id, request_id, state,
+                                outcome)
+            SELECT 'request.shown', NEW.shown_at, NEW.template, NEW.tenant, imports.task_id,
+                   NEW.lease_id, NEW.id, NEW.state, imports.outcome
             FROM {import_of_new};
         """,
     )
@@ -711,8 +722,10 @@ def triggers(db: type[Dialect]) -> Iterator[Trigger]:
                  OR EXISTS (SELECT 1 FROM leases WHERE id = OLD.lease_id AND served))
         """,
         body="""
-            INSERT INTO events (kind, at, template, task_id, lease_id, state)
+            INSERT INTO events (kind, at, template, tenant, task_id, lease_id, state)
             VALUES ('task.' || CASE NEW.state WHEN 'ready' THEN 'warm' ELSE NEW.state END,
-                    NEW.changed_at, NEW.template, NEW.task_id, NEW.lease_id, NEW.state);
+                    NEW.changed_at, NEW.template,
+                    COALESCE((SELECT tenant FROM leases WHERE id = NEW.lease_id), ''),
+                    NEW.task_id, NEW.lease_id, NEW.state);
         """,
     )

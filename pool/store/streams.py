@@ -20,20 +20,28 @@ class Streams(Connected):
     no other request takes them."""
 
     def use_stream(
-        self, template: str, name: str, fingerprint: str, *, request_id: str = "", now: float
+        self,
+        template: str,
+        name: str,
+        fingerprint: str,
+        *,
+        tenant: str = "",
+        request_id: str = "",
+        now: float,
     ) -> Stream | None:
-        """Return the open stream of that name, opened now where there is none, with a carrier that
-        has a warm slot: the oldest of the template none of whose slots was handed out yet becomes
-        the stream's own when it has none, its last slot is used, or the template has changed since.
+        """Return the tenant's open stream of that name, opened now where there is none, with a
+        carrier that has a warm slot: the oldest of the template none of whose slots was handed out
+        yet becomes the stream's own when it has none, its last slot is used, or the template has
+        changed since.
         None where there is no such carrier, or where an older request of the stream than this one
         waits for a slot: none overtakes another.
 
         A cheap read comes first, so that a stream in use costs no commit: when it was used is known
         to within :data:`USED_WITHIN` seconds."""
         with self.connections.reading() as db:
-            if _waits_before(db, template, name, request_id):
+            if _waits_before(db, template, tenant, name, request_id):
                 return None
-            stream = _open_stream(db, template, name)
+            stream = _open_stream(db, template, tenant, name)
             if stream is not None and _has_warm(db, stream):
                 recent = abs(now - stream.last_at) < USED_WITHIN
                 if recent and _made_by(db, stream) == fingerprint:
@@ -41,9 +49,9 @@ class Streams(Connected):
             elif not _whole_carriers(db, template, fingerprint, now=now):
                 return None
         with self.connections.writing() as db:
-            if _waits_before(db, template, name, request_id):
+            if _waits_before(db, template, tenant, name, request_id):
                 return None
-            stream = _open_stream(db, template, name)
+            stream = _open_stream(db, template, tenant, name)
             if stream is not None and _has_warm(db, stream):
                 if _made_by(db, stream) == fingerprint:
                     db.changed(
@@ -56,15 +64,21 @@ class Streams(Connected):
                 return None
             if stream is None:
                 stream = Stream(
-                    id=new_id(now), template=template, name=name, opened_at=now, last_at=now
+                    id=new_id(now),
+                    template=template,
+                    tenant=tenant,
+                    name=name,
+                    opened_at=now,
+                    last_at=now,
                 )
                 db.changed(
                     """
-                    INSERT INTO streams (id, template, name, opened_at, last_at)
-                    VALUES (:id, :template, :name, :now, :now)
+                    INSERT INTO streams (id, template, tenant, name, opened_at, last_at)
+                    VALUES (:id, :template, :tenant, :name, :now, :now)
                     """,
                     id=stream.id,
                     template=template,
+                    tenant=text(tenant),
                     name=text(name),
                     now=now,
                 )
@@ -102,7 +116,8 @@ class Streams(Connected):
         with self.connections.reading() as db:
             waiting = db.number(
                 f"""
-                SELECT COUNT(DISTINCT stream) FROM requests {db.using("requests_of_stream")}
+                SELECT COUNT(*) FROM (
+                SELECT DISTINCT tenant, stream FROM requests {db.using("requests_of_stream")}
                 WHERE state = 'queued' AND template = :template AND stream IS NOT NULL
                   AND no_slot = ''
                   AND NOT EXISTS (
@@ -110,8 +125,9 @@ class Streams(Connected):
                     JOIN tasks {db.using("tasks_warm")}
                       ON tasks.state = 'warm' AND tasks.template = streams.template
                      AND tasks.fingerprint = '{STREAM_FINGERPRINT}' || streams.id
-                    WHERE streams.template = requests.template AND streams.name = requests.stream
-                      AND streams.closed_at IS NULL)
+                    WHERE streams.template = requests.template
+                      AND streams.tenant = requests.tenant AND streams.name = requests.stream
+                      AND streams.closed_at IS NULL)) AS waiting
                 """,
                 template=template,
             )
@@ -130,7 +146,8 @@ class Streams(Connected):
             return max(0, waiting - there)
 
     def streams(self, *, template: str | None = None) -> Sequence[OpenStream]:
-        """Return the streams that are open, of one template or of all, by template and name."""
+        """Return the streams that are open, of one template or of all, by template, name and
+        tenant."""
         with self.connections.reading() as db:
             found = db.rows(
                 f"""
@@ -142,7 +159,7 @@ class Streams(Connected):
                 LEFT JOIN tasks AS carriers ON carriers.id = streams.carrier_id
                 WHERE closed_at IS NULL
                   {"" if template is None else "AND streams.template = :template"}
-                ORDER BY streams.template, streams.name
+                ORDER BY streams.template, streams.name, streams.tenant
                 """,
                 template=template,
             )
@@ -153,10 +170,10 @@ class Streams(Connected):
             for row in found
         ]
 
-    def stream(self, template: str, name: str) -> Stream | None:
-        """Return the open stream of that name."""
+    def stream(self, template: str, name: str, *, tenant: str = "") -> Stream | None:
+        """Return the tenant's open stream of that name."""
         with self.connections.reading() as db:
-            return _open_stream(db, template, name)
+            return _open_stream(db, template, tenant, name)
 
     def close_stream(self, stream_id: str, *, reason: str, now: float) -> bool:
         """Close a stream: its slots that are warm still are ``RETIRED``. False when it is closed
@@ -266,7 +283,7 @@ def _whole_carriers(db: Connection, template: str, fingerprint: str, *, now: flo
     return [carrier_id for (carrier_id,) in found]
 
 
-def _waits_before(db: Connection, template: str, name: str, request_id: str) -> bool:
+def _waits_before(db: Connection, template: str, tenant: str, name: str, request_id: str) -> bool:
     """Whether a request of a stream is queued that is older than another one, which may not be
     recorded yet."""
     return bool(
@@ -274,24 +291,28 @@ def _waits_before(db: Connection, template: str, name: str, request_id: str) -> 
             f"""
             SELECT 1 FROM requests AS others {db.using("requests_of_stream")}
             WHERE others.state = 'queued' AND others.template = :template
-              AND others.stream = :name AND others.no_slot = ''
+              AND others.tenant = :tenant AND others.stream = :name AND others.no_slot = ''
               AND NOT EXISTS (SELECT 1 FROM requests AS this
                               WHERE this.id = :request_id
                                 AND (others.created_at, others.id) >= (this.created_at, this.id))
             LIMIT 1
             """,
             template=template,
+            tenant=text(tenant),
             name=text(name),
             request_id=request_id,
         )
     )
 
 
-def _open_stream(db: Connection, template: str, name: str) -> Stream | None:
+def _open_stream(db: Connection, template: str, tenant: str, name: str) -> Stream | None:
     found = _streams(
         db,
-        "WHERE template = :template AND name = :name AND closed_at IS NULL",
+        """
+        WHERE template = :template AND tenant = :tenant AND name = :name AND closed_at IS NULL
+        """,
         template=template,
+        tenant=text(tenant),
         name=text(name),
     )
     return found[0] if found else None

@@ -45,6 +45,7 @@ def request_of(number: int, state: str = "importing", **more: Any) -> dict[str, 
     return {
         "id": f"request{number}",
         "template": "scenes",
+        "tenant": "",
         "state": state,
         "task_id": 100 + number,
         "task_deleted": False,
@@ -78,6 +79,7 @@ def lease_of(number: int, **more: Any) -> dict[str, Any]:
     return {
         "id": f"lease{number}",
         "template": "scenes",
+        "tenant": "",
         "state": "active",
         "task_id": 100 + number,
         "name": None,
@@ -98,6 +100,7 @@ def stream_of(name: str, **more: Any) -> dict[str, Any]:
     now = time.time()
     return {
         "template": "scenes",
+        "tenant": "",
         "name": name,
         "opened_at": rfc3339(now - 600),
         "used_at": rfc3339(now - 30),
@@ -129,6 +132,8 @@ class ScriptedDaemon:
             "hold_code": "",
             "templates": [status_of("scenes")],
         }
+        #: The role of the token that it is asked with.
+        self.role = "operate"
         self.requests: list[dict[str, Any]] = []
         self.leases: list[dict[str, Any]] = []
         self.streams: list[dict[str, Any]] = []
@@ -221,6 +226,10 @@ class ScriptedDaemon:
             self.status |= {"hold_reason": "", "held_since": None, "held_until": None}
             return self.status
 
+        @app.get("/v1/token")
+        async def token() -> Any:
+            return {"name": "", "role": self.role, "templates": []}
+
         @app.get("/v1/history")
         async def history(seconds: int = 3600) -> Any:
             return self.history if seconds <= 3600 else self.longer_history
@@ -282,11 +291,11 @@ class ScriptedDaemon:
             return {"items": self.streams}
 
         @app.delete("/v1/streams", status_code=204)
-        async def close(template: str, name: str) -> None:
+        async def close(template: str, name: str, tenant: str) -> None:
             self.streams = [
                 each
                 for each in self.streams
-                if (each["template"], each["name"]) != (template, name)
+                if (each["template"], each["name"], each["tenant"]) != (template, name, tenant)
             ]
 
         @app.get("/v1/events")

@@ -9,7 +9,7 @@ import urllib3
 from support.api import Answer, Api, Serving, serving, settings_for
 
 from pool.config.settings import Template
-from pool.http.middleware import tokens_in
+from pool.config.tokens import tokens_in
 from pool.simulator import SimulatorServer
 
 TOKENS = ("old-token", "new-tökén")

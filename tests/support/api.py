@@ -19,6 +19,7 @@ from unittest import mock
 
 import jsonschema_rs
 import urllib3
+from fastapi import FastAPI
 
 from pool.config.settings import CvatSettings, DaemonSettings, Settings, StoreSettings, Template
 from pool.cvat import AccessTokenCredentials, CvatClient
@@ -261,6 +262,7 @@ class Serving:
     daemon: Daemon
     state: context.AppState
     api: Api
+    app: FastAPI
 
     @property
     def process(self) -> Process:
@@ -315,11 +317,11 @@ def serving(
     settings: Settings, access_token: str, *, tokens: tuple[str, ...] = ()
 ) -> Iterator[Serving]:
     """A daemon on a thread of this process that serves callers, while the test fills its pools."""
-    states: list[context.AppState] = []
+    apps: list[FastAPI] = []
 
     def made(*arguments: Any, **options: Any) -> Any:
         app = create_app(*arguments, **options)
-        states.append(app.state.parts)
+        apps.append(app)
         know(app.openapi)
         return app
 
@@ -336,7 +338,7 @@ def serving(
             stack.enter_context(in_thread(daemon))
         token = tokens[0] if tokens else None
         api = stack.enter_context(Api(daemon.url, token=token))
-        yield Serving(daemon, states[-1], api)
+        yield Serving(daemon, apps[-1].state.parts, api, apps[-1])
 
 
 @contextmanager

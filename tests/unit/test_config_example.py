@@ -27,9 +27,10 @@ from pool.config.settings import (
     SlotSettings,
     StoreSettings,
     Template,
+    TokenSettings,
     keys_of,
 )
-from pool.model import EventKind
+from pool.model import EventKind, Role
 
 EXAMPLE = Path(__file__).parents[2] / "config.toml"
 
@@ -152,6 +153,19 @@ def test_config_toml_has_every_key_of_a_sink_and_says_the_defaults() -> None:
     )
     for kind in get_args(EventKind):
         assert f'"{kind}"' in text
+
+
+def test_config_toml_has_every_key_of_a_token() -> None:
+    text = uncommented(exclusive=False)
+    for key in keys_of(TokenSettings):
+        assert re.search(rf"\b{key} = ", text), key
+    assert loads(text).tokens == {
+        "robot": TokenSettings(
+            role="submit", templates=("street-scenes",), secret_env="POOL_TOKEN_ROBOT"
+        )
+    }
+    for role in get_args(Role):
+        assert f'"{role}"' in text
 
 
 def test_config_toml_is_valid_with_every_key_set() -> None:

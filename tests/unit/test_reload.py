@@ -95,4 +95,4 @@ def test_a_forced_look_reads_the_same_file_again(world: World) -> None:
 
 def test_every_table_is_either_reloaded_or_said_to_need_a_restart() -> None:
     names = {field.name for field in fields(Settings)}
-    assert names == {*FIXED, "templates", "path", "warnings", "files"}
+    assert names == {*FIXED, "tokens", "templates", "path", "warnings", "files"}

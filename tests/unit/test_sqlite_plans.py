@@ -24,6 +24,7 @@ from pool.model import (
     Priority,
     RequestState,
     RequestWarning,
+    Scope,
     TaskState,
     new_id,
 )
@@ -379,6 +380,23 @@ def test_a_page_of_requests_is_not_sorted(
         assert "INTEGER PRIMARY KEY (rowid" in step
     if cursor:
         assert re.search(r"(seq|rowid)<\?", step)
+
+
+@pytest.mark.parametrize("state", [None, RequestState.READY])
+def test_a_page_of_what_a_caller_sees_is_not_sorted(
+    store: Store, state: RequestState | None
+) -> None:
+    states = [state] if state else []
+    for scope in (Scope(tenant="a"), Scope(tenant="a", templates=frozenset("bc"))):
+        (steps,) = plans(store, lambda store: store.requests(states, scope=scope)).values()  # noqa: B023
+        assert not any("TEMP B-TREE" in step for step in steps), steps
+        index = "requests_by_tenant_and_state" if state else "requests_by_tenant"
+        assert any(f"INDEX {index} (tenant=?" in step for step in steps), steps
+    bound = Scope(templates=frozenset("bc"))
+    (steps,) = plans(store, lambda store: store.requests(states, scope=bound)).values()
+    assert not any("TEMP B-TREE" in step for step in steps), steps
+    index = "requests_by_both" if state else "requests_by_template"
+    assert sum(f"COVERING INDEX {index} (" in step for step in steps) == 2, steps
 
 
 @pytest.mark.parametrize("states", [[], [RequestState.READY, RequestState.FAILED]])

@@ -64,7 +64,8 @@ function showRow(parts, item, now) {
   write(parts.task, waits ? "waits for a task" : `task ${item.task_id}`);
   link(parts.task, item.url);
   const outcome = item.outcome ? [item.outcome] : [];
-  write(parts.more, [item.template, ...outcome].join(" · "));
+  const tenant = item.tenant ? [item.tenant] : [];
+  write(parts.more, [item.template, ...tenant, ...outcome].join(" · "));
   const through = item.owner ? `through ${processName(item.owner)}` : "";
   write(parts.holder, item.name || "no name");
   write(parts.owner, through);

@@ -35,6 +35,8 @@ class Page {
     this.api = new Api({ onUnauthorized: (token) => this.needToken(token) });
     this.pool = new Pool(() => this.api.now());
     this.state = { name: "connecting" };
+    // What the token is for.
+    this.token = { role: "operate" };
     // Why nothing comes, and why something could not be read.
     this.lost = null;
     this.problem = null;
@@ -175,6 +177,9 @@ class Page {
     this.detail.look(this.route.now.id);
     this.detail.soon();
     await Promise.all([
+      this.attempt(async () => {
+        this.token = await this.api.get("v1/token");
+      }),
       this.attempt(async () => pool.takeHistory(await this.api.get("v1/history"))),
       this.readLongerHistory(),
       this.attempt(() => this.reader.read(pool.requests)),
@@ -272,9 +277,14 @@ class Page {
     }
   }
 
-  /** Why nothing can be changed now, and why nothing that CVAT has to do; "" where it can. */
-  usable(cvat) {
-    const daemon = this.isLive ? "" : "There is no connection to the daemon";
+  /**
+   * Why nothing can be changed now, and why nothing that CVAT has to do; "" where it can. What
+   * callers do needs a token with one of the ``roles``.
+   */
+  usable(cvat, roles) {
+    const { role } = this.token;
+    const allowed = roles.includes(role) ? "" : `A token with the role ${role} may not do this`;
+    const daemon = this.isLive ? allowed : "There is no connection to the daemon";
     return { daemon, cvat: daemon || (cvat.name === "answers" ? "" : cvat.words) };
   }
 
@@ -304,16 +314,17 @@ class Page {
     const { pool, isLive } = this;
     const now = isLive || pool.seenAt === null ? this.api.now() : pool.seenAt;
     const cvat = cvatState(pool.status, { connected: isLive, now });
-    const usable = this.usable(cvat);
+    const usable = this.usable(cvat, ["submit", "operate"]);
+    const operable = this.usable(cvat, ["operate"]);
     this.head.showConnection(this.state, this.lost, Boolean(this.api.token));
     this.head.showCvat(cvat);
     const { lost, problem } = this;
-    this.overview.showBanners(pool, { lost, problem, now: this.api.now(), usable });
+    this.overview.showBanners(pool, { lost, problem, now: this.api.now(), usable: operable });
     this.detail.show(usable);
     if (!pool.status) return;
     this.head.showStatus(pool.status);
     const { view } = this.route.now;
-    if (view === "overview") this.drawOverview(now, usable);
+    if (view === "overview") this.drawOverview(now, operable);
     if (view === "requests") this.requests.show(now, usable);
     if (view === "leases") {
       this.leases.show(now, usable);

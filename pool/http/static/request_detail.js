@@ -178,6 +178,7 @@ function showAbout(list, request) {
   describe(list, [
     ["Id", request.id],
     ["Template", request.template],
+    ["Tenant", request.tenant],
     ["Task", request],
     ["Went into", PLACED[request.placed]],
     ["No slot, since", request.no_slot],

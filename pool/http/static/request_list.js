@@ -167,7 +167,8 @@ function showRow(parts, item, now) {
   const stream = item.stream ? [`stream ${item.stream}`] : [];
   const files = [plural(item.files.length, "file"), bytes(item.size)];
   const unbroken = files.map((words) => words.replaceAll(" ", "\u00a0"));
-  write(parts.more, [item.template, ...stream, ...unbroken].join(" · "));
+  const tenant = item.tenant ? [item.tenant] : [];
+  write(parts.more, [item.template, ...tenant, ...stream, ...unbroken].join(" · "));
   write(parts.state, item.state);
   attribute(parts.state, "data-state", item.state);
   // On a narrow screen they stand below the name.

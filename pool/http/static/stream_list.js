@@ -25,7 +25,7 @@ export class StreamList {
     const items = pager.items ?? [];
     show(byId("streams"), slots || items.length > 0);
     arrange(parts.rows, items, {
-      key: ({ template, name }) => JSON.stringify([template, name]),
+      key: ({ template, name, tenant }) => JSON.stringify([template, name, tenant]),
       make: () => this.row(),
       update: (row, item) => {
         row.item = item;
@@ -41,9 +41,9 @@ export class StreamList {
   row() {
     const row = copy("stream-row");
     const close = async () => {
-      const { template, name } = row.item;
+      const { template, name, tenant } = row.item;
       if (!(await confirmClose(row.item))) return;
-      await this.api.delete(`v1/streams?${new URLSearchParams({ template, name })}`);
+      await this.api.delete(`v1/streams?${new URLSearchParams({ template, name, tenant })}`);
       await this.pager.now();
     };
     row.close = new Action(row.parts.close, close, this.parts.error);
@@ -53,7 +53,7 @@ export class StreamList {
 
 function showRow(parts, item, now) {
   write(parts.name, item.name);
-  write(parts.template, item.template);
+  write(parts.template, [item.template, item.tenant].filter(Boolean).join(" · "));
   for (const part of ["task", "task-narrow"]) {
     linkTask(parts[part], { taskId: item.task_id, url: item.url });
   }
