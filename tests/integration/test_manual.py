@@ -52,6 +52,7 @@ ELSEWHERE: Final = {
     ("toml", "faults"): "test_simulator_faults",
     ("yaml", ""): "test_manual_events, and below",
     ("yaml", "scrape"): "below",
+    ("yaml", "alerts"): "test_manual_events",
     ("yaml", "compose"): "test_balancers",
     ("nginx", ""): "test_balancers",
     ("haproxy", ""): "test_balancers",

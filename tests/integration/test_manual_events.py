@@ -19,7 +19,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.daemons import maintains
 from support.happening import serve
-from support.manual import DOCUMENTS, FOLDER, block, rows
+from support.manual import DOCUMENTS, FOLDER, block, blocks, rows
 
 from pool.clock import SystemClock
 from pool.config.loader import loads
@@ -143,7 +143,7 @@ def test_every_metric_is_in_the_table_with_its_labels(exposed: dict[str, set[str
 
 
 def test_the_alerts_are_about_metrics_that_there_are(exposed: dict[str, set[str]]) -> None:
-    rules = block("yaml", holding="alert:").text
+    rules = "\n".join(each.text for each in blocks("yaml") if "alert:" in each.text)
     known = {
         **exposed,
         **{f"{name}_bucket": {*labels, "le"} for name, labels in exposed.items()},
