@@ -84,7 +84,7 @@ def test_the_errors_are_all_in_the_table_with_their_codes() -> None:
 
 
 def test_the_errors_that_callers_can_get_are_public() -> None:
-    inside = {"BadSignature", "CannotListen"}
+    inside = {"BadSignature", "CannotListen", "TermLost"}
     assert {row[0].strip("`") for row in rows("errors", "exception")} - inside <= {*pool.__all__}
 
 
