@@ -358,21 +358,29 @@ class Daemon:
             if present.term.continues_as(term):
                 return
             self._end(present, "its term is over")
-        owner = term.broken_off
-        if owner not in (None, self.process.owner):
-            # What happened last is unknown: warm tasks are verified before they are handed out.
-            until = self.process.clock.now() + DOUBT
-            doubted = self.process.store.quarantine_warm(until=until)
-            log.warning(
-                f"unclean stop of {owner_in_words(str(owner))}: its warm tasks are verified before "
-                "they are handed out",
-                tasks=doubted,
-            )
+        self._judge_unclean_stop(term)
         maintenance = Maintenance(self.process, term, self.observation)
         maintenance.start(self._reload.record)
         self._maintained_by = None
         with self._guard:
             self.maintenance = maintenance
+
+    def _judge_unclean_stop(self, term: Term) -> None:
+        """Have warm tasks verified before they are handed out, where the process that maintained
+        the store before has not ended in order, and this one was not there to see it: a power cut
+        may have taken CVAT, too. Else hand-outs have gone on by the rows, and go on."""
+        owner, at = term.broken_off, term.broken_off_at
+        if owner is None or at is None or owner == self.process.owner:
+            return
+        words = f"unclean stop of {owner_in_words(owner)}"
+        if self.process.heartbeat.since < at:
+            log.warning(f"{words}: this daemon maintains the pool in its place")
+            return
+        until = self.process.clock.now() + DOUBT
+        doubted = self.process.store.quarantine_warm(until=until)
+        log.warning(
+            f"{words}: its warm tasks are verified before they are handed out", tasks=doubted
+        )
 
     def _end_lapsed(self) -> None:
         """End the services of a term that was not renewed, before it ends in the store."""

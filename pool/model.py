@@ -719,13 +719,14 @@ class ConfigRecord:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TermRecord:
     """A term in which one process, its ``owner``, maintains the store. ``broken_off`` is the owner
-    of the term before, if that has not ended in order."""
+    of the term before, if that has not ended in order, and ``broken_off_at`` when it ended."""
 
     term: int
     owner: str
     since: float
     until: float
     broken_off: str | None = None
+    broken_off_at: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

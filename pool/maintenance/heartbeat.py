@@ -60,7 +60,8 @@ class Heartbeat:
         self._clock = clock
         self._afterwards = afterwards
         self._spool = spool
-        self._since = clock.now()
+        #: When this process began, in seconds since the epoch.
+        self.since = clock.now()
         self._is_daemon = False
         self._url = ""
         self._stop = threading.Event()
@@ -79,7 +80,7 @@ class Heartbeat:
             daemon=self._is_daemon,
             url=self._url,
             version=VERSION,
-            since=self._since,
+            since=self.since,
             spool=self._spool(),
         )
         self._renewed_at = now

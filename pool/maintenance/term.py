@@ -63,6 +63,11 @@ class Term:
         return self._record.broken_off
 
     @property
+    def broken_off_at(self) -> float | None:
+        """When that term ended, in seconds since the epoch."""
+        return self._record.broken_off_at
+
+    @property
     def lasts(self) -> bool:
         """Whether it can be counted on for a moment, as far as is known here."""
         return self._clock.monotonic() < self._ends - margin()

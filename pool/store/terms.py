@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from pool.model import DaemonRecord, TermRecord
 from pool.store.connections import Connected
@@ -46,11 +47,16 @@ class Terms(Connected):
                 term=term,
             )
             before = db.one(
-                "SELECT owner, ended FROM terms WHERE term < :term ORDER BY term DESC LIMIT 1",
+                """
+                SELECT owner, until, ended FROM terms WHERE term < :term
+                ORDER BY term DESC LIMIT 1
+                """,
                 term=term,
             )
-        broken_off = str(before[0]) if before and not before[1] else None
-        return TermRecord(term=term, owner=owner, since=now, until=until, broken_off=broken_off)
+        begun = TermRecord(term=term, owner=owner, since=now, until=until)
+        if before is None or before[2]:
+            return begun
+        return replace(begun, broken_off=str(before[0]), broken_off_at=before[1])
 
     def renew_term(
         self, term: int, owner: str, *, until: float, now: float, deleting: str | None = None

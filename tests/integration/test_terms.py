@@ -10,8 +10,8 @@ from support.clock import ManualClock
 from support.scripted import ScriptedCvat
 from support.stepped import IMPORTING, Start, Stepped
 
+from pool import Outcome
 from pool.errors import StoreError, TermLost
-from pool.maintenance.heartbeat import TERM as CLAIM
 from pool.maintenance.term import RENEWAL, TERM, Term, maintaining, margin
 from pool.model import TaskState
 from pool.store import Store
@@ -122,26 +122,26 @@ def test_nothing_is_deleted_once_the_term_is_over(
     assert check_store(store.connections).problems == ()
 
 
-def test_warm_tasks_are_verified_after_an_unclean_stop_of_the_maintainer_alone(
+def test_warm_tasks_are_verified_after_an_unclean_stop_that_no_daemon_has_seen(
     start: Start, clock: ManualClock, store: Store
 ) -> None:
-    first, second, third = start(), start(), start()
-    first.fill()
+    """Callers of a daemon that was there do not notice that another one is gone."""
+    start().fill()
+    second = start()
 
     def quarantined() -> bool:
         with store.connections.reading() as db:
             return db.number("SELECT COUNT(*) FROM tasks WHERE quarantined_until IS NOT NULL") > 0
 
-    # The second one is killed, which maintains nothing.
-    clock.advance(CLAIM + 1.0)
-    first.renew()
-    third.renew()
-    assert not quarantined()
-    # And now the first.
     clock.advance(TERM)
-    assert third.renew()
+    assert second.renew()
+    assert not quarantined()
+    lease = second.pool.acquire("scenes", timeout=0.0)
+    assert lease.outcome is Outcome.HIT
+    # And now all daemons are killed, and one is started.
+    clock.advance(TERM + 1.0)
+    assert maintains(start())
     assert quarantined()
-    del second
 
 
 def test_the_configuration_that_is_kept_is_the_maintainers(
