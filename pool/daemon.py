@@ -19,7 +19,7 @@ from pool.clock import Clock, Wakeup
 from pool.config.settings import Settings
 from pool.config.tokens import OPERATORS, Tokens, tokens_in
 from pool.cvat import CvatClient
-from pool.errors import StoreError
+from pool.errors import StoreError, StoreOutdated
 from pool.http.app import create_app
 from pool.http.server import HttpServer
 from pool.http.shutdown import Shutdown
@@ -100,6 +100,8 @@ class Daemon:
         #: The daemon that maintains the store in place of this one, once that was logged.
         self._maintained_by: str | None = None
         self._stop = threading.Event()
+        #: What a newer version has made of the store, once it has.
+        self._outdated: StoreOutdated | None = None
         #: Set when no more term is begun, and when the present one is renewed no more.
         self._leaving = threading.Event()
         self._left = threading.Event()
@@ -116,6 +118,7 @@ class Daemon:
         """Run until :meth:`stop`, then close; ``on_ready`` is called once, when it can serve.
 
         :raises StoreError: the store cannot be used.
+        :raises StoreOutdated: a newer version has changed the store meanwhile.
         :raises ConfigError: no credentials were found.
         :raises CannotListen: another program has the address.
         """
@@ -139,6 +142,8 @@ class Daemon:
             self._loop()
         finally:
             self.close()
+        if self._outdated is not None:
+            raise self._outdated
 
     def close(self) -> None:
         """End the services and close the store, within ``daemon.stop_timeout``; :meth:`run` does
@@ -346,6 +351,10 @@ class Daemon:
                 else:
                     self._begin(begun)
             process.breaker.note_holds()
+        except StoreOutdated as error:
+            # It can write nothing more.
+            self._outdated = error
+            self.stop()
         except StoreError as error:
             log.error("term not renewed", why=str(error))
         self._end_lapsed()

@@ -18,6 +18,7 @@ from pool.cvat import CvatClient, OnCall
 from pool.errors import CvatForbidden, CvatRefusedCredentials, PoolClosed, PoolError
 from pool.events.feed import Feed
 from pool.logs import get_logger
+from pool.maintenance.clock_jumps import ClockJumps
 from pool.maintenance.finalize import Finalize
 from pool.maintenance.heartbeat import Heartbeat, new_owner
 from pool.maintenance.reload import Reload
@@ -83,6 +84,7 @@ class Process:
         self._closed = False
         #: The version that has upgraded the store, once that was logged.
         self._newer: str | None = None
+        self.clock_jumps = ClockJumps(self.store, self.owner, clock=self.clock)
         self._afterwards = ThreadPoolExecutor(1, thread_name_prefix="finalize")
         #: Wakes all who wait for what happens, here and in other processes.
         self.feed = Feed(self.store, clock=self.clock)
@@ -190,6 +192,7 @@ class Process:
     def _after_heartbeat(self) -> None:
         if isinstance(self.clock, StoreClock) and abs(wrong := self.clock.compare()) > TOLERANCE:
             log.warning("the clock was put right by the store's", seconds=round(wrong, 1))
+        self.clock_jumps.look()
         newer = self.store.newer_version()
         if newer is not None and newer != self._newer:
             log.info(f"the store was upgraded by version {newer}, and this one goes on with it")

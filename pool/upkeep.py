@@ -13,7 +13,6 @@ from pool.http.schemas import Request
 from pool.logs import get_logger
 from pool.maintenance.carriers import Carriers
 from pool.maintenance.cleanup import Cleanup
-from pool.maintenance.clock_jumps import ClockJumps
 from pool.maintenance.deletion import Deletion
 from pool.maintenance.lease_expiry import LeaseExpiry
 from pool.maintenance.reconcile import Reconcile
@@ -50,8 +49,9 @@ class Maintenance:
         self._unsubscribe: Callable[[], None] = lambda: None
         store, templates, clock = process.store, process.templates, process.clock
         settings, cvat = process.settings, process.cvat()
-        clock_jumps = ClockJumps(store, clock=clock)
-        self.scheduler = Scheduler(clock=clock, before=clock_jumps.run_once)
+        self.scheduler = Scheduler(
+            clock=clock, before=lambda: process.clock_jumps.run_once(term.number)
+        )
         self.refill = Refill(
             store,
             cvat,

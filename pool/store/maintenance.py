@@ -146,19 +146,34 @@ class Maintenance(Connected):
 
     # --- When the clock was set -------------------------------------------------------------------
 
-    def move_times(self, by: float, *, since: float, term: float, now: float) -> int:
-        """Keep what is still to come as far from ``now`` as it was, after the wall clock was set
-        by ``by`` seconds, forward or back. Return how many rows were changed.
+    def move_times(
+        self, by: float, *, since: float, grace: float, term: int, owner: str, now: float
+    ) -> int | None:
+        """Keep what is still to come as far from ``now`` as it was, after the store's clock was set
+        by ``by`` seconds, forward or back. Return how many rows were changed; None, and change
+        nothing, unless ``owner`` maintains the store in ``term``.
 
         That is the ends of leases, the deadlines of imports, prewarms, how long streams have been
         idle and tasks of slots gone, except those that were written by the new clock already, from
         ``since`` on. Processes count as alive for another
-        ``term`` seconds; nothing is held or quarantined for longer than before: holds are due now,
-        quarantines end within ``term``, and what is left for ready tasks and slots is tried at
+        ``grace`` seconds; nothing is held or quarantined for longer than before: holds are due now,
+        quarantines end within ``grace``, and what is left for ready tasks and slots is tried at
         once.
         """
         new_clock: dict[str, Any] = {"by": by, "since": since, "now": now}
         with self.connections.writing() as db:
+            lasts = db.one(
+                """
+                SELECT 1 FROM terms
+                WHERE term = :term AND owner = :owner AND until > :now AND NOT ended
+                  AND term = (SELECT MAX(term) FROM terms)
+                """,
+                term=term,
+                owner=owner,
+                now=now,
+            )
+            if lasts is None:
+                return None
             retry_at, held_since = db.least("retry_at", ":now"), db.least("since", ":now")
             return (
                 db.changed(
@@ -184,7 +199,7 @@ class Maintenance(Connected):
                     """,
                     **new_clock,
                 )
-                + db.changed("UPDATE owners SET until = :until", until=now + term)
+                + db.changed("UPDATE owners SET until = :until", until=now + grace)
                 + db.changed(
                     f"""
                     UPDATE holds SET retry_at = {retry_at}, since = {held_since}
@@ -197,7 +212,7 @@ class Maintenance(Connected):
                     UPDATE tasks {db.using("tasks_warm")} SET quarantined_until = :latest
                     WHERE state = 'warm' AND quarantined_until > :latest
                     """,
-                    latest=now + term,
+                    latest=now + grace,
                 )
                 + db.changed("UPDATE final_steps SET due_at = :now WHERE due_at > :now", now=now)
                 + db.changed("UPDATE slots SET look_at = :now WHERE look_at > :now", now=now)

@@ -172,6 +172,17 @@ class Terms(Connected):
             found = db.rows("SELECT templates FROM owners WHERE until > :now", now=now)
         return {name for (templates,) in found for name in json.loads(templates)}
 
+    def others_renewed(self, owner: str, *, after: float) -> bool:
+        """Whether any process but ``owner`` has said that it is alive up to a time after
+        ``after``."""
+        with self.connections.reading() as db:
+            found = db.one(
+                "SELECT 1 FROM owners WHERE owner <> :owner AND until > :after LIMIT 1",
+                owner=owner,
+                after=after,
+            )
+        return found is not None
+
     def spare_owners(self, *, now: float, term: float, lull: float) -> int:
         """Where no process has renewed for more than ``lull`` seconds, let those that were alive
         when one did count as alive for another ``term``, which is how long each renews for; return

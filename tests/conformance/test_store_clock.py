@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from support.daemons import OWNER, ends, maintains
 
 from conformance.store_scene import (
     FINGERPRINT,
@@ -28,8 +29,15 @@ JUMPS = [6 * HOUR, -6 * HOUR]
 
 def move(store: Store, by: float) -> int:
     """The clock was set by so much since the last look, a second ago."""
+    moved = move_in_term(store, by, maintains(store, until=NOW + by + 6.0, now=NOW + by).term)
+    assert moved is not None
+    # What maintains it counts as alive, too.
+    return moved - 1
+
+
+def move_in_term(store: Store, by: float, term: int, *, owner: str = OWNER) -> int | None:
     now = NOW + by
-    return store.move_times(by, since=now - 1.0, term=TERM, now=now)
+    return store.move_times(by, since=now - 1.0, grace=TERM, term=term, owner=owner, now=now)
 
 
 def expired(store: Store, now: float) -> list[str]:
@@ -198,3 +206,25 @@ def test_the_grace_of_files_and_the_idleness_of_streams_are_as_long_as_before(
     (used,) = store.streams()
     assert used.stream.last_at == NOW + by - 100.0
     assert store.carriers_due(limit=9, now=NOW + by) == [carrier_id]
+
+
+def test_the_times_are_moved_by_the_one_that_maintains_the_store(scene: Scene) -> None:
+    """Another may have begun to since, and have done so."""
+    store, opened = scene.store, scene.leased(ttl=60.0)
+    first = maintains(store, until=NOW + HOUR + 6.0, now=NOW + HOUR, owner="first")
+    assert move_in_term(store, HOUR, first.term, owner="other") is None
+    assert move_in_term(store, 2 * HOUR, first.term, owner="first") is None, "it is over"
+    ends(store, now=NOW + HOUR)
+    later = maintains(store, until=NOW + HOUR + 6.0, now=NOW + HOUR, owner="later")
+    assert move_in_term(store, HOUR, first.term, owner="first") is None
+    assert scene.lease(opened.lease.id).expires_at == NOW + 60.0
+    assert move_in_term(store, HOUR, later.term, owner="later") is not None
+    assert scene.lease(opened.lease.id).expires_at == NOW + HOUR + 60.0
+
+
+def test_others_that_have_renewed(store: Store) -> None:
+    store.renew_owner("here", until=NOW + 100.0)
+    assert not store.others_renewed("here", after=NOW)
+    store.renew_owner("there", until=NOW + 10.0)
+    assert store.others_renewed("here", after=NOW)
+    assert not store.others_renewed("here", after=NOW + 10.0)

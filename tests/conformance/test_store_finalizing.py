@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from support.daemons import OWNER, maintains
 
 from conformance.store_scene import JOBS, NOW, Scene
 from pool.model import (
@@ -139,7 +140,9 @@ def test_a_request_is_warned_once_of_each_thing_whatever_its_state(scene: Scene)
 
 def test_a_clock_that_was_set_back_does_not_keep_a_step(scene: Scene) -> None:
     ready(scene)
-    scene.store.move_times(-5000.0, since=NOW - 5000, term=9.0, now=NOW - 5000)
+    now = NOW - 5000
+    term = maintains(scene.store, until=now + 6.0, now=now).term
+    scene.store.move_times(-5000.0, since=now, grace=9.0, term=term, owner=OWNER, now=now)
     assert len(due(scene, NOW - 5000)) == 2
 
 

@@ -132,7 +132,11 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "begin_delete": lambda store: store.begin_delete(owner="o", limit=3, retry_after=1, now=1.0),
     "retire_others": lambda store: store.retire_other_fingerprints("a", "f", reason="", now=1.0),
     "inherit_lease": lambda store: store.inherit_lease("x", owner="o", now=1.0),
-    "move_times": lambda store: store.move_times(1.0, since=1.0, term=1.0, now=1.0),
+    "move_times": lambda store: (
+        store.begin_term("o", until=9.0, now=1.0),
+        store.move_times(1.0, since=1.0, grace=1.0, term=1, owner="o", now=1.0),
+    ),
+    "others_renewed": lambda store: store.others_renewed("o", after=1.0),
     "retire_older": lambda store: store.retire_older(
         "a", "f", reusable_origin="o", keep=1, reason="", now=1.0
     ),
