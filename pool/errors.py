@@ -264,6 +264,9 @@ class StoreError(PoolError):
     code = "store"
     status = 503
 
+    #: Whether all may be written even so: the answer to the commit was lost.
+    in_doubt = False
+
 
 class StoreOutdated(StoreError):
     """A newer version has changed the store, and this one cannot use it any more."""

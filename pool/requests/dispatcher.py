@@ -24,6 +24,7 @@ from pool.errors import (
     PoolEmpty,
     PoolError,
     Stopping,
+    StoreError,
     UnknownTemplate,
 )
 from pool.logs import get_logger
@@ -204,14 +205,15 @@ class Dispatcher:
         goes into, or without one while it is ``QUEUED``. With a known ``idempotency_key`` the
         answer is that of the first call (``replayed``). With ``lease_id`` the data goes into that
         lease's task. After :meth:`stop` the request waits for the next daemon. When this raises, or
-        replays, the data of ``new`` is dropped.
+        replays, the data of ``new`` is dropped, unless it may be accepted even so: then it is swept
+        should there be no request.
 
         :raises QueueFull: too many requests wait already.
         :raises PoolEmpty: there is no task, and the template says not to wait for one.
         :raises LeaseEnded: the lease is not active, or has a request already.
         :raises IdempotencyConflict: the key was used with other content.
         """
-        key, by_slot, opened = None, False, None
+        key, by_slot, opened, in_doubt = None, False, None, False
         try:
             if lease_id is not None:
                 self._filler.check_lease(lease_id, upload)
@@ -237,10 +239,14 @@ class Dispatcher:
                         # round sends them together.
                         places=None if key is None else 1,
                     )
+        except StoreError as error:
+            in_doubt = error.in_doubt
+            raise
         finally:
             if opened is None or opened.replayed:
                 self._in_flight.let_go(new.id)
-                self._spool.drop(new.id)
+                if not in_doubt:
+                    self._spool.drop(new.id)
         if not opened.replayed:
             try:
                 self._begin_accepted(template, opened, upload)

@@ -515,13 +515,21 @@ class PostgresConnections(Connections):
             try:
                 db.begin(self._begin_writing)
                 yield db
-                db.commit()
+                self._commit(db)
             except BaseException:
                 db.roll_back()
                 raise
             changed = db.changes > 0
         if changed:
             self._committed()
+
+    def _commit(self, db: PostgresConnection) -> None:
+        try:
+            db.commit()
+        except psycopg.OperationalError as lost:
+            error = explain(lost, self.place, busy_timeout=self.busy_timeout)
+            error.in_doubt = is_lost(lost, db.conn)
+            raise error from lost
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

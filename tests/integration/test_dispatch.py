@@ -7,6 +7,7 @@ The daemon's services run one by one, on a scripted CVAT and a clock that the te
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, cast
@@ -141,6 +142,28 @@ def test_on_empty_fail_refuses_at_the_door(start: Start, template: Template, sto
     assert store.leases([LeaseState.WAITING]) == []
     assert daemon.spooled() == sorted([first, *rest])
     assert daemon.accept(key="k") == first, "known already"
+
+
+def test_data_stays_while_it_is_in_doubt_whether_its_request_is_accepted(
+    daemon: Stepped, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to the commit was lost, and the caller calls again."""
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "open_lease", _committing_in_doubt(store.open_lease))
+        lost = daemon.post(key="k")
+    assert (lost.status, lost.code) == (503, "store")
+    request = daemon.accept(key="k")
+    assert daemon.spooled() == [request]
+
+
+def _committing_in_doubt(write: Callable[..., object]) -> Callable[..., object]:
+    def written(*arguments: Any, **options: Any) -> object:
+        write(*arguments, **options)
+        error = StoreError("the connection was lost")
+        error.in_doubt = True
+        raise error
+
+    return written
 
 
 def test_a_full_queue_refuses_and_keeps_nothing(

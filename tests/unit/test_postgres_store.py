@@ -16,6 +16,7 @@ from pool.config.urls import shown_store_url
 from pool.errors import ConfigError, PoolClosed, StoreError
 from pool.model import TaskState, new_id
 from pool.store import CreateLimit, NewLease, Store, open_store
+from pool.store.postgresql import PostgresConnection
 
 NOW = 1_700_000_000.0
 
@@ -332,3 +333,21 @@ def test_stores_of_two_urls_are_two(store: Store) -> None:
     make_warm(store)
     assert other.levels() == {} and other.pool_id != store.pool_id
     other.close()
+
+
+def test_a_commit_whose_answer_is_lost_is_in_doubt(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = PostgresConnection.commit
+
+    def lost(db: PostgresConnection) -> None:
+        commit(db)
+        db.conn.close()
+        raise psycopg.OperationalError("the connection was lost")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PostgresConnection, "commit", lost)
+        with pytest.raises(StoreError) as raised:
+            store.renew_owner("o", until=9.0, daemon=True)
+    assert raised.value.in_doubt
+    assert [daemon.owner for daemon in store.daemons(now=1.0)] == ["o"]
