@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -86,8 +86,9 @@ class Server:
 
 
 @contextmanager
-def server(simulator: SimulatorServer, *, size: int) -> Iterator[Server]:
-    """A daemon, with all its services, whose pool keeps ``size`` tasks."""
+def server(simulator: SimulatorServer, *, size: int, store: str = "") -> Iterator[Server]:
+    """A daemon, with all its services, whose pool keeps ``size`` tasks; on a ``store`` that others
+    are on, too, or on one of its own."""
     template = Template(
         name=NAME,
         labels=({"name": "car"},),
@@ -97,7 +98,11 @@ def server(simulator: SimulatorServer, *, size: int) -> Iterator[Server]:
     with tempfile.TemporaryDirectory() as folder:
         # The simulator does not have the tasks that are put into the store.
         settings = settings_for(
-            simulator.url, f"sqlite:///{folder}/pool.db", template, verify_every=3600.0
+            simulator.url,
+            store or f"sqlite:///{folder}/pool.db",
+            template,
+            spool=Path(folder),
+            verify_every=3600.0,
         )
         here, there = multiprocessing.Pipe()
         process = multiprocessing.get_context("spawn").Process(
@@ -114,22 +119,24 @@ def server(simulator: SimulatorServer, *, size: int) -> Iterator[Server]:
 
 
 def put_warm(settings: Settings, count: int) -> None:
-    """Warm tasks that only the store knows of, quickly: one durable transaction for them all."""
-    store = open_store(settings.store.url)
-    template, now = settings.templates[NAME], time.time()
-    with store.connections.writing() as db:
-        for number in range(count):
-            db.changed(
-                """
-                INSERT INTO tasks (id, template, fingerprint, origin, state, name, task_id,
-                                   prepared, cold, owner, created_at, warm_at, changed_at)
-                VALUES (:id, :template, :fingerprint, 'bench', 'warm', 'task ' || :number,
-                        1000000 + :number, 1, 0, 'bench', :now, :now, :now)
-                """,
-                id=new_id(now),
-                template=template.name,
-                fingerprint=template.fingerprint,
-                number=number,
-                now=now,
-            )
-    store.close()
+    """Warm tasks that only the store knows of, by one statement: while it lasts, nobody else
+    writes."""
+    template = settings.templates[NAME]
+    with closing(open_store(settings.store.url)) as store, store.connections.writing() as db:
+        db.changed(
+            """
+            WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count)
+            INSERT INTO tasks (id, template, fingerprint, origin, state, name, task_id,
+                               prepared, cold, owner, created_at, warm_at, changed_at)
+            SELECT :some || i, :template, :fingerprint, 'bench', 'warm', 'task ' || i,
+                   1000000 + i, :prepared, :cold, 'bench', :now, :now, :now
+            FROM n
+            """,
+            some=new_id(),
+            count=count,
+            template=template.name,
+            fingerprint=template.fingerprint,
+            prepared=True,
+            cold=False,
+            now=time.time(),
+        )

@@ -13,7 +13,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -145,12 +145,12 @@ def run_daemon(place: Place) -> None:
     daemon.run()
 
 
-def run_daemon_on(host: int, place: Place, haste: Collection[str]) -> None:
+def run_daemon_on(host: int, place: Place, haste: Mapping[str, dict[str, Any]]) -> None:
     """``cvat-pool run`` on the host that the process ``host`` is on, until it is killed or stopped;
-    with those of :data:`HASTE` that are named."""
+    with a ``haste`` as :data:`HASTE` is one."""
     move_to(host)
     os.environ.update(CVAT_ACCESS_TOKEN=place.token, POOL_API_TOKEN=API_TOKEN)
-    hasten(place.folder, "daemon", {name: HASTE[name] for name in haste})
+    hasten(place.folder, "daemon", haste)
     from pool.cli.app import main
 
     sys.argv = ["cvat-pool", "run", "--config", str(place.config)]

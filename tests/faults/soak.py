@@ -52,6 +52,11 @@ def main() -> int:
         help="instead, have two daemons and PostgreSQL on hosts of their own, which fail for about "
         "so long: a daemon is killed, another one cut off for a minute, PostgreSQL killed",
     )
+    parser.add_argument(
+        "--shared-spool",
+        action="store_true",
+        help="with --hosts: have the data of requests where both daemons can read it",
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="keep diaries, logs and the store here")
     arguments = parser.parse_args()
@@ -67,7 +72,14 @@ def main() -> int:
 
 def _outcome(arguments: argparse.Namespace, place: Path) -> Outcome:
     if arguments.hosts is not None:
-        hosts = TwoHosts(place, seed=arguments.seed, away=60.0, pause=10.0, safe=SAFE)
+        hosts = TwoHosts(
+            place,
+            seed=arguments.seed,
+            away=60.0,
+            pause=10.0,
+            shared=arguments.shared_spool,
+            safe=SAFE,
+        )
         return hosts.run(arguments.hosts)
     database = PostgresServer(SAFE) if arguments.postgres else None
     try:

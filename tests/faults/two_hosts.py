@@ -14,7 +14,7 @@ import signal
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from http.client import HTTPException
@@ -87,7 +87,9 @@ class TwoHosts:
     """Makes the hosts, starts what is to run on them, lets hosts fail, and looks.
 
     ``away`` are the seconds for which a daemon is cut off, and ``pause`` those between two
-    failures. ``haste`` names what takes less long than in the product, see :data:`actors.HASTE`.
+    failures. With ``shared``, the data of requests is where both hosts can read it, else where the
+    host has it that has accepted it. ``haste`` is what takes less long than in the product, as in
+    :data:`actors.HASTE`.
     """
 
     def __init__(
@@ -97,15 +99,16 @@ class TwoHosts:
         seed: int,
         away: float,
         pause: float,
+        shared: bool,
         timings: Timings | None = None,
-        haste: Collection[str] = (),
+        haste: Mapping[str, dict[str, Any]] | None = None,
         safe: dict[str, str] | None = None,
     ) -> None:
         need_hosts()
         self._folder = folder
         self._seed, self._rng = seed, random.Random(seed)
-        self._away, self._pause = away, pause
-        self._timings, self._haste, self._safe = timings, haste, safe
+        self._away, self._pause, self._shared = away, pause, shared
+        self._timings, self._haste, self._safe = timings, haste or {}, safe
         self._context = forkserver()
         # Here, before this thread is on another host: it stays for those who come after.
         multiprocessing.forkserver.ensure_running()
@@ -177,10 +180,11 @@ class TwoHosts:
         folder.mkdir()
         config = folder / "config.toml"
         store = self._database.url(self._name, host=self._address)
+        spool = self._folder / "spool" if self._shared else folder / "spool"
         config.write_text(
             f'[cvat]\nurl = "{self._server.url}"\ntimeout = "5s"\n'
-            f'[store]\nurl = "{store}"\nspool = "spool"\n'
-            f'[daemon]\nhost = "{address}"\nport = {PORT}\ntick = "500ms"\n'
+            f'[store]\nurl = "{store}"\nspool = "{spool}"\n'
+            f'[daemon]\nhost = "{address}"\nport = {PORT}\n'
             '[templates.scenes]\nlabels = [{ name = "car" }]\n'
             'pool = { min_size = 12, create_concurrency = 4, max_wait = "3s", lease_ttl = "3s", '
             'max_age = "20s" }\n'
@@ -198,7 +202,7 @@ class TwoHosts:
     def _start(self, machine: Machine) -> None:
         machine.process = self._context.Process(
             target=run_daemon_on,
-            args=(machine.host.pid, machine.place, tuple(self._haste)),
+            args=(machine.host.pid, machine.place, self._haste),
             daemon=True,
         )
         machine.process.start()

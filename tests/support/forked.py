@@ -38,7 +38,14 @@ def forkserver() -> ForkServerContext:
     """Processes that run a function of the tests, forked off one that has imported the product."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["pool.taskpool", "pool.daemon", "pool.client", "pool.store.postgresql", *_LAZY]
+        [
+            "pool.taskpool",
+            "pool.daemon",
+            "pool.client",
+            "pool.store.postgresql",
+            "pool.cli.app",
+            *_LAZY,
+        ]
     )
     return context
 

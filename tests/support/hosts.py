@@ -20,8 +20,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-import pytest
-
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 _NAMESPACES = ("net", "uts")
 _PR_SET_PDEATHSIG = 1
@@ -31,6 +29,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def need_hosts() -> None:
     """Skip, or fail, the test where no host can be made."""
+    # Not above: processes without tests move to hosts.
+    import pytest
+
     missing = [name for name in ("ip", "unshare", "nsenter") if _program(name) is None]
     why = ""
     if missing:
