@@ -75,6 +75,13 @@ _DEFAULTS: Final = {
     "tcp_user_timeout": "5000",
     "target_session_attrs": "read-write",
 }
+#: The same for the server's end of a connection.
+_SERVERS: Final = """
+    SELECT set_config('tcp_keepalives_idle', '2', false),
+           set_config('tcp_keepalives_interval', '1', false),
+           set_config('tcp_keepalives_count', '3', false),
+           set_config('tcp_user_timeout', '5000', false)
+"""
 _COMMIT: Final = "COMMIT"
 _TIME: Final = "SELECT EXTRACT(EPOCH FROM clock_timestamp())"
 #: Seconds for which a migration waits for a table that others read before it lets go of those that
@@ -626,17 +633,21 @@ class PostgresConnections(Connections):
                     timeout=self.busy_timeout,
                     reconnect_timeout=_LONGEST_PAUSE,
                     num_workers=1,
-                    configure=self._notice_pooler,
+                    configure=self._begin_connection,
                     check=_check_idle,
                     open=True,
                 )
             return self._pool
 
-    def _notice_pooler(self, conn: psycopg.Connection) -> None:
+    def _begin_connection(self, conn: psycopg.Connection) -> None:
         """Prepare no statements where a pooler, such as pgbouncer, lends a connection for a
-        transaction only: the next one may be on another connection, which does not know them."""
+        transaction only: the next one may be on another connection, which does not know them.
+        Else have the server, too, notice soon that this machine is cut off: in the middle of a
+        pipeline a transaction is not idle to it, whatever it holds."""
         if is_pooled(conn):
             conn.prepare_threshold = None
+        else:
+            conn.execute(_SERVERS)
 
     def before_fork(self) -> None:
         self._register.acquire()

@@ -6,10 +6,11 @@ import os
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import psycopg
 import pytest
+from support.hosts import Host
 from support.postgres import PostgresServer, fresh_url, shared_server
 
 from pool.config.urls import shown_store_url
@@ -351,3 +352,18 @@ def test_a_commit_whose_answer_is_lost_is_in_doubt(
             store.renew_owner("o", until=9.0, daemon=True)
     assert raised.value.in_doubt
     assert [daemon.owner for daemon in store.daemons(now=1.0)] == ["o"]
+
+
+def test_a_server_notices_soon_that_a_machine_is_cut_off() -> None:
+    host = Host("database")
+    server = PostgresServer(address="127.0.0.1", within=host.within)
+    try:
+        with host.entered():
+            url = server.url(server.new_database(), host="127.0.0.1")
+            with closing(open_store(url)) as store, store.connections.reading() as db:
+                names = ("keepalives_idle", "keepalives_interval", "keepalives_count")
+                found = [db.rows(f"SHOW tcp_{name}")[0][0] for name in (*names, "user_timeout")]
+    finally:
+        server.remove()
+        host.remove()
+    assert found == ["2", "1", "3", "5000"]
