@@ -186,7 +186,7 @@ def test_a_heartbeat_that_came_too_late_is_followed_by_another_at_once(
     """What it says is from before the store was away."""
     clock, again, renew, calls = SkippingClock(), threading.Event(), store.renew_owner, 0
 
-    def renew_late(owner: str, *, until: float) -> None:
+    def renew_late(owner: str, *, until: float, **presence: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == 2:
@@ -196,7 +196,7 @@ def test_a_heartbeat_that_came_too_late_is_followed_by_another_at_once(
             clock.skip(HOUR)
         if calls == 3:
             again.set()
-        renew(owner, until=until)
+        renew(owner, until=until, **presence)
 
     monkeypatch.setattr(heartbeat, "PERIOD", 0.01)
     monkeypatch.setattr(heartbeat, "RETRY", 0.01, raising=False)
