@@ -15,7 +15,7 @@ from pool.clock import parse_time
 from pool.errors import PoolError, UnknownLease, kind_of_error
 from pool.handles import LeaseHandle
 from pool.model import Event, Job, LeaseState, Outcome, RequestRecord, RequestWarning
-from pool.status import Status, StreamStatus, TemplateStatus
+from pool.status import DaemonStatus, Status, StreamStatus, TemplateStatus
 
 T = TypeVar("T")
 
@@ -111,7 +111,8 @@ def parse_status(document: Mapping[str, Any]) -> Status:
     """Return the status of the pool in a document."""
     with understood():
         rows = tuple(_record(TemplateStatus, each) for each in document["templates"])
-        return _record(Status, {**document, "templates": rows})
+        daemons = tuple(_record(DaemonStatus, each) for each in document["daemons"])
+        return _record(Status, {**document, "templates": rows, "daemons": daemons})
 
 
 def parse_streams(document: Mapping[str, Any]) -> list[StreamStatus]:

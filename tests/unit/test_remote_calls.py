@@ -62,7 +62,7 @@ from pool import (
     errors,
 )
 from pool.model import Job
-from pool.status import TEMPLATE_EXAMPLE, WaitReason, WebhookState
+from pool.status import DAEMON_EXAMPLE, TEMPLATE_EXAMPLE, WaitReason, WebhookState
 
 SECRET = "a-token-of-the-pool"
 DONE = httpx.Response(204)
@@ -337,6 +337,7 @@ STATUS = {
     "server": "http://cvat",
     "store": "sqlite:///pool.db",
     "maintainer": "host:1",
+    "daemons": [DAEMON_EXAMPLE],
     "in_flight": 2,
     "places_used": 1,
     "held_since": None,
@@ -361,11 +362,21 @@ def test_a_status(caller: Any, daemon: ScriptedDaemon) -> None:
     assert (row.waits_for, row.group_sizes) == (WaitReason.PLACE, (1, 40))
     assert row.paused_since == datetime(2026, 1, 1, 12, tzinfo=UTC)
     assert (status.maintainer, status.in_flight) == ("host:1", 2)
+    (running,) = status.daemons
+    assert (running.url, running.since) == (
+        "http://127.0.0.1:8765",
+        datetime(2026, 1, 1, 12, 0, 0, 123000, tzinfo=UTC),
+    )
     assert status.config_restart == ("daemon.port",)
 
 
 def test_what_a_newer_daemon_says_more_is_left_out(caller: Any, daemon: ScriptedDaemon) -> None:
-    newer = {**STATUS, "mood": "good", "templates": [{**ROW, "mood": "better"}]}
+    newer = {
+        **STATUS,
+        "mood": "good",
+        "daemons": [{**DAEMON_EXAMPLE, "mood": "bad"}],
+        "templates": [{**ROW, "mood": "better"}],
+    }
     daemon.replies = [LEASE, {**LEASE, "colour": "red"}, STATUS, newer]
     assert caller.lease("l1") == caller.lease("l1")
     assert caller.status() == caller.status()
