@@ -187,7 +187,7 @@ class TwoHosts:
             f'[daemon]\nhost = "{address}"\nport = {PORT}\n'
             '[templates.scenes]\nlabels = [{ name = "car" }]\n'
             'pool = { min_size = 12, create_concurrency = 4, max_wait = "3s", lease_ttl = "3s", '
-            'max_age = "20s" }\n'
+            'max_age = "6s" }\n'
             'import = { timeout = "20s" }\n'
         )
         place = Place(config, self._folder, self._server.access_token, "")
