@@ -95,7 +95,7 @@ def reconcile(
             deletion = DeletionReport()
             if term is not None:
                 deletion = delete_all(Deletion(store, cvat, term, owner=owner, clock=clock))
-            elif any(finding.action is Action.DELETE for finding in findings):
+            elif service.doomed() or any(each.action is Action.DELETE for each in findings):
                 maintainer = store.maintainer(now=clock.now())
                 who = f" ({owner_in_words(maintainer)})" if maintainer else ""
                 hint(f"What is to delete is left to the daemon that maintains the pool{who}.")

@@ -21,6 +21,7 @@ from pool.model import new_id, task_name
 from pool.simulator import SimulatorServer
 from pool.simulator.faults import Error
 from pool.store import Store, open_store
+from pool.store.checking import check_store
 from pool.taskpool import TaskPool
 
 
@@ -127,6 +128,29 @@ def test_the_command_prints_what_it_would_do_and_does_it(
     client.delete_task(orphan)
     again = cvat_pool("reconcile", cwd=folder, CVAT_ACCESS_TOKEN=token)
     assert again.stdout == "reconciled: nothing to do; no warm tasks as expected\n"
+
+
+def test_the_command_leaves_deletions_to_a_daemon_that_maintains_the_pool(
+    pool: TaskPool, client: CvatClient, config_path: Path, simulator: SimulatorServer
+) -> None:
+    """It repairs the rest, and says so."""
+    folder, token = config_path.parent, simulator.access_token
+    (gone, used) = released(pool, 2)
+    client.delete_task(gone)
+    orphan = client.create_task({"labels": []}, task_name(pool.store.pool_id, "scenes", new_id()))
+    simulator.state.tasks[orphan].created -= timedelta(days=1)
+    with maintaining(pool.store, "pool-1:4711:7c0857", clock=pool.clock):
+        done = cvat_pool("reconcile", "--json", cwd=folder, CVAT_ACCESS_TOKEN=token)
+    counts = {what: times for what, times in json.loads(done.stdout)["done"].items() if times}
+    assert (done.returncode, counts) == (0, {"retire": 1})
+    (hint,) = done.stderr.splitlines()
+    assert "left to the daemon that maintains the pool (process 4711 on pool-1)" in hint
+    assert set(client.tasks([used, orphan])) == {used, orphan}
+    done = cvat_pool("reconcile", "--json", cwd=folder, CVAT_ACCESS_TOKEN=token)
+    counts = {what: times for what, times in json.loads(done.stdout)["done"].items() if times}
+    assert counts == {"delete": 1, "deleted": 1}
+    assert list(client.tasks([used, orphan])) == [used]
+    assert check_store(pool.store.connections).problems == ()
 
 
 def test_an_orphan_that_cvat_will_not_delete_does_not_keep_the_others(
