@@ -17,6 +17,7 @@ from pool.config.settings import (
     DaemonSettings,
     Settings,
     SlotSettings,
+    StoreSettings,
     Template,
     TokenSettings,
 )
@@ -34,10 +35,12 @@ from pool.events.sinks import sink_names
 from pool.http.server import check_exposure, listen
 from pool.maintenance.placeholders import carrier_keys, import_placeholders
 from pool.model import DaemonRecord, check_name, new_id, pool_mark
+from pool.observability.status import own_spools
 from pool.requests.breaker import with_advice
+from pool.requests.shared_spool import SharedSpool
 from pool.requests.slot_pictures import placeholder
 from pool.requests.slot_storage import SlotStorage
-from pool.requests.spool import check_folder
+from pool.requests.spool_files import check_folder
 from pool.store import Store, open_store
 
 
@@ -91,8 +94,46 @@ def before_start(settings: Settings, environ: Mapping[str, str]) -> Iterator[Che
             partial(read_secret, sink, environ, of="a sink"),
             "its secret was found" if signed else "not signed",
         )
-    folder = settings.store.spool_folder
-    yield _checked("spool", lambda: check_folder(folder), str(folder))
+    try:
+        yield _checked("spool", partial(_check_spool, settings.store), spool_words(settings.store))
+    except ConfigError as error:
+        yield CheckResult(name="spool", error=error)
+
+
+def _check_spool(store: StoreSettings) -> None:
+    check_folder(store.spool_folder)
+    if store.spool_address is not None:
+        # Whether the bucket can be reached is no condition for a start.
+        SharedSpool(store.spool_address, "").check_client()
+
+
+def spool_words(store: StoreSettings) -> str:
+    """Return where the data of requests waits, and with what.
+
+    :raises ConfigError: the user has no folder for it.
+    """
+    if store.spool_address is not None:
+        return f"{store.spool_address}, and {store.spool_folder} as its cache"
+    if store.waits_with_machine:
+        return f"{store.spool_folder}; data in it waits with this machine, {socket.gethostname()}"
+    return str(store.spool_folder)
+
+
+def _check_shared_spool(address: str, pool_id: str) -> CheckResult:
+    return _checked(
+        "shared spool",
+        SharedSpool(address, pool_id).check,
+        f"{address}: one entry written, read and deleted",
+    )
+
+
+def _check_daemons(store: Store, clock: Clock) -> CheckResult:
+    """Say which daemons are alive, and whether each has a spool of its own."""
+    daemons = store.daemons(now=clock.now())
+    words = own_spools(daemons, store.spools())
+    count = len(daemons)
+    detail = "none is alive" if not count else f"{count} alive" if count > 1 else "one is alive"
+    return CheckResult(name="daemons", detail=detail, warnings=(words,) if words else ())
 
 
 def run_checks(
@@ -109,6 +150,9 @@ def run_checks(
             store = opened.enter_context(closing(open_store(settings.store.url)))
             yield CheckResult(name=name, detail=f"pool {store.pool_id}")
             yield _checked("store writable", store.check_writable, settings.store.place)
+            if settings.store.spool_address is not None:
+                yield _check_shared_spool(settings.store.spool_address, store.pool_id)
+            yield _check_daemons(store, StoreClock(store.time, clock))
             yield _check_port(settings.daemon, store, StoreClock(store.time, clock))
             name = "credentials"
             cvat = opened.enter_context(closing(connect(settings.cvat, environ)))

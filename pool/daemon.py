@@ -14,7 +14,7 @@ from types import FrameType
 
 from starlette.types import ASGIApp
 
-from pool.check import before_start
+from pool.check import before_start, spool_words
 from pool.clock import Clock, Wakeup
 from pool.config.settings import Settings
 from pool.config.tokens import OPERATORS, Tokens, tokens_in
@@ -124,11 +124,13 @@ class Daemon:
         """
         try:
             self.process.cvat()
+            self.process.spool.open()
             self.process.start()
             log.info(
                 "daemon started",
                 server=self.settings.cvat.url,
                 store=self.settings.store.place,
+                spool=spool_words(self.settings.store),
                 templates=len(self.settings.templates),
             )
             for warning in self.settings.warnings:

@@ -18,6 +18,9 @@ from pool.clock import rfc3339
 #: A request whose data is in the spool gets this many tasks at most, in any process: more than
 #: one whose caller waits, since a server that comes and goes should not cost it.
 MOST_TASKS_SPOOLED: Final = 5
+#: Seconds after which a spool that no process has said it reads counts as away: claims of
+#: processes last as long (:data:`pool.maintenance.heartbeat.TERM`).
+SPOOL_AWAY: Final = 10.0
 #: A user of CVAT's, by id or by name.
 Assignee = int | str
 
@@ -378,7 +381,7 @@ class RequestRecord:
     CVAT alone decides on the order, as in an archive, or leaves a file out. ``payload`` is a digest
     of all that was asked for, which an idempotency key is bound to. ``tenant`` is on whose behalf
     it was made: the name of a token, "" for the operator. ``spooled``: the data is in the
-    spool, so that any process can serve it.
+    spool with the id ``spool``, so that any process that reads that one can serve it.
 
     ``import_id`` is its latest import, None while it is queued; ``pooled_id``, ``task_id``,
     ``outcome``, ``handed_out_at``, ``uploaded_at`` and ``deadline_at`` are those of the import.
@@ -396,7 +399,8 @@ class RequestRecord:
     belongs to. ``shown_at`` is when an annotator can open what is in its slot.
 
     ``error_code`` is the ``code`` of a class in :mod:`pool.errors`. ``warnings`` also come after
-    the end.
+    the end. ``data_away`` says why its data cannot be read now, where it waits for that, in words;
+    the store leaves it empty.
     """
 
     id: str
@@ -425,6 +429,7 @@ class RequestRecord:
     deadline_at: float | None = None
     finished_at: float | None = None
     spooled: bool = False
+    spool: str = ""
     group_key: str | None = None
     priority: Priority = Priority.NORMAL
     hidden: Hidden | None = None
@@ -436,6 +441,7 @@ class RequestRecord:
     error_code: str = ""
     error: str = ""
     warnings: tuple[RequestWarning, ...] = ()
+    data_away: str = ""
 
     @property
     def frames(self) -> tuple[Frame, ...]:
@@ -912,6 +918,36 @@ class SinkRecord:
     failing_since: float | None = None
     delivered: int = 0
     given_up: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpoolRecord:
+    """A place where the data of requests waits: a folder on one machine, or one that all can reach
+    (``shared``), such as a bucket.
+
+    ``place`` and ``host`` are for people: its address or path, and the machine whose path that is.
+    ``seen_at`` is when a process that reads it was last heard of, ``since`` when that began after
+    none was for :data:`SPOOL_AWAY` seconds. ``trouble`` is why it could not be used, ``trouble_at``
+    when that was last so.
+    """
+
+    id: str
+    place: str
+    host: str
+    shared: bool = False
+    since: float = 0.0
+    seen_at: float = 0.0
+    trouble: str = ""
+    trouble_at: float | None = None
+
+    def is_away(self, now: float) -> bool:
+        """Whether no process reads it."""
+        return self.seen_at < now - SPOOL_AWAY
+
+    def trouble_now(self, now: float) -> str:
+        """Return why it cannot be used by those that should; empty: it can."""
+        recent = self.trouble_at is not None and self.trouble_at >= now - SPOOL_AWAY
+        return self.trouble if recent else ""
 
 
 def event_document(event: Event) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from pool.requests.placement import Placement
 from pool.requests.recovery import Recovery
 from pool.requests.runner import Runner
 from pool.requests.sending import Sender
+from pool.requests.shared_spool import SharedSpool
 from pool.requests.showing import Showing
 from pool.requests.slot_storage import SlotStorages
 from pool.requests.slots import Filler
@@ -98,16 +99,24 @@ class Process:
             rng=rng,
         )
         self.heartbeat = Heartbeat(
-            self.store, self.owner, clock=self.clock, afterwards=self._after_heartbeat
+            self.store,
+            self.owner,
+            spool=lambda: self.spool.id,
+            spools=lambda: self.spool.troubles,
+            clock=self.clock,
+            afterwards=self._after_heartbeat,
         )
         self.recovery = Recovery(
             self.store,
             self.tracker,
             owner=self.owner,
             judged_at=self.heartbeat.judged_at,
+            spools=lambda: self.spool.ids,
             clock=self.clock,
         )
-        self.breaker = Breaker(self.store, self.cvat, clock=self.clock, rng=rng)
+        self.breaker = Breaker(
+            self.store, self.cvat, spool=lambda: self.spool.id, clock=self.clock, rng=rng
+        )
         self.placement = Placement(
             self.store,
             self.cvat,
@@ -118,9 +127,13 @@ class Process:
             feed=self.feed,
             clock=self.clock,
         )
+        address = settings.store.spool_address
         #: One folder for each pool, so that two that were given the same do not meet in it.
         self.spool = Spool(
-            settings.store.spool_folder / self.store.pool_id, limit=settings.store.spool_limit
+            settings.store.spool_folder / self.store.pool_id,
+            limit=settings.store.spool_limit,
+            shared=None if address is None else SharedSpool(address, self.store.pool_id),
+            register=lambda spool: self.store.keep_spool(spool, now=self.clock.now()),
         )
         self.storages = SlotStorages(self.store.pool_id)
         self.showing = Showing(
@@ -266,6 +279,7 @@ class Process:
                 return
             self._started = True
             # Before anything is owned: another process would take it over at once otherwise.
+            self.spool.register()
             self.heartbeat.start()
             self.tracker.start()
         if connect:
@@ -335,9 +349,11 @@ class Process:
         """Rename, assign and drop data that was kept."""
         # The end may have been found by its lease alone: the store knows the request.
         task, importing = self.store.task_on_server(finished.task_id) or (None, None)
+        ended = []
         for member in importing.members if importing else ():
             request = self.store.request(member.request_id)
-            if request is None or request.state.finished:
-                self.spool.drop(member.request_id)
+            if request is None or (request.spooled and request.state.finished):
+                ended.append(member.request_id)
+        self.spool.drop(*ended)
         if task is not None and not finished.code:
             self.finalize.finalize(task.id)

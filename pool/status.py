@@ -53,6 +53,8 @@ class WaitReason(StrEnum):
     TURN = "turn"
     #: No daemon runs, so that only the process that they came from serves them.
     DAEMON = "daemon"
+    #: Their data is on a machine that is away, or cannot be read.
+    DATA = "data"
 
 
 TEMPLATE_EXAMPLE: Final[dict[str, Any]] = {
@@ -211,6 +213,36 @@ class DaemonStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpoolStatus:
+    """A place where the data of requests waits."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = described(
+        place="/var/lib/cvat-pool/spool",
+        host="pool-1",
+        shared=False,
+        seen_at="2026-01-01T12:00:00.123Z",
+        away=False,
+        trouble="",
+        queued=2,
+    )
+
+    place: str
+    """Its path on the host, or the address of a bucket."""
+    host: str
+    """The machine that it is on; empty for one that all machines reach."""
+    shared: bool
+    """Whether all machines can reach it."""
+    seen_at: Time
+    """When a process that reads it was last heard of."""
+    away: bool
+    """No process reads it: what waits there waits for one."""
+    trouble: str
+    """Why it cannot be used; empty: it can."""
+    queued: int
+    """Requests that wait with their data in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Status:
     """What the pool looks like now."""
 
@@ -225,6 +257,8 @@ class Status:
         held_until=None,
         hold_reason="",
         hold_code="",
+        spools=[],
+        spools_warning="",
         templates=[TEMPLATE_EXAMPLE],
         config_loaded_at="2026-01-01T12:00:00.123Z",
         config_rejected_at=None,
@@ -249,6 +283,10 @@ class Status:
     whole."""
     hold_code: str
     """The code of that error."""
+    spools: tuple[SpoolStatus, ...]
+    """The spools that are read now, or in which data waits."""
+    spools_warning: str
+    """What it means that daemons have spools of their own; empty where they have not."""
     templates: tuple[TemplateStatus, ...]
     config_loaded_at: Time | None
     """When the maintainer read the configuration that is in force."""

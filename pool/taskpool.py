@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -67,7 +68,7 @@ from pool.model import (
     Scope,
     new_id,
 )
-from pool.observability.status import narrowed, read_status
+from pool.observability.status import data_away, narrowed, read_status
 from pool.process import Process
 from pool.requests.breaker import SERVER
 from pool.requests.results import Result, read_lease, result_of
@@ -357,7 +358,7 @@ class TaskPool:
         cursor: str | None = None
         while True:
             page = self.store.requests(states, **which, limit=PAGE, cursor=cursor)
-            yield from (Request(self, record) for record in page.requests)
+            yield from (Request(self, record) for record in self.say_away(page.requests))
             if (cursor := page.next_cursor) is None:
                 return
 
@@ -405,7 +406,14 @@ class TaskPool:
         record = self.store.request(check_id(request_id, UnknownRequest))
         if record is None:
             raise UnknownRequest(request_id)
-        return record
+        return self.say_away([record])[0]
+
+    def say_away(self, records: Sequence[RequestRecord]) -> list[RequestRecord]:
+        """Return requests with ``data_away``, where their data is on a machine that is away."""
+        if not any(each.spooled and each.state is RequestState.QUEUED for each in records):
+            return list(records)
+        spools, now = self.store.spools(), self.clock.now()
+        return [replace(each, data_away=data_away(each, spools, now=now)) for each in records]
 
     def events_of(self, request_id: str) -> list[Event]:
         """Return the events of a request: see :meth:`pool.Request.events`."""

@@ -119,6 +119,7 @@ def _request_document(request: Request, jobs: Sequence[Job]) -> dict[str, Any]:
         "created_at": when(record.created_at),
         "finished_at": when(record.finished_at),
         "error": error_document(error_of(record)) if record.error_code else None,
+        "data_away": record.data_away or None,
     }
 
 
@@ -133,6 +134,8 @@ def _request_columns(
             # Without what is the longer part of many: the exception's name, the folder in CVAT.
             words = _EXCEPTION.sub("", " ".join((error.detail or error.title).split()))
             return _FOLDER.sub("", words)
+        if request.record.data_away:
+            return request.record.data_away
         ids = [str(job.id) for job in jobs.get(request.id, ())]
         return ids[0] if len(ids) == 1 else _span(ids)
 
@@ -142,7 +145,7 @@ def _request_columns(
         return record.name or (f"{record.given[0]}{more}" if record.given else "")
 
     records = [each.record for each in found]
-    failed = any(each.error_code for each in records)
+    failed = any(each.error_code or each.data_away for each in records)
     return [
         Column(heading="request", values=[each.id for each in records]),
         Column(heading="state", values=[each.state.value for each in records]),

@@ -254,6 +254,8 @@ def stage_of(handle: Request | Lease, pool: TaskPool | RemotePool) -> str:
         return "waiting for its data to be imported"
     try:
         state = handle.state
+        if state is RequestState.QUEUED and handle.record.data_away:
+            return f"waiting: {handle.record.data_away}"
         if state is RequestState.QUEUED:
             return waiting_words(pool.status(), handle.template)
     except PoolError:

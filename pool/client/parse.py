@@ -15,7 +15,7 @@ from pool.clock import parse_time
 from pool.errors import PoolError, UnknownLease, kind_of_error
 from pool.handles import LeaseHandle
 from pool.model import Event, Job, LeaseState, Outcome, RequestRecord, RequestWarning
-from pool.status import DaemonStatus, Status, StreamStatus, TemplateStatus
+from pool.status import DaemonStatus, SpoolStatus, Status, StreamStatus, TemplateStatus
 
 T = TypeVar("T")
 
@@ -99,6 +99,7 @@ def parse_request(document: Mapping[str, Any]) -> RemoteRequest:
             "given": given,
             "frame_numbers": numbers,
             "no_slot": document.get("no_slot") or "",
+            "data_away": document.get("data_away") or "",
             "jobs": _jobs(document),
             "warnings": warnings,
         }
@@ -112,7 +113,10 @@ def parse_status(document: Mapping[str, Any]) -> Status:
     with understood():
         rows = tuple(_record(TemplateStatus, each) for each in document["templates"])
         daemons = tuple(_record(DaemonStatus, each) for each in document["daemons"])
-        return _record(Status, {**document, "templates": rows, "daemons": daemons})
+        spools = tuple(_record(SpoolStatus, each) for each in document["spools"])
+        return _record(
+            Status, {**document, "templates": rows, "daemons": daemons, "spools": spools}
+        )
 
 
 def parse_streams(document: Mapping[str, Any]) -> list[StreamStatus]:

@@ -233,6 +233,32 @@ WatchedFile = Annotated[Path, PlainValidator(_path), AfterValidator(_noted)]
 #: A folder that is the same from wherever a process is started.
 Folder = Annotated[Path, PlainValidator(_path), AfterValidator(_resolved)]
 
+#: The schemes of buckets, as obstore knows them.
+BUCKETS: Final = ("s3", "gs", "az")
+
+
+def is_place(place: str) -> bool:
+    """Whether it is the path of an address that holds no credentials and leads nowhere else."""
+    return re.fullmatch(r"[^\s@?#%\\]+", place) is not None and ".." not in place.split("/")
+
+
+def _spool(value: object, info: ValidationInfo) -> Path | str:
+    """A folder, or a place in a bucket as ``s3://bucket/prefix``."""
+    scheme, separator, place = value.partition("://") if isinstance(value, str) else ("", "", "")
+    if not separator:
+        return _resolved(_path(value, info), info)
+    if scheme not in BUCKETS or not is_place(place) or not place.strip("/"):
+        # It may hold a key, so that what was found is not shown.
+        raise refused(
+            'expected a folder, or a bucket and a place in it, such as "s3://bucket/spool" '
+            '("gs://", "az://"); credentials never stand here'
+        )
+    return f"{scheme}://{place.strip('/')}"
+
+
+#: Where data waits: a folder, or the address of a bucket.
+SpoolPlace = Annotated[Path | str, PlainValidator(_spool)]
+
 
 # --- Addresses and secrets ------------------------------------------------------------------------
 

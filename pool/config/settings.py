@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+import os
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -21,18 +21,19 @@ from pydantic.dataclasses import dataclass as table
 
 from pool.config.data_params import DEFAULTS, DataParams, read_params
 from pool.config.fields import (
+    BUCKETS,
     NOT_BLANK,
     ONE_LINE,
     ONE_OF,
     Duration,
     DurationOrZero,
     Flag,
-    Folder,
     Id,
     Line,
     ServerUrl,
     SinkUrl,
     Size,
+    SpoolPlace,
     Stamp,
     StoreUrl,
     User,
@@ -41,6 +42,7 @@ from pool.config.fields import (
     Whole,
     described,
     expected,
+    is_place,
     refused,
 )
 from pool.config.urls import shown_store_url
@@ -79,25 +81,47 @@ class StoreSettings:
     """Where the rows are, and how long those of finished requests, leases and tasks are kept.
 
     ``spool`` is where the data of requests waits while the server is down, at most
-    ``spool_limit`` bytes of it; None is a folder beside the store (:attr:`spool_folder`).
+    ``spool_limit`` bytes of it: a folder, or a bucket that all machines reach; None is a folder on
+    this machine (:attr:`spool_folder`).
     """
 
     url: StoreUrl = field(default="sqlite:///pool.db", repr=False)
     keep_finished: Duration = 30 * 86400.0
-    spool: Folder | None = None
+    spool: SpoolPlace | None = None
     spool_limit: Size = 20 * 2**30
 
     @property
     def spool_folder(self) -> Path:
-        """The spool, or in its place the store's file with ``.spool`` after its name.
+        """The folder of the spool, or of what is read from the bucket: by default the store's file
+        with ``.spool`` after its name; where the store is no file, ``cvat-task-pool/spool`` in the
+        user's folder for state, ``$XDG_STATE_HOME`` or ``~/.local/state``.
 
-        :raises ConfigError: the store is no file, and it is not said where the spool is.
+        :raises ConfigError: the user has none.
         """
-        if self.spool is not None:
+        if isinstance(self.spool, Path):
             return self.spool
-        if self.path is None:
-            raise ConfigError("store.spool has to name a folder, since store.url is no file")
-        return Path(f"{self.path}.spool")
+        if self.path is not None:
+            return Path(f"{self.path}.spool")
+        state = os.environ.get("XDG_STATE_HOME", "")
+        try:
+            # A relative one is to be ignored (XDG Base Directory Specification).
+            home = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
+        except RuntimeError:
+            raise ConfigError(
+                "store.spool has to name a folder, since this user has no home"
+            ) from None
+        return home / "cvat-task-pool" / "spool"
+
+    @property
+    def spool_address(self) -> str | None:
+        """The address of the bucket that all machines reach; None where the spool is a folder."""
+        return self.spool if isinstance(self.spool, str) else None
+
+    @property
+    def waits_with_machine(self) -> bool:
+        """Whether the store can be reached from several machines, and its spool may be a folder on
+        one of them."""
+        return self.path is None and self.spool_address is None
 
     @property
     def path(self) -> Path | None:
@@ -319,8 +343,7 @@ def _slot_storage(value: object) -> str:
         'in it, such as "s3://bucket/pool" ("gs://", "az://")'
     )
     scheme, separator, place = value.partition("://") if isinstance(value, str) else ("", "", "")
-    plain = re.fullmatch(r"[^\s@?#%\\]+", place) is not None and ".." not in place.split("/")
-    if not separator or not plain or scheme not in ("file", "s3", "gs", "az"):
+    if not separator or not is_place(place) or scheme not in ("file", *BUCKETS):
         # It may hold a key, so that what was found is not shown.
         raise refused(f"expected {what}; credentials never stand here")
     if scheme == "file" and (not place.startswith("/") or not place.strip("/")):

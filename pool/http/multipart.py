@@ -17,7 +17,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from pool.errors import InputError, TooLarge
-from pool.requests.spool import Incoming, Part
+from pool.requests.incoming import Incoming, Part
 
 #: The name of the parts that are files.
 FILES: Final = "files"

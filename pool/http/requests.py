@@ -25,7 +25,6 @@ from pool.http.reading import JSON, MULTIPART, applied, key_of, media_type, wait
 from pool.http.schemas import LONGEST_TEMPLATE, EventList, RequestBody, RequestPage
 from pool.model import Job, Placed, Priority, RequestRecord, RequestState
 from pool.requests.results import read_request, result_of
-from pool.store import Page, Store
 from pool.taskpool import TaskPool
 
 #: Seconds for which the answer waits until a slot is filled. A storage may hang.
@@ -168,7 +167,8 @@ async def see_request(request_id: RequestId, request: Request) -> Response:
         result = await state.workers.store(read_request, state.pool.store, request_id)
     else:
         result = await state.waiting.request(request_id, seconds=wait, caller=request)
-    document = schemas.Request.of(result.record, state.pool.task_url, jobs=result.jobs)
+    (record,) = await state.workers.store(state.pool.say_away, [result.record])
+    document = schemas.Request.of(record, state.pool.task_url, jobs=result.jobs)
     return document.response(headers=applied(wait))
 
 
@@ -240,9 +240,9 @@ async def list_requests(
     """The frames are not included. A page of a search by `text` may have fewer than `limit`
     requests, or none, although it has a `next_cursor`: the search goes on with that."""
     state, caller = state_of(request), caller_of(request)
-    page, jobs = await state.workers.store(
+    records, jobs, next_cursor = await state.workers.store(
         _page,
-        state.pool.store,
+        state.pool,
         states,
         template=template,
         scope=caller.scope_of(tenant),
@@ -253,9 +253,9 @@ async def list_requests(
     )
     items = [
         schemas.Request.of(record, state.pool.task_url, jobs=jobs.get(record.id, ()), listed=True)
-        for record in page.requests
+        for record in records
     ]
-    return RequestPage(items=items, next_cursor=page.next_cursor).response()
+    return RequestPage(items=items, next_cursor=next_cursor).response()
 
 
 @router.get(
@@ -274,10 +274,14 @@ async def list_events(request_id: RequestId, request: Request) -> Response:
 
 
 def _page(
-    store: Store, states: Sequence[RequestState], **which: Any
-) -> tuple[Page, Mapping[str, Sequence[Job]]]:
-    page = store.requests(states, **which)
-    return page, store.jobs_of_requests(page.requests)
+    pool: TaskPool, states: Sequence[RequestState], **which: Any
+) -> tuple[Sequence[RequestRecord], Mapping[str, Sequence[Job]], str | None]:
+    page = pool.store.requests(states, **which)
+    return (
+        pool.say_away(page.requests),
+        pool.store.jobs_of_requests(page.requests),
+        page.next_cursor,
+    )
 
 
 def _cancel(pool: TaskPool, request_id: str, hide: bool) -> RequestRecord:

@@ -467,6 +467,7 @@ _REQUEST: Final[Mapping[str, Any]] = {
     ],
     "hidden": None,
     "error": None,
+    "data_away": None,
     "warnings": [],
 }
 
@@ -537,6 +538,9 @@ class Request(_Answer):
     gone by then."""
     error: Error | None
     """Why it failed."""
+    data_away: str | None
+    """Where its data is and since when that was not heard of, while it waits for it; null where it
+    does not."""
     warnings: list[RequestWarning]
     """What it asked for and did not get; more may come for a while after it is ready."""
 
@@ -557,6 +561,7 @@ class Request(_Answer):
             url=task_url(record.task_id or 0) if there else None,
             frames=None if listed else record.frames,
             no_slot=record.no_slot or None,
+            data_away=record.data_away or None,
             jobs=jobs or None,
             error=Error.of(error_of(record)) if failed else None,
         )

@@ -21,7 +21,7 @@ from pool.http.shutdown import Shutdown
 from pool.http.workers import Workers
 from pool.model import Priority, RequestRecord, new_id
 from pool.requests.dispatcher import Dispatcher
-from pool.requests.spool import Incoming
+from pool.requests.incoming import Incoming
 from pool.store import NewRequest
 from pool.taskpool import TaskPool
 

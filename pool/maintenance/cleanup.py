@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pool.clock import Clock
+from pool.errors import StoreError
 from pool.logs import get_logger
 from pool.requests.spool import Spool
 from pool.store import Store
@@ -64,6 +65,10 @@ class Cleanup:
         rows = self._in_batches(lambda limit: self._store.prune(before=before, limit=limit))
         events = self._in_batches(self._prune_events)
         spooled = self._spool.sweep(self._store.unfinished, older_than=SPOOL_GRACE)
+        try:
+            spooled += self._spool.sweep_shared(self._store.unfinished, older_than=SPOOL_GRACE)
+        except StoreError as error:
+            log.warning("shared spool not swept", why=str(error))
         if rows or events or spooled:
             log.info("finished rows deleted", rows=rows, events=events, spooled=spooled)
         return CleanupReport(rows=rows, events=events, spooled=spooled)

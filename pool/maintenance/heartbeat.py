@@ -13,7 +13,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from pool.clock import Clock
 from pool.errors import StoreError
@@ -50,13 +50,16 @@ class Heartbeat:
         store: Store,
         owner: str,
         *,
+        spools: Callable[[], Mapping[str, str]],
         clock: Clock,
         afterwards: Callable[[], object],
         spool: Callable[[], str] = lambda: "",
     ) -> None:
-        """``spool`` returns the id of the spool that the process reads."""
+        """``spool`` returns the id of the spool into which the process puts data, ``spools`` those
+        of all that it can read, with why it cannot."""
         self._store = store
         self._owner = owner
+        self._spools = spools
         self._clock = clock
         self._afterwards = afterwards
         self._spool = spool
@@ -82,6 +85,8 @@ class Heartbeat:
             version=VERSION,
             since=self.since,
             spool=self._spool(),
+            spools=self._spools(),
+            now=now,
         )
         self._renewed_at = now
         self._afterwards()

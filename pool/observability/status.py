@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from statistics import fmean
@@ -14,17 +15,21 @@ from pool.handles import when
 from pool.maintenance.sizing import current_target
 from pool.model import (
     EVERYTHING,
+    DaemonRecord,
     Hold,
     Levels,
     Outcome,
     Priority,
+    RequestRecord,
+    RequestState,
     Scope,
     SlotLevels,
+    SpoolRecord,
     TaskState,
 )
 from pool.requests.breaker import SERVER
 from pool.requests.concurrency import places_of
-from pool.status import DaemonStatus, Status, TemplateStatus, WaitReason, WebhookState
+from pool.status import DaemonStatus, SpoolStatus, Status, TemplateStatus, WaitReason, WebhookState
 from pool.store import Store
 from pool.tracking.webhook_health import scope_of, webhook_state
 
@@ -44,6 +49,8 @@ def read_status(
     daemons = store.daemons(now=now)
     configuration = store.configuration() if maintainer is not None else None
     used = store.grouped_imports()
+    spools, waiting = store.spools(), store.waiting_by_spool()
+    unread = _unread(spools, waiting, now=now)
     return Status(
         server=settings.cvat.url,
         store=settings.store.place,
@@ -63,11 +70,26 @@ def read_status(
         held_until=when(hold.retry_at) if hold else None,
         hold_reason=hold.reason if hold else "",
         hold_code=hold.code if hold else "",
+        spools=tuple(
+            SpoolStatus(
+                place=spool.place,
+                host=spool.host,
+                shared=spool.shared,
+                seen_at=datetime.fromtimestamp(spool.seen_at, UTC),
+                away=spool.is_away(now),
+                trouble=spool.trouble_now(now),
+                queued=sum(waiting.get(spool.id, {}).values()),
+            )
+            for spool in spools.values()
+            if spool.id in waiting or not spool.is_away(now)
+        ),
+        spools_warning=own_spools(daemons, spools) or "",
         templates=_template_statuses(
             store,
             settings.cvat.organization,
             templates,
             used=used,
+            unread=unread,
             heard=bool(daemons),
             now=now,
         ),
@@ -84,6 +106,7 @@ def _template_statuses(
     templates: Mapping[str, Template],
     *,
     used: int,
+    unread: Mapping[str, int],
     heard: bool,
     now: float,
 ) -> tuple[TemplateStatus, ...]:
@@ -126,6 +149,7 @@ def _template_statuses(
             queued_bulk=queued.get(Priority.BULK, 0),
             waits_for=waits_for(
                 queued=sum(queued.values()),
+                unread=unread.get(name, 0),
                 hold=holds.get(SERVER) or hold,
                 warm=tasks[TaskState.WARM],
                 full=0 < places <= used,
@@ -154,14 +178,35 @@ def _template_statuses(
     return tuple(status_of(name, template) for name, template in templates.items())
 
 
+def _unread(
+    spools: Mapping[str, SpoolRecord], waiting: Mapping[str, Mapping[str, int]], *, now: float
+) -> Mapping[str, int]:
+    """Return how many requests of each template have their data where no process reads it."""
+    unread: Counter[str] = Counter()
+    for spool_id, counts in waiting.items():
+        if spool_id in spools and _away(spools[spool_id], now, "its"):
+            unread.update(counts)
+    return unread
+
+
 def waits_for(
-    *, queued: int, hold: Hold | None, warm: int, full: bool, gathers: bool, served: bool
+    *,
+    queued: int,
+    unread: int = 0,
+    hold: Hold | None,
+    warm: int,
+    full: bool,
+    gathers: bool,
+    served: bool,
 ) -> WaitReason:
     """Return what the queued requests of a template wait for: the first thing that any of them
-    needs and has not. ``full``: no place is free; ``gathers``: they wait for others to go with;
+    needs and has not. ``unread`` is how many of them have their data where no process reads it;
+    ``full``: no place is free; ``gathers``: they wait for others to go with;
     ``served``: a daemon is at work."""
     if not queued:
         return WaitReason.NOTHING
+    if unread >= queued:
+        return WaitReason.DATA
     if hold is not None and (hold.template == SERVER or hold.uploads or not warm):
         return WaitReason.HOLD
     if full:
@@ -198,6 +243,13 @@ def troubles(status: Status, *, now: float) -> tuple[str, ...]:
         if queued:
             words += " 1 request waits." if queued == 1 else f" {queued} requests wait."
         found.append(f"{words} To try at once: 'cvat-pool resume'.")
+    found += [
+        _spool(spool, now)
+        for spool in status.spools
+        if spool.queued and (spool.away or spool.trouble)
+    ]
+    if status.spools_warning:
+        found.append(status.spools_warning)
     alike: dict[str, list[TemplateStatus]] = {}
     for row in status.templates:
         if row.held_since is not None and row.hold_reason != status.hold_reason:
@@ -284,14 +336,76 @@ def narrowed(status: Status, scope: Scope, store: Store) -> Status:
     if scope.tenant is None:
         return seen
     return replace(
-        seen, store="", daemons=(), config_rejected_at=None, config_problems=(), config_restart=()
+        seen,
+        store="",
+        daemons=(),
+        spools=(),
+        spools_warning="",
+        config_rejected_at=None,
+        config_problems=(),
+        config_restart=(),
     )
+
+
+def own_spools(daemons: Sequence[DaemonRecord], spools: Mapping[str, SpoolRecord]) -> str | None:
+    """Return a warning where several daemons have spools of their own; None where they share one,
+    or there is one daemon."""
+    ids = dict.fromkeys(daemon.spool for daemon in daemons if daemon.spool)
+    if len(ids) < 2:
+        return None
+    which = ", ".join(
+        place_of(spools[each]) if each in spools else "one that is not known" for each in ids
+    )
+    return (
+        f"{len(ids)} spools are in use by {len(daemons)} daemons: {which}. Data in one waits with "
+        "its machine; let store.spool name a bucket, or one folder that all of them have."
+    )
+
+
+def place_of(spool: SpoolRecord) -> str:
+    """Return where a spool is: "s3://bucket/spool", or "HOST (/var/lib/spool)"."""
+    return spool.place if spool.shared else f"{spool.host} ({spool.place})"
+
+
+def data_away(record: RequestRecord, spools: Mapping[str, SpoolRecord], *, now: float) -> str:
+    """Return why a request waits that could be served if its data could be read: in words that
+    follow "waits: "; empty where it does not."""
+    if not record.spooled or record.state is not RequestState.QUEUED:
+        return ""
+    spool = spools.get(record.spool)
+    return _away(spool, now, "its") if spool is not None else ""
+
+
+def _away(spool: SpoolRecord, now: float, whose: str) -> str:
+    since = datetime.fromtimestamp(spool.seen_at, UTC)
+    if spool.is_away(now):
+        return f"{whose} data is on {place_of(spool)}, not heard of since {moment(since, now)}"
+    if trouble := spool.trouble_now(now):
+        return f"{whose} data cannot be read: {trouble}"
+    return ""
 
 
 def owner_in_words(owner: str) -> str:
     """Return which process an owner is (:func:`pool.maintenance.heartbeat.new_owner`)."""
     host, _, rest = owner.rpartition(":")[0].rpartition(":")
     return f"process {rest} on {host}" if host and rest.isdecimal() else owner
+
+
+def _spool(spool: SpoolStatus, now: float) -> str:
+    """ "3 requests wait: their data is on db1 (/var/spool), not heard of since 14:02. …" """
+    one = spool.queued == 1
+    words = f"{spool.queued} request{'' if one else 's'} wait{'s' if one else ''}: "
+    record = SpoolRecord(
+        id="",
+        place=spool.place,
+        host=spool.host,
+        shared=spool.shared,
+        seen_at=spool.seen_at.timestamp(),
+        trouble=spool.trouble,
+        trouble_at=now,
+    )
+    words += f"{_away(record, now, 'its' if one else 'their')}."
+    return f"{words} Start the daemon there, or 'cvat-pool cancel'." if spool.away else words
 
 
 def _hold(reason: str, since: datetime, until: datetime | None, now: float) -> str:
@@ -329,6 +443,7 @@ _WAITS_FOR: Final = {
     WaitReason.OTHERS: "others to share an import with",
     WaitReason.TURN: "their turn",
     WaitReason.DAEMON: "their process, or a daemon",
+    WaitReason.DATA: "their data, on a machine that is away",
 }
 
 

@@ -226,7 +226,7 @@ class Breaker:
         """Whether a daemon is at work that reads this process's spool: it tries what is held, and
         serves what is queued."""
         spool = self._spool()
-        return any(each.spool == spool for each in self._store.daemons(now=self._clock.now()))
+        return any(each.spool in ("", spool) for each in self._store.daemons(now=self._clock.now()))
 
     def passing_hold(self, template: str) -> Hold | None:
         """Return the hold of the server, or of a template, unless a person has to end it."""

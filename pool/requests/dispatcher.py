@@ -221,7 +221,7 @@ class Dispatcher:
                 way = way_of(template, new, upload)
                 template, new, by_slot = way.template, way.new, way.by_slot
                 key = None if by_slot else checked_key(template, upload, self._clock)
-            request = replace(new, spooled=True, group_key=key)
+            request = replace(new, spooled=True, spool=self._spool.id, group_key=key)
             with self._in_flight.accepting(request.id):
                 if lease_id is not None:
                     opened = self._placement.attach(
@@ -601,13 +601,18 @@ class Dispatcher:
     def _leave_slots(self, template: Template, each: Unserved) -> None:
         """Have a request that has waited long enough for a slot go the ordinary way, in the next
         round."""
-        upload = self._spool.load(each.id)
+        try:
+            upload = self._spool.load(each.id)
+        except StoreError as error:
+            # The next round tries again.
+            log.error("data not readable", request_id=each.id, why=str(error))
+            return
         if upload is not None:
             why = NONE_WARM if each.stream is None else NONE_FOR_STREAM
             self._filler.leave_slots(template, each.id, upload, why, shares=True)
             self._again()
             return
-        self._sender.fail(each, DataGone(f"{self._spool.folder} has none"), untouched=True)
+        self._sender.fail(each, DataGone(f"{self._spool.place} has none"), untouched=True)
 
     def _join(self, template: Template, first: Unserved, taken: list[str]) -> Joined:
         """Return what shares the task that was made for a request: those of its group that wait

@@ -98,6 +98,7 @@ class Groups:
         Left out are requests whose data cannot be read; one that has none has failed. Left out,
         and sent alone next, are also those that a reload has made unfit for a group."""
         uploads: dict[str, Upload] = {}
+        self._spool.load_all([each.id for each in group])
         for each in group:
             upload = self._load(each)
             if upload is None:
@@ -125,7 +126,7 @@ class Groups:
             self._in_flight.let_go(each.id, paused_until=until)
             return None
         if upload is None:
-            gone = DataGone(f"{self._spool.folder} has none")
+            gone = DataGone(f"{self._spool.place} has none")
             self._sender.fail(each, gone, untouched=True)
         return upload
 

@@ -38,14 +38,17 @@ class Recovery:
         *,
         owner: str,
         judged_at: Callable[[], float],
+        spools: Callable[[], Sequence[str]],
         clock: Clock,
     ) -> None:
         """``judged_at`` returns the time as of which other processes may be judged; see
-        :meth:`pool.maintenance.heartbeat.Heartbeat.judged_at`."""
+        :meth:`pool.maintenance.heartbeat.Heartbeat.judged_at`. ``spools`` returns the ids of the
+        spools that this process can read."""
         self._store = store
         self._tracker = tracker
         self._owner = owner
         self._judged_at = judged_at
+        self._spools = spools
         self._clock = clock
         self._guard = threading.Lock()
         self._requests: set[str] = set()
@@ -128,9 +131,12 @@ class Recovery:
         return self._store.inherit_lease(lease_id, owner=self._owner, now=self._judged_at())
 
     def unserved(self, *, each: int) -> Sequence[Unserved]:
-        """Return spooled requests that this process may serve: its own, those without an owner, and
-        those of processes that are gone; at most ``each`` of each template."""
-        return self._store.unserved(owner=self._owner, now=self._judged_at(), each=each)
+        """Return spooled requests that this process may serve, since it can read their data: its
+        own, those without an owner, and those of processes that are gone; at most ``each`` of each
+        template."""
+        return self._store.unserved(
+            spools=self._spools(), owner=self._owner, now=self._judged_at(), each=each
+        )
 
     def made_by_others(self) -> Sequence[MadeFor]:
         """Return for which spooled requests other processes make tasks."""

@@ -324,6 +324,7 @@ class Runner:
                 request.id,
                 expected_lease_id=request.lease_id,
                 most=self._max_queued,
+                spool=self._spool.id,
                 now=self._clock.now(),
             )
         except QueueFull as error:
@@ -370,7 +371,7 @@ class Runner:
             self.put_back(item)
             return RETRY_AFTER_INTERNAL_ERROR
         if upload is None:
-            gone = DataGone(f"{self._spool.folder} has none")
+            gone = DataGone(f"{self._spool.place} has none")
             self._sender.fail(item.request, gone, untouched=True)
             return 0.0
         # A small question first: an upload into the void would cost the task.

@@ -4,6 +4,9 @@ An entry is a folder that is called as its request is, with the files in it as `
 and so on. The manifest has the names that the callers gave them. It is written last and appears by
 a rename, so an entry is complete or is none, wherever a process was killed. All processes on one
 machine that work on one store share a spool.
+
+Where the spool is one that all machines can reach (:mod:`pool.requests.shared_spool`), the folder
+is a cache of it: an entry is received in it, and read from it where it is there.
 """
 
 from __future__ import annotations
@@ -14,35 +17,36 @@ import math
 import os
 import re
 import shutil
-import tempfile
+import socket
 import threading
 import time
+import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Final, Self, Unpack
+from typing import Final
 
-from pool.config.data_params import read_params
-from pool.config.names import check_file_name
-from pool.config.settings import Template
-from pool.config.source import Data, LocalFile, Upload, build_upload, fit, upload_of
-from pool.cvat.multipart import OpenFile
+from pool.config.source import LocalFile, Upload
 from pool.errors import InputError, SpoolFull, StoreError, TooLarge
 from pool.logs import get_logger
-from pool.permissions import create_file, create_folder, create_folders, narrow
+from pool.model import SpoolRecord
+from pool.permissions import create_folder, create_folders, narrow
+from pool.requests.incoming import MANIFEST, UNFINISHED, VERSION, Incoming
+from pool.requests.shared_spool import Pieces, SharedSpool
+from pool.requests.spool_files import (
+    changed_at,
+    create,
+    id_in,
+    make_id,
+    part_name,
+    size_of,
+    size_on_disk,
+    sync_all,
+)
 
 log = get_logger(__name__)
 
-#: Bytes copied at a time, and room that an entry under construction is given at a time.
-BLOCK: Final = 2**20
-#: Bytes that are gathered before they are written to a file.
-BUFFER: Final = 2**16
-#: Files that are brought to the disk at the same time, and those for which threads cost more than
-#: they save: of most requests there are four.
-SYNCS: Final = 16
-FEW: Final = 8
 #: Entries that are looked up in the store at a time, and those that are counted for a request that
 #: is to be kept, in half a millisecond.
 AT_ONCE: Final = 200
@@ -51,9 +55,14 @@ COUNTED: Final = 10
 #: took it is not.
 MANY: Final = 1_000
 LISTING_SHARE: Final = 200.0
-MANIFEST: Final = "manifest.json"
-UNFINISHED: Final = "manifest.tmp"
-VERSION: Final = 1
+#: Entries that are fetched from a shared spool at the same time.
+FETCHES: Final = 16
+#: Seconds between two listings of a shared spool at least.
+LISTED_EVERY: Final = 10.0
+#: Bytes of a manifest at most: those of some 100,000 files.
+MOST_MANIFEST: Final = 64 * 2**20
+#: The file with the id of a folder, beside those of the pools.
+ID: Final = "spool.id"
 _ENTRY: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 
@@ -64,12 +73,31 @@ class Spool:
     :mod:`pool.permissions`; a folder around it that exists already is left as it is.
     The limit holds exactly for what one process writes; of what others write at the same
     moment it sees what has reached their files, in a folder of many entries seconds later.
-    All methods are thread-safe. They raise StoreError when the disk fails.
+    With a ``shared`` spool the limit is that of its entries, of which what other processes write
+    shows seconds later. All methods are thread-safe. They raise StoreError when the disk or the
+    bucket fails.
+
+    Each spool has an id. That of a shared one is its address, that of a folder stands in a file in
+    the folder around it. Each is registered (``register``) before data is put into it.
     """
 
-    def __init__(self, folder: Path, *, limit: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        limit: int,
+        shared: SharedSpool | None = None,
+        register: Callable[[SpoolRecord], None] = lambda _: None,
+    ) -> None:
         self.folder = folder
         self.limit = limit
+        self.shared = shared
+        self._register = register
+        self._folder_id: str | None = None
+        #: Those that were registered.
+        self._known: set[str] = set()
+        #: Held by the thread that fetches an entry: by the first letters of its digest.
+        self._fetching = [threading.Lock() for _ in range(FETCHES)]
         self._guard = threading.Lock()
         #: Bytes of entries that are complete, which do not change any more, and their sum.
         self._complete: dict[str, int] = {}
@@ -87,6 +115,63 @@ class Spool:
         #: Whether the folder itself is certainly on the disk.
         self._rooted = False
 
+    # --- Which it is ----------------------------------------------------------------------------
+
+    @property
+    def place(self) -> str:
+        """Where its entries are: an address, or a folder."""
+        return self.shared.address if self.shared is not None else str(self.folder)
+
+    @property
+    def id(self) -> str:
+        """The id of the spool into which data is put; empty where it is a folder that is not
+        there yet."""
+        return self.shared.address if self.shared is not None else self._id_of_folder() or ""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of all spools whose entries can be read: with a shared one also that of the
+        folder, which may have been the spool before."""
+        shared = () if self.shared is None else (self.shared.address,)
+        folder = self._id_of_folder()
+        return shared if folder is None else (*shared, folder)
+
+    @property
+    def troubles(self) -> dict[str, str]:
+        """The :attr:`ids`, each with why it cannot be used; empty: it can."""
+        shared = self.shared
+        return {
+            each: shared.trouble if shared is not None and each == shared.address else ""
+            for each in self.ids
+        }
+
+    def open(self) -> None:
+        """Make the folder, and register the spool."""
+        with self.disk():
+            self._make_ready()
+
+    def register(self) -> None:
+        """Register the spools that are there, unless they are."""
+        for spool_id in self.ids:
+            if spool_id in self._known:
+                continue
+            shared = self.shared is not None and spool_id == self.shared.address
+            self._register(
+                SpoolRecord(
+                    id=spool_id,
+                    place=spool_id if shared else str(self.folder.parent),
+                    host="" if shared else socket.gethostname(),
+                    shared=shared,
+                )
+            )
+            self._known.add(spool_id)
+
+    def _id_of_folder(self) -> str | None:
+        if self._folder_id is None:
+            with self.disk():
+                self._folder_id = id_in(self.folder.parent / ID)
+        return self._folder_id
+
     # --- Into the spool -------------------------------------------------------------------------
 
     def receive(self, request_id: str) -> Incoming:
@@ -95,6 +180,7 @@ class Spool:
         :raises SpoolFull: there is no room at all.
         """
         path = self._path(request_id)
+        self._list_shared()
         with self._guard:
             if not self._has_room(1):
                 raise self._full()
@@ -122,7 +208,33 @@ class Spool:
             incoming.copy(upload)
 
     def load(self, request_id: str) -> Upload | None:
-        """Return what was kept for a request; None when there is no complete entry."""
+        """Return what was kept for a request; None when there is no complete entry. One that is
+        not in the folder is fetched from the shared spool."""
+        upload = self._load(request_id)
+        if upload is not None or self.shared is None:
+            return upload
+        with self._fetching[zlib.crc32(request_id.encode()) % FETCHES]:
+            upload = self._load(request_id)
+            if upload is None and self._fetch(self.shared, request_id):
+                upload = self._load(request_id)
+        return upload
+
+    def load_all(self, request_ids: Sequence[str]) -> None:
+        """Fetch what is not in the folder, at the same time, so that :meth:`load` finds it there.
+        What cannot be fetched is left to that."""
+        missing = [each for each in request_ids if not self._is_complete(each)]
+        if self.shared is None or len(missing) < 2:
+            return
+
+        def fetch(request_id: str) -> None:
+            with suppress(StoreError):
+                self.load(request_id)
+
+        with ThreadPoolExecutor(min(FETCHES, len(missing)), thread_name_prefix="fetch") as threads:
+            for _ in threads.map(fetch, missing):
+                pass
+
+    def _load(self, request_id: str) -> Upload | None:
         path = self._path(request_id)
         try:
             manifest = json.loads((path / MANIFEST).read_text("ascii"))
@@ -138,7 +250,7 @@ class Spool:
             LocalFile(file["name"], path / part_name(number), file["size"], given=file["given"])
             for number, file in enumerate(manifest["files"])
         )
-        if any(_size_of(Path(str(file.source))) != file.size for file in files):
+        if any(size_of(Path(str(file.source))) != file.size for file in files):
             return None
         cloud = manifest["cloud"]
         return Upload(
@@ -150,46 +262,121 @@ class Spool:
             extra=manifest["extra"],
         )
 
+    def _fetch(self, shared: SharedSpool, request_id: str) -> bool:
+        """Bring an entry into the folder; return whether there is a whole one."""
+        path = self._path(request_id)
+        self._drop_here(request_id)
+        self._make(path)
+        try:
+            pieces = Pieces(shared.fetch(request_id))
+            line = pieces.line(MOST_MANIFEST)
+            for number, file in enumerate(json.loads(line)["files"]):
+                with self.disk(), create(path / part_name(number)) as stream:
+                    for block in pieces.blocks(file["size"]):
+                        stream.write(block)
+                if size_of(path / part_name(number)) != file["size"]:
+                    raise ValueError(f"{file['name']} is cut off")  # noqa: TRY301
+            if not pieces.at_end:
+                raise ValueError("it is longer than its manifest says")  # noqa: TRY301
+            with self.disk():
+                with create(path / UNFINISHED) as stream:
+                    stream.write(line)
+                (path / UNFINISHED).rename(path / MANIFEST)
+        except FileNotFoundError:
+            self._drop_here(request_id)
+            return False
+        except (ValueError, KeyError, TypeError) as error:
+            log.error("data damaged", request_id=request_id, place=self.place, why=str(error))
+            self._drop_here(request_id)
+            return False
+        except BaseException:
+            self._drop_here(request_id)
+            raise
+        return True
+
+    def publish(self, request_id: str, manifest: bytes, files: Sequence[Path], size: int) -> None:
+        """Put a complete entry into the shared spool, if that is where it belongs."""
+        if self.shared is not None:
+            self.shared.put(request_id, manifest, files, size)
+            with self._guard:
+                self._note(request_id, size + len(manifest))
+
     def sync(self, request_id: str) -> None:
-        """Bring an entry to the disk that was finished without that."""
+        """Bring an entry to the disk that was finished without that; in a shared spool it is
+        durable already."""
+        if self.shared is not None:
+            return
         path = self._path(request_id)
         with self.disk():
             sync_all([*sorted(path.iterdir()), path, *self.roots()])
 
     # --- Out of the spool -----------------------------------------------------------------------
 
-    def drop(self, request_id: str) -> None:
-        """Delete an entry, complete or not. Dropping what is not there does nothing."""
+    def drop(self, *request_ids: str) -> None:
+        """Delete entries, complete or not. Dropping what is not there does nothing. What cannot be
+        deleted from a shared spool now is swept later."""
+        for request_id in request_ids:
+            self._drop_here(request_id)
+        if self.shared is not None and request_ids:
+            self.shared.delete(request_ids)
+            with self._guard:
+                for request_id in request_ids:
+                    self._forget(request_id)
+
+    def discard(self, request_id: str) -> None:
+        """Delete an entry that was not completed."""
+        self._drop_here(request_id)
+
+    def _drop_here(self, request_id: str) -> None:
         path = self._path(request_id)
         # First of all it becomes none, should this not come to its end.
         with self.disk():
             (path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
-        with self._guard:
-            self._forget(request_id)
+        if self.shared is None:
+            with self._guard:
+                self._forget(request_id)
 
     def sweep(
         self, needed: Callable[[Sequence[str]], Collection[str]], *, older_than: float
     ) -> int:
-        """Drop the entries that were not written to for ``older_than`` seconds and that are not
-        among the ``needed`` of some requests; return how many. One that cannot be dropped is passed
-        over."""
+        """Drop the entries of the folder that were not written to for ``older_than`` seconds and
+        that are not among the ``needed`` of some requests; return how many. One that cannot be
+        dropped is passed over."""
         before = time.time() - older_than
         swept = 0
-        entries = self._entries()
-        for first in range(0, len(entries), AT_ONCE):
-            some = [each for each in entries[first : first + AT_ONCE] if each not in self._growing]
+        for some in self._not_growing(self._entries()):
             kept = needed(some)
             swept += sum(
-                _changed_at(self._path(each)) < before and self._dropped(each)
+                changed_at(self._path(each)) < before and self._dropped(each)
                 for each in some
                 if each not in kept
             )
         return swept
 
+    def sweep_shared(
+        self, needed: Callable[[Sequence[str]], Collection[str]], *, older_than: float
+    ) -> int:
+        """Do the same with a shared spool, for all who use it."""
+        if self.shared is None:
+            return 0
+        before, swept = time.time() - older_than, 0
+        entries = self.shared.entries()
+        old = [each for each, (_, written_at) in entries.items() if written_at < before]
+        for some in self._not_growing(old):
+            kept = needed(some)
+            if gone := [each for each in some if each not in kept]:
+                self.shared.sweep(gone)
+                swept += len(gone)
+        return swept
+
+    def _not_growing(self, entries: Sequence[str]) -> Iterator[list[str]]:
+        for first in range(0, len(entries), AT_ONCE):
+            yield [each for each in entries[first : first + AT_ONCE] if each not in self._growing]
+
     def _dropped(self, request_id: str) -> bool:
         try:
-            self.drop(request_id)
+            self._drop_here(request_id)
         except StoreError as error:
             log.warning("data not dropped", request_id=request_id, why=str(error))
             return False
@@ -200,6 +387,7 @@ class Spool:
     @property
     def used(self) -> int:
         """Bytes of all entries, with the room that those under construction here were given."""
+        self._list_shared()
         with self._guard:
             return self._used()
 
@@ -216,7 +404,8 @@ class Spool:
     def stop_growing(self, request_id: str) -> None:
         """Count an entry, complete or given up, by what it has on the disk from now on."""
         with self._guard:
-            if self._growing.pop(request_id, None) is not None:
+            grown = self._growing.pop(request_id, None)
+            if grown is not None and self.shared is None:
                 self._uncounted[request_id] = None
 
     def _has_room(self, size: int) -> bool:
@@ -240,6 +429,8 @@ class Spool:
     def _list(self) -> None:
         """See which entries there are. A folder of many is listed only so often that it takes a
         small share of the time: what other processes have done shows a little later there."""
+        if self.shared is not None:
+            return
         began = time.monotonic()
         if began < self._list_at and len(self._complete) + len(self._uncounted) >= MANY:
             return
@@ -250,10 +441,41 @@ class Spool:
         self._uncounted = dict.fromkeys(there - self._complete.keys())
         self._list_at = time.monotonic() + LISTING_SHARE * (time.monotonic() - began)
 
+    def _list_shared(self) -> None:
+        """Do the same for a shared spool, on one thread, without keeping the others."""
+        began = time.monotonic()
+        with self._guard:
+            if self.shared is None or began < self._list_at:
+                return
+            last, self._list_at = self._list_at, math.inf
+            before = set(self._complete)
+        found: dict[str, tuple[int, float]] | None = None
+        try:
+            found = self.shared.entries()
+        except StoreError as error:
+            # Whether data can be put there is seen when it is.
+            log.warning("spool not listed", why=str(error))
+        finally:
+            now = time.monotonic()
+            with self._guard:
+                self._list_at = now + max(LISTED_EVERY, LISTING_SHARE * (now - began))
+                if found is None:
+                    self._list_at = now + LISTED_EVERY if last > -math.inf else last
+                else:
+                    # What came or went meanwhile may be in the listing or not.
+                    for gone in before - found.keys():
+                        self._forget(gone)
+                    for name in found.keys() - self._growing.keys():
+                        self._note(name, found[name][0])
+
+    def _note(self, request_id: str, size: int) -> None:
+        self._completed += size - self._complete.get(request_id, 0)
+        self._complete[request_id] = size
+
     def _count(self, request_id: str) -> None:
         # In this order: of one that is completed in between, not all may be counted.
         complete = self._is_complete(request_id)
-        size = _size_on_disk(self._path(request_id))
+        size = size_on_disk(self._path(request_id))
         if complete:
             self._complete[request_id] = size
             self._completed += size
@@ -266,7 +488,7 @@ class Spool:
         self._uncounted.pop(request_id, None)
 
     def _full(self) -> SpoolFull:
-        return SpoolFull(f"{self.folder} has the {self.limit} bytes that store.spool_limit allows")
+        return SpoolFull(f"{self.place} has the {self.limit} bytes that store.spool_limit allows")
 
     # --- The folder -----------------------------------------------------------------------------
 
@@ -296,10 +518,7 @@ class Spool:
 
     def _make(self, path: Path) -> None:
         with self.disk():
-            if not self._ready:
-                create_folders(self.folder)
-                narrow(self.folder)
-                self._ready = True
+            self._make_ready()
             try:
                 create_folder(path)
             except FileNotFoundError:
@@ -311,6 +530,16 @@ class Spool:
                 # What a process left that died while it wrote.
                 shutil.rmtree(path)
                 create_folder(path)
+
+    def _make_ready(self) -> None:
+        if self._ready:
+            return
+        create_folders(self.folder)
+        narrow(self.folder)
+        if self.shared is None and self._id_of_folder() is None:
+            self._folder_id = make_id(self.folder.parent / ID)
+        self.register()
+        self._ready = True
 
     @contextmanager
     def disk(self) -> Iterator[None]:
@@ -325,259 +554,3 @@ class Spool:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             words += "; make room, or give store.spool another place"
         return StoreError(words)
-
-
-class Incoming:
-    """An entry under construction: its parts are written one after the other.
-
-    For one thread at a time. Leaving it as a context manager without :meth:`finish` discards it.
-    """
-
-    def __init__(self, spool: Spool, request_id: str, path: Path) -> None:
-        self._spool = spool
-        self.request_id = request_id
-        self._path = path
-        self._parts: list[Part] = []
-        #: Bytes that were given to the parts, and for how many there is room.
-        self.size = 0
-        self._room = 0
-        self._ended = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.discard()
-
-    def add(self, name: str) -> Part:
-        """Begin the next file, which its caller calls ``name``; the one before is closed.
-
-        :raises InputError: CVAT could not take such a name.
-        """
-        check_file_name(name)
-        if self._parts:
-            self._parts[-1].close()
-        return self._part(name)
-
-    def _part(self, name: str) -> Part:
-        with self._spool.disk():
-            part = Part(self, name, self._path / part_name(len(self._parts)))
-        self._parts.append(part)
-        return part
-
-    def finish(
-        self,
-        *,
-        template: Template | None = None,
-        sync: bool,
-        **data: Unpack[Data],
-    ) -> Upload:
-        """Complete the entry; return what :meth:`Spool.load` would. With ``sync`` it is on the disk
-        as well; without, a power cut may take it, until :meth:`Spool.sync`.
-
-        :raises InputError: there is no data, or of two kinds, or what cannot be used, by itself
-            or with the ``template``.
-        """
-        if not self._parts:
-            upload = build_upload(**data)
-        elif all(data.get(source) is None for source in ("share", "urls", "cloud")):
-            params = read_params(data.get("params"))
-            files = [_file_of(part) for part in self._parts]
-            upload = upload_of(files, params, job_size=data.get("job_size"))
-        else:
-            raise InputError("give one of files, share, urls and cloud, not several of them")
-        if template is not None:
-            fit(upload, template)
-        self._complete(upload, sync=sync)
-        return upload
-
-    def copy(self, upload: Upload) -> None:
-        """Copy an upload from elsewhere, which completes the entry; it is on the disk then."""
-        with ExitStack() as opened:
-            for file in upload.files:
-                part = self._part(file.name)
-                for block in OpenFile(file, opened, keep=False).chunks(BLOCK):
-                    part.write(block)
-                part.close()
-        self._complete(upload, sync=True)
-
-    def discard(self) -> None:
-        """Give the entry up, and delete what there is. Does nothing once it is finished."""
-        if self._ended:
-            return
-        self._ended = True
-        for part in self._parts[-1:]:
-            part.abandon()
-        try:
-            self._spool.drop(self.request_id)
-        finally:
-            # Where it could not be deleted now, it can be swept later.
-            self._spool.stop_growing(self.request_id)
-
-    def take(self, size: int) -> None:
-        """Reserve room for ``size`` bytes more."""
-        if self.size + size > self._room:
-            self._grow(self.size + size - self._room)
-        self.size += size
-
-    def _grow(self, needed: int) -> None:
-        try:
-            # More than is needed, so that small pieces do not ask each time.
-            self._spool.grow(self.request_id, more := max(needed, BLOCK))
-        except SpoolFull:
-            if needed >= BLOCK:
-                raise
-            self._spool.grow(self.request_id, more := needed)
-        self._room += more
-
-    def _complete(self, upload: Upload, *, sync: bool) -> None:
-        for part in self._parts:
-            part.close()
-        manifest = _manifest(upload, self._parts)
-        self.take(len(manifest))
-        unfinished, finished = self._path / UNFINISHED, self._path / MANIFEST
-        with self._spool.disk():
-            with _create(unfinished) as stream:
-                stream.write(manifest)
-            unfinished.rename(finished)
-            if sync:
-                # The order does not matter: until all of it is on the disk the caller has no
-                # answer, and an entry that a power cut left incomplete is found to be so.
-                parts = (part.path for part in self._parts)
-                sync_all([*parts, finished, self._path, *self._spool.roots()])
-        self._ended = True
-        self._spool.stop_growing(self.request_id)
-
-
-class Part:
-    """One file of an entry under construction."""
-
-    def __init__(self, incoming: Incoming, name: str, path: Path) -> None:
-        self.name = name
-        self.path = path
-        self.size = 0
-        self._incoming = incoming
-        self._stream = _create(path)
-
-    def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Add to the file; small pieces are gathered.
-
-        :raises SpoolFull: there is no room for it.
-        """
-        size = len(data)
-        self._incoming.take(size)
-        with self._incoming._spool.disk():
-            self._stream.write(data)
-        self.size += size
-        return size
-
-    def close(self) -> None:
-        """End the file. Closing twice does nothing."""
-        with self._incoming._spool.disk():
-            self._stream.close()
-
-    def abandon(self) -> None:
-        """End the file, whose content is not needed."""
-        with suppress(OSError):
-            self._stream.close()
-
-
-def _file_of(part: Part) -> LocalFile:
-    if not part.size:
-        raise InputError(f"{part.name}: is empty")
-    return LocalFile(part.name, part.path, part.size)
-
-
-# --- Files ---------------------------------------------------------------------------------------
-
-
-def check_folder(folder: Path) -> None:
-    """Check that a spool in this folder can be made and written.
-
-    :raises StoreError: it cannot.
-    """
-    place = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    try:
-        # Permissions do not say: the disk may be full, or mounted read-only.
-        with tempfile.TemporaryDirectory(prefix=".check-", dir=place):
-            pass
-    except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise StoreError(f"the spool {folder}: cannot write to {place}: {why}") from None
-
-
-def part_name(number: int) -> str:
-    return f"{number:04}"
-
-
-def _manifest(upload: Upload, parts: Sequence[Part]) -> bytes:
-    manifest = {
-        "version": VERSION,
-        "files": [
-            {"name": file.name, "given": file.given, "size": part.size}
-            for file, part in zip(upload.files, parts, strict=True)
-        ],
-        "share": upload.share,
-        "urls": upload.urls,
-        "cloud": upload.cloud,
-        "job_sizes": upload.job_sizes,
-        "extra": upload.extra,
-    }
-    try:
-        return json.dumps(manifest).encode("ascii")
-    except (TypeError, ValueError) as error:
-        raise InputError(f"the parameters cannot be kept: {error}") from None
-
-
-def _create(path: Path) -> BinaryIO:
-    return os.fdopen(create_file(path), "wb", BUFFER)
-
-
-def sync_all(paths: Sequence[Path]) -> None:
-    """Bring files and folders to the disk. All at once: what a file system writes for one it mostly
-    writes for all."""
-    if len(paths) <= FEW:
-        for path in paths:
-            _sync(path)
-        return
-    with ThreadPoolExecutor(min(SYNCS, len(paths)), thread_name_prefix="sync") as threads:
-        for _ in threads.map(_sync, paths):
-            pass
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _size_of(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
-
-
-def _size_on_disk(path: Path) -> int:
-    """Bytes in a folder; others may be writing to it, or deleting it."""
-    try:
-        with os.scandir(path) as files:
-            return sum(_size_of(Path(file.path)) or 0 for file in files)
-    except OSError:
-        return 0
-
-
-def _changed_at(path: Path) -> float:
-    """When a folder, or a file in it, was last written to."""
-    try:
-        with os.scandir(path) as files:
-            return max([path.stat().st_mtime, *(file.stat().st_mtime for file in files)])
-    except OSError:
-        return 0.0

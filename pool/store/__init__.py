@@ -33,6 +33,7 @@ from pool.store.records import (
 )
 from pool.store.requests import Requests
 from pool.store.slots import LOOKS, Slots
+from pool.store.spools import Spools
 from pool.store.sqlite import SqliteConnections
 from pool.store.streams import USED_WITHIN, Streams
 from pool.store.tasks import Tasks
@@ -83,6 +84,7 @@ class Store(
     Maintenance,
     Terms,
     Webhooks,
+    Spools,
 ):
     """The rows of one pool, in a SQLite file or a PostgreSQL database; any number of threads and
     processes may share it.

@@ -420,13 +420,14 @@ def queue_members(
     state: ImportState,
     *,
     reason: str = "",
-    spool: bool = False,
+    spool: str | None = None,
     keys: Mapping[str, str | None] | None = None,
     now: float,
 ) -> list[str]:
     """End an import and queue its members again, each with a fresh lease; return their ids, in
     order. A member of a ``failed`` one has used up one import more, unless the members have new
-    group ``keys``, by request. A spooled one, and any with ``spool``, has no owner then. One whose
+    group ``keys``, by request. A spooled one has no owner then, nor has any other
+    with ``spool``, the id of the spool where its data is. One whose
     frames were to be hidden is ``CANCELLED`` instead."""
     members = db.rows(
         """
@@ -447,7 +448,7 @@ def queue_members(
         waiter = {
             "id": request_id,
             "fresh": new_id(now),
-            "owner": UNOWNED if spooled or spool else owner,
+            "owner": UNOWNED if spooled or spool is not None else owner,
             "now": now,
         }
         db.changed(
@@ -473,13 +474,15 @@ def queue_members(
             UPDATE requests
             SET state = 'queued', lease_id = :fresh, import_id = NULL, owner = :owner,
                 files_in_group = NULL, first_frame = 0, spooled = :spooled, patient = :patient,
+                spool = CASE WHEN spooled THEN spool ELSE :spool END,
                 group_key = CASE WHEN :regrouped THEN CAST(:group_key AS TEXT) ELSE group_key END,
                 imports_used = imports_used + :used,
                 lost_seconds = lost_seconds + {db.greatest("0.0", f"{ended} - :handed_out_at")}
             WHERE id = :id AND state IN ('uploading', 'importing')
             """,
             **waiter,
-            spooled=bool(spooled or spool),
+            spooled=bool(spooled or spool is not None),
+            spool=spool or "",
             patient=False,
             used=int(state is ImportState.FAILED and keys is None),
             regrouped=keys is not None,

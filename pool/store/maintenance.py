@@ -12,6 +12,7 @@ from pool.model import ConfigRecord, Hold, Prewarm
 from pool.store.connections import Connected
 from pool.store.records import select, text
 from pool.store.schema import ENDED, EXPIRING, FINISHED, FOREVER, UNDER_WAY
+from pool.store.spools import forget_spools
 from pool.store.tasks import retire_warm
 
 
@@ -336,4 +337,5 @@ class Maintenance(Connected):
                     """,
                     **old,
                 )
+            pruned += forget_spools(db, before=before)
         return pruned + len(imports) + len(tasks)

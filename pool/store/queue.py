@@ -8,35 +8,51 @@ process.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from operator import itemgetter
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from pool.errors import QueueFull
 from pool.model import Handout, ImportState, Priority, RequestRecord, RequestState
-from pool.store.connections import Connected, Connection, Row
+from pool.store.connections import Connected, Connection
 from pool.store.handout import alive, can_claim, claim_waiting, grouped_imports
 from pool.store.imports import queue_members
 from pool.store.records import UNOWNED, WITH_IMPORT, MadeFor, NewMember, Unserved, find
-from pool.store.schema import SPOOLED, TAKEN
+from pool.store.schema import OPEN, SPOOLED, TAKEN
 
 T = TypeVar("T")
 
 #: Failures of one request that are remembered.
 MOST_FAILURES: Final = 20
 
-#: Queues of templates, priorities and tenants that one query reads from: SQLite takes at most 500.
+#: Queues that one query reads from: SQLite takes at most 500. And what makes a queue.
 _QUEUES_AT_ONCE: Final = 100
+_QUEUE: Final = ("template", "priority", "tenant", "spool")
+#: What is read of those that are there to be taken, in a query of ``requests``.
+_UNSERVED: Final = """
+    requests.seq, requests.id, requests.template, requests.tenant, requests.state,
+    requests.lease_id, requests.created_at, requests.group_key, requests.priority, requests.size,
+    CASE WHEN requests.group_key IS NOT NULL THEN requests.files ELSE '[]' END,
+    requests.frame_numbers, requests.no_slot <> '', requests.stream, requests.patient,
+    requests.paused_until, requests.failed_at
+"""
 
 
 class Queue(Connected):
     """The rows of spooled requests that CVAT has not accepted yet."""
 
     def queue_request(
-        self, request_id: str, *, expected_lease_id: str, most: int | None, now: float
+        self,
+        request_id: str,
+        *,
+        expected_lease_id: str,
+        most: int | None,
+        spool: str = "",
+        now: float,
     ) -> RequestRecord | None:
         """Queue a request whose data is in the spool, until it can be served: it is ``QUEUED``
-        and has no owner.
+        and has no owner. ``spool`` is the id of the spool where that is; one that was spooled
+        before keeps its own.
 
         From ``UPLOADING``, when nothing has touched its task: the import is ``RETURNED``, the task
         ``WARM`` again, the lease ``RELEASED``, and each member waits with a fresh lease. From
@@ -64,50 +80,71 @@ class Queue(Connected):
                     check_room(db, most)
                 db.changed(
                     """
-                    UPDATE requests SET spooled = :spooled, owner = :unowned, patient = :patient
+                    UPDATE requests SET spooled = :spooled, owner = :unowned, patient = :patient,
+                        spool = CASE WHEN spooled THEN spool ELSE :spool END
                     WHERE id = :id AND state = 'queued'
                     """,
                     id=request_id,
                     spooled=True,
                     patient=False,
+                    spool=spool,
                     unowned=UNOWNED,
                 )
                 _own_waiting_lease(db, expected_lease_id, UNOWNED)
             else:
-                queued = queue_members(db, import_id, ImportState.RETURNED, spool=True, now=now)
+                queued = queue_members(db, import_id, ImportState.RETURNED, spool=spool, now=now)
                 check_room(db, most, wanted=0)
                 assert queued
             return find(db, RequestRecord, "requests.id = :id", id=request_id)
 
-    def unserved(self, *, owner: str, now: float, each: int) -> Sequence[Unserved]:
+    def unserved(
+        self, *, spools: Collection[str], owner: str, now: float, each: int
+    ) -> Sequence[Unserved]:
         """Return spooled requests that are ``QUEUED`` or ``UPLOADING`` and have no owner, or one
         that is gone, or ``owner`` itself: they are there to be taken. The oldest first, at most
-        ``each`` of each template, priority and tenant: however many wait, no more are read."""
+        ``each`` of each template, priority and tenant: however many wait, no more are read.
+
+        Of the ``QUEUED``, only those whose data is in one of the ``spools``, by their ids. One that
+        is ``UPLOADING`` is to be queued again, for which its data is not needed."""
         with self.connections.reading() as db:
-            queues = db.rows(
+            queues = [
+                (*queue, spool)
+                for spool in dict.fromkeys(spools)
+                for queue in db.rows(
+                    f"""
+                    SELECT template, priority, tenant FROM queues
+                    WHERE EXISTS (SELECT 1 FROM requests {db.using("requests_spooled")}
+                                  WHERE {SPOOLED} AND requests.template = queues.template
+                                    AND requests.priority = queues.priority
+                                    AND requests.tenant = queues.tenant
+                                    AND requests.spool = :spool)
+                    """,
+                    spool=spool,
+                )
+            ]
+            taker: dict[str, Any] = {"owner": owner, "unowned": UNOWNED, "now": now, "each": each}
+            found = db.rows(
                 f"""
-                SELECT template, priority, tenant FROM queues
-                WHERE EXISTS (SELECT 1 FROM requests {db.using("requests_spooled")}
-                              WHERE {SPOOLED} AND requests.template = queues.template
-                                AND requests.priority = queues.priority
-                                AND requests.tenant = queues.tenant)
-                """
+                SELECT {_UNSERVED} FROM (
+                    SELECT * FROM requests {db.using("requests_open")}
+                    WHERE {OPEN} AND state = 'uploading' AND spooled) AS requests
+                {WITH_IMPORT}
+                WHERE {_free("imports.owner")}
+                ORDER BY requests.seq LIMIT :each
+                """,
+                **taker,
             )
-            found: list[Row] = []
             for first in range(0, len(queues), _QUEUES_AT_ONCE):
                 some = queues[first : first + _QUEUES_AT_ONCE]
+                which = {
+                    f"{name}{number}": value
+                    for number, queue in enumerate(some)
+                    for name, value in zip(_QUEUE, queue, strict=True)
+                }
                 found += db.rows(
                     " UNION ALL ".join(_oldest(db, number) for number in range(len(some))),
-                    **{
-                        f"template{number}": template
-                        for number, (template, _, _) in enumerate(some)
-                    },
-                    **{f"priority{number}": level for number, (_, level, _) in enumerate(some)},
-                    **{f"tenant{number}": tenant for number, (_, _, tenant) in enumerate(some)},
-                    owner=owner,
-                    unowned=UNOWNED,
-                    now=now,
-                    each=each,
+                    **which,
+                    **taker,
                 )
         return [_unserved(*row) for _, *row in sorted(found, key=itemgetter(0))]
 
@@ -297,22 +334,15 @@ def expect(done: T | None) -> T:
 
 
 def _oldest(db: Connection, number: int) -> str:
-    """Return the query for the oldest of the :meth:`Queue.unserved` of one template,
-    priority and tenant, which are the parameters with this ``number``: ``each`` rows, read in the
-    order of the index."""
+    """Return the query for the oldest ``QUEUED`` ones of the :meth:`Queue.unserved` of one
+    template, priority, tenant and spool, which are the parameters with this ``number``: ``each``
+    rows, read in the order of the index."""
     return f"""
         SELECT * FROM (
-            SELECT requests.seq, requests.id, requests.template, requests.tenant,
-                   requests.state, requests.lease_id, requests.created_at, requests.group_key,
-                   requests.priority, requests.size,
-                   CASE WHEN requests.group_key IS NOT NULL THEN requests.files ELSE '[]' END,
-                   requests.frame_numbers, requests.no_slot <> '',
-                   requests.stream, requests.patient, requests.paused_until, requests.failed_at
-            FROM (SELECT * FROM requests {db.using("requests_spooled")}
-                  WHERE {SPOOLED} AND template = :template{number}
-                    AND priority = :priority{number} AND tenant = :tenant{number}) AS requests
-            {WITH_IMPORT}
-            WHERE {_free("COALESCE(imports.owner, requests.owner)")}
+            SELECT {_UNSERVED} FROM requests {db.using("requests_spooled")}
+            WHERE {SPOOLED} AND template = :template{number} AND priority = :priority{number}
+              AND tenant = :tenant{number} AND spool = :spool{number}
+              AND state = 'queued' AND {_free("requests.owner")}
             ORDER BY requests.seq LIMIT :each
         ) AS queue{number}
     """

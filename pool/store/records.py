@@ -31,6 +31,7 @@ from pool.model import (
     RequestWarning,
     Scope,
     SinkRecord,
+    SpoolRecord,
     Stream,
     TaskState,
     WebhookRecord,
@@ -50,7 +51,7 @@ class NewRequest:
 
     ``files`` are the names in CVAT in a task of its own; with ``given`` None the caller calls the
     files the same. ``tenant`` is on whose behalf it is made: the name of a token, "" for the
-    operator.
+    operator. ``spool`` is the id of the spool in which the data of a ``spooled`` one is.
     """
 
     id: str
@@ -62,6 +63,7 @@ class NewRequest:
     frame_numbers: tuple[int | None, ...] | None = None
     size: int = 0
     spooled: bool = False
+    spool: str = ""
     group_key: str | None = None
     priority: Priority = Priority.NORMAL
     no_slot: str = ""
@@ -210,6 +212,8 @@ def _request_column(name: str) -> str:
         return "COALESCE(requests.files_in_group, requests.files)"
     if name == "given":
         return "COALESCE(requests.given, requests.files)"
+    if name == "data_away":
+        return "''"
     if name == "placed":
         return """
             CASE WHEN imports.slot THEN 'slot' WHEN requests.files_in_group IS NOT NULL THEN 'group'
@@ -243,6 +247,7 @@ _TABLES: Final[Mapping[type, str]] = {
     Prewarm: "prewarms",
     RequestRecord: REQUESTS,
     SinkRecord: "sinks",
+    SpoolRecord: "spools",
     Stream: "streams",
     WebhookRecord: "webhooks",
 }
@@ -260,6 +265,7 @@ _OUTCOMES: Final[Mapping[str | None, Outcome | None]] = {
 _CONVERTERS: Final[Mapping[type, Mapping[str, Callable[[Any], object]]]] = {
     Hold: {"uploads": bool},
     LeaseRecord: {"state": LeaseState, "outcome": _OUTCOMES.__getitem__},
+    SpoolRecord: {"shared": bool},
     PooledTask: {"state": TaskState, "prepared": bool},
     RequestRecord: {
         "state": RequestState,

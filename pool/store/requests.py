@@ -449,11 +449,11 @@ def accept_request(
         INSERT INTO requests
             (id, template, tenant, state, owner, lease_id, import_id, name, assignee, files, given,
              frame_numbers, size, payload, idempotency_key, created_at, spooled, group_key,
-             priority, served, no_slot, stream, sought, patient)
+             priority, served, no_slot, stream, sought, patient, spool)
         VALUES
             (:id, :template, :tenant, :state, :owner, :lease_id, :import_id, :name, :assignee,
              :files, :given, :frame_numbers, :size, :payload, :idempotency_key, :now, :spooled,
-             :group_key, :priority, :served, :no_slot, :stream, :sought, :patient)
+             :group_key, :priority, :served, :no_slot, :stream, :sought, :patient, :spool)
         """,
         id=request.id,
         template=lease.template,
@@ -477,6 +477,7 @@ def accept_request(
         served=served,
         no_slot=text(request.no_slot),
         stream=None if request.stream is None else text(request.stream),
+        spool=request.spool,
         sought=_sought(request),
         now=now,
     )

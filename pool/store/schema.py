@@ -266,6 +266,7 @@ _REQUESTS: Final = f"""
         paused_until REAL,
         failed_at REAL,
         failures TEXT NOT NULL DEFAULT '[]',
+        spool TEXT NOT NULL DEFAULT '',
         hidden TEXT CHECK (hidden IN ('pending', 'done')),
         no_slot TEXT NOT NULL DEFAULT '',
         stream TEXT,
@@ -281,7 +282,7 @@ _REQUESTS: Final = f"""
     CREATE UNIQUE INDEX requests_key ON requests (tenant, idempotency_key)
     WHERE idempotency_key IS NOT NULL;
     CREATE INDEX requests_open ON requests (state, template, seq) WHERE {OPEN};
-    CREATE INDEX requests_spooled ON requests (template, priority, tenant, seq)
+    CREATE INDEX requests_spooled ON requests (template, priority, tenant, spool, seq)
     WHERE {SPOOLED};
     CREATE INDEX requests_taken ON requests (template) WHERE {TAKEN};
     CREATE INDEX requests_of_stream ON requests (template, tenant, stream)
@@ -408,10 +409,22 @@ _EVENTS: Final = """
 #: ``paces`` how long imports take, by size class; ``held`` when holds were in force, also those
 #: that have ended. ``owners`` are the processes at work, and where those listen that are daemons;
 #: ``terms`` say which of these has maintained the store, and when: the present or latest term is
-#: the highest, and stays; one that was given up has ``ended``. ``configuration`` has one row, that
-#: of the daemon that maintains the store; lists are JSON. ``webhooks`` are the installed ones;
-#: their secret stands in ``meta``, as do the pool's id and a row that proves that writing works.
+#: the highest, and stays; one that was given up has ``ended``. ``spools`` are the places where the
+#: data of requests waits: ``seen_at`` is when a process last said that it reads one, ``since`` when
+#: that began after none had for a while. ``configuration`` has one row, that of the daemon that
+#: maintains the store; lists are JSON. ``webhooks`` are the installed ones; their secret stands in
+#: ``meta``, as do the pool's id and a row that proves that writing works.
 _PLAIN: Final = """
+    CREATE TABLE spools (
+        id TEXT NOT NULL PRIMARY KEY,
+        place TEXT NOT NULL,
+        host TEXT NOT NULL,
+        shared INTEGER NOT NULL CHECK (shared IN (0, 1)),
+        since REAL NOT NULL,
+        seen_at REAL NOT NULL,
+        trouble TEXT NOT NULL DEFAULT '',
+        trouble_at REAL
+    ) STRICT;
     CREATE TABLE jobs (
         pooled_id TEXT NOT NULL REFERENCES tasks (id),
         id INTEGER NOT NULL,

@@ -4,12 +4,13 @@ daemons."""
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from pool.model import DaemonRecord, TermRecord
 from pool.store.connections import Connected
 from pool.store.records import text
+from pool.store.spools import see_spools
 
 
 class Terms(Connected):
@@ -132,12 +133,16 @@ class Terms(Connected):
         version: str = "",
         since: float = 0.0,
         spool: str = "",
+        spools: Mapping[str, str] | None = None,
+        now: float = 0.0,
     ) -> None:
         """Say that the process ``owner`` is alive, and will have said so again by ``until``; what
-        it is, since when, and which spool it can read."""
+        it is, since when, and in which spool it puts data. ``spools`` are all that it can read, by
+        their ids, each with why it cannot be used ``now``."""
         row = {"daemon": daemon, "url": url, "version": version, "since": since, "spool": spool}
         with self.connections.writing() as db:
             db.upsert("owners", {"owner": owner, "until": until, **row}, key="owner")
+            see_spools(db, spools or {}, now=now)
 
     def daemons(self, *, now: float) -> Sequence[DaemonRecord]:
         """Return the daemons that are alive, the oldest first."""

@@ -356,7 +356,7 @@ def test_members_of_a_failed_import_go_on_in_parts(scene: Scene, untouched: bool
         assert scene.lease(each.lease_id).state is LeaseState.WAITING
     keys = [each.group_key for each in now]
     assert len({*keys, "k"}) == 3 and keys[1] == keys[2] and None not in keys
-    unserved = scene.store.unserved(owner="here", now=NOW, each=9)
+    unserved = scene.store.unserved(spools=[""], owner="here", now=NOW, each=9)
     assert {each.id: each.group_key for each in unserved} == {
         each.id: each.group_key for each in now
     }
@@ -481,7 +481,7 @@ def test_a_request_that_goes_alone_takes_no_place(scene: Scene) -> None:
     assert scene.store.grouped_imports() == 0
     assert in_place(scene, other, places=1) is not None
     unserved = spooled(scene, "b.mp4", group_key=None)
-    seen = scene.store.unserved(owner="here", now=NOW, each=9)[-1]
+    seen = scene.store.unserved(spools=[""], owner="here", now=NOW, each=9)[-1]
     assert (seen.id, seen.group_key, seen.files) == (unserved.id, None, ())
 
 
@@ -496,7 +496,7 @@ def test_who_comes_first_takes_a_place_at_once(scene: Scene) -> None:
     assert first.request.group_key == "k"
     assert second.task is None and second.request is not None
     assert (second.request.state, second.lease.state) == (RequestState.QUEUED, LeaseState.WAITING)
-    waits = scene.store.unserved(owner="here", now=NOW, each=9)[-1]
+    waits = scene.store.unserved(spools=[""], owner="here", now=NOW, each=9)[-1]
     assert (waits.id, waits.files, waits.size) == (second.request.id, ("a.jpg",), 99)
 
 
@@ -528,18 +528,18 @@ def test_an_upload_of_an_owner_that_is_gone_is_taken_as_a_whole(scene: Scene) ->
     for owner in ("heir", "another"):
         scene.store.renew_owner(owner, until=NOW + 99)
     assert scene.store.adopt_requests("heir", now=NOW) == [], "it can be sent again"
-    free = {each.id for each in scene.store.unserved(owner="heir", now=NOW, each=9)}
+    free = {each.id for each in scene.store.unserved(spools=[""], owner="heir", now=NOW, each=9)}
     assert free == {request.id for request in requests}
     taken = scene.store.take_spooled(requests[2].id, owner="heir", now=NOW)
     assert taken is not None and taken.owner == "heir"
     assert record(scene, sent.id).owner == "heir"
-    assert scene.store.unserved(owner="another", now=NOW, each=9) == []
+    assert scene.store.unserved(spools=[""], owner="another", now=NOW, each=9) == []
     for request in requests:
         assert scene.store.take_spooled(request.id, owner="another", now=NOW) is None
     # The heir is gone, too, while the first owner is back.
     scene.store.forget_owner("heir")
     scene.store.renew_owner("gone", until=NOW + 99)
-    assert len(scene.store.unserved(owner="another", now=NOW, each=9)) == 3
+    assert len(scene.store.unserved(spools=[""], owner="another", now=NOW, each=9)) == 3
 
 
 def test_one_process_only_adopts_an_import(scene: Scene, store_url: str) -> None:

@@ -10,7 +10,16 @@ import pytest
 from conformance import store_processes as processes
 from conformance.store_scene import JOBS, NOW, Scene, data, everything, wish
 from pool.errors import IdempotencyConflict, QueueFull
-from pool.model import LeaseState, Outcome, Priority, RequestRecord, RequestState, TaskState
+from pool.model import (
+    SPOOL_AWAY,
+    LeaseState,
+    Outcome,
+    Priority,
+    RequestRecord,
+    RequestState,
+    SpoolRecord,
+    TaskState,
+)
 from pool.store import UNOWNED, NewMember, Opened
 
 WAITING = (None, LeaseState.WAITING, RequestState.QUEUED)
@@ -54,7 +63,7 @@ def queue(
 
 
 def unserved(scene: Scene, *, owner: str = "daemon", now: float = NOW) -> list[str]:
-    return [each.id for each in scene.store.unserved(owner=owner, now=now, each=99)]
+    return [each.id for each in scene.store.unserved(spools=[""], owner=owner, now=now, each=99)]
 
 
 # --- Accepting -----------------------------------------------------------------------------------
@@ -174,7 +183,7 @@ def test_what_has_no_live_owner(scene: Scene) -> None:
     assert scene.lease(first.lease_id).owner == "alive"
     assert first.id not in unserved(scene)
     assert first.id in unserved(scene, now=NOW + 100), "it died"
-    described = store.unserved(owner="daemon", now=NOW, each=99)[-1]
+    described = store.unserved(spools=[""], owner="daemon", now=NOW, each=99)[-1]
     assert (described.template, described.state) == ("other", RequestState.QUEUED)
     assert described.lease_id == last.lease_id
 
@@ -182,15 +191,15 @@ def test_what_has_no_live_owner(scene: Scene) -> None:
 def test_a_template_with_many_does_not_hide_the_others(scene: Scene) -> None:
     many = [spooled(scene) for _ in range(5)]
     other = spooled(scene, template="other")
-    found = scene.store.unserved(owner="daemon", now=NOW, each=2)
+    found = scene.store.unserved(spools=[""], owner="daemon", now=NOW, each=2)
     assert [each.id for each in found] == [many[0].id, many[1].id, other.id]
-    assert scene.store.unserved(owner="daemon", now=NOW, each=0) == []
+    assert scene.store.unserved(spools=[""], owner="daemon", now=NOW, each=0) == []
 
 
 def test_a_priority_with_many_does_not_hide_the_others(scene: Scene) -> None:
     bulk = [spooled(scene, priority=Priority.BULK) for _ in range(3)]
     urgent = [spooled(scene, priority=Priority.INTERACTIVE) for _ in range(3)]
-    found = scene.store.unserved(owner="daemon", now=NOW, each=2)
+    found = scene.store.unserved(spools=[""], owner="daemon", now=NOW, each=2)
     assert [(each.id, each.priority) for each in found] == [
         *((each.id, Priority.BULK) for each in bulk[:2]),
         *((each.id, Priority.INTERACTIVE) for each in urgent[:2]),
@@ -200,7 +209,7 @@ def test_a_priority_with_many_does_not_hide_the_others(scene: Scene) -> None:
 def test_a_tenant_with_many_does_not_hide_the_others(scene: Scene) -> None:
     many = [spooled(scene, tenant="robot") for _ in range(5)]
     others = [spooled(scene, tenant="ann"), spooled(scene)]
-    found = scene.store.unserved(owner="daemon", now=NOW, each=2)
+    found = scene.store.unserved(spools=[""], owner="daemon", now=NOW, each=2)
     assert [(each.id, each.tenant) for each in found] == [
         (many[0].id, "robot"),
         (many[1].id, "robot"),
@@ -219,7 +228,7 @@ def test_a_request_keeps_its_tenant(scene: Scene) -> None:
     assert handout is not None and handout.request is not None
     assert handout.request.tenant == "robot"
     scene.requeue(request.id, now=NOW)
-    (again,) = scene.store.unserved(owner="daemon", now=NOW, each=9)
+    (again,) = scene.store.unserved(spools=[""], owner="daemon", now=NOW, each=9)
     assert (again.id, again.tenant) == (request.id, "robot")
 
 
@@ -239,7 +248,7 @@ def test_those_that_wait_are_counted_over_all_tenants(scene: Scene) -> None:
 
 def test_many_templates_are_read_at_once(scene: Scene) -> None:
     wanted = [spooled(scene, template=f"t{number}") for number in range(150)]
-    found = scene.store.unserved(owner="daemon", now=NOW, each=1)
+    found = scene.store.unserved(spools=[""], owner="daemon", now=NOW, each=1)
     assert [each.id for each in found] == [each.id for each in wanted]
 
 
@@ -247,10 +256,10 @@ def test_one_that_is_to_go_alone(scene: Scene) -> None:
     request = replace(data(), spooled=True, group_key="alike", frame_numbers=(0,))
     opened = scene.store.open_lease(wish(), request=request, claim=False, now=NOW)
     assert opened.request is not None
-    (before,) = scene.store.unserved(owner="daemon", now=NOW, each=9)
+    (before,) = scene.store.unserved(spools=[""], owner="daemon", now=NOW, each=9)
     assert (before.group_key, before.frame_numbers) == ("alike", (0,))
     scene.store.send_alone(opened.request.id)
-    (after,) = scene.store.unserved(owner="daemon", now=NOW, each=9)
+    (after,) = scene.store.unserved(spools=[""], owner="daemon", now=NOW, each=9)
     assert after.group_key is None
 
 
@@ -319,7 +328,7 @@ def test_how_long_a_request_waits_for_a_task_alone(scene: Scene) -> None:
     row."""
 
     def patient() -> list[str]:
-        found = scene.store.unserved(owner="daemon", now=NOW, each=9)
+        found = scene.store.unserved(spools=[""], owner="daemon", now=NOW, each=9)
         return [each.id for each in found if each.patient]
 
     first, second, other = spooled(scene), spooled(scene), spooled(scene, template="other")
@@ -349,7 +358,7 @@ def test_when_uploads_of_a_request_have_failed(scene: Scene) -> None:
     assert fail(4) == [2, 4]
     store.pause_request(request_id, until=NOW + 9)
     scene.requeue(request_id, now=NOW)
-    (waiting,) = store.unserved(owner="daemon", now=NOW, each=9)
+    (waiting,) = store.unserved(spools=[""], owner="daemon", now=NOW, each=9)
     assert (waiting.failed_at, waiting.paused_until) == (NOW + 4, NOW + 9)
     assert fail(3) == [3], "the clock was set back"
     assert [len(fail(number)) for number in (10, 11)] == [2, 3]
@@ -530,3 +539,122 @@ def test_a_key_is_bound_to_what_was_asked_while_it_waits(scene: Scene) -> None:
     spooled(scene, key="k")
     with pytest.raises(IdempotencyConflict):
         scene.store.open_lease(wish(key="k", payload="q"), request=data(), now=NOW)
+
+
+# --- Spools --------------------------------------------------------------------------------------
+
+
+def on_spool(scene: Scene, spool: str, **more: Any) -> RequestRecord:
+    """A request whose data waits in a spool."""
+    request = replace(data(), spooled=True, spool=spool, **more)
+    opened = scene.store.open_lease(wish(), request=request, claim=False, now=NOW)
+    assert opened.request is not None
+    return opened.request
+
+
+def test_only_what_is_in_ones_own_spools_is_there_to_be_taken(scene: Scene) -> None:
+    here, there, both = on_spool(scene, "here"), on_spool(scene, "there"), on_spool(scene, "both")
+    assert here.spool == "here"
+
+    def found(*spools: str) -> list[str]:
+        waiting = scene.store.unserved(spools=spools, owner="daemon", now=NOW, each=9)
+        return [each.id for each in waiting]
+
+    assert found("here", "both") == [here.id, both.id]
+    assert found("both", "there", "there") == [there.id, both.id]
+    assert found() == found("elsewhere") == []
+
+
+def test_an_upload_that_was_left_is_ended_by_any_and_waits_for_its_spool(scene: Scene) -> None:
+    """What keeps a place among the imports does not do that for as long as a machine is away."""
+    scene.warm()
+    request = replace(data(), spooled=True, spool="there")
+    scene.store.open_lease(wish(owner="gone"), request=request, now=NOW)
+    (left,) = scene.store.unserved(spools=["here"], owner="daemon", now=NOW + 99, each=9)
+    assert (left.id, left.state) == (request.id, RequestState.UPLOADING)
+    taken = scene.store.take_spooled(left.id, owner="daemon", now=NOW + 99)
+    assert taken is not None
+    assert scene.store.requeue_import(taken.import_id or "", reason="", now=NOW + 99)
+    assert scene.store.unserved(spools=["here"], owner="daemon", now=NOW + 99, each=9) == []
+    (waits,) = scene.store.unserved(spools=["there"], owner="other", now=NOW + 99, each=9)
+    assert (waits.id, waits.state) == (request.id, RequestState.QUEUED)
+
+
+def test_a_request_stays_on_its_spool_when_it_is_queued_again(scene: Scene) -> None:
+    request = on_spool(scene, "here")
+    for spool in ("there", ""):
+        again = scene.store.queue_request(
+            request.id, expected_lease_id=request.lease_id, most=None, spool=spool, now=NOW
+        )
+        assert again is not None and again.spool == "here"
+
+
+def test_one_that_is_spooled_late_is_on_the_spool_that_is_named(scene: Scene) -> None:
+    waiting, sending = scene.queued(), scene.uploading()
+    for request in (waiting.request, sending.request):
+        assert request is not None
+        queued = scene.store.queue_request(
+            request.id, expected_lease_id=request.lease_id, most=None, spool="here", now=NOW
+        )
+        assert queued is not None
+        assert (queued.spooled, queued.spool) == (True, "here")
+
+
+def test_a_spool_is_heard_of_while_a_process_renews_its_claim(scene: Scene) -> None:
+    store = scene.store
+    store.keep_spool(SpoolRecord(id="s", place="/spool", host="a"), now=NOW)
+    store.renew_owner("daemon", until=NOW + 13, spools={"s": "", "unknown": ""}, now=NOW + 3)
+    (spool,) = store.spools().values()
+    assert (spool.id, spool.place, spool.host, spool.shared) == ("s", "/spool", "a", False)
+    assert (spool.since, spool.seen_at, spool.trouble) == (NOW, NOW + 3, "")
+    assert not spool.is_away(NOW + 3 + SPOOL_AWAY)
+    assert spool.is_away(NOW + 4 + SPOOL_AWAY)
+    # It is back, from another place.
+    store.keep_spool(SpoolRecord(id="s", place="/mnt", host="b", shared=True), now=NOW + 99)
+    spool = store.spools()["s"]
+    assert (spool.place, spool.host, spool.shared) == ("/mnt", "b", True)
+    assert (spool.since, spool.seen_at) == (NOW + 99, NOW + 99)
+
+
+def test_why_a_spool_cannot_be_used_is_known_for_a_while(scene: Scene) -> None:
+    store = scene.store
+    store.keep_spool(SpoolRecord(id="s", place="s3://b", host="", shared=True), now=NOW)
+    for owner, trouble in (("one", "timed out"), ("another", "")):
+        store.renew_owner(owner, until=NOW + 10, spools={"s": trouble}, now=NOW)
+    assert store.spools()["s"].trouble_now(NOW + 1) == "timed out"
+    assert store.spools()["s"].trouble_now(NOW + 1 + SPOOL_AWAY) == ""
+
+
+def test_a_spool_is_forgotten_when_none_reads_it_and_nothing_waits_there(scene: Scene) -> None:
+    store = scene.store
+    for spool in ("empty", "full", "read"):
+        store.keep_spool(SpoolRecord(id=spool, place="/spool", host="a"), now=NOW)
+    waiting = on_spool(scene, "full")
+    store.renew_owner("daemon", until=NOW + 99, spools={"read": ""}, now=NOW + 50)
+    store.prune(before=NOW + 50, limit=9)
+    assert set(store.spools()) == {"full", "read"}
+    assert store.cancel_request(waiting.id, now=NOW + 50)
+    store.prune(before=NOW + 50, limit=9)
+    assert set(store.spools()) == {"read"}
+
+
+def test_those_that_wait_are_counted_by_spool(scene: Scene) -> None:
+    for spool in ("here", "here", "there"):
+        on_spool(scene, spool)
+    assert scene.store.waiting_by_spool() == {"here": {"streets": 2}, "there": {"streets": 1}}
+
+
+def test_those_on_a_spool_that_was_away_have_not_waited_for_a_task(scene: Scene) -> None:
+    store = scene.store
+    store.keep_spool(SpoolRecord(id="s", place="/spool", host="a"), now=NOW)
+    for spool in ("s", "other"):
+        on_spool(scene, spool)
+
+    def patient() -> list[bool]:
+        found = store.unserved(spools=["s", "other"], owner="daemon", now=NOW, each=9)
+        return [each.patient for each in found]
+
+    store.renew_owner("daemon", until=NOW + 13, spools={"s": ""}, now=NOW + SPOOL_AWAY)
+    assert patient() == [True, True]
+    store.keep_spool(SpoolRecord(id="s", place="/spool", host="a"), now=NOW + 99)
+    assert patient() == [False, True]

@@ -21,13 +21,21 @@ class Bucket:
 
     def get(self, key: str) -> bytes | None:
         """Return what is in an object, or None where there is none."""
-        answer = urllib3.request(
-            "GET",
+        answer = self._call("GET", key)
+        return answer.data if answer.status == 200 else None
+
+    def put(self, key: str, content: bytes) -> None:
+        """Write an object, or replace it."""
+        assert self._call("PUT", key, body=content).status == 200
+
+    def _call(self, method: str, key: str, **more: Any) -> urllib3.BaseHTTPResponse:
+        return urllib3.request(
+            method,
             f"{self.endpoint}/{self.name}/{key}",
             headers={"Authorization": "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/s3/x"},
             retries=False,
+            **more,
         )
-        return answer.data if answer.status == 200 else None
 
 
 @contextmanager

@@ -117,5 +117,43 @@ def test_a_store_that_is_no_file_has_its_spool_where_it_is_said(tmp_path: Path) 
     assert (store.place, store.path) == ("postgresql://db/pool", None)
     assert store.spool_folder == tmp_path / "waiting"
     assert "s3cret" not in repr(load(path))
+
+
+def test_a_store_that_is_no_file_has_its_spool_in_the_folder_for_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = StoreSettings(url="postgresql://db/pool")
+    assert store.waits_with_machine
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert store.spool_folder == tmp_path / "cvat-task-pool" / "spool"
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    below = Path(".local/state/cvat-task-pool/spool")
+    assert store.spool_folder == tmp_path / "home" / below
+
+    def refuse() -> Path:
+        raise RuntimeError("no home")
+
+    monkeypatch.setattr(Path, "home", refuse)
     with pytest.raises(ConfigError, match=r"store\.spool has to name a folder"):
-        _ = StoreSettings(url="postgresql://db/pool").spool_folder
+        _ = store.spool_folder
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/spool", "gs://bucket", "az://box/a/b"])
+def test_a_spool_in_a_bucket_has_its_cache_where_the_spool_would_be(
+    tmp_path: Path, address: str
+) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(f'[store]\nspool = "{address}/"\n')
+    store = load(path).store
+    assert (store.spool_address, store.waits_with_machine) == (address, False)
+    assert store.spool_folder == tmp_path / "pool.db.spool"
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://", "ftp://host/a", "s3://key:secret@bucket", "s3://b/../c", "s3://b?x=s3cret"]
+)
+def test_an_address_that_is_no_bucket_is_refused_unseen(address: str) -> None:
+    problem = only_problem(f'[store]\nspool = "{address}"')
+    assert "expected a folder, or a bucket" in problem.message
+    assert "secret" not in problem.message and "s3cret" not in problem.message

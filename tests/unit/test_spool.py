@@ -8,13 +8,17 @@ import stat
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from pool.config.source import Upload, build_upload
 from pool.errors import InputError, SpoolFull, StoreError, TooLarge
-from pool.requests.spool import MANIFEST, Spool
+from pool.model import SpoolRecord
+from pool.requests.incoming import MANIFEST
+from pool.requests.spool import Spool
+from pool.requests.spool_files import make_id
 
 LIMIT = 10_000
 
@@ -378,3 +382,47 @@ def test_what_could_not_be_deleted_at_once_is_swept(
     assert spool.used <= 1000, "it has no room for more"
     assert spool.sweep(lambda _: (), older_than=-1.0) == 1
     assert spool.used == 0
+
+
+# --- Which spool it is ---------------------------------------------------------------------------
+
+
+def test_a_folder_has_one_id_for_all_that_use_it(tmp_path: Path) -> None:
+    registered: list[SpoolRecord] = []
+    one, another = (
+        Spool(tmp_path / "spool" / "pool1", limit=LIMIT, register=registered.append)
+        for _ in range(2)
+    )
+    assert (one.id, one.ids, one.troubles) == ("", (), {})
+    one.register()
+    assert registered == []
+    one.open()
+    assert one.id and one.ids == (one.id,) and one.troubles == {one.id: ""}
+    assert another.id == one.id
+    another.keep("r1", build_upload([("a.jpg", b"a")]))
+    (first, second) = registered
+    assert first == second
+    assert (first.id, first.place, first.shared) == (one.id, str(tmp_path / "spool"), False)
+    assert first.host
+    other = Spool(tmp_path / "other" / "pool1", limit=LIMIT)
+    other.open()
+    assert other.id != one.id
+
+
+def test_two_that_make_a_folder_at_once_agree_on_its_id(tmp_path: Path) -> None:
+    (tmp_path / "spool").mkdir()
+    with ThreadPoolExecutor(8) as threads:
+        made = set(threads.map(lambda _: make_id(tmp_path / "spool" / "spool.id"), range(8)))
+    assert len(made) == 1
+    assert [each.name for each in (tmp_path / "spool").iterdir()] == ["spool.id"]
+
+
+def test_nothing_is_kept_where_the_spool_cannot_be_registered(tmp_path: Path) -> None:
+    def refuse(_: SpoolRecord) -> None:
+        raise StoreError("away")
+
+    spool = Spool(tmp_path / "spool" / "pool1", limit=LIMIT, register=refuse)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="away"):
+            spool.keep("r1", build_upload([("a.jpg", b"a")]))
+    assert spool.load("r1") is None

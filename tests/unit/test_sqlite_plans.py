@@ -109,7 +109,7 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "postpone_step": lambda store: store.postpone_step(STEP, tries=1, left=None, due_at=1.0),
     "warn": lambda store: store.warn("x", RequestWarning(code="c", text="t"), now=1.0),
     "adopt_requests": lambda store: store.adopt_requests("o", now=1.0),
-    "unserved": lambda store: store.unserved(owner="o", now=1.0, each=9),
+    "unserved": lambda store: store.unserved(spools=[""], owner="o", now=1.0, each=9),
     "grouped_imports": lambda store: store.grouped_imports(),
     "members_of": lambda store: store.members_of("x"),
     "split_import": lambda store: store.split_import("x", [["a"], ["b"]], reason="", now=1.0),
@@ -126,6 +126,7 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "divide_jobs": lambda store: store.divide_jobs("x", ["ann", "bob"], by_load=True),
     "divided_jobs": lambda store: store.divided_jobs(STEP),
     "queue_length": lambda store: store.queue_length(),
+    "renew_owner": lambda store: store.renew_owner("o", until=9.0, spools={"s": "t"}, now=1.0),
     "begin_create": lambda store: store.begin_create(
         new_id(), "a", "f", limit=LIMIT, owner="o", now=1.0
     ),
@@ -255,7 +256,7 @@ def test_the_way_of_a_spooled_request_reads_no_finished_rows(store: Store) -> No
         assert handout and handout.request
         assert store.take_spooled(request.id, owner="o", now=1.0)
         assert store.requeue_import(handout.request.import_id or "", reason="", now=1.0)
-        assert len(store.unserved(owner="o", now=1.0, each=9)) == 1
+        assert len(store.unserved(spools=[""], owner="o", now=1.0, each=9)) == 1
         assert store.cancel_request(request.id, now=1.0)
 
     check(store, serve)
@@ -284,8 +285,8 @@ def test_a_queue_is_read_from_its_head(store: Store) -> None:
         request = NewRequest(id=new_id(), spooled=True, priority=level, tenant=tenant)
         store.open_lease(wanted, request=request, claim=False, most_queued=9, now=1.0)
     seen = plans(store, CALLS["unserved"])
-    (steps,) = (plan for sql, plan in seen.items() if ":each" in sql)
-    index = "INDEX requests_spooled (template=? AND priority=? AND tenant=?)"
+    (steps,) = (plan for sql, plan in seen.items() if "AS queue0" in sql)
+    index = "INDEX requests_spooled (template=? AND priority=? AND tenant=? AND spool=?)"
     heads = [step for step in steps if index in step]
     assert len(heads) == 2 * len(Priority)
     assert not any("TEMP B-TREE" in step for step in steps), steps

@@ -20,6 +20,7 @@ const WAITS_FOR = {
   others: "others to share an import with",
   turn: "their turn",
   daemon: "their process, or a daemon",
+  data: "their data, on a machine that is away",
 };
 
 export class TemplateCard {
