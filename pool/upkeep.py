@@ -116,13 +116,14 @@ class Maintenance:
         self.keep_configuration(config)
         # What was held before this term may work now.
         process.breaker.try_now()
-        self._observation.begin_maintenance(self.term, self.scheduler, self.sinks)
         try:
             # Before the first service causes events that are counted.
             self._observe()
         except StoreError as error:
             log.warning("event delivery not started", why=str(error))
         self.scheduler.start()
+        # Not before: a daemon is ready while it takes over.
+        self._observation.begin_maintenance(self.term, self.scheduler, self.sinks)
         log.info(
             f"maintenance begun: this daemon keeps the pools filled, in term {self.term.number}"
         )

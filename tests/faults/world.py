@@ -24,7 +24,7 @@ from faults.stepped_server import TOKEN, SteppedServer
 from faults.variant import TIMEOUT, Variant
 from pool.config.data_params import DataParams
 from pool.config.source import LocalFile, Upload, build_upload, digest
-from pool.errors import PoolError, StoreError
+from pool.errors import PoolError, StoreError, TermLost
 from pool.handles import Lease, Request
 from pool.model import new_id
 from pool.simulator import SimulatorSettings, Timings
@@ -299,7 +299,9 @@ class World:
             process.do(work, plan)
         except BaseException as error:
             # The scheduler and the tracker's thread go on after whatever it was.
-            if not (isinstance(error, StoreError) or type(error).__name__ == "Interrupted"):
+            if not (
+                isinstance(error, StoreError | TermLost) or type(error).__name__ == "Interrupted"
+            ):
                 raise
 
     def live(self, seconds: float, *, pause: float) -> None:

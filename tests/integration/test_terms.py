@@ -8,12 +8,13 @@ from unittest import mock
 import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.stepped import IMPORTING, Start, Stepped
+from support.stepped import IMPORTING, ByHand, Start, Stepped
 
 from pool import Outcome
 from pool.errors import StoreError, TermLost
 from pool.maintenance.term import RENEWAL, TERM, Term, maintaining, margin
 from pool.model import TaskState
+from pool.observability.health import ANSWER_FOR, HealthReport
 from pool.store import Store
 from pool.store.checking import check_store
 
@@ -142,6 +143,25 @@ def test_warm_tasks_are_verified_after_an_unclean_stop_that_no_daemon_has_seen(
     clock.advance(TERM + 1.0)
     assert maintains(start())
     assert quarantined()
+
+
+def test_a_daemon_is_ready_while_it_takes_over(
+    start: Start, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, second = start(), start()
+    clock.advance(TERM)
+    reports: list[HealthReport] = []
+    begin = ByHand.start
+
+    def look(scheduler: ByHand) -> None:
+        reports.append(second._daemon.observation.health.run_once())
+        begin(scheduler)
+
+    monkeypatch.setattr(ByHand, "start", look)
+    assert second.renew()
+    clock.advance(ANSWER_FOR)
+    reports.append(second._daemon.observation.health.run_once())
+    assert [each.ready for each in reports] == [True, True]
 
 
 def test_the_configuration_that_is_kept_is_the_maintainers(
