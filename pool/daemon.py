@@ -25,6 +25,7 @@ from pool.http.server import HttpServer
 from pool.http.shutdown import Shutdown
 from pool.logs import get_logger
 from pool.maintenance import term as terms
+from pool.maintenance.cleanup import Sweep
 from pool.maintenance.reconcile import DOUBT
 from pool.maintenance.reload import Reload
 from pool.maintenance.scheduler import Scheduler
@@ -215,6 +216,8 @@ class Daemon:
         self.scheduler.add("dispatch", self._dispatch)
         self.scheduler.add("showing", process.showing.run_once)
         self.scheduler.add("contact", self.observation.keep_contact)
+        sweep = Sweep(process.store, process.spool, clock=process.clock)
+        self.scheduler.add("sweep", sweep.run_once)
         self.observation.scheduler = self.scheduler
         self._unsubscribe = process.feed.on(self._hear)
         self.listen()

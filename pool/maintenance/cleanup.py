@@ -1,6 +1,7 @@
-"""Delete finished rows after a while, so that the store does not grow without end, and what the
-spool has no use for: data of requests that are at their end, or that were never written down
-because a process died in between."""
+"""Delete finished rows after a while, so that the store does not grow without end, and what
+spools have no use for: data of requests that are at their end, or that were never written down
+because a process died in between. The one that maintains the store does that for rows and for a
+shared spool, each daemon for its own folder."""
 
 from __future__ import annotations
 
@@ -30,23 +31,42 @@ EVENTS_FOR: Final = 86400.0
 UNDELIVERED_FOR: Final = 7 * 86400.0
 #: Events that are kept at the most.
 MOST_EVENTS = 1_000_000
-#: Seconds for which an entry of the spool is left alone that was not written to: its request may
-#: be about to be written down.
+#: Seconds for which an entry of a spool is left alone that is not written to: its request may be
+#: about to be written down.
 SPOOL_GRACE: Final = 600.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CleanupReport:
-    """How many rows, events and entries of the spool were deleted."""
+    """How many rows, events and entries of the shared spool were deleted."""
 
     rows: int = 0
     events: int = 0
     spooled: int = 0
 
 
+class Sweep:
+    """Deletes from a process's own folder the data that no request needs: that of a request which
+    another process has ended, and what was left where a process died."""
+
+    def __init__(self, store: Store, spool: Spool, *, clock: Clock) -> None:
+        self._store = store
+        self._spool = spool
+        self._clock = clock
+
+    def run_once(self) -> int:
+        """Delete what was there unchanged for :data:`SPOOL_GRACE` seconds; return how much."""
+        swept = self._spool.sweep(
+            self._store.unfinished, older_than=SPOOL_GRACE, now=self._clock.monotonic()
+        )
+        if swept:
+            log.info("data deleted that no request needs", entries=swept)
+        return swept
+
+
 class Cleanup:
-    """Deletes finished rows that are older than ``keep`` seconds, old events and spooled data.
-    The data of a request is dropped at its end already; this is for the rest."""
+    """Deletes finished rows that are older than ``keep`` seconds, old events, and data of a shared
+    spool. The data of a request is dropped at its end already; this is for the rest."""
 
     def __init__(self, store: Store, spool: Spool, *, keep: float, clock: Clock) -> None:
         self._store = store
@@ -64,9 +84,11 @@ class Cleanup:
             before = min(before, undelivered)
         rows = self._in_batches(lambda limit: self._store.prune(before=before, limit=limit))
         events = self._in_batches(self._prune_events)
-        spooled = self._spool.sweep(self._store.unfinished, older_than=SPOOL_GRACE)
+        spooled = 0
         try:
-            spooled += self._spool.sweep_shared(self._store.unfinished, older_than=SPOOL_GRACE)
+            spooled = self._spool.sweep_shared(
+                self._store.unfinished, older_than=SPOOL_GRACE, now=self._clock.monotonic()
+            )
         except StoreError as error:
             log.warning("shared spool not swept", why=str(error))
         if rows or events or spooled:

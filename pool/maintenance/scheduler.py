@@ -39,6 +39,7 @@ INTERVALS: dict[str, float] = {
     "stream_expiry": 15.0,
     "cleanup": 600.0,
     "probe": 600.0,
+    "sweep": 600.0,
 }
 #: Services that run at the same time at the most: all of them, so that those whose calls to CVAT
 #: hang keep no other waiting. Threads are made as they are needed.

@@ -35,6 +35,7 @@ from pool.permissions import create_folder, create_folders, narrow
 from pool.requests.incoming import MANIFEST, UNFINISHED, VERSION, Incoming
 from pool.requests.shared_spool import Pieces, SharedSpool
 from pool.requests.spool_files import (
+    Unneeded,
     changed_at,
     create,
     id_in,
@@ -108,6 +109,7 @@ class Spool:
         self._uncounted: dict[str, None] = {}
         #: Bytes that entries under construction in this process have, or have room for.
         self._growing: dict[str, int] = {}
+        self._old_here, self._old_there = Unneeded(), Unneeded()
         #: From when on the folder is to be listed again.
         self._list_at = -math.inf
         #: Whether the folder was there, and private, when it was first needed.
@@ -338,41 +340,45 @@ class Spool:
                 self._forget(request_id)
 
     def sweep(
-        self, needed: Callable[[Sequence[str]], Collection[str]], *, older_than: float
+        self,
+        needed: Callable[[Sequence[str]], Collection[str]],
+        *,
+        older_than: float,
+        now: float,
     ) -> int:
-        """Drop the entries of the folder that were not written to for ``older_than`` seconds and
-        that are not among the ``needed`` of some requests; return how many. One that cannot be
-        dropped is passed over."""
-        before = time.time() - older_than
-        swept = 0
-        for some in self._not_growing(self._entries()):
-            kept = needed(some)
-            swept += sum(
-                changed_at(self._path(each)) < before and self._dropped(each)
-                for each in some
-                if each not in kept
-            )
-        return swept
+        """Drop the entries of the folder that are not among the ``needed`` of some requests, and
+        that were seen so, and unchanged, for ``older_than`` seconds; return how many. ``now`` is by
+        the monotonic clock. One that cannot be dropped is passed over."""
+        found = {
+            each: changed_at(self._path(each)) for each in self._unneeded(self._entries(), needed)
+        }
+        old = self._old_here.old(found, older_than=older_than, now=now)
+        return sum(self._dropped(each) for each in old)
 
     def sweep_shared(
-        self, needed: Callable[[Sequence[str]], Collection[str]], *, older_than: float
+        self,
+        needed: Callable[[Sequence[str]], Collection[str]],
+        *,
+        older_than: float,
+        now: float,
     ) -> int:
         """Do the same with a shared spool, for all who use it."""
         if self.shared is None:
             return 0
-        before, swept = time.time() - older_than, 0
         entries = self.shared.entries()
-        old = [each for each, (_, written_at) in entries.items() if written_at < before]
-        for some in self._not_growing(old):
-            kept = needed(some)
-            if gone := [each for each in some if each not in kept]:
-                self.shared.sweep(gone)
-                swept += len(gone)
-        return swept
+        found = {each: entries[each][1] for each in self._unneeded([*entries], needed)}
+        old = self._old_there.old(found, older_than=older_than, now=now)
+        for first in range(0, len(old), AT_ONCE):
+            self.shared.sweep(old[first : first + AT_ONCE])
+        return len(old)
 
-    def _not_growing(self, entries: Sequence[str]) -> Iterator[list[str]]:
+    def _unneeded(
+        self, entries: Sequence[str], needed: Callable[[Sequence[str]], Collection[str]]
+    ) -> Iterator[str]:
         for first in range(0, len(entries), AT_ONCE):
-            yield [each for each in entries[first : first + AT_ONCE] if each not in self._growing]
+            some = [each for each in entries[first : first + AT_ONCE] if each not in self._growing]
+            kept = needed(some)
+            yield from (each for each in some if each not in kept)
 
     def _dropped(self, request_id: str) -> bool:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -88,6 +88,24 @@ def changed_at(path: Path) -> float:
             return max([path.stat().st_mtime, *(file.stat().st_mtime for file in files)])
     except OSError:
         return 0.0
+
+
+class Unneeded:
+    """Entries that no request needs, and since when each was seen so, and unchanged. By the
+    monotonic clock: that of the machine which writes may be wrong, and so may this one's."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[float, float]] = {}
+
+    def old(self, found: Mapping[str, float], *, older_than: float, now: float) -> list[str]:
+        """Return those that were seen unchanged for ``older_than`` seconds. ``found`` are all that
+        no request needs now, with when each was written to, by whatever clock."""
+        seen = {each: self._seen.get(each) for each in found}
+        self._seen = {
+            each: last if last is not None and last[0] == found[each] else (found[each], now)
+            for each, last in seen.items()
+        }
+        return [each for each, (_, since) in self._seen.items() if now >= since + older_than]
 
 
 def id_in(path: Path) -> str | None:

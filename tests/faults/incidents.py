@@ -216,7 +216,7 @@ CALLS = (
 )  # fmt: skip
 SERVICES = (
     "tracker", "threads", "refill", "retirement", "reconcile", "adopt", "leases", "delete",
-    "finalize", "lease_expiry", "reload", "dispatch", "cleanup",
+    "finalize", "lease_expiry", "reload", "dispatch", "cleanup", "sweep",
 )  # fmt: skip
 
 _few = st.integers(0, 9)

@@ -7,7 +7,6 @@ written down, so that :mod:`promises` can compare it with the rows and with the 
 from __future__ import annotations
 
 import io
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from pool.config.data_params import DataParams
 from pool.config.source import LocalFile, Upload, build_upload, digest
 from pool.errors import PoolError, StoreError, TermLost
 from pool.handles import Lease, Request
+from pool.maintenance.cleanup import SPOOL_GRACE
 from pool.model import new_id
 from pool.simulator import SimulatorSettings, Timings
 from pool.simulator.faults import Fault
@@ -380,10 +380,9 @@ class World:
         """What is in the spool when all is at its end, and has been swept."""
         process = self.maintainer
         assert process is not None
-        entries = list(process.process.spool.folder.glob("*"))
-        for path in [*entries, *(part for entry in entries for part in entry.iterdir())]:
-            os.utime(path, (0.0, 0.0))
-        self.run(process, "cleanup")
+        for _ in range(2):
+            self.run(process, "sweep")
+            self.clock.sleep(SPOOL_GRACE)
         return [entry.name for entry in process.process.spool.folder.glob("*")]
 
     def requests(self) -> tuple[Any, ...]:

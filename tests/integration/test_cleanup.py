@@ -1,21 +1,19 @@
 from __future__ import annotations
 
-import os
-import time
 from dataclasses import replace
 
 import pytest
 from support.clock import ManualClock
 from support.happening import make_warm, serve
 from support.scripted import ScriptedCvat
-from support.stepped import IMPORTING, QUEUED, Stepped, go_down
+from support.stepped import IMPORTING, QUEUED, Start, Stepped, go_down
 
 from pool.config.settings import Settings
+from pool.config.source import build_upload
 from pool.errors import CvatForbidden
 from pool.maintenance import cleanup as module
 from pool.maintenance.cleanup import EVENTS_FOR, LEAST, SPOOL_GRACE, UNDELIVERED_FOR
 from pool.model import TaskState, new_id
-from pool.process import Process
 from pool.store import FINAL_GRACE, Store
 
 
@@ -103,17 +101,10 @@ def test_nothing_is_kept_for_a_sink_for_more_than_a_week(
 # --- The spool ------------------------------------------------------------------------------------
 
 
-def age(engine: Process) -> None:
-    """Have the spool written to some time ago."""
-    before = time.time() - SPOOL_GRACE - 1.0
-    for path in engine.spool.folder.rglob("*"):
-        os.utime(path, (before, before))
-
-
 def test_entries_that_no_unfinished_request_belongs_to_are_dropped(
     daemon: Stepped, cvat: ScriptedCvat, clock: ManualClock
 ) -> None:
-    assert daemon.run("cleanup").spooled == 0
+    assert daemon.run("sweep") == 0
     go_down(cvat)
     waiting, cancelled = daemon.accept(), daemon.accept()
     daemon.drain()
@@ -122,9 +113,11 @@ def test_entries_that_no_unfinished_request_belongs_to_are_dropped(
     never_written_down.add("a.jpg").write(b"some bytes")
     never_written_down.finish(sync=False)
     daemon.process.spool.receive("half-received").discard()
-    assert daemon.run("cleanup").spooled == 0, "they may be about to be"
-    age(daemon.process)
-    assert daemon.run("cleanup").spooled == 2
+    assert daemon.run("sweep") == 0, "they may be about to be"
+    daemon.advance(SPOOL_GRACE - 1.0)
+    assert daemon.run("sweep") == 0
+    daemon.advance(1.0)
+    assert daemon.run("sweep") == 2
     assert daemon.spooled() == [waiting]
     assert daemon.states(waiting) == {QUEUED}
 
@@ -133,5 +126,15 @@ def test_what_is_being_imported_may_be_needed_again(daemon: Stepped) -> None:
     request = daemon.accept()
     daemon.drain()
     assert daemon.states(request) == {IMPORTING}
-    age(daemon.process)
-    assert daemon.run("cleanup").spooled == 0
+    daemon.run("sweep")
+    daemon.advance(SPOOL_GRACE)
+    assert daemon.run("sweep") == 0
+    assert daemon.spooled() == [request]
+
+
+def test_a_daemon_that_does_not_maintain_sweeps_its_folder(start: Start) -> None:
+    first, second = start(), start()
+    first.process.spool.keep("r1", build_upload([("a.jpg", b"a")]))
+    assert second.run("sweep") == 0
+    second.advance(SPOOL_GRACE)
+    assert second.run("sweep") == 1

@@ -199,12 +199,14 @@ def test_what_no_request_needs_is_swept_by_one_for_all(
     def needed(names: object) -> list[str]:
         return ["kept"]
 
-    assert elsewhere.sweep_shared(needed, older_than=600.0) == 0, "it may be written down soon"
-    assert elsewhere.sweep_shared(needed, older_than=-60.0) == 1
+    assert elsewhere.sweep_shared(needed, older_than=600.0, now=0.0) == 0, "it may be needed soon"
+    assert elsewhere.sweep_shared(needed, older_than=600.0, now=599.0) == 0
+    assert elsewhere.sweep_shared(needed, older_than=600.0, now=600.0) == 1
     assert there.get(key("left")) is None
     assert there.get(key("kept")) is not None
     assert (here.folder / "left").exists()
-    assert here.sweep(needed, older_than=-60.0) == 1
+    assert here.sweep(needed, older_than=600.0, now=0.0) == 0
+    assert here.sweep(needed, older_than=600.0, now=600.0) == 1
     assert sorted(each.name for each in here.folder.iterdir()) == ["kept"]
     assert there.get(key("kept")) is not None
 

@@ -7,7 +7,6 @@ import os
 import stat
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -336,35 +335,59 @@ def test_a_disk_that_is_full_is_said_to_be(spool: Spool, monkeypatch: pytest.Mon
 # --- Sweeping ------------------------------------------------------------------------------------
 
 
-def age(path: Path, seconds: float) -> None:
-    for each in (*path.iterdir(), path):
-        os.utime(each, (time.time() - seconds,) * 2)
+GRACE = 600.0
 
 
-def test_sweeping_takes_what_is_old_and_nobodys(spool: Spool) -> None:
+def sweep(spool: Spool, *needed: str, at: float) -> int:
+    return spool.sweep(lambda _: needed, older_than=GRACE, now=at)
+
+
+def test_sweeping_takes_what_was_there_unchanged_for_a_while(spool: Spool) -> None:
     upload = build_upload([("a.jpg", b"a")])
-    for request_id in ("needed", "young", "old"):
+    for request_id in ("needed", "old"):
         spool.keep(request_id, upload)
     half = Spool(spool.folder, limit=LIMIT).receive("half")
     half.add("a.jpg").close()
-    for request_id in ("needed", "old", "half"):
-        age(spool.folder / request_id, 700.0)
-    assert spool.sweep(lambda _: {"needed"}, older_than=600.0) == 2
+    assert sweep(spool, "needed", at=0.0) == 0
+    spool.keep("young", upload)
+    assert sweep(spool, "needed", at=GRACE - 1.0) == 0
+    assert sweep(spool, "needed", at=GRACE) == 2
     assert sorted(path.name for path in spool.folder.iterdir()) == ["needed", "young"]
+
+
+@pytest.mark.parametrize("written_at", [0.0, 2e9, 4e9])
+def test_sweeping_goes_by_no_clock_that_may_be_wrong(spool: Spool, written_at: float) -> None:
+    """That of the machine which writes, or of this one, was set."""
+    spool.keep("r1", build_upload([("a.jpg", b"a")]))
+    for each in (*(spool.folder / "r1").iterdir(), spool.folder / "r1"):
+        os.utime(each, (written_at,) * 2)
+    assert sweep(spool, at=0.0) == 0
+    assert sweep(spool, at=GRACE - 1.0) == 0
+    assert sweep(spool, at=GRACE) == 1
 
 
 def test_sweeping_leaves_what_is_still_written_to(spool: Spool) -> None:
     mine, theirs = spool.receive("mine"), Spool(spool.folder, limit=LIMIT).receive("theirs")
     mine.add("a.jpg")
     theirs.add("a.jpg").close()
-    age(spool.folder / "mine", 700.0)
-    os.utime(spool.folder / "theirs", (0.0, 0.0))  # a large file: its folder was made long ago
-    assert spool.sweep(lambda _: (), older_than=600.0) == 0
+    assert sweep(spool, at=0.0) == 0
+    # A large file: its folder was made long ago.
+    os.utime(spool.folder / "theirs" / "0000", (3e9, 3e9))
+    assert sweep(spool, at=GRACE) == 0
+    assert sweep(spool, at=2 * GRACE) == 1
     mine.discard()
 
 
+def test_what_was_needed_meanwhile_is_seen_anew(spool: Spool) -> None:
+    spool.keep("r1", build_upload([("a.jpg", b"a")]))
+    assert sweep(spool, at=0.0) == 0
+    assert sweep(spool, "r1", at=GRACE / 2) == 0
+    assert sweep(spool, at=GRACE) == 0
+    assert sweep(spool, at=2 * GRACE) == 1
+
+
 def test_sweeping_where_there_is_nothing(spool: Spool) -> None:
-    assert spool.sweep(lambda _: (), older_than=0.0) == 0
+    assert sweep(spool, at=0.0) == 0
 
 
 def test_what_could_not_be_deleted_at_once_is_swept(
@@ -380,7 +403,8 @@ def test_what_could_not_be_deleted_at_once_is_swept(
         with pytest.raises(StoreError):
             incoming.discard()
     assert spool.used <= 1000, "it has no room for more"
-    assert spool.sweep(lambda _: (), older_than=-1.0) == 1
+    assert sweep(spool, at=0.0) == 0
+    assert sweep(spool, at=GRACE) == 1
     assert spool.used == 0
 
 
