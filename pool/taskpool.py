@@ -408,12 +408,18 @@ class TaskPool:
             raise UnknownRequest(request_id)
         return self.say_away([record])[0]
 
-    def say_away(self, records: Sequence[RequestRecord]) -> list[RequestRecord]:
-        """Return requests with ``data_away``, where their data is on a machine that is away."""
+    def say_away(
+        self, records: Sequence[RequestRecord], scope: Scope = EVERYTHING
+    ) -> list[RequestRecord]:
+        """Return requests with ``data_away``, where their data is on a machine that is away, as one
+        of that ``scope`` sees it."""
         if not any(each.spooled and each.state is RequestState.QUEUED for each in records):
             return list(records)
         spools, now = self.store.spools(), self.clock.now()
-        return [replace(each, data_away=data_away(each, spools, now=now)) for each in records]
+        return [
+            replace(each, data_away=data_away(each, spools, scope=scope, now=now))
+            for each in records
+        ]
 
     def events_of(self, request_id: str) -> list[Event]:
         """Return the events of a request: see :meth:`pool.Request.events`."""

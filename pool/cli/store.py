@@ -84,7 +84,10 @@ def _print(source: str, target: str, report: CopyReport | None) -> None:
     hint(f'Now set store.url = "{target}"; {source} is not used any more.')
     spool = f"{source.removeprefix('sqlite:///')}.spool"
     if source.startswith("sqlite:") and Path(spool).is_dir():
-        hint(f'Data that waits is in the spool still: set store.spool = "{spool}", or move it.')
+        hint(
+            f'Data that waits is in the spool still: set store.spool = "{spool}", or move that '
+            "folder as a whole, with the file spool.id in it."
+        )
 
 
 def _print_rows(rows: Mapping[str, int]) -> None:

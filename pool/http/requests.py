@@ -23,7 +23,7 @@ from pool.http.context import state_of
 from pool.http.problems import problem_of
 from pool.http.reading import JSON, MULTIPART, applied, key_of, media_type, wait_of
 from pool.http.schemas import LONGEST_TEMPLATE, EventList, RequestBody, RequestPage
-from pool.model import Job, Placed, Priority, RequestRecord, RequestState
+from pool.model import Job, Placed, Priority, RequestRecord, RequestState, Scope
 from pool.requests.results import read_request, result_of
 from pool.taskpool import TaskPool
 
@@ -167,7 +167,9 @@ async def see_request(request_id: RequestId, request: Request) -> Response:
         result = await state.workers.store(read_request, state.pool.store, request_id)
     else:
         result = await state.waiting.request(request_id, seconds=wait, caller=request)
-    (record,) = await state.workers.store(state.pool.say_away, [result.record])
+    (record,) = await state.workers.store(
+        state.pool.say_away, [result.record], caller_of(request).scope
+    )
     document = schemas.Request.of(record, state.pool.task_url, jobs=result.jobs)
     return document.response(headers=applied(wait))
 
@@ -246,6 +248,7 @@ async def list_requests(
         states,
         template=template,
         scope=caller.scope_of(tenant),
+        seen_by=caller.scope,
         text=check_search(text),
         since=check_since(since),
         limit=limit,
@@ -274,11 +277,11 @@ async def list_events(request_id: RequestId, request: Request) -> Response:
 
 
 def _page(
-    pool: TaskPool, states: Sequence[RequestState], **which: Any
+    pool: TaskPool, states: Sequence[RequestState], *, seen_by: Scope, **which: Any
 ) -> tuple[Sequence[RequestRecord], Mapping[str, Sequence[Job]], str | None]:
     page = pool.store.requests(states, **which)
     return (
-        pool.say_away(page.requests),
+        pool.say_away(page.requests, seen_by),
         pool.store.jobs_of_requests(page.requests),
         page.next_cursor,
     )

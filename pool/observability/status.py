@@ -367,13 +367,25 @@ def place_of(spool: SpoolRecord) -> str:
     return spool.place if spool.shared else f"{spool.host} ({spool.place})"
 
 
-def data_away(record: RequestRecord, spools: Mapping[str, SpoolRecord], *, now: float) -> str:
+def data_away(
+    record: RequestRecord,
+    spools: Mapping[str, SpoolRecord],
+    *,
+    scope: Scope = EVERYTHING,
+    now: float,
+) -> str:
     """Return why a request waits that could be served if its data could be read: in words that
-    follow "waits: "; empty where it does not."""
+    follow "waits: "; empty where it does not. One that sees what is its own only does not learn
+    which machine it is."""
     if not record.spooled or record.state is not RequestState.QUEUED:
         return ""
     spool = spools.get(record.spool)
-    return _away(spool, now, "its") if spool is not None else ""
+    words = _away(spool, now, "its") if spool is not None else ""
+    if not words or spool is None or scope.tenant is None:
+        return words
+    if spool.is_away(now):
+        return "its data is on another machine, which is away"
+    return "its data cannot be read now"
 
 
 def _away(spool: SpoolRecord, now: float, whose: str) -> str:

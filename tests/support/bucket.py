@@ -5,11 +5,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import urllib3
+
+if TYPE_CHECKING:
+    from moto.server import ThreadedMotoServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,7 @@ class Bucket:
 
     endpoint: str
     name: str
+    server: ThreadedMotoServer = field(repr=False)
 
     def get(self, key: str) -> bytes | None:
         """Return what is in an object, or None where there is none."""
@@ -48,13 +52,30 @@ def bucket() -> Iterator[Bucket]:
     try:
         host, port = server.get_host_and_port()
         # What moto has is the process's, and outlives the server.
-        made = Bucket(f"http://{host}:{port}", f"bucket-{secrets.token_hex(4)}")
+        name = f"bucket-{secrets.token_hex(4)}"
+        made = Bucket(f"http://{host}:{port}", name, server)
         assert urllib3.request("PUT", f"{made.endpoint}/{made.name}").status == 200
         with pytest.MonkeyPatch.context() as environment:
             bucket_environment(environment, made.endpoint)
             yield made
     finally:
         server.stop()
+
+
+@contextmanager
+def away(there: Bucket) -> Iterator[None]:
+    """Have no server at a bucket's address, and then one with what was in it."""
+    from moto.server import ThreadedMotoServer
+
+    host, port = there.server.get_host_and_port()
+    there.server.stop()
+    try:
+        yield
+    finally:
+        again = ThreadedMotoServer(host, port=port, verbose=False)
+        again.start()
+        # The fixture stops that one.
+        vars(there.server).update(vars(again))
 
 
 def bucket_environment(environment: pytest.MonkeyPatch, endpoint: str) -> None:
