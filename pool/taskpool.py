@@ -309,7 +309,7 @@ class TaskPool:
         """Send data into the task of a lease: see :meth:`pool.Lease.upload`."""
         chosen = self.process.template(lease.template)
         fit(upload, chosen)
-        request = self._new_request(chosen, upload, name, assignee)
+        request = self._new_request(chosen, upload, name, assignee, tenant=lease.tenant)
         self.process.start()
         record = self.process.runner.upload_into(
             chosen, lease.id, request, upload, progress=progress
@@ -696,9 +696,12 @@ class TaskPool:
         assignee: Assignee | None,
         priority: str | None = None,
         stream: str | None = None,
+        *,
+        tenant: str = "",
     ) -> NewRequest:
         return NewRequest(
             id=new_id(self.clock.now()),
+            tenant=tenant,
             name=check_task_name(name),
             assignee=check_assignee(assignee),
             files=upload.names,

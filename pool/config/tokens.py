@@ -113,7 +113,8 @@ class Tokens:
         """Put these in force, by default those that are, with their secrets as they are now; return
         the names of those that have changed.
 
-        :raises ConfigError: a secret is not found, or is another token's, too; nothing has changed.
+        :raises ConfigError: a secret is not found, or is another token's, too, or no token is left,
+            so that any caller would be the operator; nothing has changed.
         """
         settings = self._settings if settings is None else settings
         known: dict[bytes, Caller] = {}
@@ -125,6 +126,10 @@ class Tokens:
                 raise ConfigError(
                     f"the secret of tokens.{caller.tenant} is {same}: each needs its own"
                 )
+        if self._known and not known:
+            raise ConfigError(
+                "no token is left: callers would need none from now on; if that is meant, restart"
+            )
         changed = {caller.tenant for _, caller in known.items() ^ set(self._known)}
         self._settings, self._known = settings, tuple(known.items())
         return sorted(changed)

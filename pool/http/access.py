@@ -22,6 +22,8 @@ from pool.taskpool import TaskPool
 
 #: Where a call's scope has its caller.
 CALLER: Final = "pool.caller"
+#: Where it has a function that tells whether its token is still good for the same.
+ALLOWED: Final = "pool.allowed"
 
 ALL: Final[frozenset[Role]] = frozenset(get_args(Role))
 SUBMITS: Final[frozenset[Role]] = frozenset({"submit", "operate"})

@@ -25,7 +25,7 @@ from pool import errors
 from pool.errors import InputError, PoolError, TooBusy, UnknownTemplate
 from pool.events.feed import Feed
 from pool.http import openapi
-from pool.http.access import GuardedRoute, caller_of
+from pool.http.access import ALLOWED, GuardedRoute, caller_of
 from pool.http.shutdown import Shutdown
 from pool.http.workers import Workers
 from pool.logs import get_logger
@@ -125,11 +125,16 @@ class Broadcaster:
         return self._clients
 
     async def follow(
-        self, after: int | None, template: str | None = None, *, scope: Scope = EVERYTHING
+        self,
+        after: int | None,
+        template: str | None = None,
+        *,
+        scope: Scope = EVERYTHING,
+        allowed: Callable[[], bool] = lambda: True,
     ) -> AsyncGenerator[bytes, None]:
         """Yield the messages of one client: the levels, the events after the id ``after`` (by
         default, those from now on), of one ``template`` if given, and comments: what it sees of
-        them. Return when the server stops.
+        them. Return when the server stops, or the client is no longer ``allowed`` to listen.
 
         :raises UnknownTemplate: the configuration has no such template.
         :raises TooBusy: there are too many clients.
@@ -150,7 +155,7 @@ class Broadcaster:
             sent_at = clock()
             # The cursor at once, for a client whose connection breaks before the first event.
             yield f"retry: {RETRY}\nid: {cursor}\n\n".encode()
-            while not self._over:
+            while not self._over and allowed():
                 news = self._news
                 messages = []
                 if (latest := await self._levels_of(scope)) not in (b"", levels):
@@ -370,7 +375,12 @@ async def events(
     """
     broadcaster: Broadcaster = request.app.state.parts.broadcaster
     scope = caller_of(request).scope
-    messages = broadcaster.follow(_cursor(last_event_id, after), template, scope=scope)
+    messages = broadcaster.follow(
+        _cursor(last_event_id, after),
+        template,
+        scope=scope,
+        allowed=request.scope.get(ALLOWED, lambda: True),
+    )
     # The first message now, so that an error is answered as a problem.
     return EventStream(await anext(messages), messages)
 

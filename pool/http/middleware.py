@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pool.config.tokens import OPERATOR, Caller, Tokens
 from pool.config.urls import is_loopback
 from pool.errors import Forbidden, Stopping, Unauthorized
-from pool.http.access import CALLER, caller_in
+from pool.http.access import ALLOWED, CALLER, caller_in
 from pool.http.problems import problem, problem_of
 from pool.logs import get_logger
 from pool.model import new_id
@@ -78,7 +78,8 @@ class CallLog:
                 if not status:
                     await problem_of(Stopping())(scope, receive, send_on)
             except Exception as error:
-                log.exception("call failed", path=scope["path"], why=repr(error))
+                whose = tenant_of(caller_in(scope))
+                log.exception("call failed", **whose, path=scope["path"], why=repr(error))
                 if status:
                     raise
                 await problem(500)(scope, receive, send_on)
@@ -123,6 +124,7 @@ class AccessControl:
             await problem_of(caller)(scope, receive, send)
             return
         scope[CALLER] = caller
+        scope[ALLOWED] = lambda: self._caller(scope) == caller
         with structlog.contextvars.bound_contextvars(**tenant_of(caller)):
             await self._app(scope, receive, send)
 
@@ -140,7 +142,9 @@ class AccessControl:
         known = self._tokens.caller(token.strip().encode("latin-1"))
         if known is not None and scheme.lower() == "bearer":
             return known
-        return Unauthorized("send Authorization: Bearer and a token of this daemon")
+        return Unauthorized(
+            "send Authorization: Bearer and a token of the daemon's POOL_API_TOKEN or [tokens]"
+        )
 
 
 def tenant_of(caller: Caller) -> dict[str, str]:

@@ -338,6 +338,8 @@ def narrowed(status: Status, scope: Scope, store: Store) -> Status:
     return replace(
         seen,
         store="",
+        # Whether one maintains, and not on which host.
+        maintainer=status.maintainer and "a daemon",
         daemons=(),
         spools=(),
         spools_warning="",

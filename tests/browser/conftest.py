@@ -86,8 +86,9 @@ def scripted() -> Iterator[ScriptedDaemon]:
 @pytest.fixture(scope="package")
 def run_daemon(simulator: SimulatorServer, tmp_path_factory: pytest.TempPathFactory) -> RunDaemon:
     @contextmanager
-    def run(*, api_token: str | None = None) -> Iterator[Running]:
+    def run(*, api_token: str | None = None, tokens: str = "") -> Iterator[Running]:
         config = _configuration(tmp_path_factory.mktemp("daemon"), simulator)
+        config.write_text(config.read_text() + tokens)
         with daemon_of(config, simulator.access_token, api_token=api_token) as running:
             yield running
 

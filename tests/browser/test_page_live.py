@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from browser.seen import NewPage, RunDaemon, Running, Watched
+from pool.client import RemotePool
 from pool.errors import ImportFailed, LeaseEnded
 from pool.status import TemplateStatus
 
@@ -177,6 +178,46 @@ def test_a_prewarm_has_a_size(watched: Watched, shown: Page, running: Running) -
     dialog.get_by_label("Warm tasks").fill("99999")
     shown.keyboard.press("Enter")
     expect(card(shown).locator(".error")).to_contain_text("cannot be used")
+
+
+@pytest.mark.parametrize("role", ["read", "submit"])
+def test_what_the_page_shows_to_a_role(
+    new_page: NewPage,
+    run_daemon: RunDaemon,
+    monkeypatch: pytest.MonkeyPatch,
+    image: bytes,
+    role: str,
+) -> None:
+    """All of it, or what is the token's own; and what it may not do cannot be pressed."""
+    monkeypatch.setenv("PAGE_TOKEN", TOKEN)
+    bound = f'templates = ["{TEMPLATE}"]' if role == "submit" else ""
+    tokens = f'\n[tokens.camera]\nrole = "{role}"\nsecret = "${{PAGE_TOKEN}}"\n{bound}\n'
+    with run_daemon(api_token="the-operators", tokens=tokens) as running, new_page() as watched:
+        watched.expected.append("status of 401")
+        running.pool.submit(TEMPLATE, [("a.png", image)], name="the operator's").jobs(timeout=20)
+        lease = running.pool.acquire(TEMPLATE, name="also the operator's")
+        page = watched.page
+        page.goto(running.url)
+        page.get_by_role("textbox", name="Token").fill(TOKEN)
+        page.keyboard.press("Enter")
+        expect(page.locator("#connection-words")).to_have_text("Live")
+        expect(page.get_by_role("article")).to_have_count(1 if role == "submit" else 2)
+        expect(page.get_by_role("button", name=f"Pause {TEMPLATE}")).to_have_attribute(
+            "title", f"A token with the role {role} may not do this"
+        )
+        expect(page.locator("#banners")).to_have_text("")
+        seen = 0 if role == "submit" else 1
+        page.goto(f"{running.url}#requests")
+        expect(page.get_by_text("the operator's", exact=True)).to_have_count(seen)
+        page.goto(f"{running.url}#leases")
+        expect(page.get_by_text("also the operator's", exact=True)).to_have_count(seen)
+        if role == "submit":
+            with RemotePool(running.url, token=TOKEN) as pool:
+                pool.submit(TEMPLATE, [("b.png", image)], name="its own").jobs(timeout=20)
+            page.goto(f"{running.url}#requests")
+            expect(page.get_by_text("its own", exact=True)).to_have_count(1)
+            expect(page.locator("main")).to_contain_text(f"{TEMPLATE} · camera")
+        lease.release()
 
 
 def test_a_token_is_asked_for_and_kept_for_the_tab(

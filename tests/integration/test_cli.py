@@ -203,6 +203,35 @@ def test_check_shows_what_cvat_takes_although_it_is_of_no_use(
     assert json.loads(as_json.stdout)[0]["warnings"] == [line[6:] for line in warned]
 
 
+def test_check_says_which_tokens_have_a_secret_of_their_own(folder: Path, token: str) -> None:
+    config = folder / "config.toml"
+    config.write_text(
+        # Tokens in the file alone let it be reached from elsewhere.
+        config.read_text().replace("port = 0", 'port = 0\nhost = "0.0.0.0"')
+        + "".join(
+            f'\n[tokens.{name}]\nrole = "submit"\nsecret = "${{T_{name.upper()}}}"\n'
+            for name in ("robot", "other", "third", "none")
+        )
+    )
+    environment: dict[str, Any] = {"CVAT_ACCESS_TOKEN": token, "POOL_API_TOKEN": ""}
+    environment |= {"T_ROBOT": "hunter2", "T_OTHER": "fresh, hunter2", "T_THIRD": "hunter3"}
+    result = cvat_pool("check", cwd=folder, **environment)
+    assert result.returncode != 0, result.stdout
+    lines = {line.split(":")[0]: line for line in result.stdout.splitlines()}
+    assert lines["ok    exposure"] == "ok    exposure: listens at 0.0.0.0"
+    assert lines["ok    token robot"].endswith("submit, all templates; its secret was found")
+    assert "ok    token third" in lines
+    (other,) = (line for line in lines.values() if "token other" in line)
+    assert "the secret of tokens.other is that of tokens.robot: each needs its own" in other
+    (none,) = (line for line in lines.values() if "token none" in line)
+    assert "T_NONE, which is not set" in none
+    environment |= {"T_OTHER": "hunter4", "T_NONE": "hunter5", "POOL_API_TOKEN": "x, hunter5"}
+    again = cvat_pool("check", cwd=folder, **environment)
+    assert "the secret of tokens.none is one of POOL_API_TOKEN" in again.stdout
+    for secret in ("hunter", "fresh"):
+        assert secret not in f"{result.stdout}{result.stderr}{again.stdout}{again.stderr}"
+
+
 def test_check_names_assignees_that_cvat_does_not_know(
     folder: Path, token: str, simulator: SimulatorServer
 ) -> None:

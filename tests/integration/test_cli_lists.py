@@ -16,7 +16,9 @@ from support.commands import cvat_pool
 from pool import ImportFailed, Lease, Request, TaskPool
 from pool.config.loader import load
 from pool.daemon import Daemon
+from pool.model import new_id
 from pool.simulator import SimulatorServer
+from pool.store import NewRequest
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 NAME = "Camera 7, the entrance of the car park, morning of the first of May"
@@ -87,6 +89,27 @@ def test_requests_in_json(command: Command, made: tuple[Request, Request, Reques
     newest = command("requests", "--json", "--limit", "2")
     assert [each["id"] for each in json.loads(newest.stdout)] == [other.id, failed.id]
     assert newest.stderr == "These are the newest 2: --limit shows more.\n"
+
+
+def test_the_tenant_of_requests_is_shown_where_there_is_one(
+    command: Command, made: tuple[Request, Request, Request], pool: TaskPool
+) -> None:
+    assert "tenant" not in command("requests", COLUMNS="160").stdout.splitlines()[0]
+    ready, *others = made
+    placement, record = pool.process.placement, ready.record
+    opened = placement.open(
+        pool.process.template("scenes"),
+        request=NewRequest(id=new_id(pool.clock.now()), tenant="robot", given=record.given),
+    )
+    assert opened.request is not None
+    headings, first, *_ = command("requests", COLUMNS="160").stdout.splitlines()
+    at = headings.index("tenant")
+    assert first.startswith(opened.request.id) and first[at:].split()[0] == "robot"
+    assert listed(command("requests", "--json", "--tenant", "robot")) == [opened.request.id]
+    assert len(listed(command("requests", "--json", "--tenant", ""))) == 1 + len(others)
+    assert listed(command("requests", "--json", "--tenant", "nobody-such")) == []
+    wrong = command("requests", "--tenant", "no body")
+    assert wrong.returncode == 2 and "no tenant is called 'no body'" in wrong.stderr
 
 
 @pytest.mark.parametrize("width", [50, 60, 80, 120])

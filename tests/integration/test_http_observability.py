@@ -24,6 +24,7 @@ def test_the_last_hour(served: Serving) -> None:
         {
             "request_id": "r1",
             "template": "scenes",
+            "tenant": "",
             "outcome": "hit",
             "at": pytest.approx(now),
             "seconds": pytest.approx(2.0),

@@ -9,6 +9,7 @@ from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Final, get_args
+from unittest import mock
 
 import pytest
 from fastapi.routing import APIRoute
@@ -243,6 +244,15 @@ def test_what_goes_into_a_lease_is_its_tenants(shared: Serving) -> None:
     assert answer.json["tenant"] == "alice"
 
 
+def test_what_the_library_puts_into_a_lease_is_its_tenants(shared: Serving) -> None:
+    shared.fill()
+    alice = as_(shared, "alice")
+    lease = shared.pool.lease(alice.lease().json["id"])
+    request = lease.upload(A)
+    assert request.record.tenant == "alice"
+    assert alice.get(f"/v1/requests/{request.id}").status == 200
+
+
 def test_events_are_of_the_own_alone(shared: Serving) -> None:
     shared.fill()
     newest = shared.process.store.last_event_id()
@@ -269,6 +279,9 @@ def test_levels_are_of_the_templates_that_are_seen(shared: Serving) -> None:
     assert [each["name"] for each in whole["templates"]] == ["scenes", "faces"]
     assert [each["name"] for each in narrow["templates"]] == ["scenes"]
     assert whole["store"] and narrow["store"] == ""
+    # Their names have those of hosts in them.
+    assert ":" in whole["maintainer"] and whole["daemons"]
+    assert narrow["maintainer"] == "a daemon" and narrow["daemons"] == []
     assert as_(shared, "keeper").get("/v1/templates").json["store"] == whole["store"]
     with as_(shared, "narrow") as api:
         stream = api._http.request(
@@ -329,6 +342,15 @@ def test_the_errors_in_python(shared: Serving, hers: dict[str, Any]) -> None:
             pool.acquire("faces")
         with pytest.raises(NotAllowed, match="needs operate"):
             pool.pause("scenes")
+    with RemotePool(shared.url, token="bob-secret") as pool:
+        theirs = hers["request"]["id"]
+        for call in (pool.request, pool.erase):
+            with pytest.raises(UnknownRequest, match=theirs):
+                call(theirs)
+        with pytest.raises(NotAllowed, match="'bob' is 'submit': it sees its own only"):
+            list(pool.requests(tenant="alice"))
+        with pytest.raises(NotAllowed, match="'bob' is 'submit', and this needs operate"):
+            pool.resume()
     with RemotePool(shared.url, token="watcher-secret") as pool:
         with pytest.raises(NotAllowed, match="needs submit or operate"):
             pool.submit("scenes", A)
@@ -347,6 +369,23 @@ def test_the_log_names_the_tenant(shared: Serving, caplog: pytest.LogCaptureFixt
     (ours,) = [each.getMessage() for each in caplog.records if "/v1/streams" in each.getMessage()]
     assert "tenant" in hers and "alice" in hers and "tenant" not in ours
     assert not any("-secret" in each.getMessage() for each in caplog.records)
+
+
+def test_a_failed_call_names_the_tenant_in_the_log(
+    shared: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    with mock.patch.object(type(shared.pool), "streams", side_effect=RuntimeError("a fault")):
+        assert as_(shared, "alice").get("/v1/streams").status == 500
+    (failed,) = [each for each in caplog.records if "call failed" in each.getMessage()]
+    assert "alice" in failed.getMessage()
+
+
+@pytest.mark.parametrize("path", ["requests", "leases"])
+def test_an_id_that_no_store_can_hold_is_unknown(shared: Serving, path: str) -> None:
+    for id in ("%00", "%ED%B2%80", "x" * 300):
+        answers = [as_(shared, name).get(f"/v1/{path}/{id}") for name in ("alice", "boss")]
+        assert answers[0].status in (404, 422), id
+        assert answers[0].status == answers[1].status or len(id) > 64
 
 
 # --- A change without a restart -------------------------------------------------------------------
@@ -397,3 +436,50 @@ def test_tokens_are_followed_without_a_restart(simulator: SimulatorServer, tmp_p
         secret.write_text("")
         assert "is empty" in follow().problems[0]
         assert answer_to(served, "third").status == 200
+        # Without any token, every caller would be the operator.
+        secret.write_text("third")
+        path.write_text(text)
+        assert "no token is left" in follow().problems[0]
+        assert answer_to(served, "third").status == 200
+        assert Api(served.url).get("/v1/token").status == 401
+
+
+def test_what_a_token_that_is_gone_has_made_is_served(
+    simulator: SimulatorServer, tmp_path: Path
+) -> None:
+    for name in ("robot", "boss"):
+        (tmp_path / name).write_text(f"{name}-secret")
+        (tmp_path / name).chmod(0o600)
+    settings = settings_for(
+        simulator.url,
+        f"sqlite:///{tmp_path}/pool.db",
+        Template(name="scenes", pool=PoolSettings(min_size=1, max_wait=0.01)),
+    )
+    robot = TokenSettings(role="submit", secret_file=tmp_path / "robot")
+    boss = TokenSettings(role="operate", secret_file=tmp_path / "boss")
+    settings = replace(settings, tokens={"robot": robot, "boss": boss})
+    with serving(settings, simulator.access_token) as served:
+        served.fill()
+        reload = served.daemon._reload
+        assert reload._tokens is not None
+        operator = as_(served, "boss")
+        id = as_(served, "robot").submit(A).json["id"]
+        with as_(served, "robot") as api, mock.patch("pool.http.events.HEARTBEAT", 0.1):
+            stream = api._http.request(
+                "GET", f"{served.url}/v1/events", headers=api.headers, preload_content=False
+            )
+            assert stream.status == 200 and stream.read1()
+            # Renamed: another tenant, which does not see what the one before has made.
+            assert set(reload._tokens.follow({"robo": robot, "boss": boss})) == {"robot", "robo"}
+            # It ends, whatever else happens; a body without its end would raise.
+            while stream.read1():
+                pass
+        assert as_(served, "robot").get(f"/v1/requests/{id}").status == 404
+        made = operator.get(f"/v1/requests/{id}", headers={"Prefer": "wait=20"}).json
+        assert (made["state"], made["tenant"]) == ("ready", "robot")
+        assert [each["id"] for each in operator.get("/v1/requests?tenant=robot").json["items"]] == [
+            id
+        ]
+        reload._tokens.follow({"boss": boss})
+        assert as_(served, "robot").get("/v1/token").status == 401
+        assert operator.get(f"/v1/requests/{id}").json["tenant"] == "robot"

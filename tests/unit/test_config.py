@@ -363,7 +363,7 @@ def test_a_value_that_will_not_do_is_not_compared() -> None:
     ("text", "message"),
     [
         ("[cvatt]", "unknown key; did you mean cvat?"),
-        ("[x]", "unknown key; known: cvat, store, daemon, events, defaults, templates"),
+        ("[x]", "unknown key; known: cvat, store, daemon, events, tokens, defaults, templates"),
         ("[cvat]\nurll = 1", "unknown key; did you mean url?"),
         ("[defaults]\nmin_sise = 1", "unknown key; did you mean min_size?"),
         ("[defaults]\nsubset = ''", "it belongs in a template's table task = { … }"),

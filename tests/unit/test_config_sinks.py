@@ -1,4 +1,5 @@
-"""``[[events.sinks]]`` and the spool: what is read, and that no secret is taken or shown."""
+"""``[[events.sinks]]``, ``[tokens]`` and the spool: what is read, and that no secret is taken or
+shown."""
 
 from __future__ import annotations
 
@@ -33,6 +34,9 @@ def test_sinks_are_read_in_their_order(tmp_path: Path) -> None:
     )
 
 
+TOKEN = "[tokens.robot]\nrole = 'submit'\nsecret = '${A}'\n"
+
+
 @pytest.mark.parametrize(
     "value", ['"hunter2"', '"${A}hunter2"', '"${hunter2"', '""', "5", '"$hunter2"', "['hunter2']"]
 )
@@ -42,6 +46,9 @@ def test_a_secret_that_stands_in_the_file_is_refused_and_never_shown(value: str)
     assert (problem.line, problem.key) == (3, "events.sinks[0].secret")
     assert 'secret = "${POOL_SINK_SECRET}"' in problem.message
     assert "secret_file" in problem.message
+    problem = only_problem(f"[tokens.robot]\nrole = 'read'\nsecret = {value}")
+    assert "hunter2" not in str(problem)
+    assert (problem.line, problem.key) == (3, "tokens.robot.secret")
 
 
 def test_another_credential_is_sent_where_it_belongs() -> None:
@@ -78,6 +85,21 @@ def test_an_address_that_will_not_do_is_not_shown(url: str) -> None:
             "no template 'card'; did you mean ca",
         ),
         (f"{SINK}templates = ['x']\n{CARS}", 3, "there is no template 'x'"),
+        (
+            f"{TOKEN}templates = [\n'cars',\n'card']\n{CARS}",
+            6,
+            "no template 'card'; did you mean ca",
+        ),
+        (f"{TOKEN}templates = ['x']\n{CARS}", 4, "there is no template 'x'"),
+        (f"{TOKEN}rolle = 'read'\n{CARS}", 4, "unknown key; did you mean role?"),
+        (TOKEN.replace("submit", "submits") + CARS, 2, 'did you mean "submit"?'),
+        (f"[tokens.robot]\nsecret = '${{A}}'\n{CARS}", 1, "the role is missing: submit, operate"),
+        (f"[tokens.robot]\nrole = 'read'\n{CARS}", 1, "the secret is missing: name a variable"),
+        (
+            f"{TOKEN}[tokens.other]\nrole = 'read'\nsecret = '${{A}}'\n{CARS}",
+            4,
+            "its secret is that of tokens.robot: each needs its own",
+        ),
         (
             f'{SINK}secret = "${{A}}"\nsecret_file = "a"',
             4,
