@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, Unpack
+from typing import Final, Protocol, Self, Unpack
 
 from pool.config.data_params import read_params
 from pool.config.names import check_file_name
@@ -17,14 +17,33 @@ from pool.cvat.multipart import OpenFile
 from pool.errors import InputError, SpoolFull
 from pool.requests.spool_files import create, part_name, sync_all
 
-if TYPE_CHECKING:
-    from pool.requests.spool import Spool
-
 #: Bytes copied at a time, and room that an entry under construction is given at a time.
 BLOCK: Final = 2**20
 MANIFEST: Final = "manifest.json"
 UNFINISHED: Final = "manifest.tmp"
 VERSION: Final = 1
+
+
+class Receiver(Protocol):
+    """What an entry under construction needs of its spool; see :class:`pool.requests.spool.Spool`,
+    which is one."""
+
+    @property
+    def shared(self) -> object: ...
+
+    def disk(self) -> AbstractContextManager[None]: ...
+
+    def roots(self) -> Sequence[Path]: ...
+
+    def grow(self, request_id: str, size: int) -> None: ...
+
+    def stop_growing(self, request_id: str) -> None: ...
+
+    def publish(
+        self, request_id: str, manifest: bytes, files: Sequence[Path], size: int
+    ) -> None: ...
+
+    def discard(self, request_id: str) -> None: ...
 
 
 class Incoming:
@@ -33,7 +52,7 @@ class Incoming:
     For one thread at a time. Leaving it as a context manager without :meth:`finish` discards it.
     """
 
-    def __init__(self, spool: Spool, request_id: str, path: Path) -> None:
+    def __init__(self, spool: Receiver, request_id: str, path: Path) -> None:
         self._spool = spool
         self.request_id = request_id
         self._path = path
@@ -77,8 +96,8 @@ class Incoming:
         sync: bool,
         **data: Unpack[Data],
     ) -> Upload:
-        """Complete the entry; return what :meth:`Spool.load` would. With ``sync`` it is on the disk
-        as well; without, a power cut may take it, until :meth:`Spool.sync`.
+        """Complete the entry; return what the spool loads later. With ``sync`` it is on the disk
+        as well; without, a power cut may take it, until the spool syncs it.
 
         :raises InputError: there is no data, or of two kinds, or what cannot be used, by itself
             or with the ``template``.
