@@ -114,6 +114,7 @@ def test_what_happens_is_told_as_it_happens(serving: Listened, store: Store) -> 
         "kind": "request.ready",
         "at": "2026-01-01T12:00:00.123Z",
         "template": TEMPLATE,
+        "tenant": "",
         "task_id": 2,
         "lease_id": told[1]["lease_id"],
         "request_id": "r1",
