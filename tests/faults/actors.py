@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -133,14 +133,15 @@ def hasten(folder: Path, role: str, haste: Mapping[str, dict[str, Any]] = HASTE)
     configure(level="info")
 
 
-def run_daemon(place: Place) -> None:
-    """A daemon until it is killed or stopped."""
+def run_daemon(place: Place, port: int) -> None:
+    """A daemon that listens at a ``port``, until it is killed or stopped."""
     os.environ["CVAT_ACCESS_TOKEN"] = place.token
     hasten(place.folder, "daemon")
     from pool.config.loader import load
     from pool.daemon import Daemon
 
-    daemon = Daemon(load(place.config))
+    settings = load(place.config)
+    daemon = Daemon(replace(settings, daemon=replace(settings.daemon, port=port)))
     daemon.install_signals()
     daemon.run()
 

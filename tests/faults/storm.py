@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -98,6 +98,8 @@ class Storm:
         )
         self._context = forkserver()
         self._processes: dict[str, list[ForkServerProcess]] = {"caller": [], "daemon": []}
+        #: Where each daemon listens, and which process does.
+        self._ports: dict[int, ForkServerProcess | None] = {}
         self._born = 0
         self._place: Place | None = None
         self.outcome = Outcome()
@@ -158,8 +160,11 @@ class Storm:
     # --- Before ---------------------------------------------------------------------------------
 
     def _settle_down(self, url: str, server: SimulatorServer) -> Place:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        with ExitStack() as taken:
+            for _ in range(DAEMONS):
+                free = taken.enter_context(socket.create_server(("127.0.0.1", 0)))
+                self._ports[free.getsockname()[1]] = None
+        port = next(iter(self._ports))
         path = self._folder / "config.toml"
         store = "sqlite:///pool.db"
         if self._database is not None:
@@ -201,14 +206,22 @@ class Storm:
 
     def _start(self, role: str) -> None:
         self._born += 1
-        arguments: tuple[Any, ...] = (self._place,)
+        assert self._place is not None
         if role == "caller":
             seed = self._seed * 10_000 + self._born
-            arguments += (seed, self._born % 2 == 0)
-        process = self._context.Process(
-            target=run_caller if role == "caller" else run_daemon, args=arguments, daemon=True
-        )
-        process.start()
+            port = tuple(self._ports)[self._born // 2 % DAEMONS]
+            place = replace(self._place, daemon=f"http://127.0.0.1:{port}")
+            process = self._context.Process(
+                target=run_caller, args=(place, seed, self._born % 2 == 0), daemon=True
+            )
+            process.start()
+        else:
+            port = next(port for port, by in self._ports.items() if by is None or not by.is_alive())
+            process = self._context.Process(
+                target=run_daemon, args=(self._place, port), daemon=True
+            )
+            process.start()
+            self._ports[port] = process
         self._processes[role].append(process)
 
     def _gather(self, server: SimulatorServer, store: Store) -> None:
