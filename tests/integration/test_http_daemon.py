@@ -88,8 +88,8 @@ def set_stop_timeout(config_path: Path, value: str) -> None:
 
 
 def spooled(config_path: Path) -> list[Path]:
-    """The files in the spool."""
-    return [path for path in config_path.parent.glob("pool.db.spool/**/*") if path.is_file()]
+    """The files of entries in the spool."""
+    return [path for path in config_path.parent.glob("pool.db.spool/*/**/*") if path.is_file()]
 
 
 def test_uploads_that_end_in_time_are_accepted_during_a_stop(

@@ -108,6 +108,7 @@ def test_each_end_of_a_request_is_told_once_and_in_order(
         "kind": "request.ready",
         "at": "2027-01-15T08:00:00.000Z",
         "template": "scenes",
+        "tenant": "",
         "task_id": 42,
         "lease_id": body["lease_id"],
         "request_id": "r1",
