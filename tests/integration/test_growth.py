@@ -21,6 +21,7 @@ from pool.errors import StoreError
 from pool.events.feed import Service, Unsubscribe
 from pool.maintenance import term as term_module
 from pool.maintenance.scheduler import INTERVALS
+from pool.observability import status as status_module
 from pool.requests import dispatcher as dispatch_module
 from pool.simulator import SimulatorServer
 
@@ -42,6 +43,8 @@ def daemon(
     monkeypatch.setattr(term_module, "RENEWAL", 0.05)
     monkeypatch.setitem(INTERVALS, "reload", 0.05)
     monkeypatch.setattr(dispatch_module, "FORGET_EVERY", 0.0)
+    # A status has as many sizes of imports at the most.
+    monkeypatch.setattr(status_module, "MOST_IMPORTS", 2)
     path = write_config(tmp_path, simulator)
     path.write_text(path.read_text() + PATIENT)
     with serving(path, simulator) as daemon:
