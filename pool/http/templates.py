@@ -40,7 +40,7 @@ _DONE = "The present status of the template"
     response_description="The present status",
 )
 async def status(request: Request) -> Status:
-    """Of the templates that the caller sees. One that sees what is its own only is not told of the
+    """Of the templates that the caller sees. One that sees what is its own only does not see the
     store, the daemons and the configuration, and `in_flight` are its own."""
     return await _status(state_of(request), caller_of(request).scope)
 
