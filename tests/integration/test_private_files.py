@@ -86,8 +86,8 @@ def test_a_folder_of_somebodys_own_for_the_spool_is_left_as_it_is(
             assert api.submit([("a.jpg", image)], wait=20).status == 201
         assert daemon.stop() == 0
     assert stat.S_IMODE(shared.stat().st_mode) == 0o755
-    (inside,) = shared.iterdir()
-    assert stat.S_IMODE(inside.stat().st_mode) == 0o700
+    modes = {each.is_dir(): stat.S_IMODE(each.stat().st_mode) for each in shared.iterdir()}
+    assert modes == {True: 0o700, False: 0o600}, "the pool's folder, and the spool's id"
 
 
 def test_the_secret_of_a_sink_that_others_can_read(
