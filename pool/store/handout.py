@@ -25,7 +25,7 @@ from pool.model import (
 from pool.store.connections import Connection
 from pool.store.demand import count_hand_out
 from pool.store.records import LEASE, TASK, NewMember, find, record_of, text
-from pool.store.schema import UNDER_WAY
+from pool.store.schema import IN_LINE, UNDER_WAY
 
 
 def alive(owner: str) -> str:
@@ -173,7 +173,8 @@ def give_to_waiting(db: Connection, template: str, *, now: float) -> None:
     """Give what became warm of a template, in the same transaction, to the leases that have waited
     for it longest, whichever process waits with them.
 
-    So the hand-out is fair, and no waiter has to claim again and again. Left out are the leases of
+    So the hand-out is fair, and no waiter has to claim again and again; tenants take turns
+    (:func:`place_in_line`). Left out are the leases of
     spooled requests, which the dispatcher serves when their data can be sent, also while it makes a
     task for one and those that share it, and those of
     processes that are gone, for which no caller would take the task. A lease that is not served
@@ -182,12 +183,12 @@ def give_to_waiting(db: Connection, template: str, *, now: float) -> None:
     in_vain: set[tuple[str, str | None]] = set()
     for lease_id, fingerprint, reusable_origin in db.rows(
         f"""
-        SELECT id, fingerprint, reusable_origin FROM leases {db.using("leases_waiting")}
-        WHERE state = 'waiting' AND template = :template AND {alive("leases.owner")}
+        SELECT id, fingerprint, reusable_origin FROM leases {db.using("leases_in_line")}
+        WHERE {IN_LINE} AND template = :template AND {alive("leases.owner")}
           AND NOT EXISTS (SELECT 1 FROM requests
                           WHERE requests.id = leases.request_id
                             AND requests.spooled AND requests.group_key IS NOT NULL)
-        ORDER BY seq
+        ORDER BY place, seq
         """,
         template=template,
         now=now,
@@ -199,6 +200,19 @@ def give_to_waiting(db: Connection, template: str, *, now: float) -> None:
             in_vain.add((fingerprint, reusable_origin))
         else:
             activate(db, lease_id, task, Outcome.WAIT, now=now)
+
+
+def place_in_line(db: Connection) -> str:
+    """Return the place that a lease of ``:tenant`` which begins to wait for a task of ``:template``
+    gets among those that wait: the lowest goes first, and of equal ones the older.
+
+    A tenant has one lease in each place, and one that comes begins where the line is by now: it is
+    start-time fair queueing (Goyal, Vin and Cheng, 1996), with tasks that are worth the same.
+    """
+    line = f"SELECT {{}} FROM leases {db.using('leases_in_line')} WHERE {IN_LINE}"
+    of_all = f"{line.format('MIN(place)')} AND template = :template"
+    of_tenant = f"{line.format('MAX(place) + 1')} AND template = :template AND tenant = :tenant"
+    return db.greatest(f"COALESCE(({of_all}), 0)", f"COALESCE(({of_tenant}), 0)")
 
 
 # --- What goes with it ----------------------------------------------------------------------------

@@ -21,7 +21,14 @@ from pool.model import (
 )
 from pool.store.connections import Connected, Connection, listed
 from pool.store.demand import count_hand_out
-from pool.store.handout import HELD, burn_task, end_lease, reason_of, return_task
+from pool.store.handout import (
+    HELD,
+    burn_task,
+    end_lease,
+    place_in_line,
+    reason_of,
+    return_task,
+)
 from pool.store.records import UNOWNED, find, names_of, select, text
 from pool.store.schema import UNDER_WAY
 
@@ -452,11 +459,11 @@ def queue_members(
             "now": now,
         }
         db.changed(
-            """
+            f"""
             INSERT INTO leases (id, template, tenant, state, owner, request_id, fingerprint,
-                                reusable_origin, ttl, payload, created_at)
+                                reusable_origin, ttl, payload, created_at, place)
             VALUES (:fresh, :template, :tenant, 'waiting', :owner, :id, :fingerprint,
-                    :reusable_origin, :ttl, :payload, :now)
+                    :reusable_origin, :ttl, :payload, :now, {place_in_line(db)})
             """,
             **waiter,
             template=template,

@@ -25,6 +25,7 @@ from pool.store.handout import (
     can_claim,
     claim_waiting,
     end_lease,
+    place_in_line,
     return_task,
     take_warm,
 )
@@ -477,14 +478,15 @@ def _insert_lease(
         INSERT INTO leases
             (id, template, tenant, state, name, owner, request_id, fingerprint, reusable_origin,
              pooled_id, task_id, task_name, outcome, ttl, idempotency_key, payload, created_at,
-             handed_out_at, expires_at, served)
+             handed_out_at, expires_at, served, place)
         SELECT
             :id, :template, :tenant, CASE WHEN tasks.id IS NULL THEN 'waiting' ELSE 'active' END,
             CAST(:name AS TEXT), :owner, :request_id, :fingerprint, :reusable_origin, tasks.id,
             tasks.task_id, COALESCE(tasks.name, ''),
             CASE WHEN tasks.id IS NOT NULL THEN :outcome END, :ttl,
             :idempotency_key, :payload, :now, tasks.changed_at, tasks.changed_at + :ttl,
-            tasks.id IS NOT NULL AND :alone
+            tasks.id IS NOT NULL AND :alone,
+            CASE WHEN tasks.id IS NULL THEN {place_in_line(db)} ELSE 0 END
         FROM (SELECT 1 AS one) AS one LEFT JOIN tasks ON tasks.lease_id = :id
         RETURNING {LEASE}
         """,

@@ -38,6 +38,8 @@ EXPIRING: Final = "state = 'active' AND request_id IS NULL"
 OPEN: Final = "state IN ('queued', 'uploading', 'importing')"
 #: Imports that are not finished.
 UNDER_WAY: Final = "state IN ('uploading', 'importing')"
+#: Leases with which a process waits for a task.
+IN_LINE: Final = "state = 'waiting' AND owner <> ''"
 #: Requests of a tenant other than the operator.
 OF_TENANT: Final = "tenant <> ''"
 #: Requests whose data is in the spool and that CVAT has not accepted yet.
@@ -175,12 +177,14 @@ _LEASES: Final = f"""
         handed_out_at REAL,
         expires_at REAL,
         served INTEGER NOT NULL DEFAULT 0 CHECK (served IN (0, 1)),
+        place INTEGER NOT NULL DEFAULT 0,
         CHECK (state NOT IN ('active', 'used') OR pooled_id IS NOT NULL)
     ) STRICT;
     CREATE UNIQUE INDEX leases_key ON leases (tenant, idempotency_key)
     WHERE idempotency_key IS NOT NULL;
     CREATE INDEX leases_by_state ON leases (state);
     CREATE INDEX leases_waiting ON leases (template) WHERE state = 'waiting';
+    CREATE INDEX leases_in_line ON leases (template, tenant, place) WHERE {IN_LINE};
     CREATE INDEX leases_expiring ON leases (expires_at) WHERE {EXPIRING};
     CREATE INDEX leases_ended ON leases (created_at) WHERE {ENDED};
     CREATE INDEX leases_of_task ON leases (pooled_id) WHERE pooled_id IS NOT NULL;

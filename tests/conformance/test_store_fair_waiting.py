@@ -20,8 +20,11 @@ def owners(scene: Scene) -> None:
     scene.store.renew_owner("there", until=ALIVE)
 
 
-def waiting(scene: Scene, *, owner: str = "here", fingerprint: str = "f00d") -> Opened:
-    opened = scene.store.open_lease(wish(owner=owner, fingerprint=fingerprint), now=NOW)
+def waiting(
+    scene: Scene, *, owner: str = "here", fingerprint: str = "f00d", tenant: str = ""
+) -> Opened:
+    wanted = replace(wish(owner=owner, fingerprint=fingerprint), tenant=tenant)
+    opened = scene.store.open_lease(wanted, now=NOW)
     assert opened.task is None
     return opened
 
@@ -52,6 +55,31 @@ def test_each_goes_to_the_one_that_waited_longest(scene: Scene) -> None:
     assert scene.states(first) == (TaskState.LEASED, LeaseState.ACTIVE, None)
     assert leases[0].expires_at == NOW + 1 + 60.0
     assert scene.store.hand_outs()[TEMPLATE] == {Outcome.WAIT: 2}
+
+
+def test_tenants_take_turns(scene: Scene) -> None:
+    """One that waits with many holds up no other, and none that comes again and again goes before
+    all of these."""
+    busy = [waiting(scene, tenant="busy") for _ in range(4)]
+    rare = waiting(scene, tenant="rare", owner="there")
+    names = {each.lease.id: f"busy {number}" for number, each in enumerate(busy, 1)}
+    names[rare.lease.id] = "rare 1"
+
+    def next_one() -> str:
+        task = create(scene)
+        (lease_id,) = (each for each in names if scene.lease(each).pooled_id == task)
+        return names[lease_id]
+
+    assert [next_one() for _ in range(2)] == ["busy 1", "rare 1"]
+    names[waiting(scene, tenant="rare").lease.id] = "rare 2"
+    names[waiting(scene).lease.id] = "the operator"
+    assert [next_one() for _ in range(5)] == [
+        "busy 2",
+        "rare 2",
+        "the operator",
+        "busy 3",
+        "busy 4",
+    ]
 
 
 def test_what_is_given_back_goes_on(scene: Scene) -> None:
