@@ -20,7 +20,6 @@ from pool.clock import Clock
 from pool.config.settings import Template
 from pool.config.source import Upload
 from pool.errors import (
-    DataGone,
     PoolEmpty,
     PoolError,
     Stopping,
@@ -504,7 +503,7 @@ class Dispatcher:
             places, of_bulk = most + ahead, bulk_places(most)
         members, upload = [NewMember(request_id=first.id)], None
         if len(group) > 1:
-            if not self._placement.has_warm(template):
+            if not self._placement.has_warm(template) or not self._is_here(template, group):
                 return 0
             members, upload = self._groups.seal(template, group)
         ids = [member.request_id for member in members]
@@ -537,6 +536,27 @@ class Dispatcher:
             )
         )
         return len(ids)
+
+    def _is_here(self, template: Template, group: Sequence[Unserved]) -> bool:
+        """Whether the data of requests is on this machine. What is not is fetched by a worker,
+        since a bucket may take its time, and the next round finds it."""
+        away = self._spool.elsewhere(each.id for each in group)
+        if not away:
+            return True
+        with self._in_flight.taking(*away) as taken:
+            let_go = partial(self._in_flight.let_go, *taken)
+            missing = [each for each in group if each.id in taken]
+            if missing:
+                fetch = partial(self._fetch, missing)
+                job = Job(template=template.name, run=fetch, call_off=let_go, serves=False)
+                self._threads.put(job)
+        return False
+
+    def _fetch(self, requests: Sequence[Unserved]) -> None:
+        try:
+            self._groups.fetch(requests)
+        finally:
+            self._in_flight.let_go(*(each.id for each in requests))
 
     def _was_begun(self, group: Sequence[Unserved]) -> bool:
         """Whether another process has begun one of these since they were read, or it has ended."""
@@ -601,18 +621,13 @@ class Dispatcher:
     def _leave_slots(self, template: Template, each: Unserved) -> None:
         """Have a request that has waited long enough for a slot go the ordinary way, in the next
         round."""
-        try:
-            upload = self._spool.load(each.id)
-        except StoreError as error:
-            # The next round tries again.
-            log.error("data not readable", request_id=each.id, why=str(error))
+        if not self._is_here(template, [each]):
             return
+        upload = self._groups.load(each)
         if upload is not None:
             why = NONE_WARM if each.stream is None else NONE_FOR_STREAM
             self._filler.leave_slots(template, each.id, upload, why, shares=True)
             self._again()
-            return
-        self._sender.fail(each, DataGone(f"{self._spool.place} has none"), untouched=True)
 
     def _join(self, template: Template, first: Unserved, taken: list[str]) -> Joined:
         """Return what shares the task that was made for a request: those of its group that wait
@@ -627,9 +642,8 @@ class Dispatcher:
         # It has waited longest, so that it is the first of the first group.
         group = self._groups.divide(template, [first, *alike])[0]
         with self._in_flight.taking(*(each.id for each in group[1:]), some=True) as others:
-            members, upload = self._groups.seal(
-                template, [first, *(each for each in group[1:] if each.id in others)]
-            )
+            group = [first, *(each for each in group[1:] if each.id in others)]
+            members, upload = self._groups.seal(template, self._groups.fetch(group))
             shared = [member.request_id for member in members]
             if first.id not in shared or len(shared) == 1:
                 members, shared = [], []

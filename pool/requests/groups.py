@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from pool.clock import Clock
 from pool.config.settings import Template
@@ -22,7 +23,7 @@ from pool.requests.grouping import (
 from pool.requests.in_flight import InFlight
 from pool.requests.runner import RETRY_AFTER_INTERNAL_ERROR, Runner
 from pool.requests.sending import Sender
-from pool.requests.spool import Spool
+from pool.requests.spool import FETCHES, Spool
 from pool.store import MadeFor, NewMember, Store, Unserved
 from pool.tracking.tracker import Tracker
 
@@ -98,9 +99,8 @@ class Groups:
         Left out are requests whose data cannot be read; one that has none has failed. Left out,
         and sent alone next, are also those that a reload has made unfit for a group."""
         uploads: dict[str, Upload] = {}
-        self._spool.load_all([each.id for each in group])
         for each in group:
-            upload = self._load(each)
+            upload = self.load(each)
             if upload is None:
                 continue
             if _is_fit(template, each, upload):
@@ -117,7 +117,22 @@ class Groups:
         ]
         return members, combined(list(uploads.values()))
 
-    def _load(self, each: Unserved) -> Upload | None:
+    def fetch(self, requests: Sequence[Unserved]) -> list[Unserved]:
+        """Fetch the data of requests that is not on this machine, as :meth:`load` does, of several
+        at the same time; return those whose data is here then."""
+        away = self._spool.elsewhere(each.id for each in requests)
+        if away:
+            missing = [each for each in requests if each.id in away]
+            with ThreadPoolExecutor(
+                min(FETCHES, len(missing)), thread_name_prefix="fetch"
+            ) as threads:
+                [*threads.map(self.load, missing)]
+            away = self._spool.elsewhere(away)
+        return [each for each in requests if each.id not in away]
+
+    def load(self, each: Unserved) -> Upload | None:
+        """Return the data of a request; None when it cannot be read now, so that the request is
+        left alone for a while, or when there is none, so that it has failed."""
         try:
             upload = self._spool.load(each.id)
         except StoreError as error:

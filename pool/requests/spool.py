@@ -21,9 +21,8 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -221,20 +220,11 @@ class Spool:
                 upload = self._load(request_id)
         return upload
 
-    def load_all(self, request_ids: Sequence[str]) -> None:
-        """Fetch what is not in the folder, at the same time, so that :meth:`load` finds it there.
-        What cannot be fetched is left to that."""
-        missing = [each for each in request_ids if not self._is_complete(each)]
-        if self.shared is None or len(missing) < 2:
-            return
-
-        def fetch(request_id: str) -> None:
-            with suppress(StoreError):
-                self.load(request_id)
-
-        with ThreadPoolExecutor(min(FETCHES, len(missing)), thread_name_prefix="fetch") as threads:
-            for _ in threads.map(fetch, missing):
-                pass
+    def elsewhere(self, request_ids: Iterable[str]) -> frozenset[str]:
+        """Return those whose entries are to be fetched from the shared spool."""
+        if self.shared is None:
+            return frozenset()
+        return frozenset(each for each in request_ids if not self._is_complete(each))
 
     def _load(self, request_id: str) -> Upload | None:
         path = self._path(request_id)

@@ -24,6 +24,7 @@ from support.stepped import (
     READY,
     Start,
     Stepped,
+    grouped,
     uploads,
 )
 from support.waiting import PATIENCE
@@ -113,11 +114,6 @@ class Two:
 
 def on_empty(template: Template, choice: Any) -> Template:
     return replace(template, pool=replace(template.pool, on_empty=choice))
-
-
-def grouped(template: Template, **importing: Any) -> Template:
-    settings = {"grouping": "auto", "concurrency": 1, **importing}
-    return replace(template, importing=replace(template.importing, **settings))
 
 
 @pytest.fixture

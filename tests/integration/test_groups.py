@@ -25,6 +25,7 @@ from support.stepped import (
     Stepped,
     come_back,
     go_down,
+    grouped,
     levels,
     uploads,
 )
@@ -44,15 +45,6 @@ from pool.tracking.webhook_receiver import Effect, WebhookReceiver
 
 UPLOADING = RequestState.UPLOADING
 BAD = "InvalidImageError: failed to parse image file '{}'"
-
-
-def grouped(template: Template, **importing: Any) -> Template:
-    settings = {"grouping": "auto", "concurrency": 1, **importing}
-    return replace(
-        template,
-        pool=replace(template.pool, min_size=8),
-        importing=replace(template.importing, **settings),
-    )
 
 
 @pytest.fixture

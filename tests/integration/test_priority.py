@@ -5,24 +5,14 @@ The daemon's services run one by one, on a scripted CVAT and a clock that the te
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from support.scripted import ScriptedCvat
-from support.stepped import IMPORTING, OTHER, QUEUED, READY, Start, Stepped
+from support.stepped import IMPORTING, OTHER, QUEUED, READY, Start, Stepped, grouped
 
 from pool.config.settings import Template
 from pool.requests.order import AGED
-
-
-def grouped(template: Template, **importing: Any) -> Template:
-    settings = {"grouping": "auto", "concurrency": 1, **importing}
-    return replace(
-        template,
-        pool=replace(template.pool, min_size=9),
-        importing=replace(template.importing, **settings),
-    )
 
 
 def filled(daemon: Stepped, cvat: ScriptedCvat) -> Stepped:

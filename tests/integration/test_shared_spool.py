@@ -107,13 +107,12 @@ def test_it_is_fetched_once(
     assert contents(elsewhere.load("r1")) == FILES
 
 
-def test_those_of_a_group_are_fetched_together(here: Spool, elsewhere: Spool) -> None:
-    names = [f"r{number}" for number in range(5)]
-    for name in names:
+def test_what_is_to_be_fetched_first(here: Spool, elsewhere: Spool) -> None:
+    for name in ("r1", "r2"):
         here.keep(name, build_upload(FILES))
-    elsewhere.load_all([*names, "unknown"])
-    here.drop(*names)
-    assert [contents(elsewhere.load(name)) for name in names] == [FILES] * 5
+    assert elsewhere.load("r1")
+    assert elsewhere.elsewhere(["r1", "r2", "unknown"]) == {"r2", "unknown"}
+    assert here.elsewhere(["r1", "r2"]) == frozenset()
 
 
 def test_what_is_dropped_is_gone_for_all(there: Bucket, here: Spool, elsewhere: Spool) -> None:

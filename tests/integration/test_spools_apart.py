@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -12,7 +13,8 @@ import pytest
 from support.bucket import Bucket, away, bucket
 from support.clock import ManualClock
 from support.scripted import ScriptedCvat
-from support.stepped import IMPORTING, QUEUED, Stepped, uploads
+from support.stepped import IMPORTING, QUEUED, Stepped, grouped, uploads
+from support.waiting import PATIENCE
 
 from pool.config.settings import Settings
 from pool.model import SPOOL_AWAY, Scope
@@ -20,7 +22,8 @@ from pool.observability.status import troubles
 from pool.status import WaitReason
 from pool.store import Store
 
-#: Starts a daemon on a machine, whose spool is that of the machine, or the one at an address.
+#: Starts a daemon on a machine, whose spool is that of the machine, or the one at an address;
+#: requests may share a task, or not.
 On = Callable[..., Stepped]
 #: Seconds in which a process that has stopped counts as gone, and a request is tried again.
 LATER = SPOOL_AWAY + 20.0
@@ -32,12 +35,16 @@ def on(
 ) -> Iterator[On]:
     with ExitStack() as started:
 
-        def begin(machine: str, *, spool: str | None = None) -> Stepped:
+        def begin(machine: str, *, spool: str | None = None, shares: bool = False) -> Stepped:
             folder = tmp_path / machine
             folder.mkdir(exist_ok=True)
             # The store is the test's; by this address only the folder is chosen.
             chosen = replace(settings.store, url=f"sqlite:///{folder / 'pool.db'}", spool=spool)
-            daemon = Stepped(replace(settings, store=chosen), store, cvat, clock)
+            templates = settings.templates
+            if shares:
+                templates = {name: grouped(each) for name, each in templates.items()}
+            here = replace(settings, store=chosen, templates=templates)
+            daemon = Stepped(here, store, cvat, clock)
             started.callback(daemon.stop)
             return daemon
 
@@ -103,6 +110,34 @@ def test_what_is_in_a_shared_spool_is_sent_by_another_at_once(
     assert second.serve() == 1
     assert second.states(request) == {IMPORTING}
     assert len(uploads(cvat)) == 1
+
+
+def test_a_bucket_that_takes_its_time_holds_up_no_dispatching(
+    on: On, there: Bucket, cvat: ScriptedCvat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = f"s3://{there.name}/spool"
+    first, second = (on(name, spool=spool, shares=True) for name in ("first", "second"))
+    requests = [first.accept() for _ in range(3)]
+    first.stop()
+    second.renew()
+    assert second.fill()
+    shared, answers = second.process.spool.shared, threading.Event()
+    assert shared is not None
+    fetch = shared.fetch
+
+    def slow(request_id: str) -> Iterator[bytes]:
+        assert answers.wait(PATIENCE)
+        return fetch(request_id)
+
+    monkeypatch.setattr(shared, "fetch", slow)
+    second.run("dispatch")
+    assert not answers.is_set(), "a round of dispatching has not waited"
+    assert second.states(*requests) == {QUEUED}
+    answers.set()
+    second.drain()
+    second.serve()
+    assert second.states(*requests) == {IMPORTING}
+    assert len(uploads(cvat)) == 1, "they share a task all the same"
 
 
 def test_a_bucket_that_is_away_refuses_what_comes(on: On, there: Bucket) -> None:

@@ -282,6 +282,16 @@ class Stepped:
         return levels(self.store, template)
 
 
+def grouped(template: Template, **importing: Any) -> Template:
+    """A template whose requests share tasks, one import at a time, with a pool for many."""
+    settings = {"grouping": "auto", "concurrency": 1, **importing}
+    return replace(
+        template,
+        pool=replace(template.pool, min_size=8),
+        importing=replace(template.importing, **settings),
+    )
+
+
 # --- What tests look at, and what they do to the server ------------------------------------------
 
 
