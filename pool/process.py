@@ -115,7 +115,12 @@ class Process:
             clock=self.clock,
         )
         self.breaker = Breaker(
-            self.store, self.cvat, spool=lambda: self.spool.id, clock=self.clock, rng=rng
+            self.store,
+            self.cvat,
+            owner=self.owner,
+            spool=lambda: self.spool.id,
+            clock=self.clock,
+            rng=rng,
         )
         self.placement = Placement(
             self.store,

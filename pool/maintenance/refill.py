@@ -148,9 +148,23 @@ class Refill:
                 return started, situation.foreground and situation.capacity < target.size
             if under_way >= at_once:
                 return started, False
-            pooled_id = new_id(self._clock.now())
+            if not self._start(template, target, situation, at_once):
+                return started, False
+            started += 1
+        return started, False
+
+    def _start(
+        self, template: Template, target: Target, situation: Situation, at_once: int
+    ) -> bool:
+        """Start a create; False where there is no room for it, or another call tries whether the
+        template's creates are possible again."""
+        tries = situation.probing and self._breaker.creates_alone(template.name)
+        if tries and not self._breaker.begin_trial(template.name):
+            return False
+        started = False
+        try:
             pooled = self._store.begin_create(
-                pooled_id,
+                new_id(self._clock.now()),
                 template.name,
                 template.fingerprint,
                 origin=template.origin,
@@ -162,17 +176,20 @@ class Refill:
                 now=self._clock.now(),
             )
             if pooled is None:
-                return started, False
+                return False
             try:
                 with self._guard:
-                    future = self._workers.submit(self._create, template, pooled_id)
+                    future = self._workers.submit(self._create, template, pooled.id)
                     self._running[future] = template.name
             except RuntimeError:  # stopped since
-                self._give_up(pooled_id)
-                return started, False
-            future.add_done_callback(partial(self._done, pooled_id))
-            started += 1
-        return started, False
+                self._give_up(pooled.id)
+                return False
+            started = True
+        finally:
+            if tries and not started:
+                self._breaker.end_trial(template.name)
+        future.add_done_callback(partial(self._done, pooled.id, tries))
+        return True
 
     def _note_level(self, template: Template, warm: int, size: int) -> None:
         """Log once that a pool is full: at first, and again when it had run low, or was resized."""
@@ -263,9 +280,11 @@ class Refill:
         except StoreError as error:
             log.warning("create not given up", why=str(error))
 
-    def _done(self, pooled_id: str, future: Future[None]) -> None:
+    def _done(self, pooled_id: str, tries: bool, future: Future[None]) -> None:
         with self._guard:
             template = self._running.pop(future)
+        if tries:
+            self._breaker.end_trial(template)
         if future.cancelled():
             self._give_up(pooled_id)
         elif (error := future.exception()) is not None:

@@ -1,7 +1,7 @@
 """The circuit breakers: what a failed call holds, for how long, and what may be tried meanwhile.
 
 A hold is an open circuit breaker (Nygard, "Release It!", 2007): while it lasts nothing is tried;
-then one call tries, and its success closes the circuit.
+then one call tries, of all processes on the store, and its success closes the circuit.
 
 A failure is first taken for one of its template: CVAT may answer 500 to each create of one
 template, or to each upload of one request, and serve all others. So it holds that template alone,
@@ -35,6 +35,7 @@ from pool.errors import (
     ImportTimedOut,
     PoolError,
     SlotStorageUnavailable,
+    StoreError,
 )
 from pool.logs import get_logger
 from pool.model import Hold
@@ -181,6 +182,7 @@ class Breaker:
         store: Store,
         cvat: Callable[[], CvatClient],
         *,
+        owner: str,
         clock: Clock,
         spool: Callable[[], str] = lambda: "",
         rng: random.Random | None = None,
@@ -189,6 +191,7 @@ class Breaker:
         self._store = store
         self._spool = spool
         self._cvat = cvat
+        self._owner = owner
         self._clock = clock
         self._rng = rng or random.Random()
         self._guard = threading.Lock()
@@ -198,6 +201,8 @@ class Breaker:
         #: The holds that have been logged, and have not ended.
         self._noted: dict[str, Hold] = {}
         self._creates: dict[str, Failures] = {}
+        #: What this process tries.
+        self._trials: set[str] = set()
 
     # --- What may be tried ------------------------------------------------------------------------
 
@@ -221,6 +226,38 @@ class Breaker:
             return Circuit.OPEN
         hold = holds.get(template)
         return circuit(hold if hold is not None and hold.uploads else None, now=self._clock.now())
+
+    def creates_alone(self, template: str) -> bool:
+        """Whether creates of a template are held and its uploads are not, so that a create that
+        works ends the hold."""
+        hold = self._store.holds().get(template)
+        return hold is not None and not hold.uploads
+
+    def begin_trial(self, name: str) -> bool:
+        """Whether this call is the one that tries what is held now, a template or the server;
+        then :meth:`end_trial` has to follow. One that ended well or badly has ended or prolonged
+        the hold before. Where the process dies instead, others may try once it counts as gone."""
+        with self._guard:
+            if name in self._trials:
+                return False
+            self._trials.add(name)
+        mine = False
+        try:
+            mine = self._store.begin_trial(name, owner=self._owner, now=self._clock.now())
+        finally:
+            if not mine:
+                self._trials.discard(name)
+        return mine
+
+    def end_trial(self, name: str) -> None:
+        """Let another call try what is still held. Where the store does not take that, this process
+        may, and others once it is gone."""
+        try:
+            self._store.end_trial(name, owner=self._owner)
+        except StoreError as error:
+            log.info("trial not ended", template=name, why=str(error))
+        finally:
+            self._trials.discard(name)
 
     def has_daemon(self) -> bool:
         """Whether a daemon is at work that reads this process's spool: it tries what is held, and
@@ -339,18 +376,32 @@ class Breaker:
 
     def ask(self) -> bool:
         """Ask the server for something that belongs to no template. Hold it when that fails, and
-        release it when it answers."""
+        release it when it answers. While it is held, one process asks at a time: for the others it
+        stays held."""
         with self._asking:
-            try:
-                # Not ``about``, which answers without a database, too.
-                self._cvat().tasks([0])
-            except CvatError as error:
-                if is_passing(error):
-                    self.hold(SERVER, error)
-                    return False
-            if (hold := self._store.holds().get(SERVER)) is not None:
-                self._release(hold)
-            return True
+            held = SERVER in self._store.holds()
+            if held and not self.begin_trial(SERVER):
+                return SERVER not in self._store.holds()
+            return self.ask_in_trial() if held else self._answers()
+
+    def ask_in_trial(self) -> bool:
+        """:meth:`ask` in a trial of the server that was begun, and end that."""
+        try:
+            return self._answers()
+        finally:
+            self.end_trial(SERVER)
+
+    def _answers(self) -> bool:
+        try:
+            # Not ``about``, which answers without a database, too.
+            self._cvat().tasks([0])
+        except CvatError as error:
+            if is_passing(error):
+                self.hold(SERVER, error)
+                return False
+        if (hold := self._store.holds().get(SERVER)) is not None:
+            self._release(hold)
+        return True
 
     def _server_fails(self) -> bool:
         # Others that failed at the same time may just have found out.

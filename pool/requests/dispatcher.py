@@ -334,8 +334,10 @@ class Dispatcher:
         server, started, asked = self._breaker.server(), 0, False
         if server is Circuit.CLOSED:
             started = self._begin_in_turn(waiting)
-        elif server is Circuit.HALF_OPEN:
-            asked = self._threads.put_beside(self._breaker.ask)
+        elif server is Circuit.HALF_OPEN and self._breaker.begin_trial(SERVER):
+            asked = self._threads.put_beside(self._breaker.ask_in_trial)
+            if not asked:
+                self._breaker.end_trial(SERVER)
         ends: list[float] = []
         for requests in waiting.values():
             ends += self._end_patience(self._template_of(requests[0]), requests)
@@ -462,9 +464,27 @@ class Dispatcher:
 
     def _begin(self, queue: _Queue, group: Sequence[Unserved]) -> int:
         """Begin requests that go together, if that is possible; return how many."""
-        template, first = queue.template, group[0]
         if queue.most <= 0:
             return 0
+        if not queue.trial:
+            return self._begin_group(queue, group)
+        return self._try(queue.template, partial(self._begin_group, queue, group))
+
+    def _try(self, template: Template, begin: Callable[[], int]) -> int:
+        """Begin what tries a hold, unless another call does, in whatever process; return how many
+        requests were begun. The trial ends with their work."""
+        if not self._breaker.begin_trial(template.name):
+            return 0
+        begun = 0
+        try:
+            begun = begin()
+        finally:
+            if not begun:
+                self._breaker.end_trial(template.name)
+        return begun
+
+    def _begin_group(self, queue: _Queue, group: Sequence[Unserved]) -> int:
+        template, first = queue.template, group[0]
         shared = queue.shares(group)
         if shared and (
             (first.priority is Priority.BULK and queue.bulk_places <= 0)
@@ -604,6 +624,14 @@ class Dispatcher:
         others = sum(made == template.name for made, *_ in self._others)
         if len(self._in_flight.creating(template.name)) + others >= at_once:
             return False
+        if circuit is Circuit.HALF_OPEN and not trial:
+            create = partial(self._create, template, each, key, others, trial=True)
+            return bool(self._try(template, create))
+        return self._create(template, each, key, others, trial=trial)
+
+    def _create(
+        self, template: Template, each: Unserved, key: GroupKey, others: int, *, trial: bool
+    ) -> bool:
         with self._in_flight.taking(each.id) as taken:
             request = None
             if taken:
@@ -706,6 +734,8 @@ class Dispatcher:
         self._in_flight.forget_patience(item.request.id, *item.others)
 
         def call_off() -> None:
+            if item.trial:
+                self._breaker.end_trial(item.template.name)
             self._runner.put_back(item)
             self._in_flight.created(item.request.id)
 
@@ -725,5 +755,7 @@ class Dispatcher:
         try:
             pause = self._runner.serve(item)
         finally:
+            if item.trial:
+                self._breaker.end_trial(item.template.name)
             self._in_flight.created(item.request.id)
             self._in_flight.let_go(*taken, paused_until=self._clock.monotonic() + pause)

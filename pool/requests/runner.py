@@ -57,7 +57,7 @@ class WorkItem:
     """One accepted request to serve, or a group: ``others`` are the ids of those that share the
     task with it. Without a ``handout`` its task is created for it, and for those that ``join``
     returns then. ``trial`` says that this is to find out whether CVAT takes the template's data
-    again."""
+    again, or makes its tasks."""
 
     template: Template
     request: RequestRecord

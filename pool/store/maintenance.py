@@ -10,6 +10,7 @@ from typing import Any
 
 from pool.model import ConfigRecord, Hold, Prewarm
 from pool.store.connections import Connected
+from pool.store.handout import alive
 from pool.store.records import select, text
 from pool.store.schema import ENDED, EXPIRING, FINISHED, FOREVER, UNDER_WAY
 from pool.store.spools import forget_spools
@@ -78,6 +79,33 @@ class Maintenance(Connected):
                 forever=FOREVER,
             )
             return db.met("DELETE FROM holds WHERE template = :name", name=template)
+
+    def begin_trial(self, template: str, *, owner: str, now: float) -> bool:
+        """Have one process try what a hold leaves to one call; False where there is no hold, it is
+        not time yet, or another process that is alive tries it."""
+        condition = f"""
+            template = :template AND retry_at IS NOT NULL AND (retry_at <= :now OR since > :now)
+            AND (tried_by IS NULL OR tried_by = :owner OR NOT {alive("holds.tried_by")})
+        """
+        values: dict[str, Any] = {"template": template, "owner": owner, "now": now}
+        # Many ask while one tries, and what is written wakes all that look at the store.
+        with self.connections.reading() as db:
+            if db.one(f"SELECT 1 FROM holds WHERE {condition}", **values) is None:
+                return False
+        with self.connections.writing() as db:
+            return db.met(f"UPDATE holds SET tried_by = :owner WHERE {condition}", **values)
+
+    def end_trial(self, template: str, *, owner: str) -> None:
+        """Let others try what a hold leaves to one call, if ``owner`` tries it."""
+        with self.connections.writing() as db:
+            db.changed(
+                """
+                UPDATE holds SET tried_by = NULL
+                WHERE template = :template AND tried_by = :owner
+                """,
+                template=template,
+                owner=owner,
+            )
 
     def holds(self) -> Mapping[str, Hold]:
         """Return all holds by template."""

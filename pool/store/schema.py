@@ -507,7 +507,8 @@ _PLAIN: Final = """
         since REAL NOT NULL,
         retry_at REAL,
         attempts INTEGER NOT NULL,
-        uploads INTEGER NOT NULL CHECK (uploads IN (0, 1))
+        uploads INTEGER NOT NULL CHECK (uploads IN (0, 1)),
+        tried_by TEXT
     ) STRICT;
     CREATE TABLE held (
         seq INTEGER PRIMARY KEY,

@@ -28,6 +28,27 @@ def test_a_hold_is_replaced_by_the_next_and_released(store: Store) -> None:
     assert store.holds() == {"other": other}
 
 
+def test_one_process_at_a_time_tries_what_is_held(store: Store) -> None:
+    assert not store.begin_trial(TEMPLATE, owner="a", now=NOW), "it is not held"
+    store.hold(HOLD)
+    store.renew_owner("a", until=NOW + 20)
+    store.renew_owner("b", until=NOW + 99)
+    assert not store.begin_trial(TEMPLATE, owner="a", now=NOW + 8), "it is too early"
+    assert store.begin_trial(TEMPLATE, owner="a", now=NOW + 9)
+    assert not store.begin_trial(TEMPLATE, owner="b", now=NOW + 9)
+    store.end_trial(TEMPLATE, owner="b")
+    assert not store.begin_trial(TEMPLATE, owner="b", now=NOW + 20)
+    assert store.begin_trial(TEMPLATE, owner="b", now=NOW + 21), "the other one is gone"
+    assert not store.begin_trial(TEMPLATE, owner="a", now=NOW + 21)
+    store.end_trial(TEMPLATE, owner="b")
+    assert store.begin_trial(TEMPLATE, owner="a", now=NOW + 21)
+    store.hold(replace(HOLD, retry_at=NOW + 30))
+    store.end_trial(TEMPLATE, owner="a")
+    assert not store.begin_trial(TEMPLATE, owner="b", now=NOW + 29), "it has failed"
+    store.hold(replace(HOLD, retry_at=None))
+    assert not store.begin_trial(TEMPLATE, owner="b", now=NOW + 99), "it waits for a person"
+
+
 def test_the_configuration_is_kept_for_other_processes(
     store: Store, open_another: Callable[[], Store]
 ) -> None:

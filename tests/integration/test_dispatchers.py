@@ -32,7 +32,9 @@ from support.waiting import PATIENCE
 from pool.config.settings import Template
 from pool.config.source import build_upload
 from pool.errors import CvatUnreachable
+from pool.maintenance.heartbeat import TERM
 from pool.model import Outcome, RequestRecord, RequestState, TaskState, new_id
+from pool.requests.breaker import SERVER, TRANSIENT_CAP
 from pool.requests.dispatcher import GONE_AFTER
 from pool.store import CreateLimit, NewRequest
 
@@ -274,6 +276,118 @@ def test_data_that_cvat_does_not_take_is_tried_no_more_often_by_two(
     by_one = tries(lambda two, _: (two.round(0), two.round(0)))
     by_two = tries(lambda two, _: (two.round(1), two.round(0)))
     assert by_one == by_two == 3
+
+
+# --- What is held ---------------------------------------------------------------------------------
+
+
+class Calls:
+    """Calls of one kind, none of which gets an answer before the test says so."""
+
+    def __init__(self, cvat: ScriptedCvat, operation: str) -> None:
+        self.number = 0
+        self.go, self._begun = threading.Event(), threading.Event()
+        self._operation = operation
+        cvat.before = self._hold
+
+    def begin(self) -> None:
+        """Wait until one is under way."""
+        _wait(self._begun)
+
+    def _hold(self, operation: str) -> None:
+        if operation == self._operation:
+            self.number += 1
+            self._begun.set()
+            _wait(self.go)
+
+
+def held(two: Two, name: str, **how: bool) -> None:
+    """A hold of which it is time for a trial."""
+    two.first.process.breaker.hold(name, CvatUnreachable("refused"), **how)
+    two.advance(TRANSIENT_CAP)
+
+
+def test_one_of_two_asks_whether_the_server_is_back(two: Two, cvat: ScriptedCvat) -> None:
+    two.first.fill()
+    held(two, SERVER)
+    calls = Calls(cvat, "tasks")
+    assert two.dispatchers[0].run_once().asked
+    calls.begin()
+    for _ in range(3):
+        assert not two.dispatchers[1].run_once().asked
+        assert not two.daemons[1].process.breaker.ask(), "it is held as before"
+        two.advance(1.0)
+    calls.go.set()
+    two.drain()
+    assert calls.number == 1
+    assert not two.first.store.holds()
+
+
+def test_one_of_two_tries_whether_data_is_taken_again(two: Two, cvat: ScriptedCvat) -> None:
+    """Also where requests of several tenants wait for the template."""
+    two.first.fill()
+    held(two, "scenes", uploads=True)
+    requests = [two.accept(tenant=tenant) for tenant in ("ann", "robot")]
+    calls = Calls(cvat, "upload")
+    assert two.dispatchers[0].run_once().started == 1
+    calls.begin()
+    assert two.dispatchers[1].run_once().started == 0
+    assert two.dispatchers[0].run_once().started == 0
+    calls.go.set()
+    two.drain()
+    assert calls.number == 1
+    assert not two.first.store.holds()
+    two.rounds()
+    assert two.states(*requests) == {IMPORTING}
+
+
+def test_one_of_two_tries_whether_tasks_are_made_again(two: Two, cvat: ScriptedCvat) -> None:
+    """The one that refills counts as well."""
+    held(two, "scenes")
+    request = two.accept()
+    two.advance(two.template.pool.max_wait)
+    calls = Calls(cvat, "create_task")
+    assert two.dispatchers[1].run_once().started == 1
+    calls.begin()
+    assert two.dispatchers[0].run_once().started == 0
+    assert two.first.refill.run_once() == 0
+    calls.go.set()
+    two.drain()
+    assert calls.number == 1
+    assert not two.first.store.holds()
+    assert two.states(request) == {IMPORTING}
+    assert two.first.refill.run_once() > 0
+
+
+@pytest.mark.parametrize("name", [SERVER, "scenes"])
+def test_a_trial_that_fails_prolongs_the_hold_for_both(
+    two: Two, cvat: ScriptedCvat, name: str
+) -> None:
+    two.first.fill()
+    held(two, name, uploads=True)
+    two.accept()
+    calls = Calls(cvat, "tasks")
+    calls.go.set()
+    cvat.failures["tasks"] = [CvatUnreachable("refused")]
+    two.rounds()
+    assert calls.number == 1
+    retry_at = two.first.store.holds()[SERVER].retry_at
+    assert retry_at is not None
+    assert retry_at > two.first.clock.now()
+    two.advance(TRANSIENT_CAP)
+    two.rounds()
+    two.rounds()
+    assert SERVER not in two.first.store.holds()
+
+
+def test_what_tries_and_dies_holds_nothing_for_ever(two: Two, cvat: ScriptedCvat) -> None:
+    held(two, SERVER)
+    assert two.daemons[1].process.breaker.begin_trial(SERVER)
+    assert not two.dispatchers[0].run_once().asked
+    two.first.advance(2 * TERM)
+    assert two.dispatchers[0].run_once().asked
+    two.drain()
+    assert not two.first.store.holds()
 
 
 # --- Groups ---------------------------------------------------------------------------------------
