@@ -212,19 +212,22 @@ class DaemonStatus:
     since: Time
 
 
+SPOOL_EXAMPLE: Final = {
+    "place": "/var/lib/cvat-pool/spool",
+    "host": "pool-1",
+    "shared": False,
+    "seen_at": "2026-01-01T12:00:00.123Z",
+    "away": False,
+    "trouble": "",
+    "queued": 2,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class SpoolStatus:
     """A place where the data of requests waits."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = described(
-        place="/var/lib/cvat-pool/spool",
-        host="pool-1",
-        shared=False,
-        seen_at="2026-01-01T12:00:00.123Z",
-        away=False,
-        trouble="",
-        queued=2,
-    )
+    __pydantic_config__: ClassVar[ConfigDict] = described(**SPOOL_EXAMPLE)
 
     place: str
     """Its path on the host, or the address of a bucket."""

@@ -21,7 +21,7 @@ from browser.seen import NewPage, RunDaemon, Running, Watched, daemon_of
 from pool.simulator import SimulatorServer
 
 #: Milliseconds in which the page has to show something.
-PATIENCE = 5_000
+PATIENCE = 20_000
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 TEMPLATES = ("street-scenes", "night-drives")
 

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import pytest
 import urllib3
@@ -164,8 +165,14 @@ def test_a_daemon_that_is_gone_is_not_missed(site: Site) -> None:
         return {each.status for each in leases}
 
     assert asked() == {201}
+    place = urlsplit(site.daemons[0].url)
     site.daemons[0].stop()
-    poll_until(lambda: not site.daemons[0].url)
+
+    def is_gone() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex((place.hostname or "", place.port or 0)) != 0
+
+    poll_until(is_gone)
     assert asked() == {201}
 
 

@@ -62,7 +62,7 @@ from pool import (
     errors,
 )
 from pool.model import Job
-from pool.status import DAEMON_EXAMPLE, TEMPLATE_EXAMPLE, WaitReason, WebhookState
+from pool.status import DAEMON_EXAMPLE, SPOOL_EXAMPLE, TEMPLATE_EXAMPLE, WaitReason, WebhookState
 
 SECRET = "a-token-of-the-pool"
 DONE = httpx.Response(204)
@@ -338,6 +338,8 @@ STATUS = {
     "store": "sqlite:///pool.db",
     "maintainer": "host:1",
     "daemons": [DAEMON_EXAMPLE],
+    "spools": [SPOOL_EXAMPLE],
+    "spools_warning": "",
     "in_flight": 2,
     "places_used": 1,
     "held_since": None,
@@ -367,6 +369,8 @@ def test_a_status(caller: Any, daemon: ScriptedDaemon) -> None:
         "http://127.0.0.1:8765",
         datetime(2026, 1, 1, 12, 0, 0, 123000, tzinfo=UTC),
     )
+    (spool,) = status.spools
+    assert (spool.host, spool.shared, spool.queued) == ("pool-1", False, 2)
     assert status.config_restart == ("daemon.port",)
 
 
@@ -375,6 +379,7 @@ def test_what_a_newer_daemon_says_more_is_left_out(caller: Any, daemon: Scripted
         **STATUS,
         "mood": "good",
         "daemons": [{**DAEMON_EXAMPLE, "mood": "bad"}],
+        "spools": [{**SPOOL_EXAMPLE, "mood": "calm"}],
         "templates": [{**ROW, "mood": "better"}],
     }
     daemon.replies = [LEASE, {**LEASE, "colour": "red"}, STATUS, newer]
