@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from pool.clock import Clock
+from pool.clock import Clock, StoreClock
 from pool.errors import StoreError, TermLost
 from pool.logs import get_logger
 from pool.model import TermRecord
@@ -47,9 +47,12 @@ class Term:
 
         :raises StoreError: the store cannot be used.
         """
+        if isinstance(clock, StoreClock):
+            # This machine may have slept, in which its monotonic clock stands still.
+            clock.compare()
         # Not when it is done: the store may have kept this waiting.
-        now, ends = clock.now(), clock.monotonic() + TERM
-        record = store.begin_term(owner, until=now + TERM, now=now)
+        ends = clock.monotonic() + TERM
+        record = store.begin_term(owner, seconds=TERM, clock=clock.now)
         return cls(store, record, ends=ends, clock=clock) if record else None
 
     @property
@@ -79,9 +82,9 @@ class Term:
         :raises StoreError: the store cannot be used.
         """
         record = self._record
-        now, ends = self._clock.now(), self._clock.monotonic() + TERM
+        ends = self._clock.monotonic() + TERM
         renewed = self._store.renew_term(
-            record.term, record.owner, until=now + TERM, now=now, deleting=deleting
+            record.term, record.owner, seconds=TERM, clock=self._clock.now, deleting=deleting
         )
         with self._guard:
             if renewed and record is self._record:

@@ -4,13 +4,24 @@ daemons."""
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from pool.model import DaemonRecord, TermRecord
-from pool.store.connections import Connected
+from pool.store.connections import Connected, Connection
 from pool.store.records import text
 from pool.store.spools import see_spools
+
+
+class _Newest(NamedTuple):
+    """The row of the newest term, whether it lasts or not."""
+
+    term: int
+    owner: str
+    since: float
+    until: float
+    ended: bool
 
 
 class Terms(Connected):
@@ -18,75 +29,77 @@ class Terms(Connected):
 
     # --- Who maintains ----------------------------------------------------------------------------
 
-    def begin_term(self, owner: str, *, until: float, now: float) -> TermRecord | None:
-        """Become the one process that maintains the store, up to ``until``, in a term with a number
-        of its own.
+    def begin_term(
+        self, owner: str, *, seconds: float, clock: Callable[[], float]
+    ) -> TermRecord | None:
+        """Become the one process that maintains the store, for so many ``seconds``, in a term with
+        a number of its own.
 
         None while a term lasts, also one's own. It lasts no longer than twice the term that is
-        asked for: one that ends later was written before the clock was set back.
+        asked for: one that ends later was written before the clock was set back. The ``clock`` is
+        asked when no other process writes: that may take long, and a time from before that would
+        make present terms look so.
         """
         with self.connections.writing() as db:
+            before = _newest(db)
+            now = clock()
+            if before is not None and now < before.until <= now + 2 * seconds:
+                return None
+            begun = TermRecord(term=0, owner=owner, since=now, until=now + seconds)
             row = db.one(
                 """
-                INSERT INTO terms (owner, since, until)
-                SELECT :owner, :now, :until
-                WHERE NOT EXISTS (SELECT 1 FROM terms
-                                  WHERE until > :now AND until <= :until + (:until - :now))
+                INSERT INTO terms (owner, since, until) VALUES (:owner, :since, :until)
                 RETURNING term
                 """,
                 owner=owner,
-                until=until,
-                now=now,
+                since=begun.since,
+                until=begun.until,
             )
-            if row is None:
-                return None
-            term = int(row[0])
+            assert row is not None
             # No two terms overlap, whatever the clock was.
             db.changed(
                 "UPDATE terms SET until = :now WHERE until > :now AND term < :term",
                 now=now,
-                term=term,
+                term=int(row[0]),
             )
-            before = db.one(
-                """
-                SELECT owner, until, ended FROM terms WHERE term < :term
-                ORDER BY term DESC LIMIT 1
-                """,
-                term=term,
-            )
-        begun = TermRecord(term=term, owner=owner, since=now, until=until)
-        if before is None or before[2]:
+        begun = replace(begun, term=int(row[0]))
+        if before is None or before.ended:
             return begun
-        return replace(begun, broken_off=str(before[0]), broken_off_at=before[1])
+        return replace(begun, broken_off=before.owner, broken_off_at=min(now, before.until))
 
     def renew_term(
-        self, term: int, owner: str, *, until: float, now: float, deleting: str | None = None
+        self,
+        term: int,
+        owner: str,
+        *,
+        seconds: float,
+        clock: Callable[[], float],
+        deleting: str | None = None,
     ) -> bool:
-        """Have one's own term last up to ``until``; False when it has ended, or another has begun.
+        """Have one's own term last for so many ``seconds`` from now; False when it has ended, or
+        another has begun. The ``clock`` is asked as in :meth:`begin_term`.
 
-        The task ``deleting`` is about to be deleted on the server: its row has the term, and
-        ``now``, in the same transaction.
+        The task ``deleting`` is about to be deleted on the server: its row has the term, and the
+        time, in the same transaction.
         """
         with self.connections.writing() as db:
-            lasts = db.met(
-                """
-                UPDATE terms SET until = :until
-                WHERE term = :term AND owner = :owner AND until > :now AND NOT ended
-                  AND term = (SELECT MAX(term) FROM terms)
-                """,
-                term=term,
-                owner=owner,
-                until=until,
-                now=now,
+            newest = _newest(db)
+            now = clock()
+            if newest is None or newest.ended or newest.until <= now:
+                return False
+            if (newest.term, newest.owner) != (term, owner):
+                return False
+            db.changed(
+                "UPDATE terms SET until = :until WHERE term = :term", term=term, until=now + seconds
             )
-            if lasts and deleting is not None:
+            if deleting is not None:
                 db.changed(
                     "UPDATE tasks SET term = :term, deleted_at = :now WHERE id = :id",
                     id=deleting,
                     term=term,
                     now=now,
                 )
-        return lasts
+        return True
 
     def end_term(self, term: int, owner: str, *, now: float) -> bool:
         """End one's own term in an orderly way, now; False when it had ended."""
@@ -105,16 +118,12 @@ class Terms(Connected):
     def present_term(self, *, now: float) -> TermRecord | None:
         """Return the term in which the store is maintained now, if it is."""
         with self.connections.reading() as db:
-            row = db.one(
-                """
-                SELECT term, owner, since, until FROM terms
-                WHERE until > :now AND term = (SELECT MAX(term) FROM terms)
-                """,
-                now=now,
-            )
-        if row is None:
+            newest = _newest(db)
+        if newest is None or newest.until <= now:
             return None
-        return TermRecord(term=int(row[0]), owner=str(row[1]), since=row[2], until=row[3])
+        return TermRecord(
+            term=newest.term, owner=newest.owner, since=newest.since, until=newest.until
+        )
 
     def maintainer(self, *, now: float) -> str | None:
         """Return the process that maintains the store now, if one does."""
@@ -210,3 +219,8 @@ class Terms(Connected):
         """Say that the process ``owner`` ends in an orderly way: what it owns is free at once."""
         with self.connections.writing() as db:
             db.changed("DELETE FROM owners WHERE owner = :owner", owner=owner)
+
+
+def _newest(db: Connection) -> _Newest | None:
+    row = db.one("SELECT term, owner, since, until, ended FROM terms ORDER BY term DESC LIMIT 1")
+    return None if row is None else _Newest._make([*row[:-1], bool(row[-1])])

@@ -121,7 +121,7 @@ def keep_secret(url: str, secret: str) -> str:
 def maintain(url: str, owner: str) -> bool:
     """Tries to become the one that maintains the store."""
     store = open_store(url)
-    won = store.begin_term(owner, until=NOW + 10, now=NOW) is not None
+    won = store.begin_term(owner, seconds=10, clock=lambda: NOW) is not None
     store.close()
     return won
 

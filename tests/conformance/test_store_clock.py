@@ -140,12 +140,12 @@ def test_what_is_done_does_not_move(scene: Scene) -> None:
 
 
 def test_a_term_of_a_clock_that_was_set_back_ends(store: Store) -> None:
-    killed = store.begin_term("killed", until=NOW + TERM, now=NOW)
+    killed = store.begin_term("killed", seconds=TERM, clock=lambda: NOW)
     now = NOW - 6 * HOUR
-    assert store.begin_term("heir", until=now + TERM, now=now)
-    assert not store.begin_term("third", until=now + TERM, now=now + 1.0)
+    assert store.begin_term("heir", seconds=TERM, clock=lambda: now)
+    assert not store.begin_term("third", seconds=TERM, clock=lambda: now + 1.0)
     assert killed is not None
-    assert not store.renew_term(killed.term, "killed", until=now + TERM, now=now)
+    assert not store.renew_term(killed.term, "killed", seconds=TERM, clock=lambda: now)
     assert check_store(store.connections).problems == (), "they do not overlap"
 
 
@@ -180,11 +180,11 @@ def test_a_term_lasts_as_long_on_every_machine(
     other = open_another()
     wrong = SystemClock() if other.time() is None else WrongClock(off)
     here, there = StoreClock(store.time), StoreClock(other.time, wrong)
-    assert other.begin_term("there", until=there.now() + TERM, now=there.now())
-    assert not store.begin_term("here", until=here.now() + TERM, now=here.now())
+    assert other.begin_term("there", seconds=TERM, clock=there.now)
+    assert not store.begin_term("here", seconds=TERM, clock=here.now)
     assert store.maintainer(now=here.now()) == "there"
     ended = here.now() + TERM + 1.0
-    assert store.begin_term("here", until=ended + TERM, now=ended)
+    assert store.begin_term("here", seconds=TERM, clock=lambda: ended)
 
 
 @pytest.mark.parametrize("by", JUMPS)

@@ -103,10 +103,10 @@ def test_only_warm_tasks_are_doubted(scene: Scene) -> None:
 
 
 def test_a_term_that_was_not_given_up_is_remembered(store: Store) -> None:
-    first = store.begin_term("a", until=NOW + 10, now=NOW)
+    first = store.begin_term("a", seconds=10, clock=lambda: NOW)
     assert first is not None and first.broken_off is None
-    second = store.begin_term("b", until=NOW + 20, now=NOW + 10)
+    second = store.begin_term("b", seconds=10, clock=lambda: NOW + 10)
     assert second is not None and second.broken_off == "a"
     assert store.end_term(second.term, "b", now=NOW + 11)
-    third = store.begin_term("c", until=NOW + 30, now=NOW + 11)
+    third = store.begin_term("c", seconds=19, clock=lambda: NOW + 11)
     assert third is not None and third.broken_off is None, "an orderly end"

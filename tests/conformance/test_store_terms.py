@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 
 import pytest
+from support.waiting import PATIENCE
 
 from conformance import store_processes as processes
 from conformance.store_scene import NOW, Scene
@@ -17,13 +21,15 @@ TERM = 10.0
 
 
 def begin(store: Store, owner: str, *, now: float) -> TermRecord:
-    begun = store.begin_term(owner, until=now + TERM, now=now)
+    begun = store.begin_term(owner, seconds=TERM, clock=lambda: now)
     assert begun is not None
     return begun
 
 
 def renew(store: Store, term: TermRecord, *, now: float, deleting: str | None = None) -> bool:
-    return store.renew_term(term.term, term.owner, until=now + TERM, now=now, deleting=deleting)
+    return store.renew_term(
+        term.term, term.owner, seconds=TERM, clock=lambda: now, deleting=deleting
+    )
 
 
 def problems(store: Store) -> tuple[str, ...]:
@@ -34,11 +40,11 @@ def test_one_maintains_the_store(store: Store, open_another: Callable[[], Store]
     other = open_another()
     assert store.maintainer(now=NOW) is None
     first = begin(store, "a", now=NOW)
-    assert other.begin_term("b", until=NOW + 19, now=NOW + 9) is None
+    assert other.begin_term("b", seconds=TERM, clock=lambda: NOW + 9) is None
     assert other.present_term(now=NOW + 9) == first
     assert renew(store, first, now=NOW + 9), "it stays"
-    assert store.begin_term("a", until=NOW + 29, now=NOW + 18) is None, "it has begun"
-    assert other.begin_term("b", until=NOW + 28, now=NOW + 18) is None
+    assert store.begin_term("a", seconds=TERM, clock=lambda: NOW + 18) is None, "it has begun"
+    assert other.begin_term("b", seconds=TERM, clock=lambda: NOW + 18) is None
 
 
 def test_a_term_that_has_ended_is_over_for_good(store: Store) -> None:
@@ -53,9 +59,41 @@ def test_a_term_that_has_ended_is_over_for_good(store: Store) -> None:
     assert store.maintainer(now=NOW + 11) == "b"
 
 
+@pytest.mark.parametrize("owner", ["b", "a"])
+def test_what_waited_for_others_to_write_goes_by_the_time_when_they_had(
+    store: Store, open_another: Callable[[], Store], owner: str
+) -> None:
+    """By the time of before, a term that was renewed meanwhile would end too far from now to be
+    believed; and one that is renewed twice would end before its owner thinks."""
+    other, now = open_another(), NOW
+    first = begin(store, "a", now=NOW)
+    asked, writes = threading.Event(), store.connections.writing()
+
+    def late() -> bool:
+        asked.set()
+        if owner == "a":
+            return other.renew_term(first.term, "a", seconds=TERM, clock=lambda: now)
+        return other.begin_term("b", seconds=TERM, clock=lambda: now) is not None
+
+    with ThreadPoolExecutor(1) as thread:
+        with writes as db:
+            # Only with a statement does it write alone.
+            db.rows("SELECT MAX(term) FROM terms")
+            answer = thread.submit(late)
+            assert asked.wait(PATIENCE)
+            now = NOW + 3 * TERM
+            db.changed("UPDATE terms SET until = :until", until=now + TERM - 1)
+        assert answer.result(PATIENCE) == (owner == "a")
+    present = store.present_term(now=now)
+    assert present is not None
+    assert (present.term, present.owner) == (first.term, "a")
+    assert present.until == now + (TERM if owner == "a" else TERM - 1)
+    assert problems(store) == ()
+
+
 def test_a_term_is_its_owners(store: Store) -> None:
     first = begin(store, "a", now=NOW)
-    assert not store.renew_term(first.term, "b", until=NOW + 20, now=NOW + 1)
+    assert not store.renew_term(first.term, "b", seconds=TERM, clock=lambda: NOW + 1)
     assert not store.end_term(first.term, "b", now=NOW + 1)
     assert store.present_term(now=NOW + 1) == first
 
@@ -96,7 +134,7 @@ def test_terms_never_overlap(store: Store, open_another: Callable[[], Store]) ->
         elif term is not None and step % 3:
             assert renew(side, term, now=now) == is_mine
         else:
-            begun = side.begin_term(owner, until=now + TERM, now=now)
+            begun = side.begin_term(owner, seconds=TERM, clock=partial(float, now))
             assert (begun is not None) == (lasting is None)
             if begun is not None:
                 held[owner] = begun

@@ -66,8 +66,8 @@ def test_terms_of_maintenance(daemon: Daemon) -> None:
         now = clock.now()
         present = store.present_term(now=now)
         if present is not None and present.owner == daemon.process.owner:
-            store.renew_term(present.term, present.owner, until=now, now=now)
-        store.begin_term("another", until=now + TERM, now=now)
+            store.renew_term(present.term, present.owner, seconds=0.0, clock=lambda: now)
+        store.begin_term("another", seconds=TERM, clock=lambda: now)
         return daemon.maintenance is None
 
     def term() -> None:

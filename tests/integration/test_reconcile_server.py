@@ -185,7 +185,7 @@ def test_after_a_kill_the_warm_tasks_are_verified_first(
     now = pool.clock.now()
     term = pool.store.present_term(now=0.0)
     assert term is not None
-    assert pool.store.renew_term(term.term, term.owner, until=now, now=now)
+    assert pool.store.renew_term(term.term, term.owner, seconds=0.0, clock=lambda: now)
     with running("run", cwd=folder, CVAT_ACCESS_TOKEN=token) as daemon:
         daemon.wait_for("unclean stop")
         assert daemon.stop() == 0

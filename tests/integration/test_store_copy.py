@@ -83,7 +83,7 @@ def fill(url: str) -> None:
         store.open_sinks(["a", "B"])
         store.renew_owner("gone", until=NOW)
         store.keep_configuration(ConfigRecord(loaded_at=NOW, templates={"a": {}}))
-        assert store.begin_term("gone", until=NOW, now=NOW - 9)
+        assert store.begin_term("gone", seconds=9.0, clock=lambda: NOW - 9)
 
 
 def rows_of(url: str) -> dict[str, list[Any]]:
@@ -362,8 +362,7 @@ def test_a_store_that_is_in_use(url: str, other: str, tmp_path: Path) -> None:
     """A daemon maintains it, or a process uses it; nothing has changed then."""
     clock = SystemClock()
     with closing(open_store(url)) as store:
-        now = clock.now()
-        begun = store.begin_term("d1", until=now + 3600, now=now)
+        begun = store.begin_term("d1", seconds=3600.0, clock=clock.now)
         assert begun is not None
         assert "the daemon d1 uses" in refused("copy", url, other, cwd=tmp_path)
         assert store.end_term(begun.term, "d1", now=clock.now())

@@ -12,7 +12,7 @@ OWNER = "a daemon"
 def maintains(store: Store, *, until: float, now: float, owner: str = OWNER) -> TermRecord:
     """Have a daemon be alive, and maintain the store."""
     store.renew_owner(owner, until=until, daemon=True, since=now)
-    begun = store.begin_term(owner, until=until, now=now)
+    begun = store.begin_term(owner, seconds=until - now, clock=lambda: now)
     assert begun is not None
     return begun
 

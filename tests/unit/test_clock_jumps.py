@@ -84,8 +84,7 @@ class Machine:
         self.jumps.look()
 
     def begin_term(self) -> int:
-        now = self.clock.now()
-        begun = self._store.begin_term(self.name, until=now + 6.0, now=now)
+        begun = self._store.begin_term(self.name, seconds=6.0, clock=self.clock.now)
         assert begun is not None
         return begun.term
 
@@ -129,7 +128,7 @@ def test_the_clock_of_the_store_was_set(
     assert one.jumps.run_once(term) == pytest.approx(hours * HOUR)
     assert left(store, lease_id, database) == pytest.approx(HOUR / 2 - PERIOD)
     # The other one leaves it at that.
-    store.renew_term(term, "one", until=one.clock.now() + 6.0, now=one.clock.now())
+    store.renew_term(term, "one", seconds=6.0, clock=one.clock.now)
     beat(database, one, other)
     assert store.end_term(term, "one", now=one.clock.now())
     assert other.jumps.run_once(other.begin_term()) == 0.0

@@ -62,6 +62,7 @@ PARTIAL = {
     "tasks_live",
     "tasks_doomed",
     "leases_waiting",
+    "leases_in_line",
     "leases_expiring",
     "requests_open",
     "imports_under_way",
@@ -134,7 +135,7 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "retire_others": lambda store: store.retire_other_fingerprints("a", "f", reason="", now=1.0),
     "inherit_lease": lambda store: store.inherit_lease("x", owner="o", now=1.0),
     "move_times": lambda store: (
-        store.begin_term("o", until=9.0, now=1.0),
+        store.begin_term("o", seconds=8.0, clock=lambda: 1.0),
         store.move_times(1.0, since=1.0, grace=1.0, term=1, owner="o", now=1.0),
     ),
     "others_renewed": lambda store: store.others_renewed("o", after=1.0),
