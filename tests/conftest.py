@@ -10,6 +10,7 @@ import pytest
 from support.clock import ManualClock
 from support.postgres import databases_dropped
 from support.scripted import ScriptedCvat
+from support.sqlite import made_store
 
 from pool.bench.pictures import sample_image
 from pool.config.settings import ImportSettings, PoolSettings, Settings, StoreSettings, Template
@@ -57,7 +58,7 @@ def cvat() -> ScriptedCvat:
 
 @pytest.fixture
 def store_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'pool.db'}"
+    return made_store(tmp_path)
 
 
 @pytest.fixture

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from support.postgres import fresh_url
+from support.postgres import made_url
+from support.sqlite import made_store
 
-#: The URL of a fresh, empty store, by the store's name. The folder is the test's own.
+#: The URL of a store of its own without a row, by the store's name. The folder is the test's own.
 FACTORIES: dict[str, Callable[[Path], str]] = {
-    "sqlite": lambda folder: f"sqlite:///{folder / 'pool.db'}",
-    "postgresql": lambda folder: fresh_url(),
+    "sqlite": made_store,
+    "postgresql": lambda folder: made_url(),
 }

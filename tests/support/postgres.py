@@ -20,7 +20,11 @@ from itertools import count
 from pathlib import Path
 from urllib.parse import quote
 
+import psycopg
 import pytest
+
+from pool.store import open_store
+from pool.store.schema import first_meta
 
 #: What makes it quick: nothing of a test has to outlive a power cut.
 QUICK = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off", "max_connections": "60"}
@@ -172,14 +176,22 @@ class PostgresServer:
     def new_database(self, *, like: str = "template1") -> str:
         """Make a database, empty or a copy of another one, and return its name."""
         name = f"test{next(_numbers)}"
-        self.sql(f"CREATE DATABASE {name} TEMPLATE {like}")
+        with self._connected() as conn:
+            # Of the two ways, the one that is quicker without fsync.
+            how = "STRATEGY FILE_COPY" if conn.info.server_version >= 150_000 else ""
+            conn.execute(f"CREATE DATABASE {name} TEMPLATE {like} {how}")
         self.databases.append(name)
         return name
 
+    def _connected(self, database: str = "postgres") -> psycopg.Connection:
+        return psycopg.connect(host=str(self.folder), user="pool", dbname=database, autocommit=True)
+
     def drop_new(self, before: int) -> None:
         """Drop all databases that were made but the first few, even if they are in use."""
-        while len(self.databases) > before:
-            self.sql(f"DROP DATABASE {self.databases.pop()} WITH (FORCE)")
+        if len(self.databases) > before:
+            with self._connected() as conn:
+                while len(self.databases) > before:
+                    conn.execute(f"DROP DATABASE {self.databases.pop()} WITH (FORCE)")
 
     def url(self, database: str, **parameters: str) -> str:
         """Return what a store's URL says to reach a database."""
@@ -277,6 +289,27 @@ def databases_dropped() -> Iterator[None]:
 
 
 def fresh_url() -> str:
-    """Return the URL of a fresh, empty store on the shared server."""
+    """Return the URL of a database of its own on the shared server, which is empty."""
     server = shared_server()
     return server.url(server.new_database())
+
+
+@functools.cache
+def _made() -> str:
+    server = shared_server()
+    name = server.new_database()
+    # It stays, for all tests.
+    server.databases.remove(name)
+    open_store(server.url(name)).close()
+    return name
+
+
+def made_url() -> str:
+    """Return the URL of a store of its own on the shared server, without a row: to make its tables
+    takes far longer than to copy them."""
+    server = shared_server()
+    name = server.new_database(like=_made())
+    with server._connected(name) as conn:
+        for key, value in first_meta().items():
+            conn.execute("UPDATE meta SET value = %s WHERE key = %s", [value, key])
+    return server.url(name)
