@@ -130,9 +130,10 @@ def test_a_search_goes_on_until_it_finds_something(page: Page, scripted: Scripte
     scripted.searched_at_once = 100
     page.goto(f"{scripted.url}#requests?text=THE+ONE")
     expect(rows(page)).to_have_count(1)
-    assert [query.partition("cursor=")[2] for query in searches(scripted)[-5:]] == [
-        "", "100", "200", "300", "400",
-    ]  # fmt: skip
+    asked = [query.partition("cursor=")[2] for query in searches(scripted)]
+    # A busy machine may have it begin once more.
+    first = asked.index("100") - 1
+    assert asked[first : first + 5] == ["", "100", "200", "300", "400"]
     # And says how to go on where that would take long.
     scripted.searched_at_once = 20
     page.get_by_label("Search").fill("the on")

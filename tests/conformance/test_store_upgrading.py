@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.store_factories import FACTORIES
+from conformance.store_factories import EMPTY
 from conformance.store_scene import NOW, Scene, everything, wish
 from pool.errors import StoreError, StoreOutdated
 from pool.model import RequestState
@@ -202,7 +202,7 @@ def test_a_store_is_copied_and_checked_by_a_version_that_knows_all_of_it(
     upgrade(store_url, ADDITIVE, trigger=NOTED)
     folder = tmp_path / "copy"
     folder.mkdir()
-    target = FACTORIES["sqlite"](folder)
+    target = EMPTY["sqlite"](folder)
     with closing(connections_of(store_url)) as ours, closing(connections_of(target)) as theirs:
         for use in (StoreCopy(ours, theirs, now=NOW).run, lambda: check_store(ours)):
             with pytest.raises(StoreError, match=r"by cvat-task-pool 9\.1; do this with that one"):
@@ -221,7 +221,7 @@ def test_a_copy_that_has_begun_is_finished_by_the_version_that_began_it(
     store.close()
     folder = tmp_path / "copy"
     folder.mkdir()
-    target = FACTORIES["sqlite"](folder)
+    target = EMPTY["sqlite"](folder)
 
     def die(*_: object) -> None:
         raise KeyboardInterrupt

@@ -14,7 +14,7 @@ from unittest import mock
 
 import psycopg
 import pytest
-from conformance.store_factories import FACTORIES
+from conformance.store_factories import EMPTY
 from conformance.store_scene import JOBS, NOW, Scene, everything, wish
 from support.commands import cvat_pool, running
 from support.postgres import PostgresServer, fresh_url, shared_server
@@ -27,7 +27,7 @@ from pool.store import connections_of, copying, open_store
 from pool.store.copying import StoreCopy
 from pool.store.schema import TABLES, triggers
 
-PAIRS = list(product(FACTORIES, FACTORIES))
+PAIRS = list(product(EMPTY, EMPTY))
 
 
 IDS = [f"{one} to {other}" for one, other in PAIRS]
@@ -39,13 +39,13 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     one, other = (tmp_path / name for name in ("one", "other"))
     one.mkdir()
     other.mkdir()
-    return FACTORIES[request.param[0]](one), FACTORIES[request.param[1]](other)
+    return EMPTY[request.param[0]](one), EMPTY[request.param[1]](other)
 
 
-@pytest.fixture(params=FACTORIES)
+@pytest.fixture(params=EMPTY)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a store with rows."""
-    url = FACTORIES[request.param](tmp_path)
+    url = EMPTY[request.param](tmp_path)
     fill(url)
     return url
 
@@ -58,7 +58,7 @@ def other(tmp_path: Path) -> str:
 
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
-    url = FACTORIES["sqlite"](tmp_path)
+    url = EMPTY["sqlite"](tmp_path)
     fill(url)
     return url
 
