@@ -143,7 +143,7 @@ _TASKS: Final = f"""
         CHECK (state NOT IN ('leased', 'importing') OR
                (task_id IS NOT NULL AND lease_id IS NOT NULL))
     ) STRICT;
-    CREATE INDEX tasks_warm ON tasks (template, fingerprint, warm_at) WHERE state = 'warm';
+    CREATE INDEX tasks_warm ON tasks (template, fingerprint, warm_at, seq) WHERE state = 'warm';
     CREATE INDEX tasks_live ON tasks (template, state, fingerprint) WHERE {LIVE};
     CREATE INDEX tasks_doomed ON tasks (changed_at) WHERE {DOOMED};
     CREATE INDEX tasks_finished ON tasks (changed_at) WHERE {FINISHED};

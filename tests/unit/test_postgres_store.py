@@ -329,6 +329,22 @@ def test_an_address_that_cannot_be_read() -> None:
     assert "s3cret" not in str(refused.value)
 
 
+def test_the_oldest_of_many_warm_tasks_is_found_without_a_sort(store: Store) -> None:
+    """Those of a carrier become warm in one moment: to sort them by what is not in the index took
+    milliseconds for each hand-out."""
+    with store.connections.reading() as db:
+        db.rows("SELECT set_config('enable_seqscan', 'off', true)")
+        plan = db.rows(
+            """
+            EXPLAIN SELECT seq FROM tasks
+            WHERE state = 'warm' AND template = 'a' AND fingerprint = 'f'
+            ORDER BY warm_at, seq LIMIT 1
+            """
+        )
+    words = " ".join(line for (line,) in plan)
+    assert "tasks_warm" in words and "Sort" not in words, words
+
+
 def test_stores_of_two_urls_are_two(store: Store) -> None:
     other = open_store(fresh_url())
     make_warm(store)
