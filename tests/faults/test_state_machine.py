@@ -245,7 +245,7 @@ def _settings(examples: int) -> settings:
     )
 
 
-TestMachine = pytest.mark.timeout(240)(Machine.TestCase)
+TestMachine = pytest.mark.timeout(600)(Machine.TestCase)
 TestMachine.settings = _settings(30)
-TestPostgresMachine = pytest.mark.timeout(240)(PostgresMachine.TestCase)
+TestPostgresMachine = pytest.mark.timeout(600)(PostgresMachine.TestCase)
 TestPostgresMachine.settings = _settings(4)
