@@ -179,7 +179,7 @@ class Refill:
                 return False
             try:
                 with self._guard:
-                    future = self._workers.submit(self._create, template, pooled.id)
+                    future = self._workers.submit(self._create, template, pooled.id, tries)
                     self._running[future] = template.name
             except RuntimeError:  # stopped since
                 self._give_up(pooled.id)
@@ -238,7 +238,14 @@ class Refill:
             slots=template.slots is not None,
         )
 
-    def _create(self, template: Template, pooled_id: str) -> None:
+    def _create(self, template: Template, pooled_id: str, tries: bool) -> None:
+        try:
+            self._create_one(template, pooled_id)
+        finally:
+            if tries:
+                self._breaker.end_trial(template.name)
+
+    def _create_one(self, template: Template, pooled_id: str) -> None:
         pooled = self._store.task(pooled_id)
         if pooled is None:
             return
@@ -283,9 +290,9 @@ class Refill:
     def _done(self, pooled_id: str, tries: bool, future: Future[None]) -> None:
         with self._guard:
             template = self._running.pop(future)
-        if tries:
-            self._breaker.end_trial(template)
         if future.cancelled():
+            if tries:
+                self._breaker.end_trial(template)
             self._give_up(pooled_id)
         elif (error := future.exception()) is not None:
             log.error("create crashed", template=template, why=repr(error))
