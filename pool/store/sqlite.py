@@ -286,7 +286,8 @@ class SqliteConnections(Connections):
         finally:
             db.execute(f"PRAGMA busy_timeout = {int(1000 * self.busy_timeout)}")
         newer = db.conn.execute(
-            "SELECT version FROM pool_migrations WHERE number > ?1 AND needs > ?1", (known(),)
+            "SELECT version FROM pool_migrations WHERE number > :known AND needs > :known",
+            {"known": known()},
         ).fetchone()
         if newer is not None:
             raise outdated(self.place, newer[0])
