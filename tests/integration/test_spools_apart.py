@@ -131,7 +131,6 @@ def test_a_bucket_that_takes_its_time_holds_up_no_dispatching(
 
     monkeypatch.setattr(shared, "fetch", slow)
     second.run("dispatch")
-    assert not answers.is_set(), "a round of dispatching has not waited"
     assert second.states(*requests) == {QUEUED}
     answers.set()
     second.drain()
