@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import hypothesis
 import pytest
 from support.clock import ManualClock
 from support.postgres import databases_dropped
@@ -18,6 +19,9 @@ from pool.process import Process
 from pool.simulator import OrganizationSettings, SimulatorServer, SimulatorSettings, Timings
 from pool.store import Store, open_store
 from pool.taskpool import TaskPool
+
+# The same examples each time, however long one takes on a busy machine.
+hypothesis.settings.load_profile("ci")
 
 
 @pytest.fixture(autouse=True)

@@ -238,8 +238,6 @@ def _settings(examples: int) -> settings:
         max_examples=EXAMPLES or examples,
         stateful_step_count=40,
         derandomize=not EXAMPLES,
-        deadline=None,
-        database=None,
         suppress_health_check=list(HealthCheck),
         print_blob=True,
     )

@@ -95,9 +95,6 @@ def run(served: Serving, examples: int, mode: GenerationMode) -> Counter[int]:
 
         many = hypothesis.settings(
             max_examples=examples,
-            deadline=None,
-            derandomize=True,
-            database=None,
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )

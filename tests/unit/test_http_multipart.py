@@ -66,7 +66,7 @@ def finish(reader: FormReader) -> Upload:
     name=NAMES,
     cuts=st.lists(st.integers(min_value=0, max_value=2000), max_size=8),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_however_it_is_cut(files: list[bytes], name: str, cuts: list[int]) -> None:
     named = [(f"{number}.jpg", content) for number, content in enumerate(files[:10])]
     body = form({"template": "scenes", "name": name}, named)
