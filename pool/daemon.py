@@ -212,7 +212,7 @@ class Daemon:
         self.dispatcher.on_room(partial(self.scheduler.wake, "dispatch"))
         # All are added before any starts: callers are served already, and wake them.
         self.scheduler.add("reload", self._follow_configuration)
-        self.scheduler.add("adopt", process.recovery.adopt)
+        self.scheduler.add("adopt", self._adopt)
         self.scheduler.add("dispatch", self._dispatch)
         self.scheduler.add("showing", process.showing.run_once)
         self.scheduler.add("contact", self.observation.keep_contact)
@@ -319,6 +319,12 @@ class Daemon:
             return most
         return min(most, max(0.0, due_at - self.process.clock.monotonic()))
 
+    def _adopt(self) -> int:
+        """Take over what processes that are gone have left behind; hand over what is tracked here
+        while CVAT answers others alone."""
+        process = self.process
+        return process.recovery.hand_over() if process.breaker.cut_off else process.recovery.adopt()
+
     def _dispatch(self) -> DispatchReport:
         report = self.dispatcher.run_once()
         if self._seconds_until_due(TICK) < TICK:
@@ -346,9 +352,13 @@ class Daemon:
         process = self.process
         present = self.maintenance
         try:
-            if present is None or not present.term.renew():
+            cut_off = process.breaker.cut_off
+            if present is not None and cut_off:
+                self._end(present, "CVAT does not answer it")
+                present.term.end()
+            elif present is None or not present.term.renew():
                 begun = None
-                if not self._leaving.is_set():
+                if not self._leaving.is_set() and not cut_off:
                     begun = Term.begin(process.store, process.owner, clock=process.clock)
                 if begun is None:
                     self._end(present, "another daemon maintains the store")

@@ -8,13 +8,16 @@ template, or to each upload of one request, and serve all others. So it holds th
 and the server is asked for something that belongs to no template. Only when that fails too is the
 server as a whole held, and with it all templates. An answer proves little (a server whose disk is
 full answers, too), so each template is then tried on its own.
+
+A process that alone cannot reach the server does not hold it for the others: see
+:attr:`Breaker.cut_off`.
 """
 
 from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
@@ -62,6 +65,9 @@ MOST_REMEMBERED: Final = 20
 #: between it is when CVAT is tried again.
 LEAST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 60.0
+
+#: Seconds for which a process whose try of the server has failed lets others try it first.
+ASIDE: Final = 3.0
 
 #: The name under which the server as a whole is held: no template can be called so.
 SERVER = ""
@@ -201,6 +207,8 @@ class Breaker:
         #: The holds that have been logged, and have not ended.
         self._noted: dict[str, Hold] = {}
         self._creates: dict[str, Failures] = {}
+        #: Why the server has not answered this process, since it has last.
+        self._own: Hold | None = None
         #: What this process tries.
         self._trials: set[str] = set()
 
@@ -208,7 +216,37 @@ class Breaker:
 
     def server(self) -> Circuit:
         """Whether the server as a whole may be called."""
-        return circuit(self._store.holds().get(SERVER), now=self._clock.now())
+        now, hold = self._clock.now(), self._holds().get(SERVER)
+        found = circuit(hold, now=now)
+        if found is Circuit.HALF_OPEN and hold is not None and self._steps_aside(hold, now):
+            return Circuit.OPEN
+        return found
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether this process alone cannot reach the server: another daemon has had an answer
+        since this one's call failed, and it has failed again. It leaves the work to that one, until
+        it has an answer itself."""
+        own = self._own
+        return own is not None and own.attempts > 1 and self._is_alone(own)
+
+    def _is_alone(self, own: Hold) -> bool:
+        """Whether another daemon has had an answer of the server since this process had none."""
+        now = self._clock.now()
+        return self._store.others_reach_server(self._owner, since=own.since, now=now)
+
+    def _holds(self) -> Mapping[str, Hold]:
+        """Return the holds in the store, and that of the server for this process alone."""
+        own, holds = self._own, self._store.holds()
+        if own is None or SERVER in holds or not self._is_alone(own):
+            return holds
+        return {SERVER: own, **holds}
+
+    def _steps_aside(self, hold: Hold, now: float) -> bool:
+        """Whether this process, whose last try of the server failed, lets others try it first."""
+        if self._own is None or SERVER not in self._store.holds():
+            return False
+        return now < (hold.retry_at or now) + ASIDE and len(self._store.daemons(now=now)) > 1
 
     def creates(self, template: str, *, slots: bool = False) -> Circuit:
         """Whether a task of the template may be created, or with ``slots`` one over
@@ -221,7 +259,7 @@ class Breaker:
     def uploads(self, template: str) -> Circuit:
         """Whether data may be sent for a template, and that not while the server is held. CVAT may
         refuse to create its tasks and still take data for those that are there."""
-        holds = self._store.holds()
+        holds = self._holds()
         if SERVER in holds:
             return Circuit.OPEN
         hold = holds.get(template)
@@ -243,7 +281,9 @@ class Breaker:
             self._trials.add(name)
         mine = False
         try:
-            mine = self._store.begin_trial(name, owner=self._owner, now=self._clock.now())
+            # What is held for this process alone, no other tries.
+            alone = name == SERVER and name not in self._store.holds()
+            mine = alone or self._store.begin_trial(name, owner=self._owner, now=self._clock.now())
         finally:
             if not mine:
                 self._trials.discard(name)
@@ -276,14 +316,14 @@ class Breaker:
     def waits_for_cvat(self, template: str) -> bool:
         """Whether what a template's requests wait for is CVAT, or a person who mends the
         credentials, rather than a task."""
-        holds = self._store.holds()
+        holds = self._holds()
         hold = holds.get(SERVER) or holds.get(template)
         return hold is not None and hold.code != CvatRejected.code and not of_slots(hold)
 
     def tries_at(self, names: Collection[str], *, now: float) -> float | None:
         """Return when the first of some templates, or of the server, may be tried again, by the
         monotonic clock; None when none is held, or one may be tried now."""
-        holds = self._store.holds()
+        holds = self._holds()
         ends = [holds[name].retry_at or 0.0 for name in names if name in holds]
         seconds = min(ends, default=0.0) - self._clock.now()
         return now + seconds if seconds > 0 else None
@@ -321,8 +361,7 @@ class Breaker:
         with self._guard:
             self._creates.pop(template, None)
         holds = self._store.holds()
-        if SERVER in holds:
-            self._release(holds[SERVER])
+        self._reached(holds)
         hold = holds.get(template)
         if hold is not None and not hold.uploads and (slots or not of_slots(hold)):
             self._release(hold)
@@ -351,6 +390,7 @@ class Breaker:
 
     def upload_worked(self, template: str) -> None:
         """Note that CVAT has accepted data for a template."""
+        self._reached({})
         hold = self._store.holds().get(template)
         if hold is not None and hold.uploads:
             self._release(hold)
@@ -397,11 +437,31 @@ class Breaker:
             self._cvat().tasks([0])
         except CvatError as error:
             if is_passing(error):
-                self.hold(SERVER, error)
+                self._not_reached(error)
                 return False
-        if (hold := self._store.holds().get(SERVER)) is not None:
-            self._release(hold)
+        self._reached(self._store.holds())
         return True
+
+    def _reached(self, holds: Mapping[str, Hold]) -> None:
+        """Note that the server has answered this process."""
+        own, self._own = self._own, None
+        if own is not None and own.attempts > 1:
+            log.info("CVAT answers this daemon again")
+        if SERVER in holds:
+            self._store.reach_server(self._owner, now=self._clock.now())
+            self._release(holds[SERVER])
+
+    def _not_reached(self, error: CvatError) -> None:
+        """Hold the server for all, unless another daemon has had an answer since it was held for
+        this one."""
+        now, before = self._clock.now(), self._own
+        if before is None or not self._is_alone(before):
+            self._own = hold_after(SERVER, error, None, now=now, rng=self._rng)
+            self.hold(SERVER, error)
+            return
+        self._own = hold_after(SERVER, error, before, now=now, rng=self._rng)
+        if before.attempts == 1 < self._own.attempts:
+            log.warning(f"CVAT answers another daemon, and not this one: {error}")
 
     def _server_fails(self) -> bool:
         # Others that failed at the same time may just have found out.
@@ -460,7 +520,9 @@ class Breaker:
 
     def try_now(self) -> None:
         """Let everything that is held be tried at once: the cause may be mended."""
-        now = self._clock.now()
+        now, own = self._clock.now(), self._own
+        if own is not None:
+            self._own = replace(own, retry_at=now)
         for hold in self._store.holds().values():
             if hold.retry_at is None or hold.retry_at > now:
                 self._store.hold(replace(hold, retry_at=now))

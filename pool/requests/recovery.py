@@ -126,6 +126,14 @@ class Recovery:
                 self._requests.discard(request.id)
         return len(adopted)
 
+    def hand_over(self) -> int:
+        """Leave the imports that this process tracks to others, as one does that cannot reach the
+        server; return how many."""
+        handed_over = self._store.hand_over_imports(self._owner)
+        for pooled_id in handed_over:
+            self._tracker.forget(pooled_id)
+        return len(handed_over)
+
     def inherit(self, lease_id: str) -> bool:
         """Take over a lease that waits, if its process is gone; return whether it was."""
         return self._store.inherit_lease(lease_id, owner=self._owner, now=self._judged_at())

@@ -34,6 +34,7 @@ from pool.store.imports import cancel_queued, end_import
 from pool.store.records import (
     REQUEST,
     REQUESTS,
+    UNOWNED,
     NewRequest,
     Page,
     check_limit,
@@ -203,6 +204,21 @@ class Requests(Connected):
                 )
                 requests += select(db, RequestRecord, "WHERE requests.lease_id = :id", id=lease_id)
         return sorted(requests, key=lambda each: (each.created_at, each.id))
+
+    def hand_over_imports(self, owner: str) -> Sequence[str]:
+        """Leave the imports that CVAT works on, and the process ``owner`` tracks, to others, as
+        :meth:`adopt_requests` takes them over. Return the ids of their tasks' rows."""
+        with self.connections.writing() as db:
+            handed_over = db.rows(
+                f"""
+                UPDATE imports {db.using("imports_under_way")} SET owner = :unowned
+                WHERE {UNDER_WAY} AND state = 'importing' AND owner = :owner
+                RETURNING pooled_id
+                """,
+                owner=owner,
+                unowned=UNOWNED,
+            )
+        return [pooled_id for (pooled_id,) in handed_over]
 
     def number_frames(self, request_id: str, frame_numbers: Sequence[int | None] | None) -> None:
         """Keep the numbers that the frames of an ``UPLOADING`` request will have, where they are

@@ -491,7 +491,8 @@ _PLAIN: Final = """
         version TEXT NOT NULL DEFAULT '',
         since REAL NOT NULL DEFAULT 0,
         spool TEXT NOT NULL DEFAULT '',
-        templates TEXT NOT NULL DEFAULT '[]'
+        templates TEXT NOT NULL DEFAULT '[]',
+        reached_at REAL
     ) STRICT;
     CREATE TABLE terms (
         term INTEGER PRIMARY KEY,

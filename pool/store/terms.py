@@ -170,6 +170,27 @@ class Terms(Connected):
             for owner, url, version, since, until, spool in found
         ]
 
+    def reach_server(self, owner: str, *, now: float) -> None:
+        """Say that the process ``owner`` has just had an answer from the server."""
+        with self.connections.writing() as db:
+            db.changed(
+                "UPDATE owners SET reached_at = :now WHERE owner = :owner", owner=owner, now=now
+            )
+
+    def others_reach_server(self, owner: str, *, since: float, now: float) -> bool:
+        """Whether a daemon other than ``owner`` that is alive has said so since."""
+        with self.connections.reading() as db:
+            found = db.one(
+                """
+                SELECT 1 FROM owners
+                WHERE daemon AND owner <> :owner AND until > :now AND reached_at >= :since
+                """,
+                owner=owner,
+                since=since,
+                now=now,
+            )
+        return found is not None
+
     def serve_templates(self, owner: str, templates: Collection[str]) -> bool:
         """Say that the process ``owner`` serves requests of these templates; False where it has not
         said yet that it is alive."""

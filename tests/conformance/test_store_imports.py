@@ -523,6 +523,19 @@ def test_an_import_of_an_owner_that_is_gone_is_adopted_with_all_its_members(scen
     assert scene.store.adopt_requests("another", now=NOW) == []
 
 
+def test_what_the_server_works_on_is_handed_over_by_one_that_lives(scene: Scene) -> None:
+    sent, requests = importing(scene, owner="lives")
+    uploading, _ = group(scene, owner="lives")
+    for owner in ("lives", "heir"):
+        scene.store.renew_owner(owner, until=NOW + 99)
+    assert scene.store.adopt_requests("heir", now=NOW) == []
+    assert scene.store.hand_over_imports("heir") == []
+    assert scene.store.hand_over_imports("lives") == [sent.pooled_id]
+    assert scene.store.hand_over_imports("lives") == []
+    assert len(scene.store.adopt_requests("heir", now=NOW)) == len(requests)
+    assert (record(scene, sent.id).owner, record(scene, uploading.id).owner) == ("heir", "lives")
+
+
 def test_an_upload_of_an_owner_that_is_gone_is_taken_as_a_whole(scene: Scene) -> None:
     sent, requests = group(scene, owner="gone")
     for owner in ("heir", "another"):

@@ -222,3 +222,20 @@ def test_who_is_a_daemon_and_where_it_listens(store: Store) -> None:
     assert [each.owner for each in store.daemons(now=NOW + 9)] == ["old"]
     store.forget_owner("old")
     assert store.daemons(now=NOW + 9) == []
+
+
+def test_which_others_have_had_an_answer_of_the_server(store: Store) -> None:
+    def reached(*, since: float, now: float = NOW + 5) -> bool:
+        return store.others_reach_server("a", since=since, now=now)
+
+    for owner in "abc":
+        store.renew_owner(owner, until=NOW + 10, daemon=owner != "c", now=NOW)
+    store.reach_server("a", now=NOW + 2)
+    store.reach_server("c", now=NOW + 2)
+    assert not reached(since=NOW), "itself, and what is no daemon"
+    store.reach_server("b", now=NOW + 2)
+    assert reached(since=NOW + 2)
+    assert not reached(since=NOW + 3)
+    assert not reached(since=NOW, now=NOW + 10), "it is gone"
+    store.renew_owner("b", until=NOW + 20, daemon=True, now=NOW + 10)
+    assert reached(since=NOW, now=NOW + 10), "it is known of it still"

@@ -50,7 +50,8 @@ def main() -> int:
         type=float,
         metavar="SECONDS",
         help="instead, have two daemons and PostgreSQL on hosts of their own, which fail for about "
-        "so long: a daemon is killed, another one cut off for a minute, PostgreSQL killed",
+        "so long: a daemon is killed, another one cut off for a minute, one cut off from CVAT, "
+        "PostgreSQL killed",
     )
     parser.add_argument(
         "--shared-spool",

@@ -34,6 +34,7 @@ from faults.storm import CALM, OTHERS, is_calm
 from pool.config.loader import load
 from pool.config.settings import Settings
 from pool.cvat import CvatClient, connect
+from pool.requests.breaker import SERVER
 from pool.simulator import SimulatorServer, SimulatorSettings, Timings
 from pool.simulator.call import Call
 from pool.simulator.passage import Answer
@@ -123,9 +124,11 @@ class TwoHosts:
         with ExitStack() as stack:
             self._backstage = stack.enter_context(Switch("backstage", "10.91.1"))
             self._stage = stack.enter_context(Switch("stage", "10.91.2"))
+            self._upstream = stack.enter_context(Switch("upstream", "10.91.3"))
             self._desk = self._new_host(stack, "desk")
             self._make_database(stack)
-            address = self._stage.join(self._desk)
+            self._stage.join(self._desk)
+            address = self._upstream.join(self._desk)
             # From here on, nothing of this thread's is on any network but those.
             stack.enter_context(self._desk.entered())
             self._server = stack.enter_context(
@@ -176,6 +179,7 @@ class TwoHosts:
     def _make_machine(self, host: Host) -> None:
         self._backstage.join(host)
         address = self._stage.join(host)
+        self._upstream.join(host)
         folder = self._folder / host.name
         folder.mkdir()
         config = folder / "config.toml"
@@ -221,12 +225,15 @@ class TwoHosts:
     # --- During ---------------------------------------------------------------------------------
 
     def _fail_all(self, store: Store) -> None:
-        """Once each: a daemon is killed, another one cut off, the database killed."""
+        """Once each: a daemon is killed, another one cut off from the database, and one from CVAT,
+        the database killed."""
         self._work(self._pause)
         first, second = self._in_order(store)
         self._kill(first, store)
         self._work(self._pause)
         self._cut_off(second, store)
+        self._work(self._pause)
+        self._cut_off_from_cvat(first, store)
         self._work(self._pause)
         self._restart_database()
         self._until(lambda: all(machine.answers("/readyz") == 200 for machine in self._machines))
@@ -267,6 +274,26 @@ class TwoHosts:
         finally:
             self._backstage.plug_in(machine.host)
         self.outcome.kills["cut off"] += 1
+        self._until(lambda: machine.answers("/readyz") == 200)
+
+    def _cut_off_from_cvat(self, machine: Machine, store: Store) -> None:
+        """It still reaches its callers and the database."""
+        other = self._other(machine)
+        maintained = self._maintained_by(store) is machine
+        self._upstream.unplug(machine.host)
+        began = time.monotonic()
+        try:
+            if maintained:
+                # It finds out first: by a call that gets no answer, and another one.
+                self._until(lambda: self._maintained_by(store) is other)
+            self._work(began + self._away - time.monotonic())
+            self._until(lambda: machine.answers("/readyz") == 503)
+            self._until(lambda: SERVER not in store.holds())
+            assert other.answers("/readyz") == 200
+            assert self._maintained_by(store) is other
+        finally:
+            self._upstream.plug_in(machine.host)
+        self.outcome.kills["cut off from CVAT"] += 1
         self._until(lambda: machine.answers("/readyz") == 200)
 
     def _restart_database(self) -> None:

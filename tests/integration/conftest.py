@@ -16,7 +16,7 @@ from support.daemons import maintains
 from support.hooked import HOOK, SCOPE, Counted, Imports, install, new_project, state
 from support.scripted import ScriptedCvat
 from support.simulated import client_of
-from support.stepped import Start, Stepped
+from support.stepped import Start, Stepped, Way
 from support.waiting import wait_until
 
 from pool import TaskPool
@@ -198,11 +198,13 @@ def start(
 ) -> Iterator[Start]:
     started: list[Stepped] = []
 
-    def begin(*templates: Template, workers: int = 1, **daemon: Any) -> Stepped:
+    def begin(
+        *templates: Template, workers: int = 1, way: Way | None = None, **daemon: Any
+    ) -> Stepped:
         chosen = replace(settings, daemon=replace(settings.daemon, **daemon))
         if templates:
             chosen = replace(chosen, templates={each.name: each for each in templates})
-        started.append(Stepped(chosen, store, cvat, clock, workers=workers))
+        started.append(Stepped(chosen, store, way or cvat, clock, workers=workers))
         return started[-1]
 
     yield begin

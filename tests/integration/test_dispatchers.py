@@ -24,6 +24,9 @@ from support.stepped import (
     READY,
     Start,
     Stepped,
+    Way,
+    come_back,
+    go_down,
     grouped,
     uploads,
 )
@@ -501,3 +504,138 @@ def warm(two: Two, cvat: ScriptedCvat) -> None:
 
 def _wait(event: threading.Event) -> None:
     assert event.wait(PATIENCE)
+
+
+# --- One that alone cannot reach the server -------------------------------------------------------
+
+
+class CutOff:
+    """Two daemons, of which the first one maintains the store, and cannot reach the server."""
+
+    def __init__(self, start: Start, cvat: ScriptedCvat) -> None:
+        self.way = Way(cvat)
+        self.first, self.second = start(way=self.way), start()
+        self.first.fill()
+        self.way.blocked = True
+
+    def advance(self, seconds: float = TRANSIENT_CAP) -> None:
+        """Let time pass, in which both live and look at what waits."""
+        for _ in range(round(seconds)):
+            self.first.advance(1.0)
+            self.second.renew()
+            self.serve()
+
+    def serve(self) -> None:
+        self.first.serve()
+        self.second.serve()
+
+    def served_by(self, request: str) -> str | None:
+        return self.first.read(request).owner
+
+
+@pytest.fixture
+def apart(start: Start, cvat: ScriptedCvat) -> CutOff:
+    return CutOff(start, cvat)
+
+
+def test_one_that_alone_cannot_reach_the_server_leaves_the_work_to_the_other(
+    apart: CutOff,
+) -> None:
+    first, second = apart.first, apart.second
+    request = first.accept()
+    first.drain()
+    assert apart.first.store.holds().keys() == {SERVER}, "it may be down for all"
+    apart.advance()
+    assert not first.store.holds()
+    assert first.process.breaker.cut_off and not second.process.breaker.cut_off
+    assert (first.states(request), apart.served_by(request)) == ({IMPORTING}, second.process.owner)
+    assert not first.renew() and second.renew(), "the other one maintains the store"
+    later = first.accept()
+    first.serve()
+    assert first.states(later) == {QUEUED}, "nothing is begun that would fail"
+    apart.serve()
+    assert apart.served_by(later) == second.process.owner
+    assert not first.store.holds()
+
+    apart.way.blocked = False
+    apart.advance()
+    assert not first.process.breaker.cut_off
+    last = first.accept()
+    first.drain()
+    assert apart.served_by(last) == first.process.owner
+
+
+def test_another_tracks_what_it_has_sent(apart: CutOff, cvat: ScriptedCvat) -> None:
+    apart.way.blocked = False
+    request = apart.first.accept()
+    apart.first.drain()
+    assert (apart.first.states(request), apart.served_by(request)) == (
+        {IMPORTING},
+        apart.first.process.owner,
+    )
+    apart.way.blocked = True
+    apart.first.accept()
+    apart.advance()
+    assert apart.first.run("adopt") == 1
+    assert apart.second.run("adopt") == 1
+    assert apart.first.run("adopt") == 0
+    task_id = apart.first.read(request).task_id
+    assert task_id is not None
+    cvat.make_ready(task_id)
+    apart.second.track(until=lambda: apart.second.states(request) == {READY})
+    assert apart.first.process.tracker.seconds_until_due() is None
+
+
+def test_the_server_is_held_for_all_once_the_other_is_gone(apart: CutOff) -> None:
+    apart.first.accept()
+    apart.advance()
+    assert apart.first.process.breaker.cut_off
+    apart.second.stop()
+    apart.first.advance(TRANSIENT_CAP)
+    request = apart.first.accept()
+    apart.first.serve()
+    assert apart.first.store.holds().keys() == {SERVER}
+    assert not apart.first.process.breaker.cut_off
+    assert apart.first.renew(), "there is no other"
+    apart.way.blocked = False
+    apart.first.advance(TRANSIENT_CAP)
+    apart.first.serve()
+    assert apart.first.states(request) == {IMPORTING}
+
+
+def test_one_whose_try_has_failed_lets_the_other_try_first(
+    apart: CutOff, cvat: ScriptedCvat
+) -> None:
+    first, second = apart.first, apart.second
+    first.accept()
+    first.drain()
+    hold = first.store.holds()[SERVER]
+    assert hold.retry_at is not None
+    apart.first.clock.advance(hold.retry_at - first.clock.now())
+    first.renew(), second.renew()
+    assert not first.dispatcher.run_once().asked
+    assert second.dispatcher.run_once().asked
+    second.drain()
+    assert not first.store.holds()
+
+
+def test_all_that_have_had_no_answer_go_on_once_there_is_one(
+    apart: CutOff, cvat: ScriptedCvat
+) -> None:
+    """The one that asks last does not leave the work to the other for that."""
+    apart.second.accept()
+    go_down(cvat)
+    request = apart.first.accept()
+    apart.serve()
+    apart.advance()
+    assert apart.first.store.holds().keys() == {SERVER}
+    assert apart.first.renew()
+    come_back(cvat)
+    apart.way.blocked = False
+    while apart.first.store.holds():
+        apart.first.advance(1.0)
+        apart.second.renew()
+        apart.second.serve()
+    assert apart.first.renew() and not apart.first.process.breaker.cut_off
+    apart.serve()
+    assert apart.first.states(request) == {IMPORTING}

@@ -107,10 +107,27 @@ def fill_for(pool: TaskPool) -> None:
         assert daemon.fill()
 
 
-class Start(Protocol):
-    """Starts a daemon on a test's store, with its template unless there are others."""
+class Way:
+    """The way of one process to a server that others reach all the same. While it is ``blocked``,
+    no call gets through."""
 
-    def __call__(self, *templates: Template, workers: int = 1, **daemon: Any) -> Stepped: ...
+    def __init__(self, cvat: ScriptedCvat) -> None:
+        self._cvat = cvat
+        self.blocked = False
+
+    def __getattr__(self, name: str) -> Any:
+        if self.blocked and not name.endswith("_url"):
+            raise CvatUnreachable("no route to host")
+        return getattr(self._cvat, name)
+
+
+class Start(Protocol):
+    """Starts a daemon on a test's store, with its template unless there are others; ``way`` is its
+    own to the server."""
+
+    def __call__(
+        self, *templates: Template, workers: int = 1, way: Way | None = None, **daemon: Any
+    ) -> Stepped: ...
 
 
 class Stepped:
