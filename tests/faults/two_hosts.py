@@ -21,7 +21,6 @@ from http.client import HTTPException
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.responses import Response
 from support.forked import forkserver
@@ -54,6 +53,8 @@ class Machine:
 
     host: Host
     url: str
+    #: Its address for CVAT.
+    address: str
     place: Place
     process: ForkServerProcess | None = None
 
@@ -179,7 +180,7 @@ class TwoHosts:
     def _make_machine(self, host: Host) -> None:
         self._backstage.join(host)
         address = self._stage.join(host)
-        self._upstream.join(host)
+        upstream = self._upstream.join(host)
         folder = self._folder / host.name
         folder.mkdir()
         config = folder / "config.toml"
@@ -195,7 +196,7 @@ class TwoHosts:
             'import = { timeout = "20s" }\n'
         )
         place = Place(config, self._folder, self._server.access_token, "")
-        self._machines.append(Machine(host, f"http://{address}:{PORT}", place))
+        self._machines.append(Machine(host, f"http://{address}:{PORT}", upstream, place))
 
     def _settings(self) -> Settings:
         """Those of one who is nowhere, and has a line to the database that is never cut."""
@@ -370,7 +371,7 @@ class TwoHosts:
         others: dict[int, Any],
         deletions: Deletions,
     ) -> None:
-        names = {urlsplit(each.url).hostname: each.host.name for each in self._machines}
+        names = {each.address: each.host.name for each in self._machines}
         calls = [(at, names[address], task_id) for at, address, task_id in deletions.calls]
         reckoning = Reckoning(self.outcome, settings, store, client, self._server, None)
         reckoning.look_at_terms(calls)
