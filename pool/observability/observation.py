@@ -126,7 +126,7 @@ class Observation(Collector):
                     "Events that this daemon has not read yet.",
                     max(0, store.last_event_id() - feed.cursor),
                 ),
-                _gauge("spool_bytes", "Bytes in the spool.", spool.used),
+                _gauge("spool_bytes", "Bytes in the spool.", spool.room.used),
             ]
         except StoreError:
             metrics = []

@@ -16,6 +16,7 @@ from pool.config.source import Data, LocalFile, Upload, build_upload, fit, uploa
 from pool.cvat.multipart import OpenFile
 from pool.errors import InputError, SpoolFull
 from pool.requests.spool_files import create, part_name, sync_all
+from pool.requests.spool_room import Room
 
 #: Bytes copied at a time, and room that an entry under construction is given at a time.
 BLOCK: Final = 2**20
@@ -31,13 +32,12 @@ class Receiver(Protocol):
     @property
     def shared(self) -> object: ...
 
+    @property
+    def room(self) -> Room: ...
+
     def disk(self) -> AbstractContextManager[None]: ...
 
     def roots(self) -> Sequence[Path]: ...
-
-    def grow(self, request_id: str, size: int) -> None: ...
-
-    def stop_growing(self, request_id: str) -> None: ...
 
     def publish(
         self, request_id: str, manifest: bytes, files: Sequence[Path], size: int
@@ -136,7 +136,7 @@ class Incoming:
             self._spool.discard(self.request_id)
         finally:
             # Where it could not be deleted now, it can be swept later.
-            self._spool.stop_growing(self.request_id)
+            self._spool.room.end(self.request_id)
 
     def take(self, size: int) -> None:
         """Reserve room for ``size`` bytes more."""
@@ -147,11 +147,11 @@ class Incoming:
     def _grow(self, needed: int) -> None:
         try:
             # More than is needed, so that small pieces do not ask each time.
-            self._spool.grow(self.request_id, more := max(needed, BLOCK))
+            self._spool.room.grow(self.request_id, more := max(needed, BLOCK))
         except SpoolFull:
             if needed >= BLOCK:
                 raise
-            self._spool.grow(self.request_id, more := needed)
+            self._spool.room.grow(self.request_id, more := needed)
         self._room += more
 
     def _complete(self, upload: Upload, *, sync: bool) -> None:
@@ -172,7 +172,7 @@ class Incoming:
         size = sum(part.size for part in self._parts)
         self._spool.publish(self.request_id, manifest, [part.path for part in self._parts], size)
         self._ended = True
-        self._spool.stop_growing(self.request_id)
+        self._spool.room.end(self.request_id)
 
 
 class Part:

@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import re
 import shutil
 import socket
 import threading
-import time
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from pool.config.source import LocalFile, Upload
-from pool.errors import InputError, SpoolFull, StoreError, TooLarge
+from pool.errors import InputError, StoreError, TooLarge
 from pool.logs import get_logger
 from pool.model import SpoolRecord
 from pool.permissions import create_folder, create_folders, narrow
@@ -44,21 +42,14 @@ from pool.requests.spool_files import (
     size_on_disk,
     sync_all,
 )
+from pool.requests.spool_room import Room, RoomInFolder, SharedRoom
 
 log = get_logger(__name__)
 
-#: Entries that are looked up in the store at a time, and those that are counted for a request that
-#: is to be kept, in half a millisecond.
+#: Entries that are looked up in the store at a time.
 AT_ONCE: Final = 200
-COUNTED: Final = 10
-#: Entries from which on the folder is not listed each time, and for how many times as long as that
-#: took it is not.
-MANY: Final = 1_000
-LISTING_SHARE: Final = 200.0
 #: Entries that are fetched from a shared spool at the same time.
 FETCHES: Final = 16
-#: Seconds between two listings of a shared spool at least.
-LISTED_EVERY: Final = 10.0
 #: Bytes of a manifest at most: those of some 100,000 files.
 MOST_MANIFEST: Final = 64 * 2**20
 #: The file with the id of a folder, beside those of the pools.
@@ -98,19 +89,12 @@ class Spool:
         self._known: set[str] = set()
         #: Held by the thread that fetches an entry: by the first letters of its digest.
         self._fetching = [threading.Lock() for _ in range(FETCHES)]
-        self._guard = threading.Lock()
-        #: Bytes of entries that are complete, which do not change any more, and their sum.
-        self._complete: dict[str, int] = {}
-        self._completed = 0
-        #: Bytes of entries that other processes were writing at the last look.
-        self._partial: dict[str, int] = {}
-        #: Entries whose bytes are to be counted, the latest last.
-        self._uncounted: dict[str, None] = {}
-        #: Bytes that entries under construction in this process have, or have room for.
-        self._growing: dict[str, int] = {}
+        self.room: Room = (
+            RoomInFolder(str(folder), limit, entries=self._entries, measure=self._measure)
+            if shared is None
+            else SharedRoom(shared, limit)
+        )
         self._old_here, self._old_there = Unneeded(), Unneeded()
-        #: From when on the folder is to be listed again.
-        self._list_at = -math.inf
         #: Whether the folder was there, and private, when it was first needed.
         self._ready = False
         #: Whether the folder itself is certainly on the disk.
@@ -181,15 +165,11 @@ class Spool:
         :raises SpoolFull: there is no room at all.
         """
         path = self._path(request_id)
-        self._list_shared()
-        with self._guard:
-            if not self._has_room(1):
-                raise self._full()
-            self._growing[request_id] = 0
+        self.room.begin(request_id)
         try:
             self._make(path)
         except BaseException:
-            self.stop_growing(request_id)
+            self.room.end(request_id)
             raise
         return Incoming(self, request_id, path)
 
@@ -290,8 +270,7 @@ class Spool:
         """Put a complete entry into the shared spool, if that is where it belongs."""
         if self.shared is not None:
             self.shared.put(request_id, manifest, files, size)
-            with self._guard:
-                self._note(request_id, size + len(manifest))
+            self.room.note(request_id, size + len(manifest))
 
     def sync(self, request_id: str) -> None:
         """Bring an entry to the disk that was finished without that; in a shared spool it is
@@ -311,9 +290,7 @@ class Spool:
             self._drop_here(request_id)
         if self.shared is not None and request_ids:
             self.shared.delete(request_ids)
-            with self._guard:
-                for request_id in request_ids:
-                    self._forget(request_id)
+            self.room.forget(request_ids)
 
     def discard(self, request_id: str) -> None:
         """Delete an entry that was not completed."""
@@ -326,8 +303,7 @@ class Spool:
             (path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
         if self.shared is None:
-            with self._guard:
-                self._forget(request_id)
+            self.room.forget([request_id])
 
     def sweep(
         self,
@@ -366,7 +342,9 @@ class Spool:
         self, entries: Sequence[str], needed: Callable[[Sequence[str]], Collection[str]]
     ) -> Iterator[str]:
         for first in range(0, len(entries), AT_ONCE):
-            some = [each for each in entries[first : first + AT_ONCE] if each not in self._growing]
+            some = [
+                each for each in entries[first : first + AT_ONCE] if each not in self.room.growing
+            ]
             kept = needed(some)
             yield from (each for each in some if each not in kept)
 
@@ -377,114 +355,6 @@ class Spool:
             log.warning("data not dropped", request_id=request_id, why=str(error))
             return False
         return not self._path(request_id).exists()
-
-    # --- Room -----------------------------------------------------------------------------------
-
-    @property
-    def used(self) -> int:
-        """Bytes of all entries, with the room that those under construction here were given."""
-        self._list_shared()
-        with self._guard:
-            return self._used()
-
-    def grow(self, request_id: str, size: int) -> None:
-        """Reserve room for ``size`` bytes more for an entry under construction.
-
-        :raises SpoolFull: there is not as much.
-        """
-        with self._guard:
-            if not self._has_room(size):
-                raise self._full()
-            self._growing[request_id] += size
-
-    def stop_growing(self, request_id: str) -> None:
-        """Count an entry, complete or given up, by what it has on the disk from now on."""
-        with self._guard:
-            grown = self._growing.pop(request_id, None)
-            if grown is not None and self.shared is None:
-                self._uncounted[request_id] = None
-
-    def _has_room(self, size: int) -> bool:
-        # An estimate does while it leaves half of the room.
-        if self._used(COUNTED) + size <= self.limit // 2:
-            return True
-        return self._used() + size <= self.limit
-
-    def _used(self, most: int | None = None) -> int:
-        """Return the bytes of all entries. With ``most``, no more entries than these are counted
-        now, and those that are left as the mean of the others."""
-        self._list()
-        while self._uncounted and (most is None or most > 0):
-            self._count(self._uncounted.popitem()[0])
-            most = None if most is None else most - 1
-        total = self._completed + sum(self._partial.values()) + sum(self._growing.values())
-        if self._uncounted:
-            total += len(self._uncounted) * self._completed // max(1, len(self._complete))
-        return total
-
-    def _list(self) -> None:
-        """See which entries there are. A folder of many is listed only so often that it takes a
-        small share of the time: what other processes have done shows a little later there."""
-        if self.shared is not None:
-            return
-        began = time.monotonic()
-        if began < self._list_at and len(self._complete) + len(self._uncounted) >= MANY:
-            return
-        there = set(self._entries()) - self._growing.keys()
-        for gone in [each for each in self._complete if each not in there]:
-            self._forget(gone)
-        self._partial.clear()
-        self._uncounted = dict.fromkeys(there - self._complete.keys())
-        self._list_at = time.monotonic() + LISTING_SHARE * (time.monotonic() - began)
-
-    def _list_shared(self) -> None:
-        """Do the same for a shared spool, on one thread, without keeping the others."""
-        began = time.monotonic()
-        with self._guard:
-            if self.shared is None or began < self._list_at:
-                return
-            last, self._list_at = self._list_at, math.inf
-            before = set(self._complete)
-        found: dict[str, tuple[int, float]] | None = None
-        try:
-            found = self.shared.entries()
-        except StoreError as error:
-            # Whether data can be put there is seen when it is.
-            log.warning("spool not listed", why=str(error))
-        finally:
-            now = time.monotonic()
-            with self._guard:
-                self._list_at = now + max(LISTED_EVERY, LISTING_SHARE * (now - began))
-                if found is None:
-                    self._list_at = now + LISTED_EVERY if last > -math.inf else last
-                else:
-                    # What came or went meanwhile may be in the listing or not.
-                    for gone in before - found.keys():
-                        self._forget(gone)
-                    for name in found.keys() - self._growing.keys():
-                        self._note(name, found[name][0])
-
-    def _note(self, request_id: str, size: int) -> None:
-        self._completed += size - self._complete.get(request_id, 0)
-        self._complete[request_id] = size
-
-    def _count(self, request_id: str) -> None:
-        # In this order: of one that is completed in between, not all may be counted.
-        complete = self._is_complete(request_id)
-        size = size_on_disk(self._path(request_id))
-        if complete:
-            self._complete[request_id] = size
-            self._completed += size
-        else:
-            self._partial[request_id] = size
-
-    def _forget(self, request_id: str) -> None:
-        self._completed -= self._complete.pop(request_id, 0)
-        self._partial.pop(request_id, None)
-        self._uncounted.pop(request_id, None)
-
-    def _full(self) -> SpoolFull:
-        return SpoolFull(f"{self.place} has the {self.limit} bytes that store.spool_limit allows")
 
     # --- The folder -----------------------------------------------------------------------------
 
@@ -502,6 +372,11 @@ class Spool:
 
     def _is_complete(self, request_id: str) -> bool:
         return (self._path(request_id) / MANIFEST).exists()
+
+    def _measure(self, request_id: str) -> tuple[bool, int]:
+        """Whether an entry is complete, and its bytes on the disk."""
+        # In this order: of one that is completed in between, not all may be counted.
+        return self._is_complete(request_id), size_on_disk(self._path(request_id))
 
     def _entries(self) -> list[str]:
         try:

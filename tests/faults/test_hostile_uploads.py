@@ -95,7 +95,7 @@ def test_nothing_is_left_and_everybody_is_answered(
         }
         assert wrong == {}
         assert served.spooled() == []
-        assert served.process.spool.used == 0
+        assert served.process.spool.room.used == 0
         assert served.process.store.requests().requests == ()
         # It goes on serving.
         answer = served.api.submit([("a.jpg", image)], wait=20)

@@ -95,7 +95,11 @@ def done_by(daemon: Daemon) -> tuple[object, ...]:
         sum(each.total for each in store.demand(template, since=0.0))
         for template in daemon.process.templates
     ]
-    return [each.id for each in store.requests().requests], handed_out, daemon.process.spool.used
+    return (
+        [each.id for each in store.requests().requests],
+        handed_out,
+        daemon.process.spool.room.used,
+    )
 
 
 # --- Data -----------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ def test_a_large_upload_that_is_cut_begins_again(
     assert request.jobs(timeout=20)
     assert request.record.size == len(content)
     # What was cut off leaves nothing behind, nor does what CVAT has.
-    wait_until(daemon.process.store, lambda: daemon.process.spool.used == 0)
+    wait_until(daemon.process.store, lambda: daemon.process.spool.room.used == 0)
 
 
 def test_a_line_that_is_down_for_a_while(caller: Any, line: CuttingProxy) -> None:

@@ -154,7 +154,7 @@ def test_an_entry_that_the_bucket_does_not_take_is_none(there: Bucket, here: Spo
     assert here.load("r1") is None
     assert there.get(key("r1")) is None
     assert list(here.folder.iterdir()) == []
-    assert here.used == 0
+    assert here.room.used == 0
     here.keep("r1", upload)
     assert here.troubles == {here.id: ""}
 
@@ -182,9 +182,9 @@ def test_the_limit_is_that_of_all_machines(there: Bucket, here: Spool, tmp_path:
     another = spool_of(there, tmp_path / "another", limit=10_000)
     with pytest.raises(SpoolFull, match=f"s3://{there.name}/spool has the 10000 bytes"):
         another.keep("r2", build_upload([("b.jpg", b"x" * 6000)]))
-    assert 6000 < another.used < 6500
+    assert 6000 < another.room.used < 6500
     another.drop("r1")
-    assert another.used == 0
+    assert another.room.used == 0
     another.keep("r2", build_upload([("b.jpg", b"x" * 6000)]))
 
 

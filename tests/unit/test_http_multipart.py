@@ -118,7 +118,7 @@ def test_a_full_spool(tmp_path: Path) -> None:
     with pytest.raises(SpoolFull):
         reader.feed(form({}, [("a.jpg", b"x" * 2000)]))
     reader.discard()
-    assert spool.used == 0
+    assert spool.room.used == 0
 
 
 def test_no_more_files_than_allowed(spool: Spool) -> None:

@@ -129,7 +129,7 @@ def test_what_is_discarded_leaves_nothing(spool: Spool) -> None:
     incoming.add("a.jpg").write(b"a")
     incoming.discard()
     incoming.discard()
-    assert (list(spool.folder.iterdir()), spool.used) == ([], 0)
+    assert (list(spool.folder.iterdir()), spool.room.used) == ([], 0)
 
 
 def test_what_is_finished_is_not_discarded(spool: Spool) -> None:
@@ -187,7 +187,7 @@ def test_what_cannot_be_read_is_not_kept(spool: Spool, tmp_path: Path) -> None:
     for upload in (closed, gone):
         with pytest.raises(InputError):
             spool.keep("r1", upload)
-    assert (list(spool.folder.iterdir()), spool.used) == ([], 0)
+    assert (list(spool.folder.iterdir()), spool.room.used) == ([], 0)
 
 
 def test_keeping_twice_is_keeping_once(spool: Spool) -> None:
@@ -206,7 +206,7 @@ def test_a_process_that_died_while_it_wrote_left_no_entry(spool: Spool) -> None:
     assert ended.returncode == 9
     assert files_in(spool) == ["r1/0000"]
     assert spool.load("r1") is None
-    assert spool.used == 4, "it takes up room all the same"
+    assert spool.room.used == 4, "it takes up room all the same"
     spool.keep("r1", build_upload([("a.jpg", b"whole")]))
     assert contents(spool.load("r1")) == [("a.jpg", b"whole")]
 
@@ -239,7 +239,7 @@ def test_dropping(spool: Spool) -> None:
     spool.keep("r1", build_upload([("a.jpg", b"a")]))
     spool.drop("r1")
     spool.drop("r1")
-    assert (spool.load("r1"), spool.used) == (None, 0)
+    assert (spool.load("r1"), spool.room.used) == (None, 0)
 
 
 def test_syncing_afterwards(spool: Spool) -> None:
@@ -256,11 +256,11 @@ def test_syncing_afterwards(spool: Spool) -> None:
 
 def test_what_has_no_room_is_refused_and_leaves_nothing(spool: Spool) -> None:
     spool.keep("r1", build_upload([("a.jpg", bytes(6_000))]))
-    used = spool.used
+    used = spool.room.used
     assert 6_000 < used < 6_400, "with the manifest"
     with pytest.raises(SpoolFull, match="spool_limit"):
         spool.keep("r2", build_upload([("a.jpg", bytes(5_000))]))
-    assert (spool.used, [path.name for path in spool.folder.iterdir()]) == (used, ["r1"])
+    assert (spool.room.used, [path.name for path in spool.folder.iterdir()]) == (used, ["r1"])
     spool.drop("r1")
     spool.keep("r2", build_upload([("a.jpg", bytes(5_000))]))
 
@@ -280,7 +280,7 @@ def test_pieces_that_have_no_room_are_refused_where_they_come(spool: Spool) -> N
     first.discard()
     part.write(bytes(2_000))
     assert second.finish(sync=False).size == 4_000
-    assert 4_000 < spool.used < 4_400
+    assert 4_000 < spool.room.used < 4_400
 
 
 def test_a_full_spool_takes_nothing_new(spool: Spool) -> None:
@@ -294,9 +294,9 @@ def test_a_full_spool_takes_nothing_new(spool: Spool) -> None:
 def test_the_room_that_others_take_counts(spool: Spool) -> None:
     other = Spool(spool.folder, limit=LIMIT)
     spool.keep("r1", build_upload([("a.jpg", bytes(3_000))]))
-    assert other.used == spool.used
+    assert other.room.used == spool.room.used
     other.drop("r1")
-    assert spool.used == 0
+    assert spool.room.used == 0
 
 
 @pytest.mark.parametrize("sizes", [(1, 30), (30, 1)])
@@ -305,17 +305,17 @@ def test_a_spool_of_many_is_full_when_it_really_is(
 ) -> None:
     """A few of them are counted at a time; nothing is refused before all are."""
     for name in ("COUNTED", "MANY"):
-        monkeypatch.setattr(f"pool.requests.spool.{name}", 3)
+        monkeypatch.setattr(f"pool.requests.spool_room.{name}", 3)
     writer = Spool(tmp_path / "spool", limit=10**9)
     for number in range(20):
         writer.keep(f"r{number}", build_upload([("a.jpg", bytes(sizes[number % 2]))]))
-    spool = Spool(writer.folder, limit=writer.used + 300)
+    spool = Spool(writer.folder, limit=writer.room.used + 300)
     spool.keep("fits", build_upload([("a.jpg", b"x")]))
     with pytest.raises(SpoolFull):
         spool.keep("more", build_upload([("a.jpg", bytes(300))]))
     for number in range(2, 20):
         spool.drop(f"r{number}")
-    assert spool.used == Spool(writer.folder, limit=1).used > 0
+    assert spool.room.used == Spool(writer.folder, limit=1).room.used > 0
 
 
 def test_a_disk_that_is_full_is_said_to_be(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,10 +402,10 @@ def test_what_could_not_be_deleted_at_once_is_swept(
         broken.setattr(Path, "unlink", refuse)
         with pytest.raises(StoreError):
             incoming.discard()
-    assert spool.used <= 1000, "it has no room for more"
+    assert spool.room.used <= 1000, "it has no room for more"
     assert sweep(spool, at=0.0) == 0
     assert sweep(spool, at=GRACE) == 1
-    assert spool.used == 0
+    assert spool.room.used == 0
 
 
 # --- Which spool it is ---------------------------------------------------------------------------
