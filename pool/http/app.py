@@ -19,7 +19,6 @@ from pool.http import (
     requests,
     streams,
     templates,
-    token,
     webhooks,
 )
 from pool.http.context import AppState
@@ -98,7 +97,6 @@ def create_app(
         templates,
         events,
         observability,
-        token,
         webhooks,
         page,
         manual,

@@ -1,4 +1,4 @@
-"""``/healthz``, ``/readyz``, ``/metrics`` and ``/v1/history``."""
+"""``/healthz``, ``/readyz``, ``/metrics``, ``/v1/history``, and ``/v1/token``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pool import errors
 from pool.http import openapi
 from pool.http.access import GuardedRoute, caller_of, check_sees_all
 from pool.http.context import state_of
+from pool.http.schemas import Token
 from pool.model import Scope
 from pool.observability.health import HealthReport
 from pool.observability.history import HOUR, LONGEST, SHORTEST, History, HistoryReport
@@ -92,6 +93,19 @@ async def history(
     # Serialized on the worker thread: it can be large, and is requested often.
     body = await state.workers.store(_report, state.observation.history, seconds, scope)
     return Response(body, media_type="application/json")
+
+
+@router.get(
+    "/v1/token",
+    tags=["status"],
+    summary="Read what the token is for",
+    response_description="Its role",
+    responses=openapi.PROTECTED,
+)
+async def token(request: Request) -> Token:
+    """Its name, its role, and the templates that it is bound to."""
+    caller = caller_of(request)
+    return Token(name=caller.tenant, role=caller.role, templates=sorted(caller.templates))
 
 
 def _report(history: History, seconds: int, scope: Scope) -> bytes:
