@@ -15,6 +15,7 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -545,6 +546,12 @@ ODD = {
 }
 
 
+@cache
+def photo(seed: int) -> bytes:
+    """Another one for each seed."""
+    return sample_image(seed, size=3_000)
+
+
 def frames_of(simulator: SimulatorServer, request: Any) -> list[str]:
     data = simulator.state.tasks[request.task_id].data
     assert data is not None
@@ -556,7 +563,7 @@ def frames_of(simulator: SimulatorServer, request: Any) -> list[str]:
 def test_odd_names_become_what_cvat_makes_of_them_however_they_are_sent(
     full: Any, simulator: SimulatorServer, template: str, how: str
 ) -> None:
-    files = [(name, sample_image(7, size=3_000)) for name in ODD]
+    files = [(name, photo(7)) for name in ODD]
     params: dict[str, Any] = {}
     if how == "predefined":
         params = {"sorting_method": "predefined"}
@@ -575,7 +582,7 @@ def test_odd_names_become_what_cvat_makes_of_them_however_they_are_sent(
 
 
 def test_odd_names_from_another_program(daemon: Daemon, simulator: SimulatorServer) -> None:
-    given = {"files": [("Screenshot\u202fAM.jpg", sample_image(7, size=3_000))]}
+    given = {"files": [("Screenshot\u202fAM.jpg", photo(7))]}
     answer = post(daemon, "scenes", given)
     assert answer.status == 202
     assert answer.json()["files"] == ["ScreenshotAM.jpg"]
@@ -826,9 +833,7 @@ def test_data_parameters_work_by_every_door(
     frames: list[str],
     jobs: int,
 ) -> None:
-    given = data or {
-        "files": [(f"{number}.jpg", sample_image(number, size=3_000)) for number in range(4)]
-    }
+    given = data or {"files": [(f"{number}.jpg", photo(number)) for number in range(4)]}
     mine = full.submit("scenes", given.get("files"), params=params, **data)
     answer = post(daemon, "scenes", {**given, "params": params})
     assert answer.status == 202, answer.data
@@ -846,7 +851,7 @@ def web() -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            content = sample_image(1, size=5_000)
+            content = photo(1)
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
