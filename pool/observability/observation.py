@@ -79,13 +79,15 @@ class Observation(Collector):
         """Find out whether CVAT answers this process, where no other call has shown that lately.
         A hold has tries of its own."""
         process, ago = self._process, self._contact.answered_ago
-        fine = not self._contact.lost and not self._contact.refused
-        if (fine and ago is not None and ago < ANSWER_EVERY) or server_is_open(
-            process.store, now=process.clock.now()
-        ):
+        if server_is_open(process.store, now=process.clock.now()):
             return
-        with suppress(CvatError):
-            process.cvat().tasks([0])
+        fine = not self._contact.lost and not self._contact.refused
+        if process.breaker.cut_off:
+            # Where it answers, this process goes on at once.
+            process.breaker.ask()
+        elif not fine or ago is None or ago >= ANSWER_EVERY:
+            with suppress(CvatError):
+                process.cvat().tasks([0])
 
     def _schedulers(self) -> list[Scheduler]:
         return [each for each in (self.scheduler, self._term_scheduler) if each is not None]
