@@ -738,7 +738,8 @@ class TermRecord:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DaemonRecord:
     """A daemon that is at work since ``since``, and counts as alive up to ``until``. It listens at
-    ``url``, and reads the data in the spool ``spool``."""
+    ``url``, and reads the data in the spool ``spool``. ``cut_off``: it cannot reach the server,
+    which answers another daemon."""
 
     owner: str
     url: str
@@ -746,6 +747,7 @@ class DaemonRecord:
     since: float
     until: float
     spool: str = ""
+    cut_off: bool = False
 
 
 # --- Callers --------------------------------------------------------------------------------------

@@ -103,6 +103,7 @@ class Process:
             self.owner,
             spool=lambda: self.spool.id,
             spools=lambda: self.spool.troubles,
+            cut_off=lambda: self.breaker.cut_off,
             clock=self.clock,
             afterwards=self._after_heartbeat,
         )

@@ -195,6 +195,7 @@ DAEMON_EXAMPLE: Final[dict[str, Any]] = {
     "url": "http://127.0.0.1:8765",
     "version": "0.1.0",
     "since": "2026-01-01T12:00:00.123Z",
+    "cut_off": False,
 }
 
 
@@ -210,6 +211,8 @@ class DaemonStatus:
     """The address at which it listens."""
     version: str
     since: Time
+    cut_off: bool
+    """CVAT answers other daemons, and not this one: it leaves the work to them."""
 
 
 SPOOL_EXAMPLE: Final = {

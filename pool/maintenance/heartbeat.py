@@ -54,15 +54,18 @@ class Heartbeat:
         clock: Clock,
         afterwards: Callable[[], object],
         spool: Callable[[], str] = lambda: "",
+        cut_off: Callable[[], bool] = lambda: False,
     ) -> None:
         """``spool`` returns the id of the spool into which the process puts data, ``spools`` those
-        of all that it can read, with why it cannot."""
+        of all that it can read, with why it cannot; ``cut_off`` whether it alone cannot reach the
+        server."""
         self._store = store
         self._owner = owner
         self._spools = spools
         self._clock = clock
         self._afterwards = afterwards
         self._spool = spool
+        self._cut_off = cut_off
         #: When this process began, in seconds since the epoch.
         self.since = clock.now()
         self._is_daemon = False
@@ -86,6 +89,7 @@ class Heartbeat:
             since=self.since,
             spool=self._spool(),
             spools=self._spools(),
+            cut_off=self._cut_off(),
             now=now,
         )
         self._renewed_at = now

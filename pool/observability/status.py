@@ -61,6 +61,7 @@ def read_status(
                 url=each.url,
                 version=each.version,
                 since=datetime.fromtimestamp(each.since, UTC),
+                cut_off=each.cut_off,
             )
             for each in daemons
         ),
@@ -243,6 +244,12 @@ def troubles(status: Status, *, now: float) -> tuple[str, ...]:
         if queued:
             words += " 1 request waits." if queued == 1 else f" {queued} requests wait."
         found.append(f"{words} To try at once: 'cvat-pool resume'.")
+    found += [
+        f"CVAT answers other daemons, and not {owner_in_words(each.owner)}, which leaves the work "
+        "to them: look at the way from there to CVAT."
+        for each in status.daemons
+        if each.cut_off
+    ]
     found += [
         _spool(spool, now)
         for spool in status.spools

@@ -492,6 +492,7 @@ _PLAIN: Final = """
         since REAL NOT NULL DEFAULT 0,
         spool TEXT NOT NULL DEFAULT '',
         templates TEXT NOT NULL DEFAULT '[]',
+        cut_off INTEGER NOT NULL DEFAULT 0 CHECK (cut_off IN (0, 1)),
         reached_at REAL
     ) STRICT;
     CREATE TABLE terms (

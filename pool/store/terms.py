@@ -143,12 +143,21 @@ class Terms(Connected):
         since: float = 0.0,
         spool: str = "",
         spools: Mapping[str, str] | None = None,
+        cut_off: bool = False,
         now: float = 0.0,
     ) -> None:
         """Say that the process ``owner`` is alive, and will have said so again by ``until``; what
-        it is, since when, and in which spool it puts data. ``spools`` are all that it can read, by
-        their ids, each with why it cannot be used ``now``."""
-        row = {"daemon": daemon, "url": url, "version": version, "since": since, "spool": spool}
+        it is, since when, in which spool it puts data, and whether it alone cannot reach the
+        server. ``spools`` are all that it can read, by their ids, each with why it cannot be used
+        ``now``."""
+        row = {
+            "daemon": daemon,
+            "url": url,
+            "version": version,
+            "since": since,
+            "spool": spool,
+            "cut_off": cut_off,
+        }
         with self.connections.writing() as db:
             db.upsert("owners", {"owner": owner, "until": until, **row}, key="owner")
             see_spools(db, spools or {}, now=now)
@@ -158,16 +167,22 @@ class Terms(Connected):
         with self.connections.reading() as db:
             found = db.rows(
                 """
-                SELECT owner, url, version, since, until, spool FROM owners
+                SELECT owner, url, version, since, until, spool, cut_off FROM owners
                 WHERE daemon AND until > :now ORDER BY since, owner
                 """,
                 now=now,
             )
         return [
             DaemonRecord(
-                owner=owner, url=url, version=version, since=since, until=until, spool=spool
+                owner=owner,
+                url=url,
+                version=version,
+                since=since,
+                until=until,
+                spool=spool,
+                cut_off=bool(cut_off),
             )
-            for owner, url, version, since, until, spool in found
+            for owner, url, version, since, until, spool, cut_off in found
         ]
 
     def reach_server(self, owner: str, *, now: float) -> None:

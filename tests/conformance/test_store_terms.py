@@ -205,7 +205,13 @@ def test_who_is_a_daemon_and_where_it_listens(store: Store) -> None:
     store.renew_owner("library", until=NOW + 9, spool="s")
     store.renew_owner("young", until=NOW + 9, daemon=True, url="http://b:1", since=NOW)
     known = DaemonRecord(
-        owner="old", url="http://a:1", version="1.2", since=NOW - 5, until=NOW + 10, spool="s"
+        owner="old",
+        url="http://a:1",
+        version="1.2",
+        since=NOW - 5,
+        until=NOW + 10,
+        spool="s",
+        cut_off=True,
     )
     store.renew_owner("old", until=NOW + 9, daemon=True, since=NOW - 5)
     store.renew_owner(
@@ -216,6 +222,7 @@ def test_who_is_a_daemon_and_where_it_listens(store: Store) -> None:
         version="1.2",
         since=NOW - 5,
         spool="s",
+        cut_off=True,
     )
     assert store.daemons(now=NOW)[0] == known
     assert [each.owner for each in store.daemons(now=NOW)] == ["old", "young"]

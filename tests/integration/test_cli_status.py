@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from support.api import in_thread
 from support.commands import cvat_pool
-from support.statuses import status_with, template_status
+from support.statuses import daemon_status, status_with, template_status
 from support.terminal import in_a_terminal
 from support.waiting import wait_until
 
@@ -140,6 +140,7 @@ HELD: dict[str, Any] = {
     "hold_reason": "CVAT cannot be reached: http://s: connection refused",
 }
 SINCE = f"{at(-1.0).astimezone():%H:%M}"
+CUT_OFF = daemon_status(owner="pool-2:12:7c0857", cut_off=True)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +188,13 @@ SINCE = f"{at(-1.0).astimezone():%H:%M}"
             [
                 f"scenes: CVAT cannot be reached since {SINCE} (http://s: connection refused); "
                 "next try in 5 min. To try at once: 'cvat-pool resume scenes'."
+            ],
+        ),
+        (
+            status_with(template_status(), daemons=(daemon_status(), CUT_OFF)),
+            [
+                "CVAT answers other daemons, and not process 12 on pool-2, which leaves the work "
+                "to them: look at the way from there to CVAT."
             ],
         ),
     ],

@@ -550,6 +550,8 @@ def test_one_that_alone_cannot_reach_the_server_leaves_the_work_to_the_other(
     assert first.process.breaker.cut_off and not second.process.breaker.cut_off
     assert (first.states(request), apart.served_by(request)) == ({IMPORTING}, second.process.owner)
     assert not first.renew() and second.renew(), "the other one maintains the store"
+    daemons = {each.owner: each.cut_off for each in first.store.daemons(now=first.clock.now())}
+    assert daemons == {first.process.owner: True, second.process.owner: False}
     later = first.accept()
     first.serve()
     assert first.states(later) == {QUEUED}, "nothing is begun that would fail"

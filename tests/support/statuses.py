@@ -7,8 +7,16 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pool.status import TEMPLATE_EXAMPLE, Status, TemplateStatus, WebhookState
+from pool.status import (
+    DAEMON_EXAMPLE,
+    TEMPLATE_EXAMPLE,
+    DaemonStatus,
+    Status,
+    TemplateStatus,
+    WebhookState,
+)
 
+_DAEMON = TypeAdapter(DaemonStatus).validate_python(DAEMON_EXAMPLE)
 _TEMPLATE = TypeAdapter(TemplateStatus).validate_python(TEMPLATE_EXAMPLE)
 _STATUS = Status(
     server="s",
@@ -35,6 +43,11 @@ def template_status(name: str = "scenes", **more: Any) -> TemplateStatus:
     """A template with no demand that has all it should have."""
     idle = {"target": 2, "warm": 2, "creating": 0, "importing": 0, "group_sizes": ()}
     return replace(_TEMPLATE, name=name, **{**idle, "hooks": WebhookState.ALIVE, **more})
+
+
+def daemon_status(**more: Any) -> DaemonStatus:
+    """A daemon that works."""
+    return replace(_DAEMON, **more)
 
 
 def status_with(*templates: TemplateStatus, **more: Any) -> Status:
