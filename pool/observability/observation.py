@@ -142,6 +142,11 @@ def _of_status(status: Status, *, now: float) -> Iterator[Metric]:
     )
     yield _gauge("daemons", "Daemons that are at work on the store.", len(status.daemons))
     yield _gauge(
+        "daemons_cut_off",
+        "Daemons that CVAT does not answer, while it answers others.",
+        sum(each.cut_off for each in status.daemons),
+    )
+    yield _gauge(
         "requests_in_flight", "Requests that are uploading or importing.", status.in_flight
     )
     yield _gauge(
