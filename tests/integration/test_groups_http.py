@@ -241,12 +241,12 @@ def test_an_upload_begins_before_a_place_is_free(
     assert len({answer["task_id"] for answer in answers}) < len(answers)
 
 
-@pytest.mark.parametrize(("workers", "expected"), [(1, {1, 2}), (4, {3, 4, 5, 6, 7, 8})])
+@pytest.mark.parametrize(("workers", "expected"), [(1, {1, 2}), (4, {3, 4, 5, 6})])
 def test_as_many_imports_at_a_time_as_the_server_has_workers(
     store_url: str, workers: int, expected: set[int]
 ) -> None:
     """Found out by the server's own dates, and the same for all processes on the store. Where the
-    machine is too busy to fill the places, none of them is seen to be one too many for a while."""
+    machine is too busy to fill the places, that takes more imports."""
     timings = replace(Timings.zero(), import_base=160.0)
     importing = replace(GROUPED.importing, concurrency="auto", group_requests=1)
     pool = PoolSettings(min_size=120, max_size=120, create_concurrency=32)
@@ -255,10 +255,13 @@ def test_as_many_imports_at_a_time_as_the_server_has_workers(
     with SimulatorServer(simulated) as server:
         settings = settings_for(server.url, store_url, template)
         with serving(settings, server.access_token) as served:
-            served.fill()
-            ids = [
-                served.api.submit([(f"{number}.png", picture(number))]).json["id"]
-                for number in range(30 * workers)
-            ]
-            assert {ended(served, each)["state"] for each in ids} == {"ready"}
-            assert served.process.store.import_concurrency() in expected
+            found: list[int | None] = []
+            while not found or (found[-1] not in expected and len(found) < 5):
+                served.fill()
+                ids = [
+                    served.api.submit([(f"{number}.png", picture(number))]).json["id"]
+                    for number in range(30 * workers)
+                ]
+                assert {ended(served, each)["state"] for each in ids} == {"ready"}
+                found.append(served.process.store.import_concurrency())
+            assert found[-1] in expected, found
