@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import urllib3
 from support.commands import Running, cvat_pool, running
-from support.waiting import PATIENCE, wait_until
+from support.waiting import PATIENCE, poll_until, wait_until
 
 from pool.daemon import ECHO
 from pool.maintenance.term import TERM
@@ -55,6 +55,15 @@ def configure(folder: Path, server: SimulatorServer, *, stop_timeout: str = "1m"
         f'[daemon]\nport = 0\nstop_timeout = "{stop_timeout}"\n'
         "[templates.scenes]\nlabels = []\npool = { min_size = 2 }\n"
     )
+
+
+def at_rest(pid: int) -> bool:
+    """Whether all threads of a process are stopped, or it has ended."""
+    states = set()
+    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):
+            states.add(thread.read_text().rpartition(")")[2].split()[0])
+    return states <= {"T", "Z", "X"}
 
 
 def wait_for_creating(rows: Store) -> None:
@@ -173,6 +182,7 @@ def test_another_daemon_takes_over_when_the_maintaining_one_is_killed_or_stopped
         # Not within a write of its own: what is stopped in one keeps SQLite's lock.
         with rows.connections.writing():
             os.kill(ours.process.pid, number)
+            poll_until(lambda: at_rest(ours.process.pid))
         other.wait_for("unclean stop")
         other.wait_for("maintenance begun")
         after = rows.present_term(now=time.time())
