@@ -59,11 +59,11 @@ def configure(folder: Path, server: SimulatorServer, *, stop_timeout: str = "1m"
 
 def at_rest(pid: int) -> bool:
     """Whether all threads of a process are stopped, or it has ended."""
-    states = set()
-    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
-        with suppress(OSError):
-            states.add(thread.read_text().rpartition(")")[2].split()[0])
-    return states <= {"T", "Z", "X"}
+    try:
+        threads = [each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:  # one has ended meanwhile
+        return False
+    return {each.rpartition(")")[2].split()[0] for each in threads} <= {"T", "Z", "X"}
 
 
 def wait_for_creating(rows: Store) -> None:
