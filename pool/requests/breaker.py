@@ -446,7 +446,7 @@ class Breaker:
         """Note that the server has answered this process."""
         own, self._own = self._own, None
         if own is not None and own.attempts > 1:
-            log.info("CVAT answers this daemon again")
+            log.info("CVAT answers this process again")
         if SERVER in holds:
             self._store.reach_server(self._owner, now=self._clock.now())
             self._release(holds[SERVER])
@@ -461,7 +461,7 @@ class Breaker:
             return
         self._own = hold_after(SERVER, error, before, now=now, rng=self._rng)
         if before.attempts == 1 < self._own.attempts:
-            log.warning(f"CVAT answers another daemon, and not this one: {error}")
+            log.warning(f"CVAT answers another daemon, and not this process: {error}")
 
     def _server_fails(self) -> bool:
         # Others that failed at the same time may just have found out.

@@ -42,7 +42,7 @@ from pool.requests.spool_files import (
     size_on_disk,
     sync_all,
 )
-from pool.requests.spool_room import Room, RoomInFolder, SharedRoom
+from pool.requests.spool_room import FolderRoom, Room, SharedRoom
 
 log = get_logger(__name__)
 
@@ -90,7 +90,7 @@ class Spool:
         #: Held by the thread that fetches an entry: by the first letters of its digest.
         self._fetching = [threading.Lock() for _ in range(FETCHES)]
         self.room: Room = (
-            RoomInFolder(str(folder), limit, entries=self._entries, measure=self._measure)
+            FolderRoom(str(folder), limit, entries=self._entries, measure=self._measure)
             if shared is None
             else SharedRoom(shared, limit)
         )

@@ -111,7 +111,7 @@ class Room(ABC):
         """See what others have written, without the lock."""
 
 
-class RoomInFolder(Room):
+class FolderRoom(Room):
     """Room in a folder whose entries ``entries`` lists; ``measure`` says whether one is complete,
     and its bytes on the disk."""
 

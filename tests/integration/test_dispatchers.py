@@ -607,16 +607,15 @@ def test_the_server_is_held_for_all_once_the_other_is_gone(apart: CutOff) -> Non
     assert apart.first.states(request) == {IMPORTING}
 
 
-def test_one_whose_try_has_failed_lets_the_other_try_first(
-    apart: CutOff, cvat: ScriptedCvat
-) -> None:
+def test_one_whose_try_has_failed_lets_the_other_try_first(apart: CutOff) -> None:
     first, second = apart.first, apart.second
     first.accept()
     first.drain()
     hold = first.store.holds()[SERVER]
     assert hold.retry_at is not None
-    apart.first.clock.advance(hold.retry_at - first.clock.now())
-    first.renew(), second.renew()
+    first.clock.advance(hold.retry_at - first.clock.now())
+    for each in (first, second):
+        each.renew()
     assert not first.dispatcher.run_once().asked
     assert second.dispatcher.run_once().asked
     second.drain()
